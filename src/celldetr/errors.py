@@ -1,0 +1,29 @@
+"""The one exception a user's mistake raises.
+
+Everything that can be wrong with an input (a path, a slide, a card, a checkpoint, an option) ends in ``InputError`` with a
+single line that names the value, what was expected and what to do. The command line prints that line and exits with
+code 2; in Python it is a ``ValueError``, so callers need no import of ours to catch it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class InputError(ValueError):
+    """A value given by the user cannot be used; the message says which, why, and what would have been accepted."""
+
+
+def near(value: str, accepted: Iterable[str]) -> str:
+    """Finish an error message about an unknown name: ``did you mean 'x'?`` or the list of what is accepted.
+
+    Args:
+        value: what the user wrote.
+        accepted: the names that exist.
+    """
+    names = sorted(accepted)
+    close = get_close_matches(value, names, n=3, cutoff=0.6)
+    if close:
+        return "did you mean " + " or ".join(repr(name) for name in close) + "?"
+    return "expected one of " + ", ".join(repr(name) for name in names)
