@@ -50,6 +50,10 @@ class ModelConfig(Config):
     ffn: Count = 512
     dropout: Probability = 0.0
 
+    # image: positions are fractions of the image and boxes are refined in inverse-sigmoid space, as in the paper, whose images
+    # have one size. pixels: both are measured in pixels, so that a tile of any size is read alike.
+    coordinates: Literal["pixels", "image"] = "pixels"
+
     encoder_layers: int = Field(3, ge=0)
     encoder_strides: tuple[int, ...] = (8, 16, 32)  # levels whose tokens the encoder mixes and the detector sees
 
@@ -72,6 +76,8 @@ class ModelConfig(Config):
             raise ValueError(f"d_model={self.d_model} must be a multiple of heads={self.heads} and of 4")
         if not self.types or len(set(self.types)) != len(self.types):
             raise ValueError(f"types must be distinct and at least one, got {list(self.types)}")
+        if self.queries == "learned" and self.coordinates != "image":
+            raise ValueError("queries='learned' are places in an image of one size: they need coordinates='image'")
         if list(self.strides) != sorted(set(self.strides)):
             raise ValueError(f"strides must rise, got {list(self.strides)}")
         for name in ("encoder_strides", "representation_strides", "query_strides"):

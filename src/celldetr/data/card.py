@@ -1,0 +1,148 @@
+"""Dataset cards: what a set of labelled images is, as YAML, so that code never holds a path, a class id or a licence.
+
+A card says where the images are, which reader understands them, what their labels mean and who may use them. The data
+themselves are not part of the package: ``root`` is relative to the directory in the environment variable
+``CELLDETR_DATA`` when it is set, else to the card's own directory.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import Field, PrivateAttr, field_validator, model_validator
+
+from celldetr.config import Config, Positive, parse, read_yaml
+from celldetr.errors import InputError, near
+
+CARDS = Path(__file__).parent / "cards"  # the cards that come with the package
+DATA_VARIABLE = "CELLDETR_DATA"
+
+Split = str | int | list[str]
+
+
+class DatasetCard(Config):
+    """One dataset.
+
+    ``splits`` values mean what the reader of ``format`` says: a list file, a folder, a fold number, a list of names.
+    """
+
+    name: str
+    title: str
+    format: str  # a reader in celldetr.data.readers
+    root: str = "."
+    mpp: Positive | None = None  # micrometres per pixel of every image; none: the reader finds it in options
+    types: dict[str, list[str]]  # type name -> labels of the source that mean it; [] = a type that never occurs
+    splits: dict[str, Split]
+    licence: str
+    citation: str
+    url: str = ""
+    may_ship: bool = False  # may train weights that are given to others under the package's licence
+    group_pattern: str = ""  # regular expression whose first group, found in an image's name, is the patient
+    options: dict[str, Any] = Field(default_factory=dict)  # what only this format's reader needs
+
+    _folder: Path = PrivateAttr(default=Path())
+
+    @field_validator("types", mode="before")
+    @classmethod
+    def _labels_are_text(cls, value: Any) -> Any:
+        """YAML reads ``[1, 2]`` as numbers; labels are compared as text."""
+        if not isinstance(value, dict):
+            return value
+        return {
+            name: [str(label) for label in labels] if isinstance(labels, list) else labels
+            for name, labels in value.items()
+        }
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        labels = [label for group in self.types.values() for label in group]
+        twice = sorted({label for label in labels if labels.count(label) > 1})
+        if twice:
+            raise ValueError(f"types: label {twice[0]!r} belongs to more than one type")
+        if not self.types:
+            raise ValueError("types: at least one is needed, e.g. {nucleus: []}")
+        try:
+            groups = re.compile(self.group_pattern).groups
+        except re.error as error:
+            raise ValueError(f"group_pattern {self.group_pattern!r} is not a regular expression ({error})") from None
+        if self.group_pattern and groups < 1:
+            raise ValueError(f"group_pattern {self.group_pattern!r} needs a group in parentheses: the patient")
+        return self
+
+    @property
+    def type_names(self) -> tuple[str, ...]:
+        """Names of the types, in the card's order, which is the order of ``Sample.types``."""
+        return tuple(self.types)
+
+    @property
+    def label_index(self) -> dict[str, int]:
+        """Label of the source -> index into ``type_names``."""
+        return {label: index for index, labels in enumerate(self.types.values()) for label in labels}
+
+    def directory(self) -> Path:
+        """Where the data are.
+
+        Raises:
+            InputError: there is no such directory; the message says how to point to it.
+        """
+        root = Path(self.root).expanduser()
+        base = os.environ.get(DATA_VARIABLE)
+        path = (Path(base).expanduser() if base else self._folder) / root  # an absolute root stands for itself
+        if not path.is_dir():
+            source = f" (the data: {self.url})" if self.url else ""
+            raise InputError(
+                f"dataset {self.name!r}: no directory {path}; set {DATA_VARIABLE} to the directory that holds "
+                f"{self.root!r}, or write root= in the card{source}"
+            )
+        return path
+
+    def group_of(self, name: str) -> str:
+        """The patient in an image's name by ``group_pattern``; the name itself where there is no pattern.
+
+        Raises:
+            InputError: the pattern does not match.
+        """
+        if not self.group_pattern:
+            return name
+        match = re.search(self.group_pattern, name)
+        if match is None:
+            raise InputError(f"dataset {self.name!r}: group_pattern {self.group_pattern!r} finds no patient in {name!r}")
+        return match.group(1)
+
+    def split(self, name: str) -> Split:
+        """What the card says of a split.
+
+        Raises:
+            InputError: no such split; the near ones are named.
+        """
+        if name not in self.splits:
+            raise InputError(f"dataset {self.name!r}: no split {name!r}; {near(name, self.splits)}")
+        return self.splits[name]
+
+
+def card_names() -> list[str]:
+    """Names of the cards that come with the package."""
+    return sorted(path.stem for path in CARDS.glob("*.yaml"))
+
+
+def load_card(name_or_path: str | Path) -> DatasetCard:
+    """Read a dataset card.
+
+    Args:
+        name_or_path: a YAML file, or the name of a card that comes with the package.
+
+    Raises:
+        InputError: no such card (near names are listed), or a key of it is wrong.
+    """
+    text = str(name_or_path)
+    path = Path(name_or_path).expanduser()
+    if path.suffix.lower() not in {".yaml", ".yml"}:
+        if path.name != text or text not in card_names():
+            raise InputError(f"no dataset card {text!r}; {near(text, card_names())}, or the path of a .yaml file")
+        path = CARDS / f"{text}.yaml"
+    card = parse(DatasetCard, read_yaml(path), str(path))
+    card._folder = path.resolve().parent
+    return card

