@@ -109,7 +109,9 @@ class DatasetCard(Config):
             return name
         match = re.search(self.group_pattern, name)
         if match is None:
-            raise InputError(f"dataset {self.name!r}: group_pattern {self.group_pattern!r} finds no patient in {name!r}")
+            raise InputError(
+                f"dataset {self.name!r}: group_pattern {self.group_pattern!r} finds no patient in {name!r}"
+            )
         return match.group(1)
 
     def split(self, name: str) -> Split:

@@ -21,8 +21,8 @@ class Sample:
         boxes: (N, 4) float32, absolute xyxy in pixels of ``image``, x right, y down.
         types: (N,) int64 index into ``type_names``, or ``UNKNOWN``.
         type_names: names of the types, shared by all samples of a dataset.
-        points: (N, 2) float32 (x, y), the annotated centre of each nucleus: the point where points are what was annotated,
-            else the centre of the true box. Evaluation measures distances to these.
+        points: (N, 2) float32 (x, y), the annotated centre of each nucleus: the point where points are what was
+            annotated, else the centre of the true box. Evaluation measures distances to these.
         group: what must not be split between training and test (a patient, usually).
     """
 
@@ -40,9 +40,8 @@ class Sample:
         if self.image.ndim != 3 or self.image.shape[2] != 3 or self.image.dtype != np.uint8:
             raise ValueError(f"{self.name}: image must be (H, W, 3) uint8, got {self.image.shape} {self.image.dtype}")
         if self.boxes.shape != (n, 4) or self.types.shape != (n,) or self.points.shape != (n, 2):
-            raise ValueError(
-                f"{self.name}: boxes {self.boxes.shape}, types {self.types.shape} and points {self.points.shape} disagree"
-            )
+            shapes = f"boxes {self.boxes.shape}, types {self.types.shape} and points {self.points.shape}"
+            raise ValueError(f"{self.name}: {shapes} disagree")
 
     def __len__(self) -> int:
         return len(self.boxes)

@@ -1,0 +1,97 @@
+"""From a card to samples: readers by name of format, resolution and types made what a model wants."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from itertools import islice
+
+import numpy as np
+from PIL import Image
+
+from celldetr.data.card import DatasetCard, Split
+from celldetr.data.readers import brca_m2c
+from celldetr.data.sample import UNKNOWN, Sample
+from celldetr.errors import InputError, near
+
+Reader = Callable[[DatasetCard, Split], Iterator[Sample]]
+
+READERS: dict[str, Reader] = {
+    "brca_m2c": brca_m2c.read,
+}
+
+SAME_MPP = 0.01  # relative difference in mpp that is not worth a resampling
+
+
+def load_samples(card: DatasetCard, split: str, *, limit: int | None = None) -> list[Sample]:
+    """Read a split of a dataset.
+
+    Args:
+        card: the dataset.
+        split: a name in ``card.splits``.
+        limit: read no more images than this.
+
+    Raises:
+        InputError: the card or the data are wrong: unknown format or split, missing or unreadable file, unknown label,
+            box outside its image, two images of one name, no image at all. The message names file, row and value.
+    """
+    if card.format not in READERS:
+        raise InputError(f"dataset {card.name!r}: unknown format {card.format!r}; {near(card.format, READERS)}")
+    samples = list(islice(READERS[card.format](card, card.split(split)), limit))
+    if not samples:
+        raise InputError(f"dataset {card.name!r}, split {split!r}: no image found in {card.directory()}")
+    seen: set[str] = set()
+    for sample in samples:
+        if sample.name in seen:
+            raise InputError(f"dataset {card.name!r}, split {split!r}: two images are named {sample.name!r}")
+        seen.add(sample.name)
+    return samples
+
+
+def rescale(sample: Sample, mpp: float) -> Sample:
+    """Resample a sample to another resolution; boxes and points follow. Within 1 % it is returned as it is.
+
+    Pillow's bicubic filter widens with the factor when shrinking, so nothing aliases.
+
+    Raises:
+        InputError: ``mpp`` is not positive.
+    """
+    if not mpp > 0:
+        raise InputError(f"mpp={mpp} must be positive: micrometres per pixel, e.g. 0.5")
+    factor = sample.mpp / mpp
+    if abs(factor - 1) <= SAME_MPP:
+        return sample
+    height, width = sample.image.shape[:2]
+    size = max(1, round(width * factor)), max(1, round(height * factor))
+    image = np.asarray(Image.fromarray(sample.image).resize(size, Image.Resampling.BICUBIC))
+    scale = np.array(
+        [size[0] / width, size[1] / height], dtype=np.float32
+    )  # what rounding to whole pixels made of factor
+    return replace(sample, image=image, mpp=mpp, boxes=sample.boxes * np.tile(scale, 2), points=sample.points * scale)
+
+
+def map_types(samples: Sequence[Sample], type_names: Sequence[str], mapping: dict[str, str] | None) -> list[Sample]:
+    """Give samples the types of a model.
+
+    Args:
+        samples: of one dataset.
+        type_names: the model's types.
+        mapping: the dataset's type -> the model's type; ``""`` or missing: the cell is of unknown type. None: types
+            of the same name are the same, the others unknown.
+
+    Raises:
+        InputError: a name in ``mapping`` that the dataset or the model does not have.
+    """
+    target = tuple(type_names)
+    out = []
+    for sample in samples:
+        pairs = {name: name for name in sample.type_names if name in target} if mapping is None else mapping
+        for source, name in pairs.items():
+            if source not in sample.type_names:
+                raise InputError(f"types: the dataset has no type {source!r}; {near(source, sample.type_names)}")
+            if name and name not in target:
+                raise InputError(f"types: the model has no type {name!r} (for {source!r}); {near(name, target)}")
+        table = [target.index(pairs[name]) if pairs.get(name) else UNKNOWN for name in sample.type_names]
+        lookup = np.array([*table, UNKNOWN], dtype=np.int64)  # UNKNOWN is -1: the last entry
+        out.append(replace(sample, types=lookup[sample.types], type_names=target))
+    return out
