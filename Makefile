@@ -1,0 +1,51 @@
+# Needs git, make and Python 3.11 to 3.14. Everything is installed into .venv, as pinned in requirements.lock;
+# `make PYTHON=/path/to/python3.12` chooses the Python, `make UV=/path/to/uv` the installer.
+
+VENV := .venv
+BIN := $(VENV)/bin
+
+export PYTHON UV
+export UV_HTTP_TIMEOUT ?= 300
+# Waiting OpenMP threads that spin take the cores from Numba's, and on two cores that is half of the machine.
+export OMP_WAIT_POLICY ?= passive
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint format lock clean
+
+help:  ## list what can be made
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+
+demo: $(VENV)/.installed  ## every cell of the sample slide, into demo/
+	$(BIN)/celldetr demo -o demo --overwrite
+	@find demo -name summary.html -exec echo "Open {}" \;
+
+test: $(VENV)/.installed-dev  ## run the tests
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.installed-dev  ## check format (ruff), style (ruff) and types (mypy)
+	@failed=0; \
+	for check in "ruff format --check ." "ruff check ." "mypy"; do \
+		echo "$$check"; $(BIN)/$$check || failed=1; \
+	done; exit $$failed
+
+format: $(VENV)/.installed-dev  ## let ruff format and fix what it can
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+# One version a package for every supported Python and system: what is tested here is what is installed there.
+lock:  ## resolve requirements.lock anew (needs uv)
+	$(or $(UV),uv) pip compile --universal --fork-strategy fewest --upgrade --no-emit-index-url --no-header --no-annotate \
+		--extra dev --quiet pyproject.toml --output-file requirements.lock
+
+clean:  ## remove .venv, the demo's result and caches
+	rm -rf $(VENV) demo dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Stamps: nothing is done when neither the lock nor the package's metadata changed.
+$(VENV)/.installed: requirements.lock pyproject.toml
+	.ci/install.sh
+	@touch $@
+
+$(VENV)/.installed-dev: requirements.lock pyproject.toml
+	.ci/install.sh dev
+	@touch $@ $(VENV)/.installed
