@@ -97,7 +97,7 @@ def imports(tree: ast.Module, name: str, path: Path, package: Path) -> list[Impo
             for alias in node.names:
                 target = package.parent.joinpath(*origin, alias.name)
                 is_module = target.with_suffix(".py").is_file() or target.is_dir() or origin in (["urllib"], ["http"])
-                # The names of the public API stand for the modules behind them, so they are kept apart: celldetr.predict.
+                # A name of the public API stands for the modules behind it, so it is kept: celldetr.predict.
                 is_public = origin == [package.name]
                 found.append(
                     Import(".".join([*origin, alias.name] if is_module or is_public else origin), node.lineno, eager)
