@@ -9,7 +9,8 @@ from itertools import islice
 import numpy as np
 from PIL import Image
 
-from celldetr.data.card import DatasetCard, Split
+from celldetr.config import DataSource
+from celldetr.data.card import DatasetCard, Split, load_card
 from celldetr.data.readers import brca_m2c
 from celldetr.data.sample import UNKNOWN, Sample
 from celldetr.errors import InputError, near
@@ -95,3 +96,13 @@ def map_types(samples: Sequence[Sample], type_names: Sequence[str], mapping: dic
         lookup = np.array([*table, UNKNOWN], dtype=np.int64)  # UNKNOWN is -1: the last entry
         out.append(replace(sample, types=lookup[sample.types], type_names=target))
     return out
+
+
+def load_source(source: DataSource, type_names: Sequence[str], mpp: float) -> list[Sample]:
+    """Read what a recipe names as one source: samples at a model's resolution and with its types.
+
+    Raises:
+        InputError: see ``load_card``, ``load_samples``, ``map_types``.
+    """
+    samples = load_samples(load_card(source.card), source.split)
+    return [rescale(sample, mpp) for sample in map_types(samples, type_names, source.types)]

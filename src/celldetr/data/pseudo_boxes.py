@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from skimage import segmentation
 
-# Optical density of haematoxylin, eosin and DAB per RGB channel (Ruifrok & Johnston 2001).
-STAINS = np.array([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11], [0.27, 0.57, 0.78]])
+from celldetr.data.stain import haematoxylin
+
 CROSS = ndimage.generate_binary_structure(2, 1)
 
 
@@ -32,13 +32,6 @@ class PseudoBoxes:
     background_percentile: float = 20.0
     level: float = 0.6  # threshold between background (0) and the nucleus' own stain (1)
     smallest_um2: float = 6.0  # a smaller part is not believed
-
-
-def haematoxylin(image: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """(H, W, 3) uint8 RGB -> (H, W) float32 amount of haematoxylin, in units of its stain vector."""
-    table = -np.log((np.arange(256, dtype=np.float32) + 1) / 256)
-    unmix = np.linalg.inv(STAINS)[:, 0].astype(np.float32)
-    return table[image] @ unmix
 
 
 def _background(stain: NDArray[np.float32], mpp: float, params: PseudoBoxes) -> NDArray[np.float32]:

@@ -1,0 +1,180 @@
+"""Augmentation of a labelled image: a random crop, turned, restained, coloured and blurred, with its boxes and points.
+
+Geometry and colour are apart: colour never moves a box. Which cells belong to a crop is decided as at inference, where
+a cell belongs to the tile with its centre: a cell is kept, with its box clipped to the crop, when its point lies in
+the crop, and dropped otherwise, however much of it is visible. A crop that is larger than its source is filled up with
+the source's background colour: reflected tissue would show nuclei without labels, or need made-up ones.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageFilter
+
+from celldetr.config import AugmentConfig
+from celldetr.data.sample import Sample
+from celldetr.data.stain import STAINS, UNMIX, from_optical_density, optical_density
+
+# Crops are drawn from a range that is wider than the image by this part of the crop at each end, then pushed back
+# inside: with plain uniform positions the border of an image is hardly ever seen.
+BORDER = 0.25
+LUMA: NDArray[np.float32] = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # grey value of RGB (ITU-R BT.601)
+
+
+def augment(sample: Sample, config: AugmentConfig, rng: np.random.Generator) -> Sample:
+    """Draw a random crop of ``config.crop`` pixels.
+
+    Args:
+        sample: the source, at the resolution the model wants.
+        config: what may happen, how strongly and how often.
+        rng: the only source of chance: the same state gives the same crop.
+
+    Returns:
+        A sample with a (crop, crop, 3) image; ``mpp`` is that of the zoomed pixels.
+    """
+    low, high = config.scale
+    zoom = float(np.exp(rng.uniform(np.log(low), np.log(high))))
+    out = crop(sample, config.crop, zoom, rng.uniform(size=2))
+    if config.orientations:
+        out = orient(out, int(rng.integers(8)))
+    image = recolour(out.image, config, rng)
+    if rng.uniform() < config.blur_p and config.blur > 0:
+        blur = ImageFilter.GaussianBlur(rng.uniform(0, config.blur))
+        image = np.asarray(Image.fromarray(image).filter(blur))
+    return replace(out, image=np.ascontiguousarray(image))
+
+
+def background_colour(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Colour of the glass: the median of the brightest twentieth of every sixteenth pixel. (3,) uint8."""
+    pixels = image[::4, ::4].reshape(-1, 3)
+    grey = pixels @ LUMA
+    bright = pixels[grey >= np.quantile(grey, 0.95)]
+    return np.median(bright, axis=0).astype(np.uint8)
+
+
+def _window(length: int, size: int, zoom: float, place: float) -> tuple[float, float, int, int]:
+    """One axis of a crop: which part of the source goes where.
+
+    Args:
+        length: of the source, px.
+        size: of the crop, px.
+        zoom: px of the crop per px of the source.
+        place: in [0, 1].
+
+    Returns:
+        start and stop in the source, first pixel and number of pixels in the crop.
+    """
+    side = size / zoom
+    room = length - side
+    if room >= 0:
+        start = float(np.clip(-BORDER * side + place * (room + 2 * BORDER * side), 0, room))
+        if zoom == 1:
+            start = float(round(start))  # whole pixels need no interpolation
+        return start, min(start + side, length), 0, size
+    count = min(size, max(1, round(length * zoom)))
+    return 0.0, float(length), round(place * (size - count)), count
+
+
+def crop(sample: Sample, size: int, zoom: float, place: NDArray[np.float64]) -> Sample:
+    """Cut a square out of a sample and zoom it.
+
+    Args:
+        sample: the source.
+        size: side of the result, px.
+        zoom: px of the result per px of the source.
+        place: (2,) in [0, 1], where along x and y.
+
+    Returns:
+        The crop with the cells whose point is in it, their boxes clipped to it.
+    """
+    height, width = sample.image.shape[:2]
+    x0, x1, left, columns = _window(width, size, zoom, float(place[0]))
+    y0, y1, top, rows = _window(height, size, zoom, float(place[1]))
+    if (x1 - x0, y1 - y0) == (columns, rows):
+        part = sample.image[int(y0) : int(y1), int(x0) : int(x1)]
+    else:
+        # Bicubic with a box that need not be whole pixels; Pillow widens the filter when shrinking.
+        source = Image.fromarray(sample.image)
+        part = np.asarray(source.resize((columns, rows), Image.Resampling.BICUBIC, box=(x0, y0, x1, y1)))
+    if (columns, rows) != (size, size):
+        canvas = np.empty((size, size, 3), dtype=np.uint8)
+        canvas[:] = background_colour(sample.image)
+        canvas[top : top + rows, left : left + columns] = part
+        part = canvas
+    scale = np.array([columns / (x1 - x0), rows / (y1 - y0)])
+    shift = np.array([left, top]) - scale * [x0, y0]
+    points = sample.points * scale + shift
+    boxes = np.clip(sample.boxes * np.tile(scale, 2) + np.tile(shift, 2), 0, size)
+    kept = ((points >= 0) & (points < size)).all(1) & (boxes[:, 2:] > boxes[:, :2]).all(1)
+    return replace(
+        sample,
+        image=part,
+        mpp=sample.mpp / zoom,
+        boxes=boxes[kept].astype(np.float32),
+        types=sample.types[kept],
+        points=points[kept].astype(np.float32),
+    )
+
+
+def orient(sample: Sample, which: int) -> Sample:
+    """One of the eight orientations: bit 0 mirrors x, bit 1 mirrors y, bit 2 then swaps x and y."""
+    image, boxes, points = sample.image, sample.boxes, sample.points
+    height, width = image.shape[:2]
+    if which & 1:
+        image = image[:, ::-1]
+        boxes = np.stack([width - boxes[:, 2], boxes[:, 1], width - boxes[:, 0], boxes[:, 3]], axis=1)
+        points = np.stack([width - points[:, 0], points[:, 1]], axis=1)
+    if which & 2:
+        image = image[::-1]
+        boxes = np.stack([boxes[:, 0], height - boxes[:, 3], boxes[:, 2], height - boxes[:, 1]], axis=1)
+        points = np.stack([points[:, 0], height - points[:, 1]], axis=1)
+    if which & 4:
+        image = image.transpose(1, 0, 2)
+        boxes, points = boxes[:, [1, 0, 3, 2]], points[:, ::-1]
+    return replace(sample, image=np.ascontiguousarray(image), boxes=boxes, points=np.ascontiguousarray(points))
+
+
+def _stain_jitter(strength: float, rng: np.random.Generator) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Matrix and offset on optical density that scale and shift each stain (Tellez et al., MedIA 2019)."""
+    amount = rng.uniform(1 - strength, 1 + strength, 3).astype(np.float32)
+    offset = rng.uniform(-strength, strength, 3).astype(np.float32) / 4
+    matrix = ((UNMIX * amount) @ STAINS).astype(np.float32)
+    return matrix, (offset @ STAINS).astype(np.float32)
+
+
+def _colour_jitter(
+    strength: float, grey: float, rng: np.random.Generator
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Matrix and offset on pixel values: hue, saturation, contrast (about the mean ``grey``) and brightness."""
+    brightness, contrast, saturation = rng.uniform(1 - strength, 1 + strength, 3)
+    angle = 2 * np.pi * rng.uniform(-strength, strength) / 10
+    # Hue turns the colours around the grey axis (1, 1, 1) (Rodrigues' formula).
+    axis = 1 / np.sqrt(3)
+    cross = axis * np.array([[0, -1, 1], [1, 0, -1], [-1, 1, 0]])
+    turn = np.eye(3) + np.sin(angle) * cross + (1 - np.cos(angle)) * (cross @ cross)
+    saturate = saturation * np.eye(3) + (1 - saturation) * np.outer(np.ones(3), LUMA)
+    matrix = brightness * contrast * (saturate @ turn).T
+    offset = np.full(3, brightness * (1 - contrast) * grey)
+    return matrix.astype(np.float32), offset.astype(np.float32)
+
+
+def recolour(image: NDArray[np.uint8], config: AugmentConfig, rng: np.random.Generator) -> NDArray[np.uint8]:
+    """Stain and colour jitter of an (H, W, 3) uint8 image, each one matrix multiplication; same shape and type."""
+    stained, coloured = rng.uniform(size=2) < (config.stain_p, config.colour_p)
+    stained, coloured = stained and config.stain > 0, coloured and config.colour > 0
+    if not (stained or coloured):
+        return image
+    pixels = image.reshape(-1, 3)
+    values: NDArray[np.float32]
+    if stained:
+        matrix, offset = _stain_jitter(config.stain, rng)
+        values = from_optical_density(optical_density(pixels) @ matrix + offset)
+    else:
+        values = pixels.astype(np.float32)
+    if coloured:
+        matrix, offset = _colour_jitter(config.colour, float((values @ LUMA).mean()), rng)
+        values = values @ matrix + offset
+    return np.clip(values + 0.5, 0, 255).astype(np.uint8).reshape(image.shape)

@@ -1,0 +1,106 @@
+"""Training crops as a function of (seed, index), so that a run that is resumed sees what it would have seen."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from celldetr.boxes import normalise_boxes
+from celldetr.config import AugmentConfig
+from celldetr.data.augment import augment
+from celldetr.data.sample import Sample
+from celldetr.errors import InputError
+
+
+class Crop(NamedTuple):
+    """One training image.
+
+    Attributes:
+        image: (3, H, W) uint8 RGB.
+        boxes: (N, 4) float32, normalised cxcywh.
+        types: (N,) int64, or ``UNKNOWN``.
+    """
+
+    image: Tensor
+    boxes: Tensor
+    types: Tensor
+
+
+class Batch(NamedTuple):
+    """Crops of one size.
+
+    Attributes:
+        images: (B, 3, H, W) uint8 RGB.
+        boxes: B tensors (N_b, 4) float32, normalised cxcywh.
+        types: B tensors (N_b,) int64, or ``UNKNOWN``.
+    """
+
+    images: Tensor
+    boxes: list[Tensor]
+    types: list[Tensor]
+
+
+class TrainingSet(Dataset[Crop]):
+    """Endlessly many crops, of which ``length`` are counted; crop i depends on ``seed`` and i alone.
+
+    Args:
+        samples: the labelled images, at the model's mpp and with its types.
+        config: augmentation.
+        seed: of all chance.
+        length: number of crops, steps x batch size.
+        weights: for each sample, how often it is drawn relative to its area; default: all 1.
+
+    Raises:
+        InputError: no sample, or weights that do not fit.
+    """
+
+    def __init__(
+        self,
+        samples: Sequence[Sample],
+        config: AugmentConfig,
+        seed: int,
+        length: int,
+        weights: Sequence[float] | None = None,
+    ) -> None:
+        if not samples:
+            raise InputError("no training image: the recipe's train sources are empty")
+        area = np.array([sample.image.shape[0] * sample.image.shape[1] for sample in samples], dtype=np.float64)
+        share = area * (1.0 if weights is None else np.asarray(weights, dtype=np.float64))
+        if share.shape != area.shape or not (share >= 0).all() or not share.sum() > 0:
+            raise InputError(
+                f"weights of {len(samples)} training images must be as many numbers above 0, got {weights}"
+            )
+        self.samples = samples
+        self.config = config
+        self.seed = seed
+        self.length = length
+        self._cumulative = np.cumsum(share / share.sum())
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> Crop:
+        if not 0 <= index < self.length:
+            raise IndexError(f"crop {index} of {self.length}")
+        rng = np.random.default_rng([self.seed, index])
+        chosen = int(np.searchsorted(self._cumulative, rng.uniform(), side="right"))
+        return as_crop(augment(self.samples[min(chosen, len(self.samples) - 1)], self.config, rng))
+
+
+def as_crop(sample: Sample) -> Crop:
+    """A sample as tensors: channels first, boxes normalised."""
+    height, width = sample.image.shape[:2]
+    image = torch.from_numpy(np.ascontiguousarray(sample.image.transpose(2, 0, 1)))
+    boxes = normalise_boxes(torch.from_numpy(np.ascontiguousarray(sample.boxes)), width, height)
+    return Crop(image, boxes, torch.from_numpy(np.ascontiguousarray(sample.types)))
+
+
+def collate(crops: Sequence[Crop]) -> Batch:
+    """Crops of one size -> a batch; the ``collate_fn`` of a ``DataLoader``."""
+    images = torch.stack([crop.image for crop in crops])
+    return Batch(images, [crop.boxes for crop in crops], [crop.types for crop in crops])
