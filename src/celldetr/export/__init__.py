@@ -1,0 +1,116 @@
+"""The cell table in the formats of other programs.
+
+A format is one module and one line in ``FORMATS``.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from celldetr.errors import InputError, near
+from celldetr.export.anndata import write_anndata
+from celldetr.export.atomic import written_whole
+from celldetr.export.csv import write_csv
+from celldetr.export.geojson import write_geojson
+from celldetr.export.table import open_table
+
+
+@dataclass(frozen=True)
+class Exporter:
+    """One format.
+
+    Attributes:
+        name: what the user calls it.
+        suffixes: endings its files may have; the first is the default, and programs recognise files by them.
+        write: ``write(table, out, **options)``.
+        opens_in: programs that read it, for help texts.
+    """
+
+    name: str
+    suffixes: tuple[str, ...]
+    write: Callable[..., None]
+    opens_in: str
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """Names of the options that ``write`` takes."""
+        parameters = inspect.signature(self.write).parameters.values()
+        return tuple(p.name for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY)
+
+
+FORMATS: dict[str, Exporter] = {
+    exporter.name: exporter
+    for exporter in (
+        Exporter("geojson", (".geojson.gz", ".geojson", ".json.gz", ".json"), write_geojson, "QuPath, geopandas"),
+        Exporter("anndata", (".h5ad",), write_anndata, "scanpy, squidpy"),
+        Exporter("csv", (".csv", ".csv.gz"), write_csv, "spreadsheets, R, pandas"),
+    )
+}
+
+# Names that people know the same formats by.
+_ALIASES = {"h5ad": "anndata", "qupath": "geojson"}
+
+
+def find_format(name: str) -> Exporter:
+    """The exporter called ``name``.
+
+    Raises:
+        InputError: no such format; the near names are given.
+    """
+    key = name.lower().lstrip(".")
+    exporter = FORMATS.get(_ALIASES.get(key, key))
+    if exporter is None:
+        raise InputError(f"format {name!r} is unknown; {near(key, FORMATS)}")
+    return exporter
+
+
+def _target(exporter: Exporter, directory: Path, out: Path | None, overwrite: bool) -> Path:
+    """Where to write, once nothing speaks against it."""
+    target = directory / ("cells" + exporter.suffixes[0]) if out is None else out
+    if target.is_dir():
+        raise InputError(f"{target}: is a directory; give the name of a file, e.g. cells{exporter.suffixes[0]}")
+    if not target.name.lower().endswith(exporter.suffixes):
+        accepted = " or ".join(exporter.suffixes)
+        raise InputError(f"{target}: a {exporter.name} file must end in {accepted}, programs recognise it by that")
+    if target.exists() and not overwrite:
+        raise InputError(f"{target}: exists already; choose another name or overwrite it (--overwrite)")
+    return target
+
+
+def export_cells(
+    source: str | Path, format: str, out: str | Path | None = None, *, overwrite: bool = False, **options: Any
+) -> Path:
+    """Write the cells of a slide in another format. The file appears whole or not at all.
+
+    Args:
+        source: the run directory of a slide or its ``cells.parquet``.
+        format: a name in ``FORMATS``.
+        out: the file; default ``cells`` and the format's suffix, beside the table. Missing folders are made.
+        overwrite: replace an existing file.
+        options: of the format: ``shape="box"|"ellipse"`` of geojson, ``embeddings=True`` of csv.
+
+    Returns:
+        The path written.
+
+    Raises:
+        InputError: unknown format or option, no table, a target that exists or has another format's suffix, or a disk
+            that cannot be written to.
+    """
+    exporter = find_format(format)
+    for option in options:
+        if option not in exporter.options:
+            hint = near(option, exporter.options) if exporter.options else "it takes none"
+            raise InputError(f"format {exporter.name} has no option {option!r}; {hint}")
+    table = open_table(Path(source))
+    target = _target(exporter, table.path.parent, None if out is None else Path(out), overwrite)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with written_whole(target) as temporary:
+            exporter.write(table, temporary, **options)
+    except OSError as error:
+        raise InputError(f"{target}: cannot be written ({error.strerror or error})") from None
+    return target

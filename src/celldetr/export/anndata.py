@@ -1,0 +1,97 @@
+"""AnnData (``.h5ad``) for scanpy, squidpy and the rest of scverse.
+
+X is the embedding, so that neighbours, UMAP and Leiden run on it as they run on gene expression. It is float32, which
+scanpy computes in, although the table holds float16. X is streamed into the file after the rest has been written: the
+embeddings of a large slide need not fit in memory.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from celldetr.export.palette import hex_colour, type_colours
+from celldetr.export.table import CellTable, embedding_matrix
+
+if TYPE_CHECKING:
+    import h5py  # type: ignore[import-untyped]
+    import pandas as pd
+
+CHUNK_ROWS = 4096
+
+
+def _observations(table: CellTable) -> pd.DataFrame:
+    """All columns but the embedding and the geometry, one row a cell."""
+    import pandas as pd
+
+    names = [name for name in table.columns if name not in ("geometry", "embedding")]
+    parts: dict[str, list[np.ndarray]] = {name: [] for name in names}
+    for batch in table.batches(names):
+        for name in names:
+            column = batch.column(name)
+            parts[name].append(table.type_codes(batch) if name == "type" else column.to_numpy(zero_copy_only=False))
+    joined = {name: np.concatenate(part) if part else np.zeros(0) for name, part in parts.items()}
+    cell_id = joined["cell_id"].astype(np.int64)
+    frame = pd.DataFrame({**joined, "cell_id": cell_id}, index=pd.Index(cell_id.astype(str), dtype=object))
+    frame["type"] = pd.Categorical.from_codes(joined["type"].astype(np.intp), categories=pd.Index(table.types))
+    return frame
+
+
+def _stream_embeddings(table: CellTable, file: h5py.File) -> None:
+    """Write X as AnnData's on-disk format has it (encoding ``array`` 0.2.0)."""
+    if "X" in file:
+        del file["X"]
+    shape = (table.count, table.embedding_dim)
+    chunks = (min(CHUNK_ROWS, table.count), table.embedding_dim) if table.count and table.embedding_dim else None
+    # Half of each float32 made from a float16 is zeros: shuffled, they pack well even at the fastest level.
+    packing = {"chunks": chunks, "compression": "gzip", "compression_opts": 1, "shuffle": True} if chunks else {}
+    matrix = file.create_dataset("X", shape, dtype=np.float32, **packing)
+    matrix.attrs["encoding-type"] = "array"
+    matrix.attrs["encoding-version"] = "0.2.0"
+    start = 0
+    for batch in table.batches(["embedding"], rows=CHUNK_ROWS):
+        matrix[start : start + len(batch)] = embedding_matrix(batch)
+        start += len(batch)
+
+
+def write_anndata(table: CellTable, out: Path) -> None:
+    """Write the cells as AnnData.
+
+    - ``X`` (N, d) float32, embeddings;
+    - ``obs`` every other column, ``type`` categorical with all of the model's types; the index is ``cell_id`` as text;
+    - ``obsm["spatial"]`` (N, 2) float64, centres (x, y) in level-0 pixels, as squidpy lays cells over an image, and
+      ``obsm["spatial_um"]`` the same in micrometres;
+    - ``uns["type_colors"]`` for scanpy's plots, ``uns["celldetr"]`` slide, mpp and the text of ``run.json``.
+
+    Args:
+        table: what to write.
+        out: the file, replaced if it exists.
+    """
+    import anndata
+    import h5py
+    import pandas as pd
+
+    obs = _observations(table)
+    colours = type_colours(table.types)
+    cells = anndata.AnnData(
+        obs=obs,
+        var=pd.DataFrame(index=pd.Index([f"e{i}" for i in range(table.embedding_dim)], dtype=object)),
+        obsm={
+            "spatial": obs[["x_px", "y_px"]].to_numpy(dtype=np.float64),
+            "spatial_um": obs[["x_um", "y_um"]].to_numpy(dtype=np.float64),
+        },
+        uns={
+            "type_colors": [hex_colour(colours[name]) for name in table.types],
+            "celldetr": {
+                "slide": table.slide,
+                "mpp": float("nan") if table.mpp is None else table.mpp,
+                "run_json": json.dumps(table.run),
+            },
+        },
+    )
+    cells.write_h5ad(out)
+    with h5py.File(out, "r+") as file:
+        _stream_embeddings(table, file)

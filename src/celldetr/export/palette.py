@@ -1,0 +1,116 @@
+"""One colour per cell type, the same in every picture, page and export.
+
+A colour has two jobs here: to stand out on haematoxylin and eosin (pink, purple, white) and to stay apart from its
+neighbours in the legend for readers with a colour vision deficiency. The eight base colours keep a CIEDE2000 distance
+of at least 12 from each other and 9 from H&E's own colours, in normal vision and in simulated deuteranopia, protanopia
+and tritanopia (Machado et al., IEEE TVCG 2009); the tests recompute it. Pink, purple and grey are left to the tissue.
+"""
+
+from __future__ import annotations
+
+import colorsys
+from collections.abc import Iterator, Sequence
+
+RGB = tuple[int, int, int]
+
+AZURE: RGB = (0x3D, 0x9B, 0xFF)
+ORANGE: RGB = (0xFF, 0x9A, 0x00)
+GREEN: RGB = (0x00, 0x99, 0x5C)
+CRIMSON: RGB = (0xA8, 0x00, 0x3F)
+BLACK: RGB = (0x14, 0x11, 0x0F)
+LIME: RGB = (0xE6, 0xFF, 0x4D)
+MINT: RGB = (0x2F, 0xD6, 0xA3)
+BLUE: RGB = (0x0B, 0x1F, 0xE0)
+
+# Order in which types without a colour of their own receive one: best seen on H&E first, black last.
+CYCLE: tuple[RGB, ...] = (MINT, AZURE, ORANGE, GREEN, LIME, CRIMSON, BLUE, BLACK)
+
+# A type is known by the first of these stems that begins one of its words, so the more specific come first: "stromal
+# TIL" is a lymphocyte, "cancer-associated fibroblast" a fibroblast, "non-neoplastic epithelial" epithelial.
+_KNOWN: tuple[tuple[str, RGB], ...] = (
+    ("plasma", LIME),
+    ("macrophage", MINT),
+    ("histiocyt", MINT),
+    ("neutrophil", BLUE),
+    ("endotheli", BLUE),
+    ("vascular", BLUE),
+    ("lymph", AZURE),
+    ("til", AZURE),
+    ("stil", AZURE),
+    ("inflam", AZURE),
+    ("immune", AZURE),
+    ("leuko", AZURE),
+    ("dead", BLACK),
+    ("apopto", BLACK),
+    ("necro", BLACK),
+    ("fibroblast", GREEN),
+    ("myofibroblast", GREEN),
+    ("non-neoplastic", ORANGE),
+    ("benign", ORANGE),
+    ("healthy", ORANGE),
+    ("neoplas", CRIMSON),
+    ("tumour", CRIMSON),
+    ("tumor", CRIMSON),
+    ("cancer", CRIMSON),
+    ("malignant", CRIMSON),
+    ("dysplas", CRIMSON),
+    ("carcinoma", CRIMSON),
+    ("epitheli", ORANGE),
+    ("strom", GREEN),
+    ("connective", GREEN),
+    ("spindle", GREEN),
+    ("muscle", GREEN),
+)
+
+
+def _known(name: str) -> RGB | None:
+    """The colour that ``name`` has by convention, if it has one."""
+    words = "-" + name.lower().replace("_", "-").replace(" ", "-")
+    return next((colour for stem, colour in _KNOWN if "-" + stem in words), None)
+
+
+def _mix(colour: RGB, other: RGB, share: float) -> RGB:
+    r, g, b = (round((1 - share) * a + share * c) for a, c in zip(colour, other, strict=True))
+    return r, g, b
+
+
+def _all_colours() -> Iterator[RGB]:
+    """The base colours, then their light and dark shades, then hues by the golden ratio for ever."""
+    yield from CYCLE
+    yield from (_mix(colour, (255, 255, 255), 0.5) for colour in CYCLE)
+    yield from (_mix(colour, (0, 0, 0), 0.45) for colour in CYCLE)
+    hue = 0.0
+    while True:
+        hue = (hue + 0.618034) % 1
+        r, g, b = (round(255 * channel) for channel in colorsys.hsv_to_rgb(hue, 0.8, 0.85))
+        yield r, g, b
+
+
+def type_colours(types: Sequence[str]) -> dict[str, RGB]:
+    """Give each type a colour of its own.
+
+    Familiar names (lymphocyte, epithelial, stromal, neoplastic, dead ...) always look the same; the others, and a
+    second type that would claim a colour already given, take the next free one by position. The result depends on
+    nothing but ``types``.
+
+    Args:
+        types: distinct names, in the order of the model.
+
+    Returns:
+        Name -> (r, g, b), 0 to 255, all different.
+    """
+    chosen: dict[str, RGB] = {}
+    for name in types:
+        colour = _known(name)
+        if colour is not None and colour not in chosen.values():
+            chosen[name] = colour
+    free = _all_colours()
+    for name in types:
+        if name not in chosen:
+            chosen[name] = next(colour for colour in free if colour not in chosen.values())
+    return {name: chosen[name] for name in types}
+
+
+def hex_colour(colour: RGB) -> str:
+    """(r, g, b) -> ``#rrggbb``."""
+    return "#{:02x}{:02x}{:02x}".format(*colour)

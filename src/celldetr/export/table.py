@@ -1,0 +1,139 @@
+"""The cell table of a slide, opened for those who only read it: exports, pictures, the summary.
+
+A slide can have millions of cells, so nothing here loads a whole table: columns are streamed by record batches, and
+only the columns asked for. Type names and their order come from the ``p_<type>`` columns, because a table in which a type
+never occurs must still know it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from celldetr.errors import InputError
+
+TABLE_NAME = "cells.parquet"
+RUN_NAME = "run.json"
+BOX = ("x_px", "y_px", "w_px", "h_px")
+REQUIRED = ("cell_id", *BOX, "x_um", "y_um", "score", "type", "type_score", "embedding")
+BATCH_ROWS = 32_768
+
+
+@dataclass(frozen=True)
+class CellTable:
+    """A table of cells on disk and what is known about its run.
+
+    Attributes:
+        path: the Parquet file.
+        run: provenance, the content of ``run.json``; empty if there is none beside the table.
+        slide: name of the slide without its folders; identifies a cell together with ``cell_id``.
+        mpp: micrometres per pixel of level 0, or None where the run does not say.
+        types: names of the K types in the order of the model.
+        columns: all names in the table.
+        embedding_dim: d, the length of an embedding.
+        count: number of cells.
+    """
+
+    path: Path
+    run: dict[str, Any]
+    slide: str
+    mpp: float | None
+    types: tuple[str, ...]
+    columns: tuple[str, ...]
+    embedding_dim: int
+    count: int
+
+    def batches(self, columns: Sequence[str], rows: int = BATCH_ROWS) -> Iterator[pa.RecordBatch]:
+        """Stream ``columns`` in the order of the table, at most ``rows`` cells at a time."""
+        with pq.ParquetFile(self.path) as file:
+            for batch in file.iter_batches(batch_size=rows, columns=list(columns)):
+                yield batch.select(list(columns))
+
+    def type_codes(self, batch: pa.RecordBatch) -> NDArray[np.intp]:
+        """(N,) index into ``types`` of each cell of a batch.
+
+        Raises:
+            InputError: the table has a type without a ``p_<type>`` column.
+        """
+        column = batch.column("type")
+        # Each row group has its own dictionary: its codes mean nothing outside it.
+        encoded = column if pa.types.is_dictionary(column.type) else pc.dictionary_encode(column)
+        names = encoded.dictionary.to_pylist()
+        unknown = [name for name in names if name not in self.types]
+        if encoded.null_count or unknown:
+            what = "a cell without a type" if encoded.null_count else f"type {unknown[0]!r}, which has no p_ column"
+            raise InputError(f"{self.path}: holds {what}; write the table again with celldetr predict")
+        lookup = np.array([self.types.index(name) for name in names], dtype=np.intp)
+        if not len(names):
+            return np.zeros(len(batch), dtype=np.intp)
+        return lookup[np.asarray(encoded.indices)]
+
+
+def numbers(batch: pa.RecordBatch, name: str) -> NDArray[np.float64]:
+    """(N,) float64 values of a numeric column; null becomes NaN."""
+    return np.asarray(batch.column(name).cast(pa.float64()).to_numpy(zero_copy_only=False))
+
+
+def embedding_matrix(batch: pa.RecordBatch) -> NDArray[np.float32]:
+    """(N, d) float32 of the embedding column."""
+    column = batch.column("embedding")
+    flat = np.asarray(column.flatten().to_numpy(zero_copy_only=False), dtype=np.float32)
+    return flat.reshape(len(batch), column.type.list_size)
+
+
+def _read_run(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        run = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: not readable as JSON ({error})") from None
+    if not isinstance(run, dict):
+        raise InputError(f"{path}: expected a JSON object, got {type(run).__name__}")
+    return run
+
+
+def open_table(source: Path) -> CellTable:
+    """Open the cell table of a finished run.
+
+    Args:
+        source: the run directory of a slide (``OUT/<slide>``) or its ``cells.parquet``.
+
+    Raises:
+        InputError: there is no table, it is not Parquet, or it lacks a column.
+    """
+    path = source / TABLE_NAME if source.is_dir() else source
+    if not path.is_file():
+        raise InputError(f"{path}: no such cell table; give the directory that celldetr predict wrote for a slide")
+    try:
+        schema = pq.read_schema(path)
+        count = pq.read_metadata(path).num_rows
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(f"{path}: not a readable Parquet file ({str(error).splitlines()[0]})") from None
+    missing = [name for name in REQUIRED if name not in schema.names]
+    if missing:
+        raise InputError(f"{path}: not a cell table, it has no column {missing[0]!r}")
+    kind = schema.field("embedding").type
+    if not pa.types.is_fixed_size_list(kind):
+        raise InputError(f"{path}: column 'embedding' must be a fixed-size list, got {kind}")
+    run = _read_run(path.parent / RUN_NAME)
+    mpp = run.get("mpp")
+    return CellTable(
+        path=path,
+        run=run,
+        slide=Path(str(run.get("slide") or path.resolve().parent.name)).name,
+        mpp=float(mpp) if isinstance(mpp, int | float) and mpp > 0 else None,
+        types=tuple(name[2:] for name in schema.names if name.startswith("p_")),
+        columns=tuple(schema.names),
+        embedding_dim=int(kind.list_size),
+        count=count,
+    )

@@ -1,0 +1,78 @@
+"""The registry: names, options and targets, and that nothing half-written stays."""
+
+from __future__ import annotations
+
+import errno
+import stat
+from pathlib import Path
+
+import pytest
+
+from celldetr.errors import InputError
+from celldetr.export import FORMATS, Exporter, export_cells, find_format
+from celldetr.export.table import CellTable
+
+
+def names(directory: Path) -> list[str]:
+    return sorted(path.name for path in directory.iterdir())
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_default_name_lies_beside_the_table(run: Path, name: str) -> None:
+    out = export_cells(run / "cells.parquet", name)
+    assert out == run / ("cells" + FORMATS[name].suffixes[0])
+    assert out.stat().st_size > 0
+    assert names(run) == sorted(["cells.parquet", "run.json", out.name])
+
+
+def test_other_names_of_a_format() -> None:
+    assert find_format("H5AD") is FORMATS["anndata"]
+    assert find_format("qupath") is FORMATS["geojson"]
+
+
+@pytest.mark.parametrize(("wrong", "hint"), [("geojsn", "'geojson'"), ("xlsx", "'anndata', 'csv', 'geojson'")])
+def test_an_unknown_format_names_the_near_ones(run: Path, wrong: str, hint: str) -> None:
+    with pytest.raises(InputError, match=hint):
+        export_cells(run, wrong)
+
+
+def test_an_unknown_option_names_the_near_ones(run: Path) -> None:
+    with pytest.raises(InputError, match=r"no option 'embedding'; did you mean 'embeddings'\?"):
+        export_cells(run, "csv", embedding=True)
+    with pytest.raises(InputError, match="it takes none"):
+        export_cells(run, "anndata", shape="box")
+
+
+def test_an_existing_target_is_kept_unless_overwritten(run: Path) -> None:
+    target = run / "cells.csv"
+    target.write_text("mine")
+    with pytest.raises(InputError, match="exists already"):
+        export_cells(run, "csv")
+    assert target.read_text() == "mine"
+    export_cells(run, "csv", overwrite=True)
+    assert target.read_text().startswith("cell_id,")
+
+
+def test_a_target_of_another_format_is_refused(run: Path) -> None:
+    with pytest.raises(InputError, match=r"must end in \.h5ad"):
+        export_cells(run, "anndata", run / "cells.csv")
+    with pytest.raises(InputError, match="is a directory"):
+        export_cells(run, "csv", run)
+
+
+def test_folders_are_made_and_files_are_readable_by_others(run: Path) -> None:
+    out = export_cells(run, "csv", run / "a" / "b" / "c.csv")
+    reference = run / "reference"
+    reference.touch()
+    assert stat.S_IMODE(out.stat().st_mode) == stat.S_IMODE(reference.stat().st_mode)
+
+
+def test_a_full_disk_leaves_nothing_and_says_so(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fill(table: CellTable, out: Path) -> None:
+        out.write_text("half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setitem(FORMATS, "full", Exporter("full", (".full",), fill, "nothing"))
+    with pytest.raises(InputError, match=r"cells\.full: cannot be written \(No space left on device\)"):
+        export_cells(run, "full")
+    assert names(run) == ["cells.parquet", "run.json"]
