@@ -1,0 +1,82 @@
+"""Confidence intervals by resampling patients, not cells.
+
+Cells of one image share stain, scanner and annotator, and images of one patient share the disease: what varies from one
+test set to the next is whom it holds. Units are therefore groups where samples have one, images where not (Efron's
+percentile bootstrap; the counts of the drawn units are added and the metric computed anew).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from celldetr.evaluation.metrics import DetectionCounts, Totals, TypeCounts
+
+Interval = tuple[float, float]
+
+
+def units_of(groups: Sequence[str]) -> list[int]:
+    """The unit of each image: images of one non-empty group share one, every other image is its own.
+
+    Args:
+        groups: group of each image, "" where it has none.
+    """
+    units: dict[str | int, int] = {}
+    return [units.setdefault(group or index, len(units)) for index, group in enumerate(groups)]
+
+
+def bootstrap(
+    images: Sequence[Totals],
+    units: Sequence[int],
+    metrics: Callable[[Totals], dict[str, float | None]],
+    *,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> dict[str, Interval | None]:
+    """95 % intervals of the metrics of a split.
+
+    Args:
+        images: counts of each image.
+        units: which images are drawn together, 0 ... U - 1.
+        metrics: from added counts to named numbers.
+        resamples: how many sets of U units are drawn with replacement; 0 for no intervals.
+        seed: the same seed gives the same intervals.
+
+    Returns:
+        Under each name the 2.5th and 97.5th percentile, or None: fewer than two units, or never defined.
+    """
+    n_units = max(units, default=-1) + 1
+    names = list(metrics(sum(images[1:], images[0]))) if images else []
+    if n_units < 2 or resamples < 1:
+        return dict.fromkeys(names)
+    tables = [_flatten(image) for image in images]
+    per_unit = np.zeros((n_units, len(tables[0])))
+    np.add.at(per_unit, np.asarray(units), tables)
+    draws = np.random.default_rng(seed).multinomial(n_units, np.full(n_units, 1 / n_units), size=resamples)
+    drawn = [metrics(_restore(row, len(images[0].types))) for row in np.rint(draws @ per_unit).astype(int)]
+    return {name: _percentiles([metric[name] for metric in drawn]) for name in names}
+
+
+def _percentiles(values: Sequence[float | None]) -> Interval | None:
+    defined = [value for value in values if value is not None]
+    if not defined:
+        return None
+    low, high = np.percentile(defined, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def _flatten(totals: Totals) -> list[int]:
+    parts = (totals.detection, *totals.types, *totals.classwise)
+    return [value for part in parts for value in vars(part).values()]
+
+
+def _restore(row: Sequence[int], n_types: int) -> Totals:
+    """The inverse of ``_flatten``."""
+    values = [int(value) for value in row]
+    first = 3 + 5 * n_types
+    return Totals(
+        DetectionCounts(*values[:3]),
+        tuple(TypeCounts(*values[start : start + 5]) for start in range(3, first, 5)),
+        tuple(DetectionCounts(*values[start : start + 3]) for start in range(first, len(values), 3)),
+    )

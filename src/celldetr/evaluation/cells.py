@@ -1,0 +1,117 @@
+"""What every metric needs of one image, and nothing else: predicted and true cells as arrays, without pixels or
+embeddings.
+
+A whole split of these stays in memory, so that a threshold sweep or another protocol needs no second pass of the
+network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from celldetr.data.dataset import map_types
+from celldetr.data.sample import Sample
+from celldetr.errors import InputError, near
+from celldetr.model.output import TileCells
+
+Predict = Callable[[NDArray[np.uint8], float], TileCells]
+"""(H, W, 3) uint8 RGB image and its mpp -> its cells, boxes in pixels of that image."""
+
+
+@dataclass(frozen=True)
+class ImageCells:
+    """Predicted (M) and true (N) cells of one image, pixels of that image, x right, y down.
+
+    Attributes:
+        name, group, mpp: of the sample.
+        pred_xy: (M, 2) centres of the predicted boxes.
+        pred_boxes: (M, 4) xyxy.
+        pred_scores: (M,) objectness.
+        pred_types: (M,) int64, the most probable type.
+        true_xy: (N, 2) annotated centres.
+        true_boxes: (N, 4) xyxy.
+        true_types: (N,) int64, ``UNKNOWN`` (-1) where the type is not known.
+    """
+
+    name: str
+    group: str
+    mpp: float
+    pred_xy: NDArray[np.float64]
+    pred_boxes: NDArray[np.float64]
+    pred_scores: NDArray[np.float64]
+    pred_types: NDArray[np.int64]
+    true_xy: NDArray[np.float64]
+    true_boxes: NDArray[np.float64]
+    true_types: NDArray[np.int64]
+
+    def above(self, threshold: float) -> ImageCells:
+        """The same image with the predictions whose score is at least ``threshold``."""
+        keep = self.pred_scores >= threshold
+        return replace(
+            self,
+            pred_xy=self.pred_xy[keep],
+            pred_boxes=self.pred_boxes[keep],
+            pred_scores=self.pred_scores[keep],
+            pred_types=self.pred_types[keep],
+        )
+
+
+def image_cells(sample: Sample, cells: TileCells, type_names: tuple[str, ...]) -> ImageCells:
+    """Put a sample beside what was predicted on it.
+
+    Args:
+        sample: the labelled image; its types are carried over to ``type_names`` by name.
+        cells: predictions on ``sample.image``.
+        type_names: the K types of the model, in the order of ``cells.probabilities``.
+
+    Raises:
+        InputError: a type of the sample that the model does not have, other than K probabilities a cell, or an mpp that
+            is not positive.
+    """
+    if not (np.isfinite(sample.mpp) and sample.mpp > 0):
+        raise InputError(f"{sample.name}: mpp must be a positive number of micrometres per pixel, got {sample.mpp}")
+    if cells.probabilities.shape[1:] != (len(type_names),):
+        raise InputError(
+            f"{sample.name}: predictions have probabilities of shape {cells.probabilities.shape}, "
+            f"expected one for each of {len(type_names)} types ({', '.join(type_names)})"
+        )
+    boxes = np.asarray(cells.boxes, np.float64).reshape(-1, 4)
+    return ImageCells(
+        name=sample.name,
+        group=sample.group,
+        mpp=float(sample.mpp),
+        pred_xy=(boxes[:, :2] + boxes[:, 2:]) / 2,
+        pred_boxes=boxes,
+        pred_scores=np.asarray(cells.scores, np.float64),
+        pred_types=np.argmax(cells.probabilities, axis=1).astype(np.int64),
+        true_xy=np.asarray(sample.points, np.float64),
+        true_boxes=np.asarray(sample.boxes, np.float64),
+        true_types=_translate(sample, type_names),
+    )
+
+
+def _translate(sample: Sample, type_names: tuple[str, ...]) -> NDArray[np.int64]:
+    for name in sample.type_names:
+        # Calling a type the model lacks unknown must be somebody's decision: it takes the cells out of the type counts.
+        if name not in type_names:
+            raise InputError(
+                f"{sample.name}: type {name!r} is not a type of the model; {near(name, type_names)} "
+                "Map it to one of these, or to '' for a cell of unknown type"
+            )
+    return map_types([sample], type_names, None)[0].types
+
+
+def predict_samples(predict: Predict, samples: Iterable[Sample], type_names: tuple[str, ...]) -> Iterator[ImageCells]:
+    """Run a model over labelled images, one at a time, keeping cells only.
+
+    Args:
+        predict: the model. Its own score threshold should be low: what it does not return can never be counted.
+        samples: may be a generator; each is dropped before the next is drawn.
+        type_names: the model's types.
+    """
+    for sample in samples:
+        yield image_cells(sample, predict(sample.image, sample.mpp), type_names)

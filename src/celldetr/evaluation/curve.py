@@ -1,0 +1,89 @@
+"""Detection over all score thresholds at once: precision-recall curve, average precision, scores of hits and misses.
+
+Predictions are paired greedily by falling score, whatever the protocol: only so does every threshold keep a prefix of
+the same list, and one pass gives the whole curve. The protocol's own F1 at one threshold may differ in the third
+decimal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from celldetr.evaluation.cells import ImageCells
+from celldetr.evaluation.pairing import pair_cells
+
+POINTS = 200  # of the curve that a report keeps
+BINS = 20  # of the score histogram
+
+
+@dataclass(frozen=True)
+class ScoreCurve:
+    """How detection depends on the score threshold.
+
+    Attributes:
+        thresholds: falling; a prediction counts when its score is at least this. At most ``POINTS``.
+        precision, recall: at each threshold; recall is empty where there is no true cell.
+        average_precision: area under the curve, precision at a recall being the best at that recall or a higher one
+            (the rule of PASCAL VOC 2010 and COCO, over all points). It ends at the recall of the lowest score the model
+            returned, ``floor``: nothing beyond is granted. None without true cells.
+        floor: the lowest score seen, None without predictions.
+        hits, misses: predictions with and without a true cell in ``BINS`` equal bins of the score over [0, 1].
+    """
+
+    thresholds: tuple[float, ...]
+    precision: tuple[float, ...]
+    recall: tuple[float, ...]
+    average_precision: float | None
+    floor: float | None
+    hits: tuple[int, ...]
+    misses: tuple[int, ...]
+
+
+def score_curve(images: Sequence[ImageCells], radius_um: float) -> ScoreCurve:
+    """Precision-recall curve of detection over a split.
+
+    Args:
+        images: with all predictions, down to the lowest score the model returns.
+        radius_um: largest distance of a pair, micrometres.
+    """
+    scores = np.concatenate([np.empty(0), *(image.pred_scores for image in images)])
+    hit = np.concatenate([np.empty(0, bool), *(_hits(image, radius_um) for image in images)])
+    n_true = sum(len(image.true_xy) for image in images)
+    thresholds, precision, recall = _curve(scores, hit, n_true)
+    kept = np.unique(np.linspace(0, len(thresholds) - 1, min(POINTS, len(thresholds))).round().astype(np.intp))
+    edges = np.linspace(0, 1, BINS + 1)
+    return ScoreCurve(
+        thresholds=tuple(thresholds[kept].tolist()),
+        precision=tuple(precision[kept].tolist()),
+        recall=tuple(recall[kept].tolist()) if n_true else (),
+        average_precision=_area(precision, recall) if n_true else None,
+        floor=float(scores.min()) if len(scores) else None,
+        hits=tuple(np.histogram(scores[hit], edges)[0].tolist()),
+        misses=tuple(np.histogram(scores[~hit], edges)[0].tolist()),
+    )
+
+
+def _hits(image: ImageCells, radius_um: float) -> NDArray[np.bool_]:
+    hit = np.zeros(len(image.pred_xy), bool)
+    radius = radius_um / image.mpp
+    hit[pair_cells(image.pred_xy, image.true_xy, radius, rule="greedy", scores=image.pred_scores)[0]] = True
+    return hit
+
+
+def _curve(
+    scores: NDArray[np.float64], hit: NDArray[np.bool_], n_true: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    order = np.argsort(-scores, kind="stable")
+    # Equal scores pass a threshold together: only the last of them is a point of the curve.
+    last = np.flatnonzero(np.diff(scores[order], append=-np.inf))
+    found = np.cumsum(hit[order])[last]
+    return scores[order][last], found / (last + 1), found / max(n_true, 1)
+
+
+def _area(precision: NDArray[np.float64], recall: NDArray[np.float64]) -> float:
+    best = np.maximum.accumulate(precision[::-1])[::-1]
+    return float(np.sum(np.diff(recall, prepend=0.0) * best))

@@ -1,0 +1,126 @@
+"""From a model and labelled images to a report.
+
+``evaluate`` takes the threshold as a number and has no way to choose one: that is ``threshold.choose_threshold``, which
+sees validation images only. It knows no network either: anything that turns an image into ``TileCells`` can be judged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from functools import partial
+
+import numpy as np
+
+from celldetr.data.sample import UNKNOWN, Sample
+from celldetr.errors import InputError
+from celldetr.evaluation.bootstrap import bootstrap, units_of
+from celldetr.evaluation.cells import ImageCells, Predict, predict_samples
+from celldetr.evaluation.curve import score_curve
+from celldetr.evaluation.metrics import Totals, box_iou, confusion, count_image
+from celldetr.evaluation.protocols import PairedTypes, Protocol, find_protocol
+from celldetr.evaluation.report import ImageRow, Report, headline, write_metrics
+
+__all__ = ["Predict", "Report", "evaluate", "predict_samples", "score_images", "write_metrics"]
+
+
+def evaluate(
+    predict: Predict,
+    samples: Iterable[Sample],
+    type_names: Sequence[str],
+    protocol: str | Protocol = "standard",
+    *,
+    threshold: float,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> Report:
+    """Predict labelled images and score the result.
+
+    Args:
+        predict: (H, W, 3) uint8 image and its mpp -> ``TileCells``, boxes in pixels of the image given. It should
+            return cells down to a low score; what counts is decided here.
+        samples: the split. May be a generator, drawn once, each image dropped before the next.
+        type_names: the model's K types, in the order of its probabilities.
+        protocol: a name of ``protocols.PROTOCOLS``, or one of your own.
+        threshold: least objectness of a prediction that counts, in [0, 1], chosen on validation.
+        resamples, seed: of the 95 % bootstrap intervals; 0 resamples for none.
+
+    Raises:
+        InputError: unknown protocol, threshold outside [0, 1], no samples, or labels that do not fit the model.
+    """
+    names = tuple(type_names)
+    chosen = find_protocol(protocol)
+    _check_threshold(threshold)
+    images = list(predict_samples(predict, samples, names))
+    return score_images(images, names, chosen, threshold=threshold, resamples=resamples, seed=seed)
+
+
+def score_images(
+    images: Sequence[ImageCells],
+    type_names: Sequence[str],
+    protocol: str | Protocol = "standard",
+    *,
+    threshold: float,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> Report:
+    """Score predictions made before: for another protocol or threshold without another pass of the network.
+
+    Args:
+        images: of ``predict_samples``.
+        type_names, protocol, threshold, resamples, seed: as in ``evaluate``.
+
+    Raises:
+        InputError: as ``evaluate``.
+    """
+    names = tuple(type_names)
+    rules = find_protocol(protocol)
+    _check_threshold(threshold)
+    if not images:
+        raise InputError("no images to evaluate; check the data set's card and the name of the split")
+    kept = [image.above(threshold) for image in images]
+    counted = [count_image(image, rules, len(names)) for image in kept]
+    per_image = [totals for totals, _ in counted]
+    totals: Totals = sum(per_image[1:], per_image[0])
+    pairs = [pairs for _, pairs in counted]
+    units = units_of([image.group for image in images])
+    ious, distances = _pair_quality(kept, pairs)
+    return Report(
+        protocol=rules,
+        threshold=float(threshold),
+        type_names=names,
+        totals=totals,
+        n_cells=sum(len(image.true_xy) for image in images),
+        n_unknown=sum(int(np.sum(image.true_types == UNKNOWN)) for image in images),
+        n_predicted=sum(len(image.pred_xy) for image in kept),
+        n_added=(sum(pair.added[0] for pair in pairs), sum(pair.added[1] for pair in pairs)),
+        confusion=tuple(map(tuple, np.sum([confusion(pair, len(names)) for pair in pairs], axis=0).tolist())),
+        curve=score_curve(images, rules.radius_um),
+        median_iou=ious,
+        median_distance_um=distances,
+        intervals=bootstrap(per_image, units, partial(headline, type_names=names), resamples=resamples, seed=seed),
+        interval_unit="group" if any(image.group for image in images) else "image",
+        n_units=max(units) + 1,
+        images=tuple(
+            ImageRow(image.name, image.group, image.mpp, len(image.true_xy), len(image.pred_xy), count.detection)
+            for image, count in zip(kept, per_image, strict=True)
+        ),
+    )
+
+
+def _check_threshold(threshold: float) -> None:
+    if not 0 <= threshold <= 1:
+        raise InputError(f"threshold {threshold} is not an objectness; give a number from 0 to 1")
+
+
+def _pair_quality(images: Sequence[ImageCells], pairs: Sequence[PairedTypes]) -> tuple[float | None, float | None]:
+    """Median IoU and median centre distance in micrometres of the pairs of real cells."""
+    ious, distances = [np.empty(0)], [np.empty(0)]
+    for image, pair in zip(images, pairs, strict=True):
+        if any(pair.added):  # one side holds no real cell, so no pair is real
+            continue
+        i, j = pair.pred_idx, pair.true_idx
+        iou = box_iou(image.pred_boxes[i], image.true_boxes[j])
+        ious.append(iou[np.isfinite(iou)])
+        distances.append(np.linalg.norm(image.pred_xy[i] - image.true_xy[j], axis=1) * image.mpp)
+    iou, distance = np.concatenate(ious), np.concatenate(distances)
+    return (float(np.median(iou)) if len(iou) else None, float(np.median(distance)) if len(distance) else None)

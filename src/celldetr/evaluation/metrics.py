@@ -1,0 +1,243 @@
+"""Counts and the numbers made of them. Pure NumPy; counts are added over a split before anything is divided.
+
+Three families, kept apart by name because papers are not:
+
+- detection: pairs, whatever their types;
+- typing (``f1``): method section 6, after HoVer-Net. One set of pairs, made without looking at types; a pair of two
+  different types is charged to both classes with weight 2, an unmatched cell to its own with weight 1;
+- typing, class by class (``f1_classwise``): each class is paired on its own, as if the others did not exist, greedily
+  by score. Point-based papers (MCSpatNet, DeNuC) report this on BRCA-M2C. It is the milder of the two: a nucleus of the
+  wrong type costs each of the two classes one error rather than two.
+
+A number without any cell behind it is ``None`` (JSON null): neither 0 nor 1 would be true.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from celldetr.data.sample import UNKNOWN
+from celldetr.evaluation.cells import ImageCells
+from celldetr.evaluation.pairing import pair_cells
+from celldetr.evaluation.protocols import BACKGROUND, PairedTypes, Protocol, pair_image
+
+__all__ = [
+    "DetectionCounts",
+    "Totals",
+    "TypeCounts",
+    "box_iou",
+    "confusion",
+    "count_classwise",
+    "count_detection",
+    "count_image",
+    "count_types",
+    "pair_cells",
+]
+
+Ints = NDArray[np.int64]
+
+
+def ratio(part: float, whole: float) -> float | None:
+    """``part / whole``, or None where there is nothing to divide by."""
+    return float(part / whole) if whole else None
+
+
+@dataclass(frozen=True)
+class _Counts:
+    """Counts that add up over images."""
+
+    def __add__(self, other: Self) -> Self:
+        return type(self)(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
+
+
+@dataclass(frozen=True)
+class DetectionCounts(_Counts):
+    """Pairs (``tp``), predictions without a true cell (``fp``), true cells without a prediction (``fn``)."""
+
+    tp: int = 0
+    fp: int = 0
+    fn: int = 0
+
+    @property
+    def precision(self) -> float | None:
+        """TP / (TP + FP)."""
+        return ratio(self.tp, self.tp + self.fp)
+
+    @property
+    def recall(self) -> float | None:
+        """TP / (TP + FN)."""
+        return ratio(self.tp, self.tp + self.fn)
+
+    @property
+    def f1(self) -> float | None:
+        """2 TP / (2 TP + FP + FN)."""
+        return ratio(2 * self.tp, 2 * self.tp + self.fp + self.fn)
+
+
+@dataclass(frozen=True)
+class TypeCounts(_Counts):
+    """What happened to type c.
+
+    Attributes:
+        tp: pairs, true c and predicted c.
+        fp: pairs, predicted c, true another known type.
+        fn: pairs, true c, predicted another type.
+        fp_detection: predictions of type c without a true cell.
+        fn_detection: true cells of type c without a prediction.
+
+    Pairs whose true type is unknown are in none of these.
+    """
+
+    tp: int = 0
+    fp: int = 0
+    fn: int = 0
+    fp_detection: int = 0
+    fn_detection: int = 0
+
+    @property
+    def precision(self) -> float | None:
+        """TP / (TP + 2 FP + FP_d), as published with this F1: the two have it as their harmonic mean."""
+        return ratio(self.tp, self.tp + 2 * self.fp + self.fp_detection)
+
+    @property
+    def recall(self) -> float | None:
+        """TP / (TP + 2 FN + FN_d)."""
+        return ratio(self.tp, self.tp + 2 * self.fn + self.fn_detection)
+
+    @property
+    def f1(self) -> float | None:
+        """2 TP / (2 TP + 2 FP + 2 FN + FP_d + FN_d)."""
+        errors = 2 * self.fp + 2 * self.fn + self.fp_detection + self.fn_detection
+        return ratio(2 * self.tp, 2 * self.tp + errors)
+
+
+@dataclass(frozen=True)
+class Totals(_Counts):
+    """All counts of one image, or of any number of them: the K types and the K classes paired on their own in order."""
+
+    detection: DetectionCounts
+    types: tuple[TypeCounts, ...]
+    classwise: tuple[DetectionCounts, ...]
+
+    def __add__(self, other: Self) -> Self:
+        return type(self)(
+            self.detection + other.detection,
+            tuple(a + b for a, b in zip(self.types, other.types, strict=True)),
+            tuple(a + b for a, b in zip(self.classwise, other.classwise, strict=True)),
+        )
+
+    @property
+    def mean_f1(self) -> float | None:
+        """Mean of the types' F1 over the types that have one."""
+        return _mean([counts.f1 for counts in self.types])
+
+    @property
+    def mean_f1_classwise(self) -> float | None:
+        """Mean of the class-wise F1 over the types that have one."""
+        return _mean([counts.f1 for counts in self.classwise])
+
+
+def _mean(values: list[float | None]) -> float | None:
+    defined = [value for value in values if value is not None]
+    return ratio(sum(defined), len(defined))
+
+
+def count_image(cells: ImageCells, protocol: Protocol, n_types: int) -> tuple[Totals, PairedTypes]:
+    """Pair and count one image.
+
+    Args:
+        cells: predictions already above the threshold.
+        protocol: rules of pairing; class by class, cells are always paired greedily and nothing is added to empty
+            images.
+        n_types: K.
+    """
+    pairs = pair_image(cells, protocol)
+    classwise = count_classwise(cells, protocol.radius_px(cells.mpp), n_types)
+    return Totals(count_detection(pairs), count_types(pairs, n_types), classwise), pairs
+
+
+def count_detection(pairs: PairedTypes) -> DetectionCounts:
+    """Detection counts of one image."""
+    found = len(pairs.pred_idx)
+    return DetectionCounts(found, len(pairs.pred_types) - found, len(pairs.true_types) - found)
+
+
+def count_types(pairs: PairedTypes, n_types: int) -> tuple[TypeCounts, ...]:
+    """Counts of each of ``n_types`` types in one image."""
+    predicted, true = pairs.pred_types[pairs.pred_idx], pairs.true_types[pairs.true_idx]
+    extra = np.delete(pairs.pred_types, pairs.pred_idx)
+    missed = np.delete(pairs.true_types, pairs.true_idx)
+    known = true != UNKNOWN
+    return tuple(
+        TypeCounts(
+            tp=int(np.sum((predicted == c) & (true == c))),
+            fp=int(np.sum((predicted == c) & (true != c) & known)),
+            fn=int(np.sum((predicted != c) & (true == c))),
+            fp_detection=int(np.sum(extra == c)),
+            fn_detection=int(np.sum(missed == c)),
+        )
+        for c in range(n_types)
+    )
+
+
+def count_classwise(cells: ImageCells, radius: float, n_types: int) -> tuple[DetectionCounts, ...]:
+    """Counts of each type paired on its own, by falling score, in one image.
+
+    A prediction of type c that is left over but is the partner of a true cell of unknown type is not counted: that cell
+    may
+    well be of type c.
+
+    Args:
+        cells: predictions already above the threshold.
+        radius: px.
+        n_types: K.
+    """
+    free = np.ones(len(cells.pred_xy), bool)
+    counts = []
+    for c in range(n_types):
+        pred, true = np.flatnonzero(cells.pred_types == c), cells.true_types == c
+        pred_idx, _ = pair_cells(
+            cells.pred_xy[pred], cells.true_xy[true], radius, rule="greedy", scores=cells.pred_scores[pred]
+        )
+        free[pred[pred_idx]] = False
+        counts.append(DetectionCounts(len(pred_idx), len(pred) - len(pred_idx), int(true.sum()) - len(pred_idx)))
+    unknown = cells.true_types == UNKNOWN
+    if unknown.any():
+        rest = np.flatnonzero(free)
+        excused, _ = pair_cells(
+            cells.pred_xy[rest], cells.true_xy[unknown], radius, rule="greedy", scores=cells.pred_scores[rest]
+        )
+        spared = np.bincount(cells.pred_types[rest[excused]], minlength=n_types)
+        counts = [DetectionCounts(n.tp, n.fp - int(spared[c]), n.fn) for c, n in enumerate(counts)]
+    return tuple(counts)
+
+
+def confusion(pairs: PairedTypes, n_types: int) -> Ints:
+    """Who was taken for what, in one image.
+
+    Returns:
+        (K + 2, K + 1). Rows: true type, then "type unknown", then "no cell". Columns: predicted type, then "not found".
+        A row of a type sums to its true cells, a column of a type to its predictions.
+    """
+    matrix = np.zeros((n_types + 2, n_types + 1), np.int64)
+    # A background point is no cell: it stands where "no cell" and "not found" are.
+    rows = np.where(pairs.true_types == UNKNOWN, n_types, pairs.true_types)
+    rows = np.where(pairs.true_types == BACKGROUND, n_types + 1, rows)
+    columns = np.where(pairs.pred_types == BACKGROUND, n_types, pairs.pred_types)
+    np.add.at(matrix, (rows[pairs.true_idx], columns[pairs.pred_idx]), 1)
+    np.add.at(matrix[:, n_types], np.delete(rows, pairs.true_idx), 1)
+    np.add.at(matrix[n_types + 1], np.delete(columns, pairs.pred_idx), 1)
+    return matrix
+
+
+def box_iou(a: NDArray[np.floating], b: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Intersection over union of (N, 4) xyxy boxes, row by row; NaN where either box is empty or not finite."""
+    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    overlap = np.clip(np.minimum(a[:, 2:], b[:, 2:]) - np.maximum(a[:, :2], b[:, :2]), 0, None).prod(axis=1)
+    area_a, area_b = (np.clip(box[:, 2:] - box[:, :2], 0, None).prod(axis=1) for box in (a, b))
+    union = np.where((area_a > 0) & (area_b > 0), area_a + area_b - overlap, np.nan)
+    return overlap / union

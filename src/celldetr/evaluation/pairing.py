@@ -1,0 +1,165 @@
+"""One-to-one pairs of predicted and true cells: the first step of every metric, and the one papers differ in.
+
+Three rules, because published numbers differ in theirs, and by more than most models differ from each other:
+
+- ``assign_then_drop`` (HoVer-Net, CellViT, CellDETR; the default): the Hungarian assignment runs on *all* distances,
+  then pairs beyond the radius are dropped. A missed cell and a spurious prediction must be assigned to something, and a
+  chain of shifted neighbours between them is often cheaper than one long pair plus the right short ones: the whole
+  chain is lost. On crowded tiles with as many predictions as cells this takes up to ten points of F1
+  (docs/evaluation.md shows it).
+- ``within_radius``: pairs beyond the radius are forbidden before the assignment, which finds the largest number of
+  pairs and, among those, the smallest total distance. Never fewer pairs than any other rule. Cells that no candidate
+  pair connects are solved apart, so time grows with the number of cells, not with its cube: fit for whole slides.
+- ``greedy`` (point-based papers: DeNuC, much like MCSpatNet): by falling score each prediction takes the nearest true
+  cell that is still free. Raising the threshold only cuts off the end of the list, which makes it the rule for PR
+  curves.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import linear_sum_assignment
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
+from scipy.spatial import cKDTree
+from scipy.spatial.distance import cdist
+
+from celldetr.errors import InputError
+
+Pairing = Literal["assign_then_drop", "within_radius", "greedy"]
+Floats = NDArray[np.floating]
+Index = NDArray[np.intp]
+
+MAX_DISTANCES = 250_000_000  # 2 GB of float64: the largest full distance matrix ``assign_then_drop`` will make
+
+
+def pair_cells(
+    pred_xy: Floats,
+    true_xy: Floats,
+    radius: float,
+    *,
+    rule: Pairing = "assign_then_drop",
+    scores: Floats | None = None,
+) -> tuple[Index, Index]:
+    """Pair predicted with true cells, each at most once, by the distance of their centres.
+
+    Args:
+        pred_xy: (M, 2) predicted centres.
+        true_xy: (N, 2) true centres, in the unit of ``pred_xy``.
+        radius: largest distance of a pair, same unit; a pair exactly at it counts.
+        rule: what to do about cells farther apart than that; see the module.
+        scores: (M,) scores of the predictions, needed by ``greedy`` alone.
+
+    Returns:
+        ``pred_idx, true_idx``: (P,) positions of the pairs, P <= min(M, N), ``pred_idx`` rising.
+
+    Raises:
+        ValueError: arrays of another shape, coordinates that are not finite, a negative radius, no scores for
+            ``greedy``.
+        InputError: too many cells for ``assign_then_drop``.
+    """
+    pred, true = _points(pred_xy, "pred_xy"), _points(true_xy, "true_xy")
+    if not radius >= 0:
+        raise ValueError(f"radius must not be negative, got {radius}")
+    if rule == "greedy" and (scores is None or len(scores) != len(pred)):
+        raise ValueError(f"greedy pairing needs one score for each of the {len(pred)} predictions")
+    if not len(pred) or not len(true):
+        return np.empty(0, np.intp), np.empty(0, np.intp)
+    if rule == "assign_then_drop":
+        return _assign_then_drop(pred, true, radius)
+    i, j, distance = candidate_pairs(pred, true, radius)
+    if rule == "within_radius":
+        chosen = _largest_matching(i, j, distance, len(pred), len(true))
+    elif rule == "greedy" and scores is not None:
+        chosen = _greedy(i, j, distance, _rank(pred, scores), len(pred), len(true))
+    else:
+        raise ValueError(f"unknown pairing rule {rule!r}")
+    chosen = chosen[np.argsort(i[chosen])]
+    return i[chosen], j[chosen]
+
+
+def candidate_pairs(pred: NDArray[np.float64], true: NDArray[np.float64], radius: float) -> tuple[Index, Index, Floats]:
+    """All pairs of points at most ``radius`` apart.
+
+    Returns:
+        (E,) positions in ``pred``, (E,) positions in ``true``, (E,) distances, in no particular order.
+    """
+    # The tree is asked for a hair more and the distances decided here, so that its rounding cannot lose the limit
+    # itself.
+    reach = np.nextafter(radius * (1 + 1e-9), np.inf)
+    near = cKDTree(pred).sparse_distance_matrix(cKDTree(true), reach, output_type="ndarray")
+    i, j = near["i"].astype(np.intp), near["j"].astype(np.intp)
+    distance = np.sqrt(np.square(pred[i] - true[j]).sum(axis=1))
+    inside = distance <= radius
+    return i[inside], j[inside], distance[inside]
+
+
+def _points(xy: Floats, name: str) -> NDArray[np.float64]:
+    points = np.asarray(xy, np.float64)
+    if points.ndim != 2 or points.shape[1] != 2:
+        raise ValueError(f"{name} must be (N, 2) centres, got shape {points.shape}")
+    if not np.isfinite(points).all():
+        raise ValueError(f"{name} holds coordinates that are not finite")
+    return points
+
+
+def _assign_then_drop(pred: NDArray[np.float64], true: NDArray[np.float64], radius: float) -> tuple[Index, Index]:
+    if len(pred) * len(true) > MAX_DISTANCES:
+        raise InputError(
+            f"{len(pred)} predicted and {len(true)} true cells in one image are too many for pairing "
+            "'assign_then_drop'; cut the image into tiles or use 'within_radius'"
+        )
+    distance = cdist(pred, true)
+    i, j = linear_sum_assignment(distance)
+    near = distance[i, j] <= radius
+    return i[near], j[near]
+
+
+def _largest_matching(i: Index, j: Index, distance: Floats, n_pred: int, n_true: int) -> Index:
+    """Positions of the candidate pairs that make the largest matching, and the shortest of those."""
+    edges = coo_matrix((np.ones(len(i)), (i, j + n_pred)), shape=(n_pred + n_true, n_pred + n_true))
+    _, component = connected_components(edges, directed=False)
+    order = np.argsort(component[i], kind="stable")
+    bounds = np.flatnonzero(np.diff(component[i][order])) + 1
+    chosen = [
+        # Most components are one prediction on one cell: nothing to decide.
+        part if len(part) == 1 else part[_solve(i[part], j[part], distance[part])]
+        for part in np.split(order, bounds)
+        if len(part)
+    ]
+    return np.concatenate(chosen) if chosen else np.empty(0, np.intp)
+
+
+def _solve(i: Index, j: Index, distance: Floats) -> Index:
+    """The largest, then shortest matching within one component; positions of its pairs."""
+    rows, row = np.unique(i, return_inverse=True)
+    columns, column = np.unique(j, return_inverse=True)
+    # A forbidden pair costs more than all allowed ones together, hence is used only where one pair fewer is possible.
+    forbidden = distance.max() * min(len(rows), len(columns)) + 1
+    cost = np.full((len(rows), len(columns)), forbidden)
+    cost[row, column] = distance
+    position = np.full(cost.shape, -1, np.intp)
+    position[row, column] = np.arange(len(i))
+    solution = position[linear_sum_assignment(cost)]
+    return solution[solution >= 0]
+
+
+def _rank(pred: NDArray[np.float64], scores: Floats) -> Index:
+    """Place of each prediction by falling score; equal scores go by position, so that input order has no say."""
+    rank = np.empty(len(pred), np.intp)
+    rank[np.lexsort((pred[:, 1], pred[:, 0], -np.asarray(scores, np.float64)))] = np.arange(len(pred))
+    return rank
+
+
+def _greedy(i: Index, j: Index, distance: Floats, rank: Index, n_pred: int, n_true: int) -> Index:
+    """Positions of the candidate pairs taken when predictions choose in order of ``rank``."""
+    pred_free, true_free = np.ones(n_pred, bool), np.ones(n_true, bool)
+    chosen = []
+    for edge in np.lexsort((j, distance, rank[i])):
+        if pred_free[i[edge]] and true_free[j[edge]]:
+            pred_free[i[edge]] = true_free[j[edge]] = False
+            chosen.append(edge)
+    return np.asarray(chosen, np.intp)

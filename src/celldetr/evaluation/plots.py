@@ -1,0 +1,134 @@
+"""What a report looks like: precision-recall curve, confusion matrix, scores of hits and misses, threshold sweep.
+
+Each function makes a matplotlib figure from a report and nothing else; none touches pyplot, so there is no global
+state, no display and nothing to close.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from celldetr.errors import InputError
+from celldetr.evaluation.curve import BINS
+from celldetr.evaluation.report import Report, write_whole
+from celldetr.evaluation.show import number
+from celldetr.evaluation.threshold import ThresholdChoice
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+HIT, MISS, LINE = "#2166ac", "#b2182b", "#333333"  # told apart by eyes that confuse red and green
+FORMATS = {".png", ".svg", ".pdf"}
+
+
+def precision_recall_figure(report: Report) -> Figure:
+    """Precision against recall over all thresholds, with the one in use marked."""
+    figure, axes = _figure(4.5, 4.5)
+    curve, detection = report.curve, report.totals.detection
+    if curve.recall:
+        axes.plot(curve.recall, curve.precision, color=HIT)
+    if detection.recall is not None and detection.precision is not None:
+        label = f"threshold {report.threshold:.3f}: F1 {number(detection.f1)}"
+        axes.plot([detection.recall], [detection.precision], "o", color=MISS, label=label)
+        axes.legend(loc="lower left", frameon=False)
+    axes.set(xlim=(0, 1.01), ylim=(0, 1.01), xlabel="recall", ylabel="precision")
+    axes.set_title(f"detection, average precision {number(curve.average_precision)}")
+    return figure
+
+
+def confusion_figure(report: Report) -> Figure:
+    """Confusion matrix: shares of each row by colour, counts in the cells."""
+    rows = [*report.type_names, "type unknown", "no cell"]
+    columns = [*report.type_names, "not found"]
+    counts = np.array(report.confusion, float)
+    if not report.n_unknown:
+        del rows[-2]
+        counts = np.delete(counts, -2, axis=0)
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    figure, axes = _figure(1.8 + 0.8 * len(columns), 1.4 + 0.6 * len(rows))
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+    for (row, column), count in np.ndenumerate(counts):
+        colour = "white" if shares[row, column] > 0.5 else "black"
+        axes.text(column, row, f"{count:.0f}", ha="center", va="center", color=colour, fontsize=8)
+    axes.set_xticks(range(len(columns)), columns, rotation=30, ha="right")
+    axes.set_yticks(range(len(rows)), rows)
+    axes.set(xlabel="predicted", ylabel="true")
+    return figure
+
+
+def score_histogram_figure(report: Report) -> Figure:
+    """Objectness of predictions with and without a true cell, the threshold in use marked."""
+    figure, axes = _figure(5, 3.5)
+    left = np.arange(BINS) / BINS
+    axes.bar(left, report.curve.hits, 1 / BINS, align="edge", color=HIT, label="on a true cell")
+    axes.bar(left, report.curve.misses, 1 / BINS, align="edge", bottom=report.curve.hits, color=MISS, label="on none")
+    axes.axvline(report.threshold, color=LINE, linestyle="--", label=f"threshold {report.threshold:.3f}")
+    axes.set(xlim=(0, 1), xlabel="objectness", ylabel="predictions")
+    axes.legend(frameon=False)
+    return figure
+
+
+def threshold_figure(choice: ThresholdChoice) -> Figure:
+    """Detection F1 on validation against the threshold, the chosen one marked."""
+    figure, axes = _figure(5, 3.5)
+    axes.plot(choice.tried, choice.f1, color=HIT)
+    label = f"threshold {choice.threshold:.3f}: F1 {number(choice.counts.f1)}"
+    axes.axvline(choice.threshold, color=LINE, linestyle="--", label=label)
+    axes.set(xlim=(0, 1), xlabel="threshold", ylabel="detection F1 on validation")
+    axes.legend(frameon=False)
+    return figure
+
+
+def save_figure(figure: Figure, path: str | os.PathLike[str]) -> None:
+    """Write a figure, whole or not at all.
+
+    Args:
+        figure: of one of the functions here.
+        path: ends in .png, .svg or .pdf.
+
+    Raises:
+        InputError: another ending, or the file cannot be written.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in FORMATS:
+        raise InputError(f"{path}: a figure is written as one of {', '.join(sorted(FORMATS))}; give such an ending")
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format=path.suffix[1:].lower(), dpi=150)
+    write_whole(path, buffer.getvalue())
+
+
+def save_plots(report: Report, directory: str | os.PathLike[str], suffix: str = ".png") -> list[Path]:
+    """Write every plot of a report into a directory that exists; returns the paths.
+
+    Raises:
+        InputError: an unknown suffix, or a directory that cannot be written.
+    """
+    figures = {
+        "precision_recall": precision_recall_figure,
+        "confusion": confusion_figure,
+        "scores": score_histogram_figure,
+    }
+    paths = []
+    for name, draw in figures.items():
+        path = Path(directory) / f"{name}{suffix}"
+        save_figure(draw(report), path)
+        paths.append(path)
+    return paths
+
+
+def _figure(width: float, height: float) -> tuple[Figure, Axes]:
+    # Imported here: the import takes longer than most commands, and few of them draw.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes

@@ -1,0 +1,104 @@
+"""A report as tables on a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from celldetr.evaluation.report import Report
+
+
+def show_report(report: Report, others: Sequence[Report] = ()) -> RenderableType:
+    """Tables of a report, to be printed by a rich console.
+
+    Args:
+        report: shown in full: detection, each type, and what they were measured on.
+        others: the same split under other protocols, one line each.
+    """
+    parts: list[RenderableType] = [_scores(report), _facts(report)]
+    if others:
+        parts.append(_protocols([report, *others]))
+    return Group(*parts)
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """A metric as people read it; a dash where it is undefined."""
+    return "–" if value is None else f"{value:.{digits}f}"
+
+
+def _interval(report: Report, name: str) -> str:
+    bounds = report.intervals.get(name)
+    return f"{bounds[0]:.3f}–{bounds[1]:.3f}" if bounds else ""
+
+
+def _scores(report: Report) -> Table:
+    title = f"{report.protocol.name}: pairs within {report.protocol.radius_um:g} µm, threshold {report.threshold:.3f}"
+    table = Table(title=title)
+    table.add_column("")
+    for heading in ("true", "predicted", "precision", "recall", "F1", "95 %", "F1 class by class", "95 % "):
+        table.add_column(heading, justify="right")
+    detection = report.totals.detection
+    table.add_row(
+        "detection",
+        str(report.n_cells),
+        str(report.n_predicted),
+        number(detection.precision),
+        number(detection.recall),
+        number(detection.f1),
+        _interval(report, "detection.f1"),
+        end_section=True,
+    )
+    columns = zip(*report.confusion, strict=True)
+    predicted = [sum(column) for column in columns]
+    for k, name in enumerate(report.type_names):
+        counts, alone = report.totals.types[k], report.totals.classwise[k]
+        table.add_row(
+            name,
+            str(sum(report.confusion[k])),
+            str(predicted[k]),
+            number(counts.precision),
+            number(counts.recall),
+            number(counts.f1),
+            _interval(report, f"types.{name}.f1"),
+            number(alone.f1),
+            _interval(report, f"types.{name}.f1_classwise"),
+            end_section=k == len(report.type_names) - 1,
+        )
+    table.add_row(
+        "mean of types",
+        *[""] * 4,
+        number(report.totals.mean_f1),
+        _interval(report, "mean_type_f1"),
+        number(report.totals.mean_f1_classwise),
+        _interval(report, "mean_type_f1_classwise"),
+    )
+    return table
+
+
+def _facts(report: Report) -> Text:
+    facts = [
+        f"{report.n_images} images, {report.n_cells} cells ({report.n_unknown} of unknown type)",
+        f"average precision {number(report.curve.average_precision)}",
+        f"median box IoU {number(report.median_iou)}",
+        f"median distance {number(report.median_distance_um, 2)} µm",
+    ]
+    if any(report.n_added):
+        facts.append(f"{report.n_added[0]} predicted and {report.n_added[1]} true points added to empty images")
+    if report.n_units > 1 and any(report.intervals.values()):
+        facts.append(f"intervals: bootstrap over {report.n_units} {report.interval_unit}s")
+    return Text("; ".join(facts), style="dim")
+
+
+def _protocols(reports: Sequence[Report]) -> Table:
+    table = Table(title="The same predictions under each protocol")
+    table.add_column("protocol")
+    for heading in ("detection F1", "mean type F1", *reports[0].type_names):
+        table.add_column(heading, justify="right")
+    for report in reports:
+        f1 = [counts.f1 for counts in report.totals.types]
+        values = [report.detection_f1, report.mean_type_f1, *f1]
+        table.add_row(report.protocol.name, *map(number, values))
+    return table

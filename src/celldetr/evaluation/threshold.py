@@ -1,0 +1,115 @@
+"""The objectness threshold, chosen on validation images and nothing else.
+
+F1 as a function of the threshold is a step function with noise on a broad top; its single highest step is luck of the
+validation set. So the steps are taken at quantiles of the scores, smoothed over their neighbours, and the middle of the
+top is returned, which is where the choice depends least on the images it was made on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from celldetr.data.sample import Sample
+from celldetr.errors import InputError
+from celldetr.evaluation.cells import ImageCells, Predict, predict_samples
+from celldetr.evaluation.metrics import DetectionCounts, count_detection
+from celldetr.evaluation.protocols import Protocol, find_protocol, pair_image
+
+STEPS = 120  # thresholds tried
+SMOOTH = 0.04  # share of the steps averaged over; below 25 steps, none
+TOP = 5e-4  # F1 within this of the best belongs to the top
+
+
+@dataclass(frozen=True)
+class ThresholdChoice:
+    """A threshold and what it was chosen from.
+
+    Attributes:
+        threshold: least objectness of a prediction that counts.
+        counts: detection on the validation images at that threshold.
+        tried: rising thresholds that were tried.
+        f1: detection F1 at each of them, as measured, not smoothed.
+    """
+
+    threshold: float
+    counts: DetectionCounts
+    tried: tuple[float, ...]
+    f1: tuple[float, ...]
+
+
+def choose_threshold(
+    predict: Predict,
+    validation: Iterable[Sample],
+    type_names: Sequence[str],
+    protocol: str | Protocol = "standard",
+) -> ThresholdChoice:
+    """The threshold of the best detection F1 on validation images.
+
+    Args:
+        predict: the model, returning cells down to a low score; each image is predicted once.
+        validation: labelled images that the model was neither trained nor will be tested on.
+        type_names: the model's types.
+        protocol: rules of pairing.
+
+    Raises:
+        InputError: no true cell, or no prediction, in the validation images.
+    """
+    return best_threshold(list(predict_samples(predict, validation, tuple(type_names))), protocol)
+
+
+def best_threshold(validation: Sequence[ImageCells], protocol: str | Protocol = "standard") -> ThresholdChoice:
+    """``choose_threshold`` for predictions made before.
+
+    Raises:
+        InputError: as ``choose_threshold``.
+    """
+    rules = find_protocol(protocol)
+    n_true = sum(len(image.true_xy) for image in validation)
+    scores = np.sort(np.concatenate([np.empty(0), *(image.pred_scores for image in validation)]))
+    if not n_true:
+        raise InputError("the validation images hold no labelled cell; a threshold cannot be chosen on them")
+    if not len(scores):
+        raise InputError("the model finds no cell in the validation images; train it longer or lower its own threshold")
+    steps = _steps(scores, n_true)
+    measured = np.array([_count(validation, rules, step).f1 or 0.0 for step in steps])
+    first, last = _top(_smooth(measured))
+    # A selection is the same for every threshold above the next lower score, so the top begins there. Nothing is known
+    # of predictions below the lowest score seen.
+    below = scores[scores < steps[first]]
+    threshold = float(((below[-1] if len(below) else steps[first]) + steps[last]) / 2)
+    return ThresholdChoice(
+        threshold, _count(validation, rules, threshold), tuple(steps.tolist()), tuple(measured.tolist())
+    )
+
+
+def _steps(scores: NDArray[np.float64], n_true: int) -> NDArray[np.float64]:
+    """Thresholds to try, rising: distinct quantiles of the (sorted) scores around the useful number of predictions."""
+    # With k predictions F1 is at most 2 min(k, N) / (k + N). Outside N/4 ... 4N that is below 0.4, and a detector that
+    # can do no better is not helped by a threshold; without this, thousands of junk scores would take all the steps.
+    useful = scores[max(0, len(scores) - 4 * n_true) : len(scores) - min(n_true // 4, len(scores) - 1)]
+    places = np.linspace(0, len(useful) - 1, min(STEPS, len(useful))).round().astype(np.intp)
+    return np.unique(useful[places])
+
+
+def _count(images: Sequence[ImageCells], protocol: Protocol, threshold: float) -> DetectionCounts:
+    counts = (count_detection(pair_image(image.above(threshold), protocol)) for image in images)
+    return sum(counts, DetectionCounts())
+
+
+def _smooth(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Moving average over ``SMOOTH`` of the steps; at the ends over those there are."""
+    half = int(len(values) * SMOOTH / 2 + 0.5)
+    window = np.ones(2 * half + 1)
+    return np.convolve(values, window, "same") / np.convolve(np.ones(len(values)), window, "same")
+
+
+def _top(values: NDArray[np.float64]) -> tuple[int, int]:
+    """First and last step of the longest run within ``TOP`` of the best."""
+    high = np.flatnonzero(values >= values.max() - TOP)
+    runs = np.split(high, np.flatnonzero(np.diff(high) > 1) + 1)
+    longest = max(runs, key=len)
+    return int(longest[0]), int(longest[-1])
