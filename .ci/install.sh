@@ -10,6 +10,8 @@
 set -eu
 cd "$(dirname "$0")/.."
 extra=${1:+[$1]}
+# Trust what the system trusts, as pip does: networks of laboratories often have a certificate authority of their own.
+export UV_SYSTEM_CERTS="${UV_SYSTEM_CERTS:-1}"
 venv=.venv
 python=$venv/bin/python
 
