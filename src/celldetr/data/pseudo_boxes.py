@@ -1,9 +1,10 @@
-"""Boxes from points: a watershed seeded at the annotated points on the haematoxylin channel.
+"""Boxes from points: a watershed seeded at the points on the haematoxylin channel, then a contour in each basin.
 
-Many sets of cell types are annotated with points only, and a detector needs extents. Every nucleus gets the part of the
-image that is nearer to it than to its neighbours, uphill of haematoxylin, and within a radius; inside that part it is
-what is darker than a level between the local background and the nucleus' own stain. No size is assumed; where that
-fails, the nucleus gets the median size of its image.
+Many sets of cell types are annotated with points only, and a detector needs extents. The watershed divides the image
+among the points; by itself it stops at the wrong place where the nucleus is pale, vesicular or on blue cytoplasm. So
+the nucleus is taken to be the best closed contour around its point: one that crosses from stained to unstained, holds
+what is stained about halfway between background and nucleus or more, and stays in its basin. Where the image does not
+decide, the typical size of the nuclei of that image does; no size is assumed beforehand.
 """
 
 from __future__ import annotations
@@ -15,52 +16,106 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from skimage import segmentation
 
+from celldetr.data.contour import best_radii
 from celldetr.data.stain import haematoxylin
 
-CROSS = ndimage.generate_binary_structure(2, 1)
+RAYS = 32
+COARSE = 4  # px; the background is looked for on every fourth pixel
 
 
 @dataclass(frozen=True)
-class PseudoBoxes:
-    """Parameters, lengths in micrometres; chosen on CoNSeP train by ``benchmarks/pseudo_boxes.py``."""
+class PseudoBoxConfig:
+    """Lengths in micrometres, amounts relative to the nucleus' contrast; chosen on CoNSeP train."""
 
-    smoothing_um: float = 0.4  # sigma of the haematoxylin channel
-    seed_um: float = 0.75  # sigma over which a nucleus' own stain is read at its point
-    radius_um: float = 8.0  # a nucleus reaches no further from its point
-    compactness: float = 0.1  # weight of the distance to the point, in optical density per micrometre
+    # Basins.
+    basin_smoothing_um: float = 0.5  # sigma of the channel the watershed runs on
+    compactness: float = 1.0  # added to the watershed's relief per micrometre of distance to the nearest point
+    largest_um: float = 8.0  # a nucleus reaches no further from its point
+    smallest_um: float = 1.25  # and at least as far as this, on every side
+    # Contrast: 0 is the background, 1 the nucleus' own stain.
     background_um: float = 20.0  # side of the window in which the background is looked for
-    background_percentile: float = 20.0
-    level: float = 0.6  # threshold between background (0) and the nucleus' own stain (1)
-    smallest_um2: float = 6.0  # a smaller part is not believed
+    background_percentile: float = 10.0
+    own_um: float = 3.0  # radius in which the nucleus' own stain is looked for
+    own_percentile: float = 80.0  # high, for pale nuclei with a dark rim
+    least_contrast: float = 0.05  # optical density; less is noise and is not amplified
+    # Contour.
+    smoothing_um: float = 0.25  # sigma of the channel on which edges are looked for
+    ray_step_um: float = 0.25
+    edge_um: float = 0.5  # inside and outside of an edge are means over this length
+    edge_cap: float = 0.6  # an edge counts no more than this: the rim of a dark neighbour is no better than one's own
+    level: float = 0.45  # contrast above which a pixel speaks for being inside
+    interior: float = 0.5  # weight per micrometre of what lies inside, relative to the edge
+    outside: float = 1.0  # what a micrometre beyond the basin counts against
+    leaving: float = 0.5  # fixed price of leaving the basin
+    roughness: float = 0.05  # price of each step between neighbouring rays
+    largest_jump: int = 2  # steps between neighbouring rays
+    typical: float = 0.1  # pull towards the image's typical radius, per unit of log radius
 
 
-def _background(stain: NDArray[np.float32], mpp: float, params: PseudoBoxes) -> NDArray[np.float32]:
-    """A low percentile of the stain around each pixel, found on a coarse grid."""
-    step = 4
-    coarse = stain[::step, ::step]
-    size = max(3, round(params.background_um / mpp / step))
-    low = ndimage.percentile_filter(coarse, params.background_percentile, size=size)
+def basins(stain: NDArray[np.float32], points: NDArray[np.float32], mpp: float, config: PseudoBoxConfig) -> NDArray:
+    """Divide an image among points: (H, W) int32, 1 + index of the point, 0 where no point is near."""
     height, width = stain.shape
-    return np.repeat(np.repeat(low, step, axis=0), step, axis=1)[:height, :width]
+    column, row = _pixels(points, stain.shape)
+    seeds = np.zeros((height, width), dtype=np.int32)
+    seeds[row, column] = np.arange(1, len(points) + 1)  # of two points in one pixel the last gets the basin
+    distance = ndimage.distance_transform_edt(seeds == 0) * mpp
+    relief = config.compactness * distance - ndimage.gaussian_filter(stain, config.basin_smoothing_um / mpp)
+    near = distance < config.largest_um
+    divided: NDArray[np.int32] = segmentation.watershed(relief, seeds, mask=near)  # type: ignore[no-untyped-call]
+    return divided
 
 
-def _extent(part: NDArray[np.bool_], row: int, column: int) -> tuple[NDArray[np.bool_], bool]:
-    """Clean one nucleus: tails cut, holes filled, only the piece that holds the point (or the largest) kept."""
-    mask = np.pad(part, 1)
-    opened = ndimage.binary_opening(mask, CROSS)
-    mask = ndimage.binary_fill_holes(opened if opened.any() else mask)
-    pieces, count = ndimage.label(mask)
-    if count > 1:
-        inside = 0 <= row < part.shape[0] and 0 <= column < part.shape[1]
-        piece = pieces[row + 1, column + 1] if inside else 0
-        if piece == 0:
-            piece = 1 + int(np.argmax(ndimage.sum_labels(mask, pieces, np.arange(1, count + 1))))
-        mask = pieces == piece
-    return mask[1:-1, 1:-1], bool(mask.any())
+def _pixels(points: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.int64]:
+    """(2, N) column and row of the pixels that hold the points."""
+    return np.clip(np.floor(points), 0, [shape[1] - 1, shape[0] - 1]).astype(np.int64).T
+
+
+def _background(
+    stain: NDArray[np.float32], points: NDArray[np.float32], mpp: float, config: PseudoBoxConfig
+) -> NDArray:
+    """(N,) the stain around each point that is not nucleus: a low percentile of a wide window."""
+    size = max(3, round(config.background_um / mpp / COARSE))
+    low = ndimage.percentile_filter(stain[::COARSE, ::COARSE], config.background_percentile, size=size)
+    column, row = _pixels(points, stain.shape) // COARSE
+    return low[row, column]
+
+
+def _look_along(
+    stain: NDArray[np.float32],
+    divided: NDArray[np.int32],
+    points: NDArray[np.float32],
+    rays: NDArray[np.floating],
+    distances: NDArray[np.floating],
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """(N, A, R) the stain, and whether it is still the point's basin, along rays (2, A) at distances (R,) in pixels."""
+    height, width = stain.shape
+    x, y = points.T[:, :, None, None] + rays[:, None, :, None] * distances  # (N, A, R) each
+    along = ndimage.map_coordinates(stain, [y - 0.5, x - 0.5], order=1, mode="nearest")
+    column = np.clip(np.floor(x), 0, width - 1).astype(np.int64)
+    row = np.clip(np.floor(y), 0, height - 1).astype(np.int64)
+    return along, divided[row, column] == np.arange(1, len(points) + 1)[:, None, None]
+
+
+def _scores(
+    contrast: NDArray[np.floating], inside: NDArray[np.bool_], radii: NDArray[np.floating], config: PseudoBoxConfig
+) -> NDArray[np.float64]:
+    """(N, A, R) how well each ray's radius would do: the edge there and what lies within it."""
+    count = contrast.shape[2]
+    reach = max(1, round(config.edge_um / config.ray_step_um))
+    padded = np.pad(contrast, ((0, 0), (0, 0), (reach, reach)), mode="edge")
+    within = sum(padded[:, :, reach - step : reach - step + count] for step in range(reach)) / reach
+    beyond = sum(padded[:, :, reach + 1 + step : reach + 1 + step + count] for step in range(reach)) / reach
+    edge = np.clip(within - beyond, -config.edge_cap, config.edge_cap)
+    content = np.where(inside, np.clip(contrast - config.level, -1, 1), -config.outside)
+    score = edge + config.interior * config.ray_step_um * np.cumsum(content, axis=2)
+    left = np.cumsum(~inside, axis=2) > 1  # the first sample beyond the border is still the border
+    score -= config.leaving * left
+    score[:, :, radii < config.smallest_um] -= 5  # more than any contour can gain on a ray
+    return score
 
 
 def pseudo_boxes(
-    image: NDArray[np.uint8], points: NDArray[np.floating], mpp: float, params: PseudoBoxes | None = None
+    image: NDArray[np.uint8], points: NDArray[np.floating], mpp: float, config: PseudoBoxConfig | None = None
 ) -> NDArray[np.float32]:
     """Find the extents of nuclei from a point in each.
 
@@ -68,46 +123,38 @@ def pseudo_boxes(
         image: (H, W, 3) uint8 RGB.
         points: (N, 2) x, y in pixels.
         mpp: micrometres per pixel of ``image``.
-        params: lengths and levels.
+        config: lengths and weights.
 
     Returns:
-        (N, 4) float32 xyxy in pixels, inside the image, each with its point inside or on its border.
+        (N, 4) float32 xyxy in pixels, clipped to the image, each with its point inside.
     """
-    params = params or PseudoBoxes()
-    height, width = image.shape[:2]
-    count = len(points)
-    if count == 0:
+    config = config or PseudoBoxConfig()
+    if len(points) == 0:
         return np.zeros((0, 4), dtype=np.float32)
-    xy = np.clip(np.asarray(points, dtype=np.float32), 0, [width, height])
-    column, row = np.minimum(xy.astype(np.int64), [width - 1, height - 1]).T
+    height, width = image.shape[:2]
+    xy = np.clip(np.asarray(points, dtype=np.float32), 0, [width, height]).astype(np.float32)
     raw = haematoxylin(image)
-    stain = ndimage.gaussian_filter(raw, params.smoothing_um / mpp)
-    seeds = np.zeros((height, width), dtype=np.int32)
-    seeds[row, column] = np.arange(1, count + 1)
-    distance = ndimage.distance_transform_edt(seeds == 0) * mpp
-    parts: NDArray[np.int32] = segmentation.watershed(  # type: ignore[no-untyped-call]
-        params.compactness * distance - stain, seeds, mask=distance < params.radius_um
-    )
-    own = ndimage.gaussian_filter(stain, params.seed_um / mpp)[row, column]
-    below = _background(stain, mpp, params)[row, column]
-    level = np.concatenate([[np.inf], below + params.level * (own - below)])
-    parts = np.where(stain > level[parts], parts, 0)
+    divided = basins(raw, xy, mpp, config)
+    stain = ndimage.gaussian_filter(raw, config.smoothing_um / mpp)
 
-    boxes = np.zeros((count, 4), dtype=np.float32)
-    found = np.zeros(count, dtype=bool)
-    for index, window in enumerate(ndimage.find_objects(parts, count)):
-        if window is None:
-            continue
-        top, left = window[0].start, window[1].start
-        mask, found[index] = _extent(parts[window] == index + 1, row[index] - top, column[index] - left)
-        if not found[index] or mask.sum() * mpp**2 < params.smallest_um2:
-            found[index] = False
-            continue
-        rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-        boxes[index] = left + columns[0], top + rows[0], left + columns[-1] + 1, top + rows[-1] + 1
-    sizes = boxes[found, 2:] - boxes[found, :2]
-    usual = np.median(sizes, axis=0) if len(sizes) else np.full(2, 6.0 / mpp)
-    boxes[~found] = np.concatenate([xy - usual / 2, xy + usual / 2], axis=1)[~found]
-    boxes[:, :2] = np.minimum(boxes[:, :2], xy)
-    boxes[:, 2:] = np.maximum(boxes[:, 2:], xy)
-    return np.clip(boxes, 0, np.array([width, height, width, height], dtype=np.float32)).astype(np.float32)
+    radii = np.arange(1, round(config.largest_um / config.ray_step_um) + 1) * config.ray_step_um
+    angles = np.arange(RAYS) * 2 * np.pi / RAYS
+    rays = np.stack([np.cos(angles), np.sin(angles)])  # (2, A)
+    along, own_basin = _look_along(stain, divided, xy, rays, (radii - config.ray_step_um / 2) / mpp)
+    inside = np.logical_and.accumulate(own_basin | (radii <= config.smallest_um / 2), axis=2)
+
+    core = np.where(inside, along, np.nan)[:, :, radii <= config.own_um].reshape(len(xy), -1)
+    own = np.nanpercentile(core, config.own_percentile, axis=1)
+    background = _background(stain, xy, mpp, config)
+    scale = np.maximum(own - background, config.least_contrast)
+    contrast = (along - background[:, None, None]) / scale[:, None, None]
+
+    score = _scores(contrast, inside, radii, config)
+    chosen = radii[best_radii(score, config.largest_jump, config.roughness)]
+    typical = np.median(chosen.mean(axis=1))
+    score -= config.typical * np.abs(np.log(radii / typical))
+    chosen = radii[best_radii(score, config.largest_jump, config.roughness)]  # (N, A)
+
+    reach = rays[:, None] * chosen / mpp  # (2, N, A)
+    boxes = np.concatenate([xy + reach.min(axis=2).T, xy + reach.max(axis=2).T], axis=1)
+    return np.clip(boxes, 0, np.array([width, height, width, height])).astype(np.float32)
