@@ -1,0 +1,280 @@
+"""Pixels of a slide, whatever file they are in: ``open_slide``, and the class every reader derives from.
+
+A reader has one method that matters, ``read_region``: any rectangle in level-0 pixels, with fractional corners,
+resampled to any size. It picks the coarsest pyramid level that is still fine enough and resamples from there, so a
+model's own micrometres per pixel is reached from any scanner's. A new format is a subclass that reads whole pixels of
+one level.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from celldetr.errors import InputError
+from celldetr.slide.resolution import Resolution
+
+SOURCE_PIXELS = 16 * 2**20  # most pixels of a level held at once; larger regions are resampled in blocks
+LEVEL_TOLERANCE = 1.02  # a level this much coarser than asked for is still taken: 2 % does not blur a nucleus
+BICUBIC_SUPPORT = 2  # source pixels either side, times the reduction
+# Resampling reduces by whole factors first where the reduction is at least twice this. 2 is indistinguishable (PIL).
+REDUCING_GAP = 2.0
+EDGE = 1e-3  # px beyond the slide that count as rounding, not as outside
+
+
+@dataclass(frozen=True)
+class Level:
+    """One resolution of a pyramid: its size, and level-0 pixels per pixel of its own along x and y."""
+
+    width: int
+    height: int
+    downsample: tuple[float, float]
+
+
+class SlideReader(ABC):
+    """An open slide. Reading is safe from several threads. Use as a context manager, or call ``close``.
+
+    Attributes:
+        name: what its output is called: the file name without its extensions.
+        file: the file's name without folders, or "" for an array.
+        format: vendor or file type, e.g. ``aperio``, ``ome-tiff``, ``png``, ``array``.
+        levels: finest first; there is at least one.
+        mpp: micrometres per pixel of level 0.
+        mpp_source: where that is from: ``given``, or the metadata property.
+        size_bytes: of the file, 0 for an array.
+        warnings: what is doubtful about the slide, one sentence each.
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        file: str,
+        format: str,
+        levels: tuple[Level, ...],
+        resolution: Resolution,
+        size_bytes: int,
+        warnings: tuple[str, ...] = (),
+    ) -> None:
+        self.name = name
+        self.file = file
+        self.format = format
+        self.levels = levels
+        self.mpp = resolution.mpp
+        self.mpp_source = resolution.source
+        self.size_bytes = size_bytes
+        self.warnings = (*resolution.warnings, *warnings)
+
+    @property
+    def width(self) -> int:
+        """Of level 0, px."""
+        return self.levels[0].width
+
+    @property
+    def height(self) -> int:
+        """Of level 0, px."""
+        return self.levels[0].height
+
+    @abstractmethod
+    def read_level(self, level: int, x: int, y: int, width: int, height: int) -> NDArray[np.uint8]:
+        """Whole pixels of one level, a rectangle inside it -> (height, width, 3) uint8 RGB, transparency made white.
+
+        Raises:
+            InputError: the file is damaged there.
+        """
+
+    def read_region(
+        self, x: float, y: float, width: float, height: float, out_width: int, out_height: int
+    ) -> NDArray[np.uint8]:
+        """Read a rectangle at any resolution.
+
+        Args:
+            x, y: its top left corner in level-0 pixels; pixel i covers [i, i + 1).
+            width, height: its size in level-0 pixels.
+            out_width, out_height: size of the result in pixels.
+
+        Returns:
+            (out_height, out_width, 3) uint8 RGB. What lies outside the slide is white.
+
+        Raises:
+            InputError: the file is damaged there.
+        """
+        index = self.level_for(min(width / out_width, height / out_height))
+        level = self.levels[index]
+        blocks = _blocks(width / level.downsample[0], height / level.downsample[1], out_width, out_height)
+        out = np.empty((out_height, out_width, 3), dtype=np.uint8)
+        for left, top, right, bottom in blocks:
+            step_x, step_y = width / out_width, height / out_height
+            box = (x + left * step_x, y + top * step_y, x + right * step_x, y + bottom * step_y)
+            out[top:bottom, left:right] = self._resample(index, box, right - left, bottom - top)
+        return out
+
+    def thumbnail(self, mpp: float) -> NDArray[np.uint8]:
+        """The whole slide at about ``mpp`` micrometres per pixel -> (h, w, 3) uint8, at least one pixel a side."""
+        reduction = max(mpp / self.mpp, 1.0)
+        width, height = (max(1, round(side / reduction)) for side in (self.width, self.height))
+        return self.read_region(0, 0, self.width, self.height, width, height)
+
+    def level_for(self, downsample: float) -> int:
+        """Index of the coarsest level that is as fine as ``downsample`` level-0 pixels per pixel."""
+        fine_enough = [
+            i for i, level in enumerate(self.levels) if max(level.downsample) <= downsample * LEVEL_TOLERANCE
+        ]
+        return max(fine_enough, key=lambda i: self.levels[i].downsample, default=0)
+
+    def _resample(
+        self, index: int, box: tuple[float, float, float, float], out_width: int, out_height: int
+    ) -> NDArray[np.uint8]:
+        """One block of ``read_region``: a box in level-0 pixels, small enough to be held at its level's resolution."""
+        level = self.levels[index]
+        dx, dy = level.downsample
+        left, top, right, bottom = box[0] / dx, box[1] / dy, box[2] / dx, box[3] / dy
+        source, x0, y0 = self._source(index, left, top, right, bottom, out_width, out_height)
+        inner = (left - x0, top - y0, right - x0, bottom - y0)
+        whole = all(abs(edge - round(edge)) < 1e-6 for edge in inner)
+        if whole and (round(right - left), round(bottom - top)) == (out_width, out_height):
+            x, y = round(inner[0]), round(inner[1])
+            return source[y : y + out_height, x : x + out_width]
+        height, width = source.shape[:2]
+        # The margin makes the box lie inside up to rounding, which Pillow does not forgive.
+        safe = (max(inner[0], 0.0), max(inner[1], 0.0), min(inner[2], float(width)), min(inner[3], float(height)))
+        image = Image.fromarray(source)
+        resized = image.resize((out_width, out_height), Image.Resampling.BICUBIC, safe, reducing_gap=REDUCING_GAP)
+        return np.asarray(resized)
+
+    def _source(
+        self, index: int, left: float, top: float, right: float, bottom: float, out_width: int, out_height: int
+    ) -> tuple[NDArray[np.uint8], int, int]:
+        """Pixels of a level that a box (in its pixels) needs, filter margin included, and the first one's x and y."""
+        level = self.levels[index]
+        x0, x1 = _needed(left, right, out_width, level.width)
+        y0, y1 = _needed(top, bottom, out_height, level.height)
+        inside = max(x0, 0), max(y0, 0), min(x1, level.width), min(y1, level.height)
+        if inside == (x0, y0, x1, y1):
+            return self.read_level(index, x0, y0, x1 - x0, y1 - y0), x0, y0
+        source = np.full((y1 - y0, x1 - x0, 3), 255, dtype=np.uint8)
+        if inside[0] < inside[2] and inside[1] < inside[3]:
+            pixels = self.read_level(index, inside[0], inside[1], inside[2] - inside[0], inside[3] - inside[1])
+            source[inside[1] - y0 : inside[3] - y0, inside[0] - x0 : inside[2] - x0] = pixels
+        return source, x0, y0
+
+    def close(self) -> None:
+        """Release the file; reading afterwards is an error."""
+        return
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _needed(low: float, high: float, out: int, size: int) -> tuple[int, int]:
+    """First and one past the last pixel along an axis that a resampled interval needs; may reach outside 0..size.
+
+    The filter's margin stops at the slide's edge, so that white from outside is not mixed into its last pixels; only
+    what the interval itself covers outside is white.
+    """
+    margin = 0 if low == round(low) and high - low == out else BICUBIC_SUPPORT * max(1.0, (high - low) / out) + 1
+    first, last = math.floor(low + EDGE), math.ceil(high - EDGE)
+    first = max(math.floor(low - margin), min(first, 0))
+    last = min(math.ceil(high + margin), max(last, size))
+    return first, max(last, first + 1)
+
+
+def _blocks(width: float, height: float, out_width: int, out_height: int) -> list[tuple[int, int, int, int]]:
+    """Cut an output, whose source measures ``width`` x ``height`` px, into parts (left, top, right, bottom)."""
+    side = math.isqrt(SOURCE_PIXELS)
+    columns = np.linspace(0, out_width, min(out_width, math.ceil(width / side)) + 1).round().astype(int)
+    rows = np.linspace(0, out_height, min(out_height, math.ceil(height / side)) + 1).round().astype(int)
+    return [
+        (int(left), int(top), int(right), int(bottom))
+        for top, bottom in pairwise(rows)
+        for left, right in pairwise(columns)
+    ]
+
+
+def reduction(whole: int, part: int) -> float:
+    """Level-0 pixels per pixel of a level along an axis, from the two sizes.
+
+    Levels are cut to whole pixels: where that explains the rest, the reduction is a whole number. The plain ratio would
+    displace the far end of a slide by up to a pixel of the level.
+    """
+    nearest = round(whole / part)
+    return float(nearest) if abs(whole / nearest - part) <= 1 else whole / part
+
+
+def slide_name(path: Path) -> str:
+    """What the output of a slide is called: ``a/case 7.ome.tif`` -> ``case 7``."""
+    stem = path.stem
+    return stem[:-4] if stem.lower().endswith(".ome") and len(stem) > 4 else stem
+
+
+def open_slide(path: Path | str, mpp: float | None = None) -> SlideReader:
+    """Open a slide or an image.
+
+    Args:
+        path: what OpenSlide reads (SVS, NDPI, MRXS, SCN, VMS, BIF, Philips TIFF, DICOM, ...), a plain, tiled,
+            pyramidal, ImageJ or OME TIFF, a PNG or a JPEG.
+        mpp: micrometres per pixel of level 0; overrides the metadata. Needed where there are none, as in PNG and JPEG.
+
+    Raises:
+        InputError: no such file, a directory, not an image, damaged, not a colour image, or of unknown resolution.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise InputError(f"{path}: is a directory; expected a slide file")
+    try:
+        with path.open("rb") as file:
+            head = file.read(16)
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None
+    if not head:
+        raise InputError(f"{path}: the file is empty; expected a slide or an image")
+
+    # Libraries are imported when their format is met: a PNG should not wait for OpenSlide, nor a table for either.
+    if head.startswith((b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")):
+        from celldetr.slide.image_reader import open_image
+
+        return open_image(path, mpp)
+    from celldetr.slide.openslide_reader import detect_vendor, open_openslide
+
+    if detect_vendor(path) is not None:
+        return open_openslide(path, mpp)
+    if head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+        from celldetr.slide.tiff_reader import open_tiff
+
+        return open_tiff(path, mpp)
+    raise InputError(
+        f"{path}: not an image that can be read; expected a slide that OpenSlide knows, TIFF, OME-TIFF, PNG or JPEG"
+    )
+
+
+def from_array(array: NDArray[np.uint8], mpp: float, name: str = "array") -> SlideReader:
+    """A slide from pixels in memory.
+
+    Args:
+        array: (H, W, 3) uint8 RGB; not copied.
+        mpp: micrometres per pixel.
+        name: of the slide.
+
+    Raises:
+        InputError: another shape or type (the message says how to convert), or an mpp out of range.
+    """
+    from celldetr.slide.image_reader import ArrayReader, check_rgb
+    from celldetr.slide.resolution import resolve
+
+    return ArrayReader(check_rgb(array), resolve(name, mpp, ()), name=name)

@@ -1,0 +1,271 @@
+"""Plain, tiled, pyramidal, ImageJ and OME TIFF, through tifffile's page structure.
+
+Of a tiled file only the tiles that a region touches are decoded; an uncompressed file in strips is mapped into memory;
+a compressed one is decoded whole if it is small and strip by strip if it is not.
+"""
+
+from __future__ import annotations
+
+import struct
+import threading
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tifffile
+from numpy.typing import NDArray
+
+from celldetr.errors import InputError
+from celldetr.slide.reader import Level, SlideReader, reduction, slide_name
+from celldetr.slide.resolution import Resolution
+from celldetr.slide.tiff_resolution import series_size, tiff_resolution
+
+WHOLE_BYTES = 512 * 2**20  # a level in strips that decodes to no more than this is decoded at once and kept
+SEGMENT_BYTES = 64 * 2**20  # largest single strip of a file that is not
+CACHE_BYTES = 64 * 2**20  # of decoded tiles and strips
+SAME_SHAPE = 0.02  # relative difference of width / height between levels of one pyramid
+
+
+def open_tiff(path: Path, mpp: float | None) -> SlideReader:
+    """Open a TIFF.
+
+    Raises:
+        InputError: damaged or truncated, not RGB, of unknown resolution, or compressed in too large a piece to decode.
+    """
+    try:
+        file = tifffile.TiffFile(path)
+        _check_chain(path, file)
+        series = max(file.series, key=lambda s: series_size(s)[0] * series_size(s)[1]) if file.series else None
+    except InputError:
+        raise
+    except Exception as error:  # a damaged header makes tifffile raise almost anything
+        raise InputError(f"{path}: not a TIFF that can be read ({error}); damaged or incomplete?") from None
+    try:
+        if series is None:
+            raise InputError(f"{path}: a TIFF without an image; damaged or incomplete?")
+        pyramid = [TiffLevel(path, file, level) for level in _pyramid(file, series)]
+        return TiffReader(path, file, pyramid, tiff_resolution(path, file, series, mpp))
+    except BaseException:
+        file.close()
+        raise
+
+
+def _check_chain(path: Path, file: Any) -> None:
+    """Follow the directories of a file to the last; a truncated file often keeps its first image and loses the others.
+
+    Raises:
+        InputError: a directory lies beyond the end of the file.
+    """
+    form, handle = file.tiff, file.filehandle
+    handle.seek(8 if form.is_bigtiff else 4)
+    seen: set[int] = set()
+    while (offset := struct.unpack(form.offsetformat, handle.read(form.offsetsize))[0]) not in seen | {0}:
+        seen.add(offset)
+        end = offset + form.tagnosize
+        if end < handle.size:
+            handle.seek(offset)
+            end += struct.unpack(form.tagnoformat, handle.read(form.tagnosize))[0] * form.tagsize
+        if end + form.offsetsize > handle.size:
+            raise InputError(f"{path}: the file is truncated: a directory of it should be at byte {offset}")
+        handle.seek(end)
+
+
+def _pyramid(file: Any, series: Any) -> list[Any]:
+    """The levels of an image, finest first: SubIFDs, or reduced pages that follow it (as libvips and GDAL write)."""
+    levels = list(series.levels)
+    if len(levels) == 1:
+        width, height = series_size(series)
+        for other in file.series:
+            w, h = series_size(other)
+            reduced = other is not series and 0 < w < width and h > 0 and other.keyframe.is_reduced
+            if reduced and other.axes == series.axes and abs(w * height / (h * width) - 1) < SAME_SHAPE:
+                levels.append(other)
+    return sorted(levels, key=lambda level: -series_size(level)[0])
+
+
+class TiffReader(SlideReader):
+    """A TIFF pyramid."""
+
+    def __init__(self, path: Path, file: Any, pyramid: list[TiffLevel], resolution: Resolution) -> None:
+        self._file = file
+        self._pyramid = pyramid
+        full = pyramid[0]
+        super().__init__(
+            name=slide_name(path),
+            file=path.name,
+            format="ome-tiff" if file.is_ome else "imagej-tiff" if file.is_imagej else "tiff",
+            levels=tuple(
+                Level(p.width, p.height, (reduction(full.width, p.width), reduction(full.height, p.height)))
+                for p in pyramid
+            ),
+            resolution=resolution,
+            size_bytes=path.stat().st_size,
+            warnings=full.warnings,
+        )
+
+    def read_level(self, level: int, x: int, y: int, width: int, height: int) -> NDArray[np.uint8]:
+        """See ``SlideReader.read_level``."""
+        return self._pyramid[level].read(x, y, width, height)
+
+    def close(self) -> None:
+        """See ``SlideReader.close``."""
+        self._file.close()
+
+
+class TiffLevel:
+    """One resolution of a TIFF: where its pixels are and how they become RGB.
+
+    Raises:
+        InputError: not RGB (or a palette), a damaged file, or strips too large to be read in parts.
+    """
+
+    def __init__(self, path: Path, file: Any, series: Any) -> None:
+        self._path = path
+        self._handle = file.filehandle
+        self._page = page = series.keyframe
+        self._pages = [p for p in series.pages if p is not None]
+        self._series = series
+        self.width, self.height = series_size(series)
+        self._lock = threading.Lock()
+        self._cache: OrderedDict[tuple[int, int], tuple[Any, Any]] = OrderedDict()
+        self._cached_bytes = 0
+        self._array: Any = None
+        self._samples_first = _check_colour(path, series)
+        self.warnings: tuple[str, ...] = ()
+        if page.dtype == np.uint16 and not self._is_palette:
+            self.warnings = ("16 bits per channel: 0..65535 is read as 0..255; a camera's 12 bits would look black",)
+        self._check_complete()
+        decoded = int(np.prod(series.shape)) * page.dtype.itemsize
+        self._whole = not page.is_tiled and decoded <= WHOLE_BYTES
+        if not page.is_tiled and series.dataoffset is not None:
+            dtype = page.dtype.newbyteorder(file.byteorder)
+            self._array = np.memmap(path, dtype, "r", series.dataoffset, series.shape)
+        elif not page.is_tiled and not self._whole:
+            strip = page.rowsperstrip * self.width * page.samplesperpixel * page.dtype.itemsize
+            if strip > SEGMENT_BYTES:
+                raise InputError(f"{path}: its pixels are compressed in one piece; save it as a tiled TIFF")
+
+    @property
+    def _is_palette(self) -> bool:
+        return bool(self._page.photometric == tifffile.PHOTOMETRIC.PALETTE)
+
+    def _check_complete(self) -> None:
+        ends = [
+            offset + count
+            for page in self._pages
+            for offset, count in zip(page.dataoffsets, page.databytecounts, strict=True)
+        ]
+        if max(ends, default=0) > self._handle.size:
+            raise InputError(f"{self._path}: the file is truncated: {self._handle.size} bytes of {max(ends)}")
+
+    def read(self, x: int, y: int, width: int, height: int) -> NDArray[np.uint8]:
+        """Pixels of a rectangle inside the level -> (height, width, 3) uint8.
+
+        Raises:
+            InputError: the file is damaged there.
+        """
+        try:
+            if self._whole and self._array is None:
+                with self._lock:
+                    self._array = self._series.asarray() if self._array is None else self._array
+            if self._array is not None:
+                rows, columns = slice(y, y + height), slice(x, x + width)
+                raw = self._array[:, rows, columns] if self._samples_first else self._array[rows, columns]
+                return self._rgb(np.moveaxis(raw, 0, -1) if self._samples_first else raw)
+            return self._rgb(self._read_segments(x, y, width, height))
+        except InputError:
+            raise
+        except Exception as error:  # codecs raise what they like on damaged data
+            raise InputError(
+                f"{self._path}: cannot read {width} x {height} px at ({x}, {y}) of the level of {self.width} x "
+                f"{self.height} px ({str(error) or type(error).__name__}); damaged, or compressed in an unknown way"
+            ) from None
+
+    def _read_segments(self, x: int, y: int, width: int, height: int) -> NDArray[Any]:
+        """Decode the tiles or strips that a rectangle touches -> (height, width[, samples]) of the file's own type."""
+        page = self._page
+        tile_w, tile_h = (page.tilewidth, page.tilelength) if page.is_tiled else (self.width, page.rowsperstrip)
+        across, down = -(-self.width // tile_w), -(-self.height // tile_h)
+        samples = len(self._pages) if len(self._pages) > 1 else page.samplesperpixel
+        planes = samples if self._samples_first and len(self._pages) == 1 else 1
+        # White where a sparse file has no data.
+        out = np.full((height, width, samples), np.iinfo(page.dtype).max, dtype=page.dtype)
+        for p in range(len(self._pages)):
+            for plane in range(planes):
+                for row in range(y // tile_h, -(-(y + height) // tile_h)):
+                    for column in range(x // tile_w, -(-(x + width) // tile_w)):
+                        data, (s, _, top, left, _) = self._segment(p, (plane * down + row) * across + column)
+                        if data is None:
+                            continue
+                        first = p if len(self._pages) > 1 else s
+                        data = data[0]  # depth
+                        y0, x0 = max(y, top), max(x, left)
+                        y1, x1 = min(y + height, top + data.shape[0]), min(x + width, left + data.shape[1])
+                        part = data[y0 - top : y1 - top, x0 - left : x1 - left]
+                        out[y0 - y : y1 - y, x0 - x : x1 - x, first : first + data.shape[2]] = part
+        return out[..., 0] if samples == 1 else out
+
+    def _segment(self, p: int, index: int) -> tuple[Any, Any]:
+        """Decoded segment ``index`` of page ``p`` (None if the file has no data for it) and its place in the image."""
+        page = self._pages[p]
+        with self._lock:
+            if (p, index) in self._cache:
+                self._cache.move_to_end((p, index))
+                return self._cache[p, index]
+            count = page.databytecounts[index]
+            self._handle.seek(page.dataoffsets[index])
+            encoded = self._handle.read(count) if count else None
+        data, place, _ = page.decode(
+            encoded, index, jpegtables=page.jpegtables, jpegheader=getattr(page, "jpegheader", None)
+        )
+        with self._lock:
+            self._cache[p, index] = data, place
+            self._cached_bytes += 0 if data is None else data.nbytes
+            while self._cached_bytes > CACHE_BYTES and len(self._cache) > 1:
+                old, _ = self._cache.popitem(last=False)[1]
+                self._cached_bytes -= 0 if old is None else old.nbytes
+        return data, place
+
+    def _rgb(self, raw: NDArray[Any]) -> NDArray[np.uint8]:
+        if self._is_palette:
+            table = np.asarray(self._page.colormap)  # (3, 2 ** bits) uint16
+            return np.ascontiguousarray((table >> 8).astype(np.uint8)[:, raw].transpose(1, 2, 0))
+        if raw.dtype == np.uint16:
+            raw = (raw >> 8).astype(np.uint8)
+        if raw.shape[2] == 4:
+            return _over_white(raw, self._page.extrasamples)
+        return np.ascontiguousarray(raw)
+
+
+def _over_white(rgba: NDArray[np.uint8], extra: tuple[int, ...]) -> NDArray[np.uint8]:
+    """(h, w, 4) -> (h, w, 3); a fourth sample is alpha only where the file's ExtraSamples tag says so."""
+    colour, alpha = rgba[..., :3], rgba[..., 3:].astype(np.uint16)
+    if tifffile.EXTRASAMPLE.ASSOCALPHA in extra:  # colour is multiplied by alpha already
+        return np.minimum(colour + (255 - alpha), 255).astype(np.uint8)
+    if tifffile.EXTRASAMPLE.UNASSALPHA in extra:
+        return ((colour * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
+    return np.ascontiguousarray(colour)
+
+
+def _check_colour(path: Path, series: Any) -> bool:
+    """Whether samples come before rows; raises if the image is not RGB, RGBA or a palette of 8 or 16 bits."""
+    page, axes, shape = series.keyframe, series.axes, series.shape
+    found = f"{path}: holds {axes} data of shape {tuple(shape)}, {page.dtype}, {page.photometric.name.lower()}"
+    if page.photometric == tifffile.PHOTOMETRIC.PALETTE and axes == "YX":
+        return False
+    if axes == "YX":
+        raise InputError(f"{path}: is a grey image; expected RGB: nuclei are told by colour")
+    kinds = {"YXS": (False, 2), "SYX": (True, 0), "CYX": (True, 0)}
+    samples_first, axis = kinds.get(axes, (False, -1))
+    if axis < 0 or shape[axis] not in (3, 4) or (axes == "CYX" and shape[axis] != 3):
+        raise InputError(f"{found}; expected one RGB image, not a stack or fluorescence channels")
+    if page.dtype not in (np.uint8, np.uint16):
+        raise InputError(f"{found}; expected 8 or 16 bits per channel")
+    jpeg = page.compression in (6, 7, 33003, 33005, 34712)  # these codecs convert YCbCr to RGB themselves
+    rgb = {tifffile.PHOTOMETRIC.RGB} | ({tifffile.PHOTOMETRIC.YCBCR} if jpeg else set())
+    if axes == "CYX":
+        rgb |= {tifffile.PHOTOMETRIC.MINISBLACK}
+    if page.photometric not in rgb:
+        raise InputError(f"{found}; expected the colour space RGB")
+    return samples_first

@@ -1,0 +1,84 @@
+"""What counts as a resolution, which source wins, and what the user is told."""
+
+from __future__ import annotations
+
+import pytest
+
+from celldetr.errors import InputError
+from celldetr.slide.resolution import Candidate, check_mpp, micrometres, pair, resolve
+
+
+@pytest.mark.parametrize("mpp", [0.05, 0.092, 0.2738, 0.5, 10])
+def test_any_microscope_is_accepted(mpp: float) -> None:
+    assert check_mpp(mpp, "slide") == mpp
+
+
+@pytest.mark.parametrize("mpp", [0, -0.5, 0.049, 10.1, 40, float("nan"), float("inf")])
+def test_impossible_mpp_is_refused_by_name_and_value(mpp: float) -> None:
+    with pytest.raises(InputError, match=rf"slide: mpp={mpp:g}: expected micrometres per pixel between 0.05 and 10"):
+        check_mpp(mpp, "slide")
+
+
+def test_a_magnification_is_recognised() -> None:
+    with pytest.raises(InputError, match=r"for a 40x objective it is about 0\.25"):
+        check_mpp(40, "slide")
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "expected"),
+    [
+        (0.25, "µm", 0.25),
+        (0.25, "μm", 0.25),
+        (0.25, "\\u00B5m", 0.25),
+        (0.25, "Micron", 0.25),
+        (250, "nm", 0.25),
+        (0.00025, "mm", 0.25),
+        (1, "inch", 25400),
+        (2500, "Å", 0.25),
+    ],
+)
+def test_units(value: float, unit: str, expected: float) -> None:
+    assert micrometres(value, unit) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("unit", ["pixel", "reference frame", ""])
+def test_what_is_no_length_gives_no_resolution(unit: str) -> None:
+    assert micrometres(1, unit) is None
+
+
+def test_first_plausible_candidate_wins() -> None:
+    found = resolve("s", None, [Candidate(352.8, "tags"), Candidate(0.0, "zero"), Candidate(0.25, "aperio.MPP")])
+    assert (found.mpp, found.source, found.warnings) == (0.25, "aperio.MPP", ())
+
+
+@pytest.mark.parametrize(("given", "warned"), [(0.5, False), (0.45, False), (0.25, True)])
+def test_given_overrides_and_a_disagreement_is_noted(given: float, warned: bool) -> None:
+    found = resolve("s", given, [Candidate(0.499, "openslide.mpp-x/y")])
+    assert (found.mpp, found.source) == (given, "given")
+    assert bool(found.warnings) is warned
+    if warned:
+        assert "0.499 (openslide.mpp-x/y)" in found.warnings[0]
+
+
+def test_objective_power_suggests_but_never_decides() -> None:
+    with pytest.raises(InputError, match=r"objective power is 20x: if that is right, pass --mpp 0.5$"):
+        resolve("s", None, [], power=20)
+
+
+def test_impossible_metadata_is_quoted() -> None:
+    with pytest.raises(InputError, match=r"gives 352.8 \(tags\) um per pixel, outside 0.05 to 10; pass --mpp"):
+        resolve("s", None, [Candidate(352.8, "tags")])
+
+
+@pytest.mark.parametrize(("power", "warned"), [(20, False), (40, True), (None, False), (0, False)])
+def test_mpp_that_contradicts_the_objective_is_doubted(power: float | None, warned: bool) -> None:
+    assert bool(resolve("s", None, [Candidate(0.5, "x")], power).warnings) is warned
+
+
+def test_pixels_that_are_not_square_use_the_mean_and_warn() -> None:
+    found, warnings = pair(0.5, 0.6, "x")
+    assert found[0].value == pytest.approx(0.55)
+    assert "not square" in warnings[0]
+    assert pair(0.5, 0.51, "x")[1] == []
+    assert pair(None, 0.5, "x")[0][0].value == 0.5
+    assert pair(None, None, "x") == ([], [])

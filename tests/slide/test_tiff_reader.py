@@ -1,0 +1,252 @@
+"""TIFF in its many forms: each is read by parts into the pixels that were written, with its own idea of resolution."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+from numpy.typing import NDArray
+from PIL import Image
+
+from celldetr.errors import InputError
+from celldetr.slide import tiff_reader
+from celldetr.slide.reader import open_slide
+
+RNG = np.random.default_rng(0)
+IMAGE = RNG.integers(0, 255, (150, 210, 3), dtype=np.uint8)
+REGION = (37, 21, 101, 77)
+TILED = {"tile": (32, 48)}
+
+
+def region(path: Path, mpp: float | None = 0.5) -> NDArray[np.uint8]:
+    x, y, w, h = REGION
+    with open_slide(path, mpp) as slide:
+        assert (slide.width, slide.height) == (210, 150)
+        return slide.read_region(x, y, w, h, w, h)
+
+
+def crop(image: NDArray[Any]) -> NDArray[Any]:
+    x, y, w, h = REGION
+    return image[y : y + h, x : x + w]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"byteorder": ">"},
+        {"bigtiff": True},
+        {"compression": "zlib", "predictor": True},
+        {"compression": "lzw", "rowsperstrip": 7},
+        {"rowsperstrip": 16},
+        TILED,
+        {**TILED, "compression": "zlib"},
+        {**TILED, "compression": "lzw", "predictor": True},
+        {**TILED, "compression": "jpeg2000"},
+        {**TILED, "planarconfig": "separate"},
+        {"planarconfig": "separate", "compression": "zlib"},
+        {"planarconfig": "separate"},
+    ],
+)
+def test_lossless_layouts_give_the_pixels_written(tmp_path: Path, options: dict[str, Any]) -> None:
+    planar = options.get("planarconfig") == "separate"
+    data = IMAGE.transpose(2, 0, 1) if planar else IMAGE
+    tifffile.imwrite(tmp_path / "a.tif", data, photometric="rgb", **options)
+    np.testing.assert_array_equal(region(tmp_path / "a.tif"), crop(IMAGE))
+
+
+def test_large_files_in_strips_are_read_strip_by_strip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", IMAGE, photometric="rgb", compression="zlib", rowsperstrip=7)
+    tifffile.imwrite(tmp_path / "one.tif", IMAGE, photometric="rgb", compression="zlib", rowsperstrip=150)
+    monkeypatch.setattr(tiff_reader, "WHOLE_BYTES", 1000)
+    monkeypatch.setattr(tiff_reader, "CACHE_BYTES", 10_000)
+    monkeypatch.setattr(tiff_reader, "SEGMENT_BYTES", 20_000)
+    np.testing.assert_array_equal(region(tmp_path / "a.tif"), crop(IMAGE))
+    with pytest.raises(InputError, match="in one piece; save it as a tiled TIFF"):
+        open_slide(tmp_path / "one.tif", 0.5)
+
+
+def test_only_touched_tiles_are_decoded_and_kept_for_the_neighbour(tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", IMAGE, photometric="rgb", compression="zlib", tile=(16, 16))
+    with open_slide(tmp_path / "a.tif", 0.5) as slide:
+        level = slide._pyramid[0]  # type: ignore[attr-defined]
+        slide.read_region(20, 20, 10, 10, 10, 10)
+        assert set(level._cache) == {(0, 15)}  # row 1, column 1 of 14 across
+        slide.read_region(0, 0, 210, 150, 210, 150)
+        assert len(level._cache) == 140
+
+
+def test_jpeg_in_tiles_and_in_strips(tmp_path: Path) -> None:
+    smooth = np.broadcast_to(np.arange(210, dtype=np.uint8)[None, :, None], IMAGE.shape) // np.array(
+        [1, 2, 3], np.uint8
+    )
+    tifffile.imwrite(tmp_path / "tiles.tif", smooth, photometric="rgb", compression="jpeg", **TILED)
+    Image.fromarray(smooth).save(tmp_path / "strips.tif", compression="jpeg", quality=95)
+    for name in ("tiles.tif", "strips.tif"):
+        np.testing.assert_array_equal(region(tmp_path / name), crop(tifffile.imread(tmp_path / name)))
+        np.testing.assert_allclose(region(tmp_path / name).astype(int), crop(smooth), atol=9)
+
+
+def test_sparse_tiles_are_white(tmp_path: Path) -> None:
+    def tiles() -> Any:
+        for row in range(5):
+            for column in range(5):
+                yield None if row == 1 else np.full((32, 48, 3), 10 * column, np.uint8)
+
+    tifffile.imwrite(tmp_path / "a.tif", tiles(), shape=IMAGE.shape, dtype=np.uint8, photometric="rgb", **TILED)
+    got = region(tmp_path / "a.tif")
+    assert got[:11].max() == got[43:].max() == 20
+    assert got[11:43].min() == 255
+
+
+@pytest.mark.parametrize("tiled", [False, True])
+def test_pyramids_in_subifds_and_in_pages(tmp_path: Path, tiled: bool) -> None:
+    layout: dict[str, Any] = TILED if tiled else {}
+    half = IMAGE[::2, ::2]
+    with tifffile.TiffWriter(tmp_path / "sub.tif") as file:
+        file.write(IMAGE, photometric="rgb", subifds=1, **layout)
+        file.write(half, photometric="rgb", subfiletype=1, **layout)
+    with tifffile.TiffWriter(tmp_path / "pages.tif") as file:
+        file.write(IMAGE, photometric="rgb", metadata=None, **layout)
+        file.write(half, photometric="rgb", subfiletype=1, metadata=None, **layout)
+        file.write(IMAGE[:60, :20], photometric="rgb", metadata=None)  # a label: another shape
+    for name in ("sub.tif", "pages.tif"):
+        with open_slide(tmp_path / name, 0.5) as slide:
+            assert [level.downsample for level in slide.levels] == [(1, 1), (2, 2)]
+            np.testing.assert_array_equal(slide.read_region(20, 40, 60, 40, 30, 20), half[20:40, 10:40])
+
+
+# Colour
+
+
+def test_sixteen_bits_are_scaled_and_say_so(tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", IMAGE.astype(np.uint16) * 257, photometric="rgb", compression="zlib")
+    np.testing.assert_array_equal(region(tmp_path / "a.tif"), crop(IMAGE))
+    assert "16 bits" in open_slide(tmp_path / "a.tif", 0.5).warnings[0]
+
+
+def test_alpha_is_white_where_the_tag_says_alpha(tmp_path: Path) -> None:
+    alpha = np.where(np.arange(210) < 60, 0, 255).astype(np.uint8)[None, :, None].repeat(150, 0)
+    rgba = np.concatenate([IMAGE, alpha], 2)
+    expected = np.where(alpha == 0, 255, IMAGE)
+    for extra, result in [("unassalpha", expected), ("unspecified", IMAGE)]:
+        tifffile.imwrite(tmp_path / "a.tif", rgba, photometric="rgb", extrasamples=[extra], **TILED)
+        np.testing.assert_array_equal(region(tmp_path / "a.tif"), crop(result))
+    tifffile.imwrite(tmp_path / "a.tif", rgba * (alpha > 0), photometric="rgb", extrasamples=["assocalpha"])
+    np.testing.assert_array_equal(region(tmp_path / "a.tif"), crop(expected))
+
+
+def test_palettes_are_looked_up(tmp_path: Path) -> None:
+    table = RNG.integers(0, 256, (3, 256)).astype(np.uint16) * 257
+    codes = IMAGE[..., 0].copy()
+    for options in ({}, {**TILED, "compression": "zlib"}):
+        tifffile.imwrite(tmp_path / "a.tif", codes, photometric="palette", colormap=table, **options)
+        np.testing.assert_array_equal(region(tmp_path / "a.tif"), crop((table // 257).T[codes]))
+
+
+def test_rgb_written_as_three_channels(tmp_path: Path) -> None:
+    planes = IMAGE.transpose(2, 0, 1).copy()
+    for options in ({}, {**TILED, "compression": "zlib"}):
+        tifffile.imwrite(tmp_path / "a.ome.tif", planes, photometric="minisblack", metadata={"axes": "CYX"}, **options)
+        np.testing.assert_array_equal(region(tmp_path / "a.ome.tif"), crop(IMAGE))
+
+
+@pytest.mark.parametrize(
+    ("data", "options", "message"),
+    [
+        (IMAGE[..., 0], {}, "grey"),
+        (IMAGE.astype(np.float32), {"photometric": "rgb"}, "8 or 16 bits"),
+        (np.zeros((5, 40, 40), np.uint8), {"metadata": {"axes": "CYX"}}, "not a stack or fluorescence channels"),
+        (np.zeros((7, 40, 40, 3), np.uint8), {"photometric": "rgb"}, "not a stack"),
+        (np.zeros((40, 40, 4), np.uint8), {"photometric": "separated"}, "colour space RGB"),
+    ],
+)
+def test_what_is_not_rgb_is_refused(tmp_path: Path, data: NDArray[Any], options: dict[str, Any], message: str) -> None:
+    tifffile.imwrite(tmp_path / "a.ome.tif" if "metadata" in options else tmp_path / "a.tif", data, **options)
+    with pytest.raises(InputError, match=message):
+        open_slide(next(tmp_path.iterdir()), 0.5)
+
+
+# Resolution
+
+
+@pytest.mark.parametrize(
+    ("unit", "size", "expected"), [("µm", 0.2738, 0.2738), ("nm", 273.8, 0.2738), ("mm", 0.0005, 0.5)]
+)
+def test_ome_physical_size_with_units(tmp_path: Path, unit: str, size: float, expected: float) -> None:
+    metadata = {"axes": "YXS", **{f"PhysicalSize{a}{u}": v for a in "XY" for u, v in (("", size), ("Unit", unit))}}
+    tifffile.imwrite(tmp_path / "a.ome.tif", IMAGE, photometric="rgb", metadata=metadata, **TILED)
+    with open_slide(tmp_path / "a.ome.tif") as slide:
+        assert slide.mpp == pytest.approx(expected)
+        assert (slide.mpp_source, slide.format, slide.name) == ("OME PhysicalSize", "ome-tiff", "a")
+
+
+def test_ome_in_pixels_is_no_resolution(tmp_path: Path) -> None:
+    metadata = {"axes": "YXS", "PhysicalSizeX": 1.0, "PhysicalSizeXUnit": "pixel"}
+    tifffile.imwrite(tmp_path / "a.ome.tif", IMAGE, photometric="rgb", metadata=metadata)
+    with pytest.raises(InputError, match="no micrometres per pixel"):
+        open_slide(tmp_path / "a.ome.tif")
+
+
+@pytest.mark.parametrize(
+    ("options", "mpp"),
+    [
+        ({"resolution": (20000, 20000), "resolutionunit": "centimeter"}, 0.5),
+        ({"resolution": (101600, 101600), "resolutionunit": "inch"}, 0.25),
+        ({"resolution": (4, 4), "imagej": True, "metadata": {"unit": "um"}}, 0.25),
+        ({"resolution": (0.004, 0.004), "imagej": True, "metadata": {"unit": "nm"}}, 0.25),
+    ],
+)
+def test_resolution_tags_of_a_microscope(tmp_path: Path, options: dict[str, Any], mpp: float) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", IMAGE, photometric="rgb", **options)
+    with open_slide(tmp_path / "a.tif") as slide:
+        assert slide.mpp == pytest.approx(mpp, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"resolution": (72, 72), "resolutionunit": "inch"},
+        {"resolution": (300, 300), "resolutionunit": "inch"},
+        {"resolution": (1, 1), "resolutionunit": "centimeter"},
+        {"resolution": (2, 2), "resolutionunit": "none"},
+        {},
+    ],
+)
+def test_resolution_tags_of_a_screen_are_refused(tmp_path: Path, options: dict[str, Any]) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", IMAGE, photometric="rgb", **options)
+    with pytest.raises(InputError, match="pass --mpp"):
+        open_slide(tmp_path / "a.tif")
+
+
+def test_ome_example(shared_data: Path) -> None:
+    with open_slide(shared_data / "unlabelled_he_tiles" / "instanseg_HE_example.tif") as slide:
+        assert slide.mpp == pytest.approx(0.50008, abs=1e-5)
+        own = tifffile.imread(shared_data / "unlabelled_he_tiles" / "instanseg_HE_example.tif")
+        np.testing.assert_array_equal(slide.read_region(300, 250, 400, 300, 400, 300), own[250:550, 300:700])
+
+
+# Damage
+
+
+@pytest.mark.parametrize("options", [{}, {"compression": "zlib"}, TILED, {**TILED, "compression": "zlib"}])
+@pytest.mark.parametrize("share", [0.0005, 0.5, 0.95])
+def test_truncated(tmp_path: Path, options: dict[str, Any], share: float) -> None:
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, IMAGE, photometric="rgb", **options)
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
+    with pytest.raises(InputError, match=r"truncated|damaged"):
+        open_slide(path, 0.5)
+
+
+def test_damaged_tile_names_the_region(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, IMAGE, photometric="rgb", compression="zlib", **TILED)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2 : len(content) // 2 + 3000] = bytes(3000)
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"cannot read 210 x 150 px at \(0, 0\)"), open_slide(path, 0.5) as slide:
+        slide.read_region(0, 0, 210, 150, 210, 150)
