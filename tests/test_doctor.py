@@ -1,0 +1,128 @@
+"""The doctor reports what is so, reports what is not, and never stops half-way."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from celldetr import doctor
+from celldetr.doctor import Finding
+
+
+def by_name(check: Iterator[Finding]) -> dict[str, Finding]:
+    return {finding.name: finding for finding in check}
+
+
+def test_versions_are_those_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = by_name(doctor.versions())
+    assert found["torch"].value == version("torch")
+    assert {found[name].state for name in doctor.ESSENTIAL} == {"ok"}
+
+    def lacking(name: str) -> str:
+        if name in ("timm", "scanpy"):
+            raise PackageNotFoundError(name)
+        return version(name)
+
+    monkeypatch.setattr(doctor, "version", lacking)
+    found = by_name(doctor.versions())
+    assert found["timm"] == Finding("versions", "timm", "not installed", "broken")
+    assert found["scanpy"].state == "note"  # a convenience
+
+
+def test_machine_counts_the_cores_this_process_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: {0, 3, 5}, raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 64)
+    found = by_name(doctor.machine())
+    assert found["cores"].value.startswith("3 of 64")
+    assert found["torch threads"].state == "note"
+    assert "OMP_NUM_THREADS" in found["torch threads"].value
+
+
+def test_devices_have_a_cpu() -> None:
+    found = by_name(doctor.devices())
+    assert "cpu" in found
+    assert ("cuda:0" in found) == torch.cuda.is_available()
+
+
+def test_network_is_used_not_only_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert {finding.state for finding in doctor.network()} == {"ok"}
+
+    from celldetr.model import deformable
+
+    honest = deformable.deformable_attention
+
+    def wrong(*arguments: Any, backend: Any) -> torch.Tensor:
+        return honest(*arguments, backend=backend) + (0.01 if backend == "numba" else 0)
+
+    monkeypatch.setattr(deformable, "deformable_attention", wrong)
+    attention = by_name(doctor.network())["attention (Numba)"]
+    assert attention.state == "broken"
+    assert "0.01 from the plain one" in attention.value
+
+
+def test_slides_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = by_name(doctor.readers())
+    assert found["sample slide"].value == "2220 x 2967 px, read"
+    assert found["sample slide"].state == "ok"
+
+    from celldetr.slide.openslide_reader import OpenSlideReader
+
+    white = np.full((64, 64, 3), 255, np.uint8)
+    monkeypatch.setattr(OpenSlideReader, "read_level", lambda *_: white)
+    assert by_name(doctor.readers())["sample slide"].state == "broken"
+
+
+def test_a_damaged_model_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "odd").mkdir()
+    (tmp_path / "odd" / "card.json").write_text("{}")
+    monkeypatch.setenv("CELLDETR_MODELS", str(tmp_path))
+    odd = by_name(doctor.models())["odd"]
+    assert odd.state == "broken"
+    assert str(tmp_path / "odd" / "card.json") in odd.value
+
+
+def test_storage_says_where_files_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "file" / "cache"))  # not even root can make this
+    found = by_name(doctor.storage())
+    assert found["results can be written here"].value == f"yes, {tmp_path}"
+    assert found["compiled attention kept"].state == "note"
+    assert "NUMBA_CACHE_DIR names another folder" in found["compiled attention kept"].value
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file"]  # and it leaves nothing behind
+
+
+def test_a_failing_check_is_a_problem_and_the_rest_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails() -> Iterator[Finding]:
+        yield Finding("first", "before", "kept")
+        raise OSError("libfoo.so.1:\n cannot open shared object file")
+
+    def works() -> Iterator[Finding]:
+        yield Finding("second", "after", "reached", "note")
+
+    monkeypatch.setattr(doctor, "CHECKS", (("first", fails), ("second", works)))
+    diagnosis = doctor.collect()
+    assert [finding["name"] for finding in diagnosis["findings"]] == ["before", "check failed", "after"]
+    assert diagnosis["problems"] == ["first: check failed: OSError: libfoo.so.1: cannot open shared object file"]
+    assert json.loads(json.dumps(diagnosis)) == diagnosis
+    text = doctor.report()
+    assert "libfoo.so.1: cannot open" in text
+    assert text.splitlines()[-1] == "1 problem: see 'broken' above"
+
+
+def test_report_of_a_healthy_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "CHECKS", (("machine", lambda: iter([Finding("machine", "cores", "[red]2")])),))
+    lines = doctor.report(width=60).splitlines()
+    assert lines[-1] == "All is well"
+    assert lines[0].split() == ["machine", "cores", "ok", "[red]2"]  # a value is text, not markup
+    assert "\x1b[" in doctor.report(colour=True)
+    assert "\x1b[" not in doctor.report(colour=False)
