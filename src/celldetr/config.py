@@ -119,7 +119,9 @@ class AugmentConfig(Config):
 class TrainConfig(Config):
     """How a network is trained: method section 3 (losses) and section 7 (schedules)."""
 
-    mode: Literal["sequential", "parallel", "parallel_jittered"] = "parallel_jittered"
+    # Whose boxes train the representation decoder. sequential: the detector's own, matched; parallel: the true ones;
+    # parallel_jittered: the true ones perturbed; mixed: the detector's own and the perturbed ones.
+    mode: Literal["sequential", "parallel", "parallel_jittered", "mixed"] = "mixed"
     jitter: tuple[float, float, float, float] = (0.1, 0.3, 0.5, 0.6)  # noise(low, high, grow, share) of ground-truth boxes
     steps: Count = 6000
     batch_size: Count = 4

@@ -7,6 +7,7 @@ it is on, the layers stay in evaluation mode whatever ``train()`` says, and thei
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -33,6 +34,7 @@ class Backbone(nn.Module):
             raise InputError(f"backbone {name!r} has no features at strides {missing}; it has {available}")
         indices = tuple(available.index(stride) for stride in strides)
         self.body = timm.create_model(name, features_only=True, out_indices=indices, pretrained=pretrained)
+        self.body = self.body.to(memory_format=torch.channels_last)
         self.channels: list[int] = self.body.feature_info.channels()
         self.frozen_batchnorm = frozen_batchnorm
         if frozen_batchnorm:
@@ -53,7 +55,12 @@ class Backbone(nn.Module):
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """(B, 3, H, W) -> [(B, C_l, H_l, W_l)]."""
-        return list(self.body(images))
+        # Depthwise convolutions run faster channels-last everywhere; on CPUs their bfloat16 backward pass is slower than the
+        # float32 one (measured 1.35 times), their forward pass faster.
+        images = images.contiguous(memory_format=torch.channels_last)
+        in_float32 = self.training and images.device.type == "cpu"
+        with torch.autocast("cpu", enabled=False) if in_float32 else nullcontext():
+            return list(self.body(images))
 
 
 def build_backbone(config: ModelConfig) -> Backbone:

@@ -92,7 +92,7 @@ class PixelGeometry:
 
     def ratios(self, cells: Tensor, valid_cells: Tensor, strides: Tensor, sizes: Tensor) -> Tensor:
         """Exactly the image's pixels over the pixels that the map stands for."""
-        return sizes[:, None] / (cells * strides[:, None])
+        return sizes[:, None] / (cells * strides)
 
     def place(self, centres: Tensor, sizes: Tensor, origin: Tensor | None, features: int) -> Tensor:
         """Sine encoding of pixels."""

@@ -1,0 +1,169 @@
+"""CellDETR, the network: image -> memory -> boxes -> one embedding and one type per box.
+
+The three steps are methods of their own, because they are used on their own: ``memorise`` (backbone, projections, encoder),
+``detect`` (boxes and objectness), ``represent`` (embeddings and types of any boxes: detected, annotated or jittered).
+``forward`` chains them, the sequential mode of the paper.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from celldetr.config import ModelConfig
+from celldetr.model.backbone import build_backbone
+from celldetr.model.detection import PRIOR_LOGIT, DetectionDecoder, DetectionOutput
+from celldetr.model.encoder import Encoder
+from celldetr.model.geometry import geometry
+from celldetr.model.memory import Memory
+from celldetr.model.representation import RepresentationDecoder
+
+
+@dataclass(frozen=True)
+class Memories:
+    """One image batch as both decoders read it: ``detection`` (encoder levels) and ``representation`` (its own levels)."""
+
+    detection: Memory
+    representation: Memory
+
+
+@dataclass(frozen=True)
+class Representations:
+    """Embeddings and types of boxes.
+
+    Attributes:
+        embeddings: (B, N, d).
+        logits: (B, N, K), sigmoid logits of the types.
+        auxiliary: logits after each layer before the last, in training.
+    """
+
+    embeddings: Tensor
+    logits: Tensor
+    auxiliary: tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
+class Output:
+    """A forward pass: what was detected, and what it is."""
+
+    detection: DetectionOutput
+    representation: Representations
+
+
+class CellDETR(nn.Module):
+    """Deformable-DETR nucleus detector with a box-constrained, location-free representation decoder.
+
+    Source: CellDETR, arXiv 2606.29463; Deformable DETR, ICLR 2021.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        """Build the network; initial backbone weights as ``config.pretrained`` says.
+
+        Raises:
+            InputError: a backbone, stride or pretrained source that does not exist.
+        """
+        super().__init__()
+        self.config, self.geometry = config, geometry(config)
+        self.backbone = build_backbone(config)
+        self.projections = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(channels, config.d_model, 1), nn.GroupNorm(32, config.d_model))
+            for channels in self.backbone.channels
+        )
+        for projection in self.projections:
+            nn.init.xavier_uniform_(projection[0].weight)
+            nn.init.zeros_(projection[0].bias)
+        self.encoder = Encoder(config)
+        self.detector = DetectionDecoder(config)
+        self.representer = RepresentationDecoder(config)
+        self.type_head = nn.Linear(config.d_model, len(config.types))
+        nn.init.constant_(self.type_head.bias, PRIOR_LOGIT)
+        mean, std = torch.tensor(config.mean), torch.tensor(config.std)
+        self.register_buffer("mean", mean[:, None, None], persistent=False)
+        self.register_buffer("std", std[:, None, None], persistent=False)
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) uint8 -> float, normalised as the backbone expects."""
+        return (images.to(self.mean.dtype) / 255 - self.mean) / self.std
+
+    def memorise(self, images: Tensor, sizes: Tensor | None = None, origin: Tensor | None = None) -> Memories:
+        """Backbone, projections and encoder.
+
+        Args:
+            images: (B, 3, H, W) uint8, or float already normalised; smaller images stand at the top left, padded.
+            sizes: (B, 2) valid width and height of each image in pixels; None: all of it.
+            origin: (B, 2) pixel coordinates of the images' corners; None: (0, 0).
+        """
+        if not images.is_floating_point():
+            images = self.normalise(images)
+        batch, _, height, width = images.shape
+        if sizes is None:
+            sizes = images.new_tensor([width, height]).expand(batch, 2)
+        sizes = sizes.to(device=images.device, dtype=torch.float32)
+        if sizes.shape != (batch, 2) or bool((sizes < 1).any()) or bool((sizes > sizes.new_tensor([width, height])).any()):
+            raise ValueError(f"sizes must be ({batch}, 2) between 1 and ({width}, {height}), got {sizes.tolist()}")
+        padding = self._padding(sizes, height, width)
+        if padding is not None:
+            images = images.masked_fill(padding[:, None], 0.0)
+        features = [project(x) for project, x in zip(self.projections, self.backbone(images), strict=True)]
+        projected = self._flatten(features, sizes, padding)
+        encoded = projected.select(self.config.encoder_strides)
+        position = self.geometry.place(encoded.centres(), sizes, origin, self.config.d_model)
+        encoded = self.encoder(encoded, position.to(encoded.tokens.dtype))
+        extra = [s for s in self.config.representation_strides if s not in self.config.encoder_strides]
+        everything = encoded.join(projected.select(extra)) if extra else encoded
+        return Memories(encoded, everything.select(self.config.representation_strides))
+
+    def detect(self, memories: Memories, origin: Tensor | None = None) -> DetectionOutput:
+        """Boxes and objectness of every query; see ``DetectionDecoder``."""
+        return self.detector(memories.detection, origin)
+
+    def represent(
+        self, memories: Memories, boxes: Tensor, origin: Tensor | None = None, blocked: Tensor | None = None
+    ) -> Representations:
+        """Embeddings and type logits of ``boxes`` (B, N, 4), cxcywh fractions; see ``RepresentationDecoder``."""
+        layers = self.representer(boxes, memories.representation, origin=origin, blocked=blocked)
+        *auxiliary, logits = [self.type_head(content).float() for content in (layers if self.training else layers[-1:])]
+        return Representations(layers[-1], logits, tuple(auxiliary))
+
+    def forward(self, images: Tensor, sizes: Tensor | None = None, origin: Tensor | None = None) -> Output:
+        """Detect, then represent what was detected (the paper's sequential mode; boxes are detached).
+
+        Args: as in ``memorise``.
+        """
+        memories = self.memorise(images, sizes, origin)
+        detection = self.detect(memories, origin)
+        return Output(detection, self.represent(memories, detection.last.boxes.detach(), origin))
+
+    def _padding(self, sizes: Tensor, height: int, width: int) -> Tensor | None:
+        """(B, H, W) True outside each image, or None where all images fill the batch."""
+        if bool((sizes == sizes.new_tensor([width, height])).all()):
+            return None
+        x = torch.arange(width, device=sizes.device)[None, None, :] >= sizes[:, 0, None, None]
+        y = torch.arange(height, device=sizes.device)[None, :, None] >= sizes[:, 1, None, None]
+        return x | y
+
+    def _flatten(self, features: list[Tensor], sizes: Tensor, padding: Tensor | None) -> Memory:
+        """Maps of all levels -> tokens with their geometry."""
+        shapes = tuple((int(x.shape[2]), int(x.shape[3])) for x in features)
+        masks, valid_cells = [], []
+        for height, width in shapes:
+            if padding is None:
+                valid_cells.append(sizes.new_tensor([width, height]).expand(len(sizes), 2))
+                continue
+            mask = F.interpolate(padding[:, None].float(), size=(height, width))[:, 0].bool()
+            masks.append(mask.flatten(1))
+            valid_cells.append(torch.stack([(~mask[:, 0]).sum(-1), (~mask[:, :, 0]).sum(-1)], dim=-1).to(sizes.dtype))
+        cells = sizes.new_tensor([(w, h) for h, w in shapes])
+        strides = sizes.new_tensor(self.config.strides)[:, None]
+        ratios = self.geometry.ratios(cells[None], torch.stack(valid_cells, dim=1), strides, sizes)
+        return Memory(
+            tokens=torch.cat([x.flatten(2).transpose(1, 2) for x in features], dim=1),
+            shapes=shapes,
+            strides=self.config.strides,
+            ratios=ratios,
+            padding=torch.cat(masks, dim=1) if masks else None,
+            sizes=sizes,
+        )

@@ -1,0 +1,173 @@
+"""Checkpoints: a folder with ``model.safetensors`` (weights) and ``card.json`` (everything a user of them must know).
+
+Nothing in either can run code. The card holds the SHA-256 of the weights and of itself, and the weights hold a copy of the config, so
+that a file that was cut short, swapped or edited is refused with one clear line rather than read as something else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import Field
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from celldetr.config import Config, ModelConfig, Probability, parse
+from celldetr.errors import InputError
+from celldetr.model.celldetr import CellDETR
+
+WEIGHTS_FILE, CARD_FILE = "model.safetensors", "card.json"
+FORMAT = 1
+
+
+class Card(Config):
+    """What is said of a checkpoint. ``sha256`` and ``card_sha256`` are filled in when it is saved."""
+
+    format: int = FORMAT
+    name: str
+    description: str = ""
+    config: ModelConfig  # with types, mpp and normalisation
+    threshold: Probability  # least objectness of a cell, chosen on validation
+    training_data: tuple[dict[str, Any], ...] = ()  # name, split, licence, citation of each source
+    licence: str = "unknown"
+    metrics: dict[str, Any] = Field(default_factory=dict)  # by dataset and split
+    recipe: dict[str, Any] = Field(default_factory=dict)
+    package_version: str = Field(default_factory=lambda: version("celldetr"))
+    created: str = Field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+    sha256: str = ""  # of the weights file
+    card_sha256: str = ""  # of this card without this field, as canonical JSON
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A network read from disk, with its card."""
+
+    network: CellDETR
+    card: Card
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _card_digest(values: dict[str, Any]) -> str:
+    plain = {key: value for key, value in values.items() if key != "card_sha256"}
+    return hashlib.sha256(json.dumps(plain, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def save_checkpoint(folder: Path, network: CellDETR, card: Card, *, dtype: torch.dtype = torch.float32) -> Card:
+    """Write a checkpoint, replacing one that is there, in one rename.
+
+    Args:
+        folder: to create; its parent must exist.
+        network: the weights.
+        card: ``sha256`` and ``card_sha256`` are computed here.
+        dtype: of the floating-point weights on disk; float16 halves the file.
+
+    Returns:
+        the card as written.
+    """
+    config = network.config.model_copy(update={"pretrained": "none"})  # loading must never look for ImageNet weights
+    unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        tensors = {
+            name: value.detach().to(dtype if value.is_floating_point() else value.dtype).cpu().contiguous()
+            for name, value in network.state_dict().items()
+        }
+        save_file(tensors, unfinished / WEIGHTS_FILE, metadata={"config": config.model_dump_json()})
+        filled = card.model_copy(update={"config": config, "sha256": _digest(unfinished / WEIGHTS_FILE)})
+        values = filled.model_dump(mode="json")
+        values["card_sha256"] = _card_digest(values)
+        (unfinished / CARD_FILE).write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        unfinished.chmod(0o755)
+        if folder.exists():
+            old = Path(tempfile.mkdtemp(prefix=f".{folder.name}-old-", dir=folder.parent))
+            os.replace(folder, old)
+            os.replace(unfinished, folder)
+            shutil.rmtree(old)
+        else:
+            os.replace(unfinished, folder)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    return Card.model_validate(values)
+
+
+def read_card(folder: Path) -> Card:
+    """Read and check a card alone, without its weights.
+
+    Raises:
+        InputError: no card, not ours, or changed since it was written.
+    """
+    path = folder / CARD_FILE
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{folder}: not a CellDETR checkpoint, there is no {CARD_FILE}") from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read as JSON ({error})") from None
+    if not isinstance(values, dict) or "format" not in values:
+        raise InputError(f"{path}: not the card of a CellDETR checkpoint")
+    if values["format"] != FORMAT:
+        raise InputError(f"{path}: checkpoint format {values['format']}, this version of celldetr reads {FORMAT}")
+    if values.get("card_sha256") != _card_digest(values):
+        raise InputError(f"{path}: was changed after it was written (SHA-256 differs); fetch the checkpoint again")
+    return parse(Card, values, str(path))
+
+
+def load_checkpoint(folder: Path, *, device: str | torch.device = "cpu") -> Checkpoint:
+    """Read a checkpoint.
+
+    Args:
+        folder: with ``model.safetensors`` and ``card.json``.
+        device: where the network goes.
+
+    Raises:
+        InputError: a file is missing, truncated, changed, or the two do not belong together.
+    """
+    card = read_card(folder)
+    path = folder / WEIGHTS_FILE
+    if not path.is_file():
+        raise InputError(f"{folder}: incomplete checkpoint, there is no {WEIGHTS_FILE}")
+    if (digest := _digest(path)) != card.sha256:
+        raise InputError(
+            f"{path}: SHA-256 is {digest[:12]}..., its card says {card.sha256[:12]}...: truncated, changed or of another "
+            "checkpoint; fetch it again"
+        )
+    try:
+        with safe_open(path, framework="pt") as file:
+            inside = json.loads((file.metadata() or {}).get("config", "null"))
+            tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, ValueError) as error:
+        raise InputError(f"{path}: not a safetensors file ({error})") from None
+    if inside != card.config.model_dump(mode="json"):
+        raise InputError(f"{path}: its weights were saved with another config than {CARD_FILE} states")
+    network = CellDETR(card.config)
+    try:
+        network.load_state_dict({name: t.float() if t.is_floating_point() else t for name, t in tensors.items()})
+    except RuntimeError as error:
+        raise InputError(f"{path}: weights do not fit the config ({' '.join(str(error).split())[:200]})") from None
+    return Checkpoint(network.eval().to(device), card)
+
+
+def require_types(card: Card, types: tuple[str, ...], purpose: str) -> None:
+    """Refuse a checkpoint of other types than ``purpose`` needs.
+
+    Raises:
+        InputError: names both.
+    """
+    if card.config.types != types:
+        raise InputError(
+            f"{purpose}: checkpoint {card.name!r} has types {list(card.config.types)}, expected {list(types)}"
+        )

@@ -1,0 +1,224 @@
+"""The detection decoder: which places are nuclei, and their boxes. Class-agnostic.
+
+Queries come in one of two ways. *learned* (the paper): a table of positions and contents, first reference a point.
+*selected* (ours by default): every encoder token scores itself and proposes a box; the best become the queries. Selection needs no
+fixed image size, learns much faster, and the number of queries follows the tile's area.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from celldetr.config import ModelConfig
+from celldetr.model.geometry import geometry
+from celldetr.model.layers import MLP, DeformableAttention, FeedForward
+from celldetr.model.memory import Memory
+
+PRIOR_LOGIT = -math.log(99)  # an untrained query is a nucleus with probability 1 %
+
+
+@dataclass(frozen=True)
+class Detections:
+    """Boxes and their objectness, from one decoder layer or from the encoder's tokens.
+
+    Attributes:
+        boxes: (B, Q, 4) cxcywh, fractions of each image's valid region.
+        logits: (B, Q) objectness; padding has the lowest finite value.
+    """
+
+    boxes: Tensor
+    logits: Tensor
+
+
+@dataclass(frozen=True)
+class DetectionOutput:
+    """What the detector returns.
+
+    Attributes:
+        layers: one per decoder layer; the last is the result.
+        proposals: of every token that competes to become a query, or None with learned queries.
+        anchors: (B, T, 4) the boxes those tokens started from, or None.
+    """
+
+    layers: tuple[Detections, ...]
+    proposals: Detections | None
+    anchors: Tensor | None
+
+    @property
+    def last(self) -> Detections:
+        """The detector's result."""
+        return self.layers[-1]
+
+
+class SelfAttention(nn.Module):
+    """Multi-head attention among queries; positions enter queries and keys, not values."""
+
+    def __init__(self, d_model: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.heads, self.dropout = heads, dropout
+        self.q_proj = nn.Linear(d_model, d_model)
+        self.k_proj = nn.Linear(d_model, d_model)
+        self.v_proj = nn.Linear(d_model, d_model)
+        self.output_proj = nn.Linear(d_model, d_model)
+
+    def forward(self, content: Tensor, position: Tensor, blocked: Tensor | None = None) -> Tensor:
+        """Attend.
+
+        Args:
+            content, position: (B, Q, d).
+            blocked: boolean, True where a query (row) may not see another (column), broadcastable to (B, heads, Q, Q).
+
+        Returns:
+            (B, Q, d)
+        """
+        where = content + position
+        q, k, v = (
+            projection(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for projection, x in ((self.q_proj, where), (self.k_proj, where), (self.v_proj, content))
+        )
+        dropout = self.dropout if self.training else 0.0
+        allowed = None if blocked is None else ~blocked
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=allowed, dropout_p=dropout)
+        return self.output_proj(mixed.transpose(1, 2).flatten(2))
+
+
+class DetectionLayer(nn.Module):
+    """Post-norm: self-attention among queries, deformable cross-attention into memory, feed-forward."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.self_attention = SelfAttention(config.d_model, config.heads, config.dropout)
+        self.self_norm = nn.LayerNorm(config.d_model)
+        self.cross_attention = DeformableAttention(
+            config.d_model, config.heads, len(config.encoder_strides), config.points, offset_start="stock"
+        )
+        self.cross_norm = nn.LayerNorm(config.d_model)
+        self.dropout = nn.Dropout(config.dropout)
+        self.ffn = FeedForward(config.d_model, config.ffn, config.dropout)
+
+    def forward(self, content: Tensor, position: Tensor, reference: Tensor, memory: Memory) -> Tensor:
+        """(B, Q, d) content and position, (B, Q, 2 | 4) reference -> (B, Q, d) content."""
+        content = self.self_norm(content + self.dropout(self.self_attention(content, position)))
+        seen = self.cross_attention(content + position, reference, memory)
+        return self.ffn(self.cross_norm(content + self.dropout(seen)))
+
+
+class BoxHead(nn.Module):
+    """Objectness and box correction from a query's content; starts at 1 % and at no correction."""
+
+    def __init__(self, d_model: int) -> None:
+        super().__init__()
+        self.objectness = nn.Linear(d_model, 1)
+        self.box = MLP(d_model, d_model, 4, layers=3)
+        nn.init.constant_(self.objectness.bias, PRIOR_LOGIT)
+        last = self.box.layers[-1]
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+
+    def forward(self, content: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, Q, d) -> logits (B, Q), corrections (B, Q, 4), both float32."""
+        return self.objectness(content)[..., 0].float(), self.box(content).float()
+
+
+@dataclass(frozen=True)
+class Queries:
+    """What the decoder starts from: content (B, Q, d), reference (B, Q, 2 | 4), and a fixed position (B, Q, d) or None."""
+
+    content: Tensor
+    reference: Tensor
+    position: Tensor | None
+
+
+class LearnedQueries(nn.Module):
+    """The paper's queries: a learned position and content each; the first reference is a point read off the position."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.table = nn.Embedding(config.num_queries, 2 * config.d_model)
+        self.reference = nn.Linear(config.d_model, 2)
+        nn.init.xavier_uniform_(self.reference.weight)
+        nn.init.zeros_(self.reference.bias)
+
+    def forward(self, batch: int) -> Queries:
+        """The same queries for every image of a batch."""
+        position, content = self.table.weight.expand(batch, -1, -1).chunk(2, dim=-1)
+        return Queries(content, self.reference(position).float().sigmoid(), position)
+
+
+class SelectedQueries(nn.Module):
+    """Scores every token of the query levels and starts the decoder from the best (two-stage Deformable DETR)."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config, self.geometry = config, geometry(config)
+        self.project = nn.Linear(config.d_model, config.d_model)
+        self.norm = nn.LayerNorm(config.d_model)
+        self.head = BoxHead(config.d_model)
+
+    def count(self, memory: Memory) -> int:
+        """Queries for this batch: ``num_queries`` per 256 x 256 px, at most the tokens there are."""
+        tokens = memory.tokens.shape[1]
+        area = tokens / sum(1 / stride**2 for stride in memory.strides)
+        return max(1, min(tokens, round(self.config.num_queries * area / 256**2)))
+
+    def forward(self, memory: Memory) -> tuple[Queries, Detections, Tensor]:
+        """Propose a box at every token and keep the best.
+
+        Returns:
+            the queries, the proposals of all T tokens, and the anchors (B, T, 4) those started from.
+        """
+        memory = memory.select(self.config.query_strides)
+        features = self.norm(self.project(memory.tokens))
+        logits, delta = self.head(features)
+        anchors = self.geometry.anchors(memory)
+        boxes = self.geometry.refine(anchors, delta)
+        if memory.padding is not None:
+            logits = logits.masked_fill(memory.padding, torch.finfo(logits.dtype).min)
+        best = logits.detach().topk(self.count(memory), dim=1).indices[..., None]
+        content = features.gather(1, best.expand(-1, -1, features.shape[-1]))
+        reference = boxes.detach().gather(1, best.expand(-1, -1, 4))
+        return Queries(content, reference, None), Detections(boxes, logits), anchors
+
+
+class DetectionDecoder(nn.Module):
+    """Queries through the layers, each layer refining the boxes of the one before."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config, self.geometry = config, geometry(config)
+        self.queries = LearnedQueries(config) if config.queries == "learned" else SelectedQueries(config)
+        self.layers = nn.ModuleList(DetectionLayer(config) for _ in range(config.detection_layers))
+        self.heads = nn.ModuleList(BoxHead(config.d_model) for _ in range(config.detection_layers))
+        if config.queries == "selected":
+            self.position = MLP(2 * config.d_model, config.d_model, config.d_model, layers=2)
+
+    def forward(self, memory: Memory, origin: Tensor | None = None) -> DetectionOutput:
+        """Detect.
+
+        Args:
+            memory: the encoder's output.
+            origin: (B, 2) where each image's corner lies in pixel coordinates; None means (0, 0).
+        """
+        proposals = anchors = None
+        if isinstance(self.queries, LearnedQueries):
+            queries = self.queries(len(memory.tokens))
+        else:
+            queries, proposals, anchors = self.queries(memory)
+        content, reference = queries.content, queries.reference
+        layers = []
+        for layer, head in zip(self.layers, self.heads, strict=True):
+            position = queries.position
+            if position is None:
+                features = self.config.d_model // 2
+                position = self.position(self.geometry.sine(reference, memory.sizes, features, origin))
+            content = layer(content, position, reference, memory)
+            logits, delta = head(content)
+            boxes = self.geometry.refine(reference, delta)
+            layers.append(Detections(boxes, logits))
+            reference = boxes.detach()
+        return DetectionOutput(tuple(layers), proposals, anchors)

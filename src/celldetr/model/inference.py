@@ -1,0 +1,150 @@
+"""From tiles to cells: the network as the slide engine, the array API and the evaluation use it.
+
+Only boxes above the score threshold are represented: most queries are background, and without self-attention in the
+representation decoder a cell's embedding does not depend on which others are asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from celldetr.boxes import cxcywh_to_xyxy
+from celldetr.errors import InputError, near
+from celldetr.model.celldetr import CellDETR
+from celldetr.model.output import TileCells
+from celldetr.model.representation import hide_padding
+
+Precision = Literal["auto", "32", "bf16"]
+
+
+def pick_device(device: str = "auto") -> torch.device:
+    """The device to run on: ``auto`` takes CUDA, then Apple's MPS, then the CPU.
+
+    Raises:
+        InputError: a device that does not exist here.
+    """
+    available = ["cpu"]
+    if torch.backends.mps.is_available():
+        available.insert(0, "mps")
+    if torch.cuda.is_available():
+        available.insert(0, "cuda")
+    if device == "auto":
+        return torch.device(available[0])
+    kind = device.partition(":")[0]
+    if kind not in available:
+        raise InputError(f"device {device!r} is not available here; {near(kind, ['auto', *available])}")
+    try:
+        return torch.device(device)
+    except RuntimeError as error:
+        raise InputError(f"device {device!r} is not a device ({str(error).splitlines()[0]})") from None
+
+
+class TilePredictor:
+    """A trained network that turns tiles into cells. Implements ``celldetr.model.output.TileModel``."""
+
+    def __init__(
+        self,
+        network: CellDETR,
+        *,
+        threshold: float,
+        card: dict[str, Any] | None = None,
+        device: str | torch.device = "cpu",
+        precision: Precision = "auto",
+        batch_size: int = 4,
+    ) -> None:
+        """Wrap a network.
+
+        Args:
+            network: it is put in evaluation mode and moved to ``device``.
+            threshold: cells scoring less are not reported.
+            card: what provenance should record about the weights.
+            device: where to run.
+            precision: bf16 computes convolutions and linear layers in bfloat16; auto: bf16 on CUDA, float32 elsewhere.
+            batch_size: tiles of one size that go through the network together.
+        """
+        self.network = network.eval().to(device)
+        self.device = torch.device(device)
+        self.threshold = threshold
+        self.card = card or {}
+        self.batch_size = batch_size
+        self.bf16 = precision == "bf16" or (precision == "auto" and self.device.type == "cuda")
+
+    @property
+    def mpp(self) -> float:
+        """Micrometres per pixel of the tiles."""
+        return self.network.config.mpp
+
+    @property
+    def types(self) -> tuple[str, ...]:
+        """Names of the K types."""
+        return self.network.config.types
+
+    @property
+    def embedding_dim(self) -> int:
+        """Length of an embedding."""
+        return self.network.config.embedding_dim
+
+    def describe(self) -> dict[str, object]:
+        """What provenance should record: the card's identity, and how it is run."""
+        known = {key: self.card[key] for key in ("name", "sha256", "licence", "package_version") if key in self.card}
+        precision = "bf16" if self.bf16 else "float32"
+        return {**known, "threshold": self.threshold, "mpp": self.mpp, "types": list(self.types), "precision": precision}
+
+    def predict_tiles(self, tiles: Sequence[NDArray[np.uint8]]) -> list[TileCells]:
+        """Find the cells of each (H, W, 3) uint8 RGB tile, in the order given; sizes may differ."""
+        results: dict[int, TileCells] = {}
+        by_size: dict[tuple[int, ...], list[int]] = {}
+        for index, tile in enumerate(tiles):
+            by_size.setdefault(tile.shape, []).append(index)
+        for indices in by_size.values():
+            for start in range(0, len(indices), self.batch_size):
+                chosen = indices[start : start + self.batch_size]
+                batch = np.stack([tiles[i] for i in chosen]).transpose(0, 3, 1, 2)
+                results.update(zip(chosen, self._predict(torch.from_numpy(np.ascontiguousarray(batch))), strict=True))
+        return [results[i] for i in range(len(tiles))]
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        return torch.autocast(self.device.type, dtype=torch.bfloat16) if self.bf16 else nullcontext()
+
+    @torch.inference_mode()
+    def _predict(self, images: Tensor) -> list[TileCells]:
+        """Tiles of one size, (B, 3, H, W) uint8."""
+        batch, _, height, width = images.shape
+        coarsest = self.network.config.strides[-1]
+        pad = (-width % coarsest, -height % coarsest)
+        images = torch.nn.functional.pad(images.to(self.device), (0, pad[0], 0, pad[1]))
+        sizes = torch.tensor([[width, height]], device=self.device, dtype=torch.float32).expand(batch, 2)
+        with self._autocast():
+            memories = self.network.memorise(images, sizes)
+            found = self.network.detect(memories).last
+            scores = found.logits.float().sigmoid()
+            chosen, valid = self._above_threshold(scores)
+            boxes = found.boxes.gather(1, chosen[..., None].expand(-1, -1, 4))
+            blocked = hide_padding(valid) if self.network.config.self_attention == "after_first" else None
+            cells = self.network.represent(memories, boxes, blocked=blocked)
+        probabilities = cells.logits.float().sigmoid()
+        probabilities = probabilities / probabilities.sum(-1, keepdim=True).clamp(min=1e-12)
+        absolute = cxcywh_to_xyxy(boxes.float()).clamp(0, 1) * sizes.repeat(1, 2)[:, None]
+        scores = scores.gather(1, chosen)
+        return [
+            TileCells(
+                boxes=absolute[i, keep].cpu().numpy(),
+                scores=scores[i, keep].cpu().numpy(),
+                probabilities=probabilities[i, keep].cpu().numpy(),
+                embeddings=cells.embeddings[i, keep].to(torch.float16).cpu().numpy(),
+            )
+            for i, keep in enumerate(valid)
+        ]
+
+    def _above_threshold(self, scores: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, Q) scores -> (B, N) indices of the best N queries, N the most any image keeps, and which of them it keeps."""
+        count = int((scores >= self.threshold).sum(1).max()) if scores.numel() else 0
+        best = scores.topk(count, dim=1)
+        return best.indices, best.values >= self.threshold

@@ -1,0 +1,135 @@
+"""The representation decoder: one vector per box, from inside the box.
+
+Location-feature decoupling: the content of a query is made from the box's size, its position only steers attention and is
+never added to the content. Box-constrained attention: sampling points cannot leave the box. Without self-attention (the
+paper, and the default) a cell's embedding depends on its own box and the image alone; ``after_first`` is the released code.
+Boxes may come from anywhere and stay fixed through the layers.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from celldetr.config import ModelConfig
+from celldetr.model.detection import SelfAttention
+from celldetr.model.geometry import geometry
+from celldetr.model.layers import DeformableAttention, FeedForward
+from celldetr.model.memory import Memory
+
+
+class BoxEncoding(nn.Module):
+    """A box as a pair: content from its size, position from its place."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.geometry, self.d_model = geometry(config), config.d_model
+        self.sine = config.location_encoding == "sine"
+        inputs = config.d_model if self.sine else 2
+        self.content = nn.Linear(inputs, config.d_model)
+        self.position = nn.Linear(inputs, config.d_model)
+
+    def forward(self, boxes: Tensor, sizes: Tensor, origin: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Encode boxes.
+
+        Args:
+            boxes: (B, N, 4) cxcywh, fractions of the image.
+            sizes: (B, 2) image sizes in pixels.
+            origin: (B, 2) pixel coordinates of the images' corners, or None.
+
+        Returns:
+            content (B, N, d) and position (B, N, d).
+        """
+        place, size = boxes.split(2, dim=-1)
+        if self.sine:
+            half = self.d_model // 2
+            where = self.geometry.sine(place, sizes, half, origin)
+            what = self.geometry.sine(size, sizes, half)
+        else:
+            where = self.geometry.linear(place, sizes, origin)
+            what = self.geometry.linear(size, sizes)
+        return self.content(what), self.position(where)
+
+
+class RepresentationLayer(nn.Module):
+    """Optional self-attention, box-constrained cross-attention, feed-forward; post-norm."""
+
+    def __init__(self, config: ModelConfig, *, self_attention: bool) -> None:
+        super().__init__()
+        self.self_attention = SelfAttention(config.d_model, config.heads, config.dropout) if self_attention else None
+        self.self_norm = nn.LayerNorm(config.d_model) if self_attention else None
+        self.cross_attention = DeformableAttention(
+            config.d_model,
+            config.heads,
+            len(config.representation_strides),
+            config.points,
+            margin=config.margin if config.constrained else None,
+            offset_start=config.offset_start if config.constrained else "stock",
+        )
+        self.norm = nn.LayerNorm(config.d_model)
+        self.dropout = nn.Dropout(config.dropout)
+        self.ffn = FeedForward(config.d_model, config.ffn, config.dropout)
+
+    def forward(
+        self, content: Tensor, position: Tensor, boxes: Tensor, memory: Memory, blocked: Tensor | None = None
+    ) -> Tensor:
+        """(B, N, d) content -> (B, N, d); ``blocked`` as in ``SelfAttention``."""
+        if self.self_attention is not None and self.self_norm is not None:
+            content = self.self_norm(content + self.dropout(self.self_attention(content, position, blocked)))
+        seen = self.cross_attention(content + position, boxes, memory)
+        return self.ffn(self.norm(content + self.dropout(seen)))
+
+
+class RepresentationDecoder(nn.Module):
+    """Boxes and memory in, an embedding per box out."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.encode = BoxEncoding(config)
+        self.layers = nn.ModuleList(
+            RepresentationLayer(config, self_attention=config.self_attention == "after_first" and i > 0)
+            for i in range(config.representation_layers)
+        )
+
+    def forward(
+        self,
+        boxes: Tensor,
+        memory: Memory,
+        *,
+        origin: Tensor | None = None,
+        blocked: Tensor | None = None,
+    ) -> tuple[Tensor, ...]:
+        """Embed boxes.
+
+        Args:
+            boxes: (B, N, 4) cxcywh, fractions of each image; N may be 0.
+            memory: all levels that ``representation_strides`` names.
+            origin: (B, 2) pixel coordinates of the images' corners, or None for (0, 0).
+            blocked: which cells (columns) a cell (row) may not see, for ``after_first``: (B, 1, N, N), True = hidden.
+
+        Returns:
+            (B, N, d) after each layer; the last is the embedding.
+        """
+        if boxes.shape[1] == 0:
+            empty = memory.tokens.new_zeros(len(boxes), 0, memory.tokens.shape[-1])
+            return (empty,) * len(self.layers)
+        content, position = self.encode(boxes, memory.sizes, origin)
+        outputs = []
+        for layer in self.layers:
+            content = layer(content, position, boxes, memory, blocked)
+            outputs.append(content)
+        return tuple(outputs)
+
+
+def hide_padding(valid: Tensor) -> Tensor:
+    """Mask for a batch of box lists of unequal length.
+
+    Args:
+        valid: (B, N) True for real boxes.
+
+    Returns:
+        (B, 1, N, N) True where a column is padding; a padded row sees itself, so that no softmax is empty.
+    """
+    blocked = ~valid[:, None, None, :].expand(-1, 1, valid.shape[1], -1)
+    itself = torch.eye(valid.shape[1], dtype=torch.bool, device=valid.device)
+    return blocked & ~itself

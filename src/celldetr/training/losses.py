@@ -1,0 +1,126 @@
+"""Losses of method section 3: focal objectness, L1 and GIoU boxes, focal types; and dense supervision of the encoder's scores."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from celldetr.boxes import cxcywh_to_xyxy, generalised_iou
+from celldetr.model.detection import Detections
+from celldetr.training.matching import ALPHA, GAMMA, Match, flatten, gather
+
+Losses = dict[str, Tensor]
+
+
+def sigmoid_focal(logits: Tensor, targets: Tensor) -> Tensor:
+    """Focal loss (Lin et al., ICCV 2017), alpha 0.25, gamma 2, of each element; same shape as ``logits``."""
+    p = logits.sigmoid()
+    cross_entropy = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+    p_true = p * targets + (1 - p) * (1 - targets)
+    alpha = ALPHA * targets + (1 - ALPHA) * (1 - targets)
+    return alpha * (1 - p_true) ** GAMMA * cross_entropy
+
+
+def box_losses(boxes: Tensor, targets: Tensor, nuclei: float) -> tuple[Tensor, Tensor]:
+    """L1 and GIoU loss of matched boxes (M, 4), cxcywh fractions, each summed and divided by ``nuclei``."""
+    l1 = (boxes - targets).abs().sum() / nuclei
+    giou = (1 - generalised_iou(cxcywh_to_xyxy(boxes), cxcywh_to_xyxy(targets))).sum() / nuclei
+    return l1, giou
+
+
+def detection_losses(found: Detections, targets: Sequence[Tensor], matches: Sequence[Match], nuclei: float) -> Losses:
+    """One-to-one losses of one layer.
+
+    Args:
+        found: boxes (B, Q, 4) and logits (B, Q).
+        targets: B tensors (N_b, 4), cxcywh fractions.
+        matches: from ``match``.
+        nuclei: what the sums are divided by: nuclei in the batch, over all processes, at least 1.
+    """
+    image, query = flatten(matches)
+    wanted = torch.zeros_like(found.logits)
+    wanted[image, query] = 1.0
+    real = found.logits > torch.finfo(found.logits.dtype).min  # padding does not take part
+    objectness = (sigmoid_focal(found.logits, wanted) * real).sum() / nuclei
+    l1, giou = box_losses(found.boxes[image, query], gather(matches, targets), nuclei)
+    return {"class": objectness, "l1": l1, "giou": giou}
+
+
+def dense_losses(
+    found: Detections, anchors: Tensor, targets: Sequence[Tensor], sizes: Tensor, nuclei: float
+) -> Losses:
+    """One-to-many losses of the tokens that compete to become queries.
+
+    One-to-one matching teaches one token in a hundred. Here the token nearest to a nucleus is wanted, the tokens around it are
+    forgiven by a Gaussian of the nucleus' size (CornerNet / CenterNet's penalty-reduced focal loss), so that the best-scoring
+    tokens are the centres of *different* nuclei; and every token inside a nucleus learns its box.
+
+    Args:
+        found: proposals of T tokens, boxes (B, T, 4), logits (B, T).
+        anchors: (B, T, 4) the boxes they started from, cxcywh fractions.
+        targets: B tensors (N_b, 4), cxcywh fractions.
+        sizes: (B, 2) image sizes in pixels.
+        nuclei: as in ``detection_losses``.
+    """
+    heat = torch.zeros_like(found.logits)
+    picked_boxes, picked_targets = [], []
+    for b, target in enumerate(targets):
+        if not len(target):
+            continue
+        offset = (anchors[b, :, None, :2] - target[None, :, :2]) * sizes[b]  # (T, N, 2), pixels
+        half = (target[:, 2:] * sizes[b] / 2).clamp(min=2.0)
+        reach = offset / half  # 1 on the border of the box
+        gaussian = torch.exp(-2.0 * reach.square().sum(-1))  # sigma is half the half side
+        heat[b] = gaussian.amax(dim=1)
+        squared = offset.square().sum(-1)
+        heat[b, squared.argmin(dim=0)] = 1.0
+        nearest = reach.square().sum(-1).argmin(dim=1)
+        inside = reach[torch.arange(len(reach), device=reach.device), nearest].abs().amax(-1) < 0.8
+        inside[squared.argmin(dim=0)] = True
+        picked_boxes.append(found.boxes[b, inside])
+        picked_targets.append(target[nearest[inside]])
+    p = found.logits.sigmoid()
+    wanted = heat == 1.0
+    positive = (1 - p) ** 2 * -F.logsigmoid(found.logits)
+    negative = (1 - heat) ** 4 * p**2 * -F.logsigmoid(-found.logits)
+    real = found.logits > torch.finfo(found.logits.dtype).min
+    objectness = torch.where(wanted, positive, negative)[real].sum() / nuclei
+    if not picked_boxes:
+        zero = found.boxes.sum() * 0
+        return {"class": objectness, "l1": zero, "giou": zero}
+    boxes, wanted_boxes = torch.cat(picked_boxes), torch.cat(picked_targets)
+    # Averaged over the tokens of a nucleus, so that a large one counts as much as a small one does in the one-to-one losses.
+    share = len(boxes) / max(sum(len(target) for target in targets), 1)
+    l1, giou = box_losses(boxes, wanted_boxes, nuclei * share)
+    return {"class": objectness, "l1": l1, "giou": giou}
+
+
+def type_loss(logits: Tensor, types: Tensor, weights: Tensor, labelled: float) -> Tensor:
+    """Sigmoid focal loss of types; cells of unknown type (-1) are left out.
+
+    Args:
+        logits: (M, K).
+        types: (M,) index of the type, or -1.
+        weights: (K,) weight of a cell of each type.
+        labelled: what the sum is divided by: cells of known type in the batch, over all processes, at least 1.
+    """
+    known = types >= 0
+    logits, types = logits[known], types[known]
+    wanted = F.one_hot(types, logits.shape[-1]).to(logits.dtype)
+    return (sigmoid_focal(logits, wanted) * weights[types, None]).sum() / labelled
+
+
+def balance(counts: Sequence[int], exponent: float) -> Tensor:
+    """(K,) type weights: inverse frequency to the power ``exponent``, averaging 1 over the cells.
+
+    Types with no cell get the weight of the rarest one. ``exponent=0`` gives ones.
+    """
+    count = torch.tensor(counts, dtype=torch.float32)
+    present = count[count > 0]
+    if not len(present):
+        return torch.ones(len(count))
+    weight = count.clamp(min=float(present.min())) ** -exponent
+    return weight * count.sum() / (weight * count).sum()

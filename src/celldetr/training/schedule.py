@@ -1,0 +1,45 @@
+"""Optimiser and learning rate: AdamW, linear warm-up, cosine to zero; the backbone at its own, lower rate."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+
+from celldetr.config import TrainConfig
+from celldetr.model.celldetr import CellDETR
+
+
+def build_optimizer(network: CellDETR, config: TrainConfig) -> torch.optim.AdamW:
+    """AdamW over two groups: the backbone, and everything else. Each remembers its peak rate as ``peak``."""
+    backbone = [p for p in network.backbone.parameters() if p.requires_grad]
+    inside = {id(p) for p in network.backbone.parameters()}
+    rest = [p for p in network.parameters() if p.requires_grad and id(p) not in inside]
+    groups = [
+        {"params": parameters, "lr": rate, "peak": rate}
+        for parameters, rate in ((rest, config.lr), (backbone, config.backbone_lr))
+        if parameters
+    ]
+    return torch.optim.AdamW(groups, weight_decay=config.weight_decay)
+
+
+def factor(step: int, config: TrainConfig) -> float:
+    """Share of the peak rate at ``step`` (from 0): rises to 1 over the warm-up, then falls as a half cosine to 0."""
+    if step < config.warmup:
+        return (step + 1) / config.warmup
+    progress = (step - config.warmup) / max(config.steps - config.warmup, 1)
+    return 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+
+
+def set_rate(optimizer: torch.optim.Optimizer, step: int, config: TrainConfig) -> float:
+    """Set the rates for ``step``; returns that of the transformer."""
+    for group in optimizer.param_groups:
+        group["lr"] = group["peak"] * factor(step, config)
+    return float(optimizer.param_groups[0]["lr"])
+
+
+def clip_gradients(network: nn.Module, limit: float) -> float:
+    """Scale gradients so that their joint norm is at most ``limit``; returns the norm before."""
+    parameters = [p for p in network.parameters() if p.grad is not None]
+    return float(nn.utils.clip_grad_norm_(parameters, limit))

@@ -1,0 +1,80 @@
+"""The state of a run: weights, their average, the optimiser's moments and the step, as one safetensors file.
+
+All chance in training is a function of (seed, step, process), so nothing else is needed to continue exactly. The file replaces the
+one before it in a single rename: an interruption leaves either the old state or the new one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from celldetr.errors import InputError
+
+STATE_FILE = "state.safetensors"
+
+
+def _collect(network: nn.Module, average: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    tensors = {f"network/{name}": value for name, value in network.state_dict().items()}
+    tensors |= {f"average/{name}": value for name, value in average.state_dict().items()}
+    for index, moments in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer/{index}/{name}": torch.as_tensor(value) for name, value in moments.items()}
+    return {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+
+
+def save_state(
+    folder: Path, network: nn.Module, average: nn.Module, optimizer: torch.optim.Optimizer, facts: dict[str, object]
+) -> None:
+    """Write the state of a run.
+
+    Args:
+        folder: of the run.
+        network, average, optimizer: what is trained.
+        facts: JSON-able: the step, the recipe, the best result so far.
+    """
+    path = folder / STATE_FILE
+    unfinished = path.with_suffix(".tmp")
+    save_file(_collect(network, average, optimizer), unfinished, metadata={"facts": json.dumps(facts)})
+    os.replace(unfinished, path)
+
+
+def load_state(
+    folder: Path, network: nn.Module, average: nn.Module, optimizer: torch.optim.Optimizer
+) -> dict[str, object]:
+    """Put the state of a run back; returns the facts.
+
+    Raises:
+        InputError: no state, a broken one, or one of another network.
+    """
+    path = folder / STATE_FILE
+    if not path.is_file():
+        raise InputError(f"{folder}: nothing to resume, there is no {STATE_FILE}; start without --resume")
+    try:
+        with safe_open(path, framework="pt") as file:
+            facts: dict[str, object] = json.loads((file.metadata() or {})["facts"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise InputError(f"{path}: not a training state ({error}); start again without --resume") from None
+    moments: dict[int, dict[str, Tensor]] = {}
+    parts: dict[str, dict[str, Tensor]] = {"network": {}, "average": {}}
+    for key, value in tensors.items():
+        kind, _, name = key.partition("/")
+        if kind == "optimizer":
+            index, _, moment = name.partition("/")
+            moments.setdefault(int(index), {})[moment] = value
+        else:
+            parts[kind][name] = value
+    try:
+        network.load_state_dict(parts["network"])
+        average.load_state_dict(parts["average"])
+        optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
+    except (RuntimeError, ValueError) as error:
+        first = " ".join(str(error).split())[:200]
+        raise InputError(f"{path}: state of another network than the recipe's ({first})") from None
+    return facts

@@ -1,0 +1,131 @@
+"""Supervised training on labelled nuclei: one batch in, one loss out, in any of the modes of method section 2."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+
+from celldetr.config import TrainConfig
+from celldetr.model.celldetr import CellDETR, Memories
+from celldetr.model.detection import DetectionOutput
+from celldetr.model.representation import hide_padding
+from celldetr.training.box_noise import jitter_boxes
+from celldetr.training.losses import Losses, dense_losses, detection_losses, type_loss
+from celldetr.training.matching import Match, match
+
+ORIGIN_PX = 1024.0  # training images lie anywhere in a field of this many pixels
+
+
+def mean_over_processes(count: float, device: torch.device) -> float:
+    """Mean of a count over the processes of a distributed run, at least 1: what losses are divided by."""
+    total = torch.tensor(float(count), device=device)
+    if dist.is_available() and dist.is_initialized():
+        dist.all_reduce(total)
+        total /= dist.get_world_size()
+    return max(float(total), 1.0)
+
+
+class Supervised(nn.Module):
+    """A network with its supervised objective; ``forward`` returns the loss, so that data parallelism can wrap it."""
+
+    def __init__(self, network: CellDETR, config: TrainConfig, type_weights: Tensor) -> None:
+        super().__init__()
+        self.network, self.config = network, config
+        self.register_buffer("type_weights", type_weights, persistent=False)
+
+    def forward(
+        self, images: Tensor, boxes: Sequence[Tensor], types: Sequence[Tensor], generator: torch.Generator
+    ) -> tuple[Tensor, Losses]:
+        """Loss of a batch.
+
+        Args:
+            images: (B, 3, H, W) uint8.
+            boxes: B tensors (N_b, 4), cxcywh fractions; N_b may be 0.
+            types: B tensors (N_b,), index of the type or -1.
+            generator: source of all chance in this step, on the CPU.
+
+        Returns:
+            the loss, and its parts (detached) by name.
+        """
+        config, device = self.config, images.device
+        origin = torch.rand((len(images), 2), generator=generator).to(device) * ORIGIN_PX
+        sizes = images.new_tensor([images.shape[3], images.shape[2]], dtype=torch.float32).expand(len(images), 2)
+        nuclei = mean_over_processes(sum(len(b) for b in boxes), device)
+        memories = self.network.memorise(images, origin=origin)
+        detection = self.network.detect(memories, origin)
+        matches = [
+            match(layer.logits, layer.boxes, boxes, w_class=config.w_class, w_l1=config.w_l1, w_giou=config.w_giou)
+            for layer in detection.layers
+        ]
+        terms: Losses = {}
+        for i, (layer, matched) in enumerate(zip(detection.layers, matches, strict=True)):
+            for name, value in detection_losses(layer, boxes, matched, nuclei).items():
+                terms[f"layer{i}/{name}"] = value
+        for name, value in self._proposal_losses(detection, boxes, sizes, nuclei).items():
+            terms[f"proposals/{name}"] = value
+        terms |= self._type_losses(memories, detection, matches[-1], boxes, types, origin, generator)
+        weights = {"class": config.w_class, "l1": config.w_l1, "giou": config.w_giou, "type": config.w_type}
+        total = torch.stack([weights[name.rpartition("/")[2]] * value for name, value in terms.items()]).sum()
+        return total, {name: value.detach() for name, value in terms.items()}
+
+    def _proposal_losses(
+        self, detection: DetectionOutput, boxes: Sequence[Tensor], sizes: Tensor, nuclei: float
+    ) -> Losses:
+        found, anchors, dense = detection.proposals, detection.anchors, self.config.dense_queries
+        if found is None or anchors is None:
+            return {}
+        if dense > 0:
+            return {name: dense * value for name, value in dense_losses(found, anchors, boxes, sizes, nuclei).items()}
+        config = self.config
+        matched = match(
+            found.logits, found.boxes, boxes, w_class=config.w_class, w_l1=config.w_l1, w_giou=config.w_giou
+        )
+        return detection_losses(found, boxes, matched, nuclei)
+
+    def _type_losses(
+        self,
+        memories: Memories,
+        detection: DetectionOutput,
+        matched: Sequence[Match],
+        boxes: Sequence[Tensor],
+        types: Sequence[Tensor],
+        origin: Tensor,
+        generator: torch.Generator,
+    ) -> Losses:
+        """Type loss of whichever boxes the mode feeds to the representation decoder."""
+        mode, asked, wanted = self.config.mode, [], []
+        if mode in ("sequential", "mixed"):
+            found = detection.last.boxes.detach()
+            asked += [image[query] for image, (query, _) in zip(found, matched, strict=True)]
+            wanted += [image[nucleus] for image, (_, nucleus) in zip(types, matched, strict=True)]
+        if mode != "sequential":
+            asked += [self._noisy(image, generator) for image in boxes]
+            wanted += list(types)
+        if mode == "mixed":  # both lists of an image become one list of boxes
+            half = len(boxes)
+            asked = [torch.cat(pair) for pair in zip(asked[:half], asked[half:], strict=True)]
+            wanted = [torch.cat(pair) for pair in zip(wanted[:half], wanted[half:], strict=True)]
+        valid = pad_sequence([torch.ones_like(t, dtype=torch.bool) for t in wanted], batch_first=True)
+        target = pad_sequence(list(wanted), batch_first=True, padding_value=-1)
+        padded = pad_sequence(list(asked), batch_first=True)
+        blocked = None
+        if self.network.config.self_attention == "after_first":
+            # Unmatched queries are background that a trained detector does not report: cells see cells only.
+            blocked = hide_padding(valid)
+        cells = self.network.represent(memories, padded, origin, blocked)
+        labelled = mean_over_processes(int((target >= 0).sum()), target.device)
+        layers = [*cells.auxiliary, cells.logits] if self.config.auxiliary_types else [cells.logits]
+        return {
+            f"representation{i}/type": type_loss(logits[valid], target[valid], self.type_weights, labelled)
+            for i, logits in enumerate(layers)
+        }
+
+    def _noisy(self, boxes: Tensor, generator: torch.Generator) -> Tensor:
+        if self.config.mode == "parallel":
+            return boxes
+        low, high, grow, share = self.config.jitter
+        return jitter_boxes(boxes.cpu(), low, high, grow, share, generator=generator).to(boxes.device)
