@@ -32,10 +32,12 @@ def precision_recall_figure(report: Report) -> Figure:
     figure, axes = _figure(4.5, 4.5)
     curve, detection = report.curve, report.totals.detection
     if curve.recall:
-        axes.plot(curve.recall, curve.precision, color=HIT)
+        axes.plot(curve.recall, curve.precision, color=HIT, label="pairs by falling score")
     if detection.recall is not None and detection.precision is not None:
-        label = f"threshold {report.threshold:.3f}: F1 {number(detection.f1)}"
+        # Off the curve where the protocol pairs in another way.
+        label = f"{report.protocol.name}, threshold {report.threshold:.3f}: F1 {number(detection.f1)}"
         axes.plot([detection.recall], [detection.precision], "o", color=MISS, label=label)
+    if axes.lines:
         axes.legend(loc="lower left", frameon=False)
     axes.set(xlim=(0, 1.01), ylim=(0, 1.01), xlabel="recall", ylabel="precision")
     axes.set_title(f"detection, average precision {number(curve.average_precision)}")

@@ -59,6 +59,12 @@ PROTOCOLS = {
             meaning="Hungarian on all centre distances, pairs beyond 3 um dropped; empty images add nothing",
         ),
         Protocol(
+            "within-radius",
+            pairing="within_radius",
+            empty="nothing",
+            meaning="Hungarian among pairs within 3 um only: the most pairs there can be; empty images add none",
+        ),
+        Protocol(
             "cellvit-compat",
             pairing="assign_then_drop",
             empty="background_point",

@@ -1,0 +1,98 @@
+"""The chosen threshold is as good as the best on validation, sits in the middle of the top, and never saw a test
+image."""
+
+from __future__ import annotations
+
+import inspect
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from scenes import TYPES, Oracle, image, random_image, sample, tile_cells
+
+from celldetr.errors import InputError
+from celldetr.evaluation.cells import ImageCells
+from celldetr.evaluation.evaluate import evaluate
+from celldetr.evaluation.metrics import DetectionCounts, count_detection
+from celldetr.evaluation.protocols import PROTOCOLS, pair_image
+from celldetr.evaluation.threshold import TOP, best_threshold, choose_threshold
+
+
+def f1_at(images: list[ImageCells], threshold: float, protocol: str = "within-radius") -> float:
+    counts = [count_detection(pair_image(i.above(threshold), PROTOCOLS[protocol])) for i in images]
+    return sum(counts, DetectionCounts()).f1 or 0.0
+
+
+def separable(hits: list[float], misses: list[float]) -> ImageCells:
+    places = [(100.0 * k, 50) for k in range(len(hits) + len(misses))]
+    return image(places, places[: len(hits)], scores=[*hits, *misses])
+
+
+def test_the_middle_of_the_gap_between_hits_and_misses() -> None:
+    choice = best_threshold([separable([0.7, 0.8, 0.9], [0.1, 0.2, 0.3])])
+    assert choice.threshold == pytest.approx(0.5)
+    assert choice.counts == DetectionCounts(tp=3)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 2**32), st.sampled_from(sorted(PROTOCOLS)))
+def test_no_threshold_is_better(seed: int, protocol: str) -> None:
+    images = [random_image(seed + k) for k in range(2)]
+    scores = np.concatenate([i.pred_scores for i in images])
+    n_true = sum(len(i.true_xy) for i in images)
+    assume(n_true > 3 and 0 < len(scores) < 20)  # few enough to be neither smoothed nor thinned
+    choice = best_threshold(images, protocol)
+    kept = [s for s in scores if n_true / 4 <= np.sum(scores >= s) <= 4 * n_true]
+    best = max([f1_at(images, s, protocol) for s in kept], default=0.0)
+    assert f1_at(images, choice.threshold, protocol) >= best - TOP
+    assert choice.counts.f1 == pytest.approx(f1_at(images, choice.threshold, protocol))
+
+
+def test_the_choice_holds_on_images_it_has_not_seen() -> None:
+    rng = np.random.default_rng(0)
+
+    def scored(n: int) -> ImageCells:
+        return separable(rng.beta(6, 3, n).tolist(), rng.beta(2, 5, n).tolist())
+
+    unseen = [scored(4000)]
+    best = max(f1_at(unseen, threshold) for threshold in np.linspace(0.2, 0.7, 26))
+    chosen = [f1_at(unseen, best_threshold([scored(300)]).threshold) for _ in range(6)]
+    assert np.mean(chosen) > best - 0.003
+
+
+def test_many_junk_scores_do_not_use_up_the_steps() -> None:
+    hits, junk = [0.6, 0.7, 0.8, 0.9], np.linspace(0.001, 0.01, 3000).tolist()
+    assert 0.01 < best_threshold([separable(hits, junk)]).threshold <= 0.6
+
+
+def test_all_predictions_right_keeps_to_the_scores_seen() -> None:
+    choice = best_threshold([separable([0.4, 0.6, 0.8], [])])
+    assert choice.threshold == pytest.approx(0.4)
+    assert choice.counts.f1 == 1.0
+
+
+def test_choice_is_made_on_validation_images_alone() -> None:
+    validation = [sample([(20, 20), (40, 40)], name="validation", pixel=1)]
+    test = [sample([(20, 20)], name="test", pixel=2)]
+    answers = {
+        1: tile_cells([(20, 20), (40, 40), (60, 10)], [0, 0, 0], [0.8, 0.9, 0.2]),
+        2: tile_cells([(20, 20)], [0], [0.51]),
+    }
+    model = Oracle(answers)
+    chosen = choose_threshold(model, validation, TYPES)
+    assert model.asked == [(1, 0.25)]  # each validation image once, no other
+    assert chosen.threshold == pytest.approx(0.5)
+    # Whatever the test images hold, there is no way to hand them in, nor to evaluate without a threshold made before.
+    assert list(inspect.signature(choose_threshold).parameters) == ["predict", "validation", "type_names", "protocol"]
+    assert inspect.signature(evaluate).parameters["threshold"].default is inspect.Parameter.empty
+    assert evaluate(model, test, TYPES, threshold=chosen.threshold).detection_f1 == 1.0
+
+
+def test_nothing_to_choose_from_is_said() -> None:
+    with pytest.raises(InputError, match="no labelled cell"):
+        best_threshold([image([(5, 5)], [])])
+    with pytest.raises(InputError, match="finds no cell in the validation"):
+        best_threshold([image([], [(5, 5)])])
+    with pytest.raises(InputError, match="no labelled cell"):
+        best_threshold([])
