@@ -1,8 +1,8 @@
 """How many micrometres a pixel measures: from the user, or from what a file says if that can be true.
 
-Files lie about their resolution (72 dpi, 1 pixel per centimetre, 0), so every value found is a candidate with the name
-of its source, and the first one a microscope can have is taken. Nothing is guessed: an objective power only suggests
-what to pass, because 20x means anything from 0.45 to 0.55 and is wrong on rescanned and exported images.
+Files lie about their resolution (72 dpi, 1 pixel per centimetre, 0), so every value found is a candidate with the
+name of its source, and the first one a microscope can have is taken. Nothing is guessed: an objective power only
+suggests what to pass, because 20x means anything from 0.45 to 0.55 and is wrong on rescanned and exported images.
 """
 
 from __future__ import annotations

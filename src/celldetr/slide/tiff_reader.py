@@ -1,7 +1,7 @@
 """Plain, tiled, pyramidal, ImageJ and OME TIFF, through tifffile's page structure.
 
-Of a tiled file only the tiles that a region touches are decoded; an uncompressed file in strips is mapped into memory;
-a compressed one is decoded whole if it is small and strip by strip if it is not.
+Of a tiled file only the tiles that a region touches are decoded; an uncompressed file in strips is mapped into
+memory; a compressed one is decoded whole if it is small and strip by strip if it is not.
 """
 
 from __future__ import annotations

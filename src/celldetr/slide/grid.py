@@ -1,0 +1,142 @@
+"""Where tiles lie and which tile owns a point: pure geometry, in pixels of the model's own resolution.
+
+Tiles have whole sides; their corners are any floats, so no micrometres-per-pixel ratio is special and nothing is
+rounded twice. The last tile of a row is pushed back to fit. Two neighbours share out their overlap at its middle,
+wherever it is: a fixed margin would count cells twice where the push makes an overlap wider. A tile therefore sees at
+least half an overlap beyond all it owns, except at the border of the slide.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+ROUNDING = 1e-6  # px by which a length may miss a whole number and still be one
+
+
+@dataclass(frozen=True)
+class Axis:
+    """Tiles along x or along y.
+
+    Attributes:
+        starts: (n,) where tiles begin, rising.
+        size: their common side, px.
+        cuts: (n + 1,) tile i owns [cuts[i], cuts[i + 1]); the first is -inf and the last inf, because a box at the
+            border may have its centre just outside.
+        end: where the slide (or region) ends; the last tile ends less than a pixel after it, and only if it is the one.
+    """
+
+    starts: NDArray[np.float64]
+    size: int
+    cuts: NDArray[np.float64]
+    end: float
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+
+def lay_axis(origin: float, length: float, tile: int, overlap: int, offset: float = 0.0) -> Axis:
+    """Cover an interval with tiles.
+
+    Args:
+        origin, length: the interval, in model pixels, length > 0.
+        tile, overlap: pixels, overlap < tile; neighbours overlap by at least this.
+        offset: how much earlier all tiles but the first lie, which moves the seams; taken modulo the stride.
+    """
+    whole = round(length)
+    length = float(whole) if whole and abs(length - whole) < ROUNDING else length
+    stride = tile - overlap
+    last = length - tile
+    if last <= 0:
+        starts, size = np.zeros(1), max(1, math.ceil(length))
+    else:
+        inner = np.arange(1, math.ceil(last / stride) + 2) * stride - offset % stride
+        starts, size = np.concatenate([[0.0], inner[(inner > 0) & (inner < last)], [last]]), tile
+    cuts = np.concatenate([[-np.inf], origin + (starts[1:] + starts[:-1] + size) / 2, [np.inf]])
+    return Axis(origin + starts, size, cuts, origin + length)
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One tile: its place in the grid, its rectangle and what it owns, in model pixels from the slide's origin.
+
+    Attributes:
+        row, column: in the grid.
+        x, y: top left corner.
+        width, height: whole pixels.
+        owner: (left, top, right, bottom), half-open; infinite at the border of the slide.
+    """
+
+    row: int
+    column: int
+    x: float
+    y: float
+    width: int
+    height: int
+    owner: tuple[float, float, float, float]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """All tiles of a slide or region.
+
+    Attributes:
+        columns, rows: tiles along x and along y.
+        scale: level-0 pixels per model pixel.
+    """
+
+    columns: Axis
+    rows: Axis
+    scale: float
+
+    def __len__(self) -> int:
+        return len(self.columns) * len(self.rows)
+
+    def tile(self, row: int, column: int) -> Tile:
+        """The tile at a place in the grid."""
+        cx, cy = self.columns.cuts, self.rows.cuts
+        return Tile(
+            row,
+            column,
+            float(self.columns.starts[column]),
+            float(self.rows.starts[row]),
+            self.columns.size,
+            self.rows.size,
+            (float(cx[column]), float(cy[row]), float(cx[column + 1]), float(cy[row + 1])),
+        )
+
+    def tiles(self) -> Iterator[Tile]:
+        """Row by row, the order of all output."""
+        for row in range(len(self.rows)):
+            for column in range(len(self.columns)):
+                yield self.tile(row, column)
+
+    def owned(self) -> NDArray[np.float64]:
+        """(tiles, 4) xyxy in level-0 pixels: what each owns of the slide or region, in the order of ``tiles``."""
+        x0, x1 = _inside(self.columns)
+        y0, y1 = _inside(self.rows)
+        boxes = [np.broadcast_arrays(x0[None], y0[:, None], x1[None], y1[:, None])]
+        return np.stack(boxes[0], -1).reshape(-1, 4) * self.scale
+
+
+def _inside(axis: Axis) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    edges = axis.cuts.clip(axis.starts[0], axis.end)
+    return edges[:-1], edges[1:]
+
+
+def lay_grid(
+    region: tuple[float, float, float, float], scale: float, tile: int, overlap: int, offset: float = 0.0
+) -> Grid:
+    """Cover a region with tiles.
+
+    Args:
+        region: (x, y, width, height) in level-0 pixels.
+        scale: level-0 pixels per model pixel, any positive number.
+        tile, overlap, offset: see ``lay_axis``, for both axes.
+    """
+    x, y, width, height = (value / scale for value in region)
+    return Grid(lay_axis(x, width, tile, overlap, offset), lay_axis(y, height, tile, overlap, offset), scale)

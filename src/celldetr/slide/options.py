@@ -1,0 +1,31 @@
+"""How a slide is read: the settings of ``celldetr predict`` that are not the model's."""
+
+from __future__ import annotations
+
+from typing import Annotated, Self
+
+from pydantic import Field, model_validator
+
+from celldetr.config import Config, Count
+
+
+class PredictOptions(Config):
+    """Settings of a run. All but ``batch_size`` decide which cells come out: a run resumes only with the same ones."""
+
+    tile: Annotated[int, Field(ge=32)] = 512  # side in px of the model's mpp; smaller needs less memory
+    overlap: Annotated[int, Field(ge=0)] = 64  # px that neighbouring tiles share; should exceed the largest nucleus
+    batch_size: Count = 4  # tiles the model sees at once
+    mpp: float | None = None  # um per pixel of level 0, instead of what the file says
+    tissue: bool = True  # only read tiles that touch tissue; False: all
+    region: tuple[float, float, float, float] | None = None  # x, y, width, height in level-0 px; None: the whole slide
+    offset: Annotated[float, Field(ge=0)] = (
+        0.0  # px by which the seams between tiles are moved, to test that none shows
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.overlap > self.tile // 2:
+            raise ValueError(f"overlap={self.overlap} must not exceed half of tile={self.tile}")
+        if self.region is not None and min(self.region[2:]) <= 0:
+            raise ValueError(f"region={self.region} must be x, y, width, height with a positive width and height")
+        return self
