@@ -1,4 +1,4 @@
-"""The slide that comes with the package, so that a first run needs no data: ``python -m celldetr.sample_slide`` prints it.
+"""The slide in the package, so that a first run needs no data; ``python -m celldetr.sample_slide`` prints its path.
 
 An H&E region at 0.499 micrometres per pixel, dedicated to the public domain (CC0); ``assets/README.md`` has its origin.
 """
@@ -13,7 +13,7 @@ def sample_slide() -> Path:
     """Path of the sample slide, an Aperio SVS of 2220 x 2967 pixels.
 
     Raises:
-        FileNotFoundError: the installation lacks it, for instance because the package was run from a zip file: slide
+        FileNotFoundError: the installation lacks it, as when the package is run from a zip file: slide
             libraries read paths only.
     """
     path = Path(str(files("celldetr") / "assets" / "CMU-1-Small-Region.svs"))
