@@ -1,33 +1,49 @@
-"""Multi-scale deformable attention on CPU: a Numba kernel, forward and backward, that needs no compiler on the machine.
+"""Multi-scale deformable attention on CPU: Numba kernels, forward and backward; no compiler is needed on the machine.
 
 What matters:
 
 - No sample is stored. Each point's four corners are read and added (forward), or dotted and scattered (backward).
-- Work is cut so that no two threads ever write the same memory: by queries forward, by (image, head) backward. The
-  order of every sum is therefore fixed and the result does not depend on the number of threads.
-- The kernels release the GIL and run from a small thread pool of ours. Numba's own ``prange`` is not used: its
-  threading layer must not be entered from several Python threads and competes with PyTorch's OpenMP pool.
-- A NaN must never become an index: ``fastmath`` leaves out ``nnan`` and ``ninf``, so that the range test, which is
-  false for NaN and infinity, stays and comes before the cast to int.
+- The D channels of a pixel are handled as SIMD registers. Plain loops over them are up to three times slower: the
+  compiler must allow for arrays that overlap, and goes through memory for every addition. So D is a constant of the
+  compilation, the length of a tuple, ``lanes``, and a few intrinsics do the arithmetic; one compilation a D and dtype.
+- Work is cut so that no two threads write the same memory: by queries forward, by groups of heads backward. The order
+  of every sum is fixed, so the result does not depend on the number of threads.
+- A NaN must never become an index: ``fastmath`` leaves out ``nnan`` and ``ninf``, so that the range test of ``_place``,
+  which is false for NaN and infinity, is kept; it comes before the cast to int.
+
+Intrinsics and kernels share a file because Numba's cache notices a change only in the file of the kernel.
 """
 
 from __future__ import annotations
 
-import os
-import threading
-from collections import deque
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from itertools import pairwise
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import cache, reduce
+from types import FunctionType
 from typing import Any
 
 import numpy as np
-from numba import njit
+from llvmlite import ir  # type: ignore[import-untyped]
+from numba import njit, types
+from numba.core import cgutils
+from numba.extending import intrinsic
 from numpy.typing import NDArray
 
-_FASTMATH = {"contract", "reassoc", "nsz", "arcp"}
-# Fewer samples than this (points x channels) are done before a second thread has woken up.
+from celldetr.model.kernel_threads import run_in_pieces
+
+_RELAXED = ("contract", "reassoc", "nsz")
+_OPTIONS: dict[str, Any] = {"nogil": True, "fastmath": set(_RELAXED), "error_model": "numpy", "boundscheck": False}
+_REGISTER_BITS = 256  # narrower units split it; 512 measured no faster
+_ALIGN = 4  # bytes; a row can start at any float
+_OUTSIDE = -2  # _place: no corner of a point starts left of -1
+# Fewer multiplications than this are done before a second thread has woken up.
 _WORTH_A_THREAD = 100_000
+
+# What is written for Numba has no types of Python's: it is generic in Numba's.
+_njit: Any = njit
+_intrinsic: Any = intrinsic
+_pointer: Any = types.CPointer
+_alloca: Any = cgutils.alloca_once
 
 
 def forward(
@@ -45,11 +61,11 @@ def forward(
     Returns:
         (B, Q, H, D).
     """
-    batch, queries, heads = locations.shape[:3]
-    out = np.zeros((batch, queries, heads, value.shape[3]), value.dtype)
-    if weights.size and out.size:
+    batch, queries, heads = weights.shape[:3]
+    out = np.empty((batch, queries, heads, value.shape[3]), value.dtype)
+    if out.size:
         arrays = (value, shapes, locations, weights, out)
-        _run(_forward_kernel, arrays, batch * queries, _useful_threads(weights.size * value.shape[3], threads))
+        _run(_forward_kernel, arrays, batch * queries, _useful_threads(value, weights, threads))
     return out
 
 
@@ -63,151 +79,257 @@ def backward(
 ) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
     """Gradients of value, locations and weights, given ``grad`` (B, Q, H, D) of the result of ``forward``."""
     grads = np.zeros_like(value), np.zeros_like(locations), np.zeros_like(weights)
-    if weights.size and grad.size:
+    if grad.size:
+        threads = _useful_threads(value, weights, threads)
+        heads = value.shape[2]
+        group = _heads_per_group(value.shape[0], heads, threads)
         arrays = (value, shapes, locations, weights, grad, *grads)
-        items = value.shape[0] * value.shape[2]
-        _run(_backward_kernel, arrays, items, _useful_threads(weights.size * value.shape[3], threads))
+        _run(_backward_kernel, (*arrays, group), value.shape[0] * (heads // group), threads)
     return grads
 
 
-def _compiled(function: Callable[..., None]) -> Callable[..., None]:
-    """Compile at the first call, kept on disk where that is possible."""
-    options: dict[str, Any] = {"nogil": True, "fastmath": _FASTMATH, "error_model": "numpy", "boundscheck": False}
+def _useful_threads(value: NDArray[Any], weights: NDArray[Any], threads: int) -> int:
+    return max(1, min(threads, weights.size * value.shape[3] // _WORTH_A_THREAD))
+
+
+def _heads_per_group(batch: int, heads: int, threads: int) -> int:
+    """The most heads a thread can take together, which lie side by side in memory, with equal work for all threads."""
+    groups = (group for group in range(heads, 0, -1) if heads % group == 0)
+    return next((group for group in groups if batch * (heads // group) % threads == 0), 1)
+
+
+def _run(kernel: Callable[..., None], arguments: tuple[Any, ...], items: int, threads: int) -> None:
+    """Cover [0, items) with calls of the kernel compiled for the D and the dtype of the first argument."""
+    value = arguments[0]
+    compiled = _specialised(kernel, value.shape[3], value.dtype.name)
+    arguments = ((0,) * value.shape[3], *arguments)
+    with suppress(OSError):  # compiled, but the cache could not be written (disk full): the next process compiles again
+        compiled(*arguments, 0, 0)
+    run_in_pieces(lambda start, stop: compiled(*arguments, start, stop), items, threads)
+
+
+@cache
+def _specialised(kernel: FunctionType, channels: int, dtype: str) -> Callable[..., None]:
+    """A compiled copy of a kernel, kept on disk where that is possible.
+
+    Each specialisation has a name, hence cache files, of its own: two processes that write different entries to the
+    files of one function can leave the one under the other's key.
+    """
+    copy = FunctionType(kernel.__code__, kernel.__globals__, kernel.__name__)
+    copy.__qualname__ = f"{kernel.__name__}_{channels}_{dtype}"
     try:
-        return njit(cache=True, **options)(function)
-    except RuntimeError:  # no directory to write the cache to: compile in each process instead
-        return njit(**options)(function)
+        return _njit(cache=True, **_OPTIONS)(copy)
+    except RuntimeError:  # no directory to write to: compile in each process instead
+        return _njit(**_OPTIONS)(copy)
 
 
-@_compiled
-def _forward_kernel(value, shapes, locations, weights, out, start, stop):  # type: ignore[no-untyped-def]
+def _forward_kernel(lanes, value, shapes, locations, weights, out, start, stop):  # type: ignore[no-untyped-def]
     """Write out[b, q] for the queries start <= b * Q + q < stop."""
     real = value.dtype.type
-    heads, channels = value.shape[2:]
-    queries, points = locations.shape[1], locations.shape[4]
+    _, pixels, heads, channels = value.shape
+    queries, points = weights.shape[1], weights.shape[4]
+    row = heads * channels
+    total = _registers(value, lanes)
     for item in range(start, stop):
         b, q = item // queries, item % queries
         for h in range(heads):
-            total = out[b, q, h]
-            first = 0
+            _clear(total, lanes)
+            level_start = (b * pixels * heads + h) * channels
             for level in range(len(shapes)):
                 height, width = shapes[level]
                 for p in range(points):
-                    x = locations[b, q, h, level, p, 0] * width - real(0.5)
-                    y = locations[b, q, h, level, p, 1] * height - real(0.5)
-                    if not (x >= -1 and x < width and y >= -1 and y < height):
+                    x, right = _place(locations[b, q, h, level, p, 0], real(width))
+                    y, low = _place(locations[b, q, h, level, p, 1], real(height))
+                    if x == _OUTSIDE or y == _OUTSIDE:
                         continue
-                    x0, y0 = int(np.floor(x)), int(np.floor(y))
-                    right, lower = x - real(x0), y - real(y0)
-                    for i in range(2):
-                        if y0 + i < 0 or y0 + i >= height:
-                            continue
-                        factor = weights[b, q, h, level, p] * (lower if i else real(1) - lower)
-                        for j in range(2):
-                            if x0 + j < 0 or x0 + j >= width:
-                                continue
-                            corner = value[b, first + (y0 + i) * width + x0 + j, h]
-                            share = factor * (right if j else real(1) - right)
-                            for c in range(channels):
-                                total[c] += share * corner[c]
-                first += height * width
+                    lower = weights[b, q, h, level, p] * low
+                    upper = weights[b, q, h, level, p] - lower
+                    left = real(1) - right
+                    pixel = level_start + (y * width + x) * row
+                    if y >= 0:
+                        if x >= 0:
+                            _add(total, 0, upper * left, value, pixel, lanes)
+                        if x + 1 < width:
+                            _add(total, 0, upper * right, value, pixel + row, lanes)
+                    pixel += width * row
+                    if y + 1 < height:
+                        if x >= 0:
+                            _add(total, 0, lower * left, value, pixel, lanes)
+                        if x + 1 < width:
+                            _add(total, 0, lower * right, value, pixel + row, lanes)
+                level_start += height * width * row
+            _copy(out, (item * heads + h) * channels, total, 0, lanes)
 
 
-@_compiled
 def _backward_kernel(  # type: ignore[no-untyped-def]
-    value, shapes, locations, weights, grad, grad_value, grad_locations, grad_weights, start, stop
+    lanes, value, shapes, locations, weights, grad, grad_value, grad_locations, grad_weights, group, start, stop
 ):
-    """Write all gradients of the heads start <= b * H + h < stop."""
+    """Write the gradients of the groups of heads start <= b * (H / group) + number < stop, over zeros."""
     real = value.dtype.type
-    heads, channels = value.shape[2:]
-    queries, points = locations.shape[1], locations.shape[4]
+    _, pixels, heads, channels = value.shape
+    queries, points = weights.shape[1], weights.shape[4]
+    row = heads * channels
     for item in range(start, stop):
-        b, h = item // heads, item % heads
-        for q in range(queries):
-            upstream = grad[b, q, h]
-            first = 0
+        b, first_head = item // (heads // group), item % (heads // group) * group
+        for number in range(queries * group):
+            q, h = number // group, first_head + number % group
+            up = ((b * queries + q) * heads + h) * channels
+            level_start = (b * pixels * heads + h) * channels
             for level in range(len(shapes)):
                 height, width = shapes[level]
                 for p in range(points):
-                    x = locations[b, q, h, level, p, 0] * width - real(0.5)
-                    y = locations[b, q, h, level, p, 1] * height - real(0.5)
-                    if not (x >= -1 and x < width and y >= -1 and y < height):
+                    x, right = _place(locations[b, q, h, level, p, 0], real(width))
+                    y, low = _place(locations[b, q, h, level, p, 1], real(height))
+                    if x == _OUTSIDE or y == _OUTSIDE:
                         continue
-                    x0, y0 = int(np.floor(x)), int(np.floor(y))
-                    right, lower = x - real(x0), y - real(y0)
                     weight = weights[b, q, h, level, p]
-                    sample = along_x = along_y = real(0)
-                    for i in range(2):
-                        if y0 + i < 0 or y0 + i >= height:
-                            continue
-                        by_y = lower if i else real(1) - lower
-                        for j in range(2):
-                            if x0 + j < 0 or x0 + j >= width:
-                                continue
-                            by_x = right if j else real(1) - right
-                            pixel = first + (y0 + i) * width + x0 + j
-                            corner, scattered = value[b, pixel, h], grad_value[b, pixel, h]
-                            dot = real(0)
-                            for c in range(channels):
-                                dot += upstream[c] * corner[c]
-                            share = weight * by_y * by_x
-                            for c in range(channels):
-                                scattered[c] += share * upstream[c]
-                            sample += by_y * by_x * dot
-                            along_x += by_y * dot if j else -by_y * dot
-                            along_y += by_x * dot if i else -by_x * dot
-                    grad_weights[b, q, h, level, p] = sample
-                    grad_locations[b, q, h, level, p, 0] = weight * width * along_x
-                    grad_locations[b, q, h, level, p, 1] = weight * height * along_y
-                first += height * width
+                    lower = weight * low
+                    upper = weight - lower
+                    left = real(1) - right
+                    # The products of the upstream gradient with the corners, which are zero outside the level.
+                    nw = ne = sw = se = real(0)
+                    pixel = level_start + (y * width + x) * row
+                    if y >= 0:
+                        if x >= 0:
+                            nw = _dot(grad, up, value, pixel, lanes)
+                            _add(grad_value, pixel, upper * left, grad, up, lanes)
+                        if x + 1 < width:
+                            ne = _dot(grad, up, value, pixel + row, lanes)
+                            _add(grad_value, pixel + row, upper * right, grad, up, lanes)
+                    pixel += width * row
+                    if y + 1 < height:
+                        if x >= 0:
+                            sw = _dot(grad, up, value, pixel, lanes)
+                            _add(grad_value, pixel, lower * left, grad, up, lanes)
+                        if x + 1 < width:
+                            se = _dot(grad, up, value, pixel + row, lanes)
+                            _add(grad_value, pixel + row, lower * right, grad, up, lanes)
+                    north, south = nw + right * (ne - nw), sw + right * (se - sw)
+                    grad_weights[b, q, h, level, p] = north + low * (south - north)
+                    grad_locations[b, q, h, level, p, 0] = real(width) * (upper * (ne - nw) + lower * (se - sw))
+                    grad_locations[b, q, h, level, p, 1] = real(height) * weight * (south - north)
+                level_start += height * width * row
 
 
-_pool: ThreadPoolExecutor | None = None
-_pool_lock = threading.Lock()
+@_njit(**_OPTIONS)
+def _place(fraction, size):  # type: ignore[no-untyped-def]
+    """The last pixel centre before a coordinate and how far, in pixels, the coordinate lies beyond it.
 
-
-def _forget_pool() -> None:
-    """Start anew in a forked process (a DataLoader's worker): the threads of its parent do not exist there."""
-    global _pool, _pool_lock
-    _pool, _pool_lock = None, threading.Lock()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_pool)
-
-
-def _helpers() -> ThreadPoolExecutor:
-    """The pool, whose threads are started only as they are needed."""
-    global _pool
-    with _pool_lock:
-        if _pool is None:
-            _pool = ThreadPoolExecutor(max_workers=os.cpu_count() or 1, thread_name_prefix="deformable-attention")
-        return _pool
-
-
-def _useful_threads(samples: int, threads: int) -> int:
-    return max(1, min(threads, samples // _WORTH_A_THREAD))
-
-
-def _run(kernel: Callable[..., None], arrays: tuple[NDArray[Any], ...], items: int, threads: int) -> None:
-    """Call ``kernel(*arrays, start, stop)`` until [0, items) is covered, from this thread and ``threads - 1`` others.
-
-    Each thread takes the next piece when it is done with one, so a busy core delays the result little. The caller works
-    too, and helpers never wait for anything, so any number of callers can share the pool.
+    ``_OUTSIDE`` if no pixel of the level is a neighbour; -1 if only its first is.
     """
-    pieces = min(items, 8 * threads) if threads > 1 else 1
-    bounds = [items * piece // pieces for piece in range(pieces + 1)]
-    waiting = deque(pairwise(bounds))
+    position = fraction * size - np.float32(0.5)  # of float64 numbers this is a float64
+    if position >= -1 and position < size:  # false for NaN
+        before = np.floor(position)
+        return int(before), position - before
+    return _OUTSIDE, position
 
-    def work() -> None:
-        while True:
-            try:
-                start, stop = waiting.popleft()
-            except IndexError:
-                return
-            kernel(*arrays, start, stop)
 
-    helping = [_helpers().submit(work) for _ in range(min(threads, pieces) - 1)]
-    work()
-    for helper in helping:
-        helper.result()
+# The intrinsics below address a row of len(lanes) elements as an array and the offset, in elements, at which it starts;
+# a row of ``_registers`` has the offset 0. Each is a function from types to a signature and a generator of LLVM code.
+
+
+@_intrinsic
+def _registers(_typing, array, lanes):  # type: ignore[no-untyped-def]
+    """A row on the stack, of the dtype of the array, that the compiler keeps in registers."""
+
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        return _alloca(builder, context.get_value_type(array.dtype), size=len(lanes))
+
+    return _pointer(array.dtype)(array, lanes), generate
+
+
+@_intrinsic
+def _clear(_typing, row, lanes):  # type: ignore[no-untyped-def]
+    """row = 0."""
+
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        for place in _vectors(context, builder, lanes, row, arguments[0], _constant(0)):
+            builder.store(ir.Constant(place.type.pointee, None), place, align=_ALIGN)
+        return context.get_dummy_value()
+
+    return types.void(row, lanes), generate
+
+
+@_intrinsic
+def _copy(_typing, target, target_offset, source, source_offset, lanes):  # type: ignore[no-untyped-def]
+    """target = source."""
+
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        to = _vectors(context, builder, lanes, target, *arguments[:2])
+        of = _vectors(context, builder, lanes, source, *arguments[2:4])
+        for place, read in zip(to, of, strict=True):
+            builder.store(builder.load(read, align=_ALIGN), place, align=_ALIGN)
+        return context.get_dummy_value()
+
+    return types.void(target, types.intp, source, types.intp, lanes), generate
+
+
+@_intrinsic
+def _add(_typing, target, target_offset, factor, source, source_offset, lanes):  # type: ignore[no-untyped-def]
+    """target += factor * source."""
+
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        to = _vectors(context, builder, lanes, target, *arguments[:2])
+        of = _vectors(context, builder, lanes, source, *arguments[3:5])
+        for place, read in zip(to, of, strict=True):
+            vector = place.type.pointee
+            one = builder.insert_element(ir.Constant(vector, ir.Undefined), arguments[2], _constant(0))
+            factors = builder.shuffle_vector(one, one, _indices([0] * vector.count))
+            product = builder.fmul(factors, builder.load(read, align=_ALIGN), flags=_RELAXED)
+            added = builder.fadd(builder.load(place, align=_ALIGN), product, flags=_RELAXED)
+            builder.store(added, place, align=_ALIGN)
+        return context.get_dummy_value()
+
+    return types.void(target, types.intp, source.dtype, source, types.intp, lanes), generate
+
+
+@_intrinsic
+def _dot(_typing, first, first_offset, second, second_offset, lanes):  # type: ignore[no-untyped-def]
+    """The inner product of two rows."""
+
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        left = _vectors(context, builder, lanes, first, *arguments[:2])
+        right = _vectors(context, builder, lanes, second, *arguments[2:4])
+        sums: dict[int, Any] = {}  # one vector a width
+        for one, other in zip(left, right, strict=True):
+            width = one.type.pointee.count
+            pair = builder.load(one, align=_ALIGN), builder.load(other, align=_ALIGN)
+            product = builder.fmul(*pair, flags=_RELAXED)
+            sums[width] = builder.fadd(sums[width], product, flags=_RELAXED) if width in sums else product
+        totals = [_total(builder, vector) for vector in sums.values()]
+        return reduce(lambda one, other: builder.fadd(one, other, flags=_RELAXED), totals)
+
+    return first.dtype(first, types.intp, second, types.intp, lanes), generate
+
+
+def _vectors(context: Any, builder: Any, lanes: Any, kind: Any, array: Any, offset: Any) -> list[Any]:
+    """Pointers to the vectors that make up a row: as many whole registers as fit, then halves, quarters, ..."""
+    is_pointer = isinstance(kind, types.CPointer)
+    start = builder.gep(array if is_pointer else context.make_array(kind)(context, builder, array).data, [offset])
+    element = context.get_value_type(kind.dtype)
+    pointers, done, width = [], 0, _REGISTER_BITS // kind.dtype.bitwidth
+    while done < len(lanes):
+        while done + width > len(lanes):
+            width //= 2
+        place = builder.gep(start, [_constant(done)])
+        pointers.append(builder.bitcast(place, ir.VectorType(element, width).as_pointer()))
+        done += width
+    return pointers
+
+
+def _total(builder: Any, vector: Any) -> Any:
+    """The sum of the elements of a vector, by halves."""
+    width = vector.type.count
+    while width > 1:
+        width //= 2
+        halves = [builder.shuffle_vector(vector, vector, _indices(range(start, start + width))) for start in (0, width)]
+        vector = builder.fadd(*halves, flags=_RELAXED)
+    return builder.extract_element(vector, _constant(0))
+
+
+def _constant(number: int) -> Any:
+    return ir.Constant(ir.IntType(64), number)
+
+
+def _indices(numbers: Sequence[int]) -> Any:
+    return ir.Constant(ir.VectorType(ir.IntType(32), len(numbers)), list(numbers))
