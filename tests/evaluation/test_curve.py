@@ -47,10 +47,11 @@ def test_agrees_with_scikit_learn_where_nothing_is_missed(predictions: list[tupl
 
 
 def test_average_precision_by_hand() -> None:
-    # hit, miss, hit, and one cell of three never found: precision 1 up to recall 1/3, 2/3 up to 2/3, nothing beyond.
-    curve = score_curve([row([True, False, True], [0.9, 0.8, 0.7], missed=1)], 3.0)
-    assert curve.average_precision == pytest.approx(1 / 3 * 1 + 1 / 3 * 2 / 3)
-    assert curve.floor == pytest.approx(0.7)
+    # hit, miss, hit, hit, and one cell of four never found. Precision is 1, 1/2, 2/3, 3/4; the best from there on is 1
+    # up to recall 1/4 and 3/4 up to recall 3/4; nothing is granted beyond.
+    curve = score_curve([row([True, False, True, True], [0.9, 0.8, 0.7, 0.6], missed=1)], 3.0)
+    assert curve.average_precision == pytest.approx(1 / 4 * 1 + 2 / 4 * 3 / 4)
+    assert curve.floor == pytest.approx(0.6)
 
 
 def test_equal_scores_are_one_point() -> None:

@@ -189,6 +189,13 @@ def test_unknown_types_count_for_detection_only() -> None:
     assert totals.classwise == (DetectionCounts(), DetectionCounts(fp=1))
 
 
+def test_a_cell_of_unknown_type_excuses_no_prediction_that_has_its_own() -> None:
+    cells = image([(50, 50), (54, 50)], [(50, 50), (53, 50)], pred_types=[0, 0], true_types=[0, -1])
+    assert count_classwise(cells, 12.0, 2) == (DetectionCounts(tp=1), DetectionCounts())
+    alone = image([(52, 50)], [(50, 50), (53, 50)], true_types=[0, -1])
+    assert count_classwise(alone, 12.0, 2) == (DetectionCounts(tp=1), DetectionCounts())
+
+
 def test_totals_of_images_with_other_types_do_not_add() -> None:
     one = Totals(DetectionCounts(), (TypeCounts(),), (DetectionCounts(),))
     two = Totals(DetectionCounts(), (TypeCounts(),) * 2, (DetectionCounts(),) * 2)

@@ -121,16 +121,17 @@ def _assign_then_drop(pred: NDArray[np.float64], true: NDArray[np.float64], radi
 def _largest_matching(i: Index, j: Index, distance: Floats, n_pred: int, n_true: int) -> Index:
     """Positions of the candidate pairs that make the largest matching, and the shortest of those."""
     edges = coo_matrix((np.ones(len(i)), (i, j + n_pred)), shape=(n_pred + n_true, n_pred + n_true))
-    _, component = connected_components(edges, directed=False)
-    order = np.argsort(component[i], kind="stable")
-    bounds = np.flatnonzero(np.diff(component[i][order])) + 1
-    chosen = [
-        # Most components are one prediction on one cell: nothing to decide.
-        part if len(part) == 1 else part[_solve(i[part], j[part], distance[part])]
-        for part in np.split(order, bounds)
-        if len(part)
-    ]
-    return np.concatenate(chosen) if chosen else np.empty(0, np.intp)
+    n_components, node = connected_components(edges, directed=False)
+    component = node[i]
+    rows, columns = (np.bincount(side, minlength=n_components) for side in (node[:n_pred], node[n_pred:]))
+    # Edges by component, the shortest of each first. With one cell on either side, that one is the answer; in tissue
+    # this leaves few components to solve.
+    order = np.lexsort((distance, component))
+    starts = np.flatnonzero(np.diff(component[order], prepend=-1))
+    single = np.minimum(rows, columns)[component[order[starts]]] == 1
+    ends = np.append(starts[1:], len(order))
+    parts = [order[start:end] for start, end in zip(starts[~single], ends[~single], strict=True)]
+    return np.concatenate([order[starts[single]], *(part[_solve(i[part], j[part], distance[part])] for part in parts)])
 
 
 def _solve(i: Index, j: Index, distance: Floats) -> Index:
