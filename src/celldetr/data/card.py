@@ -33,8 +33,8 @@ class DatasetCard(Config):
     title: str
     format: str  # a reader in celldetr.data.readers
     root: str = "."
-    mpp: Positive | None = None  # micrometres per pixel of every image; none: the reader finds it in options
-    types: dict[str, list[str]]  # type name -> labels of the source that mean it; [] = a type that never occurs
+    mpp: Positive | None = None  # micrometres per pixel of the images; none: the reader has it for each image
+    types: dict[str, list[str]]  # type name -> labels of the source that mean it; one type without labels means all
     splits: dict[str, Split]
     licence: str
     citation: str
@@ -64,6 +64,9 @@ class DatasetCard(Config):
             raise ValueError(f"types: label {twice[0]!r} belongs to more than one type")
         if not self.types:
             raise ValueError("types: at least one is needed, e.g. {nucleus: []}")
+        bare = [name for name, group in self.types.items() if not group]
+        if bare and len(self.types) > 1:
+            raise ValueError(f"types: {bare[0]!r} needs the labels that mean it; only a single type can do without")
         try:
             groups = re.compile(self.group_pattern).groups
         except re.error as error:
@@ -76,6 +79,11 @@ class DatasetCard(Config):
     def type_names(self) -> tuple[str, ...]:
         """Names of the types, in the card's order, which is the order of ``Sample.types``."""
         return tuple(self.types)
+
+    @property
+    def single_type(self) -> bool:
+        """Whether every nucleus is of the one type, whatever its label."""
+        return not any(self.types.values())
 
     @property
     def label_index(self) -> dict[str, int]:

@@ -10,15 +10,19 @@ import numpy as np
 from PIL import Image
 
 from celldetr.config import DataSource
-from celldetr.data.card import DatasetCard, Split, load_card
-from celldetr.data.readers import brca_m2c
+from celldetr.data.card import DatasetCard, load_card
+from celldetr.data.readers import brca_m2c, coco, instance_maps, pannuke, points_csv
 from celldetr.data.sample import UNKNOWN, Sample
 from celldetr.errors import InputError, near
 
-Reader = Callable[[DatasetCard, Split], Iterator[Sample]]
+Reader = Callable[[DatasetCard, str], Iterator[Sample]]  # a card and the name of one of its splits
 
 READERS: dict[str, Reader] = {
     "brca_m2c": brca_m2c.read,
+    "coco": coco.read,
+    "instance_maps": instance_maps.read,
+    "pannuke": pannuke.read,
+    "points_csv": points_csv.read,
 }
 
 SAME_MPP = 0.01  # relative difference in mpp that is not worth a resampling
@@ -38,7 +42,7 @@ def load_samples(card: DatasetCard, split: str, *, limit: int | None = None) -> 
     """
     if card.format not in READERS:
         raise InputError(f"dataset {card.name!r}: unknown format {card.format!r}; {near(card.format, READERS)}")
-    samples = list(islice(READERS[card.format](card, card.split(split)), limit))
+    samples = list(islice(READERS[card.format](card, split), limit))
     if not samples:
         raise InputError(f"dataset {card.name!r}, split {split!r}: no image found in {card.directory()}")
     seen: set[str] = set()

@@ -31,7 +31,7 @@ class PseudoBoxConfig:
     basin_smoothing_um: float = 0.5  # sigma of the channel the watershed runs on
     compactness: float = 1.0  # added to the watershed's relief per micrometre of distance to the nearest point
     largest_um: float = 8.0  # a nucleus reaches no further from its point
-    smallest_um: float = 1.25  # and at least as far as this, on every side
+    smallest_um: float = 1.0  # and at least as far as this, on every side
     # Contrast: 0 is the background, 1 the nucleus' own stain.
     background_um: float = 20.0  # side of the window in which the background is looked for
     background_percentile: float = 10.0
@@ -48,7 +48,7 @@ class PseudoBoxConfig:
     outside: float = 1.0  # what a micrometre beyond the basin counts against
     leaving: float = 0.5  # fixed price of leaving the basin
     roughness: float = 0.05  # price of each step between neighbouring rays
-    largest_jump: int = 2  # steps between neighbouring rays
+    largest_jump: int = 3  # steps between neighbouring rays
     typical: float = 0.1  # pull towards the image's typical radius, per unit of log radius
 
 

@@ -10,28 +10,23 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from celldetr.data.card import DatasetCard, Split
+from celldetr.data.card import DatasetCard
 from celldetr.data.readers.common import point_sample, read_image, read_lines, type_index
+from celldetr.data.readers.layout import Layout, find_items
 from celldetr.data.sample import Sample
 from celldetr.errors import InputError
 
+LAYOUT = Layout(images="images", labels="labels")
 
-def read(card: DatasetCard, split: Split) -> Iterator[Sample]:
-    """Read the images named in a list file.
 
-    Args:
-        card: the dataset.
-        split: a file of image names, one a line, beside ``images`` and ``labels``; or the names themselves.
+def read(card: DatasetCard, split: str) -> Iterator[Sample]:
+    """Read a split, which the card gives as a list file beside ``images`` and ``labels``, or as a list of names.
 
     Raises:
         InputError: a file is missing, or a row is not "Y X class" with a known class and a place in the image.
     """
-    root = card.directory()
-    names = split if isinstance(split, list) else [line for line in read_lines(root / str(split)) if line]
-    for file_name in names:
-        image = read_image(root / "images" / file_name)
-        stem = file_name.rsplit(".", 1)[0]
-        path = root / "labels" / f"{stem}_gt_class_coords.txt"
+    for item in find_items(card, split, LAYOUT):
+        path = item.label("_gt_class_coords.txt")
         points, types, rows = [], [], []
         for number, line in enumerate(read_lines(path), start=1):
             if not line:
@@ -45,4 +40,4 @@ def read(card: DatasetCard, split: Split) -> Iterator[Sample]:
             points.append((x + 0.5, y + 0.5))
             types.append(type_index(card, label, where))
             rows.append(where)
-        yield point_sample(card, stem, image, np.array(points), types, rows)
+        yield point_sample(card, item.name, read_image(item.image), np.array(points), types, rows, item.mpp)

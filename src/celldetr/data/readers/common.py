@@ -61,6 +61,8 @@ def type_index(card: DatasetCard, label: str, where: str) -> int:
     Raises:
         InputError: the card does not know the label.
     """
+    if card.single_type:
+        return 0
     index = card.label_index
     if label not in index:
         raise InputError(f"{where}: label {label!r} is not in the card of {card.name!r}; {near(label, index)}")
@@ -100,6 +102,7 @@ def point_sample(
     points: NDArray[np.floating],
     types: Sequence[int],
     rows: Sequence[str],
+    mpp: float | None = None,
 ) -> Sample:
     """A sample of annotated points; its boxes are found by ``pseudo_boxes``.
 
@@ -110,9 +113,10 @@ def point_sample(
         points: (N, 2) x, y in pixels.
         types: N indices into the card's types.
         rows: for each point, where it was read, for messages.
+        mpp: of this image; default: the card's.
 
     Raises:
-        InputError: a point outside the image by more than ``SLACK`` pixels.
+        InputError: a point outside the image by more than ``SLACK`` pixels; no mpp.
     """
     xy = np.asarray(points, dtype=np.float32).reshape(-1, 2)
     height, width = image.shape[:2]
@@ -123,7 +127,7 @@ def point_sample(
         at = ", ".join(f"{value:g}" for value in xy[row])
         raise InputError(f"{rows[row]}: point ({at}) lies outside the image of {width} x {height} px")
     xy = np.clip(xy, 0, size)
-    mpp = required_mpp(card)
+    mpp = required_mpp(card) if mpp is None else mpp
     return Sample(
         name=name,
         image=image,

@@ -1,0 +1,126 @@
+"""Instance maps (CoNSeP, DSB2018): beside each image a map of its size, 0 for background, a number for each nucleus.
+
+Types come from a JSON file ``{"number": label}`` beside the map, or there is a single type. Boxes are the exact extents
+of the nuclei: a nucleus of pixels 3 to 5 spans [3, 6].
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from scipy import ndimage
+
+from celldetr.config import Positive, parse
+from celldetr.data.card import DatasetCard
+from celldetr.data.readers.common import box_sample, read_image, type_index
+from celldetr.data.readers.layout import Item, Layout, find_items
+from celldetr.data.sample import Sample
+from celldetr.errors import InputError
+
+
+class InstanceOptions(Layout):
+    """Options of the format ``instance_maps``."""
+
+    suffix: str = ".png"  # of the map, after the image's name; .npy and image formats are read
+    types_suffix: str = ""  # of the JSON file with the labels; not needed with a single type
+    # For sets of unknown and mixed scale: every image's mpp is chosen so that its median nucleus has this diameter (of
+    # a circle of its area), and the card's mpp is not used.
+    median_diameter_um: Positive | None = None
+
+
+def extents(instances: NDArray[np.integer]) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.int64]]:
+    """Numbers, boxes and areas of the nuclei of an instance map.
+
+    Args:
+        instances: (H, W) integers, 0 is background.
+
+    Returns:
+        (N,) numbers in rising order, (N, 4) float32 xyxy in pixels, (N,) pixels.
+    """
+    numbers, positions, areas = np.unique(instances, return_inverse=True, return_counts=True)
+    ranks = positions.reshape(instances.shape)  # 0 .. number of distinct values, however large the values are
+    first = int(len(numbers) > 0 and numbers[0] == 0)
+    windows = ndimage.find_objects(ranks + (1 - first))
+    boxes = [(x.start, y.start, x.stop, y.stop) for y, x in windows]
+    return numbers[first:].astype(np.int64), np.array(boxes, dtype=np.float32).reshape(-1, 4), areas[first:]
+
+
+def read_map(path: Path) -> NDArray[np.integer]:
+    """Read an (H, W) instance map.
+
+    Raises:
+        InputError: missing, unreadable, or not one non-negative whole number per pixel.
+    """
+    try:
+        if path.suffix.lower() == ".npy":
+            values = np.load(path, allow_pickle=False)
+        else:
+            with Image.open(path) as image:
+                if image.mode == "P":
+                    raise ValueError("a palette image: colours, not numbers of nuclei")
+                values = np.asarray(image)
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such instance map") from None
+    except (OSError, ValueError, SyntaxError, EOFError) as error:
+        raise InputError(f"{path}: cannot be read as an instance map ({error})") from None
+    if values.ndim != 2 or not np.issubdtype(values.dtype, np.integer) or values.min(initial=0) < 0:
+        raise InputError(
+            f"{path}: expected one whole number >= 0 per pixel, got {values.dtype} of shape {values.shape}"
+        )
+    return values
+
+
+def _labels(path: Path) -> dict[int, str]:
+    """The JSON file of labels, number -> label."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        return {int(number): str(label) for number, label in values.items()}
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file of labels") from None
+    except (OSError, ValueError, AttributeError) as error:
+        raise InputError(f'{path}: expected JSON {{"number of the nucleus": label}} ({error})') from None
+
+
+def _types(card: DatasetCard, item: Item, options: InstanceOptions, numbers: NDArray[np.int64]) -> list[int]:
+    """Type index of each nucleus."""
+    if card.single_type:
+        return [0] * len(numbers)
+    if not options.types_suffix:
+        raise InputError(
+            f"dataset {card.name!r}: with types {list(card.types)} the format instance_maps needs "
+            "options.types_suffix, e.g. _types.json"
+        )
+    path = item.label(options.types_suffix)
+    labels = _labels(path)
+    missing = sorted(set(numbers.tolist()) - set(labels))
+    if missing:
+        raise InputError(f"{path}: no label for nucleus {missing[0]} of the map ({len(missing)} without)")
+    return [type_index(card, labels[number], f"{path}, nucleus {number}") for number in numbers.tolist()]
+
+
+def read(card: DatasetCard, split: str) -> Iterator[Sample]:
+    """Read a split.
+
+    Raises:
+        InputError: a file is missing, map and image differ in size, or a nucleus has no known label.
+    """
+    options = parse(InstanceOptions, card.options, f"options of dataset {card.name!r}")
+    for item in find_items(card, split, options):
+        image = read_image(item.image)
+        path = item.label(options.suffix)
+        instances = read_map(path)
+        if instances.shape != image.shape[:2]:
+            raise InputError(f"{path}: {instances.shape} (rows, columns), but its image has {image.shape[:2]}")
+        numbers, boxes, areas = extents(instances)
+        mpp = item.mpp
+        if options.median_diameter_um is not None:
+            if not len(areas):
+                raise InputError(f"{path}: no nucleus to tell the scale by, as options.median_diameter_um asks")
+            mpp = options.median_diameter_um / float(np.median(np.sqrt(areas * 4 / np.pi)))
+        rows = [f"{path}, nucleus {number}" for number in numbers]
+        yield box_sample(card, item.name, image, boxes, _types(card, item, options, numbers), rows, mpp)
