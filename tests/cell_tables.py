@@ -1,9 +1,10 @@
-"""Cell tables made by hand, for the tests of what reads them."""
+"""Cell tables and slides made by hand, for the tests of what reads them."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import shapely
+from numpy.typing import NDArray
 
 TYPES = ("lymphocyte", "epithelial", "stromal")
 
@@ -69,3 +71,29 @@ def write_run(
     described = {"slide": directory.name + ".svs", "mpp": 0.5} if run is None else run
     (directory / "run.json").write_text(json.dumps(described), encoding="utf-8")
     return directory
+
+
+@dataclass
+class ArraySlide:
+    """Pixels in memory, read by nearest neighbour, white outside."""
+
+    pixels: NDArray[np.uint8]
+    mpp: float = 0.5
+
+    @property
+    def width(self) -> int:
+        return self.pixels.shape[1]
+
+    @property
+    def height(self) -> int:
+        return self.pixels.shape[0]
+
+    def read_region(
+        self, x: float, y: float, width: float, height: float, out_width: int, out_height: int
+    ) -> NDArray[np.uint8]:
+        column = np.floor(x + (np.arange(out_width) + 0.5) * width / out_width).astype(int)
+        row = np.floor(y + (np.arange(out_height) + 0.5) * height / out_height).astype(int)
+        out = self.pixels[row.clip(0, self.height - 1)][:, column.clip(0, self.width - 1)].copy()
+        out[(row < 0) | (row >= self.height)] = 255
+        out[:, (column < 0) | (column >= self.width)] = 255
+        return out

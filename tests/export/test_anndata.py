@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import anndata
 import numpy as np
 import pytest
 
 from cell_tables import TYPES, random_cells, random_embeddings, write_run
+from celldetr.errors import InputError
 from celldetr.export import export_cells
+from celldetr.export.anndata import size_needed
 from celldetr.export.palette import hex_colour, type_colours
+from celldetr.export.table import open_table
 
 
 def test_everything_of_the_table_is_where_scverse_looks(run: Path) -> None:
@@ -50,6 +55,22 @@ def test_no_cells_give_an_empty_object(empty_run: Path) -> None:
     assert data.shape == (0, 8)
     assert data.obs["type"].cat.categories.tolist() == list(TYPES)
     assert data.obsm["spatial"].shape == (0, 2)
+
+
+@pytest.mark.parametrize(("n", "d"), [(0, 4), (1, 1), (300, 3), (20_000, 16)])
+def test_the_file_is_no_larger_than_foreseen(tmp_path: Path, n: int, d: int) -> None:
+    cells = random_cells(n)
+    run = write_run(tmp_path / "s", cells, random_embeddings(cells, d=d))
+    size, foreseen = export_cells(run, "anndata").stat().st_size, size_needed(open_table(run))
+    assert size <= foreseen < 2 * size + 2**20
+
+
+def test_a_disk_without_room_is_left_alone(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    free = size_needed(open_table(run)) - 1
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
+    with pytest.raises(InputError, match="the disk is full"):
+        export_cells(run, "anndata")
+    assert sorted(path.name for path in run.iterdir()) == ["cells.parquet", "run.json"]
 
 
 @pytest.mark.filterwarnings("ignore")

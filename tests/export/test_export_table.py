@@ -11,7 +11,7 @@ import pytest
 
 from cell_tables import TYPES, random_cells, random_embeddings, write_run
 from celldetr.errors import InputError
-from celldetr.export.table import embedding_matrix, numbers, open_table
+from celldetr.export.table import batch_embeddings, numbers, open_table
 
 
 def test_a_run_and_its_table_open_alike(run: Path) -> None:
@@ -32,7 +32,7 @@ def test_batches_hold_every_cell_in_order(run: Path) -> None:
     assert max(len(batch) for batch in batches) <= 64
     assert [batch.schema.names for batch in batches] == [["y_px", "embedding", "cell_id"]] * len(batches)
     assert np.array_equal(np.concatenate([numbers(batch, "y_px") for batch in batches]), expected["y_px"])
-    found = np.concatenate([embedding_matrix(batch) for batch in batches])
+    found = np.concatenate([batch_embeddings(batch) for batch in batches])
     assert np.array_equal(found, random_embeddings(expected).astype(np.float32))
 
 

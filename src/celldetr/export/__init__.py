@@ -13,10 +13,10 @@ from typing import Any
 
 from celldetr.errors import InputError, near
 from celldetr.export.anndata import write_anndata
-from celldetr.export.atomic import written_whole
 from celldetr.export.csv import write_csv
 from celldetr.export.geojson import write_geojson
 from celldetr.export.table import open_table
+from celldetr.slide.files import output_errors, replacing
 
 
 @dataclass(frozen=True)
@@ -107,10 +107,8 @@ def export_cells(
             raise InputError(f"format {exporter.name} has no option {option!r}; {hint}")
     table = open_table(Path(source))
     target = _target(exporter, table.path.parent, None if out is None else Path(out), overwrite)
-    try:
+    with output_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-        with written_whole(target) as temporary:
-            exporter.write(table, temporary, **options)
-    except OSError as error:
-        raise InputError(f"{target}: cannot be written ({error.strerror or error})") from None
+    with replacing(target) as temporary:
+        exporter.write(table, temporary, **options)
     return target

@@ -7,20 +7,21 @@ embeddings of a large slide need not fit in memory.
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from celldetr.export.palette import hex_colour, type_colours
-from celldetr.export.table import CellTable, embedding_matrix
+from celldetr.export.table import CellTable, batch_embeddings
 
 if TYPE_CHECKING:
     import h5py  # type: ignore[import-untyped]
     import pandas as pd
-
-CHUNK_ROWS = 4096
 
 
 def _observations(table: CellTable) -> pd.DataFrame:
@@ -41,20 +42,29 @@ def _observations(table: CellTable) -> pd.DataFrame:
 
 
 def _stream_embeddings(table: CellTable, file: h5py.File) -> None:
-    """Write X as AnnData's on-disk format has it (encoding ``array`` 0.2.0)."""
+    """Write X as AnnData's on-disk format has it (encoding ``array`` 0.2.0), uncompressed: noise does not pack."""
     if "X" in file:
         del file["X"]
-    shape = (table.count, table.embedding_dim)
-    chunks = (min(CHUNK_ROWS, table.count), table.embedding_dim) if table.count and table.embedding_dim else None
-    # Half of each float32 made from a float16 is zeros: shuffled, they pack well even at the fastest level.
-    packing = {"chunks": chunks, "compression": "gzip", "compression_opts": 1, "shuffle": True} if chunks else {}
-    matrix = file.create_dataset("X", shape, dtype=np.float32, **packing)
+    matrix = file.create_dataset("X", (table.count, table.embedding_dim), dtype=np.float32)
     matrix.attrs["encoding-type"] = "array"
     matrix.attrs["encoding-version"] = "0.2.0"
     start = 0
-    for batch in table.batches(["embedding"], rows=CHUNK_ROWS):
-        matrix[start : start + len(batch)] = embedding_matrix(batch)
+    for batch in table.batches(["embedding"]):
+        matrix[start : start + len(batch)] = batch_embeddings(batch)
         start += len(batch)
+
+
+def size_needed(table: CellTable) -> int:
+    """Upper bound of the size of the file, bytes."""
+    numbers = 8 * len(table.columns) + 2 * 2 * 8  # obs and obsm
+    name = 80  # the index is text of variable length: a reference, the text and its place in HDF5's heap
+    return table.count * (4 * table.embedding_dim + numbers + name) + 2 * len(json.dumps(table.run)) + 2**20
+
+
+def _reserve(table: CellTable, out: Path) -> None:
+    """Fail as a full disk does if it would become full: HDF5 itself takes the whole process down then."""
+    if shutil.disk_usage(out.parent).free < size_needed(table):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(out))
 
 
 def write_anndata(table: CellTable, out: Path) -> None:
@@ -69,11 +79,15 @@ def write_anndata(table: CellTable, out: Path) -> None:
     Args:
         table: what to write.
         out: the file, replaced if it exists.
+
+    Raises:
+        OSError: the disk has no room for it.
     """
     import anndata
     import h5py
     import pandas as pd
 
+    _reserve(table, out)
     obs = _observations(table)
     colours = type_colours(table.types)
     cells = anndata.AnnData(

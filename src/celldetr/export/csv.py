@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 
 from celldetr.export.stream import binary_stream
-from celldetr.export.table import CellTable, embedding_matrix
+from celldetr.export.table import CellTable, batch_embeddings
 
 # Of float64 columns, which are positions: a nanometre, and half the digits.
 DECIMALS = 3
@@ -29,7 +29,7 @@ def _flat(table: CellTable, batch: pa.RecordBatch, columns: list[str], with_embe
             arrays[name] = pc.round(array, DECIMALS)
     arrays["type"] = arrays["type"].cast(pa.string())
     if with_embeddings:
-        matrix = embedding_matrix(batch)
+        matrix = batch_embeddings(batch)
         arrays |= {f"e{i}": pa.array(matrix[:, i]) for i in range(table.embedding_dim)}
     return pa.RecordBatch.from_pydict(arrays)
 

@@ -2,7 +2,7 @@
 
 A colour has two jobs here: to stand out on haematoxylin and eosin (pink, purple, white) and to stay apart from its
 neighbours in the legend for readers with a colour vision deficiency. The eight base colours keep a CIEDE2000 distance
-of at least 12 from each other and 9 from H&E's own colours, in normal vision and in simulated deuteranopia, protanopia
+of at least 10 from each other and 8 from H&E's own colours, in normal vision and in simulated deuteranopia, protanopia
 and tritanopia (Machado et al., IEEE TVCG 2009); the tests recompute it. Pink, purple and grey are left to the tissue.
 """
 
@@ -13,22 +13,22 @@ from collections.abc import Iterator, Sequence
 
 RGB = tuple[int, int, int]
 
-AZURE: RGB = (0x3D, 0x9B, 0xFF)
-ORANGE: RGB = (0xFF, 0x9A, 0x00)
-GREEN: RGB = (0x00, 0x99, 0x5C)
-CRIMSON: RGB = (0xA8, 0x00, 0x3F)
-BLACK: RGB = (0x14, 0x11, 0x0F)
-LIME: RGB = (0xE6, 0xFF, 0x4D)
-MINT: RGB = (0x2F, 0xD6, 0xA3)
-BLUE: RGB = (0x0B, 0x1F, 0xE0)
+AZURE: RGB = (0x4D, 0xA6, 0xFF)
+AMBER: RGB = (0xFF, 0xA8, 0x00)
+GREEN: RGB = (0x00, 0xA5, 0x50)
+RED: RGB = (0xE1, 0x2F, 0x0B)
+BLACK: RGB = (0x0A, 0x0A, 0x0A)
+YELLOW: RGB = (0xF4, 0xF7, 0x50)
+MINT: RGB = (0x4F, 0xE0, 0xB5)
+BLUE: RGB = (0x1D, 0x3F, 0xE8)
 
 # Order in which types without a colour of their own receive one: best seen on H&E first, black last.
-CYCLE: tuple[RGB, ...] = (MINT, AZURE, ORANGE, GREEN, LIME, CRIMSON, BLUE, BLACK)
+CYCLE: tuple[RGB, ...] = (MINT, AZURE, AMBER, GREEN, YELLOW, RED, BLUE, BLACK)
 
 # A type is known by the first of these stems that begins one of its words, so the more specific come first: "stromal
 # TIL" is a lymphocyte, "cancer-associated fibroblast" a fibroblast, "non-neoplastic epithelial" epithelial.
 _KNOWN: tuple[tuple[str, RGB], ...] = (
-    ("plasma", LIME),
+    ("plasma", YELLOW),
     ("macrophage", MINT),
     ("histiocyt", MINT),
     ("neutrophil", BLUE),
@@ -45,17 +45,17 @@ _KNOWN: tuple[tuple[str, RGB], ...] = (
     ("necro", BLACK),
     ("fibroblast", GREEN),
     ("myofibroblast", GREEN),
-    ("non-neoplastic", ORANGE),
-    ("benign", ORANGE),
-    ("healthy", ORANGE),
-    ("neoplas", CRIMSON),
-    ("tumour", CRIMSON),
-    ("tumor", CRIMSON),
-    ("cancer", CRIMSON),
-    ("malignant", CRIMSON),
-    ("dysplas", CRIMSON),
-    ("carcinoma", CRIMSON),
-    ("epitheli", ORANGE),
+    ("non-neoplastic", AMBER),
+    ("benign", AMBER),
+    ("healthy", AMBER),
+    ("neoplas", RED),
+    ("tumour", RED),
+    ("tumor", RED),
+    ("cancer", RED),
+    ("malignant", RED),
+    ("dysplas", RED),
+    ("carcinoma", RED),
+    ("epitheli", AMBER),
     ("strom", GREEN),
     ("connective", GREEN),
     ("spindle", GREEN),

@@ -14,12 +14,12 @@ GZIP_LEVEL = 4
 
 @contextmanager
 def binary_stream(path: Path) -> Iterator[IO[bytes]]:
-    """Open ``path`` for writing, compressed if its name ends in ``.gz``.
+    """Open ``path`` for writing, compressed if its name ends in ``.gz`` (or ``.gz.tmp``, while it is unfinished).
 
     The gzip header holds neither a name nor a time, so the same cells give the same bytes.
     """
     with path.open("wb") as raw:
-        if path.suffix.lower() != ".gz":
+        if not path.name.lower().removesuffix(".tmp").endswith(".gz"):
             yield raw
             return
         with gzip.GzipFile(filename="", mode="wb", fileobj=raw, compresslevel=GZIP_LEVEL, mtime=0) as packed:

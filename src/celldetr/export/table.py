@@ -1,8 +1,8 @@
 """The cell table of a slide, opened for those who only read it: exports, pictures, the summary.
 
 A slide can have millions of cells, so nothing here loads a whole table: columns are streamed by record batches, and
-only the columns asked for. Type names and their order come from the ``p_<type>`` columns, because a table in which a type
-never occurs must still know it.
+only the columns asked for. Type names and their order come from the ``p_<type>`` columns, because a table in which a
+type never occurs must still know it.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -20,9 +20,10 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from celldetr.errors import InputError
+from celldetr.slide.files import read_json
+from celldetr.slide.store import RUN, cells_path
+from celldetr.slide.table import PROVENANCE, embedding_matrix, types_of
 
-TABLE_NAME = "cells.parquet"
-RUN_NAME = "run.json"
 BOX = ("x_px", "y_px", "w_px", "h_px")
 REQUIRED = ("cell_id", *BOX, "x_um", "y_um", "score", "type", "type_score", "embedding")
 BATCH_ROWS = 32_768
@@ -34,7 +35,7 @@ class CellTable:
 
     Attributes:
         path: the Parquet file.
-        run: provenance, the content of ``run.json``; empty if there is none beside the table.
+        run: provenance, the content of ``run.json``; less of it if there is none beside the table.
         slide: name of the slide without its folders; identifies a cell together with ``cell_id``.
         mpp: micrometres per pixel of level 0, or None where the run does not say.
         types: names of the K types in the order of the model.
@@ -83,23 +84,18 @@ def numbers(batch: pa.RecordBatch, name: str) -> NDArray[np.float64]:
     return np.asarray(batch.column(name).cast(pa.float64()).to_numpy(zero_copy_only=False))
 
 
-def embedding_matrix(batch: pa.RecordBatch) -> NDArray[np.float32]:
+def batch_embeddings(batch: pa.RecordBatch) -> NDArray[np.float32]:
     """(N, d) float32 of the embedding column."""
-    column = batch.column("embedding")
-    flat = np.asarray(column.flatten().to_numpy(zero_copy_only=False), dtype=np.float32)
-    return flat.reshape(len(batch), column.type.list_size)
+    return embedding_matrix(pa.chunked_array([batch.column("embedding")])).astype(np.float32)
 
 
-def _read_run(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
+def _provenance(path: Path, schema: pa.Schema) -> dict[str, Any]:
+    """What the table says about its run, and ``run.json`` more of if it is still beside it."""
     try:
-        run = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: not readable as JSON ({error})") from None
-    if not isinstance(run, dict):
-        raise InputError(f"{path}: expected a JSON object, got {type(run).__name__}")
-    return run
+        own = json.loads((schema.metadata or {}).get(PROVENANCE, b"{}"))
+    except ValueError:
+        own = {}
+    return {**(own if isinstance(own, dict) else {}), **(read_json(path.parent / RUN) or {})}
 
 
 def open_table(source: Path) -> CellTable:
@@ -111,12 +107,10 @@ def open_table(source: Path) -> CellTable:
     Raises:
         InputError: there is no table, it is not Parquet, or it lacks a column.
     """
-    path = source / TABLE_NAME if source.is_dir() else source
-    if not path.is_file():
-        raise InputError(f"{path}: no such cell table; give the directory that celldetr predict wrote for a slide")
+    path = cells_path(source)
     try:
-        schema = pq.read_schema(path)
-        count = pq.read_metadata(path).num_rows
+        metadata = pq.read_metadata(path)
+        schema = metadata.schema.to_arrow_schema()
     except (pa.ArrowException, OSError) as error:
         raise InputError(f"{path}: not a readable Parquet file ({str(error).splitlines()[0]})") from None
     missing = [name for name in REQUIRED if name not in schema.names]
@@ -125,15 +119,15 @@ def open_table(source: Path) -> CellTable:
     kind = schema.field("embedding").type
     if not pa.types.is_fixed_size_list(kind):
         raise InputError(f"{path}: column 'embedding' must be a fixed-size list, got {kind}")
-    run = _read_run(path.parent / RUN_NAME)
+    run = _provenance(path, schema)
     mpp = run.get("mpp")
     return CellTable(
         path=path,
         run=run,
-        slide=Path(str(run.get("slide") or path.resolve().parent.name)).name,
+        slide=PurePosixPath(str(run.get("slide") or path.resolve().parent.name)).name,
         mpp=float(mpp) if isinstance(mpp, int | float) and mpp > 0 else None,
-        types=tuple(name[2:] for name in schema.names if name.startswith("p_")),
+        types=types_of(schema),
         columns=tuple(schema.names),
         embedding_dim=int(kind.list_size),
-        count=count,
+        count=metadata.num_rows,
     )

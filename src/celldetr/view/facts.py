@@ -1,0 +1,47 @@
+"""What the head of the summary says about a run, from its provenance and its slide.
+
+``run.json`` is read leniently: a table may come from an older version or from elsewhere, and a missing key costs one
+fact, not the page.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from celldetr.export.table import CellTable
+from celldetr.view.image import SlideImage
+
+
+def lookup(run: dict[str, Any], *path: str) -> Any:
+    """The value at a path of nested keys, or None."""
+    value: Any = run
+    for key in path:
+        value = value.get(key) if isinstance(value, dict) else None
+    return value
+
+
+def tissue_mm2(table: CellTable) -> float | None:
+    """Area of tissue in mm2, or None where the run does not say or found none."""
+    area = lookup(table.run, "tissue_mm2")
+    return float(area) if isinstance(area, int | float) and area > 0 else None
+
+
+def warnings(table: CellTable) -> list[str]:
+    """Sentences of the run about what is doubtful."""
+    found = lookup(table.run, "warnings")
+    return [str(sentence) for sentence in found] if isinstance(found, list) else []
+
+
+def facts(table: CellTable, reader: SlideImage) -> list[tuple[str, str]]:
+    """Label and text of each fact that is known."""
+    mpp, area = table.mpp or reader.mpp, tissue_mm2(table)
+    found = [("cells", f"{table.count:,}")]
+    if area:
+        found += [("tissue", f"{area:,.2f} mm²"), ("cells per mm² of tissue", f"{table.count / area:,.0f}")]
+    size = f"{reader.width * mpp / 1000:.2f} × {reader.height * mpp / 1000:.2f} mm"
+    found += [("slide", size), ("resolution", f"{mpp:.3g} µm/px")]
+    for label, path in (("model", ("model", "name")), ("CellDETR", ("version",)), ("date", ("ended",))):
+        value = lookup(table.run, *path)
+        if value:
+            found.append((label, str(value).split("T")[0] if label == "date" else str(value)))
+    return found
