@@ -115,6 +115,12 @@ class AugmentConfig(Config):
     blur: float = Field(1.0, ge=0)  # largest Gaussian sigma, px
     blur_p: Probability = 0.2
 
+    @model_validator(mode="after")
+    def _scale_rises(self) -> Self:
+        if not 0 < self.scale[0] <= self.scale[1]:
+            raise ValueError(f"scale must be [smallest, largest] with 0 < smallest <= largest, got {list(self.scale)}")
+        return self
+
 
 class TrainConfig(Config):
     """How a network is trained: method section 3 (losses) and section 7 (schedules)."""

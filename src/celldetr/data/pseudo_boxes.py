@@ -53,11 +53,14 @@ class PseudoBoxConfig:
 
 
 def basins(stain: NDArray[np.float32], points: NDArray[np.float32], mpp: float, config: PseudoBoxConfig) -> NDArray:
-    """Divide an image among points: (H, W) int32, 1 + index of the point, 0 where no point is near."""
+    """Divide an image among points: (H, W) int32, 1 + index of the point, 0 where no point is near.
+
+    Points in one pixel share a basin, which has the number of the last of them.
+    """
     height, width = stain.shape
     column, row = _pixels(points, stain.shape)
     seeds = np.zeros((height, width), dtype=np.int32)
-    seeds[row, column] = np.arange(1, len(points) + 1)  # of two points in one pixel the last gets the basin
+    seeds[row, column] = np.arange(1, len(points) + 1)
     distance = ndimage.distance_transform_edt(seeds == 0) * mpp
     relief = config.compactness * distance - ndimage.gaussian_filter(stain, config.basin_smoothing_um / mpp)
     near = distance < config.largest_um
@@ -93,7 +96,8 @@ def _look_along(
     along = ndimage.map_coordinates(stain, [y - 0.5, x - 0.5], order=1, mode="nearest")
     column = np.clip(np.floor(x), 0, width - 1).astype(np.int64)
     row = np.clip(np.floor(y), 0, height - 1).astype(np.int64)
-    return along, divided[row, column] == np.arange(1, len(points) + 1)[:, None, None]
+    own_column, own_row = _pixels(points, stain.shape)
+    return along, divided[row, column] == divided[own_row, own_column][:, None, None]
 
 
 def _scores(

@@ -1,0 +1,86 @@
+"""A card says what the data are, and a wrong one says what is wrong with it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from folders import write_card
+
+from celldetr.data.card import card_names, load_card
+from celldetr.errors import InputError
+
+
+def test_every_card_of_the_package_is_valid_and_named_by_its_file() -> None:
+    assert {"brca-m2c", "pannuke"} <= set(card_names())
+    for name in card_names():
+        card = load_card(name)
+        assert card.name == name
+        assert card.licence
+        assert card.citation
+        assert card.splits
+
+
+def test_what_may_ship_is_what_its_licence_allows() -> None:
+    allowed = {name for name in card_names() if load_card(name).may_ship}
+    assert {load_card(name).licence for name in allowed} <= {"BSD-3-Clause", "CC0-1.0"}
+    assert not load_card("consep").may_ship
+
+
+def test_an_unknown_name_lists_near_ones() -> None:
+    with pytest.raises(InputError, match="no dataset card 'brca_m2c'; did you mean 'brca-m2c'"):
+        load_card("brca_m2c")
+
+
+def test_labels_become_text_and_index_types(tmp_path: Path) -> None:
+    card = write_card(tmp_path, types={"round": [1, 2], "long": ["e"]})
+    assert card.type_names == ("round", "long")
+    assert card.label_index == {"1": 0, "2": 0, "e": 1}
+
+
+def test_root_is_beside_the_card_or_where_the_variable_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CELLDETR_DATA", raising=False)
+    card = write_card(tmp_path, root="pictures")
+    with pytest.raises(
+        InputError, match=r"no directory .*pictures; set CELLDETR_DATA .*root=.*https://example.org/toy"
+    ):
+        card.directory()
+    (tmp_path / "pictures").mkdir()
+    assert card.directory() == tmp_path / "pictures"
+    elsewhere = tmp_path / "elsewhere"
+    (elsewhere / "pictures").mkdir(parents=True)
+    monkeypatch.setenv("CELLDETR_DATA", str(elsewhere))
+    assert card.directory() == elsewhere / "pictures"
+    assert write_card(tmp_path, root=str(tmp_path)).directory() == tmp_path
+
+
+def test_group_is_what_the_pattern_finds(tmp_path: Path) -> None:
+    card = write_card(tmp_path, group_pattern=r"^(TCGA-\w\w-\w{4})")
+    assert card.group_of("TCGA-A7-A0D9-01Z_1_2") == "TCGA-A7-A0D9"
+    with pytest.raises(InputError, match="finds no patient in 'other'"):
+        card.group_of("other")
+    assert write_card(tmp_path).group_of("other") == "other"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"mpp": 0}, "mpp.*greater than 0"),
+        ({"licens": "x"}, "unknown key 'licens'; did you mean 'licence'"),
+        ({"types": {"a": [1], "b": [1]}}, "label '1' belongs to more than one type"),
+        ({"types": {"a": [1], "b": []}}, "'b' needs the labels"),
+        ({"types": {}}, "at least one is needed"),
+        ({"types": ["a"]}, "types"),
+        ({"group_pattern": "("}, "not a regular expression"),
+        ({"group_pattern": "TCGA"}, "needs a group in parentheses"),
+    ],
+)
+def test_a_wrong_card_says_so(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=message):
+        write_card(tmp_path, **changes)
+
+
+def test_a_missing_split_lists_what_there_is(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no split 'trian'; did you mean 'train'"):
+        write_card(tmp_path).split("trian")
