@@ -69,6 +69,8 @@ class OpenSlideReader(SlideReader):
     def __init__(self, path: Path, slide: openslide.AbstractSlide, resolution: Resolution) -> None:
         self._path = path
         self._slide = slide
+        # Kept, because after one failed read OpenSlide answers every question with that error.
+        self._downsamples = slide.level_downsamples
         whole = slide.dimensions
         levels = tuple(
             Level(width, height, (reduction(whole[0], width), reduction(whole[1], height)))
@@ -86,7 +88,7 @@ class OpenSlideReader(SlideReader):
     def read_level(self, level: int, x: int, y: int, width: int, height: int) -> NDArray[np.uint8]:
         """See ``SlideReader.read_level``."""
         # OpenSlide addresses every level in whole level-0 pixels and divides by its own idea of the reduction.
-        downsample = self._slide.level_downsamples[level]
+        downsample = self._downsamples[level]
         origin = (round(x * downsample), round(y * downsample))
         try:
             image = self._slide.read_region(origin, level, (width, height))

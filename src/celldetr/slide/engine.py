@@ -1,0 +1,188 @@
+"""Slide in, table of cells out: ``run_slide`` on disk, ``predict_array`` in memory, through the same code.
+
+A run builds ``OUT/<slide>/``. Until it is done there are ``run.json`` with another status than ``complete``, and
+parts; ``cells.parquet`` appears last. Whatever ends a run early (Ctrl-C, a crash, a full disk, a damaged slide)
+leaves the parts that are whole, and ``resume`` continues after them. A run that fails before its first part leaves
+nothing.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from celldetr.errors import InputError
+from celldetr.slide.files import output_errors, read_json
+from celldetr.slide.lock import RunLock
+from celldetr.slide.options import PredictOptions
+from celldetr.slide.pipeline import Counter, Job, predict_bands
+from celldetr.slide.plan import make_plan
+from celldetr.slide.provenance import differences, doubts, identity, table_provenance
+from celldetr.slide.reader import SlideReader, from_array
+from celldetr.slide.session import Progress, Session
+from celldetr.slide.store import CELLS, PARTS, RUN, PartStore, joint_bounds
+from celldetr.slide.table import cell_schema, number_rows, table_metadata, table_to_frame
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from celldetr.model.output import TileModel
+
+# What ``overwrite`` removes: a run's own files and what other commands made from them, nothing else.
+OUTPUTS = ("cells.*", RUN + "*", "overview.png", "summary.html")
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """What came out of a run; ``run.json`` has more.
+
+    Attributes:
+        directory: where the output is.
+        cells: how many were found.
+        counts: by type, all types of the model.
+        tissue_mm2: area of tissue.
+        seconds: of the whole run, over all its sessions.
+        warnings: what is doubtful, one sentence each.
+    """
+
+    directory: Path
+    cells: int
+    counts: dict[str, int]
+    tissue_mm2: float
+    seconds: float
+    warnings: tuple[str, ...]
+
+
+def run_slide(
+    reader: SlideReader,
+    model: TileModel,
+    out_dir: Path | str,
+    options: PredictOptions | None = None,
+    progress: Callable[[Progress], None] | None = None,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+) -> RunSummary:
+    """Find the cells of a slide and write them to ``out_dir/<slide>/``.
+
+    Args:
+        reader: the slide, open.
+        model: finds the cells of tiles.
+        out_dir: made if needed.
+        options: how the slide is read.
+        progress: called once at the beginning and after every batch, in this thread.
+        resume: continue an interrupted run, or accept a finished one, of the same slide, model and options; where there
+            is none, begin.
+        overwrite: replace what is there.
+
+    Raises:
+        InputError: there is output already, or of another slide, model or options than is to be resumed; the directory
+            is in use; the disk is full; the slide is damaged; the region lies outside it.
+    """
+    options = options or PredictOptions()
+    _check(reader, options, resume, overwrite)
+    directory = Path(out_dir) / reader.name
+    run = identity(reader, model, options)
+    earlier = _earlier(directory, run, resume, overwrite)
+    if earlier and earlier["status"] == "complete":
+        return _summary(directory, earlier)
+    start = time.perf_counter()
+    job = Job(reader, model, options, make_plan(reader, model.mpp, options))
+    with output_errors(directory):
+        directory.mkdir(parents=True, exist_ok=True)
+    try:
+        with RunLock(directory):
+            earlier = _earlier(directory, run, resume, overwrite)  # another run may have come before the lock
+            if earlier and earlier["status"] == "complete":
+                return _summary(directory, earlier)
+            if overwrite:
+                _clear(directory)
+            session = Session(job, directory, run, earlier or {}, start, progress)
+            return _summary(directory, session.complete())
+    finally:
+        with suppress(OSError):
+            directory.rmdir()  # only succeeds if nothing was left in it
+
+
+def _check(reader: SlideReader, options: PredictOptions, resume: bool, overwrite: bool) -> None:
+    if resume and overwrite:
+        raise InputError("resume and overwrite contradict each other; pass one of --resume and --overwrite")
+    if options.mpp is not None and options.mpp != reader.mpp:
+        raise InputError(f"mpp={options.mpp:g} in the options, but the slide was opened with {reader.mpp:g}")
+
+
+def _earlier(directory: Path, run: dict[str, Any], resume: bool, overwrite: bool) -> dict[str, Any] | None:
+    """The earlier run to go on with, or None to begin; raises if neither was asked for, or if it cannot be resumed."""
+    there = [name for name in (CELLS, RUN, PARTS) if (directory / name).exists()]
+    if overwrite or not there:
+        return None
+    if not resume:
+        what = "a finished" if CELLS in there else "an unfinished"
+        raise InputError(
+            f"{directory}: holds {what} run; pass --overwrite to replace it, or --resume to "
+            + ("keep it" if CELLS in there else "continue it")
+        )
+    earlier = read_json(directory / RUN)
+    if earlier is None:
+        raise InputError(f"{directory}: has no {RUN}, so it cannot be resumed; pass --overwrite to replace it")
+    wrong = differences(earlier, run)
+    if wrong:
+        raise InputError(
+            f"{directory}: cannot be resumed, it was made with {'; '.join(wrong)}; pass --overwrite to replace it"
+        )
+    if earlier.get("status") == "complete" and CELLS not in there:
+        earlier["status"] = "incomplete"
+    return earlier
+
+
+def _clear(directory: Path) -> None:
+    if not any((directory / name).exists() for name in (CELLS, RUN, PARTS)):
+        return  # never a run's directory: what is there is the user's
+    PartStore(directory, (), 1).remove()
+    for pattern in OUTPUTS:
+        for path in directory.glob(pattern):
+            path.unlink()
+
+
+def _summary(directory: Path, run: dict[str, Any]) -> RunSummary:
+    cells = run["cells"]
+    return RunSummary(
+        directory, cells["total"], cells["by_type"], run["tissue_mm2"], run["seconds"]["total"], tuple(run["warnings"])
+    )
+
+
+def predict_array(
+    array: NDArray[np.uint8], mpp: float, model: TileModel, options: PredictOptions | None = None
+) -> pd.DataFrame:
+    """Find the cells of an image in memory.
+
+    Args:
+        array: (H, W, 3) uint8 RGB, of any size.
+        mpp: micrometres per pixel of it.
+        model: finds the cells of tiles.
+        options: how it is read; by default all of it is, without looking for tissue.
+
+    Returns:
+        The columns of ``celldetr.slide.table``; ``x_px`` ... are pixels of ``array``.
+
+    Raises:
+        InputError: not such an array (the message says how to make it one), or an mpp out of range.
+    """
+    options = options or PredictOptions(tissue=False)
+    reader = from_array(array, mpp)
+    _check(reader, options, False, False)
+    job = Job(reader, model, options, make_plan(reader, model.mpp, options))
+    bands = list(predict_bands(job, job.plan.bands, job.ownership(), Counter()))
+    empty = cell_schema(model.types, model.embedding_dim).remove(0).empty_table()
+    rows = number_rows(pa.concat_tables([empty, *(rows for rows, _ in bands)]), 0)
+    provenance = table_provenance(identity(reader, model, options)) | {"warnings": doubts(job)}
+    bounds = joint_bounds([info for _, info in bands])
+    return table_to_frame(rows.replace_schema_metadata(table_metadata(provenance, bounds)))

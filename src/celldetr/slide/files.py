@@ -1,0 +1,73 @@
+"""Files that are whole or not there, and what a full disk looks like to the user."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from celldetr.errors import InputError
+
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+_REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG}
+
+
+@contextmanager
+def output_errors(path: Path) -> Iterator[None]:
+    """Turn failures of writing that a user can mend into ``InputError``: disk full, no permission, not a directory."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _FULL:
+            raise InputError(f"{path}: the disk is full; free some space and run again with --resume") from None
+        if error.errno in _REFUSED:
+            raise InputError(f"{path}: cannot be written ({os.strerror(error.errno)})") from None
+        raise
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary path beside ``path`` to write to; it becomes ``path`` on success and is removed on failure.
+
+    Raises:
+        InputError: the disk is full, or the place cannot be written to.
+    """
+    temporary = path.with_name(path.name + ".tmp")
+    with output_errors(path):
+        try:
+            yield temporary
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+
+
+def write_json(path: Path, values: Mapping[str, Any]) -> None:
+    """Write readable JSON, keys in the order given.
+
+    Raises:
+        InputError: the disk is full, or the place cannot be written to.
+    """
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """A JSON object, or None if there is no such file.
+
+    Raises:
+        InputError: the file holds something else.
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: not readable as JSON ({error}); run again with --overwrite") from None
+    if not isinstance(values, dict):
+        raise InputError(f"{path}: expected a JSON object, got {type(values).__name__}; run again with --overwrite")
+    return values

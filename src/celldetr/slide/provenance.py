@@ -1,0 +1,117 @@
+"""What ``run.json`` says: which slide, model and settings, on what machine, how long, how many.
+
+The part that decides which cells come out is the *identity* of a run; a run is only resumed under the same one.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+from celldetr.slide.options import PredictOptions
+from celldetr.slide.pipeline import Job
+from celldetr.slide.plan import Plan
+from celldetr.slide.reader import SlideReader
+from celldetr.slide.store import PartInfo
+
+if TYPE_CHECKING:
+    from celldetr.model.output import TileModel
+
+COARSE = 1.5  # times the model's mpp beyond which a slide is magnified more than training ever did
+LIBRARIES = (
+    "numpy", "scipy", "pyarrow", "pillow", "openslide-python", "openslide-bin", "tifffile", "imagecodecs",
+    "torch", "timm", "numba",
+)  # fmt: skip
+
+
+def identity(reader: SlideReader, model: TileModel, options: PredictOptions) -> dict[str, Any]:
+    """What decides which cells come out, as JSON values."""
+    chosen = {
+        "version": package_version("celldetr"),
+        "slide": reader.file or reader.name,
+        "format": reader.format,
+        "bytes": reader.size_bytes,
+        "width": reader.width,
+        "height": reader.height,
+        "mpp": reader.mpp,
+        "mpp_source": reader.mpp_source,
+        "model": model.describe(),
+        "types": list(model.types),
+        "options": options.model_dump(mode="json"),
+    }
+    values: dict[str, Any] = json.loads(json.dumps(chosen))
+    return values
+
+
+def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """How a run (``run.json``) differs from an identity, e.g. ``options.tile: 512, now 256``; batch size may differ."""
+    before = dict(_leaves(old))
+    return [
+        f"{key}: {before.get(key)!r}, now {value!r}"
+        for key, value in _leaves(new)
+        if key not in ("options.batch_size", "mpp_source") and before.get(key) != value
+    ]
+
+
+def _leaves(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def table_provenance(run: dict[str, Any]) -> dict[str, Any]:
+    """What the table's own metadata says: the identity without what leaves the table as it is."""
+    return {key: run[key] for key in ("version", "slide", "width", "height", "mpp", "model", "types")}
+
+
+def doubts(job: Job) -> list[str]:
+    """What the user should know about the result, one sentence each."""
+    found = list(job.reader.warnings)
+    if job.reader.mpp > COARSE * job.model.mpp:
+        found.append(
+            f"the slide has {job.reader.mpp:.3g} um per pixel, the model works at {job.model.mpp:g}: nuclei are "
+            "magnified more than in training, so expect fewer and less certain cells"
+        )
+    if not job.plan.bands:
+        found.append("no tissue was found, so no tile was read; if there is some, turn the tissue mask off")
+    return found
+
+
+def results(infos: Sequence[PartInfo], plan: Plan, types: Sequence[str]) -> dict[str, Any]:
+    """Counts and areas of a finished run."""
+    return {
+        "tissue_mm2": round(plan.tissue_mm2, 6),
+        "read_mm2": round(plan.read_mm2, 6),
+        "tiles": {"grid": len(plan.grid), "read": sum(info.tiles for info in infos)},
+        "cells": {
+            "total": sum(info.rows for info in infos),
+            "by_type": {name: sum(info.counts[name] for info in infos) for name in types},
+        },
+    }
+
+
+def now() -> str:
+    """The present moment, UTC, ISO 8601, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def package_version(name: str) -> str | None:
+    """Version of an installed package without importing it; None if it is not there."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def environment() -> dict[str, Any]:
+    """Versions of the libraries that matter, and the machine."""
+    return {
+        "versions": {"python": platform.python_version(), **{name: package_version(name) for name in LIBRARIES}},
+        "platform": {"system": platform.platform(), "machine": platform.machine()},
+    }

@@ -1,0 +1,142 @@
+"""One go at a run, between the lock being taken and given back: predict what is missing, join the parts, say what was
+done.
+
+Parts that exist are trusted, because they are renamed only when whole and the run's identity has been compared.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from celldetr.errors import InputError
+from celldetr.slide.files import write_json
+from celldetr.slide.pipeline import Counter, Job, predict_bands
+from celldetr.slide.provenance import doubts, environment, now, results, table_provenance
+from celldetr.slide.store import RUN, PartStore
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is.
+
+    Attributes:
+        tiles, tiles_total: read, and to be read.
+        mm2, mm2_total: the area they own.
+        cells: found so far.
+    """
+
+    tiles: int
+    tiles_total: int
+    mm2: float
+    mm2_total: float
+    cells: int
+
+
+class Session:
+    """One go at a run: from what the directory holds to ``cells.parquet``, or to a state that can be resumed.
+
+    Args:
+        job: the work.
+        directory: of the slide's output; it exists and is locked.
+        identity: of the run, see ``provenance``.
+        earlier: ``run.json`` of the sessions before, or empty.
+        start: ``time.perf_counter`` when work on the slide began.
+        progress: called at the beginning and after every batch.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        directory: Path,
+        identity: dict[str, Any],
+        earlier: dict[str, Any],
+        start: float,
+        progress: Callable[[Progress], None] | None,
+    ) -> None:
+        self._job = job
+        self._directory = directory
+        self._progress = progress
+        self._store = PartStore(directory, job.model.types, job.model.embedding_dim)
+        self._infos = self._store.infos(job.plan.bands)
+        self._start, self._planned = start, time.perf_counter() - start
+        self._counter = Counter()
+        for info in self._infos:
+            self._counter.add(info.tiles, info.rows, info.mm2)
+        self._before = (self._counter.cells, self._counter.mm2)
+        self._seconds_before: dict[str, float] = earlier.get("seconds", {})
+        self._run = {
+            "status": "running",
+            **identity,
+            "warnings": doubts(job),
+            "sessions": earlier.get("sessions", 0) + 1,
+            "started": earlier.get("started", now()),
+        }
+
+    def complete(self) -> dict[str, Any]:
+        """Do what is left to do; returns the content of ``run.json``."""
+        try:
+            write_json(self._directory / RUN, self._run)
+            self._predict()
+            start = time.perf_counter()
+            self._store.finish(self._infos, table_provenance(self._run))
+            self._counter.seconds.write += time.perf_counter() - start
+            run = self._describe("complete") | results(self._infos, self._job.plan, self._job.model.types)
+            write_json(self._directory / RUN, run)
+            self._store.remove()
+            return run
+        except BaseException as error:
+            self._stop(error)
+            raise
+
+    def _predict(self) -> None:
+        ownership = self._job.ownership()
+        if self._infos:
+            last = self._infos[-1].band
+            ownership.resume(last, self._store.centres(last))
+        self._counter.tell = self._tell
+        self._tell(self._counter)
+        todo = self._job.plan.bands[len(self._infos) :]
+        with closing(predict_bands(self._job, todo, ownership, self._counter)) as bands:
+            for rows, info in bands:
+                start = time.perf_counter()
+                self._store.write(rows, info)
+                self._counter.seconds.write += time.perf_counter() - start
+                self._infos.append(info)
+
+    def _tell(self, counter: Counter) -> None:
+        if self._progress is not None:
+            plan = self._job.plan
+            total = int(plan.selected.sum())
+            self._progress(Progress(counter.tiles, total, counter.mm2, plan.read_mm2, counter.cells))
+
+    def _describe(self, status: str) -> dict[str, Any]:
+        """``run.json`` at this moment: identity, times, machine."""
+        spent, total = self._counter.seconds, time.perf_counter() - self._start
+        mine = {"tissue": self._planned, "read": spent.read, "model": spent.model, "write": spent.write, "total": total}
+        return {
+            **self._run,
+            "status": status,
+            "ended": now(),
+            "seconds": {key: round(value + self._seconds_before.get(key, 0.0), 3) for key, value in mine.items()},
+            "speed": {
+                "cells_per_s": round((self._counter.cells - self._before[0]) / total, 3),
+                "mm2_per_s": round((self._counter.mm2 - self._before[1]) / total, 6),
+            },
+            **environment(),
+        }
+
+    def _stop(self, error: BaseException) -> None:
+        """Leave what can be resumed, or nothing if no part was written. Must not hide the error that ends the run."""
+        with suppress(OSError, InputError):
+            if not self._infos:
+                self._store.remove()
+                (self._directory / RUN).unlink(missing_ok=True)
+                return
+            status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+            reason = str(error) or type(error).__name__
+            write_json(self._directory / RUN, self._describe(status) | {"error": reason})

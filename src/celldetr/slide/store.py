@@ -1,0 +1,218 @@
+"""The cell table on disk: written in parts as the slide goes by, joined when it is done, read back.
+
+A part holds the cells of one band (row) of tiles and appears under its name when it is whole, so what is on disk is
+always the beginning of the table, and memory holds one band. ``finish`` streams the parts into ``cells.parquet``;
+only there do cells get their ``cell_id``, which therefore does not depend on how often the run was interrupted.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from celldetr.errors import InputError, near
+from celldetr.slide.files import read_json, replacing
+from celldetr.slide.table import cell_schema, embedding_matrix, number_rows, table_metadata, table_to_frame
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+CELLS = "cells.parquet"
+RUN = "run.json"
+PARTS = "parts"
+ROW_GROUP = 32_768  # rows; also what joining holds in memory, beside one part
+_PART_KEY = b"celldetr.part"
+
+
+@dataclass(frozen=True)
+class PartInfo:
+    """What is known about a part without reading its rows.
+
+    Attributes:
+        band: row of the grid.
+        rows: number of cells.
+        tiles: number of tiles read for it.
+        mm2: area that these own.
+        counts: cells by type.
+        bounds: xyxy of their boxes in level-0 pixels, None if there are none.
+    """
+
+    band: int
+    rows: int
+    tiles: int
+    mm2: float
+    counts: dict[str, int]
+    bounds: tuple[float, float, float, float] | None
+
+
+class PartStore:
+    """The parts of one slide's table.
+
+    Args:
+        directory: of the slide's output.
+        types: names of the K types.
+        embedding_dim: d.
+    """
+
+    def __init__(self, directory: Path, types: Sequence[str], embedding_dim: int) -> None:
+        self._directory = directory
+        self._parts = directory / PARTS
+        self._schema = cell_schema(types, embedding_dim)
+
+    def path(self, band: int) -> Path:
+        """Where the part of a band is or will be."""
+        return self._parts / f"part-{band:06d}.parquet"
+
+    def write(self, rows: pa.Table, info: PartInfo) -> None:
+        """Write the part of a band.
+
+        Raises:
+            InputError: the disk is full, or the place cannot be written to.
+        """
+        rows = rows.replace_schema_metadata({_PART_KEY: json.dumps(asdict(info)).encode()})
+        with replacing(self.path(info.band)) as temporary:
+            self._parts.mkdir(exist_ok=True)
+            pq.write_table(rows, temporary, compression="zstd", use_dictionary=["type"])
+
+    def infos(self, bands: Sequence[int]) -> list[PartInfo]:
+        """The parts that exist of the beginning of ``bands``; the first that is missing or damaged ends it."""
+        found = []
+        for band in bands:
+            try:
+                metadata = pq.read_schema(self.path(band)).metadata or {}
+                values = json.loads(metadata[_PART_KEY])
+                bounds = values["bounds"]
+                found.append(PartInfo(**{**values, "bounds": None if bounds is None else tuple(bounds)}))
+            except (OSError, pa.ArrowException, KeyError, TypeError, ValueError):
+                break
+        return found
+
+    def centres(self, band: int) -> NDArray[np.float64]:
+        """(N, 2) centres of the cells of a part, level-0 pixels."""
+        table = pq.read_table(self.path(band), columns=["x_px", "y_px"])
+        return np.stack([table["x_px"].to_numpy(), table["y_px"].to_numpy()], axis=1)
+
+    def finish(self, infos: Sequence[PartInfo], provenance: Mapping[str, Any]) -> Path:
+        """Join the parts into ``cells.parquet``, which appears when it is whole. The parts stay.
+
+        Args:
+            infos: of all parts, in order.
+            provenance: for the file's metadata; the same for every repetition of the run.
+
+        Raises:
+            InputError: the disk is full.
+        """
+        metadata = table_metadata(provenance, joint_bounds(infos))
+        schema = self._schema.with_metadata(metadata)
+        path = self._directory / CELLS
+        with replacing(path) as temporary, _writer(temporary, schema) as writer:
+            for group in _row_groups(self._numbered(infos), self._schema):
+                writer.write_table(group.replace_schema_metadata(metadata), row_group_size=ROW_GROUP)
+        return path
+
+    def _numbered(self, infos: Sequence[PartInfo]) -> Iterator[pa.Table]:
+        start = 0
+        for info in infos:
+            yield number_rows(pq.read_table(self.path(info.band)).replace_schema_metadata(None), start)
+            start += info.rows
+
+    def remove(self) -> None:
+        """Delete the parts and what an interruption left beside them."""
+        if self._parts.is_dir():
+            for path in self._parts.glob("part-*.parquet*"):
+                path.unlink()
+            if not any(self._parts.iterdir()):
+                self._parts.rmdir()
+
+
+def _writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
+    # Statistics of embeddings and polygons are as large as they are useless.
+    plain = [name for name in schema.names if name not in ("embedding", "geometry")]
+    return pq.ParquetWriter(path, schema, compression="zstd", use_dictionary=["type"], write_statistics=plain)
+
+
+def _row_groups(tables: Iterator[pa.Table], schema: pa.Schema) -> Iterator[pa.Table]:
+    """Cut a stream of tables into groups of ``ROW_GROUP`` rows, the last one smaller (but one at least)."""
+    held = schema.empty_table()
+    written = False
+    for table in tables:
+        held = pa.concat_tables([held, table])
+        while len(held) >= ROW_GROUP:
+            yield held.slice(0, ROW_GROUP).combine_chunks()
+            held, written = held.slice(ROW_GROUP), True
+    if len(held) or not written:
+        yield held.combine_chunks()
+
+
+def joint_bounds(infos: Sequence[PartInfo]) -> tuple[float, float, float, float] | None:
+    """xyxy of all boxes of all parts; None if there are none."""
+    bounds = np.array([info.bounds for info in infos if info.bounds is not None])
+    if not len(bounds):
+        return None
+    low, high = bounds[:, :2].min(0), bounds[:, 2:].max(0)
+    return float(low[0]), float(low[1]), float(high[0]), float(high[1])
+
+
+def cells_path(path: Path | str) -> Path:
+    """The table of a run: ``path`` itself, or ``cells.parquet`` in it if it is a run's directory.
+
+    Raises:
+        InputError: there is none; an unfinished run is named as such.
+    """
+    path = Path(path)
+    table = path / CELLS if path.is_dir() else path
+    if table.is_file():
+        return table
+    run = read_json(path / RUN) if path.is_dir() else None
+    if run is not None and run.get("status") != "complete":
+        raise InputError(
+            f"{path}: the run is not finished (it is {run.get('status')}); run predict again with --resume"
+        )
+    raise InputError(f"{path}: no such cell table; give cells.parquet or the directory that predict wrote for a slide")
+
+
+def _read(path: Path | str, columns: Sequence[str] | None) -> pa.Table:
+    file = cells_path(path)
+    try:
+        schema = pq.read_schema(file)
+    except (OSError, pa.ArrowException) as error:
+        raise InputError(f"{file}: not a Parquet file ({str(error).splitlines()[0]})") from None
+    if "cell_id" not in schema.names:
+        raise InputError(f"{file}: not a cell table, it has no column 'cell_id'")
+    for name in columns or ():
+        if name not in schema.names:
+            raise InputError(f"{file}: has no column {name!r}; {near(name, schema.names)}")
+    return pq.read_table(file, columns=None if columns is None else list(columns))
+
+
+def read_cells(path: Path | str, columns: Sequence[str] | None = None) -> pd.DataFrame:
+    """Read the cells of a slide as a pandas DataFrame.
+
+    Args:
+        path: ``cells.parquet``, or the directory of a finished run.
+        columns: the ones to read, all by default. Without ``embedding`` and ``geometry`` a million cells take 100 MB.
+
+    Returns:
+        See ``celldetr.slide.table``; ``embedding`` holds (d,) float16 arrays, ``geometry`` WKB.
+
+    Raises:
+        InputError: no such table, an unfinished run, or an unknown column (near ones are named).
+    """
+    return table_to_frame(_read(path, columns))
+
+
+def read_embeddings(path: Path | str) -> NDArray[np.float16]:
+    """The embeddings of a slide's cells -> (N, d) float16, in the order of ``cell_id``.
+
+    Raises:
+        InputError: see ``read_cells``.
+    """
+    return embedding_matrix(_read(path, ["embedding"])["embedding"])
