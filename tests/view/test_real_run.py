@@ -20,7 +20,7 @@ from celldetr.slide.engine import run_slide
 from celldetr.slide.options import PredictOptions
 from celldetr.slide.reader import SlideReader, from_array
 from celldetr.slide.store import read_cells
-from celldetr.view.facts import facts, tissue_mm2, warnings
+from celldetr.view.facts import facts, origin, tissue_mm2, warnings
 from celldetr.view.overview import write_overview
 from celldetr.view.summary import write_summary
 
@@ -62,9 +62,9 @@ def test_table_and_provenance_are_understood(finished: tuple[Path, SlideReader])
     assert table.count == len(read_cells(run)) > 0
     assert tissue_mm2(table) == pytest.approx(300 * 500 * 0.25e-6, rel=0.01)
     known = dict(facts(table, reader))
-    assert known["model"] == "grid"
+    assert origin(table).startswith("model grid · CellDETR ")
     assert known["cells"] == f"{table.count:,}"
-    assert {"date", "CellDETR", "tissue", "slide", "resolution"} <= set(known)
+    assert {"tissue", "slide", "resolution"} <= set(known)
     assert warnings(table) == table.run["warnings"]
 
 

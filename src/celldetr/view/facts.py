@@ -33,15 +33,18 @@ def warnings(table: CellTable) -> list[str]:
 
 
 def facts(table: CellTable, reader: SlideImage) -> list[tuple[str, str]]:
-    """Label and text of each fact that is known."""
+    """Label and text of what was measured, as far as it is known."""
     mpp, area = table.mpp or reader.mpp, tissue_mm2(table)
     found = [("cells", f"{table.count:,}")]
     if area:
         found += [("tissue", f"{area:,.2f} mm²"), ("cells per mm² of tissue", f"{table.count / area:,.0f}")]
     size = f"{reader.width * mpp / 1000:.2f} × {reader.height * mpp / 1000:.2f} mm"
-    found += [("slide", size), ("resolution", f"{mpp:.3g} µm/px")]
-    for label, path in (("model", ("model", "name")), ("CellDETR", ("version",)), ("date", ("ended",))):
-        value = lookup(table.run, *path)
-        if value:
-            found.append((label, str(value).split("T")[0] if label == "date" else str(value)))
-    return found
+    return [*found, ("slide", size), ("resolution", f"{mpp:.3g} µm per pixel")]
+
+
+def origin(table: CellTable) -> str:
+    """One line about what made the table: model, version and day, as far as they are known."""
+    model, version = lookup(table.run, "model", "name"), lookup(table.run, "version")
+    day = str(lookup(table.run, "ended") or "").split("T")[0]
+    known = [f"model {model}" if model else "", f"CellDETR {version}" if version else "", day]
+    return " · ".join(part for part in known if part)

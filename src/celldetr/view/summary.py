@@ -24,7 +24,7 @@ from celldetr.slide.files import replacing
 from celldetr.view.charts import histogram_chart, map_chart
 from celldetr.view.crops import FIELD_UM, crop_figure, jpeg_uri
 from celldetr.view.embedding_map import map_embeddings
-from celldetr.view.facts import facts, tissue_mm2, warnings
+from celldetr.view.facts import facts, origin, tissue_mm2, warnings
 from celldetr.view.image import SlideImage
 from celldetr.view.overview import OVERVIEW_NAME
 from celldetr.view.statistics import DIAMETER_STEP, SCORE_STEP, Picks, Statistics, gather
@@ -73,7 +73,8 @@ def _header(page: Page) -> str:
     shown = "".join(f"<div><dt>{escape(k)}</dt><dd>{escape(v)}</dd></div>" for k, v in facts(page.table, page.reader))
     doubts = "".join(f"<li>{escape(sentence)}</li>" for sentence in warnings(page.table))
     doubts = f'<ul class="warnings">{doubts}</ul>' if doubts else ""
-    return f'<h1>{escape(page.table.slide)}</h1><dl class="facts">{shown}</dl>{doubts}'
+    made_by = f'<p class="lead">{escape(origin(page.table))}</p>' if origin(page.table) else ""
+    return f'<h1>{escape(page.table.slide)}</h1>{made_by}<dl class="facts">{shown}</dl>{doubts}'
 
 
 def _overview(run_dir: Path) -> tuple[str, bool]:
@@ -96,7 +97,7 @@ def _overview(run_dir: Path) -> tuple[str, bool]:
 def _count_row(page: Page, i: int, area: float | None, most: int) -> str:
     count, total = int(page.statistics.counts[i]), page.table.count
     colour, share = page.colours[i], 100 * count / total
-    bar = f'<i style="width:{75 * count / most:.1f}%;background:{colour}"></i>' if count else ""
+    bar = f'<i style="width:calc((100% - 4rem) * {count / most:.3f});background:{colour}"></i>' if count else ""
     density = f"<td>{count / area:,.0f}</td>" if area else ""
     diameter = page.statistics.median_diameters()[i]
     score = page.statistics.median_scores()[i]
