@@ -76,14 +76,15 @@ def deformable_attention_reference(
     queries = locations.shape[1]
     dtype = _compute_dtype(value, locations, weights)
     out = value.new_zeros((batch * heads, channels, queries), dtype=dtype)
-    if out.numel() == 0 or weights.numel() == 0:
-        # grid_sample refuses empty inputs. The sums keep the (zero) gradients connected.
-        empty = value.sum() + locations.sum() + weights.sum()
-        return (out.view(batch, queries, heads * channels) + 0 * empty).to(value.dtype)
+    if 0 in (out.numel(), value.numel(), weights.numel()):  # grid_sample refuses what is empty
+        nothing = sum(tensor.flatten()[:0].sum() for tensor in (value, locations, weights))  # keeps gradients connected
+        return (out.view(batch, queries, heads * channels) + nothing).to(value.dtype)
     # -1 and 2 are outside a level of any size, also of one pixel; the clamp keeps huge points from overflowing an int.
     inside = locations.to(dtype).nan_to_num(nan=-1.0).clamp(-1, 2)
     levels = torch.split(value.to(dtype), [height * width for height, width in shapes], dim=1)
     for level, (height, width) in enumerate(shapes):
+        if height * width == 0:
+            continue
         image = levels[level].permute(0, 2, 3, 1).reshape(batch * heads, channels, height, width)
         grid = (2 * inside[:, :, :, level] - 1).transpose(1, 2).flatten(0, 1)  # (B * H, Q, P, 2)
         samples = functional.grid_sample(image, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
