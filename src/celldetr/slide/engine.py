@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
     from celldetr.model.output import TileModel
 
+__all__ = ["Progress", "RunSummary", "predict_array", "run_slide"]
+
 # What ``overwrite`` removes: a run's own files and what other commands made from them, nothing else.
 OUTPUTS = ("cells.*", RUN + "*", "overview.png", "summary.html")
 
@@ -92,7 +94,7 @@ def run_slide(
     directory = Path(out_dir) / reader.name
     run = identity(reader, model, options)
     earlier = _earlier(directory, run, resume, overwrite)
-    if earlier and earlier["status"] == "complete":
+    if earlier and earlier.get("status") == "complete":
         return _summary(directory, earlier)
     start = time.perf_counter()
     job = Job(reader, model, options, make_plan(reader, model.mpp, options))
@@ -101,7 +103,7 @@ def run_slide(
     try:
         with RunLock(directory):
             earlier = _earlier(directory, run, resume, overwrite)  # another run may have come before the lock
-            if earlier and earlier["status"] == "complete":
+            if earlier and earlier.get("status") == "complete":
                 return _summary(directory, earlier)
             if overwrite:
                 _clear(directory)
@@ -148,7 +150,7 @@ def _clear(directory: Path) -> None:
         return  # never a run's directory: what is there is the user's
     PartStore(directory, (), 1).remove()
     for pattern in OUTPUTS:
-        for path in directory.glob(pattern):
+        for path in filter(Path.is_file, directory.glob(pattern)):
             path.unlink()
 
 
