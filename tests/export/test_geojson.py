@@ -60,7 +60,7 @@ def test_boxes_are_the_cells_boxes(run: Path) -> None:
     x, y, w, h = (cells[name].to_numpy() for name in ("x_px", "y_px", "w_px", "h_px"))
     corners = np.stack([x - w / 2, y - h / 2, x + w / 2, y + h / 2], axis=1)
     assert np.abs(frame.bounds.to_numpy() - corners).max() <= 0.0051  # two decimals
-    assert np.allclose(frame.area, w * h, rtol=0.01)
+    assert np.allclose(shapely.area(frame.geometry.to_numpy()), w * h, rtol=0.01)
     assert frame.is_valid.all()
 
 
@@ -71,6 +71,16 @@ def test_ellipses_fill_their_boxes(run: Path) -> None:
     assert np.all(np.abs(ratio - np.pi / 4) < 0.01 * np.pi / 4 + 0.01)
     assert shapely.is_valid(polygons).all()
     assert shapely.is_ccw(shapely.get_exterior_ring(polygons)).all()
+
+
+def test_an_origin_moves_every_cell(run: Path) -> None:
+    at_zero, moved = exported(run), exported(run, origin=(15756, -20.5))
+    for here, there in zip(at_zero["features"], moved["features"], strict=True):
+        shift = np.array(here["geometry"]["coordinates"]) - np.array(there["geometry"]["coordinates"])
+        assert np.allclose(shift, [15756, -20.5], atol=0.011)
+        assert here["properties"] == there["properties"]
+    with pytest.raises(InputError, match="expected two numbers"):
+        export_cells(run, "geojson", overwrite=True, origin=(1, float("nan")))
 
 
 def test_ids_are_unique_stable_and_of_the_slide(run: Path, tmp_path: Path) -> None:

@@ -1,9 +1,10 @@
 """GeoJSON that QuPath opens: one detection object a cell, with its class, its colour and its measurements.
 
 The form is that of QuPath 0.4 and later: ``properties.objectType``, a classification with a name and an RGB colour, and
-measurements as a map from name to number. Coordinates are level-0 pixels with the origin at the top left corner of the
-slide, which is QuPath's own convention, so objects fall into place without an offset. QuPath opens ``.geojson`` and
-``.geojson.gz`` by drag and drop.
+measurements as a map from name to number. Coordinates are level-0 pixels from the top left corner of the slide, which
+is QuPath's own convention, so objects fall into place; except on MIRAX and Leica SCN slides, which QuPath crops when it
+opens them: there ``origin`` is the corner of what it shows. QuPath opens ``.geojson`` and ``.geojson.gz`` by drag and
+drop.
 
 A feature's id is a UUID (version 5, RFC 9562) of the slide's name and the ``cell_id``: exporting twice gives the same
 ids, and two slides never share one.
@@ -73,13 +74,19 @@ def _measurement_texts(names: list[str], values: NDArray[np.float64]) -> list[st
     return texts
 
 
-def _features(table: CellTable, batch: pa.RecordBatch, outline: NDArray[np.float64], namespace: uuid.UUID) -> list[str]:
+def _features(
+    table: CellTable,
+    batch: pa.RecordBatch,
+    outline: NDArray[np.float64],
+    origin: tuple[float, float],
+    namespace: uuid.UUID,
+) -> list[str]:
     """The cells of a batch, each as the text of one feature."""
     box = np.stack([numbers(batch, name) for name in BOX], axis=1)  # (N, 4) cxcywh, px
     if not np.isfinite(box).all():
         cell = batch.column("cell_id")[int(np.flatnonzero(~np.isfinite(box).all(axis=1))[0])]
         raise InputError(f"{table.path}: cell {cell} has no finite box; write the table again with celldetr predict")
-    ring = box[:, None, :2] + outline * box[:, None, 2:] / 2  # (N, V, 2)
+    ring = box[:, None, :2] - np.array(origin) + outline * box[:, None, 2:] / 2  # (N, V, 2)
     ring = np.round(ring, 2) + 0.0  # adding zero turns -0.0 into 0.0
     names = _measured(table)
     measurements = _measurement_texts(list(names.values()), np.stack([numbers(batch, c) for c in names], axis=1))
@@ -99,20 +106,26 @@ def _features(table: CellTable, batch: pa.RecordBatch, outline: NDArray[np.float
     ]
 
 
-def write_geojson(table: CellTable, out: Path, *, shape: Shape = "box") -> None:
+def write_geojson(
+    table: CellTable, out: Path, *, shape: Shape = "box", origin: tuple[float, float] = (0.0, 0.0)
+) -> None:
     """Write the cells as a FeatureCollection of QuPath detections, compressed if ``out`` ends in ``.gz``.
 
     Args:
         table: what to write.
         out: the file, replaced if it exists.
-        shape: outline of a cell: its box, or the ellipse in it (which looks more like a nucleus and takes four times
-            the space).
+        shape: outline of a cell: its box, or the ellipse in it (which looks more like a nucleus and makes the file
+            twice as large).
+        origin: the level-0 pixel (x, y) that becomes (0, 0): OpenSlide's ``bounds-x`` and ``bounds-y`` for a slide that
+            QuPath crops.
 
     Raises:
-        InputError: an unknown shape, or a cell without a finite box.
+        InputError: an unknown shape, an origin that is not two numbers, or a cell without a finite box.
     """
     if shape not in SHAPES:
         raise InputError(f"shape {shape!r} is unknown; {near(shape, SHAPES)}")
+    if len(origin) != 2 or not np.isfinite(origin).all():
+        raise InputError(f"origin {origin!r}: expected two numbers, x and y in level-0 pixels")
     outline = _unit_outline(shape)
     namespace = uuid.uuid5(NAMESPACE, table.slide)
     columns = ["cell_id", *BOX, "type", *_measured(table)]
@@ -121,6 +134,6 @@ def write_geojson(table: CellTable, out: Path, *, shape: Shape = "box") -> None:
         separator = "\n"
         for batch in table.batches(columns):
             if len(batch):
-                stream.write((separator + ",\n".join(_features(table, batch, outline, namespace))).encode())
+                stream.write((separator + ",\n".join(_features(table, batch, outline, origin, namespace))).encode())
                 separator = ",\n"
         stream.write(b"\n]}\n")
