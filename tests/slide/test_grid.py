@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from celldetr.slide.grid import Axis, lay_axis, lay_grid
@@ -16,6 +16,7 @@ offsets = st.one_of(st.just(0.0), st.floats(0, 700))
 
 
 @given(origins, lengths, tilings, offsets, st.lists(st.floats(0, 1), min_size=1, max_size=20))
+@settings(deadline=None)
 def test_each_point_has_one_owner_that_sees_half_an_overlap_beyond_it(
     origin: float, length: float, tiling: tuple[int, int], offset: float, shares: list[float]
 ) -> None:
@@ -36,6 +37,7 @@ def test_each_point_has_one_owner_that_sees_half_an_overlap_beyond_it(
 
 
 @given(origins, lengths, tilings, offsets)
+@settings(deadline=None)
 def test_tiles_lie_inside_and_neighbours_overlap(
     origin: float, length: float, tiling: tuple[int, int], offset: float
 ) -> None:
@@ -74,6 +76,7 @@ def test_offset_moves_the_seams_only() -> None:
 
 
 @given(lengths, lengths, st.sampled_from([0.5, 1.002004, 2.0, 1.826]), offsets)
+@settings(deadline=None)
 def test_owned_rectangles_tile_the_region(width: float, height: float, scale: float, offset: float) -> None:
     grid = lay_grid((17.0, 31.0, width, height), scale, 256, 32, offset)
     boxes = grid.owned()

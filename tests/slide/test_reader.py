@@ -48,6 +48,7 @@ class Pyramid(SlideReader):
 
 
 @given(st.integers(0, 60), st.integers(0, 40), st.integers(1, 40), st.integers(1, 30))
+@settings(deadline=None)
 def test_whole_pixels_at_full_resolution_are_those_of_the_array(x: int, y: int, w: int, h: int) -> None:
     array = smooth_image(70, 100)
     np.testing.assert_array_equal(from_array(array, 0.5).read_region(x, y, w, h, w, h), array[y : y + h, x : x + w])
