@@ -8,6 +8,7 @@ import torch
 from celldetr.config import ModelConfig
 from celldetr.errors import InputError
 from celldetr.model.celldetr import CellDETR
+from celldetr.model.memory import Memory
 from celldetr.model.representation import hide_padding
 
 SMALL = {
@@ -153,27 +154,30 @@ def test_content_of_a_box_knows_its_size_and_not_its_place() -> None:
     assert torch.equal(position, encode(larger, sizes, None)[1])
 
 
-def shifted(made: CellDETR, by: int) -> torch.Tensor:
-    """Embedding of a cell in a patch of tissue on a plain slide, both moved ``by`` pixels along each axis."""
-    scene = torch.full((1, 3, 320, 320), 230, dtype=torch.uint8)
-    scene[:, :, 112 + by : 176 + by, 112 + by : 176 + by] = image(64, 64)
-    at = torch.tensor([[[(140 + by) / 320, (140 + by) / 320, 14 / 320, 12 / 320]]])
-    with torch.no_grad():
-        return made.represent(made.memorise(scene), at).embeddings[0, 0]
+def test_decoupling_a_shift_of_the_scene_moves_an_embedding_only_by_how_place_steers_attention() -> None:
+    """Features moved by whole cells, box moved with them. The place never enters the content: when coordinates are counted
+    from a corner that moves along, or when the place may not steer attention, the embedding is the same to rounding."""
+    made = network(representation_strides=(8, 16), encoder_strides=(8, 16))
+    torch.manual_seed(0)
+    maps = [torch.randn(1, 24, 24, 64), torch.randn(1, 12, 12, 64)]
+    by = 32
 
+    def memory(shift: int) -> Memory:
+        moved = [m.roll((shift // s, shift // s), (1, 2)) for m, s in zip(maps, (8, 16), strict=True)]
+        tokens = torch.cat([m.flatten(1, 2) for m in moved], dim=1)
+        return Memory(tokens, ((24, 24), (12, 12)), (8, 16), torch.ones(1, 2, 2), None, torch.tensor([[192.0, 192.0]]))
 
-def test_decoupling_a_shift_of_the_scene_does_not_move_an_embedding() -> None:
-    """The place never enters the content: what can move an embedding is where the place steers attention inside the box,
-    and the borders of the scene, which the convolutions see. Random weights steer at random: the bound there is loose.
-    With steering switched off, only the borders are left."""
-    made = network()
-    assert float(torch.cosine_similarity(shifted(made, 0), shifted(made, 32), dim=0)) > 0.9
+    def embed(shift: int, origin: float = 0.0) -> torch.Tensor:
+        box = torch.tensor([[[(80 + shift) / 192, (70 + shift) / 192, 14 / 192, 12 / 192]]])
+        with torch.no_grad():
+            return made.representer(box, memory(shift), origin=torch.tensor([[origin, origin]]))[-1][0, 0]
+
+    still, moved = embed(0), embed(by)
+    torch.testing.assert_close(embed(by, origin=-by), still, atol=1e-5, rtol=0)
+    assert float(torch.cosine_similarity(still, moved, dim=0)) > 0.95  # steered by random weights
     with torch.no_grad():
         made.representer.encode.position.weight.zero_()
-        for layer in made.encoder.layers:
-            layer.attention.sampling_offsets.weight.zero_()
-            layer.attention.attention_weights.weight.zero_()
-    assert float(torch.cosine_similarity(shifted(made, 0), shifted(made, 32), dim=0)) > 0.999
+    torch.testing.assert_close(embed(by), embed(0), atol=1e-5, rtol=0)
 
 
 def test_a_moved_origin_moves_only_coordinates() -> None:

@@ -1,0 +1,137 @@
+"""What the package's public names do: load a model, predict arrays and slides, read the cells.
+
+Everything here is a few lines over the parts; the command line calls the same functions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from celldetr.errors import InputError
+from celldetr.model.checkpoint import Card, load_checkpoint
+from celldetr.model.hub import find_model
+from celldetr.model.inference import Precision, TilePredictor, pick_device
+from celldetr.slide.engine import Progress, RunSummary, predict_array, run_slide
+from celldetr.slide.options import PredictOptions
+from celldetr.slide.reader import open_slide
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+class Model(TilePredictor):
+    """A trained CellDETR, ready to use. Made by ``load_model``.
+
+    Attributes:
+        info: the checkpoint's card: types, mpp, training data, licence, metrics.
+    """
+
+    info: Card
+
+    def predict(self, array: NDArray[np.uint8], mpp: float, options: PredictOptions | None = None) -> pd.DataFrame:
+        """Find the cells of an image.
+
+        Args:
+            array: (H, W, 3) uint8 RGB, of any size.
+            mpp: micrometres per pixel of the array; it is resampled to the model's own.
+            options: tile, overlap and the like.
+
+        Returns:
+            One row a cell, the columns of ``cells.parquet`` (docs/slides.md); ``x_px`` ... are pixels of the array and
+            ``embedding`` holds float16 vectors.
+
+        Raises:
+            InputError: not such an array, or an mpp out of range.
+        """
+        return predict_array(array, mpp, self, options)
+
+
+def load_model(
+    name: str | Path | None = None,
+    device: str = "auto",
+    *,
+    precision: Precision = "auto",
+    threshold: float | None = None,
+    batch_size: int = 4,
+) -> Model:
+    """Load a model.
+
+    Args:
+        name: one that ``celldetr models`` lists, a checkpoint's folder or a training run's; None: the default model.
+        device: ``auto`` (CUDA, then Apple's MPS, then the CPU), ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
+        precision: ``32``, ``bf16``, or ``auto`` (bf16 on CUDA).
+        threshold: least score of a cell that is reported; None: the one chosen on the model's validation data.
+        batch_size: tiles that go through the network together.
+
+    Raises:
+        InputError: no such model or device, a broken checkpoint, a threshold outside [0, 1].
+    """
+    if threshold is not None and not 0 <= threshold <= 1:
+        raise InputError(f"threshold={threshold} must be between 0 and 1")
+    where = pick_device(device)
+    checkpoint = load_checkpoint(find_model(name), device=where)
+    model = Model(
+        checkpoint.network,
+        threshold=checkpoint.card.threshold if threshold is None else threshold,
+        card=checkpoint.card.model_dump(mode="json"),
+        device=where,
+        precision=precision,
+        batch_size=batch_size,
+    )
+    model.info = checkpoint.card
+    return model
+
+
+def predict_slide(
+    path: Path | str,
+    out: Path | str,
+    *,
+    model: Model | str | Path | None = None,
+    mpp: float | None = None,
+    options: PredictOptions | None = None,
+    formats: Sequence[str] = (),
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: Callable[[Progress], None] | None = None,
+) -> RunSummary:
+    """Find every cell of a slide and write ``out/<slide>/``: the table, its provenance, a picture and a summary.
+
+    Args:
+        path: what OpenSlide reads, or a TIFF, PNG or JPEG.
+        out: folder in which a folder of the slide's name is made.
+        model: a loaded model, or what ``load_model`` takes.
+        mpp: micrometres per pixel of the slide's level 0, instead of what the file says.
+        options: tile, overlap, region and the like; ``mpp`` wins over ``options.mpp``.
+        formats: also write these: ``geojson``, ``anndata``, ``csv``.
+        resume: continue an interrupted run.
+        overwrite: replace an earlier result.
+        progress: told how far the run is.
+
+    Returns:
+        counts, area and where everything is.
+
+    Raises:
+        InputError: anything wrong with the slide, the options or the output; one line says what to do.
+    """
+    from celldetr.export import export_cells, find_format
+    from celldetr.view.overview import write_overview
+    from celldetr.view.summary import write_summary
+
+    for name in formats:
+        find_format(name)  # a misspelt format is better told before the slide is read than after
+    settings = options or PredictOptions()
+    if mpp is not None:
+        settings = settings.model_copy(update={"mpp": mpp})
+    with open_slide(path, settings.mpp) as reader:
+        loaded = model if isinstance(model, Model) else load_model(model)
+        summary = run_slide(reader, loaded, out, settings, progress, resume=resume, overwrite=overwrite)
+        write_overview(summary.directory, reader)
+        write_summary(summary.directory, reader)
+    for name in formats:
+        export_cells(summary.directory, name, overwrite=overwrite or resume)
+    return summary

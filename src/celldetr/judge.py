@@ -1,0 +1,114 @@
+"""Judge a model on a data set: what ``celldetr evaluate`` does.
+
+Images go through the same path as a user's (``Model.predict``: resampling, tiles, ownership), at the model's own
+threshold, which was chosen on validation. Nothing here can choose another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from celldetr.api import Model
+from celldetr.data.card import DatasetCard, load_card
+from celldetr.data.dataset import load_samples, map_types
+from celldetr.data.sample import Sample
+from celldetr.errors import InputError
+from celldetr.evaluation.cells import ImageCells, Predict, predict_samples
+from celldetr.evaluation.evaluate import score_images
+from celldetr.evaluation.protocols import PROTOCOLS, find_protocol
+from celldetr.evaluation.report import Report
+from celldetr.model.output import TileCells
+
+LOWEST_SCORE = 0.05  # kept for the precision-recall curve; what counts is decided by the model's threshold
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A model's reports on a split: under the protocol asked for, and under all others."""
+
+    report: Report
+    others: tuple[Report, ...]
+    context: dict[str, object]
+
+
+def as_predict(model: Model) -> Predict:
+    """A model as the evaluation wants it: an image in, ``TileCells`` in that image's pixels out."""
+
+    def predict(image: NDArray[np.uint8], mpp: float) -> TileCells:
+        frame = model.predict(image, mpp)
+        centre = frame[["x_px", "y_px"]].to_numpy(np.float32)
+        half = frame[["w_px", "h_px"]].to_numpy(np.float32) / 2
+        return TileCells(
+            boxes=np.concatenate([centre - half, centre + half], axis=1),
+            scores=frame["score"].to_numpy(np.float32),
+            probabilities=frame[[f"p_{name}" for name in model.types]].to_numpy(np.float32),
+            embeddings=np.stack(list(frame["embedding"]))
+            if len(frame)
+            else np.zeros((0, model.embedding_dim), np.float16),
+        )
+
+    return predict
+
+
+def labelled_images(
+    card: DatasetCard, split: str, types: tuple[str, ...], mapping: dict[str, str] | None
+) -> list[Sample]:
+    """Samples of a split, with a model's types.
+
+    Raises:
+        InputError: the data are wrong, or no type of the data set is a type of the model.
+    """
+    if mapping is None and not set(card.type_names) & set(types):
+        raise InputError(
+            f"dataset {card.name!r} has types {list(card.type_names)}, the model {list(types)}: none in common; "
+            "say which is which with --map theirs=ours, or --map theirs= for a cell of unknown type"
+        )
+    return map_types(load_samples(card, split), types, mapping)
+
+
+def judge(
+    model: Model,
+    dataset: str,
+    split: str = "test",
+    *,
+    protocol: str = "standard",
+    mapping: dict[str, str] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Verdict:
+    """Score a model on a split of a data set.
+
+    Args:
+        model: its threshold is the one used.
+        dataset: name or path of a card.
+        split: of the card.
+        protocol: of the main report; the others are computed beside it.
+        mapping: type of the data set -> type of the model, ``""`` for unknown; None: those of the same name.
+        progress: told how many images are done, of how many.
+
+    Raises:
+        InputError: unknown protocol, wrong data, no type in common.
+    """
+    rules = find_protocol(protocol)
+    card = load_card(dataset)
+    samples = labelled_images(card, split, model.types, mapping)
+    threshold, images = model.threshold, list[ImageCells]()
+    model.threshold = min(LOWEST_SCORE, threshold)
+    try:
+        for cells in predict_samples(as_predict(model), samples, model.types):
+            images.append(cells)
+            if progress:
+                progress(len(images), len(samples))
+    finally:
+        model.threshold = threshold
+    report = score_images(images, model.types, rules, threshold=threshold)
+    others = tuple(
+        score_images(images, model.types, other, threshold=threshold)
+        for name, other in PROTOCOLS.items()
+        if other != rules
+    )
+    context: dict[str, object] = {"dataset": card.name, "split": split, "model": model.describe(), "types": mapping}
+    return Verdict(report, others, context)
