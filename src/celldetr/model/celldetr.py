@@ -1,17 +1,18 @@
 """CellDETR, the network: image -> memory -> boxes -> one embedding and one type per box.
 
-The three steps are methods of their own, because they are used on their own: ``memorise`` (backbone, projections, encoder),
-``detect`` (boxes and objectness), ``represent`` (embeddings and types of any boxes: detected, annotated or jittered).
-``forward`` chains them, the sequential mode of the paper.
+The three steps are methods of their own, because they are used on their own: ``memorise`` (backbone, projections,
+encoder), ``detect`` (boxes and objectness), ``represent`` (embeddings and types of any boxes: detected, annotated or
+jittered). ``forward`` chains them, the sequential mode of the paper.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn import functional
 
 from celldetr.config import ModelConfig
 from celldetr.model.backbone import build_backbone
@@ -24,7 +25,12 @@ from celldetr.model.representation import RepresentationDecoder
 
 @dataclass(frozen=True)
 class Memories:
-    """One image batch as both decoders read it: ``detection`` (encoder levels) and ``representation`` (its own levels)."""
+    """One image batch as both decoders read it.
+
+    Attributes:
+        detection: the encoder's levels.
+        representation: the levels that ``representation_strides`` names.
+    """
 
     detection: Memory
     representation: Memory
@@ -59,6 +65,9 @@ class CellDETR(nn.Module):
     Source: CellDETR, arXiv 2606.29463; Deformable DETR, ICLR 2021.
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, config: ModelConfig) -> None:
         """Build the network; initial backbone weights as ``config.pretrained`` says.
 
@@ -68,13 +77,11 @@ class CellDETR(nn.Module):
         super().__init__()
         self.config, self.geometry = config, geometry(config)
         self.backbone = build_backbone(config)
-        self.projections = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(channels, config.d_model, 1), nn.GroupNorm(32, config.d_model))
-            for channels in self.backbone.channels
-        )
-        for projection in self.projections:
-            nn.init.xavier_uniform_(projection[0].weight)
-            nn.init.zeros_(projection[0].bias)
+        convolutions = [nn.Conv2d(channels, config.d_model, 1) for channels in self.backbone.channels]
+        self.projections = nn.ModuleList(nn.Sequential(conv, nn.GroupNorm(32, config.d_model)) for conv in convolutions)
+        for convolution in convolutions:
+            nn.init.xavier_uniform_(convolution.weight)
+            nn.init.zeros_(cast(Tensor, convolution.bias))
         self.encoder = Encoder(config)
         self.detector = DetectionDecoder(config)
         self.representer = RepresentationDecoder(config)
@@ -102,7 +109,8 @@ class CellDETR(nn.Module):
         if sizes is None:
             sizes = images.new_tensor([width, height]).expand(batch, 2)
         sizes = sizes.to(device=images.device, dtype=torch.float32)
-        if sizes.shape != (batch, 2) or bool((sizes < 1).any()) or bool((sizes > sizes.new_tensor([width, height])).any()):
+        full = sizes.new_tensor([width, height])
+        if sizes.shape != (batch, 2) or bool((sizes < 1).any()) or bool((sizes > full).any()):
             raise ValueError(f"sizes must be ({batch}, 2) between 1 and ({width}, {height}), got {sizes.tolist()}")
         padding = self._padding(sizes, height, width)
         if padding is not None:
@@ -153,7 +161,7 @@ class CellDETR(nn.Module):
             if padding is None:
                 valid_cells.append(sizes.new_tensor([width, height]).expand(len(sizes), 2))
                 continue
-            mask = F.interpolate(padding[:, None].float(), size=(height, width))[:, 0].bool()
+            mask = functional.interpolate(padding[:, None].float(), size=(height, width))[:, 0].bool()
             masks.append(mask.flatten(1))
             valid_cells.append(torch.stack([(~mask[:, 0]).sum(-1), (~mask[:, :, 0]).sum(-1)], dim=-1).to(sizes.dtype))
         cells = sizes.new_tensor([(w, h) for h, w in shapes])

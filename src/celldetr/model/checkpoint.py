@@ -1,14 +1,14 @@
 """Checkpoints: a folder with ``model.safetensors`` (weights) and ``card.json`` (everything a user of them must know).
 
-Nothing in either can run code. The card holds the SHA-256 of the weights and of itself, and the weights hold a copy of the config, so
-that a file that was cut short, swapped or edited is refused with one clear line rather than read as something else.
+Nothing in either can run code. The card holds the SHA-256 of the weights and of itself, and the weights hold a copy of
+the config, so that a file that was cut short, swapped or edited is refused with one clear line rather than read as
+something else. The hashes find damage and mix-ups; they are no signature.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import tempfile
 from dataclasses import dataclass
@@ -68,7 +68,7 @@ def _card_digest(values: dict[str, Any]) -> str:
 
 
 def save_checkpoint(folder: Path, network: CellDETR, card: Card, *, dtype: torch.dtype = torch.float32) -> Card:
-    """Write a checkpoint, replacing one that is there, in one rename.
+    """Write a checkpoint beside its place and rename it; one that is there is replaced by the finished new one.
 
     Args:
         folder: to create; its parent must exist.
@@ -78,30 +78,55 @@ def save_checkpoint(folder: Path, network: CellDETR, card: Card, *, dtype: torch
 
     Returns:
         the card as written.
+
+    Raises:
+        ValueError: a weight is too large for ``dtype``.
     """
-    config = network.config.model_copy(update={"pretrained": "none"})  # loading must never look for ImageNet weights
+    config = _offline(network.config)
+    tensors = _weights(network, dtype)
     unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
-        tensors = {
-            name: value.detach().to(dtype if value.is_floating_point() else value.dtype).cpu().contiguous()
-            for name, value in network.state_dict().items()
-        }
         save_file(tensors, unfinished / WEIGHTS_FILE, metadata={"config": config.model_dump_json()})
         filled = card.model_copy(update={"config": config, "sha256": _digest(unfinished / WEIGHTS_FILE)})
         values = filled.model_dump(mode="json")
         values["card_sha256"] = _card_digest(values)
         (unfinished / CARD_FILE).write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         unfinished.chmod(0o755)
-        if folder.exists():
-            old = Path(tempfile.mkdtemp(prefix=f".{folder.name}-old-", dir=folder.parent))
-            os.replace(folder, old)
-            os.replace(unfinished, folder)
-            shutil.rmtree(old)
-        else:
-            os.replace(unfinished, folder)
+        _put(unfinished, folder)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
     return Card.model_validate(values)
+
+
+def _offline(config: ModelConfig) -> ModelConfig:
+    """The same network without a source of initial weights: loading must never look for them."""
+    return config.model_copy(update={"pretrained": "none"})
+
+
+def _weights(network: CellDETR, dtype: torch.dtype) -> dict[str, Tensor]:
+    """Tensors as they are stored."""
+    tensors = {}
+    for name, value in network.state_dict().items():
+        stored = value.detach().to(dtype if value.is_floating_point() else value.dtype)
+        if bool(stored.isfinite().logical_not().logical_and(value.isfinite()).any()):
+            raise ValueError(f"weight {name!r} reaches {float(value.abs().max()):.3g}, too large for {dtype}")
+        tensors[name] = stored.cpu().contiguous()
+    return tensors
+
+
+def _put(unfinished: Path, folder: Path) -> None:
+    """Rename a finished folder to its place. A folder cannot be renamed onto a full one: that one steps aside first."""
+    if not folder.exists():
+        unfinished.replace(folder)
+        return
+    old = unfinished.with_name(f"{unfinished.name}-old")
+    folder.replace(old)
+    try:
+        unfinished.replace(folder)
+    except BaseException:
+        old.replace(folder)
+        raise
+    shutil.rmtree(old)
 
 
 def read_card(folder: Path) -> Card:
@@ -115,7 +140,7 @@ def read_card(folder: Path) -> Card:
         values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"{folder}: not a CellDETR checkpoint, there is no {CARD_FILE}") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: cannot be read as JSON ({error})") from None
     if not isinstance(values, dict) or "format" not in values:
         raise InputError(f"{path}: not the card of a CellDETR checkpoint")
@@ -142,18 +167,19 @@ def load_checkpoint(folder: Path, *, device: str | torch.device = "cpu") -> Chec
         raise InputError(f"{folder}: incomplete checkpoint, there is no {WEIGHTS_FILE}")
     if (digest := _digest(path)) != card.sha256:
         raise InputError(
-            f"{path}: SHA-256 is {digest[:12]}..., its card says {card.sha256[:12]}...: truncated, changed or of another "
-            "checkpoint; fetch it again"
+            f"{path}: SHA-256 is {digest[:12]}..., its card says {card.sha256[:12]}...: truncated, changed or of "
+            "another checkpoint; fetch it again"
         )
     try:
         with safe_open(path, framework="pt") as file:
-            inside = json.loads((file.metadata() or {}).get("config", "null"))
+            inside = json.loads((file.metadata() or {}).get("config", "{}"))
             tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, ValueError) as error:
-        raise InputError(f"{path}: not a safetensors file ({error})") from None
-    if inside != card.config.model_dump(mode="json"):
+    except (SafetensorError, OSError, ValueError) as error:
+        raise InputError(f"{path}: not a safetensors file of CellDETR ({error})") from None
+    # Compared as settings, not as text: a setting that a later version adds has its default in both.
+    if parse(ModelConfig, inside, f"{path}: its config") != card.config:
         raise InputError(f"{path}: its weights were saved with another config than {CARD_FILE} states")
-    network = CellDETR(card.config)
+    network = CellDETR(_offline(card.config))
     try:
         network.load_state_dict({name: t.float() if t.is_floating_point() else t for name, t in tensors.items()})
     except RuntimeError as error:

@@ -1,8 +1,8 @@
 """The detection decoder: which places are nuclei, and their boxes. Class-agnostic.
 
 Queries come in one of two ways. *learned* (the paper): a table of positions and contents, first reference a point.
-*selected* (ours by default): every encoder token scores itself and proposes a box; the best become the queries. Selection needs no
-fixed image size, learns much faster, and the number of queries follows the tile's area.
+*selected* (ours by default): every encoder token scores itself and proposes a box; the best become the queries.
+Selection needs no fixed image size, learns much faster, and the number of queries follows the tile's area.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import math
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn import functional
 
 from celldetr.config import ModelConfig
 from celldetr.model.geometry import geometry
@@ -83,7 +83,7 @@ class SelfAttention(nn.Module):
         )
         dropout = self.dropout if self.training else 0.0
         allowed = None if blocked is None else ~blocked
-        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=allowed, dropout_p=dropout)
+        mixed = functional.scaled_dot_product_attention(q, k, v, attn_mask=allowed, dropout_p=dropout)
         return self.output_proj(mixed.transpose(1, 2).flatten(2))
 
 
@@ -116,9 +116,8 @@ class BoxHead(nn.Module):
         self.objectness = nn.Linear(d_model, 1)
         self.box = MLP(d_model, d_model, 4, layers=3)
         nn.init.constant_(self.objectness.bias, PRIOR_LOGIT)
-        last = self.box.layers[-1]
-        nn.init.zeros_(last.weight)
-        nn.init.zeros_(last.bias)
+        for parameter in self.box.layers[-1].parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, content: Tensor) -> tuple[Tensor, Tensor]:
         """(B, Q, d) -> logits (B, Q), corrections (B, Q, 4), both float32."""
@@ -127,7 +126,13 @@ class BoxHead(nn.Module):
 
 @dataclass(frozen=True)
 class Queries:
-    """What the decoder starts from: content (B, Q, d), reference (B, Q, 2 | 4), and a fixed position (B, Q, d) or None."""
+    """What the decoder starts from.
+
+    Attributes:
+        content: (B, Q, d).
+        reference: (B, Q, 2) points or (B, Q, 4) boxes, fractions of the image.
+        position: (B, Q, d) the same in all layers, or None: made from each layer's reference.
+    """
 
     content: Tensor
     reference: Tensor
@@ -135,7 +140,7 @@ class Queries:
 
 
 class LearnedQueries(nn.Module):
-    """The paper's queries: a learned position and content each; the first reference is a point read off the position."""
+    """The paper's queries: a learned position and content each; the first reference is read off the position."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()

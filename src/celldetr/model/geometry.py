@@ -1,7 +1,7 @@
 """How the network measures: the two meanings of ``coordinates`` in one place each.
 
-``image`` (the paper): places are fractions of the image, boxes are refined in inverse-sigmoid space. Right for images of one
-size only: in a larger tile the same nucleus has other coordinates and the same correction moves it further.
+``image`` (the paper): places are fractions of the image, boxes are refined in inverse-sigmoid space. Right for images
+of one size only: in a larger tile the same nucleus has other coordinates and the same correction moves it further.
 ``pixels`` (ours): places and sizes are encoded in pixels, boxes are refined relative to their own size. The network is
 then the same function on a tile of any size. In training, an ``origin`` drawn at random shifts all coordinates, so
 that none is ever outside what was seen.

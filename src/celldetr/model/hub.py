@@ -24,7 +24,8 @@ def list_models() -> dict[str, Path]:
     found: dict[str, Path] = {}
     for folder in folders():
         for card in sorted(folder.glob(f"*/{CARD_FILE}")):
-            found.setdefault(card.parent.name, card.parent)
+            if not card.parent.name.startswith("."):  # a checkpoint that is being written
+                found.setdefault(card.parent.name, card.parent)
     return found
 
 

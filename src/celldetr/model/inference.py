@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional
 
 from celldetr.boxes import cxcywh_to_xyxy
 from celldetr.errors import InputError, near
@@ -41,9 +42,12 @@ def pick_device(device: str = "auto") -> torch.device:
     if kind not in available:
         raise InputError(f"device {device!r} is not available here; {near(kind, ['auto', *available])}")
     try:
-        return torch.device(device)
+        chosen = torch.device(device)
     except RuntimeError as error:
         raise InputError(f"device {device!r} is not a device ({str(error).splitlines()[0]})") from None
+    if kind == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
+        raise InputError(f"device {device!r} is not available here; there are {torch.cuda.device_count()} CUDA devices")
+    return chosen
 
 
 class TilePredictor:
@@ -71,7 +75,7 @@ class TilePredictor:
         """
         self.network = network.eval().to(device)
         self.device = torch.device(device)
-        self.threshold = threshold
+        self.threshold = float(threshold)
         self.card = card or {}
         self.batch_size = batch_size
         self.bf16 = precision == "bf16" or (precision == "auto" and self.device.type == "cuda")
@@ -93,15 +97,27 @@ class TilePredictor:
 
     def describe(self) -> dict[str, object]:
         """What provenance should record: the card's identity, and how it is run."""
-        known = {key: self.card[key] for key in ("name", "sha256", "licence", "package_version") if key in self.card}
-        precision = "bf16" if self.bf16 else "float32"
-        return {**known, "threshold": self.threshold, "mpp": self.mpp, "types": list(self.types), "precision": precision}
+        facts: dict[str, object] = {
+            key: self.card[key] for key in ("name", "sha256", "licence", "package_version") if key in self.card
+        }
+        return facts | {
+            "threshold": self.threshold,
+            "mpp": self.mpp,
+            "types": list(self.types),
+            "precision": "bf16" if self.bf16 else "float32",
+        }
 
     def predict_tiles(self, tiles: Sequence[NDArray[np.uint8]]) -> list[TileCells]:
-        """Find the cells of each (H, W, 3) uint8 RGB tile, in the order given; sizes may differ."""
+        """Find the cells of each (H, W, 3) uint8 RGB tile, in the order given; sizes may differ.
+
+        Raises:
+            InputError: something that is not such a tile.
+        """
         results: dict[int, TileCells] = {}
         by_size: dict[tuple[int, ...], list[int]] = {}
         for index, tile in enumerate(tiles):
+            if tile.ndim != 3 or tile.shape[2] != 3 or tile.dtype != np.uint8 or not tile.size:
+                raise InputError(f"tile {index}: expected an (H, W, 3) uint8 RGB array, got {tile.shape} {tile.dtype}")
             by_size.setdefault(tile.shape, []).append(index)
         for indices in by_size.values():
             for start in range(0, len(indices), self.batch_size):
@@ -119,19 +135,20 @@ class TilePredictor:
         batch, _, height, width = images.shape
         coarsest = self.network.config.strides[-1]
         pad = (-width % coarsest, -height % coarsest)
-        images = torch.nn.functional.pad(images.to(self.device), (0, pad[0], 0, pad[1]))
+        images = functional.pad(images.to(self.device), (0, pad[0], 0, pad[1]))
         sizes = torch.tensor([[width, height]], device=self.device, dtype=torch.float32).expand(batch, 2)
         with self._autocast():
             memories = self.network.memorise(images, sizes)
             found = self.network.detect(memories).last
-            scores = found.logits.float().sigmoid()
+            scores = found.logits.float().sigmoid().nan_to_num(0.0)  # NaN would be the best of all
             chosen, valid = self._above_threshold(scores)
             boxes = found.boxes.gather(1, chosen[..., None].expand(-1, -1, 4))
             blocked = hide_padding(valid) if self.network.config.self_attention == "after_first" else None
             cells = self.network.represent(memories, boxes, blocked=blocked)
-        probabilities = cells.logits.float().sigmoid()
-        probabilities = probabilities / probabilities.sum(-1, keepdim=True).clamp(min=1e-12)
+        # Sigmoids divided by their sum, from their logarithms: cells that are unlike all types underflow otherwise.
+        probabilities = functional.logsigmoid(cells.logits.float()).softmax(-1)
         absolute = cxcywh_to_xyxy(boxes.float()).clamp(0, 1) * sizes.repeat(1, 2)[:, None]
+        valid = valid & (absolute[..., 2:] > absolute[..., :2]).all(-1)  # a box may have left the tile
         scores = scores.gather(1, chosen)
         return [
             TileCells(
@@ -144,7 +161,15 @@ class TilePredictor:
         ]
 
     def _above_threshold(self, scores: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, Q) scores -> (B, N) indices of the best N queries, N the most any image keeps, and which of them it keeps."""
+        """Queries worth representing.
+
+        Args:
+            scores: (B, Q).
+
+        Returns:
+            (B, N) indices of the best N queries of each image, N the most that any image keeps, and which of them it
+            keeps, (B, N).
+        """
         count = int((scores >= self.threshold).sum(1).max()) if scores.numel() else 0
         best = scores.topk(count, dim=1)
         return best.indices, best.values >= self.threshold

@@ -1,13 +1,14 @@
-"""The parts that the three stages share: deformable attention with its reference boxes, the feed-forward block, the MLP."""
+"""Parts that the three stages share: deformable attention with its reference boxes, feed-forward block, MLP."""
 
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn import functional
 
 from celldetr.model.deformable import deformable_attention
 from celldetr.model.memory import Memory
@@ -21,12 +22,12 @@ class MLP(nn.Module):
     def __init__(self, d_in: int, d_hidden: int, d_out: int, layers: int) -> None:
         super().__init__()
         sizes = [d_in] + [d_hidden] * (layers - 1) + [d_out]
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(sizes, sizes[1:], strict=False))
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., d_in) -> (..., d_out)."""
         for layer in self.layers[:-1]:
-            x = F.relu(layer(x))
+            x = functional.relu(layer(x))
         return self.layers[-1](x)
 
 
@@ -42,7 +43,7 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., d) -> (..., d)."""
-        return self.norm(x + self.dropout(self.contract(self.dropout(F.relu(self.expand(x))))))
+        return self.norm(x + self.dropout(self.contract(self.dropout(functional.relu(self.expand(x))))))
 
 
 class DeformableAttention(nn.Module):

@@ -42,13 +42,13 @@ class Memory:
         keep = [i for i, stride in enumerate(self.strides) if stride in strides]
         if len(keep) == len(self.strides):
             return self
-        spans = self._spans()
+        spans = [slice(*self._spans()[i]) for i in keep]
         return Memory(
-            tokens=torch.cat([self.tokens[:, slice(*spans[i])] for i in keep], dim=1),
+            tokens=torch.cat([self.tokens[:, span] for span in spans], dim=1),
             shapes=tuple(self.shapes[i] for i in keep),
             strides=tuple(self.strides[i] for i in keep),
             ratios=self.ratios[:, keep],
-            padding=None if self.padding is None else torch.cat([self.padding[:, slice(*spans[i])] for i in keep], dim=1),
+            padding=None if self.padding is None else torch.cat([self.padding[:, span] for span in spans], dim=1),
             sizes=self.sizes,
         )
 

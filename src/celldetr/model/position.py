@@ -1,8 +1,8 @@
 """Sine encodings of where things are.
 
-Two forms. ``fractions`` is DETR's: coordinates in [0, 1] of the image, wavelengths from the image up. ``wavelengths`` measures in
-pixels, with wavelengths from half a nucleus to several tiles, so that neighbours a few pixels apart differ clearly
-and a tile of any size is encoded alike.
+Two forms. ``encode_fractions`` is DETR's: coordinates in [0, 1] of the image, wavelengths from the image up.
+``encode_pixels`` measures in pixels, with wavelengths from half a nucleus to several tiles, so that neighbours a few
+pixels apart differ clearly and a tile of any size is encoded alike.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """The representation decoder: one vector per box, from inside the box.
 
-Location-feature decoupling: the content of a query is made from the box's size, its position only steers attention and is
-never added to the content. Box-constrained attention: sampling points cannot leave the box. Without self-attention (the
-paper, and the default) a cell's embedding depends on its own box and the image alone; ``after_first`` is the released code.
-Boxes may come from anywhere and stay fixed through the layers.
+Location-feature decoupling: the content of a query is made from the box's size, its position only steers attention and
+is never added to the content. Box-constrained attention: sampling points cannot leave the box. Without self-attention
+(the paper, and the default) a cell's embedding depends on its own box and the image alone; ``after_first`` is the
+released code. Boxes may come from anywhere and stay fixed through the layers.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Boxes as inexact as a detector's: what the representation decoder learns from besides the truth.
 
-``noise(low, high, grow, share)`` of CellDETR (arXiv 2606.29463, supplement): sizes and centres change by a random fraction of the
-box itself, so that a lymphocyte and a megakaryocyte are displaced alike.
+``noise(low, high, grow, share)`` of CellDETR (arXiv 2606.29463, supplement): sizes and centres change by a random
+fraction of the box itself, so that a lymphocyte and a megakaryocyte are displaced alike.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ def jitter_boxes(
 
     Args:
         boxes: (..., 4) cxcywh, fractions of the image.
-        low, high: bounds of the fraction, 0 <= low <= high < 1. Sides are multiplied by 1 +- U(low, high), each on its own; the
-            centre moves by +- U(low, high) of half the side, so it stays inside the box it came from.
+        low, high: bounds of the fraction, 0 <= low <= high < 1. Sides are multiplied by 1 +- U(low, high), each on its
+            own; the centre moves by +- U(low, high) of half the side, so it stays inside the box it came from.
         grow: probability that a side grows rather than shrinks.
         share: probability that a box is perturbed at all.
         generator: source of randomness, on the device of ``boxes``.

@@ -7,20 +7,22 @@ import math
 from pathlib import Path
 from typing import Any
 
-LOG_FILE, CURVES_FILE = "log.jsonl", "curves.png"
+LOG_FILE, CURVES_FILE, TENSORBOARD_FOLDER = "log.jsonl", "curves.png", "tensorboard"
 
 
 class RunLog:
     """Appends rows of numbers to the JSONL file and to TensorBoard."""
 
     def __init__(self, folder: Path, start: int) -> None:
-        """Open the log of a run that goes on at step ``start``; rows of later steps, of a run cut short, are dropped."""
+        """Open the log of a run that goes on at step ``start``; rows of later steps, from before a cut, are dropped."""
         from torch.utils.tensorboard import SummaryWriter
 
         self.path = folder / LOG_FILE
         kept = [row for row in read_log(folder) if row["step"] < start]
-        self.path.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
-        self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=start)
+        unfinished = folder / f".{LOG_FILE}.tmp"
+        unfinished.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+        unfinished.replace(self.path)
+        self.board = SummaryWriter(str(folder / TENSORBOARD_FOLDER), purge_step=start)
 
     def write(self, kind: str, step: int, values: dict[str, float | None]) -> None:
         """Record numbers.

@@ -1,8 +1,8 @@
 """The training loop, readable from top to bottom; Lightning Fabric brings devices, precision and processes.
 
-Everything random is a function of (seed, step, process): crop i of the run is always the same, so ``resume`` continues as if
-nothing had happened. A run is a folder: ``recipe.yaml``, ``state.safetensors``, ``log.jsonl``, ``tensorboard/``, ``curves.png``
-and ``model/``, the checkpoint with the averaged weights that did best on validation.
+Everything random is a function of (seed, step, process): crop i of the run is always the same, so ``resume`` continues
+as if nothing had happened. A run is a folder: ``recipe.yaml``, ``state.safetensors``, ``log.jsonl``, ``tensorboard/``,
+``curves.png`` and ``model/``, the checkpoint with the averaged weights that did best on validation.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import yaml
 from lightning_fabric import Fabric
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Sampler
@@ -31,17 +30,18 @@ from celldetr.evaluation.evaluate import score_images
 from celldetr.evaluation.threshold import best_threshold
 from celldetr.model.celldetr import CellDETR
 from celldetr.model.checkpoint import Card, save_checkpoint
-from celldetr.model.inference import TilePredictor
+from celldetr.model.inference import TilePredictor, pick_device
 from celldetr.model.output import TileCells
 from celldetr.training.ema import Average
+from celldetr.training.folder import MODEL_FOLDER, prepare_folder
 from celldetr.training.logs import RunLog, draw_curves
 from celldetr.training.losses import balance
 from celldetr.training.schedule import build_optimizer, clip_gradients, set_rate
 from celldetr.training.state import STATE_FILE, load_state, save_state
 from celldetr.training.supervised import Supervised
 
-RECIPE_FILE, MODEL_FOLDER = "recipe.yaml", "model"
 LOWEST_SCORE = 0.05  # predictions below are never counted, whatever the threshold
+PROTOCOL = "within-radius"  # of the threshold and of the choice among checkpoints: under ``standard`` F1 is noisier
 LOG_EVERY = 10  # steps
 
 
@@ -83,20 +83,26 @@ def whole_image(predictor: TilePredictor) -> Callable[[NDArray[np.uint8], float]
     return predict
 
 
-def validate(network: CellDETR, samples: Sequence[Sample], device: torch.device) -> tuple[float, dict[str, float | None]]:
+def validate(
+    network: CellDETR, samples: Sequence[Sample], device: torch.device
+) -> tuple[float, dict[str, float | None]]:
     """Detection and type F1 on validation images, at the threshold that is best for them.
 
     Returns:
-        the threshold, and numbers by name.
+        the threshold, and numbers by name; those under ``PROTOCOL``, except for ``f1_detection_standard``.
     """
     predictor = TilePredictor(network, threshold=LOWEST_SCORE, device=device)
     types = network.config.types
     images = list(predict_samples(whole_image(predictor), samples, types))
-    threshold = best_threshold(images).threshold
-    report = score_images(images, types, threshold=threshold, resamples=0)
+    # A network at its start finds nothing: no threshold is better than another, and the run must go on.
+    found = any(len(image.pred_scores) for image in images)
+    threshold = best_threshold(images, PROTOCOL).threshold if found else LOWEST_SCORE
+    report = score_images(images, types, PROTOCOL, threshold=threshold, resamples=0)
+    standard = score_images(images, types, "standard", threshold=threshold, resamples=0)
     numbers: dict[str, float | None] = {
         "f1_detection": report.totals.detection.f1,
         "f1_type_mean": report.totals.mean_f1,
+        "f1_detection_standard": standard.totals.detection.f1,
         "threshold": threshold,
         "median_iou": report.median_iou,
     }
@@ -104,23 +110,39 @@ def validate(network: CellDETR, samples: Sequence[Sample], device: torch.device)
     return threshold, numbers
 
 
-def prepare_folder(folder: Path, recipe: Recipe, *, resume: bool, overwrite: bool) -> None:
-    """Make or check the folder of a run.
+@dataclass(frozen=True)
+class TrainingData:
+    """Images of a recipe at the model's resolution and with its types.
+
+    Attributes:
+        samples: to train on, and for each how often it is drawn (``weights``).
+        held_out: to validate on.
+        counts: labelled cells of each type in ``samples``.
+    """
+
+    samples: list[Sample]
+    weights: list[float]
+    held_out: list[Sample]
+    counts: list[int]
+
+
+def load_data(recipe: Recipe) -> TrainingData:
+    """Read what a recipe names.
 
     Raises:
-        InputError: it holds a run and neither ``resume`` nor ``overwrite`` was asked, or a run of another recipe.
+        InputError: wrong data, or none to train or to validate on; said now rather than after an hour of training.
     """
-    path = folder / RECIPE_FILE
-    text = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False)
-    if resume and path.is_file():
-        if yaml.safe_load(path.read_text(encoding="utf-8")) != yaml.safe_load(text):
-            raise InputError(f"{folder}: holds a run of another recipe ({path}); resume with the same settings")
-    elif folder.exists() and any(folder.iterdir()) and not (overwrite or resume):
-        raise InputError(f"{folder}: exists; add --resume to continue the run in it, or --overwrite to start anew")
-    if overwrite and not resume:
-        (folder / STATE_FILE).unlink(missing_ok=True)
-    folder.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
+    types, mpp = recipe.model.types, recipe.model.mpp
+    sources = [load_source(source, types, mpp) for source in recipe.train]
+    samples = [sample for source in sources for sample in source]
+    weights = [spec.weight for spec, source in zip(recipe.train, sources, strict=True) for _ in source]
+    held_out = [sample for source in recipe.validation for sample in load_source(source, types, mpp)]
+    for part, images in (("train", samples), ("validation", held_out)):
+        if not any(len(sample) for sample in images):
+            raise InputError(f"recipe {recipe.name!r}: no labelled cell in {part}; name a source that has some")
+    labels = np.concatenate([sample.types for sample in samples])
+    counts = np.bincount(labels[labels >= 0], minlength=len(types)).tolist()
+    return TrainingData(samples, weights, held_out, counts)
 
 
 def provenance(recipe: Recipe) -> tuple[dict[str, Any], ...]:
@@ -130,6 +152,38 @@ def provenance(recipe: Recipe) -> tuple[dict[str, Any], ...]:
         card = load_card(source.card)
         facts.append({"name": card.name, "split": source.split, "licence": card.licence, "citation": card.citation})
     return tuple(facts)
+
+
+def make_card(recipe: Recipe, threshold: float, validation: dict[str, float | None], step: int) -> Card:
+    """The card of a checkpoint made by a recipe."""
+    return Card(
+        name=recipe.name,
+        description=recipe.notes,
+        config=recipe.model,
+        threshold=threshold,
+        training_data=provenance(recipe),
+        licence=recipe.licence,
+        metrics={"validation": {**validation, "step": step}},
+        recipe=recipe.model_dump(mode="json"),
+    )
+
+
+def start_fabric(precision: str, device: str, devices: int) -> Fabric:
+    """Devices, precision and processes.
+
+    Raises:
+        InputError: a device that does not exist here.
+    """
+    chosen = pick_device(device)
+    fabric = Fabric(
+        accelerator=chosen.type,
+        devices=devices if chosen.index is None or devices > 1 else [chosen.index],
+        # A batch without a nucleus leaves the representation decoder without a gradient.
+        strategy="ddp_find_unused_parameters_true" if devices > 1 else "auto",
+        precision="bf16-mixed" if precision == "bf16" else "32-true",
+    )
+    fabric.launch()
+    return fabric
 
 
 def train(
@@ -153,7 +207,7 @@ def train(
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
         devices: processes, each with its own device; the batch size is per process.
         listener: told of progress.
-        stop_at: end after this many steps as if interrupted (the state is saved), for tests and time limits.
+        stop_at: end when this many steps are done, as if interrupted (the state is saved), for tests and time limits.
 
     Returns:
         the folder of the best checkpoint.
@@ -162,34 +216,24 @@ def train(
         InputError: wrong settings or data; or a folder that cannot be used.
     """
     settings = recipe.training
-    prepare_folder(folder, recipe, resume=resume, overwrite=overwrite)
-    fabric = Fabric(
-        accelerator=device, devices=devices, precision="bf16-mixed" if settings.precision == "bf16" else "32-true"
-    )
-    fabric.launch()
+    fabric = start_fabric(settings.precision, device, devices)
+    if fabric.is_global_zero:  # the others would find the folder of the first
+        prepare_folder(folder, recipe, resume=resume, overwrite=overwrite)
+    fabric.barrier()
+    data = load_data(recipe)
     torch.manual_seed(settings.seed)
-    types, mpp = recipe.model.types, recipe.model.mpp
-    sources = [load_source(source, types, mpp) for source in recipe.train]
-    samples = [sample for source in sources for sample in source]
-    weights = [spec.weight for spec, source in zip(recipe.train, sources, strict=True) for _ in source]
-    held_out = [sample for source in recipe.validation for sample in load_source(source, types, mpp)]
-    labels = np.concatenate([sample.types for sample in samples])
-    counts = np.bincount(labels[labels >= 0], minlength=len(types)).tolist()
-
-    network = CellDETR(recipe.model)
+    network = CellDETR(recipe.model).to(fabric.device)
     average = Average(network, settings.ema)
-    objective = Supervised(network, settings, balance(counts, settings.class_balance))
+    objective = Supervised(network, settings, balance(data.counts, settings.class_balance))
     optimizer = build_optimizer(network, settings)
     start, best = 0, -1.0
     if resume and (folder / STATE_FILE).is_file():
         facts = load_state(folder, network, average.network, optimizer)
         start, best = int(str(facts["step"])), float(str(facts["best"]))
-    average.network.to(fabric.device)
     wrapped, optimizer = fabric.setup(objective, optimizer)
 
-    crops = TrainingSet(
-        samples, recipe.augment, settings.seed, settings.steps * settings.batch_size * fabric.world_size, weights
-    )
+    total = settings.steps * settings.batch_size * fabric.world_size
+    crops = TrainingSet(data.samples, recipe.augment, settings.seed, total, data.weights)
     sampler = StepSampler(start, settings.steps, settings.batch_size, fabric.global_rank, fabric.world_size)
     loader = DataLoader(
         crops,
@@ -200,13 +244,14 @@ def train(
     )
     log = RunLog(folder, start) if fabric.is_global_zero else None
     wrapped.train()
+    validation: dict[str, float | None] | None
     saved = clock = time.monotonic()
-    seen, running = 0, {}
+    seen = 0
     for step, batch in enumerate(loader, start):
         rate = set_rate(optimizer, step, settings)
-        generator = torch.Generator().manual_seed(
-            int(np.random.SeedSequence([settings.seed, step, fabric.global_rank]).generate_state(1)[0])
-        )
+        chance = int(np.random.SeedSequence([settings.seed, step, fabric.global_rank]).generate_state(1)[0])
+        generator = torch.Generator().manual_seed(chance)
+        torch.manual_seed(chance)  # dropout draws from the global generator
         to = fabric.device
         loss, terms = wrapped(
             batch.images.to(to), [b.to(to) for b in batch.boxes], [t.to(to) for t in batch.types], generator
@@ -219,7 +264,8 @@ def train(
         optimizer.zero_grad(set_to_none=True)
         average.update(network, step)
         seen += len(batch.images) * fabric.world_size
-        running = {"loss": float(loss.detach()), "gradient_norm": norm, "lr": rate}
+        running: dict[str, float | None] = {"gradient_norm": norm, "lr": rate}
+        running["loss"] = lost = float(loss.detach())
         speed = seen / max(time.monotonic() - clock, 1e-9)
         done = step + 1
         if log and (step % LOG_EVERY == 0 or done == settings.steps):
@@ -227,30 +273,22 @@ def train(
         validation = None
         if done % settings.validate_every == 0 or done == settings.steps:
             if log:
-                threshold, validation = validate(average.network, held_out, fabric.device)
+                threshold, validation = validate(average.network, data.held_out, fabric.device)
                 log.write("validation", step, validation)
                 draw_curves(folder)
                 score = sum(validation[key] or 0.0 for key in ("f1_detection", "f1_type_mean")) / 2
                 if score > best:
                     best = score
-                    card = Card(
-                        name=recipe.name,
-                        description=recipe.notes,
-                        config=recipe.model,
-                        threshold=threshold,
-                        training_data=provenance(recipe),
-                        licence=recipe.licence,
-                        metrics={"validation": {**validation, "step": done}},
-                        recipe=recipe.model_dump(mode="json"),
+                    save_checkpoint(
+                        folder / MODEL_FOLDER, average.network, make_card(recipe, threshold, validation, done)
                     )
-                    save_checkpoint(folder / MODEL_FOLDER, average.network, card)
             fabric.barrier()
-        ended = done == settings.steps or done == stop_at
+        ended = done == settings.steps or (stop_at is not None and done >= stop_at)
         if log and (ended or validation is not None or time.monotonic() - saved > settings.checkpoint_minutes * 60):
             save_state(folder, network, average.network, optimizer, {"step": done, "best": best})
             saved = time.monotonic()
         if listener and fabric.is_global_zero:
-            listener(Progress(done, settings.steps, running["loss"], speed, validation))
+            listener(Progress(done, settings.steps, lost, speed, validation))
         if ended:
             break
     if log:

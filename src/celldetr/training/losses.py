@@ -1,12 +1,16 @@
-"""Losses of method section 3: focal objectness, L1 and GIoU boxes, focal types; and dense supervision of the encoder's scores."""
+"""Losses of a labelled batch (DETR's, with focal objectness and types), and dense supervision of the encoder's scores.
+
+Each is a function of tensors that returns sums already divided by what it is told to divide by, so that a batch that is
+split over processes gives the same gradients as a whole one.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn import functional
 
 from celldetr.boxes import cxcywh_to_xyxy, generalised_iou
 from celldetr.model.detection import Detections
@@ -18,7 +22,7 @@ Losses = dict[str, Tensor]
 def sigmoid_focal(logits: Tensor, targets: Tensor) -> Tensor:
     """Focal loss (Lin et al., ICCV 2017), alpha 0.25, gamma 2, of each element; same shape as ``logits``."""
     p = logits.sigmoid()
-    cross_entropy = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+    cross_entropy = functional.binary_cross_entropy_with_logits(logits, targets, reduction="none")
     p_true = p * targets + (1 - p) * (1 - targets)
     alpha = ALPHA * targets + (1 - ALPHA) * (1 - targets)
     return alpha * (1 - p_true) ** GAMMA * cross_entropy
@@ -49,14 +53,12 @@ def detection_losses(found: Detections, targets: Sequence[Tensor], matches: Sequ
     return {"class": objectness, "l1": l1, "giou": giou}
 
 
-def dense_losses(
-    found: Detections, anchors: Tensor, targets: Sequence[Tensor], sizes: Tensor, nuclei: float
-) -> Losses:
+def dense_losses(found: Detections, anchors: Tensor, targets: Sequence[Tensor], sizes: Tensor, nuclei: float) -> Losses:
     """One-to-many losses of the tokens that compete to become queries.
 
-    One-to-one matching teaches one token in a hundred. Here the token nearest to a nucleus is wanted, the tokens around it are
-    forgiven by a Gaussian of the nucleus' size (CornerNet / CenterNet's penalty-reduced focal loss), so that the best-scoring
-    tokens are the centres of *different* nuclei; and every token inside a nucleus learns its box.
+    One-to-one matching teaches one token in a hundred. Here the token nearest to a nucleus is wanted, the tokens around
+    it are forgiven by a Gaussian of the nucleus' size (CornerNet / CenterNet's penalty-reduced focal loss), so that the
+    best-scoring tokens are the centres of *different* nuclei; and every token inside a nucleus learns its box.
 
     Args:
         found: proposals of T tokens, boxes (B, T, 4), logits (B, T).
@@ -66,6 +68,7 @@ def dense_losses(
         nuclei: as in ``detection_losses``.
     """
     heat = torch.zeros_like(found.logits)
+    real = found.logits > torch.finfo(found.logits.dtype).min  # padding does not take part
     picked_boxes, picked_targets = [], []
     for b, target in enumerate(targets):
         if not len(target):
@@ -75,24 +78,25 @@ def dense_losses(
         reach = offset / half  # 1 on the border of the box
         gaussian = torch.exp(-2.0 * reach.square().sum(-1))  # sigma is half the half side
         heat[b] = gaussian.amax(dim=1)
-        squared = offset.square().sum(-1)
-        heat[b, squared.argmin(dim=0)] = 1.0
+        squared = offset.square().sum(-1).masked_fill(~real[b, :, None], torch.inf)
+        centres = squared.argmin(dim=0)  # (N,) token of each nucleus
+        heat[b, centres] = 1.0
         nearest = reach.square().sum(-1).argmin(dim=1)
         inside = reach[torch.arange(len(reach), device=reach.device), nearest].abs().amax(-1) < 0.8
-        inside[squared.argmin(dim=0)] = True
+        inside[centres] = True
+        inside &= real[b]
         picked_boxes.append(found.boxes[b, inside])
         picked_targets.append(target[nearest[inside]])
     p = found.logits.sigmoid()
     wanted = heat == 1.0
-    positive = (1 - p) ** 2 * -F.logsigmoid(found.logits)
-    negative = (1 - heat) ** 4 * p**2 * -F.logsigmoid(-found.logits)
-    real = found.logits > torch.finfo(found.logits.dtype).min
+    positive = (1 - p) ** 2 * -functional.logsigmoid(found.logits)
+    negative = (1 - heat) ** 4 * p**2 * -functional.logsigmoid(-found.logits)
     objectness = torch.where(wanted, positive, negative)[real].sum() / nuclei
     if not picked_boxes:
         zero = found.boxes.sum() * 0
         return {"class": objectness, "l1": zero, "giou": zero}
     boxes, wanted_boxes = torch.cat(picked_boxes), torch.cat(picked_targets)
-    # Averaged over the tokens of a nucleus, so that a large one counts as much as a small one does in the one-to-one losses.
+    # Averaged over the tokens, so that the sum weighs as much as that of the one-to-one losses does.
     share = len(boxes) / max(sum(len(target) for target in targets), 1)
     l1, giou = box_losses(boxes, wanted_boxes, nuclei * share)
     return {"class": objectness, "l1": l1, "giou": giou}
@@ -109,7 +113,7 @@ def type_loss(logits: Tensor, types: Tensor, weights: Tensor, labelled: float) -
     """
     known = types >= 0
     logits, types = logits[known], types[known]
-    wanted = F.one_hot(types, logits.shape[-1]).to(logits.dtype)
+    wanted = functional.one_hot(types, logits.shape[-1]).to(logits.dtype)
     return (sigmoid_focal(logits, wanted) * weights[types, None]).sum() / labelled
 
 

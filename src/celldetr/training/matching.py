@@ -11,6 +11,7 @@ from torch import Tensor
 from celldetr.boxes import cxcywh_to_xyxy, generalised_iou
 
 ALPHA, GAMMA = 0.25, 2.0
+WORST = 1e6  # bound of a cost; real ones are below a hundred
 Match = tuple[Tensor, Tensor]  # (M,) query indices and (M,) nucleus indices of one image
 
 
@@ -55,11 +56,9 @@ def match(
             + w_l1 * torch.cdist(box, target, p=1)
             - w_giou * generalised_iou(cxcywh_to_xyxy(box)[:, None], cxcywh_to_xyxy(target)[None])
         )
-        # A diverged query must not stop the run: it simply is nobody's choice.
-        rows, columns = linear_sum_assignment(cost.nan_to_num(nan=1e6, posinf=1e6, neginf=-1e6).cpu().numpy())
-        matches.append(
-            (torch.as_tensor(rows, device=boxes.device), torch.as_tensor(columns, device=boxes.device))
-        )
+        # A diverged query must not stop the run, nor padding's huge costs the precision: both are nobody's choice.
+        rows, columns = linear_sum_assignment(cost.nan_to_num(nan=WORST).clamp(-WORST, WORST).cpu().numpy())
+        matches.append((torch.as_tensor(rows, device=boxes.device), torch.as_tensor(columns, device=boxes.device)))
     return matches
 
 

@@ -1,13 +1,12 @@
 """The state of a run: weights, their average, the optimiser's moments and the step, as one safetensors file.
 
-All chance in training is a function of (seed, step, process), so nothing else is needed to continue exactly. The file replaces the
-one before it in a single rename: an interruption leaves either the old state or the new one.
+All chance in training is a function of (seed, step, process), so nothing else is needed to continue exactly. The file
+replaces the one before it in a single rename: an interruption leaves either the old state or the new one.
 """
 
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import torch
@@ -36,12 +35,12 @@ def save_state(
     Args:
         folder: of the run.
         network, average, optimizer: what is trained.
-        facts: JSON-able: the step, the recipe, the best result so far.
+        facts: JSON-able: the next step, the best result so far.
     """
     path = folder / STATE_FILE
     unfinished = path.with_suffix(".tmp")
     save_file(_collect(network, average, optimizer), unfinished, metadata={"facts": json.dumps(facts)})
-    os.replace(unfinished, path)
+    unfinished.replace(path)
 
 
 def load_state(
@@ -59,22 +58,30 @@ def load_state(
         with safe_open(path, framework="pt") as file:
             facts: dict[str, object] = json.loads((file.metadata() or {})["facts"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    except (SafetensorError, KeyError, ValueError) as error:
-        raise InputError(f"{path}: not a training state ({error}); start again without --resume") from None
-    moments: dict[int, dict[str, Tensor]] = {}
-    parts: dict[str, dict[str, Tensor]] = {"network": {}, "average": {}}
+    except (SafetensorError, OSError, KeyError, ValueError) as error:
+        raise InputError(f"{path}: not a training state ({error}); start again with --overwrite") from None
+    parts: dict[str, dict[str, Tensor]] = {"network": {}, "average": {}, "optimizer": {}}
     for key, value in tensors.items():
         kind, _, name = key.partition("/")
-        if kind == "optimizer":
-            index, _, moment = name.partition("/")
-            moments.setdefault(int(index), {})[moment] = value
-        else:
-            parts[kind][name] = value
+        parts.setdefault(kind, {})[name] = value
     try:
         network.load_state_dict(parts["network"])
         average.load_state_dict(parts["average"])
-        optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
-    except (RuntimeError, ValueError) as error:
+        _load_moments(optimizer, parts["optimizer"])
+    except (RuntimeError, ValueError, IndexError) as error:
         first = " ".join(str(error).split())[:200]
         raise InputError(f"{path}: state of another network than the recipe's ({first})") from None
     return facts
+
+
+def _load_moments(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    """Give each parameter its moments back, in the parameter's memory layout: sums depend on the order in memory."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    moments: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        index, _, name = key.partition("/")
+        parameter = parameters[int(index)]
+        if value.shape == parameter.shape and value.ndim:
+            value = torch.empty_like(parameter, requires_grad=False).copy_(value)
+        moments.setdefault(int(index), {})[name] = value
+    optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})

@@ -32,6 +32,8 @@ def mean_over_processes(count: float, device: torch.device) -> float:
 class Supervised(nn.Module):
     """A network with its supervised objective; ``forward`` returns the loss, so that data parallelism can wrap it."""
 
+    type_weights: Tensor
+
     def __init__(self, network: CellDETR, config: TrainConfig, type_weights: Tensor) -> None:
         super().__init__()
         self.network, self.config = network, config
@@ -97,25 +99,27 @@ class Supervised(nn.Module):
         generator: torch.Generator,
     ) -> Losses:
         """Type loss of whichever boxes the mode feeds to the representation decoder."""
-        mode, asked, wanted = self.config.mode, [], []
+        mode = self.config.mode
+        sources: list[list[tuple[Tensor, Tensor]]] = []  # of each source, each image's boxes and types
         if mode in ("sequential", "mixed"):
             found = detection.last.boxes.detach()
-            asked += [image[query] for image, (query, _) in zip(found, matched, strict=True)]
-            wanted += [image[nucleus] for image, (_, nucleus) in zip(types, matched, strict=True)]
+            sources.append([(found[b, query], types[b][nucleus]) for b, (query, nucleus) in enumerate(matched)])
         if mode != "sequential":
-            asked += [self._noisy(image, generator) for image in boxes]
-            wanted += list(types)
-        if mode == "mixed":  # both lists of an image become one list of boxes
-            half = len(boxes)
-            asked = [torch.cat(pair) for pair in zip(asked[:half], asked[half:], strict=True)]
-            wanted = [torch.cat(pair) for pair in zip(wanted[:half], wanted[half:], strict=True)]
+            sources.append([(self._noisy(image, generator), types[b]) for b, image in enumerate(boxes)])
+        asked, wanted, source = [], [], []  # all sources of an image become one list of boxes
+        for parts in zip(*sources, strict=True):
+            asked.append(torch.cat([part for part, _ in parts]))
+            wanted.append(torch.cat([part for _, part in parts]))
+            source.append(torch.cat([torch.full_like(part, i) for i, (_, part) in enumerate(parts)]))
         valid = pad_sequence([torch.ones_like(t, dtype=torch.bool) for t in wanted], batch_first=True)
-        target = pad_sequence(list(wanted), batch_first=True, padding_value=-1)
-        padded = pad_sequence(list(asked), batch_first=True)
+        target = pad_sequence(wanted, batch_first=True, padding_value=-1)
+        padded = pad_sequence(asked, batch_first=True)
         blocked = None
         if self.network.config.self_attention == "after_first":
-            # Unmatched queries are background that a trained detector does not report: cells see cells only.
-            blocked = hide_padding(valid)
+            # Unmatched queries are background that a trained detector does not report: cells see cells only, and of a
+            # cell that is there twice, detected and true, one does not see the other.
+            copy = pad_sequence(source, batch_first=True)
+            blocked = hide_padding(valid) | (copy[:, None, :, None] != copy[:, None, None, :])
         cells = self.network.represent(memories, padded, origin, blocked)
         labelled = mean_over_processes(int((target >= 0).sum()), target.device)
         layers = [*cells.auxiliary, cells.logits] if self.config.auxiliary_types else [cells.logits]

@@ -1,0 +1,67 @@
+"""The folder of a run: made, checked before it is continued, and emptied of a run before it is used anew.
+
+Nothing is deleted that a run did not put there: a folder without a recipe is never overwritten.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from celldetr.config import Recipe, parse, read_yaml
+from celldetr.errors import InputError
+from celldetr.training.logs import CURVES_FILE, LOG_FILE, TENSORBOARD_FOLDER
+from celldetr.training.state import STATE_FILE
+
+RECIPE_FILE, MODEL_FOLDER = "recipe.yaml", "model"
+
+
+def prepare_folder(folder: Path, recipe: Recipe, *, resume: bool, overwrite: bool) -> None:
+    """Make or check the folder of a run.
+
+    Raises:
+        InputError: it holds a run and neither ``resume`` nor ``overwrite`` was asked; there is no run to resume, or one
+            of another recipe; what would be overwritten is not a run.
+    """
+    path = folder / RECIPE_FILE
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder}: is a file; name a folder for the run")
+    if resume and overwrite:
+        raise InputError("--resume continues a run and --overwrite starts it anew; give one of them")
+    if resume:
+        if not path.is_file():
+            raise InputError(f"{folder}: nothing to resume, there is no {RECIPE_FILE}; start without --resume")
+        if changed := _difference(parse(Recipe, read_yaml(path), str(path)), recipe):
+            raise InputError(f"{folder}: holds a run of another recipe ({changed}); resume with the same settings")
+        return
+    if folder.exists() and any(folder.iterdir()):
+        if not overwrite:
+            raise InputError(f"{folder}: exists; add --resume to continue the run in it, or --overwrite to start anew")
+        if not path.is_file():
+            raise InputError(f"{folder}: holds other files than a run, which are not overwritten; name another folder")
+        for name in (STATE_FILE, LOG_FILE, CURVES_FILE):
+            (folder / name).unlink(missing_ok=True)
+        for name in (MODEL_FOLDER, TENSORBOARD_FOLDER):
+            shutil.rmtree(folder / name, ignore_errors=True)
+    unfinished = folder / f".{RECIPE_FILE}.tmp"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        unfinished.write_text(yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False), encoding="utf-8")
+        unfinished.replace(path)
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be written ({error.strerror}); name another folder") from None
+
+
+def _difference(old: Recipe, new: Recipe) -> str:
+    """First setting in which two recipes differ, with both values; empty where there is none."""
+
+    def first(a: Any, b: Any, name: str) -> str:
+        if isinstance(a, dict) and isinstance(b, dict):
+            inner = (first(a.get(key), b.get(key), f"{name}.{key}".lstrip(".")) for key in sorted(a.keys() | b.keys()))
+            return next((text for text in inner if text), "")
+        return "" if a == b else f"{name} was {a!r}, now {b!r}"
+
+    return first(old.model_dump(mode="json"), new.model_dump(mode="json"), "")
