@@ -39,7 +39,8 @@ def box_area(boxes: Tensor) -> Tensor:
 
 def _overlap(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Intersection, union and area of the smallest enclosing box of broadcastable xyxy boxes."""
-    intersection = box_area(torch.cat([torch.maximum(a[..., :2], b[..., :2]), torch.minimum(a[..., 2:], b[..., 2:])], -1))
+    shared = [torch.maximum(a[..., :2], b[..., :2]), torch.minimum(a[..., 2:], b[..., 2:])]
+    intersection = box_area(torch.cat(shared, -1))
     union = box_area(a) + box_area(b) - intersection
     hull = box_area(torch.cat([torch.minimum(a[..., :2], b[..., :2]), torch.maximum(a[..., 2:], b[..., 2:])], -1))
     return intersection, union, hull

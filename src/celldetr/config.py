@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from celldetr.errors import InputError, near
 
@@ -30,7 +30,7 @@ T = TypeVar("T", bound=Config)
 
 
 class ModelConfig(Config):
-    """What defines a network. Defaults are the recipe ``small-20x``; ``recipes/paper-r50.yaml`` has the paper's sizes."""
+    """What defines a network. Defaults are the recipe ``small-20x``; recipe ``paper-r50`` has the paper's sizes."""
 
     types: tuple[str, ...]  # names of the K cell types, in the order of the type head's outputs
     mpp: Positive = 0.5  # micrometres per pixel of the images the network sees
@@ -50,8 +50,8 @@ class ModelConfig(Config):
     ffn: Count = 512
     dropout: Probability = 0.0
 
-    # image: positions are fractions of the image and boxes are refined in inverse-sigmoid space, as in the paper, whose images
-    # have one size. pixels: both are measured in pixels, so that a tile of any size is read alike.
+    # image: positions are fractions of the image and boxes are refined in inverse-sigmoid space, as in the paper, whose
+    # images have one size. pixels: both are measured in pixels, so that a tile of any size is read alike.
     coordinates: Literal["pixels", "image"] = "pixels"
 
     encoder_layers: int = Field(3, ge=0)
@@ -63,7 +63,7 @@ class ModelConfig(Config):
     query_strides: tuple[int, ...] = (8,)  # levels whose tokens compete to become selected queries
 
     representation_layers: Count = 2
-    representation_strides: tuple[int, ...] = (4, 8, 16, 32)  # levels sampled; those outside the encoder come as projected
+    representation_strides: tuple[int, ...] = (4, 8, 16, 32)  # levels sampled; outside the encoder, as projected
     self_attention: Literal["none", "after_first"] = "none"  # none: the paper; after_first: the released code
     constrained: bool = True  # sample inside the cell's own box; False: stock Deformable DETR offsets
     margin: Positive = 1.0  # times the box's half side that sampling may reach
@@ -128,7 +128,7 @@ class TrainConfig(Config):
     # Whose boxes train the representation decoder. sequential: the detector's own, matched; parallel: the true ones;
     # parallel_jittered: the true ones perturbed; mixed: the detector's own and the perturbed ones.
     mode: Literal["sequential", "parallel", "parallel_jittered", "mixed"] = "mixed"
-    jitter: tuple[float, float, float, float] = (0.1, 0.3, 0.5, 0.6)  # noise(low, high, grow, share) of ground-truth boxes
+    jitter: tuple[float, float, float, float] = (0.1, 0.3, 0.5, 0.6)  # noise(low, high, grow, share) of true boxes
     steps: Count = 6000
     batch_size: Count = 4
     lr: Positive = 4e-4
@@ -137,7 +137,7 @@ class TrainConfig(Config):
     clip: Positive = 0.1  # norm of the gradient
     warmup: int = Field(300, ge=0)  # steps
     ema: Probability = 0.998  # decay of the averaged weights, which are the ones evaluated and shipped
-    precision: Literal["32", "bf16"] = "bf16"
+    precision: Annotated[Literal["32", "bf16"], BeforeValidator(str)] = "bf16"  # YAML reads 32 as a number
     seed: int = 0
     workers: int = Field(1, ge=0)  # loader processes
     validate_every: Count = 500  # steps

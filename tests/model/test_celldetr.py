@@ -88,8 +88,8 @@ def test_an_image_gives_the_same_alone_and_padded_in_a_batch() -> None:
     padded[1] = large[0]
     with torch.no_grad():
         alone = made.memorise(small)
-        # The convolutions see zeros beyond the border in both cases, GroupNorm sees more of them: compare what is masked
-        # on purpose, the geometry and the attention, through a memory made from the same tokens.
+        # The convolutions see zeros beyond the border in both cases, GroupNorm sees more of them, so features differ a
+        # little by design: compare the geometry.
         batch = made.memorise(padded, torch.tensor([[96, 64], [160, 128]]))
     assert batch.detection.padding is not None
     real = ~batch.detection.padding[0]
@@ -155,8 +155,8 @@ def test_content_of_a_box_knows_its_size_and_not_its_place() -> None:
 
 
 def test_decoupling_a_shift_of_the_scene_moves_an_embedding_only_by_how_place_steers_attention() -> None:
-    """Features moved by whole cells, box moved with them. The place never enters the content: when coordinates are counted
-    from a corner that moves along, or when the place may not steer attention, the embedding is the same to rounding."""
+    """Features moved by whole cells, box moved with them. The place never enters the content: when coordinates are
+    counted from a corner that moves along, or when the place may not steer attention, the embedding is the same."""
     made = network(representation_strides=(8, 16), encoder_strides=(8, 16))
     torch.manual_seed(0)
     maps = [torch.randn(1, 24, 24, 64), torch.randn(1, 12, 12, 64)]

@@ -375,7 +375,7 @@ def test_a_full_disk_is_one_clear_line_and_can_be_resumed(tmp_path: Path, whole:
         if progress.tiles == 14:  # two bands are done
             trap.symlink_to("/dev/full")
 
-    with pytest.raises(InputError, match=r"the disk is full; free some space and run again with --resume"):
+    with pytest.raises(InputError, match=r"the disk is full; free some space and run again"):
         run_slide(slide(), BlobModel(), tmp_path, SMALL, set_trap)
     assert not (tmp_path / "blobs" / "cells.parquet.tmp").exists()
     trap.unlink(missing_ok=True)

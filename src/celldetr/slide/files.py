@@ -23,7 +23,7 @@ def output_errors(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in _FULL:
-            raise InputError(f"{path}: the disk is full; free some space and run again (a slide: with --resume)") from None
+            raise InputError(f"{path}: the disk is full; free some space and run again") from None
         if error.errno in _REFUSED:
             raise InputError(f"{path}: cannot be written ({os.strerror(error.errno)})") from None
         raise
