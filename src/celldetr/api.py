@@ -69,10 +69,12 @@ def load_model(
         batch_size: tiles that go through the network together.
 
     Raises:
-        InputError: no such model or device, a broken checkpoint, a threshold outside [0, 1].
+        InputError: no such model or device, a broken checkpoint, a threshold outside [0, 1], no tile in a batch.
     """
     if threshold is not None and not 0 <= threshold <= 1:
-        raise InputError(f"threshold={threshold} must be between 0 and 1")
+        raise InputError(f"threshold={threshold}: expected a score between 0 and 1")
+    if batch_size < 1:
+        raise InputError(f"batch_size={batch_size}: expected 1 or more")
     where = pick_device(device)
     checkpoint = load_checkpoint(find_model(name), device=where)
     model = Model(

@@ -1,21 +1,28 @@
 """The command line: parse, call, report; no logic.
 
-A user's mistake is one line on standard error and exit code 2, as are wrong options. Heavy imports happen inside
-commands, so that ``--help`` is quick.
+A user's mistake is one line on standard error and exit code 2, as are wrong options; an interruption is exit code 130.
+Results go to standard output, progress and notes to standard error. Heavy imports happen inside commands, so that
+``--help`` is quick.
 """
 
 from __future__ import annotations
 
+import errno
+import logging
 import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from celldetr.errors import InputError
+from celldetr.errors import InputError, near
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
+
+    from celldetr.model.inference import Precision
 
 app = typer.Typer(
     name="celldetr",
@@ -27,15 +34,15 @@ app = typer.Typer(
     epilog="Start with:  celldetr demo -o demo     Then:  celldetr predict SLIDE -o OUT",
 )
 
-Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for the results; made if needed.")]
+Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for the results, one folder a slide; made if needed.")]
 ModelName = Annotated[
     str | None,
     typer.Option("--model", "-m", help="Name (see `celldetr models`) or folder of a model.", show_default="small-20x"),
 ]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")]
-Precision = Annotated[str, typer.Option(help="32, bf16, or auto: bf16 on CUDA.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
-Resume = Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 or mps; auto takes the fastest there is.")]
+PrecisionName = Annotated[str, typer.Option("--precision", help="32, bf16, or auto: bf16 on CUDA, 32 elsewhere.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace earlier results.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Continue an interrupted run; keep what is finished.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")]
 
 
@@ -47,118 +54,112 @@ def common(version: Annotated[bool, typer.Option("--version", help="Print the ve
 
         typer.echo(__version__)
         raise typer.Exit
+    # A damaged TIFF makes tifffile log lines of its own beside our one.
+    logging.getLogger("tifffile").addHandler(logging.NullHandler())
 
 
 @app.command()
 def predict(
-    slides: Annotated[list[Path], typer.Argument(help="Slides: what OpenSlide reads, TIFF (plain, OME), PNG, JPEG.")],
+    slides: Annotated[
+        list[Path], typer.Argument(metavar="SLIDE", help="What OpenSlide reads, TIFF (plain, OME), PNG, JPEG.")
+    ],
     out: Out,
     model: ModelName = None,
     mpp: Annotated[
-        float | None, typer.Option(help="Micrometres per pixel of level 0, instead of what the file says.")
+        float | None, typer.Option(help="Micrometres per pixel at full resolution, instead of what the file says.")
     ] = None,
     formats: Annotated[
         list[str] | None,
-        typer.Option("--format", "-f", help="Also write geojson (QuPath), anndata or csv; repeat for more."),
+        typer.Option("--format", "-f", help="Also write geojson (QuPath), anndata (scanpy) or csv; repeat for more."),
     ] = None,
-    threshold: Annotated[float | None, typer.Option(help="Least score of a cell, instead of the model's own.")] = None,
+    threshold: Annotated[
+        float | None, typer.Option(help="Least score of a cell, 0 to 1.", show_default="the model's own")
+    ] = None,
     region: Annotated[
         tuple[float, float, float, float] | None,
-        typer.Option(help="X Y WIDTH HEIGHT in level-0 pixels: only this part."),
+        typer.Option(help="X Y WIDTH HEIGHT: only this part, in pixels at full resolution."),
     ] = None,
     tile: Annotated[
         int, typer.Option(help="Side of a tile, px at the model's resolution; smaller needs less memory.")
     ] = 512,
-    overlap: Annotated[int, typer.Option(help="Px that neighbouring tiles share.")] = 64,
+    overlap: Annotated[int, typer.Option(help="Px that neighbouring tiles share; more than the largest nucleus.")] = 64,
     batch_size: Annotated[int, typer.Option(help="Tiles the network sees at once.")] = 4,
     all_tiles: Annotated[bool, typer.Option("--all-tiles", help="Also read where no tissue was found.")] = False,
     device: Device = "auto",
-    precision: Precision = "auto",
+    precision: PrecisionName = "auto",
     overwrite: Overwrite = False,
     resume: Resume = False,
     quiet: Quiet = False,
 ) -> None:
     """Find every cell of slides: OUT/SLIDE/ gets cells.parquet, run.json, overview.png and summary.html."""
     from celldetr.config import parse
+    from celldetr.export import find_format
     from celldetr.slide.options import PredictOptions
+    from celldetr.slide.reader import open_slide
 
     values = {"tile": tile, "overlap": overlap, "batch_size": batch_size, "mpp": mpp, "region": region}
     options = parse(PredictOptions, values | {"tissue": not all_tiles}, "options")
-    _predict(slides, out, model, options, formats or [], threshold, device, precision, overwrite, resume, quiet)
-
-
-def _predict(
-    slides: list[Path],
-    out: Path,
-    model: str | None,
-    options: Any,
-    formats: list[str],
-    threshold: float | None,
-    device: str,
-    precision: Any,
-    overwrite: bool,
-    resume: bool,
-    quiet: bool,
-) -> None:
-    """One slide after another; a slide that fails is told at once and does not stop the others."""
-    from celldetr.api import load_model, predict_slide
-    from celldetr.export import find_format
-    from celldetr.slide.reader import open_slide
-
-    for name in formats:
+    # What can be told at once is told before seconds are spent on a model.
+    for name in formats or ():
         find_format(name)
+    _distinct(slides)
     if len(slides) == 1:
-        open_slide(slides[0], options.mpp).close()  # its mistakes are told before seconds are spent on a model
-    loaded = load_model(
-        model, device, precision=_precision(precision), threshold=threshold, batch_size=options.batch_size
-    )
+        open_slide(slides[0], mpp).close()
+    from celldetr.api import load_model, predict_slide
+
+    loaded = load_model(model, device, precision=_precision(precision), threshold=threshold, batch_size=batch_size)
     failed = 0
     for slide in slides:
         try:
-            with _bar(quiet) as bar:
+            with _resumable(), _bar(quiet) as bar:
                 summary = predict_slide(
                     slide,
                     out,
                     model=loaded,
                     options=options,
-                    formats=formats,
+                    formats=formats or (),
                     resume=resume,
                     overwrite=overwrite,
                     progress=_slide_listener(bar, slide.name),
                 )
-        except InputError as error:
+        except InputError as error:  # told at once; the other slides are still done
             _complain(error)
             failed += 1
-            continue
-        _tell(summary)
+        else:
+            _tell(summary)
     if failed:
         raise typer.Exit(2)
 
 
 @app.command()
-def demo(out: Out = Path("demo"), overwrite: Overwrite = False, device: Device = "auto", quiet: Quiet = False) -> None:
-    """Find every cell of the sample slide that comes with the package, in all formats."""
+def demo(
+    out: Out = Path("demo"),
+    device: Device = "auto",
+    overwrite: Overwrite = False,
+    resume: Resume = False,
+    quiet: Quiet = False,
+) -> None:
+    """Find every cell of the sample slide that comes with the package, and write all formats."""
     from celldetr.sample_slide import sample_slide
-    from celldetr.slide.options import PredictOptions
 
     formats = ["geojson", "anndata", "csv"]
-    _predict([sample_slide()], out, None, PredictOptions(), formats, None, device, "auto", overwrite, False, quiet)
+    predict([sample_slide()], out, formats=formats, device=device, overwrite=overwrite, resume=resume, quiet=quiet)
 
 
 @app.command()
 def export(
-    source: Annotated[Path, typer.Argument(help="Folder of a finished slide, or its cells.parquet.")],
+    source: Annotated[Path, typer.Argument(metavar="SOURCE", help="Folder of a finished slide, or its cells.parquet.")],
     format: Annotated[str, typer.Option("--format", "-f", help="geojson (QuPath), anndata (scanpy) or csv.")],
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="File to write.", show_default="beside the table")
     ] = None,
-    shape: Annotated[str | None, typer.Option(help="geojson: box or ellipse.")] = None,
+    shape: Annotated[str | None, typer.Option(help="geojson: box or ellipse.", show_default="box")] = None,
     embeddings: Annotated[
-        bool, typer.Option("--embeddings", help="csv: with the embedding, a column a number.")
+        bool, typer.Option("--embeddings", help="csv: with the embeddings, in columns e0, e1, ...")
     ] = False,
     overwrite: Overwrite = False,
 ) -> None:
-    """Write the cells of a slide for QuPath, scanpy or a spreadsheet."""
+    """Write the cells of a finished slide for QuPath, scanpy or a spreadsheet."""
     from celldetr.export import export_cells
 
     options: dict[str, Any] = {"shape": shape} if shape else {}
@@ -169,23 +170,26 @@ def export(
 
 @app.command()
 def train(
-    recipe: Annotated[str, typer.Argument(help="A recipe's name (small-20x, paper-r50) or YAML file.")],
+    recipe: Annotated[
+        str, typer.Argument(metavar="RECIPE", help="A recipe's name (small-20x, paper-r50) or YAML file.")
+    ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the run.")],
     settings: Annotated[
-        list[str] | None, typer.Argument(help="Changes to it: training.steps=2000 model.d_model=64 ...")
+        list[str] | None,
+        typer.Argument(metavar="KEY=VALUE", help="Changes to it, e.g. training.steps=2000 model.d_model=64"),
     ] = None,
     device: Device = "auto",
-    devices: Annotated[int, typer.Option(help="Processes, each with a device of its own.")] = 1,
+    devices: Annotated[int, typer.Option(help="How many processes, each with a device of its own.")] = 1,
     overwrite: Overwrite = False,
     resume: Resume = False,
     quiet: Quiet = False,
 ) -> None:
-    """Train a model. OUT gets model/, log.jsonl, tensorboard/, curves.png and the state to resume from."""
+    """Train a model: OUT gets model/, log.jsonl, tensorboard/, curves.png and the state to resume from."""
     from celldetr.recipes import load_recipe
     from celldetr.training.loop import train as run
 
     chosen = load_recipe(recipe, settings)
-    with _bar(quiet) as bar:
+    with _resumable(), _bar(quiet) as bar:
         folder = run(
             chosen,
             out,
@@ -200,17 +204,23 @@ def train(
 
 @app.command()
 def evaluate(
-    dataset: Annotated[str, typer.Argument(help="A data set's name or card (YAML).")],
+    dataset: Annotated[
+        str, typer.Argument(metavar="DATASET", help="A data set's card (YAML), or the name of one in the package.")
+    ],
     model: ModelName = None,
-    split: Annotated[str, typer.Option(help="Split of the card.")] = "test",
+    split: Annotated[str, typer.Option(help="Which of the card's splits.")] = "test",
     out: Annotated[Path, typer.Option("--out", "-o", help="JSON file for the metrics.")] = Path("metrics.json"),
-    protocol: Annotated[str, typer.Option(help="Protocol of the main numbers; all are reported.")] = "standard",
+    protocol: Annotated[
+        str, typer.Option(help="Rules of the main numbers; those of the others are reported too.")
+    ] = "standard",
     types: Annotated[
-        list[str] | None, typer.Option("--map", help="theirs=ours: which type of the data set is which of the model.")
+        list[str] | None,
+        typer.Option("--map", help="THEIRS=OURS: a type of the data set is one of the model's; THEIRS= for unknown."),
     ] = None,
-    plots: Annotated[Path | None, typer.Option(help="Folder for the plots.")] = None,
+    plots: Annotated[Path | None, typer.Option(help="Folder for plots; none are drawn without.")] = None,
     device: Device = "auto",
-    precision: Precision = "auto",
+    precision: PrecisionName = "auto",
+    overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
     """Score a model on labelled images, at the threshold chosen on its validation data."""
@@ -222,6 +232,7 @@ def evaluate(
     from celldetr.evaluation.show import show_report
     from celldetr.judge import judge
 
+    _free(out, overwrite)
     loaded = load_model(model, device, precision=_precision(precision))
     with _bar(quiet) as bar:
         task = bar.add_task(f"{dataset}, {split}", total=None, note="")
@@ -262,10 +273,30 @@ def doctor() -> None:
         raise typer.Exit(1)
 
 
-def _precision(name: str) -> Any:
-    if name not in ("auto", "32", "bf16"):
-        raise InputError(f"precision {name!r}; expected 'auto', '32' or 'bf16'")
-    return name
+def _precision(name: str) -> Precision:
+    known: dict[str, Precision] = {"auto": "auto", "32": "32", "bf16": "bf16"}
+    if name not in known:
+        raise InputError(f"precision {name!r} is unknown; {near(name, known)}")
+    return known[name]
+
+
+def _distinct(slides: Sequence[Path]) -> None:
+    """Refuse slides whose results would go to the same folder: the second would replace the first, or be refused."""
+    from celldetr.slide.reader import slide_name
+
+    seen: dict[str, Path] = {}
+    for slide in slides:
+        first = seen.setdefault(slide_name(slide), slide)
+        if first is not slide:
+            raise InputError(f"{first} and {slide} would both write to OUT/{slide_name(slide)}; run them with two OUT")
+
+
+def _free(out: Path, overwrite: bool) -> None:
+    """Say before an evaluation, not after it, that its result has no place."""
+    if out.is_dir() or not out.parent.is_dir():
+        raise InputError(f"{out}: expected the name of a file in a folder that exists, e.g. metrics.json")
+    if out.exists() and not overwrite:
+        raise InputError(f"{out}: exists already; choose another name or add --overwrite")
 
 
 def _pairs(types: list[str] | None) -> dict[str, str] | None:
@@ -296,12 +327,16 @@ def _bar(quiet: bool) -> Bar:
 def _slide_listener(bar: Bar, name: str) -> Any:
     import time
 
-    task, start = bar.add_task(name, total=None, note=""), time.monotonic()
+    task = bar.add_task(name, total=None, note="")
+    first: list[Any] = []  # the time of the first call and what an earlier session had done by then
 
     def listen(progress: Any) -> None:
-        seconds = max(time.monotonic() - start, 1e-3)
-        rate = f"{progress.cells:,} cells  {progress.cells / seconds:,.0f} cells/s  {progress.mm2 / seconds:.3f} mm²/s"
-        bar.update(task, completed=progress.tiles, total=progress.tiles_total, note=rate)
+        if not first:
+            first.extend((time.monotonic(), progress.cells, progress.mm2))
+        seconds = max(time.monotonic() - first[0], 1e-3)
+        cells, area = (progress.cells - first[1]) / seconds, (progress.mm2 - first[2]) / seconds
+        note = f"{progress.cells:,} cells  {cells:,.0f} cells/s  {area:.3f} mm²/s"
+        bar.update(task, completed=progress.tiles, total=progress.tiles_total, note=note)
 
     return listen
 
@@ -327,20 +362,33 @@ def _tell(summary: Any) -> None:
         typer.echo(f"  note: {warning}", err=True)
 
 
-def _complain(error: Exception) -> None:
+def _complain(error: Exception | str) -> None:
     typer.echo(f"error: {' '.join(str(error).split())}", err=True)
 
 
+@contextmanager
+def _resumable() -> Iterator[None]:
+    """Say what an interruption leaves; typer itself would end without a word."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        typer.echo("interrupted; run again with --resume to continue", err=True)
+        raise typer.Exit(130) from None
+
+
 def main() -> None:
-    """Entry point: a user's mistake becomes one line and exit code 2, an interruption exit code 130."""
+    """Entry point: a user's mistake, or a full disk wherever it is met, becomes one line and exit code 2."""
     try:
         app()
     except InputError as error:
         _complain(error)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        typer.echo("interrupted; add --resume to continue", err=True)
-        sys.exit(130)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        _complain(f"{error.filename or 'output'}: the disk is full; free some space and run again")
+    else:
+        return
+    sys.exit(2)
 
 
 if __name__ == "__main__":

@@ -11,12 +11,30 @@ from rich.table import Table
 class Described(Protocol):
     """What the table needs of a checkpoint's card."""
 
-    name: str
-    licence: str
-    sha256: str
-    threshold: float
-    metrics: dict[str, Any]
-    training_data: tuple[dict[str, Any], ...]
+    @property
+    def name(self) -> str:
+        """As ``celldetr models`` lists it."""
+        ...
+
+    @property
+    def licence(self) -> str:
+        """Of the weights."""
+        ...
+
+    @property
+    def sha256(self) -> str:
+        """Of the weights file."""
+        ...
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """By data set and split."""
+        ...
+
+    @property
+    def training_data(self) -> tuple[dict[str, Any], ...]:
+        """With ``name`` and ``split`` of each source."""
+        ...
 
     @property
     def config(self) -> Any:
