@@ -19,8 +19,8 @@ from celldetr.training.state import STATE_FILE
 RECIPE_FILE, MODEL_FOLDER = "recipe.yaml", "model"
 
 
-def prepare_folder(folder: Path, recipe: Recipe, *, resume: bool, overwrite: bool) -> None:
-    """Make or check the folder of a run.
+def check_folder(folder: Path, recipe: Recipe, *, resume: bool, overwrite: bool) -> None:
+    """Say whether a run can have a folder, without touching it.
 
     Raises:
         InputError: it holds a run and neither ``resume`` nor ``overwrite`` was asked; there is no run to resume, or one
@@ -36,21 +36,31 @@ def prepare_folder(folder: Path, recipe: Recipe, *, resume: bool, overwrite: boo
             raise InputError(f"{folder}: nothing to resume, there is no {RECIPE_FILE}; start without --resume")
         if changed := _difference(parse(Recipe, read_yaml(path), str(path)), recipe):
             raise InputError(f"{folder}: holds a run of another recipe ({changed}); resume with the same settings")
-        return
-    if folder.exists() and any(folder.iterdir()):
+    elif folder.exists() and any(folder.iterdir()):
         if not overwrite:
             raise InputError(f"{folder}: exists; add --resume to continue the run in it, or --overwrite to start anew")
         if not path.is_file():
             raise InputError(f"{folder}: holds other files than a run, which are not overwritten; name another folder")
+
+
+def prepare_folder(folder: Path, recipe: Recipe, *, resume: bool, overwrite: bool) -> None:
+    """Make the folder of a run; with ``overwrite``, without what the run before left.
+
+    Raises:
+        InputError: as ``check_folder``, or it cannot be written.
+    """
+    check_folder(folder, recipe, resume=resume, overwrite=overwrite)
+    if resume:
+        return
+    unfinished = folder / f".{RECIPE_FILE}.tmp"
+    try:
         for name in (STATE_FILE, LOG_FILE, CURVES_FILE):
             (folder / name).unlink(missing_ok=True)
         for name in (MODEL_FOLDER, TENSORBOARD_FOLDER):
             shutil.rmtree(folder / name, ignore_errors=True)
-    unfinished = folder / f".{RECIPE_FILE}.tmp"
-    try:
         folder.mkdir(parents=True, exist_ok=True)
         unfinished.write_text(yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False), encoding="utf-8")
-        unfinished.replace(path)
+        unfinished.replace(folder / RECIPE_FILE)
     except OSError as error:
         raise InputError(f"{folder}: cannot be written ({error.strerror}); name another folder") from None
 

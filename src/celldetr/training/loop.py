@@ -33,7 +33,7 @@ from celldetr.model.checkpoint import Card, save_checkpoint
 from celldetr.model.inference import TilePredictor, pick_device
 from celldetr.model.output import TileCells
 from celldetr.training.ema import Average
-from celldetr.training.folder import MODEL_FOLDER, prepare_folder
+from celldetr.training.folder import MODEL_FOLDER, check_folder, prepare_folder
 from celldetr.training.logs import RunLog, draw_curves
 from celldetr.training.losses import balance
 from celldetr.training.schedule import build_optimizer, clip_gradients, set_rate
@@ -218,14 +218,16 @@ def train(
     settings = recipe.training
     fabric = start_fabric(settings.precision, device, devices)
     if fabric.is_global_zero:  # the others would find the folder of the first
-        prepare_folder(folder, recipe, resume=resume, overwrite=overwrite)
-    fabric.barrier()
+        check_folder(folder, recipe, resume=resume, overwrite=overwrite)
     data = load_data(recipe)
     torch.manual_seed(settings.seed)
     network = CellDETR(recipe.model).to(fabric.device)
     average = Average(network, settings.ema)
     objective = Supervised(network, settings, balance(data.counts, settings.class_balance))
     optimizer = build_optimizer(network, settings)
+    if fabric.is_global_zero:  # only now: wrong data or a wrong network must leave nothing behind
+        prepare_folder(folder, recipe, resume=resume, overwrite=overwrite)
+    fabric.barrier()
     start, best = 0, -1.0
     if resume and (folder / STATE_FILE).is_file():
         facts = load_state(folder, network, average.network, optimizer)
@@ -257,7 +259,9 @@ def train(
             batch.images.to(to), [b.to(to) for b in batch.boxes], [t.to(to) for t in batch.types], generator
         )
         if not torch.isfinite(loss):
-            raise FloatingPointError(f"loss is {float(loss)} at step {step}; lower training.lr or use precision=32")
+            raise FloatingPointError(
+                f"loss is {float(loss.detach())} at step {step}; lower training.lr or use precision=32"
+            )
         fabric.backward(loss)
         norm = clip_gradients(network, settings.clip)
         optimizer.step()

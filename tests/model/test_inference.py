@@ -1,0 +1,191 @@
+"""Tiles in, cells out: order, bounds, and that a tile's cells are its own."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from celldetr.config import ModelConfig
+from celldetr.errors import InputError
+from celldetr.model.celldetr import CellDETR
+from celldetr.model.inference import TilePredictor, pick_device
+from celldetr.model.output import TileCells, TileModel
+
+THRESHOLD = 0.5
+
+
+def predictor(threshold: float = THRESHOLD, **changes: object) -> TilePredictor:
+    """A network with random weights that finds cells: about half of its queries are above 0.5."""
+    torch.manual_seed(0)
+    config = {
+        "types": ["a", "b", "c"],
+        "backbone": "test_efficientnet",
+        "d_model": 64,
+        "heads": 4,
+        "points": 2,
+        "ffn": 32,
+        "encoder_layers": 1,
+        "detection_layers": 1,
+        "representation_layers": 2,
+        "num_queries": 500,
+    }
+    network = CellDETR(ModelConfig.model_validate(config | changes))
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            if "backbone" not in name:
+                parameter.add_(torch.randn_like(parameter) * 0.1)
+        network.detector.heads[-1].objectness.bias.zero_()
+    return TilePredictor(network, threshold=threshold, card={"name": "toy", "sha256": "ab", "recipe": {}}, batch_size=2)
+
+
+@pytest.fixture(scope="module")
+def model() -> TilePredictor:
+    return predictor()
+
+
+def tile(height: int, width: int, seed: int) -> NDArray[np.uint8]:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+TILES = [tile(64, 64, 0), tile(50, 70, 1), tile(64, 64, 2), tile(1, 5, 3), tile(64, 64, 4)]
+
+
+@pytest.fixture(scope="module")
+def cells(model: TilePredictor) -> list[TileCells]:
+    return model.predict_tiles(TILES)
+
+
+def assert_same(a: TileCells, b: TileCells) -> None:
+    """The same cells, but for rounding that depends on how many tiles are computed together."""
+    assert len(a) == len(b)
+    order_a, order_b = (np.lexsort(np.round(c.boxes, 2).T) for c in (a, b))
+    for name in ("boxes", "scores", "probabilities", "embeddings"):
+        x, y = getattr(a, name)[order_a], getattr(b, name)[order_b]
+        np.testing.assert_allclose(x.astype(np.float32), y.astype(np.float32), atol=2e-3, rtol=2e-3)
+
+
+def test_no_tiles_no_cells(model: TilePredictor) -> None:
+    assert model.predict_tiles([]) == []
+
+
+def test_cells_are_what_their_type_says(cells: list[TileCells]) -> None:
+    assert sum(map(len, cells)) > 10
+    for found in cells:
+        n = len(found)
+        assert (found.boxes.shape, found.boxes.dtype) == ((n, 4), np.float32)
+        assert (found.scores.shape, found.scores.dtype) == ((n,), np.float32)
+        assert (found.probabilities.shape, found.probabilities.dtype) == ((n, 3), np.float32)
+        assert (found.embeddings.shape, found.embeddings.dtype) == ((n, 64), np.float16)
+
+
+def test_boxes_have_a_size_and_lie_in_their_tile(cells: list[TileCells]) -> None:
+    for found, image in zip(cells, TILES, strict=True):
+        height, width = image.shape[:2]
+        assert (found.boxes >= 0).all()
+        assert (found.boxes <= [width, height, width, height]).all()
+        assert (found.boxes[:, 2:] > found.boxes[:, :2]).all()
+
+
+def test_probabilities_sum_to_one_and_keep_the_order_of_the_logits(cells: list[TileCells]) -> None:
+    probabilities = np.concatenate([found.probabilities for found in cells])
+    np.testing.assert_allclose(probabilities.sum(1), 1, atol=1e-5)
+    assert (probabilities >= 0).all()
+
+
+def test_probabilities_sum_to_one_however_unlikely_all_types_are() -> None:
+    model = predictor()
+    torch.nn.init.constant_(model.network.type_head.bias, -200.0)
+    found = model.predict_tiles(TILES[:1])[0]
+    assert len(found)
+    np.testing.assert_allclose(found.probabilities.sum(1), 1, atol=1e-5)
+
+
+def test_threshold_is_respected(model: TilePredictor, cells: list[TileCells]) -> None:
+    assert all((found.scores >= THRESHOLD).all() for found in cells)
+    everything = predictor(0.0).predict_tiles(TILES[:1])[0]
+    assert len(everything) > len(cells[0])
+    assert_same(everything.take(everything.scores >= THRESHOLD), cells[0])
+    nothing = predictor(1.0).predict_tiles(TILES)
+    assert [len(found) for found in nothing] == [0] * len(TILES)
+    assert nothing[0].probabilities.shape == (0, 3)
+    assert nothing[0].embeddings.shape == (0, 64)
+
+
+@pytest.mark.parametrize("changes", [{}, {"self_attention": "after_first"}])
+def test_a_tile_alone_gives_what_it_gives_in_a_batch(changes: dict[str, object]) -> None:
+    model = predictor(**changes)
+    together = model.predict_tiles(TILES)
+    for i in (0, 1, 2):
+        assert_same(together[i], model.predict_tiles([TILES[i]])[0])
+
+
+def test_order_is_kept_when_sizes_are_mixed(model: TilePredictor, cells: list[TileCells]) -> None:
+    for found, expected in zip(model.predict_tiles(TILES[::-1]), cells[::-1], strict=True):
+        assert_same(found, expected)
+
+
+def test_a_query_that_is_not_a_number_hides_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = predictor()
+    expected = model.predict_tiles(TILES[:1])[0]
+    head = model.network.detector.heads[-1]
+    original = head.forward
+
+    def broken(content: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        logits, delta = original(content)
+        return torch.where(logits < 0, torch.nan, logits), delta
+
+    monkeypatch.setattr(head, "forward", broken)
+    assert_same(model.predict_tiles(TILES[:1])[0], expected)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        np.zeros((8, 8), np.uint8),
+        np.zeros((8, 8, 4), np.uint8),
+        np.zeros((8, 8, 3), np.float32),
+        np.zeros((0, 8, 3), np.uint8),
+    ],
+)
+def test_what_is_no_tile_is_refused(model: TilePredictor, wrong: NDArray[np.uint8]) -> None:
+    with pytest.raises(InputError, match=r"tile 1: expected an \(H, W, 3\) uint8 RGB array"):
+        model.predict_tiles([TILES[0], wrong])
+
+
+def test_description_is_json_and_names_the_model(model: TilePredictor) -> None:
+    facts = json.loads(json.dumps(TilePredictor(model.network, threshold=np.float32(0.5), card=model.card).describe()))
+    assert facts == {
+        "name": "toy",
+        "sha256": "ab",
+        "threshold": 0.5,
+        "mpp": 0.5,
+        "types": ["a", "b", "c"],
+        "precision": "float32",
+    }
+
+
+def test_it_is_what_the_slide_engine_asks_for(model: TilePredictor) -> None:
+    asked: TileModel = model
+    assert (asked.mpp, asked.types, asked.embedding_dim) == (0.5, ("a", "b", "c"), 64)
+
+
+def test_bfloat16_finds_about_the_same(model: TilePredictor) -> None:
+    half = TilePredictor(model.network, threshold=0.0, precision="bf16").predict_tiles(TILES[:1])[0]
+    full = TilePredictor(model.network, threshold=0.0).predict_tiles(TILES[:1])[0]
+    assert half.embeddings.dtype == np.float16
+    assert half.scores.mean() == pytest.approx(full.scores.mean(), abs=0.05)
+
+
+def test_devices() -> None:
+    assert pick_device("cpu") == torch.device("cpu")
+    assert pick_device("auto").type in ("cpu", "cuda", "mps")
+
+
+@pytest.mark.parametrize("device", ["gpu", "", "tpu:0", "cpu:x", "cuda:99"])
+def test_devices_that_do_not_exist(device: str) -> None:
+    with pytest.raises(InputError, match=f"device '{device}' is not"):
+        pick_device(device)

@@ -1,0 +1,98 @@
+"""A network, a batch and a data set, all as small as they can be."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image, ImageDraw
+from torch import Tensor
+
+from celldetr.config import ModelConfig, Recipe
+from celldetr.data.loader import Batch
+
+TINY = {
+    "types": ["round", "long"],
+    "backbone": "test_efficientnet",  # 80,000 parameters
+    "d_model": 32,
+    "heads": 4,
+    "points": 2,
+    "ffn": 32,
+    "encoder_layers": 1,
+    "detection_layers": 2,
+    "representation_layers": 2,
+    "num_queries": 160,  # 10 in 64 x 64 px
+}
+
+
+@pytest.fixture(scope="session")
+def tiny_model() -> Callable[..., ModelConfig]:
+    return lambda **changes: ModelConfig.model_validate(TINY | changes)
+
+
+@pytest.fixture(scope="session")
+def tiny_batch() -> Batch:
+    """Three images: nuclei of known and unknown type, none, one. 64 px."""
+    images = torch.randint(0, 256, (3, 3, 64, 64), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    several = torch.tensor([[0.3, 0.3, 0.2, 0.2], [0.7, 0.6, 0.25, 0.2], [0.5, 0.9, 0.2, 0.15]])
+    boxes: list[Tensor] = [several, torch.zeros(0, 4), several[:1]]
+    types = [torch.tensor([0, 1, -1]), torch.zeros(0, dtype=torch.long), torch.tensor([1])]
+    return Batch(images, boxes, types)
+
+
+def draw_cells(cells: list[tuple[int, int, int]], size: int = 64) -> Image.Image:
+    """Dark discs (x, y, radius) on pink."""
+    picture = Image.new("RGB", (size, size), (235, 190, 215))
+    for x, y, radius in cells:
+        ImageDraw.Draw(picture).ellipse((x - radius, y - radius, x + radius, y + radius), fill=(80, 40, 120))
+    return picture
+
+
+@pytest.fixture
+def tiny_recipe(tmp_path: Path) -> Callable[..., Recipe]:
+    """Writes a COCO data set of three images, one of them empty, and returns recipes that train on it."""
+    root = tmp_path / "data"
+    (root / "images").mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    images, annotations = [], []
+    for number, count in enumerate((5, 0, 4)):
+        cells = [(int(x), int(y), int(r)) for x, y, r in rng.integers((10, 10, 4), (54, 54, 8), (count, 3))]
+        draw_cells(cells).save(root / "images" / f"{number}.png")
+        images.append({"id": number, "file_name": f"{number}.png"})
+        for x, y, r in cells:
+            annotations.append(
+                {"image_id": number, "category_id": int(r > 5), "bbox": [x - r, y - r, 2 * r + 1, 2 * r + 1]}
+            )
+    categories = [{"id": 0, "name": "round"}, {"id": 1, "name": "long"}]
+    content = {"images": images, "categories": categories, "annotations": annotations}
+    (root / "all.json").write_text(json.dumps(content))
+    card = {
+        "name": "discs",
+        "title": "Discs",
+        "format": "coco",
+        "mpp": 0.5,
+        "types": {"round": ["round"], "long": ["long"]},
+        "splits": {"all": "all.json"},
+        "licence": "CC0-1.0",
+        "citation": "none",
+    }
+    (root / "discs.yaml").write_text(yaml.safe_dump(card))
+    source = {"card": str(root / "discs.yaml"), "split": "all"}
+
+    def make(model: dict[str, object] | None = None, **training: object) -> Recipe:
+        values = {
+            "name": "tiny",
+            "model": TINY | (model or {}),
+            "train": [source],
+            "validation": [source],
+            "augment": {"crop": 64},
+            "training": {"steps": 4, "batch_size": 2, "warmup": 1, "precision": "32", "workers": 0} | training,
+        }
+        return Recipe.model_validate(values)
+
+    return make

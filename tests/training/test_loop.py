@@ -1,0 +1,159 @@
+"""A whole run: what it leaves, that it continues exactly where it stopped, and what it refuses before it starts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from celldetr.config import Recipe
+from celldetr.errors import InputError
+from celldetr.model.celldetr import CellDETR
+from celldetr.model.checkpoint import load_checkpoint
+from celldetr.training import loop
+from celldetr.training.logs import read_log
+from celldetr.training.loop import Progress, StepSampler, load_data, train, validate
+from celldetr.training.state import STATE_FILE
+
+Recipes = Callable[..., Recipe]
+
+
+def test_a_run_leaves_a_checkpoint_a_log_and_curves(tmp_path: Path, tiny_recipe: Recipes) -> None:
+    told: list[Progress] = []
+    recipe = tiny_recipe(validate_every=2, precision="bf16", ema=0.5)
+    folder = train(recipe, tmp_path / "run", device="cpu", listener=told.append)
+    checkpoint = load_checkpoint(folder)
+    assert folder == tmp_path / "run" / "model"
+    assert checkpoint.card.config.types == recipe.model.types
+    assert checkpoint.card.training_data[0]["licence"] == "CC0-1.0"
+    assert checkpoint.card.metrics["validation"]["step"] in (2, 4)
+    assert checkpoint.card.threshold == checkpoint.card.metrics["validation"]["threshold"]
+    assert [progress.step for progress in told] == [1, 2, 3, 4]
+    assert [progress.validation is not None for progress in told] == [False, True, False, True]
+    rows = read_log(tmp_path / "run")
+    assert [(row["kind"], row["step"]) for row in rows] == [
+        ("train", 0),
+        ("validation", 1),
+        ("train", 3),
+        ("validation", 3),
+    ]
+    assert {"f1_detection", "f1_detection_standard", "f1_type_mean", "f1_round", "f1_long"} <= rows[1].keys()
+    assert (tmp_path / "run" / "curves.png").stat().st_size > 1000
+    unfinished = [path.name for path in (tmp_path / "run").iterdir() if path.name.startswith(".")]
+    assert unfinished == []
+
+
+@pytest.fixture
+def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing curves takes longer than the tiny runs."""
+    monkeypatch.setattr(loop, "draw_curves", lambda folder: None)
+
+
+@pytest.mark.parametrize(("workers", "dropout"), [(0, 0.1), (1, 0.0)])
+def test_a_resumed_run_is_bit_for_bit_the_uninterrupted_one(
+    workers: int, dropout: float, tmp_path: Path, tiny_recipe: Recipes, no_pictures: None
+) -> None:
+    recipe = tiny_recipe({"dropout": dropout}, workers=workers, validate_every=4)
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    train(recipe, whole, device="cpu")
+    train(recipe, cut, device="cpu", stop_at=2)
+    assert not (cut / "model").exists()  # it stopped before its first validation
+    torch.manual_seed(12345)  # whatever happened to the global generator in between
+    train(recipe, cut, device="cpu", resume=True)
+    expected, found = load_file(whole / STATE_FILE), load_file(cut / STATE_FILE)
+    assert expected.keys() == found.keys()
+    kinds = {name.partition("/")[0] for name in expected}
+    assert kinds == {"network", "average", "optimizer"}
+    assert [name for name in expected if not torch.equal(expected[name], found[name])] == []
+    first, second = (load_checkpoint(folder / "model").network.state_dict() for folder in (whole, cut))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    logs = [[(row["step"], row.get("loss")) for row in read_log(folder)] for folder in (whole, cut)]
+    assert logs[0] == logs[1]
+
+
+def test_resuming_a_finished_run_changes_nothing(tmp_path: Path, tiny_recipe: Recipes, no_pictures: None) -> None:
+    recipe = tiny_recipe(steps=1)
+    train(recipe, tmp_path / "run", device="cpu")
+    before = (tmp_path / "run" / STATE_FILE).read_bytes()
+    train(recipe, tmp_path / "run", device="cpu", resume=True)
+    assert (tmp_path / "run" / STATE_FILE).read_bytes() == before
+    with pytest.raises(InputError, match="another recipe"):
+        train(tiny_recipe(steps=2), tmp_path / "run", device="cpu", resume=True)
+    with pytest.raises(InputError, match="exists"):
+        train(recipe, tmp_path / "run", device="cpu")
+    other = train(tiny_recipe(steps=1, seed=1), tmp_path / "run", device="cpu", overwrite=True)
+    assert (tmp_path / "run" / STATE_FILE).read_bytes() != before
+    assert load_checkpoint(other).card.recipe["training"]["seed"] == 1
+
+
+def test_each_process_takes_its_own_crops() -> None:
+    batches = [list(StepSampler(1, 4, 3, rank, 2)) for rank in (0, 1)]
+    assert [len(batch) for batch in batches] == [3, 3]
+    drawn = [index for pair in zip(*batches, strict=True) for batch in pair for index in batch]
+    assert drawn == list(range(6, 24))
+    assert len(StepSampler(1, 4, 3, 0, 2)) == 3
+
+
+def test_a_run_that_diverges_says_so(tmp_path: Path, tiny_recipe: Recipes, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = CellDETR.normalise
+    monkeypatch.setattr(CellDETR, "normalise", lambda self, images: original(self, images) * torch.nan)
+    with pytest.raises(FloatingPointError, match=r"loss is nan at step 0; lower training\.lr"):
+        train(tiny_recipe(), tmp_path / "run", device="cpu")
+
+
+def test_a_network_that_finds_nothing_is_scored_zero_and_not_refused(tiny_recipe: Recipes) -> None:
+    recipe = tiny_recipe()
+    torch.manual_seed(0)
+    network = CellDETR(recipe.model).eval()  # its scores are about 1 %
+    threshold, numbers = validate(network, load_data(recipe).held_out, torch.device("cpu"))
+    assert threshold == loop.LOWEST_SCORE
+    assert not numbers["f1_detection"]
+
+
+def test_threshold_and_score_go_by_the_same_protocol(tiny_recipe: Recipes, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe, asked = tiny_recipe(), []
+    torch.manual_seed(0)
+    network = CellDETR(recipe.model).eval()
+    torch.nn.init.constant_(network.detector.heads[-1].objectness.bias, 0.0)  # now it finds cells everywhere
+    choose, score = loop.best_threshold, loop.score_images
+
+    def best_threshold(images: object, protocol: str) -> object:
+        asked.append(protocol)
+        return choose(images, protocol)  # type: ignore[arg-type]
+
+    def score_images(images: object, types: object, protocol: str, **rest: object) -> object:
+        asked.append(protocol)
+        return score(images, types, protocol, **rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(loop, "best_threshold", best_threshold)
+    monkeypatch.setattr(loop, "score_images", score_images)
+    threshold, numbers = validate(network, load_data(recipe).held_out, torch.device("cpu"))
+    assert asked == ["within-radius", "within-radius", "standard"]
+    assert numbers["threshold"] == threshold
+    assert (numbers["f1_detection"] or 0) >= (numbers["f1_detection_standard"] or 0)
+
+
+def test_data_are_counted_and_an_empty_part_is_refused_at_once(tmp_path: Path, tiny_recipe: Recipes) -> None:
+    recipe = tiny_recipe()
+    data = load_data(recipe)
+    assert len(data.samples) == len(data.held_out) == len(data.weights) == 3
+    assert sum(data.counts) == sum(len(sample) for sample in data.samples) == 9
+    assert data.counts == np.bincount(np.concatenate([sample.types for sample in data.samples])).tolist()
+    for part in ("train", "validation"):
+        with pytest.raises(InputError, match=f"no labelled cell in {part}"):
+            load_data(recipe.model_copy(update={part: ()}))
+
+
+def test_what_is_refused_leaves_nothing_behind(tmp_path: Path, tiny_recipe: Recipes) -> None:
+    recipe, folder = tiny_recipe(), tmp_path / "run"
+    with pytest.raises(InputError, match="device 'gpu' is not available"):
+        train(recipe, folder, device="gpu")
+    with pytest.raises(InputError, match="no labelled cell in train"):
+        train(recipe.model_copy(update={"train": ()}), folder, device="cpu")
+    with pytest.raises(InputError, match="'resnet' is not a timm network"):
+        train(tiny_recipe({"backbone": "resnet"}), folder, device="cpu")
+    assert not folder.exists()

@@ -1,0 +1,185 @@
+"""Every mode of training: a finite loss, and gradients where they belong and nowhere else."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from celldetr.config import ModelConfig, TrainConfig
+from celldetr.data.loader import Batch
+from celldetr.model.celldetr import CellDETR
+from celldetr.training.losses import Losses
+from celldetr.training.supervised import Supervised, mean_over_processes
+
+Models = Callable[..., ModelConfig]
+MODES = ["sequential", "parallel", "parallel_jittered", "mixed"]
+
+
+def objective(config: ModelConfig, **training: object) -> Supervised:
+    torch.manual_seed(0)
+    network = CellDETR(config)
+    with torch.no_grad():  # where sampling starts, much has no gradient yet
+        for name, parameter in network.named_parameters():
+            if "backbone" not in name:
+                parameter.add_(torch.randn_like(parameter) * 0.02)
+    made = Supervised(network, TrainConfig.model_validate(training), torch.ones(len(config.types)))
+    return made.train()
+
+
+def run(made: Supervised, batch: Batch, seed: int = 0) -> tuple[Tensor, Losses]:
+    loss, terms = made(batch.images, batch.boxes, batch.types, torch.Generator().manual_seed(seed))
+    return loss, terms
+
+
+def without_gradient(made: Supervised) -> list[str]:
+    """Trainable parameters that learn nothing. A key's bias moves all weights of a softmax alike and never does."""
+    return [
+        name
+        for name, parameter in made.network.named_parameters()
+        if parameter.requires_grad and (parameter.grad is None or not float(parameter.grad.abs().sum()))
+        if not name.endswith("k_proj.bias")
+    ]
+
+
+@pytest.mark.parametrize(("mode", "attention"), itertools.product(MODES, ["none", "after_first"]))
+def test_every_mode_trains_every_part(mode: str, attention: str, tiny_model: Models, tiny_batch: Batch) -> None:
+    made = objective(tiny_model(self_attention=attention), mode=mode)
+    loss, terms = run(made, tiny_batch)
+    loss.backward()
+    assert bool(loss.isfinite())
+    assert {name.partition("/")[0] for name in terms} == {
+        "layer0",
+        "layer1",
+        "proposals",
+        "representation0",
+        "representation1",
+    }
+    assert without_gradient(made) == []
+
+
+@pytest.mark.parametrize(("mode", "attention"), itertools.product(MODES, ["none", "after_first"]))
+def test_a_batch_without_any_nucleus(mode: str, attention: str, tiny_model: Models, tiny_batch: Batch) -> None:
+    made = objective(tiny_model(self_attention=attention), mode=mode)
+    none = [torch.zeros(0, 4)] * 3, [torch.zeros(0, dtype=torch.long)] * 3
+    loss, terms = run(made, Batch(tiny_batch.images, *none))
+    loss.backward()
+    assert bool(loss.isfinite())
+    assert float(terms["representation1/type"]) == 0.0
+    assert float(terms["layer1/class"]) > 0.0
+    assert all(p.grad is None or bool(p.grad.isfinite().all()) for p in made.parameters())
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_nuclei_of_unknown_type_train_detection_only(mode: str, tiny_model: Models, tiny_batch: Batch) -> None:
+    made = objective(tiny_model(), mode=mode)
+    unknown = [torch.full_like(types, -1) for types in tiny_batch.types]
+    loss, terms = run(made, Batch(tiny_batch.images, tiny_batch.boxes, unknown))
+    loss.backward()
+    assert float(terms["representation1/type"]) == 0.0
+    assert float(terms["layer1/l1"]) > 0.0
+    idle = {".".join(name.split(".")[:2]) for name in without_gradient(made)}
+    assert {name.partition(".")[0] for name in idle} == {"representer", "type_head", "projections"}
+    assert "projections.0" in idle  # stride 4, which the detector does not see
+    assert "projections.1" not in idle
+
+
+@pytest.mark.parametrize(
+    "changes", [{"queries": "learned", "coordinates": "image", "num_queries": 8}, {"coordinates": "image"}]
+)
+def test_learned_queries_and_the_papers_coordinates(
+    changes: dict[str, object], tiny_model: Models, tiny_batch: Batch
+) -> None:
+    made = objective(tiny_model(**changes), mode="sequential")
+    loss, terms = run(made, tiny_batch)
+    loss.backward()
+    assert bool(loss.isfinite())
+    assert any(name.startswith("proposals") for name in terms) == ("queries" not in changes)
+    assert without_gradient(made) == []
+
+
+def test_one_to_one_proposals(tiny_model: Models, tiny_batch: Batch) -> None:
+    made = objective(tiny_model(), dense_queries=0.0)
+    terms = run(made, tiny_batch)[1]
+    assert float(terms["proposals/class"]) > 0
+    assert float(terms["proposals/giou"]) > 0
+
+
+@pytest.mark.parametrize("mode", ["sequential", "mixed"])
+def test_the_type_loss_does_not_reach_the_detector(mode: str, tiny_model: Models, tiny_batch: Batch) -> None:
+    made = objective(tiny_model(), mode=mode, w_class=0.0, w_l1=0.0, w_giou=0.0)
+    run(made, tiny_batch)[0].backward()
+    reached = {name for name, p in made.network.named_parameters() if p.grad is not None and float(p.grad.abs().sum())}
+    assert not [name for name in reached if name.startswith("detector")]
+    assert {"type_head.weight", "encoder.level_embedding", "projections.0.0.weight"} <= reached
+
+
+def test_total_is_the_weighted_sum_of_the_terms(tiny_model: Models, tiny_batch: Batch) -> None:
+    made = objective(tiny_model(), w_class=3.0, w_l1=0.5, w_giou=7.0, w_type=11.0)
+    loss, terms = run(made, tiny_batch)
+    weights = {"class": 3.0, "l1": 0.5, "giou": 7.0, "type": 11.0}
+    expected = sum(weights[name.split("/")[1]] * float(value) for name, value in terms.items())
+    assert float(loss.detach()) == pytest.approx(expected, rel=1e-5)
+
+
+def test_auxiliary_types_are_a_switch(tiny_model: Models, tiny_batch: Batch) -> None:
+    terms = run(objective(tiny_model(), auxiliary_types=False), tiny_batch)[1]
+    assert [name for name in terms if name.endswith("type")] == ["representation0/type"]
+
+
+def test_all_chance_is_the_generators(tiny_model: Models, tiny_batch: Batch) -> None:
+    made = objective(tiny_model(), mode="mixed")
+    first, again, other = (float(run(made, tiny_batch, seed)[0].detach()) for seed in (1, 1, 2))
+    assert first == again
+    assert first != other
+
+
+def test_of_a_cell_that_is_there_twice_neither_copy_sees_the_other(tiny_model: Models, tiny_batch: Batch) -> None:
+    """With self-attention, changing the detected boxes must not change what is learned from the true ones."""
+    made = objective(tiny_model(self_attention="after_first"), mode="mixed").eval()
+    network, seen = made.network, []
+    original = network.represent
+    network.represent = lambda memories, boxes, origin, blocked: (
+        seen.append(  # type: ignore[method-assign]
+            (memories, boxes, origin, blocked)
+        )
+        or original(memories, boxes, origin, blocked)
+    )
+    run(made, tiny_batch)
+    memories, boxes, origin, blocked = seen[0]
+    assert boxes.shape == (3, 6, 4)
+    moved = boxes.clone()
+    moved[0, :3] = boxes[0, :3].flip(0) * 0.9  # the detected half of the first image
+    before, after = (original(memories, b, origin, blocked).embeddings[0, 3:] for b in (boxes, moved))
+    torch.testing.assert_close(before, after)
+
+
+def test_what_losses_are_divided_by_is_at_least_one() -> None:
+    assert mean_over_processes(0, torch.device("cpu")) == 1.0
+    assert mean_over_processes(7, torch.device("cpu")) == 7.0
+
+
+def test_a_network_learns_one_image(tiny_model: Models) -> None:
+    """Discs on pink: the loss of a fresh network must fall by more than half in 40 steps."""
+    torch.manual_seed(0)
+    y, x = torch.meshgrid(torch.arange(64) + 0.5, torch.arange(64) + 0.5, indexing="ij")
+    image = torch.tensor([235, 190, 215], dtype=torch.uint8)[:, None, None].repeat(1, 64, 64)
+    places = [(18.0, 20.0, 6.0), (44.0, 16.0, 8.0), (30.0, 46.0, 7.0)]
+    for cx, cy, radius in places:
+        image[:, (x - cx) ** 2 + (y - cy) ** 2 < radius**2] = torch.tensor([[80], [40], [120]], dtype=torch.uint8)
+    boxes = torch.tensor([[cx, cy, 2 * r, 2 * r] for cx, cy, r in places]) / 64
+    batch = Batch(image[None], [boxes], [torch.tensor([0, 1, 0])])
+    made = Supervised(CellDETR(tiny_model()), TrainConfig(mode="mixed"), torch.ones(2)).train()
+    optimizer = torch.optim.AdamW(made.parameters(), lr=2e-3)
+    history = []
+    for step in range(40):
+        loss, _ = run(made, batch, step)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(made.parameters(), 1.0)
+        optimizer.step()
+        history.append(float(loss.detach()))
+    assert sum(history[-5:]) < 0.5 * sum(history[:5])

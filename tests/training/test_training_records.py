@@ -1,0 +1,167 @@
+"""What a run keeps: its state, its log, its folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from torch import nn
+
+from celldetr.config import Recipe
+from celldetr.errors import InputError
+from celldetr.training.folder import prepare_folder
+from celldetr.training.logs import RunLog, draw_curves, read_log
+from celldetr.training.state import STATE_FILE, load_state, save_state
+
+Parts = tuple[nn.Module, nn.Module, torch.optim.Optimizer]
+
+
+def parts(seed: int, width: int = 4, steps: int = 2) -> Parts:
+    torch.manual_seed(seed)
+    network = nn.Sequential(nn.Conv2d(3, width, 3), nn.BatchNorm2d(width)).to(memory_format=torch.channels_last)
+    optimizer = torch.optim.AdamW(network.parameters())
+    for _ in range(steps):
+        network(torch.randn(2, 3, 5, 5)).square().mean().backward()
+        optimizer.step()
+    return network, nn.Linear(2, 2), optimizer
+
+
+def test_state_comes_back_bit_for_bit(tmp_path: Path) -> None:
+    saved, fresh = parts(0), parts(1, steps=0)
+    save_state(tmp_path, *saved, {"step": 7, "best": 0.25})
+    assert load_state(tmp_path, *fresh) == {"step": 7, "best": 0.25}
+    for old, new in zip(saved[:2], fresh[:2], strict=True):
+        for a, b in zip(old.state_dict().values(), new.state_dict().values(), strict=True):
+            assert torch.equal(a, b)
+    for a, b in zip(saved[2].state.values(), fresh[2].state.values(), strict=True):
+        assert a.keys() == b.keys()
+        for name in a:
+            assert torch.equal(a[name], b[name])
+            assert a[name].stride() == b[name].stride()  # else sums are taken in another order
+    assert [path.name for path in tmp_path.iterdir()] == [STATE_FILE]
+
+
+def test_an_interrupted_save_leaves_the_old_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    old, new = parts(0), parts(1)
+    save_state(tmp_path, *old, {"step": 1})
+    monkeypatch.setattr("celldetr.training.state.save_file", lambda *_, **__: (_ for _ in ()).throw(OSError("full")))
+    with pytest.raises(OSError, match="full"):
+        save_state(tmp_path, *new, {"step": 2})
+    assert load_state(tmp_path, *new) == {"step": 1}
+
+
+def test_no_state(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="nothing to resume"):
+        load_state(tmp_path, *parts(0))
+
+
+@pytest.mark.parametrize("keep", [0, 5, 400])
+def test_a_cut_state_is_refused(tmp_path: Path, keep: int) -> None:
+    save_state(tmp_path, *parts(0), {"step": 1})
+    path = tmp_path / STATE_FILE
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(InputError, match="not a training state"):
+        load_state(tmp_path, *parts(0))
+
+
+def test_another_file_or_another_network_is_refused(tmp_path: Path) -> None:
+    save_file({"a": torch.zeros(2)}, tmp_path / STATE_FILE)
+    with pytest.raises(InputError, match="not a training state"):
+        load_state(tmp_path, *parts(0))
+    save_state(tmp_path, *parts(0), {"step": 1})
+    with pytest.raises(InputError, match="another network"):
+        load_state(tmp_path, *parts(0, width=5))
+
+
+def test_log_keeps_rows_before_the_step_resumed_from(tmp_path: Path) -> None:
+    log = RunLog(tmp_path, 0)
+    for step in range(6):
+        log.write("train", step, {"loss": 1.0 / (step + 1), "bad": float("nan"), "none": None})
+    log.close()
+    with (tmp_path / "log.jsonl").open("a") as file:
+        file.write('{"kind": "train", "st')  # cut short
+    assert len(read_log(tmp_path)) == 6
+    RunLog(tmp_path, 4).close()
+    rows = read_log(tmp_path)
+    assert [row["step"] for row in rows] == [0, 1, 2, 3]
+    assert rows[1] == {"kind": "train", "step": 1, "loss": 0.5, "bad": None, "none": None}
+    assert len((tmp_path / "log.jsonl").read_text().splitlines()) == 4
+    assert list((tmp_path / "tensorboard").iterdir())
+
+
+def test_curves_are_drawn_when_there_is_something_to_draw(tmp_path: Path) -> None:
+    assert draw_curves(tmp_path) is None
+    rows = [{"kind": "train", "step": s, "loss": 2.0 / (s + 1), "layer0/l1": 0.5, "layer0/giou": None} for s in (0, 1)]
+    (tmp_path / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    path = draw_curves(tmp_path)
+    assert path == tmp_path / "curves.png"
+    without = Image.open(path).convert("L").histogram()
+    validation = {"kind": "validation", "step": 1, "f1_detection": 0.5, "f1_round": None, "threshold": 0.3}
+    with (tmp_path / "log.jsonl").open("a") as file:
+        file.write(json.dumps(validation) + "\n")
+    draw_curves(tmp_path)
+    assert Image.open(path).convert("L").histogram() != without
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_a_new_folder_gets_the_recipe(tmp_path: Path, tiny_recipe: Callable[..., Recipe]) -> None:
+    folder = tmp_path / "a" / "run"
+    prepare_folder(folder, tiny_recipe(), resume=False, overwrite=False)
+    assert [path.name for path in folder.iterdir()] == ["recipe.yaml"]
+
+
+def test_an_existing_run_is_neither_overwritten_nor_continued_unasked(
+    tmp_path: Path, tiny_recipe: Callable[..., Recipe]
+) -> None:
+    folder, recipe = tmp_path / "run", tiny_recipe()
+    prepare_folder(folder, recipe, resume=False, overwrite=False)
+    with pytest.raises(InputError, match=r"--resume to continue .* --overwrite"):
+        prepare_folder(folder, recipe, resume=False, overwrite=False)
+    prepare_folder(folder, recipe, resume=True, overwrite=False)
+    with pytest.raises(InputError, match="give one of them"):
+        prepare_folder(folder, recipe, resume=True, overwrite=True)
+
+
+def test_resuming_names_the_setting_that_changed(tmp_path: Path, tiny_recipe: Callable[..., Recipe]) -> None:
+    prepare_folder(tmp_path / "run", tiny_recipe(), resume=False, overwrite=False)
+    with pytest.raises(InputError, match=r"another recipe \(training\.lr was 0\.0004, now 0\.001\)"):
+        prepare_folder(tmp_path / "run", tiny_recipe(lr=1e-3), resume=True, overwrite=False)
+
+
+def test_resuming_nothing_is_refused(tmp_path: Path, tiny_recipe: Callable[..., Recipe]) -> None:
+    with pytest.raises(InputError, match="nothing to resume"):
+        prepare_folder(tmp_path / "run", tiny_recipe(), resume=True, overwrite=False)
+    assert not (tmp_path / "run").exists()
+
+
+def test_overwriting_removes_what_the_run_left_and_nothing_else(
+    tmp_path: Path, tiny_recipe: Callable[..., Recipe]
+) -> None:
+    folder = tmp_path / "run"
+    prepare_folder(folder, tiny_recipe(), resume=False, overwrite=False)
+    (folder / "model").mkdir()
+    for name in (STATE_FILE, "log.jsonl", "curves.png", "notes.txt", "model/card.json"):
+        (folder / name).write_text("old")
+    prepare_folder(folder, tiny_recipe(lr=1e-3), resume=False, overwrite=True)
+    assert sorted(path.name for path in folder.iterdir()) == ["notes.txt", "recipe.yaml"]
+    assert "lr: 0.001" in (folder / "recipe.yaml").read_text()
+
+
+def test_a_folder_of_other_things_is_never_overwritten(tmp_path: Path, tiny_recipe: Callable[..., Recipe]) -> None:
+    folder = tmp_path / "home"
+    (folder / "model").mkdir(parents=True)
+    with pytest.raises(InputError, match="holds other files than a run"):
+        prepare_folder(folder, tiny_recipe(), resume=False, overwrite=True)
+    assert (folder / "model").is_dir()
+
+
+def test_a_file_is_not_a_folder(tmp_path: Path, tiny_recipe: Callable[..., Recipe]) -> None:
+    (tmp_path / "file").write_text("")
+    for place in ("file", "file/run"):
+        with pytest.raises(InputError, match="name a"):
+            prepare_folder(tmp_path / place, tiny_recipe(), resume=False, overwrite=False)
