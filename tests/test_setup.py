@@ -18,7 +18,7 @@ from packaging.markers import default_environment
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from celldetr.sample_slide import sample_slide
+from celldetr.demo_slide import sample_slide
 
 ROOT = Path(__file__).resolve().parents[1]
 SUPPORTED = ("3.11", "3.12", "3.13", "3.14")
@@ -107,7 +107,7 @@ def test_sample_slide_is_the_one_of_its_card() -> None:
 
 
 def test_sample_slide_is_found_by_module() -> None:
-    command = [sys.executable, "-m", "celldetr.sample_slide"]
+    command = [sys.executable, "-m", "celldetr.demo_slide"]
     out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert Path(out.strip()) == sample_slide()
 

@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from celldetr.api import Model, load_model, predict_slide
     from celldetr.config import ModelConfig, Recipe
+    from celldetr.demo_slide import sample_slide
     from celldetr.errors import InputError
     from celldetr.export import export_cells
     from celldetr.model.celldetr import CellDETR
     from celldetr.model.hub import list_models
-    from celldetr.sample_slide import sample_slide
     from celldetr.slide.options import PredictOptions
     from celldetr.slide.store import read_cells, read_embeddings
     from celldetr.training.loop import train
@@ -38,7 +38,7 @@ _HOMES = {
     "export_cells": "celldetr.export",
     "CellDETR": "celldetr.model.celldetr",
     "list_models": "celldetr.model.hub",
-    "sample_slide": "celldetr.sample_slide",
+    "sample_slide": "celldetr.demo_slide",
     "PredictOptions": "celldetr.slide.options",
     "read_cells": "celldetr.slide.store",
     "read_embeddings": "celldetr.slide.store",

@@ -110,7 +110,7 @@ def predict_slide(
         mpp: micrometres per pixel of the slide's level 0, instead of what the file says.
         options: tile, overlap, region and the like; ``mpp`` wins over ``options.mpp``.
         formats: also write these: ``geojson``, ``anndata``, ``csv``.
-        resume: continue an interrupted run.
+        resume: continue an interrupted run, or accept a finished one.
         overwrite: replace an earlier result.
         progress: told how far the run is.
 
@@ -121,8 +121,8 @@ def predict_slide(
         InputError: anything wrong with the slide, the options or the output; one line says what to do.
     """
     from celldetr.export import export_cells, find_format
-    from celldetr.view.overview import write_overview
-    from celldetr.view.summary import write_summary
+    from celldetr.view.overview import OVERVIEW_NAME, write_overview
+    from celldetr.view.summary import SUMMARY_NAME, write_summary
 
     for name in formats:
         find_format(name)  # a misspelt format is better told before the slide is read than after
@@ -132,8 +132,10 @@ def predict_slide(
     with open_slide(path, settings.mpp) as reader:
         loaded = model if isinstance(model, Model) else load_model(model)
         summary = run_slide(reader, loaded, out, settings, progress, resume=resume, overwrite=overwrite)
-        write_overview(summary.directory, reader)
-        write_summary(summary.directory, reader)
+        # Pictures are made from a finished table only, so those that a resumed run finds are of this one.
+        for name, write in ((OVERVIEW_NAME, write_overview), (SUMMARY_NAME, write_summary)):
+            if not (resume and (summary.directory / name).is_file()):
+                write(summary.directory, reader)
     for name in formats:
         export_cells(summary.directory, name, overwrite=overwrite or resume)
     return summary

@@ -140,7 +140,7 @@ def demo(
     quiet: Quiet = False,
 ) -> None:
     """Find every cell of the sample slide that comes with the package, and write all formats."""
-    from celldetr.sample_slide import sample_slide
+    from celldetr.demo_slide import sample_slide
 
     formats = ["geojson", "anndata", "csv"]
     predict([sample_slide()], out, formats=formats, device=device, overwrite=overwrite, resume=resume, quiet=quiet)

@@ -218,7 +218,7 @@ def readers() -> Iterator[Finding]:
     codecs = f"without {', '.join(missing)}" if missing else ", ".join(wanted)
     yield Finding("slides", "TIFF compressions", codecs, "note" if missing else "ok")
 
-    from celldetr.sample_slide import sample_slide
+    from celldetr.demo_slide import sample_slide
     from celldetr.slide.reader import open_slide
 
     with open_slide(sample_slide()) as slide:

@@ -1,4 +1,4 @@
-"""The slide in the package, so that a first run needs no data; ``python -m celldetr.sample_slide`` prints its path.
+"""The slide in the package, so that a first run needs no data; ``python -m celldetr.demo_slide`` prints its path.
 
 An H&E region at 0.499 micrometres per pixel, dedicated to the public domain (CC0); ``assets/README.md`` has its origin.
 """
