@@ -19,9 +19,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
+from celldetr import sample_slide
 from celldetr.config import parse
 from celldetr.errors import InputError
-from celldetr.sample_slide import sample_slide
 from celldetr.slide import store as store_module
 from celldetr.slide.engine import Progress, RunSummary, predict_array, run_slide
 from celldetr.slide.grid import lay_grid

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
+from celldetr import sample_slide
 from celldetr.errors import InputError
-from celldetr.sample_slide import sample_slide
 from celldetr.slide import reader as reader_module
 from celldetr.slide.reader import Level, SlideReader, from_array, open_slide, reduction
 from celldetr.slide.resolution import Resolution

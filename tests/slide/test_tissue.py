@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from celldetr.sample_slide import sample_slide
+from celldetr import sample_slide
 from celldetr.slide.reader import from_array, open_slide
 from celldetr.slide.tissue import TissueMask, find_tissue, tissue_of
 

@@ -28,6 +28,9 @@ DUST_REACH_UM = 100.0
 BACKGROUND_DENSITY = 0.2
 BACKGROUND_TINT = 0.035
 
+# Optical density of each value a channel can have; float32, because a large slide has tens of millions of mask pixels.
+_DENSITY = -np.log10((np.arange(256, dtype=np.float32) + 1) / 256)
+
 
 @dataclass(frozen=True)
 class TissueMask:
@@ -103,7 +106,7 @@ def tissue_of(image: NDArray[np.uint8], mpp: float) -> tuple[NDArray[np.bool_], 
     """
     from scipy import ndimage
 
-    density = -np.log10((image.astype(np.float64) + 1) / 256)
+    density = _DENSITY[image]
     density -= background(density)
     red, green, blue = np.moveaxis(density, -1, 0)
     stained = green > THRESHOLD
@@ -115,7 +118,7 @@ def tissue_of(image: NDArray[np.uint8], mpp: float) -> tuple[NDArray[np.bool_], 
     return core, distance * mpp <= GROW_UM
 
 
-def background(density: NDArray[np.float64]) -> NDArray[np.float64]:
+def background(density: NDArray[np.float32]) -> NDArray[np.float32]:
     """(3,) optical density of empty glass in an image (h, w, 3); 0 where nothing looks like glass.
 
     Glass is light and nearly colourless. Pixels that are exactly white are padding, not glass, and do not count.
@@ -123,10 +126,10 @@ def background(density: NDArray[np.float64]) -> NDArray[np.float64]:
     flat = density.reshape(-1, 3)
     tint = flat[:, 1] - flat[:, [0, 2]].min(1)
     glass = (flat.max(1) < BACKGROUND_DENSITY) & (tint < BACKGROUND_TINT) & (flat.max(1) > 0)
-    return np.percentile(flat[glass], 25, axis=0) if glass.mean() > 0.005 else np.zeros(3)
+    return np.percentile(flat[glass], 25, axis=0) if glass.mean() > 0.005 else np.zeros(3, dtype=np.float32)
 
 
-def ink(density: NDArray[np.float64]) -> NDArray[np.bool_]:
+def ink(density: NDArray[np.float32]) -> NDArray[np.bool_]:
     """(h, w) where an image of optical density (h, w, 3) shows a pen: strong ink and the pale rim around it."""
     from scipy import ndimage
 
