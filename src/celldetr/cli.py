@@ -18,10 +18,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from celldetr.errors import InputError, near
+from celldetr.progress import image_listener, progress_bar, slide_listener, training_listener
 
 if TYPE_CHECKING:
-    from rich.progress import Progress as Bar
-
     from celldetr.model.inference import Precision
 
 app = typer.Typer(
@@ -111,7 +110,7 @@ def predict(
     failed = 0
     for slide in slides:
         try:
-            with _resumable(), _bar(quiet) as bar:
+            with _resumable(), progress_bar(quiet) as bar:
                 summary = predict_slide(
                     slide,
                     out,
@@ -120,7 +119,7 @@ def predict(
                     formats=formats or (),
                     resume=resume,
                     overwrite=overwrite,
-                    progress=_slide_listener(bar, slide.name),
+                    progress=slide_listener(bar, slide.name),
                 )
         except InputError as error:  # told at once; the other slides are still done
             _complain(error)
@@ -189,7 +188,7 @@ def train(
     from celldetr.training.loop import train as run
 
     chosen = load_recipe(recipe, settings)
-    with _resumable(), _bar(quiet) as bar:
+    with _resumable(), progress_bar(quiet) as bar:
         folder = run(
             chosen,
             out,
@@ -197,7 +196,7 @@ def train(
             overwrite=overwrite,
             device=device,
             devices=devices,
-            listener=_training_listener(bar, chosen.name),
+            listener=training_listener(bar, chosen.name),
         )
     typer.echo(f"model: {folder}")
 
@@ -231,21 +230,23 @@ def evaluate(
     from celldetr.evaluation.report import write_metrics
     from celldetr.evaluation.show import show_report
     from celldetr.judge import judge
+    from celldetr.slide.files import output_errors
 
     _free(out, overwrite)
     loaded = load_model(model, device, precision=_precision(precision))
-    with _bar(quiet) as bar:
-        task = bar.add_task(f"{dataset}, {split}", total=None, note="")
+    with progress_bar(quiet) as bar:
         verdict = judge(
             loaded,
             dataset,
             split,
             protocol=protocol,
             mapping=_pairs(types),
-            progress=lambda done, total: bar.update(task, completed=done, total=total),
+            progress=image_listener(bar, f"{dataset}, {split}"),
         )
     write_metrics(verdict.report, out, others=verdict.others, context=verdict.context)
     if plots:
+        with output_errors(plots):
+            plots.mkdir(parents=True, exist_ok=True)
         save_plots(verdict.report, plots)
     Console().print(show_report(verdict.report, verdict.others))
     typer.echo(f"metrics: {out}")
@@ -306,52 +307,6 @@ def _pairs(types: list[str] | None) -> dict[str, str] | None:
         if "=" not in pair:
             raise InputError(f"--map {pair!r}: expected theirs=ours, e.g. --map neoplastic=epithelial")
     return dict(pair.split("=", 1) for pair in types)
-
-
-def _bar(quiet: bool) -> Bar:
-    """A progress bar on standard error, so that standard output stays for results."""
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.percentage:>3.0f} %"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
-    )
-    return Progress(*columns, console=Console(stderr=True), disable=quiet)
-
-
-def _slide_listener(bar: Bar, name: str) -> Any:
-    import time
-
-    task = bar.add_task(name, total=None, note="")
-    first: list[Any] = []  # the time of the first call and what an earlier session had done by then
-
-    def listen(progress: Any) -> None:
-        if not first:
-            first.extend((time.monotonic(), progress.cells, progress.mm2))
-        seconds = max(time.monotonic() - first[0], 1e-3)
-        cells, area = (progress.cells - first[1]) / seconds, (progress.mm2 - first[2]) / seconds
-        note = f"{progress.cells:,} cells  {cells:,.0f} cells/s  {area:.3f} mm²/s"
-        bar.update(task, completed=progress.tiles, total=progress.tiles_total, note=note)
-
-    return listen
-
-
-def _training_listener(bar: Bar, name: str) -> Any:
-    task = bar.add_task(name, total=None, note="")
-
-    def listen(progress: Any) -> None:
-        note = f"step {progress.step}  loss {progress.loss:.3f}  {progress.images_per_second:.1f} images/s"
-        bar.update(task, completed=progress.step, total=progress.steps, note=note)
-        if progress.validation:
-            shown = "  ".join(f"{k} {v:.3f}" for k, v in progress.validation.items() if v is not None)
-            bar.console.print(f"step {progress.step}: {shown}")
-
-    return listen
 
 
 def _tell(summary: Any) -> None:

@@ -72,8 +72,8 @@ class ModelConfig(Config):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if self.d_model % self.heads or self.d_model % 4:
-            raise ValueError(f"d_model={self.d_model} must be a multiple of heads={self.heads} and of 4")
+        if self.d_model % self.heads or self.d_model % 32:  # the features are normalised in 32 groups
+            raise ValueError(f"d_model={self.d_model} must be a multiple of heads={self.heads} and of 32")
         if not self.types or len(set(self.types)) != len(self.types):
             raise ValueError(f"types must be distinct and at least one, got {list(self.types)}")
         if self.queries == "learned" and self.coordinates != "image":

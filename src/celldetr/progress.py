@@ -1,0 +1,70 @@
+"""Progress bars of the command line: one a command, on standard error, none where it is not a terminal.
+
+What is listened to is taken as it comes (``Any``), so that no module that does the work is imported for its bar.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as Bar
+
+
+def progress_bar(quiet: bool) -> Bar:
+    """A progress bar on standard error, so that standard output stays for results; none where nobody watches."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f} %"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    console = Console(stderr=True)
+    return Progress(*columns, console=console, disable=quiet or not console.is_terminal)
+
+
+def _show(bar: Bar, name: str, done: int, total: int, note: str = "") -> None:
+    """Move the bar's only task, which begins with the first move: a mistake found before that shows no bar."""
+    if not bar.task_ids:
+        bar.add_task(name, total=total, note=note)
+    bar.update(bar.task_ids[0], completed=done, total=total, note=note)
+
+
+def slide_listener(bar: Bar, name: str) -> Callable[[Any], None]:
+    """Shows a slide's tiles, its cells and how fast they come: a listener for ``predict_slide``."""
+    first: list[Any] = []  # the time of the first call and what an earlier session had done by then
+
+    def listen(progress: Any) -> None:
+        if not first:
+            first.extend((time.monotonic(), progress.cells, progress.mm2))
+        seconds = max(time.monotonic() - first[0], 1e-3)
+        cells, area = (progress.cells - first[1]) / seconds, (progress.mm2 - first[2]) / seconds
+        note = f"{progress.cells:,} cells  {cells:,.0f} cells/s  {area:.3f} mm²/s"
+        _show(bar, name, progress.tiles, progress.tiles_total, note)
+
+    return listen
+
+
+def image_listener(bar: Bar, name: str) -> Callable[[int, int], None]:
+    """Shows how many images are done: a listener for ``judge``."""
+    return lambda done, total: _show(bar, name, done, total, f"{done} of {total} images")
+
+
+def training_listener(bar: Bar, name: str) -> Callable[[Any], None]:
+    """Shows steps and loss, and prints what every validation found: a listener for ``train``."""
+
+    def listen(progress: Any) -> None:
+        note = f"step {progress.step}  loss {progress.loss:.3f}  {progress.images_per_second:.1f} images/s"
+        _show(bar, name, progress.step, progress.steps, note)
+        if progress.validation:
+            shown = "  ".join(f"{k} {v:.3f}" for k, v in progress.validation.items() if v is not None)
+            bar.console.print(f"step {progress.step}: {shown}")
+
+    return listen

@@ -1,0 +1,465 @@
+"""The command line as a user meets it: what it writes, what it says, and one clear line where something is wrong."""
+
+from __future__ import annotations
+
+import csv
+import errno
+import gzip
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import anndata
+import geopandas
+import numpy as np
+import pytest
+import tifffile
+import yaml
+
+import celldetr
+from celldetr import cli
+from celldetr.slide import store
+from sample_crop import COLUMNS, MPP, crop, default_model, save, white
+
+OUTPUTS = {"cells.parquet", "run.json", "overview.png", "summary.html"}
+EXPORTS = {"cells.geojson.gz", "cells.h5ad", "cells.csv"}
+
+
+@dataclass
+class Outcome:
+    code: int
+    out: str
+    err: str
+
+
+Run = Callable[..., Outcome]
+
+
+def call(*arguments: object) -> int:
+    """The entry point, as the installed program calls it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["celldetr", *map(str, arguments)])
+        try:
+            cli.main()
+        except SystemExit as end:
+            return int(end.code or 0)
+    return 0
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    def run(*arguments: object) -> Outcome:
+        capsys.readouterr()
+        code = call(*arguments)
+        return Outcome(code, *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The output of a small image, in all formats."""
+    folder = tmp_path_factory.mktemp("finished")
+    image = save(crop(), folder / "crop.png")
+    formats = ["--format", "geojson", "-f", "h5ad", "-f", "csv"]
+    assert call("predict", image, "-o", folder / "out", "--mpp", MPP, "--device", "cpu", "-q", *formats) == 0
+    return folder / "out" / "crop"
+
+
+def files_in(folder: Path) -> set[str]:
+    return {path.name for path in folder.rglob("*") if path.is_file()}
+
+
+def refused(outcome: Outcome, says: str) -> None:
+    """One line on standard error that says so, exit code 2."""
+    assert outcome.code == 2
+    assert outcome.err.startswith("error: ")
+    assert outcome.err.count("\n") == 1, outcome.err
+    assert says in outcome.err
+    assert outcome.out == ""
+
+
+def test_all_files_are_written(finished: Path) -> None:
+    assert files_in(finished) == OUTPUTS | EXPORTS
+    record = json.loads((finished / "run.json").read_text())
+    assert record["status"] == "complete"
+    assert record["mpp"] == MPP
+    assert record["model"]["sha256"] == default_model().info.sha256
+    assert (finished / "overview.png").read_bytes().startswith(b"\x89PNG")
+    assert "http" not in (finished / "summary.html").read_text().split("<body", 1)[1].split("src=")[0]
+
+
+def test_all_readers_see_the_same_cells(finished: Path) -> None:
+    frame = geopandas.read_parquet(finished / "cells.parquet")
+    assert list(frame.columns) == COLUMNS
+    assert len(frame) > 30
+    centre = frame.geometry.centroid
+    assert np.allclose(centre.x, frame["x_px"], atol=1e-3)
+    assert np.allclose(frame.geometry.area, frame["w_px"] * frame["h_px"], rtol=1e-3)
+    cells = anndata.read_h5ad(finished / "cells.h5ad")
+    assert np.allclose(cells.obsm["spatial"], frame[["x_px", "y_px"]])
+    assert np.allclose(cells.X, np.stack(list(frame["embedding"])))
+    with gzip.open(finished / "cells.geojson.gz", "rt") as file:
+        collection = json.load(file)
+    assert [f["properties"]["classification"]["name"] for f in collection["features"]] == list(
+        frame["type"].astype(str)
+    )
+    with (finished / "cells.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == COLUMNS[:-2]
+    assert [row["type"] for row in rows] == list(frame["type"].astype(str))
+    assert celldetr.read_cells(finished)["cell_id"].tolist() == frame["cell_id"].tolist()
+
+
+def test_export_afterwards(run: Run, finished: Path, tmp_path: Path) -> None:
+    target = tmp_path / "new" / "cells.csv.gz"
+    done = run("export", finished, "-f", "csv", "-o", target, "--embeddings")
+    assert (done.code, done.out.strip()) == (0, str(target))
+    with gzip.open(target, "rt") as file:
+        assert f"e{default_model().embedding_dim - 1}" in file.readline()
+    before = target.read_bytes()
+    refused(run("export", finished, "-f", "csv", "-o", target), "--overwrite")
+    assert target.read_bytes() == before
+    assert run("export", finished, "-f", "csv", "-o", target, "--overwrite").code == 0
+    refused(run("export", finished, "-f", "geojson", "-o", tmp_path / "a.geojson", "--shape", "elipse"), "'ellipse'")
+    refused(run("export", tmp_path, "-f", "csv"), "no such cell table")
+
+
+def test_demo_writes_all_formats(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small = tmp_path / "sample.tif"
+    resolution = (1e4 / MPP, 1e4 / MPP)
+    tifffile.imwrite(small, np.full((90, 80, 3), 255, np.uint8), resolution=resolution, resolutionunit="CENTIMETER")
+    monkeypatch.setattr("celldetr.demo_slide.sample_slide", lambda: small)
+    done = run("demo", "-o", tmp_path / "demo", "--quiet", "--device", "cpu")
+    assert done.code == 0
+    assert files_in(tmp_path / "demo") == OUTPUTS | EXPORTS
+    assert run("demo", "-o", tmp_path / "demo", "--quiet", "--resume").code == 0
+    refused(run("demo", "-o", tmp_path / "demo", "--quiet"), "--overwrite")
+
+
+def test_an_empty_slide_gives_a_valid_empty_table(run: Run, tmp_path: Path) -> None:
+    formats = ["-f", "geojson", "-f", "anndata", "-f", "csv"]
+    done = run("predict", white(tmp_path / "white.png"), "-o", tmp_path / "out", "--mpp", 0.5, "-q", *formats)
+    assert done.code == 0
+    assert "0 cells" in done.out
+    assert "no tissue" in done.err
+    folder = tmp_path / "out" / "white"
+    assert files_in(folder) == OUTPUTS | EXPORTS
+    frame = geopandas.read_parquet(folder / "cells.parquet")
+    assert len(frame) == 0
+    assert list(frame.columns) == COLUMNS
+    assert anndata.read_h5ad(folder / "cells.h5ad").shape == (0, default_model().embedding_dim)
+
+
+def test_earlier_results_are_kept(run: Run, tmp_path: Path) -> None:
+    arguments = ["predict", white(tmp_path / "white.png"), "-o", tmp_path / "out", "--mpp", 0.5, "-q"]
+    assert run(*arguments).code == 0
+    table = tmp_path / "out" / "white" / "cells.parquet"
+    first = table.stat().st_mtime_ns
+    again = run(*arguments)
+    refused(again, "--overwrite")
+    assert "--resume" in again.err
+    assert run(*arguments, "--resume").code == 0
+    assert table.stat().st_mtime_ns == first
+    assert run(*arguments, "--overwrite").code == 0
+    assert table.stat().st_mtime_ns > first
+    refused(run(*arguments, "--overwrite", "--resume"), "--resume and --overwrite")
+
+
+@pytest.fixture
+def inputs(tmp_path: Path) -> Path:
+    """A folder of files that are wrong, each in its way."""
+    (tmp_path / "text.svs").write_text("not an image")
+    (tmp_path / "empty.svs").write_bytes(b"")
+    slide = celldetr.sample_slide().read_bytes()
+    (tmp_path / "cut.svs").write_bytes(slide[: len(slide) // 2])
+    (tmp_path / "later.svs").write_bytes(slide[:1_400_000])
+    white(tmp_path / "white.png")
+    png = (tmp_path / "white.png").read_bytes()
+    (tmp_path / "cut.png").write_bytes(png[: len(png) // 2])
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("slide", "options", "says"),
+    [
+        ("absent.svs", [], "no such file"),
+        (".", [], "is a directory"),
+        ("text.svs", [], "not an image"),
+        ("empty.svs", [], "the file is empty"),
+        ("cut.svs", [], "truncated"),
+        ("later.svs", [], "truncated"),
+        ("cut.png", ["--mpp", "0.5"], "cut.png"),
+        ("white.png", [], "pass --mpp"),
+        ("white.png", ["--mpp", "0"], "mpp=0"),
+        ("white.png", ["--mpp", "40"], "for a 40x objective it is about 0.25"),
+        ("white.png", ["--mpp", "nan"], "finite number"),
+        ("white.png", ["--mpp", "0.5", "--format", "geojsn"], "did you mean 'geojson'?"),
+        ("white.png", ["--mpp", "0.5", "--model", "small-2x"], "did you mean 'small-20x'?"),
+        ("white.png", ["--mpp", "0.5", "--device", "gpu"], "device 'gpu' is not available here"),
+        ("white.png", ["--mpp", "0.5", "--precision", "fp16"], "precision 'fp16'"),
+        ("white.png", ["--mpp", "0.5", "--threshold", "2"], "between 0 and 1"),
+        ("white.png", ["--mpp", "0.5", "--tile", "8"], "tile"),
+        ("white.png", ["--mpp", "0.5", "--batch-size", "0"], "batch_size"),
+        ("white.png", ["--mpp", "0.5", "--overlap", "400"], "overlap=400"),
+        ("white.png", ["--mpp", "0.5", "--region", "900", "0", "10", "10"], "outside the slide of 220 x 200 px"),
+    ],
+)
+def test_what_cannot_be_predicted(run: Run, inputs: Path, slide: str, options: list[str], says: str) -> None:
+    refused(run("predict", inputs / slide, "-o", inputs / "out", "-q", *options), says)
+    assert not files_in(inputs / "out")
+
+
+def test_a_full_disk_leaves_nothing(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    image = save(crop(), tmp_path / "crop.png")
+    arguments = ["predict", image, "-o", tmp_path / "out", "--mpp", MPP, "-q"]
+    with monkeypatch.context() as patch:
+        patch.setattr(store.pq, "write_table", full)  # what writes the parts
+        refused(run(*arguments), "the disk is full")
+    assert not files_in(tmp_path / "out")
+    with monkeypatch.context() as patch:
+        patch.setattr("celldetr.recipes.load_recipe", full)  # anywhere else
+        refused(run("train", "small-20x", "-o", tmp_path / "run"), "the disk is full")
+
+
+def test_one_bad_slide_does_not_stop_the_others(run: Run, inputs: Path) -> None:
+    good = white(inputs / "good.png")
+    slides = [inputs / "absent.svs", inputs / "white.png", inputs / "text.svs", good]
+    done = run("predict", *slides, "-o", inputs / "out", "--mpp", 0.5, "-q")
+    assert done.code == 2
+    assert [line for line in done.err.splitlines() if line.startswith("error: ")] == [
+        line for line in done.err.splitlines() if "absent.svs" in line or "text.svs" in line
+    ]
+    assert sorted(path.parent.name for path in (inputs / "out").glob("*/cells.parquet")) == ["good", "white"]
+
+
+def test_two_slides_of_one_name_are_refused(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    twins = white(tmp_path / "slide.png"), white(tmp_path / "a" / "slide.png")
+    refused(run("predict", *twins, "-o", tmp_path / "out", "--mpp", 0.5, "-q"), "both write to OUT/slide")
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_interruption_says_how_to_go_on(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("celldetr.api.predict_slide", interrupted)
+    done = run("predict", white(tmp_path / "white.png"), "-o", tmp_path / "out", "--mpp", 0.5, "-q")
+    assert done.code == 130
+    assert "--resume" in done.err
+
+
+@pytest.mark.parametrize("damage", ["truncated", "weights", "card", "no weights"])
+def test_a_broken_checkpoint_is_refused(run: Run, tmp_path: Path, damage: str) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(celldetr.list_models()["small-20x"], model)
+    weights, card = model / "model.safetensors", model / "card.json"
+    content = bytearray(weights.read_bytes())
+    if damage == "truncated":
+        weights.write_bytes(content[: len(content) // 2])
+    elif damage == "weights":
+        content[-5] ^= 1
+        weights.write_bytes(content)
+    elif damage == "card":
+        card.write_text(card.read_text().replace("lymphocyte", "neutrophil"))
+    else:
+        weights.unlink()
+    says = {"card": "was changed", "no weights": "incomplete checkpoint"}.get(damage, "SHA-256")
+    refused(run("predict", white(tmp_path / "w.png"), "-o", tmp_path / "out", "--mpp", 0.5, "--model", model), says)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture
+def card(tmp_path: Path) -> Callable[..., Path]:
+    """Writes a data set whose labels are the cells the model finds, and changes to its card."""
+
+    def write(**changes: Any) -> Path:
+        folder = tmp_path / "data"
+        for part in ("images", "labels"):
+            (folder / part).mkdir(parents=True, exist_ok=True)
+        save(crop(), folder / "images" / "one.png")
+        cells = default_model().predict(crop(), mpp=MPP)
+        lines = [f"{x},{y},{name}" for x, y, name in cells[["x_px", "y_px", "type"]].itertuples(index=False)]
+        (folder / "labels" / "one.csv").write_text("x,y,class\n" + "\n".join(lines) + "\n")
+        values: dict[str, Any] = {
+            "name": "tiny",
+            "title": "Tiny",
+            "format": "points_csv",
+            "mpp": MPP,
+            "types": {name: [name] for name in default_model().types},
+            "splits": {"test": ["one"], "train": ["one"]},
+            "licence": "CC0-1.0",
+            "citation": "none",
+            "options": {"images": "images", "labels": "labels"},
+        }
+        path = folder / "tiny.yaml"
+        path.write_text(yaml.safe_dump(values | changes))
+        return path
+
+    return write
+
+
+def test_a_model_agrees_with_itself(run: Run, card: Callable[..., Path], tmp_path: Path) -> None:
+    out, plots = tmp_path / "metrics.json", tmp_path / "plots"
+    arguments = ["evaluate", card(), "-o", out, "--split", "test", "-q", "--device", "cpu"]
+    done = run(*arguments, "--plots", plots)
+    assert done.code == 0
+    metrics = json.loads(out.read_text())
+    assert metrics["context"]["dataset"] == "tiny"
+    assert metrics["detection"]["f1"] == 1.0
+    assert metrics["types"]["stromal"]["f1"] == 1.0
+    assert len(metrics["protocols"]) == 4
+    assert {path.suffix for path in plots.iterdir()} == {".png"}
+    before = out.read_bytes()
+    refused(run(*arguments), "--overwrite")
+    assert out.read_bytes() == before
+
+
+def test_a_model_of_other_types(run: Run, card: Callable[..., Path], tmp_path: Path) -> None:
+    out = tmp_path / "metrics.json"
+    other = card(types={"tumour": ["epithelial"], "rest": ["lymphocyte", "stromal"]})
+    arguments = ["evaluate", other, "-o", out, "-q"]
+    refused(run(*arguments), "none in common")
+    refused(run(*arguments, "--map", "tumour"), "expected theirs=ours")
+    refused(run(*arguments, "--map", "tumor=epithelial"), "did you mean 'tumour'?")
+    assert not out.exists()
+    assert run(*arguments, "--map", "tumour=epithelial", "--map", "rest=").code == 0
+    metrics = json.loads(out.read_text())
+    assert metrics["types"]["epithelial"]["f1"] == 1.0
+    assert metrics["context"]["types"] == {"tumour": "epithelial", "rest": ""}
+
+
+def coco(folder: Path, box: list[float], category: int = 1) -> None:
+    content = {
+        "images": [{"id": 1, "file_name": "one.png"}],
+        "categories": [{"id": 1, "name": "lymphocyte"}, {"id": 2, "name": "mast cell"}],
+        "annotations": [{"id": 1, "image_id": 1, "category_id": category, "bbox": box}],
+    }
+    (folder / "data").mkdir(exist_ok=True)
+    (folder / "data" / "one.json").write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"splits": {"test": ["absent"]}}, "no image 'absent'"),
+        ({"splits": {"train": ["one"]}}, "no split 'test'"),
+        ({"types": {"lymphocyte": ["lymphocyte"], "epithelial": ["x"]}}, "is not in the card"),
+        ({"mpp": 0}, "mpp"),
+        ({"format": "points"}, "unknown format 'points'"),
+        ({"licens": "none"}, "did you mean 'licence'?"),
+        ({"root": "elsewhere"}, "no directory"),
+    ],
+)
+def test_a_card_that_lies(
+    run: Run, card: Callable[..., Path], tmp_path: Path, changes: dict[str, Any], says: str
+) -> None:
+    refused(run("evaluate", card(**changes), "-o", tmp_path / "metrics.json", "-q"), says)
+    assert not (tmp_path / "metrics.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("box", "category", "says"), [([280, 280, 40, 20], 1, "lies outside"), ([5, 5, 9, 9], 2, "label 'mast cell'")]
+)
+def test_boxes_that_lie(
+    run: Run, card: Callable[..., Path], tmp_path: Path, box: list[float], category: int, says: str
+) -> None:
+    coco(tmp_path, box, category)
+    path = card(format="coco", splits={"test": "one.json"}, options={"images": "images"})
+    refused(run("evaluate", path, "-o", tmp_path / "metrics.json", "-q"), says)
+
+
+def test_evaluation_is_refused_before_it_begins(run: Run, tmp_path: Path) -> None:
+    refused(run("evaluate", "brca", "-o", tmp_path / "m.json"), "no dataset card 'brca'")
+    refused(run("evaluate", "brca-m2c", "-o", tmp_path), "expected the name of a file")
+    refused(run("evaluate", "brca-m2c", "-o", tmp_path / "absent" / "m.json"), "in a folder that exists")
+
+
+def test_training_in_small(run: Run, card: Callable[..., Path], tmp_path: Path) -> None:
+    source = {"card": str(card()), "split": "train"}
+    recipe = tmp_path / "tiny.yaml"
+    model = {"types": list(default_model().types), "d_model": 32, "ffn": 16, "heads": 2, "points": 1}
+    model |= {"encoder_layers": 1, "detection_layers": 1, "representation_layers": 1}
+    training = {"batch_size": 1, "warmup": 0, "workers": 0, "precision": "32"}
+    values = {"name": "tiny", "model": model, "train": [source], "validation": [source], "training": training}
+    recipe.write_text(yaml.safe_dump(values | {"augment": {"crop": 64}}))
+    settings = ["training.steps=3", "training.validate_every=3"]
+    out = tmp_path / "run"
+    done = run("train", recipe, *settings, "-o", out, "--device", "cpu", "-q")
+    assert (done.code, done.out.strip()) == (0, f"model: {out / 'model'}")
+    assert {"log.jsonl", "curves.png", "card.json", "model.safetensors", "state.safetensors"} <= files_in(out)
+    weights = (out / "model" / "model.safetensors").read_bytes()
+    refused(run("train", recipe, *settings, "-o", out, "-q"), "--resume")
+    assert run("train", recipe, *settings, "-o", out, "--device", "cpu", "-q", "--resume").code == 0
+    assert (out / "model" / "model.safetensors").read_bytes() == weights
+    loaded = celldetr.load_model(out, device="cpu")  # a run's folder is a model's name
+    assert loaded.info.recipe["training"]["steps"] == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["small-2x"], "did you mean 'small-20x'?"),
+        (["absent.yaml"], "no recipe 'absent.yaml'"),
+        (["small-20x", "training.stepz=3"], "did you mean 'steps'?"),
+        (["small-20x", "modl.d_model=3"], "did you mean 'model'?"),
+        (["small-20x", "training.steps"], "expected key=value"),
+        (["small-20x", "training.steps=many"], "training.steps"),
+        (["small-20x", "model.d_model=16"], "d_model=16"),
+    ],
+)
+def test_a_recipe_that_is_wrong(run: Run, tmp_path: Path, arguments: list[str], says: str) -> None:
+    refused(run("train", *arguments, "-o", tmp_path / "run"), says)
+    assert not (tmp_path / "run").exists()
+
+
+def test_models_are_listed(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "250")
+    done = run("models")
+    assert done.code == 0
+    assert "small-20x" in done.out
+    assert default_model().info.licence in done.out
+    assert default_model().info.sha256[:12] in done.out
+
+
+def test_doctor_ends_with_its_verdict(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    finding = {"topic": "weights", "name": "small-20x", "value": "SHA-256 differs", "state": "broken"}
+    sick = {"findings": [finding], "problems": ["weights: small-20x: SHA-256 differs"]}
+    with monkeypatch.context() as patch:  # the examination itself has tests of its own
+        patch.setattr("celldetr.doctor.collect", lambda: sick)
+        done = run("doctor")
+        assert done.code == 1
+        assert "SHA-256 differs" in done.out
+        patch.setattr("celldetr.doctor.collect", lambda: {"findings": [], "problems": []})
+        assert run("doctor").code == 0
+
+
+def test_version_and_help(run: Run) -> None:
+    assert run("--version").out.strip() == celldetr.__version__
+    listed = run("--help")
+    assert listed.code == 0
+    for command in ("predict", "demo", "export", "train", "evaluate", "models", "doctor"):
+        assert command in listed.out
+        assert run(command, "--help").code == 0
+    assert run("predikt").code == 2
+    assert run("predict", "a.svs").code == 2  # no OUT
+
+
+def test_the_installed_program_says_one_line(tmp_path: Path) -> None:
+    # In a process of its own, where libraries log to standard error as they please.
+    slide = celldetr.sample_slide().read_bytes()
+    (tmp_path / "cut.svs").write_bytes(slide[: len(slide) // 2])
+    code = "import sys; from celldetr.cli import main; assert 'torch' not in sys.modules; main()"
+    command = [sys.executable, "-c", code, "predict", str(tmp_path / "cut.svs"), "-o", str(tmp_path / "out")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    refused(Outcome(done.returncode, done.stdout, done.stderr), "truncated")
+    assert not (tmp_path / "out").exists()
