@@ -103,7 +103,7 @@ def test_a_missing_key_is_named() -> None:
         (ModelConfig, {"location_encoding": "none"}, "location_encoding: Input should be 'linear' or 'sine'"),
         (ModelConfig, {"mean": [0.5, 0.5]}, "mean.2: Field required"),
         (ModelConfig, {"d_model": 100}, "d_model=100 must be a multiple of heads=8"),
-        (ModelConfig, {"d_model": 6, "heads": 3}, "d_model=6 must be a multiple of heads=3 and of 4"),
+        (ModelConfig, {"d_model": 6, "heads": 3}, "d_model=6 must be a multiple of heads=3 and of 32"),
         (ModelConfig, {"types": []}, "types must be distinct and at least one, got []"),
         (ModelConfig, {"types": ["a", "a"]}, "types must be distinct and at least one, got ['a', 'a']"),
         (ModelConfig, {"queries": "learned", "coordinates": "pixels"}, "coordinates='image'"),

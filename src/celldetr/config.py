@@ -179,7 +179,8 @@ def _explain(error: ValidationError, root: type[BaseModel], origin: str) -> str:
         return f"{origin}: unknown key {'.'.join(path)!r}; {near(path[-1], model.model_fields)}"
     value = first.get("input")
     shown = "" if isinstance(value, dict) else f", got {value!r}"
-    return f"{origin}: {'.'.join(path) or 'settings'}: {first['msg']}{shown}"
+    message = first["msg"].removeprefix("Value error, ")
+    return f"{origin}: {'.'.join(path) or 'settings'}: {message}{shown}"
 
 
 def parse(cls: type[T], values: dict[str, Any], origin: str) -> T:
