@@ -1,10 +1,11 @@
-"""Models as a table on a terminal: what they find, where they may be used, how good they are."""
+"""Models as text on a terminal: what they find, where they may be used, how good they are."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
+from rich.console import Group, RenderableType
 from rich.table import Table
 
 
@@ -42,23 +43,24 @@ class Described(Protocol):
         ...
 
 
-def models_table(cards: Sequence[Described]) -> Table:
-    """One row a model."""
-    table = Table(title="Models", show_lines=True)
-    for heading in ("name", "types", "µm/px", "network", "trained on", "licence", "metrics", "SHA-256"):
-        table.add_column(heading, overflow="fold")
+def models_table(cards: Sequence[Described]) -> Group:
+    """One block a model: its name, then a line a fact, which fits a terminal of any width."""
+    blocks: list[RenderableType] = []
     for card in cards:
-        table.add_row(
-            card.name,
-            ", ".join(card.config.types),
-            f"{card.config.mpp:g}",
-            f"{card.config.backbone}, d {card.config.d_model}",
-            ", ".join(f"{source['name']} ({source['split']})" for source in card.training_data),
-            card.licence,
-            "\n".join(_metric_lines(card.metrics)),
-            card.sha256[:12],
-        )
-    return table
+        facts = Table(title=card.name, title_justify="left", box=None, show_header=False, pad_edge=False)
+        facts.add_column(style="dim", no_wrap=True)
+        facts.add_column(overflow="fold")
+        facts.add_row("types", ", ".join(card.config.types))
+        facts.add_row("resolution", f"{card.config.mpp:g} µm per pixel")
+        facts.add_row("network", f"{card.config.backbone}, d {card.config.d_model}")
+        facts.add_row("trained on", ", ".join(f"{source['name']} ({source['split']})" for source in card.training_data))
+        facts.add_row("licence", card.licence)
+        facts.add_row("threshold", f"{card.threshold:.3f}")
+        for line in _metric_lines(card.metrics):
+            facts.add_row("metrics", line)
+        facts.add_row("SHA-256", card.sha256)
+        blocks += [facts, ""]
+    return Group(*blocks)
 
 
 def _metric_lines(metrics: Mapping[str, Any]) -> list[str]:

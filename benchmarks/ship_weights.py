@@ -1,0 +1,53 @@
+"""Put a trained model into the package: float16 weights, and a card with what ``celldetr evaluate`` measured.
+
+python benchmarks/ship_weights.py runs/small-20x/model small-20x
+celldetr evaluate brca-m2c -o metrics.json          # scores the weights as shipped
+python benchmarks/ship_weights.py runs/small-20x/model small-20x --metrics metrics.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import torch
+
+from celldetr.model.checkpoint import load_checkpoint, save_checkpoint
+from celldetr.model.hub import PACKAGED
+
+SHOWN = ("mean_type_f1", "mean_type_f1_classwise")
+
+
+def quoted(metrics: Path) -> dict[str, dict[str, float]]:
+    """Headline numbers of an evaluation under two pairing rules, by data set, split and protocol."""
+    report = json.loads(metrics.read_text(encoding="utf-8"))
+    context = report["context"]
+    where = f"{context['dataset']} {context['split']}"
+    others = report["protocols"]
+    return {
+        f"{where}, {name}": {
+            "detection.f1": summary["detection"]["f1"],
+            **{key: summary[key] for key in SHOWN},
+        }
+        for name, summary in {"standard": report, "points-compat": others["points-compat"]}.items()
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("name")
+    parser.add_argument("--metrics", type=Path, nargs="*", default=[])
+    options = parser.parse_args()
+    checkpoint = load_checkpoint(options.checkpoint)
+    metrics = dict(checkpoint.card.metrics)
+    for path in options.metrics:
+        metrics |= quoted(path)
+    card = checkpoint.card.model_copy(update={"name": options.name, "metrics": metrics})
+    saved = save_checkpoint(PACKAGED / options.name, checkpoint.network, card, dtype=torch.float16)
+    print(f"{PACKAGED / options.name}: {saved.sha256}")
+
+
+if __name__ == "__main__":
+    main()
