@@ -28,6 +28,11 @@ class Described(Protocol):
         ...
 
     @property
+    def threshold(self) -> float:
+        """Least score of a cell, chosen on validation."""
+        ...
+
+    @property
     def metrics(self) -> dict[str, Any]:
         """By data set and split."""
         ...
