@@ -229,8 +229,8 @@ def evaluate(
     from celldetr.evaluation.plots import save_plots
     from celldetr.evaluation.report import write_metrics
     from celldetr.evaluation.show import show_report
+    from celldetr.files import output_errors
     from celldetr.judge import judge
-    from celldetr.slide.files import output_errors
 
     _free(out, overwrite)
     loaded = load_model(model, device, precision=_precision(precision))

@@ -6,7 +6,6 @@ state, no display and nothing to close.
 
 from __future__ import annotations
 
-import io
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,9 +14,10 @@ import numpy as np
 
 from celldetr.errors import InputError
 from celldetr.evaluation.curve import BINS
-from celldetr.evaluation.report import Report, write_whole
+from celldetr.evaluation.report import Report
 from celldetr.evaluation.show import number
 from celldetr.evaluation.threshold import ThresholdChoice
+from celldetr.files import replacing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -100,9 +100,8 @@ def save_figure(figure: Figure, path: str | os.PathLike[str]) -> None:
     path = Path(path)
     if path.suffix.lower() not in FORMATS:
         raise InputError(f"{path}: a figure is written as one of {', '.join(sorted(FORMATS))}; give such an ending")
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format=path.suffix[1:].lower(), dpi=150)
-    write_whole(path, buffer.getvalue())
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format=path.suffix[1:].lower(), dpi=150)
 
 
 def save_plots(report: Report, directory: str | os.PathLike[str], suffix: str = ".png") -> list[Path]:

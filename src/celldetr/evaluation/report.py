@@ -9,11 +9,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from celldetr.errors import InputError
 from celldetr.evaluation.bootstrap import Interval
 from celldetr.evaluation.curve import ScoreCurve
 from celldetr.evaluation.metrics import DetectionCounts, Totals, TypeCounts
 from celldetr.evaluation.protocols import Protocol
+from celldetr.files import replacing
 
 FORMAT = 1  # of the JSON; changes when a key changes its meaning
 
@@ -191,19 +191,5 @@ def write_metrics(
     if context:
         content["context"] = dict(context)
     text = json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
-    write_whole(Path(path), text.encode())
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file under a temporary name beside it and rename it.
-
-    Raises:
-        InputError: the directory does not exist or cannot be written.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(content)
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise InputError(f"{path}: cannot be written ({error.strerror}); choose another place") from None
+    with replacing(Path(path)) as temporary:
+        temporary.write_text(text, encoding="utf-8")

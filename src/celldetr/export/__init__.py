@@ -16,7 +16,7 @@ from celldetr.export.anndata import write_anndata
 from celldetr.export.csv import write_csv
 from celldetr.export.geojson import write_geojson
 from celldetr.export.table import open_table
-from celldetr.slide.files import output_errors, replacing
+from celldetr.files import output_errors, replacing
 
 
 @dataclass(frozen=True)

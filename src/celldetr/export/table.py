@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from celldetr.errors import InputError
-from celldetr.slide.files import read_json
+from celldetr.files import read_json
 from celldetr.slide.store import RUN, cells_path
 from celldetr.slide.table import PROVENANCE, embedding_matrix, types_of
 

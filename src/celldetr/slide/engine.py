@@ -20,7 +20,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from celldetr.errors import InputError
-from celldetr.slide.files import output_errors, read_json
+from celldetr.files import output_errors, read_json
 from celldetr.slide.lock import RunLock
 from celldetr.slide.options import PredictOptions
 from celldetr.slide.pipeline import Counter, Job, predict_bands

@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from celldetr.errors import InputError
-from celldetr.slide.files import output_errors
+from celldetr.files import output_errors
 
 LOCK = ".lock"
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from celldetr.errors import InputError
-from celldetr.slide.files import write_json
+from celldetr.files import write_json
 from celldetr.slide.pipeline import Counter, Job, predict_bands
 from celldetr.slide.provenance import doubts, environment, now, results, table_provenance
 from celldetr.slide.store import RUN, PartStore

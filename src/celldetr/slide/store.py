@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from celldetr.errors import InputError, near
-from celldetr.slide.files import read_json, replacing
+from celldetr.files import read_json, replacing
 from celldetr.slide.table import cell_schema, embedding_matrix, number_rows, table_metadata, table_to_frame
 
 if TYPE_CHECKING:

@@ -7,6 +7,8 @@ import math
 from pathlib import Path
 from typing import Any
 
+from celldetr.files import replacing
+
 LOG_FILE, CURVES_FILE, TENSORBOARD_FOLDER = "log.jsonl", "curves.png", "tensorboard"
 
 
@@ -87,7 +89,6 @@ def draw_curves(folder: Path) -> Path | None:
     for axis in (left, middle, right):
         axis.grid(alpha=0.25)
     path = folder / CURVES_FILE
-    unfinished = folder / f".{CURVES_FILE}.tmp"
-    figure.savefig(unfinished, dpi=120, format="png")
-    unfinished.replace(path)
+    with replacing(path) as unfinished:
+        figure.savefig(unfinished, dpi=120, format="png")
     return path

@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from celldetr.errors import InputError
+from celldetr.files import replacing
 
 STATE_FILE = "state.safetensors"
 
@@ -37,10 +38,8 @@ def save_state(
         network, average, optimizer: what is trained.
         facts: JSON-able: the next step, the best result so far.
     """
-    path = folder / STATE_FILE
-    unfinished = path.with_suffix(".tmp")
-    save_file(_collect(network, average, optimizer), unfinished, metadata={"facts": json.dumps(facts)})
-    unfinished.replace(path)
+    with replacing(folder / STATE_FILE) as unfinished:
+        save_file(_collect(network, average, optimizer), unfinished, metadata={"facts": json.dumps(facts)})
 
 
 def load_state(

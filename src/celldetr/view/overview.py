@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from celldetr.export.palette import RGB, type_colours
 from celldetr.export.table import CellTable, open_table
-from celldetr.slide.files import replacing
+from celldetr.files import replacing
 from celldetr.view.image import SlideImage
 from celldetr.view.marks import draw_cells
 

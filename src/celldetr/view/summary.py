@@ -20,7 +20,7 @@ from PIL import Image
 
 from celldetr.export.palette import hex_colour, type_colours
 from celldetr.export.table import CellTable, open_table
-from celldetr.slide.files import replacing
+from celldetr.files import replacing
 from celldetr.view.charts import histogram_chart, map_chart
 from celldetr.view.crops import FIELD_UM, crop_figure, jpeg_uri
 from celldetr.view.embedding_map import map_embeddings

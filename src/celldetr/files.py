@@ -34,15 +34,18 @@ def replacing(path: Path) -> Iterator[Path]:
     """A temporary path beside ``path`` to write to; it becomes ``path`` on success and is removed on failure.
 
     Raises:
-        InputError: the disk is full, or the place cannot be written to.
+        InputError: the disk is full, or the place is not there or cannot be written to.
     """
     temporary = path.with_name(path.name + ".tmp")
     with output_errors(path):
         try:
             yield temporary
             temporary.replace(path)
-        except BaseException:
+        except BaseException as error:
             temporary.unlink(missing_ok=True)
+            if isinstance(error, FileNotFoundError) and not path.parent.is_dir():
+                where = f"there is no directory {path.parent}"
+                raise InputError(f"{path}: cannot be written ({where}); choose another place") from None
             raise
 
 
