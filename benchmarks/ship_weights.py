@@ -1,4 +1,6 @@
-"""Put a trained model into the package: float16 weights, and a card with what ``celldetr evaluate`` measured.
+"""Put a trained model into the package: float16 weights, their threshold, and a card with what ``celldetr evaluate`` measured.
+
+The threshold is chosen anew on the recipe's validation images, for the weights as rounded and the predictor as it is now.
 
 python benchmarks/ship_weights.py runs/small-20x/model small-20x
 celldetr evaluate brca-m2c -o metrics.json          # scores the weights as shipped
@@ -13,8 +15,10 @@ from pathlib import Path
 
 import torch
 
+from celldetr.config import Recipe, parse
 from celldetr.model.checkpoint import load_checkpoint, save_checkpoint
 from celldetr.model.hub import PACKAGED
+from celldetr.training.loop import load_data, validate
 
 SHOWN = ("mean_type_f1", "mean_type_f1_classwise")
 
@@ -41,11 +45,15 @@ def main() -> None:
     parser.add_argument("--metrics", type=Path, nargs="*", default=[])
     options = parser.parse_args()
     checkpoint = load_checkpoint(options.checkpoint)
-    metrics = dict(checkpoint.card.metrics)
+    network = checkpoint.network.half().float()  # as it is read back
+    recipe = parse(Recipe, checkpoint.card.recipe or {}, str(options.checkpoint))
+    threshold, validation = validate(network, load_data(recipe).held_out, torch.device("cpu"))
+    step = checkpoint.card.metrics.get("validation", {}).get("step")
+    metrics = {"validation": {**validation, "step": step}}
     for path in options.metrics:
         metrics |= quoted(path)
-    card = checkpoint.card.model_copy(update={"name": options.name, "metrics": metrics})
-    saved = save_checkpoint(PACKAGED / options.name, checkpoint.network, card, dtype=torch.float16)
+    card = checkpoint.card.model_copy(update={"name": options.name, "metrics": metrics, "threshold": threshold})
+    saved = save_checkpoint(PACKAGED / options.name, network, card, dtype=torch.float16)
     print(f"{PACKAGED / options.name}: {saved.sha256}")
 
 

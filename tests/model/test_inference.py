@@ -164,6 +164,7 @@ def test_description_is_json_and_names_the_model(model: TilePredictor) -> None:
         "threshold": 0.5,
         "mpp": 0.5,
         "types": ["a", "b", "c"],
+        "same_nucleus_um": 2.5,
         "precision": "float32",
     }
 

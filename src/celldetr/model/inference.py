@@ -19,10 +19,13 @@ from torch.nn import functional
 from celldetr.boxes import cxcywh_to_xyxy
 from celldetr.errors import InputError, near
 from celldetr.model.celldetr import CellDETR
+from celldetr.model.duplicates import distinct
 from celldetr.model.output import TileCells
 from celldetr.model.representation import hide_padding
 
 Precision = Literal["auto", "32", "bf16"]
+# Centres nearer than this are one nucleus; chosen on the validation images of BRCA-M2C (docs/training.md).
+SAME_NUCLEUS_UM = 2.5
 
 
 def pick_device(device: str = "auto") -> torch.device:
@@ -62,6 +65,7 @@ class TilePredictor:
         device: str | torch.device = "cpu",
         precision: Precision = "auto",
         batch_size: int = 4,
+        same_nucleus_um: float = SAME_NUCLEUS_UM,
     ) -> None:
         """Wrap a network.
 
@@ -72,12 +76,14 @@ class TilePredictor:
             device: where to run.
             precision: bf16 computes convolutions and linear layers in bfloat16; auto: bf16 on CUDA, float32 elsewhere.
             batch_size: tiles of one size that go through the network together.
+            same_nucleus_um: of cells of a tile whose centres are nearer than this, the best stays; 0 keeps all.
         """
         self.network = network.eval().to(device)
         self.device = torch.device(device)
         self.threshold = float(threshold)
         self.card = card or {}
         self.batch_size = batch_size
+        self.same_nucleus_um = float(same_nucleus_um)
         self.bf16 = precision == "bf16" or (precision == "auto" and self.device.type == "cuda")
 
     @property
@@ -102,6 +108,7 @@ class TilePredictor:
         }
         return facts | {
             "threshold": self.threshold,
+            "same_nucleus_um": self.same_nucleus_um,
             "mpp": self.mpp,
             "types": list(self.types),
             "precision": "bf16" if self.bf16 else "float32",
@@ -143,6 +150,7 @@ class TilePredictor:
             scores = found.logits.float().sigmoid().nan_to_num(0.0)  # NaN would be the best of all
             chosen, valid = self._above_threshold(scores)
             boxes = found.boxes.gather(1, chosen[..., None].expand(-1, -1, 4))
+            valid &= self._distinct(boxes[..., :2] * sizes[:, None], scores.gather(1, chosen), valid)
             blocked = hide_padding(valid) if self.network.config.self_attention == "after_first" else None
             cells = self.network.represent(memories, boxes, blocked=blocked)
         # Sigmoids divided by their sum, from their logarithms: cells that are unlike all types underflow otherwise.
@@ -159,6 +167,23 @@ class TilePredictor:
             )
             for i, keep in enumerate(valid)
         ]
+
+    def _distinct(self, centres: Tensor, scores: Tensor, valid: Tensor) -> Tensor:
+        """Of each nucleus the best query only.
+
+        Args:
+            centres: (B, N, 2), pixels.
+            scores, valid: (B, N).
+
+        Returns:
+            (B, N) mask, False where not valid or not finite.
+        """
+        kept = torch.zeros_like(valid)
+        distance = self.same_nucleus_um / self.mpp
+        for b, real in enumerate(valid & centres.isfinite().all(-1)):
+            there, score = centres[b, real].float().cpu().numpy(), scores[b, real].cpu().numpy()
+            kept[b, real] = torch.from_numpy(distinct(there, score, distance)).to(kept.device)
+        return kept
 
     def _above_threshold(self, scores: Tensor) -> tuple[Tensor, Tensor]:
         """Queries worth representing.
