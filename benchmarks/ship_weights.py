@@ -1,6 +1,6 @@
-"""Put a trained model into the package: float16 weights, their threshold, and a card with what ``celldetr evaluate`` measured.
+"""Put a trained model into the package: float16 weights, a threshold, and a card with what was measured.
 
-The threshold is chosen anew on the recipe's validation images, for the weights as rounded and the predictor as it is now.
+The threshold is chosen on the recipe's validation images, for the weights as rounded and the predictor as it is now.
 
 python benchmarks/ship_weights.py runs/small-20x/model small-20x
 celldetr evaluate brca-m2c -o metrics.json          # scores the weights as shipped

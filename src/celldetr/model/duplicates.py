@@ -1,8 +1,8 @@
 """One nucleus, one query: what is left of a detector's repetitions.
 
 One-to-one matching and self-attention among queries teach a DETR to report each nucleus once, and where it is unsure it
-reports it twice all the same, with middling scores. Two nuclei whose centres are closer than a nucleus is wide are not two
-nuclei; of such, the best one stays. This is about queries of one tile. Between tiles nothing is suppressed: there
+reports it twice all the same, with middling scores. Cells whose centres are closer than a nucleus is wide are one
+nucleus, and the best of them stays. This is about queries of one tile. Between tiles nothing is suppressed: there
 ownership decides (``celldetr.slide.ownership``).
 """
 
