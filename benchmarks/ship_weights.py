@@ -16,9 +16,10 @@ from pathlib import Path
 import torch
 
 from celldetr.config import Recipe, parse
+from celldetr.data.dataset import load_source
 from celldetr.model.checkpoint import load_checkpoint, save_checkpoint
 from celldetr.model.hub import PACKAGED
-from celldetr.training.loop import load_data, validate
+from celldetr.training.loop import validate
 
 SHOWN = ("mean_type_f1", "mean_type_f1_classwise")
 
@@ -46,8 +47,10 @@ def main() -> None:
     options = parser.parse_args()
     checkpoint = load_checkpoint(options.checkpoint)
     network = checkpoint.network.half().float()  # as it is read back
-    recipe = parse(Recipe, checkpoint.card.recipe or {}, str(options.checkpoint))
-    threshold, validation = validate(network, load_data(recipe).held_out, torch.device("cpu"))
+    recipe = parse(Recipe, checkpoint.card.recipe, str(options.checkpoint))
+    types, mpp = recipe.model.types, recipe.model.mpp
+    samples = [sample for source in recipe.validation for sample in load_source(source, types, mpp)]
+    threshold, validation = validate(network, samples, torch.device("cpu"))
     step = checkpoint.card.metrics.get("validation", {}).get("step")
     metrics = {"validation": {**validation, "step": step}}
     for path in options.metrics:
