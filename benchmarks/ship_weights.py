@@ -19,7 +19,8 @@ from celldetr.config import Recipe, parse
 from celldetr.data.dataset import load_source
 from celldetr.model.checkpoint import load_checkpoint, save_checkpoint
 from celldetr.model.hub import PACKAGED
-from celldetr.training.loop import validate
+from celldetr.model.inference import TilePredictor
+from celldetr.training.validation import LOWEST_SCORE, validate
 
 SHOWN = ("mean_type_f1", "mean_type_f1_classwise")
 
@@ -50,7 +51,7 @@ def main() -> None:
     recipe = parse(Recipe, checkpoint.card.recipe, str(options.checkpoint))
     types, mpp = recipe.model.types, recipe.model.mpp
     samples = [sample for source in recipe.validation for sample in load_source(source, types, mpp)]
-    threshold, validation = validate(network, samples, torch.device("cpu"))
+    threshold, validation = validate(TilePredictor(network, threshold=LOWEST_SCORE), samples)
     step = checkpoint.card.metrics.get("validation", {}).get("step")
     metrics = {"validation": {**validation, "step": step}}
     for path in options.metrics:

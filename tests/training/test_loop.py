@@ -14,10 +14,13 @@ from celldetr.config import Recipe
 from celldetr.errors import InputError
 from celldetr.model.celldetr import CellDETR
 from celldetr.model.checkpoint import load_checkpoint
-from celldetr.training import loop
+from celldetr.model.inference import TilePredictor
+from celldetr.training import loop, validation
 from celldetr.training.logs import read_log
-from celldetr.training.loop import Progress, StepSampler, load_data, train, validate
+from celldetr.training.loop import Progress, train
+from celldetr.training.run import StepSampler, load_data
 from celldetr.training.state import STATE_FILE
+from celldetr.training.validation import LOWEST_SCORE, validate
 
 Recipes = Callable[..., Recipe]
 
@@ -101,7 +104,7 @@ def test_each_process_takes_its_own_crops() -> None:
 def test_a_run_that_diverges_says_so(tmp_path: Path, tiny_recipe: Recipes, monkeypatch: pytest.MonkeyPatch) -> None:
     original = CellDETR.normalise
     monkeypatch.setattr(CellDETR, "normalise", lambda self, images: original(self, images) * torch.nan)
-    with pytest.raises(FloatingPointError, match=r"loss is nan at step 0; lower training\.lr"):
+    with pytest.raises(InputError, match=r"loss is nan at step 0; lower training\.lr"):
         train(tiny_recipe(), tmp_path / "run", device="cpu")
 
 
@@ -109,8 +112,8 @@ def test_a_network_that_finds_nothing_is_scored_zero_and_not_refused(tiny_recipe
     recipe = tiny_recipe()
     torch.manual_seed(0)
     network = CellDETR(recipe.model).eval()  # its scores are about 1 %
-    threshold, numbers = validate(network, load_data(recipe).held_out, torch.device("cpu"))
-    assert threshold == loop.LOWEST_SCORE
+    threshold, numbers = validate(TilePredictor(network, threshold=LOWEST_SCORE), load_data(recipe).held_out)
+    assert threshold == LOWEST_SCORE
     assert not numbers["f1_detection"]
 
 
@@ -119,7 +122,7 @@ def test_threshold_and_score_go_by_the_same_protocol(tiny_recipe: Recipes, monke
     torch.manual_seed(0)
     network = CellDETR(recipe.model).eval()
     torch.nn.init.constant_(network.detector.heads[-1].objectness.bias, 0.0)  # now it finds cells everywhere
-    choose, score = loop.best_threshold, loop.score_images
+    choose, score = validation.best_threshold, validation.score_images
 
     def best_threshold(images: object, protocol: str) -> object:
         asked.append(protocol)
@@ -129,9 +132,9 @@ def test_threshold_and_score_go_by_the_same_protocol(tiny_recipe: Recipes, monke
         asked.append(protocol)
         return score(images, types, protocol, **rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(loop, "best_threshold", best_threshold)
-    monkeypatch.setattr(loop, "score_images", score_images)
-    threshold, numbers = validate(network, load_data(recipe).held_out, torch.device("cpu"))
+    monkeypatch.setattr(validation, "best_threshold", best_threshold)
+    monkeypatch.setattr(validation, "score_images", score_images)
+    threshold, numbers = validate(TilePredictor(network, threshold=LOWEST_SCORE), load_data(recipe).held_out)
     assert asked == ["within-radius", "within-radius", "standard"]
     assert numbers["threshold"] == threshold
     assert (numbers["f1_detection"] or 0) >= (numbers["f1_detection_standard"] or 0)

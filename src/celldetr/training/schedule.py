@@ -21,7 +21,7 @@ def build_optimizer(network: CellDETR, config: TrainConfig) -> torch.optim.AdamW
         for parameters, rate in ((rest, config.lr), (backbone, config.backbone_lr))
         if parameters
     ]
-    return torch.optim.AdamW(groups, weight_decay=config.weight_decay)
+    return torch.optim.AdamW(groups, weight_decay=config.weight_decay, fused=True)
 
 
 def factor(step: int, config: TrainConfig) -> float:

@@ -1,0 +1,47 @@
+"""Detection against the threshold, on the tissue a model was trained for and on tissue it has never seen.
+
+CELLDETR_DATA=... python benchmarks/foreign_tissue.py | tee benchmarks/results/foreign_tissue.txt
+
+Why a model's threshold is the low end of the range in which F1 on validation is flat (docs/evaluation.md). CoNSeP (colon,
+40x) is not used in training; its train split is looked at here, its test split is not.
+"""
+
+from __future__ import annotations
+
+from celldetr.config import DataSource
+from celldetr.data.dataset import load_source
+from celldetr.evaluation.cells import predict_samples
+from celldetr.evaluation.evaluate import score_images
+from celldetr.evaluation.threshold import best_threshold
+from celldetr.model.checkpoint import load_checkpoint
+from celldetr.model.hub import find_model
+from celldetr.model.inference import TilePredictor
+from celldetr.training.validation import LOWEST_SCORE, PROTOCOL, whole_image
+
+COLON = {"inflammatory": "lymphocyte", "epithelial": "epithelial", "spindle": "stromal", "other": ""}
+SOURCES = (DataSource(card="brca-m2c", split="val"), DataSource(card="consep", split="train", types=COLON))
+THRESHOLDS = (0.15, 0.2, 0.25, 0.3, 0.35, 0.4)
+
+
+def main() -> None:
+    network = load_checkpoint(find_model("small-20x")).network
+    types, mpp = network.config.types, network.config.mpp
+    predictor = TilePredictor(network, threshold=LOWEST_SCORE)
+    print("pairs within 3 um; F1 under within-radius and under standard")
+    for source in SOURCES:
+        images = list(predict_samples(whole_image(predictor), load_source(source, types, mpp), types))
+        print(f"{source.card} {source.split}, {len(images)} images")
+        print("threshold  F1    standard  precision  recall  types  box IoU")
+        for threshold in sorted({*THRESHOLDS, best_threshold(images, PROTOCOL).threshold}):
+            near, standard = (
+                score_images(images, types, rule, threshold=threshold, resamples=0) for rule in (PROTOCOL, "standard")
+            )
+            found = near.totals.detection
+            print(
+                f"{threshold:9.3f}  {found.f1:.3f}  {standard.totals.detection.f1:8.3f}  {found.precision:9.3f}"
+                f"  {found.recall:6.3f}  {near.totals.mean_f1:5.3f}  {near.median_iou:7.2f}"
+            )
+
+
+if __name__ == "__main__":
+    main()

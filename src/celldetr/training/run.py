@@ -1,0 +1,192 @@
+"""A run in the making: its data, its network, and the three things done to it, a step, a validation and a save."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from torch.utils.data import DataLoader, Sampler
+
+from celldetr.config import Recipe
+from celldetr.data.card import load_card
+from celldetr.data.dataset import load_source
+from celldetr.data.loader import Batch, TrainingSet, collate
+from celldetr.data.sample import Sample
+from celldetr.errors import InputError
+from celldetr.model.celldetr import CellDETR
+from celldetr.model.checkpoint import Card, save_checkpoint
+from celldetr.model.inference import TilePredictor
+from celldetr.training.ema import Average
+from celldetr.training.folder import MODEL_FOLDER
+from celldetr.training.losses import balance
+from celldetr.training.schedule import build_optimizer, clip_gradients, set_rate
+from celldetr.training.state import STATE_FILE, load_state, save_state
+from celldetr.training.supervised import Supervised
+from celldetr.training.validation import LOWEST_SCORE, validate
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """Images of a recipe at the model's resolution and with its types.
+
+    Attributes:
+        samples: to train on, and for each how often it is drawn (``weights``).
+        held_out: to validate on.
+        counts: labelled cells of each type in ``samples``.
+    """
+
+    samples: list[Sample]
+    weights: list[float]
+    held_out: list[Sample]
+    counts: list[int]
+
+
+def load_data(recipe: Recipe) -> TrainingData:
+    """Read what a recipe names.
+
+    Raises:
+        InputError: wrong data, or none to train or to validate on; said now rather than after an hour of training.
+    """
+    types, mpp = recipe.model.types, recipe.model.mpp
+    sources = [load_source(source, types, mpp) for source in recipe.train]
+    samples = [sample for source in sources for sample in source]
+    weights = [spec.weight for spec, source in zip(recipe.train, sources, strict=True) for _ in source]
+    held_out = [sample for source in recipe.validation for sample in load_source(source, types, mpp)]
+    for part, images in (("train", samples), ("validation", held_out)):
+        if not any(len(sample) for sample in images):
+            raise InputError(f"recipe {recipe.name!r}: no labelled cell in {part}; name a source that has some")
+    labels = np.concatenate([sample.types for sample in samples])
+    counts = np.bincount(labels[labels >= 0], minlength=len(types)).tolist()
+    return TrainingData(samples, weights, held_out, counts)
+
+
+def provenance(recipe: Recipe) -> tuple[dict[str, Any], ...]:
+    """What a checkpoint's card says of its training data."""
+    facts = []
+    for source in recipe.train:
+        card = load_card(source.card)
+        facts.append({"name": card.name, "split": source.split, "licence": card.licence, "citation": card.citation})
+    return tuple(facts)
+
+
+def make_card(recipe: Recipe, threshold: float, validation: dict[str, float | None], step: int) -> Card:
+    """The card of a checkpoint made by a recipe."""
+    return Card(
+        name=recipe.name,
+        description=recipe.notes,
+        config=recipe.model,
+        threshold=threshold,
+        training_data=provenance(recipe),
+        licence=recipe.licence,
+        metrics={"validation": {**validation, "step": step}},
+        recipe=recipe.model_dump(mode="json"),
+    )
+
+
+class StepSampler(Sampler[list[int]]):
+    """Indices of the crops of each step from ``start`` on; each process takes its own part of a step's batch."""
+
+    def __init__(self, start: int, steps: int, batch: int, rank: int, world: int) -> None:
+        self.start, self.steps, self.batch, self.rank, self.world = start, steps, batch, rank, world
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for step in range(self.start, self.steps):
+            first = (step * self.world + self.rank) * self.batch
+            yield list(range(first, first + self.batch))
+
+    def __len__(self) -> int:
+        return self.steps - self.start
+
+
+class Run:
+    """What changes while a network is trained, and the three things done to it: a step, a validation, a save."""
+
+    def __init__(self, recipe: Recipe, folder: Path, fabric: Fabric, data: TrainingData) -> None:
+        """Build network and optimiser; nothing is written yet."""
+        settings = recipe.training
+        torch.manual_seed(settings.seed)
+        self.recipe, self.folder, self.fabric, self.data = recipe, folder, fabric, data
+        self.network = CellDETR(recipe.model).to(fabric.device)
+        self.average = Average(self.network, settings.ema)
+        self.objective: Any = Supervised(self.network, settings, balance(data.counts, settings.class_balance))
+        self.optimizer: Any = build_optimizer(self.network, settings)
+        self.best = -1.0  # of the validations so far
+
+    def restore(self) -> int:
+        """Continue from the state in the folder, if there is one; returns the steps done."""
+        if not (self.folder / STATE_FILE).is_file():
+            return 0
+        facts = load_state(self.folder, self.network, self.average.network, self.optimizer)
+        self.best = float(str(facts["best"]))
+        return int(str(facts["step"]))
+
+    def distribute(self) -> None:
+        """Hand network and optimiser to Fabric."""
+        self.objective, self.optimizer = self.fabric.setup(self.objective, self.optimizer)
+        self.objective.train()
+
+    def step(self, step: int, batch: Batch) -> dict[str, float]:
+        """One update.
+
+        Returns:
+            loss, its terms, norm of the gradient, rate.
+
+        Raises:
+            InputError: the loss is no number any more.
+        """
+        settings, to = self.recipe.training, self.fabric.device
+        rate = set_rate(self.optimizer, step, settings)
+        chance = int(np.random.SeedSequence([settings.seed, step, self.fabric.global_rank]).generate_state(1)[0])
+        generator = torch.Generator().manual_seed(chance)
+        torch.manual_seed(chance)  # dropout draws from the global generator
+        loss, terms = self.objective(
+            batch.images.to(to), [b.to(to) for b in batch.boxes], [t.to(to) for t in batch.types], generator
+        )
+        if not torch.isfinite(loss):
+            raise InputError(
+                f"{self.folder}: loss is {float(loss.detach())} at step {step}; lower training.lr={settings.lr:g}, or"
+                " use training.precision=32; the last state saved is intact"
+            )
+        self.fabric.backward(loss)
+        norm = clip_gradients(self.network, settings.clip)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.average.update(self.network, step)
+        return {"gradient_norm": norm, "lr": rate, "loss": float(loss.detach())} | {
+            name: float(value) for name, value in terms.items()
+        }
+
+    def validate(self, done: int) -> dict[str, float | None]:
+        """Score the averaged weights and keep them if they are the best so far."""
+        predictor = TilePredictor(self.average.network, threshold=LOWEST_SCORE, device=self.fabric.device)
+        threshold, numbers = validate(predictor, self.data.held_out)
+        score = sum(numbers[key] or 0.0 for key in ("f1_detection", "f1_type_mean")) / 2
+        if score > self.best:
+            self.best = score
+            card = make_card(self.recipe, threshold, numbers, done)
+            save_checkpoint(self.folder / MODEL_FOLDER, self.average.network, card)
+        return numbers
+
+    def save(self, done: int) -> None:
+        """Write all that ``restore`` needs."""
+        facts: dict[str, object] = {"step": done, "best": self.best}
+        save_state(self.folder, self.network, self.average.network, self.optimizer, facts)
+
+    def crops(self, start: int) -> DataLoader[Any]:
+        """Batches of the steps from ``start`` on."""
+        settings, fabric = self.recipe.training, self.fabric
+        total = settings.steps * settings.batch_size * fabric.world_size
+        return DataLoader(
+            TrainingSet(self.data.samples, self.recipe.augment, settings.seed, total, self.data.weights),
+            batch_sampler=StepSampler(
+                start, settings.steps, settings.batch_size, fabric.global_rank, fabric.world_size
+            ),
+            num_workers=settings.workers,
+            collate_fn=collate,
+            multiprocessing_context="fork" if settings.workers else None,
+        )

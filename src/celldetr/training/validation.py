@@ -1,0 +1,56 @@
+"""Validation during training: the threshold that suits a network, and what it reaches there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from celldetr.data.sample import Sample
+from celldetr.evaluation.cells import predict_samples
+from celldetr.evaluation.evaluate import score_images
+from celldetr.evaluation.threshold import best_threshold
+from celldetr.model.inference import TilePredictor
+from celldetr.model.output import TileCells
+
+LOWEST_SCORE = 0.05  # predictions below are never counted, whatever the threshold
+PROTOCOL = "within-radius"  # of the threshold and of the choice among checkpoints: under ``standard`` F1 is noisier
+
+
+def whole_image(predictor: TilePredictor) -> Callable[[NDArray[np.uint8], float], TileCells]:
+    """Predict labelled images in one piece each; they are at the model's mpp already."""
+
+    def predict(image: NDArray[np.uint8], mpp: float) -> TileCells:
+        return predictor.predict_tiles([image])[0]
+
+    return predict
+
+
+def validate(predictor: TilePredictor, samples: Sequence[Sample]) -> tuple[float, dict[str, float | None]]:
+    """Detection and type F1 on validation images, at the threshold that suits them.
+
+    Args:
+        predictor: a network, returning cells down to a low score.
+        samples: images at the network's mpp.
+
+    Returns:
+        the threshold, and numbers by name; those under ``PROTOCOL``, except for those that end in ``_standard``.
+    """
+    types = predictor.types
+    images = list(predict_samples(whole_image(predictor), samples, types))
+    # A network at its start finds nothing: no threshold is better than another, and the run must go on.
+    found = any(len(image.pred_scores) for image in images)
+    threshold = best_threshold(images, PROTOCOL).threshold if found else LOWEST_SCORE
+    report = score_images(images, types, PROTOCOL, threshold=threshold, resamples=0)
+    standard = score_images(images, types, "standard", threshold=threshold, resamples=0)
+    numbers: dict[str, float | None] = {
+        "f1_detection": report.totals.detection.f1,
+        "f1_type_mean": report.totals.mean_f1,
+        "f1_detection_standard": standard.totals.detection.f1,
+        "f1_type_mean_standard": standard.totals.mean_f1,
+        "threshold": threshold,
+        "median_iou": report.median_iou,
+    }
+    numbers |= {f"f1_{name}": counts.f1 for name, counts in zip(types, report.totals.types, strict=True)}
+    return threshold, numbers
