@@ -2,8 +2,7 @@
 
 CELLDETR_DATA=... python benchmarks/foreign_tissue.py | tee benchmarks/results/foreign_tissue.txt
 
-Why a model's threshold is the low end of the range in which F1 on validation is flat (docs/evaluation.md). CoNSeP (colon,
-40x) is not used in training; its train split is looked at here, its test split is not.
+CoNSeP (colon, 40x) is not used in training. Its train split is looked at here, its test split is not.
 """
 
 from __future__ import annotations

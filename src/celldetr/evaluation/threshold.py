@@ -1,9 +1,8 @@
 """The objectness threshold, chosen on validation images and nothing else.
 
 F1 as a function of the threshold is a step function with noise on a broad top; its single highest step is luck of the
-validation set. So the steps are taken at quantiles of the scores, smoothed over their neighbours, and the low end of the
-top is returned: on tissue unlike the validation images scores are lower, and a threshold from the other end of the
-top would lose cells there and gain nothing here (docs/evaluation.md).
+validation set. So the steps are taken at quantiles of the scores, smoothed over their neighbours, and the middle of the
+top is returned, which is where the choice depends least on the images it was made on.
 
 By default pairs are those of ``within-radius``. Under ``standard`` the assignment loses most pairs where predictions
 and cells are equal in number, so that F1 has a dent at the very place where a detector is best.
@@ -25,7 +24,7 @@ from celldetr.evaluation.protocols import Protocol, find_protocol, pair_image
 
 STEPS = 120  # thresholds tried
 SMOOTH = 0.1  # share of the steps averaged over; below 20 steps, none
-TOP = 0.01  # F1 within this of the best belongs to the top
+TOP = 1e-3  # F1 within this of the best belongs to the top
 
 
 @dataclass(frozen=True)
@@ -51,7 +50,7 @@ def choose_threshold(
     type_names: Sequence[str],
     protocol: str | Protocol = "within-radius",
 ) -> ThresholdChoice:
-    """The lowest threshold whose detection F1 on validation images is as good as the best.
+    """The threshold of the best detection F1 on validation images.
 
     Args:
         predict: the model, returning cells down to a low score; each image is predicted once.
@@ -80,11 +79,11 @@ def best_threshold(validation: Sequence[ImageCells], protocol: str | Protocol = 
         raise InputError("the model finds no cell in the validation images; train it longer or lower its own threshold")
     steps = _steps(scores, n_true)
     measured = np.array([_count(validation, rules, step).f1 or 0.0 for step in steps])
-    first = _top(_smooth(measured))
-    # A selection is the same for every threshold above the next lower score: the middle of that gap is the threshold.
-    # Nothing is known of predictions below the lowest score seen.
+    first, last = _top(_smooth(measured))
+    # A selection is the same for every threshold above the next lower score, so the top begins there. Nothing is known
+    # of predictions below the lowest score seen.
     below = scores[scores < steps[first]]
-    threshold = float(((below[-1] if len(below) else steps[first]) + steps[first]) / 2)
+    threshold = float(((below[-1] if len(below) else steps[first]) + steps[last]) / 2)
     return ThresholdChoice(
         threshold, _count(validation, rules, threshold), tuple(steps.tolist()), tuple(measured.tolist())
     )
@@ -111,8 +110,9 @@ def _smooth(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.convolve(values, window, "same") / np.convolve(np.ones(len(values)), window, "same")
 
 
-def _top(values: NDArray[np.float64]) -> int:
-    """First step of the longest run within ``TOP`` of the best."""
+def _top(values: NDArray[np.float64]) -> tuple[int, int]:
+    """First and last step of the longest run within ``TOP`` of the best."""
     high = np.flatnonzero(values >= values.max() - TOP)
     runs = np.split(high, np.flatnonzero(np.diff(high) > 1) + 1)
-    return int(max(runs, key=len)[0])
+    longest = max(runs, key=len)
+    return int(longest[0]), int(longest[-1])
