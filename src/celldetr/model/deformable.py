@@ -93,6 +93,36 @@ def deformable_attention_reference(
     return out.view(batch, heads * channels, queries).transpose(1, 2).to(value.dtype)
 
 
+def deformable_attention_fused(
+    value: Tensor,
+    shapes: Sequence[tuple[int, int]],
+    offsets: Tensor,
+    logits: Tensor,
+    reference: Tensor,
+    ratios: Tensor,
+    margin: float | None,
+) -> Tensor:
+    """``deformable_attention`` with its locations and weights computed on the way, on the CPU and without gradients.
+
+    Args:
+        value, shapes: as there.
+        offsets, logits: (B, Q, H, L, P, 2) and (B, Q, H, L, P) as the linear layers return them.
+        reference: (B, Q, 2 | 4) points or boxes; see ``DeformableAttention``.
+        ratios: (B, L, 2) valid share of each level.
+        margin: of constrained boxes; None: unconstrained.
+
+    Returns:
+        (B, Q, H * D), of the dtype of ``value``.
+    """
+    from celldetr.model.deformable_cpu import fused
+
+    levels = torch.tensor([tuple(shape) for shape in shapes], dtype=torch.int64).view(-1, 2)
+    arrays = (x.detach().float().contiguous().numpy() for x in (offsets, logits, reference, ratios))
+    pixels = value.detach().float().contiguous().numpy()
+    out = fused(pixels, levels.numpy(), *arrays, margin or 0.0, torch.get_num_threads())
+    return torch.from_numpy(out).flatten(2).to(value.dtype)
+
+
 class _NumbaAttention(torch.autograd.Function):
     """The Numba kernel as a function PyTorch can differentiate; the result is (B, Q, H, D)."""
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from celldetr.model.deformable import deformable_attention
+from celldetr.model.deformable import deformable_attention, deformable_attention_fused
 from celldetr.model.memory import Memory
 
 OffsetStart = Literal["interior", "released", "stock"]
@@ -135,6 +135,14 @@ class DeformableAttention(nn.Module):
         if memory.padding is not None:
             value = value.masked_fill(memory.padding[..., None], 0.0)
         value = value.view(batch, -1, self.heads, d_model // self.heads)
+        if value.device.type == "cpu" and value.dtype != torch.float64 and not torch.is_grad_enabled():
+            raw = (batch, queries, self.heads, self.levels, self.points)
+            offsets, logits = self.sampling_offsets(query).view(*raw, 2), self.attention_weights(query).view(raw)
+            margin = self.margin if reference.shape[-1] == 4 else None
+            sampled = deformable_attention_fused(
+                value, memory.shapes, offsets, logits, reference, memory.ratios, margin
+            )
+            return self.output_proj(sampled.to(query.dtype))
         weights = self.attention_weights(query).float().view(batch, queries, self.heads, -1).softmax(-1)
         weights = weights.view(batch, queries, self.heads, self.levels, self.points)
         sampled = deformable_attention(value, memory.shapes, self.locations(query, reference, memory), weights)
