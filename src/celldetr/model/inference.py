@@ -6,6 +6,7 @@ representation decoder a cell's embedding does not depend on which others are as
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal
@@ -20,6 +21,7 @@ from celldetr.boxes import cxcywh_to_xyxy
 from celldetr.errors import InputError, near
 from celldetr.model.celldetr import CellDETR
 from celldetr.model.duplicates import distinct
+from celldetr.model.folding import fold_batchnorm
 from celldetr.model.output import TileCells
 from celldetr.model.representation import hide_padding
 
@@ -53,6 +55,13 @@ def pick_device(device: str = "auto") -> torch.device:
     return chosen
 
 
+def for_inference(network: CellDETR) -> CellDETR:
+    """A network that shares all weights with ``network`` but the backbone's, which are folded (``folding``)."""
+    shared = copy.copy(network)
+    shared._modules = {**network._modules, "backbone": fold_batchnorm(network.backbone)}
+    return shared
+
+
 class TilePredictor:
     """A trained network that turns tiles into cells. Implements ``celldetr.model.output.TileModel``."""
 
@@ -78,7 +87,7 @@ class TilePredictor:
             batch_size: tiles of one size that go through the network together.
             same_nucleus_um: of cells of a tile whose centres are nearer than this, the best stays; 0 keeps all.
         """
-        self.network = network.eval().to(device)
+        self.network = for_inference(network.eval().to(device))
         self.device = torch.device(device)
         self.threshold = float(threshold)
         self.card = card or {}

@@ -1,0 +1,157 @@
+"""The backbone for inference: each BatchNorm folded into the convolution before it, and the activation done by the same
+oneDNN call on CPUs.
+
+BatchNorm at inference is one multiplication and one addition a channel, which the convolution's weights and bias can
+absorb. What is left, a pass over the whole map for the activation, costs as much as the convolution itself on a CPU.
+Which convolution feeds which BatchNorm is observed on a small image rather than read off names, so it works for any
+network; what does not fit the pattern stays as it is.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.utils.fusion import fuse_conv_bn_weights
+
+from celldetr.model.backbone import Backbone
+
+# Activations that oneDNN applies to a result before it is stored, and their parameters.
+FUSED = {nn.ReLU: ("relu", []), nn.ReLU6: ("hardtanh", [0.0, 6.0])}
+
+
+class FoldedConvolution(nn.Module):
+    """A convolution with its BatchNorm inside, and the activation that follows.
+
+    Args:
+        convolution: with the folded weights; timm's may pad its input itself ("same" padding).
+        activation: of the BatchNorm that was folded, or ``nn.Identity``.
+    """
+
+    def __init__(self, convolution: nn.Conv2d, activation: nn.Module) -> None:
+        super().__init__()
+        self.convolution, self.activation = convolution, activation
+        name, parameters = FUSED.get(type(activation), ("none", []))
+        self.name, self.parameters_of_activation = name, parameters
+        self.fusible = type(convolution) is nn.Conv2d and not isinstance(convolution.padding, str)
+        self.fusible &= name != "none" or isinstance(activation, nn.Identity)
+        self._packed: dict[torch.dtype, tuple[Tensor, Tensor]] = {}
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C', H', W')."""
+        if not (self.fusible and x.device.type == "cpu" and torch.backends.mkldnn.is_available()):
+            return cast(Tensor, self.activation(self.convolution(x)))
+        dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
+        if dtype not in self._packed:
+            layout = torch.channels_last
+            weight = self.convolution.weight.detach().to(dtype).contiguous(memory_format=layout)
+            self._packed[dtype] = weight, cast(Tensor, self.convolution.bias).detach().to(dtype)
+        weight, bias = self._packed[dtype]
+        c = self.convolution
+        return cast(
+            Tensor,
+            torch.ops.mkldnn._convolution_pointwise(
+                x.to(dtype),
+                weight,
+                bias,
+                list(cast(tuple[int, ...], c.padding)),
+                list(c.stride),
+                list(c.dilation),
+                c.groups,
+                self.name,
+                self.parameters_of_activation,
+                "",
+            ),
+        )
+
+
+class SamePadding(nn.Module):
+    """Zeros around an image as TensorFlow pads: as much as gives ceil(size / stride) results, the odd one at the end."""
+
+    def __init__(self, convolution: nn.Conv2d) -> None:
+        super().__init__()
+        self.kernel, self.stride, self.dilation = convolution.kernel_size, convolution.stride, convolution.dilation
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> padded."""
+        pads: list[int] = []
+        for axis in (1, 0):  # functional.pad begins with the last
+            size, stride = x.shape[2 + axis], self.stride[axis]
+            reach = (self.kernel[axis] - 1) * self.dilation[axis] + 1
+            total = max((-(-size // stride) - 1) * stride + reach - size, 0)
+            pads += [total // 2, total - total // 2]
+        return functional.pad(x, pads) if any(pads) else x
+
+
+@torch.no_grad()
+def fold_batchnorm(backbone: Backbone) -> Backbone:
+    """A copy of a backbone for inference only, equal but for rounding; the original stays as it is."""
+    folded = copy.deepcopy(backbone).eval()
+    for norm, convolution in _pairs(folded).items():
+        _replace(folded, norm, convolution)
+    return folded
+
+
+def _pairs(backbone: Backbone) -> dict[nn.BatchNorm2d, nn.Conv2d]:
+    """Each BatchNorm that reads a convolution's result and nothing else, and that convolution, used once each."""
+    made: dict[int, nn.Conv2d] = {}
+    kept: list[Tensor] = []  # so that no address is used twice
+    fed: dict[nn.BatchNorm2d, list[nn.Conv2d | None]] = {}
+    runs: dict[nn.Module, int] = {}
+
+    def after(module: nn.Module, inputs: tuple[Any, ...], result: Tensor) -> None:
+        runs[module] = runs.get(module, 0) + 1
+        if isinstance(module, nn.Conv2d):
+            made[id(result)] = module
+            kept.append(result)
+        elif isinstance(module, nn.BatchNorm2d):
+            fed.setdefault(module, []).append(made.get(id(inputs[0])))
+
+    hooks = [m.register_forward_hook(after) for m in backbone.modules() if isinstance(m, nn.Conv2d | nn.BatchNorm2d)]
+    try:
+        weight = next(backbone.parameters())
+        backbone(torch.zeros(1, 3, 64, 64, dtype=weight.dtype, device=weight.device))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return {
+        norm: sources[0] for norm, sources in fed.items() if len(sources) == 1 and sources[0] and runs[sources[0]] == 1
+    }
+
+
+def _replace(backbone: Backbone, norm: nn.BatchNorm2d, convolution: nn.Conv2d) -> None:
+    weight, bias = fuse_conv_bn_weights(
+        convolution.weight,
+        convolution.bias,
+        cast(Tensor, norm.running_mean),
+        cast(Tensor, norm.running_var),
+        norm.eps,
+        norm.weight,
+        norm.bias,
+    )
+    plain = nn.Conv2d(
+        convolution.in_channels,
+        convolution.out_channels,
+        convolution.kernel_size,  # type: ignore[arg-type]
+        convolution.stride,  # type: ignore[arg-type]
+        convolution.padding,  # type: ignore[arg-type]
+        convolution.dilation,  # type: ignore[arg-type]
+        convolution.groups,
+        device=weight.device,
+        dtype=weight.dtype,
+    ).to(memory_format=torch.channels_last)
+    plain.weight.copy_(weight)
+    plain.bias.copy_(bias)
+    activation = getattr(norm, "act", nn.Identity())  # timm's BatchNormAct2d
+    new: nn.Module = FoldedConvolution(plain, activation)
+    if type(convolution).__name__ == "Conv2dSame":
+        new = nn.Sequential(SamePadding(plain), new)
+    elif type(convolution) is not nn.Conv2d:
+        return
+    names = {module: name for name, module in backbone.named_modules()}
+    for old, replacement in ((convolution, new), (norm, nn.Identity())):
+        parent, _, child = names[old].rpartition(".")
+        setattr(backbone.get_submodule(parent), child, replacement)
