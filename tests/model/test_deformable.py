@@ -17,6 +17,8 @@ from torch import Tensor
 
 from celldetr.model import deformable_cpu
 from celldetr.model.deformable import Backend, deformable_attention, deformable_attention_reference
+from celldetr.model.layers import DeformableAttention
+from celldetr.model.memory import Memory
 
 BACKENDS: tuple[Backend, ...] = ("reference", "numba")
 Shapes = list[tuple[int, int]]
@@ -348,3 +350,31 @@ def test_numba_refuses_other_devices() -> None:
     with pytest.raises(ValueError, match="needs CPU tensors, got meta"):
         deformable_attention(**tensors, shapes=GOOD.shapes, backend="numba")
     assert deformable_attention_reference(**tensors, shapes=GOOD.shapes).shape == (2, 3, 6)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.sampled_from([(2, None), (4, None), (4, 1.0), (4, 1.7)]), st.booleans())
+def test_fused_equals_the_steps_one_by_one(seed: int, kind: tuple[int, float | None], wild: bool) -> None:
+    """With gradients on, the layer computes locations and weights in PyTorch; without, the kernel does."""
+    torch.manual_seed(seed)
+    numbers, margin = kind
+    layer = DeformableAttention(24, 3, 2, 5, margin=margin, offset_start="interior" if margin else "stock")
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.add_(torch.randn_like(parameter) * (3.0 if wild else 0.1))
+    shapes = ((5, 7), (3, 1))
+    memory = Memory(torch.randn(2, 38, 24), shapes, (8, 16), torch.rand(2, 2, 2) + 0.1, None, torch.ones(2, 2))
+    query, reference = torch.randn(2, 6, 24), torch.rand(2, 6, numbers) * 1.5 - 0.2
+    slow = layer(query, reference, memory).detach()
+    with torch.no_grad():
+        fast = layer(query, reference, memory)
+    torch.testing.assert_close(fast, slow, atol=2e-5 * float(slow.abs().max() + 1), rtol=1e-4)
+
+
+def test_fused_survives_what_is_not_a_number() -> None:
+    layer = DeformableAttention(8, 1, 1, 2, margin=1.0)
+    memory = Memory(torch.randn(1, 4, 8), ((2, 2),), (8,), torch.ones(1, 1, 2), None, torch.ones(1, 2))
+    reference = torch.tensor([[[0.5, 0.5, 0.1, 0.1], [torch.nan, 0.5, 0.1, 0.1], [torch.inf, 0.5, 0.1, 0.1]]])
+    with torch.no_grad():
+        out = layer(torch.zeros(1, 3, 8), reference, memory)
+    assert bool(out[0, 0].isfinite().all())

@@ -117,9 +117,10 @@ def deformable_attention_fused(
     from celldetr.model.deformable_cpu import fused
 
     levels = torch.tensor([tuple(shape) for shape in shapes], dtype=torch.int64).view(-1, 2)
-    arrays = (x.detach().float().contiguous().numpy() for x in (offsets, logits, reference, ratios))
-    pixels = value.detach().float().contiguous().numpy()
-    out = fused(pixels, levels.numpy(), *arrays, margin or 0.0, torch.get_num_threads())
+    pixels, *rest = (x.detach().float().contiguous().numpy() for x in (value, offsets, logits, reference, ratios))
+    offsets_, logits_, reference_, ratios_ = rest
+    threads = torch.get_num_threads()
+    out = fused(pixels, levels.numpy(), offsets_, logits_, reference_, ratios_, margin or 0.0, threads)
     return torch.from_numpy(out).flatten(2).to(value.dtype)
 
 

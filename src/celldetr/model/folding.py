@@ -69,7 +69,7 @@ class FoldedConvolution(nn.Module):
 
 
 class SamePadding(nn.Module):
-    """Zeros around an image as TensorFlow pads: as much as gives ceil(size / stride) results, the odd one at the end."""
+    """Zeros around an image as TensorFlow pads: for ceil(size / stride) results, an odd one at the end."""
 
     def __init__(self, convolution: nn.Conv2d) -> None:
         super().__init__()
@@ -144,7 +144,7 @@ def _replace(backbone: Backbone, norm: nn.BatchNorm2d, convolution: nn.Conv2d) -
         dtype=weight.dtype,
     ).to(memory_format=torch.channels_last)
     plain.weight.copy_(weight)
-    plain.bias.copy_(bias)
+    cast(Tensor, plain.bias).copy_(bias)
     activation = getattr(norm, "act", nn.Identity())  # timm's BatchNormAct2d
     new: nn.Module = FoldedConvolution(plain, activation)
     if type(convolution).__name__ == "Conv2dSame":

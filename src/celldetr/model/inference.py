@@ -55,6 +55,13 @@ def pick_device(device: str = "auto") -> torch.device:
     return chosen
 
 
+def has_bf16(device: torch.device) -> bool:
+    """Whether a device multiplies bfloat16 natively; elsewhere it is emulated, slower than float32."""
+    if device.type == "cpu":
+        return bool(torch.cpu.get_capabilities().get("avx512_bf16", False))
+    return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+
+
 def for_inference(network: CellDETR) -> CellDETR:
     """A network that shares all weights with ``network`` but the backbone's, which are folded (``folding``)."""
     shared = copy.copy(network)
@@ -83,7 +90,8 @@ class TilePredictor:
             threshold: cells scoring less are not reported.
             card: what provenance should record about the weights.
             device: where to run.
-            precision: bf16 computes convolutions and linear layers in bfloat16; auto: bf16 on CUDA, float32 elsewhere.
+            precision: bf16 computes convolutions and linear layers in bfloat16; auto: bf16 on CUDA and on CPUs that
+                multiply it natively, float32 elsewhere.
             batch_size: tiles of one size that go through the network together.
             same_nucleus_um: of cells of a tile whose centres are nearer than this, the best stays; 0 keeps all.
         """
@@ -93,7 +101,7 @@ class TilePredictor:
         self.card = card or {}
         self.batch_size = batch_size
         self.same_nucleus_um = float(same_nucleus_um)
-        self.bf16 = precision == "bf16" or (precision == "auto" and self.device.type == "cuda")
+        self.bf16 = precision == "bf16" or (precision == "auto" and has_bf16(self.device))
 
     @property
     def mpp(self) -> float:
