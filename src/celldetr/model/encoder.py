@@ -54,7 +54,7 @@ class Encoder(nn.Module):
         level = torch.cat(
             [row.expand(h * w, -1) for row, (h, w) in zip(self.level_embedding, memory.shapes, strict=True)]
         )
-        position, centres = position + level, memory.centres()
+        position, centres = (position + level).to(memory.tokens.dtype), memory.centres()
         memory = memory.with_tokens(self.dropout(memory.tokens))
         for layer in self.layers:
             memory = layer(memory, position, centres)
