@@ -3,7 +3,7 @@
 python benchmarks/tile_speed.py | tee benchmarks/results/tile_speed.txt
 
 ``first`` is the network as it was trained: float32, BatchNorm apart, locations and weights of attention in PyTorch.
-``now`` is what ``TilePredictor`` runs. Both in one process, so the ratio holds on a noisy machine. Times are medians per
+``now`` is what ``TilePredictor`` runs. Both in one process: the ratio holds on a noisy machine. Times are medians per
 256 x 256 px of tissue of the sample slide; wall and cpu include everything from uint8 pixels to cells.
 """
 

@@ -1,0 +1,64 @@
+"""Do fast paths find the same cells? Validation F1 and the cells themselves, against float32 without any shortcut.
+
+CELLDETR_DATA=... python benchmarks/same_result.py | tee benchmarks/results/same_result.txt
+
+A cell of the reference is compared with the nearest cell of the other path, if that is within 3 px.
+"""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+from scipy.spatial import cKDTree
+
+from celldetr.config import DataSource
+from celldetr.data.dataset import load_source
+from celldetr.model.checkpoint import load_checkpoint
+from celldetr.model.hub import find_model
+from celldetr.model.inference import TilePredictor
+from celldetr.model.layers import DeformableAttention
+from celldetr.training.validation import LOWEST_SCORE, validate
+
+NEAR_PX = 3.0
+
+
+def main() -> None:
+    checkpoint = load_checkpoint(find_model("small-20x"))
+    network, types, threshold = checkpoint.network, checkpoint.card.config.types, checkpoint.card.threshold
+    samples = load_source(DataSource(card="brca-m2c", split="val"), types, network.config.mpp)
+    plain = TilePredictor(copy.deepcopy(network), threshold=LOWEST_SCORE, precision="32")
+    plain.network = copy.deepcopy(network).eval()
+    for module in plain.network.modules():
+        if isinstance(module, DeformableAttention):
+            module.fused = False
+    paths = {"reference": plain} | {
+        name: TilePredictor(network, threshold=LOWEST_SCORE, precision=precision)
+        for name, precision in (("float32", "32"), ("bfloat16", "bf16"))
+    }
+    print(
+        "path       detection  types  | cosine of embeddings: mean, 1st percentile | centre, px: median, 99th percent."
+    )
+    wanted = [plain.predict_tiles([sample.image])[0] for sample in samples]
+    for name, predictor in paths.items():
+        _, numbers = validate(predictor, samples)
+        cosines, gaps = [], []
+        for sample, there in zip(samples, wanted, strict=True):
+            here = predictor.predict_tiles([sample.image])[0]
+            sure = there.scores >= threshold
+            centres, others = ((c.boxes[:, :2] + c.boxes[:, 2:]) / 2 for c in (there.take(np.flatnonzero(sure)), here))
+            gap, nearest = cKDTree(others).query(centres)
+            a = there.embeddings[sure].astype(np.float64)[gap < NEAR_PX]
+            b = here.embeddings.astype(np.float64)[nearest[gap < NEAR_PX]]
+            cosines.append((a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1))
+            gaps.append(gap)
+        cosine, gap = np.concatenate(cosines), np.concatenate(gaps)
+        print(
+            f"{name:10} {numbers['f1_detection']:9.4f}  {numbers['f1_type_mean']:.4f} |"
+            f" {cosine.mean():.5f}, {np.percentile(cosine, 1):.5f} |"
+            f" {np.median(gap):.3f}, {np.percentile(gap, 99):.3f}"
+        )
+
+
+if __name__ == "__main__":
+    main()
