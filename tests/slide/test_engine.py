@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from PIL import Image
 from celldetr import sample_slide
 from celldetr.config import parse
 from celldetr.errors import InputError
+from celldetr.model.output import TileCells
 from celldetr.slide import store as store_module
 from celldetr.slide.engine import Progress, RunSummary, predict_array, run_slide
 from celldetr.slide.grid import lay_grid
@@ -163,6 +165,28 @@ def test_tiles_without_tissue_are_not_read(tmp_path: Path) -> None:
     everything = predict_array(image, 0.5, BlobModel(), SMALL.model_copy(update={"tissue": False}))
     np.testing.assert_array_equal(centres(read_cells(summary.directory)), centres(everything))
     assert summary.tissue_mm2 == pytest.approx(260 * 260 * 0.25e-6, rel=0.1)
+
+
+def test_windows_cut_to_the_tissue_lose_no_cell() -> None:
+    image = np.full((900, 1300, 3), 255, np.uint8)
+    for top, left in ((40, 60), (500, 700), (300, 1100)):
+        part = image[top : top + 250, left : left + 190]
+        part[:] = blob_image(scattered(80, *part.shape[:2], seed=top), *part.shape[:2])
+    pixels = []
+
+    class Model(BlobModel):
+        def predict_tiles(self, tiles: Sequence[NDArray[np.uint8]]) -> list[TileCells]:
+            pixels.append(sum(tile.shape[0] * tile.shape[1] for tile in tiles))
+            return super().predict_tiles(tiles)
+
+    options = PredictOptions(tile=256, overlap=64)
+    whole = predict_array(image, 0.5, Model(), options.model_copy(update={"tissue": False}))
+    read_without = sum(pixels)
+    pixels.clear()
+    found = predict_array(image, 0.5, Model(), options)
+    assert len(found) > 100
+    np.testing.assert_array_equal(centres(found), centres(whole))
+    assert sum(pixels) < 0.5 * read_without
 
 
 def test_an_empty_slide_gives_a_valid_empty_table(tmp_path: Path, whole: RunSummary) -> None:

@@ -163,3 +163,20 @@ def test_core_lies_in_the_mask() -> None:
     assert core.any()
     assert not (core & ~mask).any()
     assert mask.sum() > core.sum()
+
+
+def test_extents_hold_all_tissue_of_a_box_and_no_more() -> None:
+    rng = np.random.default_rng(3)
+    pixels = rng.random((40, 50)) < 0.02
+    mask = TissueMask(pixels, pixels, (4.0, 5.0), 0.5)
+    corner = rng.uniform(0, 150, (200, 2))
+    boxes = np.concatenate([corner, np.minimum(corner + rng.uniform(1, 80, (200, 2)), [200, 200])], 1)
+    ys, xs = np.nonzero(pixels)
+    for box, extent in zip(boxes, mask.extents(boxes), strict=True):
+        inside = (xs * 4 < box[2]) & (xs * 4 + 4 > box[0]) & (ys * 5 < box[3]) & (ys * 5 + 5 > box[1])
+        if not inside.any():
+            assert extent[2] <= extent[0] or extent[3] <= extent[1]
+            continue
+        low = np.maximum([xs[inside].min() * 4, ys[inside].min() * 5], box[:2])
+        high = np.minimum([xs[inside].max() * 4 + 4, ys[inside].max() * 5 + 5], box[2:])
+        np.testing.assert_allclose(extent, [*low, *high])

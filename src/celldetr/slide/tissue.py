@@ -63,6 +63,23 @@ class TissueMask:
         c = self._counts
         return (c[y1, x1] - c[y0, x1] - c[y1, x0] + c[y0, x0]) > 0
 
+    def extents(self, boxes: NDArray[np.float64]) -> NDArray[np.float64]:
+        """(N, 4) xyxy in level-0 pixels -> (N, 4) the part of each box that holds all the tissue in it.
+
+        A box without tissue comes back with no area.
+        """
+        h, w = self.mask.shape
+        x0, x1 = _touched(boxes[:, 0], boxes[:, 2], self.scale[0], w)
+        y0, y1 = _touched(boxes[:, 1], boxes[:, 3], self.scale[1], h)
+        out = np.zeros((len(boxes), 4))
+        for i, (left, top, right, bottom) in enumerate(zip(x0, y0, x1, y1, strict=True)):
+            part = self.mask[top:bottom, left:right]
+            columns, rows = np.flatnonzero(part.any(0)), np.flatnonzero(part.any(1))
+            if len(columns):
+                out[i] = left + columns[0], top + rows[0], left + columns[-1] + 1, top + rows[-1] + 1
+        out *= np.tile(self.scale, 2)
+        return np.concatenate([np.maximum(out[:, :2], boxes[:, :2]), np.minimum(out[:, 2:], boxes[:, 2:])], axis=1)
+
     def area_mm2(self, region: tuple[float, float, float, float] | None = None) -> float:
         """Area of the tissue itself, in a region (x, y, width, height in level-0 pixels) or everywhere."""
         core = self.core
