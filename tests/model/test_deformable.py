@@ -16,7 +16,12 @@ from numba.core import caching
 from torch import Tensor
 
 from celldetr.model import deformable_cpu
-from celldetr.model.deformable import Backend, deformable_attention, deformable_attention_reference
+from celldetr.model.deformable import (
+    Backend,
+    deformable_attention,
+    deformable_attention_fused,
+    deformable_attention_reference,
+)
 from celldetr.model.layers import DeformableAttention
 from celldetr.model.memory import Memory
 
@@ -369,6 +374,24 @@ def test_fused_equals_the_steps_one_by_one(seed: int, kind: tuple[int, float | N
     with torch.no_grad():
         fast = layer(query, reference, memory)
     torch.testing.assert_close(fast, slow, atol=2e-5 * float(slow.abs().max() + 1), rtol=1e-4)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.sampled_from([(2, None), (4, None), (4, 1.2)]), st.sampled_from([2, 6, 16, 34]))
+def test_fused_in_bfloat16_is_the_rounded_float32(seed: int, kind: tuple[int, float | None], channels: int) -> None:
+    """The same numbers as float32 give the same sums; only the result is rounded."""
+    torch.manual_seed(seed)
+    numbers, margin = kind
+    shapes = ((5, 7), (3, 1))
+    value, offsets = torch.randn(2, 38, 3, channels).bfloat16(), torch.randn(2, 6, 3, 2, 4, 2).bfloat16()
+    logits, reference, ratios = torch.randn(2, 6, 3, 2, 4).bfloat16(), torch.rand(2, 6, numbers), torch.ones(2, 2, 2)
+    fused = deformable_attention_fused(value, shapes, offsets, logits, reference, ratios, margin)
+    exact = deformable_attention_fused(
+        value.float(), shapes, offsets.float(), logits.float(), reference, ratios, margin
+    ).bfloat16()
+    assert fused.dtype == torch.bfloat16
+    torch.testing.assert_close(fused, exact, atol=1e-6, rtol=1e-2)
+    assert (fused == exact).float().mean() > 0.95
 
 
 def test_fused_survives_what_is_not_a_number() -> None:

@@ -116,12 +116,18 @@ def deformable_attention_fused(
     """
     from celldetr.model.deformable_cpu import fused
 
-    levels = torch.tensor([tuple(shape) for shape in shapes], dtype=torch.int64).view(-1, 2)
-    pixels, *rest = (x.detach().float().contiguous().numpy() for x in (value, offsets, logits, reference, ratios))
-    offsets_, logits_, reference_, ratios_ = rest
+    levels = torch.tensor([tuple(shape) for shape in shapes], dtype=torch.int64).view(-1, 2).numpy()
+    places = reference.detach().float().contiguous().numpy(), ratios.detach().float().contiguous().numpy()
     threads = torch.get_num_threads()
-    out = fused(pixels, levels.numpy(), offsets_, logits_, reference_, ratios_, margin or 0.0, threads)
-    return torch.from_numpy(out).flatten(2).to(value.dtype)
+    # Pairs of bfloat16 travel as int32, which NumPy knows.
+    half = all(x.dtype == torch.bfloat16 for x in (value, offsets, logits)) and value.shape[3] % 2 == 0
+    if half:
+        pixels, raw = (x.detach().contiguous().view(torch.int32).numpy() for x in (value, offsets))
+        weights = logits.detach().contiguous().view(torch.int16).numpy()
+    else:
+        pixels, raw, weights = (x.detach().float().contiguous().numpy() for x in (value, offsets, logits))
+    out = torch.from_numpy(fused(pixels, levels, raw, weights, *places, margin or 0.0, threads))
+    return (out.view(torch.bfloat16) if half else out).flatten(2).to(value.dtype)
 
 
 class _NumbaAttention(torch.autograd.Function):

@@ -13,15 +13,15 @@ from types import FunctionType
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
-from celldetr.model.deformable_kernels import OPTIONS, backward_kernel, forward_kernel, fused_kernel
+from celldetr.model.deformable_kernels import backward_kernel, forward_kernel, fused_kernel
+from celldetr.model.kernel_cache import specialise
 from celldetr.model.kernel_threads import run_in_pieces
+from celldetr.model.simd import OPTIONS
 
 # Fewer multiplications than this are done before a second thread has woken up.
 _WORTH_A_THREAD = 100_000
-_njit: Any = njit
 
 
 def forward(
@@ -48,19 +48,20 @@ def forward(
 
 
 def fused(
-    value: NDArray[np.float32],
+    value: NDArray[Any],
     shapes: NDArray[np.int64],
-    offsets: NDArray[np.float32],
-    logits: NDArray[np.float32],
+    offsets: NDArray[Any],
+    logits: NDArray[Any],
     reference: NDArray[np.float32],
     ratios: NDArray[np.float32],
     margin: float,
     threads: int,
-) -> NDArray[np.float32]:
+) -> NDArray[Any]:
     """``forward`` with locations and weights made where they are used: at inference this saves half the time.
 
     Args:
-        value, shapes, threads: as in ``forward``; all arrays are float32.
+        value, shapes, threads: as in ``forward``; all arrays are float32. Or ``value``, ``offsets`` and the result are
+            bfloat16, two in an int32, their last axes half as long, and ``logits`` is bfloat16 in an int16.
         offsets: (B, Q, H, L, P, 2) raw.
         logits: (B, Q, H, L, P); their softmax over L and P is the weight.
         reference: (B, Q, 2) points or (B, Q, 4) cxcywh boxes, fractions of each image's valid region.
@@ -119,14 +120,5 @@ def _run(kernel: Callable[..., None], arguments: tuple[Any, ...], items: int, th
 
 @cache
 def _specialised(kernel: FunctionType, channels: int, dtype: str) -> Callable[..., None]:
-    """A compiled copy of a kernel, kept on disk where that is possible.
-
-    Each specialisation has a name, hence cache files, of its own: two processes that write different entries to the
-    files of one function can leave the one under the other's key.
-    """
-    copy = FunctionType(kernel.__code__, kernel.__globals__, kernel.__name__)
-    copy.__qualname__ = f"{kernel.__name__}_{channels}_{dtype}"
-    try:
-        return _njit(cache=True, **OPTIONS)(copy)
-    except RuntimeError:  # no directory to write to: compile in each process instead
-        return _njit(**OPTIONS)(copy)
+    """The kernel compiled for one D and dtype."""
+    return specialise(kernel, f"{channels}_{dtype}", OPTIONS)

@@ -18,6 +18,7 @@ from celldetr.config import ModelConfig
 from celldetr.model.geometry import geometry
 from celldetr.model.layers import MLP, DeformableAttention, FeedForward
 from celldetr.model.memory import Memory
+from celldetr.model.near_attention import Neighbours, near_attention
 
 PRIOR_LOGIT = -math.log(99)  # an untrained query is a nucleus with probability 1 %
 
@@ -66,21 +67,28 @@ class SelfAttention(nn.Module):
         self.v_proj = nn.Linear(d_model, d_model)
         self.output_proj = nn.Linear(d_model, d_model)
 
-    def forward(self, content: Tensor, position: Tensor, blocked: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        content: Tensor,
+        position: Tensor,
+        blocked: Tensor | None = None,
+        neighbours: Neighbours | None = None,
+    ) -> Tensor:
         """Attend.
 
         Args:
             content, position: (B, Q, d).
             blocked: boolean, True where a query (row) may not see another (column), broadcastable to (B, heads, Q, Q).
+            neighbours: the queries that each one sees, instead.
 
         Returns:
             (B, Q, d)
         """
         where = content + position
-        q, k, v = (
-            projection(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
-            for projection, x in ((self.q_proj, where), (self.k_proj, where), (self.v_proj, content))
-        )
+        q, k, v = self.q_proj(where), self.k_proj(where), self.v_proj(content)
+        if neighbours is not None:
+            return self.output_proj(near_attention(q, k, v, self.heads, neighbours))
+        q, k, v = (x.unflatten(-1, (self.heads, -1)).transpose(1, 2) for x in (q, k, v))
         dropout = self.dropout if self.training else 0.0
         allowed = None if blocked is None else ~blocked
         mixed = functional.scaled_dot_product_attention(q, k, v, attn_mask=allowed, dropout_p=dropout)
@@ -101,9 +109,17 @@ class DetectionLayer(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
         self.ffn = FeedForward(config.d_model, config.ffn, config.dropout)
 
-    def forward(self, content: Tensor, position: Tensor, reference: Tensor, memory: Memory) -> Tensor:
+    def forward(
+        self,
+        content: Tensor,
+        position: Tensor,
+        reference: Tensor,
+        memory: Memory,
+        neighbours: Neighbours | None = None,
+    ) -> Tensor:
         """(B, Q, d) content and position, (B, Q, 2 | 4) reference -> (B, Q, d) content."""
-        content = self.self_norm(content + self.dropout(self.self_attention(content, position)))
+        attended = self.self_attention(content, position, neighbours=neighbours)
+        content = self.self_norm(content + self.dropout(attended))
         seen = self.cross_attention(content + position, reference, memory)
         return self.ffn(self.cross_norm(content + self.dropout(seen)))
 
@@ -196,6 +212,7 @@ class DetectionDecoder(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config, self.geometry = config, geometry(config)
+        self.near = False  # at inference: queries see near ones only (``near_attention``)
         self.queries = LearnedQueries(config) if config.queries == "learned" else SelectedQueries(config)
         self.layers = nn.ModuleList(DetectionLayer(config) for _ in range(config.detection_layers))
         self.heads = nn.ModuleList(BoxHead(config.d_model) for _ in range(config.detection_layers))
@@ -215,13 +232,14 @@ class DetectionDecoder(nn.Module):
         else:
             queries, proposals, anchors = self.queries(memory)
         content, reference = queries.content, queries.reference
+        neighbours = Neighbours.of(reference, memory.sizes) if self.near else None
         layers = []
         for layer, head in zip(self.layers, self.heads, strict=True):
             position = queries.position
             if position is None:
                 features = self.config.d_model // 2
                 position = self.position(self.geometry.sine(reference, memory.sizes, features, origin))
-            content = layer(content, position, reference, memory)
+            content = layer(content, position, reference, memory, neighbours)
             logits, delta = head(content)
             boxes = self.geometry.refine(reference, delta)
             layers.append(Detections(boxes, logits))

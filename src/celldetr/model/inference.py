@@ -63,9 +63,13 @@ def has_bf16(device: torch.device) -> bool:
 
 
 def for_inference(network: CellDETR) -> CellDETR:
-    """A network that shares all weights with ``network`` but the backbone's, which are folded (``folding``)."""
-    shared = copy.copy(network)
-    shared._modules = {**network._modules, "backbone": fold_batchnorm(network.backbone)}
+    """A network that shares all weights with ``network`` but the backbone's, which are folded (``folding``).
+
+    Queries selected by place see near ones only, which makes time grow with a tile's area, not with its square.
+    """
+    shared, detector = copy.copy(network), copy.copy(network.detector)
+    detector.near = network.config.queries == "selected"
+    shared._modules = {**network._modules, "backbone": fold_batchnorm(network.backbone), "detector": detector}
     return shared
 
 
