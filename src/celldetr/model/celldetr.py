@@ -7,6 +7,7 @@ jittered). ``forward`` chains them, the sequential mode of the paper.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -116,12 +117,11 @@ class CellDETR(nn.Module):
         if padding is not None:
             images = images.masked_fill(padding[:, None], 0.0)
         features = [project(x) for project, x in zip(self.projections, self.backbone(images), strict=True)]
-        projected = self._flatten(features, sizes, padding)
-        encoded = projected.select(self.config.encoder_strides)
+        encoded = self._flatten(features, self.config.encoder_strides, sizes, padding)
         position = self.geometry.place(encoded.centres(), sizes, origin, self.config.d_model)
         encoded = self.encoder(encoded, position.to(encoded.tokens.dtype))
         extra = [s for s in self.config.representation_strides if s not in self.config.encoder_strides]
-        everything = encoded.join(projected.select(extra)) if extra else encoded
+        everything = encoded.join(self._flatten(features, extra, sizes, padding)) if extra else encoded
         return Memories(encoded, everything.select(self.config.representation_strides))
 
     def detect(self, memories: Memories, origin: Tensor | None = None) -> DetectionOutput:
@@ -153,8 +153,10 @@ class CellDETR(nn.Module):
         y = torch.arange(height, device=sizes.device)[None, :, None] >= sizes[:, 1, None, None]
         return x | y
 
-    def _flatten(self, features: list[Tensor], sizes: Tensor, padding: Tensor | None) -> Memory:
-        """Maps of all levels -> tokens with their geometry."""
+    def _flatten(self, features: list[Tensor], strides: Sequence[int], sizes: Tensor, padding: Tensor | None) -> Memory:
+        """Maps of all levels -> tokens of those with the strides, with their geometry."""
+        chosen = tuple(stride for stride in self.config.strides if stride in strides)
+        features = [x for x, stride in zip(features, self.config.strides, strict=True) if stride in strides]
         shapes = tuple((int(x.shape[2]), int(x.shape[3])) for x in features)
         masks, valid_cells = [], []
         for height, width in shapes:
@@ -165,12 +167,12 @@ class CellDETR(nn.Module):
             masks.append(mask.flatten(1))
             valid_cells.append(torch.stack([(~mask[:, 0]).sum(-1), (~mask[:, :, 0]).sum(-1)], dim=-1).to(sizes.dtype))
         cells = sizes.new_tensor([(w, h) for h, w in shapes])
-        strides = sizes.new_tensor(self.config.strides)[:, None]
-        ratios = self.geometry.ratios(cells[None], torch.stack(valid_cells, dim=1), strides, sizes)
+        pixels = sizes.new_tensor(chosen)[:, None]
+        ratios = self.geometry.ratios(cells[None], torch.stack(valid_cells, dim=1), pixels, sizes)
         return Memory(
             tokens=torch.cat([x.flatten(2).transpose(1, 2) for x in features], dim=1),
             shapes=shapes,
-            strides=self.config.strides,
+            strides=chosen,
             ratios=ratios,
             padding=torch.cat(masks, dim=1) if masks else None,
             sizes=sizes,

@@ -68,22 +68,41 @@ class FoldedConvolution(nn.Module):
         )
 
 
-class SamePadding(nn.Module):
-    """Zeros around an image as TensorFlow pads: for ceil(size / stride) results, an odd one at the end."""
+class SameConvolution(nn.Module):
+    """A convolution that pads as TensorFlow does: for ceil(size / stride) results, an odd zero at the end.
 
-    def __init__(self, convolution: nn.Conv2d) -> None:
+    PyTorch pads both ends alike. A row and a column of zeros before the weights take up the odd one, so that an image
+    whose size is a multiple of the stride need not be copied into a larger one first.
+
+    Args:
+        folded: the convolution without padding.
+    """
+
+    def __init__(self, folded: FoldedConvolution) -> None:
         super().__init__()
-        self.kernel, self.stride, self.dilation = convolution.kernel_size, convolution.stride, convolution.dilation
+        self.folded = folded
+        c = folded.convolution
+        reach = [(kernel - 1) * dilation + 1 for kernel, dilation in zip(c.kernel_size, c.dilation, strict=True)]
+        self.stride, self.reach = cast(tuple[int, int], c.stride), (reach[0], reach[1])
+        totals = [max(r - s, 0) for r, s in zip(reach, c.stride, strict=True)]
+        self.whole: FoldedConvolution | None = None
+        if c.dilation == (1, 1) and all(total % 2 for total in totals):
+            whole = copy.deepcopy(c)
+            whole.weight = nn.Parameter(functional.pad(c.weight.detach(), (1, 0, 1, 0)))
+            whole.kernel_size = (c.kernel_size[0] + 1, c.kernel_size[1] + 1)
+            whole.padding = (totals[0] // 2 + 1, totals[1] // 2 + 1)
+            self.whole = FoldedConvolution(whole.to(memory_format=torch.channels_last), folded.activation)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> padded."""
+        """(B, C, H, W) -> (B, C', ceil(H / stride), ceil(W / stride))."""
+        if self.whole is not None and x.shape[2] % self.stride[0] == 0 and x.shape[3] % self.stride[1] == 0:
+            return cast(Tensor, self.whole(x))
         pads: list[int] = []
         for axis in (1, 0):  # functional.pad begins with the last
             size, stride = x.shape[2 + axis], self.stride[axis]
-            reach = (self.kernel[axis] - 1) * self.dilation[axis] + 1
-            total = max((-(-size // stride) - 1) * stride + reach - size, 0)
+            total = max((-(-size // stride) - 1) * stride + self.reach[axis] - size, 0)
             pads += [total // 2, total - total // 2]
-        return functional.pad(x, pads) if any(pads) else x
+        return cast(Tensor, self.folded(functional.pad(x, pads) if any(pads) else x))
 
 
 @torch.no_grad()
@@ -148,7 +167,7 @@ def _replace(backbone: Backbone, norm: nn.BatchNorm2d, convolution: nn.Conv2d) -
     activation = getattr(norm, "act", nn.Identity())  # timm's BatchNormAct2d
     new: nn.Module = FoldedConvolution(plain, activation)
     if type(convolution).__name__ == "Conv2dSame":
-        new = nn.Sequential(SamePadding(plain), new)
+        new = SameConvolution(FoldedConvolution(plain, activation))
     elif type(convolution) is not nn.Conv2d:
         return
     names = {module: name for name, module in backbone.named_modules()}

@@ -6,7 +6,7 @@ import zlib
 from collections.abc import Callable
 from pathlib import Path
 from types import FunctionType
-from typing import Any
+from typing import Any, cast
 
 from numba import njit
 
@@ -17,7 +17,7 @@ _njit: Any = njit
 _SHARED = zlib.crc32(Path(simd.__file__).read_bytes())
 
 
-def specialise(kernel: FunctionType, label: str, options: dict[str, Any]) -> Callable[..., Any]:
+def specialise(kernel: Callable[..., None], label: str, options: dict[str, Any]) -> Callable[..., Any]:
     """A compiled copy of a kernel.
 
     Each specialisation has a name, hence cache files, of its own: two processes that write different entries to the
@@ -28,9 +28,10 @@ def specialise(kernel: FunctionType, label: str, options: dict[str, Any]) -> Cal
         label: of the specialisation, part of a name.
         options: of ``njit``.
     """
+    kernel = cast(FunctionType, kernel)
     copy = FunctionType(kernel.__code__, kernel.__globals__, kernel.__name__)
     copy.__qualname__ = f"{kernel.__name__}_{label}_{_SHARED:08x}"
     try:
-        return _njit(cache=True, **options)(copy)  # type: ignore[no-any-return]
+        return _njit(cache=True, **options)(copy)
     except RuntimeError:  # no directory to write to: compile in each process instead
-        return _njit(**options)(copy)  # type: ignore[no-any-return]
+        return _njit(**options)(copy)

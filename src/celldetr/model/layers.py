@@ -27,7 +27,7 @@ class MLP(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(..., d_in) -> (..., d_out)."""
         for layer in self.layers[:-1]:
-            x = functional.relu(layer(x))
+            x = functional.relu(layer(x), inplace=True)
         return self.layers[-1](x)
 
 
@@ -43,7 +43,7 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., d) -> (..., d)."""
-        return self.norm(x + self.dropout(self.contract(self.dropout(functional.relu(self.expand(x))))))
+        return self.norm(x + self.dropout(self.contract(self.dropout(functional.relu(self.expand(x), inplace=True)))))
 
 
 class DeformableAttention(nn.Module):

@@ -69,8 +69,9 @@ def near_attention(q: Tensor, k: Tensor, v: Tensor, heads: int, neighbours: Neig
     if q.device.type == "cpu" and not torch.is_grad_enabled() and q.numel():
         from celldetr.model.near_attention_cpu import attend
 
-        arrays = (x.detach().float().contiguous().numpy() for x in (q, k, v))
-        return torch.from_numpy(attend(*arrays, neighbours.order, heads, REACH, torch.get_num_threads())).to(q.dtype)
-    split = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))
-    mixed = functional.scaled_dot_product_attention(*split, attn_mask=neighbours.mask())
+        queries, keys, values = (x.detach().float().contiguous().numpy() for x in (q, k, v))
+        out = attend(queries, keys, values, neighbours.order, heads, REACH, torch.get_num_threads())
+        return torch.from_numpy(out).to(q.dtype)
+    q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))
+    mixed = functional.scaled_dot_product_attention(q, k, v, attn_mask=neighbours.mask())
     return mixed.transpose(1, 2).flatten(2)

@@ -31,6 +31,7 @@ _ALIGN = 4  # bytes; a row can start at any float
 _njit: Any = njit
 _intrinsic: Any = intrinsic
 _pointer: Any = types.CPointer
+_uniform: Any = types.UniTuple
 _alloca: Any = cgutils.alloca_once
 
 
@@ -86,12 +87,12 @@ def pair(_typing, array, index):  # type: ignore[no-untyped-def]
         data = context.make_array(array)(context, builder, arguments[0]).data
         if array.dtype == types.float32:
             first = builder.mul(arguments[1], _constant(2))
-            numbers = [builder.load(builder.gep(data, [builder.add(first, _constant(i))])) for i in (0, 1)]
+            both = [builder.load(builder.gep(data, [builder.add(first, _constant(i))])) for i in (0, 1)]
         else:
-            numbers = _halves(builder, builder.load(builder.gep(data, [arguments[1]])), ir.FloatType())
-        return context.make_tuple(builder, signature.return_type, numbers)
+            both = list(_halves(builder, builder.load(builder.gep(data, [arguments[1]])), ir.FloatType()))
+        return context.make_tuple(builder, signature.return_type, both)
 
-    return types.UniTuple(types.float32, 2)(array, types.intp), generate
+    return _uniform(types.float32, 2)(array, types.intp), generate
 
 
 @_intrinsic
