@@ -64,7 +64,7 @@ def load_model(
     Args:
         name: one that ``celldetr models`` lists, a checkpoint's folder or a training run's; None: the default model.
         device: ``auto`` (CUDA, then Apple's MPS, then the CPU), ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
-        precision: ``32``, ``bf16``, or ``auto`` (bf16 on CUDA).
+        precision: ``32``, ``bf16``, or ``auto`` (bf16 on CUDA and CPUs that multiply it natively).
         threshold: least score of a cell that is reported; None: the one chosen on the model's validation data.
         batch_size: tiles that go through the network together.
 

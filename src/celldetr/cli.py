@@ -39,7 +39,7 @@ ModelName = Annotated[
     typer.Option("--model", "-m", help="Name (see `celldetr models`) or folder of a model.", show_default="small-20x"),
 ]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 or mps; auto takes the fastest there is.")]
-PrecisionName = Annotated[str, typer.Option("--precision", help="32, bf16, or auto: bf16 where the processor multiplies it natively.")]
+PrecisionName = Annotated[str, typer.Option("--precision", help="32, bf16, or auto: bf16 where it is native.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace earlier results.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Continue an interrupted run; keep what is finished.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")]
