@@ -9,8 +9,9 @@ import pytest
 from numpy.typing import NDArray
 
 from celldetr import sample_slide
+from celldetr.slide import tissue
 from celldetr.slide.reader import from_array, open_slide
-from celldetr.slide.tissue import TissueMask, find_tissue, tissue_of
+from celldetr.slide.tissue import TissueMask, find_tissue, tissue_of, within
 
 PINK, PURPLE, WHITE = (225, 165, 200), (120, 80, 150), (255, 255, 255)
 MPP = 2.0
@@ -180,3 +181,13 @@ def test_extents_hold_all_tissue_of_a_box_and_no_more() -> None:
         low = np.maximum([xs[inside].min() * 4, ys[inside].min() * 5], box[:2])
         high = np.minimum([xs[inside].max() * 4 + 4, ys[inside].max() * 5 + 5], box[2:])
         np.testing.assert_allclose(extent, [*low, *high])
+
+
+@pytest.mark.parametrize("reach", [0.0, 1.0, 6.25, 700.0])
+def test_distances_in_strips_are_distances(reach: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tissue, "STRIP", 20)
+    mask = np.random.default_rng(0).random((150, 70)) < 0.004
+    ys, xs = np.nonzero(mask)
+    gap = np.hypot(np.arange(150)[:, None, None] - ys, np.arange(70)[None, :, None] - xs).min(2)
+    np.testing.assert_array_equal(within(mask, reach), gap <= reach)
+    assert not within(np.zeros((50, 3), dtype=bool), reach).any()

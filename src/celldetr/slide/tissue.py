@@ -9,6 +9,7 @@ red), and only where that colour is beyond what a stain can have.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -19,6 +20,8 @@ from celldetr.slide.reader import SlideReader
 
 MASK_MPP = 8.0  # um per mask pixel, finer for images of less than MIN_SIDE mask pixels
 MIN_SIDE = 64
+STRIP = 512  # rows whose distances are held at once
+SAMPLE = 2**22  # pixels that are enough to tell the colour of glass
 THRESHOLD = 0.06  # optical density of green above the background; noise and shading stay below 0.04
 GROW_UM = 48.0  # about six cells around everything found
 DUST_UM2 = 200.0  # tissue with less than this within DUST_REACH_UM of itself is dust
@@ -121,7 +124,6 @@ def tissue_of(image: NDArray[np.uint8], mpp: float) -> tuple[NDArray[np.bool_], 
     Returns:
         (h, w) bool of the tissue, and (h, w) bool of it with a rim of ``GROW_UM``.
     """
-    from scipy import ndimage
 
     density = _DENSITY[image]
     density -= background(density)
@@ -131,8 +133,22 @@ def tissue_of(image: NDArray[np.uint8], mpp: float) -> tuple[NDArray[np.bool_], 
     grey = np.minimum(red, blue) > 0.85 * green
     core = stained & ~grey & ~ink(density)
     core = _without_dust(core, mpp)
-    distance = ndimage.distance_transform_edt(~core) if core.any() else np.full(core.shape, np.inf)
-    return core, distance * mpp <= GROW_UM
+    return core, within(core, GROW_UM / mpp)
+
+
+def within(mask: NDArray[np.bool_], reach: float) -> NDArray[np.bool_]:
+    """(h, w) what lies at most ``reach`` pixels from a mask, strip by strip: distances take 16 bytes a pixel."""
+    from scipy import ndimage
+
+    out = np.zeros_like(mask)
+    margin = math.ceil(reach)
+    for top in range(0, len(mask), STRIP):
+        first, last = max(top - margin, 0), top + STRIP + margin
+        part = mask[first:last]
+        if part.any():
+            near = ndimage.distance_transform_edt(~part) <= reach
+            out[top : top + STRIP] = near[top - first : top - first + STRIP]
+    return out
 
 
 def background(density: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -140,7 +156,8 @@ def background(density: NDArray[np.float32]) -> NDArray[np.float32]:
 
     Glass is light and nearly colourless. Pixels that are exactly white are padding, not glass, and do not count.
     """
-    flat = density.reshape(-1, 3)
+    step = math.ceil(math.sqrt(density[..., 0].size / SAMPLE))
+    flat = density[::step, ::step].reshape(-1, 3)
     tint = flat[:, 1] - flat[:, [0, 2]].min(1)
     glass = (flat.max(1) < BACKGROUND_DENSITY) & (tint < BACKGROUND_TINT) & (flat.max(1) > 0)
     return np.percentile(flat[glass], 25, axis=0) if glass.mean() > 0.005 else np.zeros(3, dtype=np.float32)
@@ -166,7 +183,7 @@ def _without_dust(core: NDArray[np.bool_], mpp: float) -> NDArray[np.bool_]:
 
     if not core.any():
         return core
-    near = ndimage.distance_transform_edt(~core) * mpp <= DUST_REACH_UM / 2
+    near = within(core, DUST_REACH_UM / 2 / mpp)
     groups, count = ndimage.label(near)
     area = np.bincount(groups[core], minlength=count + 1) * mpp**2
     # An image smaller than a speck of dust is somebody's crop of a nucleus.
