@@ -86,12 +86,12 @@ class Grid:
 
     Attributes:
         columns, rows: tiles along x and along y.
-        scale: level-0 pixels per model pixel.
+        scale: level-0 pixels per model pixel along x and y.
     """
 
     columns: Axis
     rows: Axis
-    scale: float
+    scale: tuple[float, float]
 
     def __len__(self) -> int:
         return len(self.columns) * len(self.rows)
@@ -120,7 +120,7 @@ class Grid:
         x0, x1 = _inside(self.columns)
         y0, y1 = _inside(self.rows)
         boxes = [np.broadcast_arrays(x0[None], y0[:, None], x1[None], y1[:, None])]
-        return np.stack(boxes[0], -1).reshape(-1, 4) * self.scale
+        return np.stack(boxes[0], -1).reshape(-1, 4) * np.array([*self.scale, *self.scale])
 
 
 def _inside(axis: Axis) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -129,14 +129,18 @@ def _inside(axis: Axis) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
 
 
 def lay_grid(
-    region: tuple[float, float, float, float], scale: float, tile: int, overlap: int, offset: float = 0.0
+    region: tuple[float, float, float, float],
+    scale: tuple[float, float],
+    tile: int,
+    overlap: int,
+    offset: float = 0.0,
 ) -> Grid:
     """Cover a region with tiles.
 
     Args:
         region: (x, y, width, height) in level-0 pixels.
-        scale: level-0 pixels per model pixel, any positive number.
+        scale: level-0 pixels per model pixel along x and y, any positive numbers.
         tile, overlap, offset: see ``lay_axis``, for both axes.
     """
-    x, y, width, height = (value / scale for value in region)
+    x, y, width, height = (value / step for value, step in zip(region, scale * 2, strict=True))
     return Grid(lay_axis(x, width, tile, overlap, offset), lay_axis(y, height, tile, overlap, offset), scale)

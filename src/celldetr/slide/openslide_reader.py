@@ -54,13 +54,31 @@ def resolution(path: Path, slide: openslide.AbstractSlide, mpp: float | None) ->
     aperio = number(properties.get("aperio.MPP"))
     if aperio is not None:
         candidates.append(Candidate(aperio, "aperio.MPP"))
-    per_unit = number(properties.get("tiff.XResolution"))
     unit = {"inch": "inch", "centimeter": "cm"}.get(properties.get("tiff.ResolutionUnit", ""), "")
     length = micrometres(1.0, unit)
-    if per_unit and length:
-        candidates.append(Candidate(length / per_unit, "tiff.XResolution"))
+    per_unit = [number(properties.get(f"tiff.{axis}Resolution")) for axis in "XY"]
+    x, y = (length / value if length and value else None for value in per_unit)
+    found, notes = pair(x, y, "tiff.X/YResolution")
+    if not candidates:
+        warnings = notes
+    candidates += found
     power = number(properties.get(openslide.PROPERTY_NAME_OBJECTIVE_POWER, properties.get("aperio.AppMag")))
     return resolve(str(path), mpp, candidates, power, warnings)
+
+
+def bounds(slide: openslide.AbstractSlide) -> tuple[int, int, int, int] | None:
+    """(x, y, width, height) of what was scanned, level-0 pixels; None if the file does not say, or says nonsense."""
+    names = (
+        openslide.PROPERTY_NAME_BOUNDS_X,
+        openslide.PROPERTY_NAME_BOUNDS_Y,
+        openslide.PROPERTY_NAME_BOUNDS_WIDTH,
+        openslide.PROPERTY_NAME_BOUNDS_HEIGHT,
+    )
+    try:
+        x, y, width, height = (int(slide.properties[name]) for name in names)
+    except (KeyError, ValueError):
+        return None
+    return (x, y, width, height) if width > 0 and height > 0 else None
 
 
 class OpenSlideReader(SlideReader):
@@ -73,8 +91,8 @@ class OpenSlideReader(SlideReader):
         self._downsamples = slide.level_downsamples
         whole = slide.dimensions
         levels = tuple(
-            Level(width, height, (reduction(whole[0], width), reduction(whole[1], height)))
-            for width, height in slide.level_dimensions
+            Level(width, height, (reduction(whole[0], width), reduction(whole[1], height)), own == round(own))
+            for (width, height), own in zip(slide.level_dimensions, self._downsamples, strict=True)
         )
         super().__init__(
             name=slide_name(path),
@@ -83,15 +101,13 @@ class OpenSlideReader(SlideReader):
             levels=levels,
             resolution=resolution,
             size_bytes=path.stat().st_size,
+            bounds=bounds(slide),
         )
 
     def read_level(self, level: int, x: int, y: int, width: int, height: int) -> NDArray[np.uint8]:
         """See ``SlideReader.read_level``."""
-        # OpenSlide addresses every level in whole level-0 pixels and divides by its own idea of the reduction.
-        downsample = self._downsamples[level]
-        origin = (round(x * downsample), round(y * downsample))
         try:
-            image = self._slide.read_region(origin, level, (width, height))
+            image = self._slide.read_region(self._origin(level, x, y), level, (width, height))
         except openslide.OpenSlideError as error:
             raise InputError(
                 f"{self._path}: cannot read {width} x {height} px at ({x}, {y}) of level {level} ({error}); "
@@ -102,6 +118,22 @@ class OpenSlideReader(SlideReader):
         white = Image.new("RGB", image.size, "white")
         white.paste(image, mask=image.getchannel("A"))
         return np.asarray(white)
+
+    def _origin(self, level: int, x: int, y: int) -> tuple[int, int]:
+        """The level-0 pixel to ask for: OpenSlide divides it by its own, often odd, idea of the reduction."""
+        return round(x * self._downsamples[level]), round(y * self._downsamples[level])
+
+    def displacement(self, level: int, x: int, y: int) -> tuple[float, float]:
+        """See ``SlideReader.displacement``: OpenSlide interpolates where its quotient is not a whole number."""
+        origin, downsample = self._origin(level, x, y), self._downsamples[level]
+        return origin[0] / downsample - x, origin[1] / downsample - y
+
+    def level_for(self, step_x: float, step_y: float) -> int:
+        """See ``SlideReader.level_for``."""
+        # On Leica slides OpenSlide cuts that quotient off, which may displace a level by up to one of its pixels. It is
+        # used only where that is less than half a pixel of the result, as in thumbnails.
+        share = 2.0 if self.format == "leica" else 1.0
+        return super().level_for(step_x / share, step_y / share)
 
     def close(self) -> None:
         """See ``SlideReader.close``."""

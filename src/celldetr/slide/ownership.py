@@ -27,13 +27,13 @@ class Ownership:
     """Decides cell by cell, tile after tile in reading order, row after row.
 
     Args:
-        scale: level-0 pixels per model pixel.
+        scale: level-0 pixels per model pixel along x and y.
         model_mpp: micrometres per model pixel.
         bounds: (left, top, right, bottom) of the slide in level-0 pixels; boxes are cut there.
     """
 
-    def __init__(self, scale: float, model_mpp: float, bounds: tuple[float, float, float, float]) -> None:
-        self._scale = scale
+    def __init__(self, scale: tuple[float, float], model_mpp: float, bounds: tuple[float, float, float, float]) -> None:
+        self._scale = np.array(scale, dtype=np.float64)
         self._reach = REACH_UM / model_mpp  # model px
         self._bounds = bounds
         self._row = -1
@@ -54,7 +54,7 @@ class Ownership:
         boxes = cells.boxes.astype(np.float64) + np.array([tile.x, tile.y, tile.x, tile.y])
         x, y = _centres(boxes).T
         left, top, right, bottom = tile.owner
-        boxes *= self._scale
+        boxes *= np.tile(self._scale, 2)
         boxes[:, 0::2] = boxes[:, 0::2].clip(self._bounds[0], self._bounds[2])
         boxes[:, 1::2] = boxes[:, 1::2].clip(self._bounds[1], self._bounds[3])
         centres = _centres(boxes)
@@ -79,9 +79,9 @@ class Ownership:
 
     def _kept_already(self, tile: Tile, centres: NDArray[np.float64]) -> NDArray[np.bool_]:
         """(N,) whether an earlier tile kept a cell within reach of each centre."""
-        kept = np.concatenate([self._above, *self._here])
-        left, top, right, bottom = (edge * self._scale for edge in tile.owner)
-        reach = self._reach * self._scale
+        kept, centres = np.concatenate([self._above, *self._here]) / self._scale, centres / self._scale
+        left, top, right, bottom = tile.owner
+        reach = self._reach
         near = (kept[:, 0] > left - 3 * reach) & (kept[:, 0] < right + 3 * reach)
         near &= (kept[:, 1] > top - 3 * reach) & (kept[:, 1] < bottom + 3 * reach)
         gap = np.hypot(*(centres[:, None] - kept[near][None]).transpose(2, 0, 1))

@@ -92,14 +92,14 @@ def usable_threads() -> int:
 
 
 def read_ahead(
-    reader: SlideReader, tiles: Iterable[Tile], scale: float, depth: int, threads: int
+    reader: SlideReader, tiles: Iterable[Tile], scale: tuple[float, float], depth: int, threads: int
 ) -> Generator[NDArray[np.uint8], None, None]:
     """The pixels of tiles in their order, at most ``depth`` of them read or being read before they are asked for."""
     todo = iter(tiles)
     pool = ThreadPoolExecutor(threads, thread_name_prefix="tile")
 
     def start(tile: Tile) -> Future[NDArray[np.uint8]]:
-        box = (tile.x * scale, tile.y * scale, tile.width * scale, tile.height * scale)
+        box = (tile.x * scale[0], tile.y * scale[1], tile.width * scale[0], tile.height * scale[1])
         return pool.submit(reader.read_region, *box, tile.width, tile.height)
 
     try:
@@ -154,7 +154,7 @@ def _predict_band(
         cells = 0
         for tile, seen in zip(batch, found, strict=True):
             kept, boxes = ownership.keep(tile, seen)
-            tables.append(tile_rows(kept, boxes, types, job.reader.mpp))
+            tables.append(tile_rows(kept, boxes, types, (job.reader.mpp_x, job.reader.mpp_y)))
             edges.append(boxes)
             counts += np.bincount(kept.probabilities.argmax(1), minlength=len(types))
             cells += len(kept)

@@ -71,7 +71,8 @@ def make_plan(reader: SlideReader, model_mpp: float, options: PredictOptions) ->
         InputError: the region lies outside the slide, or the slide is damaged.
     """
     region = _region(reader, options.region)
-    grid = lay_grid(region, model_mpp / reader.mpp, options.tile, options.overlap, options.offset)
+    scale = (model_mpp / reader.mpp_x, model_mpp / reader.mpp_y)
+    grid = lay_grid(region, scale, options.tile, options.overlap, options.offset)
     shape = (len(grid.rows), len(grid.columns))
     owned = grid.owned()
     areas = ((owned[:, 2:] - owned[:, :2]).prod(1) * (reader.mpp / 1000) ** 2).reshape(shape)

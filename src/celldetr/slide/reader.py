@@ -33,11 +33,18 @@ EDGE = 1e-3  # px beyond the slide that count as rounding, not as outside
 
 @dataclass(frozen=True)
 class Level:
-    """One resolution of a pyramid: its size, and level-0 pixels per pixel of its own along x and y."""
+    """One resolution of a pyramid.
+
+    Attributes:
+        width, height: of it, px.
+        downsample: level-0 pixels per pixel of its own along x and y.
+        exact: whether whole pixels of it can be read; if not, ``SlideReader.displacement`` says what is.
+    """
 
     width: int
     height: int
     downsample: tuple[float, float]
+    exact: bool = True
 
 
 class SlideReader(ABC):
@@ -48,8 +55,11 @@ class SlideReader(ABC):
         file: the file's name without folders, or "" for an array.
         format: vendor or file type, e.g. ``aperio``, ``ome-tiff``, ``png``, ``array``.
         levels: finest first; there is at least one.
-        mpp: micrometres per pixel of level 0.
+        mpp_x, mpp_y: micrometres per pixel of level 0 along x and y; they differ where pixels are not square.
+        mpp: their geometric mean: ``mpp`` squared is the area of a pixel.
         mpp_source: where that is from: ``given``, or the metadata property.
+        bounds: (x, y, width, height) in level-0 pixels of what was scanned, where the file says so (MIRAX, Leica SCN);
+            viewers such as QuPath count from its corner. None where it does not.
         size_bytes: of the file, 0 for an array.
         warnings: what is doubtful about the slide, one sentence each.
     """
@@ -64,13 +74,16 @@ class SlideReader(ABC):
         resolution: Resolution,
         size_bytes: int,
         warnings: tuple[str, ...] = (),
+        bounds: tuple[int, int, int, int] | None = None,
     ) -> None:
         self.name = name
         self.file = file
         self.format = format
         self.levels = levels
         self.mpp = resolution.mpp
+        self.mpp_x, self.mpp_y = resolution.mpp_x, resolution.mpp_y
         self.mpp_source = resolution.source
+        self.bounds = bounds
         self.size_bytes = size_bytes
         self.warnings = (*resolution.warnings, *warnings)
 
@@ -92,6 +105,10 @@ class SlideReader(ABC):
             InputError: the file is damaged there.
         """
 
+    def displacement(self, level: int, x: int, y: int) -> tuple[float, float]:
+        """How far right of and below (x, y) the pixels that ``read_level`` returns begin, in pixels of the level."""
+        return 0.0, 0.0
+
     def read_region(
         self, x: float, y: float, width: float, height: float, out_width: int, out_height: int
     ) -> NDArray[np.uint8]:
@@ -108,7 +125,7 @@ class SlideReader(ABC):
         Raises:
             InputError: the file is damaged there.
         """
-        index = self.level_for(min(width / out_width, height / out_height))
+        index = self.level_for(width / out_width, height / out_height)
         level = self.levels[index]
         blocks = _blocks(width / level.downsample[0], height / level.downsample[1], out_width, out_height)
         out = np.empty((out_height, out_width, 3), dtype=np.uint8)
@@ -120,14 +137,16 @@ class SlideReader(ABC):
 
     def thumbnail(self, mpp: float) -> NDArray[np.uint8]:
         """The whole slide at about ``mpp`` micrometres per pixel -> (h, w, 3) uint8, at least one pixel a side."""
-        reduction = max(mpp / self.mpp, 1.0)
-        width, height = (max(1, round(side / reduction)) for side in (self.width, self.height))
+        width = max(1, round(self.width / max(mpp / self.mpp_x, 1.0)))
+        height = max(1, round(self.height / max(mpp / self.mpp_y, 1.0)))
         return self.read_region(0, 0, self.width, self.height, width, height)
 
-    def level_for(self, downsample: float) -> int:
-        """Index of the coarsest level that is as fine as ``downsample`` level-0 pixels per pixel."""
+    def level_for(self, step_x: float, step_y: float) -> int:
+        """Index of the coarsest level that is as fine as these steps, level-0 pixels along x and y."""
         fine_enough = [
-            i for i, level in enumerate(self.levels) if max(level.downsample) <= downsample * LEVEL_TOLERANCE
+            i
+            for i, level in enumerate(self.levels)
+            if level.downsample[0] <= step_x * LEVEL_TOLERANCE and level.downsample[1] <= step_y * LEVEL_TOLERANCE
         ]
         return max(fine_enough, key=lambda i: self.levels[i].downsample, default=0)
 
@@ -145,7 +164,8 @@ class SlideReader(ABC):
             x, y = round(inner[0]), round(inner[1])
             return source[y : y + out_height, x : x + out_width]
         height, width = source.shape[:2]
-        # The margin makes the box lie inside up to rounding, which Pillow does not forgive.
+        # The margin makes the box lie inside up to rounding (and, at the slide's edge, a displacement), which Pillow
+        # does not forgive.
         safe = (max(inner[0], 0.0), max(inner[1], 0.0), min(inner[2], float(width)), min(inner[3], float(height)))
         image = Image.fromarray(source)
         resized = image.resize((out_width, out_height), Image.Resampling.BICUBIC, safe, reducing_gap=REDUCING_GAP)
@@ -153,19 +173,21 @@ class SlideReader(ABC):
 
     def _source(
         self, index: int, left: float, top: float, right: float, bottom: float, out_width: int, out_height: int
-    ) -> tuple[NDArray[np.uint8], int, int]:
-        """Pixels of a level that a box (in its pixels) needs, filter margin included, and the first one's x and y."""
+    ) -> tuple[NDArray[np.uint8], float, float]:
+        """Pixels of a level that a box (in its pixels) needs, filter margin included, and where the first one begins."""
         level = self.levels[index]
-        x0, x1 = _needed(left, right, out_width, level.width)
-        y0, y1 = _needed(top, bottom, out_height, level.height)
+        spare = 0 if level.exact else 1
+        x0, x1 = _needed(left, right, out_width, level.width, spare)
+        y0, y1 = _needed(top, bottom, out_height, level.height, spare)
         inside = max(x0, 0), max(y0, 0), min(x1, level.width), min(y1, level.height)
+        dx, dy = self.displacement(index, inside[0], inside[1])
         if inside == (x0, y0, x1, y1):
-            return self.read_level(index, x0, y0, x1 - x0, y1 - y0), x0, y0
+            return self.read_level(index, x0, y0, x1 - x0, y1 - y0), x0 + dx, y0 + dy
         source = np.full((y1 - y0, x1 - x0, 3), 255, dtype=np.uint8)
         if inside[0] < inside[2] and inside[1] < inside[3]:
             pixels = self.read_level(index, inside[0], inside[1], inside[2] - inside[0], inside[3] - inside[1])
             source[inside[1] - y0 : inside[3] - y0, inside[0] - x0 : inside[2] - x0] = pixels
-        return source, x0, y0
+        return source, x0 + dx, y0 + dy
 
     def close(self) -> None:
         """Release the file; reading afterwards is an error."""
@@ -180,13 +202,16 @@ class SlideReader(ABC):
         self.close()
 
 
-def _needed(low: float, high: float, out: int, size: int) -> tuple[int, int]:
+def _needed(low: float, high: float, out: int, size: int, spare: int) -> tuple[int, int]:
     """First and one past the last pixel along an axis that a resampled interval needs; may reach outside 0..size.
+
+    ``spare`` pixels more are taken on either side.
 
     The filter's margin stops at the slide's edge, so that white from outside is not mixed into its last pixels; only
     what the interval itself covers outside is white.
     """
     margin = 0 if low == round(low) and high - low == out else BICUBIC_SUPPORT * max(1.0, (high - low) / out) + 1
+    margin += spare and BICUBIC_SUPPORT + spare
     first, last = math.floor(low + EDGE), math.ceil(high - EDGE)
     first = max(math.floor(low - margin), min(first, 0))
     last = min(math.ceil(high + margin), max(last, size))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from celldetr.errors import InputError
 
@@ -43,21 +43,55 @@ class Candidate:
     """A resolution that a file states.
 
     Attributes:
-        value: micrometres per pixel, unchecked.
+        value: micrometres per pixel along x, unchecked.
         source: the property it is from, for ``run.json`` and messages.
+        value_y: the same along y, if the file says it; None: as along x.
     """
 
     value: float
     source: str
+    value_y: float | None = None
+
+    @property
+    def y(self) -> float:
+        """Micrometres per pixel along y, unchecked."""
+        return self.value if self.value_y is None else self.value_y
+
+    @property
+    def plausible(self) -> bool:
+        """Whether a microscope could have made it."""
+        return plausible(self.value) and plausible(self.y)
+
+    def __str__(self) -> str:
+        sides = f"{self.value:g}" if self.value == self.y else f"{self.value:g} x {self.y:g}"
+        return f"{sides} ({self.source})"
 
 
 @dataclass(frozen=True)
 class Resolution:
-    """The resolution in use: micrometres per pixel of level 0, where it is from, and what is doubtful about it."""
+    """The resolution in use.
 
-    mpp: float
+    Attributes:
+        mpp_x: micrometres per pixel of level 0 along x.
+        source: where it is from.
+        warnings: what is doubtful about it.
+        y: micrometres per pixel of level 0 along y, where pixels are not square.
+    """
+
+    mpp_x: float
     source: str
     warnings: tuple[str, ...] = ()
+    y: float | None = None
+
+    @property
+    def mpp_y(self) -> float:
+        """Micrometres per pixel of level 0 along y."""
+        return self.mpp_x if self.y is None else self.y
+
+    @property
+    def mpp(self) -> float:
+        """The geometric mean of both, so that ``mpp`` squared is the area of a pixel."""
+        return self.mpp_x if self.mpp_x == self.mpp_y else math.sqrt(self.mpp_x * self.mpp_y)
 
 
 def micrometres(value: float, unit: str) -> float | None:
@@ -75,15 +109,18 @@ def number(text: object) -> float | None:
 
 
 def pair(x: float | None, y: float | None, source: str) -> tuple[list[Candidate], list[str]]:
-    """The candidate of a horizontal and a vertical resolution (their mean), and a warning if pixels are not square."""
-    values = [value for value in (x, y) if value is not None]
-    if not values:
+    """The candidate of a horizontal and a vertical resolution, and a warning if pixels are far from square.
+
+    If one of the two is missing, pixels are taken as square.
+    """
+    if x is None and y is None:
         return [], []
-    mean = sum(values) / len(values)
-    warnings = []
-    if x is not None and y is not None and plausible(x) and plausible(y) and abs(x - y) > NON_SQUARE * mean:
-        warnings.append(f"pixels are not square ({x:g} x {y:g} um); their mean, {mean:g}, is used")
-    return [Candidate(mean, source)], warnings
+    if x is None or y is None:
+        return [Candidate(x or y or 0.0, source)], []
+    candidate = Candidate(x, source, y)
+    if not candidate.plausible or abs(x - y) <= NON_SQUARE * max(x, y):
+        return [candidate], []
+    return [candidate], [f"pixels are not square ({x:g} x {y:g} um); each axis is read at its own scale"]
 
 
 def plausible(mpp: float) -> bool:
@@ -116,7 +153,7 @@ def resolve(
 
     Args:
         name: of the slide, for messages.
-        given: what the user says; it wins.
+        given: what the user says; it wins, and means square pixels.
         candidates: what the file says, most trusted first.
         power: objective power in the file; only used in messages.
         warnings: doubts found while reading the metadata.
@@ -125,27 +162,28 @@ def resolve(
         InputError: ``given`` is out of range, or the file states nothing a microscope could have made.
     """
     notes = list(warnings)
-    stated = next((c for c in candidates if plausible(c.value)), None)
+    stated = next((c for c in candidates if c.plausible), None)
     if given is not None:
-        mpp, source = check_mpp(given, name), "given"
-        notes = []  # they doubt the metadata, which is not used
-        if stated and abs(stated.value - mpp) > DISAGREEMENT * mpp:
-            notes.append(f"mpp {mpp:g} as given is used; the file says {stated.value:g} ({stated.source})")
-    elif stated:
-        mpp, source = stated.value, stated.source
-    else:
+        mpp = check_mpp(given, name)
+        # The notes doubt the metadata, which is not used.
+        notes = []
+        if stated and max(abs(stated.value - mpp), abs(stated.y - mpp)) > DISAGREEMENT * mpp:
+            notes.append(f"mpp {mpp:g} as given is used; the file says {stated}")
+        return Resolution(mpp, "given", tuple(notes))
+    if stated is None:
         raise InputError(_no_mpp(name, candidates, power))
-    if given is None and power and power > 0 and not 1 / POWER_FACTOR < mpp * power / 10 < POWER_FACTOR:
+    found = Resolution(stated.value, stated.source, y=None if stated.y == stated.value else stated.y)
+    if power and power > 0 and not 1 / POWER_FACTOR < found.mpp * power / 10 < POWER_FACTOR:
         notes.append(
-            f"mpp {mpp:g} ({source}) does not go with an objective power of {power:g}x, which is about {10 / power:g}; "
+            f"mpp {stated} does not go with an objective power of {power:g}x, which is about {10 / power:g}; "
             "if cells come out wrong, pass --mpp"
         )
-    return Resolution(mpp, source, tuple(notes))
+    return replace(found, warnings=tuple(notes))
 
 
 def _no_mpp(name: str, candidates: Sequence[Candidate], power: float | None) -> str:
     if candidates:
-        stated = " and ".join(f"{c.value:g} ({c.source})" for c in candidates)
+        stated = " and ".join(str(candidate) for candidate in candidates)
         problem = f"its metadata gives {stated} um per pixel, outside {LOWEST:g} to {HIGHEST:g}"
     else:
         problem = "its metadata gives no micrometres per pixel"

@@ -68,14 +68,16 @@ def box_polygons(boxes: NDArray[np.float64]) -> pa.BinaryArray:
     )
 
 
-def tile_rows(cells: TileCells, boxes: NDArray[np.float64], types: Sequence[str], mpp: float) -> pa.Table:
+def tile_rows(
+    cells: TileCells, boxes: NDArray[np.float64], types: Sequence[str], mpp: tuple[float, float]
+) -> pa.Table:
     """Rows of the cells of a tile, without ``cell_id``.
 
     Args:
         cells: N cells, of which scores, probabilities and embeddings are taken.
         boxes: (N, 4) their xyxy in level-0 pixels.
         types: names of the K types.
-        mpp: micrometres per level-0 pixel.
+        mpp: micrometres per level-0 pixel along x and y.
     """
     x, y = (boxes[:, 0] + boxes[:, 2]) / 2, (boxes[:, 1] + boxes[:, 3]) / 2
     probabilities = np.ascontiguousarray(cells.probabilities, dtype=np.float32)
@@ -87,8 +89,8 @@ def tile_rows(cells: TileCells, boxes: NDArray[np.float64], types: Sequence[str]
         "y_px": y,
         "w_px": (boxes[:, 2] - boxes[:, 0]).astype(np.float32),
         "h_px": (boxes[:, 3] - boxes[:, 1]).astype(np.float32),
-        "x_um": x * mpp,
-        "y_um": y * mpp,
+        "x_um": x * mpp[0],
+        "y_um": y * mpp[1],
         "score": cells.scores.astype(np.float32),
         "type": pa.DictionaryArray.from_arrays(pa.array(best), pa.array(types, pa.string())),
         "type_score": np.take_along_axis(probabilities, best[:, None], 1)[:, 0],

@@ -43,7 +43,7 @@ class TissueMask:
         mask: (h, w) bool, tissue with a generous rim: what decides about tiles.
         core: (h, w) bool, the tissue itself: what is measured.
         scale: level-0 pixels per mask pixel along x and y.
-        mpp: of level 0.
+        mpp: of level 0; its square is the area of a pixel.
     """
 
     mask: NDArray[np.bool_]
@@ -107,10 +107,10 @@ def find_tissue(reader: SlideReader) -> TissueMask:
     Raises:
         InputError: the slide is damaged.
     """
-    short_um = min(reader.width, reader.height) * reader.mpp
+    short_um = min(reader.width * reader.mpp_x, reader.height * reader.mpp_y)
     thumbnail = reader.thumbnail(float(np.clip(short_um / MIN_SIDE, reader.mpp, MASK_MPP)))
     scale = (reader.width / thumbnail.shape[1], reader.height / thumbnail.shape[0])
-    core, mask = tissue_of(thumbnail, reader.mpp * float(np.mean(scale)))
+    core, mask = tissue_of(thumbnail, float(np.mean([scale[0] * reader.mpp_x, scale[1] * reader.mpp_y])))
     return TissueMask(mask, core, scale, reader.mpp)
 
 
