@@ -109,7 +109,7 @@ def test_a_cell_on_a_border_appears_once(model: Model) -> None:
     shared, area = sides.clip(0).prod(-1), (2 * half).prod(-1)
     iou = shared / (area[:, None] + area - shared)
     # Twins that one tile made are the network's; these tests are about those that two made.
-    owned = lay_grid((0, 0, 700, 560), 1.0, 256, 64).owned()
+    owned = lay_grid((0, 0, 700, 560), (1.0, 1.0), 256, 64).owned()
     inside = (centre[:, None] >= owned[:, :2]).all(-1) & (centre[:, None] < owned[:, 2:]).all(-1)
     owner = inside.argmax(1)
     assert len(owned) >= 9

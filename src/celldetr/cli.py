@@ -78,6 +78,15 @@ def predict(
         tuple[float, float, float, float] | None,
         typer.Option(help="X Y WIDTH HEIGHT: only this part, in pixels at full resolution."),
     ] = None,
+    roi: Annotated[
+        Path | None, typer.Option(help="Only cells inside the annotations of this GeoJSON file, as QuPath exports it.")
+    ] = None,
+    roi_name: Annotated[
+        str | None, typer.Option(help="Only annotations of this name or class.", show_default="all in the file")
+    ] = None,
+    roi_origin: Annotated[
+        str, typer.Option(help="Where its pixels count from: bounds (as QuPath shows the slide) or slide.")
+    ] = "bounds",
     tile: Annotated[
         int, typer.Option(help="Side of a tile, px at the model's resolution; smaller needs less memory.")
     ] = 512,
@@ -96,8 +105,9 @@ def predict(
     from celldetr.slide.options import PredictOptions
     from celldetr.slide.reader import open_slide
 
-    values = {"tile": tile, "overlap": overlap, "batch_size": batch_size, "mpp": mpp, "region": region}
-    options = parse(PredictOptions, values | {"tissue": not all_tiles}, "options")
+    values: dict[str, Any] = {"tile": tile, "overlap": overlap, "batch_size": batch_size, "mpp": mpp, "region": region}
+    values |= {"tissue": not all_tiles, "roi": _roi(roi, roi_name, slides), "roi_origin": roi_origin}
+    options = parse(PredictOptions, values, "options")
     # What can be told at once is told before seconds are spent on a model.
     for name in formats or ():
         find_format(name)
@@ -153,6 +163,13 @@ def export(
         Path | None, typer.Option("--out", "-o", help="File to write.", show_default="beside the table")
     ] = None,
     shape: Annotated[str | None, typer.Option(help="geojson: box or ellipse.", show_default="box")] = None,
+    origin: Annotated[
+        str | None,
+        typer.Option(
+            help="geojson: what becomes (0, 0): the corner of the slide's bounds, as in QuPath, or of the slide.",
+            show_default="bounds",
+        ),
+    ] = None,
     embeddings: Annotated[
         bool, typer.Option("--embeddings", help="csv: with the embeddings, in columns e0, e1, ...")
     ] = False,
@@ -162,6 +179,8 @@ def export(
     from celldetr.export import export_cells
 
     options: dict[str, Any] = {"shape": shape} if shape else {}
+    if origin:
+        options["origin"] = origin
     if embeddings:
         options["embeddings"] = True
     typer.echo(export_cells(source, format, out, overwrite=overwrite, **options))
@@ -279,6 +298,19 @@ def _precision(name: str) -> Precision:
     if name not in known:
         raise InputError(f"precision {name!r} is unknown; {near(name, known)}")
     return known[name]
+
+
+def _roi(path: Path | None, name: str | None, slides: Sequence[Path]) -> Any:
+    """The region to look at, read before anything slow is begun; None for all of the slide."""
+    if path is None:
+        if name is not None:
+            raise InputError(f"--roi-name {name!r}: says which annotations of --roi FILE, which is missing")
+        return None
+    if len(slides) > 1:
+        raise InputError(f"--roi {path}: is drawn on one slide, but {len(slides)} are given; run them one by one")
+    from celldetr.slide.roi import read_roi
+
+    return read_roi(path, name)
 
 
 def _distinct(slides: Sequence[Path]) -> None:

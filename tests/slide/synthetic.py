@@ -36,7 +36,7 @@ def places_um(n: int = 60, gap: float = 16.0, seed: int = 0) -> NDArray[np.float
 
 
 def draw(mpp_x: float, mpp_y: float) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
-    """A scene of ``WIDTH_UM`` x ``HEIGHT_UM`` -> (H, W, 3) uint8 and the (N, 2) centres of its discs in pixels of it."""
+    """A scene of ``WIDTH_UM`` x ``HEIGHT_UM`` -> (H, W, 3) uint8, and the (N, 2) centres of its discs in its pixels."""
     width, height = round(WIDTH_UM / mpp_x), round(HEIGHT_UM / mpp_y)
     image = np.full((height, width, 3), TISSUE, dtype=np.float64)
     centres = places_um() / (mpp_x, mpp_y)

@@ -133,8 +133,9 @@ def test_a_run_on_disk_equals_the_run_in_memory(tmp_path: Path) -> None:
 def test_run_json_says_what_was_done(whole: RunSummary) -> None:
     run = json.loads((whole.directory / "run.json").read_text())
     assert list(run) == [
-        "status", "version", "slide", "format", "bytes", "width", "height", "mpp", "mpp_source", "model", "types",
-        "options", "warnings", "sessions", "started", "ended", "seconds", "speed", "versions", "platform", "tissue_mm2",
+        "status", "version", "slide", "format", "bytes", "width", "height", "mpp", "mpp_x", "mpp_y", "mpp_source",
+        "bounds_px", "model", "types", "options",
+        "warnings", "sessions", "started", "ended", "seconds", "speed", "versions", "platform", "tissue_mm2",
         "read_mm2", "tiles", "cells",
     ]  # fmt: skip
     assert (run["status"], run["slide"], run["mpp"], run["mpp_source"]) == ("complete", "blobs", 0.5, "given")
@@ -235,8 +236,8 @@ def test_reading_ahead_is_bounded_and_in_order() -> None:
             Counting.started += 1
             return np.full((1, 1, 3), int(x), np.uint8)
 
-    tiles = lay_grid((0, 0, 2400, 100), 1.0, 64, 0).tiles()
-    images = read_ahead(Counting(), tiles, 0.1, 5, 2)  # type: ignore[arg-type]
+    tiles = lay_grid((0, 0, 2400, 100), (1.0, 1.0), 64, 0).tiles()
+    images = read_ahead(Counting(), tiles, (0.1, 0.1), 5, 2)  # type: ignore[arg-type]
     for i in range(30):
         assert next(images)[0, 0, 0] == int(i * 6.4)
         assert Counting.started <= i + 6

@@ -13,6 +13,7 @@ lengths = st.one_of(st.floats(0.3, 5000), st.integers(1, 5000).map(float))
 origins = st.sampled_from([0.0, 123.4, 1e5 + 1 / 3])
 tilings = st.integers(32, 600).flatmap(lambda tile: st.tuples(st.just(tile), st.integers(0, tile // 2)))
 offsets = st.one_of(st.just(0.0), st.floats(0, 700))
+scales = st.sampled_from([0.5, 1.002004, 2.0, 1.826])
 
 
 @given(origins, lengths, tilings, offsets, st.lists(st.floats(0, 1), min_size=1, max_size=20))
@@ -75,9 +76,11 @@ def test_offset_moves_the_seams_only() -> None:
     assert lay_axis(0, 3000, 512, 64, 448).starts.tolist() == plain.starts.tolist()
 
 
-@given(lengths, lengths, st.sampled_from([0.5, 1.002004, 2.0, 1.826]), offsets)
+@given(lengths, lengths, st.tuples(scales, scales), offsets)
 @settings(deadline=None)
-def test_owned_rectangles_tile_the_region(width: float, height: float, scale: float, offset: float) -> None:
+def test_owned_rectangles_tile_the_region(
+    width: float, height: float, scale: tuple[float, float], offset: float
+) -> None:
     grid = lay_grid((17.0, 31.0, width, height), scale, 256, 32, offset)
     boxes = grid.owned()
     assert boxes.shape == (len(grid), 4)
@@ -89,7 +92,7 @@ def test_owned_rectangles_tile_the_region(width: float, height: float, scale: fl
 
 
 def test_tiles_come_row_by_row_with_their_owners() -> None:
-    grid = lay_grid((0, 0, 2000, 1200), 2.0, 512, 64)
+    grid = lay_grid((0, 0, 2000, 1200), (2.0, 2.0), 512, 64)
     tiles = list(grid.tiles())
     assert [(t.row, t.column) for t in tiles] == [(r, c) for r in range(2) for c in range(3)]
     assert len(tiles) == len(grid) == 6

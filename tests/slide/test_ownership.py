@@ -11,7 +11,7 @@ from celldetr.model.output import TileCells
 from celldetr.slide.grid import Grid, Tile, lay_grid
 from celldetr.slide.ownership import Ownership
 
-SCALE = 1.826
+SCALE = (1.826, 1.21)
 
 
 def sightings(tile: Tile, points: NDArray[np.float64], jitter: float, rng: np.random.Generator) -> TileCells:
@@ -36,7 +36,7 @@ def run(grid: Grid, points: NDArray[np.float64], jitter: float, rng: np.random.G
 @settings(deadline=None, max_examples=25)
 def test_each_point_is_kept_once(seed: int, jitter: float, offset: float, tile: int, crowd: int) -> None:
     rng = np.random.default_rng(seed)
-    grid = lay_grid((0, 0, 613.3 * SCALE, 411.7 * SCALE), SCALE, tile, 24, offset)
+    grid = lay_grid((0, 0, 613.3 * SCALE[0], 411.7 * SCALE[1]), SCALE, tile, 24, offset)
     # A lattice 9 px (4.5 um) apart, and points put on the lines and crossings of lines on purpose.
     lattice = np.stack(np.meshgrid(np.arange(8, 605, 9.0), np.arange(8, 403, 9.0)), -1).reshape(-1, 2)
     lines = np.stack(np.meshgrid(grid.columns.cuts[1:-1], grid.rows.cuts[1:-1]), -1).reshape(-1, 2)
@@ -49,7 +49,7 @@ def test_each_point_is_kept_once(seed: int, jitter: float, offset: float, tile: 
 def test_centre_ownership_alone_would_count_some_twice_and_lose_others() -> None:
     # The reason for the reach: without it the points on the lines above are kept 0 to 4 times.
     rng = np.random.default_rng(0)
-    grid = lay_grid((0, 0, 600, 400), 1.0, 128, 24)
+    grid = lay_grid((0, 0, 600, 400), (1.0, 1.0), 128, 24)
     points = np.stack(np.meshgrid(grid.columns.cuts[1:-1], np.arange(30, 380, 9.0)), -1).reshape(-1, 2)
     counts = np.zeros(len(points), int)
     for tile in grid.tiles():
@@ -64,11 +64,11 @@ def test_centre_ownership_alone_would_count_some_twice_and_lose_others() -> None
 
 
 def test_boxes_are_level0_pixels_cut_at_the_slide_and_ordered() -> None:
-    grid = lay_grid((0, 0, 200, 100), 2.0, 64, 8)
+    grid = lay_grid((0, 0, 200, 100), (2.0, 2.0), 64, 8)
     tile = grid.tile(0, 1)
     boxes = np.array([[30, 40, 38, 50], [26, 10, 34, 20], [26, 30, 34, 70], [20, 60, 28, 64]], np.float32)
     cells = TileCells(boxes, np.arange(4, dtype=np.float32), np.ones((4, 1), np.float32), np.zeros((4, 1), np.float16))
-    kept, level0 = Ownership(2.0, 0.5, (0, 0, 200, 100)).keep(tile, cells)
+    kept, level0 = Ownership((2.0, 2.0), 0.5, (0, 0, 200, 100)).keep(tile, cells)
     shift = tile.x * 2
     assert kept.scores.tolist() == [1.0, 2.0, 0.0]  # the last lies below the slide
     np.testing.assert_allclose(level0[0], [52 + shift, 20, 68 + shift, 40])
@@ -76,17 +76,17 @@ def test_boxes_are_level0_pixels_cut_at_the_slide_and_ordered() -> None:
 
 
 def test_resuming_after_a_row_changes_nothing() -> None:
-    grid = lay_grid((0, 0, 500, 700), 1.0, 128, 24)
+    grid = lay_grid((0, 0, 500, 700), (1.0, 1.0), 128, 24)
     points = np.stack(np.meshgrid(np.arange(8, 490, 9.0), np.append(np.arange(8, 690, 9.0), grid.rows.cuts[1:-1])), -1)
     tiles = [
         (tile, sightings(tile, points.reshape(-1, 2), 0.7, np.random.default_rng(i)))
         for i, tile in enumerate(grid.tiles())
     ]
     bounds = (0.0, 0.0, 500.0, 700.0)
-    whole = Ownership(1.0, 0.5, bounds)
+    whole = Ownership((1.0, 1.0), 0.5, bounds)
     expected = [whole.keep(*item)[1] for item in tiles]
     for row in range(len(grid.rows) - 1):
-        resumed = Ownership(1.0, 0.5, bounds)
+        resumed = Ownership((1.0, 1.0), 0.5, bounds)
         before = [e for (tile, _), e in zip(tiles, expected, strict=True) if tile.row == row]
         resumed.resume(row, np.concatenate([(b[:, :2] + b[:, 2:]) / 2 for b in before]))
         for (tile, cells), e in zip(tiles, expected, strict=True):

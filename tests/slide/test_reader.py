@@ -6,6 +6,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import imagecodecs
 import numpy as np
 import openslide
 import pytest
@@ -179,11 +180,25 @@ def test_palette_alpha_and_cmyk_become_rgb(tmp_path: Path) -> None:
         np.testing.assert_allclose(got.astype(int), array, atol=4)
 
 
-@pytest.mark.parametrize("mode", ["1", "L", "LA", "I;16"])
-def test_grey_is_refused(tmp_path: Path, mode: str) -> None:
-    Image.new(mode, (8, 8)).save(tmp_path / "grey.png")
-    with pytest.raises(InputError, match=r"grey.png: is a grey image"):
-        open_slide(tmp_path / "grey.png", 0.5)
+@pytest.mark.parametrize(
+    ("mode", "value", "expected"), [("1", 1, 255), ("L", 77, 77), ("LA", (77, 255), 77), ("I;16", 77 * 257, 77)]
+)
+def test_grey_is_copied_to_three_channels_with_a_warning(
+    tmp_path: Path, mode: str, value: int | tuple[int, int], expected: int
+) -> None:
+    Image.new(mode, (8, 6), value).save(tmp_path / "grey.png")
+    with open_slide(tmp_path / "grey.png", 0.5) as slide:
+        assert "image is grey" in slide.warnings[0]
+        assert slide.warnings[1:] == ((slide.warnings[-1],) if mode == "I;16" else ())
+        np.testing.assert_array_equal(slide.read_region(0, 0, 8, 6, 8, 6), np.full((6, 8, 3), expected))
+
+
+def test_a_png_of_sixteen_bits_says_so(tmp_path: Path) -> None:
+    samples = np.linspace(0, 65535, 60).reshape(4, 5, 3).astype(np.uint16)
+    (tmp_path / "deep.png").write_bytes(imagecodecs.png_encode(samples))
+    with open_slide(tmp_path / "deep.png", 0.5) as slide:
+        assert "16 bits per channel" in slide.warnings[0]
+        np.testing.assert_allclose(slide.read_region(0, 0, 5, 4, 5, 4), samples / 257, atol=1)
 
 
 @pytest.mark.parametrize(
@@ -193,7 +208,7 @@ def test_grey_is_refused(tmp_path: Path, mode: str) -> None:
         (np.zeros((4, 4, 3), np.uint16), "rescale"),
         (np.zeros((4, 4, 4), np.uint8), r"image\[..., :3\]"),
         (np.zeros((3, 9, 9), np.uint8), "transpose"),
-        (np.zeros((9, 9), np.uint8), "grey"),
+        (np.zeros((9, 9), np.uint8), r"numpy.stack\(\[image\] \* 3, -1\)"),
         (np.zeros((0, 9, 3), np.uint8), "at least one pixel"),
     ],
 )

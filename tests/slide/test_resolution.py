@@ -75,10 +75,20 @@ def test_mpp_that_contradicts_the_objective_is_doubted(power: float | None, warn
     assert bool(resolve("s", None, [Candidate(0.5, "x")], power).warnings) is warned
 
 
-def test_pixels_that_are_not_square_use_the_mean_and_warn() -> None:
+def test_pixels_that_are_not_square_keep_both_sides() -> None:
     found, warnings = pair(0.5, 0.6, "x")
-    assert found[0].value == pytest.approx(0.55)
-    assert "not square" in warnings[0]
-    assert pair(0.5, 0.51, "x")[1] == []
-    assert pair(None, 0.5, "x")[0][0].value == 0.5
+    assert (found[0].value, found[0].y) == (0.5, 0.6)
+    assert "not square (0.5 x 0.6 um); each axis is read at its own scale" in warnings[0]
+    assert pair(0.5, 0.51, "x") == ([Candidate(0.5, "x", 0.51)], [])
+    assert pair(None, 0.5, "x") == ([Candidate(0.5, "x")], [])
     assert pair(None, None, "x") == ([], [])
+    used = resolve("s", None, found)
+    assert (used.mpp_x, used.mpp_y, used.mpp) == (0.5, 0.6, pytest.approx(0.3**0.5))
+    square = resolve("s", 0.25, found)
+    assert (square.mpp_x, square.mpp_y, square.mpp) == (0.25, 0.25, 0.25)
+    assert square.warnings == ("mpp 0.25 as given is used; the file says 0.5 x 0.6 (x)",)
+
+
+def test_a_resolution_with_one_impossible_side_is_not_believed() -> None:
+    with pytest.raises(InputError, match=r"gives 0.5 x 10000 \(x\) um per pixel"):
+        resolve("s", None, pair(0.5, 10000, "x")[0])

@@ -38,7 +38,7 @@ def write(directory: Path, sizes: list[int]) -> tuple[Path, list[tuple[TileCells
     for band, (cells, boxes) in enumerate(parts):
         bounds = (*boxes[:, :2].min(0).tolist(), *boxes[:, 2:].max(0).tolist()) if len(boxes) else None
         info = PartInfo(band, len(boxes), 1, 0.1, dict.fromkeys(TYPES, 0), bounds)
-        store.write(tile_rows(cells, boxes, TYPES, 0.25), info)
+        store.write(tile_rows(cells, boxes, TYPES, (0.25, 0.25)), info)
     infos = store.infos(range(len(sizes)))
     return store.finish(infos, {"slide": "s.svs", "mpp": 0.25, "types": list(TYPES)}), parts
 

@@ -128,6 +128,45 @@ def test_sixteen_bits_are_scaled_and_say_so(tmp_path: Path) -> None:
     assert "16 bits" in open_slide(tmp_path / "a.tif", 0.5).warnings[0]
 
 
+@pytest.mark.parametrize(
+    ("options", "declared"),
+    [
+        ({"extratags": [(281, "H", 3, (4095,) * 3, True)]}, "TIFF MaxSampleValue"),
+        ({"metadata": {"axes": "YXS", "SignificantBits": 12}}, "OME SignificantBits 12"),
+    ],
+)
+def test_a_declared_range_is_the_range(tmp_path: Path, options: dict[str, Any], declared: str) -> None:
+    path = tmp_path / ("a.ome.tif" if "metadata" in options else "a.tif")
+    samples = RNG.integers(0, 4096, IMAGE.shape).astype(np.uint16)
+    tifffile.imwrite(path, samples, photometric="rgb", **TILED, **options)
+    np.testing.assert_allclose(region(path), crop(samples) * (255 / 4095), atol=0.5001)
+    assert open_slide(path, 0.5).warnings[0] == f"more than 8 bits per channel: 0..4095 ({declared}) is read as 0..255"
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("photometric", ["minisblack", "miniswhite"])
+def test_grey_is_copied_to_three_channels(tmp_path: Path, dtype: Any, photometric: str) -> None:
+    grey = IMAGE[..., 0]
+    samples = (grey if photometric == "minisblack" else 255 - grey).astype(dtype) * (1 if dtype == np.uint8 else 257)
+    for options in ({}, {"compression": "zlib"}, TILED):
+        tifffile.imwrite(tmp_path / "a.tif", samples, photometric=photometric, **options)
+        np.testing.assert_array_equal(region(tmp_path / "a.tif"), crop(np.stack([grey] * 3, -1)))
+        assert "image is grey" in open_slide(tmp_path / "a.tif", 0.5).warnings[0]
+    alpha = np.where(np.arange(210) < 60, 0, np.iinfo(dtype).max).astype(dtype)[None].repeat(150, 0)
+    both = np.stack([samples, alpha], -1)
+    tifffile.imwrite(tmp_path / "a.tif", both, photometric=photometric, extrasamples=["unassalpha"], **TILED)
+    expected = np.where(alpha == 0, 255, grey)
+    np.testing.assert_array_equal(region(tmp_path / "a.tif"), crop(np.stack([expected] * 3, -1)))
+
+
+def test_sparse_tiles_of_inverted_grey_are_white(tmp_path: Path) -> None:
+    tiles = (None if i % 2 else np.full((32, 48), 40, np.uint8) for i in range(25))
+    where = {"shape": IMAGE.shape[:2], "dtype": np.uint8, "photometric": "miniswhite", **TILED}
+    tifffile.imwrite(tmp_path / "a.tif", tiles, **where)
+    with open_slide(tmp_path / "a.tif", 0.5) as slide:
+        assert set(np.unique(slide.read_region(0, 0, 96, 32, 96, 32))) == {215, 255}
+
+
 def test_alpha_is_white_where_the_tag_says_alpha(tmp_path: Path) -> None:
     alpha = np.where(np.arange(210) < 60, 0, 255).astype(np.uint8)[None, :, None].repeat(150, 0)
     rgba = np.concatenate([IMAGE, alpha], 2)
@@ -157,7 +196,6 @@ def test_rgb_written_as_three_channels(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("data", "options", "message"),
     [
-        (IMAGE[..., 0], {}, "grey"),
         (IMAGE.astype(np.float32), {"photometric": "rgb"}, "8 or 16 bits"),
         (np.zeros((5, 40, 40), np.uint8), {"metadata": {"axes": "CYX"}}, "not a stack or fluorescence channels"),
         (np.zeros((7, 40, 40, 3), np.uint8), {"photometric": "rgb"}, "not a stack"),

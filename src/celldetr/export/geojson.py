@@ -1,10 +1,10 @@
 """GeoJSON that QuPath opens: one detection object a cell, with its class, its colour and its measurements.
 
 The form is that of QuPath 0.4 and later: ``properties.objectType``, a classification with a name and an RGB colour, and
-measurements as a map from name to number. Coordinates are level-0 pixels from the top left corner of the slide, which
-is QuPath's own convention, so objects fall into place; except on MIRAX and Leica SCN slides, which QuPath crops when it
-opens them: there ``origin`` is the corner of what it shows. QuPath opens ``.geojson`` and ``.geojson.gz`` by drag and
-drop.
+measurements as a map from name to number. Coordinates are level-0 pixels from the top left corner of what QuPath shows.
+That is the slide, except where a file says which part of it was scanned (OpenSlide's ``bounds``, in MIRAX and Leica SCN
+above all): QuPath crops to this part unless told not to, and so do we. QuPath opens ``.geojson`` and ``.geojson.gz`` by
+drag and drop.
 
 A feature's id is a UUID (version 5, RFC 9562) of the slide's name and the ``cell_id``: exporting twice gives the same
 ids, and two slides never share one.
@@ -31,6 +31,8 @@ from celldetr.export.table import BOX, CellTable, numbers
 
 Shape = Literal["box", "ellipse"]
 SHAPES = ("box", "ellipse")
+Origin = Literal["bounds", "slide"]
+ORIGINS = ("bounds", "slide")
 
 # Ids are made in two steps, this namespace and the slide's name, then that and the cell: a constant of the format.
 NAMESPACE = uuid.UUID("5d0b9f0e-3c1f-5c58-9d0a-6a1f3f1f7f0a")
@@ -106,8 +108,20 @@ def _features(
     ]
 
 
+def _corner(table: CellTable, origin: Origin | tuple[float, float]) -> tuple[float, float]:
+    """The level-0 pixel that becomes (0, 0)."""
+    if isinstance(origin, str):
+        if origin not in ORIGINS:
+            raise InputError(f"origin {origin!r} is unknown; {near(origin, ORIGINS)}")
+        bounds = table.run.get("bounds_px") if origin == "bounds" else None
+        return (float(bounds[0]), float(bounds[1])) if bounds else (0.0, 0.0)
+    if len(origin) != 2 or not np.isfinite(origin).all():
+        raise InputError(f"origin {origin!r}: expected two numbers, x and y in level-0 pixels")
+    return origin
+
+
 def write_geojson(
-    table: CellTable, out: Path, *, shape: Shape = "box", origin: tuple[float, float] = (0.0, 0.0)
+    table: CellTable, out: Path, *, shape: Shape = "box", origin: Origin | tuple[float, float] = "bounds"
 ) -> None:
     """Write the cells as a FeatureCollection of QuPath detections, compressed if ``out`` ends in ``.gz``.
 
@@ -116,16 +130,15 @@ def write_geojson(
         out: the file, replaced if it exists.
         shape: outline of a cell: its box, or the ellipse in it (which looks more like a nucleus and makes the file
             twice as large).
-        origin: the level-0 pixel (x, y) that becomes (0, 0): OpenSlide's ``bounds-x`` and ``bounds-y`` for a slide that
-            QuPath crops.
+        origin: what becomes (0, 0): ``bounds``, the corner of what was scanned, where the slide says so; ``slide``, the
+            corner of the slide; or a level-0 pixel (x, y).
 
     Raises:
-        InputError: an unknown shape, an origin that is not two numbers, or a cell without a finite box.
+        InputError: an unknown shape or origin, or a cell without a finite box.
     """
     if shape not in SHAPES:
         raise InputError(f"shape {shape!r} is unknown; {near(shape, SHAPES)}")
-    if len(origin) != 2 or not np.isfinite(origin).all():
-        raise InputError(f"origin {origin!r}: expected two numbers, x and y in level-0 pixels")
+    corner = _corner(table, origin)
     outline = _unit_outline(shape)
     namespace = uuid.uuid5(NAMESPACE, table.slide)
     columns = ["cell_id", *BOX, "type", *_measured(table)]
@@ -134,6 +147,6 @@ def write_geojson(
         separator = "\n"
         for batch in table.batches(columns):
             if len(batch):
-                stream.write((separator + ",\n".join(_features(table, batch, outline, origin, namespace))).encode())
+                stream.write((separator + ",\n".join(_features(table, batch, outline, corner, namespace))).encode())
                 separator = ",\n"
         stream.write(b"\n]}\n")

@@ -37,7 +37,7 @@ class CellTable:
         path: the Parquet file.
         run: provenance, the content of ``run.json``; less of it if there is none beside the table.
         slide: name of the slide without its folders; identifies a cell together with ``cell_id``.
-        mpp: micrometres per pixel of level 0, or None where the run does not say.
+        mpp: micrometres per pixel of level 0 (its square is the area of a pixel), or None where the run does not say.
         types: names of the K types in the order of the model.
         columns: all names in the table.
         embedding_dim: d, the length of an embedding.
@@ -52,6 +52,14 @@ class CellTable:
     columns: tuple[str, ...]
     embedding_dim: int
     count: int
+
+    @property
+    def mpp_xy(self) -> tuple[float, float] | None:
+        """Micrometres per pixel of level 0 along x and y, or None where the run does not say."""
+        x, y = self.run.get("mpp_x"), self.run.get("mpp_y")
+        if isinstance(x, int | float) and isinstance(y, int | float) and x > 0 and y > 0:
+            return float(x), float(y)
+        return None if self.mpp is None else (self.mpp, self.mpp)
 
     def batches(self, columns: Sequence[str], rows: int = BATCH_ROWS) -> Iterator[pa.RecordBatch]:
         """Stream ``columns`` in the order of the table, at most ``rows`` cells at a time."""

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from celldetr.errors import InputError
+from celldetr.slide.colour import FULL_16, GREY_NOTE, grey_to_rgb, over_white, range_note, to_bytes
 from celldetr.slide.reader import Level, SlideReader, slide_name
 from celldetr.slide.resolution import Resolution, resolve
 
@@ -30,6 +31,7 @@ class ArrayReader(SlideReader):
         file: str = "",
         format: str = "array",
         size_bytes: int = 0,
+        warnings: tuple[str, ...] = (),
     ) -> None:
         self._array = array
         height, width = array.shape[:2]
@@ -40,6 +42,7 @@ class ArrayReader(SlideReader):
             levels=(Level(width, height, (1.0, 1.0)),),
             resolution=resolution,
             size_bytes=size_bytes,
+            warnings=warnings,
         )
 
     def read_level(self, level: int, x: int, y: int, width: int, height: int) -> NDArray[np.uint8]:
@@ -60,7 +63,7 @@ def check_rgb(array: NDArray[np.uint8]) -> NDArray[np.uint8]:
     if array.ndim == 3 and array.shape[0] == 3 and array.shape[2] != 3:
         raise InputError(f"{got}; channels come last, pass image.transpose(1, 2, 0)")
     if array.ndim != 3 or array.shape[2] != 3:
-        raise InputError(f"{got}; nuclei are told by colour, so a grey image or a stack cannot be used")
+        raise InputError(f"{got}; for a grey image (H, W) pass numpy.stack([image] * 3, -1); a stack cannot be used")
     if array.dtype.kind == "f":
         raise InputError(f"{got}; if its values are in 0..1, pass (image * 255).round().astype('uint8')")
     if array.dtype != np.uint8:
@@ -70,27 +73,33 @@ def check_rgb(array: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return array
 
 
-def to_rgb(image: Image.Image, origin: str) -> NDArray[np.uint8]:
-    """Pixels of a Pillow image as (H, W, 3) uint8: palettes looked up, transparency made white, CMYK converted.
+def to_rgb(image: Image.Image) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
+    """Pixels of a Pillow image as (H, W, 3) uint8, and warnings.
 
-    Raises:
-        InputError: a grey image.
+    Palettes are looked up, transparency is made white, CMYK is converted, grey is copied.
     """
-    if image.mode in ("1", "L", "LA", "La", "I", "F") or image.mode.startswith("I;"):
-        raise InputError(f"{origin}: is a grey image (mode {image.mode}); expected RGB: nuclei are told by colour")
+    notes = (GREY_NOTE,) if image.mode in ("1", "L", "LA", "La", "I") or image.mode.startswith("I;") else ()
+    if image.mode.startswith("I"):  # 16 bits of grey, which Pillow's own conversion would cut off at 255
+        samples = np.asarray(image).clip(0, FULL_16).astype(np.uint16)
+        return grey_to_rgb(to_bytes(samples, FULL_16)), (*notes, range_note(FULL_16, ""))
     if "A" in image.mode or "a" in image.mode or "transparency" in image.info:
-        rgba = image.convert("RGBA")
-        white = Image.new("RGB", image.size, "white")
-        white.paste(rgba, mask=rgba.getchannel("A"))
-        return np.asarray(white)
-    return np.asarray(image.convert("RGB"))
+        rgba = np.asarray(image.convert("RGBA"))
+        return over_white(rgba[..., :3], rgba[..., 3]), notes
+    return np.asarray(image.convert("RGB")), notes
+
+
+def png_depth(path: Path) -> int:
+    """Bits per sample of a PNG (its IHDR chunk); Pillow reduces 16 to 8 without a word. 8 for anything else."""
+    with path.open("rb") as file:
+        head = file.read(25)
+    return head[24] if len(head) == 25 and head.startswith(b"\x89PNG") else 8
 
 
 def open_image(path: Path, mpp: float | None) -> SlideReader:
     """Open a PNG or JPEG; it is decoded whole.
 
     Raises:
-        InputError: damaged, grey, too large to be decoded whole, or no ``mpp`` given.
+        InputError: damaged, too large to be decoded whole, or no ``mpp`` given.
     """
     try:
         with warnings.catch_warnings():
@@ -99,7 +108,8 @@ def open_image(path: Path, mpp: float | None) -> SlideReader:
         with image:
             resolution = resolve(str(path), mpp, ())
             kind = "png" if image.format == "PNG" else "jpeg"
-            pixels = to_rgb(image, str(path))
+            deep = (range_note(FULL_16, ""),) if image.mode in ("RGB", "RGBA") and png_depth(path) == 16 else ()
+            pixels, notes = to_rgb(image)
     except Image.DecompressionBombError:
         raise InputError(
             f"{path}: too large for a PNG or JPEG, which is decoded whole; save it as a tiled TIFF"
@@ -109,5 +119,11 @@ def open_image(path: Path, mpp: float | None) -> SlideReader:
             raise
         raise InputError(f"{path}: cannot be decoded ({error}); the file is damaged or incomplete") from None
     return ArrayReader(
-        pixels, resolution, name=slide_name(path), file=path.name, format=kind, size_bytes=path.stat().st_size
+        pixels,
+        resolution,
+        name=slide_name(path),
+        file=path.name,
+        format=kind,
+        size_bytes=path.stat().st_size,
+        warnings=notes + deep,
     )

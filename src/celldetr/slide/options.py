@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from celldetr.config import Config, Count
+
+
+def _roi(value: Any) -> str | None:
+    if value is None:
+        return None
+    from celldetr.slide.roi import roi_text  # shapely is loaded by those only who draw a region
+
+    return roi_text(value)
 
 
 class PredictOptions(Config):
@@ -18,6 +26,10 @@ class PredictOptions(Config):
     mpp: float | None = None  # um per pixel of level 0, instead of what the file says
     tissue: bool = True  # only read tiles that touch tissue; False: all
     region: tuple[float, float, float, float] | None = None  # x, y, width, height in level-0 px; None: the whole slide
+    roi: Annotated[str | None, BeforeValidator(_roi)] = None  # what read_roi gives, kept as WKT: only cells inside it
+    roi_origin: Literal["bounds", "slide"] = (
+        "bounds"  # where its pixels count from: what was scanned (QuPath), or level 0
+    )
     offset: Annotated[float, Field(ge=0)] = (
         0.0  # px by which the seams between tiles are moved, to test that none shows
     )

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from celldetr.slide.grid import Tile
+from celldetr.slide.grid import Axis, Grid, Tile
 
 if TYPE_CHECKING:  # celldetr.model is imported with torch, which nobody needs who only reads tables
     from celldetr.model.output import TileCells
@@ -86,6 +86,26 @@ class Ownership:
         near &= (kept[:, 1] > top - 3 * reach) & (kept[:, 1] < bottom + 3 * reach)
         gap = np.hypot(*(centres[:, None] - kept[near][None]).transpose(2, 0, 1))
         return (gap < reach).any(1) if gap.shape[1] else np.zeros(len(centres), dtype=bool)
+
+
+def influence(grid: Grid, model_mpp: float) -> tuple[float, float]:
+    """How far from a cell a tile can own points and yet decide about it, level-0 pixels along x and y.
+
+    A cell is dropped for one within ``REACH_UM`` that an earlier tile kept, which was not dropped for a third of a yet
+    earlier tile, and so on: every link of such a chain is another tile, so it is no longer than tiles are near.
+    """
+    reach = REACH_UM / model_mpp
+    links = 1
+    while _tiles_within(grid.columns, links, reach) * _tiles_within(grid.rows, links, reach) > links:
+        links += 1
+    return links * reach * grid.scale[0], links * reach * grid.scale[1]
+
+
+def _tiles_within(axis: Axis, links: int, reach: float) -> int:
+    """Most tiles along an axis that may keep cells within ``links * reach`` of one point."""
+    cuts = axis.cuts[1:-1]
+    ends = np.searchsorted(cuts, cuts + (2 * links + 1) * reach, side="right")
+    return int((ends - np.arange(len(cuts))).max(initial=0)) + 1
 
 
 def _centres(boxes: NDArray[np.float64]) -> NDArray[np.float64]:

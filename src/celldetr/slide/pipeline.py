@@ -26,11 +26,12 @@ from celldetr.slide.options import PredictOptions
 from celldetr.slide.ownership import Ownership
 from celldetr.slide.plan import Plan
 from celldetr.slide.reader import SlideReader
+from celldetr.slide.roi_cells import RoiCells
 from celldetr.slide.store import PartInfo
 from celldetr.slide.table import tile_rows
 
 if TYPE_CHECKING:
-    from celldetr.model.output import TileModel
+    from celldetr.model.output import TileCells, TileModel
 
 MAX_THREADS = 8  # decoding a tile takes far less than predicting it
 
@@ -143,6 +144,7 @@ def _predict_band(
     tiles, types, size = job.plan.tiles(band), job.model.types, job.options.batch_size
     tables: list[pa.Table] = []
     edges: list[NDArray[np.float64]] = []
+    outside: list[tuple[float, float]] = []
     counts = np.zeros(len(types), dtype=np.int64)
     for batch in (tiles[first : first + size] for first in range(0, len(tiles), size)):
         start = time.perf_counter()
@@ -154,6 +156,9 @@ def _predict_band(
         cells = 0
         for tile, seen in zip(batch, found, strict=True):
             kept, boxes = ownership.keep(tile, seen)
+            if job.plan.roi is not None:
+                kept, boxes, others = within(job.plan.roi, kept, boxes)
+                outside.extend(others)
             tables.append(tile_rows(kept, boxes, types, (job.reader.mpp_x, job.reader.mpp_y)))
             edges.append(boxes)
             counts += np.bincount(kept.probabilities.argmax(1), minlength=len(types))
@@ -162,7 +167,17 @@ def _predict_band(
     rows = pa.concat_tables(tables).combine_chunks()
     area = sum(job.plan.area(tile) for tile in tiles)
     by_type = dict(zip(types, counts.tolist(), strict=True))
-    return rows, PartInfo(band, len(rows), len(tiles), area, by_type, _bounds(np.concatenate(edges)))
+    return rows, PartInfo(band, len(rows), len(tiles), area, by_type, _bounds(np.concatenate(edges)), tuple(outside))
+
+
+def within(
+    roi: RoiCells, cells: TileCells, boxes: NDArray[np.float64]
+) -> tuple[TileCells, NDArray[np.float64], list[tuple[float, float]]]:
+    """The cells whose centre lies in a ROI, their boxes, and the centres of others that decide about cells in it."""
+    centres = (boxes[:, :2] + boxes[:, 2:]) / 2
+    index = np.flatnonzero(roi.inside(centres))
+    others = centres[roi.beside(centres)]
+    return cells.take(index), boxes[index], [(float(x), float(y)) for x, y in others]
 
 
 def _bounds(boxes: NDArray[np.float64]) -> tuple[float, float, float, float] | None:

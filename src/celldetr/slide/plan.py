@@ -1,4 +1,4 @@
-"""What a run will read: tiles that own tissue, band by band. Settled before the model is asked anything."""
+"""What a run will read: tiles that own tissue (in the ROI), by bands. Settled before the model is asked anything."""
 
 from __future__ import annotations
 
@@ -6,12 +6,17 @@ import math
 from dataclasses import dataclass, replace
 
 import numpy as np
+import shapely
 from numpy.typing import NDArray
 
 from celldetr.errors import InputError
+from celldetr.slide.colour import GREY_NOTE
 from celldetr.slide.grid import Grid, Tile, lay_grid
 from celldetr.slide.options import PredictOptions
+from celldetr.slide.ownership import influence
 from celldetr.slide.reader import SlideReader
+from celldetr.slide.roi import place_roi
+from celldetr.slide.roi_cells import RoiCells, share_of_pixels
 from celldetr.slide.tissue import find_tissue
 
 WINDOW_STEP = 64  # px; windows have few different sizes, so that the model can still take several at once
@@ -25,9 +30,11 @@ class Plan:
         grid: all tiles.
         selected: (rows, columns) bool, those that are read.
         areas: (rows, columns) mm2 that each owns.
-        tissue_mm2: area of tissue in the region; all of it where tissue is not looked for.
+        tissue_mm2: area of tissue in the region (and ROI); all of it where tissue is not looked for.
         extents: (rows, columns, 4) xyxy in model pixels, where each tile's tissue lies; None: anywhere.
         context: model pixels that are read around tissue, as far as the tile reaches.
+        roi: which cells are wanted; None: all.
+        notes: what is doubtful, one sentence each.
     """
 
     grid: Grid
@@ -36,6 +43,8 @@ class Plan:
     tissue_mm2: float
     extents: NDArray[np.float64] | None = None
     context: int = 0
+    roi: RoiCells | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def bands(self) -> list[int]:
@@ -71,19 +80,35 @@ def make_plan(reader: SlideReader, model_mpp: float, options: PredictOptions) ->
         InputError: the region lies outside the slide, or the slide is damaged.
     """
     region = _region(reader, options.region)
+    roi = _roi(reader, options)
     scale = (model_mpp / reader.mpp_x, model_mpp / reader.mpp_y)
     grid = lay_grid(region, scale, options.tile, options.overlap, options.offset)
     shape = (len(grid.rows), len(grid.columns))
     owned = grid.owned()
+    wanted = None if roi is None else RoiCells(roi, influence(grid, model_mpp))
+    near = np.ones(shape, dtype=bool) if wanted is None else wanted.touches(owned).reshape(shape)
+    if roi is not None:
+        x, y, width, height = region
+        roi = shapely.intersection(roi, shapely.box(x, y, x + width, y + height))
     areas = ((owned[:, 2:] - owned[:, :2]).prod(1) * (reader.mpp / 1000) ** 2).reshape(shape)
     if not options.tissue:
-        return Plan(grid, np.ones(shape, dtype=bool), areas, float(areas.sum()))
+        everything = float(areas.sum()) if roi is None else roi.area * (reader.mpp / 1000) ** 2
+        return Plan(grid, near, areas, everything, roi=wanted)
     mask = find_tissue(reader)
-    selected = mask.touches(owned)
+    selected = near.reshape(-1) & mask.touches(owned)
+    # The tissue decides what is read of a tile, not the ROI: the model is to see what it would see without one.
     extents = np.zeros((len(owned), 4))
-    extents[selected] = mask.extents(owned[selected]) / grid.scale
+    extents[selected] = mask.extents(owned[selected]) / np.tile(grid.scale, 2)
+    share = None if roi is None else share_of_pixels(roi, mask.core.shape, mask.scale)
     return Plan(
-        grid, selected.reshape(shape), areas, mask.area_mm2(region), extents.reshape(*shape, 4), options.overlap // 2
+        grid,
+        selected.reshape(shape),
+        areas,
+        mask.area_mm2(region if share is None else None, share),
+        extents.reshape(*shape, 4),
+        options.overlap // 2,
+        wanted,
+        notes=(GREY_NOTE,) if mask.grey and mask.mask.any() and GREY_NOTE not in reader.warnings else (),
     )
 
 
@@ -91,6 +116,18 @@ def _window(low: float, high: float, size: int) -> tuple[int, int]:
     """Start and length of the steps of an axis of a tile, 0 to ``size``, that cover an interval."""
     start = max(0, math.floor(low / WINDOW_STEP) * WINDOW_STEP)
     return start, min(size, math.ceil(high / WINDOW_STEP) * WINDOW_STEP) - start
+
+
+def _roi(reader: SlideReader, options: PredictOptions) -> shapely.MultiPolygon | None:
+    """The region of interest in level-0 pixels, if there is one and some of it lies on the slide."""
+    roi = place_roi(options.roi, options.roi_origin, reader.bounds)
+    if roi is None or shapely.intersects(roi, shapely.box(0, 0, reader.width, reader.height)):
+        return roi
+    x0, y0, x1, y1 = roi.bounds
+    raise InputError(
+        f"the ROI spans x {x0:g} to {x1:g}, y {y0:g} to {y1:g}: outside the slide of {reader.width} x {reader.height} "
+        "px; is it of another slide, or of a downsampled copy?"
+    )
 
 
 def _region(reader: SlideReader, region: tuple[float, float, float, float] | None) -> tuple[float, float, float, float]:

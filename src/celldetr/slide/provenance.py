@@ -5,6 +5,7 @@ The part that decides which cells come out is the *identity* of a run; a run is 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import platform
 from collections.abc import Iterator, Sequence
@@ -38,7 +39,10 @@ def identity(reader: SlideReader, model: TileModel, options: PredictOptions) -> 
         "width": reader.width,
         "height": reader.height,
         "mpp": reader.mpp,
+        "mpp_x": reader.mpp_x,
+        "mpp_y": reader.mpp_y,
         "mpp_source": reader.mpp_source,
+        "bounds_px": reader.bounds,
         "model": model.describe(),
         "types": list(model.types),
         "options": options.model_dump(mode="json"),
@@ -51,10 +55,16 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     """How a run (``run.json``) differs from an identity, e.g. ``options.tile: 512, now 256``; batch size may differ."""
     before = dict(_leaves(old))
     return [
-        f"{key}: {before.get(key)!r}, now {value!r}"
+        f"{key}: {_short(before.get(key))}, now {_short(value)}"
         for key, value in _leaves(new)
         if key not in ("options.batch_size", "mpp_source") and before.get(key) != value
     ]
+
+
+def _short(value: Any) -> str:
+    """A value for a message; of a long one (the outline of a ROI) its beginning and a hash."""
+    text = repr(value)
+    return text if len(text) <= 120 else f"{text[:40]}... (hash {hashlib.sha256(text.encode()).hexdigest()[:8]})"
 
 
 def _leaves(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -67,19 +77,22 @@ def _leaves(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
 
 def table_provenance(run: dict[str, Any]) -> dict[str, Any]:
     """What the table's own metadata says: the identity without what leaves the table as it is."""
-    return {key: run[key] for key in ("version", "slide", "width", "height", "mpp", "model", "types")}
+    keys = ("version", "slide", "width", "height", "mpp", "mpp_x", "mpp_y", "bounds_px", "model", "types")
+    return {key: run[key] for key in keys}
 
 
 def doubts(job: Job) -> list[str]:
     """What the user should know about the result, one sentence each."""
-    found = list(job.reader.warnings)
-    if job.reader.mpp > COARSE * job.model.mpp:
+    found = [*job.reader.warnings, *job.plan.notes]
+    coarsest = max(job.reader.mpp_x, job.reader.mpp_y)
+    if coarsest > COARSE * job.model.mpp:
         found.append(
-            f"the slide has {job.reader.mpp:.3g} um per pixel, the model works at {job.model.mpp:g}: nuclei are "
+            f"the slide has {coarsest:.3g} um per pixel, the model works at {job.model.mpp:g}: nuclei are "
             "magnified more than in training, so expect fewer and less certain cells"
         )
     if not job.plan.bands:
-        found.append("no tissue was found, so no tile was read; if there is some, turn the tissue mask off")
+        where = "" if job.plan.roi is None else " in the ROI"
+        found.append(f"no tissue was found{where}, so no tile was read; if there is some, turn the tissue mask off")
     return found
 
 

@@ -174,7 +174,7 @@ class SlideReader(ABC):
     def _source(
         self, index: int, left: float, top: float, right: float, bottom: float, out_width: int, out_height: int
     ) -> tuple[NDArray[np.uint8], float, float]:
-        """Pixels of a level that a box (in its pixels) needs, filter margin included, and where the first one begins."""
+        """Pixels of a level that a box (in its pixels) needs, filter margin included, and where the first begins."""
         level = self.levels[index]
         spare = 0 if level.exact else 1
         x0, x1 = _needed(left, right, out_width, level.width, spare)

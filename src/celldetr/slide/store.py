@@ -43,6 +43,8 @@ class PartInfo:
         mm2: area that these own.
         counts: cells by type.
         bounds: xyxy of their boxes in level-0 pixels, None if there are none.
+        outside: (x, y) level-0 pixels of cells that are not in the table because they lie outside a ROI, but that can
+            decide about cells of the next band.
     """
 
     band: int
@@ -51,6 +53,7 @@ class PartInfo:
     mm2: float
     counts: dict[str, int]
     bounds: tuple[float, float, float, float] | None
+    outside: tuple[tuple[float, float], ...] = ()
 
 
 class PartStore:
@@ -90,15 +93,19 @@ class PartStore:
                 metadata = pq.read_schema(self.path(band)).metadata or {}
                 values = json.loads(metadata[_PART_KEY])
                 bounds = values["bounds"]
-                found.append(PartInfo(**{**values, "bounds": None if bounds is None else tuple(bounds)}))
+                values["bounds"] = None if bounds is None else tuple(bounds)
+                values["outside"] = tuple((x, y) for x, y in values["outside"])
+                found.append(PartInfo(**values))
             except (OSError, pa.ArrowException, KeyError, TypeError, ValueError):
                 break
         return found
 
     def centres(self, band: int) -> NDArray[np.float64]:
-        """(N, 2) centres of the cells of a part, level-0 pixels."""
+        """(N, 2) centres of the cells that a band kept, level-0 pixels: those of its part, and those outside a ROI."""
         table = pq.read_table(self.path(band), columns=["x_px", "y_px"])
-        return np.stack([table["x_px"].to_numpy(), table["y_px"].to_numpy()], axis=1)
+        outside = json.loads(table.schema.metadata[_PART_KEY])["outside"]
+        inside = np.stack([table["x_px"].to_numpy(), table["y_px"].to_numpy()], axis=1)
+        return np.concatenate([inside, np.array(outside, dtype=np.float64).reshape(-1, 2)])
 
     def finish(self, infos: Sequence[PartInfo], provenance: Mapping[str, Any]) -> Path:
         """Join the parts into ``cells.parquet``, which appears when it is whole. The parts stay.

@@ -68,9 +68,7 @@ def box_polygons(boxes: NDArray[np.float64]) -> pa.BinaryArray:
     )
 
 
-def tile_rows(
-    cells: TileCells, boxes: NDArray[np.float64], types: Sequence[str], mpp: tuple[float, float]
-) -> pa.Table:
+def tile_rows(cells: TileCells, boxes: NDArray[np.float64], types: Sequence[str], mpp: tuple[float, float]) -> pa.Table:
     """Rows of the cells of a tile, without ``cell_id``.
 
     Args:

@@ -17,13 +17,15 @@ import tifffile
 from numpy.typing import NDArray
 
 from celldetr.errors import InputError
+from celldetr.slide.colour import GREY_NOTE, grey_to_rgb, over_white, range_note, to_bytes
 from celldetr.slide.reader import Level, SlideReader, reduction, slide_name
 from celldetr.slide.resolution import Resolution
-from celldetr.slide.tiff_resolution import series_size, tiff_resolution
+from celldetr.slide.tiff_resolution import sample_range, series_size, tiff_resolution
 
 WHOLE_BYTES = 512 * 2**20  # a level in strips that decodes to no more than this is decoded at once and kept
 SEGMENT_BYTES = 64 * 2**20  # largest single strip of a file that is not
 CACHE_BYTES = 64 * 2**20  # of decoded tiles and strips
+GREY = (tifffile.PHOTOMETRIC.MINISBLACK, tifffile.PHOTOMETRIC.MINISWHITE)
 SAME_SHAPE = 0.02  # relative difference of width / height between levels of one pyramid
 
 
@@ -31,7 +33,8 @@ def open_tiff(path: Path, mpp: float | None) -> SlideReader:
     """Open a TIFF.
 
     Raises:
-        InputError: damaged or truncated, not RGB, of unknown resolution, or compressed in too large a piece to decode.
+        InputError: damaged or truncated, neither RGB nor grey, of unknown resolution, or compressed in too large a
+            piece to decode.
     """
     try:
         file = tifffile.TiffFile(path)
@@ -44,8 +47,12 @@ def open_tiff(path: Path, mpp: float | None) -> SlideReader:
     try:
         if series is None:
             raise InputError(f"{path}: a TIFF without an image; damaged or incomplete?")
-        pyramid = [TiffLevel(path, file, level) for level in _pyramid(file, series)]
-        return TiffReader(path, file, pyramid, tiff_resolution(path, file, series, mpp))
+        highest, source = sample_range(file, series)
+        pyramid = [TiffLevel(path, file, level, highest) for level in _pyramid(file, series)]
+        notes = [GREY_NOTE] if pyramid[0].is_grey else []
+        if highest > 255 and not pyramid[0].is_palette:
+            notes.append(range_note(highest, source))
+        return TiffReader(path, file, pyramid, tiff_resolution(path, file, series, mpp), tuple(notes))
     except BaseException:
         file.close()
         raise
@@ -87,7 +94,9 @@ def _pyramid(file: Any, series: Any) -> list[Any]:
 class TiffReader(SlideReader):
     """A TIFF pyramid."""
 
-    def __init__(self, path: Path, file: Any, pyramid: list[TiffLevel], resolution: Resolution) -> None:
+    def __init__(
+        self, path: Path, file: Any, pyramid: list[TiffLevel], resolution: Resolution, notes: tuple[str, ...]
+    ) -> None:
         self._file = file
         self._pyramid = pyramid
         full = pyramid[0]
@@ -101,7 +110,7 @@ class TiffReader(SlideReader):
             ),
             resolution=resolution,
             size_bytes=path.stat().st_size,
-            warnings=full.warnings,
+            warnings=notes,
         )
 
     def read_level(self, level: int, x: int, y: int, width: int, height: int) -> NDArray[np.uint8]:
@@ -116,11 +125,15 @@ class TiffReader(SlideReader):
 class TiffLevel:
     """One resolution of a TIFF: where its pixels are and how they become RGB.
 
+    Args:
+        path, file, series: the level as tifffile has it.
+        highest: value of a sample that is fully bright.
+
     Raises:
-        InputError: not RGB (or a palette), a damaged file, or strips too large to be read in parts.
+        InputError: not RGB, grey or a palette, a damaged file, or strips too large to be read in parts.
     """
 
-    def __init__(self, path: Path, file: Any, series: Any) -> None:
+    def __init__(self, path: Path, file: Any, series: Any, highest: int) -> None:
         self._path = path
         self._handle = file.filehandle
         self._page = page = series.keyframe
@@ -132,9 +145,7 @@ class TiffLevel:
         self._cached_bytes = 0
         self._array: Any = None
         self._samples_first = _check_colour(path, series)
-        self.warnings: tuple[str, ...] = ()
-        if page.dtype == np.uint16 and not self._is_palette:
-            self.warnings = ("16 bits per channel: 0..65535 is read as 0..255; a camera's 12 bits would look black",)
+        self._highest = highest
         self._check_complete()
         decoded = int(np.prod(series.shape)) * page.dtype.itemsize
         self._whole = not page.is_tiled and decoded <= WHOLE_BYTES
@@ -147,8 +158,14 @@ class TiffLevel:
                 raise InputError(f"{path}: its pixels are compressed in one piece; save it as a tiled TIFF")
 
     @property
-    def _is_palette(self) -> bool:
+    def is_palette(self) -> bool:
+        """Whether samples are numbers of colours."""
         return bool(self._page.photometric == tifffile.PHOTOMETRIC.PALETTE)
+
+    @property
+    def is_grey(self) -> bool:
+        """Whether there is one sample a pixel, or one and alpha."""
+        return self._series.axes != "CYX" and self._page.photometric in GREY
 
     def _check_complete(self) -> None:
         ends = [
@@ -190,7 +207,8 @@ class TiffLevel:
         samples = len(self._pages) if len(self._pages) > 1 else page.samplesperpixel
         planes = samples if self._samples_first and len(self._pages) == 1 else 1
         # White where a sparse file has no data.
-        out = np.full((height, width, samples), np.iinfo(page.dtype).max, dtype=page.dtype)
+        white = 0 if page.photometric == tifffile.PHOTOMETRIC.MINISWHITE else np.iinfo(page.dtype).max
+        out = np.full((height, width, samples), white, dtype=page.dtype)
         for p in range(len(self._pages)):
             for plane in range(planes):
                 for row in range(y // tile_h, -(-(y + height) // tile_h)):
@@ -228,44 +246,40 @@ class TiffLevel:
         return data, place
 
     def _rgb(self, raw: NDArray[Any]) -> NDArray[np.uint8]:
-        if self._is_palette:
+        if self.is_palette:
             table = np.asarray(self._page.colormap)  # (3, 2 ** bits) uint16
             return np.ascontiguousarray((table >> 8).astype(np.uint8)[:, raw].transpose(1, 2, 0))
-        if raw.dtype == np.uint16:
-            raw = (raw >> 8).astype(np.uint8)
-        if raw.shape[2] == 4:
-            return _over_white(raw, self._page.extrasamples)
-        return np.ascontiguousarray(raw)
-
-
-def _over_white(rgba: NDArray[np.uint8], extra: tuple[int, ...]) -> NDArray[np.uint8]:
-    """(h, w, 4) -> (h, w, 3); a fourth sample is alpha only where the file's ExtraSamples tag says so."""
-    colour, alpha = rgba[..., :3], rgba[..., 3:].astype(np.uint16)
-    if tifffile.EXTRASAMPLE.ASSOCALPHA in extra:  # colour is multiplied by alpha already
-        return np.minimum(colour + (255 - alpha), 255).astype(np.uint8)
-    if tifffile.EXTRASAMPLE.UNASSALPHA in extra:
-        return ((colour * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
-    return np.ascontiguousarray(colour)
+        samples = to_bytes(raw if raw.ndim == 3 else raw[..., None], self._highest)
+        colours = 1 if self.is_grey else 3
+        pixels = samples[..., :colours]
+        if self._page.photometric == tifffile.PHOTOMETRIC.MINISWHITE:
+            pixels = 255 - pixels
+        if colours == 1:
+            pixels = grey_to_rgb(pixels[..., 0])
+        # A further sample is alpha only where the file's ExtraSamples tag says so.
+        multiplied = tifffile.EXTRASAMPLE.ASSOCALPHA in self._page.extrasamples
+        if samples.shape[2] > colours and (multiplied or tifffile.EXTRASAMPLE.UNASSALPHA in self._page.extrasamples):
+            return over_white(pixels, samples[..., colours], multiplied)
+        return np.ascontiguousarray(pixels)
 
 
 def _check_colour(path: Path, series: Any) -> bool:
-    """Whether samples come before rows; raises if the image is not RGB, RGBA or a palette of 8 or 16 bits."""
+    """Whether samples come before rows; raises if the image is not RGB(A), grey or a palette of 8 or 16 bits."""
     page, axes, shape = series.keyframe, series.axes, series.shape
     found = f"{path}: holds {axes} data of shape {tuple(shape)}, {page.dtype}, {page.photometric.name.lower()}"
     if page.photometric == tifffile.PHOTOMETRIC.PALETTE and axes == "YX":
         return False
-    if axes == "YX":
-        raise InputError(f"{path}: is a grey image; expected RGB: nuclei are told by colour")
     kinds = {"YXS": (False, 2), "SYX": (True, 0), "CYX": (True, 0)}
     samples_first, axis = kinds.get(axes, (False, -1))
-    if axis < 0 or shape[axis] not in (3, 4) or (axes == "CYX" and shape[axis] != 3):
-        raise InputError(f"{found}; expected one RGB image, not a stack or fluorescence channels")
+    is_grey = page.photometric in GREY and (axes == "YX" or (axis >= 0 and axes != "CYX" and shape[axis] == 2))
+    if not is_grey and (axis < 0 or shape[axis] not in (3, 4) or (axes == "CYX" and shape[axis] != 3)):
+        raise InputError(f"{found}; expected one RGB or grey image, not a stack or fluorescence channels")
     if page.dtype not in (np.uint8, np.uint16):
         raise InputError(f"{found}; expected 8 or 16 bits per channel")
     jpeg = page.compression in (6, 7, 33003, 33005, 34712)  # these codecs convert YCbCr to RGB themselves
     rgb = {tifffile.PHOTOMETRIC.RGB} | ({tifffile.PHOTOMETRIC.YCBCR} if jpeg else set())
     if axes == "CYX":
         rgb |= {tifffile.PHOTOMETRIC.MINISBLACK}
-    if page.photometric not in rgb:
+    if page.photometric not in rgb and not is_grey:
         raise InputError(f"{found}; expected the colour space RGB")
     return samples_first

@@ -1,4 +1,6 @@
-"""Micrometres per pixel of a TIFF: OME-XML, ImageJ's unit, or the resolution tags, in this order."""
+"""What the metadata of a TIFF say: micrometres per pixel (OME-XML, ImageJ's unit, or the resolution tags, in this
+order) and the range of its samples.
+"""
 
 from __future__ import annotations
 
@@ -51,23 +53,48 @@ def _per_unit(page: Any, tag: str) -> float | None:
 
 
 def _ome(file: Any, series: Any) -> tuple[list[Candidate], list[str]]:
-    """PhysicalSizeX and Y of the image with the size of ``series``, in OME-XML."""
+    """PhysicalSizeX and Y in OME-XML."""
+    pixels = _ome_pixels(file, series)
+    if pixels is None:
+        return [], []
+    sides = []
+    for axis in ("X", "Y"):
+        value = number(pixels.get(f"PhysicalSize{axis}"))
+        unit = pixels.get(f"PhysicalSize{axis}Unit", "µm")
+        sides.append(None if value is None else micrometres(value, unit))
+    return pair(sides[0], sides[1], "OME PhysicalSize")
+
+
+def _ome_pixels(file: Any, series: Any) -> ElementTree.Element | None:
+    """The Pixels element of OME-XML with the size of ``series``; None if there is none."""
     try:
         root = ElementTree.fromstring(file.ome_metadata)
     except (ElementTree.ParseError, TypeError):
-        return [], []
-    width, height = series_size(series)
-    for pixels in root.iter():
-        same = number(pixels.get("SizeX")) == width and number(pixels.get("SizeY")) == height
-        if not (same and pixels.tag.endswith("}Pixels")):
-            continue
-        sides = []
-        for axis in ("X", "Y"):
-            value = number(pixels.get(f"PhysicalSize{axis}"))
-            unit = pixels.get(f"PhysicalSize{axis}Unit", "µm")
-            sides.append(None if value is None else micrometres(value, unit))
-        return pair(sides[0], sides[1], "OME PhysicalSize")
-    return [], []
+        return None
+    size = series_size(series)
+    sized = (p for p in root.iter() if p.tag.endswith("}Pixels"))
+    return next((p for p in sized if (number(p.get("SizeX")), number(p.get("SizeY"))) == size), None)
+
+
+def sample_range(file: Any, series: Any) -> tuple[int, str]:
+    """Value of a fully bright sample, and what declares it ("" if nothing does and the whole type is taken).
+
+    OME's SignificantBits, the tag MaxSampleValue, or the number of bits, in this order.
+    """
+    page = series.keyframe
+    full = (1 << 8 * page.dtype.itemsize) - 1 if page.dtype is not None and page.dtype.kind == "u" else 255
+    pixels = _ome_pixels(file, series) if file.is_ome else None
+    bits = number(pixels.get("SignificantBits")) if pixels is not None else None
+    if bits and 8 <= bits < full.bit_length() and bits == int(bits):
+        return (1 << int(bits)) - 1, f"OME SignificantBits {bits:g}"
+    stated = page.tags.valueof("MaxSampleValue")
+    stated = max(stated) if isinstance(stated, tuple) and stated else stated
+    if isinstance(stated, int) and 255 <= stated < full:
+        return stated, "TIFF MaxSampleValue"
+    bits = page.bitspersample
+    if isinstance(bits, int) and 1 < bits < full.bit_length():
+        return (1 << bits) - 1, f"{bits} bits"
+    return full, ""
 
 
 def _power(page: Any) -> float | None:

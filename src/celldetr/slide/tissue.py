@@ -44,12 +44,14 @@ class TissueMask:
         core: (h, w) bool, the tissue itself: what is measured.
         scale: level-0 pixels per mask pixel along x and y.
         mpp: of level 0; its square is the area of a pixel.
+        grey: whether the slide has no colour at all, so that only darkness tells tissue.
     """
 
     mask: NDArray[np.bool_]
     core: NDArray[np.bool_]
     scale: tuple[float, float]
     mpp: float
+    grey: bool = False
 
     @cached_property
     def _counts(self) -> NDArray[np.int64]:
@@ -83,9 +85,16 @@ class TissueMask:
         out *= np.tile(self.scale, 2)
         return np.concatenate([np.maximum(out[:, :2], boxes[:, :2]), np.minimum(out[:, 2:], boxes[:, 2:])], axis=1)
 
-    def area_mm2(self, region: tuple[float, float, float, float] | None = None) -> float:
-        """Area of the tissue itself, in a region (x, y, width, height in level-0 pixels) or everywhere."""
-        core = self.core
+    def area_mm2(
+        self,
+        region: tuple[float, float, float, float] | None = None,
+        share: NDArray[np.float32] | None = None,
+    ) -> float:
+        """Area of the tissue itself, in a region (x, y, width, height in level-0 pixels) or everywhere.
+
+        ``share`` (h, w) says how much of each mask pixel counts.
+        """
+        core = self.core if share is None else self.core * share
         if region is not None:
             x0, x1 = (round(v / self.scale[0]) for v in (region[0], region[0] + region[2]))
             y0, y1 = (round(v / self.scale[1]) for v in (region[1], region[1] + region[3]))
@@ -111,7 +120,7 @@ def find_tissue(reader: SlideReader) -> TissueMask:
     thumbnail = reader.thumbnail(float(np.clip(short_um / MIN_SIDE, reader.mpp, MASK_MPP)))
     scale = (reader.width / thumbnail.shape[1], reader.height / thumbnail.shape[0])
     core, mask = tissue_of(thumbnail, float(np.mean([scale[0] * reader.mpp_x, scale[1] * reader.mpp_y])))
-    return TissueMask(mask, core, scale, reader.mpp)
+    return TissueMask(mask, core, scale, reader.mpp, colourless(thumbnail))
 
 
 def tissue_of(image: NDArray[np.uint8], mpp: float) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
@@ -128,10 +137,11 @@ def tissue_of(image: NDArray[np.uint8], mpp: float) -> tuple[NDArray[np.bool_], 
     density = _DENSITY[image]
     density -= background(density)
     red, green, blue = np.moveaxis(density, -1, 0)
-    stained = green > THRESHOLD
-    # Grey takes away all colours alike: air bubbles, dust, black ink. Stain always spares red or blue.
-    grey = np.minimum(red, blue) > 0.85 * green
-    core = stained & ~grey & ~ink(density)
+    core = green > THRESHOLD
+    if not colourless(image):
+        # Grey takes away all colours alike: air bubbles, dust, black ink. Stain always spares red or blue.
+        grey = np.minimum(red, blue) > 0.85 * green
+        core &= ~grey & ~ink(density)
     core = _without_dust(core, mpp)
     return core, within(core, GROW_UM / mpp)
 
@@ -149,6 +159,11 @@ def within(mask: NDArray[np.bool_], reach: float) -> NDArray[np.bool_]:
             near = ndimage.distance_transform_edt(~part) <= reach
             out[top : top + STRIP] = near[top - first : top - first + STRIP]
     return out
+
+
+def colourless(image: NDArray[np.uint8]) -> bool:
+    """Whether red, green and blue are equal everywhere, as in a grey image; the glass of a real slide has some tint."""
+    return bool((image[..., 0] == image[..., 1]).all() and (image[..., 1] == image[..., 2]).all())
 
 
 def background(density: NDArray[np.float32]) -> NDArray[np.float32]:

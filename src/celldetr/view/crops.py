@@ -24,21 +24,20 @@ def jpeg_uri(image: Image.Image, quality: int = QUALITY) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode("ascii")
 
 
-def crop_figure(reader: SlideImage, cell: NDArray[np.float64], mpp: float, colour: str, name: str) -> str:
+def crop_figure(reader: SlideImage, cell: NDArray[np.float64], mpp: tuple[float, float], colour: str, name: str) -> str:
     """One cell as SVG: the tissue around it and its box.
 
     Args:
         reader: the slide.
         cell: (6,) x, y, w, h in level-0 px, score, type score.
-        mpp: micrometres per level-0 pixel.
+        mpp: micrometres per level-0 pixel along x and y.
         colour: of the box, CSS.
         name: of the type.
     """
     x, y, w, h, score, type_score = (float(value) for value in cell)
-    side = FIELD_UM / mpp
-    pixels = reader.read_region(x - side / 2, y - side / 2, side, side, PIXELS, PIXELS)
-    scale = PIXELS / side
-    width, height = w * scale, h * scale
+    across, down = FIELD_UM / mpp[0], FIELD_UM / mpp[1]
+    pixels = reader.read_region(x - across / 2, y - down / 2, across, down, PIXELS, PIXELS)
+    width, height = w * PIXELS / across, h * PIXELS / down
     left, top = (PIXELS - width) / 2, (PIXELS - height) / 2
     title = f"{name} {type_score:.2f}, score {score:.2f}, at {x:.0f}, {y:.0f} px"
     return (

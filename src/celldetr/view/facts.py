@@ -34,12 +34,14 @@ def warnings(table: CellTable) -> list[str]:
 
 def facts(table: CellTable, reader: SlideImage) -> list[tuple[str, str]]:
     """Label and text of what was measured, as far as it is known."""
-    mpp, area = table.mpp or reader.mpp, tissue_mm2(table)
+    (mpp_x, mpp_y), area = table.mpp_xy or (reader.mpp, reader.mpp), tissue_mm2(table)
     found = [("cells", f"{table.count:,}")]
     if area:
-        found += [("tissue", f"{area:,.2f} mm²"), ("cells per mm² of tissue", f"{table.count / area:,.0f}")]
-    size = f"{reader.width * mpp / 1000:.2f} × {reader.height * mpp / 1000:.2f} mm"
-    return [*found, ("slide", size), ("resolution", f"{mpp:.3g} µm per pixel")]
+        tissue = "tissue in the ROI" if lookup(table.run, "options", "roi") else "tissue"
+        found += [(tissue, f"{area:,.2f} mm²"), ("cells per mm² of tissue", f"{table.count / area:,.0f}")]
+    size = f"{reader.width * mpp_x / 1000:.2f} × {reader.height * mpp_y / 1000:.2f} mm"
+    resolution = f"{mpp_x:.3g}" if f"{mpp_x:.3g}" == f"{mpp_y:.3g}" else f"{mpp_x:.3g} × {mpp_y:.3g}"
+    return [*found, ("slide", size), ("resolution", f"{resolution} µm per pixel")]
 
 
 def origin(table: CellTable) -> str:

@@ -18,7 +18,7 @@ from celldetr.export.palette import RGB, type_colours
 from celldetr.export.table import CellTable, open_table
 from celldetr.files import replacing
 from celldetr.view.image import SlideImage
-from celldetr.view.marks import draw_cells
+from celldetr.view.marks import draw_cells, draw_roi
 
 LONG_SIDE = 3000  # px
 LARGEST_ZOOM = 4.0  # a tile of 256 px becomes a picture of 1024; none is enlarged beyond half of LONG_SIDE
@@ -172,15 +172,17 @@ def draw_overview(thumbnail: NDArray[np.uint8], scale: float, table: CellTable) 
         table: the cells.
 
     Returns:
-        RGB; the thumbnail with cells between a title and a legend. Without an mpp there is no scale bar.
+        RGB; the thumbnail with cells, and the outline of the ROI if there was one, between a title and a legend.
+        Without an mpp there is no scale bar.
     """
     colours = type_colours(table.types)
     shades = [colours[name] for name in table.types]
     picture, boxes = draw_cells(thumbnail, scale, table, shades)
+    draw_roi(picture, scale, table.run)
     width = max(picture.width, SHORT_SIDE)
     style = _Style.of(width)
-    if table.mpp is not None:
-        _draw_scale_bar(picture, table.mpp / scale, style)
+    if table.mpp_xy is not None:
+        _draw_scale_bar(picture, table.mpp_xy[0] / scale, style)
     detail = f"{table.count:,} cells" if table.count else "no cells found"
     if table.count:
         detail += ", a box each" if boxes else ", a dot each"

@@ -115,7 +115,7 @@ def gather(table: CellTable, mpp: float, examples: int, seed: int = 0) -> Statis
 
     Args:
         table: the cells.
-        mpp: micrometres per level-0 pixel.
+        mpp: micrometres per level-0 pixel; its square is the area of one.
         examples: cells a type to pick, of the surest and at random.
         seed: of the random ones; the same table gives the same cells.
     """

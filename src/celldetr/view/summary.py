@@ -43,14 +43,14 @@ class Page:
     Attributes:
         table: the cells.
         reader: the slide.
-        mpp: micrometres per level-0 pixel.
+        mpp: micrometres per level-0 pixel along x and y.
         colours: CSS colour of each of the K types.
         statistics: counts, distributions, examples.
     """
 
     table: CellTable
     reader: SlideImage
-    mpp: float
+    mpp: tuple[float, float]
     colours: list[str]
     statistics: Statistics
 
@@ -244,8 +244,9 @@ def write_summary(run_dir: Path, reader: SlideImage) -> Path:
     """
     table = open_table(run_dir)
     colours = type_colours(table.types)
-    mpp = table.mpp or reader.mpp
-    page = Page(table, reader, mpp, [hex_colour(colours[name]) for name in table.types], gather(table, mpp, EXAMPLES))
+    statistics = gather(table, table.mpp or reader.mpp, EXAMPLES)
+    sides = table.mpp_xy or (reader.mpp, reader.mpp)
+    page = Page(table, reader, sides, [hex_colour(colours[name]) for name in table.types], statistics)
     overview, tall = _overview(run_dir)
     body = [_header(page)]
     if table.count:

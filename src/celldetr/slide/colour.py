@@ -1,0 +1,52 @@
+"""From the samples of a file to 8-bit RGB: ranges as the file declares them, transparency made white, grey copied.
+
+Nothing is scaled by what an image contains: two tiles of a slide, and two slides of a scanner, keep their difference.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+GREY_NOTE = (
+    "the image is grey: red, green and blue are taken as equal; the model tells nuclei and types by their colour, so "
+    "expect missed cells and wrong types"
+)
+FULL_16 = 65535
+
+
+def range_note(highest: int, source: str) -> str:
+    """The warning that goes with samples of more than 8 bits; ``source`` is what declares ``highest``, or empty."""
+    if source:
+        return f"more than 8 bits per channel: 0..{highest} ({source}) is read as 0..255"
+    return f"16 bits per channel: 0..{highest} is read as 0..255; a camera's 12 bits would look black"
+
+
+def to_bytes(samples: NDArray[Any], highest: int) -> NDArray[np.uint8]:
+    """Unsigned samples of 8 or 16 bits in 0..``highest`` -> uint8 in 0..255, rounded; what is above becomes 255."""
+    if samples.dtype == np.uint8 and highest == 255:
+        return samples
+    values = np.arange(np.iinfo(samples.dtype).max + 1, dtype=np.int64)
+    table = np.minimum((values * 255 + highest // 2) // highest, 255).astype(np.uint8)
+    return table[samples]
+
+
+def grey_to_rgb(grey: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """(h, w) -> (h, w, 3)."""
+    return np.repeat(grey[..., None], 3, axis=2)
+
+
+def over_white(pixels: NDArray[np.uint8], alpha: NDArray[np.uint8], multiplied: bool = False) -> NDArray[np.uint8]:
+    """Colour seen through its transparency on white.
+
+    Args:
+        pixels: (h, w, 3).
+        alpha: (h, w), 0 is transparent.
+        multiplied: whether ``pixels`` are multiplied by alpha already.
+    """
+    opaque = alpha[..., None].astype(np.uint16)
+    if multiplied:
+        return np.minimum(pixels + (255 - opaque), 255).astype(np.uint8)
+    return ((pixels * opaque + 255 * (255 - opaque) + 127) // 255).astype(np.uint8)

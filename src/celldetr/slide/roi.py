@@ -1,0 +1,210 @@
+"""Regions of interest: what QuPath's GeoJSON says, as one geometry that is valid and has one way of being written.
+
+A file holds a FeatureCollection, a Feature, a list of Features (QuPath writes all three) or a bare geometry. Areas
+count: Polygon, MultiPolygon and GeometryCollections of these; several are joined. A polygon that crosses itself is read
+by the even-odd rule, as it is filled on the screen. Coordinates are pixels of full resolution; z is ignored.
+
+The text of the geometry (WKT) stands for it in ``PredictOptions`` and in ``run.json``: two files with the same areas
+give the same text, whatever they are called.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import math
+import zlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import shapely
+
+from celldetr.errors import InputError, near
+
+# What QuPath calls the objects that are cells, not regions drawn by somebody.
+CELL_OBJECTS = ("detection", "cell", "tile")
+LIMIT = 1e8  # px; no image is that wide, and beyond it fractions of a pixel get lost
+AREAS = ("Polygon", "MultiPolygon", "GeometryCollection")
+
+
+def read_roi(path: Path | str, name: str | None = None) -> shapely.MultiPolygon:
+    """Read the areas of a GeoJSON file (also ``.gz``) and join them.
+
+    Args:
+        path: as QuPath exports it.
+        name: only annotations of this name or classification.
+
+    Returns:
+        A valid geometry in pixels of full resolution, for ``PredictOptions(roi=...)``.
+
+    Raises:
+        InputError: no such file, not GeoJSON, a point or a line, a polygon of fewer than three points, no area, or no
+            annotation called ``name``.
+    """
+    found: list[shapely.Geometry] = []
+    names: set[str] = set()
+    cells = 0
+    for number, feature in enumerate(_features(_json(Path(path)), str(path)), 1):
+        where = f"{path}: object {number}"
+        properties = feature.get("properties")
+        properties = properties if isinstance(properties, dict) else {}
+        if str(properties.get("objectType", properties.get("object_type"))).lower() in CELL_OBJECTS:
+            cells += 1
+            continue
+        called = _names(properties)
+        names |= called
+        if name is None or name in called:
+            found.append(_geometry(feature.get("geometry"), where))
+    if found:
+        return joined(found, str(path))
+    if name is not None and names:
+        raise InputError(f"{path}: has no annotation called {name!r}; {near(name, names)}")
+    other = f", only {cells:,} cells or tiles" if cells else ""
+    raise InputError(f"{path}: holds no annotation{other}; draw one in QuPath and export it as GeoJSON")
+
+
+def joined(polygons: list[shapely.Geometry], where: str) -> shapely.MultiPolygon:
+    """Polygons, valid or not -> their union, valid, in an order that depends on nothing but the area.
+
+    Raises:
+        InputError: it has no area.
+    """
+    repaired = [shapely.make_valid(polygon, method="linework") for polygon in polygons]
+    parts = [p for p in shapely.get_parts(shapely.get_parts(repaired)) if p.geom_type == "Polygon" and p.area > 0]
+    union = shapely.union_all(parts)
+    areas = [part for part in shapely.get_parts(union) if part.geom_type == "Polygon"]
+    if not areas:
+        raise InputError(f"{where}: the ROI has no area; expected at least one polygon that encloses pixels")
+    return shapely.normalize(shapely.MultiPolygon(areas))
+
+
+def roi_text(value: object) -> str | None:
+    """What ``PredictOptions.roi`` keeps of a geometry (or of its text): WKT that is equal for equal areas.
+
+    Raises:
+        ValueError: something else, or no area.
+    """
+    if value is None:
+        return None
+    try:
+        geometry = shapely.from_wkt(value) if isinstance(value, str) else value
+    except shapely.errors.GEOSException:
+        geometry = None
+    if not isinstance(geometry, shapely.Geometry) or geometry.geom_type not in AREAS:
+        raise ValueError(f"roi={str(value)[:60]!r}: expected what celldetr.slide.roi.read_roi gives, or its WKT")
+    if not all(abs(edge) <= LIMIT for edge in geometry.bounds):
+        raise ValueError(f"roi: expected pixels of full resolution, got coordinates in {geometry.bounds}")
+    polygons = list(shapely.get_parts(shapely.get_parts([shapely.force_2d(geometry)])))
+    return str(shapely.to_wkt(joined(polygons, "options"), rounding_precision=-1))
+
+
+def place_roi(text: str | None, origin: str, bounds: tuple[int, int, int, int] | None) -> shapely.MultiPolygon | None:
+    """The geometry of a ROI's text in level-0 pixels of the slide; None without a ROI.
+
+    Args:
+        text: WKT, see ``roi_text``.
+        origin: ``bounds`` if its coordinates count from the corner of ``bounds``, ``slide`` if from the slide's own.
+        bounds: (x, y, width, height) of what was scanned, where the slide says so.
+    """
+    if text is None:
+        return None
+    geometry = shapely.from_wkt(text)
+    if origin != "bounds" or bounds is None:
+        return geometry
+    return shapely.transform(geometry, lambda points: points + bounds[:2])
+
+
+def roi_of_run(run: Mapping[str, Any]) -> shapely.MultiPolygon | None:
+    """The ROI of a run, in level-0 pixels of its slide, from the content of ``run.json``; None if it had none.
+
+    Raises:
+        InputError: somebody has edited it.
+    """
+    options = run.get("options")
+    if not isinstance(options, dict) or not options.get("roi"):
+        return None
+    bounds = run.get("bounds_px")
+    try:
+        return place_roi(options["roi"], options.get("roi_origin", "slide"), tuple(bounds) if bounds else None)
+    except (shapely.errors.GEOSException, TypeError, ValueError):
+        raise InputError("run.json: options.roi is not a geometry; run predict again with --overwrite") from None
+
+
+def _json(path: Path) -> Any:
+    try:
+        content = path.read_bytes()
+        if content.startswith(b"\x1f\x8b"):
+            content = gzip.decompress(content)
+        return json.loads(content)
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except (OSError, EOFError, zlib.error) as error:
+        raise InputError(f"{path}: cannot be read ({error})") from None
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: not GeoJSON ({error}); export annotations from QuPath as GeoJSON") from None
+
+
+def _features(content: Any, path: str) -> Iterator[dict[str, Any]]:
+    """The Features of whatever a file holds; a bare geometry becomes one."""
+    kind = content.get("type") if isinstance(content, dict) else None
+    if kind in AREAS:
+        content = [{"type": "Feature", "geometry": content}]
+    elif kind == "Feature":
+        content = [content]
+    elif kind == "FeatureCollection":
+        content = content.get("features")
+    if not isinstance(content, list):
+        got = f"type {kind!r}" if kind else type(content).__name__
+        raise InputError(f"{path}: expected a GeoJSON FeatureCollection, Feature or list of Features, got {got}")
+    for item in content:
+        if not isinstance(item, dict) or item.get("type") != "Feature":
+            raise InputError(f"{path}: expected Features, got {str(item)[:60]}")
+        yield item
+
+
+def _names(properties: dict[str, Any]) -> set[str]:
+    """What an annotation is called: its own name, its classification, and the parts of a derived one."""
+    found = [properties.get("name")]
+    kind = properties.get("classification")
+    if isinstance(kind, dict):
+        parts = kind.get("names")
+        parts = [str(part) for part in parts] if isinstance(parts, list) else []
+        found += [kind.get("name"), ": ".join(parts), *parts]
+    return {text for text in found if isinstance(text, str) and text}
+
+
+def _geometry(value: Any, where: str) -> shapely.Geometry:
+    kind = value.get("type") if isinstance(value, dict) else None
+    if kind == "GeometryCollection":
+        parts = value.get("geometries")
+        if not isinstance(parts, list):
+            raise InputError(f"{where}: a GeometryCollection without a list of geometries")
+        return shapely.GeometryCollection([p for part in parts for p in shapely.get_parts(_geometry(part, where))])
+    if kind not in AREAS:
+        got = f"is a {kind}" if isinstance(kind, str) else "has no geometry"
+        raise InputError(f"{where} {got}; expected an area (Polygon or MultiPolygon): points and lines hold no cells")
+    polygons = [value.get("coordinates")] if kind == "Polygon" else value.get("coordinates")
+    if not isinstance(polygons, list) or not all(isinstance(rings, list) and rings for rings in polygons):
+        raise InputError(f"{where}: a {kind} without coordinates")
+    return shapely.MultiPolygon([_polygon([_ring(ring, where) for ring in rings]) for rings in polygons])
+
+
+def _polygon(rings: list[list[tuple[float, float]]]) -> shapely.Polygon:
+    return shapely.Polygon(rings[0], rings[1:])
+
+
+def _ring(points: Any, where: str) -> list[tuple[float, float]]:
+    if not isinstance(points, list):
+        raise InputError(f"{where}: expected rings of points, got {str(points)[:60]}")
+    ring = []
+    for point in points:
+        pair = point[:2] if isinstance(point, list) else None
+        if not pair or len(pair) < 2 or any(type(v) not in (int, float) or not math.isfinite(v) for v in pair):
+            raise InputError(f"{where}: expected points of two finite numbers, got {str(point)[:60]}")
+        if max(abs(pair[0]), abs(pair[1])) > LIMIT:
+            raise InputError(f"{where}: expected pixels of full resolution, got {str(point)[:60]}")
+        ring.append((float(pair[0]), float(pair[1])))
+    if len(set(ring)) < 3:
+        raise InputError(f"{where}: a polygon of {len(set(ring))} points; expected at least 3")
+    return ring

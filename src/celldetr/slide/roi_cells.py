@@ -1,0 +1,84 @@
+"""Which cells, tiles and tissue a region of interest takes: exactly what filtering the whole slide would leave.
+
+A cell is inside if its centre is, outlines and the edges of holes included. The grid knows nothing of the region; it
+decides only which tiles are read. Cells of these tiles outside the region are found, take part in ``ownership`` and are
+then dropped, because one of them can be the sighting of a nucleus that keeps a neighbour from reporting it again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import shapely
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class RoiCells:
+    """A region of interest on a slide.
+
+    Attributes:
+        geometry: in level-0 pixels.
+        influence: level-0 pixels along x and y within which a cell outside can decide about one inside, see
+            ``ownership.influence``.
+    """
+
+    geometry: shapely.MultiPolygon
+    influence: tuple[float, float]
+
+    def __post_init__(self) -> None:
+        shapely.prepare(self.geometry)
+
+    def inside(self, centres: NDArray[np.float64]) -> NDArray[np.bool_]:
+        """(N, 2) level-0 pixels -> (N,) whether each lies in the region or on its outline."""
+        return np.asarray(shapely.intersects_xy(self.geometry, centres[:, 0], centres[:, 1]), dtype=bool)
+
+    def beside(self, centres: NDArray[np.float64]) -> NDArray[np.bool_]:
+        """(N, 2) level-0 pixels -> (N,) whether each is outside, but near enough to decide about a cell inside."""
+        near = shapely.dwithin(self.geometry, shapely.points(centres), max(self.influence))
+        return np.asarray(near, dtype=bool) & ~self.inside(centres)
+
+    def touches(self, boxes: NDArray[np.float64]) -> NDArray[np.bool_]:
+        """(N, 4) xyxy that tiles own, level-0 pixels -> (N,) whether each must be read."""
+        x, y = self.influence
+        grown = shapely.box(*(boxes + np.array([-x, -y, x, y])).T)
+        return np.asarray(shapely.intersects(self.geometry, grown), dtype=bool)
+
+
+def share_of_pixels(
+    geometry: shapely.Geometry, shape: tuple[int, int], scale: tuple[float, float]
+) -> NDArray[np.float32]:
+    """How much of each pixel of a mask lies inside a geometry.
+
+    Blocks that are wholly inside or outside are settled at once; only pixels on the outline are cut, exactly.
+
+    Args:
+        geometry: in level-0 pixels.
+        shape: (h, w) of the mask.
+        scale: level-0 pixels per mask pixel along x and y.
+
+    Returns:
+        (h, w), 0 to 1.
+    """
+    share = np.zeros(shape, dtype=np.float32)
+    size = 1 << max(0, max(shape) - 1).bit_length()
+    corners = np.zeros((1, 2), dtype=np.int64)  # column, row
+    shapely.prepare(geometry)
+    while len(corners):
+        low, high = corners * np.array(scale), (corners + size) * np.array(scale)
+        boxes = shapely.box(low[:, 0], low[:, 1], high[:, 0], high[:, 1])
+        whole = shapely.covers(geometry, boxes)
+        for column, row in corners[whole]:
+            share[row : row + size, column : column + size] = 1
+        cut = shapely.intersects(geometry, boxes) & ~whole
+        corners, boxes = corners[cut], boxes[cut]
+        if size == 1:
+            areas = shapely.area(shapely.intersection(geometry, boxes)) / (scale[0] * scale[1])
+            share[corners[:, 1], corners[:, 0]] = areas
+            break
+        size //= 2
+        steps = np.array([[0, 0], [size, 0], [0, size], [size, size]])
+        corners = (corners[:, None] + steps).reshape(-1, 2)
+        corners = corners[(corners[:, 0] < shape[1]) & (corners[:, 1] < shape[0])]
+    return share
