@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,10 @@ from celldetr.model.output import TileCells
 
 DARK = (70, 40, 90)
 RADIUS_UM = 4.0
-WIDTH_UM, HEIGHT_UM = 300.0, 220.0
+WIDTH_UM, HEIGHT_UM = 220.0, 160.0
 
 
-def places_um(n: int = 60, gap: float = 16.0, seed: int = 0) -> NDArray[np.float64]:
+def places_um(n: int = 30, gap: float = 16.0, seed: int = 0) -> NDArray[np.float64]:
     """(N, 2) places in micrometres, none nearer than ``gap`` to another or 8 um to the border."""
     rng = np.random.default_rng(seed)
     points = np.zeros((0, 2))
@@ -35,6 +36,7 @@ def places_um(n: int = 60, gap: float = 16.0, seed: int = 0) -> NDArray[np.float
     return points
 
 
+@cache
 def draw(mpp_x: float, mpp_y: float) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
     """A scene of ``WIDTH_UM`` x ``HEIGHT_UM`` -> (H, W, 3) uint8, and the (N, 2) centres of its discs in its pixels."""
     width, height = round(WIDTH_UM / mpp_x), round(HEIGHT_UM / mpp_y)

@@ -14,6 +14,11 @@ from celldetr.slide.reader import Level, SlideReader, reduction, slide_name
 from celldetr.slide.resolution import Candidate, Resolution, micrometres, number, pair, resolve
 
 
+# On Leica slides OpenSlide cuts quotients off, and a level can be displaced by more than one of its pixels. They are read
+# from level 0 unless the result is coarser than this, level-0 pixels per pixel: thumbnails are, tiles are not.
+LEICA_STEP = 8
+
+
 def detect_vendor(path: Path) -> str | None:
     """OpenSlide's name of a slide's vendor; None if it does not know the file, or only as a generic TIFF.
 
@@ -130,10 +135,9 @@ class OpenSlideReader(SlideReader):
 
     def level_for(self, step_x: float, step_y: float) -> int:
         """See ``SlideReader.level_for``."""
-        # On Leica slides OpenSlide cuts that quotient off, which may displace a level by up to one of its pixels. It is
-        # used only where that is less than half a pixel of the result, as in thumbnails.
-        share = 2.0 if self.format == "leica" else 1.0
-        return super().level_for(step_x / share, step_y / share)
+        if self.format == "leica" and min(step_x, step_y) < LEICA_STEP:
+            return 0
+        return super().level_for(step_x, step_y)
 
     def close(self) -> None:
         """See ``SlideReader.close``."""
