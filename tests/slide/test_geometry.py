@@ -103,7 +103,9 @@ def grey(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 @pytest.mark.parametrize("mpp", [0.2738, 0.5])
-@pytest.mark.parametrize("kind", ["rgba", "rgb16", "rgb12", "grey8", "grey16", "grey-inverted", "grey-png", "grey16-png"])
+@pytest.mark.parametrize(
+    "kind", ["rgba", "rgb16", "rgb12", "grey8", "grey16", "grey-inverted", "grey-png", "grey16-png"]
+)
 def test_every_kind_of_sample(tmp_path: Path, kind: str, mpp: float) -> None:
     image, centres = draw(mpp, mpp)
     path = tmp_path / "slide.tif"

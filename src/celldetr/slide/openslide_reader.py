@@ -13,9 +13,8 @@ from celldetr.errors import InputError
 from celldetr.slide.reader import Level, SlideReader, reduction, slide_name
 from celldetr.slide.resolution import Candidate, Resolution, micrometres, number, pair, resolve
 
-
-# On Leica slides OpenSlide cuts quotients off, and a level can be displaced by more than one of its pixels. They are read
-# from level 0 unless the result is coarser than this, level-0 pixels per pixel: thumbnails are, tiles are not.
+# On Leica slides OpenSlide cuts quotients off, and a level can be displaced by more than one of its pixels. They are
+# read from level 0 unless the result is coarser than this, level-0 pixels per pixel: thumbnails are, tiles are not.
 LEICA_STEP = 8
 
 

@@ -12,12 +12,12 @@ from __future__ import annotations
 
 import gzip
 import json
-import math
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import shapely
 
 from celldetr.errors import InputError, near
@@ -25,6 +25,7 @@ from celldetr.errors import InputError, near
 # What QuPath calls the objects that are cells, not regions drawn by somebody.
 CELL_OBJECTS = ("detection", "cell", "tile")
 LIMIT = 1e8  # px; no image is that wide, and beyond it fractions of a pixel get lost
+DEEPEST = 8  # collections in collections; QuPath writes one
 AREAS = ("Polygon", "MultiPolygon", "GeometryCollection")
 
 
@@ -64,19 +65,47 @@ def read_roi(path: Path | str, name: str | None = None) -> shapely.MultiPolygon:
     raise InputError(f"{path}: holds no annotation{other}; draw one in QuPath and export it as GeoJSON")
 
 
-def joined(polygons: list[shapely.Geometry], where: str) -> shapely.MultiPolygon:
-    """Polygons, valid or not -> their union, valid, in an order that depends on nothing but the area.
+def joined(geometries: list[shapely.Geometry], where: str) -> shapely.MultiPolygon:
+    """Areas, valid or not -> their union, valid, in an order that depends on nothing but the area.
 
     Raises:
         InputError: it has no area.
     """
-    repaired = [shapely.make_valid(polygon, method="linework") for polygon in polygons]
-    parts = [p for p in shapely.get_parts(shapely.get_parts(repaired)) if p.geom_type == "Polygon" and p.area > 0]
-    union = shapely.union_all(parts)
-    areas = [part for part in shapely.get_parts(union) if part.geom_type == "Polygon"]
+    parts = [part for geometry in geometries for polygon in _polygons(geometry) for part in _even_odd(polygon)]
+    areas = [part for part in shapely.get_parts(shapely.union_all(parts)) if part.geom_type == "Polygon"]
     if not areas:
         raise InputError(f"{where}: the ROI has no area; expected at least one polygon that encloses pixels")
     return shapely.normalize(shapely.MultiPolygon(areas))
+
+
+def _polygons(geometry: shapely.Geometry) -> Iterator[shapely.Polygon]:
+    """The polygons of a geometry of any depth; what is no area is left out."""
+    if geometry.geom_type == "Polygon":
+        yield geometry
+    elif geometry.geom_type in AREAS:
+        for part in geometry.geoms:
+            yield from _polygons(part)
+
+
+def _even_odd(polygon: shapely.Polygon) -> list[shapely.Polygon]:
+    """Valid polygons of what a polygon covers whose rings may cross themselves and each other in any way.
+
+    The faces between all its edges are kept that a ray leaves through an odd number of edges.
+    """
+    if polygon.is_valid:
+        return [polygon] if polygon.area > 0 else []
+    rings = [shapely.get_coordinates(ring) for ring in (polygon.exterior, *polygon.interiors)]
+    starts, ends = (np.concatenate([ring[cut] for ring in rings]) for cut in (slice(None, -1), slice(1, None)))
+    edges = shapely.union_all(shapely.linestrings(np.stack([starts, ends], axis=1)))
+    faces = list(shapely.get_parts(shapely.polygonize(shapely.get_parts(edges))))
+    kept = []
+    for face in faces:
+        x, y = face.representative_point().coords[0]
+        crossing = (starts[:, 1] <= y) != (ends[:, 1] <= y)
+        (x0, y0), (x1, y1) = starts[crossing].T, ends[crossing].T
+        if np.count_nonzero(x < x0 + (y - y0) * (x1 - x0) / (y1 - y0)) % 2:
+            kept.append(face)
+    return kept
 
 
 def roi_text(value: object) -> str | None:
@@ -95,8 +124,8 @@ def roi_text(value: object) -> str | None:
         raise ValueError(f"roi={str(value)[:60]!r}: expected what celldetr.slide.roi.read_roi gives, or its WKT")
     if not all(abs(edge) <= LIMIT for edge in geometry.bounds):
         raise ValueError(f"roi: expected pixels of full resolution, got coordinates in {geometry.bounds}")
-    polygons = list(shapely.get_parts(shapely.get_parts([shapely.force_2d(geometry)])))
-    return str(shapely.to_wkt(joined(polygons, "options"), rounding_precision=-1))
+    # Twenty decimals are as many as a coordinate needs to come back as it was, and no more are written than that.
+    return str(shapely.to_wkt(joined([shapely.force_2d(geometry)], "options"), rounding_precision=20))
 
 
 def place_roi(text: str | None, origin: str, bounds: tuple[int, int, int, int] | None) -> shapely.MultiPolygon | None:
@@ -174,13 +203,15 @@ def _names(properties: dict[str, Any]) -> set[str]:
     return {text for text in found if isinstance(text, str) and text}
 
 
-def _geometry(value: Any, where: str) -> shapely.Geometry:
+def _geometry(value: Any, where: str, depth: int = 0) -> shapely.Geometry:
     kind = value.get("type") if isinstance(value, dict) else None
     if kind == "GeometryCollection":
         parts = value.get("geometries")
         if not isinstance(parts, list):
             raise InputError(f"{where}: a GeometryCollection without a list of geometries")
-        return shapely.GeometryCollection([p for part in parts for p in shapely.get_parts(_geometry(part, where))])
+        if depth == DEEPEST:
+            raise InputError(f"{where}: more than {DEEPEST} GeometryCollections in each other; expected one")
+        return shapely.GeometryCollection([_geometry(part, where, depth + 1) for part in parts])
     if kind not in AREAS:
         got = f"is a {kind}" if isinstance(kind, str) else "has no geometry"
         raise InputError(f"{where} {got}; expected an area (Polygon or MultiPolygon): points and lines hold no cells")
@@ -200,7 +231,7 @@ def _ring(points: Any, where: str) -> list[tuple[float, float]]:
     ring = []
     for point in points:
         pair = point[:2] if isinstance(point, list) else None
-        if not pair or len(pair) < 2 or any(type(v) not in (int, float) or not math.isfinite(v) for v in pair):
+        if not pair or len(pair) < 2 or any(type(v) not in (int, float) or v != v for v in pair):
             raise InputError(f"{where}: expected points of two finite numbers, got {str(point)[:60]}")
         if max(abs(pair[0]), abs(pair[1])) > LIMIT:
             raise InputError(f"{where}: expected pixels of full resolution, got {str(point)[:60]}")
