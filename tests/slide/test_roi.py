@@ -98,6 +98,16 @@ coordinate = st.one_of(
 ring = st.lists(st.tuples(coordinate, coordinate), min_size=3, max_size=9, unique=True)
 
 
+# A lattice with a column and a row on each line between tiles of 128 with overlap 32.
+LINES = np.array([16, 32, 48, 64, 80, 96, 112, 128, 144, 160, 176, 192, 208, 224, 240, 256, 272, 288, 304.0])
+ON_LINES = blob_image(np.stack(np.meshgrid(LINES, LINES), -1).reshape(-1, 2), HEIGHT, WIDTH)
+LINED = PredictOptions(tile=128, overlap=32, batch_size=3, tissue=False)
+
+
+def with_roi(roi: shapely.Geometry, options: PredictOptions) -> PredictOptions:
+    return PredictOptions(**options.model_dump() | {"roi": roi})
+
+
 # Exactly the cells inside
 
 
@@ -113,7 +123,7 @@ def test_a_roi_is_the_whole_slide_filtered(
     options = PredictOptions(tile=tiling[0], overlap=tiling[1], offset=offset, tissue=False)
     part = IMAGE[:250, :330]
     whole = predict_array(part, 0.5, Unsteady(), options)
-    wish = PredictOptions(**options.model_dump() | {"roi": roi})
+    wish = with_roi(roi, options)
     if not roi.intersects(shapely.box(0, 0, 330, 250)):
         with pytest.raises(InputError, match="outside the slide"):
             predict_array(part, 0.5, Unsteady(), wish)
@@ -122,6 +132,22 @@ def test_a_roi_is_the_whole_slide_filtered(
     xy = whole[["x_px", "y_px"]].to_numpy()
     wanted = np.any([even_odd([points], xy) for points in rings], axis=0)
     pd.testing.assert_frame_equal(rows(inside), rows(whole[wanted]))
+
+
+@pytest.mark.parametrize("gap", [0.0, 0.3, 0.6])
+def test_edges_along_the_lines_between_tiles(gap: float) -> None:
+    # Blobs on the lines themselves: the tile before one may see it outside and keep it, the tile after it inside. The
+    # first must be read although it owns nothing of the ROI, or the second would report what the whole slide does not.
+    whole = predict_array(ON_LINES, 0.5, Unsteady(), LINED)
+    xy = whole[["x_px", "y_px"]].to_numpy()
+    close = 0
+    for low in (112 + gap, 208 + gap):
+        for box in ((low, 0, WIDTH, HEIGHT), (0, low, WIDTH, HEIGHT), (low, low, WIDTH, HEIGHT)):
+            inside = predict_array(ON_LINES, 0.5, Unsteady(), with_roi(shapely.box(*box), LINED))
+            wanted = (xy >= box[:2]).all(1)
+            close += int((np.abs(xy - low).min(1) < 1).sum())
+            pd.testing.assert_frame_equal(rows(inside), rows(whole[wanted]))
+    assert close > 100
 
 
 def test_a_hole_is_left_out_and_only_tiles_near_are_read(tmp_path: Path) -> None:
@@ -151,7 +177,7 @@ def test_a_roi_and_a_region_take_what_is_in_both() -> None:
     options = SMALL.model_copy(update={"region": region, "tissue": False})
     whole = predict_array(IMAGE, 0.5, Unsteady(), options)
     roi = shapely.Polygon([(0, 0), (300, 0), (300, 200), (0, 150)])
-    both = predict_array(IMAGE, 0.5, Unsteady(), PredictOptions(**options.model_dump() | {"roi": roi}))
+    both = predict_array(IMAGE, 0.5, Unsteady(), with_roi(roi, options))
     wanted = even_odd([list(roi.exterior.coords)], whole[["x_px", "y_px"]].to_numpy())
     assert 0 < wanted.sum() < len(whole)
     pd.testing.assert_frame_equal(rows(both), rows(whole[wanted]))
@@ -178,18 +204,17 @@ def test_influence_covers_the_longest_chain_of_tiles(tile: int, width: int) -> N
 
 
 def test_an_interrupted_run_ends_in_the_same_bytes(tmp_path: Path) -> None:
-    # The lower edge runs along a line between tiles: cells above it are seen again below.
-    roi = shapely.Polygon([(30, 20), (590, 20), (590, 300), (300, 206), (30, 208.4)])
-    options = PredictOptions(**SMALL.model_dump() | {"roi": roi})
-    whole = run_slide(from_array(IMAGE, 0.5, "blobs"), Unsteady(), tmp_path / "whole", options)
-    assert whole.cells > 50
+    # The upper edge runs along a line between two bands: what the first keeps outside must be known to the second.
+    slide = from_array(ON_LINES, 0.5, "blobs")
+    options = with_roi(shapely.Polygon([(30, 112.3), (250, 112.6), (250, 260), (30, 208.4)]), LINED)
     calls = Unsteady()
-    run_slide(from_array(IMAGE, 0.5, "blobs"), calls, tmp_path / "count", options)
+    whole = run_slide(slide, calls, tmp_path / "whole", options)
+    assert whole.cells > 50
     for fail_at in range(1, calls.calls):
         out = tmp_path / str(fail_at)
         with pytest.raises(RuntimeError):
-            run_slide(from_array(IMAGE, 0.5, "blobs"), Unsteady(fail_at=fail_at), out, options)
-        done = run_slide(from_array(IMAGE, 0.5, "blobs"), Unsteady(), out, options, resume=True)
+            run_slide(slide, Unsteady(fail_at=fail_at), out, options)
+        done = run_slide(slide, Unsteady(), out, options, resume=True)
         assert (done.directory / "cells.parquet").read_bytes() == (whole.directory / "cells.parquet").read_bytes()
 
 
@@ -198,7 +223,7 @@ def test_resuming_compares_areas_not_files(tmp_path: Path) -> None:
     first = read_roi(write(tmp_path / "a.geojson", feature([SQUARE])))
     turned = read_roi(write(tmp_path / "b.geojson", [feature([SQUARE[2:4] + SQUARE[:3]], name="x")]))
     other = read_roi(write(tmp_path / "c.geojson", feature([FAR])))
-    with_roi = {roi: PredictOptions(**SMALL.model_dump() | {"roi": roi}) for roi in (first, turned, other)}
+    with_roi = {roi: with_roi(roi, SMALL) for roi in (first, turned, other)}
     assert with_roi[first] == with_roi[turned]
     run_slide(slide, BlobModel(), tmp_path / "out", with_roi[first])
     assert run_slide(slide, BlobModel(), tmp_path / "out", with_roi[turned], resume=True).cells > 0
@@ -212,7 +237,7 @@ def test_resuming_compares_areas_not_files(tmp_path: Path) -> None:
 
 def test_messages_about_long_outlines_stay_short(tmp_path: Path) -> None:
     circle = shapely.Point(200, 200).buffer(100, quad_segs=500)
-    options = [PredictOptions(**SMALL.model_dump() | {"roi": roi}) for roi in (circle, circle.buffer(1))]
+    options = [with_roi(roi, SMALL) for roi in (circle, circle.buffer(1))]
     run_slide(from_array(IMAGE, 0.5, "blobs"), BlobModel(), tmp_path, options[0])
     with pytest.raises(InputError, match=r"options.roi") as error:
         run_slide(from_array(IMAGE, 0.5, "blobs"), BlobModel(), tmp_path, options[1], resume=True)
@@ -223,7 +248,7 @@ def test_tissue_is_measured_inside(tmp_path: Path) -> None:
     image = np.full((900, 1200, 3), 244, np.uint8)
     image[200:800, 300:900] = blob_image(POINTS[(POINTS < 400).all(1)], 600, 600)
     circle = shapely.Point(300, 500).buffer(150, quad_segs=64)  # half of it lies on tissue
-    options = PredictOptions(**SMALL.model_dump() | {"roi": circle})
+    options = with_roi(circle, SMALL)
     summary = run_slide(from_array(image, 0.5), BlobModel(), tmp_path, options)
     assert summary.tissue_mm2 == pytest.approx(circle.area / 2 * 0.25e-6, rel=0.06)  # a mask pixel is 14 px here
     run = json.loads((summary.directory / "run.json").read_text())
@@ -406,7 +431,7 @@ def test_the_outline_is_drawn(tmp_path: Path) -> None:
     roi = shapely.box(100, 100, 300, 250)
     slide = from_array(IMAGE, 0.5, "blobs")
     pictures = []
-    for name, options in (("plain", SMALL), ("roi", PredictOptions(**SMALL.model_dump() | {"roi": roi}))):
+    for name, options in (("plain", SMALL), ("roi", with_roi(roi, SMALL))):
         summary = run_slide(slide, BlobModel(), tmp_path / name, options)
         pictures.append(np.asarray(Image.open(write_overview(summary.directory, slide)).convert("RGB")).astype(int))
     # The title of the second is as high, so the same pixel shows the same place.
