@@ -223,16 +223,16 @@ def test_resuming_compares_areas_not_files(tmp_path: Path) -> None:
     first = read_roi(write(tmp_path / "a.geojson", feature([SQUARE])))
     turned = read_roi(write(tmp_path / "b.geojson", [feature([SQUARE[2:4] + SQUARE[:3]], name="x")]))
     other = read_roi(write(tmp_path / "c.geojson", feature([FAR])))
-    with_roi = {roi: with_roi(roi, SMALL) for roi in (first, turned, other)}
-    assert with_roi[first] == with_roi[turned]
-    run_slide(slide, BlobModel(), tmp_path / "out", with_roi[first])
-    assert run_slide(slide, BlobModel(), tmp_path / "out", with_roi[turned], resume=True).cells > 0
-    for options in (with_roi[other], SMALL):
+    chosen = {roi: with_roi(roi, SMALL) for roi in (first, turned, other)}
+    assert chosen[first] == chosen[turned]
+    run_slide(slide, BlobModel(), tmp_path / "out", chosen[first])
+    assert run_slide(slide, BlobModel(), tmp_path / "out", chosen[turned], resume=True).cells > 0
+    for options in (chosen[other], SMALL):
         with pytest.raises(InputError, match=r"cannot be resumed, it was made with options.roi: 'MULTIPOLYGON"):
             run_slide(slide, BlobModel(), tmp_path / "out", options, resume=True)
     run = json.loads((tmp_path / "out" / "blobs" / "run.json").read_text())
     # What run.json holds makes the same options again.
-    assert PredictOptions(**run["options"]) == with_roi[first]
+    assert PredictOptions(**run["options"]) == chosen[first]
 
 
 def test_messages_about_long_outlines_stay_short(tmp_path: Path) -> None:
