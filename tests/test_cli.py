@@ -18,6 +18,7 @@ import anndata
 import geopandas
 import numpy as np
 import pytest
+import shapely
 import tifffile
 import yaml
 
@@ -208,6 +209,9 @@ def inputs(tmp_path: Path) -> Path:
         ("white.png", ["--mpp", "0.5", "--batch-size", "0"], "batch_size"),
         ("white.png", ["--mpp", "0.5", "--overlap", "400"], "overlap=400"),
         ("white.png", ["--mpp", "0.5", "--region", "900", "0", "10", "10"], "outside the slide of 220 x 200 px"),
+        ("white.png", ["--mpp", "0.5", "--roi", "none.geojson"], "none.geojson: no such file"),
+        ("white.png", ["--mpp", "0.5", "--roi-name", "Tumor"], "--roi FILE, which is missing"),
+        ("white.png", ["--mpp", "0.5", "--roi-origin", "corner"], "roi_origin"),
     ],
 )
 def test_what_cannot_be_predicted(run: Run, inputs: Path, slide: str, options: list[str], says: str) -> None:
@@ -239,6 +243,27 @@ def test_one_bad_slide_does_not_stop_the_others(run: Run, inputs: Path) -> None:
         line for line in done.err.splitlines() if "absent.svs" in line or "text.svs" in line
     ]
     assert sorted(path.parent.name for path in (inputs / "out").glob("*/cells.parquet")) == ["good", "white"]
+
+
+def test_cells_of_a_roi(run: Run, finished: Path, tmp_path: Path) -> None:
+    image = save(crop(), tmp_path / "crop.png")
+    corners = [[30, 20], [190, 40], [150, 180], [30, 20]]
+    annotation = {
+        "type": "Feature",
+        "geometry": {"type": "Polygon", "coordinates": [corners]},
+        "properties": {"objectType": "annotation", "classification": {"name": "Tumor", "color": [200, 0, 0]}},
+    }
+    (tmp_path / "roi.geojson").write_text(json.dumps([annotation]))
+    base = ["predict", image, "--mpp", MPP, "--device", "cpu", "-q", "--roi", tmp_path / "roi.geojson"]
+    assert run(*base, "-o", tmp_path / "out", "--roi-name", "Tumor").code == 0
+    found, everything = (celldetr.read_cells(folder) for folder in (tmp_path / "out" / "crop", finished))
+    inside = shapely.intersects_xy(shapely.Polygon(corners), everything["x_px"], everything["y_px"])
+    assert 0 < inside.sum() < len(everything)
+    np.testing.assert_array_equal(found[["x_px", "y_px"]], everything.loc[inside, ["x_px", "y_px"]])
+    assert files_in(tmp_path / "out") == OUTPUTS
+    assert "tissue in the ROI" in (tmp_path / "out" / "crop" / "summary.html").read_text()
+    refused(run(*base, "-o", tmp_path / "o2", "--roi-name", "Tumour"), "did you mean 'Tumor'?")
+    refused(run(*base, save(crop(), tmp_path / "other.png"), "-o", tmp_path / "o2"), "is drawn on one slide")
 
 
 def test_two_slides_of_one_name_are_refused(run: Run, tmp_path: Path) -> None:

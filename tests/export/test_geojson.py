@@ -81,6 +81,8 @@ def test_an_origin_moves_every_cell(run: Path) -> None:
         assert here["properties"] == there["properties"]
     with pytest.raises(InputError, match="expected two numbers"):
         export_cells(run, "geojson", overwrite=True, origin=(1, float("nan")))
+    with pytest.raises(InputError, match=r"origin 'bound' is unknown; did you mean 'bounds'\?"):
+        export_cells(run, "geojson", overwrite=True, origin="bound")
 
 
 def test_ids_are_unique_stable_and_of_the_slide(run: Path, tmp_path: Path) -> None:

@@ -111,17 +111,23 @@ def with_roi(roi: shapely.Geometry, options: PredictOptions) -> PredictOptions:
 # Exactly the cells inside
 
 
-@given(st.lists(ring, min_size=1, max_size=3), st.sampled_from([(128, 32), (48, 24), (200, 50)]), st.integers(0, 90))
+@given(
+    st.lists(ring, min_size=1, max_size=3),
+    st.sampled_from([(128, 32), (48, 24), (200, 50)]),
+    st.integers(0, 90),
+    st.booleans(),
+)
 @settings(deadline=None, max_examples=25)
 def test_a_roi_is_the_whole_slide_filtered(
-    rings: list[list[tuple[float, float]]], tiling: tuple[int, int], offset: int
+    rings: list[list[tuple[float, float]]], tiling: tuple[int, int], offset: int, tissue: bool
 ) -> None:
     try:
         roi = joined([shapely.Polygon(points) for points in rings], "here")
     except InputError:  # no area
         return
-    options = PredictOptions(tile=tiling[0], overlap=tiling[1], offset=offset, tissue=False)
-    part = IMAGE[:250, :330]
+    options = PredictOptions(tile=tiling[0], overlap=tiling[1], offset=offset, tissue=tissue)
+    part = IMAGE[:250, :330].copy()
+    part[60:, 150:300] = 255  # glass, so that tiles are left out or cut to their tissue
     whole = predict_array(part, 0.5, Unsteady(), options)
     wish = with_roi(roi, options)
     if not roi.intersects(shapely.box(0, 0, 330, 250)):
