@@ -1,4 +1,4 @@
-"""Does a ROI give the cells of the whole slide, filtered? The sample slide, the weights in the package, two annotations.
+"""Does a ROI give the cells of the whole slide, filtered? Sample slide, weights in the package, two annotations.
 
 python benchmarks/roi_equals_filter.py | tee benchmarks/results/roi_equals_filter.txt
 

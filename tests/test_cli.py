@@ -128,6 +128,8 @@ def test_export_afterwards(run: Run, finished: Path, tmp_path: Path) -> None:
     assert target.read_bytes() == before
     assert run("export", finished, "-f", "csv", "-o", target, "--overwrite").code == 0
     refused(run("export", finished, "-f", "geojson", "-o", tmp_path / "a.geojson", "--shape", "elipse"), "'ellipse'")
+    refused(run("export", finished, "-f", "geojson", "-o", tmp_path / "a.geojson", "--origin", "bound"), "'bounds'")
+    assert run("export", finished, "-f", "geojson", "-o", tmp_path / "a.geojson", "--origin", "slide").code == 0
     refused(run("export", tmp_path, "-f", "csv"), "no such cell table")
 
 

@@ -108,7 +108,7 @@ def predict_slide(
         out: folder in which a folder of the slide's name is made.
         model: a loaded model, or what ``load_model`` takes.
         mpp: micrometres per pixel of the slide's level 0, instead of what the file says.
-        options: tile, overlap, region and the like; ``mpp`` wins over ``options.mpp``.
+        options: tile, overlap, region, roi and the like; ``mpp`` wins over ``options.mpp``.
         formats: also write these: ``geojson``, ``anndata``, ``csv``.
         resume: continue an interrupted run, or accept a finished one.
         overwrite: replace an earlier result.

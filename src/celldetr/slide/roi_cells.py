@@ -13,6 +13,8 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
+ROUNDING = 1e-9  # share of a block that may be missing if it is wholly inside
+
 
 @dataclass(frozen=True)
 class RoiCells:
@@ -51,7 +53,8 @@ def share_of_pixels(
 ) -> NDArray[np.float32]:
     """How much of each pixel of a mask lies inside a geometry.
 
-    Blocks that are wholly inside or outside are settled at once; only pixels on the outline are cut, exactly.
+    Blocks that are wholly inside or outside are settled at once; those on the outline are cut in four with their piece
+    of it, down to single pixels, so that a long outline is not gone through once a pixel.
 
     Args:
         geometry: in level-0 pixels.
@@ -64,21 +67,31 @@ def share_of_pixels(
     share = np.zeros(shape, dtype=np.float32)
     size = 1 << max(0, max(shape) - 1).bit_length()
     corners = np.zeros((1, 2), dtype=np.int64)  # column, row
-    shapely.prepare(geometry)
+    parts = np.array([geometry], dtype=object)
     while len(corners):
         low, high = corners * np.array(scale), (corners + size) * np.array(scale)
         boxes = shapely.box(low[:, 0], low[:, 1], high[:, 0], high[:, 1])
-        whole = shapely.covers(geometry, boxes)
+        parts = _areas(shapely.intersection(parts, boxes))
+        inside = shapely.area(parts) / (size**2 * scale[0] * scale[1])
+        if size == 1:
+            share[corners[:, 1], corners[:, 0]] = inside
+            break
+        whole = inside > 1 - ROUNDING
         for column, row in corners[whole]:
             share[row : row + size, column : column + size] = 1
-        cut = shapely.intersects(geometry, boxes) & ~whole
-        corners, boxes = corners[cut], boxes[cut]
-        if size == 1:
-            areas = shapely.area(shapely.intersection(geometry, boxes)) / (scale[0] * scale[1])
-            share[corners[:, 1], corners[:, 0]] = areas
-            break
+        cut = (inside > 0) & ~whole
         size //= 2
         steps = np.array([[0, 0], [size, 0], [0, size], [size, size]])
-        corners = (corners[:, None] + steps).reshape(-1, 2)
-        corners = corners[(corners[:, 0] < shape[1]) & (corners[:, 1] < shape[0])]
+        corners = (corners[cut][:, None] + steps).reshape(-1, 2)
+        parts = np.repeat(parts[cut], 4)
+        on_mask = (corners[:, 0] < shape[1]) & (corners[:, 1] < shape[0])
+        corners, parts = corners[on_mask], parts[on_mask]
     return share
+
+
+def _areas(parts: NDArray[np.object_]) -> NDArray[np.object_]:
+    """Geometries without the points and lines where a box only touches an outline."""
+    for i in np.flatnonzero(shapely.get_type_id(parts) == shapely.GeometryType.GEOMETRYCOLLECTION):
+        pieces = [piece for piece in shapely.get_parts(parts[i]) if piece.area > 0]
+        parts[i] = shapely.union_all(pieces)
+    return parts
