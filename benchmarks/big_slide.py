@@ -2,14 +2,14 @@
 
     python benchmarks/big_slide.py --side 60000 -o runs/big.tif
 
-A crop of the sample slide, mirrored left and right, up and down, covers the slide: tissue goes on over every seam and no
-nucleus is cut. The pattern repeats every 4096 px, which is a whole number of TIFF tiles on every level, so each distinct
-tile is encoded once and its bytes are written as often as needed. The pattern is shifted by an odd distance, so that its
+A crop of the sample slide, mirrored left and right, up and down, covers the slide: tissue goes on over every seam and
+no nucleus is cut. The pattern repeats every 4096 px, a whole number of TIFF tiles on every level, so each distinct tile
+is encoded once and its bytes are written as often as needed. The pattern is shifted by an odd distance, so that its
 seams are not those of the TIFF's tiles; a model's tiles, which overlap, meet it at another place each time.
 
-BigTIFF, JPEG of quality 85 with halved colour (as scanners write), levels 1, 4, 16 and 64, reduced pages as in an SVS. Memory
-does not grow with ``--side``. It prints what the sample slide's own cells (``small-20x``, counted once) predict for the
-number of cells; ``--model ''`` skips that.
+BigTIFF, JPEG of quality 85 with halved colour (as scanners write), levels 1, 4, 16 and 64, reduced pages as in an SVS.
+Memory does not grow with ``--side``. The number of cells to expect is what ``--model`` finds on the crop, times the
+number of crops that the slide holds; ``--model ''`` skips that.
 """
 
 from __future__ import annotations
