@@ -25,8 +25,8 @@ import imagecodecs
 import numpy as np
 import tifffile
 from numpy.typing import NDArray
+from PIL import Image
 
-from celldetr.api import load_model
 from celldetr.demo_slide import sample_slide
 from celldetr.files import replacing
 from celldetr.slide.reader import open_slide
@@ -49,9 +49,7 @@ def pattern() -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
 
 def reduced(image: NDArray[np.uint8], by: int) -> NDArray[np.uint8]:
     """Means over squares of ``by`` pixels."""
-    rows, columns = (side // by for side in image.shape[:2])
-    means = image.reshape(rows, by, columns, by, 3).mean(axis=(1, 3), dtype=np.float32)
-    return (means + 0.5).astype(np.uint8)
+    return np.asarray(Image.fromarray(image).reduce(by))
 
 
 def encoded(period: NDArray[np.uint8], tile: int) -> list[list[bytes]]:
@@ -103,6 +101,8 @@ def write(path: Path, side: int, tile: int, period: NDArray[np.uint8]) -> None:
 
 def expected(crop: NDArray[np.uint8], side: int, model: str) -> float:
     """Cells on the whole slide, were they as dense everywhere as ``model`` finds them on the crop."""
+    from celldetr.api import load_model  # PyTorch, which writing does not need
+
     return len(load_model(model).predict(crop, mpp=MPP)) * (side / CROP_SIDE) ** 2
 
 
