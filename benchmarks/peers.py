@@ -115,8 +115,9 @@ def start(name: str, python: Path, tiles: Path, threads: int, batch: int) -> Wor
         os.sched_setaffinity(0, allowed)
     worker = Worker(name, process, log)
     try:
-        versions = worker.receive()["versions"]
-        print(f"{peer.title}: {', '.join(versions)}{'' if peer.weights else '; random weights'}", flush=True)
+        ready = worker.receive()
+        facts = [*ready["versions"], f"batch {ready['batch']}"] + ([] if peer.weights else ["random weights"])
+        print(f"{peer.title}: {', '.join(facts)}", flush=True)
     except BaseException:
         worker.stop()
         raise
@@ -201,7 +202,12 @@ def main() -> None:
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--tiles", type=int, default=4)
-    parser.add_argument("--batch", type=int, default=4, help="tiles that go through a network together")
+    parser.add_argument(
+        "--batch",
+        type=int,
+        default=4,
+        help="tiles that may go through a network together; each peer takes this or 1, what is faster",
+    )
     options = parser.parse_args()
     names = options.peers.split(",")
     if unknown := [name for name in names if name not in PEERS]:

@@ -92,6 +92,9 @@ def build(options: argparse.Namespace, tiles: list[Tile]) -> Peer:
     def post(index: int) -> int:
         return len(torch.unique(posts[index](blank.clone()))) - 1
 
+    for index, tile in enumerate(tiles * 2):  # TorchScript optimises in its first two calls
+        network(tile.image[None])
+        post(index % len(tiles))
     return Peer(network, post)
 
 

@@ -4,7 +4,8 @@ Standalone: needs NumPy and what the peer itself needs, nothing of CellDETR. ``p
 ``--input FILE.npz --threads N``, reads one line of JSON when the model is built, and then sends a line for each round:
 the worker goes over all tiles, again and again for ``TURN`` seconds, and answers with the medians of the wall and CPU
 seconds that the network and the post-processing took. The first pass finds the caches full of the others' data; it
-counts only if there is no second. Whatever the peer prints goes to stderr.
+counts only if there is no second. Tiles go through the network one by one or ``--batch`` together, whichever was faster
+at the start. Whatever the peer prints goes to stderr.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -99,21 +101,25 @@ def serve(build: Callable[[argparse.Namespace, list[Tile]], Peer], *variants: st
     images = np.stack([tile.image for tile in tiles])
     peer = build(options, tiles)
 
-    def networks() -> int:
-        for start in range(0, len(images), options.batch):
-            peer.network(images[start : start + options.batch])
+    def networks(batch: int) -> int:
+        for start in range(0, len(images), batch):
+            peer.network(images[start : start + batch])
         return len(images)
 
     def posts() -> int:
         return sum(peer.post(i) for i in range(len(tiles))) if peer.post else 0
 
-    networks()  # the first call compiles and allocates
+    speeds = {}
+    for batch in sorted({1, options.batch}):
+        networks(batch)  # the first call compiles and allocates
+        speeds[batch] = seconds(partial(networks, batch))[1]
+    best = min(speeds, key=speeds.__getitem__)
     posts()
-    print(json.dumps({"versions": versions()}), file=replies, flush=True)
+    print(json.dumps({"versions": versions(), "batch": best}), file=replies, flush=True)
     for _ in sys.stdin:
         passes = []
         while sum(times[0] + times[3] for times in passes) < TURN:
-            passes.append((*seconds(networks), *seconds(posts)))
+            passes.append((*seconds(partial(networks, best)), *seconds(posts)))
         passes = passes[1:] or passes
         middle = [statistics.median(values) for values in zip(*passes, strict=True)]
         answer = {"network": middle[:2], "post": middle[3:5], "nuclei": passes[0][5]}
