@@ -1,0 +1,111 @@
+"""Is memory flat, and the rate constant, from the first tile of a very large slide to the last?
+
+python benchmarks/big_slide.py --side 60000 -o runs/big.tif
+python benchmarks/big_run.py runs/big.tif -o runs/big | tee benchmarks/results/big_run.txt
+
+Runs the slide, exports it to GeoJSON and AnnData, each under a memory clock of its own, and draws cells a second and
+resident memory against the area read (docs/images/big_run.png). An interrupted run goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import time
+from pathlib import Path
+
+from celldetr.api import load_model
+from celldetr.export import export_cells
+from celldetr.slide.engine import Progress, run_slide
+from celldetr.slide.options import PredictOptions
+from celldetr.slide.reader import open_slide
+
+EVERY = 10.0  # seconds between two lines of the log
+
+
+def memory(key: str) -> float:
+    """A line of /proc/self/status in MB: VmRSS now, VmHWM the peak."""
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(key)) / 1024
+
+
+def reset_peak() -> None:
+    """Let VmHWM start from what is resident now (proc(5), clear_refs)."""
+    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
+
+
+def record(path: Path) -> tuple[list[list[float]], object]:
+    """Rows of the log so far, and a listener that appends to it."""
+    rows: list[list[float]] = []
+    if path.exists():
+        with path.open(encoding="utf-8") as file:
+            rows = [[float(value) for value in row] for row in list(csv.reader(file))[1:]]
+    before = rows[-1][:2] if rows else [0.0, 0.0]
+    start, last = (time.perf_counter(), time.process_time()), [-EVERY]
+
+    def listener(progress: Progress) -> None:
+        wall = time.perf_counter() - start[0]
+        if wall - last[0] < EVERY:
+            return
+        last[0] = wall
+        cpu = time.process_time() - start[1]
+        rows.append([before[0] + wall, before[1] + cpu, progress.mm2, progress.cells, memory("VmRSS"), memory("VmHWM")])
+        with path.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["wall_s", "cpu_s", "mm2", "cells", "rss_mb", "peak_mb"])
+            writer.writerows([[f"{value:.1f}" for value in row] for row in rows])
+
+    return rows, listener
+
+
+def draw(rows: list[list[float]], path: Path) -> None:
+    """Cells a second of CPU and wall time, and memory, against the area read."""
+    import numpy as np
+    from matplotlib.figure import Figure
+
+    wall, cpu, mm2, cells, rss, _ = np.array(rows).T
+    step = max(1, len(rows) // 60)
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    top, bottom = figure.subplots(2, 1, sharex=True)
+    for seconds, name in ((wall, "wall"), (cpu, "CPU")):
+        spent = np.diff(seconds[::step])
+        top.plot(mm2[::step][1:], np.diff(cells[::step]) / spent, label=f"per second of {name} time")
+    top.set_ylabel("cells")
+    top.set_ylim(0)
+    top.legend()
+    bottom.plot(mm2, rss)
+    bottom.set(xlabel="mm² read", ylabel="resident memory, MB", ylim=(0, 2048))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)
+
+
+def main() -> None:
+    """Run, export, draw."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("slide", type=Path)
+    parser.add_argument("-o", "--out", type=Path, required=True)
+    parser.add_argument("--plot", type=Path, default=Path("docs/images/big_run.png"))
+    arguments = parser.parse_args()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    model = load_model(None, "cpu")
+    rows, listener = record(arguments.out / "log.csv")
+    with open_slide(arguments.slide) as slide:
+        print(f"{slide.width} x {slide.height} px at {slide.mpp} um, {arguments.slide.stat().st_size / 1e6:.0f} MB")
+        summary = run_slide(slide, model, arguments.out, PredictOptions(), listener, resume=True)  # type: ignore[arg-type]
+    table = summary.directory / "cells.parquet"
+    print(
+        f"{summary.cells} cells, {summary.tissue_mm2:.1f} mm2 of tissue, {table.stat().st_size / 1e6:.0f} MB of table"
+    )
+    print(f"{summary.seconds:.0f} s, {summary.tissue_mm2 / summary.seconds * 3600:.0f} mm2 of tissue an hour")
+    print(f"peak resident memory {memory('VmHWM'):.0f} MB")
+    for kind in ("geojson", "anndata"):
+        reset_peak()
+        start = time.perf_counter()
+        path = export_cells(summary.directory, kind, None, overwrite=True)
+        seconds, size = time.perf_counter() - start, path.stat().st_size / 1e6
+        print(f"{kind}: {size:.0f} MB in {seconds:.0f} s, peak resident memory {memory('VmHWM'):.0f} MB")
+    draw(rows, arguments.plot)
+
+
+if __name__ == "__main__":
+    main()
