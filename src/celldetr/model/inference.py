@@ -29,6 +29,8 @@ Precision = Literal["auto", "32", "bf16"]
 # Centres nearer than this are one nucleus; chosen on the validation images of BRCA-M2C (docs/training.md).
 SAME_NUCLEUS_UM = 2.5
 
+ALONE_PX = 256**2  # a tile with more pixels fills a CPU by itself
+
 
 def pick_device(device: str = "auto") -> torch.device:
     """The device to run on: ``auto`` takes CUDA, then Apple's MPS, then the CPU.
@@ -96,7 +98,7 @@ class TilePredictor:
             device: where to run.
             precision: bf16 computes convolutions and linear layers in bfloat16; auto: bf16 on CUDA and on CPUs that
                 multiply it natively, float32 elsewhere.
-            batch_size: tiles of one size that go through the network together.
+            batch_size: tiles of one size that go through the network together; on a CPU large ones go one by one.
             same_nucleus_um: of cells of a tile whose centres are nearer than this, the best stays; 0 keeps all.
         """
         self.network = for_inference(network.eval().to(device))
@@ -147,12 +149,20 @@ class TilePredictor:
             if tile.ndim != 3 or tile.shape[2] != 3 or tile.dtype != np.uint8 or not tile.size:
                 raise InputError(f"tile {index}: expected an (H, W, 3) uint8 RGB array, got {tile.shape} {tile.dtype}")
             by_size.setdefault(tile.shape, []).append(index)
-        for indices in by_size.values():
-            for start in range(0, len(indices), self.batch_size):
-                chosen = indices[start : start + self.batch_size]
+        for shape, indices in by_size.items():
+            size = self._together(shape[0] * shape[1])
+            for start in range(0, len(indices), size):
+                chosen = indices[start : start + size]
                 batch = np.stack([tiles[i] for i in chosen]).transpose(0, 3, 1, 2)
                 results.update(zip(chosen, self._predict(torch.from_numpy(np.ascontiguousarray(batch))), strict=True))
         return [results[i] for i in range(len(tiles))]
+
+    def _together(self, pixels: int) -> int:
+        """How many tiles of a size go through the network at once.
+
+        On a CPU larger batches of large tiles are no faster, hold more memory, and each new shape is compiled and kept.
+        """
+        return 1 if self.device.type == "cpu" and pixels > ALONE_PX else self.batch_size
 
     def _autocast(self) -> AbstractContextManager[Any]:
         return torch.autocast(self.device.type, dtype=torch.bfloat16) if self.bf16 else nullcontext()

@@ -19,7 +19,7 @@ from celldetr.slide.roi import place_roi
 from celldetr.slide.roi_cells import RoiCells, share_of_pixels
 from celldetr.slide.tissue import find_tissue
 
-WINDOW_STEP = 64  # px; windows have few different sizes, so that the model can still take several at once
+WINDOW_STEP = 128  # px; windows have few sizes, because a network prepares for each size anew, and keeps it
 
 
 @dataclass(frozen=True)
