@@ -12,6 +12,7 @@ version beforehand; what the loader costs is measured apart.
 from __future__ import annotations
 
 import argparse
+import inspect
 import os
 import subprocess
 import sys
@@ -91,6 +92,7 @@ def work(path: Path) -> None:
     objective = Supervised(network, settings, torch.ones(len(recipe.model.types))).train()
     optimizer = build_optimizer(network, settings)
     batches = torch.load(path)
+    several = "chances" in inspect.signature(objective.forward).parameters  # a generator an image, not one for all
     clock = Clock()
     clock.wrap(network.backbone, "forward", "backbone")
     clock.wrap(network.encoder, "forward", "encoder")
@@ -107,8 +109,9 @@ def work(path: Path) -> None:
             for _ in range(int(line)):
                 images, boxes, types = batches[step % BATCHES]
                 set_rate(optimizer, step, settings)
+                chances = [torch.Generator().manual_seed(step) for _ in images]
                 with torch.autocast("cpu", dtype=torch.bfloat16):
-                    total, terms = objective(images, boxes, types, torch.Generator().manual_seed(step))
+                    total, terms = objective(images, boxes, types, chances if several else chances[0])
                 with clock("backward"):
                     total.backward()
                 with clock("clip"):

@@ -1,7 +1,7 @@
 """Losses of a labelled batch (DETR's, with focal objectness and types), and dense supervision of the encoder's scores.
 
-Each is a function of tensors that returns sums already divided by what it is told to divide by, so that a batch that is
-split over processes gives the same gradients as a whole one.
+Each returns sums divided by a count of the whole batch (``normaliser``), so that a batch that is split over processes
+gives the same gradients as a whole one.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from torch.nn import functional
 from celldetr.boxes import cxcywh_to_xyxy, generalised_iou
 from celldetr.model.detection import Detections
 from celldetr.training.matching import ALPHA, GAMMA, Match, flatten, gather
+from celldetr.training.processes import normaliser
 
 Losses = dict[str, Tensor]
 
@@ -42,7 +43,7 @@ def detection_losses(found: Detections, targets: Sequence[Tensor], matches: Sequ
         found: boxes (B, Q, 4) and logits (B, Q).
         targets: B tensors (N_b, 4), cxcywh fractions.
         matches: from ``match``.
-        nuclei: what the sums are divided by: nuclei in the batch, over all processes, at least 1.
+        nuclei: what the sums are divided by: ``normaliser`` of the nuclei in the batch.
     """
     image, query = flatten(matches)
     wanted = torch.zeros_like(found.logits)
@@ -92,13 +93,12 @@ def dense_losses(found: Detections, anchors: Tensor, targets: Sequence[Tensor], 
     positive = (1 - p) ** 2 * -functional.logsigmoid(found.logits)
     negative = (1 - heat) ** 4 * p**2 * -functional.logsigmoid(-found.logits)
     objectness = torch.where(wanted, positive, negative)[real].sum() / nuclei
+    # Averaged over the tokens, so that the sum weighs as much as that of the one-to-one losses does.
+    picked = normaliser(sum(len(boxes) for boxes in picked_boxes), found.boxes.device)
     if not picked_boxes:
         zero = found.boxes.sum() * 0
         return {"class": objectness, "l1": zero, "giou": zero}
-    boxes, wanted_boxes = torch.cat(picked_boxes), torch.cat(picked_targets)
-    # Averaged over the tokens, so that the sum weighs as much as that of the one-to-one losses does.
-    share = len(boxes) / max(sum(len(target) for target in targets), 1)
-    l1, giou = box_losses(boxes, wanted_boxes, nuclei * share)
+    l1, giou = box_losses(torch.cat(picked_boxes), torch.cat(picked_targets), picked)
     return {"class": objectness, "l1": l1, "giou": giou}
 
 
@@ -109,7 +109,7 @@ def type_loss(logits: Tensor, types: Tensor, weights: Tensor, labelled: float) -
         logits: (M, K).
         types: (M,) index of the type, or -1.
         weights: (K,) weight of a cell of each type.
-        labelled: what the sum is divided by: cells of known type in the batch, over all processes, at least 1.
+        labelled: what the sum is divided by: ``normaliser`` of the cells of known type in the batch.
     """
     known = types >= 0
     logits, types = logits[known], types[known]
