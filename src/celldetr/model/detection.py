@@ -8,6 +8,7 @@ Selection needs no fixed image size, learns much faster, and the number of queri
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -91,7 +92,11 @@ class SelfAttention(nn.Module):
         q, k, v = (x.unflatten(-1, (self.heads, -1)).transpose(1, 2) for x in (q, k, v))
         dropout = self.dropout if self.training else 0.0
         allowed = None if blocked is None else ~blocked
-        mixed = functional.scaled_dot_product_attention(q, k, v, attn_mask=allowed, dropout_p=dropout)
+        # On CPUs, the gradient of PyTorch's kernel takes twice as long in bfloat16 as in float32.
+        single = q.device.type == "cpu" and torch.is_grad_enabled()
+        with torch.autocast("cpu", enabled=False) if single else nullcontext():
+            q, k, v = (x.float() if single and x.dtype == torch.bfloat16 else x for x in (q, k, v))
+            mixed = functional.scaled_dot_product_attention(q, k, v, attn_mask=allowed, dropout_p=dropout)
         return self.output_proj(mixed.transpose(1, 2).flatten(2))
 
 

@@ -30,28 +30,34 @@ def sigmoid_focal(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def box_losses(boxes: Tensor, targets: Tensor, nuclei: float) -> tuple[Tensor, Tensor]:
-    """L1 and GIoU loss of matched boxes (M, 4), cxcywh fractions, each summed and divided by ``nuclei``."""
-    l1 = (boxes - targets).abs().sum() / nuclei
-    giou = (1 - generalised_iou(cxcywh_to_xyxy(boxes), cxcywh_to_xyxy(targets))).sum() / nuclei
+    """L1 and GIoU loss of matched boxes (..., M, 4), cxcywh fractions, (...) sums divided by ``nuclei``."""
+    l1 = (boxes - targets).abs().sum((-2, -1)) / nuclei
+    giou = (1 - generalised_iou(cxcywh_to_xyxy(boxes), cxcywh_to_xyxy(targets))).sum(-1) / nuclei
     return l1, giou
 
 
-def detection_losses(found: Detections, targets: Sequence[Tensor], matches: Sequence[Match], nuclei: float) -> Losses:
-    """One-to-one losses of one layer.
+def detection_losses(
+    found: Detections, targets: Sequence[Tensor], matches: Sequence[Sequence[Match]], nuclei: float
+) -> list[Losses]:
+    """One-to-one losses of each of L layers.
 
     Args:
-        found: boxes (B, Q, 4) and logits (B, Q).
+        found: boxes (L, B, Q, 4) and logits (L, B, Q).
         targets: B tensors (N_b, 4), cxcywh fractions.
         matches: from ``match``.
         nuclei: what the sums are divided by: ``normaliser`` of the nuclei in the batch.
     """
-    image, query = flatten(matches)
+    picked = [flatten(layer) for layer in matches]  # as many in each layer
+    image, query = (torch.stack(parts) for parts in zip(*picked, strict=True))
+    layer = torch.arange(len(matches), device=image.device)[:, None]
     wanted = torch.zeros_like(found.logits)
-    wanted[image, query] = 1.0
+    wanted[layer, image, query] = 1.0
     real = found.logits > torch.finfo(found.logits.dtype).min  # padding does not take part
-    objectness = (sigmoid_focal(found.logits, wanted) * real).sum() / nuclei
-    l1, giou = box_losses(found.boxes[image, query], gather(matches, targets), nuclei)
-    return {"class": objectness, "l1": l1, "giou": giou}
+    objectness = (sigmoid_focal(found.logits, wanted) * real).sum((1, 2)) / nuclei
+    true = torch.stack([gather(each, targets) for each in matches])
+    l1, giou = box_losses(found.boxes[layer, image, query], true, nuclei)
+    terms = zip(objectness.unbind(), l1.unbind(), giou.unbind(), strict=True)
+    return [dict(zip(("class", "l1", "giou"), values, strict=True)) for values in terms]
 
 
 def dense_losses(found: Detections, anchors: Tensor, targets: Sequence[Tensor], sizes: Tensor, nuclei: float) -> Losses:

@@ -10,7 +10,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from celldetr.config import TrainConfig
 from celldetr.model.celldetr import CellDETR, Memories
-from celldetr.model.detection import DetectionOutput
+from celldetr.model.detection import DetectionOutput, Detections
 from celldetr.model.representation import hide_padding
 from celldetr.training.box_noise import jitter_boxes
 from celldetr.training.losses import Losses, dense_losses, detection_losses, type_loss
@@ -50,14 +50,12 @@ class Supervised(nn.Module):
         nuclei = normaliser(sum(len(b) for b in boxes), device)
         memories = self.network.memorise(images, origin=origin)
         detection = self.network.detect(memories, origin)
-        matches = [
-            match(layer.logits, layer.boxes, boxes, w_class=config.w_class, w_l1=config.w_l1, w_giou=config.w_giou)
-            for layer in detection.layers
-        ]
-        terms: Losses = {}
-        for i, (layer, matched) in enumerate(zip(detection.layers, matches, strict=True)):
-            for name, value in detection_losses(layer, boxes, matched, nuclei).items():
-                terms[f"layer{i}/{name}"] = value
+        layers = Detections(
+            torch.stack([layer.boxes for layer in detection.layers]),
+            torch.stack([layer.logits for layer in detection.layers]),
+        )
+        matches, losses = self._one_to_one(layers, boxes, nuclei)
+        terms: Losses = {f"layer{i}/{name}": value for i, layer in enumerate(losses) for name, value in layer.items()}
         for name, value in self._proposal_losses(detection, boxes, sizes, nuclei).items():
             terms[f"proposals/{name}"] = value
         terms |= self._type_losses(memories, detection, matches[-1], boxes, types, origin, chances)
@@ -73,11 +71,17 @@ class Supervised(nn.Module):
             return {}
         if dense > 0:
             return {name: dense * value for name, value in dense_losses(found, anchors, boxes, sizes, nuclei).items()}
+        one = Detections(found.boxes[None], found.logits[None])
+        return self._one_to_one(one, boxes, nuclei)[1][0]
+
+    def _one_to_one(
+        self, layers: Detections, boxes: Sequence[Tensor], nuclei: float
+    ) -> tuple[list[list[Match]], list[Losses]]:
+        """Matches and losses of layers, (L, B, Q)."""
         config = self.config
-        matched = match(
-            found.logits, found.boxes, boxes, w_class=config.w_class, w_l1=config.w_l1, w_giou=config.w_giou
-        )
-        return detection_losses(found, boxes, matched, nuclei)
+        weights = {"w_class": config.w_class, "w_l1": config.w_l1, "w_giou": config.w_giou}
+        matches = match(layers.logits.detach(), layers.boxes.detach(), boxes, **weights)
+        return matches, detection_losses(layers, boxes, matches, nuclei)
 
     def _type_losses(
         self,
