@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from celldetr.config import ModelConfig
 from celldetr.model.geometry import geometry
-from celldetr.model.layers import MLP, DeformableAttention, FeedForward
+from celldetr.model.layers import MLP, DeformableAttention, FeedForward, lowered
 from celldetr.model.memory import Memory
 from celldetr.model.near_attention import Neighbours, near_attention
 
@@ -85,7 +85,7 @@ class SelfAttention(nn.Module):
         Returns:
             (B, Q, d)
         """
-        where = content + position
+        where = lowered(content + position)
         q, k, v = self.q_proj(where), self.k_proj(where), self.v_proj(content)
         if neighbours is not None:
             return self.output_proj(near_attention(q, k, v, self.heads, neighbours))

@@ -16,6 +16,12 @@ from celldetr.model.memory import Memory
 OffsetStart = Literal["interior", "released", "stock"]
 
 
+def lowered(x: Tensor) -> Tensor:
+    """``x`` as autocast will want it for linear layers: where several read it, it is converted once and not by each."""
+    kind = x.device.type
+    return x.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else x
+
+
 class MLP(nn.Module):
     """Linear layers with ReLU between them."""
 
@@ -132,6 +138,7 @@ class DeformableAttention(nn.Module):
             (B, Q, d)
         """
         batch, queries, d_model = query.shape
+        query = lowered(query)
         value = self.value_proj(memory.tokens if value is None else value)
         if memory.padding is not None:
             value = value.masked_fill(memory.padding[..., None], 0.0)
