@@ -197,7 +197,7 @@ def train(
         typer.Argument(metavar="KEY=VALUE", help="Changes to it, e.g. training.steps=2000 model.d_model=64"),
     ] = None,
     device: Device = "auto",
-    devices: Annotated[int, typer.Option(help="How many processes, each with a device of its own.")] = 1,
+    devices: Annotated[int, typer.Option(help="Processes that share each batch, each with a device of its own.")] = 1,
     overwrite: Overwrite = False,
     resume: Resume = False,
     quiet: Quiet = False,
@@ -205,19 +205,26 @@ def train(
     """Train a model: OUT gets model/, log.jsonl, tensorboard/, curves.png and the state to resume from."""
     from celldetr.recipes import load_recipe
     from celldetr.training.loop import train as run
+    from celldetr.training.processes import is_first
 
     chosen = load_recipe(recipe, settings)
-    with _resumable(), progress_bar(quiet) as bar:
-        folder = run(
-            chosen,
-            out,
-            resume=resume,
-            overwrite=overwrite,
-            device=device,
-            devices=devices,
-            listener=training_listener(bar, chosen.name),
-        )
-    typer.echo(f"model: {folder}")
+    try:
+        with _resumable(), progress_bar(quiet or not is_first()) as bar:
+            folder = run(
+                chosen,
+                out,
+                resume=resume,
+                overwrite=overwrite,
+                device=device,
+                devices=devices,
+                listener=training_listener(bar, chosen.name),
+            )
+    except InputError:
+        if is_first():
+            raise
+        raise typer.Exit(2) from None  # the same in all processes: said once
+    if is_first():
+        typer.echo(f"model: {folder}")
 
 
 @app.command()

@@ -130,7 +130,7 @@ class TrainConfig(Config):
     mode: Literal["sequential", "parallel", "parallel_jittered", "mixed"] = "mixed"
     jitter: tuple[float, float, float, float] = (0.1, 0.3, 0.5, 0.6)  # noise(low, high, grow, share) of true boxes
     steps: Count = 6000
-    batch_size: Count = 4
+    batch_size: Count = 4  # of all processes together
     lr: Positive = 4e-4
     backbone_lr: Positive = 1e-4
     weight_decay: float = Field(1e-4, ge=0)

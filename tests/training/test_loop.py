@@ -94,11 +94,13 @@ def test_resuming_a_finished_run_changes_nothing(tmp_path: Path, tiny_recipe: Re
 
 
 def test_each_process_takes_its_own_crops() -> None:
-    batches = [list(StepSampler(1, 4, 3, rank, 2)) for rank in (0, 1)]
+    batches = [list(StepSampler(1, 4, 6, rank, 2)) for rank in (0, 1)]
     assert [len(batch) for batch in batches] == [3, 3]
     drawn = [index for pair in zip(*batches, strict=True) for batch in pair for index in batch]
-    assert drawn == list(range(6, 24))
-    assert len(StepSampler(1, 4, 3, 0, 2)) == 3
+    assert drawn == [index for batch in StepSampler(1, 4, 6, 0, 1) for index in batch] == list(range(6, 24))
+    assert len(StepSampler(1, 4, 6, 0, 2)) == 3
+    with pytest.raises(InputError, match="batch_size=6 is the batch of all 4 processes together"):
+        StepSampler(1, 4, 6, 0, 4)
 
 
 def test_a_run_that_diverges_says_so(tmp_path: Path, tiny_recipe: Recipes, monkeypatch: pytest.MonkeyPatch) -> None:

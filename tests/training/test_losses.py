@@ -31,21 +31,39 @@ def test_box_losses_are_torchvisions() -> None:
 def test_detection_losses_by_hand() -> None:
     half = math.log(2) * 0.25  # focal loss of a logit of 0, before alpha
     found = Detections(
-        boxes=torch.tensor([[[0.5, 0.5, 0.2, 0.2], [0.3, 0.5, 0.2, 0.4]]]).requires_grad_(),
-        logits=torch.tensor([[0.0, 0.0]]).requires_grad_(),
+        boxes=torch.tensor([[[[0.5, 0.5, 0.2, 0.2], [0.3, 0.5, 0.2, 0.4]]]]).requires_grad_(),
+        logits=torch.tensor([[[0.0, 0.0]]]).requires_grad_(),
     )
     target = torch.tensor([[0.3, 0.5, 0.2, 0.2]])
-    losses = detection_losses(found, [target], [(torch.tensor([1]), torch.tensor([0]))], nuclei=2.0)
+    (losses,) = detection_losses(found, [target], [[(torch.tensor([1]), torch.tensor([0]))]], nuclei=2.0)
     assert float(losses["class"]) == pytest.approx((0.75 + 0.25) * half / 2)
     assert float(losses["l1"]) == pytest.approx(0.2 / 2)
     assert float(losses["giou"]) == pytest.approx(0.5 / 2)  # half of the box, which is also the hull
 
 
+def test_layers_are_apart() -> None:
+    generator = torch.Generator().manual_seed(0)
+    boxes = torch.rand(2, 2, 5, 4, generator=generator) * 0.4 + 0.1
+    logits = torch.randn(2, 2, 5, generator=generator)
+    targets = [boxes[0, 0, :3], boxes[1, 1, 2:4]]
+    matches = [
+        [(torch.tensor([4, 0, 2]), torch.tensor([1, 0, 2])), (torch.tensor([1, 3]), torch.tensor([0, 1]))],
+        [(torch.tensor([0, 1, 2]), torch.tensor([2, 0, 1])), (torch.tensor([2, 0]), torch.tensor([1, 0]))],
+    ]
+    together = detection_losses(Detections(boxes, logits), targets, matches, nuclei=5.0)
+    for layer in range(2):
+        found = Detections(boxes[layer, None], logits[layer, None])
+        (alone,) = detection_losses(found, targets, matches[layer : layer + 1], nuclei=5.0)
+        assert {name: float(value) for name, value in alone.items()} == pytest.approx(
+            {name: float(value) for name, value in together[layer].items()}
+        )
+
+
 def test_padding_and_images_without_nuclei_in_detection_losses() -> None:
-    logits = torch.tensor([[1.0, LOWEST], [-1.0, 0.5]]).requires_grad_()
-    found = Detections(torch.rand(2, 2, 4), logits)
+    logits = torch.tensor([[[1.0, LOWEST], [-1.0, 0.5]]]).requires_grad_()
+    found = Detections(torch.rand(1, 2, 2, 4), logits)
     nothing = torch.zeros(0, dtype=torch.long)
-    losses = detection_losses(found, [torch.zeros(0, 4)] * 2, [(nothing, nothing)] * 2, nuclei=1.0)
+    (losses,) = detection_losses(found, [torch.zeros(0, 4)] * 2, [[(nothing, nothing)] * 2], nuclei=1.0)
     real = torch.tensor([1.0, -1.0, 0.5])
     torch.testing.assert_close(losses["class"], sigmoid_focal_loss(real, torch.zeros(3), 0.25, 2.0).sum())
     assert float(losses["l1"]) == float(losses["giou"]) == 0.0

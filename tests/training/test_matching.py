@@ -30,7 +30,7 @@ def costs(logits: Tensor, boxes: Tensor, target: Tensor) -> Tensor:
 @pytest.mark.parametrize(("queries", "nuclei"), [(5, 3), (3, 3), (3, 5)])
 def test_total_cost_is_the_least_of_all_assignments(queries: int, nuclei: int, seed: int) -> None:
     logits, boxes, target = scene(queries, nuclei, seed)
-    ((query, nucleus),) = match(logits[None], boxes[None], [target])
+    (((query, nucleus),),) = match(logits[None, None], boxes[None, None], [target])
     cost = costs(logits, boxes, target)
     wide = cost if queries <= nuclei else cost.T
     least = min(
@@ -44,9 +44,9 @@ def test_total_cost_is_the_least_of_all_assignments(queries: int, nuclei: int, s
 def test_each_image_is_matched_alone() -> None:
     scenes = [scene(6, nuclei, seed) for seed, nuclei in enumerate((2, 0, 4))]
     logits, boxes = torch.stack([s[0] for s in scenes]), torch.stack([s[1] for s in scenes])
-    together = match(logits, boxes, [s[2] for s in scenes])
+    (together,) = match(logits[None], boxes[None], [s[2] for s in scenes])
     for b, (one_logits, one_boxes, target) in enumerate(scenes):
-        ((query, nucleus),) = match(one_logits[None], one_boxes[None], [target])
+        (((query, nucleus),),) = match(one_logits[None, None], one_boxes[None, None], [target])
         assert torch.equal(together[b][0], query)
         assert torch.equal(together[b][1], nucleus)
     image, query = flatten(together)
@@ -62,8 +62,8 @@ def test_weights_decide_what_counts() -> None:
     target = torch.tensor([[0.5, 0.5, 0.2, 0.2]])
     boxes = torch.tensor([[[0.5, 0.5, 0.2, 0.2], [0.1, 0.1, 0.2, 0.2]]])
     logits = torch.tensor([[-5.0, 5.0]])  # the right box is unsure, the wrong one certain
-    assert match(logits, boxes, [target], w_class=0)[0][0].tolist() == [0]
-    assert match(logits, boxes, [target], w_l1=0, w_giou=0)[0][0].tolist() == [1]
+    assert match(logits[None], boxes[None], [target], w_class=0)[0][0][0].tolist() == [0]
+    assert match(logits[None], boxes[None], [target], w_l1=0, w_giou=0)[0][0][0].tolist() == [1]
 
 
 @pytest.mark.parametrize("broken", [float("nan"), float("inf")])
@@ -71,14 +71,24 @@ def test_a_diverged_query_is_nobodys_choice(broken: float) -> None:
     logits, boxes, target = scene(5, 3, 0)
     boxes[1] = broken
     logits[3] = torch.nan
-    ((query, _),) = match(logits[None], boxes[None], [target])
+    (((query, _),),) = match(logits[None, None], boxes[None, None], [target])
     assert sorted(query.tolist()) == [0, 2, 4]
+
+
+def test_each_layer_is_matched_alone() -> None:
+    logits, boxes, target = scene(6, 3, 2)
+    layers = match(torch.stack([logits, logits.flip(0)])[:, None], torch.stack([boxes, boxes.flip(0)])[:, None], [target])
+    (((query, nucleus),),) = match(logits[None, None], boxes[None, None], [target])
+    assert torch.equal(layers[0][0][0], query)
+    assert torch.equal(layers[0][0][1], nucleus)
+    flipped = dict(zip((5 - layers[1][0][0]).tolist(), layers[1][0][1].tolist(), strict=True))
+    assert flipped == dict(zip(query.tolist(), nucleus.tolist(), strict=True))
 
 
 def test_padding_is_nobodys_choice() -> None:
     logits, boxes, target = scene(6, 3, 1)
     logits[:3] = torch.finfo(logits.dtype).min
-    ((query, _),) = match(logits[None], boxes[None], [target])
+    (((query, _),),) = match(logits[None, None], boxes[None, None], [target])
     assert sorted(query.tolist()) == [3, 4, 5]
 
 

@@ -13,7 +13,9 @@ from celldetr.config import ModelConfig, TrainConfig
 from celldetr.data.loader import Batch
 from celldetr.model.celldetr import CellDETR
 from celldetr.training.losses import Losses
-from celldetr.training.supervised import Supervised, mean_over_processes
+from celldetr.training.processes import normaliser
+from celldetr.training.run import chances
+from celldetr.training.supervised import Supervised
 
 Models = Callable[..., ModelConfig]
 MODES = ["sequential", "parallel", "parallel_jittered", "mixed"]
@@ -31,7 +33,7 @@ def objective(config: ModelConfig, **training: object) -> Supervised:
 
 
 def run(made: Supervised, batch: Batch, seed: int = 0) -> tuple[Tensor, Losses]:
-    loss, terms = made(batch.images, batch.boxes, batch.types, torch.Generator().manual_seed(seed))
+    loss, terms = made(batch.images, batch.boxes, batch.types, chances(seed, 0, 0, len(batch.images)))
     return loss, terms
 
 
@@ -158,8 +160,8 @@ def test_of_a_cell_that_is_there_twice_neither_copy_sees_the_other(tiny_model: M
 
 
 def test_what_losses_are_divided_by_is_at_least_one() -> None:
-    assert mean_over_processes(0, torch.device("cpu")) == 1.0
-    assert mean_over_processes(7, torch.device("cpu")) == 7.0
+    assert normaliser(0, torch.device("cpu")) == 1.0
+    assert normaliser(7, torch.device("cpu")) == 7.0
 
 
 def test_a_network_learns_one_image(tiny_model: Models) -> None:

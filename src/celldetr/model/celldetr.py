@@ -116,7 +116,7 @@ class CellDETR(nn.Module):
         padding = self._padding(sizes, height, width)
         if padding is not None:
             images = images.masked_fill(padding[:, None], 0.0)
-        features = [project(x) for project, x in zip(self.projections, self.backbone(images), strict=True)]
+        features = [self._project(i, x) for i, x in enumerate(self.backbone(images))]
         encoded = self._flatten(features, self.config.encoder_strides, sizes, padding)
         position = self.geometry.place(encoded.centres(), sizes, origin, self.config.d_model)
         encoded = self.encoder(encoded, position.to(encoded.tokens.dtype))
@@ -144,6 +144,15 @@ class CellDETR(nn.Module):
         memories = self.memorise(images, sizes, origin)
         detection = self.detect(memories, origin)
         return Output(detection, self.represent(memories, detection.last.boxes.detach(), origin))
+
+    def _project(self, level: int, features: Tensor) -> Tensor:
+        """(B, C_l, h, w) of the backbone -> (B, d, h, w), normalised."""
+        convolution, norm = cast(nn.Sequential, self.projections[level])
+        projected: Tensor = convolution(features)
+        if torch.is_grad_enabled() and projected.device.type == "cpu":
+            # The gradient of PyTorch's GroupNorm, channels last, takes twice as long in bfloat16 as in float32.
+            return cast(Tensor, norm(projected.float())).to(projected.dtype)
+        return cast(Tensor, norm(projected))
 
     def _padding(self, sizes: Tensor, height: int, width: int) -> Tensor | None:
         """(B, H, W) True outside each image, or None where all images fill the batch."""

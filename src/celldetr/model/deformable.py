@@ -102,7 +102,7 @@ def deformable_attention_fused(
     ratios: Tensor,
     margin: float | None,
 ) -> Tensor:
-    """``deformable_attention`` with its locations and weights computed on the way, on the CPU and without gradients.
+    """``deformable_attention`` with its locations and weights computed on the way, on the CPU.
 
     Args:
         value, shapes: as there.
@@ -112,8 +112,22 @@ def deformable_attention_fused(
         margin: of constrained boxes; None: unconstrained.
 
     Returns:
-        (B, Q, H * D), of the dtype of ``value``.
+        (B, Q, H * D), of the dtype of ``value``; differentiable once in value, offsets and logits.
     """
+    out: Tensor = _FusedAttention.apply(value, shapes, offsets, logits, reference, ratios, margin)
+    return out.flatten(2)
+
+
+def _fused(
+    value: Tensor,
+    shapes: Sequence[tuple[int, int]],
+    offsets: Tensor,
+    logits: Tensor,
+    reference: Tensor,
+    ratios: Tensor,
+    margin: float | None,
+) -> Tensor:
+    """``deformable_attention_fused`` without gradients; (B, Q, H, D)."""
     from celldetr.model.deformable_cpu import fused
 
     levels = torch.tensor([tuple(shape) for shape in shapes], dtype=torch.int64).view(-1, 2).numpy()
@@ -127,7 +141,38 @@ def deformable_attention_fused(
     else:
         pixels, raw, weights = (x.detach().float().contiguous().numpy() for x in (value, offsets, logits))
     out = torch.from_numpy(fused(pixels, levels, raw, weights, *places, margin or 0.0, threads))
-    return (out.view(torch.bfloat16) if half else out).flatten(2).to(value.dtype)
+    return (out.view(torch.bfloat16) if half else out).to(value.dtype)
+
+
+class _FusedAttention(torch.autograd.Function):
+    """``_fused`` as a function PyTorch can differentiate. Locations and weights are made again on the way back."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        value: Tensor,
+        shapes: Sequence[tuple[int, int]],
+        offsets: Tensor,
+        logits: Tensor,
+        reference: Tensor,
+        ratios: Tensor,
+        margin: float | None,
+    ) -> Tensor:
+        ctx.shapes, ctx.margin = shapes, margin
+        ctx.save_for_backward(value, offsets, logits, reference, ratios)
+        return _fused(value, shapes, offsets, logits, reference, ratios, margin)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        from celldetr.model.deformable_cpu import fused_backward
+
+        levels = torch.tensor([tuple(shape) for shape in ctx.shapes], dtype=torch.int64).view(-1, 2).numpy()
+        tensors = ctx.saved_tensors
+        *inputs, up = (x.detach().float().contiguous().numpy() for x in (*tensors, grad))
+        arrays = fused_backward(inputs[0], levels, *inputs[1:], ctx.margin or 0.0, up, torch.get_num_threads())
+        grads = [torch.from_numpy(a).to(x.dtype) for a, x in zip(arrays, tensors[:3], strict=True)]
+        return grads[0], None, grads[1], grads[2], None, None, None
 
 
 class _NumbaAttention(torch.autograd.Function):

@@ -15,7 +15,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from celldetr.model.deformable_kernels import backward_kernel, forward_kernel, fused_kernel
+from celldetr.model.deformable_kernels import (
+    backward_kernel,
+    finish_kernel,
+    forward_kernel,
+    fused_kernel,
+    prepare_kernel,
+)
 from celldetr.model.kernel_cache import specialise
 from celldetr.model.kernel_threads import run_in_pieces
 from celldetr.model.simd import OPTIONS
@@ -96,6 +102,29 @@ def backward(
         arrays = (value, shapes, locations, weights, grad, *grads)
         _run(backward_kernel, (*arrays, group), value.shape[0] * (heads // group), threads)
     return grads
+
+
+def fused_backward(
+    value: NDArray[np.float32],
+    shapes: NDArray[np.int64],
+    offsets: NDArray[np.float32],
+    logits: NDArray[np.float32],
+    reference: NDArray[np.float32],
+    ratios: NDArray[np.float32],
+    margin: float,
+    grad: NDArray[np.float32],
+    threads: int,
+) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+    """Gradients of value, offsets and logits, given ``grad`` (B, Q, H, D) of the result of ``fused``."""
+    locations, weights = np.empty_like(offsets), np.empty_like(logits)
+    if not grad.size:
+        return np.zeros_like(value), np.zeros_like(offsets), np.zeros_like(logits)
+    queries, useful = logits.shape[0] * logits.shape[1], _useful_threads(value, logits, threads)
+    fixed = (shapes, reference, ratios, np.float32(margin))
+    _run(prepare_kernel, (offsets, logits, *fixed, locations, weights), queries, useful)
+    of_value, of_locations, of_weights = backward(value, shapes, locations, weights, grad, threads)
+    _run(finish_kernel, (offsets, weights, *fixed, of_locations, of_weights), queries, useful)
+    return of_value, of_locations, of_weights
 
 
 def _useful_threads(value: NDArray[Any], weights: NDArray[Any], threads: int) -> int:

@@ -8,6 +8,7 @@ Selection needs no fixed image size, learns much faster, and the number of queri
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +17,7 @@ from torch.nn import functional
 
 from celldetr.config import ModelConfig
 from celldetr.model.geometry import geometry
-from celldetr.model.layers import MLP, DeformableAttention, FeedForward
+from celldetr.model.layers import MLP, DeformableAttention, FeedForward, lowered
 from celldetr.model.memory import Memory
 from celldetr.model.near_attention import Neighbours, near_attention
 
@@ -84,14 +85,18 @@ class SelfAttention(nn.Module):
         Returns:
             (B, Q, d)
         """
-        where = content + position
+        where = lowered(content + position)
         q, k, v = self.q_proj(where), self.k_proj(where), self.v_proj(content)
         if neighbours is not None:
             return self.output_proj(near_attention(q, k, v, self.heads, neighbours))
         q, k, v = (x.unflatten(-1, (self.heads, -1)).transpose(1, 2) for x in (q, k, v))
         dropout = self.dropout if self.training else 0.0
         allowed = None if blocked is None else ~blocked
-        mixed = functional.scaled_dot_product_attention(q, k, v, attn_mask=allowed, dropout_p=dropout)
+        # On CPUs, the gradient of PyTorch's kernel takes twice as long in bfloat16 as in float32.
+        single = q.device.type == "cpu" and torch.is_grad_enabled()
+        with torch.autocast("cpu", enabled=False) if single else nullcontext():
+            q, k, v = (x.float() if single and x.dtype == torch.bfloat16 else x for x in (q, k, v))
+            mixed = functional.scaled_dot_product_attention(q, k, v, attn_mask=allowed, dropout_p=dropout)
         return self.output_proj(mixed.transpose(1, 2).flatten(2))
 
 

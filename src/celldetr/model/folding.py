@@ -10,14 +10,15 @@ network; what does not fit the pattern stays as it is.
 from __future__ import annotations
 
 import copy
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from celldetr.model.backbone import Backbone
+if TYPE_CHECKING:
+    from celldetr.model.backbone import Backbone
 
 # Activations that oneDNN applies to a result before it is stored, and their parameters.
 FUSED = {nn.ReLU: ("relu", []), nn.ReLU6: ("hardtanh", [0.0, 6.0])}
@@ -109,12 +110,13 @@ class SameConvolution(nn.Module):
 def fold_batchnorm(backbone: Backbone) -> Backbone:
     """A copy of a backbone for inference only, equal but for rounding; the original stays as it is."""
     folded = copy.deepcopy(backbone).eval()
-    for norm, convolution in _pairs(folded).items():
+    for norm, convolution in pairs(folded.body).items():
         _replace(folded, norm, convolution)
     return folded
 
 
-def _pairs(backbone: Backbone) -> dict[nn.BatchNorm2d, nn.Conv2d]:
+@torch.no_grad()
+def pairs(body: nn.Module) -> dict[nn.BatchNorm2d, nn.Conv2d]:
     """Each BatchNorm that reads a convolution's result and nothing else, and that convolution, used once each."""
     made: dict[int, nn.Conv2d] = {}
     kept: list[Tensor] = []  # so that no address is used twice
@@ -129,13 +131,16 @@ def _pairs(backbone: Backbone) -> dict[nn.BatchNorm2d, nn.Conv2d]:
         elif isinstance(module, nn.BatchNorm2d):
             fed.setdefault(module, []).append(made.get(id(inputs[0])))
 
-    hooks = [m.register_forward_hook(after) for m in backbone.modules() if isinstance(m, nn.Conv2d | nn.BatchNorm2d)]
+    hooks = [m.register_forward_hook(after) for m in body.modules() if isinstance(m, nn.Conv2d | nn.BatchNorm2d)]
+    modes = {module: module.training for module in body.modules()}
     try:
-        weight = next(backbone.parameters())
-        backbone(torch.zeros(1, 3, 64, 64, dtype=weight.dtype, device=weight.device))
+        weight = next(body.parameters())
+        body.eval()(torch.zeros(1, 3, 64, 64, dtype=weight.dtype, device=weight.device))
     finally:
         for hook in hooks:
             hook.remove()
+        for module, mode in modes.items():
+            module.training = mode
     return {
         norm: sources[0] for norm, sources in fed.items() if len(sources) == 1 and sources[0] and runs[sources[0]] == 1
     }

@@ -16,6 +16,12 @@ from celldetr.model.memory import Memory
 OffsetStart = Literal["interior", "released", "stock"]
 
 
+def lowered(x: Tensor) -> Tensor:
+    """``x`` as autocast will want it for linear layers: where several read it, it is converted once and not by each."""
+    kind = x.device.type
+    return x.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else x
+
+
 class MLP(nn.Module):
     """Linear layers with ReLU between them."""
 
@@ -69,7 +75,7 @@ class DeformableAttention(nn.Module):
         """Create the projections; ``margin=None`` leaves the attention unconstrained."""
         super().__init__()
         self.heads, self.levels, self.points, self.margin = heads, levels, points, margin
-        self.fused = True  # without gradients on a CPU, the kernel also makes locations and weights
+        self.fused = True  # on a CPU, the kernel also makes locations and weights
         self.value_proj = nn.Linear(d_model, d_model)
         self.sampling_offsets = nn.Linear(d_model, heads * levels * points * 2)
         self.attention_weights = nn.Linear(d_model, heads * levels * points)
@@ -132,12 +138,14 @@ class DeformableAttention(nn.Module):
             (B, Q, d)
         """
         batch, queries, d_model = query.shape
+        query = lowered(query)
         value = self.value_proj(memory.tokens if value is None else value)
         if memory.padding is not None:
             value = value.masked_fill(memory.padding[..., None], 0.0)
         value = value.view(batch, -1, self.heads, d_model // self.heads)
         on_cpu = value.device.type == "cpu" and value.dtype != torch.float64
-        if self.fused and on_cpu and not torch.is_grad_enabled():
+        constant = not (torch.is_grad_enabled() and reference.requires_grad)
+        if self.fused and on_cpu and constant:
             raw = (batch, queries, self.heads, self.levels, self.points)
             offsets, logits = self.sampling_offsets(query).view(*raw, 2), self.attention_weights(query).view(raw)
             margin = self.margin if reference.shape[-1] == 4 else None

@@ -37,14 +37,19 @@ class Memory:
         ends = torch.tensor([h * w for h, w in self.shapes]).cumsum(0).tolist()
         return list(zip([0, *ends[:-1]], ends, strict=True))
 
+    def _levels(self) -> tuple[Tensor, ...]:
+        """(B, h * w, d) tokens of each level. The gradient of slices would be a whole tensor of zeros for each."""
+        return self.tokens.split([h * w for h, w in self.shapes], dim=1)
+
     def select(self, strides: Sequence[int]) -> Memory:
         """Only the levels with these strides, in their order here."""
         keep = [i for i, stride in enumerate(self.strides) if stride in strides]
         if len(keep) == len(self.strides):
             return self
         spans = [slice(*self._spans()[i]) for i in keep]
+        levels = self._levels()
         return Memory(
-            tokens=torch.cat([self.tokens[:, span] for span in spans], dim=1),
+            tokens=torch.cat([levels[i] for i in keep], dim=1),
             shapes=tuple(self.shapes[i] for i in keep),
             strides=tuple(self.strides[i] for i in keep),
             ratios=self.ratios[:, keep],
@@ -56,17 +61,17 @@ class Memory:
         """The levels of both, finest first. They must be of the same batch and have no stride in common."""
         parts = {}
         for memory in (self, other):
-            for i, (start, end) in enumerate(memory._spans()):
-                parts[memory.strides[i]] = (memory, i, slice(start, end))
+            for i, ((start, end), level) in enumerate(zip(memory._spans(), memory._levels(), strict=True)):
+                parts[memory.strides[i]] = (memory, i, slice(start, end), level)
         chosen = [parts[stride] for stride in sorted(parts)]
         padding = None
         if self.padding is not None or other.padding is not None:
-            padding = torch.cat([memory.padding_or_false()[:, span] for memory, _, span in chosen], dim=1)
+            padding = torch.cat([memory.padding_or_false()[:, span] for memory, _, span, _ in chosen], dim=1)
         return Memory(
-            tokens=torch.cat([memory.tokens[:, span] for memory, _, span in chosen], dim=1),
-            shapes=tuple(memory.shapes[i] for memory, i, _ in chosen),
+            tokens=torch.cat([level for _, _, _, level in chosen], dim=1),
+            shapes=tuple(memory.shapes[i] for memory, i, _, _ in chosen),
             strides=tuple(sorted(parts)),
-            ratios=torch.stack([memory.ratios[:, i] for memory, i, _ in chosen], dim=1),
+            ratios=torch.stack([memory.ratios[:, i] for memory, i, _, _ in chosen], dim=1),
             padding=padding,
             sizes=self.sizes,
         )

@@ -1,7 +1,7 @@
 """The training loop, readable from top to bottom; Lightning Fabric brings devices, precision and processes.
 
-Everything random is a function of (seed, step, process): crop i of the run is always the same, so ``resume`` continues
-as if nothing had happened. A run is a folder: ``recipe.yaml``, ``state.safetensors``, ``log.jsonl``, ``tensorboard/``,
+Everything random is a function of (seed, step, place in the batch): crop i of the run is always the same, so ``resume``
+continues as if nothing had happened, with any number of processes. A run is a folder: ``recipe.yaml``, ``state.safetensors``, ``log.jsonl``, ``tensorboard/``,
 ``curves.png`` and ``model/``, the checkpoint with the averaged weights that did best on validation.
 """
 
@@ -12,12 +12,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from lightning_fabric import Fabric
-
 from celldetr.config import Recipe
-from celldetr.model.inference import pick_device
 from celldetr.training.folder import MODEL_FOLDER, check_folder, prepare_folder
 from celldetr.training.logs import RunLog, draw_curves
+from celldetr.training.processes import agree, share, start_fabric
 from celldetr.training.run import Run, load_data
 
 LOG_EVERY = 10  # steps
@@ -35,24 +33,6 @@ class Progress:
 
 
 Listener = Callable[[Progress], None]
-
-
-def start_fabric(precision: str, device: str, devices: int) -> Fabric:
-    """Devices, precision and processes.
-
-    Raises:
-        InputError: a device that does not exist here.
-    """
-    chosen = pick_device(device)
-    fabric = Fabric(
-        accelerator=chosen.type,
-        devices=devices if chosen.index is None or devices > 1 else [chosen.index],
-        # A batch without a nucleus leaves the representation decoder without a gradient.
-        strategy="ddp_find_unused_parameters_true" if devices > 1 else "auto",
-        precision="bf16-mixed" if precision == "bf16" else "32-true",
-    )
-    fabric.launch()
-    return fabric
 
 
 def train(
@@ -74,7 +54,7 @@ def train(
         resume: continue the run in ``folder`` from its last state.
         overwrite: start anew in a folder that holds a run.
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
-        devices: processes, each with its own device; the batch size is per process.
+        devices: processes, each with its own device, that share each batch.
         listener: told of progress.
         stop_at: end when this many steps are done, as if interrupted (the state is saved), for tests and time limits.
 
@@ -87,12 +67,11 @@ def train(
     settings = recipe.training
     fabric = start_fabric(settings.precision, device, devices)
     first = fabric.is_global_zero  # the one process that writes
-    if first:  # the others would find the folder of the first
-        check_folder(folder, recipe, resume=resume, overwrite=overwrite)
+    share(settings.batch_size, fabric.world_size)
+    agree(fabric, lambda: check_folder(folder, recipe, resume=resume, overwrite=overwrite))
     run = Run(recipe, folder, fabric, load_data(recipe))
-    if first:  # only now: wrong data or a wrong network must leave nothing behind
-        prepare_folder(folder, recipe, resume=resume, overwrite=overwrite)
-    fabric.barrier()
+    # Only now: wrong data or a wrong network must leave nothing behind.
+    agree(fabric, lambda: prepare_folder(folder, recipe, resume=resume, overwrite=overwrite))
     start = run.restore() if resume else 0
     run.distribute()
     log = RunLog(folder, start) if first else None
@@ -101,7 +80,7 @@ def train(
     for step, batch in enumerate(run.crops(start), start):
         numbers = run.step(step, batch)
         done = step + 1
-        seen += len(batch.images) * fabric.world_size
+        seen += settings.batch_size
         speed = seen / max(time.monotonic() - clock, 1e-9)
         ended = done == settings.steps or (stop_at is not None and done >= stop_at)
         if log and (step % LOG_EVERY == 0 or done == settings.steps):

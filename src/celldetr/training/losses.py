@@ -1,7 +1,7 @@
 """Losses of a labelled batch (DETR's, with focal objectness and types), and dense supervision of the encoder's scores.
 
-Each is a function of tensors that returns sums already divided by what it is told to divide by, so that a batch that is
-split over processes gives the same gradients as a whole one.
+Each returns sums divided by a count of the whole batch (``normaliser``), so that a batch that is split over processes
+gives the same gradients as a whole one.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from torch.nn import functional
 from celldetr.boxes import cxcywh_to_xyxy, generalised_iou
 from celldetr.model.detection import Detections
 from celldetr.training.matching import ALPHA, GAMMA, Match, flatten, gather
+from celldetr.training.processes import normaliser
 
 Losses = dict[str, Tensor]
 
@@ -29,28 +30,34 @@ def sigmoid_focal(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def box_losses(boxes: Tensor, targets: Tensor, nuclei: float) -> tuple[Tensor, Tensor]:
-    """L1 and GIoU loss of matched boxes (M, 4), cxcywh fractions, each summed and divided by ``nuclei``."""
-    l1 = (boxes - targets).abs().sum() / nuclei
-    giou = (1 - generalised_iou(cxcywh_to_xyxy(boxes), cxcywh_to_xyxy(targets))).sum() / nuclei
+    """L1 and GIoU loss of matched boxes (..., M, 4), cxcywh fractions, (...) sums divided by ``nuclei``."""
+    l1 = (boxes - targets).abs().sum((-2, -1)) / nuclei
+    giou = (1 - generalised_iou(cxcywh_to_xyxy(boxes), cxcywh_to_xyxy(targets))).sum(-1) / nuclei
     return l1, giou
 
 
-def detection_losses(found: Detections, targets: Sequence[Tensor], matches: Sequence[Match], nuclei: float) -> Losses:
-    """One-to-one losses of one layer.
+def detection_losses(
+    found: Detections, targets: Sequence[Tensor], matches: Sequence[Sequence[Match]], nuclei: float
+) -> list[Losses]:
+    """One-to-one losses of each of L layers.
 
     Args:
-        found: boxes (B, Q, 4) and logits (B, Q).
+        found: boxes (L, B, Q, 4) and logits (L, B, Q).
         targets: B tensors (N_b, 4), cxcywh fractions.
         matches: from ``match``.
-        nuclei: what the sums are divided by: nuclei in the batch, over all processes, at least 1.
+        nuclei: what the sums are divided by: ``normaliser`` of the nuclei in the batch.
     """
-    image, query = flatten(matches)
+    picked = [flatten(layer) for layer in matches]  # as many in each layer
+    image, query = (torch.stack(parts) for parts in zip(*picked, strict=True))
+    layer = torch.arange(len(matches), device=image.device)[:, None]
     wanted = torch.zeros_like(found.logits)
-    wanted[image, query] = 1.0
+    wanted[layer, image, query] = 1.0
     real = found.logits > torch.finfo(found.logits.dtype).min  # padding does not take part
-    objectness = (sigmoid_focal(found.logits, wanted) * real).sum() / nuclei
-    l1, giou = box_losses(found.boxes[image, query], gather(matches, targets), nuclei)
-    return {"class": objectness, "l1": l1, "giou": giou}
+    objectness = (sigmoid_focal(found.logits, wanted) * real).sum((1, 2)) / nuclei
+    true = torch.stack([gather(each, targets) for each in matches])
+    l1, giou = box_losses(found.boxes[layer, image, query], true, nuclei)
+    terms = zip(objectness.unbind(), l1.unbind(), giou.unbind(), strict=True)
+    return [dict(zip(("class", "l1", "giou"), values, strict=True)) for values in terms]
 
 
 def dense_losses(found: Detections, anchors: Tensor, targets: Sequence[Tensor], sizes: Tensor, nuclei: float) -> Losses:
@@ -73,16 +80,18 @@ def dense_losses(found: Detections, anchors: Tensor, targets: Sequence[Tensor], 
     for b, target in enumerate(targets):
         if not len(target):
             continue
-        offset = (anchors[b, :, None, :2] - target[None, :, :2]) * sizes[b]  # (T, N, 2), pixels
-        half = (target[:, 2:] * sizes[b] / 2).clamp(min=2.0)
-        reach = offset / half  # 1 on the border of the box
-        gaussian = torch.exp(-2.0 * reach.square().sum(-1))  # sigma is half the half side
-        heat[b] = gaussian.amax(dim=1)
-        squared = offset.square().sum(-1).masked_fill(~real[b, :, None], torch.inf)
+        # (T, N) pixels along x and y; coordinates apart, because operations on pairs take several times as long.
+        scaled, size = anchors[b, :, :2] * sizes[b], target * sizes[b].repeat(2)
+        x, y = (scaled[:, None, axis] - size[None, :, axis] for axis in (0, 1))
+        half = (size[:, 2:] / 2).clamp(min=2.0)
+        across, down = x / half[:, 0], y / half[:, 1]  # 1 on the border of the box
+        closeness, nearest = (across.square() + down.square()).min(dim=1)
+        heat[b] = torch.exp(-2.0 * closeness)  # sigma is half the half side
+        squared = (x.square() + y.square()).masked_fill(~real[b, :, None], torch.inf)
         centres = squared.argmin(dim=0)  # (N,) token of each nucleus
         heat[b, centres] = 1.0
-        nearest = reach.square().sum(-1).argmin(dim=1)
-        inside = reach[torch.arange(len(reach), device=reach.device), nearest].abs().amax(-1) < 0.8
+        token = torch.arange(len(nearest), device=nearest.device)
+        inside = torch.maximum(across[token, nearest].abs(), down[token, nearest].abs()) < 0.8
         inside[centres] = True
         inside &= real[b]
         picked_boxes.append(found.boxes[b, inside])
@@ -92,13 +101,12 @@ def dense_losses(found: Detections, anchors: Tensor, targets: Sequence[Tensor], 
     positive = (1 - p) ** 2 * -functional.logsigmoid(found.logits)
     negative = (1 - heat) ** 4 * p**2 * -functional.logsigmoid(-found.logits)
     objectness = torch.where(wanted, positive, negative)[real].sum() / nuclei
+    # Averaged over the tokens, so that the sum weighs as much as that of the one-to-one losses does.
+    picked = normaliser(sum(len(boxes) for boxes in picked_boxes), found.boxes.device)
     if not picked_boxes:
         zero = found.boxes.sum() * 0
         return {"class": objectness, "l1": zero, "giou": zero}
-    boxes, wanted_boxes = torch.cat(picked_boxes), torch.cat(picked_targets)
-    # Averaged over the tokens, so that the sum weighs as much as that of the one-to-one losses does.
-    share = len(boxes) / max(sum(len(target) for target in targets), 1)
-    l1, giou = box_losses(boxes, wanted_boxes, nuclei * share)
+    l1, giou = box_losses(torch.cat(picked_boxes), torch.cat(picked_targets), picked)
     return {"class": objectness, "l1": l1, "giou": giou}
 
 
@@ -109,7 +117,7 @@ def type_loss(logits: Tensor, types: Tensor, weights: Tensor, labelled: float) -
         logits: (M, K).
         types: (M,) index of the type, or -1.
         weights: (K,) weight of a cell of each type.
-        labelled: what the sum is divided by: cells of known type in the batch, over all processes, at least 1.
+        labelled: what the sum is divided by: ``normaliser`` of the cells of known type in the batch.
     """
     known = types >= 0
     logits, types = logits[known], types[known]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import islice
 
+import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
@@ -32,34 +34,34 @@ def match(
     w_class: float = 2.0,
     w_l1: float = 5.0,
     w_giou: float = 2.0,
-) -> list[Match]:
-    """Assign each nucleus its own query, at least total cost.
+) -> list[list[Match]]:
+    """Assign each nucleus its own query of each layer, at least total cost.
 
     Args:
-        logits: (B, Q) objectness.
-        boxes: (B, Q, 4) cxcywh fractions.
+        logits: (L, B, Q) objectness of L layers.
+        boxes: (L, B, Q, 4) cxcywh fractions.
         targets: B tensors (N_b, 4), cxcywh fractions; N_b may be 0.
         w_class, w_l1, w_giou: weights of the costs.
 
     Returns:
-        per image min(Q, N_b) pairs, on the device of ``boxes``.
+        per layer and image min(Q, N_b) pairs, on the device of ``boxes``.
     """
-    matches = []
-    for score, box, target in zip(logits.float(), boxes.float(), targets, strict=True):
-        if not len(target):
-            empty = torch.zeros(0, dtype=torch.long, device=boxes.device)
-            matches.append((empty, empty))
-            continue
-        target = target.float()
-        cost = (
-            w_class * focal_cost(score)[:, None]
-            + w_l1 * torch.cdist(box, target, p=1)
-            - w_giou * generalised_iou(cxcywh_to_xyxy(box)[:, None], cxcywh_to_xyxy(target)[None])
-        )
+    boxes, focal = boxes.float(), w_class * focal_cost(logits.float())
+    corners, costs = cxcywh_to_xyxy(boxes), []
+    for b, target in enumerate(target.float() for target in targets):
+        apart = torch.cdist(boxes[:, b], target.expand(len(boxes), -1, -1), p=1)
+        overlap = generalised_iou(corners[:, b, :, None], cxcywh_to_xyxy(target))
         # A diverged query must not stop the run, nor padding's huge costs the precision: both are nobody's choice.
-        rows, columns = linear_sum_assignment(cost.nan_to_num(nan=WORST).clamp(-WORST, WORST).cpu().numpy())
-        matches.append((torch.as_tensor(rows, device=boxes.device), torch.as_tensor(columns, device=boxes.device)))
-    return matches
+        cost = focal[:, b, :, None] + w_l1 * apart - w_giou * overlap
+        costs.append(cost.nan_to_num(nan=WORST).clamp(-WORST, WORST))
+    on_cpu = torch.cat([cost.flatten() for cost in costs]).cpu()  # one transfer
+    sizes = [cost.numel() for cost in costs]
+    tables = [part.view(cost.shape).numpy() for part, cost in zip(on_cpu.split(sizes), costs, strict=True)]
+    pairs = [[linear_sum_assignment(table[layer]) for table in tables] for layer in range(len(boxes))]
+    indices = np.concatenate([np.stack(pair) for layer in pairs for pair in layer], axis=1)
+    on_device = torch.from_numpy(indices).to(boxes.device)
+    parts = iter(on_device.split([len(rows) for layer in pairs for rows, _ in layer], dim=1))
+    return [[(part[0], part[1]) for part in islice(parts, len(targets))] for _ in pairs]
 
 
 def flatten(matches: Sequence[Match]) -> tuple[Tensor, Tensor]:

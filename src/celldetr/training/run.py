@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from lightning_fabric import Fabric
+from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
 from celldetr.config import Recipe
@@ -23,7 +25,8 @@ from celldetr.model.checkpoint import Card, save_checkpoint
 from celldetr.model.inference import TilePredictor
 from celldetr.training.ema import Average
 from celldetr.training.folder import MODEL_FOLDER
-from celldetr.training.losses import balance
+from celldetr.training.losses import Losses, balance
+from celldetr.training.processes import share
 from celldetr.training.schedule import build_optimizer, clip_gradients, set_rate
 from celldetr.training.state import STATE_FILE, load_state, save_state
 from celldetr.training.supervised import Supervised
@@ -92,15 +95,21 @@ class StepSampler(Sampler[list[int]]):
     """Indices of the crops of each step from ``start`` on; each process takes its own part of a step's batch."""
 
     def __init__(self, start: int, steps: int, batch: int, rank: int, world: int) -> None:
-        self.start, self.steps, self.batch, self.rank, self.world = start, steps, batch, rank, world
+        self.start, self.steps, self.batch, self.rank, self.part = start, steps, batch, rank, share(batch, world)
 
     def __iter__(self) -> Iterator[list[int]]:
         for step in range(self.start, self.steps):
-            first = (step * self.world + self.rank) * self.batch
-            yield list(range(first, first + self.batch))
+            first = step * self.batch + self.rank * self.part
+            yield list(range(first, first + self.part))
 
     def __len__(self) -> int:
         return self.steps - self.start
+
+
+def chances(seed: int, step: int, first: int, count: int) -> list[torch.Generator]:
+    """A source of randomness, on the CPU, for each of the crops ``first`` to ``first + count`` of a step's batch."""
+    seeds = (np.random.SeedSequence([seed, step, place]).generate_state(1)[0] for place in range(first, first + count))
+    return [torch.Generator().manual_seed(int(state)) for state in seeds]
 
 
 class Run:
@@ -133,33 +142,51 @@ class Run:
     def step(self, step: int, batch: Batch) -> dict[str, float]:
         """One update.
 
+        Args:
+            step: counted from 0.
+            batch: this process' part.
+
         Returns:
-            loss, its terms, norm of the gradient, rate.
+            loss, its terms, norm of the gradient, rate; the same in all processes.
 
         Raises:
             InputError: the loss is no number any more.
         """
-        settings, to = self.recipe.training, self.fabric.device
+        settings = self.recipe.training
         rate = set_rate(self.optimizer, step, settings)
-        chance = int(np.random.SeedSequence([settings.seed, step, self.fabric.global_rank]).generate_state(1)[0])
-        generator = torch.Generator().manual_seed(chance)
-        torch.manual_seed(chance)  # dropout draws from the global generator
-        loss, terms = self.objective(
-            batch.images.to(to), [b.to(to) for b in batch.boxes], [t.to(to) for t in batch.types], generator
-        )
-        if not torch.isfinite(loss):
-            raise InputError(
-                f"{self.folder}: loss is {float(loss.detach())} at step {step}; lower training.lr={settings.lr:g}, or"
-                " use training.precision=32; the last state saved is intact"
-            )
-        self.fabric.backward(loss)
+        numbers = self.gradients(step, batch)
         norm = clip_gradients(self.network, settings.clip)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.average.update(self.network, step)
-        return {"gradient_norm": norm, "lr": rate, "loss": float(loss.detach())} | {
-            name: float(value) for name, value in terms.items()
-        }
+        return {"gradient_norm": norm, "lr": rate} | numbers
+
+    def gradients(self, step: int, batch: Batch) -> dict[str, float]:
+        """Give the network the gradients of a step; returns loss and terms. Arguments and errors as in ``step``."""
+        settings, count = self.recipe.training, len(batch.images)
+        generators = chances(settings.seed, step, self.fabric.global_rank * count, count)
+        torch.manual_seed(generators[0].initial_seed())  # dropout draws from the global generator
+        images = batch.images.to(self.fabric.device, non_blocking=True)
+        loss, terms = self.objective(images, *self._labels(batch), generators)
+        numbers = self._numbers(loss, terms)
+        if not math.isfinite(numbers["loss"]):
+            raise InputError(
+                f"{self.folder}: loss is {numbers['loss']} at step {step}; lower training.lr={settings.lr:g}, or"
+                " use training.precision=32; the last state saved is intact"
+            )
+        self.fabric.backward(loss)
+        return numbers
+
+    def _labels(self, batch: Batch) -> tuple[list[Tensor], list[Tensor]]:
+        to = self.fabric.device
+        return [b.to(to, non_blocking=True) for b in batch.boxes], [t.to(to, non_blocking=True) for t in batch.types]
+
+    def _numbers(self, loss: Tensor, terms: Losses) -> dict[str, float]:
+        """Loss and terms of the whole batch, with one transfer from the device."""
+        values = torch.stack([loss.detach(), *terms.values()])
+        if self.fabric.world_size > 1:
+            values = cast(Tensor, self.fabric.all_reduce(values, reduce_op="mean"))
+        return dict(zip(("loss", *terms), values.tolist(), strict=True))
 
     def validate(self, done: int) -> dict[str, float | None]:
         """Score the averaged weights and keep them if they are the best so far."""
@@ -180,7 +207,7 @@ class Run:
     def crops(self, start: int) -> DataLoader[Any]:
         """Batches of the steps from ``start`` on."""
         settings, fabric = self.recipe.training, self.fabric
-        total = settings.steps * settings.batch_size * fabric.world_size
+        total = settings.steps * settings.batch_size
         return DataLoader(
             TrainingSet(self.data.samples, self.recipe.augment, settings.seed, total, self.data.weights),
             batch_sampler=StepSampler(
@@ -189,4 +216,5 @@ class Run:
             num_workers=settings.workers,
             collate_fn=collate,
             multiprocessing_context="fork" if settings.workers else None,
+            pin_memory=fabric.device.type == "cuda",
         )

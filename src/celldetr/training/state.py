@@ -1,6 +1,6 @@
 """The state of a run: weights, their average, the optimiser's moments and the step, as one safetensors file.
 
-All chance in training is a function of (seed, step, process), so nothing else is needed to continue exactly. The file
+All chance in training is a function of (seed, step, place in the batch), so nothing else is needed to continue exactly. The file
 replaces the one before it in a single rename: an interruption leaves either the old state or the new one.
 """
 

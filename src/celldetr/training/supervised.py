@@ -5,28 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from celldetr.config import TrainConfig
 from celldetr.model.celldetr import CellDETR, Memories
-from celldetr.model.detection import DetectionOutput
+from celldetr.model.detection import DetectionOutput, Detections
 from celldetr.model.representation import hide_padding
 from celldetr.training.box_noise import jitter_boxes
 from celldetr.training.losses import Losses, dense_losses, detection_losses, type_loss
 from celldetr.training.matching import Match, match
+from celldetr.training.processes import normaliser
 
 ORIGIN_PX = 1024.0  # training images lie anywhere in a field of this many pixels
-
-
-def mean_over_processes(count: float, device: torch.device) -> float:
-    """Mean of a count over the processes of a distributed run, at least 1: what losses are divided by."""
-    total = torch.tensor(float(count), device=device)
-    if dist.is_available() and dist.is_initialized():
-        dist.all_reduce(total)
-        total /= dist.get_world_size()
-    return max(float(total), 1.0)
 
 
 class Supervised(nn.Module):
@@ -40,7 +31,7 @@ class Supervised(nn.Module):
         self.register_buffer("type_weights", type_weights, persistent=False)
 
     def forward(
-        self, images: Tensor, boxes: Sequence[Tensor], types: Sequence[Tensor], generator: torch.Generator
+        self, images: Tensor, boxes: Sequence[Tensor], types: Sequence[Tensor], chances: Sequence[torch.Generator]
     ) -> tuple[Tensor, Losses]:
         """Loss of a batch.
 
@@ -48,28 +39,26 @@ class Supervised(nn.Module):
             images: (B, 3, H, W) uint8.
             boxes: B tensors (N_b, 4), cxcywh fractions; N_b may be 0.
             types: B tensors (N_b,), index of the type or -1.
-            generator: source of all chance in this step, on the CPU.
+            chances: B sources of all randomness, one an image, on the CPU.
 
         Returns:
             the loss, and its parts (detached) by name.
         """
         config, device = self.config, images.device
-        origin = torch.rand((len(images), 2), generator=generator).to(device) * ORIGIN_PX
+        origin = torch.stack([torch.rand(2, generator=chance) for chance in chances]).to(device) * ORIGIN_PX
         sizes = images.new_tensor([images.shape[3], images.shape[2]], dtype=torch.float32).expand(len(images), 2)
-        nuclei = mean_over_processes(sum(len(b) for b in boxes), device)
+        nuclei = normaliser(sum(len(b) for b in boxes), device)
         memories = self.network.memorise(images, origin=origin)
         detection = self.network.detect(memories, origin)
-        matches = [
-            match(layer.logits, layer.boxes, boxes, w_class=config.w_class, w_l1=config.w_l1, w_giou=config.w_giou)
-            for layer in detection.layers
-        ]
-        terms: Losses = {}
-        for i, (layer, matched) in enumerate(zip(detection.layers, matches, strict=True)):
-            for name, value in detection_losses(layer, boxes, matched, nuclei).items():
-                terms[f"layer{i}/{name}"] = value
+        layers = Detections(
+            torch.stack([layer.boxes for layer in detection.layers]),
+            torch.stack([layer.logits for layer in detection.layers]),
+        )
+        matches, losses = self._one_to_one(layers, boxes, nuclei)
+        terms: Losses = {f"layer{i}/{name}": value for i, layer in enumerate(losses) for name, value in layer.items()}
         for name, value in self._proposal_losses(detection, boxes, sizes, nuclei).items():
             terms[f"proposals/{name}"] = value
-        terms |= self._type_losses(memories, detection, matches[-1], boxes, types, origin, generator)
+        terms |= self._type_losses(memories, detection, matches[-1], boxes, types, origin, chances)
         weights = {"class": config.w_class, "l1": config.w_l1, "giou": config.w_giou, "type": config.w_type}
         total = torch.stack([weights[name.rpartition("/")[2]] * value for name, value in terms.items()]).sum()
         return total, {name: value.detach() for name, value in terms.items()}
@@ -82,11 +71,17 @@ class Supervised(nn.Module):
             return {}
         if dense > 0:
             return {name: dense * value for name, value in dense_losses(found, anchors, boxes, sizes, nuclei).items()}
+        one = Detections(found.boxes[None], found.logits[None])
+        return self._one_to_one(one, boxes, nuclei)[1][0]
+
+    def _one_to_one(
+        self, layers: Detections, boxes: Sequence[Tensor], nuclei: float
+    ) -> tuple[list[list[Match]], list[Losses]]:
+        """Matches and losses of layers, (L, B, Q)."""
         config = self.config
-        matched = match(
-            found.logits, found.boxes, boxes, w_class=config.w_class, w_l1=config.w_l1, w_giou=config.w_giou
-        )
-        return detection_losses(found, boxes, matched, nuclei)
+        weights = {"w_class": config.w_class, "w_l1": config.w_l1, "w_giou": config.w_giou}
+        matches = match(layers.logits.detach(), layers.boxes.detach(), boxes, **weights)
+        return matches, detection_losses(layers, boxes, matches, nuclei)
 
     def _type_losses(
         self,
@@ -96,7 +91,7 @@ class Supervised(nn.Module):
         boxes: Sequence[Tensor],
         types: Sequence[Tensor],
         origin: Tensor,
-        generator: torch.Generator,
+        chances: Sequence[torch.Generator],
     ) -> Losses:
         """Type loss of whichever boxes the mode feeds to the representation decoder."""
         mode = self.config.mode
@@ -105,7 +100,7 @@ class Supervised(nn.Module):
             found = detection.last.boxes.detach()
             sources.append([(found[b, query], types[b][nucleus]) for b, (query, nucleus) in enumerate(matched)])
         if mode != "sequential":
-            sources.append([(self._noisy(image, generator), types[b]) for b, image in enumerate(boxes)])
+            sources.append([(self._noisy(image, chances[b]), types[b]) for b, image in enumerate(boxes)])
         asked, wanted, source = [], [], []  # all sources of an image become one list of boxes
         for parts in zip(*sources, strict=True):
             asked.append(torch.cat([part for part, _ in parts]))
@@ -121,15 +116,15 @@ class Supervised(nn.Module):
             copy = pad_sequence(source, batch_first=True)
             blocked = hide_padding(valid) | (copy[:, None, :, None] != copy[:, None, None, :])
         cells = self.network.represent(memories, padded, origin, blocked)
-        labelled = mean_over_processes(int((target >= 0).sum()), target.device)
+        labelled = normaliser(int((target >= 0).sum()), target.device)
         layers = [*cells.auxiliary, cells.logits] if self.config.auxiliary_types else [cells.logits]
         return {
             f"representation{i}/type": type_loss(logits[valid], target[valid], self.type_weights, labelled)
             for i, logits in enumerate(layers)
         }
 
-    def _noisy(self, boxes: Tensor, generator: torch.Generator) -> Tensor:
+    def _noisy(self, boxes: Tensor, chance: torch.Generator) -> Tensor:
         if self.config.mode == "parallel":
             return boxes
         low, high, grow, share = self.config.jitter
-        return jitter_boxes(boxes.cpu(), low, high, grow, share, generator=generator).to(boxes.device)
+        return jitter_boxes(boxes.cpu(), low, high, grow, share, generator=chance).to(boxes.device)

@@ -1,0 +1,108 @@
+"""Training on several processes: how they start, what they agree on, and what a loss is divided by.
+
+The batch is that of the recipe however many processes share it, and everything random is a function of the crop's place in
+it, so a run on two processes has the gradients of a run on one. Processes are started by ``torchrun`` or by
+``--devices N``; Lightning Fabric does the rest.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from lightning_fabric import Fabric
+from lightning_fabric.strategies import DDPStrategy
+
+from celldetr.errors import InputError
+from celldetr.model.inference import pick_device
+
+# The others wait while one process validates or writes; PyTorch would give up after half an hour.
+LONGEST_WAIT = timedelta(hours=12)
+
+
+def start_fabric(precision: str, device: str, devices: int) -> Fabric:
+    """Devices, precision and processes.
+
+    Args:
+        precision: ``32`` or ``bf16``.
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
+        devices: processes to start on this machine, each with its own device; those of ``torchrun`` are already there.
+
+    Raises:
+        InputError: a device that does not exist here, or more of them than there are.
+    """
+    chosen = pick_device(device)
+    nodes = 1
+    if dist.is_available() and dist.is_torchelastic_launched():
+        here, everywhere = int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ["WORLD_SIZE"])
+        if devices not in (1, here):
+            raise InputError(f"--devices {devices}, but torchrun started {here} processes here; leave --devices out")
+        devices, nodes = here, everywhere // here
+    most = {"cuda": torch.cuda.device_count(), "mps": 1}.get(chosen.type)
+    if devices < 1 or (most is not None and devices > most):
+        raise InputError(f"--devices {devices}: expected 1 to {most or 'the number of cores'} on {chosen.type}")
+    if devices > 1 and chosen.index is not None:
+        raise InputError(f"--device {device} is one device, for {devices} processes; give --device {chosen.type}")
+    several = devices * nodes > 1
+    fabric = Fabric(
+        accelerator=chosen.type,
+        devices=devices if chosen.index is None else [chosen.index],
+        num_nodes=nodes,
+        # A batch without a nucleus leaves the representation decoder without a gradient.
+        strategy=DDPStrategy(find_unused_parameters=True, timeout=LONGEST_WAIT) if several else "auto",
+        precision="bf16-mixed" if precision == "bf16" else "32-true",
+    )
+    fabric.launch()
+    return fabric
+
+
+def share(batch: int, processes: int) -> int:
+    """How much of a batch each process gets.
+
+    Raises:
+        InputError: it cannot be shared equally.
+    """
+    if batch % processes:
+        raise InputError(
+            f"training.batch_size={batch} is the batch of all {processes} processes together and must be a multiple of"
+            f" {processes}; change one of the two"
+        )
+    return batch // processes
+
+
+def agree(fabric: Fabric, check: Callable[[], None]) -> None:
+    """Let the first process check something, and fail in all of them if it fails there.
+
+    Raises:
+        InputError: what ``check`` raised.
+    """
+    problem = ""
+    if fabric.is_global_zero:
+        try:
+            check()
+        except InputError as error:
+            problem = str(error)
+    if problem := fabric.broadcast(problem):
+        raise InputError(problem)
+
+
+def normaliser(count: float, device: torch.device) -> float:
+    """What the sums of this process are divided by, so that their mean over processes is the sum over the batch / count.
+
+    Args:
+        count: of this process; the batch's is the sum over processes, and counts as 1 when it is 0.
+        device: for the communication.
+    """
+    if not (dist.is_available() and dist.is_initialized()):
+        return max(float(count), 1.0)
+    total = torch.tensor(float(count), device=device)
+    dist.all_reduce(total)
+    return max(float(total), 1.0) / dist.get_world_size()
+
+
+def is_first() -> bool:
+    """Whether this process is the one that speaks; known before Fabric is there."""
+    return os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) == "0"

@@ -1,0 +1,97 @@
+"""Two processes do what one does: the same gradients, and a run that goes from one to two and back."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+from two_processes import first_gradients
+
+from celldetr.config import Recipe
+from celldetr.errors import InputError
+from celldetr.model.celldetr import CellDETR
+from celldetr.training import loop
+from celldetr.training.logs import read_log
+from celldetr.training.loop import train
+from celldetr.training.processes import normaliser, share, start_fabric
+from celldetr.training.state import STATE_FILE
+
+Recipes = Callable[..., Recipe]
+
+
+def torchrun(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """Two processes on loopback, one thread each."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    env = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [*command, *map(str, arguments)], env=env, capture_output=True, text=True, timeout=240, check=False
+    )
+
+
+def test_two_processes_are_one(tmp_path: Path, tiny_recipe: Recipes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two crops a process; the data set has an empty image, so that a process can be without a nucleus."""
+    monkeypatch.setattr(loop, "draw_curves", lambda folder: None)
+    recipe = tiny_recipe(steps=6, batch_size=4, validate_every=100, warmup=3)
+    file = tmp_path / "recipe.yaml"
+    file.write_text(yaml.safe_dump(recipe.model_dump(mode="json")))
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    train(recipe, whole, device="cpu")
+    train(recipe, cut, device="cpu", stop_at=2)
+    done = torchrun(Path(__file__).with_name("two_processes.py"), file, cut, 4, tmp_path / "two.safetensors")
+    assert done.returncode == 0, done.stderr[-3000:]
+    train(recipe, cut, device="cpu", resume=True)
+
+    first_gradients(str(file), tmp_path / "one.safetensors")
+    one, two = (load_file(tmp_path / f"{name}.safetensors") for name in ("one", "two"))
+    assert one.keys() == two.keys()
+    assert max(float(gradient.abs().max()) for gradient in one.values()) > 0.01
+    for name, gradient in one.items():
+        assert float((two[name] - gradient).abs().max()) <= 1e-5 * max(1.0, float(gradient.abs().max())), name
+
+    torch.manual_seed(recipe.training.seed)
+    start = CellDETR(recipe.model).state_dict()
+    expected, found = load_file(whole / STATE_FILE), load_file(cut / STATE_FILE)
+    assert expected.keys() == found.keys()
+    moved = apart = 0.0
+    for name, value in start.items():
+        if value.is_floating_point():
+            moved += float((expected[f"network/{name}"] - value).square().sum())
+            apart += float((expected[f"network/{name}"] - found[f"network/{name}"]).square().sum())
+    # Adam makes steps of full size from gradients that are nothing but rounding: a bias before a normalisation, say.
+    assert apart**0.5 < 0.02 * moved**0.5
+    losses = [[row["loss"] for row in read_log(folder) if row["kind"] == "train"] for folder in (whole, cut)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+def test_a_batch_that_cannot_be_shared() -> None:
+    assert share(6, 3) == 2
+    with pytest.raises(InputError, match="must be a multiple of 4"):
+        share(6, 4)
+
+
+def test_devices_that_are_not_there() -> None:
+    with pytest.raises(InputError, match="--devices 0: expected 1"):
+        start_fabric("32", "cpu", 0)
+
+
+def test_torchrun_says_how_many_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"TORCHELASTIC_RUN_ID": "x", "LOCAL_WORLD_SIZE": "2", "WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(InputError, match="torchrun started 2 processes here"):
+        start_fabric("32", "cpu", 3)
+
+
+def test_what_losses_are_divided_by(monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu = torch.device("cpu")
+    assert (normaliser(0, cpu), normaliser(7, cpu)) == (1.0, 7.0)
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda total: total.add_(1))  # the other process' count
+    assert (normaliser(0, cpu), normaliser(4, cpu)) == (0.5, 2.5)
