@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import inspect
+import json
 import os
 import subprocess
 import sys
@@ -164,6 +165,33 @@ def compare(first: Path, turns: int, steps: int, threads: int) -> None:
     print(f"loss after {WARM + turns * steps} steps: first {table_loss(rows, 'first')}, now {table_loss(rows, 'now')}")
 
 
+def whole_runs(first: Path, rounds: int) -> None:
+    """Print images a second of the command itself, loader and all, between its 10th and its 40th step."""
+    ways = {
+        "first": (first, []),
+        "now": (Path(__file__).resolve().parents[1], []),
+        "now, two processes": (Path(__file__).resolve().parents[1], ["--devices", "2"]),
+    }
+    rows: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
+    with tempfile.TemporaryDirectory() as folder:
+        for turn in range(rounds):
+            for name, (root, options) in ways.items():
+                target = Path(folder) / f"{turn}-{len(options)}-{root.name}"
+                command = [sys.executable, "-m", "celldetr.cli", "train", "small-20x", "-o", str(target), "--quiet"]
+                command += ["training.steps=41", "--device", "cpu", *options]
+                env = os.environ | {"PYTHONPATH": str(root.resolve() / "src")}
+                subprocess.run(command, env=env, check=True, capture_output=True)
+                log = [json.loads(line) for line in (target / "log.jsonl").read_text().splitlines()]
+                ended = {row["step"]: 4 * (row["step"] + 1) / row["images_per_second"] for row in log if "loss" in row}
+                rows[name].append((120 / (ended[40] - ended[10]), next(r["loss"] for r in log if r["step"] == 40)))
+                print(f"  {name:20}{rows[name][-1][0]:6.2f} images/s, loss of step 40 {rows[name][-1][1]:.3f}", flush=True)
+    base = np.array([speed for speed, _ in rows["first"]])
+    print(f"celldetr train small-20x, images a second, median of {rounds} rounds (each version in turn)")
+    for name, results in rows.items():
+        speeds = np.array([speed for speed, _ in results])
+        print(f"  {name:20}{np.median(speeds):6.2f}   ratio to first, median of the rounds {np.median(speeds / base):.2f}")
+
+
 def table_loss(rows: dict[str, list[list[float]]], name: str) -> float:
     """Loss of the last step."""
     return rows[name][-1][-1]
@@ -187,7 +215,8 @@ def main() -> None:
     parser.add_argument("--first", type=Path, help="work tree of the earlier version")
     parser.add_argument("--turns", type=int, default=12)
     parser.add_argument("--steps", type=int, default=3, help="a turn")
-    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--threads", type=int, nargs="*", default=[1, 2], help="of the tables of stages")
+    parser.add_argument("--rounds", type=int, default=5, help="of whole runs")
     parser.add_argument("--batches", type=Path, help=argparse.SUPPRESS)  # of a worker
     parser.add_argument("--cut", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -198,6 +227,7 @@ def main() -> None:
     elif given.first:
         for threads in given.threads:
             compare(given.first, given.turns, given.steps, threads)
+        whole_runs(given.first, given.rounds)
     else:
         parser.error("--first is needed")
 
