@@ -4,9 +4,9 @@ git worktree add ../first 11978d9        # the state that trained the shipped we
 CELLDETR_DATA=<folder> python benchmarks/training_speed.py --first ../first | tee benchmarks/results/training_speed.txt
 
 Both versions are processes that are alive throughout and take turns, a few steps each (A B A B ...), on the same
-batches of the recipe with the same seed and the same threads: what else runs on the machine hits both. ``wall`` is the
-median over the turns of seconds a step, ``cpu`` that of all threads together. Batches are cut by the loader of the first
-version beforehand; what the loader costs is measured apart.
+batches of the recipe with the same seed and the same threads: what else runs on the machine hits both. ``wall`` is
+the median over the turns of seconds a step, ``cpu`` that of all threads together. Batches are cut by the loader of the
+first version beforehand; what the loader costs is measured apart.
 """
 
 from __future__ import annotations
@@ -27,7 +27,18 @@ from typing import Any
 import numpy as np
 
 BATCHES, WARM = 16, 4
-STAGES = ("backbone", "encoder", "detector", "representer", "matching", "losses", "backward", "clip", "optimizer", "ema")
+STAGES = (
+    "backbone",
+    "encoder",
+    "detector",
+    "representer",
+    "matching",
+    "losses",
+    "backward",
+    "clip",
+    "optimizer",
+    "ema",
+)
 
 
 def make_batches(path: Path) -> None:
@@ -152,13 +163,16 @@ def compare(first: Path, turns: int, steps: int, threads: int) -> None:
             worker.stdin.close()  # type: ignore[union-attr]
             worker.wait()
     table = {name: np.median(values, axis=0) for name, values in rows.items()}
-    print(f"{threads} thread{'s' * (threads > 1)}, batch 4 of 256 x 256 px, bfloat16: seconds a step (median of {turns})")
+    print(
+        f"{threads} thread{'s' * (threads > 1)}, batch 4 of 256 x 256 px, bfloat16: seconds a step (median of {turns})"
+    )
     print(f"{'':14}{'first wall':>11}{'now wall':>11}{'ratio':>7}   {'first cpu':>10}{'now cpu':>10}{'ratio':>7}")
     for number, stage in enumerate(("step", *STAGES)):
         a, b = (table[name][2 * number : 2 * number + 2] for name in ("first", "now"))
         ratios = a / np.maximum(b, 1e-9)
         print(f"{stage:14}{a[0]:11.4f}{b[0]:11.4f}{ratios[0]:7.2f}   {a[1]:10.4f}{b[1]:10.4f}{ratios[1]:7.2f}")
-    print(f"{'loading':14}{'':29}   {loading['first']:10.4f}{loading['now']:10.4f}{loading['first'] / loading['now']:7.2f}")
+    before, after = loading["first"], loading["now"]
+    print(f"{'loading':14}{'':29}   {before:10.4f}{after:10.4f}{before / after:7.2f}")
     speeds = {name: 4 / table[name][0] for name in table}
     paired = np.median([a[0] / b[0] for a, b in zip(rows["first"], rows["now"], strict=True)])
     print(f"images a second: first {speeds['first']:.2f}, now {speeds['now']:.2f}; median ratio of turns {paired:.2f}")
@@ -184,12 +198,16 @@ def whole_runs(first: Path, rounds: int) -> None:
                 log = [json.loads(line) for line in (target / "log.jsonl").read_text().splitlines()]
                 ended = {row["step"]: 4 * (row["step"] + 1) / row["images_per_second"] for row in log if "loss" in row}
                 rows[name].append((120 / (ended[40] - ended[10]), next(r["loss"] for r in log if r["step"] == 40)))
-                print(f"  {name:20}{rows[name][-1][0]:6.2f} images/s, loss of step 40 {rows[name][-1][1]:.3f}", flush=True)
+                print(
+                    f"  {name:20}{rows[name][-1][0]:6.2f} images/s, loss of step 40 {rows[name][-1][1]:.3f}", flush=True
+                )
     base = np.array([speed for speed, _ in rows["first"]])
     print(f"celldetr train small-20x, images a second, median of {rounds} rounds (each version in turn)")
     for name, results in rows.items():
         speeds = np.array([speed for speed, _ in results])
-        print(f"  {name:20}{np.median(speeds):6.2f}   ratio to first, median of the rounds {np.median(speeds / base):.2f}")
+        print(
+            f"  {name:20}{np.median(speeds):6.2f}   ratio to first, median of the rounds {np.median(speeds / base):.2f}"
+        )
 
 
 def table_loss(rows: dict[str, list[list[float]]], name: str) -> float:

@@ -77,7 +77,9 @@ def test_a_diverged_query_is_nobodys_choice(broken: float) -> None:
 
 def test_each_layer_is_matched_alone() -> None:
     logits, boxes, target = scene(6, 3, 2)
-    layers = match(torch.stack([logits, logits.flip(0)])[:, None], torch.stack([boxes, boxes.flip(0)])[:, None], [target])
+    layers = match(
+        torch.stack([logits, logits.flip(0)])[:, None], torch.stack([boxes, boxes.flip(0)])[:, None], [target]
+    )
     (((query, nucleus),),) = match(logits[None, None], boxes[None, None], [target])
     assert torch.equal(layers[0][0][0], query)
     assert torch.equal(layers[0][0][1], nucleus)

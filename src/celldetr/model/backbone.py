@@ -41,7 +41,9 @@ class Backbone(nn.Module):
         self.body: nn.Module = body.to(memory_format=torch.channels_last)
         self.channels: list[int] = body.feature_info.channels()
         self.frozen_batchnorm = frozen_batchnorm
-        self._frozen: tuple[nn.Module, ...] = ()  # what runs in training; in a tuple, for it has no parameters of its own
+        self._frozen: tuple[
+            nn.Module, ...
+        ] = ()  # what runs in training; in a tuple, for it has no parameters of its own
         if frozen_batchnorm:
             for module in self._batchnorms():
                 module.requires_grad_(False)

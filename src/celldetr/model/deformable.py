@@ -169,8 +169,9 @@ class _FusedAttention(torch.autograd.Function):
 
         levels = torch.tensor([tuple(shape) for shape in ctx.shapes], dtype=torch.int64).view(-1, 2).numpy()
         tensors = ctx.saved_tensors
-        *inputs, up = (x.detach().float().contiguous().numpy() for x in (*tensors, grad))
-        arrays = fused_backward(inputs[0], levels, *inputs[1:], ctx.margin or 0.0, up, torch.get_num_threads())
+        pixels, raw, weights, place, ratios, up = (x.detach().float().contiguous().numpy() for x in (*tensors, grad))
+        threads = torch.get_num_threads()
+        arrays = fused_backward(pixels, levels, raw, weights, place, ratios, ctx.margin or 0.0, up, threads)
         grads = [torch.from_numpy(a).to(x.dtype) for a, x in zip(arrays, tensors[:3], strict=True)]
         return grads[0], None, grads[1], grads[2], None, None, None
 

@@ -1,9 +1,9 @@
 """The backward pass of depthwise convolutions on CPUs: Numba kernels, channels last, float32 and bfloat16.
 
-oneDNN has fast kernels for the forward pass, but its gradients of 5 x 5 kernels are 5 to 60 times slower than these, and
-with a stride in bfloat16 it falls back to a loop (``benchmarks/training_speed.py --depthwise``). A pixel's channels lie
-side by side, so plain loops over them become SIMD code. Sums are in float32, in a fixed order: the result does not depend
-on the number of threads. bfloat16 travels as uint16, which Numba knows: the upper half of a float32.
+oneDNN has fast kernels for the forward pass, but its gradients of 5 x 5 kernels are 5 to 60 times slower than these,
+and with a stride in bfloat16 it falls back to a loop (``benchmarks/training_speed.py --depthwise``). A pixel's
+channels lie side by side, so plain loops over them become SIMD code. Sums are in float32, in a fixed order: the result
+does not depend on the number of threads. bfloat16 travels as uint16, which Numba knows: the upper half of a float32.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
 """The backbone in training with frozen BatchNorm: its scale goes into the convolution's weights on the way.
 
-A frozen BatchNorm multiplies and adds constants, so ``norm(conv(x)) = conv'(x) + shift`` with ``weight' = weight * scale``,
-and autograd carries the gradient from weight' to weight. Neither the normalised map nor its gradient is ever stored, nor,
-on CPUs, the map before the activation: oneDNN applies that to each result, and its gradient can be told from the result.
-The network's own modules keep their parameters and names; what runs is a copy of the structure around them.
+A frozen BatchNorm multiplies and adds constants, so ``norm(conv(x)) = conv'(x) + shift`` with ``weight' = weight *
+scale``, and autograd carries the gradient from weight' to weight. Neither the normalised map nor its gradient is ever
+stored, nor, on CPUs, the map before the activation: oneDNN applies that to each result, and its gradient can be told
+from the result. The network's own modules keep their parameters and names; what runs is a copy of the structure around
+them.
 """
 
 from __future__ import annotations
@@ -87,7 +88,7 @@ class _Convolution(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, plan: Plan) -> Tensor:
         x = x.contiguous(memory_format=torch.channels_last)
-        # oneDNN's padding is even; a kernel with a row and column of zeros before it does what one more zero after does.
+        # oneDNN pads both ends alike; a row and a column of zeros before the kernel do what a zero more after does.
         kernel = weight if plan.even else functional.pad(weight, _extra(plan))
         limits = [0.0, 6.0] if plan.activation == "hardtanh" else []
         kernel = kernel.contiguous(memory_format=torch.channels_last)

@@ -37,7 +37,7 @@ class Average(Generic[N]):
     def _changing(self, network: N) -> tuple[Pairs, Pairs]:
         """Own tensors and the network's that training may change: those with fractions, and counters.
 
-        The tensors stay the same objects from the first step to the last; to list them takes as long as to average them.
+        The tensors stay the same objects from the first step to the last; listing them takes as long as averaging.
         """
         own, new = self.network.state_dict(), network.state_dict()
         frozen = {name for name, parameter in network.named_parameters() if not parameter.requires_grad}

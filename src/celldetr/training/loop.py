@@ -1,8 +1,9 @@
 """The training loop, readable from top to bottom; Lightning Fabric brings devices, precision and processes.
 
 Everything random is a function of (seed, step, place in the batch): crop i of the run is always the same, so ``resume``
-continues as if nothing had happened, with any number of processes. A run is a folder: ``recipe.yaml``, ``state.safetensors``, ``log.jsonl``, ``tensorboard/``,
-``curves.png`` and ``model/``, the checkpoint with the averaged weights that did best on validation.
+continues as if nothing had happened, with any number of processes. A run is a folder: ``recipe.yaml``,
+``state.safetensors``, ``log.jsonl``, ``tensorboard/``, ``curves.png`` and ``model/``, the checkpoint with the averaged
+weights that did best on validation.
 """
 
 from __future__ import annotations

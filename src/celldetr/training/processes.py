@@ -1,7 +1,7 @@
 """Training on several processes: how they start, what they agree on, and what a loss is divided by.
 
-The batch is that of the recipe however many processes share it, and everything random is a function of the crop's place in
-it, so a run on two processes has the gradients of a run on one. Processes are started by ``torchrun`` or by
+The batch is that of the recipe however many processes share it, and everything random is a function of the crop's
+place in it, so a run on two processes has the gradients of a run on one. Processes are started by ``torchrun`` or by
 ``--devices N``; Lightning Fabric does the rest.
 """
 
@@ -14,7 +14,7 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 from lightning_fabric import Fabric
-from lightning_fabric.strategies import DDPStrategy
+from lightning_fabric.strategies.ddp import DDPStrategy
 
 from celldetr.errors import InputError
 from celldetr.model.inference import pick_device
@@ -90,7 +90,7 @@ def agree(fabric: Fabric, check: Callable[[], None]) -> None:
 
 
 def normaliser(count: float, device: torch.device) -> float:
-    """What the sums of this process are divided by, so that their mean over processes is the sum over the batch / count.
+    """Divisor of this process's sums, so that their mean over processes is the sum over the batch / count.
 
     Args:
         count: of this process; the batch's is the sum over processes, and counts as 1 when it is 0.

@@ -1,7 +1,8 @@
 """The state of a run: weights, their average, the optimiser's moments and the step, as one safetensors file.
 
-All chance in training is a function of (seed, step, place in the batch), so nothing else is needed to continue exactly. The file
-replaces the one before it in a single rename: an interruption leaves either the old state or the new one.
+All chance in training is a function of (seed, step, place in the batch), so nothing else is needed to continue
+exactly. The file replaces the one before it in a single rename: an interruption leaves either the old state or the new
+one.
 """
 
 from __future__ import annotations
