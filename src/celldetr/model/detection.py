@@ -233,7 +233,7 @@ class DetectionDecoder(nn.Module):
         """
         proposals = anchors = None
         if isinstance(self.queries, LearnedQueries):
-            queries = self.queries(len(memory.tokens))
+            queries = self.queries(memory.tokens.shape[0])
         else:
             queries, proposals, anchors = self.queries(memory)
         content, reference = queries.content, queries.reference
