@@ -26,5 +26,7 @@ def small_onnx(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("onnx") / "new" / "small.onnx"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["celldetr", "export", "small-20x", "--to", "onnx", "-o", str(path)])
-        cli.main()
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+    assert end.value.code == 0
     return path

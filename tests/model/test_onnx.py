@@ -129,7 +129,7 @@ def checkpoint(**changes: object) -> Checkpoint:
         "points": 2,
         "ffn": 32,
         "encoder_layers": 1,
-        "detection_layers": 2,
+        "detection_layers": 1,
         "representation_layers": 1,
     }
     network = CellDETR(ModelConfig.model_validate(config | changes)).eval()
