@@ -22,7 +22,7 @@ from celldetr.model import onnx as exporting
 from celldetr.model.celldetr import CellDETR
 from celldetr.model.checkpoint import Card, Checkpoint, load_checkpoint
 from celldetr.model.hub import find_model
-from celldetr.model.inference import TilePredictor
+from celldetr.model.inference import TilePredictor, for_inference
 from celldetr.model.onnx import OUTPUTS, AllQueries, export_onnx
 from sample_crop import crop
 
@@ -54,6 +54,7 @@ def expected(network: CellDETR, images: NDArray[np.uint8]) -> Outputs:
     batch, _, height, width = images.shape
     coarsest = network.config.strides[-1]
     padded = functional.pad(torch.from_numpy(images), (0, -width % coarsest, 0, -height % coarsest))
+    network = for_inference(network)
     memories = network.memorise(padded, torch.tensor([[width, height]]).expand(batch, 2).float())
     found = network.detect(memories).last
     scores, order = found.logits.sigmoid().sort(dim=1, descending=True)

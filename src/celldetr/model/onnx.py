@@ -33,7 +33,7 @@ from celldetr.files import output_errors, replacing
 from celldetr.model.celldetr import CellDETR
 from celldetr.model.checkpoint import Card, Checkpoint, load_checkpoint
 from celldetr.model.hub import find_model
-from celldetr.model.inference import SAME_NUCLEUS_UM
+from celldetr.model.inference import SAME_NUCLEUS_UM, near_queries_only
 
 OPSET = 17  # GridSample came with 16, LayerNormalization with 17
 INPUT = "images"
@@ -51,8 +51,10 @@ class AllQueries(nn.Module):
     def __init__(self, network: CellDETR) -> None:
         super().__init__()
         self.network = copy.copy(network)  # shares all weights but the backbone's
+        detector = copy.copy(network.detector)
+        detector.near = near_queries_only(network)
         backbone = _with_fixed_padding(network.backbone)
-        self.network._modules = {**network._modules, "backbone": backbone}
+        self.network._modules = {**network._modules, "backbone": backbone, "detector": detector}
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """See the class."""
