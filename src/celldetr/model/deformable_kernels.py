@@ -13,13 +13,12 @@ What matters:
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
 from numba import njit
 
-from celldetr.model.simd import OPTIONS, add, clear, copy, dot, exp, pair, registers, single
+from celldetr.model.simd import OPTIONS, add, clear, copy, dot, exp, pair, registers, single, tanh
 
 _OUTSIDE = -2  # _place: no corner of a point starts left of -1
 _njit: Any = njit  # what is written for Numba has no types of Python's: it is generic in Numba's
@@ -76,7 +75,7 @@ def fused_kernel(  # type: ignore[no-untyped-def]
                 for p in range(points):
                     dx, dy = pair(offsets, (item * heads + h) * count + level * points + p)
                     if margin > 0:
-                        dx, dy = real(math.tanh(dx)), real(math.tanh(dy))
+                        dx, dy = tanh(dx), tanh(dy)
                     x, y = x0 + dx * reach[level, 0], y0 + dy * reach[level, 1]
                     _sample(total, factors[level * points + p] * scale, x, y, value, level_start, width, height, lanes)
                 level_start += height * width * row
