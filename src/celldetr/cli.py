@@ -186,8 +186,8 @@ def export(
     from celldetr.export import MODEL_FORMAT, export_cells, find_format
 
     if to.lower().lstrip(".") == MODEL_FORMAT:
-        if shape or embeddings:
-            raise InputError("--shape and --embeddings are about cells; --to onnx writes a model")
+        if shape or origin or embeddings:
+            raise InputError("--shape, --origin and --embeddings are about cells; --to onnx writes a model")
         from celldetr.model.onnx import export_onnx
 
         typer.echo(export_onnx(source, out, overwrite=overwrite))
