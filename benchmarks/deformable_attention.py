@@ -1,4 +1,4 @@
-"""How much faster the Numba kernel of the deformable attention is than the PyTorch reference, on the CPU.
+"""How much faster the Numba kernel of the deformable attention is than the PyTorch reference and than C++, on the CPU.
 
     python benchmarks/deformable_attention.py | tee benchmarks/results/deformable_attention.txt
 
@@ -6,26 +6,36 @@ Encoder self-attention: every pixel of every level is a query that looks around 
 that a busy moment of the machine hits both; median (minimum-maximum) over the turns. Wall time is what a user waits.
 CPU time, summed over the threads, is what to read if other work runs on the machine, with ``--threads 1``: a thread of
 the reference that spins while it waits for another counts as busy.
+
+The C++ of ``deformable_attention.cpp`` is the loop of the fused kernel, which inference uses, compiled by g++ for this
+very processor; both run on one thread and in float32. Without g++ that part is left out.
 """
 
 from __future__ import annotations
 
 import argparse
+import ctypes
 import os
 import platform
+import shutil
 import statistics
+import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 import numba
+import numpy as np
 import torch
 from torch import Tensor
 
 from celldetr.model.deformable import deformable_attention
+from celldetr.model.deformable_cpu import fused
 
 BACKENDS: tuple[Literal["reference", "numba"], ...] = ("reference", "numba")
 
@@ -120,6 +130,73 @@ def run(setting: Setting, runs: int) -> None:
     report("forward+backward", measure({name: partial(both_ways, name) for name in BACKENDS}, runs))
 
 
+FLAGS = ("-O3", "-march=native", "-ffast-math")
+
+
+def compile_cpp() -> Callable[..., np.ndarray] | None:
+    """``fused`` in C++ with the arguments of ``celldetr.model.deformable_cpu.fused``, or None without a compiler."""
+    if shutil.which("g++") is None:
+        return None
+    with tempfile.TemporaryDirectory() as folder:
+        source, library = Path(__file__).with_suffix(".cpp"), Path(folder) / "fused.so"
+        subprocess.run(["g++", *FLAGS, "-shared", "-fPIC", str(source), "-o", str(library)], check=True)
+        function = ctypes.CDLL(str(library)).fused
+    array, number, long = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64
+    function.argtypes = [array] * 6 + [ctypes.c_float, array, long, long, *[number] * 5, long, long]
+
+    def call(*arguments: Any) -> np.ndarray:
+        *arrays, margin, _ = arguments
+        (batch, pixels, heads, channels), (queries, _, levels, points) = arrays[0].shape, arrays[3].shape[1:]
+        out = np.empty((batch, queries, heads, channels), np.float32)
+        sizes = pixels, queries, heads, levels, points, channels, arrays[4].shape[2]
+        if function(*(x.ctypes.data for x in arrays), margin, out.ctypes.data, *sizes, 0, batch * queries):
+            raise ValueError(f"{channels} channels a head were not compiled")
+        return out
+
+    return call
+
+
+def against_cpp(runs: int) -> None:
+    """The fused kernel as encoder, detection decoder and representation decoder of a batch of four tiles call it."""
+    cpp = compile_cpp()
+    if cpp is None:
+        print("fused kernel: no g++ here, C++ is left out")
+        return
+    print(f"fused kernel, float32, one thread, against C++ (g++ {' '.join(FLAGS)})")
+    rng = np.random.default_rng(0)
+
+    def normal(*shape: int) -> np.ndarray:
+        return rng.standard_normal(shape, dtype=np.float32)
+
+    for setting in SETTINGS:
+        sides = setting.levels
+        centres = [np.stack(np.meshgrid(*[(np.arange(side) + 0.5) / side] * 2), -1).reshape(-1, 2) for side in sides]
+        own = np.tile(np.concatenate(centres).astype(np.float32), (setting.batch, 1, 1))
+        boxes = np.concatenate(
+            [rng.random((setting.batch, 300, 2)), rng.random((setting.batch, 300, 2)) / 20 + 0.03], 2
+        )
+        cases = {"encoder": (own, 0.0), "detect": (boxes, 0.0), "represent": (boxes[:, :70].copy(), 1.0)}
+        for name, (reference, margin) in cases.items():
+            size = setting.batch, reference.shape[1], setting.heads, len(sides), setting.points
+            arrays = (
+                normal(setting.batch, own.shape[1], setting.heads, setting.width // setting.heads),
+                np.array([(side, side) for side in sides]),
+                2 * normal(*size, 2),
+                normal(*size),
+                reference.astype(np.float32),
+                np.ones((setting.batch, len(sides), 2), np.float32),
+            )
+            calls = {"C++": partial(cpp, *arrays, margin, 1), "Numba": partial(fused, *arrays, margin, 1)}
+            difference = np.abs(calls["C++"]() - calls["Numba"]()).max()
+            timings = measure(calls, 3 * runs)
+            c, n = (1000 * statistics.median(timings[key].cpu) for key in calls)
+            print(
+                f"  {setting.name:6} {name:10} C++ {c:6.2f} ms  Numba {n:6.2f} ms  C++ / Numba {c / n:.2f}"
+                f"  largest difference {difference:.0e}",
+                flush=True,
+            )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=2, help="threads of both backends (default 2)")
@@ -132,6 +209,7 @@ def main() -> None:
     print(f"{versions}, {machine}, {options.threads} threads")
     for setting in SETTINGS:
         run(setting, options.runs)
+    against_cpp(options.runs)
 
 
 if __name__ == "__main__":

@@ -133,6 +133,20 @@ def test_export_afterwards(run: Run, finished: Path, tmp_path: Path) -> None:
     refused(run("export", tmp_path, "-f", "csv"), "no such cell table")
 
 
+def test_export_of_a_model_and_of_cells_are_told_apart(run: Run, finished: Path, tmp_path: Path) -> None:
+    out = tmp_path / "model.onnx"
+    refused(run("export", finished, "--to", "onnx", "-o", out), "cells of a slide; onnx is a format of models")
+    refused(run("export", finished / "cells.parquet", "--to", "onnx", "-o", out), "cells of a slide")
+    refused(run("export", "small-20x", "--to", "csv"), "no such cell table")
+    refused(run("export", "small-2x", "--to", "onnx", "-o", out), "did you mean 'small-20x'?")
+    refused(run("export", "small-20x", "--to", "onx"), "did you mean 'onnx'?")
+    refused(run("export", "small-20x", "--to", "onnx", "-o", out, "--shape", "box"), "--to onnx writes a model")
+    refused(run("predict", "a.png", "-o", tmp_path, "-f", "onnx"), "for models, not for cells")
+    refused(run("export", "small-20x", "--to", "onnx", "-o", tmp_path / "model.pt"), "ends in .onnx")
+    assert not list(tmp_path.glob("model*"))
+    assert run("export", finished, "--to", "csv", "-o", tmp_path / "cells.csv").code == 0
+
+
 def test_demo_writes_all_formats(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     small = tmp_path / "sample.tif"
     resolution = (1e4 / MPP, 1e4 / MPP)

@@ -157,10 +157,17 @@ def demo(
 
 @app.command()
 def export(
-    source: Annotated[Path, typer.Argument(metavar="SOURCE", help="Folder of a finished slide, or its cells.parquet.")],
-    format: Annotated[str, typer.Option("--format", "-f", help="geojson (QuPath), anndata (scanpy) or csv.")],
+    source: Annotated[
+        Path,
+        typer.Argument(metavar="SOURCE", help="Folder of a finished slide, or its cells.parquet. For onnx: a model."),
+    ],
+    to: Annotated[
+        str,
+        typer.Option("--to", "--format", "-f", help="Cells: geojson (QuPath), anndata (scanpy), csv. A model: onnx."),
+    ],
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="File to write.", show_default="beside the table")
+        Path | None,
+        typer.Option("--out", "-o", help="File to write.", show_default="beside the table; for onnx, here"),
     ] = None,
     shape: Annotated[str | None, typer.Option(help="geojson: box or ellipse.", show_default="box")] = None,
     origin: Annotated[
@@ -175,15 +182,23 @@ def export(
     ] = False,
     overwrite: Overwrite = False,
 ) -> None:
-    """Write the cells of a finished slide for QuPath, scanpy or a spreadsheet."""
-    from celldetr.export import export_cells
+    """Write the cells of a finished slide for QuPath, scanpy or a spreadsheet; or a model as one ONNX file."""
+    from celldetr.export import MODEL_FORMAT, export_cells, find_format
 
+    if to.lower().lstrip(".") == MODEL_FORMAT:
+        if shape or origin or embeddings:
+            raise InputError("--shape, --origin and --embeddings are about cells; --to onnx writes a model")
+        from celldetr.model.onnx import export_onnx
+
+        typer.echo(export_onnx(source, out, overwrite=overwrite))
+        return
+    find_format(to, others=[MODEL_FORMAT])
     options: dict[str, Any] = {"shape": shape} if shape else {}
     if origin:
         options["origin"] = origin
     if embeddings:
         options["embeddings"] = True
-    typer.echo(export_cells(source, format, out, overwrite=overwrite, **options))
+    typer.echo(export_cells(source, to, out, overwrite=overwrite, **options))
 
 
 @app.command()

@@ -6,7 +6,7 @@ A format is one module and one line in ``FORMATS``.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,18 +53,25 @@ FORMATS: dict[str, Exporter] = {
 
 # Names that people know the same formats by.
 _ALIASES = {"h5ad": "anndata", "qupath": "geojson"}
+MODEL_FORMAT = "onnx"  # of networks, not of cells: celldetr.model.onnx
 
 
-def find_format(name: str) -> Exporter:
+def find_format(name: str, others: Sequence[str] = ()) -> Exporter:
     """The exporter called ``name``.
+
+    Args:
+        name: a name in ``FORMATS``, or one that people know it by.
+        others: names that the caller accepts besides, for the message.
 
     Raises:
         InputError: no such format; the near names are given.
     """
     key = name.lower().lstrip(".")
     exporter = FORMATS.get(_ALIASES.get(key, key))
+    if key == MODEL_FORMAT:
+        raise InputError("format 'onnx' is for models, not for cells: celldetr export MODEL --to onnx")
     if exporter is None:
-        raise InputError(f"format {name!r} is unknown; {near(key, FORMATS)}")
+        raise InputError(f"format {name!r} is unknown; {near(key, [*FORMATS, *others])}")
     return exporter
 
 

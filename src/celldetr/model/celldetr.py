@@ -20,7 +20,7 @@ from celldetr.model.backbone import build_backbone
 from celldetr.model.detection import PRIOR_LOGIT, DetectionDecoder, DetectionOutput
 from celldetr.model.encoder import Encoder
 from celldetr.model.geometry import geometry
-from celldetr.model.memory import Memory
+from celldetr.model.memory import Memory, as_tensor
 from celldetr.model.representation import RepresentationDecoder
 
 
@@ -116,6 +116,17 @@ class CellDETR(nn.Module):
         padding = self._padding(sizes, height, width)
         if padding is not None:
             images = images.masked_fill(padding[:, None], 0.0)
+        return self.encode(images, sizes, padding, origin)
+
+    def encode(self, images: Tensor, sizes: Tensor, padding: Tensor | None, origin: Tensor | None = None) -> Memories:
+        """``memorise`` without its checks.
+
+        Args:
+            images: (B, 3, H, W) normalised, zero in the padding.
+            sizes: (B, 2) float, valid width and height of each.
+            padding: (B, H, W) True outside each image; None: there is none.
+            origin: as in ``memorise``.
+        """
         features = [self._project(i, x) for i, x in enumerate(self.backbone(images))]
         encoded = self._flatten(features, self.config.encoder_strides, sizes, padding)
         position = self.geometry.place(encoded.centres(), sizes, origin, self.config.d_model)
@@ -166,7 +177,7 @@ class CellDETR(nn.Module):
         """Maps of all levels -> tokens of those with the strides, with their geometry."""
         chosen = tuple(stride for stride in self.config.strides if stride in strides)
         features = [x for x, stride in zip(features, self.config.strides, strict=True) if stride in strides]
-        shapes = tuple((int(x.shape[2]), int(x.shape[3])) for x in features)
+        shapes = tuple((x.shape[2], x.shape[3]) for x in features)
         masks, valid_cells = [], []
         for height, width in shapes:
             if padding is None:
@@ -175,7 +186,7 @@ class CellDETR(nn.Module):
             mask = functional.interpolate(padding[:, None].float(), size=(height, width))[:, 0].bool()
             masks.append(mask.flatten(1))
             valid_cells.append(torch.stack([(~mask[:, 0]).sum(-1), (~mask[:, :, 0]).sum(-1)], dim=-1).to(sizes.dtype))
-        cells = sizes.new_tensor([(w, h) for h, w in shapes])
+        cells = as_tensor([(w, h) for h, w in shapes], like=sizes)
         pixels = sizes.new_tensor(chosen)[:, None]
         ratios = self.geometry.ratios(cells[None], torch.stack(valid_cells, dim=1), pixels, sizes)
         return Memory(

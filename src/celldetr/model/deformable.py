@@ -17,6 +17,7 @@ gradient.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any, Literal
 
 import torch
@@ -56,7 +57,7 @@ def deformable_attention(
     on_cpu = value.device.type == "cpu"
     if backend == "numba" and not on_cpu:
         raise ValueError(f"backend 'numba' needs CPU tensors, got {value.device}; use 'auto' or 'reference'")
-    if backend == "reference" or not on_cpu:
+    if backend == "reference" or not on_cpu or torch.onnx.is_in_onnx_export():
         return deformable_attention_reference(value, shapes, locations, weights)
     dtype = _compute_dtype(value, locations, weights)
     shape_tensor = torch.tensor([tuple(shape) for shape in shapes], dtype=torch.int64).view(-1, 2)
@@ -81,7 +82,7 @@ def deformable_attention_reference(
         return (out.view(batch, queries, heads * channels) + nothing).to(value.dtype)
     # -1 and 2 are outside a level of any size, also of one pixel; the clamp keeps huge points from overflowing an int.
     inside = locations.to(dtype).nan_to_num(nan=-1.0).clamp(-1, 2)
-    levels = torch.split(value.to(dtype), [height * width for height, width in shapes], dim=1)
+    levels = _split(value.to(dtype), [height * width for height, width in shapes])
     for level, (height, width) in enumerate(shapes):
         if height * width == 0:
             continue
@@ -198,6 +199,13 @@ class _NumbaAttention(torch.autograd.Function):
         grads = backward(value, shapes, locations, weights, grad.contiguous().numpy(), torch.get_num_threads())
         of_value, of_locations, of_weights = (torch.from_numpy(array) for array in grads)
         return of_value, None, of_locations, of_weights
+
+
+def _split(value: Tensor, sizes: Sequence[int]) -> Sequence[Tensor]:
+    """(B, S, H, D) -> the pixels of each level. In an ONNX graph the lengths of ``torch.split`` would be constants."""
+    if torch.onnx.is_in_onnx_export():
+        return [value[:, end - size : end] for size, end in zip(sizes, accumulate(sizes), strict=True)]
+    return torch.split(value, list(sizes), dim=1)
 
 
 def _compute_dtype(*tensors: Tensor) -> torch.dtype:

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from celldetr.model.simd import OPTIONS, add, clear, copy, dot, exp, pair, registers, single
+from celldetr.model.simd import OPTIONS, add, clear, copy, dot, exp, pair, registers, single, tanh
 
 _OUTSIDE = -2  # _place: no corner of a point starts left of -1
 _njit: Any = njit  # what is written for Numba has no types of Python's: it is generic in Numba's
@@ -75,7 +75,7 @@ def fused_kernel(  # type: ignore[no-untyped-def]
                 for p in range(points):
                     dx, dy = pair(offsets, (item * heads + h) * count + level * points + p)
                     if margin > 0:
-                        dx, dy = _tanh(dx), _tanh(dy)
+                        dx, dy = tanh(dx), tanh(dy)
                     x, y = x0 + dx * reach[level, 0], y0 + dy * reach[level, 1]
                     _sample(total, factors[level * points + p] * scale, x, y, value, level_start, width, height, lanes)
                 level_start += height * width * row
@@ -158,7 +158,7 @@ def prepare_kernel(  # type: ignore[no-untyped-def]
                     weights[b, q, h, level, p] = factors[level * points + p] * scale
                     dx, dy = offsets[b, q, h, level, p, 0], offsets[b, q, h, level, p, 1]
                     if margin > 0:
-                        dx, dy = _tanh(dx), _tanh(dy)
+                        dx, dy = tanh(dx), tanh(dy)
                     locations[b, q, h, level, p, 0] = x + dx * reach_x
                     locations[b, q, h, level, p, 1] = y + dy * reach_y
 
@@ -191,7 +191,7 @@ def finish_kernel(  # type: ignore[no-untyped-def]
                     grad_weights[b, q, h, level, p] = weight * (grad_weights[b, q, h, level, p] - mean)
                     slope_x, slope_y = reach_x, reach_y
                     if margin > 0:
-                        dx, dy = _tanh(offsets[b, q, h, level, p, 0]), _tanh(offsets[b, q, h, level, p, 1])
+                        dx, dy = tanh(offsets[b, q, h, level, p, 0]), tanh(offsets[b, q, h, level, p, 1])
                         slope_x, slope_y = reach_x * (real(1) - dx * dx), reach_y * (real(1) - dy * dy)
                     grad_locations[b, q, h, level, p, 0] *= slope_x
                     grad_locations[b, q, h, level, p, 1] *= slope_y
@@ -234,14 +234,6 @@ def _softmax(logits, start, factors):  # type: ignore[no-untyped-def]
         factors[i] = exp(factors[i] - highest)
         total += factors[i]
     return np.float32(1) / total
-
-
-@_njit(**OPTIONS)
-def _tanh(x):  # type: ignore[no-untyped-def]
-    """tanh of a float32 to 2e-7; the library's takes ten times as long."""
-    small = exp(np.float32(-2) * abs(x))
-    size = (np.float32(1) - small) / (np.float32(1) + small)
-    return size if x >= 0 else -size
 
 
 @_njit(**OPTIONS)

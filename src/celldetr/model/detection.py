@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -189,6 +190,10 @@ class SelectedQueries(nn.Module):
     def count(self, memory: Memory) -> int:
         """Queries for this batch: ``num_queries`` per 256 x 256 px, at most the tokens there are."""
         tokens = memory.tokens.shape[1]
+        if torch.onnx.is_in_onnx_export():  # sizes are tensors there: the same in what stays in the graph
+            each = self.config.num_queries / 256**2 / sum(1 / stride**2 for stride in memory.strides)
+            many = cast(Tensor, tokens).double()
+            return cast(int, torch.minimum((each * many).round().clamp(min=1), many).long())
         area = tokens / sum(1 / stride**2 for stride in memory.strides)
         return max(1, min(tokens, round(self.config.num_queries * area / 256**2)))
 
@@ -233,7 +238,7 @@ class DetectionDecoder(nn.Module):
         """
         proposals = anchors = None
         if isinstance(self.queries, LearnedQueries):
-            queries = self.queries(len(memory.tokens))
+            queries = self.queries(memory.tokens.shape[0])
         else:
             queries, proposals, anchors = self.queries(memory)
         content, reference = queries.content, queries.reference

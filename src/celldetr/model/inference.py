@@ -64,13 +64,18 @@ def has_bf16(device: torch.device) -> bool:
     return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
+def near_queries_only(network: CellDETR) -> bool:
+    """Whether queries see near ones only at inference: those selected by place do (``near_attention``)."""
+    return network.config.queries == "selected"
+
+
 def for_inference(network: CellDETR) -> CellDETR:
     """A network that shares all weights with ``network`` but the backbone's, which are folded (``folding``).
 
     Queries selected by place see near ones only, which makes time grow with a tile's area, not with its square.
     """
     shared, detector = copy.copy(network), copy.copy(network.detector)
-    detector.near = network.config.queries == "selected"
+    detector.near = near_queries_only(network)
     shared._modules = {**network._modules, "backbone": fold_batchnorm(network.backbone), "detector": detector}
     return shared
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from celldetr.model.deformable import deformable_attention, deformable_attention_fused
-from celldetr.model.memory import Memory
+from celldetr.model.memory import Memory, as_tensor
 
 OffsetStart = Literal["interior", "released", "stock"]
 
@@ -119,7 +119,7 @@ class DeformableAttention(nn.Module):
         centre = reference[:, :, None, None, None, :2]
         ratios = memory.ratios[:, None, None, :, None, :]  # (B, 1, 1, L, 1, 2)
         if reference.shape[-1] == 2:
-            cells = torch.tensor([(w, h) for h, w in memory.shapes], device=query.device, dtype=offsets.dtype)
+            cells = as_tensor([(w, h) for h, w in memory.shapes], like=offsets)
             return centre * ratios + offsets / cells[None, None, None, :, None, :]
         half = reference[:, :, None, None, None, 2:] / 2
         reach = offsets / self.points if self.margin is None else self.margin * torch.tanh(offsets)
@@ -145,7 +145,7 @@ class DeformableAttention(nn.Module):
         value = value.view(batch, -1, self.heads, d_model // self.heads)
         on_cpu = value.device.type == "cpu" and value.dtype != torch.float64
         constant = not (torch.is_grad_enabled() and reference.requires_grad)
-        if self.fused and on_cpu and constant:
+        if self.fused and on_cpu and constant and not torch.onnx.is_in_onnx_export():
             raw = (batch, queries, self.heads, self.levels, self.points)
             offsets, logits = self.sampling_offsets(query).view(*raw, 2), self.attention_weights(query).view(raw)
             margin = self.margin if reference.shape[-1] == 4 else None

@@ -4,9 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 
 import torch
 from torch import Tensor
+
+
+def as_tensor(pairs: Sequence[Sequence[int]], like: Tensor) -> Tensor:
+    """(n, 2) numbers of the dtype and device of ``like``.
+
+    While a graph is recorded for ONNX, sizes that depend on the image are tensors; ``new_tensor`` would make constants
+    of them.
+    """
+    if torch.onnx.is_in_onnx_export():
+        return torch.stack([torch.stack(list(pair)) for pair in pairs]).to(like)  # type: ignore[arg-type]
+    return like.new_tensor(pairs)
 
 
 @dataclass(frozen=True)
@@ -34,7 +46,7 @@ class Memory:
         return replace(self, tokens=tokens)
 
     def _spans(self) -> list[tuple[int, int]]:
-        ends = torch.tensor([h * w for h, w in self.shapes]).cumsum(0).tolist()
+        ends = list(accumulate(h * w for h, w in self.shapes))
         return list(zip([0, *ends[:-1]], ends, strict=True))
 
     def _levels(self) -> tuple[Tensor, ...]:

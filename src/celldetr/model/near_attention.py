@@ -66,7 +66,7 @@ def near_attention(q: Tensor, k: Tensor, v: Tensor, heads: int, neighbours: Neig
     Returns:
         (B, Q, d), of the dtype of ``q``.
     """
-    if q.device.type == "cpu" and not torch.is_grad_enabled() and q.numel():
+    if q.device.type == "cpu" and not torch.is_grad_enabled() and not torch.onnx.is_in_onnx_export() and q.numel():
         from celldetr.model.near_attention_cpu import attend
 
         queries, keys, values = (x.detach().float().contiguous().numpy() for x in (q, k, v))

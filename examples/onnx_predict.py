@@ -1,0 +1,77 @@
+"""Cells of an image with numpy, ONNX Runtime and Pillow alone: no PyTorch, no celldetr.
+
+celldetr export small-20x --to onnx -o small-20x.onnx
+python examples/onnx_predict.py small-20x.onnx region.png --out cells.csv  # an image at the model's mpp
+
+A nucleus on the very line between two windows may appear twice or not at all; celldetr itself settles those too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import itertools
+import json
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+from PIL import Image
+
+
+def starts(length: int, side: int, overlap: int) -> list[int]:
+    """Where windows begin; the last is pushed back to end with the image."""
+    return [*range(0, max(length - side, 0), side - overlap), max(length - side, 0)]
+
+
+def owned(begins: list[int], i: int, side: int) -> tuple[float, float]:
+    """The part of an axis whose cells are window i's: to the middle of what it shares with its neighbours."""
+    low = (begins[i - 1] + side + begins[i]) / 2 if i else -np.inf
+    return low, (begins[i] + side + begins[i + 1]) / 2 if i + 1 < len(begins) else np.inf
+
+
+def distinct(centres: np.ndarray, distance: float) -> np.ndarray:
+    """Mask (N,) of the cells, given best first, that have no better one nearer than ``distance``."""
+    keep = np.ones(len(centres), bool)
+    for i in range(len(centres)):
+        if keep[i]:
+            keep[i + 1 :] &= np.linalg.norm(centres[i + 1 :] - centres[i], axis=1) >= distance
+    return keep
+
+
+def cells_of(session: onnxruntime.InferenceSession, tile: np.ndarray) -> tuple[np.ndarray, ...]:
+    """(H, W, 3) uint8 -> boxes (N, 4) xyxy in pixels, scores (N,), types (N, K), embeddings (N, d)."""
+    facts = session.get_modelmeta().custom_metadata_map
+    outputs = [x[0] for x in session.run(None, {"images": tile.transpose(2, 0, 1)[None]})]
+    found = [x[outputs[1] >= float(facts["threshold"])] for x in outputs]  # best first
+    centres = (found[0][:, :2] + found[0][:, 2:]) / 2
+    found = [x[distinct(centres, float(facts["same_nucleus_um"]) / float(facts["mpp"]))] for x in found]
+    boxes = found[0].clip(0, np.tile(tile.shape[1::-1], 2))
+    inside = (boxes[:, 2:] > boxes[:, :2]).all(1)
+    return tuple(x[inside] for x in (boxes, *found[1:]))
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model")
+    parser.add_argument("image")
+    parser.add_argument("--out", required=True, help="CSV to write")
+    parser.add_argument("--side", type=int, default=512, help="of a window, pixels")
+    args = parser.parse_args()
+    session = onnxruntime.InferenceSession(args.model, providers=["CPUExecutionProvider"])
+    types = json.loads(session.get_modelmeta().custom_metadata_map["types"])
+    image = np.asarray(Image.open(args.image).convert("RGB"))
+    rows, columns = (starts(length, args.side, 64) for length in image.shape[:2])
+    with Path(args.out).open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["x_px", "y_px", "w_px", "h_px", "score", "type"])
+        for i, j in itertools.product(range(len(rows)), range(len(columns))):
+            y, x = rows[i], columns[j]
+            boxes, scores, kinds, _ = cells_of(session, image[y : y + args.side, x : x + args.side])
+            centres, sizes = (boxes[:, :2] + boxes[:, 2:]) / 2 + (x, y), boxes[:, 2:] - boxes[:, :2]
+            (left, right), (top, bottom) = owned(columns, j, args.side), owned(rows, i, args.side)
+            mine = (centres >= (left, top)).all(1) & (centres < (right, bottom)).all(1)
+            for k in np.flatnonzero(mine):
+                writer.writerow(
+                    [*centres[k].round(2), *sizes[k].round(2), scores[k].round(4), types[kinds[k].argmax()]]
+                )
