@@ -30,13 +30,17 @@ def output_errors(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, tag: str = "") -> Iterator[Path]:
     """A temporary path beside ``path`` to write to; it becomes ``path`` on success and is removed on failure.
+
+    Args:
+        path: the file.
+        tag: goes into the temporary name; must be unique where several processes may write ``path`` at once.
 
     Raises:
         InputError: the disk is full, or the place is not there or cannot be written to.
     """
-    temporary = path.with_name(path.name + ".tmp")
+    temporary = path.with_name(f"{path.name}.{tag}.tmp" if tag else f"{path.name}.tmp")
     with output_errors(path):
         try:
             yield temporary

@@ -9,11 +9,11 @@ nothing.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
 import pyarrow as pa
@@ -23,7 +23,7 @@ from celldetr.errors import InputError
 from celldetr.files import output_errors, read_json
 from celldetr.slide.lock import RunLock
 from celldetr.slide.options import PredictOptions
-from celldetr.slide.pipeline import Counter, Job, predict_bands
+from celldetr.slide.pipeline import Counter, Job, Seconds, predict_bands
 from celldetr.slide.plan import make_plan
 from celldetr.slide.provenance import differences, doubts, identity, table_provenance
 from celldetr.slide.reader import SlideReader, from_array
@@ -93,22 +93,36 @@ def run_slide(
     _check(reader, options, resume, overwrite)
     directory = Path(out_dir) / reader.name
     run = identity(reader, model, options)
-    earlier = _earlier(directory, run, resume, overwrite)
-    if earlier and earlier.get("status") == "complete":
-        return _summary(directory, earlier)
+    earlier = earlier_run(directory, run, resume, overwrite)
+    if is_complete(earlier):
+        return summarise(directory, earlier)
     start = time.perf_counter()
     job = Job(reader, model, options, make_plan(reader, model.mpp, options))
+    seconds = Seconds(tissue=time.perf_counter() - start)
+    with claim(directory, run, resume, overwrite) as earlier:
+        if is_complete(earlier):
+            return summarise(directory, earlier)
+        session = Session(job, directory, run, earlier or {}, start, seconds, progress=progress)
+        return summarise(directory, session.complete())
+
+
+@contextmanager
+def claim(directory: Path, run: dict[str, Any], resume: bool, overwrite: bool) -> Iterator[dict[str, Any] | None]:
+    """Hold a slide's output directory, made if needed, against all other runs; gives what ``earlier_run`` gives.
+
+    With ``overwrite`` earlier output is gone. If nothing is in the directory at the end, it goes too.
+
+    Raises:
+        InputError: see ``earlier_run``; the directory is in use, or cannot be made.
+    """
     with output_errors(directory):
         directory.mkdir(parents=True, exist_ok=True)
     try:
         with RunLock(directory):
-            earlier = _earlier(directory, run, resume, overwrite)  # another run may have come before the lock
-            if earlier and earlier.get("status") == "complete":
-                return _summary(directory, earlier)
+            earlier = earlier_run(directory, run, resume, overwrite)  # another run may have come before the lock
             if overwrite:
                 _clear(directory)
-            session = Session(job, directory, run, earlier or {}, start, progress)
-            return _summary(directory, session.complete())
+            yield earlier
     finally:
         with suppress(OSError):
             directory.rmdir()  # only succeeds if nothing was left in it
@@ -121,8 +135,12 @@ def _check(reader: SlideReader, options: PredictOptions, resume: bool, overwrite
         raise InputError(f"mpp={options.mpp:g} in the options, but the slide was opened with {reader.mpp:g}")
 
 
-def _earlier(directory: Path, run: dict[str, Any], resume: bool, overwrite: bool) -> dict[str, Any] | None:
-    """The earlier run to go on with, or None to begin; raises if neither was asked for, or if it cannot be resumed."""
+def earlier_run(directory: Path, run: dict[str, Any], resume: bool, overwrite: bool) -> dict[str, Any] | None:
+    """The ``run.json`` of an earlier run to go on with, or None to begin.
+
+    Raises:
+        InputError: there is output and neither was asked for, or it is of another identity than ``run``.
+    """
     there = [name for name in (CELLS, RUN, PARTS) if (directory / name).exists()]
     if overwrite or not there:
         return None
@@ -145,6 +163,11 @@ def _earlier(directory: Path, run: dict[str, Any], resume: bool, overwrite: bool
     return earlier
 
 
+def is_complete(earlier: dict[str, Any] | None) -> TypeGuard[dict[str, Any]]:
+    """Whether nothing is left to do."""
+    return earlier is not None and earlier.get("status") == "complete"
+
+
 def _clear(directory: Path) -> None:
     if not any((directory / name).exists() for name in (CELLS, RUN, PARTS)):
         return  # never a run's directory: what is there is the user's
@@ -154,7 +177,8 @@ def _clear(directory: Path) -> None:
             path.unlink()
 
 
-def _summary(directory: Path, run: dict[str, Any]) -> RunSummary:
+def summarise(directory: Path, run: dict[str, Any]) -> RunSummary:
+    """What is told of a finished run, from its ``run.json``."""
     cells = run["cells"]
     return RunSummary(
         directory, cells["total"], cells["by_type"], run["tissue_mm2"], run["seconds"]["total"], tuple(run["warnings"])

@@ -1,5 +1,7 @@
 """From tiles to bands of rows: threads read ahead, the model works in the calling thread, ownership decides in order.
 
+*Finding* the cells of a band needs no other band; *settling* whose they are needs the bands above, and next to no time.
+
 The number of tiles read ahead is bounded, and a band is handed over as soon as it is whole, so memory depends on the
 width of the slide only. A batch never spans two bands: the numbers a network returns depend, in their last bits, on
 what it sees together, and a resumed run must repeat an uninterrupted one.
@@ -21,6 +23,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from celldetr.slide.found import FoundStore, FoundTile
 from celldetr.slide.grid import Tile
 from celldetr.slide.options import PredictOptions
 from celldetr.slide.ownership import Ownership
@@ -53,8 +56,9 @@ class Job:
 
 @dataclass
 class Seconds:
-    """Where the time of the calling thread goes: waiting for pixels, in the model, writing."""
+    """Where the time goes: looking for tissue, waiting for pixels, in the model, writing."""
 
+    tissue: float = 0.0
     read: float = 0.0
     model: float = 0.0
     write: float = 0.0
@@ -114,15 +118,16 @@ def read_ahead(
 
 
 def predict_bands(
-    job: Job, bands: Sequence[int], ownership: Ownership, counter: Counter
+    job: Job, bands: Sequence[int], ownership: Ownership, counter: Counter, found: FoundStore | None = None
 ) -> Generator[tuple[pa.Table, PartInfo], None, None]:
-    """Find the cells of bands, one after the other.
+    """The rows of bands, one after the other: find the cells of each, then settle whose they are.
 
     Args:
         job: slide, model, options and plan.
         bands: rows of the grid, rising.
         ownership: has seen the bands before these.
         counter: told of every batch.
+        found: bands that are in it are taken from there instead of being found again.
 
     Yields:
         Rows of the cell table without ``cell_id``, and what is known about them.
@@ -130,32 +135,82 @@ def predict_bands(
     Raises:
         InputError: the slide is damaged; the region is named.
     """
+    there = {band for band in bands if found is not None and found.has(band)}
+    with closing(_images(job, [band for band in bands if band not in there])) as images:
+        for band in bands:
+            known = found.read(band, job.plan.tiles(band)) if found is not None and band in there else None
+            if known is not None:
+                batches: Iterable[Sequence[FoundTile]] = [known]
+            elif band in there:  # damaged
+                batches = find_bands(job, [band], counter.seconds)
+            else:
+                batches = _find_band(job, band, images, counter.seconds)
+            yield settle_band(job, band, batches, ownership, counter)
+
+
+def find_bands(job: Job, bands: Sequence[int], seconds: Seconds) -> Generator[list[FoundTile], None, None]:
+    """What the model sees in bands, whoever owns it, batch after batch; a batch is of one band.
+
+    Pure: depends on nothing that was found elsewhere.
+
+    Args:
+        job: slide, model, options and plan.
+        bands: rows of the grid, in any order.
+        seconds: spent is added.
+
+    Raises:
+        InputError: the slide is damaged; the region is named.
+    """
+    with closing(_images(job, bands)) as images:
+        for band in bands:
+            yield from _find_band(job, band, images, seconds)
+
+
+def _images(job: Job, bands: Sequence[int]) -> Generator[NDArray[np.uint8], None, None]:
     threads = usable_threads()
     tiles = (tile for band in bands for tile in job.plan.tiles(band))
-    depth = 2 * job.options.batch_size + threads
-    with closing(read_ahead(job.reader, tiles, job.plan.grid.scale, depth, threads)) as images:
-        for band in bands:
-            yield _predict_band(job, band, images, ownership, counter)
+    return read_ahead(job.reader, tiles, job.plan.grid.scale, 2 * job.options.batch_size + threads, threads)
 
 
-def _predict_band(
-    job: Job, band: int, images: Iterator[NDArray[np.uint8]], ownership: Ownership, counter: Counter
+def _find_band(
+    job: Job, band: int, images: Iterator[NDArray[np.uint8]], seconds: Seconds
+) -> Generator[list[FoundTile], None, None]:
+    tiles, size = job.plan.tiles(band), job.options.batch_size
+    for batch in (tiles[first : first + size] for first in range(0, len(tiles), size)):
+        start = time.perf_counter()
+        pixels = list(islice(images, len(batch)))
+        seconds.read += time.perf_counter() - start
+        start = time.perf_counter()
+        cells = job.model.predict_tiles(pixels)
+        seconds.model += time.perf_counter() - start
+        yield [FoundTile(tile, seen) for tile, seen in zip(batch, cells, strict=True)]
+
+
+def settle_band(
+    job: Job, band: int, batches: Iterable[Sequence[FoundTile]], ownership: Ownership, counter: Counter
 ) -> tuple[pa.Table, PartInfo]:
-    tiles, types, size = job.plan.tiles(band), job.model.types, job.options.batch_size
+    """Decide which cells of a band are kept. Bands are settled in their order.
+
+    Args:
+        job: slide, model, options and plan.
+        band: row of the grid.
+        batches: what was found in its tiles, from left to right.
+        ownership: has seen the bands before.
+        counter: told of every batch.
+
+    Returns:
+        Rows of the cell table without ``cell_id``, and what is known about them.
+    """
+    types = job.model.types
     tables: list[pa.Table] = []
     edges: list[NDArray[np.float64]] = []
     outside: list[tuple[float, float]] = []
     counts = np.zeros(len(types), dtype=np.int64)
-    for batch in (tiles[first : first + size] for first in range(0, len(tiles), size)):
-        start = time.perf_counter()
-        pixels = list(islice(images, len(batch)))
-        counter.seconds.read += time.perf_counter() - start
-        start = time.perf_counter()
-        found = job.model.predict_tiles(pixels)
-        counter.seconds.model += time.perf_counter() - start
+    tiles, area = 0, 0.0
+    for batch in batches:
         cells = 0
-        for tile, seen in zip(batch, found, strict=True):
-            kept, boxes = ownership.keep(tile, seen)
+        for found in batch:
+            kept, boxes = ownership.keep(found.tile, found.cells)
             if job.plan.roi is not None:
                 kept, boxes, others = within(job.plan.roi, kept, boxes)
                 outside.extend(others)
@@ -163,11 +218,12 @@ def _predict_band(
             edges.append(boxes)
             counts += np.bincount(kept.probabilities.argmax(1), minlength=len(types))
             cells += len(kept)
-        counter.add(len(batch), cells, sum(job.plan.area(tile) for tile in batch))
+            area += job.plan.area(found.tile)
+        tiles += len(batch)
+        counter.add(len(batch), cells, sum(job.plan.area(found.tile) for found in batch))
     rows = pa.concat_tables(tables).combine_chunks()
-    area = sum(job.plan.area(tile) for tile in tiles)
     by_type = dict(zip(types, counts.tolist(), strict=True))
-    return rows, PartInfo(band, len(rows), len(tiles), area, by_type, _bounds(np.concatenate(edges)), tuple(outside))
+    return rows, PartInfo(band, len(rows), tiles, area, by_type, _bounds(np.concatenate(edges)), tuple(outside))
 
 
 def within(

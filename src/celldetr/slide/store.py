@@ -132,10 +132,10 @@ class PartStore:
             start += info.rows
 
     def remove(self) -> None:
-        """Delete the parts and what an interruption left beside them."""
+        """Delete the parts, the bands found for them (``found``) and what an interruption left beside them."""
         if self._parts.is_dir():
-            for path in self._parts.glob("part-*.parquet*"):
-                path.unlink()
+            for path in (*self._parts.glob("part-*.parquet*"), *self._parts.glob("found-*.npz*")):
+                path.unlink(missing_ok=True)  # a process taken for dead may have renamed it a moment ago
             if not any(self._parts.iterdir()):
                 self._parts.rmdir()
 
