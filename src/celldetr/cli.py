@@ -33,6 +33,9 @@ app = typer.Typer(
     epilog="Start with:  celldetr demo -o demo     Then:  celldetr predict SLIDE -o OUT",
 )
 
+PARTIAL = 3  # exit code: there is a result, and places of the slide are missing in it
+NAMED = 10  # places that are told of one slide
+
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for the results, one folder a slide; made if needed.")]
 ModelName = Annotated[
     str | None,
@@ -99,7 +102,11 @@ def predict(
     resume: Resume = False,
     quiet: Quiet = False,
 ) -> None:
-    """Find every cell of slides: OUT/SLIDE/ gets cells.parquet, run.json, overview.png and summary.html."""
+    """Find every cell of slides: OUT/SLIDE/ gets cells.parquet, run.json, overview.png and summary.html.
+
+    Exit code 0: all done; 2: a slide or an option cannot be used, or the disk is full; 3: done, but a slide is damaged
+    in places, which are named; 130 or 143: interrupted, continue with --resume.
+    """
     from celldetr.config import parse
     from celldetr.export import find_format
     from celldetr.slide.options import PredictOptions
@@ -117,7 +124,7 @@ def predict(
     from celldetr.api import load_model, predict_slide
 
     loaded = load_model(model, device, precision=_precision(precision), threshold=threshold, batch_size=batch_size)
-    failed = 0
+    code = 0
     for slide in slides:
         try:
             with _resumable(), progress_bar(quiet) as bar:
@@ -133,11 +140,12 @@ def predict(
                 )
         except InputError as error:  # told at once; the other slides are still done
             _complain(error)
-            failed += 1
+            code = 2
         else:
             _tell(summary)
-    if failed:
-        raise typer.Exit(2)
+            code = code or (PARTIAL if summary.failed_tiles else 0)
+    if code:
+        raise typer.Exit(code)
 
 
 @app.command()
@@ -347,6 +355,11 @@ def _tell(summary: Any) -> None:
     typer.echo(f"{summary.directory}: {found}")
     for warning in summary.warnings:
         typer.echo(f"  note: {warning}", err=True)
+    for tile in summary.failed_tiles[:NAMED]:
+        place = f"{tile.w_px:.0f} x {tile.h_px:.0f} px at ({tile.x_px:.0f}, {tile.y_px:.0f})"
+        typer.echo(f"  missing: {place}: {tile.reason}", err=True)
+    if len(summary.failed_tiles) > NAMED:
+        typer.echo(f"  ... and {len(summary.failed_tiles) - NAMED:,} more, see failed_tiles in run.json", err=True)
 
 
 def _complain(error: Exception | str) -> None:

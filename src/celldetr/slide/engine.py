@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from celldetr.errors import InputError
 from celldetr.files import output_errors, read_json
+from celldetr.slide.damage import FailedTile
 from celldetr.slide.lock import RunLock
 from celldetr.slide.options import PredictOptions
 from celldetr.slide.pipeline import Counter, Job, Seconds, predict_bands
@@ -28,7 +29,7 @@ from celldetr.slide.plan import make_plan
 from celldetr.slide.provenance import differences, doubts, identity, table_provenance
 from celldetr.slide.reader import SlideReader, from_array
 from celldetr.slide.session import Progress, Session
-from celldetr.slide.store import CELLS, PARTS, RUN, PartStore, joint_bounds
+from celldetr.slide.store import CELLS, FINISHED, PARTS, RUN, PartStore, joint_bounds
 from celldetr.slide.table import cell_schema, number_rows, table_metadata, table_to_frame
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ class RunSummary:
         tissue_mm2: area of tissue.
         seconds: of the whole run, over all its sessions.
         warnings: what is doubtful, one sentence each.
+        failed_tiles: what could not be decoded; the table has no cells from there.
     """
 
     directory: Path
@@ -61,6 +63,7 @@ class RunSummary:
     tissue_mm2: float
     seconds: float
     warnings: tuple[str, ...]
+    failed_tiles: tuple[FailedTile, ...] = ()
 
 
 def run_slide(
@@ -158,14 +161,14 @@ def earlier_run(directory: Path, run: dict[str, Any], resume: bool, overwrite: b
         raise InputError(
             f"{directory}: cannot be resumed, it was made with {'; '.join(wrong)}; pass --overwrite to replace it"
         )
-    if earlier.get("status") == "complete" and CELLS not in there:
+    if earlier.get("status") in FINISHED and CELLS not in there:
         earlier["status"] = "incomplete"
     return earlier
 
 
 def is_complete(earlier: dict[str, Any] | None) -> TypeGuard[dict[str, Any]]:
     """Whether nothing is left to do."""
-    return earlier is not None and earlier.get("status") == "complete"
+    return earlier is not None and earlier.get("status") in FINISHED
 
 
 def _clear(directory: Path) -> None:
@@ -181,7 +184,13 @@ def summarise(directory: Path, run: dict[str, Any]) -> RunSummary:
     """What is told of a finished run, from its ``run.json``."""
     cells = run["cells"]
     return RunSummary(
-        directory, cells["total"], cells["by_type"], run["tissue_mm2"], run["seconds"]["total"], tuple(run["warnings"])
+        directory,
+        cells["total"],
+        cells["by_type"],
+        run["tissue_mm2"],
+        run["seconds"]["total"],
+        tuple(run["warnings"]),
+        tuple(FailedTile(**tile) for tile in run["failed_tiles"]),
     )
 
 

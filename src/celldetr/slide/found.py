@@ -31,10 +31,19 @@ _FIELDS = ("boxes", "scores", "probabilities", "embeddings")
 
 @dataclass(frozen=True)
 class FoundTile:
-    """All that was found in a tile, also beyond what it owns."""
+    """All that was found in a tile, also beyond what it owns.
+
+    Attributes:
+        tile: where.
+        cells: None if nothing of it could be decoded.
+        lost: left, top, right, bottom, in pixels of the tile, of what could not be; None if all could.
+        reason: why it could not.
+    """
 
     tile: Tile
-    cells: TileCells
+    cells: TileCells | None
+    lost: tuple[int, int, int, int] | None = None
+    reason: str = ""
 
 
 def digest(identity: Mapping[str, Any]) -> str:
@@ -68,9 +77,12 @@ class FoundStore:
         """
         arrays: dict[str, NDArray[Any]] = {
             "columns": np.array([item.tile.column for item in found], np.int64),
-            "counts": np.array([len(item.cells) for item in found], np.int64),
+            "counts": np.array([len(item.cells or ()) for item in found], np.int64),
+            "lost": np.array([item.lost or (0, 0, 0, 0) for item in found], np.int64).reshape(-1, 4),
+            "reasons": np.array([item.reason for item in found], np.str_),
         }
-        arrays |= {name: np.concatenate([getattr(item.cells, name) for item in found]) for name in _FIELDS}
+        cells = [item.cells for item in found if item.cells is not None] or [_no_cells()]
+        arrays |= {name: np.concatenate([getattr(item, name) for item in cells]) for name in _FIELDS}
         # A process that was taken for dead may write the same band at the same time.
         with replacing(self.path(band), tag=uuid4().hex) as temporary, temporary.open("wb") as file:
             np.savez(file, allow_pickle=False, **arrays)
@@ -85,7 +97,7 @@ class FoundStore:
 
         try:
             with np.load(self.path(band), allow_pickle=False) as file:
-                arrays = {name: file[name] for name in ("columns", "counts", *_FIELDS)}
+                arrays = {name: file[name] for name in ("columns", "counts", "lost", "reasons", *_FIELDS)}
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
             return None
         if arrays["columns"].tolist() != [tile.column for tile in tiles]:
@@ -94,7 +106,19 @@ class FoundStore:
         if len(ends) and any(len(arrays[name]) != ends[-1] for name in _FIELDS):
             return None
         starts = ends - arrays["counts"]
-        return [
-            FoundTile(tile, TileCells(*(arrays[name][start:end] for name in _FIELDS)))
-            for tile, start, end in zip(tiles, starts, ends, strict=True)
-        ]
+        items = []
+        for i, tile in enumerate(tiles):
+            cells = TileCells(*(arrays[name][starts[i] : ends[i]] for name in _FIELDS))
+            left, top, right, bottom = arrays["lost"][i].tolist()
+            lost = (left, top, right, bottom) if right > left else None
+            whole = lost == (0, 0, tile.width, tile.height)
+            items.append(FoundTile(tile, None if whole else cells, lost, str(arrays["reasons"][i])))
+        return items
+
+
+def _no_cells() -> TileCells:
+    """For a band of which no tile could be decoded."""
+    from celldetr.model.output import TileCells
+
+    boxes, scores, probabilities = (np.zeros(shape, np.float32) for shape in ((0, 4), (0,), (0, 1)))
+    return TileCells(boxes, scores, probabilities, np.zeros((0, 1), np.float16))

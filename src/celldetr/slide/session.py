@@ -15,10 +15,11 @@ from typing import Any
 
 from celldetr.errors import InputError
 from celldetr.files import write_json
+from celldetr.slide.damage import FailedTile
 from celldetr.slide.found import FoundStore, digest
 from celldetr.slide.pipeline import Counter, Job, Seconds, predict_bands
-from celldetr.slide.provenance import doubts, environment, now, results, table_provenance
-from celldetr.slide.store import PARTS, RUN, PartStore
+from celldetr.slide.provenance import doubts, environment, loss, now, results, table_provenance
+from celldetr.slide.store import CELLS, PARTS, RUN, PartStore
 
 
 @dataclass(frozen=True)
@@ -89,16 +90,27 @@ class Session:
         try:
             write_json(self._directory / RUN, self._run)
             self._predict()
+            failed = [tile for info in self._infos for tile in info.failed]
+            if failed:
+                self._check_worth(failed)
+                self._run["warnings"] = [*self._run["warnings"], loss(failed)]
             start = time.perf_counter()
-            self._store.finish(self._infos, table_provenance(self._run))
+            self._store.finish(self._infos, table_provenance(self._run, len(failed)))
             self._counter.seconds.write += time.perf_counter() - start
-            run = self._describe("complete") | results(self._infos, self._job.plan, self._job.model.types)
+            status = "partial" if failed else "complete"
+            run = self._describe(status) | results(self._infos, self._job.plan, self._job.model.types)
             write_json(self._directory / RUN, run)
-            self._store.remove()
-            return run
         except BaseException as error:
             self._stop(error)
             raise
+        self._store.remove()
+        return run
+
+    def _check_worth(self, failed: list[FailedTile]) -> None:
+        """Refuse a slide of which nothing could be decoded: no cells would look like a result."""
+        if all(info.is_lost for info in self._infos):
+            slide, first = self._job.reader.file or self._job.reader.name, failed[0].reason
+            raise InputError(f"{slide}: none of its {len(failed)} tiles can be decoded; the first: {first}")
 
     def _predict(self) -> None:
         ownership = self._job.ownership()
@@ -140,10 +152,18 @@ class Session:
     def _stop(self, error: BaseException) -> None:
         """Leave what can be resumed, or nothing if no part was written. Must not hide the error that ends the run."""
         with suppress(OSError, InputError):
-            if not self._infos and not any(self._found.has(band) for band in self._job.plan.bands):
+            if not self._is_worth_keeping():
                 self._store.remove()
-                (self._directory / RUN).unlink(missing_ok=True)
+                for name in (CELLS, RUN):  # run.json last: without it nobody knows whose the rest is
+                    (self._directory / name).unlink(missing_ok=True)
                 return
             status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
             reason = str(error) or type(error).__name__
             write_json(self._directory / RUN, self._describe(status) | {"error": reason})
+
+    def _is_worth_keeping(self) -> bool:
+        """Whether any tile has been decoded and its cells found."""
+        if not all(info.is_lost for info in self._infos):
+            return True
+        bands = {info.band for info in self._infos}
+        return any(self._found.has(band) for band in self._job.plan.bands if band not in bands)
