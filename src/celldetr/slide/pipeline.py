@@ -271,6 +271,8 @@ def _failure(job: Job, found: FoundTile) -> list[FailedTile]:
         return []
     tile, grid = found.tile, job.plan.grid
     x, y, width, height = grid.place(tile)
+    if found.cells is None:
+        return [FailedTile(tile.row, tile.column, x, y, width, height, job.plan.area(tile), found.reason)]
     left, top, right, bottom = found.lost
     x0, x1 = (min(max((tile.x + edge) * grid.scale[0], x), x + width) for edge in (left, right))
     y0, y1 = (min(max((tile.y + edge) * grid.scale[1], y), y + height) for edge in (top, bottom))
