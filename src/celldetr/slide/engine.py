@@ -20,7 +20,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from celldetr.errors import InputError
-from celldetr.files import output_errors, read_json
+from celldetr.files import flush_directory, output_errors, read_json
 from celldetr.slide.damage import FailedTile
 from celldetr.slide.lock import RunLock
 from celldetr.slide.options import PredictOptions
@@ -39,8 +39,11 @@ if TYPE_CHECKING:
 
 __all__ = ["Progress", "RunSummary", "predict_array", "run_slide"]
 
-# What ``overwrite`` removes: a run's own files and what other commands made from them, nothing else.
-OUTPUTS = ("cells.*", RUN + "*", "overview.png", "summary.html")
+# What ``overwrite`` removes: a run's own files and what other commands made from them, nothing else. ``run.json`` goes
+# last, after the parts: whenever this is interrupted, what is left is known to be of the earlier run.
+OUTPUTS = ("summary.html*", "overview.png*", "cells.*")
+# What a process that was killed may have been writing.
+UNFINISHED = ("summary.html.tmp", "overview.png.tmp", "cells.*.tmp", RUN + ".tmp")
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,7 @@ def run_slide(
     *,
     resume: bool = False,
     overwrite: bool = False,
+    then: Callable[[RunSummary], object] | None = None,
 ) -> RunSummary:
     """Find the cells of a slide and write them to ``out_dir/<slide>/``.
 
@@ -87,26 +91,30 @@ def run_slide(
         resume: continue an interrupted run, or accept a finished one, of the same slide, model and options; where there
             is none, begin.
         overwrite: replace what is there.
+        then: called when the table is there and the directory still held against other runs: for what is made from it.
 
     Raises:
         InputError: there is output already, or of another slide, model or options than is to be resumed; the directory
-            is in use; the disk is full; the slide is damaged; the region lies outside it.
+            is in use; the disk is full; nothing of the slide can be decoded; the region lies outside it.
     """
     options = options or PredictOptions()
     _check(reader, options, resume, overwrite)
     directory = Path(out_dir) / reader.name
     run = identity(reader, model, options)
-    earlier = earlier_run(directory, run, resume, overwrite)
-    if is_complete(earlier):
-        return summarise(directory, earlier)
     start = time.perf_counter()
-    job = Job(reader, model, options, make_plan(reader, model.mpp, options))
+    # Before the lock, because with it goes what is to be overwritten, and the plan may find a mistake.
+    finished = is_complete(earlier_run(directory, run, resume, overwrite))
+    plan = None if finished else make_plan(reader, model.mpp, options)
     seconds = Seconds(tissue=time.perf_counter() - start)
     with claim(directory, run, resume, overwrite) as earlier:
-        if is_complete(earlier):
-            return summarise(directory, earlier)
-        session = Session(job, directory, run, earlier or {}, start, seconds, progress=progress)
-        return summarise(directory, session.complete())
+        if not is_complete(earlier):
+            job = Job(reader, model, options, plan or make_plan(reader, model.mpp, options))
+            session = Session(job, directory, run, earlier or {}, start, seconds, progress=progress)
+            earlier = session.complete()
+        summary = summarise(directory, earlier)
+        if then is not None:
+            then(summary)
+        return summary
 
 
 @contextmanager
@@ -120,11 +128,12 @@ def claim(directory: Path, run: dict[str, Any], resume: bool, overwrite: bool) -
     """
     with output_errors(directory):
         directory.mkdir(parents=True, exist_ok=True)
+        flush_directory(directory.parent)
     try:
         with RunLock(directory):
             earlier = earlier_run(directory, run, resume, overwrite)  # another run may have come before the lock
-            if overwrite:
-                _clear(directory)
+            with output_errors(directory):
+                _sweep(directory, everything=overwrite, parts=overwrite or is_complete(earlier))
             yield earlier
     finally:
         with suppress(OSError):
@@ -171,27 +180,40 @@ def is_complete(earlier: dict[str, Any] | None) -> TypeGuard[dict[str, Any]]:
     return earlier is not None and earlier.get("status") in FINISHED
 
 
-def _clear(directory: Path) -> None:
+def _sweep(directory: Path, everything: bool, parts: bool) -> None:
+    """Remove what a killed process left unfinished, the parts of a finished run, or all output."""
     if not any((directory / name).exists() for name in (CELLS, RUN, PARTS)):
         return  # never a run's directory: what is there is the user's
-    PartStore(directory, (), 1).remove()
-    for pattern in OUTPUTS:
+    for pattern in OUTPUTS if everything else UNFINISHED:
         for path in filter(Path.is_file, directory.glob(pattern)):
             path.unlink()
+    if parts:
+        PartStore(directory, (), 1).remove()
+    if everything:
+        (directory / RUN).unlink(missing_ok=True)
+        flush_directory(directory)
 
 
 def summarise(directory: Path, run: dict[str, Any]) -> RunSummary:
-    """What is told of a finished run, from its ``run.json``."""
-    cells = run["cells"]
-    return RunSummary(
-        directory,
-        cells["total"],
-        cells["by_type"],
-        run["tissue_mm2"],
-        run["seconds"]["total"],
-        tuple(run["warnings"]),
-        tuple(FailedTile(**tile) for tile in run["failed_tiles"]),
-    )
+    """What is told of a finished run, from its ``run.json``.
+
+    Raises:
+        InputError: that has been changed by hand, or damaged.
+    """
+    try:
+        return RunSummary(
+            directory,
+            int(run["cells"]["total"]),
+            {str(name): int(count) for name, count in run["cells"]["by_type"].items()},
+            float(run["tissue_mm2"]),
+            float(run["seconds"]["total"]),
+            tuple(map(str, run["warnings"])),
+            tuple(FailedTile(**tile) for tile in run["failed_tiles"]),
+        )
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{directory / RUN}: not as a run writes it ({type(error).__name__}: {error}); pass --overwrite"
+        ) from None
 
 
 def predict_array(
