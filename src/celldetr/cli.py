@@ -1,6 +1,7 @@
 """The command line: parse, call, report; no logic.
 
-A user's mistake is one line on standard error and exit code 2, as are wrong options; an interruption is exit code 130.
+A user's mistake is one line on standard error and exit code 2, as are wrong options; 3 says that a result has gaps; an
+interruption is exit code 130 (SIGINT) or 143 (SIGTERM).
 Results go to standard output, progress and notes to standard error. Heavy imports happen inside commands, so that
 ``--help`` is quick.
 """
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from celldetr.errors import InputError, near
+from celldetr.interrupt import Interrupted, stoppable
 from celldetr.progress import image_listener, progress_bar, slide_listener, training_listener
 
 if TYPE_CHECKING:
@@ -48,6 +50,17 @@ Resume = Annotated[bool, typer.Option("--resume", help="Continue an interrupted 
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")]
 
 
+@contextmanager
+def _resumable() -> Iterator[None]:
+    """Say what an interruption leaves; typer itself would end without a word."""
+    try:
+        with stoppable():
+            yield
+    except KeyboardInterrupt as stop:
+        typer.echo("interrupted; what is finished is kept, run again with --resume to continue", err=True)
+        raise typer.Exit(stop.code if isinstance(stop, Interrupted) else 130) from None
+
+
 @app.callback(invoke_without_command=True)
 def common(version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False) -> None:
     """Every nucleus of an H&E slide located, typed and embedded."""
@@ -61,6 +74,7 @@ def common(version: Annotated[bool, typer.Option("--version", help="Print the ve
 
 
 @app.command()
+@_resumable()
 def predict(
     slides: Annotated[
         list[Path], typer.Argument(metavar="SLIDE", help="What OpenSlide reads, TIFF (plain, OME), PNG, JPEG.")
@@ -127,7 +141,7 @@ def predict(
     code = 0
     for slide in slides:
         try:
-            with _resumable(), progress_bar(quiet) as bar:
+            with progress_bar(quiet) as bar:
                 summary = predict_slide(
                     slide,
                     out,
@@ -195,6 +209,7 @@ def export(
 
 
 @app.command()
+@_resumable()
 def train(
     recipe: Annotated[
         str, typer.Argument(metavar="RECIPE", help="A recipe's name (small-20x, paper-r50) or YAML file.")
@@ -215,7 +230,7 @@ def train(
     from celldetr.training.loop import train as run
 
     chosen = load_recipe(recipe, settings)
-    with _resumable(), progress_bar(quiet) as bar:
+    with progress_bar(quiet) as bar:
         folder = run(
             chosen,
             out,
@@ -364,16 +379,6 @@ def _tell(summary: Any) -> None:
 
 def _complain(error: Exception | str) -> None:
     typer.echo(f"error: {' '.join(str(error).split())}", err=True)
-
-
-@contextmanager
-def _resumable() -> Iterator[None]:
-    """Say what an interruption leaves; typer itself would end without a word."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        typer.echo("interrupted; run again with --resume to continue", err=True)
-        raise typer.Exit(130) from None
 
 
 def main() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import platform
 import subprocess
@@ -11,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import children
 import lock_race
 import pytest
 
@@ -38,8 +38,7 @@ def test_of_many_that_try_at_once_one_succeeds(tmp_path: Path, flock: bool) -> N
         (tmp_path / str(turn)).mkdir()
         if turn % 2:
             left_behind(tmp_path / str(turn), flock=flock)
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["lock_race"])
+    context = children.context()
     start, end, results = context.Barrier(RACERS), context.Barrier(RACERS), context.SimpleQueue()
     arguments = (tmp_path, ROUNDS, start, end, flock, results)
     racers = [context.Process(target=lock_race.race, args=arguments) for _ in range(RACERS)]

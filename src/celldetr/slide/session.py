@@ -162,8 +162,9 @@ class Session:
             write_json(self._directory / RUN, self._describe(status) | {"error": reason})
 
     def _is_worth_keeping(self) -> bool:
-        """Whether any tile has been decoded and its cells found."""
-        if not all(info.is_lost for info in self._infos):
+        """Whether any tile has been decoded and its cells found, by what is on disk: signals come at any time."""
+        infos = self._store.infos(self._job.plan.bands)
+        if not all(info.is_lost for info in infos):
             return True
-        bands = {info.band for info in self._infos}
+        bands = {info.band for info in infos}
         return any(self._found.has(band) for band in self._job.plan.bands if band not in bands)
