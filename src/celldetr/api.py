@@ -120,7 +120,7 @@ def predict_slide(
     Raises:
         InputError: anything wrong with the slide, the options or the output; one line says what to do.
     """
-    from celldetr.export import export_cells, find_format
+    from celldetr.export import find_format, write_format
     from celldetr.view.overview import OVERVIEW_NAME, write_overview
     from celldetr.view.summary import SUMMARY_NAME, write_summary
 
@@ -131,11 +131,13 @@ def predict_slide(
         settings = settings.model_copy(update={"mpp": mpp})
     with open_slide(path, settings.mpp) as reader:
         loaded = model if isinstance(model, Model) else load_model(model)
-        summary = run_slide(reader, loaded, out, settings, progress, resume=resume, overwrite=overwrite)
-        # Pictures are made from a finished table only, so those that a resumed run finds are of this one.
-        for name, write in ((OVERVIEW_NAME, write_overview), (SUMMARY_NAME, write_summary)):
-            if not (resume and (summary.directory / name).is_file()):
-                write(summary.directory, reader)
-    for name in formats:
-        export_cells(summary.directory, name, overwrite=overwrite or resume)
-    return summary
+
+        def finish(summary: RunSummary) -> None:
+            # Pictures are made from a finished table only, so those that a resumed run finds are of this one.
+            for name, write in ((OVERVIEW_NAME, write_overview), (SUMMARY_NAME, write_summary)):
+                if not (resume and (summary.directory / name).is_file()):
+                    write(summary.directory, reader)
+            for name in formats:
+                write_format(summary.directory, name, overwrite=overwrite or resume)
+
+        return run_slide(reader, loaded, out, settings, progress, resume=resume, overwrite=overwrite, then=finish)

@@ -1,6 +1,7 @@
 """The command line: parse, call, report; no logic.
 
-A user's mistake is one line on standard error and exit code 2, as are wrong options; an interruption is exit code 130.
+A user's mistake is one line on standard error and exit code 2, as are wrong options; 3 says that a result has gaps; an
+interruption is exit code 130 (SIGINT) or 143 (SIGTERM).
 Results go to standard output, progress and notes to standard error. Heavy imports happen inside commands, so that
 ``--help`` is quick.
 """
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from celldetr.errors import InputError, near
+from celldetr.interrupt import Interrupted, stoppable
 from celldetr.progress import image_listener, progress_bar, slide_listener, training_listener
 
 if TYPE_CHECKING:
@@ -33,6 +35,9 @@ app = typer.Typer(
     epilog="Start with:  celldetr demo -o demo     Then:  celldetr predict SLIDE -o OUT",
 )
 
+PARTIAL = 3  # exit code: there is a result, and places of the slide are missing in it
+NAMED = 10  # places that are told of one slide
+
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for the results, one folder a slide; made if needed.")]
 ModelName = Annotated[
     str | None,
@@ -43,6 +48,17 @@ PrecisionName = Annotated[str, typer.Option("--precision", help="32, bf16, or au
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace earlier results.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Continue an interrupted run; keep what is finished.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")]
+
+
+@contextmanager
+def _resumable() -> Iterator[None]:
+    """Say what an interruption leaves; typer itself would end without a word."""
+    try:
+        with stoppable():
+            yield
+    except KeyboardInterrupt as stop:
+        typer.echo("interrupted; what is finished is kept, run again with --resume to continue", err=True)
+        raise typer.Exit(stop.code if isinstance(stop, Interrupted) else 130) from None
 
 
 @app.callback(invoke_without_command=True)
@@ -58,6 +74,7 @@ def common(version: Annotated[bool, typer.Option("--version", help="Print the ve
 
 
 @app.command()
+@_resumable()
 def predict(
     slides: Annotated[
         list[Path], typer.Argument(metavar="SLIDE", help="What OpenSlide reads, TIFF (plain, OME), PNG, JPEG.")
@@ -99,7 +116,11 @@ def predict(
     resume: Resume = False,
     quiet: Quiet = False,
 ) -> None:
-    """Find every cell of slides: OUT/SLIDE/ gets cells.parquet, run.json, overview.png and summary.html."""
+    """Find every cell of slides: OUT/SLIDE/ gets cells.parquet, run.json, overview.png and summary.html.
+
+    Exit code 0: all done; 2: a slide or an option cannot be used, or the disk is full; 3: done, but a slide is damaged
+    in places, which are named; 130 or 143: interrupted, continue with --resume.
+    """
     from celldetr.config import parse
     from celldetr.export import find_format
     from celldetr.slide.options import PredictOptions
@@ -117,10 +138,10 @@ def predict(
     from celldetr.api import load_model, predict_slide
 
     loaded = load_model(model, device, precision=_precision(precision), threshold=threshold, batch_size=batch_size)
-    failed = 0
+    code = 0
     for slide in slides:
         try:
-            with _resumable(), progress_bar(quiet) as bar:
+            with progress_bar(quiet) as bar:
                 summary = predict_slide(
                     slide,
                     out,
@@ -133,11 +154,12 @@ def predict(
                 )
         except InputError as error:  # told at once; the other slides are still done
             _complain(error)
-            failed += 1
+            code = 2
         else:
             _tell(summary)
-    if failed:
-        raise typer.Exit(2)
+            code = code or (PARTIAL if summary.failed_tiles else 0)
+    if code:
+        raise typer.Exit(code)
 
 
 @app.command()
@@ -202,6 +224,7 @@ def export(
 
 
 @app.command()
+@_resumable()
 def train(
     recipe: Annotated[
         str, typer.Argument(metavar="RECIPE", help="A recipe's name (small-20x, paper-r50) or YAML file.")
@@ -224,7 +247,7 @@ def train(
 
     chosen = load_recipe(recipe, settings)
     try:
-        with _resumable(), progress_bar(quiet or not is_first()) as bar:
+        with progress_bar(quiet or not is_first()) as bar:
             folder = run(
                 chosen,
                 out,
@@ -369,20 +392,15 @@ def _tell(summary: Any) -> None:
     typer.echo(f"{summary.directory}: {found}")
     for warning in summary.warnings:
         typer.echo(f"  note: {warning}", err=True)
+    for tile in summary.failed_tiles[:NAMED]:
+        place = f"{tile.w_px:.0f} x {tile.h_px:.0f} px at ({tile.x_px:.0f}, {tile.y_px:.0f})"
+        typer.echo(f"  missing: {place}: {tile.reason}", err=True)
+    if len(summary.failed_tiles) > NAMED:
+        typer.echo(f"  ... and {len(summary.failed_tiles) - NAMED:,} more, see failed_tiles in run.json", err=True)
 
 
 def _complain(error: Exception | str) -> None:
     typer.echo(f"error: {' '.join(str(error).split())}", err=True)
-
-
-@contextmanager
-def _resumable() -> Iterator[None]:
-    """Say what an interruption leaves; typer itself would end without a word."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        typer.echo("interrupted; run again with --resume to continue", err=True)
-        raise typer.Exit(130) from None
 
 
 def main() -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,9 @@ from celldetr.errors import InputError, near
 from celldetr.export.anndata import write_anndata
 from celldetr.export.csv import write_csv
 from celldetr.export.geojson import write_geojson
-from celldetr.export.table import open_table
+from celldetr.export.table import CellTable, open_table
 from celldetr.files import output_errors, replacing
+from celldetr.slide.lock import RunLock
 
 
 @dataclass(frozen=True)
@@ -108,6 +110,23 @@ def export_cells(
         InputError: unknown format or option, no table, a target that exists or has another format's suffix, or a disk
             that cannot be written to.
     """
+    exporter, table, target = _prepare(source, format, out, overwrite, options)
+    with RunLock(target.parent) if target.parent.samefile(table.path.parent) else nullcontext():
+        _write(exporter, table, target, options)
+    return target
+
+
+def write_format(directory: Path, format: str, *, overwrite: bool) -> Path:
+    """``export_cells`` into a run's directory that the caller holds (``RunLock``)."""
+    exporter, table, target = _prepare(directory, format, None, overwrite, {})
+    _write(exporter, table, target, {})
+    return target
+
+
+def _prepare(
+    source: str | Path, format: str, out: str | Path | None, overwrite: bool, options: dict[str, Any]
+) -> tuple[Exporter, CellTable, Path]:
+    """Check all that can be, and make the folder."""
     exporter = find_format(format)
     for option in options:
         if option not in exporter.options:
@@ -117,6 +136,9 @@ def export_cells(
     target = _target(exporter, table.path.parent, None if out is None else Path(out), overwrite)
     with output_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
+    return exporter, table, target
+
+
+def _write(exporter: Exporter, table: CellTable, target: Path, options: dict[str, Any]) -> None:
     with replacing(target) as temporary:
         exporter.write(table, temporary, **options)
-    return target

@@ -9,26 +9,27 @@ nothing.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from celldetr.errors import InputError
-from celldetr.files import output_errors, read_json
+from celldetr.files import flush_directory, output_errors, read_json
+from celldetr.slide.damage import FailedTile
 from celldetr.slide.lock import RunLock
 from celldetr.slide.options import PredictOptions
-from celldetr.slide.pipeline import Counter, Job, predict_bands
+from celldetr.slide.pipeline import Counter, Job, Seconds, predict_bands
 from celldetr.slide.plan import make_plan
 from celldetr.slide.provenance import differences, doubts, identity, table_provenance
 from celldetr.slide.reader import SlideReader, from_array
 from celldetr.slide.session import Progress, Session
-from celldetr.slide.store import CELLS, PARTS, RUN, PartStore, joint_bounds
+from celldetr.slide.store import CELLS, FINISHED, PARTS, RUN, PartStore, joint_bounds
 from celldetr.slide.table import cell_schema, number_rows, table_metadata, table_to_frame
 
 if TYPE_CHECKING:
@@ -38,8 +39,11 @@ if TYPE_CHECKING:
 
 __all__ = ["Progress", "RunSummary", "predict_array", "run_slide"]
 
-# What ``overwrite`` removes: a run's own files and what other commands made from them, nothing else.
-OUTPUTS = ("cells.*", RUN + "*", "overview.png", "summary.html")
+# What ``overwrite`` removes: a run's own files and what other commands made from them, nothing else. ``run.json`` goes
+# last, after the parts: whenever this is interrupted, what is left is known to be of the earlier run.
+OUTPUTS = ("summary.html*", "overview.png*", "cells.*")
+# What a process that was killed may have been writing.
+UNFINISHED = ("summary.html.tmp", "overview.png.tmp", "cells.*.tmp", RUN + ".tmp")
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,7 @@ class RunSummary:
         tissue_mm2: area of tissue.
         seconds: of the whole run, over all its sessions.
         warnings: what is doubtful, one sentence each.
+        failed_tiles: what could not be decoded; the table has no cells from there.
     """
 
     directory: Path
@@ -61,6 +66,7 @@ class RunSummary:
     tissue_mm2: float
     seconds: float
     warnings: tuple[str, ...]
+    failed_tiles: tuple[FailedTile, ...] = ()
 
 
 def run_slide(
@@ -72,6 +78,7 @@ def run_slide(
     *,
     resume: bool = False,
     overwrite: bool = False,
+    then: Callable[[RunSummary], object] | None = None,
 ) -> RunSummary:
     """Find the cells of a slide and write them to ``out_dir/<slide>/``.
 
@@ -84,31 +91,50 @@ def run_slide(
         resume: continue an interrupted run, or accept a finished one, of the same slide, model and options; where there
             is none, begin.
         overwrite: replace what is there.
+        then: called when the table is there and the directory still held against other runs: for what is made from it.
 
     Raises:
         InputError: there is output already, or of another slide, model or options than is to be resumed; the directory
-            is in use; the disk is full; the slide is damaged; the region lies outside it.
+            is in use; the disk is full; nothing of the slide can be decoded; the region lies outside it.
     """
     options = options or PredictOptions()
     _check(reader, options, resume, overwrite)
     directory = Path(out_dir) / reader.name
     run = identity(reader, model, options)
-    earlier = _earlier(directory, run, resume, overwrite)
-    if earlier and earlier.get("status") == "complete":
-        return _summary(directory, earlier)
     start = time.perf_counter()
-    job = Job(reader, model, options, make_plan(reader, model.mpp, options))
+    # Before the lock, because with it goes what is to be overwritten, and the plan may find a mistake.
+    finished = is_complete(earlier_run(directory, run, resume, overwrite))
+    plan = None if finished else make_plan(reader, model.mpp, options)
+    seconds = Seconds(tissue=time.perf_counter() - start)
+    with claim(directory, run, resume, overwrite) as earlier:
+        if not is_complete(earlier):
+            job = Job(reader, model, options, plan or make_plan(reader, model.mpp, options))
+            session = Session(job, directory, run, earlier or {}, start, seconds, progress=progress)
+            earlier = session.complete()
+        summary = summarise(directory, earlier)
+        if then is not None:
+            then(summary)
+        return summary
+
+
+@contextmanager
+def claim(directory: Path, run: dict[str, Any], resume: bool, overwrite: bool) -> Iterator[dict[str, Any] | None]:
+    """Hold a slide's output directory, made if needed, against all other runs; gives what ``earlier_run`` gives.
+
+    With ``overwrite`` earlier output is gone. If nothing is in the directory at the end, it goes too.
+
+    Raises:
+        InputError: see ``earlier_run``; the directory is in use, or cannot be made.
+    """
     with output_errors(directory):
         directory.mkdir(parents=True, exist_ok=True)
+        flush_directory(directory.parent)
     try:
         with RunLock(directory):
-            earlier = _earlier(directory, run, resume, overwrite)  # another run may have come before the lock
-            if earlier and earlier.get("status") == "complete":
-                return _summary(directory, earlier)
-            if overwrite:
-                _clear(directory)
-            session = Session(job, directory, run, earlier or {}, start, progress)
-            return _summary(directory, session.complete())
+            earlier = earlier_run(directory, run, resume, overwrite)  # another run may have come before the lock
+            with output_errors(directory):
+                _sweep(directory, everything=overwrite, parts=overwrite or is_complete(earlier))
+            yield earlier
     finally:
         with suppress(OSError):
             directory.rmdir()  # only succeeds if nothing was left in it
@@ -121,8 +147,12 @@ def _check(reader: SlideReader, options: PredictOptions, resume: bool, overwrite
         raise InputError(f"mpp={options.mpp:g} in the options, but the slide was opened with {reader.mpp:g}")
 
 
-def _earlier(directory: Path, run: dict[str, Any], resume: bool, overwrite: bool) -> dict[str, Any] | None:
-    """The earlier run to go on with, or None to begin; raises if neither was asked for, or if it cannot be resumed."""
+def earlier_run(directory: Path, run: dict[str, Any], resume: bool, overwrite: bool) -> dict[str, Any] | None:
+    """The ``run.json`` of an earlier run to go on with, or None to begin.
+
+    Raises:
+        InputError: there is output and neither was asked for, or it is of another identity than ``run``.
+    """
     there = [name for name in (CELLS, RUN, PARTS) if (directory / name).exists()]
     if overwrite or not there:
         return None
@@ -140,25 +170,50 @@ def _earlier(directory: Path, run: dict[str, Any], resume: bool, overwrite: bool
         raise InputError(
             f"{directory}: cannot be resumed, it was made with {'; '.join(wrong)}; pass --overwrite to replace it"
         )
-    if earlier.get("status") == "complete" and CELLS not in there:
+    if earlier.get("status") in FINISHED and CELLS not in there:
         earlier["status"] = "incomplete"
     return earlier
 
 
-def _clear(directory: Path) -> None:
+def is_complete(earlier: dict[str, Any] | None) -> TypeGuard[dict[str, Any]]:
+    """Whether nothing is left to do."""
+    return earlier is not None and earlier.get("status") in FINISHED
+
+
+def _sweep(directory: Path, everything: bool, parts: bool) -> None:
+    """Remove what a killed process left unfinished, the parts of a finished run, or all output."""
     if not any((directory / name).exists() for name in (CELLS, RUN, PARTS)):
         return  # never a run's directory: what is there is the user's
-    PartStore(directory, (), 1).remove()
-    for pattern in OUTPUTS:
+    for pattern in OUTPUTS if everything else UNFINISHED:
         for path in filter(Path.is_file, directory.glob(pattern)):
             path.unlink()
+    if parts:
+        PartStore(directory, (), 1).remove()
+    if everything:
+        (directory / RUN).unlink(missing_ok=True)
+        flush_directory(directory)
 
 
-def _summary(directory: Path, run: dict[str, Any]) -> RunSummary:
-    cells = run["cells"]
-    return RunSummary(
-        directory, cells["total"], cells["by_type"], run["tissue_mm2"], run["seconds"]["total"], tuple(run["warnings"])
-    )
+def summarise(directory: Path, run: dict[str, Any]) -> RunSummary:
+    """What is told of a finished run, from its ``run.json``.
+
+    Raises:
+        InputError: that has been changed by hand, or damaged.
+    """
+    try:
+        return RunSummary(
+            directory,
+            int(run["cells"]["total"]),
+            {str(name): int(count) for name, count in run["cells"]["by_type"].items()},
+            float(run["tissue_mm2"]),
+            float(run["seconds"]["total"]),
+            tuple(map(str, run["warnings"])),
+            tuple(FailedTile(**tile) for tile in run["failed_tiles"]),
+        )
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{directory / RUN}: not as a run writes it ({type(error).__name__}: {error}); pass --overwrite"
+        ) from None
 
 
 def predict_array(

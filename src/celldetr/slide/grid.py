@@ -122,6 +122,15 @@ class Grid:
         boxes = [np.broadcast_arrays(x0[None], y0[:, None], x1[None], y1[:, None])]
         return np.stack(boxes[0], -1).reshape(-1, 4) * np.array([*self.scale, *self.scale])
 
+    def place(self, tile: Tile) -> tuple[float, float, float, float]:
+        """x, y, width and height of what a tile owns of the slide or region, level-0 pixels."""
+        x, y = _inside(self.columns), _inside(self.rows)
+        corner = np.array([x[0][tile.column], y[0][tile.row], x[1][tile.column], y[1][tile.row]]) * np.array(
+            [*self.scale, *self.scale]
+        )
+        x0, y0, x1, y1 = corner.tolist()
+        return x0, y0, x1 - x0, y1 - y0
+
 
 def _inside(axis: Axis) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     edges = axis.cuts.clip(axis.starts[0], axis.end)

@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from celldetr.errors import InputError
+from celldetr.slide.damage import DamageError
+from celldetr.slide.openslide_handle import OpenSlideHandle
 from celldetr.slide.reader import Level, SlideReader, reduction, slide_name
 from celldetr.slide.resolution import Candidate, Resolution, micrometres, number, pair, resolve
 
@@ -90,7 +92,7 @@ class OpenSlideReader(SlideReader):
 
     def __init__(self, path: Path, slide: openslide.AbstractSlide, resolution: Resolution) -> None:
         self._path = path
-        self._slide = slide
+        self._handle = OpenSlideHandle(path, slide)
         # Kept, because after one failed read OpenSlide answers every question with that error.
         self._downsamples = slide.level_downsamples
         whole = slide.dimensions
@@ -111,12 +113,11 @@ class OpenSlideReader(SlideReader):
     def read_level(self, level: int, x: int, y: int, width: int, height: int) -> NDArray[np.uint8]:
         """See ``SlideReader.read_level``."""
         try:
-            image = self._slide.read_region(self._origin(level, x, y), level, (width, height))
+            image = self._handle.read(self._origin(level, x, y), level, (width, height))
         except openslide.OpenSlideError as error:
-            raise InputError(
-                f"{self._path}: cannot read {width} x {height} px at ({x}, {y}) of level {level} ({error}); "
-                "the file is damaged or incomplete"
-            ) from None
+            place = f"{width} x {height} px at ({x}, {y}) of level {level}"
+            reason = f"cannot read {place} ({error}); the file is damaged or incomplete"
+            raise DamageError(self._path, reason) from None
         if image.getchannel("A").getextrema() == (255, 255):
             return np.asarray(image.convert("RGB"))
         white = Image.new("RGB", image.size, "white")
@@ -140,4 +141,4 @@ class OpenSlideReader(SlideReader):
 
     def close(self) -> None:
         """See ``SlideReader.close``."""
-        self._slide.close()
+        self._handle.close()

@@ -1,5 +1,7 @@
 """From tiles to bands of rows: threads read ahead, the model works in the calling thread, ownership decides in order.
 
+*Finding* the cells of a band needs no other band; *settling* whose they are needs the bands above, and next to no time.
+
 The number of tiles read ahead is bounded, and a band is handed over as soon as it is whole, so memory depends on the
 width of the slide only. A batch never spans two bands: the numbers a network returns depend, in their last bits, on
 what it sees together, and a resumed run must repeat an uninterrupted one.
@@ -21,6 +23,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from celldetr.slide.damage import DamagedTile, FailedTile, read_tile
+from celldetr.slide.found import FoundStore, FoundTile
 from celldetr.slide.grid import Tile
 from celldetr.slide.options import PredictOptions
 from celldetr.slide.ownership import Ownership
@@ -28,12 +32,15 @@ from celldetr.slide.plan import Plan
 from celldetr.slide.reader import SlideReader
 from celldetr.slide.roi_cells import RoiCells
 from celldetr.slide.store import PartInfo
-from celldetr.slide.table import tile_rows
+from celldetr.slide.table import cell_schema, tile_rows
 
 if TYPE_CHECKING:
     from celldetr.model.output import TileCells, TileModel
 
+CUT_OFF = 4  # px; a box that ends this near to lost pixels may be of a nucleus that goes on there
 MAX_THREADS = 8  # decoding a tile takes far less than predicting it
+
+Pixels = NDArray[np.uint8] | DamagedTile
 
 
 @dataclass(frozen=True)
@@ -53,8 +60,9 @@ class Job:
 
 @dataclass
 class Seconds:
-    """Where the time of the calling thread goes: waiting for pixels, in the model, writing."""
+    """Where the time goes: looking for tissue, waiting for pixels, in the model, writing."""
 
+    tissue: float = 0.0
     read: float = 0.0
     model: float = 0.0
     write: float = 0.0
@@ -94,14 +102,17 @@ def usable_threads() -> int:
 
 def read_ahead(
     reader: SlideReader, tiles: Iterable[Tile], scale: tuple[float, float], depth: int, threads: int
-) -> Generator[NDArray[np.uint8], None, None]:
-    """The pixels of tiles in their order, at most ``depth`` of them read or being read before they are asked for."""
+) -> Generator[Pixels, None, None]:
+    """The pixels of tiles in their order, at most ``depth`` of them read or being read before they are asked for.
+
+    Of a damaged tile come what pixels there are and which there are not.
+    """
     todo = iter(tiles)
     pool = ThreadPoolExecutor(threads, thread_name_prefix="tile")
 
-    def start(tile: Tile) -> Future[NDArray[np.uint8]]:
+    def start(tile: Tile) -> Future[Pixels]:
         box = (tile.x * scale[0], tile.y * scale[1], tile.width * scale[0], tile.height * scale[1])
-        return pool.submit(reader.read_region, *box, tile.width, tile.height)
+        return pool.submit(read_tile, reader, *box, tile.width, tile.height)
 
     try:
         pending = deque(start(tile) for tile in islice(todo, depth))
@@ -114,48 +125,119 @@ def read_ahead(
 
 
 def predict_bands(
-    job: Job, bands: Sequence[int], ownership: Ownership, counter: Counter
+    job: Job, bands: Sequence[int], ownership: Ownership, counter: Counter, found: FoundStore | None = None
 ) -> Generator[tuple[pa.Table, PartInfo], None, None]:
-    """Find the cells of bands, one after the other.
+    """The rows of bands, one after the other: find the cells of each, then settle whose they are.
 
     Args:
         job: slide, model, options and plan.
         bands: rows of the grid, rising.
         ownership: has seen the bands before these.
         counter: told of every batch.
+        found: bands that are in it are taken from there instead of being found again.
 
     Yields:
         Rows of the cell table without ``cell_id``, and what is known about them.
 
     Raises:
-        InputError: the slide is damaged; the region is named.
+        InputError: the slide cannot be read any more. A place that is damaged raises nothing: its tile has failed.
     """
+    there = {band for band in bands if found is not None and found.has(band)}
+    with closing(_images(job, [band for band in bands if band not in there])) as images:
+        for band in bands:
+            known = found.read(band, job.plan.tiles(band)) if found is not None and band in there else None
+            if known is not None:
+                batches: Iterable[Sequence[FoundTile]] = [known]
+            elif band in there:  # damaged
+                batches = find_bands(job, [band], counter.seconds)
+            else:
+                batches = _find_band(job, band, images, counter.seconds)
+            yield settle_band(job, band, batches, ownership, counter)
+
+
+def find_bands(job: Job, bands: Sequence[int], seconds: Seconds) -> Generator[list[FoundTile], None, None]:
+    """What the model sees in bands, whoever owns it, batch after batch; a batch is of one band.
+
+    Pure: depends on nothing that was found elsewhere.
+
+    Args:
+        job: slide, model, options and plan.
+        bands: rows of the grid, in any order.
+        seconds: spent is added.
+
+    Raises:
+        InputError: the slide cannot be read any more.
+    """
+    with closing(_images(job, bands)) as images:
+        for band in bands:
+            yield from _find_band(job, band, images, seconds)
+
+
+def _images(job: Job, bands: Sequence[int]) -> Generator[Pixels, None, None]:
     threads = usable_threads()
     tiles = (tile for band in bands for tile in job.plan.tiles(band))
-    depth = 2 * job.options.batch_size + threads
-    with closing(read_ahead(job.reader, tiles, job.plan.grid.scale, depth, threads)) as images:
-        for band in bands:
-            yield _predict_band(job, band, images, ownership, counter)
+    return read_ahead(job.reader, tiles, job.plan.grid.scale, 2 * job.options.batch_size + threads, threads)
 
 
-def _predict_band(
-    job: Job, band: int, images: Iterator[NDArray[np.uint8]], ownership: Ownership, counter: Counter
-) -> tuple[pa.Table, PartInfo]:
-    tiles, types, size = job.plan.tiles(band), job.model.types, job.options.batch_size
-    tables: list[pa.Table] = []
-    edges: list[NDArray[np.float64]] = []
-    outside: list[tuple[float, float]] = []
-    counts = np.zeros(len(types), dtype=np.int64)
+def _find_band(
+    job: Job, band: int, images: Iterator[Pixels], seconds: Seconds
+) -> Generator[list[FoundTile], None, None]:
+    tiles, size = job.plan.tiles(band), job.options.batch_size
     for batch in (tiles[first : first + size] for first in range(0, len(tiles), size)):
         start = time.perf_counter()
-        pixels = list(islice(images, len(batch)))
-        counter.seconds.read += time.perf_counter() - start
+        read = list(zip(batch, islice(images, len(batch)), strict=True))
+        seconds.read += time.perf_counter() - start
+        whole = [pixels for _, pixels in read if not (isinstance(pixels, DamagedTile) and pixels.is_lost)]
         start = time.perf_counter()
-        found = job.model.predict_tiles(pixels)
-        counter.seconds.model += time.perf_counter() - start
+        arrays = [pixels.pixels if isinstance(pixels, DamagedTile) else pixels for pixels in whole]
+        cells = iter(job.model.predict_tiles(arrays) if arrays else [])
+        seconds.model += time.perf_counter() - start
+        yield [_found(tile, pixels, cells) for tile, pixels in read]
+
+
+def _found(tile: Tile, pixels: Pixels, cells: Iterator[TileCells]) -> FoundTile:
+    """What was found in a tile, for which ``cells`` has the next item if anything of it could be decoded."""
+    if not isinstance(pixels, DamagedTile):
+        return FoundTile(tile, next(cells))
+    if pixels.is_lost:
+        return FoundTile(tile, None, pixels.lost, pixels.reason)
+    seen, (left, top, right, bottom) = next(cells), pixels.lost
+    x0, y0, x1, y1 = seen.boxes.T
+    rim = CUT_OFF
+    clear = (x1 < left - rim) | (x0 > right + rim) | (y1 < top - rim) | (y0 > bottom + rim)
+    return FoundTile(tile, seen.take(np.flatnonzero(clear)), pixels.lost, pixels.reason)
+
+
+def settle_band(
+    job: Job, band: int, batches: Iterable[Sequence[FoundTile]], ownership: Ownership, counter: Counter
+) -> tuple[pa.Table, PartInfo]:
+    """Decide which cells of a band are kept. Bands are settled in their order.
+
+    Args:
+        job: slide, model, options and plan.
+        band: row of the grid.
+        batches: what was found in its tiles, from left to right.
+        ownership: has seen the bands before.
+        counter: told of every batch.
+
+    Returns:
+        Rows of the cell table without ``cell_id``, and what is known about them.
+    """
+    types = job.model.types
+    tables: list[pa.Table] = []
+    edges: list[NDArray[np.float64]] = [np.zeros((0, 4))]
+    outside: list[tuple[float, float]] = []
+    failed: list[FailedTile] = []
+    counts = np.zeros(len(types), dtype=np.int64)
+    tiles, area = 0, 0.0
+    for batch in batches:
         cells = 0
-        for tile, seen in zip(batch, found, strict=True):
-            kept, boxes = ownership.keep(tile, seen)
+        for found in batch:
+            area += job.plan.area(found.tile)
+            failed += _failure(job, found)
+            if found.cells is None:
+                continue
+            kept, boxes = ownership.keep(found.tile, found.cells)
             if job.plan.roi is not None:
                 kept, boxes, others = within(job.plan.roi, kept, boxes)
                 outside.extend(others)
@@ -163,11 +245,14 @@ def _predict_band(
             edges.append(boxes)
             counts += np.bincount(kept.probabilities.argmax(1), minlength=len(types))
             cells += len(kept)
-        counter.add(len(batch), cells, sum(job.plan.area(tile) for tile in batch))
+        tiles += len(batch)
+        counter.add(len(batch), cells, sum(job.plan.area(found.tile) for found in batch))
+    if not tables:
+        tables = [cell_schema(types, job.model.embedding_dim).remove(0).empty_table()]
     rows = pa.concat_tables(tables).combine_chunks()
-    area = sum(job.plan.area(tile) for tile in tiles)
     by_type = dict(zip(types, counts.tolist(), strict=True))
-    return rows, PartInfo(band, len(rows), len(tiles), area, by_type, _bounds(np.concatenate(edges)), tuple(outside))
+    bounds = _bounds(np.concatenate(edges))
+    return rows, PartInfo(band, len(rows), tiles, area, by_type, bounds, tuple(outside), tuple(failed))
 
 
 def within(
@@ -178,6 +263,23 @@ def within(
     index = np.flatnonzero(roi.inside(centres))
     others = centres[roi.beside(centres)]
     return cells.take(index), boxes[index], [(float(x), float(y)) for x, y in others]
+
+
+def _failure(job: Job, found: FoundTile) -> list[FailedTile]:
+    """What is lost of that which a tile owns; nothing if that is whole."""
+    if found.lost is None:
+        return []
+    tile, grid = found.tile, job.plan.grid
+    x, y, width, height = grid.place(tile)
+    if found.cells is None:
+        return [FailedTile(tile.row, tile.column, x, y, width, height, job.plan.area(tile), found.reason)]
+    left, top, right, bottom = found.lost
+    x0, x1 = (min(max((tile.x + edge) * grid.scale[0], x), x + width) for edge in (left, right))
+    y0, y1 = (min(max((tile.y + edge) * grid.scale[1], y), y + height) for edge in (top, bottom))
+    if x0 >= x1 or y0 >= y1:
+        return []
+    area = (x1 - x0) * (y1 - y0) * (job.reader.mpp / 1000) ** 2
+    return [FailedTile(tile.row, tile.column, x0, y0, x1 - x0, y1 - y0, area, found.reason)]
 
 
 def _bounds(boxes: NDArray[np.float64]) -> tuple[float, float, float, float] | None:

@@ -9,10 +9,12 @@ import hashlib
 import json
 import platform
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
+from celldetr.slide.damage import FailedTile
 from celldetr.slide.options import PredictOptions
 from celldetr.slide.pipeline import Job
 from celldetr.slide.plan import Plan
@@ -75,10 +77,15 @@ def _leaves(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
             yield prefix + key, value
 
 
-def table_provenance(run: dict[str, Any]) -> dict[str, Any]:
-    """What the table's own metadata says: the identity without what leaves the table as it is."""
+def table_provenance(run: dict[str, Any], failed: int = 0) -> dict[str, Any]:
+    """What the table's own metadata says: the identity without what leaves the table as it is, and what is missing.
+
+    Args:
+        run: ``run.json``.
+        failed: number of tiles with a part that could not be decoded.
+    """
     keys = ("version", "slide", "width", "height", "mpp", "mpp_x", "mpp_y", "bounds_px", "model", "types")
-    return {key: run[key] for key in keys}
+    return {key: run[key] for key in keys} | ({"failed_tiles": failed} if failed else {})
 
 
 def doubts(job: Job) -> list[str]:
@@ -97,16 +104,29 @@ def doubts(job: Job) -> list[str]:
 
 
 def results(infos: Sequence[PartInfo], plan: Plan, types: Sequence[str]) -> dict[str, Any]:
-    """Counts and areas of a finished run."""
+    """Counts and areas of a finished run, and what could not be decoded."""
+    failed = [tile for info in infos for tile in info.failed]
     return {
         "tissue_mm2": round(plan.tissue_mm2, 6),
-        "read_mm2": round(plan.read_mm2, 6),
-        "tiles": {"grid": len(plan.grid), "read": sum(info.tiles for info in infos)},
+        "read_mm2": round(plan.read_mm2 - sum(tile.mm2 for tile in failed), 6),
+        "tiles": {
+            "grid": len(plan.grid),
+            "read": sum(info.tiles for info in infos),
+            "failed": len(failed),
+        },
         "cells": {
             "total": sum(info.rows for info in infos),
             "by_type": {name: sum(info.counts[name] for info in infos) for name in types},
         },
+        "failed_tiles": [asdict(tile) for tile in failed],
     }
+
+
+def loss(failed: Sequence[FailedTile]) -> str:
+    """One sentence about the tiles that could not be decoded, of which there are some."""
+    area = sum(tile.mm2 for tile in failed)
+    tiles = f"{len(failed):,} tile{'s' * (len(failed) > 1)}"
+    return f"the slide is damaged: {area:.2g} mm² in {tiles} could not be decoded, so the cells there are missing"
 
 
 def now() -> str:

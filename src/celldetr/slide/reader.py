@@ -102,7 +102,8 @@ class SlideReader(ABC):
         """Whole pixels of one level, a rectangle inside it -> (height, width, 3) uint8 RGB, transparency made white.
 
         Raises:
-            InputError: the file is damaged there.
+            DamageError: the file is damaged there.
+            InputError: it cannot be read any more.
         """
 
     def displacement(self, level: int, x: int, y: int) -> tuple[float, float]:
@@ -123,7 +124,8 @@ class SlideReader(ABC):
             (out_height, out_width, 3) uint8 RGB. What lies outside the slide is white.
 
         Raises:
-            InputError: the file is damaged there.
+            DamageError: the file is damaged there.
+            InputError: it cannot be read any more.
         """
         index = self.level_for(width / out_width, height / out_height)
         level = self.levels[index]
@@ -137,9 +139,13 @@ class SlideReader(ABC):
 
     def thumbnail(self, mpp: float) -> NDArray[np.uint8]:
         """The whole slide at about ``mpp`` micrometres per pixel -> (h, w, 3) uint8, at least one pixel a side."""
+        return self.read_region(0, 0, self.width, self.height, *self.thumbnail_size(mpp))
+
+    def thumbnail_size(self, mpp: float) -> tuple[int, int]:
+        """Width and height of the thumbnail at about ``mpp``."""
         width = max(1, round(self.width / max(mpp / self.mpp_x, 1.0)))
         height = max(1, round(self.height / max(mpp / self.mpp_y, 1.0)))
-        return self.read_region(0, 0, self.width, self.height, width, height)
+        return width, height
 
     def level_for(self, step_x: float, step_y: float) -> int:
         """Index of the coarsest level that is as fine as these steps, level-0 pixels along x and y."""

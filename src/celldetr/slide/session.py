@@ -9,15 +9,17 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import closing, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from celldetr.errors import InputError
 from celldetr.files import write_json
-from celldetr.slide.pipeline import Counter, Job, predict_bands
-from celldetr.slide.provenance import doubts, environment, now, results, table_provenance
-from celldetr.slide.store import RUN, PartStore
+from celldetr.slide.damage import FailedTile
+from celldetr.slide.found import FoundStore, digest
+from celldetr.slide.pipeline import Counter, Job, Seconds, predict_bands
+from celldetr.slide.provenance import doubts, environment, loss, now, results, table_provenance
+from celldetr.slide.store import CELLS, PARTS, RUN, PartStore
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,9 @@ class Session:
         identity: of the run, see ``provenance``.
         earlier: ``run.json`` of the sessions before, or empty.
         start: ``time.perf_counter`` when work on the slide began.
+        seconds: spent on it since then.
+        found: bands that were found already, by other processes or an earlier session; by default those in the
+            directory.
         progress: called at the beginning and after every batch.
     """
 
@@ -56,15 +61,18 @@ class Session:
         identity: dict[str, Any],
         earlier: dict[str, Any],
         start: float,
-        progress: Callable[[Progress], None] | None,
+        seconds: Seconds,
+        found: FoundStore | None = None,
+        progress: Callable[[Progress], None] | None = None,
     ) -> None:
         self._job = job
         self._directory = directory
         self._progress = progress
         self._store = PartStore(directory, job.model.types, job.model.embedding_dim)
+        self._found = found or FoundStore(directory / PARTS, digest(identity))
         self._infos = self._store.infos(job.plan.bands)
-        self._start, self._planned = start, time.perf_counter() - start
-        self._counter = Counter()
+        self._start = start
+        self._counter = Counter(seconds=seconds)
         for info in self._infos:
             self._counter.add(info.tiles, info.rows, info.mm2)
         self._before = (self._counter.cells, self._counter.mm2)
@@ -82,16 +90,27 @@ class Session:
         try:
             write_json(self._directory / RUN, self._run)
             self._predict()
+            failed = [tile for info in self._infos for tile in info.failed]
+            if failed:
+                self._check_worth(failed)
+                self._run["warnings"] = [*self._run["warnings"], loss(failed)]
             start = time.perf_counter()
-            self._store.finish(self._infos, table_provenance(self._run))
+            self._store.finish(self._infos, table_provenance(self._run, len(failed)))
             self._counter.seconds.write += time.perf_counter() - start
-            run = self._describe("complete") | results(self._infos, self._job.plan, self._job.model.types)
+            status = "partial" if failed else "complete"
+            run = self._describe(status) | results(self._infos, self._job.plan, self._job.model.types)
             write_json(self._directory / RUN, run)
-            self._store.remove()
-            return run
         except BaseException as error:
             self._stop(error)
             raise
+        self._store.remove()
+        return run
+
+    def _check_worth(self, failed: list[FailedTile]) -> None:
+        """Refuse a slide of which nothing could be decoded: no cells would look like a result."""
+        if all(info.is_lost for info in self._infos):
+            slide, first = self._job.reader.file or self._job.reader.name, failed[0].reason
+            raise InputError(f"{slide}: none of its {len(failed)} tiles can be decoded; the first: {first}")
 
     def _predict(self) -> None:
         ownership = self._job.ownership()
@@ -101,7 +120,7 @@ class Session:
         self._counter.tell = self._tell
         self._tell(self._counter)
         todo = self._job.plan.bands[len(self._infos) :]
-        with closing(predict_bands(self._job, todo, ownership, self._counter)) as bands:
+        with closing(predict_bands(self._job, todo, ownership, self._counter, self._found)) as bands:
             for rows, info in bands:
                 start = time.perf_counter()
                 self._store.write(rows, info)
@@ -117,7 +136,7 @@ class Session:
     def _describe(self, status: str) -> dict[str, Any]:
         """``run.json`` at this moment: identity, times, machine."""
         spent, total = self._counter.seconds, time.perf_counter() - self._start
-        mine = {"tissue": self._planned, "read": spent.read, "model": spent.model, "write": spent.write, "total": total}
+        mine = {**asdict(spent), "total": total}
         return {
             **self._run,
             "status": status,
@@ -133,10 +152,19 @@ class Session:
     def _stop(self, error: BaseException) -> None:
         """Leave what can be resumed, or nothing if no part was written. Must not hide the error that ends the run."""
         with suppress(OSError, InputError):
-            if not self._infos:
+            if not self._is_worth_keeping():
                 self._store.remove()
-                (self._directory / RUN).unlink(missing_ok=True)
+                for name in (CELLS, RUN):  # run.json last: without it nobody knows whose the rest is
+                    (self._directory / name).unlink(missing_ok=True)
                 return
             status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
             reason = str(error) or type(error).__name__
             write_json(self._directory / RUN, self._describe(status) | {"error": reason})
+
+    def _is_worth_keeping(self) -> bool:
+        """Whether any tile has been decoded and its cells found, by what is on disk: signals come at any time."""
+        infos = self._store.infos(self._job.plan.bands)
+        if not all(info.is_lost for info in infos):
+            return True
+        bands = {info.band for info in infos}
+        return any(self._found.has(band) for band in self._job.plan.bands if band not in bands)

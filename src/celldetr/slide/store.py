@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from celldetr.errors import InputError, near
 from celldetr.files import read_json, replacing
+from celldetr.slide.damage import FailedTile
 from celldetr.slide.table import cell_schema, embedding_matrix, number_rows, table_metadata, table_to_frame
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 CELLS = "cells.parquet"
 RUN = "run.json"
 PARTS = "parts"
+FINISHED = ("complete", "partial")  # of run.json's status: there is nothing left to do; partial: see failed_tiles
 ROW_GROUP = 32_768  # rows; also what joining holds in memory, beside one part
 _PART_KEY = b"celldetr.part"
 
@@ -39,12 +41,13 @@ class PartInfo:
     Attributes:
         band: row of the grid.
         rows: number of cells.
-        tiles: number of tiles read for it.
+        tiles: number of its tiles, those that are damaged too.
         mm2: area that these own.
         counts: cells by type.
         bounds: xyxy of their boxes in level-0 pixels, None if there are none.
         outside: (x, y) level-0 pixels of cells that are not in the table because they lie outside a ROI, but that can
             decide about cells of the next band.
+        failed: tiles that could not be decoded, or not all of them.
     """
 
     band: int
@@ -54,6 +57,26 @@ class PartInfo:
     counts: dict[str, int]
     bounds: tuple[float, float, float, float] | None
     outside: tuple[tuple[float, float], ...] = ()
+    failed: tuple[FailedTile, ...] = ()
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether nothing of it could be decoded."""
+        return bool(self.failed) and sum(tile.mm2 for tile in self.failed) > 0.999999 * self.mm2
+
+    @classmethod
+    def from_json(cls, text: bytes) -> PartInfo:
+        """The inverse of ``to_json``. Raises KeyError, TypeError or ValueError on anything else."""
+        values = json.loads(text)
+        bounds = values["bounds"]
+        values["bounds"] = None if bounds is None else tuple(bounds)
+        values["outside"] = tuple((x, y) for x, y in values["outside"])
+        values["failed"] = tuple(FailedTile(**tile) for tile in values["failed"])
+        return cls(**values)
+
+    def to_json(self) -> bytes:
+        """As a part's metadata."""
+        return json.dumps(asdict(self)).encode()
 
 
 class PartStore:
@@ -80,7 +103,7 @@ class PartStore:
         Raises:
             InputError: the disk is full, or the place cannot be written to.
         """
-        rows = rows.replace_schema_metadata({_PART_KEY: json.dumps(asdict(info)).encode()})
+        rows = rows.replace_schema_metadata({_PART_KEY: info.to_json()})
         with replacing(self.path(info.band)) as temporary:
             self._parts.mkdir(exist_ok=True)
             pq.write_table(rows, temporary, compression="zstd", use_dictionary=["type"])
@@ -91,11 +114,7 @@ class PartStore:
         for band in bands:
             try:
                 metadata = pq.read_schema(self.path(band)).metadata or {}
-                values = json.loads(metadata[_PART_KEY])
-                bounds = values["bounds"]
-                values["bounds"] = None if bounds is None else tuple(bounds)
-                values["outside"] = tuple((x, y) for x, y in values["outside"])
-                found.append(PartInfo(**values))
+                found.append(PartInfo.from_json(metadata[_PART_KEY]))
             except (OSError, pa.ArrowException, KeyError, TypeError, ValueError):
                 break
         return found
@@ -132,10 +151,10 @@ class PartStore:
             start += info.rows
 
     def remove(self) -> None:
-        """Delete the parts and what an interruption left beside them."""
+        """Delete the parts, the bands found for them (``found``) and what an interruption left beside them."""
         if self._parts.is_dir():
-            for path in self._parts.glob("part-*.parquet*"):
-                path.unlink()
+            for path in (*self._parts.glob("part-*.parquet*"), *self._parts.glob("found-*.npz*")):
+                path.unlink(missing_ok=True)  # a process taken for dead may have renamed it a moment ago
             if not any(self._parts.iterdir()):
                 self._parts.rmdir()
 
@@ -179,7 +198,7 @@ def cells_path(path: Path | str) -> Path:
     if table.is_file():
         return table
     run = read_json(path / RUN) if path.is_dir() else None
-    if run is not None and run.get("status") != "complete":
+    if run is not None and run.get("status") not in FINISHED:
         raise InputError(
             f"{path}: the run is not finished (it is {run.get('status')}); run predict again with --resume"
         )

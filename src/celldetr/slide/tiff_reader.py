@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from celldetr.errors import InputError
 from celldetr.slide.colour import GREY_NOTE, grey_to_rgb, over_white, range_note, to_bytes
+from celldetr.slide.damage import DamageError
 from celldetr.slide.reader import Level, SlideReader, reduction, slide_name
 from celldetr.slide.resolution import Resolution
 from celldetr.slide.tiff_resolution import sample_range, series_size, tiff_resolution
@@ -180,12 +181,12 @@ class TiffLevel:
         """Pixels of a rectangle inside the level -> (height, width, 3) uint8.
 
         Raises:
-            InputError: the file is damaged there.
+            DamageError: the file is damaged there.
+        InputError: the file is not there any more.
         """
         try:
             if self._whole and self._array is None:
-                with self._lock:
-                    self._array = self._series.asarray() if self._array is None else self._array
+                self._decode_whole()
             if self._array is not None:
                 rows, columns = slice(y, y + height), slice(x, x + width)
                 raw = self._array[:, rows, columns] if self._samples_first else self._array[rows, columns]
@@ -193,11 +194,25 @@ class TiffLevel:
             return self._rgb(self._read_segments(x, y, width, height))
         except InputError:
             raise
+        except OSError as error:
+            if error.errno is None:  # a codec's own
+                raise self._damage(x, y, width, height, error) from None
+            raise InputError(f"{self._path}: cannot be read any more ({error.strerror}); is its disk there?") from None
         except Exception as error:  # codecs raise what they like on damaged data
-            raise InputError(
-                f"{self._path}: cannot read {width} x {height} px at ({x}, {y}) of the level of {self.width} x "
-                f"{self.height} px ({str(error) or type(error).__name__}); damaged, or compressed in an unknown way"
-            ) from None
+            raise self._damage(x, y, width, height, error) from None
+
+    def _damage(self, x: int, y: int, width: int, height: int, error: Exception) -> DamageError:
+        place = f"{width} x {height} px at ({x}, {y}) of the level of {self.width} x {self.height} px"
+        reason = f"{str(error) or type(error).__name__}); damaged, or compressed in an unknown way"
+        return DamageError(self._path, f"cannot read {place} ({reason}")
+
+    def _decode_whole(self) -> None:
+        with self._lock:
+            if self._array is None and self._whole:
+                try:
+                    self._array = self._series.asarray()
+                except Exception:  # one bad strip; the others are read one by one
+                    self._whole = False
 
     def _read_segments(self, x: int, y: int, width: int, height: int) -> NDArray[Any]:
         """Decode the tiles or strips that a rectangle touches -> (height, width[, samples]) of the file's own type."""

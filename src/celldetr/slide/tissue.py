@@ -16,6 +16,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from celldetr.slide.damage import read_around
 from celldetr.slide.reader import SlideReader
 
 MASK_MPP = 8.0  # um per mask pixel, finer for images of less than MIN_SIDE mask pixels
@@ -111,16 +112,17 @@ def _touched(
 
 
 def find_tissue(reader: SlideReader) -> TissueMask:
-    """The tissue of a slide, from its own thumbnail.
+    """The tissue of a slide, from its own thumbnail; where that is damaged, there may be tissue.
 
     Raises:
-        InputError: the slide is damaged.
+        InputError: the slide cannot be read any more.
     """
     short_um = min(reader.width * reader.mpp_x, reader.height * reader.mpp_y)
-    thumbnail = reader.thumbnail(float(np.clip(short_um / MIN_SIDE, reader.mpp, MASK_MPP)))
+    size = reader.thumbnail_size(float(np.clip(short_um / MIN_SIDE, reader.mpp, MASK_MPP)))
+    thumbnail, lost = read_around(reader, 0, 0, reader.width, reader.height, *size)
     scale = (reader.width / thumbnail.shape[1], reader.height / thumbnail.shape[0])
     core, mask = tissue_of(thumbnail, float(np.mean([scale[0] * reader.mpp_x, scale[1] * reader.mpp_y])))
-    return TissueMask(mask, core, scale, reader.mpp, colourless(thumbnail))
+    return TissueMask(mask | lost, core, scale, reader.mpp, colourless(thumbnail))
 
 
 def tissue_of(image: NDArray[np.uint8], mpp: float) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:

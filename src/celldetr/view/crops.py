@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from celldetr.slide.damage import read_around
 from celldetr.view.image import SlideImage
 
 FIELD_UM = 32.0  # side of what a crop shows: a nucleus and its neighbourhood
@@ -36,7 +37,7 @@ def crop_figure(reader: SlideImage, cell: NDArray[np.float64], mpp: tuple[float,
     """
     x, y, w, h, score, type_score = (float(value) for value in cell)
     across, down = FIELD_UM / mpp[0], FIELD_UM / mpp[1]
-    pixels = reader.read_region(x - across / 2, y - down / 2, across, down, PIXELS, PIXELS)
+    pixels, _ = read_around(reader, x - across / 2, y - down / 2, across, down, PIXELS, PIXELS)
     width, height = w * PIXELS / across, h * PIXELS / down
     left, top = (PIXELS - width) / 2, (PIXELS - height) / 2
     title = f"{name} {type_score:.2f}, score {score:.2f}, at {x:.0f}, {y:.0f} px"

@@ -6,13 +6,14 @@ fact, not the page.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from celldetr.export.table import CellTable
 from celldetr.view.image import SlideImage
 
 
-def lookup(run: dict[str, Any], *path: str) -> Any:
+def lookup(run: Any, *path: str) -> Any:
     """The value at a path of nested keys, or None."""
     value: Any = run
     for key in path:
@@ -30,6 +31,17 @@ def warnings(table: CellTable) -> list[str]:
     """Sentences of the run about what is doubtful."""
     found = lookup(table.run, "warnings")
     return [str(sentence) for sentence in found] if isinstance(found, list) else []
+
+
+def failed_tiles(table: CellTable) -> list[tuple[tuple[float, float, float, float], str]]:
+    """Places (x, y, width, height in level-0 px) that could not be decoded, and why."""
+    found = lookup(table.run, "failed_tiles")
+    places = []
+    for tile in found if isinstance(found, list) else []:
+        box = [lookup(tile, key) for key in ("x_px", "y_px", "w_px", "h_px")]
+        if all(isinstance(value, int | float) and math.isfinite(value) for value in box):
+            places.append(((float(box[0]), float(box[1]), float(box[2]), float(box[3])), str(lookup(tile, "reason"))))
+    return places
 
 
 def facts(table: CellTable, reader: SlideImage) -> list[tuple[str, str]]:

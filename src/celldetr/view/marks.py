@@ -28,6 +28,27 @@ SEEN_RADIUS = 2.2  # px; the radius of dots that have room
 DOT_COVER = 0.35  # share of the picture that dots may cover in all, if each is to be seen
 DOT_ALPHA = 0.8  # opacity of one dot
 FADE = 0.25  # how far tissue under dots is lightened, so that a dot of two pixels is still a colour
+HATCH_STEP = 12  # px between the lines over a place without pixels
+HATCH: RGB = (200, 30, 30)
+
+
+def hatch(image: Image.Image, place: tuple[float, ...]) -> None:
+    """Mark a place of which nothing is known, in place.
+
+    Args:
+        image: RGB picture.
+        place: x, y, width and height in px of it.
+    """
+    x, y, w, h = place
+    left, top = max(round(x), 0), max(round(y), 0)
+    right, bottom = min(round(x + w), image.width), min(round(y + h), image.height)
+    width, height = max(right - left, 1), max(bottom - top, 1)
+    mask = Image.new("1", (width, height))
+    draw = ImageDraw.Draw(mask)
+    for start in range(-height, width, HATCH_STEP):
+        draw.line((start, height, start + height, 0), fill=1)
+    draw.rectangle((0, 0, width - 1, height - 1), outline=1)
+    image.paste(HATCH, (left, top), mask)
 
 
 def mean_diameter(table: CellTable) -> float:

@@ -17,8 +17,10 @@ from PIL import Image, ImageDraw, ImageFont
 from celldetr.export.palette import RGB, type_colours
 from celldetr.export.table import CellTable, open_table
 from celldetr.files import replacing
+from celldetr.slide.damage import read_around
+from celldetr.view.facts import failed_tiles
 from celldetr.view.image import SlideImage
-from celldetr.view.marks import draw_cells, draw_roi
+from celldetr.view.marks import draw_cells, draw_roi, hatch
 
 LONG_SIDE = 3000  # px
 LARGEST_ZOOM = 4.0  # a tile of 256 px becomes a picture of 1024; none is enlarged beyond half of LONG_SIDE
@@ -179,6 +181,9 @@ def draw_overview(thumbnail: NDArray[np.uint8], scale: float, table: CellTable) 
     shades = [colours[name] for name in table.types]
     picture, boxes = draw_cells(thumbnail, scale, table, shades)
     draw_roi(picture, scale, table.run)
+    failed = failed_tiles(table)
+    for place, _ in failed:
+        hatch(picture, tuple(value * scale for value in place))
     width = max(picture.width, SHORT_SIDE)
     style = _Style.of(width)
     if table.mpp_xy is not None:
@@ -186,6 +191,8 @@ def draw_overview(thumbnail: NDArray[np.uint8], scale: float, table: CellTable) 
     detail = f"{table.count:,} cells" if table.count else "no cells found"
     if table.count:
         detail += ", a box each" if boxes else ", a dot each"
+    if failed:
+        detail += "; hatched: could not be decoded"
     strips = [_title(width, table.slide, detail, style), picture]
     strips.append(_legend(width, table.types, count_types(table), shades, style))
     return _stack(strips, width)
@@ -202,11 +209,11 @@ def write_overview(run_dir: Path, reader: SlideImage) -> Path:
         The path written.
 
     Raises:
-        InputError: there is no table, or the slide is damaged.
+        InputError: there is no table, or the slide cannot be read any more.
     """
     table = open_table(run_dir)
     width, height, scale = picture_size(reader.width, reader.height)
-    thumbnail = reader.read_region(0, 0, reader.width, reader.height, width, height)
+    thumbnail, _ = read_around(reader, 0, 0, reader.width, reader.height, width, height)
     target = run_dir / OVERVIEW_NAME
     with replacing(target) as temporary:
         draw_overview(thumbnail, scale, table).save(temporary, format="PNG")

@@ -24,7 +24,7 @@ from celldetr.files import replacing
 from celldetr.view.charts import histogram_chart, map_chart
 from celldetr.view.crops import FIELD_UM, crop_figure, jpeg_uri
 from celldetr.view.embedding_map import map_embeddings
-from celldetr.view.facts import facts, origin, tissue_mm2, warnings
+from celldetr.view.facts import facts, failed_tiles, origin, tissue_mm2, warnings
 from celldetr.view.image import SlideImage
 from celldetr.view.overview import OVERVIEW_NAME
 from celldetr.view.statistics import DIAMETER_STEP, SCORE_STEP, Picks, Statistics, gather
@@ -34,6 +34,7 @@ EXAMPLES = 12  # crops a row
 INLINE_SIDE = 1400  # px; the overview inside the page is a preview of overview.png
 DIAMETER_BIN = 0.5  # um, of the chart
 SCORE_BIN = 0.02
+FAILED_SHOWN = 20  # rows
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,26 @@ def _header(page: Page) -> str:
     doubts = f'<ul class="warnings">{doubts}</ul>' if doubts else ""
     made_by = f'<p class="lead">{escape(origin(page.table))}</p>' if origin(page.table) else ""
     return f'<h1>{escape(page.table.slide)}</h1>{made_by}<dl class="facts">{shown}</dl>{doubts}'
+
+
+def _not_decoded(page: Page) -> str:
+    """The places that are missing, so that nobody takes them for tissue without cells."""
+    failed = failed_tiles(page.table)
+    if not failed:
+        return ""
+    rows = "".join(
+        f"<tr><td>{x:,.0f}</td><td>{y:,.0f}</td><td>{w:,.0f}</td><td>{h:,.0f}</td>"
+        f'<td class="text">{escape(reason)}</td></tr>'
+        for (x, y, w, h), reason in failed[:FAILED_SHOWN]
+    )
+    rest = len(failed) - FAILED_SHOWN
+    more = f'<p class="note">and {rest:,} more, see failed_tiles in run.json</p>' if rest > 0 else ""
+    head = "<tr><th>x, px</th><th>y, px</th><th>width</th><th>height</th><th></th></tr>"
+    return (
+        '<h2>Not decoded</h2><p class="note">The slide is damaged here. No cell was looked for in these places: counts '
+        f"are without them, and densities, which divide by all tissue, are too low.</p>"
+        f'<div class="wide"><table><thead>{head}</thead><tbody>{rows}</tbody></table></div>{more}'
+    )
 
 
 def _overview(run_dir: Path) -> tuple[str, bool]:
@@ -240,7 +261,7 @@ def write_summary(run_dir: Path, reader: SlideImage) -> Path:
         The path written.
 
     Raises:
-        InputError: there is no table, or the slide is damaged.
+        InputError: there is no table, or the slide cannot be read any more.
     """
     table = open_table(run_dir)
     colours = type_colours(table.types)
@@ -248,7 +269,7 @@ def write_summary(run_dir: Path, reader: SlideImage) -> Path:
     sides = table.mpp_xy or (reader.mpp, reader.mpp)
     page = Page(table, reader, sides, [hex_colour(colours[name]) for name in table.types], statistics)
     overview, tall = _overview(run_dir)
-    body = [_header(page)]
+    body = [_header(page), _not_decoded(page)]
     if table.count:
         numbers = _counts(page) + _distributions(page)
         layout = ' class="beside"' if tall else ""

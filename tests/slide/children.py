@@ -1,0 +1,80 @@
+"""The command line in processes of their own, which can be killed; forked from one that has imported everything.
+
+Started anew, each would import torch for seconds. The network is replaced by ``BlobModel``, slowed down so that there
+is time to interrupt it.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from multiprocessing.context import ForkServerContext
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from blobs import BlobModel
+from numpy.typing import NDArray
+
+IMPORTED = (
+    "celldetr.api", "celldetr.cli", "celldetr.export", "celldetr.slide.image_reader", "celldetr.view.overview",
+    "celldetr.view.summary", "matplotlib", "pandas", "pyarrow.parquet", "rich.progress", "scipy.ndimage",
+)  # fmt: skip
+
+
+@dataclass
+class SlowModel(BlobModel):
+    """Takes a while for every batch."""
+
+    delay: float = 0.0
+
+    def predict_tiles(self, tiles: Sequence[NDArray[np.uint8]]) -> Any:
+        time.sleep(self.delay)
+        return super().predict_tiles(tiles)
+
+
+def context() -> ForkServerContext:
+    """Where processes come from: the same server for all tests."""
+    found = multiprocessing.get_context("forkserver")
+    found.set_forkserver_preload(["children", "lock_race", *IMPORTED])
+    return found
+
+
+def run_cli(arguments: Sequence[str], delay: float, errors: Path, limit: int | None) -> None:
+    """``celldetr`` with these arguments; standard error goes to a file.
+
+    Args:
+        arguments: of the command line.
+        delay: seconds that the model takes for a batch.
+        errors: the file.
+        limit: most bytes that a file may get, as a full disk would have it; None: any.
+    """
+    import celldetr.api
+    import celldetr.view.summary
+    from celldetr import cli
+
+    os.dup2(os.open(errors, os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # the fork server ignores it
+    if limit is not None:
+        import resource
+
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    celldetr.api.load_model = lambda *_, **__: SlowModel(delay=delay)  # type: ignore[assignment]
+    celldetr.view.summary._map = lambda page: ""  # a drawing that takes longer than all the rest
+    sys.argv = ["celldetr", *arguments]
+    cli.main()
+
+
+def start(arguments: Sequence[object], errors: Path, *, delay: float = 0.02, limit: int | None = None) -> BaseProcess:
+    """Start ``celldetr``."""
+    child = context().Process(target=run_cli, args=([*map(str, arguments)], delay, errors, limit))
+    child.start()
+    return child

@@ -1,0 +1,178 @@
+"""However a run is stopped, what is there is whole, and going on gives what an undisturbed run gives."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import time
+from collections.abc import Callable
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from blobs import blob_image, scattered
+from children import start
+from PIL import Image
+
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
+
+HEIGHT, WIDTH = 420, 610
+OPTIONS = ["--mpp", 0.5, "--tile", 128, "--overlap", 32, "--batch-size", 3, "-f", "geojson", "-f", "csv", "-q"]
+OUTPUTS = {"cells.parquet", "run.json", "overview.png", "summary.html", "cells.geojson.gz", "cells.csv"}
+
+
+@pytest.fixture(scope="module")
+def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("image") / "blobs.png"
+    Image.fromarray(blob_image(scattered(500, HEIGHT, WIDTH), HEIGHT, WIDTH)).save(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def whole(image: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, float]:
+    """The directory of an undisturbed run, and the seconds that it took."""
+    folder = tmp_path_factory.mktemp("whole")
+    for _ in range(2):  # the first also starts the server of processes
+        begun = time.monotonic()
+        child = start(["predict", image, "-o", folder, *OPTIONS, "--overwrite"], folder / "errors")
+        child.join()
+        assert child.exitcode == 0, (folder / "errors").read_text()
+    return folder / "blobs", time.monotonic() - begun
+
+
+def same(directory: Path, whole: Path) -> None:
+    """What must be as if nothing had happened."""
+    assert {path.name for path in directory.iterdir()} == OUTPUTS
+    for name in ("cells.parquet", "cells.geojson.gz", "cells.csv", "overview.png"):
+        assert (directory / name).read_bytes() == (whole / name).read_bytes(), name
+    runs = [json.loads((path / "run.json").read_text()) for path in (directory, whole)]
+    for key in ("status", "cells", "tiles", "read_mm2", "tissue_mm2", "failed_tiles", "warnings"):
+        assert runs[0][key] == runs[1][key]
+
+
+def whole_files(directory: Path) -> None:
+    """What bears its final name at any moment can be read to the end."""
+    if (directory / "cells.parquet").exists():
+        pq.read_table(directory / "cells.parquet")
+    if (directory / "run.json").exists():
+        json.loads((directory / "run.json").read_text())
+    for part in (directory / "parts").glob("part-*.parquet"):
+        pq.read_table(part)
+
+
+def test_killed_at_random_moments(image: Path, whole: tuple[Path, float], tmp_path: Path) -> None:
+    moments = random.Random(3)
+    directory, seconds = whole
+    kills = 0
+    for slide in range(20):
+        out = tmp_path / str(slide)
+        for _ in range(3):  # times in a row
+            child = start(["predict", image, "-o", out, *OPTIONS, "--resume"], tmp_path / "errors")
+            child.join(moments.uniform(0.05, 1.0) * seconds)
+            if child.exitcode is not None:
+                break
+            child.kill()
+            child.join()
+            kills += 1
+            whole_files(out / "blobs")
+        child = start(["predict", image, "-o", out, *OPTIONS, "--resume"], tmp_path / "errors", delay=0)
+        child.join()
+        assert child.exitcode == 0, (tmp_path / "errors").read_text()
+        same(out / "blobs", directory)
+        if kills >= 6:
+            return
+    raise AssertionError("the processes were too quick to be killed")
+
+
+def wait_for(child: BaseProcess, condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert child.exitcode is None
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_leaves_what_can_be_resumed_and_says_how(
+    image: Path, whole: tuple[Path, float], tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    command = ["predict", image, "-o", tmp_path, *OPTIONS]
+    child = start(command, tmp_path / "errors", delay=0.1)
+    wait_for(child, (tmp_path / "blobs" / "parts" / "part-000000.parquet").exists)
+    os.kill(child.pid or 0, number)
+    child.join()
+    assert child.exitcode == code
+    said = (tmp_path / "errors").read_text()
+    assert said == "interrupted; what is finished is kept, run again with --resume to continue\n"
+    run = json.loads((tmp_path / "blobs" / "run.json").read_text())
+    assert (run["status"], run["error"]) == ("interrupted", f"interrupted by {number.name}")
+    assert not (tmp_path / "blobs" / ".lock").exists()
+    child = start([*command, "--resume"], tmp_path / "errors")
+    child.join()
+    assert child.exitcode == 0
+    same(tmp_path / "blobs", whole[0])
+
+
+@pytest.mark.parametrize("numbers", [(signal.SIGINT, signal.SIGINT), (signal.SIGTERM, signal.SIGINT)])
+def test_a_second_signal_ends_at_once_and_loses_nothing(
+    image: Path, whole: tuple[Path, float], tmp_path: Path, numbers: tuple[signal.Signals, signal.Signals]
+) -> None:
+    command = ["predict", image, "-o", tmp_path, *OPTIONS]
+    child = start(command, tmp_path / "errors", delay=0.1)
+    wait_for(child, (tmp_path / "blobs" / "parts" / "part-000000.parquet").exists)
+    for number in numbers:
+        os.kill(child.pid or 0, number)
+        time.sleep(random.Random(number).uniform(0, 0.01))  # into the tidying up
+    child.join()
+    assert child.exitcode in (128 + numbers[0], 128 + numbers[1])
+    whole_files(tmp_path / "blobs")
+    assert "Traceback" not in (tmp_path / "errors").read_text()
+    child = start([*command, "--resume"], tmp_path / "errors")
+    child.join()
+    assert child.exitcode == 0
+    same(tmp_path / "blobs", whole[0])
+
+
+def test_a_slide_that_a_living_process_holds_is_not_touched(image: Path, tmp_path: Path) -> None:
+    command = ["predict", image, "-o", tmp_path, *OPTIONS]
+    first = start(command, tmp_path / "first", delay=0.3)
+    wait_for(first, (tmp_path / "blobs" / "parts" / "part-000000.parquet").exists)
+    files = [tmp_path / "blobs" / name for name in (".lock", "run.json", "parts/part-000000.parquet")]
+    before = [(path.stat().st_ino, path.stat().st_mtime_ns) for path in files]
+    for option in ("--resume", "--overwrite"):
+        second = start([*command, option], tmp_path / "second")
+        second.join()
+        assert second.exitcode == 2
+    said = (tmp_path / "second").read_text()
+    assert said.count(f"in use by another run (process {first.pid} on ") == 2
+    assert before == [(path.stat().st_ino, path.stat().st_mtime_ns) for path in files]
+    first.kill()
+    first.join()
+    third = start([*command, "--resume"], tmp_path / "third")
+    third.join()
+    assert third.exitcode == 0
+
+
+@pytest.mark.parametrize("limit", [2_000, 8_000, 20_000, 60_000])
+def test_a_disk_that_takes_no_more_stops_the_run_cleanly(
+    image: Path, whole: tuple[Path, float], tmp_path: Path, limit: int
+) -> None:
+    # A file may not grow beyond the limit: the smaller that is, the earlier something fails, and every time another.
+    command = ["predict", image, "-o", tmp_path, *OPTIONS]
+    child = start(command, tmp_path / "errors", delay=0, limit=limit)
+    child.join()
+    said = (tmp_path / "errors").read_text()
+    assert child.exitcode == 2, said
+    assert said.startswith("error: ")
+    assert said.count("\n") == 1, said
+    assert "cannot be written" in said
+    left = tmp_path / "blobs"
+    assert not list(left.rglob("*.tmp"))
+    whole_files(left)
+    child = start([*command, "--resume"], tmp_path / "errors", delay=0)
+    child.join()
+    assert child.exitcode == 0
+    same(left, whole[0])
