@@ -1,5 +1,6 @@
-// The loop of `fused_kernel` (src/celldetr/model/deformable_kernels.py) in C++, for comparison only: same arrays, same
-// layout, same order of sums. Compiled by benchmarks/deformable_attention.py; the package itself needs no compiler.
+// What `fused_kernel` (src/celldetr/model/deformable_kernels.py) does, on the same arrays, as one would write it in C++:
+// point by point, channels left to the compiler's vectoriser. For comparison only: compiled by
+// benchmarks/deformable_attention.py; the package itself needs no compiler.
 #include <algorithm>
 #include <cmath>
 #include <cstdint>

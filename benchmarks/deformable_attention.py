@@ -7,8 +7,8 @@ that a busy moment of the machine hits both; median (minimum-maximum) over the t
 CPU time, summed over the threads, is what to read if other work runs on the machine, with ``--threads 1``: a thread of
 the reference that spins while it waits for another counts as busy.
 
-The C++ of ``deformable_attention.cpp`` is the loop of the fused kernel, which inference uses, compiled by g++ for this
-very processor; both run on one thread and in float32. Without g++ that part is left out.
+The C++ of ``deformable_attention.cpp`` does what the fused kernel does, which inference uses: point by point, compiled
+by g++ for this very processor. Both run on one thread and in float32. Without g++ that part is left out.
 """
 
 from __future__ import annotations

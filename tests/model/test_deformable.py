@@ -394,6 +394,34 @@ def test_fused_in_bfloat16_is_the_rounded_float32(seed: int, kind: tuple[int, fl
     assert (fused == exact).float().mean() > 0.95
 
 
+@pytest.mark.parametrize("points", [1, 16, 9])  # 9 on two levels: more than the kernel takes at once
+@pytest.mark.parametrize("strange", [None, float("nan"), float("inf"), float("-inf"), 1e30, -1e30, 3e9])
+def test_fused_on_pixel_centres_edges_and_nowhere(points: int, strange: float | None) -> None:
+    """On a grid of half pixels that reaches beyond the level on all sides, some of it replaced by what is no place."""
+    torch.manual_seed(0)
+    shapes = ((3, 4), (1, 2))
+    x, y = torch.arange(-4, 13) / 8, torch.arange(-4, 11) / 6  # half pixels of the first level
+    reference = torch.cartesian_prod(x, y)[None].contiguous()
+    if strange is not None:
+        reference[0, ::3, 0] = reference[0, 1::3, 1] = strange
+    size = 1, reference.shape[1], 2, len(shapes), points
+    value, logits, ratios = torch.randn(1, 14, 2, 16), torch.randn(size), torch.ones(1, 2, 2)
+    offsets = torch.randint(-1, 2, (*size, 2)).float()  # whole pixels
+    fast = deformable_attention_fused(value, shapes, offsets, logits, reference, ratios, None)
+    cells = torch.tensor([(w, h) for h, w in shapes])[:, None]
+    locations = reference[:, :, None, None, None] + offsets / cells
+    weights = logits.flatten(3).softmax(-1).view(size)
+    slow = deformable_attention_reference(value.double(), shapes, locations.double(), weights.double())
+    torch.testing.assert_close(fast.double(), slow, atol=2e-5, rtol=0)
+
+
+def test_fused_refuses_a_level_without_pixels() -> None:
+    offsets, logits, reference = torch.zeros(1, 1, 1, 2, 1, 2), torch.zeros(1, 1, 1, 2, 1), torch.zeros(1, 1, 2)
+    value, ratios = torch.zeros(1, 4, 1, 2), torch.ones(1, 2, 2)
+    with pytest.raises(ValueError, match="at least one pixel"):
+        deformable_attention_fused(value, ((2, 2), (0, 3)), offsets, logits, reference, ratios, None)
+
+
 def test_fused_survives_what_is_not_a_number() -> None:
     layer = DeformableAttention(8, 1, 1, 2, margin=1.0)
     memory = Memory(torch.randn(1, 4, 8), ((2, 2),), (8,), torch.ones(1, 1, 2), None, torch.ones(1, 2))

@@ -76,7 +76,12 @@ def fused(
 
     Returns:
         (B, Q, H, D).
+
+    Raises:
+        ValueError: a level without pixels; a corner outside a level reads the nearest pixel of it, times 0.
     """
+    if (shapes < 1).any():
+        raise ValueError(f"every level needs at least one pixel, got shapes {shapes.tolist()}")
     batch, queries, heads = logits.shape[:3]
     out = np.empty((batch, queries, heads, value.shape[3]), value.dtype)
     if out.size:

@@ -18,9 +18,28 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from celldetr.model.simd import OPTIONS, add, clear, copy, dot, exp, pair, registers, single, tanh
+from celldetr.model.simd import (
+    OPTIONS,
+    add,
+    clear,
+    copy,
+    dot,
+    exp,
+    get,
+    join,
+    maximum,
+    pair,
+    put,
+    registers,
+    single,
+    tanh,
+)
 
 _OUTSIDE = -2  # _place: no corner of a point starts left of -1
+# The table of the fused kernel: rows of _GROUP numbers, eight for each group of points. The first six are three pairs,
+# for x and for y.
+_GROUP = 16
+_CENTRE, _REACH, _OFFSET, _WIDTH, _HEIGHT, _ROWS = 0, 2 * _GROUP, 4 * _GROUP, 6 * _GROUP, 7 * _GROUP, 8
 _njit: Any = njit  # what is written for Numba has no types of Python's: it is generic in Numba's
 
 
@@ -48,38 +67,130 @@ def forward_kernel(lanes, value, shapes, locations, weights, out, start, stop): 
 def fused_kernel(  # type: ignore[no-untyped-def]
     lanes, value, shapes, offsets, logits, reference, ratios, margin, out, start, stop
 ):
-    """As ``forward_kernel``, from what the linear layers return; see ``fused``. A channel here may be a pair."""
-    real = np.float32
+    """As ``forward_kernel``, from what the linear layers return; see ``fused``. A channel here may be a pair.
+
+    A head is done in two passes: first where its points are and what their corners weigh, ``_GROUP`` points at once in
+    SIMD registers; then the corners, without a branch. Point by point, each has six tests that no processor foresees.
+    """
     _, pixels, heads, channels = value.shape
     queries, levels, points = logits.shape[1], logits.shape[3], logits.shape[4]
     row, count = heads * channels, levels * points
-    total = registers(value, lanes)
-    factors = np.empty(count, np.float32)
-    reach = np.empty((levels, 2), np.float32)
+    groups = (count + _GROUP - 1) // _GROUP
+    total, other = registers(value, lanes), registers(value, lanes)  # two, so that sums wait less for each other
+    table = np.zeros(groups * _ROWS * _GROUP, np.float32)
+    places = np.zeros(groups * 2 * _GROUP, np.int32)
+    raw = np.full(groups * _GROUP, -np.inf, np.float32)
+    weights, corners = np.empty(4 * _GROUP, np.float32), np.empty(4 * _GROUP, np.int32)
+    _lay_levels(shapes, points, table, places)
+    if start < stop:
+        _lay_offsets(offsets, logits, start * heads * count, count, margin, table, raw)
     for item in range(start, stop):
         b, q = item // queries, item % queries
-        for level in range(levels):
-            for axis in range(2):
-                if reference.shape[2] == 2:
-                    reach[level, axis] = real(1) / real(shapes[level, 1 - axis])
-                else:
-                    half = reference[b, q, 2 + axis] * real(0.5) * ratios[b, level, axis]
-                    reach[level, axis] = half * margin if margin > 0 else half / real(points)
+        _lay_reference(shapes, points, reference, ratios, margin, b, q, table)
         for h in range(heads):
-            scale = _softmax(logits, (item * heads + h) * count, factors)
             clear(total, value, lanes)
-            level_start = (b * pixels * heads + h) * channels
-            for level in range(levels):
-                height, width = shapes[level, 0], shapes[level, 1]
-                x0, y0 = reference[b, q, 0] * ratios[b, level, 0], reference[b, q, 1] * ratios[b, level, 1]
-                for p in range(points):
-                    dx, dy = pair(offsets, (item * heads + h) * count + level * points + p)
-                    if margin > 0:
-                        dx, dy = tanh(dx), tanh(dy)
-                    x, y = x0 + dx * reach[level, 0], y0 + dy * reach[level, 1]
-                    _sample(total, factors[level * points + p] * scale, x, y, value, level_start, width, height, lanes)
-                level_start += height * width * row
+            clear(other, value, lanes)
+            first = (b * pixels * heads + h) * channels
+            highest, together = maximum(raw, count), np.float32(0)
+            for group in range(groups):
+                together += _find_corners(table, places, raw, group, highest, weights, corners)
+                if group == groups - 1 and item * heads + h + 1 < stop * heads:
+                    # Of the next head already: numbers just written one by one cannot yet be read as a register.
+                    _lay_offsets(offsets, logits, (item * heads + h + 1) * count, count, margin, table, raw)
+                for i in range(min(_GROUP, count - group * _GROUP)):
+                    add(total, 0, weights[i], value, first + corners[i] * row, lanes)
+                    add(other, 0, weights[i + _GROUP], value, first + corners[i + _GROUP] * row, lanes)
+                    add(total, 0, weights[i + 2 * _GROUP], value, first + corners[i + 2 * _GROUP] * row, lanes)
+                    add(other, 0, weights[i + 3 * _GROUP], value, first + corners[i + 3 * _GROUP] * row, lanes)
+            join(total, other, np.float32(1) / together, value, lanes)
             copy(out, (item * heads + h) * channels, total, lanes)
+
+
+@_njit(**OPTIONS)
+def _lay_levels(shapes, points, table, places):  # type: ignore[no-untyped-def]
+    """Size of each point's level and the pixel it begins at. Points that only fill up a group lie on a single pixel."""
+    for i in range(len(places) // 2):
+        group, at = i // _GROUP, i % _GROUP
+        table[group * _ROWS * _GROUP + _WIDTH + at] = table[group * _ROWS * _GROUP + _HEIGHT + at] = 1
+        places[(group * 2 + 1) * _GROUP + at] = 1
+    start = 0
+    for level in range(len(shapes)):
+        for i in range(level * points, (level + 1) * points):
+            group, at = i // _GROUP, i % _GROUP
+            table[group * _ROWS * _GROUP + _WIDTH + at] = shapes[level, 1]
+            table[group * _ROWS * _GROUP + _HEIGHT + at] = shapes[level, 0]
+            places[group * 2 * _GROUP + at] = start
+            places[(group * 2 + 1) * _GROUP + at] = shapes[level, 1]
+        start += shapes[level, 0] * shapes[level, 1]
+
+
+@_njit(**OPTIONS)
+def _lay_reference(shapes, points, reference, ratios, margin, b, q, table):  # type: ignore[no-untyped-def]
+    """Where the points of a query are without their offsets, and how far an offset of 1 reaches: pixels of a level."""
+    real = np.float32
+    for level in range(len(shapes)):
+        for axis in range(2):
+            size = real(shapes[level, 1 - axis])
+            centre, reach = reference[b, q, axis] * ratios[b, level, axis] * size - real(0.5), real(1)
+            if reference.shape[2] == 4:
+                half = reference[b, q, 2 + axis] * real(0.5) * ratios[b, level, axis] * size
+                reach = half * margin if margin > 0 else half / real(points)
+            for i in range(level * points, (level + 1) * points):
+                at = i // _GROUP * _ROWS * _GROUP + axis * _GROUP + i % _GROUP
+                table[at + _CENTRE], table[at + _REACH] = centre, reach
+
+
+@_njit(forceinline=True, **OPTIONS)
+def _lay_offsets(offsets, logits, start, count, margin, table, raw):  # type: ignore[no-untyped-def]
+    """What the linear layers say of the points from ``start`` on: offsets into the table, through tanh, and logits."""
+    for group in range(len(raw) // _GROUP):
+        at = group * _ROWS * _GROUP + _OFFSET
+        for i in range(min(_GROUP, count - group * _GROUP)):
+            x, y = pair(offsets, start + group * _GROUP + i)
+            put(table, at + i, x)
+            put(table, at + _GROUP + i, y)
+            put(raw, group * _GROUP + i, single(logits, start + group * _GROUP + i))
+        if margin > 0:
+            for i in range(2 * _GROUP):
+                put(table, at + i, tanh(get(table, at + i)))
+
+
+@_njit(forceinline=True, **OPTIONS)
+def _find_corners(table, places, raw, group, highest, weights, corners):  # type: ignore[no-untyped-def]
+    """Weight and pixel of the four corners of each point of a group; one outside its level has weight 0.
+
+    The weights are those of a softmax but for a factor, their sum, which is returned.
+    """
+    zero, one = np.float32(0), np.float32(1)
+    together = zero
+    for i in range(_GROUP):
+        at = group * _ROWS * _GROUP + i
+        width, height = get(table, at + _WIDTH), get(table, at + _HEIGHT)
+        x = get(table, at + _CENTRE) + get(table, at + _OFFSET) * get(table, at + _REACH)
+        at += _GROUP
+        y = get(table, at + _CENTRE) + get(table, at + _OFFSET) * get(table, at + _REACH)
+        x = x if x > -one else -one  # NaN too; there, and at the width, every corner's weight is 0
+        y = y if y > -one else -one
+        x = x if x < width else width
+        y = y if y < height else height
+        left, top = np.floor(x), np.floor(y)
+        right, low = x - left, y - top
+        factor = exp(get(raw, group * _GROUP + i) - highest)
+        together += factor
+        east = right if left < width - one else zero
+        west = one - right if (left >= zero) & (left < width) else zero
+        south = factor * low if top < height - one else zero
+        north = factor - factor * low if (top >= zero) & (top < height) else zero
+        weights[i], weights[i + _GROUP] = north * west, north * east
+        weights[i + 2 * _GROUP], weights[i + 3 * _GROUP] = south * west, south * east
+        x0, x1 = np.int32(min(max(left, zero), width - one)), np.int32(min(left + one, width - one))
+        y0, y1 = np.int32(min(max(top, zero), height - one)), np.int32(min(top + one, height - one))
+        place = group * 2 * _GROUP + i
+        upper = get(places, place) + y0 * get(places, place + _GROUP)
+        lower = get(places, place) + y1 * get(places, place + _GROUP)
+        corners[i], corners[i + _GROUP] = upper + x0, upper + x1
+        corners[i + 2 * _GROUP], corners[i + 3 * _GROUP] = lower + x0, lower + x1
+    return together
 
 
 def backward_kernel(  # type: ignore[no-untyped-def]
@@ -220,20 +331,6 @@ def _sample(total, weight, x_fraction, y_fraction, value, level_start, width, he
             add(total, 0, lower * left, value, pixel, lanes)
         if x + 1 < width:
             add(total, 0, lower * right, value, pixel + row, lanes)
-
-
-@_njit(**OPTIONS)
-def _softmax(logits, start, factors):  # type: ignore[no-untyped-def]
-    """Write the exponentials of the logits from element ``start`` on; returns what makes them add up to one."""
-    highest = np.float32(-np.inf)
-    for i in range(len(factors)):
-        factors[i] = single(logits, start + i)
-        highest = max(highest, factors[i])
-    total = np.float32(0)
-    for i in range(len(factors)):
-        factors[i] = exp(factors[i] - highest)
-        total += factors[i]
-    return np.float32(1) / total
 
 
 @_njit(**OPTIONS)
