@@ -12,6 +12,7 @@ from torch import Tensor
 from celldetr.config import ModelConfig, TrainConfig
 from celldetr.data.loader import Batch
 from celldetr.model.celldetr import CellDETR
+from celldetr.model.layers import DeformableAttention
 from celldetr.training.losses import Losses
 from celldetr.training.processes import normaliser
 from celldetr.training.run import chances
@@ -117,6 +118,25 @@ def test_the_type_loss_does_not_reach_the_detector(mode: str, tiny_model: Models
     reached = {name for name, p in made.network.named_parameters() if p.grad is not None and float(p.grad.abs().sum())}
     assert not [name for name in reached if name.startswith("detector")]
     assert {"type_head.weight", "encoder.level_embedding", "projections.0.0.weight"} <= reached
+
+
+def test_the_fast_ways_learn_what_the_plain_ones_do(tiny_model: Models, tiny_batch: Batch) -> None:
+    results = []
+    for plain in (False, True):
+        made = objective(tiny_model(strides=[4, 8, 16, 32]), mode="mixed")
+        if plain:
+            made.network.backbone._frozen = (made.network.backbone.body,)
+            for module in made.network.modules():
+                if isinstance(module, DeformableAttention):
+                    module.fused = False
+        loss, _ = run(made, tiny_batch)
+        loss.backward()
+        results.append({name: p.grad for name, p in made.network.named_parameters() if p.grad is not None})
+    fast, slow = results
+    assert fast.keys() == slow.keys()
+    largest = max(float(gradient.norm()) for gradient in slow.values())
+    for name, gradient in slow.items():
+        assert float((fast[name] - gradient).norm()) <= 1e-4 * float(gradient.norm()) + 1e-6 * largest, name  # a bias before a norm
 
 
 def test_total_is_the_weighted_sum_of_the_terms(tiny_model: Models, tiny_batch: Batch) -> None:
