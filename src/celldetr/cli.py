@@ -11,19 +11,20 @@ from __future__ import annotations
 import errno
 import logging
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from celldetr.errors import InputError, near
+from celldetr import cli_checks as checks
+from celldetr.errors import InputError
 from celldetr.interrupt import Interrupted, stoppable
 from celldetr.progress import image_listener, progress_bar, slide_listener, training_listener
 
 if TYPE_CHECKING:
-    from celldetr.model.inference import Precision
+    pass
 
 app = typer.Typer(
     name="celldetr",
@@ -127,17 +128,19 @@ def predict(
     from celldetr.slide.reader import open_slide
 
     values: dict[str, Any] = {"tile": tile, "overlap": overlap, "batch_size": batch_size, "mpp": mpp, "region": region}
-    values |= {"tissue": not all_tiles, "roi": _roi(roi, roi_name, slides), "roi_origin": roi_origin}
+    values |= {"tissue": not all_tiles, "roi": checks.roi_of(roi, roi_name, slides), "roi_origin": roi_origin}
     options = parse(PredictOptions, values, "options")
     # What can be told at once is told before seconds are spent on a model.
     for name in formats or ():
         find_format(name)
-    _distinct(slides)
+    checks.distinct(slides)
     if len(slides) == 1:
         open_slide(slides[0], mpp).close()
     from celldetr.api import load_model, predict_slide
 
-    loaded = load_model(model, device, precision=_precision(precision), threshold=threshold, batch_size=batch_size)
+    loaded = load_model(
+        model, device, precision=checks.precision(precision), threshold=threshold, batch_size=batch_size
+    )
     code = 0
     for slide in slides:
         try:
@@ -296,15 +299,15 @@ def evaluate(
     from celldetr.files import output_errors
     from celldetr.judge import judge
 
-    _free(out, overwrite)
-    loaded = load_model(model, device, precision=_precision(precision))
+    checks.free(out, overwrite)
+    loaded = load_model(model, device, precision=checks.precision(precision))
     with progress_bar(quiet) as bar:
         verdict = judge(
             loaded,
             dataset,
             split,
             protocol=protocol,
-            mapping=_pairs(types),
+            mapping=checks.pairs(types),
             progress=image_listener(bar, f"{dataset}, {split}"),
         )
     write_metrics(verdict.report, out, others=verdict.others, context=verdict.context)
@@ -336,54 +339,6 @@ def doctor() -> None:
     typer.echo(report(diagnosis, colour=sys.stdout.isatty()))
     if diagnosis["problems"]:
         raise typer.Exit(1)
-
-
-def _precision(name: str) -> Precision:
-    known: dict[str, Precision] = {"auto": "auto", "32": "32", "bf16": "bf16"}
-    if name not in known:
-        raise InputError(f"precision {name!r} is unknown; {near(name, known)}")
-    return known[name]
-
-
-def _roi(path: Path | None, name: str | None, slides: Sequence[Path]) -> Any:
-    """The region to look at, read before anything slow is begun; None for all of the slide."""
-    if path is None:
-        if name is not None:
-            raise InputError(f"--roi-name {name!r}: says which annotations of --roi FILE, which is missing")
-        return None
-    if len(slides) > 1:
-        raise InputError(f"--roi {path}: is drawn on one slide, but {len(slides)} are given; run them one by one")
-    from celldetr.slide.roi import read_roi
-
-    return read_roi(path, name)
-
-
-def _distinct(slides: Sequence[Path]) -> None:
-    """Refuse slides whose results would go to the same folder: the second would replace the first, or be refused."""
-    from celldetr.slide.reader import slide_name
-
-    seen: dict[str, Path] = {}
-    for slide in slides:
-        first = seen.setdefault(slide_name(slide), slide)
-        if first is not slide:
-            raise InputError(f"{first} and {slide} would both write to OUT/{slide_name(slide)}; run them with two OUT")
-
-
-def _free(out: Path, overwrite: bool) -> None:
-    """Say before an evaluation, not after it, that its result has no place."""
-    if out.is_dir() or not out.parent.is_dir():
-        raise InputError(f"{out}: expected the name of a file in a folder that exists, e.g. metrics.json")
-    if out.exists() and not overwrite:
-        raise InputError(f"{out}: exists already; choose another name or add --overwrite")
-
-
-def _pairs(types: list[str] | None) -> dict[str, str] | None:
-    if not types:
-        return None
-    for pair in types:
-        if "=" not in pair:
-            raise InputError(f"--map {pair!r}: expected theirs=ours, e.g. --map neoplastic=epithelial")
-    return dict(pair.split("=", 1) for pair in types)
 
 
 def _tell(summary: Any) -> None:

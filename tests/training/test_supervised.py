@@ -136,7 +136,9 @@ def test_the_fast_ways_learn_what_the_plain_ones_do(tiny_model: Models, tiny_bat
     assert fast.keys() == slow.keys()
     largest = max(float(gradient.norm()) for gradient in slow.values())
     for name, gradient in slow.items():
-        assert float((fast[name] - gradient).norm()) <= 1e-4 * float(gradient.norm()) + 1e-6 * largest, name  # a bias before a norm
+        assert float((fast[name] - gradient).norm()) <= 1e-4 * float(gradient.norm()) + 1e-6 * largest, (
+            name
+        )  # a bias before a norm
 
 
 def test_total_is_the_weighted_sum_of_the_terms(tiny_model: Models, tiny_batch: Batch) -> None:

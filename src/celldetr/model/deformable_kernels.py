@@ -334,6 +334,20 @@ def _sample(total, weight, x_fraction, y_fraction, value, level_start, width, he
 
 
 @_njit(**OPTIONS)
+def _softmax(logits, start, factors):  # type: ignore[no-untyped-def]
+    """Write the exponentials of the logits from element ``start`` on; returns what makes them add up to one."""
+    highest = np.float32(-np.inf)
+    for i in range(len(factors)):
+        factors[i] = single(logits, start + i)
+        highest = max(highest, factors[i])
+    total = np.float32(0)
+    for i in range(len(factors)):
+        factors[i] = exp(factors[i] - highest)
+        total += factors[i]
+    return np.float32(1) / total
+
+
+@_njit(**OPTIONS)
 def _place(fraction, size):  # type: ignore[no-untyped-def]
     """The last pixel centre before a coordinate and how far, in pixels, the coordinate lies beyond it.
 

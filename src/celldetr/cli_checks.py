@@ -1,0 +1,62 @@
+"""What the commands check of their arguments before anything is done."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from celldetr.errors import InputError, near
+
+if TYPE_CHECKING:
+    from celldetr.model.inference import Precision
+
+
+def precision(name: str) -> Precision:
+    """The arithmetic that --precision names."""
+    known: dict[str, Precision] = {"auto": "auto", "32": "32", "bf16": "bf16"}
+    if name not in known:
+        raise InputError(f"precision {name!r} is unknown; {near(name, known)}")
+    return known[name]
+
+
+def roi_of(path: Path | None, name: str | None, slides: Sequence[Path]) -> Any:
+    """The region to look at, read before anything slow is begun; None for all of the slide."""
+    if path is None:
+        if name is not None:
+            raise InputError(f"--roi-name {name!r}: says which annotations of --roi FILE, which is missing")
+        return None
+    if len(slides) > 1:
+        raise InputError(f"--roi {path}: is drawn on one slide, but {len(slides)} are given; run them one by one")
+    from celldetr.slide.roi import read_roi
+
+    return read_roi(path, name)
+
+
+def distinct(slides: Sequence[Path]) -> None:
+    """Refuse slides whose results would go to the same folder: the second would replace the first, or be refused."""
+    from celldetr.slide.reader import slide_name
+
+    seen: dict[str, Path] = {}
+    for slide in slides:
+        first = seen.setdefault(slide_name(slide), slide)
+        if first is not slide:
+            raise InputError(f"{first} and {slide} would both write to OUT/{slide_name(slide)}; run them with two OUT")
+
+
+def free(out: Path, overwrite: bool) -> None:
+    """Say before an evaluation, not after it, that its result has no place."""
+    if out.is_dir() or not out.parent.is_dir():
+        raise InputError(f"{out}: expected the name of a file in a folder that exists, e.g. metrics.json")
+    if out.exists() and not overwrite:
+        raise InputError(f"{out}: exists already; choose another name or add --overwrite")
+
+
+def pairs(types: list[str] | None) -> dict[str, str] | None:
+    """--map THEIRS=OURS as a dictionary."""
+    if not types:
+        return None
+    for pair in types:
+        if "=" not in pair:
+            raise InputError(f"--map {pair!r}: expected theirs=ours, e.g. --map neoplastic=epithelial")
+    return dict(pair.split("=", 1) for pair in types)
