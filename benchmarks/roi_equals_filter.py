@@ -2,7 +2,8 @@
 
 python benchmarks/roi_equals_filter.py | tee benchmarks/results/roi_equals_filter.txt
 
-The grid is the same, but the network sees other tiles together, which changes its last digits.
+The grid is the same, but a network that takes several tiles at once sees other tiles together, which may change
+its last digits.
 """
 
 from __future__ import annotations
