@@ -8,7 +8,7 @@ on a shared machine hits all alike: read the ratios. Reported are medians over t
 time of all threads and wall time, of the network (from uint8 pixels) and of the post-processing to nuclei.
 
 No weights are downloaded: where a package has none the network has random ones, which take the same time, and the
-post-processing is fed maps drawn from the nuclei that CellDETR finds on the tiles (``peers_workers/synthetic.py``).
+post-processing is fed maps drawn from the nuclei that CellDETR finds on the tiles (``peers_workers/drawn_nuclei.py``).
 What cannot be installed is reported and left out. docs/peers.md has the details and the result.
 """
 

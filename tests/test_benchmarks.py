@@ -31,11 +31,11 @@ def load(monkeypatch):
 
 
 def test_rays_end_on_the_outline_of_the_ellipse(load):
-    synthetic = load("synthetic", "peers_workers")
+    drawn = load("drawn_nuclei", "peers_workers")
     boxes = np.array([[10, 12, 34, 28], [40, 40, 52, 60]], np.float32)
-    nuclei = synthetic.draw(boxes, 64)
+    nuclei = drawn.draw(boxes, 64)
     rows, columns = np.nonzero(nuclei.labels)
-    found = synthetic.rays(nuclei, rows, columns, 8)
+    found = drawn.rays(nuclei, rows, columns, 8)
     for row, column, distances in list(zip(rows, columns, found, strict=True))[::7]:
         left, top, right, bottom = boxes[nuclei.labels[row, column] - 1]
         for direction, distance in enumerate(distances):
@@ -48,7 +48,7 @@ def test_rays_end_on_the_outline_of_the_ellipse(load):
 
 
 def test_drawn_nuclei_fill_their_boxes(load):
-    nuclei = load("synthetic", "peers_workers").draw(np.array([[4, 8, 24, 18]], np.float32), 32)
+    nuclei = load("drawn_nuclei", "peers_workers").draw(np.array([[4, 8, 24, 18]], np.float32), 32)
     rows, columns = np.nonzero(nuclei.labels)
     assert (rows.min(), rows.max() + 1, columns.min(), columns.max() + 1) == (8, 18, 4, 24)
     assert len(rows) == pytest.approx(np.pi * 10 * 5, rel=0.05)

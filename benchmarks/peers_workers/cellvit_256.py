@@ -6,8 +6,8 @@ import argparse
 
 import numpy as np
 import torch
+from drawn_nuclei import draw
 from serving import Peer, Tile, serve
-from synthetic import draw
 
 TYPES, TISSUES = 6, 19  # as trained on PanNuke, background included
 

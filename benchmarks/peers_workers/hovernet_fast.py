@@ -6,8 +6,8 @@ import argparse
 
 import numpy as np
 import torch
+from drawn_nuclei import draw
 from serving import Peer, Tile, serve
-from synthetic import draw
 
 TYPES = 6  # with background
 ANSWER = 164  # px: of a tile of 256 the middle

@@ -6,8 +6,8 @@ import argparse
 
 import numpy as np
 import torch
+from drawn_nuclei import draw
 from serving import Peer, Tile, serve
-from synthetic import draw
 from torch import nn
 
 LAYERS = [256, 128, 64, 32]

@@ -11,8 +11,8 @@ import os
 import tempfile
 
 import numpy as np
+from drawn_nuclei import draw, rays
 from serving import Peer, Tile, serve
-from synthetic import draw, rays
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 PROBABILITY, OVERLAP = 0.6924782541382084, 0.3  # the thresholds that come with 2D_versatile_he
