@@ -6,18 +6,31 @@ Unknown keys are refused and the near ones named. A field's comment says what th
 
 from __future__ import annotations
 
-from pathlib import Path
+from copy import deepcopy
 from typing import Annotated, Any, Literal, Self, TypeVar
 
-import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from celldetr.errors import InputError, near
+from celldetr.untrusted import parse_yaml, shown
+
+
+def _printable(name: str) -> str:
+    if not name.isprintable() or not 0 < len(name) <= 100:
+        raise ValueError(f"{shown(name)}: expected a name of 1 to 100 printable characters")
+    return name
+
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
+# Bounds of a network, far beyond any that is of use: a checkpoint from anywhere must not ask for endless memory.
+Width = Annotated[int, Field(ge=1, le=8192)]
+Depth = Annotated[int, Field(ge=1, le=64)]
+Mpp = Annotated[float, Field(ge=0.05, le=10)]  # micrometres per pixel that a microscope can have
 RGB = tuple[float, float, float]
+# Types become columns, map keys and legends: one line of printable text.
+TypeName = Annotated[str, AfterValidator(_printable)]
 
 
 class Config(BaseModel):
@@ -32,8 +45,8 @@ T = TypeVar("T", bound=Config)
 class ModelConfig(Config):
     """What defines a network. Defaults are the recipe ``small-20x``; recipe ``paper-r50`` has the paper's sizes."""
 
-    types: tuple[str, ...]  # names of the K cell types, in the order of the type head's outputs
-    mpp: Positive = 0.5  # micrometres per pixel of the images the network sees
+    types: tuple[TypeName, ...] = Field(max_length=1000)  # of the K cell types, in the order of the type head's outputs
+    mpp: Mpp = 0.5  # micrometres per pixel of the images the network sees
 
     # Backbone: any timm network that gives features at the strides asked for.
     backbone: str = "tf_efficientnet_lite0"
@@ -41,28 +54,30 @@ class ModelConfig(Config):
     strides: tuple[int, ...] = (4, 8, 16, 32)  # feature levels taken, finest first
     frozen_batchnorm: bool = True  # statistics and affine of the backbone's BatchNorm stay as they were
     mean: RGB = (0.5, 0.5, 0.5)  # per channel, of pixel values / 255
-    std: RGB = (0.5, 0.5, 0.5)
+    std: tuple[Positive, Positive, Positive] = (0.5, 0.5, 0.5)
 
     # Transformer sizes, common to the three stages.
-    d_model: Count = 128
-    heads: Count = 8
-    points: Count = 4  # sampling points per head and level
-    ffn: Count = 512
+    d_model: Width = 128
+    heads: Width = 8
+    points: Depth = 4  # sampling points per head and level
+    ffn: Width = 512
     dropout: Probability = 0.0
 
     # image: positions are fractions of the image and boxes are refined in inverse-sigmoid space, as in the paper, whose
     # images have one size. pixels: both are measured in pixels, so that a tile of any size is read alike.
     coordinates: Literal["pixels", "image"] = "pixels"
 
-    encoder_layers: int = Field(3, ge=0)
+    encoder_layers: int = Field(3, ge=0, le=64)
     encoder_strides: tuple[int, ...] = (8, 16, 32)  # levels whose tokens the encoder mixes and the detector sees
 
-    detection_layers: Count = 3
+    detection_layers: Depth = 3
     queries: Literal["selected", "learned"] = "selected"  # learned: the paper; selected: best-scoring encoder tokens
-    num_queries: Count = 300  # for an image of 256 x 256 px; selected queries grow with the image's area
+    num_queries: int = Field(
+        300, ge=1, le=100_000
+    )  # for an image of 256 x 256 px; selected queries grow with the image's area
     query_strides: tuple[int, ...] = (8,)  # levels whose tokens compete to become selected queries
 
-    representation_layers: Count = 2
+    representation_layers: Depth = 2
     representation_strides: tuple[int, ...] = (4, 8, 16, 32)  # levels sampled; outside the encoder, as projected
     self_attention: Literal["none", "after_first"] = "none"  # none: the paper; after_first: the released code
     constrained: bool = True  # sample inside the cell's own box; False: stock Deformable DETR offsets
@@ -178,9 +193,9 @@ def _explain(error: ValidationError, root: type[BaseModel], origin: str) -> str:
             model = next((m for m in inner if isinstance(m, type) and issubclass(m, BaseModel)), model)
         return f"{origin}: unknown key {'.'.join(path)!r}; {near(path[-1], model.model_fields)}"
     value = first.get("input")
-    shown = "" if isinstance(value, dict) else f", got {value!r}"
+    got = "" if isinstance(value, dict) else f", got {shown(value)}"
     message = first["msg"].removeprefix("Value error, ")
-    return f"{origin}: {'.'.join(path) or 'settings'}: {message}{shown}"
+    return f"{origin}: {'.'.join(path) or 'settings'}: {message}{got}"
 
 
 def parse(cls: type[T], values: dict[str, Any], origin: str) -> T:
@@ -200,30 +215,13 @@ def parse(cls: type[T], values: dict[str, Any], origin: str) -> T:
         raise InputError(_explain(error, cls, origin)) from None
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
-    """Read a YAML mapping safely.
-
-    Raises:
-        InputError: no such file, not YAML, or not a mapping.
-    """
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read ({error})") from None
-    except yaml.YAMLError as error:
-        raise InputError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
-    if not isinstance(values, dict):
-        raise InputError(f"{path}: expected a mapping of settings, got {type(values).__name__}")
-    return values
-
-
 def override(values: dict[str, Any], assignments: list[str]) -> dict[str, Any]:
     """Apply ``dotted.key=value`` assignments (values are YAML) to nested settings; returns a changed copy.
 
     Raises:
         InputError: an assignment without ``=``, or one that goes through a value that is not a mapping.
     """
-    out: dict[str, Any] = yaml.safe_load(yaml.safe_dump(values))
+    out = deepcopy(values)
     for assignment in assignments:
         key, equals, text = assignment.partition("=")
         if not equals or not key:
@@ -235,7 +233,7 @@ def override(values: dict[str, Any], assignments: list[str]) -> dict[str, Any]:
             if not isinstance(node, dict):
                 raise InputError(f"{assignment!r}: {parent!r} is not a group of settings")
         try:
-            node[last] = yaml.safe_load(text)
-        except yaml.YAMLError:
+            node[last] = parse_yaml(text)
+        except ValueError:
             raise InputError(f"{assignment!r}: {text!r} is not a YAML value") from None
     return out

@@ -10,9 +10,19 @@ from __future__ import annotations
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+LONGEST = 2000  # characters of a message
+
 
 class InputError(ValueError):
-    """A value given by the user cannot be used; the message says which, why, and what would have been accepted."""
+    """A value given by the user cannot be used; the message says which, why, and what would have been accepted.
+
+    The message is one line, whatever names and values from files are in it: what cannot be printed (line breaks, the
+    escape sequences of terminals) becomes a space.
+    """
+
+    def __init__(self, message: object) -> None:
+        text = "".join(character if character.isprintable() else " " for character in str(message)[: LONGEST + 1])
+        super().__init__(text if len(text) <= LONGEST else f"{text[: LONGEST - 3]}...")
 
 
 def near(value: str, accepted: Iterable[str]) -> str:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from celldetr.errors import InputError
+from celldetr.untrusted import JSON_BYTES, parse_json, read_bytes
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _REFUSED = {
@@ -86,7 +87,9 @@ def write_json(path: Path, values: Mapping[str, Any]) -> None:
         InputError: the disk is full, or the place cannot be written to.
     """
     with replacing(path) as temporary:
-        temporary.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        # Names of files can hold bytes that are no text; they are written as JSON's own escapes.
+        text = json.dumps(values, indent=2, ensure_ascii=False) + "\n"
+        temporary.write_bytes(text.encode("utf-8", "backslashreplace"))
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
@@ -95,11 +98,13 @@ def read_json(path: Path) -> dict[str, Any] | None:
     Raises:
         InputError: the file holds something else.
     """
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    if not path.exists():
         return None
-    except (OSError, ValueError) as error:
+    try:
+        values = parse_json(read_bytes(path, JSON_BYTES))
+    except InputError:
+        raise
+    except ValueError as error:
         raise InputError(f"{path}: not readable as JSON ({error}); run again with --overwrite") from None
     if not isinstance(values, dict):
         raise InputError(f"{path}: expected a JSON object, got {type(values).__name__}; run again with --overwrite")

@@ -33,7 +33,9 @@ def progress_bar(quiet: bool) -> Bar:
 def _show(bar: Bar, name: str, done: int, total: int, note: str = "") -> None:
     """Move the bar's only task, which begins with the first move: a mistake found before that shows no bar."""
     if not bar.task_ids:
-        bar.add_task(name, total=total, note=note)
+        from rich.markup import escape
+
+        bar.add_task(escape(name), total=total, note=note)
     bar.update(bar.task_ids[0], completed=done, total=total, note=note)
 
 

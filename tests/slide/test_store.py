@@ -115,7 +115,7 @@ def test_what_is_no_table_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"not finished \(it is interrupted\); run predict again with --resume"):
         read_cells(tmp_path)
     (tmp_path / "cells.parquet").write_bytes(b"PAR1 and no more")
-    with pytest.raises(InputError, match="not a Parquet file"):
+    with pytest.raises(InputError, match="not a readable Parquet file"):
         read_cells(tmp_path)
     pq.write_table(pa.table({"x": [1]}), tmp_path / "other.parquet")
     with pytest.raises(InputError, match="not a cell table, it has no column 'cell_id'"):

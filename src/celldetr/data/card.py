@@ -3,6 +3,9 @@
 A card says where the images are, which reader understands them, what their labels mean and who may use them. The data
 themselves are not part of the package: ``root`` is relative to the directory in the environment variable
 ``CELLDETR_DATA`` when it is set, else to the card's own directory.
+
+A card, from whomever it is, may name any folder of this machine, but only to be read as images and labels: no name in
+it decides where something is written.
 """
 
 from __future__ import annotations
@@ -14,11 +17,18 @@ from typing import Any, Self
 
 from pydantic import Field, PrivateAttr, field_validator, model_validator
 
-from celldetr.config import Config, Positive, parse, read_yaml
+from celldetr.config import Config, Positive, parse
 from celldetr.errors import InputError, near
+from celldetr.untrusted import expand_user, is_dir, read_yaml
 
 CARDS = Path(__file__).parent / "cards"  # the cards that come with the package
 DATA_VARIABLE = "CELLDETR_DATA"
+
+# Matching takes time to the power of the repetitions, and without end where repetitions are repeated.
+REPETITIONS = 3
+LONGEST_NAME = 255  # characters of an image's name in which the patient is looked for: what file systems allow
+_REPETITION = re.compile(r"[*+]|\{\d*,\d*\}")
+_REPEATED_GROUP = re.compile(r"\)[*+{]")
 
 Split = str | int | list[str]
 
@@ -69,8 +79,14 @@ class DatasetCard(Config):
             raise ValueError(f"types: {bare[0]!r} needs the labels that mean it; only a single type can do without")
         try:
             groups = re.compile(self.group_pattern).groups
-        except re.error as error:
+        except (re.error, OverflowError, RecursionError) as error:
             raise ValueError(f"group_pattern {self.group_pattern!r} is not a regular expression ({error})") from None
+        repeated = len(_REPETITION.findall(self.group_pattern))
+        if repeated > REPETITIONS or _REPEATED_GROUP.search(self.group_pattern):
+            raise ValueError(
+                f"group_pattern {self.group_pattern!r} can take for ever: expected at most {REPETITIONS} of *, + and "
+                "{m,n}, and none of them after a group as in (ab)+"
+            )
         if self.group_pattern and groups < 1:
             raise ValueError(f"group_pattern {self.group_pattern!r} needs a group in parentheses: the patient")
         return self
@@ -96,10 +112,10 @@ class DatasetCard(Config):
         Raises:
             InputError: there is no such directory; the message says how to point to it.
         """
-        root = Path(self.root).expanduser()
+        root = expand_user(Path(self.root))
         base = os.environ.get(DATA_VARIABLE)
         path = (Path(base).expanduser() if base else self._folder) / root  # an absolute root stands for itself
-        if not path.is_dir():
+        if not is_dir(path):
             source = f" (the data: {self.url})" if self.url else ""
             raise InputError(
                 f"dataset {self.name!r}: no directory {path}; set {DATA_VARIABLE} to the directory that holds "
@@ -115,7 +131,7 @@ class DatasetCard(Config):
         """
         if not self.group_pattern:
             return name
-        match = re.search(self.group_pattern, name)
+        match = re.search(self.group_pattern, name[:LONGEST_NAME])
         if match is None:
             raise InputError(
                 f"dataset {self.name!r}: group_pattern {self.group_pattern!r} finds no patient in {name!r}"
@@ -148,7 +164,7 @@ def load_card(name_or_path: str | Path) -> DatasetCard:
         InputError: no such card (near names are listed), or a key of it is wrong.
     """
     text = str(name_or_path)
-    path = Path(name_or_path).expanduser()
+    path = expand_user(Path(name_or_path))
     if path.suffix.lower() not in {".yaml", ".yml"}:
         if path.name != text or text not in card_names():
             raise InputError(f"no dataset card {text!r}; {near(text, card_names())}, or the path of a .yaml file")

@@ -16,6 +16,7 @@ several times as long.
 from __future__ import annotations
 
 import json
+import math
 import uuid
 from pathlib import Path
 from typing import Literal
@@ -28,6 +29,7 @@ from celldetr.errors import InputError, near
 from celldetr.export.palette import type_colours
 from celldetr.export.stream import binary_stream
 from celldetr.export.table import BOX, CellTable, numbers
+from celldetr.untrusted import shown
 
 Shape = Literal["box", "ellipse"]
 SHAPES = ("box", "ellipse")
@@ -114,7 +116,15 @@ def _corner(table: CellTable, origin: Origin | tuple[float, float]) -> tuple[flo
         if origin not in ORIGINS:
             raise InputError(f"origin {origin!r} is unknown; {near(origin, ORIGINS)}")
         bounds = table.run.get("bounds_px") if origin == "bounds" else None
-        return (float(bounds[0]), float(bounds[1])) if bounds else (0.0, 0.0)
+        if not bounds:
+            return 0.0, 0.0
+        try:
+            x, y, _, _ = (float(value) for value in bounds)
+        except (TypeError, ValueError, OverflowError):
+            x = y = math.nan
+        if not math.isfinite(x + y):
+            raise InputError(f"{table.path}: bounds_px in its run.json is {shown(bounds)}, not four numbers")
+        return x, y
     if len(origin) != 2 or not np.isfinite(origin).all():
         raise InputError(f"origin {origin!r}: expected two numbers, x and y in level-0 pixels")
     return origin

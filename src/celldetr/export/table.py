@@ -7,7 +7,6 @@ type never occurs must still know it.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -21,12 +20,13 @@ from numpy.typing import NDArray
 
 from celldetr.errors import InputError
 from celldetr.files import read_json
-from celldetr.slide.store import RUN, cells_path
-from celldetr.slide.table import PROVENANCE, embedding_matrix, types_of
+from celldetr.slide.store import RUN, cells_path, check_table, table_errors
+from celldetr.slide.table import embedding_matrix, provenance_of, types_of
 
 BOX = ("x_px", "y_px", "w_px", "h_px")
 REQUIRED = ("cell_id", *BOX, "x_um", "y_um", "score", "type", "type_score", "embedding")
 BATCH_ROWS = 32_768
+LARGEST_MPP = 1e6  # beyond it is no resolution
 
 
 @dataclass(frozen=True)
@@ -57,14 +57,22 @@ class CellTable:
     def mpp_xy(self) -> tuple[float, float] | None:
         """Micrometres per pixel of level 0 along x and y, or None where the run does not say."""
         x, y = self.run.get("mpp_x"), self.run.get("mpp_y")
-        if isinstance(x, int | float) and isinstance(y, int | float) and x > 0 and y > 0:
+        if isinstance(x, int | float) and isinstance(y, int | float) and 0 < min(x, y) <= max(x, y) < LARGEST_MPP:
             return float(x), float(y)
         return None if self.mpp is None else (self.mpp, self.mpp)
 
     def batches(self, columns: Sequence[str], rows: int = BATCH_ROWS) -> Iterator[pa.RecordBatch]:
         """Stream ``columns`` in the order of the table, at most ``rows`` cells at a time."""
-        with pq.ParquetFile(self.path) as file:
+        with table_errors(self.path), pq.ParquetFile(self.path) as file:
             for batch in file.iter_batches(batch_size=rows, columns=list(columns)):
+                empty = next(
+                    (name for name in columns if name in ("cell_id", "embedding") and batch.column(name).null_count),
+                    None,
+                )
+                if empty is not None:
+                    raise InputError(
+                        f"{self.path}: a cell has no {empty!r}; write the table again with celldetr predict"
+                    )
                 yield batch.select(list(columns))
 
     def type_codes(self, batch: pa.RecordBatch) -> NDArray[np.intp]:
@@ -97,13 +105,14 @@ def batch_embeddings(batch: pa.RecordBatch) -> NDArray[np.float32]:
     return embedding_matrix(pa.chunked_array([batch.column("embedding")])).astype(np.float32)
 
 
+def _text(name: str) -> str:
+    """A name that may hold bytes that are no text, as text."""
+    return name.encode("utf-8", "replace").decode()
+
+
 def _provenance(path: Path, schema: pa.Schema) -> dict[str, Any]:
     """What the table says about its run, and ``run.json`` more of if it is still beside it."""
-    try:
-        own = json.loads((schema.metadata or {}).get(PROVENANCE, b"{}"))
-    except ValueError:
-        own = {}
-    return {**(own if isinstance(own, dict) else {}), **(read_json(path.parent / RUN) or {})}
+    return {**provenance_of(schema), **(read_json(path.parent / RUN) or {})}
 
 
 def open_table(source: Path) -> CellTable:
@@ -116,24 +125,21 @@ def open_table(source: Path) -> CellTable:
         InputError: there is no table, it is not Parquet, or it lacks a column.
     """
     path = cells_path(source)
-    try:
+    with table_errors(path):
         metadata = pq.read_metadata(path)
         schema = metadata.schema.to_arrow_schema()
-    except (pa.ArrowException, OSError) as error:
-        raise InputError(f"{path}: not a readable Parquet file ({str(error).splitlines()[0]})") from None
+        check_table(path, metadata, schema)
     missing = [name for name in REQUIRED if name not in schema.names]
     if missing:
         raise InputError(f"{path}: not a cell table, it has no column {missing[0]!r}")
     kind = schema.field("embedding").type
-    if not pa.types.is_fixed_size_list(kind):
-        raise InputError(f"{path}: column 'embedding' must be a fixed-size list, got {kind}")
     run = _provenance(path, schema)
     mpp = run.get("mpp")
     return CellTable(
         path=path,
         run=run,
-        slide=PurePosixPath(str(run.get("slide") or path.resolve().parent.name)).name,
-        mpp=float(mpp) if isinstance(mpp, int | float) and mpp > 0 else None,
+        slide=_text(PurePosixPath(str(run.get("slide") or path.resolve().parent.name)).name),
+        mpp=float(mpp) if isinstance(mpp, int | float) and 0 < mpp < LARGEST_MPP else None,
         types=types_of(schema),
         columns=tuple(schema.names),
         embedding_dim=int(kind.list_size),

@@ -29,10 +29,12 @@ class Backbone(nn.Module):
 
     def __init__(self, name: str, strides: Sequence[int], *, frozen_batchnorm: bool, pretrained: bool = False) -> None:
         super().__init__()
+        if ":" in name or "/" in name:  # timm would look for it on a hub or in a folder, whoever wrote the name
+            raise InputError(f"backbone {name!r} is not the plain name of a timm network")
         try:
             probe: Any = timm.create_model(name, features_only=True, pretrained=False)
             available: list[int] = probe.feature_info.reduction()
-        except (RuntimeError, AttributeError) as error:
+        except Exception as error:  # each of timm's networks fails in its own way where it has none
             raise InputError(f"backbone {name!r} is not a timm network with feature maps ({error})") from None
         if missing := [stride for stride in strides if stride not in available]:
             raise InputError(f"backbone {name!r} has no features at strides {missing}; it has {available}")

@@ -26,9 +26,11 @@ from torch import Tensor
 from celldetr.config import Config, ModelConfig, Probability, parse
 from celldetr.errors import InputError
 from celldetr.model.celldetr import CellDETR
+from celldetr.untrusted import is_file, load_json, parse_json, shown
 
 WEIGHTS_FILE, CARD_FILE = "model.safetensors", "card.json"
 FORMAT = 1
+CARD_BYTES = 16 * 2**20
 
 
 class Card(Config):
@@ -136,17 +138,20 @@ def read_card(folder: Path) -> Card:
         InputError: no card, not ours, or changed since it was written.
     """
     path = folder / CARD_FILE
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{folder}: not a CellDETR checkpoint, there is no {CARD_FILE}") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path}: cannot be read as JSON ({error})") from None
+    if not is_file(path):
+        raise InputError(f"{folder}: not a CellDETR checkpoint, there is no {CARD_FILE}")
+    values = load_json(path, CARD_BYTES)
     if not isinstance(values, dict) or "format" not in values:
         raise InputError(f"{path}: not the card of a CellDETR checkpoint")
     if values["format"] != FORMAT:
-        raise InputError(f"{path}: checkpoint format {values['format']}, this version of celldetr reads {FORMAT}")
-    if values.get("card_sha256") != _card_digest(values):
+        raise InputError(
+            f"{path}: checkpoint format {shown(values['format'])}, this version of celldetr reads {FORMAT}"
+        )
+    try:
+        digest = _card_digest(values)
+    except (RecursionError, ValueError) as error:
+        raise InputError(f"{path}: not the card of a CellDETR checkpoint ({error})") from None
+    if values.get("card_sha256") != digest:
         raise InputError(f"{path}: was changed after it was written (SHA-256 differs); fetch the checkpoint again")
     return parse(Card, values, str(path))
 
@@ -172,19 +177,43 @@ def load_checkpoint(folder: Path, *, device: str | torch.device = "cpu") -> Chec
         )
     try:
         with safe_open(path, framework="pt") as file:
-            inside = json.loads((file.metadata() or {}).get("config", "{}"))
+            if path.stat().st_size < 2 * least_weights(card.config):
+                raise InputError(f"{path}: weights do not fit the config, which asks for more than the file can hold")
+            inside = parse_json((file.metadata() or {}).get("config", "{}"))
             tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, ValueError) as error:
+    except InputError:
+        raise
+    except (SafetensorError, OSError, ValueError, TypeError, AttributeError) as error:
         raise InputError(f"{path}: not a safetensors file of CellDETR ({error})") from None
     # Compared as settings, not as text: a setting that a later version adds has its default in both.
     if parse(ModelConfig, inside, f"{path}: its config") != card.config:
         raise InputError(f"{path}: its weights were saved with another config than {CARD_FILE} states")
     network = CellDETR(_offline(card.config))
+    _check_values(path, network, tensors)
     try:
         network.load_state_dict({name: t.float() if t.is_floating_point() else t for name, t in tensors.items()})
     except RuntimeError as error:
         raise InputError(f"{path}: weights do not fit the config ({' '.join(str(error).split())[:200]})") from None
     return Checkpoint(network.eval().to(device), card)
+
+
+def least_weights(config: ModelConfig) -> int:
+    """How many weights a network of a config has at least, without building it: that may take all memory."""
+    d, layers = config.d_model, config.encoder_layers + config.detection_layers + config.representation_layers
+    queries = config.num_queries * d if config.queries == "learned" else 0
+    return layers * (d * d + 2 * d * config.ffn) + queries + d * len(config.types)
+
+
+def _check_values(path: Path, network: CellDETR, tensors: dict[str, Tensor]) -> None:
+    """Refuse weights that would be converted without a word, and networks that find nothing because all is NaN."""
+    for name, own in network.state_dict().items():
+        value = tensors.get(name)
+        if value is None:
+            continue  # load_state_dict names what is missing
+        if value.is_floating_point() != own.is_floating_point() or value.is_complex():
+            raise InputError(f"{path}: weights do not fit the config: {name!r} is {value.dtype}, not {own.dtype}")
+        if value.is_floating_point() and not bool(value.float().isfinite().all()):
+            raise InputError(f"{path}: weight {name!r} holds numbers that are not finite; the training went wrong")
 
 
 def require_types(card: Card, types: tuple[str, ...], purpose: str) -> None:

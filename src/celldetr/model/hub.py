@@ -7,6 +7,7 @@ from pathlib import Path
 
 from celldetr.errors import InputError, near
 from celldetr.model.checkpoint import CARD_FILE, Card, read_card
+from celldetr.untrusted import expand_user, is_dir, is_file
 
 DEFAULT_MODEL = "small-20x"
 PACKAGED = Path(__file__).resolve().parents[1] / "weights"
@@ -15,7 +16,7 @@ VARIABLE = "CELLDETR_MODELS"  # folders with more checkpoints, separated as in P
 
 def folders() -> list[Path]:
     """Folders searched, in order: those of ``CELLDETR_MODELS``, then the package's."""
-    named = [Path(part).expanduser() for part in os.environ.get(VARIABLE, "").split(os.pathsep) if part]
+    named = [expand_user(Path(part)) for part in os.environ.get(VARIABLE, "").split(os.pathsep) if part]
     return [*named, PACKAGED]
 
 
@@ -39,14 +40,14 @@ def find_model(name: str | Path | None = None) -> Path:
         InputError: there is none; the message names the near ones.
     """
     wanted = DEFAULT_MODEL if name is None else str(name)
-    path = Path(wanted).expanduser()
+    path = expand_user(Path(wanted))
     for candidate in (path, path / "model"):
-        if (candidate / CARD_FILE).is_file():
+        if is_file(candidate / CARD_FILE):
             return candidate
     models = list_models()
     if wanted in models:
         return models[wanted]
-    if path.exists():
+    if is_dir(path) or is_file(path):
         raise InputError(f"{path}: not a CellDETR checkpoint, there is no {CARD_FILE}")
     hint = near(wanted, models) if models else f"there is no model in {', '.join(map(str, folders()))}"
     raise InputError(f"no model {wanted!r}: neither a folder nor a known name; {hint}")

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 import warnings
 from importlib.util import find_spec
 from pathlib import Path
@@ -102,7 +103,7 @@ def export_onnx(
             f"model {card.name!r} has self_attention={network.config.self_attention!r}: its embeddings depend on which "
             "other cells pass the threshold, which is no part of the graph; only self_attention='none' can be exported"
         )
-    target = Path(f"{card.name}.onnx") if out is None else Path(out)
+    target = Path(_file_name(card.name)) if out is None else Path(out)
     if target.is_dir() or target.suffix.lower() != ".onnx":
         raise InputError(f"{target}: expected the name of a file that ends in .onnx")
     if target.exists() and not overwrite:
@@ -115,6 +116,11 @@ def export_onnx(
         _describe(temporary, card)
         _verify(module, temporary, card.name)
     return target
+
+
+def _file_name(model: str) -> str:
+    """Where a model called so goes by default. Who wrote the card chose the name, but not a path: letters only."""
+    return (re.sub(r"[^0-9A-Za-z_.-]+", "-", model).strip(".-")[:100] or "model") + ".onnx"
 
 
 def _model_folder(source: str | Path | None) -> Path:

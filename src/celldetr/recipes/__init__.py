@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from celldetr.config import Recipe, override, parse, read_yaml
+from celldetr.config import Recipe, override, parse
 from celldetr.errors import InputError, near
+from celldetr.untrusted import expand_user, is_file, read_yaml
 
 FOLDER = Path(__file__).parent
 
@@ -25,8 +26,8 @@ def load_recipe(name: str | Path, assignments: list[str] | None = None) -> Recip
     Raises:
         InputError: no such recipe, or a wrong setting; near names are listed.
     """
-    path = Path(name).expanduser()
-    if not path.is_file():
+    path = expand_user(Path(name))
+    if not is_file(path):
         if path.suffix in (".yaml", ".yml") or str(name) not in recipe_names():
             raise InputError(
                 f"no recipe {str(name)!r}: neither a file nor a known name; {near(str(name), recipe_names())}"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from celldetr.errors import InputError
 from celldetr.slide.colour import FULL_16, GREY_NOTE, grey_to_rgb, over_white, range_note, to_bytes
@@ -114,10 +114,11 @@ def open_image(path: Path, mpp: float | None) -> SlideReader:
         raise InputError(
             f"{path}: too large for a PNG or JPEG, which is decoded whole; save it as a tiled TIFF"
         ) from None
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{path}: cannot be decoded ({error}); the file is damaged or incomplete") from None
+    except InputError:
+        raise
+    except Exception as error:  # damaged chunks make Pillow's decoders raise almost anything
+        reason = str(error) or type(error).__name__
+        raise InputError(f"{path}: cannot be decoded ({reason}); the file is damaged or incomplete") from None
     return ArrayReader(
         pixels,
         resolution,

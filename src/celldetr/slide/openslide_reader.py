@@ -44,6 +44,12 @@ def open_openslide(path: Path, mpp: float | None) -> SlideReader:
         raise InputError(f"{path}: OpenSlide cannot open it ({error}); the file is damaged or incomplete") from None
     try:
         return OpenSlideReader(path, slide, resolution(path, slide, mpp))
+    except InputError:
+        slide.close()
+        raise
+    except Exception as error:  # properties that are no text, levels of no size
+        slide.close()
+        raise InputError(f"{path}: not a slide that can be read ({error}); damaged or incomplete?") from None
     except BaseException:
         slide.close()
         raise
@@ -84,7 +90,9 @@ def bounds(slide: openslide.AbstractSlide) -> tuple[int, int, int, int] | None:
         x, y, width, height = (int(slide.properties[name]) for name in names)
     except (KeyError, ValueError):
         return None
-    return (x, y, width, height) if width > 0 and height > 0 else None
+    whole_width, whole_height = slide.dimensions
+    inside = 0 <= x < x + width <= whole_width and 0 <= y < y + height <= whole_height
+    return (x, y, width, height) if inside else None
 
 
 class OpenSlideReader(SlideReader):

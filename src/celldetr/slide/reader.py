@@ -22,12 +22,15 @@ from PIL import Image
 
 from celldetr.errors import InputError
 from celldetr.slide.resolution import Resolution
+from celldetr.untrusted import is_dir
 
 SOURCE_PIXELS = 16 * 2**20  # most pixels of a level held at once; larger regions are resampled in blocks
 LEVEL_TOLERANCE = 1.02  # a level this much coarser than asked for is still taken: 2 % does not blur a nucleus
 BICUBIC_SUPPORT = 2  # source pixels either side, times the reduction
 # Resampling reduces by whole factors first where the reduction is at least twice this. 2 is indistinguishable (PIL).
 REDUCING_GAP = 2.0
+LONGEST_SIDE = 2**22  # px
+LARGEST_MM2 = 20_000  # a slide of 75 x 25 mm has a tenth of it
 EDGE = 1e-3  # px beyond the slide that count as rounding, not as outside
 
 
@@ -76,6 +79,7 @@ class SlideReader(ABC):
         warnings: tuple[str, ...] = (),
         bounds: tuple[int, int, int, int] | None = None,
     ) -> None:
+        _check_size(file or name, levels, resolution)
         self.name = name
         self.file = file
         self.format = format
@@ -208,6 +212,20 @@ class SlideReader(ABC):
         self.close()
 
 
+def _check_size(name: str, levels: tuple[Level, ...], resolution: Resolution) -> None:
+    """Refuse what no slide can be: a header may declare anything, and memory is needed for the thumbnail of it."""
+    width, height = levels[0].width, levels[0].height
+    area = width * resolution.mpp_x / 1000 * height * resolution.mpp_y / 1000
+    if not 0 < max(width, height) <= LONGEST_SIDE or min(width, height) < 1 or area > LARGEST_MM2:
+        raise InputError(
+            f"{name}: {width} x {height} px at {resolution.mpp:g} um per pixel: expected at most {LONGEST_SIDE:,} px a "
+            f"side and {LARGEST_MM2:,} mm², which is larger than any slide; damaged, or pass the right --mpp"
+        )
+    for level in levels:
+        if min(level.width, level.height) < 1 or min(level.downsample) <= 0:
+            raise InputError(f"{name}: has a level of {level.width} x {level.height} px; the file is damaged")
+
+
 def _needed(low: float, high: float, out: int, size: int, spare: int) -> tuple[int, int]:
     """First and one past the last pixel along an axis that a resampled interval needs; may reach outside 0..size.
 
@@ -247,9 +265,15 @@ def reduction(whole: int, part: int) -> float:
 
 
 def slide_name(path: Path) -> str:
-    """What the output of a slide is called: ``a/case 7.ome.tif`` -> ``case 7``."""
+    """What the output of a slide is called: ``a/case 7.ome.tif`` -> ``case 7``.
+
+    It is the name of a folder in the one that the user chose, whatever the file is called (``...svs``), and can be
+    written as text.
+    """
     stem = path.stem
-    return stem[:-4] if stem.lower().endswith(".ome") and len(stem) > 4 else stem
+    stem = stem[:-4] if stem.lower().endswith(".ome") and len(stem) > 4 else stem
+    stem = "".join(character if character.isprintable() else "_" for character in stem)
+    return stem if stem.strip(".") else stem.replace(".", "_") or "slide"
 
 
 def open_slide(path: Path | str, mpp: float | None = None) -> SlideReader:
@@ -264,15 +288,15 @@ def open_slide(path: Path | str, mpp: float | None = None) -> SlideReader:
         InputError: no such file, a directory, not an image, damaged, not a colour image, or of unknown resolution.
     """
     path = Path(path)
-    if path.is_dir():
+    if is_dir(path):
         raise InputError(f"{path}: is a directory; expected a slide file")
     try:
         with path.open("rb") as file:
             head = file.read(16)
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
     if not head:
         raise InputError(f"{path}: the file is empty; expected a slide or an image")
 
@@ -283,9 +307,14 @@ def open_slide(path: Path | str, mpp: float | None = None) -> SlideReader:
         return open_image(path, mpp)
     from celldetr.slide.openslide_reader import detect_vendor, open_openslide
 
+    is_tiff = head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+    if is_tiff:
+        from celldetr.slide.tiff_header import check_tiff_header
+
+        check_tiff_header(path)
     if detect_vendor(path) is not None:
         return open_openslide(path, mpp)
-    if head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+    if is_tiff:
         from celldetr.slide.tiff_reader import open_tiff
 
         return open_tiff(path, mpp)

@@ -10,21 +10,22 @@ give the same text, whatever they are called.
 
 from __future__ import annotations
 
-import gzip
-import json
-import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import shapely
+from numpy.typing import NDArray
 
 from celldetr.errors import InputError, near
+from celldetr.untrusted import JSON_BYTES, parse_json, read_bytes, shown
 
 # What QuPath calls the objects that are cells, not regions drawn by somebody.
 CELL_OBJECTS = ("detection", "cell", "tile")
 LIMIT = 1e8  # px; no image is that wide, and beyond it fractions of a pixel get lost
+MOST_CROSSINGS = 100_000  # of outlines with themselves and each other; drawn by hand they have some dozens
+MOST_NEAR = 20_000_000  # pairs of edges whose bounding boxes meet
 DEEPEST = 8  # collections in collections; QuPath writes one
 AREAS = ("Polygon", "MultiPolygon", "GeometryCollection")
 
@@ -69,13 +70,52 @@ def joined(geometries: list[shapely.Geometry], where: str) -> shapely.MultiPolyg
     """Areas, valid or not -> their union, valid, in an order that depends on nothing but the area.
 
     Raises:
-        InputError: it has no area.
+        InputError: it has no area, or crosses itself so often that it is nothing that anybody drew.
     """
-    parts = [part for geometry in geometries for polygon in _polygons(geometry) for part in _even_odd(polygon)]
-    areas = [part for part in shapely.get_parts(shapely.union_all(parts)) if part.geom_type == "Polygon"]
+    polygons = [polygon for geometry in geometries for polygon in _polygons(geometry)]
+    if _is_tangled(polygons):
+        raise InputError(
+            f"{where}: the outlines of the ROI cross themselves and each other more than {MOST_CROSSINGS:,} times; "
+            "draw them anew, or simplify them in QuPath"
+        )
+    try:
+        parts = [part for polygon in polygons for part in _even_odd(polygon)]
+        areas = [part for part in shapely.get_parts(shapely.union_all(parts)) if part.geom_type == "Polygon"]
+    except shapely.errors.GEOSException as error:
+        raise InputError(f"{where}: the areas of the ROI cannot be joined ({error}); draw them anew") from None
     if not areas:
         raise InputError(f"{where}: the ROI has no area; expected at least one polygon that encloses pixels")
     return shapely.normalize(shapely.MultiPolygon(areas))
+
+
+def _edges(polygon: shapely.Polygon) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """(N, 2) starts and ends of the edges of a polygon's rings."""
+    rings = [shapely.get_coordinates(ring) for ring in (polygon.exterior, *polygon.interiors)]
+    starts, ends = (np.concatenate([ring[cut] for ring in rings]) for cut in (slice(None, -1), slice(1, None)))
+    return starts, ends
+
+
+def _is_tangled(polygons: list[shapely.Polygon]) -> bool:
+    """Whether edges cross more than ``MOST_CROSSINGS`` times, or so many are near each other that none could count it.
+
+    Joining takes memory and time for every crossing, and n edges can have n squared. Edges that only touch, as those
+    of areas side by side do, are no crossings.
+    """
+    found = [_edges(polygon) for polygon in polygons if not polygon.is_empty]
+    if not found:
+        return False
+    starts, ends = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    edges = shapely.linestrings(np.stack([starts, ends], axis=1))
+    tree = shapely.STRtree(edges)
+    near, crossings, step = 0, 0, 32
+    for first in range(0, len(edges), step):
+        one, other = tree.query(edges[first : first + step])
+        near += len(one)
+        after = one + first < other  # each pair once
+        crossings += int(shapely.crosses(edges[one[after] + first], edges[other[after]]).sum())
+        if near > MOST_NEAR or crossings > MOST_CROSSINGS:
+            return True
+    return False
 
 
 def _polygons(geometry: shapely.Geometry) -> Iterator[shapely.Polygon]:
@@ -94,8 +134,7 @@ def _even_odd(polygon: shapely.Polygon) -> list[shapely.Polygon]:
     """
     if polygon.is_valid:
         return [polygon] if polygon.area > 0 else []
-    rings = [shapely.get_coordinates(ring) for ring in (polygon.exterior, *polygon.interiors)]
-    starts, ends = (np.concatenate([ring[cut] for ring in rings]) for cut in (slice(None, -1), slice(1, None)))
+    starts, ends = _edges(polygon)
     edges = shapely.union_all(shapely.linestrings(np.stack([starts, ends], axis=1)))
     faces = list(shapely.get_parts(shapely.polygonize(shapely.get_parts(edges))))
     kept = []
@@ -161,16 +200,10 @@ def roi_of_run(run: Mapping[str, Any]) -> shapely.MultiPolygon | None:
 
 
 def _json(path: Path) -> Any:
+    content = read_bytes(path, JSON_BYTES, unpack=True)
     try:
-        content = path.read_bytes()
-        if content.startswith(b"\x1f\x8b"):
-            content = gzip.decompress(content)
-        return json.loads(content)
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
-    except (OSError, EOFError, zlib.error) as error:
-        raise InputError(f"{path}: cannot be read ({error})") from None
-    except (ValueError, RecursionError) as error:
+        return parse_json(content)
+    except ValueError as error:
         raise InputError(f"{path}: not GeoJSON ({error}); export annotations from QuPath as GeoJSON") from None
 
 
@@ -188,7 +221,7 @@ def _features(content: Any, path: str) -> Iterator[dict[str, Any]]:
         raise InputError(f"{path}: expected a GeoJSON FeatureCollection, Feature or list of Features, got {got}")
     for item in content:
         if not isinstance(item, dict) or item.get("type") != "Feature":
-            raise InputError(f"{path}: expected Features, got {str(item)[:60]}")
+            raise InputError(f"{path}: expected Features, got {shown(item, 60)}")
         yield item
 
 
@@ -227,14 +260,14 @@ def _polygon(rings: list[list[tuple[float, float]]]) -> shapely.Polygon:
 
 def _ring(points: Any, where: str) -> list[tuple[float, float]]:
     if not isinstance(points, list):
-        raise InputError(f"{where}: expected rings of points, got {str(points)[:60]}")
+        raise InputError(f"{where}: expected rings of points, got {shown(points, 60)}")
     ring = []
     for point in points:
         pair = point[:2] if isinstance(point, list) else None
         if not pair or len(pair) < 2 or any(type(v) not in (int, float) or v != v for v in pair):
-            raise InputError(f"{where}: expected points of two finite numbers, got {str(point)[:60]}")
+            raise InputError(f"{where}: expected points of two finite numbers, got {shown(point, 60)}")
         if max(abs(pair[0]), abs(pair[1])) > LIMIT:
-            raise InputError(f"{where}: expected pixels of full resolution, got {str(point)[:60]}")
+            raise InputError(f"{where}: expected pixels of full resolution, got {shown(point, 60)}")
         ring.append((float(pair[0]), float(pair[1])))
     if len(set(ring)) < 3:
         raise InputError(f"{where}: a polygon of {len(set(ring))} points; expected at least 3")

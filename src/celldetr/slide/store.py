@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,15 @@ from numpy.typing import NDArray
 from celldetr.errors import InputError, near
 from celldetr.files import read_json, replacing
 from celldetr.slide.damage import FailedTile
-from celldetr.slide.table import cell_schema, embedding_matrix, number_rows, table_metadata, table_to_frame
+from celldetr.slide.table import (
+    cell_schema,
+    embedding_matrix,
+    number_rows,
+    table_metadata,
+    table_to_frame,
+    wrong_column,
+)
+from celldetr.untrusted import is_dir, is_file
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,6 +40,7 @@ RUN = "run.json"
 PARTS = "parts"
 FINISHED = ("complete", "partial")  # of run.json's status: there is nothing left to do; partial: see failed_tiles
 ROW_GROUP = 32_768  # rows; also what joining holds in memory, beside one part
+LARGEST_RATIO = 4  # cells per byte of a table; of our own, every byte of geometry and position counts
 _PART_KEY = b"celldetr.part"
 
 
@@ -194,10 +204,10 @@ def cells_path(path: Path | str) -> Path:
         InputError: there is none; an unfinished run is named as such.
     """
     path = Path(path)
-    table = path / CELLS if path.is_dir() else path
-    if table.is_file():
+    table = path / CELLS if is_dir(path) else path
+    if is_file(table):
         return table
-    run = read_json(path / RUN) if path.is_dir() else None
+    run = read_json(path / RUN) if is_dir(path) else None
     if run is not None and run.get("status") not in FINISHED:
         raise InputError(
             f"{path}: the run is not finished (it is {run.get('status')}); run predict again with --resume"
@@ -205,18 +215,42 @@ def cells_path(path: Path | str) -> Path:
     raise InputError(f"{path}: no such cell table; give cells.parquet or the directory that predict wrote for a slide")
 
 
+@contextmanager
+def table_errors(file: Path) -> Iterator[None]:
+    """Turn failures of reading Parquet into ``InputError``: damaged anywhere, cut off, not Parquet at all."""
+    try:
+        yield
+    except InputError:
+        raise
+    # Whatever Arrow cannot make sense of: its own exceptions, and Python's where metadata are no text or no number.
+    except (OSError, pa.ArrowException, ValueError, TypeError, KeyError, MemoryError, OverflowError) as error:
+        first = (str(error) or type(error).__name__).splitlines()[0]
+        raise InputError(f"{file}: not a readable Parquet file ({first})") from None
+
+
+def check_table(file: Path, metadata: pq.FileMetaData, schema: pa.Schema) -> None:
+    """Refuse a file that is no cell table, or claims more cells than it can hold.
+
+    Raises:
+        InputError: a column is missing or of a wrong type.
+    """
+    wrong = wrong_column(schema)
+    if wrong:
+        raise InputError(f"{file}: not a cell table, {wrong}")
+    if metadata.num_rows > LARGEST_RATIO * file.stat().st_size:
+        raise InputError(f"{file}: claims {metadata.num_rows:,} cells, too many for its size; the file is damaged")
+
+
 def _read(path: Path | str, columns: Sequence[str] | None) -> pa.Table:
     file = cells_path(path)
-    try:
-        schema = pq.read_schema(file)
-    except (OSError, pa.ArrowException) as error:
-        raise InputError(f"{file}: not a Parquet file ({str(error).splitlines()[0]})") from None
-    if "cell_id" not in schema.names:
-        raise InputError(f"{file}: not a cell table, it has no column 'cell_id'")
-    for name in columns or ():
-        if name not in schema.names:
-            raise InputError(f"{file}: has no column {name!r}; {near(name, schema.names)}")
-    return pq.read_table(file, columns=None if columns is None else list(columns))
+    with table_errors(file):
+        metadata = pq.read_metadata(file)
+        schema = metadata.schema.to_arrow_schema()
+        check_table(file, metadata, schema)
+        for name in columns or ():
+            if name not in schema.names:
+                raise InputError(f"{file}: has no column {name!r}; {near(name, schema.names)}")
+        return pq.read_table(file, columns=None if columns is None else list(columns))
 
 
 def read_cells(path: Path | str, columns: Sequence[str] | None = None) -> pd.DataFrame:
@@ -232,7 +266,8 @@ def read_cells(path: Path | str, columns: Sequence[str] | None = None) -> pd.Dat
     Raises:
         InputError: no such table, an unfinished run, or an unknown column (near ones are named).
     """
-    return table_to_frame(_read(path, columns))
+    with table_errors(Path(path)):
+        return table_to_frame(_read(path, columns))
 
 
 def read_embeddings(path: Path | str) -> NDArray[np.float16]:
@@ -241,4 +276,5 @@ def read_embeddings(path: Path | str) -> NDArray[np.float16]:
     Raises:
         InputError: see ``read_cells``.
     """
-    return embedding_matrix(_read(path, ["embedding"])["embedding"])
+    with table_errors(Path(path)):
+        return embedding_matrix(_read(path, ["embedding"])["embedding"])

@@ -22,12 +22,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from celldetr.untrusted import parse_json
+
 if TYPE_CHECKING:
     import pandas as pd
 
     from celldetr.model.output import TileCells
 
 PROVENANCE = b"celldetr"
+LONGEST_EMBEDDING = 65_536
+_NUMBERS = ("cell_id", "x_px", "y_px", "w_px", "h_px", "x_um", "y_um", "score", "type_score")
 
 # A WKB polygon of one closed ring of five points: 93 bytes (OGC 06-103r4, 8.2).
 _WKB = np.dtype([("order", "u1"), ("kind", "<u4"), ("rings", "<u4"), ("points", "<u4"), ("xy", "<f8", (5, 2))])
@@ -55,6 +59,34 @@ def cell_schema(types: Sequence[str], embedding_dim: int) -> pa.Schema:
 def types_of(schema: pa.Schema) -> tuple[str, ...]:
     """Names of the K types of a cell table, in the model's order."""
     return tuple(name[2:] for name in schema.names if name.startswith("p_"))
+
+
+def wrong_column(schema: pa.Schema) -> str | None:
+    """What of a schema does not go with a cell table, for a message; None if all that is there does."""
+    if "cell_id" not in schema.names:
+        return "it has no column 'cell_id'"
+    twice = next((name for name in schema.names if schema.names.count(name) > 1), None)
+    if twice is not None:
+        return f"it has two columns {twice!r}"
+    for field in schema:
+        kind = field.type
+        inner = kind.value_type if pa.types.is_dictionary(kind) else kind
+        text = pa.types.is_string(inner) or pa.types.is_large_string(inner)
+        number = pa.types.is_integer(kind) or pa.types.is_floating(kind)
+        vector = pa.types.is_fixed_size_list(kind) and pa.types.is_floating(kind.value_type)
+        if field.name == "type":
+            expected, fits = "text", text
+        elif field.name == "embedding":
+            expected, fits = "a fixed-size list of floats", vector and 0 < kind.list_size <= LONGEST_EMBEDDING
+        elif field.name == "geometry":
+            expected, fits = "binary", pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+        elif field.name in _NUMBERS or field.name.startswith("p_"):
+            expected, fits = "a number", number
+        else:
+            continue
+        if not fits:
+            return f"column {field.name!r} must be {expected}, got {kind}"
+    return None
 
 
 def box_polygons(boxes: NDArray[np.float64]) -> pa.BinaryArray:
@@ -129,8 +161,23 @@ def table_metadata(
     return {b"geo": json.dumps(geo).encode(), PROVENANCE: json.dumps(provenance, sort_keys=True).encode()}
 
 
+def provenance_of(schema: pa.Schema) -> dict[str, Any]:
+    """What a table's own metadata say about its run; nothing where they are not as we write them."""
+    try:
+        values = parse_json((schema.metadata or {}).get(PROVENANCE, b"{}"))
+    except ValueError:
+        return {}
+    return values if isinstance(values, dict) else {}
+
+
 def embedding_matrix(column: pa.ChunkedArray) -> NDArray[np.float16]:
-    """An ``embedding`` column -> (N, d) float16."""
+    """An ``embedding`` column -> (N, d) float16.
+
+    Raises:
+        ValueError: a cell has no embedding.
+    """
+    if column.null_count:
+        raise ValueError(f"{column.null_count} cells have no embedding")
     out = np.empty((len(column), column.type.list_size), dtype=np.float16)
     start = 0
     for chunk in column.chunks:
@@ -147,14 +194,16 @@ def table_to_frame(table: pa.Table) -> pd.DataFrame:
     """
     import pandas as pd
 
-    provenance = json.loads((table.schema.metadata or {}).get(PROVENANCE, b"{}"))
+    provenance = provenance_of(table.schema)
     columns: dict[str, Any] = {}
     for name in table.column_names:
         column = table[name]
         if name == "type":
             text = column.cast(pa.string())
-            types = provenance.get("types") or types_of(table.schema) or sorted(set(text.to_pylist()))
-            columns[name] = pd.Categorical(text.to_pandas(), categories=list(types))
+            types = provenance.get("types")
+            if not isinstance(types, list) or len(set(map(str, types))) < len(types):
+                types = list(types_of(table.schema)) or sorted(set(text.to_pylist()) - {None})
+            columns[name] = pd.Categorical(text.to_pandas(), categories=types)
         elif name == "embedding":
             columns[name] = pd.Series(list(embedding_matrix(column)), dtype=object)
         elif name == "geometry":

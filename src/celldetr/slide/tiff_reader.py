@@ -6,6 +6,7 @@ memory; a compressed one is decoded whole if it is small and strip by strip if i
 
 from __future__ import annotations
 
+import math
 import struct
 import threading
 from collections import OrderedDict
@@ -37,26 +38,31 @@ def open_tiff(path: Path, mpp: float | None) -> SlideReader:
         InputError: damaged or truncated, neither RGB nor grey, of unknown resolution, or compressed in too large a
             piece to decode.
     """
+    file = None
     try:
         file = tifffile.TiffFile(path)
-        _check_chain(path, file)
-        series = max(file.series, key=lambda s: series_size(s)[0] * series_size(s)[1]) if file.series else None
-    except InputError:
-        raise
-    except Exception as error:  # a damaged header makes tifffile raise almost anything
-        raise InputError(f"{path}: not a TIFF that can be read ({error}); damaged or incomplete?") from None
-    try:
-        if series is None:
-            raise InputError(f"{path}: a TIFF without an image; damaged or incomplete?")
-        highest, source = sample_range(file, series)
-        pyramid = [TiffLevel(path, file, level, highest) for level in _pyramid(file, series)]
-        notes = [GREY_NOTE] if pyramid[0].is_grey else []
-        if highest > 255 and not pyramid[0].is_palette:
-            notes.append(range_note(highest, source))
-        return TiffReader(path, file, pyramid, tiff_resolution(path, file, series, mpp), tuple(notes))
-    except BaseException:
-        file.close()
-        raise
+        return _open(path, file, mpp)
+    except BaseException as error:
+        if file is not None:
+            file.close()
+        if isinstance(error, InputError) or not isinstance(error, Exception):
+            raise
+        # A damaged header makes tifffile, and what is computed from it, raise almost anything.
+        reason = str(error) or type(error).__name__
+        raise InputError(f"{path}: not a TIFF that can be read ({reason}); damaged or incomplete?") from None
+
+
+def _open(path: Path, file: Any, mpp: float | None) -> SlideReader:
+    _check_chain(path, file)
+    series = max(file.series, key=lambda s: series_size(s)[0] * series_size(s)[1]) if file.series else None
+    if series is None:
+        raise InputError(f"{path}: a TIFF without an image; damaged or incomplete?")
+    highest, source = sample_range(file, series)
+    pyramid = [TiffLevel(path, file, level, highest) for level in _pyramid(file, series)]
+    notes = [GREY_NOTE] if pyramid[0].is_grey else []
+    if highest > 255 and not pyramid[0].is_palette:
+        notes.append(range_note(highest, source))
+    return TiffReader(path, file, pyramid, tiff_resolution(path, file, series, mpp), tuple(notes))
 
 
 def _check_chain(path: Path, file: Any) -> None:
@@ -148,7 +154,7 @@ class TiffLevel:
         self._samples_first = _check_colour(path, series)
         self._highest = highest
         self._check_complete()
-        decoded = int(np.prod(series.shape)) * page.dtype.itemsize
+        decoded = math.prod(series.shape) * page.dtype.itemsize
         self._whole = not page.is_tiled and decoded <= WHOLE_BYTES
         if not page.is_tiled and series.dataoffset is not None:
             dtype = page.dtype.newbyteorder(file.byteorder)

@@ -11,10 +11,11 @@ from typing import Any
 
 import yaml
 
-from celldetr.config import Recipe, parse, read_yaml
+from celldetr.config import Recipe, parse
 from celldetr.errors import InputError
 from celldetr.training.logs import CURVES_FILE, LOG_FILE, TENSORBOARD_FOLDER
 from celldetr.training.state import STATE_FILE
+from celldetr.untrusted import read_yaml
 
 RECIPE_FILE, MODEL_FOLDER = "recipe.yaml", "model"
 

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from rich.console import Group, RenderableType
 from rich.table import Table
+from rich.text import Text
 
 
 class Described(Protocol):
@@ -52,18 +53,22 @@ def models_table(cards: Sequence[Described]) -> Group:
     """One block a model: its name, then a line a fact, which fits a terminal of any width."""
     blocks: list[RenderableType] = []
     for card in cards:
-        facts = Table(title=card.name, title_justify="left", box=None, show_header=False, pad_edge=False)
+        facts = Table(title=Text(card.name), title_justify="left", box=None, show_header=False, pad_edge=False)
         facts.add_column(style="dim", no_wrap=True)
         facts.add_column(overflow="fold")
-        facts.add_row("types", ", ".join(card.config.types))
-        facts.add_row("resolution", f"{card.config.mpp:g} µm per pixel")
-        facts.add_row("network", f"{card.config.backbone}, d {card.config.d_model}")
-        facts.add_row("trained on", ", ".join(f"{source['name']} ({source['split']})" for source in card.training_data))
-        facts.add_row("licence", card.licence)
-        facts.add_row("threshold", f"{card.threshold:.3f}")
-        for line in _metric_lines(card.metrics):
-            facts.add_row("metrics", line)
-        facts.add_row("SHA-256", card.sha256)
+        sources = (f"{source.get('name')} ({source.get('split')})" for source in card.training_data)
+        rows = [
+            ("types", ", ".join(card.config.types)),
+            ("resolution", f"{card.config.mpp:g} µm per pixel"),
+            ("network", f"{card.config.backbone}, d {card.config.d_model}"),
+            ("trained on", ", ".join(sources)),
+            ("licence", card.licence),
+            ("threshold", f"{card.threshold:.3f}"),
+            *(("metrics", line) for line in _metric_lines(card.metrics)),
+            ("SHA-256", card.sha256),
+        ]
+        for name, fact in rows:
+            facts.add_row(name, Text(fact))  # a card's words are not rich's markup
         blocks += [facts, ""]
     return Group(*blocks)
 
@@ -72,6 +77,8 @@ def _metric_lines(metrics: Mapping[str, Any]) -> list[str]:
     """``{"brca-m2c test": {"detection.f1": 0.85}}`` -> ``brca-m2c test: detection.f1 0.850``, numbers only."""
     lines = []
     for where, numbers in metrics.items():
+        if not isinstance(numbers, Mapping):
+            continue
         shown = [f"{name} {value:.3f}" for name, value in numbers.items() if isinstance(value, float)]
         lines.append(f"{where}: " + ", ".join(shown))
     return lines

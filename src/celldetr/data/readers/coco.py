@@ -1,12 +1,12 @@
 """COCO: one JSON file of images, categories and annotations. Boxes are read; segmentations are not needed.
 
 ``bbox`` is x, y, width, height in pixels. A label of the card is a category's name or, where no label is called so, its
-id. Annotations with ``iscrowd`` 1 mean several objects and are left out.
+id. Annotations with ``iscrowd`` 1 mean several objects and are left out. A ``file_name`` is looked for inside the
+folder of images and nowhere else.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from celldetr.data.card import DatasetCard
 from celldetr.data.readers.common import box_sample, read_image, type_index
 from celldetr.data.sample import Sample
 from celldetr.errors import InputError
+from celldetr.untrusted import is_inside, load_json, shown
 
 
 class CocoOptions(Config):
@@ -29,11 +30,8 @@ class CocoOptions(Config):
 
 
 def _load(path: Path) -> dict[str, list[dict[str, Any]]]:
-    """The JSON file, its three lists checked for the keys that are used."""
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read as JSON ({error})") from None
+    """The JSON file, its three lists checked for the keys that are used, and these for their types."""
+    values = load_json(path)
     needed = {
         "images": ("id", "file_name"),
         "categories": ("id", "name"),
@@ -46,6 +44,14 @@ def _load(path: Path) -> dict[str, list[dict[str, Any]]]:
             for key in keys:
                 if not isinstance(entry, dict) or key not in entry:
                     raise InputError(f"{path}: {part}[{row}] has no {key!r}")
+                if key != "bbox" and not isinstance(entry[key], str | int | float):
+                    raise InputError(f"{path}: {part}[{row}]: {key} must be text or a number, got {shown(entry[key])}")
+    for row, entry in enumerate(values["images"]):
+        if not is_inside(str(entry["file_name"])):
+            raise InputError(
+                f"{path}: images[{row}]: file_name {shown(entry['file_name'])} leads out of the folder of images; "
+                "expected a path inside it (options.images of the card says which folder that is)"
+            )
     return values
 
 
@@ -53,8 +59,8 @@ def _box(entry: dict[str, Any], where: str, extra: int) -> tuple[float, float, f
     """xyxy of an annotation."""
     try:
         x, y, width, height = (float(value) for value in entry["bbox"])
-    except (TypeError, ValueError):
-        raise InputError(f"{where}: bbox must be [x, y, width, height], got {entry['bbox']!r}") from None
+    except (TypeError, ValueError, OverflowError):
+        raise InputError(f"{where}: bbox must be [x, y, width, height], got {shown(entry['bbox'])}") from None
     return x, y, x + width + extra, y + height + extra
 
 
@@ -101,4 +107,4 @@ def read(card: DatasetCard, split: str) -> Iterator[Sample]:
             types.append(type_index(card, label if label in card.label_index else name, place))
         boxes = np.array([_box(entry, place, options.inclusive) for entry, place in zip(entries, where, strict=True)])
         file = root / options.images / str(image["file_name"])
-        yield box_sample(card, Path(image["file_name"]).stem, read_image(file), boxes, types, where)
+        yield box_sample(card, Path(str(image["file_name"])).stem, read_image(file), boxes, types, where)

@@ -14,6 +14,8 @@ from celldetr.data.pseudo_boxes import pseudo_boxes
 from celldetr.data.sample import Sample
 from celldetr.errors import InputError, near
 
+# No others: Pillow hands some formats to programs (EPS to Ghostscript), and a file is what it contains, not its suffix.
+FORMATS = ("PNG", "JPEG", "TIFF", "BMP")
 SLACK = 2.0  # px a box or point may lie outside its image (rounding of the source) before the card is said to lie
 
 
@@ -21,15 +23,15 @@ def read_image(path: Path) -> NDArray[np.uint8]:
     """Read an image as (H, W, 3) uint8 RGB.
 
     Raises:
-        InputError: no such file, or not an image.
+        InputError: no such file, not an image, or one so large that it is not to be decoded in one piece.
     """
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=FORMATS) as image:
             return np.asarray(image.convert("RGB"))
     except FileNotFoundError:
         raise InputError(f"{path}: no such image") from None
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise InputError(f"{path}: cannot be read as an image ({error})") from None
+    except Exception as error:  # damaged headers make Pillow's decoders raise almost anything
+        raise InputError(f"{path}: cannot be read as an image ({error or type(error).__name__})") from None
 
 
 def read_lines(path: Path) -> list[str]:
@@ -40,7 +42,7 @@ def read_lines(path: Path) -> list[str]:
     """
     try:
         return [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise InputError(f"{path}: cannot be read ({error})") from None
 
 

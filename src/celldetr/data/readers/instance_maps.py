@@ -6,7 +6,6 @@ of the nuclei: a nucleus of pixels 3 to 5 spans [3, 6].
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,10 +16,11 @@ from scipy import ndimage
 
 from celldetr.config import Positive, parse
 from celldetr.data.card import DatasetCard
-from celldetr.data.readers.common import box_sample, read_image, type_index
+from celldetr.data.readers.common import FORMATS, box_sample, read_image, type_index
 from celldetr.data.readers.layout import Item, Layout, find_items
 from celldetr.data.sample import Sample
 from celldetr.errors import InputError
+from celldetr.untrusted import load_json
 
 
 class InstanceOptions(Layout):
@@ -60,14 +60,16 @@ def read_map(path: Path) -> NDArray[np.integer]:
         if path.suffix.lower() == ".npy":
             values = np.load(path, allow_pickle=False)
         else:
-            with Image.open(path) as image:
+            with Image.open(path, formats=FORMATS) as image:
                 if image.mode == "P":
                     raise ValueError("a palette image: colours, not numbers of nuclei")
                 values = np.asarray(image)
     except FileNotFoundError:
         raise InputError(f"{path}: no such instance map") from None
-    except (OSError, ValueError, SyntaxError, EOFError) as error:
-        raise InputError(f"{path}: cannot be read as an instance map ({error})") from None
+    except Exception as error:  # damaged headers make Pillow and NumPy raise almost anything
+        raise InputError(f"{path}: cannot be read as an instance map ({error or type(error).__name__})") from None
+    if not isinstance(values, np.ndarray):
+        raise InputError(f"{path}: cannot be read as an instance map (an archive of arrays)")
     if values.ndim != 2 or not np.issubdtype(values.dtype, np.integer) or values.min(initial=0) < 0:
         raise InputError(
             f"{path}: expected one whole number >= 0 per pixel, got {values.dtype} of shape {values.shape}"
@@ -77,12 +79,10 @@ def read_map(path: Path) -> NDArray[np.integer]:
 
 def _labels(path: Path) -> dict[int, str]:
     """The JSON file of labels, number -> label."""
+    values = load_json(path)
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
         return {int(number): str(label) for number, label in values.items()}
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file of labels") from None
-    except (OSError, ValueError, AttributeError) as error:
+    except (ValueError, AttributeError, RecursionError) as error:
         raise InputError(f'{path}: expected JSON {{"number of the nucleus": label}} ({error})') from None
 
 

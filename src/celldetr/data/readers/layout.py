@@ -11,6 +11,7 @@ from celldetr.config import Config
 from celldetr.data.card import DatasetCard
 from celldetr.data.readers.common import read_lines
 from celldetr.errors import InputError, near
+from celldetr.untrusted import is_dir, is_file
 
 SUFFIXES = {".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp"}
 
@@ -62,7 +63,7 @@ def find_items(card: DatasetCard, split: str, layout: Layout) -> Iterator[Item]:
     folder = "" if isinstance(value, list) else str(value)
     images = root / layout.images.replace("{split}", folder)
     labels = root / layout.labels.replace("{split}", folder)
-    if not images.is_dir():
+    if not is_dir(images):
         raise InputError(f"dataset {card.name!r}, split {split!r}: no directory {images}")
     files = {path.name: path for path in sorted(images.iterdir()) if path.suffix.lower() in SUFFIXES}
     if layout.table and layout.table.split:
@@ -75,7 +76,7 @@ def find_items(card: DatasetCard, split: str, layout: Layout) -> Iterator[Item]:
             )
     elif isinstance(value, list):
         names = value
-    elif (root / folder).is_file():
+    elif is_file(root / folder):
         names = [line for line in read_lines(root / folder) if line]
     else:
         names = list(files)
@@ -90,7 +91,14 @@ def find_items(card: DatasetCard, split: str, layout: Layout) -> Iterator[Item]:
 def _read_table(root: Path, table: Table) -> dict[str, dict[str, str]]:
     """Rows of the table by image name."""
     path = root / table.file
-    reader = csv.DictReader(read_lines(path))
+    lines = read_lines(path)
+    try:
+        return _rows(path, csv.DictReader(lines), table)
+    except csv.Error as error:
+        raise InputError(f"{path}: not a CSV file ({error})") from None
+
+
+def _rows(path: Path, reader: csv.DictReader[str], table: Table) -> dict[str, dict[str, str]]:
     columns = reader.fieldnames or []
     for column in filter(None, (table.image, table.split, table.mpp)):
         if column not in columns:

@@ -35,8 +35,10 @@ def _map(path: Path, ndim: int) -> NDArray:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError:
         raise InputError(f"{path}: no such array") from None
-    except (OSError, ValueError, EOFError) as error:
-        raise InputError(f"{path}: cannot be read as a NumPy array without pickles ({error})") from None
+    except Exception as error:  # NumPy evaluates the header as a literal, which fails in many ways
+        raise InputError(
+            f"{path}: cannot be read as a NumPy array without pickles ({error or type(error).__name__})"
+        ) from None
     if not isinstance(array, np.ndarray) or array.ndim != ndim:
         shape = array.shape if isinstance(array, np.ndarray) else type(array).__name__
         raise InputError(f"{path}: expected {ndim} dimensions, got {shape}")
@@ -57,6 +59,8 @@ def _nuclei(masks: NDArray, card: DatasetCard, where: str) -> tuple[NDArray[np.f
     boxes, types, rows = [np.zeros((0, 4), dtype=np.float32)], [], []
     for channel in range(masks.shape[2]):
         instances = np.asarray(masks[:, :, channel])
+        if not np.isfinite(instances).all():
+            raise InputError(f"{where}, channel {channel}: expected numbers of nuclei, got some that are not finite")
         if not instances.any():
             continue
         numbers, found, _ = extents(instances.astype(np.int64))
@@ -77,9 +81,16 @@ def read(card: DatasetCard, split: str) -> Iterator[Sample]:
     paths = [root / text.replace("{split}", fold) for text in (options.images, options.masks, options.tissues)]
     images, masks = _map(paths[0], 4), _map(paths[1], 4)
     tissues = _map(paths[2], 1) if options.tissues else None
-    if images.shape[3] != 3:
+    for path, array in zip(paths, (images, masks), strict=False):
+        if array.dtype.kind not in "uif":
+            raise InputError(f"{path}: expected numbers, got {array.dtype}")
+    if images.shape[3] != 3 or 0 in images.shape[1:]:
         raise InputError(f"{paths[0]}: expected (N, H, W, 3), got {images.shape}")
-    if masks.shape[:3] != images.shape[:3] or (tissues is not None and len(tissues) != len(images)):
+    if (
+        masks.shape[:3] != images.shape[:3]
+        or masks.shape[3] < 2
+        or (tissues is not None and len(tissues) != len(images))
+    ):
         others = f"masks {masks.shape}" + ("" if tissues is None else f", types {tissues.shape}")
         raise InputError(f"{paths[1]}: {others} do not fit images {images.shape}")
     for index in range(len(images)):

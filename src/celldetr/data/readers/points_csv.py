@@ -59,8 +59,12 @@ def read(card: DatasetCard, split: str) -> Iterator[Sample]:
     options = parse(PointsOptions, card.options, f"options of dataset {card.name!r}")
     for item in find_items(card, split, options):
         path = item.label(options.suffix)
-        table = csv.reader(read_lines(path))
-        filled = [(number, cells) for number, cells in enumerate(table, start=1) if any(map(str.strip, cells))]
+        lines = read_lines(path)
+        try:
+            rows_read = list(enumerate(csv.reader(lines), start=1))
+        except csv.Error as error:
+            raise InputError(f"{path}: not a CSV file ({error})") from None
+        filled = [(number, cells) for number, cells in rows_read if any(map(str.strip, cells))]
         points, types, rows = [], [], []
         if filled:
             has_header, columns = _columns(path, filled[0][1], options, not card.single_type)

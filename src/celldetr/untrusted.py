@@ -1,0 +1,166 @@
+"""Files from strangers: read within bounds, or refused in one line.
+
+A dataset card, a checkpoint, a ROI or a table may come from anywhere. Whatever is in it, reading it must not run code,
+take memory or time without bound, or end in a traceback. Limits are far above what honest files need.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import zlib
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from celldetr.errors import InputError
+
+YAML_BYTES = 2**20  # settings, also with long lists of images
+JSON_BYTES = 256 * 2**20  # annotations of a large data set; in memory it is some ten times that
+NUMBER_CHARACTERS = 100  # of a number in YAML: 1:1:1:... with base 60 takes time that grows with its square
+GZIP_MAGIC = b"\x1f\x8b"
+
+
+def is_file(path: Path) -> bool:
+    """Whether there is such a file; False, too, for names that no file can have (too long, with a zero byte)."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
+def is_dir(path: Path) -> bool:
+    """Whether there is such a directory; False, too, for names that none can have."""
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):
+        return False
+
+
+def expand_user(path: Path) -> Path:
+    """``~`` as the home directory; a path that begins with the name of an unknown user stays as it is."""
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        return path
+
+
+def is_inside(name: str) -> bool:
+    """Whether a file name, read from a file, stays in the directory that it is joined to."""
+    path = Path(name)
+    return not path.is_absolute() and ".." not in path.parts
+
+
+def read_bytes(path: Path, limit: int, *, unpack: bool = False) -> bytes:
+    """The content of a file.
+
+    Args:
+        path: the file.
+        limit: most bytes that are accepted.
+        unpack: if it is compressed with gzip, what is in it, to which ``limit`` applies as well.
+
+    Raises:
+        InputError: no such file, it cannot be read, or it is larger.
+    """
+    try:
+        with path.open("rb") as file:
+            content = file.read(limit + 1)
+        if unpack and content.startswith(GZIP_MAGIC) and len(content) <= limit:
+            with gzip.open(path) as stream:
+                content = stream.read(limit + 1)
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except (OSError, EOFError, ValueError, zlib.error) as error:
+        raise InputError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
+    if len(content) > limit:
+        raise InputError(f"{path}: holds more than {limit / 2**20:g} MB; is it the right file?")
+    return content
+
+
+def parse_json(content: bytes | str) -> Any:
+    """JSON of any kind.
+
+    Raises:
+        ValueError: it is not, or too deep.
+    """
+    try:
+        return json.loads(content)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def load_json(path: Path, limit: int = JSON_BYTES) -> Any:
+    """The JSON of a file.
+
+    Raises:
+        InputError: no such file, it cannot be read, is larger than ``limit`` bytes, or is not JSON.
+    """
+    content = read_bytes(path, limit)
+    try:
+        return parse_json(content)
+    except ValueError as error:
+        raise InputError(f"{path}: cannot be read as JSON ({error})") from None
+
+
+class _Loader(yaml.SafeLoader):
+    """Plain YAML: no objects, as in ``SafeLoader``; no aliases, a few of which make gigabytes; no endless numbers."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.events.AliasEvent):
+            mark = self.get_event().start_mark
+            raise yaml.composer.ComposerError(None, None, "aliases (*name) are not read, write the value out", mark)
+        return super().compose_node(parent, index)
+
+    def construct_scalar(self, node: Any) -> Any:
+        if len(str(node.value)) > NUMBER_CHARACTERS and node.tag.endswith((":int", ":float")):
+            raise yaml.constructor.ConstructorError(None, None, "a number of too many digits", node.start_mark)
+        return super().construct_scalar(node)
+
+
+def parse_yaml(text: str) -> Any:
+    """YAML of any kind.
+
+    Raises:
+        ValueError: it is not, too deep, or has aliases.
+    """
+    loader = None
+    try:
+        loader = _Loader(text)
+        return loader.get_single_data()
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    except (yaml.YAMLError, ValueError, AttributeError, TypeError, KeyError) as error:
+        # The parser's constructors fail in their own ways on dates and numbers that are none.
+        raise ValueError(" ".join(str(error).split())) from None
+    finally:
+        if loader is not None:
+            loader.dispose()
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML mapping.
+
+    Raises:
+        InputError: no such file, larger than ``YAML_BYTES``, not YAML, or not a mapping.
+    """
+    try:
+        text = read_bytes(path, YAML_BYTES).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: cannot be read ({error})") from None
+    try:
+        values = parse_yaml(text)
+    except ValueError as error:
+        raise InputError(f"{path}: not valid YAML ({error})") from None
+    if not isinstance(values, dict):
+        raise InputError(f"{path}: expected a mapping of settings, got {type(values).__name__}")
+    return values
+
+
+def shown(value: object, length: int = 120) -> str:
+    """A value for a message: its ``repr``, cut."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # numbers of thousands of digits, deep nesting
+        text = type(value).__name__
+    return text if len(text) <= length else f"{text[: length - 3]}..."
