@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 from celldetr.config import Config, parse
 from celldetr.data.card import DatasetCard
@@ -24,7 +25,8 @@ class NoNucleiOptions(Config):
     """Options of the format ``no_nuclei``."""
 
     images: str = "{split}"  # folder of the images, under the card's root
-    crops: dict[str, tuple[int, int, int, int]] = {}  # image name -> the part without nuclei, xyxy in whole pixels
+    # Of an image with nuclei elsewhere, the part without: image name -> xyxy in whole pixels.
+    crops: dict[str, tuple[int, int, int, int]] = Field(default_factory=dict)
 
 
 def read(card: DatasetCard, split: str) -> Iterator[Sample]:
