@@ -108,8 +108,7 @@ class _Loader(yaml.SafeLoader):
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.events.AliasEvent):
-            mark = self.get_event().start_mark
-            raise yaml.composer.ComposerError(None, None, "aliases (*name) are not read, write the value out", mark)
+            raise yaml.composer.ComposerError(None, None, "aliases (*name) are not read, write the value out", None)
         return super().compose_node(parent, index)
 
     def construct_scalar(self, node: Any) -> Any:

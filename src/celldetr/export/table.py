@@ -25,6 +25,7 @@ from celldetr.slide.table import embedding_matrix, provenance_of, types_of
 
 BOX = ("x_px", "y_px", "w_px", "h_px")
 REQUIRED = ("cell_id", *BOX, "x_um", "y_um", "score", "type", "type_score", "embedding")
+NEVER_EMPTY = ("cell_id", "embedding")
 BATCH_ROWS = 32_768
 LARGEST_MPP = 1e6  # beyond it is no resolution
 
@@ -65,13 +66,10 @@ class CellTable:
         """Stream ``columns`` in the order of the table, at most ``rows`` cells at a time."""
         with table_errors(self.path), pq.ParquetFile(self.path) as file:
             for batch in file.iter_batches(batch_size=rows, columns=list(columns)):
-                empty = next(
-                    (name for name in columns if name in ("cell_id", "embedding") and batch.column(name).null_count),
-                    None,
-                )
-                if empty is not None:
+                empty = [name for name in NEVER_EMPTY if name in columns and batch.column(name).null_count]
+                if empty:
                     raise InputError(
-                        f"{self.path}: a cell has no {empty!r}; write the table again with celldetr predict"
+                        f"{self.path}: a cell has no {empty[0]}; write the table again with celldetr predict"
                     )
                 yield batch.select(list(columns))
 

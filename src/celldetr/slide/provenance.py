@@ -63,6 +63,18 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     ]
 
 
+def history(earlier: dict[str, Any]) -> tuple[dict[str, float], int, str]:
+    """Seconds spent, sessions and the beginning of a run so far, from its ``run.json``, which anybody may have edited.
+
+    What is not as a run writes it is forgotten: no cell depends on it.
+    """
+    spent, sessions, started = (earlier.get(key) for key in ("seconds", "sessions", "started"))
+    numbers = spent.items() if isinstance(spent, dict) else ()
+    seconds = {key: float(value) for key, value in numbers if isinstance(value, int | float) and 0 <= value < 1e12}
+    count = sessions if isinstance(sessions, int) and 0 <= sessions < 1e9 else 0
+    return seconds, count, started if isinstance(started, str) else now()
+
+
 def _short(value: Any) -> str:
     """A value for a message; of a long one (the outline of a ROI) its beginning and a hash."""
     text = repr(value)

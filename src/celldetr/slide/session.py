@@ -18,7 +18,7 @@ from celldetr.files import write_json
 from celldetr.slide.damage import FailedTile
 from celldetr.slide.found import FoundStore, digest
 from celldetr.slide.pipeline import Counter, Job, Seconds, predict_bands
-from celldetr.slide.provenance import doubts, environment, loss, now, results, table_provenance
+from celldetr.slide.provenance import doubts, environment, history, loss, now, results, table_provenance
 from celldetr.slide.store import CELLS, PARTS, RUN, PartStore
 
 
@@ -76,13 +76,13 @@ class Session:
         for info in self._infos:
             self._counter.add(info.tiles, info.rows, info.mm2)
         self._before = (self._counter.cells, self._counter.mm2)
-        self._seconds_before: dict[str, float] = earlier.get("seconds", {})
+        self._seconds_before, sessions, started = history(earlier)
         self._run = {
             "status": "running",
             **identity,
             "warnings": doubts(job),
-            "sessions": earlier.get("sessions", 0) + 1,
-            "started": earlier.get("started", now()),
+            "sessions": sessions + 1,
+            "started": started,
         }
 
     def complete(self) -> dict[str, Any]:

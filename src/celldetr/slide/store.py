@@ -131,7 +131,8 @@ class PartStore:
 
     def centres(self, band: int) -> NDArray[np.float64]:
         """(N, 2) centres of the cells that a band kept, level-0 pixels: those of its part, and those outside a ROI."""
-        table = pq.read_table(self.path(band), columns=["x_px", "y_px"])
+        with table_errors(self.path(band)):
+            table = pq.read_table(self.path(band), columns=["x_px", "y_px"])
         outside = json.loads(table.schema.metadata[_PART_KEY])["outside"]
         inside = np.stack([table["x_px"].to_numpy(), table["y_px"].to_numpy()], axis=1)
         return np.concatenate([inside, np.array(outside, dtype=np.float64).reshape(-1, 2)])
@@ -157,7 +158,9 @@ class PartStore:
     def _numbered(self, infos: Sequence[PartInfo]) -> Iterator[pa.Table]:
         start = 0
         for info in infos:
-            yield number_rows(pq.read_table(self.path(info.band)).replace_schema_metadata(None), start)
+            with table_errors(self.path(info.band)):
+                rows = pq.read_table(self.path(info.band)).replace_schema_metadata(None)
+            yield number_rows(rows, start)
             start += info.rows
 
     def remove(self) -> None:
