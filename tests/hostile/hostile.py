@@ -1,5 +1,6 @@
-"""What must hold for any input at all: it works, or ``InputError`` says why in one line. No other exception, no hang, no
-endless memory.
+"""What must hold for any input at all: it works, or ``InputError`` says why in one line.
+
+No other exception, no hang, no endless memory.
 
 The tests here take seconds. A campaign tries other and many more inputs:
 
@@ -67,8 +68,8 @@ def refused(call: Callable[[], Any]) -> str | None:
     return None
 
 
-def in_little_memory(call: Callable[[], Any]) -> str | None:
-    """``refused`` in a process of its own that cannot get more than ``MEMORY`` bytes.
+def in_little_memory(call: Callable[[], Any], memory: int = MEMORY) -> str | None:
+    """``refused`` in a process of its own that cannot get more than ``memory`` bytes.
 
     A call that asks for more and survives (``MemoryError`` turned into a message) is as bad as one that gets it: on
     most machines it would get it.
@@ -80,7 +81,7 @@ def in_little_memory(call: Callable[[], Any]) -> str | None:
         import resource
 
         size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-        resource.setrlimit(resource.RLIMIT_AS, (size + MEMORY, size + MEMORY))
+        resource.setrlimit(resource.RLIMIT_AS, (size + memory, size + memory))
         try:
             sender.send(("", refused(call)))
         except BaseException as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import sys
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -462,3 +463,16 @@ def test_row_groups_do_not_depend_on_parts(tmp_path: Path, monkeypatch: pytest.M
     sizes = [groups.row_group(i).num_rows for i in range(groups.num_row_groups)]
     assert sizes[:-1] == [100] * (len(POINTS) // 100)
     assert sum(sizes) == len(POINTS)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="file names of any bytes")
+def test_a_slide_whose_name_is_no_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from celldetr.api import predict_slide
+
+    path = tmp_path / "\udcff\udcfe.png"
+    Image.fromarray(blob_image(scattered(20, 100, 100), 100, 100)).save(path)
+    monkeypatch.setattr("celldetr.view.summary._map", lambda page: "")
+    monkeypatch.setattr("celldetr.api.load_model", lambda *_: BlobModel())
+    summary = predict_slide(path, tmp_path / "out", mpp=0.5, formats=["geojson", "csv"])
+    assert summary.cells > 10
+    assert summary.directory.parent == tmp_path / "out"

@@ -95,17 +95,12 @@ class CellTable:
 
 def numbers(batch: pa.RecordBatch, name: str) -> NDArray[np.float64]:
     """(N,) float64 values of a numeric column; null becomes NaN."""
-    return np.asarray(batch.column(name).cast(pa.float64()).to_numpy(zero_copy_only=False))
+    return np.asarray(batch.column(name).cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False))
 
 
 def batch_embeddings(batch: pa.RecordBatch) -> NDArray[np.float32]:
     """(N, d) float32 of the embedding column."""
     return embedding_matrix(pa.chunked_array([batch.column("embedding")])).astype(np.float32)
-
-
-def _text(name: str) -> str:
-    """A name that may hold bytes that are no text, as text."""
-    return name.encode("utf-8", "replace").decode()
 
 
 def _provenance(path: Path, schema: pa.Schema) -> dict[str, Any]:
@@ -136,7 +131,7 @@ def open_table(source: Path) -> CellTable:
     return CellTable(
         path=path,
         run=run,
-        slide=_text(PurePosixPath(str(run.get("slide") or path.resolve().parent.name)).name),
+        slide=PurePosixPath(str(run.get("slide") or path.resolve().parent.name)).name.encode(errors="replace").decode(),
         mpp=float(mpp) if isinstance(mpp, int | float) and 0 < mpp < LARGEST_MPP else None,
         types=types_of(schema),
         columns=tuple(schema.names),

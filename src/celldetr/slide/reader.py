@@ -81,7 +81,7 @@ class SlideReader(ABC):
     ) -> None:
         _check_size(file or name, levels, resolution)
         self.name = name
-        self.file = file
+        self.file = _printable(file)
         self.format = format
         self.levels = levels
         self.mpp = resolution.mpp
@@ -264,6 +264,11 @@ def reduction(whole: int, part: int) -> float:
     return float(nearest) if abs(whole / nearest - part) <= 1 else whole / part
 
 
+def _printable(name: str) -> str:
+    """The name of a file, which may hold line breaks and bytes that are no text, as one line of text."""
+    return "".join(character if character.isprintable() else "_" for character in name)
+
+
 def slide_name(path: Path) -> str:
     """What the output of a slide is called: ``a/case 7.ome.tif`` -> ``case 7``.
 
@@ -272,7 +277,7 @@ def slide_name(path: Path) -> str:
     """
     stem = path.stem
     stem = stem[:-4] if stem.lower().endswith(".ome") and len(stem) > 4 else stem
-    stem = "".join(character if character.isprintable() else "_" for character in stem)
+    stem = _printable(stem)
     return stem if stem.strip(".") else stem.replace(".", "_") or "slide"
 
 

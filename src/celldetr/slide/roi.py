@@ -25,7 +25,8 @@ from celldetr.untrusted import JSON_BYTES, parse_json, read_bytes, shown
 CELL_OBJECTS = ("detection", "cell", "tile")
 LIMIT = 1e8  # px; no image is that wide, and beyond it fractions of a pixel get lost
 MOST_CROSSINGS = 100_000  # of outlines with themselves and each other; drawn by hand they have some dozens
-MOST_NEAR = 20_000_000  # pairs of edges whose bounding boxes meet
+MOST_NEAR = 3_000_000  # pairs of edges whose bounding boxes meet, or more if these are no more than
+NEIGHBOURS = 16  # an edge
 DEEPEST = 8  # collections in collections; QuPath writes one
 AREAS = ("Polygon", "MultiPolygon", "GeometryCollection")
 
@@ -111,11 +112,24 @@ def _is_tangled(polygons: list[shapely.Polygon]) -> bool:
     for first in range(0, len(edges), step):
         one, other = tree.query(edges[first : first + step])
         near += len(one)
-        after = one + first < other  # each pair once
-        crossings += int(shapely.crosses(edges[one[after] + first], edges[other[after]]).sum())
-        if near > MOST_NEAR or crossings > MOST_CROSSINGS:
+        if near > max(MOST_NEAR, NEIGHBOURS * len(edges)):
+            return True
+        one, other = (one + first)[one + first < other], other[one + first < other]  # each pair once
+        crossings += int(_cross(starts[one], ends[one], starts[other], ends[other]).sum())
+        if crossings > MOST_CROSSINGS:
             return True
     return False
+
+
+def _cross(
+    a: NDArray[np.float64], b: NDArray[np.float64], c: NDArray[np.float64], d: NDArray[np.float64]
+) -> NDArray[np.bool_]:
+    """(N, 2) each -> (N,) whether the edges from a to b and from c to d cross inside both: neither is on one side."""
+
+    def side(p: NDArray[np.float64], q: NDArray[np.float64], r: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.sign((q[:, 0] - p[:, 0]) * (r[:, 1] - p[:, 1]) - (q[:, 1] - p[:, 1]) * (r[:, 0] - p[:, 0]))
+
+    return (side(a, b, c) * side(a, b, d) < 0) & (side(c, d, a) * side(c, d, b) < 0)
 
 
 def _polygons(geometry: shapely.Geometry) -> Iterator[shapely.Polygon]:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 PROVENANCE = b"celldetr"
 LONGEST_EMBEDDING = 65_536
-_NUMBERS = ("cell_id", "x_px", "y_px", "w_px", "h_px", "x_um", "y_um", "score", "type_score")
+_NUMBERS = ("x_px", "y_px", "w_px", "h_px", "x_um", "y_um", "score", "type_score")
 
 # A WKB polygon of one closed ring of five points: 93 bytes (OGC 06-103r4, 8.2).
 _WKB = np.dtype([("order", "u1"), ("kind", "<u4"), ("rings", "<u4"), ("points", "<u4"), ("xy", "<f8", (5, 2))])
@@ -74,7 +74,11 @@ def wrong_column(schema: pa.Schema) -> str | None:
         text = pa.types.is_string(inner) or pa.types.is_large_string(inner)
         number = pa.types.is_integer(kind) or pa.types.is_floating(kind)
         vector = pa.types.is_fixed_size_list(kind) and pa.types.is_floating(kind.value_type)
-        if field.name == "type":
+        if field.name.startswith("p_") and not field.name.isprintable():
+            return f"the name of column {field.name!r} is not one line of text"
+        if field.name == "cell_id":
+            expected, fits = "a whole number", pa.types.is_signed_integer(kind)
+        elif field.name == "type":
             expected, fits = "text", text
         elif field.name == "embedding":
             expected, fits = "a fixed-size list of floats", vector and 0 < kind.list_size <= LONGEST_EMBEDDING
