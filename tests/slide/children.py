@@ -30,13 +30,40 @@ IMPORTED = (
 
 @dataclass
 class SlowModel(BlobModel):
-    """Takes a while for every batch."""
+    """Takes a while for every batch; for ever after ``stay_at`` of them."""
 
     delay: float = 0.0
+    stay_at: int | None = None
 
     def predict_tiles(self, tiles: Sequence[NDArray[np.uint8]]) -> Any:
-        time.sleep(self.delay)
+        time.sleep(600 if self.calls == self.stay_at else self.delay)
         return super().predict_tiles(tiles)
+
+
+def watch_writing(folder: str, log: Path, die_at: int | None) -> None:
+    """Note each time that a file below ``folder`` is to be created, renamed or removed; before one of them, die.
+
+    What is on the disk changes at these moments only, and while a file is written under its temporary name.
+
+    Args:
+        folder: of the output.
+        log: gets a line each.
+        die_at: number of the one that is not survived (SIGKILL); None: all are.
+    """
+    changing = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link", "os.truncate"}
+    written = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    count = 0
+
+    def hook(event: str, arguments: tuple[Any, ...]) -> None:
+        nonlocal count
+        new = event == "open" and bool((arguments[2] or 0) & (os.O_WRONLY | os.O_RDWR | os.O_CREAT))
+        if (new or event in changing) and str(arguments[0]).startswith(folder):
+            os.write(written, f"{event} {str(arguments[0]).removeprefix(folder)}\n".encode())
+            if count == die_at:
+                os.kill(os.getpid(), signal.SIGKILL)
+            count += 1
+
+    sys.addaudithook(hook)
 
 
 def context() -> ForkServerContext:
@@ -46,7 +73,14 @@ def context() -> ForkServerContext:
     return found
 
 
-def run_cli(arguments: Sequence[str], delay: float, errors: Path, limit: int | None) -> None:
+def run_cli(
+    arguments: Sequence[str],
+    delay: float,
+    errors: Path,
+    limit: int | None,
+    stay_at: int | None,
+    watch: tuple[str, Path, int | None] | None,
+) -> None:
     """``celldetr`` with these arguments; standard error goes to a file.
 
     Args:
@@ -54,6 +88,8 @@ def run_cli(arguments: Sequence[str], delay: float, errors: Path, limit: int | N
         delay: seconds that the model takes for a batch.
         errors: the file.
         limit: most bytes that a file may get, as a full disk would have it; None: any.
+        stay_at: batches after which the model never answers.
+        watch: arguments of ``watch_writing``.
     """
     import celldetr.api
     import celldetr.view.summary
@@ -67,14 +103,24 @@ def run_cli(arguments: Sequence[str], delay: float, errors: Path, limit: int | N
 
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-    celldetr.api.load_model = lambda *_, **__: SlowModel(delay=delay)  # type: ignore[assignment]
+    celldetr.api.load_model = lambda *_, **__: SlowModel(delay=delay, stay_at=stay_at)  # type: ignore[assignment]
     celldetr.view.summary._map = lambda page: ""  # a drawing that takes longer than all the rest
     sys.argv = ["celldetr", *arguments]
+    if watch is not None:
+        watch_writing(*watch)
     cli.main()
 
 
-def start(arguments: Sequence[object], errors: Path, *, delay: float = 0.02, limit: int | None = None) -> BaseProcess:
+def start(
+    arguments: Sequence[object],
+    errors: Path,
+    *,
+    delay: float = 0.02,
+    limit: int | None = None,
+    stay_at: int | None = None,
+    watch: tuple[str, Path, int | None] | None = None,
+) -> BaseProcess:
     """Start ``celldetr``."""
-    child = context().Process(target=run_cli, args=([*map(str, arguments)], delay, errors, limit))
+    child = context().Process(target=run_cli, args=([*map(str, arguments)], delay, errors, limit, stay_at, watch))
     child.start()
     return child

@@ -63,6 +63,39 @@ def whole_files(directory: Path) -> None:
         pq.read_table(part)
 
 
+def test_killed_at_twenty_moments_from_the_first_file_to_the_last(
+    image: Path, whole: tuple[Path, float], tmp_path: Path
+) -> None:
+    # Twenty of the moments at which the disk changes, a random one of each twentieth of a run: while tiles become
+    # parts, parts the table, and the table everything else. Resuming is killed, too, before it may end.
+    moments, log = random.Random(7), tmp_path / "log"
+
+    def run(out: Path, die_at: int | None) -> list[str]:
+        command = ["predict", image, "-o", out, *OPTIONS, "--resume"]
+        child = start(command, tmp_path / "errors", delay=0, watch=(str(out), log, die_at))
+        child.join()
+        done = log.read_text().splitlines()
+        killed = die_at is not None and len(done) == die_at + 1
+        assert child.exitcode == (-signal.SIGKILL if killed else 0), (tmp_path / "errors").read_text()
+        return done
+
+    total = len(run(tmp_path / "whole", None))
+    died = set()
+    for twentieth in range(20):
+        out = tmp_path / str(twentieth)
+        at = int(total * (twentieth + moments.random()) / 20)
+        done = run(out, at)
+        assert len(done) == at + 1
+        died.add(done[-1].split("/")[-1].split(".")[0].split("-")[0])
+        whole_files(out / "blobs")
+        if twentieth % 4 == 0:
+            run(out, moments.randrange(total))
+            whole_files(out / "blobs")
+        run(out, None)
+        same(out / "blobs", whole[0])
+    assert {"part", "cells", "run", "overview", "summary"} <= died
+
+
 def test_killed_at_random_moments(image: Path, whole: tuple[Path, float], tmp_path: Path) -> None:
     moments = random.Random(3)
     directory, seconds = whole
@@ -138,7 +171,7 @@ def test_a_second_signal_ends_at_once_and_loses_nothing(
 
 def test_a_slide_that_a_living_process_holds_is_not_touched(image: Path, tmp_path: Path) -> None:
     command = ["predict", image, "-o", tmp_path, *OPTIONS]
-    first = start(command, tmp_path / "first", delay=0.3)
+    first = start(command, tmp_path / "first", stay_at=3)
     wait_for(first, (tmp_path / "blobs" / "parts" / "part-000000.parquet").exists)
     files = [tmp_path / "blobs" / name for name in (".lock", "run.json", "parts/part-000000.parquet")]
     before = [(path.stat().st_ino, path.stat().st_mtime_ns) for path in files]
