@@ -47,10 +47,11 @@ def _serve_scheduler(address: Any) -> None:
 
 
 def _serve_worker(scheduler: str, log: Path, delay: float, folder: Path) -> None:
-    import celldetr.api
-    import celldetr.view.summary
     import dask
     from distributed import Worker
+
+    import celldetr.api
+    import celldetr.view.summary
 
     celldetr.api.load_model = lambda *_, **__: LoggedModel(log, delay)  # type: ignore[assignment,return-value]
     celldetr.view.summary._map = lambda page: ""

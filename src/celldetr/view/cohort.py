@@ -106,7 +106,8 @@ def _header(cohort: Cohort) -> str:
     facts = [("slides done", f"{len(cohort.done):,} of {len(cohort.rows):,}")]
     facts += [("failed", f"{failed:,}")] * bool(failed) + [("damaged in places", f"{partial:,}")] * bool(partial)
     facts += [("cells", f"{cells:,.0f}"), ("tissue", f"{area:,.2f} mm²")]
-    facts += [("cells per mm² of tissue", f"{cells / area:,.0f}")] * bool(area)
+    if area:
+        facts.append(("cells per mm² of tissue", f"{cells / area:,.0f}"))
     facts.append(("time", duration(cohort.about.get("seconds"))))
     shown = "".join(f"<div><dt>{escape(k)}</dt><dd>{escape(v)}</dd></div>" for k, v in facts)
     model, version = lookup(cohort.about, "model", "name"), cohort.about.get("version")
