@@ -32,6 +32,7 @@ ARROWS: dict[str, set[str]] = {
     "slide": BASE | {"model.output"},
     "export": {"config", "errors", "files", "slide"},
     "view": {"config", "errors", "files", "slide", "export"},
+    "cohort": BASE | {"slide", "view", "api", "model.hub", "model.inference"},
 }
 WITHOUT_TORCH = ("export", "view")  # a table is exported and looked at on machines that have no use for a network
 HEAVY = (
@@ -46,6 +47,8 @@ HEAVY = (
     "skimage",
     "sklearn",
     "scipy",
+    "dask",
+    "distributed",
 )
 FORBIDDEN_MODULES = {
     **dict.fromkeys(("pickle", "cPickle", "dill", "cloudpickle", "shelve", "marshal"), "runs code that a file brings"),
@@ -233,6 +236,8 @@ def test_the_package_keeps(rule: Callable[[Path], list[str]]) -> None:
         (broken_arrows, "training/loop.py", "import celldetr.slide.grid", "training may import only"),
         (broken_arrows, "view/page.py", "import celldetr.data.sample", "page.py:1 imports celldetr.data.sample"),
         (broken_arrows, "config.py", "from celldetr.boxes import iou", "config may import only errors of ours"),
+        (broken_arrows, "cohort/run.py", "import celldetr.training", "run.py:1 imports celldetr.training"),
+        (broken_arrows, "slide/engine.py", "from celldetr.cohort import run", "engine.py:1 imports celldetr.cohort"),
         (broken_arrows, "api.py", "from celldetr.cli import main", "nothing imports the command line"),
         (reaches_torch, "export/csv.py", "import torch.nn", "celldetr.export.csv loads torch: line 1 imports torch.nn"),
         (

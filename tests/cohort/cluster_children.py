@@ -39,7 +39,7 @@ def _serve_scheduler(address: Any) -> None:
 
     async def serve() -> None:
         dask.config.set(SETTINGS)
-        async with Scheduler(host="127.0.0.1", port=0, dashboard=False) as scheduler:
+        async with Scheduler(host="127.0.0.1", port=0, dashboard_address="127.0.0.1:0") as scheduler:
             address.send(scheduler.address)
             await scheduler.finished()
 
@@ -58,8 +58,10 @@ def _serve_worker(scheduler: str, log: Path, delay: float, folder: Path) -> None
 
     async def serve() -> None:
         dask.config.set({"distributed.worker.profile.enabled": False})
-        async with Worker(scheduler, nthreads=1, host="127.0.0.1", local_directory=str(folder), dashboard=False) as w:
-            await w.finished()
+        options = {"nthreads": 1, "host": "127.0.0.1", "dashboard": False, "dashboard_address": "127.0.0.1:0"}
+        while True:  # as a nanny does: who was taken for dead is told to end
+            async with Worker(scheduler, local_directory=str(folder), **options) as worker:
+                await worker.finished()
 
     asyncio.run(serve())
 

@@ -126,7 +126,7 @@ def _start_local(settings: ClusterSettings, device: str) -> Any:
     dask, distributed = _need("dask"), _need("distributed")
 
     gpus = visible_gpus(device)
-    cores, memory = distributed.system.CPU_COUNT, distributed.system.MEMORY_LIMIT  # that this process may use
+    cores, memory = _need("dask.system").CPU_COUNT, _need("distributed.system").MEMORY_LIMIT  # that we may use
     fitting = max(1, min(cores, int(memory / 1e9 / GIGABYTES)))
     count = settings.jobs or len(gpus) or fitting
     threads = int(settings.arguments.get("threads") or max(1, cores // count))
@@ -138,7 +138,7 @@ def _start_local(settings: ClusterSettings, device: str) -> Any:
             environment["CUDA_VISIBLE_DEVICES"] = gpus[i % len(gpus)]
         options = {"host": host, "nthreads": 1, "memory_limit": None, "env": environment, "silence_logs": SILENT}
         workers[i] = {"cls": distributed.Nanny, "options": options}
-    scheduler = {"cls": distributed.Scheduler, "options": {"host": host, "port": 0, "dashboard": False}}
+    scheduler = {"cls": distributed.Scheduler, "options": {"host": host, "port": 0, "dashboard_address": f"{host}:0"}}
     # Without this the variables of this process, which are of all cores, would win.
     with dask.config.set({"distributed.nanny.pre-spawn-environ": {}}):
         return distributed.SpecCluster(workers=workers, scheduler=scheduler, silence_logs=SILENT)
@@ -179,6 +179,7 @@ def queue_arguments(settings: ClusterSettings) -> dict[str, Any]:
     arguments = dict(settings.arguments)
     processes = int(arguments.get("processes") or 1)
     threads = max(1, int(arguments.get("cores") or 1) // processes)
+    arguments.setdefault("scheduler_options", {"dashboard_address": ":0"})  # any port: there may be another run's
     arguments["worker_extra_args"] = ["--nthreads", "1", *arguments.get("worker_extra_args", [])]
     exports = [f"export {name}={threads}" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")]
     arguments["job_script_prologue"] = [*exports, *arguments.get("job_script_prologue", [])]

@@ -215,7 +215,8 @@ class Coordinator:
         if run is None:
             raise InputError(f"{attempt}: not seen from here; the output folder must be one that all workers share")
         with output_errors(directory):
-            for path in sorted(attempt.iterdir(), key=lambda path: (path.name == RUN, path.name)):
+            files = filter(Path.is_file, attempt.iterdir())
+            for path in sorted(files, key=lambda path: (path.name == RUN, path.name)):
                 path.replace(directory / path.name)
             flush_directory(directory)
         summary = summarise(directory, run)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from celldetr.cohort.here import predict_here
@@ -39,13 +38,11 @@ def predict_slides(
         return
     from celldetr.cohort.clusters import connect
     from celldetr.cohort.coordinator import Coordinator
-    from celldetr.model.hub import find_model
+    from celldetr.model.hub import PACKAGED, find_model
 
-    name = request.model.name
-    find_model(name)  # better told once than by every slide
-    if name is not None and Path(name).expanduser().exists():
-        name = str(Path(name).expanduser().resolve())
-    # Workers have other current directories.
+    folder = find_model(request.model.name)  # that there is none is better told once than by every slide
+    # Workers have other current directories, and other variables; their package has its own models.
+    name = request.model.name if folder.parent == PACKAGED else str(folder.resolve())
     everywhere = replace(request, out=request.out.resolve(), model=replace(request.model, name=name))
     originals = {slide.path.absolute(): slide for slide in slides}  # a link keeps its name
     with connect(cluster, request.model.device) as client:
