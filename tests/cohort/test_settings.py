@@ -84,6 +84,7 @@ def test_the_script_of_a_job(kind: str, name: str) -> None:
     assert "export OMP_NUM_THREADS=8" in script
     command = next(line for line in script.splitlines() if line.startswith("python3"))
     assert command.rstrip().endswith("--nthreads 1")  # the last one counts
+    assert "--nworkers" not in command  # one process
     assert "gpu" in script
 
 

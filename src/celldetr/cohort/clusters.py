@@ -177,8 +177,8 @@ def _start_queue(settings: ClusterSettings) -> Any:
 def queue_arguments(settings: ClusterSettings) -> dict[str, Any]:
     """The arguments of the file, and what makes a worker one thread of dask's and all cores of ours."""
     arguments = dict(settings.arguments)
-    processes = int(arguments.get("processes") or 1)
-    threads = max(1, int(arguments.get("cores") or 1) // processes)
+    processes = arguments.setdefault("processes", 1)  # dask_jobqueue's default grows with the cores
+    threads = max(1, int(arguments.get("cores") or 1) // int(processes))
     arguments.setdefault("scheduler_options", {"dashboard_address": ":0"})  # any port: there may be another run's
     arguments["worker_extra_args"] = ["--nthreads", "1", *arguments.get("worker_extra_args", [])]
     exports = [f"export {name}={threads}" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")]

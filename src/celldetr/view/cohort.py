@@ -101,10 +101,10 @@ def _plural(count: int) -> str:
 
 def _header(cohort: Cohort) -> str:
     cells, area = cohort.total("cells"), cohort.total("tissue_mm2")
-    failed = len(cohort.rows) - len(cohort.done)
     partial = sum(row["status"] == "partial" for row in cohort.rows)
     facts = [("slides done", f"{len(cohort.done):,} of {len(cohort.rows):,}")]
-    facts += [("failed", f"{failed:,}")] * bool(failed) + [("damaged in places", f"{partial:,}")] * bool(partial)
+    if partial:
+        facts.append(("damaged in places", f"{partial:,}"))
     facts += [("cells", f"{cells:,.0f}"), ("tissue", f"{area:,.2f} mm²")]
     if area:
         facts.append(("cells per mm² of tissue", f"{cells / area:,.0f}"))
