@@ -5,8 +5,9 @@ python benchmarks/engines.py --openvino .venv-openvino/bin/python | tee benchmar
 Four 256 x 256 px tiles of the sample slide, uint8 pixels in, all queries with boxes, types and embeddings out. Each
 engine is a process of its own with one or two threads; they take turns, so that a busy moment of the machine hits all.
 Milliseconds a tile, medians. CPU time is summed over the threads, what each engine does to wait included. Stages: wall
-time between them (PyTorch), or the time of the operators of a stage by the engine's own profile. ``--openvino`` names a
-Python that has openvino and numpy; without it, or without g++ for torch.compile, those rows are left out.
+time between them (PyTorch), or the time of the operators of a stage by the engine's own profile. int8: linear layers
+in int8, their inputs quantised as they come, the one kind that needs no calibration. ``--openvino`` names a Python that
+has openvino and numpy; without it, or without g++ for torch.compile, those rows are left out.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ TILES, SIDE = 4, 256
 STAGES = ("backbone", "project+encode", "detect", "represent")
 TORCH = ("celldetr bf16", "celldetr fp32", "plain PyTorch", "torch.compile")
 OPENVINO = ("OpenVINO fp32", "OpenVINO bf16")
+INT8 = "ONNX RT int8"
 Run = Callable[[], object]
 Stages = Callable[[], dict[str, float]]
 
@@ -104,6 +106,16 @@ def torch_engine(name: str, tiles: np.ndarray, threads: int) -> tuple[Run, Stage
     return run, stages
 
 
+def int8_file(path: str) -> str:
+    """The quantised copy of an ONNX file, made beside it if it is not there."""
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    quantised = Path(path).with_suffix(".int8.onnx")
+    if not quantised.exists():
+        quantize_dynamic(path, str(quantised), op_types_to_quantize=["MatMul", "Gemm"], weight_type=QuantType.QInt8)
+    return str(quantised)
+
+
 def onnx_engine(path: str, tiles: np.ndarray, threads: int) -> tuple[Run, Stages]:
     import onnxruntime
 
@@ -164,7 +176,7 @@ def work(name: str, path: str, tiles_file: str, threads: int) -> None:
     elif name in OPENVINO:
         run, stages = openvino_engine(name, path, tiles, threads)
     else:
-        run, stages = onnx_engine(path, tiles, threads)
+        run, stages = onnx_engine(int8_file(path) if name == INT8 else path, tiles, threads)
     for _ in range(3):
         run()
     print(json.dumps("ready"), flush=True)
@@ -256,7 +268,7 @@ def main() -> None:
     from tile_speed import tissue
 
     engines = {name: sys.executable for name in TORCH if name != "torch.compile" or options.compile}
-    engines["ONNX Runtime"] = sys.executable
+    engines |= dict.fromkeys(("ONNX Runtime", INT8), sys.executable)
     if options.openvino:
         engines |= dict.fromkeys(OPENVINO, options.openvino)
         command = [options.openvino, "-c", "import openvino; print(openvino.__version__)"]

@@ -216,6 +216,29 @@ def test_lying_instance_maps(tmp_path: Path) -> None:
         load_samples(instance_card(tmp_path, suffix=".npy"), "train")
 
 
+# ---- images without nuclei
+
+
+def test_images_without_nuclei_or_the_part_of_one(tmp_path: Path) -> None:
+    first, second = (write_image(tmp_path / f"glass/{name}.png", seed) for seed, name in enumerate("ab"))
+    card = write_card(
+        tmp_path, format="no_nuclei", splits={"train": "glass"}, options={"crops": {"b": [5, 10, WIDTH, 30]}}
+    )
+    whole, part = load_samples(card, "train")
+    assert np.array_equal(whole.image, first)
+    assert np.array_equal(part.image, second[10:30, 5:])
+    assert len(whole) == len(part) == 0
+    assert whole.boxes.shape == (0, 4)
+
+
+@pytest.mark.parametrize("crop", [[0, 0, WIDTH + 1, 9], [0, -1, 9, 9], [9, 0, 9, 9]])
+def test_a_part_that_leaves_its_image(tmp_path: Path, crop: list[int]) -> None:
+    write_image(tmp_path / "glass/a.png")
+    card = write_card(tmp_path, format="no_nuclei", splits={"train": "glass"}, options={"crops": {"a": crop}})
+    with pytest.raises(InputError, match=rf"a\.png: crop .* not a part of the image of {WIDTH} x {HEIGHT} px"):
+        load_samples(card, "train")
+
+
 # ---- COCO
 
 

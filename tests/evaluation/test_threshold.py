@@ -49,6 +49,16 @@ def test_no_threshold_is_better(seed: int, protocol: str) -> None:
     assert choice.counts.f1 == pytest.approx(f1_at(images, choice.threshold, protocol))
 
 
+def test_of_two_protocols_the_mean_counts() -> None:
+    images = [random_image(seed) for seed in range(3)]
+    both = ("within-radius", "standard")
+    choice, single = best_threshold(images, both), best_threshold(images, both[0])
+    assert choice.tried == single.tried
+    mean = [np.mean([f1_at(images, step, protocol) for protocol in both]) for step in choice.tried]
+    assert choice.f1 == pytest.approx(mean)
+    assert choice.counts.f1 == pytest.approx(f1_at(images, choice.threshold, both[0]))
+
+
 def test_the_choice_holds_on_images_it_has_not_seen() -> None:
     rng = np.random.default_rng(0)
 

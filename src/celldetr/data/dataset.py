@@ -11,7 +11,7 @@ from PIL import Image
 
 from celldetr.config import DataSource
 from celldetr.data.card import DatasetCard, load_card
-from celldetr.data.readers import brca_m2c, coco, instance_maps, pannuke, points_csv
+from celldetr.data.readers import brca_m2c, coco, instance_maps, no_nuclei, pannuke, points_csv
 from celldetr.data.sample import UNKNOWN, Sample
 from celldetr.errors import InputError, near
 
@@ -21,6 +21,7 @@ READERS: dict[str, Reader] = {
     "brca_m2c": brca_m2c.read,
     "coco": coco.read,
     "instance_maps": instance_maps.read,
+    "no_nuclei": no_nuclei.read,
     "pannuke": pannuke.read,
     "points_csv": points_csv.read,
 }

@@ -5,7 +5,8 @@ validation set. So the steps are taken at quantiles of the scores, smoothed over
 top is returned, which is where the choice depends least on the images it was made on.
 
 By default pairs are those of ``within-radius``. Under ``standard`` the assignment loses most pairs where predictions
-and cells are equal in number, so that F1 has a dent at the very place where a detector is best.
+and cells are equal in number, so that F1 has a dent at the very place where a detector is best; a threshold that has to
+serve under both is chosen by the mean of the two.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ STEPS = 120  # thresholds tried
 SMOOTH = 0.1  # share of the steps averaged over; below 20 steps, none
 TOP = 1e-3  # F1 within this of the best belongs to the top
 
+Protocols = str | Protocol | Sequence[str | Protocol]
+
 
 @dataclass(frozen=True)
 class ThresholdChoice:
@@ -33,9 +36,9 @@ class ThresholdChoice:
 
     Attributes:
         threshold: least objectness of a prediction that counts.
-        counts: detection on the validation images at that threshold.
+        counts: detection on the validation images at that threshold, under the first protocol.
         tried: rising thresholds that were tried.
-        f1: detection F1 at each of them, as measured, not smoothed.
+        f1: detection F1 at each of them, the mean over the protocols, as measured, not smoothed.
     """
 
     threshold: float
@@ -48,7 +51,7 @@ def choose_threshold(
     predict: Predict,
     validation: Iterable[Sample],
     type_names: Sequence[str],
-    protocol: str | Protocol = "within-radius",
+    protocol: Protocols = "within-radius",
 ) -> ThresholdChoice:
     """The threshold of the best detection F1 on validation images.
 
@@ -56,7 +59,7 @@ def choose_threshold(
         predict: the model, returning cells down to a low score; each image is predicted once.
         validation: labelled images that the model was neither trained nor will be tested on.
         type_names: the model's types.
-        protocol: rules of pairing.
+        protocol: rules of pairing; of several, the mean of F1 under each is what counts.
 
     Raises:
         InputError: no true cell, or no prediction, in the validation images.
@@ -64,13 +67,14 @@ def choose_threshold(
     return best_threshold(list(predict_samples(predict, validation, tuple(type_names))), protocol)
 
 
-def best_threshold(validation: Sequence[ImageCells], protocol: str | Protocol = "within-radius") -> ThresholdChoice:
+def best_threshold(validation: Sequence[ImageCells], protocol: Protocols = "within-radius") -> ThresholdChoice:
     """``choose_threshold`` for predictions made before.
 
     Raises:
         InputError: as ``choose_threshold``.
     """
-    rules = find_protocol(protocol)
+    several = [protocol] if isinstance(protocol, str | Protocol) else protocol
+    rules = [find_protocol(each) for each in several]
     n_true = sum(len(image.true_xy) for image in validation)
     scores = np.sort(np.concatenate([np.empty(0), *(image.pred_scores for image in validation)]))
     if not n_true:
@@ -78,14 +82,14 @@ def best_threshold(validation: Sequence[ImageCells], protocol: str | Protocol = 
     if not len(scores):
         raise InputError("the model finds no cell in the validation images; train it longer or lower its own threshold")
     steps = _steps(scores, n_true)
-    measured = np.array([_count(validation, rules, step).f1 or 0.0 for step in steps])
+    measured = np.array([[_count(validation, rule, step).f1 or 0.0 for rule in rules] for step in steps]).mean(1)
     first, last = _top(_smooth(measured))
     # A selection is the same for every threshold above the next lower score, so the top begins there. Nothing is known
     # of predictions below the lowest score seen.
     below = scores[scores < steps[first]]
     threshold = float(((below[-1] if len(below) else steps[first]) + steps[last]) / 2)
     return ThresholdChoice(
-        threshold, _count(validation, rules, threshold), tuple(steps.tolist()), tuple(measured.tolist())
+        threshold, _count(validation, rules[0], threshold), tuple(steps.tolist()), tuple(measured.tolist())
     )
 
 
