@@ -44,6 +44,7 @@ def discs(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is done in this process is done with discs too."""
     monkeypatch.setattr("celldetr.api.load_model", lambda *_, **__: SlowModel())
     monkeypatch.setattr("celldetr.view.summary._map", lambda page: "")
+    monkeypatch.setattr("celldetr.cohort.clusters.ANSWER", "10s")
 
 
 def request(out: Path, resume: bool = False, overwrite: bool = False) -> Request:
@@ -149,7 +150,9 @@ def test_an_interrupted_run_goes_on(slides: list[Slide], whole: Path, tmp_path: 
         assert (out / slides[1].name / "cells.parquet").stat().st_mtime_ns == before
 
 
-def test_the_scheduler_is_lost(slides: list[Slide], whole: Path, tmp_path: Path) -> None:
+def test_the_scheduler_is_lost(
+    slides: list[Slide], whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     out = tmp_path / "out"
     with cluster(tmp_path / "cluster", 1, delay=0.1) as there:
         outcomes = predict_slides(slides, request(out), there.address)
@@ -161,6 +164,7 @@ def test_the_scheduler_is_lost(slides: list[Slide], whole: Path, tmp_path: Path)
         assert json.loads(record.read_text())["status"] in ("failed", "complete")
     assert {outcome.status for outcome in predict_slides(slides, request(out, resume=True))} == {"complete"}
     same(out, whole, slides)
+    monkeypatch.setattr("celldetr.cohort.clusters.ANSWER", "1s")
     with pytest.raises(InputError, match="no scheduler answers"):
         list(predict_slides(slides, request(out), there.address))
 

@@ -26,6 +26,7 @@ GIGABYTES = 2.5  # of memory a worker on a CPU: model, tiles, and a slide's tabl
 SCHEMES = ("tcp://", "tls://", "ucx://")
 # Of a kind: the class of dask_jobqueue, and the program that hands in jobs.
 QUEUES = {"slurm": ("SLURMCluster", "sbatch"), "pbs": ("PBSCluster", "qsub"), "lsf": ("LSFCluster", "bsub")}
+ANSWER = "20s"  # in which a scheduler should answer
 SILENT = logging.CRITICAL
 INSTALL = "pip install 'celldetr[cluster]'"
 
@@ -110,7 +111,7 @@ def connect(cluster: str | ClusterSettings, device: str = "auto") -> Iterator[Cl
     with ExitStack() as stack:
         if isinstance(cluster, str):
             try:
-                client = stack.enter_context(distributed.Client(cluster, timeout="20s", set_as_default=False))
+                client = stack.enter_context(distributed.Client(cluster, timeout=ANSWER, set_as_default=False))
             except (OSError, ValueError) as error:
                 raise InputError(
                     f"--cluster {cluster}: no scheduler answers ({' '.join(str(error).split())})"
@@ -136,7 +137,14 @@ def _start_local(settings: ClusterSettings, device: str) -> Any:
         environment = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))
         if gpus:
             environment["CUDA_VISIBLE_DEVICES"] = gpus[i % len(gpus)]
-        options = {"host": host, "nthreads": 1, "memory_limit": None, "env": environment, "silence_logs": SILENT}
+        options = {
+            "host": host,
+            "nthreads": 1,
+            "memory_limit": None,
+            "env": environment,
+            "preload": ["celldetr.cohort.worker_setup"],
+            "silence_logs": SILENT,
+        }
         workers[i] = {"cls": distributed.Nanny, "options": options}
     scheduler = {"cls": distributed.Scheduler, "options": {"host": host, "port": 0, "dashboard_address": f"{host}:0"}}
     # Without this the variables of this process, which are of all cores, would win.
