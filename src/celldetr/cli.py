@@ -106,7 +106,7 @@ def predict(
     ] = "bounds",
     tile: Annotated[
         int, typer.Option(help="Side of a tile, px at the model's resolution; smaller needs less memory.")
-    ] = 512,
+    ] = 768,
     overlap: Annotated[int, typer.Option(help="Px that neighbouring tiles share; more than the largest nucleus.")] = 64,
     batch_size: Annotated[int, typer.Option(help="Tiles the network sees at once.")] = 4,
     all_tiles: Annotated[bool, typer.Option("--all-tiles", help="Also read where no tissue was found.")] = False,
