@@ -33,6 +33,7 @@ ARROWS: dict[str, set[str]] = {
     "slide": BASE | {"model.output"},
     "export": {"config", "errors", "files", "untrusted", "slide"},
     "view": {"config", "errors", "files", "untrusted", "slide", "export"},
+    "cohort": BASE | {"slide", "view", "api", "model.hub", "model.inference"},
 }
 WITHOUT_TORCH = ("export", "view")  # a table is exported and looked at on machines that have no use for a network
 HEAVY = (
@@ -47,6 +48,8 @@ HEAVY = (
     "skimage",
     "sklearn",
     "scipy",
+    "dask",
+    "distributed",
 )
 FORBIDDEN_MODULES = {
     **dict.fromkeys(("pickle", "cPickle", "dill", "cloudpickle", "shelve", "marshal"), "runs code that a file brings"),
@@ -239,6 +242,8 @@ def test_the_package_keeps(rule: Callable[[Path], list[str]]) -> None:
             "from celldetr.boxes import iou",
             "config may import only errors, untrusted",
         ),
+        (broken_arrows, "cohort/run.py", "import celldetr.training", "run.py:1 imports celldetr.training"),
+        (broken_arrows, "slide/engine.py", "from celldetr.cohort import run", "engine.py:1 imports celldetr.cohort"),
         (broken_arrows, "api.py", "from celldetr.cli import main", "nothing imports the command line"),
         (reaches_torch, "export/csv.py", "import torch.nn", "celldetr.export.csv loads torch: line 1 imports torch.nn"),
         (

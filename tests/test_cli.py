@@ -17,6 +17,7 @@ from typing import Any
 import anndata
 import geopandas
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import shapely
 import tifffile
@@ -197,6 +198,8 @@ def inputs(tmp_path: Path) -> Path:
     (tmp_path / "cut.svs").write_bytes(slide[: len(slide) // 2])
     (tmp_path / "later.svs").write_bytes(slide[:1_400_000])
     white(tmp_path / "white.png")
+    (tmp_path / "nothing").mkdir()
+    (tmp_path / "none.txt").write_text("# nothing yet\n")
     png = (tmp_path / "white.png").read_bytes()
     (tmp_path / "cut.png").write_bytes(png[: len(png) // 2])
     return tmp_path
@@ -206,7 +209,10 @@ def inputs(tmp_path: Path) -> Path:
     ("slide", "options", "says"),
     [
         ("absent.svs", [], "no such file"),
-        (".", [], "is a directory"),
+        ("nothing", [], "no slide in this folder"),
+        ("none.txt", [], "names no slide"),
+        ("white.png", ["--mpp", "0.5", "--cluster", "locl"], "expected local, tcp://HOST:PORT"),
+        ("white.png", ["--mpp", "0.5", "--cluster", "absent.yaml"], "absent.yaml: cannot be read"),
         ("text.svs", [], "not an image"),
         ("empty.svs", [], "the file is empty"),
         ("cut.svs", [], "truncated"),
@@ -254,11 +260,42 @@ def test_one_bad_slide_does_not_stop_the_others(run: Run, inputs: Path) -> None:
     good = white(inputs / "good.png")
     slides = [inputs / "absent.svs", inputs / "white.png", inputs / "text.svs", good]
     done = run("predict", *slides, "-o", inputs / "out", "--mpp", 0.5, "-q")
-    assert done.code == 2
+    assert done.code == 3
     assert [line for line in done.err.splitlines() if line.startswith("error: ")] == [
         line for line in done.err.splitlines() if "absent.svs" in line or "text.svs" in line
     ]
     assert sorted(path.parent.name for path in (inputs / "out").glob("*/cells.parquet")) == ["good", "white"]
+    rows = {row["slide"]: row for row in pq.read_table(inputs / "out" / "cohort.parquet").to_pylist()}
+    assert {name: row["status"] for name, row in rows.items()} == {
+        "absent": "failed", "good": "complete", "text": "failed", "white": "complete"
+    }  # fmt: skip
+    assert "no such file" in rows["absent"]["reason"]
+    assert "absent.svs: no such file" in (inputs / "out" / "cohort.html").read_text()
+    assert run("predict", inputs / "absent.svs", inputs / "text.svs", "-o", inputs / "out", "-q").code == 2
+
+
+def test_a_folder_and_a_list_of_slides(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "slides" / "more").mkdir(parents=True)
+    save(crop(), tmp_path / "slides" / "more" / "b.png")
+    white(tmp_path / "slides" / "a.png")
+    (tmp_path / "list.csv").write_text(f"slide,mpp\nslides/more/b.png,{MPP}\nslides/a.png,0.5\n")
+    by_folder, by_list = tmp_path / "slides" / "out", tmp_path / "out"  # the first lies in what is searched
+    command = ["predict", tmp_path / "slides", "-o", by_folder, "--mpp", MPP, "--device", "cpu", "-q"]
+    plan = run(*command, "--dry-run")
+    assert plan.code == 0
+    assert "2 slides: 2 to do, 0 finished" in plan.out
+    assert not by_folder.exists()
+    assert run(*command).code == 0
+    assert run("predict", tmp_path / "list.csv", "-o", by_list, "--device", "cpu", "-q").code == 0
+    tables = [pq.read_table(out / "b" / "cells.parquet") for out in (by_folder, by_list)]
+    assert tables[0].equals(tables[1])
+    assert {path.name for path in by_list.iterdir()} == {"a", "b", "cohort.parquet", "cohort.html"}
+    again = run(*command, "--resume", "--dry-run")
+    assert again.out.count("is finished, would be kept") == 2
+    refused = run(*command, "--dry-run")
+    assert refused.code == 2
+    assert refused.out.count("pass --overwrite to replace it") == 2
+    assert run(*command, "--resume").code == 0
 
 
 def test_cells_of_a_roi(run: Run, finished: Path, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from celldetr.model.hub import find_model
 from celldetr.model.inference import Precision, TilePredictor, pick_device
 from celldetr.slide.engine import Progress, RunSummary, predict_array, run_slide
 from celldetr.slide.options import PredictOptions
-from celldetr.slide.reader import open_slide
+from celldetr.slide.reader import SlideReader, open_slide
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -120,9 +120,7 @@ def predict_slide(
     Raises:
         InputError: anything wrong with the slide, the options or the output; one line says what to do.
     """
-    from celldetr.export import find_format, write_format
-    from celldetr.view.overview import OVERVIEW_NAME, write_overview
-    from celldetr.view.summary import SUMMARY_NAME, write_summary
+    from celldetr.export import find_format
 
     for name in formats:
         find_format(name)  # a misspelt format is better told before the slide is read than after
@@ -134,10 +132,32 @@ def predict_slide(
 
         def finish(summary: RunSummary) -> None:
             # Pictures are made from a finished table only, so those that a resumed run finds are of this one.
-            for name, write in ((OVERVIEW_NAME, write_overview), (SUMMARY_NAME, write_summary)):
-                if not (resume and (summary.directory / name).is_file()):
-                    write(summary.directory, reader)
-            for name in formats:
-                write_format(summary.directory, name, overwrite=overwrite or resume)
+            illustrate(summary.directory, reader, formats, keep=resume, overwrite=overwrite or resume)
 
         return run_slide(reader, loaded, out, settings, progress, resume=resume, overwrite=overwrite, then=finish)
+
+
+def illustrate(
+    directory: Path, reader: SlideReader, formats: Sequence[str] = (), *, keep: bool = False, overwrite: bool = False
+) -> None:
+    """Make what is made from a finished table: picture, summary, exports.
+
+    Args:
+        directory: of the slide's output.
+        reader: the slide.
+        formats: exports to write.
+        keep: leave a picture and a summary that are there.
+        overwrite: replace exports that are there.
+
+    Raises:
+        InputError: the slide cannot be read any more, or a file cannot be written.
+    """
+    from celldetr.export import write_format
+    from celldetr.view.overview import OVERVIEW_NAME, write_overview
+    from celldetr.view.summary import SUMMARY_NAME, write_summary
+
+    for name, write in ((OVERVIEW_NAME, write_overview), (SUMMARY_NAME, write_summary)):
+        if not (keep and (directory / name).is_file()):
+            write(directory, reader)
+    for name in formats:
+        write_format(directory, name, overwrite=overwrite)

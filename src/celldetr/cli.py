@@ -14,17 +14,15 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from celldetr import cli_checks as checks
+from celldetr.cli_slides import complain, predict_and_tell, tell_forecast
 from celldetr.errors import InputError
 from celldetr.interrupt import Interrupted, stoppable
-from celldetr.progress import image_listener, progress_bar, slide_listener, training_listener
-
-if TYPE_CHECKING:
-    pass
+from celldetr.progress import image_listener, progress_bar, training_listener
 
 app = typer.Typer(
     name="celldetr",
@@ -35,9 +33,6 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     epilog="Start with:  celldetr demo -o demo     Then:  celldetr predict SLIDE -o OUT",
 )
-
-PARTIAL = 3  # exit code: there is a result, and places of the slide are missing in it
-NAMED = 10  # places that are told of one slide
 
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for the results, one folder a slide; made if needed.")]
 ModelName = Annotated[
@@ -78,7 +73,11 @@ def common(version: Annotated[bool, typer.Option("--version", help="Print the ve
 @_resumable()
 def predict(
     slides: Annotated[
-        list[Path], typer.Argument(metavar="SLIDE", help="What OpenSlide reads, TIFF (plain, OME), PNG, JPEG.")
+        list[Path],
+        typer.Argument(
+            metavar="SLIDE",
+            help="What OpenSlide reads, TIFF (plain, OME), PNG, JPEG; a folder of slides; a list (.txt, .csv).",
+        ),
     ],
     out: Out,
     model: ModelName = None,
@@ -107,10 +106,16 @@ def predict(
     ] = "bounds",
     tile: Annotated[
         int, typer.Option(help="Side of a tile, px at the model's resolution; smaller needs less memory.")
-    ] = 512,
+    ] = 768,
     overlap: Annotated[int, typer.Option(help="Px that neighbouring tiles share; more than the largest nucleus.")] = 64,
     batch_size: Annotated[int, typer.Option(help="Tiles the network sees at once.")] = 4,
     all_tiles: Annotated[bool, typer.Option("--all-tiles", help="Also read where no tissue was found.")] = False,
+    cluster: Annotated[
+        str | None,
+        typer.Option(help="Share the work out: local (a process a GPU), tcp://HOST:PORT, or a YAML file (Slurm, ...)."),
+    ] = None,
+    task_tiles: Annotated[int, typer.Option(min=1, help="With --cluster: least tiles of a task.")] = 128,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")] = False,
     device: Device = "auto",
     precision: PrecisionName = "auto",
     overwrite: Overwrite = False,
@@ -119,48 +124,36 @@ def predict(
 ) -> None:
     """Find every cell of slides: OUT/SLIDE/ gets cells.parquet, run.json, overview.png and summary.html.
 
-    Exit code 0: all done; 2: a slide or an option cannot be used, or the disk is full; 3: done, but a slide is damaged
-    in places, which are named; 130 or 143: interrupted, continue with --resume.
+    Of several slides OUT/cohort.parquet and cohort.html sum up. Exit code 0: all done; 2: no slide is done, an option
+    cannot be used, or the disk is full; 3: done in part, some slides have failed or are damaged in places, which are
+    named; 130 or 143: interrupted, continue with --resume.
     """
+    from celldetr.cohort.request import ModelChoice, Request
+    from celldetr.cohort.slides import find_slides, is_cohort
     from celldetr.config import parse
     from celldetr.export import find_format
     from celldetr.slide.options import PredictOptions
     from celldetr.slide.reader import open_slide
 
+    found = find_slides(slides, out)
     values: dict[str, Any] = {"tile": tile, "overlap": overlap, "batch_size": batch_size, "mpp": mpp, "region": region}
-    values |= {"tissue": not all_tiles, "roi": checks.roi_of(roi, roi_name, slides), "roi_origin": roi_origin}
+    values |= {"tissue": not all_tiles, "roi": checks.roi_of(roi, roi_name, found), "roi_origin": roi_origin}
     options = parse(PredictOptions, values, "options")
     # What can be told at once is told before seconds are spent on a model.
     for name in formats or ():
         find_format(name)
-    checks.distinct(slides)
-    if len(slides) == 1:
-        open_slide(slides[0], mpp).close()
-    from celldetr.api import load_model, predict_slide
+    where = checks.cluster(cluster)
+    if len(found) == 1:
+        open_slide(found[0].path, found[0].mpp or mpp).close()
+    chosen = ModelChoice(model, device, checks.precision(precision), threshold, batch_size)
+    request = Request(out, chosen, options, tuple(formats or ()), resume, overwrite, task_tiles)
+    if dry_run:
+        from celldetr.cohort.forecast import forecast
 
-    loaded = load_model(
-        model, device, precision=checks.precision(precision), threshold=threshold, batch_size=batch_size
-    )
-    code = 0
-    for slide in slides:
-        try:
-            with progress_bar(quiet) as bar:
-                summary = predict_slide(
-                    slide,
-                    out,
-                    model=loaded,
-                    options=options,
-                    formats=formats or (),
-                    resume=resume,
-                    overwrite=overwrite,
-                    progress=slide_listener(bar, slide.name),
-                )
-        except InputError as error:  # told at once; the other slides are still done
-            _complain(error)
-            code = 2
-        else:
-            _tell(summary)
-            code = code or (PARTIAL if summary.failed_tiles else 0)
+        code = tell_forecast(forecast(found, request), where)
+    else:
+        sum_up = is_cohort(slides) or where is not None
+        code = predict_and_tell(found, request, where, sum_up=sum_up, quiet=quiet)
     if code:
         raise typer.Exit(code)
 
@@ -341,33 +334,16 @@ def doctor() -> None:
         raise typer.Exit(1)
 
 
-def _tell(summary: Any) -> None:
-    by_type = ", ".join(f"{count:,} {name}" for name, count in summary.counts.items())
-    found = f"{summary.cells:,} cells ({by_type}) on {summary.tissue_mm2:.2f} mm² in {summary.seconds:.0f} s"
-    typer.echo(f"{summary.directory}: {found}")
-    for warning in summary.warnings:
-        typer.echo(f"  note: {warning}", err=True)
-    for tile in summary.failed_tiles[:NAMED]:
-        place = f"{tile.w_px:.0f} x {tile.h_px:.0f} px at ({tile.x_px:.0f}, {tile.y_px:.0f})"
-        typer.echo(f"  missing: {place}: {tile.reason}", err=True)
-    if len(summary.failed_tiles) > NAMED:
-        typer.echo(f"  ... and {len(summary.failed_tiles) - NAMED:,} more, see failed_tiles in run.json", err=True)
-
-
-def _complain(error: Exception | str) -> None:
-    typer.echo(f"error: {' '.join(str(error).split())}", err=True)
-
-
 def main() -> None:
     """Entry point: a user's mistake, or a full disk wherever it is met, becomes one line and exit code 2."""
     try:
         app()
     except InputError as error:
-        _complain(error)
+        complain(error)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        _complain(f"{error.filename or 'output'}: the disk is full; free some space and run again")
+        complain(f"{error.filename or 'output'}: the disk is full; free some space and run again")
     else:
         return
     sys.exit(2)

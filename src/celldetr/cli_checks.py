@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from celldetr.errors import InputError, near
 
 if TYPE_CHECKING:
+    from celldetr.cohort.clusters import ClusterSettings
     from celldetr.model.inference import Precision
 
 
@@ -20,7 +21,7 @@ def precision(name: str) -> Precision:
     return known[name]
 
 
-def roi_of(path: Path | None, name: str | None, slides: Sequence[Path]) -> Any:
+def roi_of(path: Path | None, name: str | None, slides: Sequence[object]) -> Any:
     """The region to look at, read before anything slow is begun; None for all of the slide."""
     if path is None:
         if name is not None:
@@ -33,15 +34,13 @@ def roi_of(path: Path | None, name: str | None, slides: Sequence[Path]) -> Any:
     return read_roi(path, name)
 
 
-def distinct(slides: Sequence[Path]) -> None:
-    """Refuse slides whose results would go to the same folder: the second would replace the first, or be refused."""
-    from celldetr.slide.reader import slide_name
+def cluster(text: str | None) -> str | ClusterSettings | None:
+    """What --cluster means; None: this process."""
+    if text is None:
+        return None
+    from celldetr.cohort.clusters import read_cluster
 
-    seen: dict[str, Path] = {}
-    for slide in slides:
-        first = seen.setdefault(slide_name(slide), slide)
-        if first is not slide:
-            raise InputError(f"{first} and {slide} would both write to OUT/{slide_name(slide)}; run them with two OUT")
+    return read_cluster(text)
 
 
 def free(out: Path, overwrite: bool) -> None:

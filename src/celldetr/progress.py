@@ -30,7 +30,7 @@ def progress_bar(quiet: bool) -> Bar:
     return Progress(*columns, console=console, disable=quiet or not console.is_terminal)
 
 
-def _show(bar: Bar, name: str, done: int, total: int, note: str = "") -> None:
+def _show(bar: Bar, name: str, done: float, total: float, note: str = "") -> None:
     """Move the bar's only task, which begins with the first move: a mistake found before that shows no bar."""
     if not bar.task_ids:
         from rich.markup import escape
@@ -39,17 +39,23 @@ def _show(bar: Bar, name: str, done: int, total: int, note: str = "") -> None:
     bar.update(bar.task_ids[0], completed=done, total=total, note=note)
 
 
-def slide_listener(bar: Bar, name: str) -> Callable[[Any], None]:
-    """Shows a slide's tiles, its cells and how fast they come: a listener for ``predict_slide``."""
-    first: list[Any] = []  # the time of the first call and what an earlier session had done by then
+def slides_listener(bar: Bar, count: int) -> Callable[[Any, Any], None]:
+    """Shows how far slides are, their cells and how fast they come: a listener for ``predict_slides``."""
+    start = time.monotonic()
+    latest: dict[str, tuple[float, int, float]] = {}  # of each slide: share done, cells and mm2 of this session
+    before: dict[str, tuple[int, float]] = {}  # what an earlier session had found
+    sums = [0.0, 0, 0.0]
 
-    def listen(progress: Any) -> None:
-        if not first:
-            first.extend((time.monotonic(), progress.cells, progress.mm2))
-        seconds = max(time.monotonic() - first[0], 1e-3)
-        cells, area = (progress.cells - first[1]) / seconds, (progress.mm2 - first[2]) / seconds
-        note = f"{progress.cells:,} cells  {cells:,.0f} cells/s  {area:.3f} mm²/s"
-        _show(bar, name, progress.tiles, progress.tiles_total, note)
+    def listen(slide: Any, progress: Any) -> None:
+        cells, area = before.setdefault(slide.name, (progress.cells, progress.mm2))
+        now = (progress.tiles / max(progress.tiles_total, 1), progress.cells - cells, progress.mm2 - area)
+        for i, (new, old) in enumerate(zip(now, latest.get(slide.name, (0.0, 0, 0.0)), strict=True)):
+            sums[i] += new - old
+        latest[slide.name] = now
+        seconds = max(time.monotonic() - start, 1e-3)
+        found = progress.cells if count == 1 else sums[1]
+        note = f"{found:,} cells  {sums[1] / seconds:,.0f} cells/s  {sums[2] / seconds:.3f} mm²/s"
+        _show(bar, slide.path.name if count == 1 else f"{count} slides", sums[0], count, note)
 
     return listen
 

@@ -23,6 +23,7 @@ from celldetr.model.memory import Memory
 from celldetr.model.near_attention import Neighbours, near_attention
 
 PRIOR_LOGIT = -math.log(99)  # an untrained query is a nucleus with probability 1 %
+QUERY_STEP = 128  # numbers of queries differ by this: processors prepare for each anew, and keep it
 
 
 @dataclass(frozen=True)
@@ -141,9 +142,17 @@ class BoxHead(nn.Module):
         for parameter in self.box.layers[-1].parameters():
             nn.init.zeros_(parameter)
 
+    def score(self, content: Tensor) -> Tensor:
+        """(B, Q, d) -> logits (B, Q), float32."""
+        return self.objectness(content)[..., 0].float()
+
+    def correct(self, content: Tensor) -> Tensor:
+        """(B, Q, d) -> corrections (B, Q, 4), float32."""
+        return self.box(content).float()
+
     def forward(self, content: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, Q, d) -> logits (B, Q), corrections (B, Q, 4), both float32."""
-        return self.objectness(content)[..., 0].float(), self.box(content).float()
+        """(B, Q, d) -> logits and corrections."""
+        return self.score(content), self.correct(content)
 
 
 @dataclass(frozen=True)
@@ -183,6 +192,7 @@ class SelectedQueries(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config, self.geometry = config, geometry(config)
+        self.least_score: float | None = None  # at inference: tokens that score less do not become queries
         self.project = nn.Linear(config.d_model, config.d_model)
         self.norm = nn.LayerNorm(config.d_model)
         self.head = BoxHead(config.d_model)
@@ -197,23 +207,34 @@ class SelectedQueries(nn.Module):
         area = tokens / sum(1 / stride**2 for stride in memory.strides)
         return max(1, min(tokens, round(self.config.num_queries * area / 256**2)))
 
-    def forward(self, memory: Memory) -> tuple[Queries, Detections, Tensor]:
+    def forward(self, memory: Memory) -> tuple[Queries, Detections | None, Tensor]:
         """Propose a box at every token and keep the best.
 
         Returns:
-            the queries, the proposals of all T tokens, and the anchors (B, T, 4) those started from.
+            the queries, the proposals of all T tokens (None where ``least_score`` says that only the queries' are
+            wanted), and the anchors (B, T, 4) those started from.
         """
         memory = memory.select(self.config.query_strides)
         features = self.norm(self.project(memory.tokens))
-        logits, delta = self.head(features)
+        logits = self.head.score(features)
         anchors = self.geometry.anchors(memory)
-        boxes = self.geometry.refine(anchors, delta)
         if memory.padding is not None:
             logits = logits.masked_fill(memory.padding, torch.finfo(logits.dtype).min)
-        best = logits.detach().topk(self.count(memory), dim=1).indices[..., None]
+        best = logits.detach().topk(self._kept(logits, self.count(memory)), dim=1).indices[..., None]
         content = features.gather(1, best.expand(-1, -1, features.shape[-1]))
+        if self.least_score is not None:
+            start = anchors.gather(1, best.expand(-1, -1, 4))
+            return Queries(content, self.geometry.refine(start, self.head.correct(content)), None), None, anchors
+        boxes = self.geometry.refine(anchors, self.head.correct(features))
         reference = boxes.detach().gather(1, best.expand(-1, -1, 4))
         return Queries(content, reference, None), Detections(boxes, logits), anchors
+
+    def _kept(self, logits: Tensor, most: int) -> int:
+        """How many of the best tokens, of ``most``, become queries; of a batch as many as its fullest image needs."""
+        if not self.least_score or torch.onnx.is_in_onnx_export():
+            return most
+        worth = int((logits.sigmoid() >= self.least_score).sum(1).max())
+        return min(most, max(1, math.ceil(worth / QUERY_STEP)) * QUERY_STEP)
 
 
 class DetectionDecoder(nn.Module):

@@ -20,6 +20,7 @@ from torch.nn import functional
 from celldetr.boxes import cxcywh_to_xyxy
 from celldetr.errors import InputError, near
 from celldetr.model.celldetr import CellDETR
+from celldetr.model.detection import SelectedQueries
 from celldetr.model.duplicates import distinct
 from celldetr.model.folding import fold_batchnorm
 from celldetr.model.output import TileCells
@@ -28,6 +29,10 @@ from celldetr.model.representation import hide_padding
 Precision = Literal["auto", "32", "bf16"]
 # Centres nearer than this are one nucleus; chosen on the validation images of BRCA-M2C (docs/training.md).
 SAME_NUCLEUS_UM = 2.5
+
+# A token has to score this part of the threshold to become a query. Of cells above the threshold none had less on any
+# tissue looked at (benchmarks/query_scores.py); a third to a half of the queries are spared.
+QUERY_SHARE = 0.5
 
 ALONE_PX = 256**2  # a tile with more pixels fills a CPU by itself
 
@@ -72,10 +77,15 @@ def near_queries_only(network: CellDETR) -> bool:
 def for_inference(network: CellDETR) -> CellDETR:
     """A network that shares all weights with ``network`` but the backbone's, which are folded (``folding``).
 
-    Queries selected by place see near ones only, which makes time grow with a tile's area, not with its square.
+    Queries selected by place see near ones only, which makes time grow with a tile's area, not with its square; which
+    tokens score too little to become queries is up to who knows the threshold (``TilePredictor``).
     """
     shared, detector = copy.copy(network), copy.copy(network.detector)
     detector.near = near_queries_only(network)
+    if isinstance(detector.queries, SelectedQueries):
+        queries = copy.copy(detector.queries)
+        queries.least_score = 0.0
+        detector._modules = {**detector._modules, "queries": queries}
     shared._modules = {**network._modules, "backbone": fold_batchnorm(network.backbone), "detector": detector}
     return shared
 
@@ -108,11 +118,23 @@ class TilePredictor:
         """
         self.network = for_inference(network.eval().to(device))
         self.device = torch.device(device)
-        self.threshold = float(threshold)
+        self.threshold = threshold
         self.card = card or {}
         self.batch_size = batch_size
         self.same_nucleus_um = float(same_nucleus_um)
         self.bf16 = precision == "bf16" or (precision == "auto" and has_bf16(self.device))
+
+    @property
+    def threshold(self) -> float:
+        """Least score of a cell that is reported."""
+        return self._threshold
+
+    @threshold.setter
+    def threshold(self, score: float) -> None:
+        self._threshold = float(score)
+        queries = self.network.detector.queries
+        if isinstance(queries, SelectedQueries):
+            queries.least_score = self._threshold * QUERY_SHARE
 
     @property
     def mpp(self) -> float:

@@ -1,9 +1,10 @@
 """Self-attention among near queries only: what a query has to know of others is whether they claim the same nucleus.
 
 A tile is divided into blocks of ``BLOCK_PX``; a query sees the queries of its own block and of those up to ``REACH``
-blocks away, at least 128 px each way. Training on crops of 256 px never shows it much more. Attention among all queries
-takes a third of the network's time on a tile of 512 px and grows with the square of its area; this grows with the area.
-On a CPU without gradients a Numba kernel visits the near pairs alone; elsewhere the others are masked.
+blocks away, at least 64 px each way, which is several nuclei. Attention among all queries takes a third of the time of
+a tile of 512 px and grows with the square of its area; this grows with the area, and finds the same on validation
+images (benchmarks/same_result.py). On a CPU without gradients a Numba kernel visits the near pairs alone; elsewhere the
+others are masked.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from torch.nn import functional
 if TYPE_CHECKING:
     from celldetr.model.near_attention_cpu import Order
 
-BLOCK_PX = 64
+BLOCK_PX = 32
 REACH = 2  # blocks
 _MOST_BLOCKS = 1 << 15  # along an axis
 

@@ -140,9 +140,14 @@ def claim(directory: Path, run: dict[str, Any], resume: bool, overwrite: bool) -
             directory.rmdir()  # only succeeds if nothing was left in it
 
 
-def _check(reader: SlideReader, options: PredictOptions, resume: bool, overwrite: bool) -> None:
+def check_modes(resume: bool, overwrite: bool) -> None:
+    """Refuse to go on with what is there and to replace it at once."""
     if resume and overwrite:
         raise InputError("resume and overwrite contradict each other; pass one of --resume and --overwrite")
+
+
+def _check(reader: SlideReader, options: PredictOptions, resume: bool, overwrite: bool) -> None:
+    check_modes(resume, overwrite)
     if options.mpp is not None and options.mpp != reader.mpp:
         raise InputError(f"mpp={options.mpp:g} in the options, but the slide was opened with {reader.mpp:g}")
 

@@ -20,7 +20,7 @@ def _roi(value: Any) -> str | None:
 class PredictOptions(Config):
     """Settings of a run. All but ``batch_size`` decide which cells come out: a run resumes only with the same ones."""
 
-    tile: Annotated[int, Field(ge=32)] = 512  # side in px of the model's mpp; smaller needs less memory
+    tile: Annotated[int, Field(ge=32)] = 768  # side in px of the model's mpp; smaller needs less memory
     overlap: Annotated[int, Field(ge=0)] = 64  # px that neighbouring tiles share; should exceed the largest nucleus
     batch_size: Count = 4  # tiles the model sees at once
     mpp: float | None = None  # um per pixel of level 0, instead of what the file says

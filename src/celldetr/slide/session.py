@@ -7,7 +7,7 @@ Parts that exist are trusted, because they are renamed only when whole and the r
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -101,7 +101,7 @@ class Session:
             run = self._describe(status) | results(self._infos, self._job.plan, self._job.model.types)
             write_json(self._directory / RUN, run)
         except BaseException as error:
-            self._stop(error)
+            leave(self._directory, self._store, self._found, self._job.plan.bands, self._describe, error)
             raise
         self._store.remove()
         return run
@@ -149,22 +149,40 @@ class Session:
             **environment(),
         }
 
-    def _stop(self, error: BaseException) -> None:
-        """Leave what can be resumed, or nothing if no part was written. Must not hide the error that ends the run."""
-        with suppress(OSError, InputError):
-            if not self._is_worth_keeping():
-                self._store.remove()
-                for name in (CELLS, RUN):  # run.json last: without it nobody knows whose the rest is
-                    (self._directory / name).unlink(missing_ok=True)
-                return
-            status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
-            reason = str(error) or type(error).__name__
-            write_json(self._directory / RUN, self._describe(status) | {"error": reason})
 
-    def _is_worth_keeping(self) -> bool:
-        """Whether any tile has been decoded and its cells found, by what is on disk: signals come at any time."""
-        infos = self._store.infos(self._job.plan.bands)
-        if not all(info.is_lost for info in infos):
-            return True
-        bands = {info.band for info in infos}
-        return any(self._found.has(band) for band in self._job.plan.bands if band not in bands)
+def leave(
+    directory: Path,
+    store: PartStore,
+    found: FoundStore,
+    bands: Sequence[int],
+    describe: Callable[[str], dict[str, Any]],
+    error: BaseException,
+) -> None:
+    """Leave what can be resumed, or nothing if no part was written. Must not hide the error that ends the run.
+
+    Args:
+        directory: of the slide's output, held by the caller.
+        store: its parts.
+        found: its bands that are found and not settled.
+        bands: of the plan.
+        describe: gives ``run.json`` for a status.
+        error: what ends the run.
+    """
+    with suppress(OSError, InputError):
+        if not _is_worth_keeping(store, found, bands):
+            store.remove()
+            for name in (CELLS, RUN):  # run.json last: without it nobody knows whose the rest is
+                (directory / name).unlink(missing_ok=True)
+            return
+        status = "failed" if isinstance(error, Exception) else "interrupted"
+        reason = str(error) or type(error).__name__
+        write_json(directory / RUN, describe(status) | {"error": reason})
+
+
+def _is_worth_keeping(store: PartStore, found: FoundStore, bands: Sequence[int]) -> bool:
+    """Whether any tile has been decoded and its cells found, by what is on disk: signals come at any time."""
+    infos = store.infos(bands)
+    if not all(info.is_lost for info in infos):
+        return True
+    settled = {info.band for info in infos}
+    return any(found.has(band) for band in bands if band not in settled)

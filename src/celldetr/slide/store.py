@@ -8,6 +8,7 @@ only there do cells get their ``cell_id``, which therefore does not depend on ho
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 CELLS = "cells.parquet"
 RUN = "run.json"
 PARTS = "parts"
+ATTEMPT = "finish-"  # begins the name of a folder in PARTS in which a worker of a cluster finishes the slide
 FINISHED = ("complete", "partial")  # of run.json's status: there is nothing left to do; partial: see failed_tiles
 ROW_GROUP = 32_768  # rows; also what joining holds in memory, beside one part
 LARGEST_RATIO = 4  # cells per byte of a table; of our own, every byte of geometry and position counts
@@ -166,6 +168,8 @@ class PartStore:
     def remove(self) -> None:
         """Delete the parts, the bands found for them (``found``) and what an interruption left beside them."""
         if self._parts.is_dir():
+            for attempt in self._parts.glob(f"{ATTEMPT}*"):
+                shutil.rmtree(attempt, ignore_errors=True)  # a process taken for dead may be writing there
             for path in (*self._parts.glob("part-*.parquet*"), *self._parts.glob("found-*.npz*")):
                 path.unlink(missing_ok=True)  # a process taken for dead may have renamed it a moment ago
             if not any(self._parts.iterdir()):

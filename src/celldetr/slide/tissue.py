@@ -24,7 +24,7 @@ MIN_SIDE = 64
 STRIP = 512  # rows whose distances are held at once
 SAMPLE = 2**22  # pixels that are enough to tell the colour of glass
 THRESHOLD = 0.06  # optical density of green above the background; noise and shading stay below 0.04
-GROW_UM = 48.0  # about six cells around everything found
+GROW_UM = 32.0  # about four cells around everything found
 DUST_UM2 = 200.0  # tissue with less than this within DUST_REACH_UM of itself is dust
 DUST_REACH_UM = 100.0
 

@@ -101,3 +101,41 @@ def map_chart(points: NDArray[np.float64], codes: NDArray[np.intp], colours: Seq
             parts.append(f'<path class="rim" stroke-width="{POINT + 1}" d="{d}"/>')
             parts.append(f'<path class="dot" stroke-width="{POINT}" stroke="{colours[code]}" d="{d}"/>')
     return "".join(parts) + "</svg>"
+
+
+def strip_chart(
+    values: Sequence[NDArray[np.float64]], colours: Sequence[str], names: Sequence[str], label: str, title: str
+) -> str:
+    """One row of dots a type, a bar at their median.
+
+    Args:
+        values: for each of K types (n,) finite values, at least 0; of n that differ.
+        colours: of the K types, CSS.
+        names: of the K types, at the left of their rows.
+        label: of the horizontal axis.
+        title: what the chart shows, for readers who hear it.
+    """
+    left, row = LEFT + 74, 44
+    height = TOP + row * len(names) + BOTTOM
+    top = max((float(some.max(initial=0)) for some in values), default=0) * 1.04 or 1.0
+    base, scale = height - BOTTOM, (WIDTH - left - RIGHT) / top
+    parts = [f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{escape(title)}">']
+    for value in ticks(0, top, 5):
+        at = left + value * scale
+        parts.append(f'<path class="grid" d="M{at:.1f} {TOP}V{base}"/>')
+        parts.append(f'<text x="{at:.1f}" y="{base + 17}" text-anchor="middle">{value:,g}</text>')
+    parts.append(f'<text x="{(left + WIDTH - RIGHT) / 2}" y="{height - 4}" text-anchor="middle">{escape(label)}</text>')
+    rng = np.random.default_rng(0)
+    for i, (some, colour, name) in enumerate(zip(values, colours, names, strict=True)):
+        middle = TOP + row * (i + 0.5)
+        parts.append(f'<text x="{left - 10}" y="{middle + 4:.1f}" text-anchor="end">{escape(name)}</text>')
+        if not len(some):
+            continue
+        # Dots that would lie on each other are spread over the height of the row.
+        spread = rng.uniform(-0.28, 0.28, len(some)) * row * min(1.0, len(some) / 12)
+        d = _dots(np.stack([left + some * scale, middle + spread], axis=1))
+        parts.append(f'<path class="rim" stroke-width="{POINT + 1.5}" d="{d}"/>')
+        parts.append(f'<path class="dot" stroke-width="{POINT + 0.5}" stroke="{colour}" d="{d}"/>')
+        at = left + float(np.median(some)) * scale
+        parts.append(f'<path class="median" d="M{at:.1f} {middle - 0.4 * row:.1f}v{0.8 * row:.1f}"/>')
+    return "".join(parts) + "</svg>"

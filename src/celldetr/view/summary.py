@@ -7,11 +7,8 @@ years. Everything that is not ours (names, warnings, provenance) is escaped.
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
-from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +24,7 @@ from celldetr.view.embedding_map import map_embeddings
 from celldetr.view.facts import facts, failed_tiles, origin, tissue_mm2, warnings
 from celldetr.view.image import SlideImage
 from celldetr.view.overview import OVERVIEW_NAME
+from celldetr.view.page import document, number, swatch
 from celldetr.view.statistics import DIAMETER_STEP, SCORE_STEP, Picks, Statistics, gather
 
 SUMMARY_NAME = "summary.html"
@@ -56,18 +54,10 @@ class Page:
     statistics: Statistics
 
 
-def _swatch(colour: str) -> str:
-    return f'<span class="swatch" style="background:{colour}"></span>'
-
-
 def _legend(page: Page) -> str:
     entries = zip(page.table.types, page.colours, page.statistics.counts, strict=True)
-    shown = [f"<span>{_swatch(colour)}{escape(name)}</span>" for name, colour, count in entries if count]
+    shown = [f"<span>{swatch(colour)}{escape(name)}</span>" for name, colour, count in entries if count]
     return f'<div class="legend">{"".join(shown)}</div>'
-
-
-def _number(value: float, form: str = ",.0f", unit: str = "") -> str:
-    return "–" if math.isnan(value) else f"{value:{form}}{unit}"
 
 
 def _header(page: Page) -> str:
@@ -123,9 +113,9 @@ def _count_row(page: Page, i: int, area: float | None, most: int) -> str:
     diameter = page.statistics.median_diameters()[i]
     score = page.statistics.median_scores()[i]
     return (
-        f"<tr><td>{_swatch(colour)}{escape(page.table.types[i])}</td>"
+        f"<tr><td>{swatch(colour)}{escape(page.table.types[i])}</td>"
         f'<td class="share"><span class="bar">{bar}{share:.1f} %</span></td><td>{count:,}</td>{density}'
-        f"<td>{_number(diameter, '.1f')}</td><td>{_number(score, '.2f')}</td></tr>"
+        f"<td>{number(diameter, '.1f')}</td><td>{number(score, '.2f')}</td></tr>"
     )
 
 
@@ -211,7 +201,7 @@ def _examples(page: Page) -> str:
     sections = []
     for i, name in enumerate(page.table.types):
         if page.statistics.counts[i]:
-            heading = f"<h3>{_swatch(page.colours[i])}{escape(name)}</h3>"
+            heading = f"<h3>{swatch(page.colours[i])}{escape(name)}</h3>"
             surest = _crop_row(page, page.statistics.surest, i, "Most confident")
             sections.append(heading + surest + _crop_row(page, page.statistics.random, i, "Drawn at random"))
     note = f"Each picture shows {FIELD_UM:g} × {FIELD_UM:g} µm. Pointing at one tells its scores and its place."
@@ -235,17 +225,6 @@ def _provenance(page: Page) -> str:
         return ""
     text = escape(json.dumps(page.table.run, indent=2, ensure_ascii=False))
     return f"<details><summary>How this was made (run.json)</summary><pre>{text}</pre></details>"
-
-
-def _document(title: str, body: Sequence[str]) -> str:
-    style = files("celldetr.view").joinpath("summary.css").read_text(encoding="utf-8")
-    return (
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(title)}</title><style>\n{style}</style></head><body>\n"
-        + "\n".join(body)
-        + "\n</body></html>\n"
-    )
 
 
 def write_summary(run_dir: Path, reader: SlideImage) -> Path:
@@ -280,5 +259,5 @@ def write_summary(run_dir: Path, reader: SlideImage) -> Path:
     body.append(_provenance(page))
     target = run_dir / SUMMARY_NAME
     with replacing(target) as temporary:
-        temporary.write_text(_document(table.slide, body), encoding="utf-8")
+        temporary.write_text(document(table.slide, body), encoding="utf-8")
     return target

@@ -1,0 +1,194 @@
+"""Where tasks are done: processes of this machine, a scheduler that is running, or jobs of Slurm, PBS or LSF.
+
+dask.distributed does the work and is imported here only, when ``--cluster`` is given.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from celldetr.config import Config, Count, parse, read_yaml
+from celldetr.errors import InputError
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+GIGABYTES = 2.5  # of memory a worker on a CPU: model, tiles, and a slide's table while it is joined
+SCHEMES = ("tcp://", "tls://", "ucx://")
+# Of a kind: the class of dask_jobqueue, and the program that hands in jobs.
+QUEUES = {"slurm": ("SLURMCluster", "sbatch"), "pbs": ("PBSCluster", "qsub"), "lsf": ("LSFCluster", "bsub")}
+ANSWER = "20s"  # in which a scheduler should answer
+SILENT = logging.CRITICAL
+INSTALL = "pip install 'celldetr[cluster]'"
+
+
+class Adaptive(Config):
+    """Jobs come and go with the work."""
+
+    minimum: int = 0
+    maximum: Count
+
+
+class ClusterSettings(Config):
+    """A cluster, as a YAML file describes it."""
+
+    kind: Literal["local", "slurm", "pbs", "lsf"]
+    jobs: Count | None = None  # how many; for local: worker processes
+    adaptive: Adaptive | None = None  # instead of jobs
+    # Of dask_jobqueue.SLURMCluster and the like; for local: threads (of a worker).
+    arguments: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.kind == "local":
+            unknown = sorted(set(self.arguments) - {"threads"})
+            if unknown or self.adaptive is not None:
+                raise ValueError(f"kind local takes jobs and arguments.threads, not {', '.join(unknown) or 'adaptive'}")
+        elif (self.jobs is None) == (self.adaptive is None):
+            raise ValueError("says how many jobs by exactly one of jobs and adaptive")
+        return self
+
+
+def read_cluster(text: str) -> str | ClusterSettings:
+    """What ``--cluster`` means: the address of a scheduler, or settings. Nothing is started or asked yet.
+
+    Args:
+        text: ``local``, ``tcp://host:8786``, or a YAML file of ``ClusterSettings``.
+
+    Raises:
+        InputError: none of these, or dask is not installed.
+    """
+    found: str | ClusterSettings
+    if text == "local":
+        found = ClusterSettings(kind="local")
+    elif text.startswith(SCHEMES):
+        found = text
+    elif Path(text).suffix.lower() in (".yaml", ".yml"):
+        found = parse(ClusterSettings, read_yaml(Path(text)), text)
+    else:
+        raise InputError(f"--cluster {text!r}: expected local, tcp://HOST:PORT of a scheduler, or a YAML file")
+    _need("distributed")
+    if isinstance(found, ClusterSettings) and found.kind != "local":
+        _need("dask_jobqueue")
+        program = QUEUES[found.kind][1]
+        if shutil.which(program) is None:
+            raise InputError(
+                f"{text}: kind {found.kind} needs {program}, which is not here; run where jobs are handed in"
+            )
+    return found
+
+
+def _need(module: str) -> Any:
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        raise InputError(f"--cluster needs {module}, which is not installed: {INSTALL}") from None
+
+
+@contextmanager
+def connect(cluster: str | ClusterSettings, device: str = "auto") -> Iterator[Client]:
+    """A client of the cluster, which is started if need be, and then ended with it.
+
+    Args:
+        cluster: what ``read_cluster`` gives.
+        device: that models will be loaded on, which decides how many processes a machine should have.
+
+    Raises:
+        InputError: no scheduler answers, or the arguments of a YAML file are wrong.
+    """
+    distributed = _need("distributed")
+    # It warns of each worker that comes late or goes, which is provided for.
+    logging.getLogger("distributed").setLevel(logging.ERROR)
+    with ExitStack() as stack:
+        if isinstance(cluster, str):
+            try:
+                client = stack.enter_context(distributed.Client(cluster, timeout=ANSWER, set_as_default=False))
+            except (OSError, ValueError) as error:
+                raise InputError(
+                    f"--cluster {cluster}: no scheduler answers ({' '.join(str(error).split())})"
+                ) from None
+        else:
+            started = _start_local(cluster, device) if cluster.kind == "local" else _start_queue(cluster)
+            client = stack.enter_context(distributed.Client(stack.enter_context(started), set_as_default=False))
+        yield client
+
+
+def _start_local(settings: ClusterSettings, device: str) -> Any:
+    """A process a GPU, each of which sees its own only; without GPUs, as many as cores and memory allow."""
+    dask, distributed = _need("dask"), _need("distributed")
+
+    gpus = visible_gpus(device)
+    cores, memory = _need("dask.system").CPU_COUNT, _need("distributed.system").MEMORY_LIMIT  # that we may use
+    fitting = max(1, min(cores, int(memory / 1e9 / GIGABYTES)))
+    count = settings.jobs or len(gpus) or fitting
+    threads = int(settings.arguments.get("threads") or max(1, cores // count))
+    host = "127.0.0.1"
+    workers = {}
+    for i in range(count):
+        environment = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))
+        if gpus:
+            environment["CUDA_VISIBLE_DEVICES"] = gpus[i % len(gpus)]
+        options = {
+            "host": host,
+            "nthreads": 1,
+            "memory_limit": None,
+            "env": environment,
+            "preload": ["celldetr.cohort.worker_setup"],
+            "silence_logs": SILENT,
+        }
+        workers[i] = {"cls": distributed.Nanny, "options": options}
+    scheduler = {"cls": distributed.Scheduler, "options": {"host": host, "port": 0, "dashboard_address": f"{host}:0"}}
+    # Without this the variables of this process, which are of all cores, would win.
+    with dask.config.set({"distributed.nanny.pre-spawn-environ": {}}):
+        return distributed.SpecCluster(workers=workers, scheduler=scheduler, silence_logs=SILENT)
+
+
+def visible_gpus(device: str) -> list[str]:
+    """Names of the CUDA devices to share out, as ``CUDA_VISIBLE_DEVICES`` takes them; none if one device was asked for.
+
+    A process that sees one GPU calls it ``cuda:0``.
+    """
+    if device not in ("auto", "cuda"):
+        return []
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named is not None:
+        return [name.strip() for name in named.split(",") if name.strip()]
+    import torch
+
+    return [str(i) for i in range(torch.cuda.device_count())]
+
+
+def _start_queue(settings: ClusterSettings) -> Any:
+    """Jobs of a queue. A worker takes one task at a time and uses all cores of its process for it."""
+    jobqueue = _need("dask_jobqueue")
+    name, _ = QUEUES[settings.kind]
+    try:
+        cluster = getattr(jobqueue, name)(**queue_arguments(settings))
+    except (TypeError, ValueError) as error:
+        raise InputError(f"--cluster: arguments of {name}: {' '.join(str(error).split())}") from None
+    if settings.adaptive is not None:
+        cluster.adapt(minimum_jobs=settings.adaptive.minimum, maximum_jobs=settings.adaptive.maximum)
+    else:
+        cluster.scale(jobs=settings.jobs)
+    return cluster
+
+
+def queue_arguments(settings: ClusterSettings) -> dict[str, Any]:
+    """The arguments of the file, and what makes a worker one thread of dask's and all cores of ours."""
+    arguments = dict(settings.arguments)
+    processes = arguments.setdefault("processes", 1)  # dask_jobqueue's default grows with the cores
+    threads = max(1, int(arguments.get("cores") or 1) // int(processes))
+    arguments.setdefault("scheduler_options", {"dashboard_address": ":0"})  # any port: there may be another run's
+    arguments["worker_extra_args"] = ["--nthreads", "1", *arguments.get("worker_extra_args", [])]
+    exports = [f"export {name}={threads}" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")]
+    arguments["job_script_prologue"] = [*exports, *arguments.get("job_script_prologue", [])]
+    return arguments

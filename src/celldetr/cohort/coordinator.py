@@ -1,0 +1,269 @@
+"""Hands regions of slides to the workers of a cluster, and is the only one that commits.
+
+It holds the lock of every slide that is begun, so no other run touches it; each region is given to one worker at a
+time, and again to another if that one dies. A slide whose regions are all found is finished by one worker in a folder
+of its own; moving those files into place, once, is done here.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import CancelledError
+from contextlib import ExitStack, suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING, Any
+
+from celldetr.cohort import work
+from celldetr.cohort.regions import area_of, count_tiles, cut_regions, found_store, missing_bands
+from celldetr.cohort.request import Listener, Outcome, Request, one_line
+from celldetr.cohort.slides import Slide
+from celldetr.errors import InputError
+from celldetr.files import flush_directory, output_errors, read_json, write_json
+from celldetr.slide.engine import RunSummary, check_modes, claim, is_complete, summarise
+from celldetr.slide.pipeline import Seconds
+from celldetr.slide.provenance import environment, now
+from celldetr.slide.session import Progress, leave
+from celldetr.slide.store import PARTS, RUN, PartStore
+
+if TYPE_CHECKING:
+    from distributed import Client, Future
+
+AHEAD = 3  # tasks a worker that are handed out before they can begin, so that none waits for this process
+RETRIES = 2  # after an error that is not the user's; a worker that dies is counted by the scheduler
+LOOK = 2.0  # seconds between two counts of the workers
+AGAIN = "what is finished is kept, run again with --resume to continue"
+
+
+@dataclass
+class Begun:
+    """A slide in work.
+
+    Attributes:
+        slide: which.
+        begun: ``time.perf_counter`` of that.
+        hold: its lock.
+        outlined, outline: what is known of it, where it is on the cluster and here; None until it is looked at.
+        run: ``run.json`` while it is in work.
+        earlier: ``run.json`` of the sessions before.
+        tasks: keys of the tasks that are handed out -> their futures.
+        seconds: spent on it in this session, added up over workers.
+        tiles, cells, mm2: found so far.
+    """
+
+    slide: Slide
+    begun: float
+    hold: ExitStack = field(default_factory=ExitStack)
+    outlined: Future | None = None
+    outline: work.Outline | None = None
+    run: dict[str, Any] = field(default_factory=dict)
+    earlier: dict[str, Any] = field(default_factory=dict)
+    tasks: dict[Any, Future] = field(default_factory=dict)
+    seconds: Seconds = field(default_factory=Seconds)
+    tiles: int = 0
+    cells: int = 0
+    mm2: float = 0.0
+
+    def describe(self, status: str) -> dict[str, Any]:
+        """``run.json`` of a slide that is not finished."""
+        before = self.earlier.get("seconds", {})
+        spent = {**asdict(self.seconds), "total": time.perf_counter() - self.begun}
+        total = {key: round(value + before.get(key, 0.0), 3) for key, value in spent.items()}
+        return {**self.run, "status": status, "ended": now(), "seconds": total, **environment()}
+
+
+class Coordinator:
+    """Predicts slides on a cluster.
+
+    Args:
+        client: connected to its scheduler.
+        request: what is wanted of every slide.
+        listener: told how far each slide is.
+    """
+
+    def __init__(self, client: Client, request: Request, listener: Listener | None = None) -> None:
+        check_modes(request.resume, request.overwrite)
+        self._client = client
+        self._request = request
+        self._listener = listener
+        self._done: SimpleQueue[Future] = SimpleQueue()
+        self._begun: list[Begun] = []
+        self._left = 0
+        self._workers = (0.0, 1)  # when counted, and how many
+
+    def run(self, slides: Sequence[Slide]) -> Iterator[Outcome]:
+        """Predict slides; each gives its outcome when it is done, so not in their order.
+
+        Raises:
+            InputError: the scheduler is gone.
+        """
+        todo, self._left = deque(slides), len(slides)
+        try:
+            while todo or self._begun:
+                while todo and sum(len(begun.tasks) for begun in self._begun) < AHEAD * self._count_workers():
+                    self._begin(todo.popleft())
+                outcome = self._next()
+                if outcome is not None:
+                    self._left -= 1
+                    yield outcome
+        except BaseException as error:
+            for begun in list(self._begun):
+                self._give_up(begun, error)
+            raise
+
+    def _begin(self, slide: Slide) -> None:
+        begun = Begun(slide, time.perf_counter())
+        self._begun.append(begun)
+        try:
+            earlier = read_json(self._request.out / slide.name / RUN) if self._request.resume else None
+        except InputError:
+            earlier = None  # told when the lock is taken
+        if is_complete(earlier):
+            self._submit(begun, work.revisit, priority=1)
+        else:
+            # Tasks are given the future, not what it holds: workers pass that on, and find it again if its holder dies.
+            begun.outlined = self._submit(begun, work.outline, priority=1)
+
+    def _submit(self, begun: Begun, task: Any, *args: Any, priority: int = 0) -> Future:
+        """Hand out a task; ``pure=False``: one that was done in an earlier run is not taken for done."""
+        future = self._client.submit(
+            task, self._request, begun.slide, *args, priority=priority, retries=RETRIES, pure=False
+        )
+        begun.tasks[future.key] = future
+        future.add_done_callback(self._done.put)
+        return future
+
+    def _next(self) -> Outcome | None:
+        """Wait for a task to end, and do what follows from it."""
+        while True:
+            try:
+                future = self._done.get(timeout=LOOK)
+                break
+            except Empty:
+                self._check_alive()
+        begun = next((begun for begun in self._begun if future.key in begun.tasks), None)
+        if begun is None:
+            return None  # of a slide that has failed meanwhile
+        try:
+            answer = future.result()
+        except CancelledError:
+            self._check_alive()
+            raise InputError(f"the scheduler has lost its tasks; {AGAIN}") from None
+        except Exception as error:  # what a task died of, after it was tried again
+            return self._fail(begun, error)
+        del begun.tasks[future.key]
+        try:
+            return self._follow(begun, answer)
+        except InputError as error:
+            return self._fail(begun, error)
+
+    def _check_alive(self) -> None:
+        if self._client.status not in ("running", "connecting"):
+            raise InputError(f"the connection to the scheduler is lost; {AGAIN}")
+
+    def _follow(self, begun: Begun, answer: object) -> Outcome | None:
+        if isinstance(answer, work.Refusal):
+            raise InputError(answer.reason)
+        if isinstance(answer, RunSummary):
+            return self._end(begun, answer)
+        if isinstance(answer, work.Outline):
+            self._share_out(begun, answer)
+        elif isinstance(answer, work.Report):
+            begun.seconds.read += answer.seconds.read
+            begun.seconds.model += answer.seconds.model
+            self._count(begun, answer.bands, answer.cells)
+        elif isinstance(answer, work.Finished):
+            return self._end(begun, self._commit(begun, answer.attempt))
+        if not begun.tasks:
+            history = work.History(begun.earlier, begun.seconds, time.perf_counter() - begun.begun)
+            self._submit(begun, work.finish, begun.outlined, history, priority=2)
+        return None
+
+    def _share_out(self, begun: Begun, outline: work.Outline) -> None:
+        """Take the slide's lock and hand out the regions that are not found yet."""
+        request, plan = self._request, outline.plan
+        directory = request.out / begun.slide.name
+        earlier = begun.hold.enter_context(claim(directory, outline.identity, request.resume, request.overwrite))
+        if is_complete(earlier):
+            raise InputError(f"{directory}: another run has just finished it; run again with --resume")
+        begun.earlier = {"started": now(), **(earlier or {})}
+        begun.outline, begun.seconds.tissue = outline, outline.seconds
+        begun.run = {
+            "status": "running",
+            **outline.identity,
+            "sessions": begun.earlier.get("sessions", 0) + 1,
+            "started": begun.earlier["started"],
+        }
+        write_json(directory / RUN, begun.run)
+        with output_errors(directory):
+            (directory / PARTS).mkdir(exist_ok=True)
+        todo = missing_bands(plan, self._parts(begun), found_store(directory, outline.identity))
+        self._count(begun, set(plan.bands) - set(todo), 0)
+        # A slide is shared by all workers if there are few slides, and by few if there are many.
+        share = count_tiles(plan, todo) * self._left // (2 * self._count_workers())
+        regions = cut_regions(plan, todo, max(1, min(request.task_tiles, share)))
+        for bands in regions:
+            self._submit(begun, work.find, begun.outlined, tuple(bands))
+
+    def _commit(self, begun: Begun, attempt: Path) -> RunSummary:
+        """Move a finished attempt's files into place, ``run.json`` last, and remove the parts."""
+        directory = self._request.out / begun.slide.name
+        run = read_json(attempt / RUN)
+        if run is None:
+            raise InputError(f"{attempt}: not seen from here; the output folder must be one that all workers share")
+        with output_errors(directory):
+            files = filter(Path.is_file, attempt.iterdir())
+            for path in sorted(files, key=lambda path: (path.name == RUN, path.name)):
+                path.replace(directory / path.name)
+            flush_directory(directory)
+        summary = summarise(directory, run)
+        self._parts(begun).remove()
+        return summary
+
+    def _end(self, begun: Begun, summary: RunSummary) -> Outcome:
+        self._begun.remove(begun)
+        begun.hold.close()
+        return Outcome(begun.slide, summary)
+
+    def _fail(self, begun: Begun, error: Exception) -> Outcome:
+        self._give_up(begun, error)
+        return Outcome(begun.slide, None, one_line(error))
+
+    def _give_up(self, begun: Begun, error: BaseException) -> None:
+        """Call back what is handed out, leave what can be resumed, and let go of the slide."""
+        self._begun.remove(begun)
+        with suppress(Exception):  # the scheduler may be why we give up
+            self._client.cancel(list(begun.tasks.values()), force=True)
+        directory = self._request.out / begun.slide.name
+        if begun.outline is not None and begun.run:
+            bands = begun.outline.plan.bands
+            found = found_store(directory, begun.outline.identity)
+            leave(directory, self._parts(begun), found, bands, begun.describe, error)
+        begun.hold.close()
+
+    def _parts(self, begun: Begun) -> PartStore:
+        assert begun.outline is not None
+        return PartStore(self._request.out / begun.slide.name, begun.outline.types, begun.outline.embedding_dim)
+
+    def _count(self, begun: Begun, bands: Sequence[int] | set[int], cells: int) -> None:
+        if begun.outline is None:
+            return
+        plan = begun.outline.plan
+        begun.tiles += count_tiles(plan, bands)
+        begun.mm2 += area_of(plan, bands)
+        begun.cells += cells
+        if self._listener is not None:
+            total = count_tiles(plan, plan.bands)
+            self._listener(begun.slide, Progress(begun.tiles, total, begun.mm2, plan.read_mm2, begun.cells))
+
+    def _count_workers(self) -> int:
+        """How many there are, at least one; asked now and then, because they come and go."""
+        counted, workers = self._workers
+        if time.monotonic() - counted > LOOK:
+            with suppress(OSError, TimeoutError):
+                workers = max(1, len(self._client.nthreads()))
+            self._workers = (time.monotonic(), workers)
+        return self._workers[1]

@@ -1,0 +1,95 @@
+"""``--dry-run``: what a run would do with each slide, from looking at it and at what is there. Writes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from celldetr.cohort.regions import count_tiles, cut_regions, found_store, missing_bands
+from celldetr.cohort.request import Request, one_line
+from celldetr.cohort.slides import Slide
+from celldetr.errors import InputError
+from celldetr.slide.engine import check_modes, earlier_run, is_complete
+from celldetr.slide.plan import make_plan
+from celldetr.slide.provenance import identity
+from celldetr.slide.reader import open_slide
+from celldetr.slide.store import PartStore
+
+if TYPE_CHECKING:
+    from celldetr.api import Model
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What would be done with a slide.
+
+    Attributes:
+        slide: which.
+        directory: where its results would go.
+        reason: why it would fail; empty if it would not, as far as can be told.
+        finished: its results are there and would be kept.
+        width, height: of level 0, px.
+        mpp, mpp_source: micrometres per pixel of level 0, and where that is from.
+        tissue_mm2: of tissue.
+        tiles, tiles_left: to be read in all, and in this run.
+        tasks: regions of ``task_tiles`` tiles that are left; on a cluster with few slides they are cut smaller.
+    """
+
+    slide: Slide
+    directory: Path
+    reason: str = ""
+    finished: bool = False
+    width: int = 0
+    height: int = 0
+    mpp: float = 0.0
+    mpp_source: str = ""
+    tissue_mm2: float = 0.0
+    tiles: int = 0
+    tiles_left: int = 0
+    tasks: int = 0
+
+
+def forecast(slides: Sequence[Slide], request: Request) -> Iterator[Forecast]:
+    """Look at each slide in turn.
+
+    Raises:
+        InputError: the model cannot be loaded.
+    """
+    check_modes(request.resume, request.overwrite)
+    model = request.model.load()
+    for slide in slides:
+        directory = request.out / slide.name
+        try:
+            yield _look(slide, directory, request, model)
+        except InputError as error:
+            yield Forecast(slide, directory, reason=one_line(error))
+
+
+def _look(slide: Slide, directory: Path, request: Request, model: Model) -> Forecast:
+    options = request.options_of(slide)
+    with open_slide(slide.path, options.mpp) as reader:
+        run = identity(reader, model, options)
+        finished = is_complete(earlier_run(directory, run, request.resume, request.overwrite))
+        plan = make_plan(reader, model.mpp, options)
+        if finished:
+            todo = []
+        elif request.overwrite:
+            todo = plan.bands
+        else:
+            parts = PartStore(directory, model.types, model.embedding_dim)
+            todo = missing_bands(plan, parts, found_store(directory, run))
+        return Forecast(
+            slide,
+            directory,
+            finished=finished,
+            width=reader.width,
+            height=reader.height,
+            mpp=reader.mpp,
+            mpp_source=reader.mpp_source,
+            tissue_mm2=plan.tissue_mm2,
+            tiles=count_tiles(plan, plan.bands),
+            tiles_left=count_tiles(plan, todo),
+            tasks=len(cut_regions(plan, todo, request.task_tiles)),
+        )

@@ -1,0 +1,103 @@
+"""What a run over slides is asked for, and what it answers about each: plain values that travel between processes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from celldetr.cohort.slides import Slide
+from celldetr.slide.engine import RunSummary
+from celldetr.slide.options import PredictOptions
+from celldetr.slide.session import Progress
+
+if TYPE_CHECKING:
+    from celldetr.api import Model
+    from celldetr.model.inference import Precision
+
+TASK_TILES = 128  # some seconds of work: far more than handing it out costs, little to lose with a worker
+
+
+@dataclass(frozen=True)
+class ModelChoice:
+    """The arguments of ``celldetr.load_model``: each process loads its own model."""
+
+    name: str | None = None
+    device: str = "auto"
+    precision: Precision = "auto"
+    threshold: float | None = None
+    batch_size: int = 4
+
+    def load(self) -> Model:
+        """Load it.
+
+        Raises:
+            InputError: see ``load_model``.
+        """
+        from celldetr import api
+
+        return api.load_model(
+            self.name, self.device, precision=self.precision, threshold=self.threshold, batch_size=self.batch_size
+        )
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is wanted of every slide.
+
+    Attributes:
+        out: folder in which each slide gets one.
+        model: which, and how it is run.
+        options: how a slide is read.
+        formats: exports beside the table.
+        resume: go on with what is there, and keep what is finished.
+        overwrite: replace what is there.
+        task_tiles: least tiles of a task, where slides are shared out among workers.
+    """
+
+    out: Path
+    model: ModelChoice = field(default_factory=ModelChoice)
+    options: PredictOptions = field(default_factory=PredictOptions)
+    formats: tuple[str, ...] = ()
+    resume: bool = False
+    overwrite: bool = False
+    task_tiles: int = TASK_TILES
+
+    def options_of(self, slide: Slide) -> PredictOptions:
+        """The options for one slide, whose own mpp wins."""
+        return self.options if slide.mpp is None else self.options.model_copy(update={"mpp": slide.mpp})
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How it ended with a slide.
+
+    Attributes:
+        slide: which.
+        summary: what was found; None if it failed.
+        reason: why it failed, one line.
+    """
+
+    slide: Slide
+    summary: RunSummary | None
+    reason: str = ""
+
+    @property
+    def status(self) -> Literal["complete", "partial", "failed"]:
+        """``partial``: places of the slide are damaged, and missing in the table."""
+        if self.summary is None:
+            return "failed"
+        return "partial" if self.summary.failed_tiles else "complete"
+
+
+# Told how far a slide is: its place among the slides of the run, and its progress.
+Listener = Callable[[Slide, Progress], None]
+
+
+def one_line(error: BaseException) -> str:
+    """What an error says, on one line; of one that is not a user's mistake also what it is."""
+    from celldetr.errors import InputError
+
+    text = " ".join(str(error).split())
+    return text if isinstance(error, InputError) and text else f"{type(error).__name__}: {text}".removesuffix(": ")

@@ -1,0 +1,54 @@
+"""Many slides, here or on a cluster: the same slides, the same results."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from celldetr.cohort.here import predict_here
+from celldetr.cohort.request import Listener, Outcome, Request
+from celldetr.cohort.slides import Slide
+
+if TYPE_CHECKING:
+    from celldetr.cohort.clusters import ClusterSettings
+
+
+def predict_slides(
+    slides: Sequence[Slide],
+    request: Request,
+    cluster: str | ClusterSettings | None = None,
+    listener: Listener | None = None,
+    note: Callable[[str], object] = lambda text: None,
+) -> Iterator[Outcome]:
+    """Predict slides; each gives its outcome when it is done. One that fails does not stop the others.
+
+    Args:
+        slides: what ``find_slides`` gives.
+        request: what is wanted of each.
+        cluster: what ``read_cluster`` gives; None: in this process, one after the other, in their order.
+        listener: told how far each slide is.
+        note: told what to wait for.
+
+    Raises:
+        InputError: the model cannot be loaded; no scheduler answers, or it is lost.
+    """
+    if cluster is None:
+        yield from predict_here(slides, request, listener)
+        return
+    from celldetr.cohort.clusters import connect
+    from celldetr.cohort.coordinator import Coordinator
+    from celldetr.model.hub import PACKAGED, find_model
+
+    folder = find_model(request.model.name)  # that there is none is better told once than by every slide
+    # Workers have other current directories, and other variables; their package has its own models.
+    name = request.model.name if folder.parent == PACKAGED else str(folder.resolve())
+    everywhere = replace(request, out=request.out.resolve(), model=replace(request.model, name=name))
+    originals = {slide.path.absolute(): slide for slide in slides}  # a link keeps its name
+    with connect(cluster, request.model.device) as client:
+        workers = len(client.nthreads())
+        waiting = "" if workers else ", waiting for the first"
+        note(f"scheduler {client.scheduler_info(n_workers=0)['address']}, {workers} workers{waiting}")
+        absolute = [replace(slide, path=path) for path, slide in originals.items()]
+        for outcome in Coordinator(client, everywhere, listener).run(absolute):
+            yield replace(outcome, slide=originals[outcome.slide.path])

@@ -1,0 +1,146 @@
+"""Which slides a run is over: files as they are, the slides in a folder, or those that a list names.
+
+A folder is searched by the names of files, not by opening them: thousands on a share would take minutes, and a slide
+that cannot be opened should be recorded as failed, not passed over.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from celldetr.errors import InputError, near
+from celldetr.slide.reader import slide_name
+from celldetr.slide.store import CELLS, RUN
+
+SLIDES = {
+    ".svs", ".ndpi", ".mrxs", ".scn", ".vms", ".vmu", ".bif", ".svslide", ".dcm", ".tif", ".tiff",
+}  # fmt: skip
+IMAGES = {".png", ".jpg", ".jpeg"}
+LISTS = {".txt", ".csv"}
+SLIDE_COLUMNS = ("slide", "path", "file")
+
+
+@dataclass(frozen=True)
+class Slide:
+    """One slide of a run.
+
+    Attributes:
+        path: of the file.
+        mpp: micrometres per pixel of its level 0, instead of what the file or the command says; None: as these say.
+    """
+
+    path: Path
+    mpp: float | None = None
+
+    @property
+    def name(self) -> str:
+        """What the folder of its results is called."""
+        return slide_name(self.path)
+
+
+def find_slides(sources: Sequence[Path], out: Path | None = None) -> list[Slide]:
+    """The slides that files, folders and lists stand for, each once, in their order.
+
+    Args:
+        sources: slides, folders to be searched, or lists (``.txt``, ``.csv``).
+        out: where results go; not searched.
+
+    Raises:
+        InputError: a folder or list without a slide, a list that cannot be read, or two slides with one name.
+    """
+    found: dict[Path, Slide] = {}
+    for source in sources:
+        for slide in _slides_of(source, out):
+            found.setdefault(slide.path.absolute(), slide)
+    slides = list(found.values())
+    _check_distinct(slides)
+    return slides
+
+
+def is_cohort(sources: Sequence[Path]) -> bool:
+    """Whether these stand for many slides, even if there should be one: what is summed up then is expected."""
+    return len(sources) > 1 or any(source.is_dir() or source.suffix.lower() in LISTS for source in sources)
+
+
+def _slides_of(source: Path, out: Path | None) -> list[Slide]:
+    if source.is_dir():
+        slides = [Slide(path) for path in _search(source, out)]
+        if not slides:
+            raise InputError(f"{source}: no slide in this folder; looked for {', '.join(sorted(SLIDES | IMAGES))}")
+        return slides
+    if source.suffix.lower() in LISTS:
+        return _read_list(source)
+    return [Slide(source)]
+
+
+def _search(folder: Path, out: Path | None) -> Iterator[Path]:
+    """Slides below a folder, sorted; not in hidden folders, results, or the folder that belongs to a MIRAX slide."""
+    try:
+        entries = sorted(folder.iterdir())
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be searched ({error.strerror or error})") from None
+    names = {entry.name for entry in entries}
+    if names & {RUN, CELLS}:
+        return
+    yield from _slides_among([entry for entry in entries if not entry.name.startswith(".") and entry.is_file()])
+    for entry in entries:
+        belongs_to_slide = f"{entry.name}.mrxs" in names
+        is_out = out is not None and entry.resolve() == out.resolve()
+        if entry.is_dir() and not (entry.name.startswith(".") or entry.is_symlink() or belongs_to_slide or is_out):
+            yield from _search(entry, out)
+
+
+def _slides_among(files: Sequence[Path]) -> list[Path]:
+    slides = [path for path in files if path.suffix.lower() in SLIDES]
+    # All DICOM files of a folder are one slide, and any of them opens it.
+    dicom = [path for path in slides if path.suffix.lower() == ".dcm"]
+    slides = [path for path in slides if path not in dicom[1:]]
+    # Beside slides, pictures are their labels, thumbnails, or (VMS) the parts of one.
+    return slides or [path for path in files if path.suffix.lower() in IMAGES]
+
+
+def _read_list(path: Path) -> list[Slide]:
+    """A list: one path a line, or a CSV with a column of paths and perhaps ``mpp``; relative to the list's folder."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read as a list of slides ({error})") from None
+    if path.suffix.lower() == ".csv":
+        slides = list(_csv_rows(path, text))
+    else:
+        lines = [line.strip() for line in text.splitlines()]
+        slides = [Slide(path.parent / line) for line in lines if line and not line.startswith("#")]
+    if not slides:
+        raise InputError(f"{path}: names no slide")
+    return slides
+
+
+def _csv_rows(path: Path, text: str) -> Iterator[Slide]:
+    rows = csv.DictReader(text.splitlines(), skipinitialspace=True)
+    columns = {name.strip().lower(): name for name in rows.fieldnames or () if name}
+    column = next((columns[name] for name in SLIDE_COLUMNS if name in columns), None)
+    if column is None:
+        raise InputError(f"{path}: has no column 'slide'; {near('slide', columns)}")
+    for row in rows:
+        value = (row[column] or "").strip()
+        if not value:
+            continue
+        mpp = (row.get(columns.get("mpp", "")) or "").strip()
+        try:
+            yield Slide(path.parent / value, float(mpp) if mpp else None)
+        except ValueError:
+            raise InputError(f"{path}, line {rows.line_num}: mpp {mpp!r} is not a number") from None
+
+
+def _check_distinct(slides: Sequence[Slide]) -> None:
+    """Refuse slides whose results would go to the same folder: the second would replace the first, or be refused."""
+    seen: dict[str, Path] = {}
+    for slide in slides:
+        first = seen.setdefault(slide.name, slide.path)
+        if first is not slide.path:
+            raise InputError(f"{first} and {slide.path} would both write to OUT/{slide.name}; run them with two OUT")

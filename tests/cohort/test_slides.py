@@ -1,0 +1,67 @@
+"""Which slides files, folders and lists stand for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from celldetr.cohort.slides import Slide, find_slides, is_cohort
+from celldetr.errors import InputError
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    names = [
+        "a.svs", "B.NDPI", "thumbnail.png", ".hidden.svs", "notes.doc",
+        "mirax/m.mrxs", "mirax/m/Data0000.dat", "mirax/m/odd.tif",
+        "dicom/1.dcm", "dicom/2.dcm",
+        "images/x.png", "images/y.jpeg",
+        "old/run.json", "old/overview.png",
+        "out/z.svs", ".cache/c.svs",
+    ]  # fmt: skip
+    for name in names:
+        path = tmp_path / "slides" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    return tmp_path / "slides"
+
+
+def test_a_folder(folder: Path) -> None:
+    found = [str(slide.path.relative_to(folder)) for slide in find_slides([folder], folder / "out")]
+    assert found == ["B.NDPI", "a.svs", "dicom/1.dcm", "images/x.png", "images/y.jpeg", "mirax/m.mrxs"]
+
+
+def test_nothing_in_a_folder(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no slide in this folder"):
+        find_slides([tmp_path])
+
+
+def test_lists(folder: Path) -> None:
+    (folder / "list.txt").write_text("# ours\na.svs\n\n  B.NDPI \n")
+    assert [slide.path.name for slide in find_slides([folder / "list.txt"])] == ["a.svs", "B.NDPI"]
+    table = folder / "list.csv"
+    table.write_text("\ufeffcase, Slide , MPP\n1,a.svs,0.25\n2,B.NDPI,\n3,,0.5\n")
+    assert find_slides([table]) == [Slide(folder / "a.svs", 0.25), Slide(folder / "B.NDPI")]
+    table.write_text("case,mpp\n1,0.25\n")
+    with pytest.raises(InputError, match="no column 'slide'"):
+        find_slides([table])
+    table.write_text("slide,mpp\na.svs,fine\n")
+    with pytest.raises(InputError, match=r"list.csv, line 2: mpp 'fine' is not a number"):
+        find_slides([table])
+    with pytest.raises(InputError, match="no such file"):
+        find_slides([folder / "absent.csv"])
+
+
+def test_each_once_and_none_in_anothers_place(folder: Path) -> None:
+    assert len(find_slides([folder / "a.svs", folder / "a.svs"])) == 1
+    twin = folder / "old" / "a.tif"
+    with pytest.raises(InputError, match="both write to OUT/a"):
+        find_slides([folder / "a.svs", twin])
+
+
+def test_what_is_summed_up(folder: Path) -> None:
+    assert not is_cohort([folder / "a.svs"])
+    assert is_cohort([folder])
+    assert is_cohort([folder / "list.csv"])
+    assert is_cohort([folder / "a.svs", folder / "B.NDPI"])
