@@ -163,3 +163,11 @@ def test_outlines_that_cross_without_end(kind: str) -> None:
 def test_outlines_that_only_touch_are_joined() -> None:
     areas = [shapely.box(x, y, x + 10, y + 10) for x in range(0, 600, 10) for y in range(0, 600, 10)]
     assert joined(areas, "here").area == 600 * 600
+
+
+def test_an_area_of_next_to_nothing_is_none(tmp_path: Path) -> None:
+    # Found by a campaign: above zero, and zero after its corners were put in order.
+    message = read(
+        json.dumps(shape("Polygon", [[[0.0, 0], [1.557823544257731e-181, 0], [-1.0, 1]]])).encode(), tmp_path
+    )
+    assert "the ROI has no area" in str(message)

@@ -11,6 +11,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from celldetr.cohort.slides import find_slides
 from celldetr.data.card import DatasetCard, load_card
 from celldetr.data.dataset import load_samples
 from celldetr.errors import InputError
@@ -174,3 +175,11 @@ def test_names_of_types_are_one_line_of_text(tmp_path: Path) -> None:
         path.write_text(yaml.safe_dump(RECIPE | {"model": {"types": [name, "b"]}}))
         with pytest.raises(InputError, match="printable characters"):
             load_recipe(path)
+
+
+@pytest.mark.parametrize("content", ["slide\n" + "x" * 200_000, "slide,mpp\na.svs,1e999x", '"', "slide\n\0", "\udcff"])
+def test_lists_of_slides(content: str, tmp_path: Path) -> None:
+    for name in ("list.csv", "list.txt"):
+        (tmp_path / name).write_bytes(content.encode("utf-8", "surrogateescape"))
+        with nothing_written(tmp_path):
+            refused(lambda name=name: find_slides([tmp_path / name]))

@@ -178,3 +178,16 @@ def test_run_json_of_other_kinds(content: str, run: Path, tmp_path: Path) -> Non
 @pytest.mark.parametrize("name", ["x" * 5000, "a\0b", ""])
 def test_names_that_no_file_can_have(name: str) -> None:
     assert refused(lambda: read_cells(name or "nowhere")) is not None
+
+
+@pytest.mark.parametrize("rows", [0, 1, 63, -1, -40])
+def test_a_table_that_miscounts_itself(rows: int, run: Path, tmp_path: Path) -> None:
+    # Found by a campaign: the number of rows stands in the footer, and again in each row group.
+    content = (run / CELLS).read_bytes()
+    length = int.from_bytes(content[-8:-4], "little")
+    footer = content[-8 - length : -8]
+    old, new = (bytes([0x16, 2 * n if n >= 0 else -2 * n - 1]) for n in (40, rows))  # a zigzag varint of Thrift
+    assert old in footer
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / CELLS).write_bytes(content[: -8 - length] + footer.replace(old, new, 1) + content[-8:])
+    use(tmp_path / "run", tmp_path / "out")

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from celldetr.config import Config, Count, parse, read_yaml
+from celldetr.config import Config, Count, parse
 from celldetr.errors import InputError
+from celldetr.untrusted import read_yaml
 
 if TYPE_CHECKING:
     from distributed import Client

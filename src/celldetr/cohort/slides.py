@@ -108,10 +108,13 @@ def _read_list(path: Path) -> list[Slide]:
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise InputError(f"{path}: cannot be read as a list of slides ({error})") from None
     if path.suffix.lower() == ".csv":
-        slides = list(_csv_rows(path, text))
+        try:
+            slides = list(_csv_rows(path, text))
+        except csv.Error as error:
+            raise InputError(f"{path}: cannot be read as a list of slides ({error})") from None
     else:
         lines = [line.strip() for line in text.splitlines()]
         slides = [Slide(path.parent / line) for line in lines if line and not line.startswith("#")]

@@ -64,6 +64,7 @@ class CellTable:
 
     def batches(self, columns: Sequence[str], rows: int = BATCH_ROWS) -> Iterator[pa.RecordBatch]:
         """Stream ``columns`` in the order of the table, at most ``rows`` cells at a time."""
+        read = 0
         with table_errors(self.path), pq.ParquetFile(self.path) as file:
             for batch in file.iter_batches(batch_size=rows, columns=list(columns)):
                 empty = [name for name in NEVER_EMPTY if name in columns and batch.column(name).null_count]
@@ -71,7 +72,12 @@ class CellTable:
                     raise InputError(
                         f"{self.path}: a cell has no {empty[0]}; write the table again with celldetr predict"
                     )
+                read += len(batch)
+                if read > self.count:
+                    break
                 yield batch.select(list(columns))
+            if read != self.count:
+                raise InputError(f"{self.path}: claims {self.count:,} cells and holds others; the file is damaged")
 
     def type_codes(self, batch: pa.RecordBatch) -> NDArray[np.intp]:
         """(N,) index into ``types`` of each cell of a batch.

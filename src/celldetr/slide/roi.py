@@ -24,6 +24,7 @@ from celldetr.untrusted import JSON_BYTES, parse_json, read_bytes, shown
 # What QuPath calls the objects that are cells, not regions drawn by somebody.
 CELL_OBJECTS = ("detection", "cell", "tile")
 LIMIT = 1e8  # px; no image is that wide, and beyond it fractions of a pixel get lost
+SMALLEST = 1e-9  # square px of a part; what is less is rounding
 MOST_CROSSINGS = 100_000  # of outlines with themselves and each other; drawn by hand they have some dozens
 MOST_NEAR = 3_000_000  # pairs of edges whose bounding boxes meet, or more if these are no more than
 NEIGHBOURS = 16  # an edge
@@ -81,7 +82,8 @@ def joined(geometries: list[shapely.Geometry], where: str) -> shapely.MultiPolyg
         )
     try:
         parts = [part for polygon in polygons for part in _even_odd(polygon)]
-        areas = [part for part in shapely.get_parts(shapely.union_all(parts)) if part.geom_type == "Polygon"]
+        faces = shapely.get_parts(shapely.union_all(parts))
+        areas = [face for face in faces if face.geom_type == "Polygon" and face.area > SMALLEST]
     except shapely.errors.GEOSException as error:
         raise InputError(f"{where}: the areas of the ROI cannot be joined ({error}); draw them anew") from None
     if not areas:

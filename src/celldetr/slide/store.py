@@ -244,6 +244,9 @@ def check_table(file: Path, metadata: pq.FileMetaData, schema: pa.Schema) -> Non
     wrong = wrong_column(schema)
     if wrong:
         raise InputError(f"{file}: not a cell table, {wrong}")
+    groups = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
+    if min(groups, default=0) < 0 or sum(groups) != metadata.num_rows:
+        raise InputError(f"{file}: claims {metadata.num_rows:,} cells, its parts others; the file is damaged")
     if metadata.num_rows > LARGEST_RATIO * file.stat().st_size:
         raise InputError(f"{file}: claims {metadata.num_rows:,} cells, too many for its size; the file is damaged")
 
