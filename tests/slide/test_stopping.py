@@ -6,8 +6,10 @@ import json
 import os
 import random
 import signal
+import subprocess
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
@@ -209,3 +211,43 @@ def test_a_disk_that_takes_no_more_stops_the_run_cleanly(
     child.join()
     assert child.exitcode == 0
     same(left, whole[0])
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
+    """A file system of a given size; called again, it gets another."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+
+    def resize(size: str) -> Path:
+        again = ["-o", f"remount,size={size}"] if folder.is_mount() else ["-t", "tmpfs", "-o", f"size={size}", "tmpfs"]
+        if os.geteuid() or subprocess.run(["mount", *again, folder], capture_output=True).returncode:
+            pytest.skip("only root makes file systems")
+        return folder
+
+    yield resize
+    if folder.is_mount():
+        subprocess.run(["umount", folder], check=True)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="tmpfs")
+@pytest.mark.parametrize("size", ["12k", "40k", "64k", "140k"])
+def test_a_disk_that_is_full(
+    image: Path, whole: tuple[Path, float], tmp_path: Path, small_disk: Callable[[str], Path], size: str
+) -> None:
+    out = small_disk(size)
+    command = ["predict", image, "-o", out, *OPTIONS]
+    child = start(command, tmp_path / "errors", delay=0)
+    child.join()
+    said = (tmp_path / "errors").read_text()
+    assert child.exitcode == 2, said
+    assert said.startswith("error: ")
+    assert said.endswith("the disk is full; free some space and run again\n")
+    assert said.count("\n") == 1, said
+    assert not list(out.rglob("*.tmp"))
+    whole_files(out / "blobs")
+    small_disk("8m")
+    child = start([*command, "--resume"], tmp_path / "errors", delay=0)
+    child.join()
+    assert child.exitcode == 0, (tmp_path / "errors").read_text()
+    same(out / "blobs", whole[0])
