@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from celldetr.slide.damage import DamagedTile, FailedTile, read_tile
 from celldetr.slide.found import FoundStore, FoundTile
 from celldetr.slide.grid import Tile
+from celldetr.slide.heap import release
 from celldetr.slide.options import PredictOptions
 from celldetr.slide.ownership import Ownership
 from celldetr.slide.plan import Plan
@@ -193,6 +194,7 @@ def _find_band(
         cells = iter(job.model.predict_tiles(arrays) if arrays else [])
         seconds.model += time.perf_counter() - start
         yield [_found(tile, pixels, cells) for tile, pixels in read]
+    release()
 
 
 def _found(tile: Tile, pixels: Pixels, cells: Iterator[TileCells]) -> FoundTile:
