@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from celldetr.slide.damage import DamagedTile, FailedTile, read_tile
 from celldetr.slide.found import FoundStore, FoundTile
 from celldetr.slide.grid import Tile
-from celldetr.slide.heap import release
+from celldetr.slide.heap import release, share_heaps
 from celldetr.slide.options import PredictOptions
 from celldetr.slide.ownership import Ownership
 from celldetr.slide.plan import Plan
@@ -175,6 +175,7 @@ def find_bands(job: Job, bands: Sequence[int], seconds: Seconds) -> Generator[li
 
 
 def _images(job: Job, bands: Sequence[int]) -> Generator[Pixels, None, None]:
+    share_heaps()
     threads = usable_threads()
     tiles = (tile for band in bands for tile in job.plan.tiles(band))
     return read_ahead(job.reader, tiles, job.plan.grid.scale, 2 * job.options.batch_size + threads, threads)
