@@ -2,7 +2,8 @@
 
 CELLDETR_DATA=... python benchmarks/same_result.py | tee benchmarks/results/same_result.txt
 
-A cell of the reference is compared with the nearest cell of the other path, if that is within 3 px.
+All at the model's own threshold, on which it depends which queries run. A cell of the reference is compared with the
+nearest cell of the other path, if that is within 3 px.
 """
 
 from __future__ import annotations
@@ -14,11 +15,13 @@ from scipy.spatial import cKDTree
 
 from celldetr.config import DataSource
 from celldetr.data.dataset import load_source
+from celldetr.evaluation.cells import predict_samples
+from celldetr.evaluation.evaluate import score_images
 from celldetr.model.checkpoint import load_checkpoint
 from celldetr.model.hub import find_model
 from celldetr.model.inference import TilePredictor
 from celldetr.model.layers import DeformableAttention
-from celldetr.training.validation import LOWEST_SCORE, validate
+from celldetr.training.validation import PROTOCOL, whole_image
 
 NEAR_PX = 3.0
 
@@ -27,13 +30,13 @@ def main() -> None:
     checkpoint = load_checkpoint(find_model("small-20x"))
     network, types, threshold = checkpoint.network, checkpoint.card.config.types, checkpoint.card.threshold
     samples = load_source(DataSource(card="brca-m2c", split="val"), types, network.config.mpp)
-    plain = TilePredictor(copy.deepcopy(network), threshold=LOWEST_SCORE, precision="32")
+    plain = TilePredictor(copy.deepcopy(network), threshold=threshold, precision="32")
     plain.network = copy.deepcopy(network).eval()
     for module in plain.network.modules():
         if isinstance(module, DeformableAttention):
             module.fused = False
     paths = {"reference": plain} | {
-        name: TilePredictor(network, threshold=LOWEST_SCORE, precision=precision)
+        name: TilePredictor(network, threshold=threshold, precision=precision)
         for name, precision in (("float32", "32"), ("bfloat16", "bf16"))
     }
     print(
@@ -41,20 +44,20 @@ def main() -> None:
     )
     wanted = [plain.predict_tiles([sample.image])[0] for sample in samples]
     for name, predictor in paths.items():
-        _, numbers = validate(predictor, samples)
+        images = list(predict_samples(whole_image(predictor), samples, types))
+        totals = score_images(images, types, PROTOCOL, threshold=threshold, resamples=0).totals
         cosines, gaps = [], []
         for sample, there in zip(samples, wanted, strict=True):
             here = predictor.predict_tiles([sample.image])[0]
-            sure = there.scores >= threshold
-            centres, others = ((c.boxes[:, :2] + c.boxes[:, 2:]) / 2 for c in (there.take(np.flatnonzero(sure)), here))
+            centres, others = ((c.boxes[:, :2] + c.boxes[:, 2:]) / 2 for c in (there, here))
             gap, nearest = cKDTree(others).query(centres)
-            a = there.embeddings[sure].astype(np.float64)[gap < NEAR_PX]
+            a = there.embeddings.astype(np.float64)[gap < NEAR_PX]
             b = here.embeddings.astype(np.float64)[nearest[gap < NEAR_PX]]
             cosines.append((a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1))
             gaps.append(gap)
         cosine, gap = np.concatenate(cosines), np.concatenate(gaps)
         print(
-            f"{name:10} {numbers['f1_detection']:9.4f}  {numbers['f1_type_mean']:.4f} |"
+            f"{name:10} {totals.detection.f1:9.4f}  {totals.mean_f1:.4f} |"
             f" {cosine.mean():.5f}, {np.percentile(cosine, 1):.5f} |"
             f" {np.median(gap):.3f}, {np.percentile(gap, 99):.3f}"
         )

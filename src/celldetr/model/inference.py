@@ -20,6 +20,7 @@ from torch.nn import functional
 from celldetr.boxes import cxcywh_to_xyxy
 from celldetr.errors import InputError, near
 from celldetr.model.celldetr import CellDETR
+from celldetr.model.cpu_caches import limit_caches
 from celldetr.model.detection import SelectedQueries
 from celldetr.model.duplicates import distinct
 from celldetr.model.folding import fold_batchnorm
@@ -118,6 +119,8 @@ class TilePredictor:
         """
         self.network = for_inference(network.eval().to(device))
         self.device = torch.device(device)
+        if self.device.type == "cpu":
+            limit_caches()
         self.threshold = threshold
         self.card = card or {}
         self.batch_size = batch_size

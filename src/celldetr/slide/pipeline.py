@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from celldetr.slide.damage import DamagedTile, FailedTile, read_tile
 from celldetr.slide.found import FoundStore, FoundTile
 from celldetr.slide.grid import Tile
+from celldetr.slide.heap import release, share_heaps
 from celldetr.slide.options import PredictOptions
 from celldetr.slide.ownership import Ownership
 from celldetr.slide.plan import Plan
@@ -174,6 +175,7 @@ def find_bands(job: Job, bands: Sequence[int], seconds: Seconds) -> Generator[li
 
 
 def _images(job: Job, bands: Sequence[int]) -> Generator[Pixels, None, None]:
+    share_heaps()
     threads = usable_threads()
     tiles = (tile for band in bands for tile in job.plan.tiles(band))
     return read_ahead(job.reader, tiles, job.plan.grid.scale, 2 * job.options.batch_size + threads, threads)
@@ -193,6 +195,7 @@ def _find_band(
         cells = iter(job.model.predict_tiles(arrays) if arrays else [])
         seconds.model += time.perf_counter() - start
         yield [_found(tile, pixels, cells) for tile, pixels in read]
+    release()
 
 
 def _found(tile: Tile, pixels: Pixels, cells: Iterator[TileCells]) -> FoundTile:

@@ -1,0 +1,19 @@
+"""How much oneDNN may keep. It prepares a computation for each shape of its operands, and keeps it with its buffers.
+
+A slide has windows of many sizes and numbers of queries; with the defaults, 1024 entries, what is kept grows to a
+gigabyte over a large slide. A network is about a hundred computations; fewer entries have not made it slower.
+"""
+
+from __future__ import annotations
+
+import os
+
+# Of oneDNN, and of PyTorch's layer above it. Both are read at the first use.
+VARIABLES = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")
+ENTRIES = 128
+
+
+def limit_caches() -> None:
+    """Bound both caches, unless the environment says otherwise; without effect once a network has run."""
+    for variable in VARIABLES:
+        os.environ.setdefault(variable, str(ENTRIES))
