@@ -109,7 +109,7 @@ class TilePredictor:
 
         Args:
             network: it is put in evaluation mode and moved to ``device``.
-            threshold: cells scoring less are not reported.
+            threshold: cells scoring less are not reported; tokens that score less than half of it are not looked at.
             card: what provenance should record about the weights.
             device: where to run.
             precision: bf16 computes convolutions and linear layers in bfloat16; auto: bf16 on CUDA and on CPUs that
@@ -121,23 +121,15 @@ class TilePredictor:
         self.device = torch.device(device)
         if self.device.type == "cpu":
             limit_caches()
-        self.threshold = threshold
+        self.threshold = float(threshold)
+        queries = self.network.detector.queries
+        if isinstance(queries, SelectedQueries):
+            # Once, here: who lowers the threshold afterwards sees more of the same queries, not other cells.
+            queries.least_score = self.threshold * QUERY_SHARE
         self.card = card or {}
         self.batch_size = batch_size
         self.same_nucleus_um = float(same_nucleus_um)
         self.bf16 = precision == "bf16" or (precision == "auto" and has_bf16(self.device))
-
-    @property
-    def threshold(self) -> float:
-        """Least score of a cell that is reported."""
-        return self._threshold
-
-    @threshold.setter
-    def threshold(self, score: float) -> None:
-        self._threshold = float(score)
-        queries = self.network.detector.queries
-        if isinstance(queries, SelectedQueries):
-            queries.least_score = self._threshold * QUERY_SHARE
 
     @property
     def mpp(self) -> float:
