@@ -212,7 +212,7 @@ def inputs(tmp_path: Path) -> Path:
         ("nothing", [], "no slide in this folder"),
         ("none.txt", [], "names no slide"),
         ("white.png", ["--mpp", "0.5", "--cluster", "locl"], "expected local, tcp://HOST:PORT"),
-        ("white.png", ["--mpp", "0.5", "--cluster", "absent.yaml"], "absent.yaml: cannot be read"),
+        ("white.png", ["--mpp", "0.5", "--cluster", "absent.yaml"], "absent.yaml: no such file"),
         ("text.svs", [], "not an image"),
         ("empty.svs", [], "the file is empty"),
         ("cut.svs", [], "truncated"),

@@ -18,6 +18,7 @@ from celldetr.errors import InputError
 
 YAML_BYTES = 2**20  # settings, also with long lists of images
 JSON_BYTES = 256 * 2**20  # annotations of a large data set; in memory it is some ten times that
+YAML_VALUES = 1_000_000
 NUMBER_CHARACTERS = 100  # of a number in YAML: 1:1:1:... with base 60 takes time that grows with its square
 GZIP_MAGIC = b"\x1f\x8b"
 
@@ -104,12 +105,7 @@ def load_json(path: Path, limit: int = JSON_BYTES) -> Any:
 
 
 class _Loader(yaml.SafeLoader):
-    """Plain YAML: no objects, as in ``SafeLoader``; no aliases, a few of which make gigabytes; no endless numbers."""
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.events.AliasEvent):
-            raise yaml.composer.ComposerError(None, None, "aliases (*name) are not read, write the value out", None)
-        return super().compose_node(parent, index)
+    """Plain YAML: no objects, as in ``SafeLoader``, and no endless numbers."""
 
     def construct_scalar(self, node: Any) -> Any:
         if len(str(node.value)) > NUMBER_CHARACTERS and node.tag.endswith((":int", ":float")):
@@ -117,16 +113,37 @@ class _Loader(yaml.SafeLoader):
         return super().construct_scalar(node)
 
 
+def _size(node: Any, known: dict[Any, int]) -> int:
+    """How many values a YAML node is with all aliases (``*name``) written out: some lines of them make billions.
+
+    Raises:
+        ValueError: a node is inside itself.
+    """
+    if node not in known:
+        known[node] = 0  # until it is known
+        inner = node.value if isinstance(node, yaml.CollectionNode) else ()
+        parts = [part for item in inner for part in (item if isinstance(item, tuple) else (item,))]
+        known[node] = 1 + sum(_size(part, known) for part in parts)
+    elif not known[node]:
+        raise ValueError("an alias (*name) stands inside what it stands for")
+    return known[node]
+
+
 def parse_yaml(text: str) -> Any:
     """YAML of any kind.
 
     Raises:
-        ValueError: it is not, too deep, or has aliases.
+        ValueError: it is not, too deep, or too large with its aliases written out.
     """
     loader = None
     try:
         loader = _Loader(text)
-        return loader.get_single_data()
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        if _size(node, {}) > YAML_VALUES:
+            raise ValueError(f"more than {YAML_VALUES:,} values with its aliases (*name) written out")
+        return loader.construct_document(node)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
     except (yaml.YAMLError, ValueError, AttributeError, TypeError, KeyError) as error:
