@@ -32,7 +32,7 @@ Precision = Literal["auto", "32", "bf16"]
 SAME_NUCLEUS_UM = 2.5
 
 # A token has to score this part of the threshold to become a query. Of cells above the threshold none had less on any
-# tissue looked at (benchmarks/query_scores.py); a third to a half of the queries are spared.
+# tissue looked at (benchmarks/query_scores.py); a quarter to a third of the queries are spared.
 QUERY_SHARE = 0.5
 
 ALONE_PX = 256**2  # a tile with more pixels fills a CPU by itself

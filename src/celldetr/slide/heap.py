@@ -1,6 +1,6 @@
 """Memory that a run does not need: glibc keeps what was freed, in pieces, and gives each thread a heap of its own.
 
-Over a large slide that is half a gigabyte, and a run would seem to grow.
+Over a large slide a run would seem to grow.
 """
 
 from __future__ import annotations
