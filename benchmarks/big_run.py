@@ -14,11 +14,15 @@ import csv
 import time
 from pathlib import Path
 
-from celldetr.api import load_model
-from celldetr.export import export_cells
-from celldetr.slide.engine import Progress, run_slide
-from celldetr.slide.options import PredictOptions
-from celldetr.slide.reader import open_slide
+from celldetr.model.cpu_caches import limit_caches
+
+limit_caches()  # as `celldetr predict` does, before PyTorch is loaded
+
+from celldetr.api import load_model  # noqa: E402
+from celldetr.export import export_cells  # noqa: E402
+from celldetr.slide.engine import Progress, run_slide  # noqa: E402
+from celldetr.slide.options import PredictOptions  # noqa: E402
+from celldetr.slide.reader import open_slide  # noqa: E402
 
 EVERY = 10.0  # seconds between two lines of the log
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from celldetr.cohort.here import predict_here
 from celldetr.cohort.request import Listener, Outcome, Request
 from celldetr.cohort.slides import Slide
+from celldetr.model.cpu_caches import limit_caches
 
 if TYPE_CHECKING:
     from celldetr.cohort.clusters import ClusterSettings
@@ -33,6 +34,7 @@ def predict_slides(
     Raises:
         InputError: the model cannot be loaded; no scheduler answers, or it is lost.
     """
+    limit_caches()  # before PyTorch is loaded, which reads one of the two bounds then
     if cluster is None:
         yield from predict_here(slides, request, listener)
         return
