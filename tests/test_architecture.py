@@ -33,6 +33,7 @@ ARROWS: dict[str, set[str]] = {
     "slide": BASE | {"model.output"},
     "export": {"config", "errors", "files", "untrusted", "slide"},
     "view": {"config", "errors", "files", "untrusted", "slide", "export"},
+    "ablation": BASE | {"data", "model", "evaluation", "training", "recipes", "judge", "api"},
     "cohort": BASE | {"slide", "view", "api", "model.hub", "model.inference"},
 }
 WITHOUT_TORCH = ("export", "view")  # a table is exported and looked at on machines that have no use for a network

@@ -313,6 +313,37 @@ def evaluate(
 
 
 @app.command()
+@_resumable()
+def ablate(
+    study: Annotated[
+        str,
+        typer.Argument(metavar="STUDY", help="A study's name (whole-consep, decoder-consep, ...) or YAML file."),
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of studies; OUT/STUDY gets trials and report.md.")],
+    only: Annotated[list[str] | None, typer.Option(help="Run this variant only; may be repeated.")] = None,
+    jobs: Annotated[int, typer.Option(help="Trials side by side, each with its share of the processors.")] = 1,
+    report: Annotated[bool, typer.Option("--report", help="Run nothing; report on what is finished.")] = False,
+    device: Device = "auto",
+    quiet: Quiet = False,
+) -> None:
+    """Train the variants of a study over several seeds and compare them, with intervals.
+
+    What is finished is kept: the same command goes on with a study that was interrupted, and ends with its report.
+    """
+    from celldetr.ablation.report import write_report
+    from celldetr.ablation.run import run_tasks, tasks_of
+    from celldetr.ablation.study import load_study
+
+    chosen = load_study(study)
+    if not report:
+        tasks = tasks_of(chosen, out, only or (), device)
+        with progress_bar(quiet) as bar:
+            listener = training_listener(bar, chosen.name)
+            run_tasks(tasks, jobs, lambda name: bar.console.print(f"finished: {name}"), listener)
+    typer.echo(write_report(chosen, out))
+
+
+@app.command()
 def models() -> None:
     """List the models that can be used by name, with licence and metrics."""
     from rich.console import Console

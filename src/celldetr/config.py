@@ -77,9 +77,13 @@ class ModelConfig(Config):
     )  # for an image of 256 x 256 px; selected queries grow with the image's area
     query_strides: tuple[int, ...] = (8,)  # levels whose tokens compete to become selected queries
 
+    # What a cell's embedding and type are read from. boxes: the representation decoder, from any box; queries: plain
+    # Deformable DETR, the detection decoder's own queries; there is no representation decoder then.
+    represent: Literal["boxes", "queries"] = "boxes"
     representation_layers: Depth = 2
     representation_strides: tuple[int, ...] = (4, 8, 16, 32)  # levels sampled; outside the encoder, as projected
     self_attention: Literal["none", "after_first"] = "none"  # none: the paper; after_first: the released code
+    decoupled: bool = True  # a cell's place steers attention only; False: it is part of the cell's content as well
     constrained: bool = True  # sample inside the cell's own box; False: stock Deformable DETR offsets
     margin: Positive = 1.0  # times the box's half side that sampling may reach
     offset_start: Literal["interior", "released"] = "interior"  # released starts three of four points on the border
@@ -179,6 +183,15 @@ class Recipe(Config):
     training: TrainConfig = TrainConfig()
     licence: str = "unknown"  # of the weights that come out, as far as the data allow
     notes: str = ""
+
+    @model_validator(mode="after")
+    def _mode_fits(self) -> Self:
+        if self.model.represent == "queries" and self.training.mode != "sequential":
+            raise ValueError(
+                f"training.mode={self.training.mode!r} feeds boxes to a representation decoder, and model.represent="
+                "'queries' has none; use training.mode=sequential"
+            )
+        return self
 
 
 def _explain(error: ValidationError, root: type[BaseModel], origin: str) -> str:

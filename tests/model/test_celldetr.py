@@ -154,6 +154,28 @@ def test_content_of_a_box_knows_its_size_and_not_its_place() -> None:
     assert torch.equal(position, encode(larger, sizes, None)[1])
 
 
+def test_without_decoupling_the_place_is_part_of_the_content() -> None:
+    encode = network(decoupled=False).representer.encode
+    sizes = torch.tensor([[128.0, 96.0]])
+    here, there = torch.tensor([[[0.2, 0.3, 0.1, 0.1]]]), torch.tensor([[[0.7, 0.6, 0.1, 0.1]]])
+    assert not torch.allclose(encode(here, sizes, None)[0], encode(there, sizes, None)[0])
+
+
+def test_types_can_be_read_off_the_detectors_queries() -> None:
+    made = network(represent="queries")
+    assert not [name for name in made.state_dict() if name.startswith("representer")]
+    memories = made.memorise(image(batch=2))
+    detection = made.detect(memories)
+    chosen = torch.tensor([[3, 1, 2], [0, 0, 5]])
+    cells = made.describe(memories, detection, chosen)
+    for b, i in itertools.product(range(2), range(3)):
+        content = detection.contents[-1][b, chosen[b, i]]
+        torch.testing.assert_close(cells.embeddings[b, i], content)
+        torch.testing.assert_close(cells.logits[b, i], made.type_head(content))
+    with pytest.raises(ValueError, match="no representation decoder"):
+        made.represent(memories, torch.rand(2, 3, 4))
+
+
 def test_decoupling_a_shift_of_the_scene_moves_an_embedding_only_by_how_place_steers_attention() -> None:
     """Features moved by whole cells, box moved with them. The place never enters the content: when coordinates are
     counted from a corner that moves along, or when the place may not steer attention, the embedding is the same."""

@@ -13,10 +13,11 @@ from celldetr.config import ModelConfig, TrainConfig
 from celldetr.data.loader import Batch
 from celldetr.model.celldetr import CellDETR
 from celldetr.model.layers import DeformableAttention
-from celldetr.training.losses import Losses
+from celldetr.training.losses import Losses, sigmoid_focal
+from celldetr.training.matching import match
 from celldetr.training.processes import normaliser
 from celldetr.training.run import chances
-from celldetr.training.supervised import Supervised
+from celldetr.training.supervised import ORIGIN_PX, Supervised
 
 Models = Callable[..., ModelConfig]
 MODES = ["sequential", "parallel", "parallel_jittered", "mixed"]
@@ -207,3 +208,32 @@ def test_a_network_learns_one_image(tiny_model: Models) -> None:
         optimizer.step()
         history.append(float(loss.detach()))
     assert sum(history[-5:]) < 0.5 * sum(history[:5])
+
+
+def test_plain_deformable_detr_trains_every_part(tiny_model: Models, tiny_batch: Batch) -> None:
+    made = objective(tiny_model(represent="queries"), mode="sequential")
+    loss, terms = run(made, tiny_batch)
+    loss.backward()
+    assert {"representation0/type", "representation1/type"} <= set(terms)  # of each decoder layer, by its own matches
+    assert not without_gradient(made)
+
+
+def test_plain_deformable_detr_takes_types_from_the_matched_queries(tiny_model: Models, tiny_batch: Batch) -> None:
+    made = objective(tiny_model(represent="queries", dropout=0.0), mode="sequential", class_balance=0.0)
+    _, terms = run(made, tiny_batch)
+    chance = chances(0, 0, 0, 3)
+    origin = torch.stack([torch.rand(2, generator=each) for each in chance]) * ORIGIN_PX
+    detection = made.network.detect(made.network.memorise(tiny_batch.images, origin=origin), origin)
+    layer = 0
+    found = detection.layers[layer]
+    total, known = 0.0, 0
+    pairs = match(found.logits[None].detach(), found.boxes[None].detach(), tiny_batch.boxes)[0]
+    for b, (queries, nuclei) in enumerate(pairs):
+        for query, nucleus in zip(queries.tolist(), nuclei.tolist(), strict=True):
+            label = int(tiny_batch.types[b][nucleus])
+            if label >= 0:
+                known += 1
+                wanted = torch.eye(2)[label]
+                total += float(sigmoid_focal(made.network.type_head(detection.contents[layer][b, query]), wanted).sum())
+    assert known == 3
+    assert float(terms["representation0/type"]) == pytest.approx(total / known, rel=1e-4)

@@ -50,11 +50,11 @@ def bootstrap(
     names = list(metrics(sum(images[1:], images[0]))) if images else []
     if n_units < 2 or resamples < 1:
         return dict.fromkeys(names)
-    tables = [_flatten(image) for image in images]
+    tables = [flatten(image) for image in images]
     per_unit = np.zeros((n_units, len(tables[0])))
     np.add.at(per_unit, np.asarray(units), tables)
     draws = np.random.default_rng(seed).multinomial(n_units, np.full(n_units, 1 / n_units), size=resamples)
-    drawn = [metrics(_restore(row, len(images[0].types))) for row in np.rint(draws @ per_unit).astype(int)]
+    drawn = [metrics(restore(row, len(images[0].types))) for row in np.rint(draws @ per_unit).astype(int)]
     return {name: _percentiles([metric[name] for metric in drawn]) for name in names}
 
 
@@ -66,13 +66,19 @@ def _percentiles(values: Sequence[float | None]) -> Interval | None:
     return float(low), float(high)
 
 
-def _flatten(totals: Totals) -> list[int]:
+def flatten(totals: Totals) -> list[int]:
+    """All counts as one row of numbers that can be weighted and added."""
     parts = (totals.detection, *totals.types, *totals.classwise)
     return [value for part in parts for value in vars(part).values()]
 
 
-def _restore(row: Sequence[int], n_types: int) -> Totals:
-    """The inverse of ``_flatten``."""
+def restore(row: Sequence[int], n_types: int) -> Totals:
+    """The inverse of ``flatten``.
+
+    Args:
+        row: 3 + 8 K counts.
+        n_types: K.
+    """
     values = [int(value) for value in row]
     first = 3 + 5 * n_types
     return Totals(

@@ -85,7 +85,7 @@ class CellDETR(nn.Module):
             nn.init.zeros_(cast(Tensor, convolution.bias))
         self.encoder = Encoder(config)
         self.detector = DetectionDecoder(config)
-        self.representer = RepresentationDecoder(config)
+        self.representer = RepresentationDecoder(config) if config.represent == "boxes" else None
         self.type_head = nn.Linear(config.d_model, len(config.types))
         nn.init.constant_(self.type_head.bias, PRIOR_LOGIT)
         mean, std = torch.tensor(config.mean), torch.tensor(config.std)
@@ -143,7 +143,42 @@ class CellDETR(nn.Module):
         self, memories: Memories, boxes: Tensor, origin: Tensor | None = None, blocked: Tensor | None = None
     ) -> Representations:
         """Embeddings and type logits of ``boxes`` (B, N, 4), cxcywh fractions; see ``RepresentationDecoder``."""
-        layers = self.representer(boxes, memories.representation, origin=origin, blocked=blocked)
+        if self.representer is None:
+            raise ValueError("represent='queries' has no representation decoder: use read_queries")
+        return self._typed(self.representer(boxes, memories.representation, origin=origin, blocked=blocked))
+
+    def read_queries(self, detection: DetectionOutput, chosen: Sequence[Tensor]) -> Representations:
+        """Embeddings and type logits of the detector's own queries, plain Deformable DETR.
+
+        Args:
+            detection: of ``detect``.
+            chosen: for each decoder layer (B, N) indices of queries.
+        """
+        pairs = zip(detection.contents, chosen, strict=True)
+        return self._typed([c.gather(1, index[..., None].expand(-1, -1, c.shape[-1])) for c, index in pairs])
+
+    def describe(
+        self,
+        memories: Memories,
+        detection: DetectionOutput,
+        chosen: Tensor,
+        origin: Tensor | None = None,
+        blocked: Tensor | None = None,
+    ) -> Representations:
+        """Embeddings and type logits of detected cells, as ``config.represent`` says.
+
+        Args:
+            memories, detection: of ``memorise`` and ``detect``.
+            chosen: (B, N) indices of queries.
+            origin, blocked: as in ``represent``.
+        """
+        if self.representer is None:
+            return self.read_queries(detection, [chosen] * len(detection.contents))
+        boxes = detection.last.boxes.detach().gather(1, chosen[..., None].expand(-1, -1, 4))
+        return self.represent(memories, boxes, origin, blocked)
+
+    def _typed(self, layers: Sequence[Tensor]) -> Representations:
+        """Contents (B, N, d) after each layer, with the types read off them; of the last only, at inference."""
         *auxiliary, logits = [self.type_head(content).float() for content in (layers if self.training else layers[-1:])]
         return Representations(layers[-1], logits, tuple(auxiliary))
 
@@ -154,7 +189,9 @@ class CellDETR(nn.Module):
         """
         memories = self.memorise(images, sizes, origin)
         detection = self.detect(memories, origin)
-        return Output(detection, self.represent(memories, detection.last.boxes.detach(), origin))
+        queries = detection.last.boxes.shape[1]
+        everyone = torch.arange(queries, device=images.device).expand(len(images), -1)
+        return Output(detection, self.describe(memories, detection, everyone, origin))
 
     def _project(self, level: int, features: Tensor) -> Tensor:
         """(B, C_l, h, w) of the backbone -> (B, d, h, w), normalised."""

@@ -1,8 +1,8 @@
 """How much oneDNN may keep. It prepares a computation for each shape of its operands, and keeps it with its buffers.
 
 A slide has windows of many sizes and numbers of queries; with the defaults, 1024 entries, what is kept was up to half a
-gigabyte after three rows of tiles. A network is about a hundred computations; fewer entries have not made it slower, but
-training, which prepares three times as many, is 5 % slower with them: this is for prediction only.
+gigabyte after three rows of tiles. A network is about a hundred computations; fewer entries have not made it slower.
+Training, which prepares three times as many, is 5 % slower with them: this is for prediction only.
 """
 
 from __future__ import annotations

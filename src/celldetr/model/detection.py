@@ -47,11 +47,13 @@ class DetectionOutput:
         layers: one per decoder layer; the last is the result.
         proposals: of every token that competes to become a query, or None with learned queries.
         anchors: (B, T, 4) the boxes those tokens started from, or None.
+        contents: (B, Q, d) of the queries after each layer.
     """
 
     layers: tuple[Detections, ...]
     proposals: Detections | None
     anchors: Tensor | None
+    contents: tuple[Tensor, ...]
 
     @property
     def last(self) -> Detections:
@@ -264,7 +266,7 @@ class DetectionDecoder(nn.Module):
             queries, proposals, anchors = self.queries(memory)
         content, reference = queries.content, queries.reference
         neighbours = Neighbours.of(reference, memory.sizes) if self.near else None
-        layers = []
+        layers, contents = [], []
         for layer, head in zip(self.layers, self.heads, strict=True):
             position = queries.position
             if position is None:
@@ -274,5 +276,6 @@ class DetectionDecoder(nn.Module):
             logits, delta = head(content)
             boxes = self.geometry.refine(reference, delta)
             layers.append(Detections(boxes, logits))
+            contents.append(content)
             reference = boxes.detach()
-        return DetectionOutput(tuple(layers), proposals, anchors)
+        return DetectionOutput(tuple(layers), proposals, anchors, tuple(contents))

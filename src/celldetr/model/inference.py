@@ -199,13 +199,14 @@ class TilePredictor:
         sizes = torch.tensor([[width, height]], device=self.device, dtype=torch.float32).expand(batch, 2)
         with self._autocast():
             memories = self.network.memorise(images, sizes)
-            found = self.network.detect(memories).last
+            detection = self.network.detect(memories)
+            found = detection.last
             scores = found.logits.float().sigmoid().nan_to_num(0.0)  # NaN would be the best of all
             chosen, valid = self._above_threshold(scores)
             boxes = found.boxes.gather(1, chosen[..., None].expand(-1, -1, 4))
             valid &= self._distinct(boxes[..., :2] * sizes[:, None], scores.gather(1, chosen), valid)
             blocked = hide_padding(valid) if self.network.config.self_attention == "after_first" else None
-            cells = self.network.represent(memories, boxes, blocked=blocked)
+            cells = self.network.describe(memories, detection, chosen, blocked=blocked)
         # Sigmoids divided by their sum, from their logarithms: cells that are unlike all types underflow otherwise.
         probabilities = functional.logsigmoid(cells.logits.float()).softmax(-1)
         absolute = cxcywh_to_xyxy(boxes.float()).clamp(0, 1) * sizes.repeat(1, 2)[:, None]

@@ -69,10 +69,11 @@ class AllQueries(nn.Module):
         size = torch.stack([torch.as_tensor(side) for side in (width, height)]).to(padded)
         sizes = size.expand(batch, 2)
         memories = network.encode(padded, sizes, padding)
-        found = network.detect(memories).last
+        detection = network.detect(memories)
+        found = detection.last
         scores, order = found.logits.sigmoid().sort(dim=1, descending=True)
         boxes = found.boxes.gather(1, order[..., None].expand(-1, -1, 4))
-        cells = network.represent(memories, boxes)
+        cells = network.describe(memories, detection, order)
         types = functional.logsigmoid(cells.logits).softmax(-1)
         return cxcywh_to_xyxy(boxes) * sizes.repeat(1, 2)[:, None], scores, types, cells.embeddings
 

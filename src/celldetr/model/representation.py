@@ -19,14 +19,15 @@ from celldetr.model.memory import Memory
 
 
 class BoxEncoding(nn.Module):
-    """A box as a pair: content from its size, position from its place."""
+    """A box as a pair: content from its size (and its place, unless ``decoupled``), position from its place."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.geometry, self.d_model = geometry(config), config.d_model
         self.sine = config.location_encoding == "sine"
         inputs = config.d_model if self.sine else 2
-        self.content = nn.Linear(inputs, config.d_model)
+        self.decoupled = config.decoupled
+        self.content = nn.Linear(inputs if config.decoupled else 2 * inputs, config.d_model)
         self.position = nn.Linear(inputs, config.d_model)
 
     def forward(self, boxes: Tensor, sizes: Tensor, origin: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -48,7 +49,7 @@ class BoxEncoding(nn.Module):
         else:
             where = self.geometry.linear(place, sizes, origin)
             what = self.geometry.linear(size, sizes)
-        return self.content(what), self.position(where)
+        return self.content(what if self.decoupled else torch.cat([where, what], dim=-1)), self.position(where)
 
 
 class RepresentationLayer(nn.Module):

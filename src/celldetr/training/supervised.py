@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from celldetr.config import TrainConfig
-from celldetr.model.celldetr import CellDETR, Memories
+from celldetr.model.celldetr import CellDETR, Memories, Representations
 from celldetr.model.detection import DetectionOutput, Detections
 from celldetr.model.representation import hide_padding
 from celldetr.training.box_noise import jitter_boxes
@@ -58,7 +58,10 @@ class Supervised(nn.Module):
         terms: Losses = {f"layer{i}/{name}": value for i, layer in enumerate(losses) for name, value in layer.items()}
         for name, value in self._proposal_losses(detection, boxes, sizes, nuclei).items():
             terms[f"proposals/{name}"] = value
-        terms |= self._type_losses(memories, detection, matches[-1], boxes, types, origin, chances)
+        if self.network.representer is None:
+            terms |= self._query_type_losses(detection, matches, types)
+        else:
+            terms |= self.type_losses(memories, detection, matches[-1], boxes, types, origin, chances)
         weights = {"class": config.w_class, "l1": config.w_l1, "giou": config.w_giou, "type": config.w_type}
         total = torch.stack([weights[name.rpartition("/")[2]] * value for name, value in terms.items()]).sum()
         return total, {name: value.detach() for name, value in terms.items()}
@@ -83,7 +86,7 @@ class Supervised(nn.Module):
         matches = match(layers.logits.detach(), layers.boxes.detach(), boxes, **weights)
         return matches, detection_losses(layers, boxes, matches, nuclei)
 
-    def _type_losses(
+    def type_losses(
         self,
         memories: Memories,
         detection: DetectionOutput,
@@ -106,8 +109,7 @@ class Supervised(nn.Module):
             asked.append(torch.cat([part for part, _ in parts]))
             wanted.append(torch.cat([part for _, part in parts]))
             source.append(torch.cat([torch.full_like(part, i) for i, (_, part) in enumerate(parts)]))
-        valid = pad_sequence([torch.ones_like(t, dtype=torch.bool) for t in wanted], batch_first=True)
-        target = pad_sequence(wanted, batch_first=True, padding_value=-1)
+        valid, target = _padded(wanted)
         padded = pad_sequence(asked, batch_first=True)
         blocked = None
         if self.network.config.self_attention == "after_first":
@@ -116,11 +118,26 @@ class Supervised(nn.Module):
             copy = pad_sequence(source, batch_first=True)
             blocked = hide_padding(valid) | (copy[:, None, :, None] != copy[:, None, None, :])
         cells = self.network.represent(memories, padded, origin, blocked)
-        labelled = normaliser(int((target >= 0).sum()), target.device)
-        layers = [*cells.auxiliary, cells.logits] if self.config.auxiliary_types else [cells.logits]
+        return self._per_layer(cells, [(valid, target)] * (len(cells.auxiliary) + 1))
+
+    def _query_type_losses(
+        self, detection: DetectionOutput, matches: Sequence[Sequence[Match]], types: Sequence[Tensor]
+    ) -> Losses:
+        """Type loss of the queries that each decoder layer matched, for a network without a representation decoder."""
+        chosen = [pad_sequence([query for query, _ in layer], batch_first=True) for layer in matches]
+        wanted = [_padded([types[b][nucleus] for b, (_, nucleus) in enumerate(layer)]) for layer in matches]
+        return self._per_layer(self.network.read_queries(detection, chosen), wanted)
+
+    def _per_layer(self, cells: Representations, wanted: Sequence[tuple[Tensor, Tensor]]) -> Losses:
+        """Type loss after each layer; ``wanted`` are the valid places and the types of each."""
+        layers = list(zip([*cells.auxiliary, cells.logits], wanted, strict=True))
+        first = 0 if self.config.auxiliary_types else len(layers) - 1
+        known = int((wanted[-1][1] >= 0).sum())  # the same in all layers: each matches every nucleus
+        labelled = normaliser(known, cells.logits.device)
         return {
             f"representation{i}/type": type_loss(logits[valid], target[valid], self.type_weights, labelled)
-            for i, logits in enumerate(layers)
+            for i, (logits, (valid, target)) in enumerate(layers)
+            if i >= first
         }
 
     def _noisy(self, boxes: Tensor, chance: torch.Generator) -> Tensor:
@@ -128,3 +145,9 @@ class Supervised(nn.Module):
             return boxes
         low, high, grow, share = self.config.jitter
         return jitter_boxes(boxes.cpu(), low, high, grow, share, generator=chance).to(boxes.device)
+
+
+def _padded(types: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Types of each image's boxes, (N_b,) -> which places of (B, N) are boxes, and the types there, -1 elsewhere."""
+    valid = pad_sequence([torch.ones_like(t, dtype=torch.bool) for t in types], batch_first=True)
+    return valid, pad_sequence(list(types), batch_first=True, padding_value=-1)

@@ -1,0 +1,136 @@
+"""Runs the trials of a study, seed by seed, so that a study that is cut short has its variants compared on some seeds.
+
+Trials are independent: several run side by side as processes of their own, each with its share of the processors. What
+is finished is kept, an interrupted training goes on, and a study is the same whatever the number of processes.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from celldetr.ablation.study import Study
+from celldetr.errors import InputError, near
+from celldetr.files import output_errors
+
+if TYPE_CHECKING:
+    from celldetr.training.loop import Listener
+
+Told = Callable[[str], object]
+
+
+@dataclass(frozen=True)
+class Task:
+    """What one process does: a trial of a ``whole`` study, or all trials of a seed of a ``decoder`` study."""
+
+    study: Study
+    seed: int
+    variants: tuple[str, ...]
+    out: Path
+    device: str
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        what = self.variants[0] if self.study.kind == "whole" else f"{len(self.variants)} variants"
+        return f"{self.study.name}: {what}, seed {self.seed}"
+
+
+def tasks_of(study: Study, out: Path, variants: Sequence[str] = (), device: str = "auto") -> list[Task]:
+    """What is to be done, in order; what is finished is found out by those who do it.
+
+    Raises:
+        InputError: a variant the study does not have.
+    """
+    chosen = tuple(variants) or tuple(study.variants)
+    for name in chosen:
+        if name not in study.variants:
+            raise InputError(f"study {study.name!r} has no variant {name!r}; {near(name, study.variants)}")
+    if study.kind == "decoder":
+        return [Task(study, seed, chosen, out, device) for seed in study.seeds]
+    return [Task(study, seed, (name,), out, device) for seed in study.seeds for name in chosen]
+
+
+def do_task(task: Task, listener: Listener | None = None) -> str:
+    """Run a task in this process; returns its name."""
+    if task.study.kind == "whole":
+        from celldetr.ablation.trial import run_trial
+
+        run_trial(task.study, task.variants[0], task.seed, task.out, task.device, listener)
+        return task.name
+    from celldetr.ablation.decoder import remember, run_variant, train_detector
+    from celldetr.ablation.trial import RESULT_FILE, trial_folder
+    from celldetr.model.checkpoint import load_checkpoint
+    from celldetr.model.inference import pick_device
+
+    missing = [
+        name
+        for name in task.variants
+        if not (trial_folder(task.out, task.study, name, task.seed) / RESULT_FILE).is_file()
+    ]
+    if missing:
+        device = pick_device(task.device)
+        detector = load_checkpoint(
+            train_detector(task.study, task.seed, task.out, task.device, listener), device=device
+        )
+        memo = remember(task.study, task.seed, detector, device)
+        for name in missing:
+            run_variant(task.study, name, task.seed, task.out, detector, memo, task.device, listener)
+    return task.name
+
+
+def run_tasks(tasks: Sequence[Task], jobs: int, told: Told, listener: Listener | None = None) -> None:
+    """Run tasks; ``told`` hears of each that is finished.
+
+    Args:
+        tasks: of ``tasks_of``.
+        jobs: how many side by side; 1: in this process, where ``listener`` sees every step.
+        told: gets the name of a task.
+        listener: of ``train``.
+
+    Raises:
+        InputError: from a task; those that run beside it are finished first.
+    """
+    if jobs < 1:
+        raise InputError(f"jobs={jobs} must be 1 or more")
+    for task in tasks:
+        with output_errors(task.out):
+            task.out.mkdir(parents=True, exist_ok=True)
+    if jobs == 1:
+        for task in tasks:
+            told(do_task(task, listener))
+        return
+    with _shared_processors(jobs), ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+        for name in _results(pool, tasks):
+            told(name)
+
+
+def _results(pool: ProcessPoolExecutor, tasks: Sequence[Task]) -> Iterator[str]:
+    waiting = {pool.submit(do_task, task) for task in tasks}
+    while waiting:
+        done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+        for future in done:
+            if future.exception() is not None:
+                for other in waiting:
+                    other.cancel()
+            yield future.result()
+
+
+@contextmanager
+def _shared_processors(jobs: int) -> Iterator[None]:
+    """Processes that start inside have their share of the processors each, unless the user has said otherwise."""
+    if "OMP_NUM_THREADS" in os.environ:
+        yield
+        return
+    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    os.environ["OMP_NUM_THREADS"] = str(max(1, available // jobs))
+    try:
+        yield
+    finally:
+        del os.environ["OMP_NUM_THREADS"]

@@ -1,0 +1,153 @@
+"""A study as data: one recipe, variants of it that differ in what they name, seeds, and a test split."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from celldetr.config import Config, Count, Recipe, parse
+from celldetr.errors import InputError, near
+from celldetr.recipes import load_recipe
+from celldetr.untrusted import expand_user, is_file, read_yaml
+
+FOLDER = Path(__file__).parent / "studies"
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+
+
+class Variant(Config):
+    """One row of a study's table.
+
+    Attributes:
+        title: what it is, for people.
+        set: ``dotted.key=value`` changes to the study's recipe.
+    """
+
+    title: str
+    set: tuple[str, ...] = ()
+
+
+class Benchmark(Config):
+    """What a study is scored on, once a trial; whatever is chosen, is chosen on the recipe's validation data.
+
+    Attributes:
+        card, split: of a data set.
+        types: of which the mean type F1 is taken; none named: all.
+    """
+
+    card: str
+    split: str
+    types: tuple[str, ...] = ()
+
+
+class Study(Config):
+    """A study.
+
+    Attributes:
+        name: of the file, and of the folder of results.
+        title: heading of its report.
+        kind: ``whole``: a trial trains a network; ``decoder``: a trial trains a representation decoder on the memory of
+            a detector, one a seed, that all variants share.
+        recipe: name or file.
+        set: changes to it that hold for all variants.
+        detector: of ``decoder`` studies: further changes for the training of the shared detector.
+        crops: of ``decoder`` studies: how many training crops are remembered.
+        seeds: of all chance.
+        baseline: the variant that others are compared with.
+        variants: by short name.
+        test: what its trials are scored on.
+    """
+
+    name: str
+    title: str
+    kind: Literal["whole", "decoder"] = "whole"
+    recipe: str
+    set: tuple[str, ...] = ()
+    detector: tuple[str, ...] = ()
+    crops: Count = 800
+    seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1)
+    baseline: str
+    variants: dict[str, Variant] = Field(min_length=1)
+    test: Benchmark
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.baseline not in self.variants:
+            raise ValueError(f"baseline={self.baseline!r} is no variant; {near(self.baseline, self.variants)}")
+        wrong = [name for name in self.variants if not NAME.fullmatch(name)]
+        if wrong:
+            raise ValueError(f"variant {wrong[0]!r}: names become folders; use letters, digits, -, _ and dots inside")
+        if "detector" in self.variants:
+            raise ValueError("variant 'detector': that name is the shared detector's; choose another")
+        return self
+
+    def recipe_of(self, variant: str, seed: int) -> Recipe:
+        """The recipe of a trial.
+
+        Raises:
+            InputError: a variant's setting does not exist or does not fit.
+        """
+        changes = [*self.set, *self.variants[variant].set, f"training.seed={seed}", f"name={self.name}-{variant}"]
+        return load_recipe(self.recipe, changes)
+
+    def detector_recipe(self, seed: int) -> Recipe:
+        """The recipe of the detector that all variants of a seed share."""
+        changes = [*self.set, *self.detector, f"training.seed={seed}", f"name={self.name}-detector"]
+        return load_recipe(self.recipe, changes)
+
+
+def study_names() -> list[str]:
+    """Names of the studies in the package."""
+    return sorted(path.stem for path in FOLDER.glob("*.yaml"))
+
+
+def load_study(name: str | Path) -> Study:
+    """Read a study and try its variants' recipes.
+
+    Args:
+        name: of a study in the package, or a YAML file.
+
+    Raises:
+        InputError: no such study, or a wrong setting in it, said before the first hour of training.
+    """
+    path = expand_user(Path(name))
+    if not is_file(path):
+        if path.suffix in (".yaml", ".yml") or str(name) not in study_names():
+            raise InputError(
+                f"no study {str(name)!r}: neither a file nor a known name; {near(str(name), study_names())}"
+            )
+        path = FOLDER / f"{name}.yaml"
+    study = parse(Study, read_yaml(path), str(name))
+    recipes = {variant: study.recipe_of(variant, study.seeds[0]) for variant in study.variants}
+    if study.kind == "decoder":
+        detector = study.detector_recipe(study.seeds[0])
+        for variant, recipe in recipes.items():
+            _check_shared(detector, recipe, f"{name}, variant {variant!r}")
+    return study
+
+
+# What a variant of a ``decoder`` study may change of the network: the representation decoder alone.
+OWN = {
+    "representation_layers",
+    "representation_strides",
+    "self_attention",
+    "decoupled",
+    "constrained",
+    "margin",
+    "offset_start",
+    "location_encoding",
+    "dropout",
+    "pretrained",
+}
+
+
+def _check_shared(detector: Recipe, variant: Recipe, where: str) -> None:
+    for key, value in detector.model.model_dump().items():
+        other = getattr(variant.model, key)
+        if key not in OWN and value != other:
+            raise InputError(
+                f"{where}: model.{key}={other!r}, but the detector that all variants share has {value!r}; "
+                f"variants of a decoder study may change {', '.join(sorted(OWN))}"
+            )

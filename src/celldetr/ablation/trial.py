@@ -1,0 +1,206 @@
+"""One trial: a variant with a seed is trained, and scored on the test split once.
+
+A trial's result is one small JSON file with the counts of each test image under each protocol, so that any number and
+any interval can be had from it later. A trial whose result is there is not run again.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from celldetr.ablation.study import Benchmark, Study
+from celldetr.api import load_model
+from celldetr.data.card import load_card
+from celldetr.errors import InputError
+from celldetr.evaluation.bootstrap import flatten, restore
+from celldetr.evaluation.cells import predict_samples
+from celldetr.evaluation.metrics import Totals, count_image
+from celldetr.evaluation.protocols import PROTOCOLS
+from celldetr.files import read_json, write_json
+from celldetr.judge import LOWEST_SCORE, as_predict, labelled_images
+from celldetr.training.folder import RECIPE_FILE
+from celldetr.training.logs import read_log
+from celldetr.training.loop import Listener, train
+
+RESULT_FILE = "result.json"
+REPORTED = ("standard", "within-radius")  # protocols
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a trial found.
+
+    Attributes:
+        variant, seed: which trial.
+        types: of the model, in the order of the counts.
+        names: of the test images.
+        counts: by protocol, counts of each image.
+        seconds: of training.
+        curve: of validation: seconds of training so far, detection F1, mean type F1.
+    """
+
+    variant: str
+    seed: int
+    types: tuple[str, ...]
+    names: tuple[str, ...]
+    counts: dict[str, tuple[Totals, ...]]
+    seconds: float
+    curve: tuple[tuple[float, float | None, float | None], ...]
+
+
+def trial_folder(out: Path, study: Study, variant: str, seed: int) -> Path:
+    """Where a trial is."""
+    return out / study.name / variant / f"seed{seed}"
+
+
+def run_trial(
+    study: Study, variant: str, seed: int, out: Path, device: str = "auto", listener: Listener | None = None
+) -> Path:
+    """Train and score one variant of a ``whole`` study; an interrupted training goes on.
+
+    Returns:
+        the file of the result.
+
+    Raises:
+        InputError: wrong data, or the folder holds a run of another recipe.
+    """
+    folder = trial_folder(out, study, variant, seed)
+    path = folder / RESULT_FILE
+    if path.is_file():
+        return path
+    recipe = study.recipe_of(variant, seed)
+    resume = (folder / RECIPE_FILE).is_file()
+    model = train(recipe, folder, resume=resume, device=device, listener=listener)
+    curve = validation_curve(folder, recipe.training.batch_size)
+    score_trial(study.test, variant, seed, model, path, curve, device)
+    return path
+
+
+def validation_curve(folder: Path, batch: int) -> list[tuple[float, float | None, float | None]]:
+    """Seconds of training (from the rate that the log has), detection F1 and mean type F1 at each validation."""
+    curve, rate = [], 0.0
+    for row in read_log(folder):
+        if row["kind"] == "train":
+            rate = row["images_per_second"]
+        elif rate:
+            curve.append(((row["step"] + 1) * batch / rate, row["f1_detection"], row["f1_type_mean"]))
+    return curve
+
+
+def score_trial(
+    test: Benchmark,
+    variant: str,
+    seed: int,
+    model: Path,
+    path: Path,
+    curve: Sequence[tuple[float, float | None, float | None]],
+    device: str = "auto",
+    facts: dict[str, Any] | None = None,
+) -> None:
+    """Count a checkpoint's cells on the test split, at its own threshold, and write the result.
+
+    Args:
+        test: what to score on.
+        variant, seed: which trial.
+        model: folder of the checkpoint.
+        path: of the result.
+        curve: of validation, as in ``Result``; the last entry's seconds are the trial's.
+        device: where to run.
+        facts: more to keep in the file.
+    """
+    start = time.monotonic()
+    loaded = load_model(model, device)
+    samples = labelled_images(load_card(test.card), test.split, loaded.types, None)
+    threshold, loaded.threshold = loaded.threshold, min(LOWEST_SCORE, loaded.threshold)
+    images = [cells.above(threshold) for cells in predict_samples(as_predict(loaded), samples, loaded.types)]
+    counts = {
+        name: [flatten(count_image(image, PROTOCOLS[name], len(loaded.types))[0]) for image in images]
+        for name in REPORTED
+    }
+    write_json(
+        path,
+        {
+            "variant": variant,
+            "seed": seed,
+            "types": list(loaded.types),
+            "threshold": threshold,
+            "seconds": curve[-1][0] if curve else 0.0,
+            "test_seconds": time.monotonic() - start,
+            "validation": list(curve),
+            "images": [sample.name for sample in samples],
+            "counts": counts,
+            **(facts or {}),
+        },
+    )
+
+
+def read_result(path: Path) -> Result:
+    """Read what ``score_trial`` wrote.
+
+    Raises:
+        InputError: it is not such a file.
+    """
+    values = read_json(path)
+    try:
+        if values is None:
+            raise KeyError("JSON")
+        types = tuple(values["types"])
+        counts = {str(name): tuple(restore(row, len(types)) for row in rows) for name, rows in values["counts"].items()}
+        return Result(
+            str(values["variant"]),
+            int(values["seed"]),
+            types,
+            tuple(values["images"]),
+            counts,
+            float(values["seconds"]),
+            tuple((float(a), b, c) for a, b, c in values["validation"]),
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise InputError(f"{path}: not the result of a trial ({error}); delete it to run the trial again") from None
+
+
+def read_results(out: Path, study: Study) -> list[Result]:
+    """Results of a study that are there, in the order of its variants and seeds."""
+    paths = [
+        trial_folder(out, study, variant, seed) / RESULT_FILE for variant in study.variants for seed in study.seeds
+    ]
+    return [read_result(path) for path in paths if path.is_file()]
+
+
+Metric = Callable[[Totals], float | None]
+
+
+def metrics_of(types: Sequence[str], chosen: Sequence[str]) -> dict[str, Metric]:
+    """The numbers of a study's table, from added counts.
+
+    Args:
+        types: of the model.
+        chosen: those of which the mean type F1 is taken; none: all.
+
+    Raises:
+        InputError: a chosen type is not the model's.
+    """
+    unknown = set(chosen) - set(types)
+    if unknown:
+        raise InputError(f"test.types {sorted(unknown)} are not types of the model ({', '.join(types)})")
+    places = [types.index(name) for name in (chosen or types)]
+
+    def mean_type(totals: Totals) -> float | None:
+        values = [totals.types[place].f1 for place in places]
+        defined = [value for value in values if value is not None]
+        return sum(defined) / len(defined) if defined else None
+
+    def accuracy(totals: Totals) -> float | None:
+        right = sum(counts.tp for counts in totals.types)
+        pairs = right + sum(counts.fn for counts in totals.types)
+        return right / pairs if pairs else None
+
+    return {
+        "detection F1": lambda totals: totals.detection.f1,
+        "mean type F1": mean_type,
+        "types right, of cells found": accuracy,
+    }

@@ -1,0 +1,209 @@
+"""Studies: what a decoder learns from a memo is what it would learn from the images; statistics against plain loops."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from celldetr.ablation.compare import compare, holm, paired_differences
+from celldetr.ablation.decoder import DETECTOR, _type_loss, fit, remember, run_variant, train_detector
+from celldetr.ablation.report import write_report
+from celldetr.ablation.run import run_tasks, tasks_of
+from celldetr.ablation.study import Study, load_study, study_names
+from celldetr.ablation.trial import RESULT_FILE, Result, metrics_of, read_results, trial_folder
+from celldetr.config import Recipe
+from celldetr.data.loader import TrainingSet, collate
+from celldetr.errors import InputError
+from celldetr.evaluation.metrics import DetectionCounts, Totals, TypeCounts
+from celldetr.model.celldetr import CellDETR
+from celldetr.model.checkpoint import load_checkpoint
+from celldetr.training.losses import balance
+from celldetr.training.run import chances, load_data
+from celldetr.training.supervised import Supervised
+
+Recipes = Callable[..., Recipe]
+Studies = Callable[..., Study]
+
+
+@pytest.fixture
+def tiny_study(tmp_path: Path, tiny_recipe: Recipes) -> Studies:
+    """Writes a study of two variants on the tiny data set; keywords replace its fields."""
+    recipe = tiny_recipe(precision="32", steps=3, validate_every=3, workers=0)
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(recipe.model_dump(mode="json")))
+
+    def make(**fields: object) -> Study:
+        values = {
+            "name": "tiny",
+            "title": "Tiny",
+            "recipe": str(path),
+            "set": ["training.mode=parallel_jittered"],
+            "seeds": [0, 1],
+            "baseline": "both",
+            "crops": 6,
+            "variants": {
+                "neither": {"title": "neither", "set": ["model.decoupled=false", "model.constrained=false"]},
+                "both": {"title": "both"},
+            },
+            "test": {"card": recipe.train[0].card, "split": recipe.train[0].split},
+        } | fields
+        file = tmp_path / "study.yaml"
+        file.write_text(yaml.safe_dump(values))
+        return load_study(file)
+
+    return make
+
+
+def test_a_memo_gives_the_type_loss_of_the_images_themselves(tmp_path: Path, tiny_study: Studies) -> None:
+    study = tiny_study(kind="decoder", set=["training.mode=mixed", "model.dropout=0.0"])
+    detector = load_checkpoint(train_detector(study, 0, tmp_path / "out", "cpu"))
+    memo = remember(study, 0, detector, torch.device("cpu"))
+    recipe = study.recipe_of("both", 0)
+    data = load_data(recipe)
+    crops = TrainingSet(data.samples, recipe.augment, 0, study.crops, data.weights)
+    images = collate([crops[i] for i in range(4)])
+    network = CellDETR(recipe.model.model_copy(update={"pretrained": "none"}))
+    network.load_state_dict(detector.network.state_dict())
+    made = Supervised(network, recipe.training, balance(data.counts, recipe.training.class_balance)).eval()
+    made.network.training = True  # losses of all layers, without BatchNorm in training
+    # The same chance moves the origin first, then the boxes; a memo's origin is drawn when it is made.
+    whole = chances(0, 0, 0, 4)
+    _, terms = made(images.images, images.boxes, images.types, whole)
+    expected = recipe.training.w_type * sum(float(v) for k, v in terms.items() if k.endswith("/type"))
+    batch = memo.crops[:4]
+    alone = float(_type_loss(made, memo, batch, 0).detach())
+    assert alone == pytest.approx(expected, rel=0.05)  # other noise on the boxes, tokens in half precision
+    quiet = recipe.training.model_copy(update={"mode": "parallel"})
+    made.config = quiet
+    _, terms = made(images.images, images.boxes, images.types, chances(0, 0, 0, 4))
+    expected = quiet.w_type * sum(float(v) for k, v in terms.items() if k.endswith("/type"))
+    assert float(_type_loss(made, memo, batch, 0).detach()) == pytest.approx(expected, rel=2e-3)
+
+
+def test_a_decoder_is_trained_alone(tmp_path: Path, tiny_study: Studies) -> None:
+    study = tiny_study(kind="decoder", set=["training.steps=60", "training.lr=0.01", "training.validate_every=60"])
+    detector = load_checkpoint(train_detector(study, 0, tmp_path / "out", "cpu"))
+    memo = remember(study, 0, detector, torch.device("cpu"))
+    _, first = fit(load_with(study, "training.steps=1"), detector, memo)
+    network, last = fit(study.recipe_of("both", 0), detector, memo)
+    assert last < 0.7 * first
+    own = detector.network.state_dict()
+    for name, value in network.state_dict().items():
+        if not name.startswith(("representer.", "type_head.")):
+            assert torch.equal(value, own[name]), name
+    path = run_variant(study, "both", 0, tmp_path / "out", detector, memo, "cpu")
+    before = path.read_bytes()
+    assert run_variant(study, "both", 0, tmp_path / "out", detector, memo, "cpu").read_bytes() == before
+
+
+def load_with(study: Study, change: str) -> Recipe:
+    changed = study.model_copy(update={"set": (*study.set, change)})
+    return changed.recipe_of("both", 0)
+
+
+@pytest.mark.parametrize("kind", ["whole", "decoder"])
+def test_a_study_runs_goes_on_and_reports(kind: str, tmp_path: Path, tiny_study: Studies) -> None:
+    study, out, told = tiny_study(kind=kind), tmp_path / "out", list[str]()
+    tasks = tasks_of(study, out, device="cpu")
+    run_tasks(tasks[:1], 1, told.append)
+    assert len(told) == 1
+    results = read_results(out, study)
+    assert {(r.variant, r.seed) for r in results} == (
+        {("neither", 0)} if kind == "whole" else {("neither", 0), ("both", 0)}
+    )
+    kept = trial_folder(out, study, "neither", 0) / RESULT_FILE
+    stamp = kept.stat().st_mtime_ns
+    run_tasks(tasks, 1, told.append)
+    assert kept.stat().st_mtime_ns == stamp
+    assert len(read_results(out, study)) == 4
+    text = write_report(study, out, resamples=20).read_text()
+    assert "4 of 4 trials" in text
+    assert (out / "tiny" / "variants.png").stat().st_size > 0
+    numbers = json.loads((out / "tiny" / "numbers.json").read_text())
+    assert len(numbers["detection F1"]["both"]["values"]) == 2
+    if kind == "decoder":  # one detector a seed finds the same cells for all
+        assert numbers["detection F1"]["both"]["values"] == numbers["detection F1"]["neither"]["values"]
+        assert (out / "tiny" / DETECTOR / "seed0" / "model").is_dir()
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"baseline": "bothh"}, "did you mean"),
+        ({"variants": {"both": {"title": "x", "set": ["model.decoupledd=1"]}}}, "decoupledd"),
+        ({"variants": {"../both": {"title": "x"}}, "baseline": "../both"}, "become folders"),
+        ({"kind": "decoder", "variants": {"both": {"title": "x", "set": ["model.ffn=64"]}}}, "shared? has|share has"),
+    ],
+)
+def test_a_wrong_study_is_told_at_once(fields: dict[str, object], message: str, tiny_study: Studies) -> None:
+    with pytest.raises(InputError, match=message):
+        tiny_study(**fields)
+
+
+def test_the_studies_of_the_package_are_in_order() -> None:
+    assert study_names()
+    for name in study_names():
+        study = load_study(name)
+        assert study.name == name
+        assert {study.recipe_of(variant, 0).model.types for variant in study.variants}
+
+
+def counts(rng: np.random.Generator, images: int, skill: float) -> tuple[Totals, ...]:
+    made = []
+    for _ in range(images):
+        cells = int(rng.integers(20, 60))
+        tp = int(rng.binomial(cells, skill))
+        right = int(rng.binomial(tp, skill))
+        types = (TypeCounts(right, tp - right, tp - right, 3, cells - tp),)
+        made.append(Totals(DetectionCounts(tp, 3, cells - tp), types, (DetectionCounts(tp, 3, cells - tp),)))
+    return tuple(made)
+
+
+def test_paired_differences_are_those_of_a_plain_loop() -> None:
+    rng = np.random.default_rng(0)
+    ours, theirs = ([counts(rng, 8, skill) for _ in range(2)] for skill in (0.8, 0.7))
+    metric = metrics_of(["a"], [])["detection F1"]
+    fast = paired_differences(ours, theirs, metric, resamples=4000, seed=1)
+    slow = []
+    for _ in range(4000):
+        images, seeds = rng.integers(8, size=8), rng.integers(2, size=2)
+        each = []
+        for s in seeds:
+            numbers = []
+            for side in (ours, theirs):
+                tp = sum(side[s][i].detection.tp for i in images)
+                wrong = sum(side[s][i].detection.fp + side[s][i].detection.fn for i in images)
+                numbers.append(2 * tp / (2 * tp + wrong))
+            each.append(numbers[0] - numbers[1])
+        slow.append(np.mean(each))
+    assert np.percentile(fast, [2.5, 50, 97.5]) == pytest.approx(np.percentile(slow, [2.5, 50, 97.5]), abs=0.006)
+
+
+def test_a_better_variant_is_told_from_an_equal_one() -> None:
+    rng = np.random.default_rng(3)
+    results = [
+        Result(name, seed, ("a",), tuple(map(str, range(12))), {"standard": counts(rng, 12, skill)}, 1.0, ())
+        for name, skill in (("base", 0.7), ("better", 0.85), ("equal", 0.7))
+        for seed in range(3)
+    ]
+    rows = compare(results, "base", metrics_of(["a"], [])["mean type F1"], "standard", resamples=400)
+    assert rows["base"].p is None
+    better, equal = rows["better"], rows["equal"]
+    assert better.interval is not None
+    assert better.interval[0] > 0.05
+    assert better.p is not None
+    assert better.p < 0.01
+    assert equal.p is not None
+    assert equal.p > 0.05
+    assert better.difference == pytest.approx(better.mean - rows["base"].mean)
+
+
+def test_holm_as_worked_by_hand() -> None:
+    corrected = holm({"a": 0.01, "b": 0.04, "c": 0.03, "d": 0.005})
+    assert corrected == pytest.approx({"d": 0.02, "a": 0.03, "c": 0.06, "b": 0.06})
