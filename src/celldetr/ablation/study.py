@@ -35,11 +35,13 @@ class Benchmark(Config):
     Attributes:
         card, split: of a data set.
         types: of which the mean type F1 is taken; none named: all.
+        cut: images are cut into pieces of so many pixels, at the model's mpp; for ``coordinates: image``.
     """
 
     card: str
     split: str
     types: tuple[str, ...] = ()
+    cut: Count | None = None
 
 
 class Study(Config):

@@ -15,6 +15,8 @@ from typing import Any
 from celldetr.ablation.study import Benchmark, Study
 from celldetr.api import load_model
 from celldetr.data.card import load_card
+from celldetr.data.dataset import rescale
+from celldetr.data.pieces import pieces
 from celldetr.errors import InputError
 from celldetr.evaluation.bootstrap import flatten, restore
 from celldetr.evaluation.cells import predict_samples
@@ -115,12 +117,15 @@ def score_trial(
     start = time.monotonic()
     loaded = load_model(model, device)
     samples = labelled_images(load_card(test.card), test.split, loaded.types, None)
+    names = [sample.name for sample in samples]
+    parts = [list(pieces(rescale(sample, loaded.mpp), test.cut)) if test.cut else [sample] for sample in samples]
     threshold, loaded.threshold = loaded.threshold, min(LOWEST_SCORE, loaded.threshold)
-    images = [cells.above(threshold) for cells in predict_samples(as_predict(loaded), samples, loaded.types)]
-    counts = {
-        name: [flatten(count_image(image, PROTOCOLS[name], len(loaded.types))[0]) for image in images]
-        for name in REPORTED
-    }
+    counts: dict[str, list[list[int]]] = {name: [] for name in REPORTED}
+    for part in parts:  # the counts of an image are those of its pieces together
+        cells = [cells.above(threshold) for cells in predict_samples(as_predict(loaded), part, loaded.types)]
+        for name, rows in counts.items():
+            totals = [count_image(each, PROTOCOLS[name], len(loaded.types))[0] for each in cells]
+            rows.append(flatten(sum(totals[1:], totals[0])))
     write_json(
         path,
         {
@@ -131,7 +136,7 @@ def score_trial(
             "seconds": curve[-1][0] if curve else 0.0,
             "test_seconds": time.monotonic() - start,
             "validation": list(curve),
-            "images": [sample.name for sample in samples],
+            "images": names,
             "counts": counts,
             **(facts or {}),
         },

@@ -18,6 +18,7 @@ from celldetr.config import Recipe
 from celldetr.data.card import load_card
 from celldetr.data.dataset import load_source
 from celldetr.data.loader import Batch, TrainingSet, collate
+from celldetr.data.pieces import pieces
 from celldetr.data.sample import Sample
 from celldetr.errors import InputError
 from celldetr.model.celldetr import CellDETR
@@ -60,6 +61,8 @@ def load_data(recipe: Recipe) -> TrainingData:
     samples = [sample for source in sources for sample in source]
     weights = [spec.weight for spec, source in zip(recipe.train, sources, strict=True) for _ in source]
     held_out = [sample for source in recipe.validation for sample in load_source(source, types, mpp)]
+    if recipe.model.coordinates == "image":  # such a network sees images of the size it was trained on
+        held_out = [piece for sample in held_out for piece in pieces(sample, recipe.augment.crop)]
     for part, images in (("train", samples), ("validation", held_out)):
         if not any(len(sample) for sample in images):
             raise InputError(f"recipe {recipe.name!r}: no labelled cell in {part}; name a source that has some")
