@@ -54,7 +54,7 @@ def tiny_study(tmp_path: Path, tiny_recipe: Recipes) -> Studies:
             "test": {"card": recipe.train[0].card, "split": recipe.train[0].split},
         } | fields
         file = tmp_path / "study.yaml"
-        file.write_text(yaml.safe_dump(values))
+        file.write_text(yaml.safe_dump(values, sort_keys=False))
         return load_study(file)
 
     return make

@@ -211,7 +211,8 @@ def test_a_network_learns_one_image(tiny_model: Models) -> None:
 
 
 def test_plain_deformable_detr_trains_every_part(tiny_model: Models, tiny_batch: Batch) -> None:
-    made = objective(tiny_model(represent="queries"), mode="sequential")
+    levels = (8, 16, 32)
+    made = objective(tiny_model(represent="queries", strides=levels, representation_strides=levels), mode="sequential")
     loss, terms = run(made, tiny_batch)
     loss.backward()
     assert {"representation0/type", "representation1/type"} <= set(terms)  # of each decoder layer, by its own matches
@@ -234,6 +235,7 @@ def test_plain_deformable_detr_takes_types_from_the_matched_queries(tiny_model: 
             if label >= 0:
                 known += 1
                 wanted = torch.eye(2)[label]
-                total += float(sigmoid_focal(made.network.type_head(detection.contents[layer][b, query]), wanted).sum())
+                logits = made.network.type_head(detection.contents[layer][b, query]).detach()
+                total += float(sigmoid_focal(logits, wanted).sum())
     assert known == 3
     assert float(terms["representation0/type"]) == pytest.approx(total / known, rel=1e-4)

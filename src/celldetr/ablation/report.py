@@ -109,7 +109,8 @@ def draw_time(study: Study, results: Sequence[Result]) -> Figure:
 
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
-    colours = dict(zip(study.variants, matplotlib.colormaps["tab10"].colors * 3, strict=False))
+    palette = matplotlib.colormaps["tab20"]
+    colours = {name: palette(i % palette.N) for i, name in enumerate(study.variants)}
     told: set[str] = set()
     for result in results:
         label = None if result.variant in told else study.variants[result.variant].title

@@ -131,13 +131,12 @@ class Supervised(nn.Module):
     def _per_layer(self, cells: Representations, wanted: Sequence[tuple[Tensor, Tensor]]) -> Losses:
         """Type loss after each layer; ``wanted`` are the valid places and the types of each."""
         layers = list(zip([*cells.auxiliary, cells.logits], wanted, strict=True))
-        first = 0 if self.config.auxiliary_types else len(layers) - 1
+        layers = layers if self.config.auxiliary_types else layers[-1:]
         known = int((wanted[-1][1] >= 0).sum())  # the same in all layers: each matches every nucleus
         labelled = normaliser(known, cells.logits.device)
         return {
             f"representation{i}/type": type_loss(logits[valid], target[valid], self.type_weights, labelled)
             for i, (logits, (valid, target)) in enumerate(layers)
-            if i >= first
         }
 
     def _noisy(self, boxes: Tensor, chance: torch.Generator) -> Tensor:
