@@ -117,7 +117,7 @@ def paired_differences(
     differences = np.empty(resamples)
     for i in range(resamples):
         weight = np.bincount(chance.integers(images, size=images), minlength=images)
-        picked = chance.integers(seeds, size=seeds).tolist()
+        picked: list[int] = chance.integers(seeds, size=seeds).tolist()  # type: ignore[assignment]
         sums = [np.einsum("n,snc->sc", weight, table) for table in tables]
         numbers = [[value([restore(row, types)], metric) for row in side] for side in sums]
         differences[i] = np.mean([numbers[0][s] - numbers[1][s] for s in picked])
