@@ -161,12 +161,13 @@ def main() -> None:
     parser.add_argument("--square-seeds", type=int, default=1, help="draws of squares")
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--arms", nargs="+", default=list(COLOURS), choices=list(COLOURS))
+    parser.add_argument("--division", type=int, default=0, help="of the tiles; settings were chosen on division 1")
     parser.add_argument("--plot", type=Path, help="PNG to write")
     parser.add_argument("settings", nargs="*", help="KEY=VALUE changes to all recipes, for trials")
     args = parser.parse_args()
     mpp = load_recipe("finetune").model.mpp
     samples = load_source(DataSource(card="consep", split="train"), TYPES, mpp)
-    order = np.random.default_rng(0).permutation(len(samples))
+    order = np.random.default_rng(args.division).permutation(len(samples))
     held_out, pool = ([samples[i] for i in part] for part in (order[:HELD_OUT], order[HELD_OUT:]))
     print(
         f"{len(pool)} tiles to label, {len(held_out)} held out with {sum(map(len, held_out))} cells; {args.steps} steps"

@@ -14,30 +14,24 @@ from PIL import Image
 
 from celldetr.data.dataset import load_samples
 from celldetr.data.own import find_card
-from celldetr.export.palette import type_colours
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("card", help="name or path of a dataset card, or a folder of labels")
 parser.add_argument("split")
 parser.add_argument("out", type=Path, help="folder for the files, made if needed")
 parser.add_argument("--mpp", type=float, help="micrometres per pixel, if neither images nor card say it")
-parser.add_argument("--skip", type=int, default=0, help="images left out at the start")
-parser.add_argument("--limit", type=int, help="most images, with those left out")
+parser.add_argument("--limit", type=int, help="most images")
 args = parser.parse_args()
 
 args.out.mkdir(parents=True, exist_ok=True)
-for sample in load_samples(find_card(args.card, args.mpp), args.split, limit=args.limit)[args.skip :]:
-    colours = type_colours(sample.type_names)
+for sample in load_samples(find_card(args.card, args.mpp), args.split, limit=args.limit):
     features = []
     for box, kind in zip(sample.boxes.tolist(), sample.types.tolist(), strict=True):
-        properties = {"objectType": "detection"}
-        if kind >= 0:
-            name = sample.type_names[kind]
-            properties["classification"] = {"name": name, "color": list(colours[name])}
-        features.append(
-            {"type": "Feature", "geometry": shapely.geometry.mapping(shapely.box(*box)), "properties": properties}
-        )
-    collection = {"type": "FeatureCollection", "features": features}
-    (args.out / f"{sample.name}.geojson").write_text(json.dumps(collection))
+        name = sample.type_names[kind] if kind >= 0 else "Ignore*"
+        properties = {"objectType": "detection", "classification": {"name": name}}
+        geometry = shapely.geometry.mapping(shapely.box(*box))
+        features.append({"type": "Feature", "geometry": geometry, "properties": properties})
+    text = json.dumps({"type": "FeatureCollection", "features": features})
+    (args.out / f"{sample.name}.geojson").write_text(text)
     Image.fromarray(sample.image).save(args.out / f"{sample.name}.png")
     print(f"{sample.name}: {len(sample)} nuclei, {sample.mpp:g} um per pixel")

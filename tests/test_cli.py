@@ -489,8 +489,9 @@ def test_own_labels_from_qupath(run: Run, tmp_path: Path) -> None:
     data.mkdir()
     save(crop(), data / "one.png")
     assert run("predict", data / "one.png", "--mpp", MPP, "-o", tmp_path / "cells", "-f", "geojson", "-q").code == 0
-    (found,) = (tmp_path / "cells").rglob("*.geojson")
-    (data / "one.geojson").write_text(found.read_text().replace('"stromal"', '"my own"').replace('"lymphocyte"', '"L"'))
+    (found,) = (tmp_path / "cells").rglob("*.geojson.gz")
+    text = gzip.decompress(found.read_bytes()).decode()
+    (data / "one.geojson").write_text(text.replace('"stromal"', '"my own"').replace('"lymphocyte"', '"L"'))
     train = ["train", "finetune", "--data", data, "-o", out, "--device", "cpu", "-q"]
     quick = ["training.steps=2", "training.batch_size=2", "training.workers=0", "augment.crop=64", "training.warmup=0"]
     refused(run(*train), "mpp")

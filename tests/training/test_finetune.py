@@ -49,17 +49,10 @@ def start(tmp_path: Path, tiny_model: Models) -> Path:
     return tmp_path / "start"
 
 
-def started(recipe: Recipe, start: Path) -> Recipe:
-    return Recipe.model_validate(recipe.model_dump() | {"init": str(start)})
-
-
 def test_a_frozen_run_moves_the_head_alone_and_goes_on_as_if_uncut(
     start: Path, tmp_path: Path, tiny_recipe: Recipes, no_pictures: None
 ) -> None:
-    recipe = Recipe.model_validate(
-        tiny_recipe({"dropout": 0.1}).model_dump()
-        | {"init": str(start), "training": tiny_recipe(**SOME, validate_every=4).training.model_dump()}
-    )
+    recipe = tiny_recipe({"dropout": 0.1}, start, **SOME, validate_every=4)
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     train(recipe, whole, device="cpu")
     train(recipe, cut, device="cpu", stop_at=2)
@@ -75,7 +68,6 @@ def test_a_frozen_run_moves_the_head_alone_and_goes_on_as_if_uncut(
     assert moved == {"representer", "type_head"}
     assert checkpoint.card.threshold == 0.3  # the start's: partly labelled images cannot say better
     assert {"found", "f1_type_mean", "f1_round"} <= checkpoint.card.metrics["validation"].keys()
-    assert {name.split("/")[1] for name in expected if name.startswith("optimizer")} <= {str(i) for i in range(200)}
 
 
 def test_types_of_the_same_name_keep_their_rows(tiny_model: Models) -> None:
@@ -98,10 +90,8 @@ def test_weights_that_do_not_fit_are_new_but_cannot_be_frozen(
     torch.manual_seed(0)
     source, larger = CellDETR(tiny_model()), CellDETR(tiny_model(representation_layers=3))
     assert {name.rpartition(".")[0].split(".")[:3][-1] for name in start_from(larger, source)} == {"2"}
-    recipe = tiny_recipe({"encoder_layers": 2}).model_dump()
-    recipe |= {"init": str(start), "training": TrainConfig.model_validate(SOME).model_dump()}
     with pytest.raises(InputError, match=r"encoder has weights that .*start' does not have"):
-        train(Recipe.model_validate(recipe), tmp_path / "run", device="cpu")
+        train(tiny_recipe({"encoder_layers": 2}, start, **SOME), tmp_path / "run", device="cpu")
 
 
 def objective(config: ModelConfig, **training: object) -> Supervised:
@@ -282,9 +272,8 @@ def load_checkpoint_config(name: str) -> ModelConfig:
 def test_one_type_or_twenty(kinds: int, start: Path, tmp_path: Path, tiny_recipe: Recipes, no_pictures: None) -> None:
     """The class of the data set becomes one of K types; the others have no cell."""
     names = ["round", *(f"t{i}" for i in range(kinds - 1))]
-    values = tiny_recipe({"types": names}, **SOME, hold_out=0.3, steps=2).model_dump() | {"init": str(start)}
-    values["validation"] = []
-    folder = train(Recipe.model_validate(values), tmp_path / "run", device="cpu")
+    recipe = tiny_recipe({"types": names}, start, **SOME, hold_out=0.3, steps=2).model_copy(update={"validation": ()})
+    folder = train(recipe, tmp_path / "run", device="cpu")
     checkpoint = load_checkpoint(folder)
     assert checkpoint.card.config.types == tuple(names)
     assert checkpoint.network.type_head.weight.shape[0] == kinds
