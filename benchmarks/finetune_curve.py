@@ -1,6 +1,7 @@
 """What labels buy: type F1 for 50, 200 and 1000 labelled cells, from the shipped weights and from scratch.
 
 CELLDETR_DATA=... python benchmarks/finetune_curve.py | tee benchmarks/results/finetune_curve.txt
+python benchmarks/finetune_curve.py --draw benchmarks/results/finetune_curve.txt docs/images/finetune-curve.png
 
 CoNSeP *train* (colon, four types, research only): labels are drawn from 20 of its tiles, and what is learned is scored
 on the 7 others, through detection. Its test split is not touched. Labels are spent in two ways:
@@ -38,6 +39,7 @@ from celldetr.training.validation import LOWEST_SCORE, PROTOCOL, THRESHOLD_PROTO
 TYPES = ("inflammatory", "epithelial", "spindle", "other")
 HELD_OUT = 7  # tiles
 SQUARE_CELLS = 200  # most cells of a square
+WIDTH = 22  # characters of an arm's name in the log
 COLOURS = {
     "finetune, scattered": "C0",
     "finetune, squares": "C1",
@@ -133,10 +135,16 @@ def score(run: Run, held_out: list[Sample]) -> tuple[float, list[float]]:
     return report.totals.detection.f1 or 0.0, [counts.f1 or 0.0 for counts in report.totals.types]
 
 
-def draw(rows: list[tuple[str, int, float]], out: Path) -> None:
-    """Mean type F1 over labelled cells: a point a run, a line through the means of an arm."""
+def draw(log: Path, out: Path) -> None:
+    """Mean type F1 over labelled cells, from a log: a point a run, a line through the means of an arm."""
     from matplotlib.figure import Figure
 
+    rows: list[tuple[str, int, float]] = []
+    for line in log.read_text(encoding="utf-8").splitlines():
+        arm = line[:WIDTH].strip()
+        if arm in COLOURS:
+            cells, _, _, _, types = line[WIDTH:].split()[:5]
+            rows.append((arm, int(cells), float(types)))
     figure = Figure(figsize=(6, 4), layout="constrained")
     axis = figure.subplots()
     for arm in dict.fromkeys(row[0] for row in rows):
@@ -162,9 +170,12 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--arms", nargs="+", default=list(COLOURS), choices=list(COLOURS))
     parser.add_argument("--division", type=int, default=0, help="of the tiles; settings were chosen on division 1")
-    parser.add_argument("--plot", type=Path, help="PNG to write")
+    parser.add_argument("--draw", type=Path, nargs=2, metavar=("LOG", "PNG"), help="draw a log, and do nothing else")
     parser.add_argument("settings", nargs="*", help="KEY=VALUE changes to all recipes, for trials")
     args = parser.parse_args()
+    if args.draw:
+        draw(*args.draw)
+        return
     mpp = load_recipe("finetune").model.mpp
     samples = load_source(DataSource(card="consep", split="train"), TYPES, mpp)
     order = np.random.default_rng(args.division).permutation(len(samples))
@@ -172,8 +183,7 @@ def main() -> None:
     print(
         f"{len(pool)} tiles to label, {len(held_out)} held out with {sum(map(len, held_out))} cells; {args.steps} steps"
     )
-    print(f"{'arm':22} cells seed seconds detection types  {'  '.join(TYPES)}", flush=True)
-    rows = []
+    print(f"{'arm':{WIDTH}} cells seed seconds detection types  {'  '.join(TYPES)}", flush=True)
     for arm in args.arms:
         for count in args.cells:
             for seed in range(args.seeds if arm.endswith("scattered") else args.square_seeds):
@@ -184,12 +194,9 @@ def main() -> None:
                 cells = sum(map(len, chosen))
                 each = "  ".join(f"{f1:{len(name)}.3f}" for name, f1 in zip(TYPES, types, strict=True))
                 print(
-                    f"{arm:22} {cells:5} {seed:4} {seconds:7.0f} {detection:9.3f} {np.mean(types):.3f}  {each}",
+                    f"{arm:{WIDTH}} {cells:5} {seed:4} {seconds:7.0f} {detection:9.3f} {np.mean(types):.3f}  {each}",
                     flush=True,
                 )
-                rows.append((arm, count, float(np.mean(types))))
-    if args.plot:
-        draw(rows, args.plot)
 
 
 if __name__ == "__main__":
