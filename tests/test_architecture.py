@@ -27,7 +27,7 @@ ARROWS: dict[str, set[str]] = {
     "untrusted": {"errors"},
     "config": {"errors", "untrusted"},
     "model": BASE,
-    "data": BASE,
+    "data": BASE | {"slide.reader", "slide.roi"},  # labels drawn on slides
     "training": BASE | {"data", "model", "evaluation"},
     "evaluation": BASE | {"data", "model"},
     "slide": BASE | {"model.output"},

@@ -483,6 +483,36 @@ def test_training_in_small(run: Run, card: Callable[..., Path], tmp_path: Path) 
     assert loaded.info.recipe["training"]["steps"] == 3
 
 
+def test_own_labels_from_qupath(run: Run, tmp_path: Path) -> None:
+    """What the default model finds, exported for QuPath and renamed there, becomes a model of its own, in two steps."""
+    data, out = tmp_path / "data", tmp_path / "run"
+    data.mkdir()
+    save(crop(), data / "one.png")
+    assert run("predict", data / "one.png", "--mpp", MPP, "-o", tmp_path / "cells", "-f", "geojson", "-q").code == 0
+    (found,) = (tmp_path / "cells").rglob("*.geojson.gz")
+    text = gzip.decompress(found.read_bytes()).decode()
+    (data / "one.geojson").write_text(text.replace('"stromal"', '"my own"').replace('"lymphocyte"', '"L"'))
+    train = ["train", "finetune", "--data", data, "-o", out, "--device", "cpu", "-q"]
+    quick = ["training.steps=2", "training.batch_size=2", "training.workers=0", "augment.crop=64", "training.warmup=0"]
+    refused(run(*train), "mpp")
+    refused(run(*train, "--mpp", MPP, "--map", "stromal=x"), "has no class 'stromal'")
+    refused(run("train", "finetune", "-o", out), "no labelled cell in train")
+    refused(run("train", "finetune", "-o", out, "--map", "a=b"), "--data FOLDER_OR_FILE, which is missing")
+    assert not out.exists()
+    done = run(*train, *quick, "--mpp", MPP, "--map", "L=lymphocyte")
+    assert done.code == 0, done.err
+    loaded = celldetr.load_model(out, device="cpu")
+    assert "my own" in loaded.types
+    assert "lymphocyte" in loaded.types
+    assert loaded.threshold == default_model().threshold
+    assert loaded.info.training_data[-1] == {"name": "data", "split": "all", "licence": "unknown", "citation": ""}
+    assert loaded.info.training_data[0]["name"] == "brca-m2c"
+    metrics = tmp_path / "metrics.json"
+    judged = ["evaluate", data, "--split", "all", "--mpp", MPP, "-m", out, "-o", metrics, "-q", "--map", "L=lymphocyte"]
+    assert run(*judged).code == 0
+    assert json.loads(metrics.read_text())["detection"]["f1"] > 0.95  # it still finds what the default model found
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [

@@ -14,6 +14,8 @@ import pytest
 from scipy.spatial.distance import cdist
 
 import celldetr
+from celldetr.data.dataset import load_samples
+from celldetr.data.own import find_card
 from sample_crop import MPP, crop, default_model, save
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
@@ -124,6 +126,21 @@ def test_onnx_predict(example, small_onnx: Path, tmp_path: Path) -> None:
     assert set(distance.argmin(1)) == set(range(len(wanted)))
     assert distance.min(1).max() < 0.02  # written with two digits
     assert set(found["type"]) <= set(default_model().types)
+
+
+def test_labels_to_qupath_and_back(example, tmp_path: Path) -> None:
+    source, out = tmp_path / "source", tmp_path / "out"
+    source.mkdir()
+    for name in ("a", "b"):
+        save(crop()[:120, :150], source / f"{name}.png")
+        (source / f"{name}.csv").write_text("x,y,class\n30,40,round\n80,60,long\n")
+    example("labels_to_qupath", source, "all", out, "--mpp", MPP, "--limit", 1)
+    assert sorted(path.name for path in out.iterdir()) == ["a.geojson", "a.png"]
+    (there,) = load_samples(find_card(source, MPP), "all", limit=1)
+    (back,) = load_samples(find_card(out, MPP), "all")
+    assert np.array_equal(back.image, there.image)
+    assert back.boxes == pytest.approx(there.boxes, abs=1e-3)
+    assert [back.type_names[i] for i in back.types] == ["round", "long"]
 
 
 def test_train_own_data(example, done: Path, tmp_path: Path) -> None:

@@ -223,12 +223,25 @@ def export(
 @_resumable()
 def train(
     recipe: Annotated[
-        str, typer.Argument(metavar="RECIPE", help="A recipe's name (small-20x, paper-r50) or YAML file.")
+        str, typer.Argument(metavar="RECIPE", help="A recipe's name (finetune, small-20x, ...) or YAML file.")
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the run.")],
     settings: Annotated[
         list[str] | None,
         typer.Argument(metavar="KEY=VALUE", help="Changes to it, e.g. training.steps=2000 model.d_model=64"),
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Own labels instead of the recipe's data: QuPath GeoJSON, CSV or COCO; a folder or a file."),
+    ] = None,
+    mpp: Annotated[
+        float | None, typer.Option(help="With --data: micrometres per pixel of its images, if they do not say it.")
+    ] = None,
+    types: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--map", help="With --data: CLASS=TYPE renames or joins classes, CLASS= leaves its cells untyped."
+        ),
     ] = None,
     device: Device = "auto",
     devices: Annotated[int, typer.Option(help="Processes that share each batch, each with a device of its own.")] = 1,
@@ -241,7 +254,7 @@ def train(
     from celldetr.training.loop import train as run
     from celldetr.training.processes import is_first
 
-    chosen = load_recipe(recipe, settings)
+    chosen = load_recipe(recipe, settings, checks.own_data(data, mpp, types))
     try:
         with progress_bar(quiet or not is_first()) as bar:
             folder = run(
@@ -264,10 +277,11 @@ def train(
 @app.command()
 def evaluate(
     dataset: Annotated[
-        str, typer.Argument(metavar="DATASET", help="A data set's card (YAML), or the name of one in the package.")
+        str,
+        typer.Argument(metavar="DATASET", help="A data set's card (YAML), one in the package, or a folder of labels."),
     ],
     model: ModelName = None,
-    split: Annotated[str, typer.Option(help="Which of the card's splits.")] = "test",
+    split: Annotated[str, typer.Option(help="Which of the card's splits; of a folder of labels: all.")] = "test",
     out: Annotated[Path, typer.Option("--out", "-o", help="JSON file for the metrics.")] = Path("metrics.json"),
     protocol: Annotated[
         str, typer.Option(help="Rules of the main numbers; those of the others are reported too.")
@@ -275,6 +289,9 @@ def evaluate(
     types: Annotated[
         list[str] | None,
         typer.Option("--map", help="THEIRS=OURS: a type of the data set is one of the model's; THEIRS= for unknown."),
+    ] = None,
+    mpp: Annotated[
+        float | None, typer.Option(help="Micrometres per pixel of the images, instead of what they or their card say.")
     ] = None,
     plots: Annotated[Path | None, typer.Option(help="Folder for plots; none are drawn without.")] = None,
     device: Device = "auto",
@@ -301,6 +318,7 @@ def evaluate(
             split,
             protocol=protocol,
             mapping=checks.pairs(types),
+            mpp=mpp,
             progress=image_listener(bar, f"{dataset}, {split}"),
         )
     write_metrics(verdict.report, out, others=verdict.others, context=verdict.context)

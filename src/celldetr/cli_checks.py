@@ -59,3 +59,14 @@ def pairs(types: list[str] | None) -> dict[str, str] | None:
         if "=" not in pair:
             raise InputError(f"--map {pair!r}: expected theirs=ours, e.g. --map neoplastic=epithelial")
     return dict(pair.split("=", 1) for pair in types)
+
+
+def own_data(path: Path | None, mpp: float | None, types: list[str] | None) -> dict[str, Any] | None:
+    """What --data, --mpp and --map of ``train`` mean for a recipe; None: it has its own data."""
+    if path is None:
+        if mpp is not None or types:
+            raise InputError("--mpp and --map say something of --data FOLDER_OR_FILE, which is missing")
+        return None
+    from celldetr.recipes.own_data import own_sources
+
+    return own_sources(path, mpp, pairs(types))

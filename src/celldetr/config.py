@@ -115,8 +115,9 @@ class ModelConfig(Config):
 class DataSource(Config):
     """One split of one dataset, as a recipe names it."""
 
-    card: str  # path of a dataset card (YAML), or its name in datasets/
+    card: str  # path of a dataset card (YAML), or its name in datasets/; or a folder or file of labels (data/own.py)
     split: str
+    mpp: Mpp | None = None  # micrometres per pixel of the images, instead of what they or their card say
     types: dict[str, str] | None = None  # dataset type -> model type ("" = cell of unknown type); default: same names
     weight: Positive = 1.0  # how often its images are drawn, relative to their area
 
@@ -139,6 +140,10 @@ class AugmentConfig(Config):
         if not 0 < self.scale[0] <= self.scale[1]:
             raise ValueError(f"scale must be [smallest, largest] with 0 < smallest <= largest, got {list(self.scale)}")
         return self
+
+
+Part = Literal["backbone", "encoder", "detector", "representer"]
+DETECTION: tuple[Part, ...] = ("backbone", "encoder", "detector")  # what decides which nuclei are found
 
 
 class TrainConfig(Config):
@@ -171,11 +176,37 @@ class TrainConfig(Config):
     auxiliary_types: bool = True  # type loss after every representation layer, not only the last
     dense_queries: float = Field(1.0, ge=0)  # weight of one-to-many supervision of the encoder's scores; 0 = one-to-one
 
+    # Fine-tuning (docs/finetune.md).
+    freeze: tuple[Part, ...] = ()  # keep the weights of the recipe's init; backbone includes its projections
+    # Whether every nucleus of the images is labelled. some: what is found elsewhere is not wrong, so nothing that finds
+    # nuclei may learn, crops are drawn around labelled cells, and validation looks at labelled nuclei only.
+    labels: Literal["all", "some"] = "all"
+    head_lr: Positive | None = None  # of the type head, which may be new; none: as lr
+    hold_out: float = Field(0.0, ge=0, lt=1)  # share of the cells to validate on where the recipe names no validation
+
+    @model_validator(mode="after")
+    def _some_labels_teach_no_detection(self) -> Self:
+        if self.labels == "some" and not self.detection_frozen:
+            missing = [part for part in DETECTION if part not in self.freeze]
+            raise ValueError(
+                f"labels='some' would teach that nuclei without a label are background: freeze {list(DETECTION)}"
+                f" ({', '.join(missing)} missing), or label every nucleus and set labels='all'"
+            )
+        return self
+
+    @property
+    def detection_frozen(self) -> bool:
+        """Whether nothing learns that decides which nuclei are found."""
+        return set(DETECTION) <= set(self.freeze)
+
 
 class Recipe(Config):
     """A whole training run as data: network, images, schedule."""
 
     name: str
+    # Model (name or folder) whose weights the run starts from, all that fit; ``load_recipe`` takes the settings of
+    # ``model`` from it, those that the recipe names excepted.
+    init: str = ""
     model: ModelConfig
     train: tuple[DataSource, ...]
     validation: tuple[DataSource, ...]
@@ -185,11 +216,19 @@ class Recipe(Config):
     notes: str = ""
 
     @model_validator(mode="after")
-    def _mode_fits(self) -> Self:
-        if self.model.represent == "queries" and self.training.mode != "sequential":
+    def _consistent(self) -> Self:
+        settings = self.training
+        if settings.freeze and not self.init:
+            raise ValueError(f"training.freeze={list(settings.freeze)} keeps weights that init has to name")
+        if self.model.represent == "queries" and settings.mode != "sequential":
             raise ValueError(
-                f"training.mode={self.training.mode!r} feeds boxes to a representation decoder, and model.represent="
+                f"training.mode={settings.mode!r} feeds boxes to a representation decoder, and model.represent="
                 "'queries' has none; use training.mode=sequential"
+            )
+        if self.model.represent == "queries" and (settings.detection_frozen or "representer" in settings.freeze):
+            raise ValueError(
+                f"training.freeze={list(settings.freeze)}, but with model.represent='queries' it is the detector that"
+                " learns types, and there is no representer; leave out both"
             )
         return self
 

@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from celldetr.api import Model
-from celldetr.data.card import DatasetCard, load_card
+from celldetr.data.card import DatasetCard
 from celldetr.data.dataset import load_samples, map_types
+from celldetr.data.own import find_card
 from celldetr.data.sample import Sample
 from celldetr.errors import InputError
 from celldetr.evaluation.cells import ImageCells, Predict, predict_samples
@@ -77,23 +78,25 @@ def judge(
     *,
     protocol: str = "standard",
     mapping: dict[str, str] | None = None,
+    mpp: float | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Verdict:
     """Score a model on a split of a data set.
 
     Args:
         model: its threshold is the one used.
-        dataset: name or path of a card.
+        dataset: name or path of a card, or a folder or file of labels.
         split: of the card.
         protocol: of the main report; the others are computed beside it.
         mapping: type of the data set -> type of the model, ``""`` for unknown; None: those of the same name.
+        mpp: micrometres per pixel of the images, instead of what they or their card say.
         progress: told how many images are done, of how many.
 
     Raises:
         InputError: unknown protocol, wrong data, no type in common.
     """
     rules = find_protocol(protocol)
-    card = load_card(dataset)
+    card = find_card(dataset, mpp)
     samples = labelled_images(card, split, model.types, mapping)
     threshold, images = model.threshold, list[ImageCells]()
     model.threshold = min(LOWEST_SCORE, threshold)

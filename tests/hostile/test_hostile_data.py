@@ -16,6 +16,7 @@ from PIL import Image
 
 from celldetr.data.card import DatasetCard, load_card
 from celldetr.data.dataset import load_samples
+from celldetr.data.own import SPLIT, find_card, read_own
 from celldetr.data.readers.instance_maps import read_map
 from hostile import examples, flipped, in_little_memory, nothing_written, refused
 
@@ -181,3 +182,39 @@ def test_folds_of_other_types(kind: str, coco: Path) -> None:
     fold(coco, npy(images), npy(np.full((2, 16, 16, 3), 1e300)))
     fold(coco, npy(images[:, :0]), npy(masks[:, :0]))
     fold(coco, npy(images), npy(masks[..., :1]))
+
+
+FEATURE: dict[str, Any] = {
+    "type": "Feature",
+    "geometry": {"type": "Polygon", "coordinates": [[[3, 4], [13, 4], [13, 14], [3, 4]]]},
+    "properties": {"objectType": "cell", "classification": {"name": "r"}},
+}
+
+
+@given(
+    key=st.sampled_from(["type", "geometry", "properties", "nucleusGeometry"]),
+    part=st.sampled_from([None, "type", "coordinates", "objectType", "classification", "name"]),
+    value=json_values,
+)
+@examples(150)
+def test_any_value_in_qupath_geojson(key: str, part: str | None, value: Any, coco: Path) -> None:
+    inner = {**FEATURE.get(key, FEATURE["geometry"]), part: value} if part and key != "type" else value
+    features = [FEATURE, {**FEATURE, key: inner}]
+    (coco / "a.geojson").write_text(json.dumps({"type": "FeatureCollection", "features": features}))
+    image(coco / "a.png")
+    card = a_card(coco, format="qupath_geojson", splits={"train": ["a"]})
+    with nothing_written(coco):
+        refused(lambda: load_samples(card, "train"))
+        refused(lambda: read_own(coco / "a.geojson", 0.5))
+
+
+@given(content=st.binary(max_size=60) | st.text(max_size=60).map(str.encode), name=st.sampled_from(["a.csv", "a.json"]))
+@examples(60)
+def test_any_file_as_own_labels(content: bytes, name: str, coco: Path) -> None:
+    image(coco / "a.png")
+    folder = coco / "own"
+    folder.mkdir(exist_ok=True)
+    image(folder / "a.png")
+    (folder / name).write_bytes(content)
+    with nothing_written(coco):
+        refused(lambda: load_samples(find_card(folder / name, 0.5), SPLIT))

@@ -84,9 +84,10 @@ def tiny_recipe(tmp_path: Path) -> Callable[..., Recipe]:
     (root / "discs.yaml").write_text(yaml.safe_dump(card))
     source = {"card": str(root / "discs.yaml"), "split": "all"}
 
-    def make(model: dict[str, object] | None = None, **training: object) -> Recipe:
+    def make(model: dict[str, object] | None = None, init: Path | str = "", **training: object) -> Recipe:
         values = {
             "name": "tiny",
+            "init": str(init),
             "model": TINY | (model or {}),
             "train": [source],
             "validation": [source],

@@ -18,20 +18,19 @@ from torch.utils.data import DataLoader
 
 from celldetr.ablation.study import Study
 from celldetr.ablation.trial import RESULT_FILE, score_trial, trial_folder
-from celldetr.config import Recipe
+from celldetr.config import DETECTION, Recipe
 from celldetr.data.loader import TrainingSet, collate
 from celldetr.model.celldetr import CellDETR, Memories
 from celldetr.model.checkpoint import Checkpoint, save_checkpoint
-from celldetr.model.detection import DetectionOutput, Detections
 from celldetr.model.memory import Memory
 from celldetr.training.ema import Average
 from celldetr.training.folder import MODEL_FOLDER, RECIPE_FILE
 from celldetr.training.loop import Listener, Progress, train
 from celldetr.training.losses import balance
-from celldetr.training.matching import Match, match
+from celldetr.training.matching import match
 from celldetr.training.run import chances, load_data, make_card
 from celldetr.training.schedule import build_optimizer, clip_gradients, set_rate
-from celldetr.training.supervised import ORIGIN_PX, Supervised
+from celldetr.training.supervised import ORIGIN_PX, Supervised, matched
 
 DETECTOR = "detector"  # folder beside the variants'
 
@@ -43,16 +42,14 @@ class Crop:
     Attributes:
         tokens: (S, d) float16, of all levels.
         boxes, types: of its nuclei, (N, 4) and (N,).
-        found: (Q, 4) boxes detected.
-        matched: (M,) query and nucleus indices.
+        found: boxes (M, 4) that were detected on a nucleus, and its type (M,).
         origin: (2,) pixels.
     """
 
     tokens: Tensor
     boxes: Tensor
     types: Tensor
-    found: Tensor
-    matched: Match
+    found: tuple[Tensor, Tensor]
     origin: Tensor
 
 
@@ -107,10 +104,10 @@ def remember(study: Study, seed: int, checkpoint: Checkpoint, device: torch.devi
         layout = layout or replace(
             memory, tokens=memory.tokens[:1, :0], ratios=memory.ratios[:1], sizes=memory.sizes[:1]
         )
-        for i, (boxes, types) in enumerate(zip(batch.boxes, batch.types, strict=True)):
-            query, nucleus = (index.cpu() for index in pairs[i])
-            tokens = memory.tokens[i].half().cpu()
-            remembered.append(Crop(tokens, boxes, types, found.boxes[i].float().cpu(), (query, nucleus), origin[i]))
+        indices = [(query.cpu(), nucleus.cpu()) for query, nucleus in pairs]
+        each = zip(batch.boxes, batch.types, matched(found.boxes.float().cpu(), indices, batch.types), strict=True)
+        for i, (boxes, types, hits) in enumerate(each):
+            remembered.append(Crop(memory.tokens[i].half().cpu(), boxes, types, hits, origin[i]))
     assert layout is not None
     return Memo(remembered, layout, data.counts)
 
@@ -166,9 +163,8 @@ def fit(recipe: Recipe, detector: Checkpoint, memo: Memo, listener: Listener | N
     own = {name for name in network.state_dict() if name.startswith(("representer.", "type_head."))}
     shared = {name: value for name, value in detector.network.state_dict().items() if name not in own}
     network.load_state_dict(network.state_dict() | shared)
-    for name, parameter in network.named_parameters():
-        parameter.requires_grad_(name in own)
-    objective = Supervised(network, settings, balance(memo.counts, settings.class_balance).to(device)).train()
+    frozen = settings.model_copy(update={"freeze": DETECTION})
+    objective = Supervised(network, frozen, balance(memo.counts, settings.class_balance).to(device)).train()
     optimizer, average = build_optimizer(network, settings), Average(network, settings.ema)
     chance = torch.Generator().manual_seed(settings.seed)
     losses: list[float] = []
@@ -206,13 +202,10 @@ def _type_loss(objective: Supervised, memo: Memo, batch: Sequence[Crop], step: i
         sizes=layout.sizes.expand(count, -1),
     )
     memory = memory.select(network.config.representation_strides)
-    found = Detections(torch.stack([crop.found for crop in batch]).to(device), tokens.new_zeros(count, 0))
-    detection = DetectionOutput((found,), None, None, ())
     with torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
         terms = objective.type_losses(
             Memories(memory, memory),
-            detection,
-            [(query.to(device), nucleus.to(device)) for query, nucleus in (crop.matched for crop in batch)],
+            [(boxes.to(device), types.to(device)) for boxes, types in (crop.found for crop in batch)],
             [crop.boxes.to(device) for crop in batch],
             [crop.types.to(device) for crop in batch],
             torch.stack([crop.origin for crop in batch]).to(device),

@@ -24,20 +24,26 @@ BORDER = 0.25
 LUMA: NDArray[np.float32] = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # grey value of RGB (ITU-R BT.601)
 
 
-def augment(sample: Sample, config: AugmentConfig, rng: np.random.Generator) -> Sample:
+def augment(
+    sample: Sample, config: AugmentConfig, rng: np.random.Generator, around: NDArray[np.floating] | None = None
+) -> Sample:
     """Draw a random crop of ``config.crop`` pixels.
 
     Args:
         sample: the source, at the resolution the model wants.
         config: what may happen, how strongly and how often.
         rng: the only source of chance: the same state gives the same crop.
+        around: (x, y) of a cell that has to be in the crop, anywhere in it; None: the crop lies anywhere.
 
     Returns:
         A sample with a (crop, crop, 3) image; ``mpp`` is that of the zoomed pixels.
     """
     low, high = config.scale
     zoom = float(np.exp(rng.uniform(np.log(low), np.log(high))))
-    out = crop(sample, config.crop, zoom, rng.uniform(size=2))
+    place = rng.uniform(size=2)
+    if around is not None:
+        place = _place_around(sample.image.shape, config.crop / zoom, around, place)
+    out = crop(sample, config.crop, zoom, place)
     if config.orientations:
         out = orient(out, int(rng.integers(8)))
     image = recolour(out.image, config, rng)
@@ -45,6 +51,23 @@ def augment(sample: Sample, config: AugmentConfig, rng: np.random.Generator) -> 
         blur = ImageFilter.GaussianBlur(rng.uniform(0, config.blur))
         image = np.asarray(Image.fromarray(image).filter(blur))
     return replace(out, image=np.ascontiguousarray(image))
+
+
+def _place_around(
+    shape: tuple[int, ...], side: float, point: NDArray[np.floating], where: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """``place`` of ``crop`` such that a point lies in the crop, at the fractions ``where`` of it if there is room.
+
+    Args:
+        shape: (H, W, 3) of the source.
+        side: of the crop in the source, px.
+        point: (x, y) in the source.
+        where: (2,) in [0, 1].
+    """
+    inner = (0.05 + 0.9 * where) * side  # px from the crop's corner: whole pixels may move it by a half
+    room = np.array([shape[1], shape[0]]) - side
+    wide = np.maximum(room + 2 * BORDER * side, 1e-9)
+    return np.clip((point - inner + BORDER * side) / wide, 0, 1)
 
 
 def background_colour(image: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -10,8 +10,9 @@ import numpy as np
 from PIL import Image
 
 from celldetr.config import DataSource
-from celldetr.data.card import DatasetCard, load_card
-from celldetr.data.readers import brca_m2c, coco, instance_maps, no_nuclei, pannuke, points_csv
+from celldetr.data.card import DatasetCard
+from celldetr.data.own import find_card
+from celldetr.data.readers import brca_m2c, coco, instance_maps, no_nuclei, pannuke, points_csv, qupath_geojson
 from celldetr.data.sample import UNKNOWN, Sample
 from celldetr.errors import InputError, near
 
@@ -24,6 +25,7 @@ READERS: dict[str, Reader] = {
     "no_nuclei": no_nuclei.read,
     "pannuke": pannuke.read,
     "points_csv": points_csv.read,
+    "qupath_geojson": qupath_geojson.read,
 }
 
 SAME_MPP = 0.01  # relative difference in mpp that is not worth a resampling
@@ -107,7 +109,7 @@ def load_source(source: DataSource, type_names: Sequence[str], mpp: float) -> li
     """Read what a recipe names as one source: samples at a model's resolution and with its types.
 
     Raises:
-        InputError: see ``load_card``, ``load_samples``, ``map_types``.
+        InputError: see ``find_card``, ``load_samples``, ``map_types``.
     """
-    samples = load_samples(load_card(source.card), source.split)
+    samples = load_samples(find_card(source.card, source.mpp), source.split)
     return [rescale(sample, mpp) for sample in map_types(samples, type_names, source.types)]

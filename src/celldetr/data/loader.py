@@ -54,6 +54,7 @@ class TrainingSet(Dataset[Crop]):
         seed: of all chance.
         length: number of crops, steps x batch size.
         weights: for each sample, how often it is drawn relative to its area; default: all 1.
+        around_cells: draw cells of known type, not places: every crop has one, and images without are not drawn.
 
     Raises:
         InputError: no sample, or weights that do not fit.
@@ -66,10 +67,14 @@ class TrainingSet(Dataset[Crop]):
         seed: int,
         length: int,
         weights: Sequence[float] | None = None,
+        *,
+        around_cells: bool = False,
     ) -> None:
         if not samples:
             raise InputError("no training image: the recipe's train sources are empty")
-        area = np.array([sample.image.shape[0] * sample.image.shape[1] for sample in samples], dtype=np.float64)
+        self._points = [sample.points[sample.types >= 0] for sample in samples] if around_cells else None
+        sizes = map(len, self._points) if self._points else (s.image.shape[0] * s.image.shape[1] for s in samples)
+        area = np.array(list(sizes), dtype=np.float64)
         share = area * (1.0 if weights is None else np.asarray(weights, dtype=np.float64))
         if share.shape != area.shape or not (share >= 0).all() or not share.sum() > 0:
             raise InputError(
@@ -88,8 +93,12 @@ class TrainingSet(Dataset[Crop]):
         if not 0 <= index < self.length:
             raise IndexError(f"crop {index} of {self.length}")
         rng = np.random.default_rng([self.seed, index])
-        chosen = int(np.searchsorted(self._cumulative, rng.uniform(), side="right"))
-        return as_crop(augment(self.samples[min(chosen, len(self.samples) - 1)], self.config, rng))
+        chosen = min(int(np.searchsorted(self._cumulative, rng.uniform(), side="right")), len(self.samples) - 1)
+        around = None
+        if self._points:
+            points = self._points[chosen]
+            around = points[rng.integers(len(points))]
+        return as_crop(augment(self.samples[chosen], self.config, rng, around))
 
 
 def as_crop(sample: Sample) -> Crop:

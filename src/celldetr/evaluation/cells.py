@@ -50,13 +50,16 @@ class ImageCells:
 
     def above(self, threshold: float) -> ImageCells:
         """The same image with the predictions whose score is at least ``threshold``."""
-        keep = self.pred_scores >= threshold
+        return self.keep(self.pred_scores >= threshold)
+
+    def keep(self, which: NDArray[np.bool_] | NDArray[np.integer]) -> ImageCells:
+        """The same image with some of the predictions: a mask (M,), or positions."""
         return replace(
             self,
-            pred_xy=self.pred_xy[keep],
-            pred_boxes=self.pred_boxes[keep],
-            pred_scores=self.pred_scores[keep],
-            pred_types=self.pred_types[keep],
+            pred_xy=self.pred_xy[which],
+            pred_boxes=self.pred_boxes[which],
+            pred_scores=self.pred_scores[which],
+            pred_types=self.pred_types[which],
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from celldetr.config import Recipe, override, parse
 from celldetr.errors import InputError, near
@@ -16,12 +17,13 @@ def recipe_names() -> list[str]:
     return sorted(path.stem for path in FOLDER.glob("*.yaml"))
 
 
-def load_recipe(name: str | Path, assignments: list[str] | None = None) -> Recipe:
+def load_recipe(name: str | Path, assignments: list[str] | None = None, data: dict[str, Any] | None = None) -> Recipe:
     """Read a recipe.
 
     Args:
         name: of a recipe in the package, or a YAML file.
         assignments: ``dotted.key=value`` changes to it.
+        data: sources and types instead of the recipe's own, from ``own_sources``.
 
     Raises:
         InputError: no such recipe, or a wrong setting; near names are listed.
@@ -33,4 +35,20 @@ def load_recipe(name: str | Path, assignments: list[str] | None = None) -> Recip
                 f"no recipe {str(name)!r}: neither a file nor a known name; {near(str(name), recipe_names())}"
             )
         path = FOLDER / f"{name}.yaml"
-    return parse(Recipe, override(read_yaml(path), assignments or []), str(name))
+    values = read_yaml(path)
+    if data:
+        own = values.get("model")
+        values |= data | {"model": (own if isinstance(own, dict) else {}) | data["model"]}
+    return parse(Recipe, _complete(override(values, assignments or [])), str(name))
+
+
+def _complete(values: dict[str, Any]) -> dict[str, Any]:
+    """Fill ``model`` with the settings of the model that ``init`` names, where the recipe says nothing else."""
+    init, own = values.get("init"), values.get("model") or {}
+    if not init or not isinstance(init, str) or not isinstance(own, dict):
+        return values
+    from celldetr.model.checkpoint import read_card
+    from celldetr.model.hub import find_model
+
+    config = read_card(find_model(init)).config.model_dump(mode="json")
+    return values | {"model": config | own}

@@ -49,7 +49,7 @@ def read_roi(path: Path | str, name: str | None = None) -> shapely.MultiPolygon:
     found: list[shapely.Geometry] = []
     names: set[str] = set()
     cells = 0
-    for number, feature in enumerate(_features(_json(Path(path)), str(path)), 1):
+    for number, feature in enumerate(read_features(path), 1):
         where = f"{path}: object {number}"
         properties = feature.get("properties")
         properties = properties if isinstance(properties, dict) else {}
@@ -59,13 +59,22 @@ def read_roi(path: Path | str, name: str | None = None) -> shapely.MultiPolygon:
         called = _names(properties)
         names |= called
         if name is None or name in called:
-            found.append(_geometry(feature.get("geometry"), where))
+            found.append(area_of(feature.get("geometry"), where))
     if found:
         return joined(found, str(path))
     if name is not None and names:
         raise InputError(f"{path}: has no annotation called {name!r}; {near(name, names)}")
     other = f", only {cells:,} cells or tiles" if cells else ""
     raise InputError(f"{path}: holds no annotation{other}; draw one in QuPath and export it as GeoJSON")
+
+
+def read_features(path: Path | str) -> Iterator[dict[str, Any]]:
+    """The Features of a GeoJSON file (also ``.gz``), in its order; what is in them is not looked at.
+
+    Raises:
+        InputError: no such file, or not GeoJSON.
+    """
+    return _features(_json(Path(path)), str(path))
 
 
 def joined(geometries: list[shapely.Geometry], where: str) -> shapely.MultiPolygon:
@@ -252,7 +261,12 @@ def _names(properties: dict[str, Any]) -> set[str]:
     return {text for text in found if isinstance(text, str) and text}
 
 
-def _geometry(value: Any, where: str, depth: int = 0) -> shapely.Geometry:
+def area_of(value: Any, where: str, depth: int = 0) -> shapely.Geometry:
+    """A GeoJSON geometry that is an area, valid or not; ``where`` is for messages.
+
+    Raises:
+        InputError: a point, a line, or coordinates that are none.
+    """
     kind = value.get("type") if isinstance(value, dict) else None
     if kind == "GeometryCollection":
         parts = value.get("geometries")
@@ -260,7 +274,7 @@ def _geometry(value: Any, where: str, depth: int = 0) -> shapely.Geometry:
             raise InputError(f"{where}: a GeometryCollection without a list of geometries")
         if depth == DEEPEST:
             raise InputError(f"{where}: more than {DEEPEST} GeometryCollections in each other; expected one")
-        return shapely.GeometryCollection([_geometry(part, where, depth + 1) for part in parts])
+        return shapely.GeometryCollection([area_of(part, where, depth + 1) for part in parts])
     if kind not in AREAS:
         got = f"is a {kind}" if isinstance(kind, str) else "has no geometry"
         raise InputError(f"{where} {got}; expected an area (Polygon or MultiPolygon): points and lines hold no cells")

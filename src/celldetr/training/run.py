@@ -15,23 +15,27 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
 from celldetr.config import Recipe
-from celldetr.data.card import load_card
 from celldetr.data.dataset import load_source
 from celldetr.data.loader import Batch, TrainingSet, collate
+from celldetr.data.own import find_card
 from celldetr.data.pieces import pieces
 from celldetr.data.sample import Sample
 from celldetr.errors import InputError
 from celldetr.model.celldetr import CellDETR
-from celldetr.model.checkpoint import Card, save_checkpoint
+from celldetr.model.checkpoint import Card, load_checkpoint, read_card, save_checkpoint
+from celldetr.model.hub import find_model
 from celldetr.model.inference import TilePredictor
+from celldetr.model.warm_start import start_from
 from celldetr.training.ema import Average
 from celldetr.training.folder import MODEL_FOLDER
+from celldetr.training.freezing import check_known
+from celldetr.training.hold_out import hold_out
 from celldetr.training.losses import Losses, balance
 from celldetr.training.processes import share
 from celldetr.training.schedule import build_optimizer, clip_gradients, set_rate
 from celldetr.training.state import STATE_FILE, load_state, save_state
 from celldetr.training.supervised import Supervised
-from celldetr.training.validation import LOWEST_SCORE, validate
+from celldetr.training.validation import LOWEST_SCORE, validate, validate_labelled
 
 
 @dataclass(frozen=True)
@@ -42,12 +46,14 @@ class TrainingData:
         samples: to train on, and for each how often it is drawn (``weights``).
         held_out: to validate on.
         counts: labelled cells of each type in ``samples``.
+        apart: how what is validated on was taken from the training data; "" where the recipe names it.
     """
 
     samples: list[Sample]
     weights: list[float]
     held_out: list[Sample]
     counts: list[int]
+    apart: str = ""
 
 
 def load_data(recipe: Recipe) -> TrainingData:
@@ -61,27 +67,40 @@ def load_data(recipe: Recipe) -> TrainingData:
     samples = [sample for source in sources for sample in source]
     weights = [spec.weight for spec, source in zip(recipe.train, sources, strict=True) for _ in source]
     held_out = [sample for source in recipe.validation for sample in load_source(source, types, mpp)]
+    apart, settings = "", recipe.training
+    if not recipe.validation and settings.hold_out and samples:
+        parts = hold_out(samples, weights, settings.hold_out, settings.seed, whole_images=settings.labels == "all")
+        samples, weights, held_out, apart = parts.samples, parts.weights, parts.held_out, parts.what
     if recipe.model.coordinates == "image":  # such a network sees images of the size it was trained on
         held_out = [piece for sample in held_out for piece in pieces(sample, recipe.augment.crop)]
     for part, images in (("train", samples), ("validation", held_out)):
         if not any(len(sample) for sample in images):
-            raise InputError(f"recipe {recipe.name!r}: no labelled cell in {part}; name a source that has some")
+            raise InputError(
+                f"recipe {recipe.name!r}: no labelled cell in {part}; name a source that has some, or --data"
+            )
     labels = np.concatenate([sample.types for sample in samples])
     counts = np.bincount(labels[labels >= 0], minlength=len(types)).tolist()
-    return TrainingData(samples, weights, held_out, counts)
+    if settings.labels == "some" and not sum(counts):
+        raise InputError(
+            f"recipe {recipe.name!r}: no cell of a type that the model has ({', '.join(types)}) in train, and nothing"
+            " but types is learned; name the types with model.types, or say which is which"
+        )
+    return TrainingData(samples, weights, held_out, counts, apart)
 
 
 def provenance(recipe: Recipe) -> tuple[dict[str, Any], ...]:
     """What a checkpoint's card says of its training data."""
-    facts = []
+    facts = list(read_card(find_model(recipe.init)).training_data) if recipe.init else []
     for source in recipe.train:
-        card = load_card(source.card)
+        card = find_card(source.card)
         facts.append({"name": card.name, "split": source.split, "licence": card.licence, "citation": card.citation})
     return tuple(facts)
 
 
-def make_card(recipe: Recipe, threshold: float, validation: dict[str, float | None], step: int) -> Card:
-    """The card of a checkpoint made by a recipe."""
+def make_card(
+    recipe: Recipe, threshold: float, validation: dict[str, float | None], step: int, apart: str = ""
+) -> Card:
+    """The card of a checkpoint made by a recipe; ``apart`` as in ``TrainingData``."""
     return Card(
         name=recipe.name,
         description=recipe.notes,
@@ -89,7 +108,7 @@ def make_card(recipe: Recipe, threshold: float, validation: dict[str, float | No
         threshold=threshold,
         training_data=provenance(recipe),
         licence=recipe.licence,
-        metrics={"validation": {**validation, "step": step}},
+        metrics={"validation": {**validation, "step": step} | ({"held_out": apart} if apart else {})},
         recipe=recipe.model_dump(mode="json"),
     )
 
@@ -123,7 +142,13 @@ class Run:
         settings = recipe.training
         torch.manual_seed(settings.seed)
         self.recipe, self.folder, self.fabric, self.data = recipe, folder, fabric, data
-        self.network = CellDETR(recipe.model).to(fabric.device)
+        network = CellDETR(recipe.model)
+        self.start: Card | None = None  # of the model whose weights the run starts from
+        if recipe.init:
+            source = load_checkpoint(find_model(recipe.init))
+            check_known(settings.freeze, start_from(network, source.network), recipe.init)
+            self.start = source.card
+        self.network = network.to(fabric.device)
         self.average = Average(self.network, settings.ema)
         self.objective: Any = Supervised(self.network, settings, balance(data.counts, settings.class_balance))
         self.optimizer: Any = build_optimizer(self.network, settings)
@@ -194,11 +219,16 @@ class Run:
     def validate(self, done: int) -> dict[str, float | None]:
         """Score the averaged weights and keep them if they are the best so far."""
         predictor = TilePredictor(self.average.network, threshold=LOWEST_SCORE, device=self.fabric.device)
-        threshold, numbers = validate(predictor, self.data.held_out)
-        score = sum(numbers[key] or 0.0 for key in ("f1_detection", "f1_type_mean")) / 2
+        if self.start is not None and self.recipe.training.labels == "some":
+            # Found as the start finds: its threshold was chosen where every nucleus is labelled.
+            threshold = self.start.threshold
+            numbers = validate_labelled(predictor, self.data.held_out, threshold)
+        else:
+            threshold, numbers = validate(predictor, self.data.held_out)
+        score = sum(numbers.get(key) or 0.0 for key in ("f1_detection", "f1_type_mean")) / 2
         if score > self.best:
             self.best = score
-            card = make_card(self.recipe, threshold, numbers, done)
+            card = make_card(self.recipe, threshold, numbers, done, self.data.apart)
             save_checkpoint(self.folder / MODEL_FOLDER, self.average.network, card)
         return numbers
 
@@ -212,7 +242,14 @@ class Run:
         settings, fabric = self.recipe.training, self.fabric
         total = settings.steps * settings.batch_size
         return DataLoader(
-            TrainingSet(self.data.samples, self.recipe.augment, settings.seed, total, self.data.weights),
+            TrainingSet(
+                self.data.samples,
+                self.recipe.augment,
+                settings.seed,
+                total,
+                self.data.weights,
+                around_cells=settings.labels == "some",
+            ),
             batch_sampler=StepSampler(
                 start, settings.steps, settings.batch_size, fabric.global_rank, fabric.world_size
             ),

@@ -12,13 +12,18 @@ from celldetr.model.celldetr import CellDETR
 
 
 def build_optimizer(network: CellDETR, config: TrainConfig) -> torch.optim.AdamW:
-    """AdamW over two groups: the backbone, and everything else. Each remembers its peak rate as ``peak``."""
-    backbone = [p for p in network.backbone.parameters() if p.requires_grad]
-    inside = {id(p) for p in network.backbone.parameters()}
-    rest = [p for p in network.parameters() if p.requires_grad and id(p) not in inside]
+    """AdamW over the backbone, the type head if its rate is its own, and the rest, where these have anything to learn.
+
+    Each group remembers its peak rate as ``peak``.
+    """
+    parts: list[tuple[nn.Module, float]] = [(network.backbone, config.backbone_lr)]
+    parts += [(network.type_head, config.head_lr)] if config.head_lr else []
+    apart = {id(p) for module, _ in parts for p in module.parameters()}
+    rest = [p for p in network.parameters() if p.requires_grad and id(p) not in apart]
+    learning = [([p for p in module.parameters() if p.requires_grad], rate) for module, rate in parts]
     groups = [
         {"params": parameters, "lr": rate, "peak": rate}
-        for parameters, rate in ((rest, config.lr), (backbone, config.backbone_lr))
+        for parameters, rate in ((rest, config.lr), *learning)
         if parameters
     ]
     return torch.optim.AdamW(groups, weight_decay=config.weight_decay, fused=True)
@@ -33,7 +38,7 @@ def factor(step: int, config: TrainConfig) -> float:
 
 
 def set_rate(optimizer: torch.optim.Optimizer, step: int, config: TrainConfig) -> float:
-    """Set the rates for ``step``; returns that of the transformer."""
+    """Set the rates for ``step``; returns that of the transformer, or of what learns if that is frozen."""
     for group in optimizer.param_groups:
         group["lr"] = group["peak"] * factor(step, config)
     return float(optimizer.param_groups[0]["lr"])

@@ -13,6 +13,7 @@ from celldetr.model.celldetr import CellDETR, Memories, Representations
 from celldetr.model.detection import DetectionOutput, Detections
 from celldetr.model.representation import hide_padding
 from celldetr.training.box_noise import jitter_boxes
+from celldetr.training.freezing import freeze
 from celldetr.training.losses import Losses, dense_losses, detection_losses, type_loss
 from celldetr.training.matching import Match, match
 from celldetr.training.processes import normaliser
@@ -26,8 +27,10 @@ class Supervised(nn.Module):
     type_weights: Tensor
 
     def __init__(self, network: CellDETR, config: TrainConfig, type_weights: Tensor) -> None:
+        """Freeze what ``config.freeze`` names, and wrap the rest."""
         super().__init__()
         self.network, self.config = network, config
+        self._frozen = freeze(network, config.freeze)
         self.register_buffer("type_weights", type_weights, persistent=False)
 
     def forward(
@@ -47,8 +50,38 @@ class Supervised(nn.Module):
         config, device = self.config, images.device
         origin = torch.stack([torch.rand(2, generator=chance) for chance in chances]).to(device) * ORIGIN_PX
         sizes = images.new_tensor([images.shape[3], images.shape[2]], dtype=torch.float32).expand(len(images), 2)
-        nuclei = normaliser(sum(len(b) for b in boxes), device)
-        memories = self.network.memorise(images, origin=origin)
+        # Where everything before is frozen no graph is kept, and the layers take their faster ways without one.
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not {"backbone", "encoder"} <= set(config.freeze)):
+            memories = self.network.memorise(images, origin=origin)
+        found: list[tuple[Tensor, Tensor]] = []
+        terms: Losses = {}
+        if not config.detection_frozen:
+            found, terms = self._detection(memories, boxes, types, origin, sizes)
+        elif config.mode in ("sequential", "mixed"):
+            found = self._found(memories, boxes, types, origin)
+        if self.network.representer is not None:
+            terms |= self.type_losses(memories, found, boxes, types, origin, chances)
+        weights = {"class": config.w_class, "l1": config.w_l1, "giou": config.w_giou, "type": config.w_type}
+        total = torch.stack([weights[name.rpartition("/")[2]] * value for name, value in terms.items()]).sum()
+        return total, {name: value.detach() for name, value in terms.items()}
+
+    def train(self, mode: bool = True) -> Supervised:
+        """Set training mode, except for frozen parts, which have neither dropout nor statistics of the batch."""
+        super().train(mode)
+        for module in self._frozen:
+            module.eval()
+        return self
+
+    def _detection(
+        self,
+        memories: Memories,
+        boxes: Sequence[Tensor],
+        types: Sequence[Tensor],
+        origin: Tensor,
+        sizes: Tensor,
+    ) -> tuple[list[tuple[Tensor, Tensor]], Losses]:
+        """Boxes found and the types of the nuclei they are, of each image, and the losses of finding them."""
+        nuclei = normaliser(sum(len(b) for b in boxes), sizes.device)
         detection = self.network.detect(memories, origin)
         layers = Detections(
             torch.stack([layer.boxes for layer in detection.layers]),
@@ -60,11 +93,20 @@ class Supervised(nn.Module):
             terms[f"proposals/{name}"] = value
         if self.network.representer is None:
             terms |= self._query_type_losses(detection, matches, types)
-        else:
-            terms |= self.type_losses(memories, detection, matches[-1], boxes, types, origin, chances)
-        weights = {"class": config.w_class, "l1": config.w_l1, "giou": config.w_giou, "type": config.w_type}
-        total = torch.stack([weights[name.rpartition("/")[2]] * value for name, value in terms.items()]).sum()
-        return total, {name: value.detach() for name, value in terms.items()}
+        return matched(detection.last.boxes.detach(), matches[-1], types), terms
+
+    @torch.no_grad()
+    def _found(
+        self, memories: Memories, boxes: Sequence[Tensor], types: Sequence[Tensor], origin: Tensor
+    ) -> list[tuple[Tensor, Tensor]]:
+        """``_detection`` without losses, of a detector that does not learn."""
+        last = self.network.detect(memories, origin).last
+        matches = match(last.logits[None], last.boxes[None], boxes, **self._costs)
+        return matched(last.boxes, matches[0], types)
+
+    @property
+    def _costs(self) -> dict[str, float]:
+        return {"w_class": self.config.w_class, "w_l1": self.config.w_l1, "w_giou": self.config.w_giou}
 
     def _proposal_losses(
         self, detection: DetectionOutput, boxes: Sequence[Tensor], sizes: Tensor, nuclei: float
@@ -81,27 +123,23 @@ class Supervised(nn.Module):
         self, layers: Detections, boxes: Sequence[Tensor], nuclei: float
     ) -> tuple[list[list[Match]], list[Losses]]:
         """Matches and losses of layers, (L, B, Q)."""
-        config = self.config
-        weights = {"w_class": config.w_class, "w_l1": config.w_l1, "w_giou": config.w_giou}
-        matches = match(layers.logits.detach(), layers.boxes.detach(), boxes, **weights)
+        matches = match(layers.logits.detach(), layers.boxes.detach(), boxes, **self._costs)
         return matches, detection_losses(layers, boxes, matches, nuclei)
 
     def type_losses(
         self,
         memories: Memories,
-        detection: DetectionOutput,
-        matched: Sequence[Match],
+        found: list[tuple[Tensor, Tensor]],
         boxes: Sequence[Tensor],
         types: Sequence[Tensor],
         origin: Tensor,
         chances: Sequence[torch.Generator],
     ) -> Losses:
-        """Type loss of whichever boxes the mode feeds to the representation decoder."""
+        """Type loss of the boxes that the mode feeds to the representation decoder; ``found`` as of ``matched``."""
         mode = self.config.mode
         sources: list[list[tuple[Tensor, Tensor]]] = []  # of each source, each image's boxes and types
         if mode in ("sequential", "mixed"):
-            found = detection.last.boxes.detach()
-            sources.append([(found[b, query], types[b][nucleus]) for b, (query, nucleus) in enumerate(matched)])
+            sources.append(found)
         if mode != "sequential":
             sources.append([(self._noisy(image, chances[b]), types[b]) for b, image in enumerate(boxes)])
         asked, wanted, source = [], [], []  # all sources of an image become one list of boxes
@@ -144,6 +182,11 @@ class Supervised(nn.Module):
             return boxes
         low, high, grow, share = self.config.jitter
         return jitter_boxes(boxes.cpu(), low, high, grow, share, generator=chance).to(boxes.device)
+
+
+def matched(found: Tensor, matches: Sequence[Match], types: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
+    """Of each image the boxes (N, 4) that were matched to a nucleus, and its type (N,); ``found`` is (B, Q, 4)."""
+    return [(found[b, query], types[b][nucleus]) for b, (query, nucleus) in enumerate(matches)]
 
 
 def _padded(types: Sequence[Tensor]) -> tuple[Tensor, Tensor]:

@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from celldetr.data.sample import Sample
-from celldetr.evaluation.cells import predict_samples
+from celldetr.evaluation.cells import ImageCells, predict_samples
 from celldetr.evaluation.evaluate import score_images
+from celldetr.evaluation.protocols import find_protocol, pair_image
 from celldetr.evaluation.threshold import best_threshold
 from celldetr.model.inference import TilePredictor
 from celldetr.model.output import TileCells
@@ -57,3 +58,35 @@ def validate(predictor: TilePredictor, samples: Sequence[Sample]) -> tuple[float
     }
     numbers |= {f"f1_{name}": counts.f1 for name, counts in zip(types, report.totals.types, strict=True)}
     return threshold, numbers
+
+
+def validate_labelled(predictor: TilePredictor, samples: Sequence[Sample], threshold: float) -> dict[str, float | None]:
+    """What validation can say where some nuclei are labelled and others are not: nothing of those that are not.
+
+    What is found elsewhere is neither right nor wrong. F1 of a type counts the labelled nuclei that were found with the
+    right or the wrong type, and those that were not found.
+
+    Args:
+        predictor: a network, returning cells down to ``threshold`` or lower.
+        samples: images at the network's mpp.
+        threshold: least objectness of a cell.
+
+    Returns:
+        numbers by name: ``found``, the share of the labelled nuclei with a cell within 3 um, and F1 of the types.
+    """
+    types = predictor.types
+    images = [_labelled(image, threshold) for image in predict_samples(whole_image(predictor), samples, types)]
+    report = score_images(images, types, PROTOCOL, threshold=threshold, resamples=0)
+    numbers: dict[str, float | None] = {
+        "found": report.totals.detection.recall,
+        "f1_type_mean": report.totals.mean_f1,
+        "threshold": threshold,
+        "median_iou": report.median_iou,
+    }
+    return numbers | {f"f1_{name}": counts.f1 for name, counts in zip(types, report.totals.types, strict=True)}
+
+
+def _labelled(image: ImageCells, threshold: float) -> ImageCells:
+    """An image with those predictions only that are of a labelled nucleus."""
+    image = image.above(threshold)
+    return image.keep(pair_image(image, find_protocol(PROTOCOL)).pred_idx)

@@ -29,7 +29,7 @@ class CocoOptions(Config):
     inclusive: bool = False  # width and height are of last minus first pixel, as some exports have it: 1 is added
 
 
-def _load(path: Path) -> dict[str, list[dict[str, Any]]]:
+def load(path: Path) -> dict[str, list[dict[str, Any]]]:
     """The JSON file, its three lists checked for the keys that are used, and these for their types."""
     values = load_json(path)
     needed = {
@@ -78,7 +78,7 @@ def read(card: DatasetCard, split: str) -> Iterator[Sample]:
             f"dataset {card.name!r}: split {split!r} lists images, so options.annotations must name the JSON"
         )
     path = root / (options.annotations if isinstance(value, list) else str(value))
-    content = _load(path)
+    content = load(path)
     names = {category["id"]: str(category["name"]) for category in content["categories"]}
     known = {image["id"] for image in content["images"]}
     by_image: dict[Any, list[int]] = {}

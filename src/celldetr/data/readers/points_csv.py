@@ -30,7 +30,8 @@ class PointsOptions(Layout):
     offset: float = 0.0  # added to x and y: 0.5 where the source counts whole pixels
 
 
-def _is_number(text: str) -> bool:
+def is_number(text: str) -> bool:
+    """Whether the first cell of a file is a coordinate, not the name of a column."""
     try:
         float(text)
     except ValueError:
@@ -41,7 +42,7 @@ def _is_number(text: str) -> bool:
 def _columns(path: Path, first: list[str], options: PointsOptions, needs_label: bool) -> tuple[bool, list[int]]:
     """Whether the first row is a header, and where x, y and, if needed, the label are."""
     names = [options.x, options.y, options.label][: 3 if needs_label else 2]
-    if first and _is_number(first[0]):
+    if first and is_number(first[0]):
         return False, list(range(len(names)))
     header = [cell.strip() for cell in first]
     for name in names:

@@ -1,0 +1,150 @@
+"""What QuPath's GeoJSON says of cells: their boxes or points and classes, and the regions in which they were labelled.
+
+Cells are detections and cells (of a cell, its nucleus if that is drawn), the points of point annotations, and
+annotations drawn around a nucleus. An annotation is a region if its class or name is one of those that the card calls
+regions (``Region*``, say, which QuPath offers). Another one around the places of other objects is an outline: no cell.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import shapely
+from numpy.typing import NDArray
+
+from celldetr.errors import InputError
+from celldetr.slide.roi import LIMIT, area_of, joined, read_features
+from celldetr.untrusted import shown
+
+REGIONS = ("Region*", "Region", "region", "train")  # class or name of a labelled area; the first is QuPath's own
+IGNORED = "Ignore*"  # QuPath's class of what takes no part in a classification: a cell of unknown type
+SUFFIXES = (".geojson", ".geojson.gz")
+POINTS = ("Point", "MultiPoint")
+
+
+@dataclass(frozen=True)
+class Objects:
+    """The cells of one file, in pixels of full resolution as QuPath counts them.
+
+    Attributes:
+        boxes: (N, 4) xyxy; of a point, twice the point.
+        places: (N, 2) centre of the box, or the point.
+        points: (N,) whether it is a point.
+        classes: of each; "" where it has none.
+        rows: of each, where it was read, for messages.
+        regions: what was labelled, in parts that do not overlap; None: the file does not say.
+    """
+
+    boxes: NDArray[np.float64]
+    places: NDArray[np.float64]
+    points: NDArray[np.bool_]
+    classes: list[str]
+    rows: list[str]
+    regions: tuple[shapely.Polygon, ...] | None
+
+
+def read_objects(path: Path, regions: Sequence[str] = REGIONS) -> Objects:
+    """Read a GeoJSON file as QuPath exports it, also compressed (``.gz``).
+
+    Args:
+        path: the file.
+        regions: classes or names of the annotations that delimit what was labelled.
+
+    Raises:
+        InputError: not GeoJSON, an object that is neither an area nor points, or an annotation around others that is no
+            region while there is none.
+    """
+    boxes: list[tuple[float, float, float, float]] = []
+    classes, rows = list[str](), list[str]()
+    areas: dict[int, shapely.Geometry] = {}  # position -> of annotations, which may be outlines
+    delimited = []
+    for number, feature in enumerate(read_features(path), 1):
+        where = f"{path}: object {number}"
+        properties = feature.get("properties")
+        properties = properties if isinstance(properties, dict) else {}
+        kind = str(properties.get("objectType", properties.get("object_type", "annotation"))).lower()
+        if kind in ("tile", "root"):
+            continue
+        name = _class(properties)
+        value = feature.get("geometry")
+        if isinstance(value, dict) and value.get("type") in POINTS:
+            found = [(x, y, x, y) for x, y in _points(value, where)]
+        else:
+            nucleus = feature.get("nucleusGeometry") if kind == "cell" else None
+            geometry = area_of(nucleus or value, where)
+            if geometry.is_empty:
+                continue
+            if kind == "annotation":
+                if name in regions or properties.get("name") in regions:
+                    delimited.append(geometry)
+                    continue
+                areas[len(boxes)] = geometry
+            found = [geometry.bounds]
+        boxes += found
+        classes += [name] * len(found)
+        rows += [where] * len(found)
+    table = np.array(boxes, dtype=np.float64).reshape(-1, 4)
+    places = (table[:, :2] + table[:, 2:]) / 2
+    outlines = _outlines(places, areas)
+    if len(outlines) and not delimited:
+        first = int(outlines[0])
+        raise InputError(
+            f"{rows[first]}: annotation {classes[first] or 'without a class'} lies around other objects; if it"
+            f" delimits what is labelled, give it the class {REGIONS[0]!r} in QuPath or name its class as a"
+            " region; else delete it"
+        )
+    kept = np.setdiff1d(np.arange(len(table)), outlines)
+    return Objects(
+        boxes=table[kept],
+        places=places[kept],
+        points=(table[kept, :2] == table[kept, 2:]).all(1),
+        classes=[classes[i] for i in kept],
+        rows=[rows[i] for i in kept],
+        regions=tuple(joined(delimited, str(path)).geoms) if delimited else None,
+    )
+
+
+def _class(properties: dict[str, Any]) -> str:
+    """The class of an object as QuPath shows it, ``Tumor: Positive``; "" for none and for those to ignore."""
+    kind = properties.get("classification")
+    if not isinstance(kind, dict):
+        return ""
+    parts = kind.get("names")
+    name = kind.get("name") or (": ".join(map(str, parts)) if isinstance(parts, list) else "")
+    return name if isinstance(name, str) and name != IGNORED else ""
+
+
+def _points(value: dict[str, Any], where: str) -> list[tuple[float, float]]:
+    """The points of a Point or MultiPoint."""
+    pairs = value.get("coordinates")
+    pairs = [pairs] if value["type"] == "Point" else pairs
+    if not isinstance(pairs, list):
+        raise InputError(f"{where}: points without coordinates")
+    found = []
+    for pair in pairs:
+        numbers = pair[:2] if isinstance(pair, list) else []
+        if len(numbers) < 2 or any(type(v) not in (int, float) or not abs(v) <= LIMIT for v in numbers):
+            raise InputError(
+                f"{where}: expected points of two numbers, pixels of full resolution; got {shown(pair, 60)}"
+            )
+        found.append((float(numbers[0]), float(numbers[1])))
+    return found
+
+
+def _outlines(places: NDArray[np.float64], areas: dict[int, shapely.Geometry]) -> NDArray[np.int64]:
+    """Positions of the annotations around the place of another object."""
+    if not areas:
+        return np.zeros(0, dtype=np.int64)
+    tree = shapely.STRtree(shapely.points(places))
+    around = []
+    for position, area in areas.items():
+        near = tree.query(area)  # places in its bounding box
+        others = near[near != position]
+        polygons = [part for part in shapely.get_parts(area) if part.geom_type in ("Polygon", "MultiPolygon")]
+        if len(others) and any(shapely.contains_xy(part, *places[others].T).any() for part in polygons):
+            around.append(position)
+    return np.array(around, dtype=np.int64)

@@ -1,0 +1,58 @@
+"""Somebody's own labels as the data of a recipe: what ``celldetr train --data`` does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from celldetr.data.own import SPLIT, read_own
+from celldetr.errors import InputError, near
+from celldetr.untrusted import expand_user, is_dir
+
+FEWEST = 2  # cells of a type: one to train on, one to validate on
+TRAIN, VALIDATION = "train", ("validation", "val")  # folders in the folder of the data
+
+
+def own_sources(path: Path, mpp: float | None = None, mapping: dict[str, str] | None = None) -> dict[str, Any]:
+    """Sources and types for ``load_recipe``.
+
+    Args:
+        path: a folder or file as ``celldetr.data.own`` reads it; or a folder with one called ``train`` and one called
+            ``validation`` or ``val``.
+        mpp: micrometres per pixel of the images; needed where they do not say it.
+        mapping: class -> type of the model, or "" for a cell of unknown type; classes not named are types themselves.
+
+    Raises:
+        InputError: no labels, an unknown class in ``mapping``, or a type with fewer than two cells.
+    """
+    path = expand_user(path).absolute()
+    validation = [path / name for name in VALIDATION if is_dir(path / name)]
+    train = path / TRAIN if validation and is_dir(path / TRAIN) else path
+    found = read_own(train, mpp)
+    classes = found.card.type_names
+    for name in mapping or {}:
+        if name not in classes:
+            raise InputError(f"{train}: has no class {name!r}; {near(name, classes)}")
+    pairs = {name: name for name in classes} | (mapping or {})
+    types = list(dict.fromkeys(name for name in pairs.values() if name))
+    for kind in types:
+        count = sum(found.counts.get(name, 0) for name in classes if pairs[name] == kind)
+        if found.card.single_type:
+            count = sum(found.counts.values())
+        if count < FEWEST:
+            raise InputError(
+                f"{train}: type {kind!r} has {count} labelled cell{'s' if count != 1 else ''}, expected at least"
+                f" {FEWEST}; label more of it, leave it out with --map {kind}=, or join it with --map {kind}=OTHER"
+            )
+    if not types:
+        raise InputError(f"{train}: no class is left as a type; it has {', '.join(map(repr, classes))}")
+
+    def source(folder: Path, classes: tuple[str, ...]) -> dict[str, Any]:
+        known = {name: pairs[name] for name in classes if name in pairs}
+        return {"card": str(folder), "split": SPLIT, "mpp": mpp, "types": known}
+
+    return {
+        "train": [source(train, classes)],
+        "validation": [source(each, read_own(each, mpp).card.type_names) for each in validation[:1] if train != path],
+        "model": {"types": types},
+    }

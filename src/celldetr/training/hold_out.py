@@ -1,0 +1,121 @@
+"""Cells to validate on, taken from the training data where nothing else is there: patients, images, or single cells.
+
+Patients are best: a network knows the stain of those it was trained on. With few of them images are taken, and with
+few images cells, which share image and often neighbourhood with those trained on: what validation says is then too
+good. What was done is said in the model's card.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from celldetr.data.sample import Sample
+from celldetr.errors import InputError
+
+FEWEST = 5  # patients, or images, of which some can be spared
+TRIES = 100  # random choices, of which the one that divides the types best is taken
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Training data, divided.
+
+    Attributes:
+        samples: to train on, with their ``weights``.
+        held_out: to validate on.
+        what: was taken, in words.
+    """
+
+    samples: list[Sample]
+    weights: list[float]
+    held_out: list[Sample]
+    what: str
+
+
+def hold_out(
+    samples: Sequence[Sample], weights: Sequence[float], share: float, seed: int, *, whole_images: bool
+) -> HeldOut:
+    """Take some cells to validate on.
+
+    Args:
+        samples: all there is, with the types of the model.
+        weights: of them, kept with them.
+        share: of the cells that are to be taken, about.
+        seed: of the choice.
+        whole_images: never single cells: what is not labelled counts as background.
+
+    Raises:
+        InputError: too few images or cells.
+    """
+    rng = np.random.default_rng([seed, 1])
+    labelled = [sample for sample in samples if len(sample)]
+    for word, names in (("patients or slides", {s.group for s in labelled}), ("images", {s.name for s in labelled})):
+        if len(names) >= (2 if whole_images and word == "images" else FEWEST):
+            units = [sample.group if word != "images" else sample.name for sample in samples]
+            taken = _choose(samples, units, sorted(names), share, rng)
+            if taken is not None:
+                kept = [i for i, unit in enumerate(units) if unit not in taken]
+                held = [sample for sample, unit in zip(samples, units, strict=True) if unit in taken]
+                what = f"{len(taken)} of {len(names)} {word} of the training data"
+                return HeldOut([samples[i] for i in kept], [weights[i] for i in kept], held, what)
+    if whole_images:
+        raise InputError(
+            f"{len(labelled)} labelled image{'s' if len(labelled) != 1 else ''}: none can be spared for validation"
+            " without losing a type; name validation data, or label more images"
+        )
+    return _cells(samples, weights, share, rng)
+
+
+def _choose(
+    samples: Sequence[Sample], units: Sequence[str], names: Sequence[str], share: float, rng: np.random.Generator
+) -> set[str] | None:
+    """Units with about ``share`` of the cells; None where a type would be left without a cell to train on."""
+    count = len(samples[0].type_names)
+    table = np.zeros((len(names), count), dtype=np.int64)  # cells of each unit and type
+    for sample, unit in zip(samples, units, strict=True):
+        if unit in names:
+            table[names.index(unit)] += np.bincount(sample.types[sample.types >= 0], minlength=count)
+    cells = np.array([sum(len(s) for s, u in zip(samples, units, strict=True) if u == name) for name in names])
+    best: tuple[int, set[str]] | None = None
+    for _ in range(TRIES):
+        order = rng.permutation(len(names))
+        size = int(np.searchsorted(np.cumsum(cells[order]), share * cells.sum())) + 1
+        taken, left = order[: min(size, len(names) - 1)], order[min(size, len(names) - 1) :]
+        present = table.sum(0) > 0
+        if (table[left].sum(0) > 0)[present].all():
+            types = int((table[taken].sum(0) > 0).sum())
+            if best is None or types > best[0]:
+                best = types, {names[i] for i in taken}
+            if types == present.sum():
+                break
+    return best[1] if best else None
+
+
+def _cells(samples: Sequence[Sample], weights: Sequence[float], share: float, rng: np.random.Generator) -> HeldOut:
+    """Single cells, of each type about ``share``."""
+    types = np.concatenate([sample.types for sample in samples])
+    taken = np.zeros(len(types), dtype=bool)
+    for index, name in enumerate(samples[0].type_names):
+        places = np.flatnonzero(types == index)
+        if len(places) == 1:
+            raise InputError(
+                f"type {name!r}: 1 labelled cell, expected at least 2: one to train on, one to validate on"
+            )
+        if len(places):
+            count = min(max(1, round(share * len(places))), len(places) - 1)
+            taken[rng.permutation(places)[:count]] = True
+    starts = np.cumsum([0, *(len(sample) for sample in samples)])
+    masks = [taken[start:end] for start, end in pairwise(starts)]
+    held = [_some(sample, mask) for sample, mask in zip(samples, masks, strict=True) if mask.any()]
+    kept = [_some(sample, ~mask) for sample, mask in zip(samples, masks, strict=True)]
+    what = f"{int(taken.sum())} of {len(types)} cells, in the images of those trained on"
+    return HeldOut(kept, list(weights), held, what)
+
+
+def _some(sample: Sample, mask: NDArray[np.bool_]) -> Sample:
+    return replace(sample, boxes=sample.boxes[mask], types=sample.types[mask], points=sample.points[mask])
