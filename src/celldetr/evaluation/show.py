@@ -8,17 +8,20 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from celldetr.evaluation.report import Report
+from celldetr.evaluation.report import Report, TissueRow
 
 
 def show_report(report: Report, others: Sequence[Report] = ()) -> RenderableType:
     """Tables of a report, to be printed by a rich console.
 
     Args:
-        report: shown in full: detection, each type, and what they were measured on.
+        report: shown in full: detection, each type, each tissue where the set has several, boxes, calibration, and
+            what they were measured on.
         others: the same split under other protocols, one line each.
     """
-    parts: list[RenderableType] = [_scores(report), _facts(report)]
+    parts: list[RenderableType] = [_scores(report), _facts(report), _beside(report)]
+    if len(report.tissues) > 1:
+        parts.append(_tissues(report.type_names, report.tissues))
     if others:
         parts.append(_protocols([report, *others]))
     return Group(*parts)
@@ -81,8 +84,6 @@ def _scores(report: Report) -> Table:
 def _facts(report: Report) -> Text:
     facts = [
         f"{report.n_images} images, {report.n_cells} cells ({report.n_unknown} of unknown type)",
-        f"average precision {number(report.curve.average_precision)}",
-        f"median box IoU {number(report.median_iou)}",
         f"median distance {number(report.median_distance_um, 2)} µm",
     ]
     if any(report.n_added):
@@ -90,6 +91,36 @@ def _facts(report: Report) -> Text:
     if report.n_units > 1 and any(report.intervals.values()):
         facts.append(f"intervals: bootstrap over {report.n_units} {report.interval_unit}s")
     return Text("; ".join(facts), style="dim")
+
+
+def _beside(report: Report) -> Table:
+    """Average precision, boxes and calibration: what F1 at one threshold does not say."""
+    table = Table(title="Beside F1")
+    table.add_column("")
+    for heading in ("detection", "mean of types", *report.type_names):
+        table.add_column(heading, justify="right")
+    blank = [""] * len(report.type_names)
+    table.add_row("average precision, centres within the radius", number(report.curve.average_precision), "", *blank)
+    if report.box_ap:
+        ap = report.box_ap
+        table.add_row("average precision, boxes at IoU .5", *map(number, (ap.detection, ap.mean, *ap.types)))
+    with_what = "boxes derived from points" if report.derived_boxes else "annotated boxes"
+    iou = f"{number(report.median_iou)} / {number(report.mean_iou)}"
+    table.add_row(f"IoU of pairs with {with_what}, median / mean", iou, "", *blank)
+    errors = report.calibration.objectness.error, report.calibration.types.error
+    table.add_row("expected calibration error of scores / of types", *map(number, errors), *blank)
+    return table
+
+
+def _tissues(type_names: Sequence[str], rows: Sequence[TissueRow]) -> Table:
+    table = Table(title="F1 by tissue")
+    table.add_column("tissue")
+    for heading in ("images", "cells", "detection", "mean of types", *type_names):
+        table.add_column(heading, justify="right")
+    for row in rows:
+        f1 = [row.totals.detection.f1, row.totals.mean_f1, *(counts.f1 for counts in row.totals.types)]
+        table.add_row(row.tissue or "not told", str(row.n_images), str(row.n_cells), *map(number, f1))
+    return table
 
 
 def _protocols(reports: Sequence[Report]) -> Table:
