@@ -1,4 +1,4 @@
-"""A report as tables on a terminal."""
+"""A report, and the rotations of a cross-validation, as tables on a terminal."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from celldetr.evaluation.report import Report, TissueRow
+from celldetr.evaluation.rotations import Rotations, Spread
 
 
 def show_report(report: Report, others: Sequence[Report] = ()) -> RenderableType:
@@ -25,6 +26,31 @@ def show_report(report: Report, others: Sequence[Report] = ()) -> RenderableType
     if others:
         parts.append(_protocols([report, *others]))
     return Group(*parts)
+
+
+def show_rotations(rotated: Rotations) -> RenderableType:
+    """Each number in each fold with mean and standard deviation; then, where there are tissues, F1 of each."""
+    table = Table(title=f"{rotated.dataset}, {rotated.protocol}: each test fold")
+    table.add_column("")
+    for heading in (*(fold.split for fold in rotated.folds), "mean", "SD"):
+        table.add_column(heading, justify="right")
+    for name, values in rotated.numbers.items():
+        table.add_row(name, *map(number, (*values.folds, values.mean, values.sd)))
+    if not rotated.tissues:
+        return table
+    by_tissue = Table(title="F1 by tissue: mean ± SD over the test folds that have it")
+    by_tissue.add_column("tissue")
+    for heading in ("detection", "mean of types", *rotated.type_names):
+        by_tissue.add_column(heading, justify="right")
+    last = list(rotated.tissues)[-1]
+    for name, numbers in rotated.tissues.items():
+        by_tissue.add_row(name or "not told", *map(_with_sd, numbers.values()), end_section=name == last)
+    by_tissue.add_row("mean of tissues", *map(_with_sd, rotated.mean_of_tissues.values()))
+    return Group(table, by_tissue)
+
+
+def _with_sd(values: Spread) -> str:
+    return number(values.mean) if values.sd is None else f"{number(values.mean)} ± {number(values.sd)}"
 
 
 def number(value: float | None, digits: int = 3) -> str:
