@@ -1,6 +1,7 @@
-"""The three protocols of the PanNuke tables written a second time, from docs/method.md, section 6, and
-docs/evaluation.md, in plain loops; nothing of ``pairing``, ``protocols`` or ``metrics`` is used. Both must agree on random
-predictions, empty images on either side and cells of unknown type among them.
+"""The three protocols of the PanNuke tables written again from the words of docs/evaluation.md, in plain loops.
+
+Nothing of ``pairing``, ``protocols`` or ``metrics`` is used. Both must agree on random predictions, empty images on
+either side and cells of unknown type among them.
 """
 
 from __future__ import annotations

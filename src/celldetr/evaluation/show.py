@@ -31,17 +31,16 @@ def show_report(report: Report, others: Sequence[Report] = ()) -> RenderableType
 def show_rotations(rotated: Rotations) -> RenderableType:
     """Each number in each fold with mean and standard deviation; then, where there are tissues, F1 of each."""
     table = Table(title=f"{rotated.dataset}, {rotated.protocol}: each test fold")
-    table.add_column("")
+    table.add_column("", no_wrap=True)
     for heading in (*(fold.split for fold in rotated.folds), "mean", "SD"):
         table.add_column(heading, justify="right")
     for name, values in rotated.numbers.items():
         table.add_row(name, *map(number, (*values.folds, values.mean, values.sd)))
     if not rotated.tissues:
         return table
-    by_tissue = Table(title="F1 by tissue: mean ± SD over the test folds that have it")
-    by_tissue.add_column("tissue")
-    for heading in ("detection", "mean of types", *rotated.type_names):
-        by_tissue.add_column(heading, justify="right")
+    by_tissue = _tissue_table(
+        "F1 by tissue: mean ± SD over the test folds that have it", ["detection", "mean of types", *rotated.type_names]
+    )
     last = list(rotated.tissues)[-1]
     for name, numbers in rotated.tissues.items():
         by_tissue.add_row(name or "not told", *map(_with_sd, numbers.values()), end_section=name == last)
@@ -50,7 +49,7 @@ def show_rotations(rotated: Rotations) -> RenderableType:
 
 
 def _with_sd(values: Spread) -> str:
-    return number(values.mean) if values.sd is None else f"{number(values.mean)} ± {number(values.sd)}"
+    return _short(values.mean) if values.sd is None else f"{_short(values.mean)} ±{_short(values.sd)}"
 
 
 def number(value: float | None, digits: int = 3) -> str:
@@ -66,7 +65,7 @@ def _interval(report: Report, name: str) -> str:
 def _scores(report: Report) -> Table:
     title = f"{report.protocol.name}: pairs within {report.protocol.radius_um:g} µm, threshold {report.threshold:.3f}"
     table = Table(title=title)
-    table.add_column("")
+    table.add_column("", no_wrap=True)
     for heading in ("true", "predicted", "precision", "recall", "F1", "95 %", "F1 class by class", "95 % "):
         table.add_column(heading, justify="right")
     detection = report.totals.detection
@@ -121,32 +120,43 @@ def _facts(report: Report) -> Text:
 
 def _beside(report: Report) -> Table:
     """Average precision, boxes and calibration: what F1 at one threshold does not say."""
-    table = Table(title="Beside F1")
+    table = Table(title="Beside F1", show_header=False)
     table.add_column("")
-    for heading in ("detection", "mean of types", *report.type_names):
-        table.add_column(heading, justify="right")
-    blank = [""] * len(report.type_names)
-    table.add_row("average precision, centres within the radius", number(report.curve.average_precision), "", *blank)
+    table.add_column("", justify="right")
+    table.add_row("average precision, centres within the radius", number(report.curve.average_precision))
     if report.box_ap:
-        ap = report.box_ap
-        table.add_row("average precision, boxes at IoU .5", *map(number, (ap.detection, ap.mean, *ap.types)))
-    with_what = "boxes derived from points" if report.derived_boxes else "annotated boxes"
-    iou = f"{number(report.median_iou)} / {number(report.mean_iou)}"
-    table.add_row(f"IoU of pairs with {with_what}, median / mean", iou, "", *blank)
-    errors = report.calibration.objectness.error, report.calibration.types.error
-    table.add_row("expected calibration error of scores / of types", *map(number, errors), *blank)
+        table.add_row("average precision, boxes at IoU .5", number(report.box_ap.detection))
+        for name, ap in zip(report.type_names, report.box_ap.types, strict=True):
+            table.add_row(f"    {name}", number(ap))
+        table.add_row("    mean of types", number(report.box_ap.mean))
+    boxes = "boxes derived from points" if report.derived_boxes else "annotated boxes"
+    table.add_row(f"IoU of pairs with {boxes}, median", number(report.median_iou))
+    table.add_row(f"IoU of pairs with {boxes}, mean", number(report.mean_iou))
+    table.add_row("expected calibration error of scores", number(report.calibration.objectness.error))
+    table.add_row("expected calibration error of types", number(report.calibration.types.error))
     return table
 
 
 def _tissues(type_names: Sequence[str], rows: Sequence[TissueRow]) -> Table:
-    table = Table(title="F1 by tissue")
-    table.add_column("tissue")
-    for heading in ("images", "cells", "detection", "mean of types", *type_names):
-        table.add_column(heading, justify="right")
+    table = _tissue_table("F1 by tissue", ["images", "cells", "detection", "mean of types", *type_names])
     for row in rows:
         f1 = [row.totals.detection.f1, row.totals.mean_f1, *(counts.f1 for counts in row.totals.types)]
-        table.add_row(row.tissue or "not told", str(row.n_images), str(row.n_cells), *map(number, f1))
+        table.add_row(row.tissue or "not told", str(row.n_images), str(row.n_cells), *map(_short, f1))
     return table
+
+
+def _tissue_table(title: str, headings: Sequence[str]) -> Table:
+    table = Table(title=title)
+    table.add_column("tissue", no_wrap=True)
+    for heading in headings:
+        table.add_column(heading, justify="right", overflow="fold")
+    return table
+
+
+def _short(value: float | None) -> str:
+    """Without the zero, so that ten columns fit a terminal."""
+    text = number(value)
+    return text.removeprefix("0") if text.startswith("0.") else text
 
 
 def _protocols(reports: Sequence[Report]) -> Table:
