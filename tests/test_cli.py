@@ -456,6 +456,49 @@ def test_boxes_that_lie(
     refused(run("evaluate", path, "-o", tmp_path / "metrics.json", "-q"), says)
 
 
+def test_tissues_and_rotations_of_pannuke(run: Run, tmp_path: Path) -> None:
+    images = np.stack([crop()[:256, :256]] * 4)
+    masks = np.zeros((4, 256, 256, 3))
+    masks[:3, 100:120, 60:90, 0] = 1  # the fourth image has no nucleus
+    masks[1, 10:30, 10:30, 1] = 2
+    for name, array in {"images": images, "masks": masks, "types": np.array(["Breast", "Colon"] * 2)}.items():
+        np.save(tmp_path / f"{name}1.npy", array)
+    options = {"images": "images1.npy", "masks": "masks1.npy", "tissues": "types1.npy"}
+    values = {"name": "pannuke-like", "title": "Like PanNuke", "format": "pannuke", "mpp": 0.5, "licence": "CC0-1.0"}
+    values |= {"types": {"epithelial": [0], "stromal": [1]}, "splits": {"fold1": 1}, "citation": "none"}
+    path = tmp_path / "card.yaml"
+    path.write_text(yaml.safe_dump(values | {"options": options}))
+    first = tmp_path / "fold1.json"
+    done = run("evaluate", path, "--split", "fold1", "-o", first, "-q", "--device", "cpu")
+    assert done.code == 0
+    assert "F1 by tissue" in done.out
+    metrics = json.loads(first.read_text())
+    assert (metrics["boxes"], metrics["n_cells"]) == ("annotated", 4)
+    assert {name: row["n_images"] for name, row in metrics["tissues"].items()} == {"Breast": 2, "Colon": 2}
+    assert metrics["protocols"]["celldetr-compat"]["tissues"]["Colon"]["n_cells"] == 2
+    assert {"name": "brca-m2c", "split": "train"} in metrics["context"]["trained_on"]
+
+    # Other models of other folds are the same file with another name in it.
+    out = tmp_path / "rotations.json"
+    files = [first, tmp_path / "fold2.json", tmp_path / "fold3.json"]
+    for n, file in enumerate(files):
+        metrics["context"]["split"] = f"fold{n + 1}"
+        metrics["context"]["model"]["sha256"] = str(n)
+        file.write_text(json.dumps(metrics))
+    done = run("rotations", *files, "-o", out)
+    assert done.code == 0
+    assert "mean of tissues" in done.out
+    content = json.loads(out.read_text())
+    assert content["numbers"]["detection.f1"]["folds"] == [metrics["detection"]["f1"]] * 3
+    assert content["numbers"]["detection.f1"]["sd"] == pytest.approx(0)
+    refused(run("rotations", *files, "-o", out), "--overwrite")
+    assert run("rotations", *files, "-o", out, "--protocol", "celldetr-compat", "--overwrite").code == 0
+    f1 = metrics["protocols"]["celldetr-compat"]["detection"]["f1"]
+    assert json.loads(out.read_text())["numbers"]["detection.f1"]["mean"] == pytest.approx(f1)
+    refused(run("rotations", first, first, "-o", tmp_path / "r.json"), "give one file for each fold")
+    assert not (tmp_path / "r.json").exists()
+
+
 def test_evaluation_is_refused_before_it_begins(run: Run, tmp_path: Path) -> None:
     refused(run("evaluate", "brca", "-o", tmp_path / "m.json"), "no dataset card 'brca'")
     refused(run("evaluate", "brca-m2c", "-o", tmp_path), "expected the name of a file")
@@ -555,7 +598,7 @@ def test_version_and_help(run: Run) -> None:
     assert run("--version").out.strip() == celldetr.__version__
     listed = run("--help")
     assert listed.code == 0
-    for command in ("predict", "demo", "export", "train", "evaluate", "models", "doctor"):
+    for command in ("predict", "demo", "export", "train", "evaluate", "rotations", "models", "doctor"):
         assert command in listed.out
         assert run(command, "--help").code == 0
     assert run("predikt").code == 2

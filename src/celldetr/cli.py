@@ -284,7 +284,11 @@ def evaluate(
     split: Annotated[str, typer.Option(help="Which of the card's splits; of a folder of labels: all.")] = "test",
     out: Annotated[Path, typer.Option("--out", "-o", help="JSON file for the metrics.")] = Path("metrics.json"),
     protocol: Annotated[
-        str, typer.Option(help="Rules of the main numbers; those of the others are reported too.")
+        str,
+        typer.Option(
+            help="Rules of the main numbers: standard, within-radius, points-compat, cellvit-compat or "
+            "celldetr-compat. Those of the others are reported too."
+        ),
     ] = "standard",
     types: Annotated[
         list[str] | None,
@@ -293,13 +297,23 @@ def evaluate(
     mpp: Annotated[
         float | None, typer.Option(help="Micrometres per pixel of the images, instead of what they or their card say.")
     ] = None,
-    plots: Annotated[Path | None, typer.Option(help="Folder for plots; none are drawn without.")] = None,
+    plots: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder for plots (precision-recall, confusion, scores, reliability); none are drawn without."
+        ),
+    ] = None,
     device: Device = "auto",
     precision: PrecisionName = "auto",
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
-    """Score a model on labelled images, at the threshold chosen on its validation data."""
+    """Score a model on labelled images, at the threshold chosen on its validation data.
+
+    Precision, recall and F1 of detection and of each type under every protocol, with 95 % intervals; average precision;
+    AP at box IoU .5 and IoU of pairs where boxes were annotated; calibration of scores and types; a table by tissue
+    where the data tell it. What is counted, and every key of the JSON: docs/evaluation.md.
+    """
     from rich.console import Console
 
     from celldetr.api import load_model
@@ -359,6 +373,28 @@ def ablate(
             listener = training_listener(bar, chosen.name)
             run_tasks(tasks, jobs, lambda name: bar.console.print(f"finished: {name}"), listener)
     typer.echo(write_report(chosen, out))
+
+
+@app.command()
+def rotations(
+    metrics: Annotated[
+        list[Path], typer.Argument(metavar="METRICS", help="What `celldetr evaluate` wrote for each test fold.")
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="JSON file for the result.")] = Path("rotations.json"),
+    protocol: Annotated[str, typer.Option(help="Which of the protocols in the files.")] = "standard",
+    overwrite: Overwrite = False,
+) -> None:
+    """Sum up a cross-validation (PanNuke's three rotations): each fold, mean and spread, by tissue too."""
+    from rich.console import Console
+
+    from celldetr.evaluation.rotations import rotations as sum_up
+    from celldetr.evaluation.show import show_rotations
+
+    checks.free(out, overwrite)
+    result = sum_up(metrics, protocol)
+    result.write(out)
+    Console().print(show_rotations(result))
+    typer.echo(f"rotations: {out}")
 
 
 @app.command()

@@ -113,5 +113,13 @@ def judge(
         for name, other in PROTOCOLS.items()
         if other != rules
     )
-    context: dict[str, object] = {"dataset": card.name, "split": split, "model": model.describe(), "types": mapping}
+    context: dict[str, object] = {
+        "dataset": card.name,
+        "split": split,
+        "model": model.describe(),
+        "trained_on": [
+            {key: str(source.get(key, "")) for key in ("name", "split")} for source in model.info.training_data
+        ],
+        "types": mapping,
+    }
     return Verdict(report, others, context)

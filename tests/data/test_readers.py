@@ -340,9 +340,12 @@ def test_pannuke_fold(dtype: Any, tmp_path: Path) -> None:
     assert (first.name, second.name) == ("fold1_0000_Breast", "fold1_0001_Colon")
     assert first.boxes.tolist() == [[3, 2, 9, 5], [0, 8, 1, 9]]
     assert first.types.tolist() == [0, 1]
+    assert (first.tissue, second.tissue) == ("Breast", "Colon")
+    assert not first.derived_boxes
     assert len(second) == 0
     assert np.array_equal(first.image, np.load(tmp_path / "f1_images.npy")[0].astype(np.uint8))
-    assert len(load_samples(pannuke_card(tmp_path, tissues=""), "f", limit=1)) == 1
+    (unnamed,) = load_samples(pannuke_card(tmp_path, tissues=""), "f", limit=1)
+    assert (unnamed.name, unnamed.tissue) == ("fold1_0000", "")
 
 
 def test_lying_pannuke(tmp_path: Path) -> None:

@@ -26,9 +26,12 @@ def image(
     pred_types: ArrayLike | None = None,
     true_types: ArrayLike | None = None,
     scores: ArrayLike | None = None,
+    type_scores: ArrayLike | None = None,
     mpp: float = 0.25,
     name: str = "image",
     group: str = "",
+    tissue: str = "",
+    derived_boxes: bool = False,
 ) -> ImageCells:
     pred_xy, true_xy = (np.asarray(xy, float).reshape(-1, 2) for xy in (pred, true))
     return ImageCells(
@@ -39,9 +42,12 @@ def image(
         pred_boxes=boxes_at(pred_xy),
         pred_scores=np.asarray(np.full(len(pred_xy), 0.9) if scores is None else scores, float),
         pred_types=np.asarray(np.zeros(len(pred_xy)) if pred_types is None else pred_types, np.int64),
+        pred_type_scores=np.asarray(np.ones(len(pred_xy)) if type_scores is None else type_scores, float),
         true_xy=true_xy,
         true_boxes=boxes_at(true_xy),
         true_types=np.asarray(np.zeros(len(true_xy)) if true_types is None else true_types, np.int64),
+        tissue=tissue,
+        derived_boxes=derived_boxes,
     )
 
 
@@ -59,6 +65,7 @@ def random_image(
         pred_types=rng.integers(0, 3, len(pred)),
         true_types=rng.integers(-1 if unknown else 0, 3, len(true)),
         scores=rng.random(len(pred)),
+        type_scores=rng.uniform(0.4, 1, len(pred)),
         name=name,
         group=group,
     )

@@ -106,6 +106,34 @@ def test_the_report_adds_up() -> None:
         assert matrix[3].sum() == report.n_unknown
 
 
+def test_each_tissue_is_scored_as_if_it_were_alone() -> None:
+    images = [
+        replace(random_image(seed, name=f"i{seed}"), tissue=("Colon", "Breast", "")[seed % 3]) for seed in range(12)
+    ]
+    for name in PROTOCOLS:
+        report = score_images(images, TYPES, name, threshold=0.3, resamples=0)
+        assert [row.tissue for row in report.tissues] == ["", "Breast", "Colon"]
+        for row in report.tissues:
+            alone = score_images([i for i in images if i.tissue == row.tissue], TYPES, name, threshold=0.3, resamples=0)
+            assert row.totals == alone.totals
+            assert (row.n_images, row.n_cells) == (alone.n_images, alone.n_cells)
+            assert row.n_predicted == alone.n_predicted
+        content = report.to_json()
+        assert content["tissues"]["Colon"]["detection"]["f1"] == report.tissues[2].totals.detection.f1
+        assert content["images"][1]["tissue"] == "Breast"
+
+
+def test_tissues_are_shown_where_there_are_several() -> None:
+    images = [random_image(seed, name=f"i{seed}") for seed in range(6)]
+    shown = []
+    for tissues in (["", ""], ["Colon", "Colon"], ["Colon", "Breast"]):
+        named = [replace(i, tissue=tissues[n % 2]) for n, i in enumerate(images)]
+        console = Console(width=160, record=True, file=io.StringIO())
+        console.print(show_report(score_images(named, TYPES, threshold=0.3, resamples=0)))
+        shown.append("F1 by tissue" in console.export_text())
+    assert shown == [False, False, True]
+
+
 def test_pairs_with_points_of_a_protocol_have_no_box_and_no_distance() -> None:
     images = [image(name="nothing"), image([(1, 0)], [], name="corner")]
     report = score_images(images, TYPES, "cellvit-compat", threshold=0.5)
@@ -129,6 +157,13 @@ def test_json_is_whole_and_strict(tmp_path: Path) -> None:
     assert content["types"]["neoplastic"]["f1_classwise"] == report.totals.classwise[0].f1
     assert content["intervals_95"]["resampled"] == "image"
     assert [row["name"] for row in content["images"]] == ["i0", "i1", "i2", "i3"]
+    assert content["box_ap50"] == report.box_ap.detection
+    assert content["mean_type_box_ap50"] == report.box_ap.mean
+    assert content["types"]["neoplastic"]["box_ap50"] == report.box_ap.types[0]
+    assert content["mean_iou"] == report.mean_iou
+    assert content["calibration_error"]["objectness"] == report.calibration.objectness.error
+    assert len(content["calibration"]["types"]["share_right"]) == 15
+    assert content["tissues"] == {}
     assert sorted(content["protocols"]) == ["cellvit-compat", "points-compat"]
     assert content["protocols"]["points-compat"]["detection"]["f1"] == others[0].detection_f1
     assert content["context"]["model"] == "small-20x"
@@ -188,5 +223,11 @@ def test_report_as_a_table() -> None:
     for name in (*TYPES, "detection", "mean of types", "points-compat", "bootstrap over 6 groups"):
         assert name in text
     assert f"{report.detection_f1:.3f}" in text
+    for heading, value in (
+        ("average precision, boxes at IoU .5", report.box_ap.detection),
+        ("expected calibration error", report.calibration.objectness.error),
+        ("IoU of pairs with annotated boxes", report.mean_iou),
+    ):
+        assert f"{value:.3f}" in next(line for line in text.splitlines() if heading in line)
     dead = next(line for line in text.splitlines() if line.strip(" │").startswith("dead"))
     assert "–" in dead

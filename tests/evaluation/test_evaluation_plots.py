@@ -15,6 +15,7 @@ from celldetr.evaluation.evaluate import score_images
 from celldetr.evaluation.plots import (
     confusion_figure,
     precision_recall_figure,
+    reliability_figure,
     save_figure,
     save_plots,
     threshold_figure,
@@ -47,6 +48,17 @@ def test_curve_and_threshold_are_on_the_plot() -> None:
     assert axes.lines[1].get_xdata()[0] == REPORT.totals.detection.recall
     choice = best_threshold(IMAGES)
     assert threshold_figure(choice).axes[0].lines[1].get_xdata()[0] == choice.threshold
+
+
+def test_reliability_shows_each_bin_that_holds_something() -> None:
+    shares, numbers = reliability_figure(REPORT).axes
+    for line, stairs, measured in zip(
+        shares.lines[1:], numbers.patches, vars(REPORT.calibration).values(), strict=True
+    ):
+        assert list(line.get_xdata()) == [value for value in measured.stated if value is not None]
+        assert list(line.get_ydata()) == [value for value in measured.share_right if value is not None]
+        assert tuple(stairs.get_data().values) == measured.counts
+        assert f"error {measured.error:.3f}" in line.get_label()
 
 
 def test_confusion_shows_the_counts() -> None:

@@ -24,6 +24,8 @@ class Sample:
         points: (N, 2) float32 (x, y), the annotated centre of each nucleus: the point where points are what was
             annotated, else the centre of the true box. Evaluation measures distances to these.
         group: what must not be split between training and test (a patient, usually).
+        tissue: what the image is of, in sets of several tissues, which are then also scored apart; "" where not told.
+        derived_boxes: whether ``boxes`` were found in the image around annotated points, rather than annotated.
     """
 
     name: str
@@ -34,6 +36,8 @@ class Sample:
     type_names: tuple[str, ...]
     points: NDArray[np.float32]
     group: str = field(default="")
+    tissue: str = field(default="")
+    derived_boxes: bool = field(default=False)
 
     def __post_init__(self) -> None:
         n = len(self.boxes)

@@ -27,11 +27,12 @@ class ImageCells:
     """Predicted (M) and true (N) cells of one image, pixels of that image, x right, y down.
 
     Attributes:
-        name, group, mpp: of the sample.
+        name, group, mpp, tissue, derived_boxes: of the sample.
         pred_xy: (M, 2) centres of the predicted boxes.
         pred_boxes: (M, 4) xyxy.
         pred_scores: (M,) objectness.
         pred_types: (M,) int64, the most probable type.
+        pred_type_scores: (M,) the probability of that type.
         true_xy: (N, 2) annotated centres.
         true_boxes: (N, 4) xyxy.
         true_types: (N,) int64, ``UNKNOWN`` (-1) where the type is not known.
@@ -44,9 +45,12 @@ class ImageCells:
     pred_boxes: NDArray[np.float64]
     pred_scores: NDArray[np.float64]
     pred_types: NDArray[np.int64]
+    pred_type_scores: NDArray[np.float64]
     true_xy: NDArray[np.float64]
     true_boxes: NDArray[np.float64]
     true_types: NDArray[np.int64]
+    tissue: str = ""
+    derived_boxes: bool = False
 
     def above(self, threshold: float) -> ImageCells:
         """The same image with the predictions whose score is at least ``threshold``."""
@@ -60,6 +64,7 @@ class ImageCells:
             pred_boxes=self.pred_boxes[which],
             pred_scores=self.pred_scores[which],
             pred_types=self.pred_types[which],
+            pred_type_scores=self.pred_type_scores[which],
         )
 
 
@@ -91,9 +96,12 @@ def image_cells(sample: Sample, cells: TileCells, type_names: tuple[str, ...]) -
         pred_boxes=boxes,
         pred_scores=np.asarray(cells.scores, np.float64),
         pred_types=np.argmax(cells.probabilities, axis=1).astype(np.int64),
+        pred_type_scores=np.max(cells.probabilities, axis=1).astype(np.float64),
         true_xy=np.asarray(sample.points, np.float64),
         true_boxes=np.asarray(sample.boxes, np.float64),
         true_types=_translate(sample, type_names),
+        tissue=sample.tissue,
+        derived_boxes=sample.derived_boxes,
     )
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from celldetr.evaluation.cells import ImageCells
-from celldetr.evaluation.pairing import pair_cells
+from celldetr.evaluation.pairing import Index, pair_cells
 
 POINTS = 200  # of the curve that a report keeps
 BINS = 20  # of the score histogram
@@ -69,9 +69,14 @@ def score_curve(images: Sequence[ImageCells], radius_um: float) -> ScoreCurve:
 
 def _hits(image: ImageCells, radius_um: float) -> NDArray[np.bool_]:
     hit = np.zeros(len(image.pred_xy), bool)
-    radius = radius_um / image.mpp
-    hit[pair_cells(image.pred_xy, image.true_xy, radius, rule="greedy", scores=image.pred_scores)[0]] = True
+    hit[score_pairs(image, radius_um)[0]] = True
     return hit
+
+
+def score_pairs(image: ImageCells, radius_um: float) -> tuple[Index, Index]:
+    """Pairs of all predictions with the true cells, by falling score: their positions on either side."""
+    radius = radius_um / image.mpp
+    return pair_cells(image.pred_xy, image.true_xy, radius, rule="greedy", scores=image.pred_scores)
 
 
 def _curve(

@@ -10,15 +10,18 @@ from collections.abc import Iterable, Sequence
 from functools import partial
 
 import numpy as np
+from numpy.typing import NDArray
 
 from celldetr.data.sample import UNKNOWN, Sample
 from celldetr.errors import InputError
 from celldetr.evaluation.bootstrap import bootstrap, units_of
+from celldetr.evaluation.box_ap import box_ap
+from celldetr.evaluation.calibration import calibration
 from celldetr.evaluation.cells import ImageCells, Predict, predict_samples
 from celldetr.evaluation.curve import score_curve
 from celldetr.evaluation.metrics import Totals, box_iou, confusion, count_image
 from celldetr.evaluation.protocols import PairedTypes, Protocol, find_protocol
-from celldetr.evaluation.report import ImageRow, Report, headline, write_metrics
+from celldetr.evaluation.report import ImageRow, Report, TissueRow, headline, write_metrics
 
 __all__ = ["Predict", "Report", "evaluate", "predict_samples", "score_images", "write_metrics"]
 
@@ -84,6 +87,7 @@ def score_images(
     pairs = [pairs for _, pairs in counted]
     units = units_of([image.group for image in images])
     ious, distances = _pair_quality(kept, pairs)
+    derived = any(image.derived_boxes for image in images)
     return Report(
         protocol=rules,
         threshold=float(threshold),
@@ -95,15 +99,28 @@ def score_images(
         n_added=(sum(pair.added[0] for pair in pairs), sum(pair.added[1] for pair in pairs)),
         confusion=tuple(map(tuple, np.sum([confusion(pair, len(names)) for pair in pairs], axis=0).tolist())),
         curve=score_curve(images, rules.radius_um),
-        median_iou=ious,
-        median_distance_um=distances,
+        calibration=calibration(images, rules.radius_um),
+        derived_boxes=derived,
+        box_ap=None if derived else box_ap(images, len(names)),
+        median_iou=float(np.median(ious)) if len(ious) else None,
+        mean_iou=float(np.mean(ious)) if len(ious) else None,
+        median_distance_um=float(np.median(distances)) if len(distances) else None,
         intervals=bootstrap(per_image, units, partial(headline, type_names=names), resamples=resamples, seed=seed),
         interval_unit="group" if any(image.group for image in images) else "image",
         n_units=max(units) + 1,
         images=tuple(
-            ImageRow(image.name, image.group, image.mpp, len(image.true_xy), len(image.pred_xy), count.detection)
+            ImageRow(
+                image.name,
+                image.group,
+                image.tissue,
+                image.mpp,
+                len(image.true_xy),
+                len(image.pred_xy),
+                count.detection,
+            )
             for image, count in zip(kept, per_image, strict=True)
         ),
+        tissues=_by_tissue(kept, per_image),
     )
 
 
@@ -112,8 +129,28 @@ def _check_threshold(threshold: float) -> None:
         raise InputError(f"threshold {threshold} is not an objectness; give a number from 0 to 1")
 
 
-def _pair_quality(images: Sequence[ImageCells], pairs: Sequence[PairedTypes]) -> tuple[float | None, float | None]:
-    """Median IoU and median centre distance in micrometres of the pairs of real cells."""
+def _by_tissue(images: Sequence[ImageCells], counts: Sequence[Totals]) -> tuple[TissueRow, ...]:
+    """The counts of the images of each tissue; nothing where no image has one."""
+    names = sorted({image.tissue for image in images})
+    rows = []
+    for name in names if any(names) else ():
+        members = [(image, count) for image, count in zip(images, counts, strict=True) if image.tissue == name]
+        rows.append(
+            TissueRow(
+                name,
+                n_images=len(members),
+                n_cells=sum(len(image.true_xy) for image, _ in members),
+                n_predicted=sum(len(image.pred_xy) for image, _ in members),
+                totals=sum((count for _, count in members[1:]), members[0][1]),
+            )
+        )
+    return tuple(rows)
+
+
+def _pair_quality(
+    images: Sequence[ImageCells], pairs: Sequence[PairedTypes]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Box IoU, and centre distance in micrometres, of the pairs of real cells."""
     ious, distances = [np.empty(0)], [np.empty(0)]
     for image, pair in zip(images, pairs, strict=True):
         if any(pair.added):  # one side holds no real cell, so no pair is real
@@ -122,5 +159,4 @@ def _pair_quality(images: Sequence[ImageCells], pairs: Sequence[PairedTypes]) ->
         iou = box_iou(image.pred_boxes[i], image.true_boxes[j])
         ious.append(iou[np.isfinite(iou)])
         distances.append(np.linalg.norm(image.pred_xy[i] - image.true_xy[j], axis=1) * image.mpp)
-    iou, distance = np.concatenate(ious), np.concatenate(distances)
-    return (float(np.median(iou)) if len(iou) else None, float(np.median(distance)) if len(distance) else None)
+    return np.concatenate(ious), np.concatenate(distances)

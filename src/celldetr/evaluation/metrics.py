@@ -14,6 +14,7 @@ A number without any cell behind it is ``None`` (JSON null): neither 0 nor 1 wou
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Self
 
@@ -133,15 +134,16 @@ class Totals(_Counts):
     @property
     def mean_f1(self) -> float | None:
         """Mean of the types' F1 over the types that have one."""
-        return _mean([counts.f1 for counts in self.types])
+        return mean_defined([counts.f1 for counts in self.types])
 
     @property
     def mean_f1_classwise(self) -> float | None:
         """Mean of the class-wise F1 over the types that have one."""
-        return _mean([counts.f1 for counts in self.classwise])
+        return mean_defined([counts.f1 for counts in self.classwise])
 
 
-def _mean(values: list[float | None]) -> float | None:
+def mean_defined(values: Sequence[float | None]) -> float | None:
+    """Mean of the values that are not None; None without any."""
     defined = [value for value in values if value is not None]
     return ratio(sum(defined), len(defined))
 

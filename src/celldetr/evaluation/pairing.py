@@ -74,7 +74,7 @@ def pair_cells(
     if rule == "within_radius":
         chosen = _largest_matching(i, j, distance, len(pred), len(true))
     elif rule == "greedy" and scores is not None:
-        chosen = _greedy(i, j, distance, _rank(pred, scores), len(pred), len(true))
+        chosen = choose_greedily(i, j, distance, _rank(pred, scores), len(pred), len(true))
     else:
         raise ValueError(f"unknown pairing rule {rule!r}")
     chosen = chosen[np.argsort(i[chosen])]
@@ -155,11 +155,21 @@ def _rank(pred: NDArray[np.float64], scores: Floats) -> Index:
     return rank
 
 
-def _greedy(i: Index, j: Index, distance: Floats, rank: Index, n_pred: int, n_true: int) -> Index:
-    """Positions of the candidate pairs taken when predictions choose in order of ``rank``."""
+def choose_greedily(i: Index, j: Index, cost: Floats, rank: Index, n_pred: int, n_true: int) -> Index:
+    """Each prediction in turn takes what costs it least of what is still free.
+
+    Args:
+        i, j: (E,) prediction and true cell of each candidate pair.
+        cost: (E,) of each, a distance for example.
+        rank: (M,) place of each prediction in the order in which they choose.
+        n_pred, n_true: M and N.
+
+    Returns:
+        (P,) positions of the pairs taken among the candidates, in the order in which they were taken.
+    """
     pred_free, true_free = np.ones(n_pred, bool), np.ones(n_true, bool)
     chosen = []
-    for edge in np.lexsort((j, distance, rank[i])):
+    for edge in np.lexsort((j, cost, rank[i])):
         if pred_free[i[edge]] and true_free[j[edge]]:
             pred_free[i[edge]] = true_free[j[edge]] = False
             chosen.append(edge)

@@ -1,4 +1,5 @@
-"""What a report looks like: precision-recall curve, confusion matrix, scores of hits and misses, threshold sweep.
+"""What a report looks like: precision-recall curve, confusion matrix, scores of hits and misses, calibration, threshold
+sweep.
 
 Each function makes a matplotlib figure from a report and nothing else; none touches pyplot, so there is no global
 state, no display and nothing to close.
@@ -7,12 +8,15 @@ state, no display and nothing to close.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from celldetr.errors import InputError
+from celldetr.evaluation.calibration import BINS as CALIBRATION_BINS
+from celldetr.evaluation.calibration import Reliability
 from celldetr.evaluation.curve import BINS
 from celldetr.evaluation.report import Report
 from celldetr.evaluation.show import number
@@ -76,6 +80,26 @@ def score_histogram_figure(report: Report) -> Figure:
     return figure
 
 
+def reliability_figure(report: Report) -> Figure:
+    """Stated against true share in bins of the score, of objectness and of the most probable type; below, how many."""
+    figure, (shares, numbers) = _figures(4.5, 5.5, rows=2, heights=(3, 1))
+    shares.plot([0, 1], [0, 1], color=LINE, linestyle="--", linewidth=1)
+    _draw_reliability(shares, numbers, report.calibration.objectness, HIT, "score: has a true cell")
+    _draw_reliability(shares, numbers, report.calibration.types, MISS, "type: is the true one")
+    shares.set(xlim=(0, 1), ylim=(0, 1.01), ylabel="true share")
+    shares.legend(loc="upper left", frameon=False)
+    numbers.set(xlim=(0, 1), xlabel="stated probability", ylabel="predictions")
+    numbers.set_yscale("symlog", linthresh=1)  # a bin can be empty
+    return figure
+
+
+def _draw_reliability(shares: Axes, numbers: Axes, measured: Reliability, colour: str, name: str) -> None:
+    seen = [pair for pair in zip(measured.stated, measured.share_right, strict=True) if pair[0] is not None]
+    x, y = zip(*seen, strict=True) if seen else ((), ())
+    shares.plot(x, y, "o-", color=colour, label=f"{name}, error {number(measured.error)}")
+    numbers.stairs(measured.counts, np.arange(CALIBRATION_BINS + 1) / CALIBRATION_BINS, color=colour)
+
+
 def threshold_figure(choice: ThresholdChoice) -> Figure:
     """Detection F1 on validation against the threshold, the chosen one marked."""
     figure, axes = _figure(5, 3.5)
@@ -114,6 +138,7 @@ def save_plots(report: Report, directory: str | os.PathLike[str], suffix: str = 
         "precision_recall": precision_recall_figure,
         "confusion": confusion_figure,
         "scores": score_histogram_figure,
+        "reliability": reliability_figure,
     }
     paths = []
     for name, draw in figures.items():
@@ -124,12 +149,19 @@ def save_plots(report: Report, directory: str | os.PathLike[str], suffix: str = 
 
 
 def _figure(width: float, height: float) -> tuple[Figure, Axes]:
+    figure, (axes,) = _figures(width, height, rows=1, heights=(1,))
+    return figure, axes
+
+
+def _figures(width: float, height: float, rows: int, heights: Sequence[float]) -> tuple[Figure, list[Axes]]:
+    """A figure of ``rows`` axes one below the other, of relative ``heights``, that share what x means."""
     # Imported here: the import takes longer than most commands, and few of them draw.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    axes.spines[["top", "right"]].set_visible(False)
+    axes = figure.subplots(rows, 1, sharex=True, squeeze=False, height_ratios=heights)[:, 0].tolist()
+    for each in axes:
+        each.spines[["top", "right"]].set_visible(False)
     return figure, axes

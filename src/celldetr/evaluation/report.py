@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from celldetr.evaluation.bootstrap import Interval
+from celldetr.evaluation.box_ap import BoxAP
+from celldetr.evaluation.calibration import Calibration
 from celldetr.evaluation.curve import ScoreCurve
 from celldetr.evaluation.metrics import DetectionCounts, Totals, TypeCounts
 from celldetr.evaluation.protocols import Protocol
@@ -24,10 +26,37 @@ class ImageRow:
 
     name: str
     group: str
+    tissue: str
     mpp: float
     n_true: int
     n_predicted: int
     counts: DetectionCounts
+
+
+@dataclass(frozen=True)
+class TissueRow:
+    """The images of one tissue, counted as the split is; ``n_cells`` and ``n_predicted`` are real ones only."""
+
+    tissue: str
+    n_images: int
+    n_cells: int
+    n_predicted: int
+    totals: Totals
+
+    def to_json(self, type_names: Sequence[str]) -> dict[str, Any]:
+        """The row's numbers, JSON-able."""
+        return {
+            "n_images": self.n_images,
+            "n_cells": self.n_cells,
+            "n_predicted": self.n_predicted,
+            "detection": _with_scores(self.totals.detection),
+            "mean_type_f1": self.totals.mean_f1,
+            "mean_type_f1_classwise": self.totals.mean_f1_classwise,
+            "types": {
+                name: {**_with_scores(counts), "f1_classwise": alone.f1}
+                for name, counts, alone in zip(type_names, self.totals.types, self.totals.classwise, strict=True)
+            },
+        }
 
 
 @dataclass(frozen=True)
@@ -44,12 +73,16 @@ class Report:
         n_added: predicted and true points that the protocol put into empty images.
         confusion: (K + 2) x (K + 1), see ``metrics.confusion``.
         curve: detection over all thresholds.
-        median_iou: of the boxes of pairs, over pairs whose true box is not empty; None without any. Where a data set
-            has points, its boxes were derived from the image, and this is agreement with that derivation.
+        calibration: of objectness and of the most probable type, over all predictions.
+        derived_boxes: whether true boxes were derived from annotated points.
+        box_ap: AP of boxes at IoU .5 over all predictions; None where boxes were derived.
+        median_iou, mean_iou: of the boxes of pairs, over pairs whose true box is not empty; None without any. Where
+            boxes were derived, this is agreement with that derivation.
         median_distance_um: of the centres of pairs.
         intervals: 95 % bootstrap intervals under the names of ``metrics``.
         interval_unit: what was resampled: "group" or "image"; ``n_units`` of them.
         images: one row an image.
+        tissues: one row a tissue, by name, images of no named tissue under ""; empty where none is named.
     """
 
     protocol: Protocol
@@ -62,12 +95,17 @@ class Report:
     n_added: tuple[int, int]
     confusion: tuple[tuple[int, ...], ...]
     curve: ScoreCurve
+    calibration: Calibration
+    derived_boxes: bool
+    box_ap: BoxAP | None
     median_iou: float | None
+    mean_iou: float | None
     median_distance_um: float | None
     intervals: dict[str, Interval | None]
     interval_unit: str
     n_units: int
     images: tuple[ImageRow, ...]
+    tissues: tuple[TissueRow, ...]
 
     @property
     def n_images(self) -> int:
@@ -92,6 +130,8 @@ class Report:
     def summary(self) -> dict[str, Any]:
         """The numbers of the split, without images, curve and intervals; JSON-able, as a model card keeps them."""
         detection = self.totals.detection
+        ap = self.box_ap.types if self.box_ap else (None,) * len(self.type_names)
+        kinds = zip(self.type_names, self.totals.types, self.totals.classwise, ap, strict=True)
         return {
             "protocol": self.protocol.name,
             "radius_um": self.protocol.radius_um,
@@ -108,13 +148,26 @@ class Report:
                     **_with_scores(counts),
                     "f1_classwise": alone.f1,
                     "classwise": _with_scores(alone),
+                    "box_ap50": type_ap,
                 }
-                for name, counts, alone in zip(self.type_names, self.totals.types, self.totals.classwise, strict=True)
+                for name, counts, alone, type_ap in kinds
             },
             "average_precision": self.curve.average_precision,
+            "boxes": "derived from points" if self.derived_boxes else "annotated",
+            "box_ap50": self.box_ap.detection if self.box_ap else None,
+            "mean_type_box_ap50": self.box_ap.mean if self.box_ap else None,
             "median_iou": self.median_iou,
+            "mean_iou": self.mean_iou,
             "median_distance_um": self.median_distance_um,
+            "calibration_error": {
+                "objectness": self.calibration.objectness.error,
+                "types": self.calibration.types.error,
+            },
         }
+
+    def tissue_table(self) -> dict[str, Any]:
+        """Under each tissue its numbers; JSON-able."""
+        return {row.tissue: row.to_json(self.type_names) for row in self.tissues}
 
     def to_json(self) -> dict[str, Any]:
         """Everything, JSON-able; undefined numbers are None."""
@@ -134,10 +187,13 @@ class Report:
                 "metrics": {name: list(bounds) if bounds else None for name, bounds in self.intervals.items()},
             },
             "curve": asdict(self.curve),
+            "calibration": asdict(self.calibration),
+            "tissues": self.tissue_table(),
             "images": [
                 {
                     "name": row.name,
                     "group": row.group,
+                    "tissue": row.tissue,
                     "mpp": row.mpp,
                     "n_true": row.n_true,
                     "n_predicted": row.n_predicted,
@@ -179,7 +235,8 @@ def write_metrics(
     Args:
         report: the main one; all of it is written.
         path: the file; replaced if it exists.
-        others: reports of the same split under other protocols; their summaries go under ``protocols``.
+        others: reports of the same split under other protocols; their summaries and tables of tissues go under
+            ``protocols``.
         context: JSON-able facts about the run under ``context``: model and its hash, data set, split, versions.
 
     Raises:
@@ -187,7 +244,9 @@ def write_metrics(
     """
     content = report.to_json()
     if others:
-        content["protocols"] = {other.protocol.name: other.summary() for other in others}
+        content["protocols"] = {
+            other.protocol.name: {**other.summary(), "tissues": other.tissue_table()} for other in others
+        }
     if context:
         content["context"] = dict(context)
     text = json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False) + "\n"

@@ -139,6 +139,7 @@ def point_sample(
         type_names=card.type_names,
         points=xy,
         group=card.group_of(name),
+        derived_boxes=True,
     )
 
 
@@ -150,6 +151,7 @@ def box_sample(
     types: Sequence[int],
     rows: Sequence[str],
     mpp: float | None = None,
+    tissue: str = "",
 ) -> Sample:
     """A sample of annotated boxes; its points are the boxes' centres.
 
@@ -161,6 +163,7 @@ def box_sample(
         types: N indices into the card's types, or ``UNKNOWN``.
         rows: for each box, where it was read, for messages.
         mpp: of this image; default: the card's.
+        tissue: what the image is of, where the source says so.
 
     Raises:
         InputError: see ``check_inside``; no mpp.
@@ -175,4 +178,5 @@ def box_sample(
         type_names=card.type_names,
         points=((checked[:, :2] + checked[:, 2:]) / 2).astype(np.float32),
         group=card.group_of(name),
+        tissue=tissue,
     )

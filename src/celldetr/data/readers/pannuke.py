@@ -96,6 +96,7 @@ def read(card: DatasetCard, split: str) -> Iterator[Sample]:
     for index in range(len(images)):
         where = f"{paths[1]}, image {index}"
         boxes, types, rows = _nuclei(masks[index, :, :, :-1], card, where)
-        tissue = "" if tissues is None else f"_{tissues[index]}"
+        tissue = "" if tissues is None else str(tissues[index])
+        name = f"fold{fold}_{index:04d}" + (f"_{tissue}" if tissue else "")
         image = _image(images[index], f"{paths[0]}, image {index}")
-        yield box_sample(card, f"fold{fold}_{index:04d}{tissue}", image, boxes, types, rows)
+        yield box_sample(card, name, image, boxes, types, rows, tissue=tissue)

@@ -1,0 +1,134 @@
+"""Average precision of boxes at an intersection over union of .5, as COCO defines it (Lin et al., ECCV 2014).
+
+In each image predictions choose by falling score, each the free true box it overlaps most, if by .5 or more. Precision
+at a recall is the best there or at a higher one, and AP is its mean at the 101 recalls 0, .01, ... 1. Detection AP
+takes no notice of types and ranks by objectness. The AP of a type takes the predictions whose most probable type it is,
+ranked by objectness times that type's probability; the mean is over the types that have true cells.
+
+A true cell of unknown type is what COCO calls ignored, in every type: a prediction that finds no free cell of its type
+but one of those counts neither as right nor as wrong. Two things differ from COCO's code: all predictions of an image
+are taken, where it stops at the best hundred, fewer than a tile can hold; and equal scores pass a threshold together,
+where it goes by the order in the file.
+
+It means something where boxes were annotated. Boxes derived from points are not judged by it: ``Report.box_ap`` is None
+then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import shapely
+from numpy.typing import NDArray
+
+from celldetr.data.sample import UNKNOWN
+from celldetr.evaluation.cells import ImageCells
+from celldetr.evaluation.metrics import box_iou, mean_defined
+from celldetr.evaluation.pairing import Floats, Index, choose_greedily
+
+IOU = 0.5
+RECALLS = np.linspace(0, 1, 101)
+
+Found = tuple[Floats, NDArray[np.bool_], int]
+"""(M,) scores of the predictions that count, whether each is right, and how many true cells there are."""
+
+
+@dataclass(frozen=True)
+class BoxAP:
+    """AP of boxes at IoU .5 over a split; None where there is no true cell.
+
+    Attributes:
+        detection: whatever the types.
+        types: of each of the K types.
+    """
+
+    detection: float | None
+    types: tuple[float | None, ...]
+
+    @property
+    def mean(self) -> float | None:
+        """Mean over the types that have true cells."""
+        return mean_defined(self.types)
+
+
+def box_ap(images: Sequence[ImageCells], n_types: int) -> BoxAP:
+    """AP of detection and of each type.
+
+    Args:
+        images: with all predictions, down to the lowest score the model returns.
+        n_types: K.
+    """
+    found = [_find(image, n_types) for image in images]
+    return BoxAP(
+        detection=average_precision([detection for detection, _ in found]),
+        types=tuple(average_precision([types[c] for _, types in found]) for c in range(n_types)),
+    )
+
+
+def average_precision(found: Sequence[Found]) -> float | None:
+    """COCO's AP of the predictions of several images; None without true cells."""
+    scores = np.concatenate([np.empty(0), *(score for score, _, _ in found)])
+    right = np.concatenate([np.empty(0, bool), *(right for _, right, _ in found)])
+    n_true = sum(n for _, _, n in found)
+    if not n_true:
+        return None
+    order = np.argsort(-scores, kind="stable")
+    last = np.flatnonzero(np.diff(scores[order], append=-np.inf))  # of each run of equal scores
+    hits = np.cumsum(right[order])[last]
+    precision = np.maximum.accumulate((hits / (last + 1))[::-1])[::-1]
+    place = np.searchsorted(hits / n_true, RECALLS, side="left")
+    return float(np.mean(np.append(precision, 0.0)[place]))
+
+
+def _find(image: ImageCells, n_types: int) -> tuple[Found, list[Found]]:
+    """Which predictions of one image are right, whatever their types and for each type."""
+    i, j, iou = overlapping(image.pred_boxes, image.true_boxes)
+    everything = np.ones(len(image.pred_boxes), bool)
+    detection = _choose(image, i, j, -iou, image.pred_scores, everything, np.ones(len(image.true_boxes), bool))
+    scores = image.pred_scores * image.pred_type_scores
+    unknown = image.true_types == UNKNOWN
+    types = []
+    for c in range(n_types):
+        true = image.true_types == c
+        candidate = (image.pred_types[i] == c) & (true[j] | unknown[j])
+        # Overlaps are at most 1: any known cell is chosen before any ignored one.
+        cost = np.where(unknown[j], 2.0, 0.0) - iou
+        types.append(_choose(image, i[candidate], j[candidate], cost[candidate], scores, image.pred_types == c, true))
+    return detection, types
+
+
+def _choose(
+    image: ImageCells,
+    i: Index,
+    j: Index,
+    cost: Floats,
+    scores: Floats,
+    predictions: NDArray[np.bool_],
+    true: NDArray[np.bool_],
+) -> Found:
+    """Pair candidates by falling score; ``predictions`` take part, and pairs with cells that are not ``true`` are left
+    out."""
+    rank = np.empty(len(scores), np.intp)
+    # Equal scores go by position, so that input order has no say.
+    rank[np.lexsort((*image.pred_boxes.T, -scores))] = np.arange(len(scores))
+    chosen = choose_greedily(i, j, cost, rank, len(scores), len(true))
+    right = np.zeros(len(scores), bool)
+    right[i[chosen]] = true[j[chosen]]
+    counted = predictions.copy()
+    counted[i[chosen]] = true[j[chosen]]
+    return scores[counted], right[counted], int(true.sum())
+
+
+def overlapping(a: Floats, b: Floats) -> tuple[Index, Index, Floats]:
+    """All pairs of (M, 4) and (N, 4) xyxy boxes with an IoU of at least .5.
+
+    Returns:
+        (E,) positions in ``a``, (E,) positions in ``b``, (E,) their IoU.
+    """
+    tree = shapely.STRtree(shapely.box(*b.T))
+    i, j = tree.query(shapely.box(*a.T))  # those whose boxes touch
+    iou = box_iou(a[i], b[j])
+    enough = iou >= IOU  # not of NaN, an empty box
+    return i[enough], j[enough], iou[enough]

@@ -1,0 +1,89 @@
+"""Whether scores are probabilities: of the predictions with score s, is the share s right?
+
+Objectness is right where the prediction has a true cell. The probability of the most probable type is right where the
+true type of that cell is it; predictions without a cell, or on one of unknown type, say nothing of types. Cells are
+paired by falling score, all predictions with all true cells, whatever the protocol and threshold, as for the
+precision-recall curve.
+
+The expected calibration error (Naeini et al., AAAI 2015; Guo et al., ICML 2017) is the mean distance between stated and
+true share over equal bins of the score, each weighted by its predictions. It depends on the bins, and on which
+predictions the model returns at all: where most are of low score and rightly so, that of objectness is small whatever
+the others are. The plot shows each bin.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from celldetr.data.sample import UNKNOWN
+from celldetr.evaluation.cells import ImageCells
+from celldetr.evaluation.curve import score_pairs
+
+BINS = 15  # as in Guo et al.
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """Stated against true share, in ``BINS`` equal bins of the score over [0, 1]; a score of k / BINS is in bin k.
+
+    Attributes:
+        counts: predictions in each bin.
+        stated: their mean score; None in an empty bin.
+        share_right: how many of them are right; None in an empty bin.
+        error: expected calibration error, in [0, 1]; None without predictions.
+    """
+
+    counts: tuple[int, ...]
+    stated: tuple[float | None, ...]
+    share_right: tuple[float | None, ...]
+    error: float | None
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Of objectness over all predictions, and of the most probable type over those on a cell of known type."""
+
+    objectness: Reliability
+    types: Reliability
+
+
+def reliability(scores: NDArray[np.floating], right: NDArray[np.bool_]) -> Reliability:
+    """Calibration of (M,) scores in [0, 1], of which ``right`` (M,) came true."""
+    edges = np.arange(1, BINS) / BINS
+    place = np.searchsorted(edges, scores, side="right")
+    counts = np.bincount(place, minlength=BINS)
+    stated = np.bincount(place, scores, BINS) / np.maximum(counts, 1)
+    true = np.bincount(place, right, BINS) / np.maximum(counts, 1)
+    return Reliability(
+        counts=tuple(counts.tolist()),
+        stated=tuple(value if n else None for value, n in zip(stated.tolist(), counts, strict=True)),
+        share_right=tuple(value if n else None for value, n in zip(true.tolist(), counts, strict=True)),
+        error=float(np.average(np.abs(stated - true), weights=counts)) if len(scores) else None,
+    )
+
+
+def calibration(images: Sequence[ImageCells], radius_um: float) -> Calibration:
+    """Calibration of a model over a split.
+
+    Args:
+        images: with all predictions, down to the lowest score the model returns.
+        radius_um: largest distance of a pair, micrometres.
+    """
+    scores, hit = [np.empty(0)], [np.empty(0, bool)]
+    type_scores, agrees = [np.empty(0)], [np.empty(0, bool)]
+    for image in images:
+        i, j = score_pairs(image, radius_um)
+        scores.append(image.pred_scores)
+        hit.append(np.isin(np.arange(len(image.pred_scores)), i))
+        known = image.true_types[j] != UNKNOWN
+        i, j = i[known], j[known]
+        type_scores.append(image.pred_type_scores[i])
+        agrees.append(image.pred_types[i] == image.true_types[j])
+    return Calibration(
+        objectness=reliability(np.concatenate(scores), np.concatenate(hit)),
+        types=reliability(np.concatenate(type_scores), np.concatenate(agrees)),
+    )
