@@ -180,34 +180,39 @@ def compare(first: Path, turns: int, steps: int, threads: int) -> None:
 
 
 def whole_runs(first: Path, rounds: int) -> None:
-    """Print images a second of the command itself, loader and all, between its 10th and its 40th step."""
+    """Print images a second of the command itself, loader and all, between its 10th and its 40th step, and the losses.
+
+    All train the first version's recipe, in round n with seed n: losses of one version differ as much as seeds do, and
+    those of two should not differ more.
+    """
+    recipe = first.resolve() / "src/celldetr/recipes/small-20x.yaml"
     ways = {
         "first": (first, []),
         "now": (Path(__file__).resolve().parents[1], []),
         "now, two processes": (Path(__file__).resolve().parents[1], ["--devices", "2"]),
     }
-    rows: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
+    speeds: dict[str, list[float]] = {name: [] for name in ways}
+    losses: dict[str, list[list[float]]] = {name: [] for name in ways}
     with tempfile.TemporaryDirectory() as folder:
         for turn in range(rounds):
             for name, (root, options) in ways.items():
                 target = Path(folder) / f"{turn}-{len(options)}-{root.name}"
-                command = [sys.executable, "-m", "celldetr.cli", "train", "small-20x", "-o", str(target), "--quiet"]
-                command += ["training.steps=41", "--device", "cpu", *options]
+                command = [sys.executable, "-m", "celldetr.cli", "train", str(recipe), "-o", str(target), "--quiet"]
+                command += ["training.steps=41", f"training.seed={turn}", "--device", "cpu", *options]
                 env = os.environ | {"PYTHONPATH": str(root.resolve() / "src")}
                 subprocess.run(command, env=env, check=True, capture_output=True)
                 log = [json.loads(line) for line in (target / "log.jsonl").read_text().splitlines()]
                 ended = {row["step"]: 4 * (row["step"] + 1) / row["images_per_second"] for row in log if "loss" in row}
-                rows[name].append((120 / (ended[40] - ended[10]), next(r["loss"] for r in log if r["step"] == 40)))
-                print(
-                    f"  {name:20}{rows[name][-1][0]:6.2f} images/s, loss of step 40 {rows[name][-1][1]:.3f}", flush=True
-                )
-    base = np.array([speed for speed, _ in rows["first"]])
-    print(f"celldetr train small-20x, images a second, median of {rounds} rounds (each version in turn)")
-    for name, results in rows.items():
-        speeds = np.array([speed for speed, _ in results])
-        print(
-            f"  {name:20}{np.median(speeds):6.2f}   ratio to first, median of the rounds {np.median(speeds / base):.2f}"
-        )
+                speeds[name].append(120 / (ended[40] - ended[10]))
+                losses[name].append([row["loss"] for row in log if "loss" in row and row["step"] in (10, 20, 30, 40)])
+                shown = ", ".join(f"{loss:.2f}" for loss in losses[name][-1])
+                print(f"  {name:20}{speeds[name][-1]:6.2f} images/s, loss of steps 10 to 40: {shown}", flush=True)
+    base = np.array(speeds["first"])
+    print(f"celldetr train, the first version's recipe, median of {rounds} rounds (each version in turn)")
+    for name in ways:
+        ratio, loss = np.median(np.array(speeds[name]) / base), np.array(losses[name])
+        curve = ", ".join(f"{m:.2f} +- {s:.2f}" for m, s in zip(loss.mean(0), loss.std(0, ddof=1), strict=True))
+        print(f"  {name:20}{np.median(speeds[name]):6.2f} images/s, {ratio:.2f} times the first; loss {curve}")
 
 
 def table_loss(rows: dict[str, list[list[float]]], name: str) -> float:
