@@ -226,7 +226,7 @@ def test_report_as_a_table() -> None:
     for heading, value in (
         ("average precision, boxes at IoU .5", report.box_ap.detection),
         ("expected calibration error", report.calibration.objectness.error),
-        ("IoU of pairs with annotated boxes", report.mean_iou),
+        ("IoU of pairs with annotated boxes, mean", report.mean_iou),
     ):
         assert f"{value:.3f}" in next(line for line in text.splitlines() if heading in line)
     dead = next(line for line in text.splitlines() if line.strip(" │").startswith("dead"))

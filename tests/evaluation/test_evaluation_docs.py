@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from scenes import TYPES, random_image
+
+from celldetr.evaluation.evaluate import score_images, write_metrics
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "evaluation.md"
 
@@ -20,5 +25,19 @@ def test_the_warning_about_pairing_is_reproduced(capsys: pytest.CaptureFixture[s
 def test_every_protocol_is_described() -> None:
     from celldetr.evaluation.protocols import PROTOCOLS
 
-    described = re.findall(r"^\| `([\w-]+)` \|", DOCS.read_text(encoding="utf-8"), re.MULTILINE)
+    section = DOCS.read_text(encoding="utf-8").split("\n## Protocols\n")[1]
+    described = re.findall(r"^\| `([\w-]+)` \|", section, re.MULTILINE)
     assert sorted(described) == sorted([*PROTOCOLS])
+
+
+def test_every_key_of_the_file_is_described(tmp_path: Path) -> None:
+    report = score_images([replace(random_image(3), tissue="Colon")], TYPES, threshold=0.3, resamples=0)
+    write_metrics(report, tmp_path / "m.json", others=[report], context={"dataset": "tiny"})
+    content = json.loads((tmp_path / "m.json").read_text())
+    kind = content["types"]["neoplastic"]
+    keys = {*content, *kind, *content["tissues"]["Colon"], *content["images"][0], *content["curve"]}
+    keys |= {*content["calibration"]["types"], *content["intervals_95"], *content["confusion"]}
+    table = DOCS.read_text(encoding="utf-8").split("\n## metrics.json\n")[1].split("\n## ")[0]
+    # "`a`, `b.c.NAME`" names a, b and c.
+    named = {part for quoted in re.findall(r"`([^`]+)`", table) for part in quoted.split(".")}
+    assert keys <= named, f"not described: {sorted(keys - named)}"
