@@ -39,6 +39,7 @@ from celldetr.training.validation import LOWEST_SCORE, PROTOCOL, THRESHOLD_PROTO
 TYPES = ("inflammatory", "epithelial", "spindle", "other")
 HELD_OUT = 7  # tiles
 SQUARE_CELLS = 200  # most cells of a square
+CELLS = (50, 200, 1000)
 WIDTH = 22  # characters of an arm's name in the log
 COLOURS = {
     "finetune, scattered": "C0",
@@ -155,7 +156,7 @@ def draw(log: Path, out: Path) -> None:
         )
         axis.scatter(*zip(*mine, strict=True), color=COLOURS[arm], s=12)
     axis.set(xscale="log", xlabel="labelled cells", ylabel="mean F1 of four types (within 3 um)", ylim=(0, None))
-    axis.set_xticks(counts, [str(count) for count in counts])
+    axis.set_xticks(CELLS, [str(count) for count in CELLS])
     axis.minorticks_off()
     axis.grid(alpha=0.25)
     axis.legend(fontsize=8)
@@ -164,7 +165,7 @@ def draw(log: Path, out: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--cells", type=int, nargs="+", default=[50, 200, 1000])
+    parser.add_argument("--cells", type=int, nargs="+", default=list(CELLS))
     parser.add_argument("--seeds", type=int, default=3, help="draws of scattered cells")
     parser.add_argument("--square-seeds", type=int, default=1, help="draws of squares")
     parser.add_argument("--steps", type=int, default=400)

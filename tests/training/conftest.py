@@ -11,10 +11,12 @@ import pytest
 import torch
 import yaml
 from PIL import Image, ImageDraw
-from torch import Tensor
+from torch import Tensor, nn
 
 from celldetr.config import ModelConfig, Recipe
 from celldetr.data.loader import Batch
+from celldetr.model.celldetr import CellDETR
+from celldetr.model.checkpoint import Card, save_checkpoint
 
 TINY = {
     "types": ["round", "long"],
@@ -33,6 +35,16 @@ TINY = {
 @pytest.fixture(scope="session")
 def tiny_model() -> Callable[..., ModelConfig]:
     return lambda **changes: ModelConfig.model_validate(TINY | changes)
+
+
+@pytest.fixture
+def start(tmp_path: Path, tiny_model: Callable[..., ModelConfig]) -> Path:
+    """A checkpoint with types round and oval, that finds something everywhere."""
+    torch.manual_seed(5)
+    network = CellDETR(tiny_model(types=["oval", "round"], dropout=0.1))
+    nn.init.constant_(network.detector.heads[-1].objectness.bias, 0.0)
+    save_checkpoint(tmp_path / "start", network, Card(name="start", config=network.config, threshold=0.3))
+    return tmp_path / "start"
 
 
 @pytest.fixture(scope="session")

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from celldetr.config import ModelConfig, Recipe, TrainConfig
 from celldetr.data.loader import Batch, TrainingSet
 from celldetr.data.sample import Sample
 from celldetr.errors import InputError
 from celldetr.model.celldetr import CellDETR
-from celldetr.model.checkpoint import Card, load_checkpoint, save_checkpoint
+from celldetr.model.checkpoint import load_checkpoint
 from celldetr.model.warm_start import start_from
 from celldetr.recipes import load_recipe
 from celldetr.training import loop
@@ -37,16 +37,6 @@ SOME = {"freeze": FROZEN, "labels": "some", "mode": "parallel_jittered"}
 @pytest.fixture
 def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop, "draw_curves", lambda folder: None)
-
-
-@pytest.fixture
-def start(tmp_path: Path, tiny_model: Models) -> Path:
-    """A checkpoint with types round and oval, that finds something everywhere."""
-    torch.manual_seed(5)
-    network = CellDETR(tiny_model(types=["oval", "round"], dropout=0.1))
-    nn.init.constant_(network.detector.heads[-1].objectness.bias, 0.0)
-    save_checkpoint(tmp_path / "start", network, Card(name="start", config=network.config, threshold=0.3))
-    return tmp_path / "start"
 
 
 def test_a_frozen_run_moves_the_head_alone_and_goes_on_as_if_uncut(

@@ -17,6 +17,8 @@ from two_processes import first_gradients
 from celldetr.config import Recipe
 from celldetr.errors import InputError
 from celldetr.model.celldetr import CellDETR
+from celldetr.model.checkpoint import load_checkpoint
+from celldetr.model.warm_start import start_from
 from celldetr.training import loop
 from celldetr.training.logs import read_log
 from celldetr.training.loop import train
@@ -35,10 +37,15 @@ def torchrun(*arguments: object) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_two_processes_are_one(tmp_path: Path, tiny_recipe: Recipes, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("frozen", [False, True])
+def test_two_processes_are_one(
+    frozen: bool, start: Path, tmp_path: Path, tiny_recipe: Recipes, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Of two crops a process; the data set has an empty image, so that a process can be without a nucleus."""
     monkeypatch.setattr(loop, "draw_curves", lambda folder: None)
-    recipe = tiny_recipe(steps=6, batch_size=4, validate_every=100, warmup=3)
+    partly = {"freeze": ["backbone", "encoder", "detector"], "mode": "parallel_jittered"}
+    settings = {"steps": 6, "batch_size": 4, "validate_every": 100, "warmup": 3} | (partly if frozen else {})
+    recipe = tiny_recipe(None, start if frozen else "", **settings)
     file = tmp_path / "recipe.yaml"
     file.write_text(yaml.safe_dump(recipe.model_dump(mode="json")))
     whole, cut = tmp_path / "whole", tmp_path / "cut"
@@ -56,11 +63,14 @@ def test_two_processes_are_one(tmp_path: Path, tiny_recipe: Recipes, monkeypatch
         assert float((two[name] - gradient).abs().max()) <= 1e-5 * max(1.0, float(gradient.abs().max())), name
 
     torch.manual_seed(recipe.training.seed)
-    start = CellDETR(recipe.model).state_dict()
+    network = CellDETR(recipe.model)
+    if frozen:
+        start_from(network, load_checkpoint(start).network)
+    first = network.state_dict()
     expected, found = load_file(whole / STATE_FILE), load_file(cut / STATE_FILE)
     assert expected.keys() == found.keys()
     moved = apart = 0.0
-    for name, value in start.items():
+    for name, value in first.items():
         if value.is_floating_point():
             moved += float((expected[f"network/{name}"] - value).square().sum())
             apart += float((expected[f"network/{name}"] - found[f"network/{name}"]).square().sum())
