@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -95,8 +96,4 @@ def attention_inside(
 def _parts(width: int, height: int, tile: int) -> list[tuple[int, int, int, int]]:
     """(left, top, right, bottom) of parts of nearly equal size, none longer than ``tile``, that cover an image."""
     xs, ys = (np.linspace(0, side, -(-side // tile) + 1).round().astype(int).tolist() for side in (width, height))
-    return [
-        (left, top, right, bottom)
-        for top, bottom in zip(ys[:-1], ys[1:], strict=True)
-        for left, right in zip(xs[:-1], xs[1:], strict=True)
-    ]
+    return [(left, top, right, bottom) for top, bottom in pairwise(ys) for left, right in pairwise(xs)]

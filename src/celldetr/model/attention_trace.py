@@ -76,7 +76,7 @@ class AttentionTrace:
         Returns:
             (A, N)
         """
-        return self.share(self._numbers_at(instances) == numbers[:, None, None, None])
+        return self.share(np.asarray(self._numbers_at(instances) == numbers[:, None, None, None]))
 
     def _numbers_at(self, instances: NDArray[np.integer]) -> NDArray[np.int64]:
         """(A, N, heads, L, P) number in the map at each location, -1 outside."""
