@@ -43,10 +43,10 @@ def cluster(text: str | None) -> str | ClusterSettings | None:
     return read_cluster(text)
 
 
-def free(out: Path, overwrite: bool) -> None:
-    """Say before an evaluation, not after it, that its result has no place."""
+def free(out: Path, overwrite: bool, example: str = "metrics.json") -> None:
+    """Say before the work, not after it, that its result has no place."""
     if out.is_dir() or not out.parent.is_dir():
-        raise InputError(f"{out}: expected the name of a file in a folder that exists, e.g. metrics.json")
+        raise InputError(f"{out}: expected the name of a file in a folder that exists, e.g. {example}")
     if out.exists() and not overwrite:
         raise InputError(f"{out}: exists already; choose another name or add --overwrite")
 

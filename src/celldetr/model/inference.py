@@ -91,6 +91,27 @@ def for_inference(network: CellDETR) -> CellDETR:
     return shared
 
 
+def padded(images: Tensor, stride: int) -> tuple[Tensor, Tensor]:
+    """Images whose sides are multiples of the coarsest stride, and how much of them is valid.
+
+    Args:
+        images: (B, 3, H, W).
+        stride: pixels.
+
+    Returns:
+        (B, 3, H', W'), zeros at the right and below, and (B, 2) float32 width and height before.
+    """
+    batch, _, height, width = images.shape
+    sizes = torch.tensor([[width, height]], device=images.device, dtype=torch.float32).expand(batch, 2)
+    return functional.pad(images, (0, -width % stride, 0, -height % stride)), sizes
+
+
+def type_probabilities(logits: Tensor) -> Tensor:
+    """(..., K) logits of the types -> float32 that add up to 1: their sigmoids, divided by the sum of these."""
+    # From their logarithms: cells that are unlike all types underflow otherwise.
+    return functional.logsigmoid(logits.float()).softmax(-1)
+
+
 class TilePredictor:
     """A trained network that turns tiles into cells. Implements ``celldetr.model.output.TileModel``."""
 
@@ -192,11 +213,7 @@ class TilePredictor:
     @torch.inference_mode()
     def _predict(self, images: Tensor) -> list[TileCells]:
         """Tiles of one size, (B, 3, H, W) uint8."""
-        batch, _, height, width = images.shape
-        coarsest = self.network.config.strides[-1]
-        pad = (-width % coarsest, -height % coarsest)
-        images = functional.pad(images.to(self.device), (0, pad[0], 0, pad[1]))
-        sizes = torch.tensor([[width, height]], device=self.device, dtype=torch.float32).expand(batch, 2)
+        images, sizes = padded(images.to(self.device), self.network.config.strides[-1])
         with self._autocast():
             memories = self.network.memorise(images, sizes)
             detection = self.network.detect(memories)
@@ -207,8 +224,7 @@ class TilePredictor:
             valid &= self._distinct(boxes[..., :2] * sizes[:, None], scores.gather(1, chosen), valid)
             blocked = hide_padding(valid) if self.network.config.self_attention == "after_first" else None
             cells = self.network.describe(memories, detection, chosen, blocked=blocked)
-        # Sigmoids divided by their sum, from their logarithms: cells that are unlike all types underflow otherwise.
-        probabilities = functional.logsigmoid(cells.logits.float()).softmax(-1)
+        probabilities = type_probabilities(cells.logits)
         absolute = cxcywh_to_xyxy(boxes.float()).clamp(0, 1) * sizes.repeat(1, 2)[:, None]
         valid = valid & (absolute[..., 2:] > absolute[..., :2]).all(-1)  # a box may have left the tile
         scores = scores.gather(1, chosen)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -125,6 +125,11 @@ class DeformableAttention(nn.Module):
         reach = offsets / self.points if self.margin is None else self.margin * torch.tanh(offsets)
         return (centre + reach * half) * ratios
 
+    def weights(self, query: Tensor) -> Tensor:
+        """How much each sampled point counts: (B, Q, d) -> (B, Q, heads, L, P) float32, each head's sum being 1."""
+        logits = self.attention_weights(query).float().view(*query.shape[:2], self.heads, -1)
+        return cast(Tensor, logits.softmax(-1).view(*query.shape[:2], self.heads, self.levels, self.points))
+
     def forward(self, query: Tensor, reference: Tensor, memory: Memory, value: Tensor | None = None) -> Tensor:
         """Sample the memory around each query's reference.
 
@@ -153,7 +158,6 @@ class DeformableAttention(nn.Module):
                 value, memory.shapes, offsets, logits, reference, memory.ratios, margin
             )
             return self.output_proj(sampled.to(query.dtype))
-        weights = self.attention_weights(query).float().view(batch, queries, self.heads, -1).softmax(-1)
-        weights = weights.view(batch, queries, self.heads, self.levels, self.points)
-        sampled = deformable_attention(value, memory.shapes, self.locations(query, reference, memory), weights)
+        locations, weights = self.locations(query, reference, memory), self.weights(query)
+        sampled = deformable_attention(value, memory.shapes, locations, weights)
         return self.output_proj(sampled.to(query.dtype))

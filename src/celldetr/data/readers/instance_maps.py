@@ -107,6 +107,15 @@ def read(card: DatasetCard, split: str) -> Iterator[Sample]:
     """Read a split.
 
     Raises:
+        InputError: see ``read_with_maps``.
+    """
+    return (sample for sample, _ in read_with_maps(card, split))
+
+
+def read_with_maps(card: DatasetCard, split: str) -> Iterator[tuple[Sample, NDArray[np.integer]]]:
+    """Read a split, each sample with its (H, W) instance map; its nuclei are in rising order of their numbers there.
+
+    Raises:
         InputError: a file is missing, map and image differ in size, or a nucleus has no known label.
     """
     options = parse(InstanceOptions, card.options, f"options of dataset {card.name!r}")
@@ -123,4 +132,4 @@ def read(card: DatasetCard, split: str) -> Iterator[Sample]:
                 raise InputError(f"{path}: no nucleus to tell the scale by, as options.median_diameter_um asks")
             mpp = options.median_diameter_um / float(np.median(np.sqrt(areas * 4 / np.pi)))
         rows = [f"{path}, nucleus {number}" for number in numbers]
-        yield box_sample(card, item.name, image, boxes, _types(card, item, options, numbers), rows, mpp)
+        yield box_sample(card, item.name, image, boxes, _types(card, item, options, numbers), rows, mpp), instances

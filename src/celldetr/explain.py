@@ -1,0 +1,249 @@
+"""What networks look at when they type a cell: what ``celldetr explain`` does.
+
+Every network is asked about the same boxes, those of a cell table, on the same tissue: a field of its own around each
+cell, at its own resolution. The other cells of the table there are asked about too, as in a run, since in a decoder
+with self-attention they matter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from celldetr.api import Model, load_model
+from celldetr.errors import InputError
+from celldetr.files import read_json
+from celldetr.model.attention_trace import AttentionTrace, trace_attention
+from celldetr.slide.damage import read_around
+from celldetr.slide.reader import SlideReader, open_slide
+from celldetr.slide.store import RUN, cells_path, read_cells
+from celldetr.view.attention import Attention, CellRow, attention_figure, check_figure_path, write_figure
+
+COLUMNS = ["cell_id", "x_px", "y_px", "w_px", "h_px", "type", "type_score"]
+LARGEST_MM2 = 2.0  # of a region whose cells are found on the fly
+LEAST_FIELD_UM = 16.0
+ROOM = 1.7  # side of a panel, times the longest side of a box
+PIXELS = 320  # side of a panel's picture
+
+Region = tuple[float, float, float, float]
+
+
+def explain_slide(
+    path: Path,
+    out: Path,
+    models: Sequence[str | None] = (None,),
+    run: Path | None = None,
+    ids: Sequence[int] = (),
+    region: Region | None = None,
+    mpp: float | None = None,
+    tile: int = 768,
+    device: str = "auto",
+    progress: Callable[[int, int], None] | None = None,
+) -> list[str]:
+    """Open, load, choose and draw; see ``explain``.
+
+    Args:
+        path: of a slide or an image.
+        out: PNG, SVG or PDF.
+        models: what ``load_model`` takes, one for each column.
+        run: of the slide, whose cells they are; None: what the first model finds in ``region``.
+        ids: ``cell_id`` of those to draw; none: see ``choose_cells``.
+        region: x, y, width, height in level-0 px; None: all of it. Not together with ``run``.
+        mpp: of level 0, instead of what the file says.
+        tile, progress: see ``explain``.
+        device: where models run.
+
+    Raises:
+        InputError: anything wrong with these; one line says what to do.
+    """
+    check_figure_path(out)
+    if run is not None and region is not None:
+        raise InputError("--region: says where to look for cells, which --cells has already; leave one of them out")
+    with open_slide(path, mpp) as reader:
+        cells = None if run is None else run_cells(run, reader)
+        chosen = None if cells is None else choose_cells(cells, ids)  # a wrong id is told before models are loaded
+        loaded: dict[str, Model] = {}
+        for name in models:
+            model = load_model(name, device, precision="32")
+            title = str(model.card.get("name") or name) if name is None else Path(name).name
+            loaded[title if title not in loaded else str(name)] = model
+        if cells is None or chosen is None:
+            cells = found_cells(reader, region, next(iter(loaded.values())))
+            chosen = choose_cells(cells, ids)
+        return explain(reader, cells, chosen, loaded, out, tile=tile, progress=progress)
+
+
+def run_cells(run: Path, reader: SlideReader) -> pd.DataFrame:
+    """The cells of a finished run of a slide.
+
+    Raises:
+        InputError: no finished run, or one of another slide.
+    """
+    cells = read_cells(run, COLUMNS)
+    record = read_json(cells_path(run).parent / RUN) or {}
+    for key, actual in (("width", reader.width), ("height", reader.height)):
+        if record.get(key, actual) != actual:
+            raise InputError(
+                f"--cells {run}: is of {record.get('slide')!r}, whose {key} is {record.get(key)} px; "
+                f"{reader.file} has {actual}; give the run of this slide"
+            )
+    return cells
+
+
+def found_cells(reader: SlideReader, region: Region | None, model: Model) -> pd.DataFrame:
+    """Find the cells of a region (level-0 px x, y, width, height; None: all), numbered from 0, x and y of the slide.
+
+    Raises:
+        InputError: the region is empty, outside the slide, or too large for that.
+    """
+    x, y, width, height = region or (0.0, 0.0, float(reader.width), float(reader.height))
+    inside = x >= 0 and y >= 0 and x + width <= reader.width and y + height <= reader.height
+    if not (inside and width >= 1 and height >= 1):
+        raise InputError(
+            f"--region {x:g} {y:g} {width:g} {height:g}: expected X Y WIDTH HEIGHT inside the slide of "
+            f"{reader.width} x {reader.height} px"
+        )
+    area = width * reader.mpp_x * height * reader.mpp_y / 1e6
+    if area > LARGEST_MM2:
+        raise InputError(
+            f"{reader.file}: {area:.3g} mm² are too many to look for cells first (at most {LARGEST_MM2:g}); give "
+            "--region X Y WIDTH HEIGHT, or --cells with a finished run: celldetr predict SLIDE -o OUT"
+        )
+    step_x, step_y = reader.mpp / reader.mpp_x, reader.mpp / reader.mpp_y
+    size = max(1, round(width / step_x)), max(1, round(height / step_y))
+    pixels, _ = read_around(reader, x, y, width, height, *size)
+    cells = model.predict(pixels, reader.mpp)[COLUMNS]
+    scale_x, scale_y = width / size[0], height / size[1]
+    return cells.assign(
+        x_px=cells["x_px"] * scale_x + x,
+        y_px=cells["y_px"] * scale_y + y,
+        w_px=cells["w_px"] * scale_x,
+        h_px=cells["h_px"] * scale_y,
+    )
+
+
+def choose_cells(cells: pd.DataFrame, ids: Sequence[int]) -> pd.DataFrame:
+    """The rows of some cells, in the order asked for; by default of each type the surest cell and the median one.
+
+    Cells of a type are sorted by falling ``type_score``, then by ``cell_id``; the first and the middle one are taken.
+
+    Raises:
+        InputError: there is no cell, or none of such an id.
+    """
+    if cells.empty:
+        raise InputError("there is no cell here to look at; choose another --region, or --cells of another run")
+    if ids:
+        known = cells.set_index("cell_id", drop=False)
+        for number in ids:
+            if number not in known.index:
+                nearest = cells["cell_id"].iloc[(cells["cell_id"] - number).abs().argsort().iloc[:3]]
+                low, high = cells["cell_id"].min(), cells["cell_id"].max()
+                raise InputError(
+                    f"--cell {number}: there is no such cell; cell_id goes from {low} to {high}, near ones are "
+                    + ", ".join(str(near) for near in sorted(nearest))
+                )
+        return known.loc[list(ids)]
+    ordered = cells.sort_values(["type_score", "cell_id"], ascending=[False, True])
+    chosen = []
+    for _, of_type in ordered.groupby("type", observed=True, sort=True):
+        chosen.append(of_type.iloc[sorted({0, (len(of_type) - 1) // 2})])
+    return pd.concat(chosen)
+
+
+def explain(
+    reader: SlideReader,
+    cells: pd.DataFrame,
+    chosen: pd.DataFrame,
+    models: Mapping[str, Model],
+    out: Path,
+    *,
+    tile: int = 768,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[str]:
+    """Draw where models look, in the last layer of their representation decoder.
+
+    Args:
+        reader: the slide.
+        cells: all cells, see ``run_cells`` and ``found_cells``.
+        chosen: rows of ``cells``, see ``choose_cells``.
+        models: name -> model, in the order of the columns.
+        out: PNG, SVG or PDF.
+        tile: side of the field around each cell, px at the model's mpp, that the network sees.
+        progress: told how many cells are done, of how many.
+
+    Returns:
+        A line a cell and model: what it says of the cell, and the share of each layer's attention inside the box.
+
+    Raises:
+        InputError: the slide cannot be read, or the figure cannot be written.
+    """
+    scale = np.array([reader.mpp_x, reader.mpp_y])
+    longest = float((chosen[["w_px", "h_px"]].to_numpy(np.float64) * scale).max())
+    field_um = max(LEAST_FIELD_UM, ROOM * longest)
+    rows, lines = [], []
+    numbers, kinds = chosen["cell_id"].tolist(), chosen["type"].astype(str).tolist()
+    places = chosen[["x_px", "y_px", "w_px", "h_px"]].to_numpy(np.float64)
+    for done, (number, kind, sure, place) in enumerate(
+        zip(numbers, kinds, chosen["type_score"].tolist(), places, strict=True), 1
+    ):
+        centre, size = place[:2], place[2:]
+        attentions = []
+        for name, model in models.items():
+            trace = _look(reader, cells, number, centre, model, tile)
+            best = int(trace.probabilities[0].argmax())
+            said = f"{model.types[best]} {trace.probabilities[0, best]:.2f}"
+            shares = trace.share_in_box()[:, 0]
+            attentions.append(_attention(trace, model.mpp, f"{said}\n{shares[-1]:.0%} inside the box"))
+            inside = " ".join(f"{share:.3f}" for share in shares)
+            lines.append(f"cell {number}  {name}: {said}, attention inside the box by layer {inside}")
+        field = field_um / scale
+        x, y = centre - field / 2
+        pixels, _ = read_around(reader, x, y, field[0], field[1], PIXELS, PIXELS)
+        width, height = (float(side) for side in size * scale)
+        rows.append(CellRow(f"cell {number}\n{kind} {sure:.2f}", pixels, (width, height), tuple(attentions)))
+        if progress:
+            progress(done, len(chosen))
+    write_figure(attention_figure(rows, field_um, list(models), _levels(models.values())), out)
+    return lines
+
+
+def _look(
+    reader: SlideReader, cells: pd.DataFrame, number: int, centre: NDArray[np.float64], model: Model, tile: int
+) -> AttentionTrace:
+    """The attention for a cell, which comes first, and those around it; the field is shifted to lie in the slide."""
+    step = model.mpp / np.array([reader.mpp_x, reader.mpp_y])  # level-0 px per px of the model
+    whole = np.array([reader.width, reader.height])
+    extent = np.minimum(tile, np.ceil(whole / step))
+    corner = np.clip(centre - extent * step / 2, 0, np.maximum(whole - extent * step, 0))
+    width, height = extent * step
+    image, _ = read_around(reader, corner[0], corner[1], width, height, int(extent[0]), int(extent[1]))
+    place = (cells[["x_px", "y_px"]].to_numpy(np.float64) - corner) / step
+    half = cells[["w_px", "h_px"]].to_numpy(np.float64) / step / 2
+    first = (cells["cell_id"] == number).to_numpy()
+    others = ((place >= 0) & (place < extent)).all(1) & ~first
+    boxes = np.concatenate([place - half, place + half], axis=1).clip(0, np.tile(extent, 2))
+    return trace_attention(model.network, image, np.concatenate([boxes[first], boxes[others]]))
+
+
+def _attention(trace: AttentionTrace, mpp: float, title: str) -> Attention:
+    """The last layer's attention for the first cell, all heads together."""
+    weights = trace.weights[-1, 0].astype(np.float64)
+    left, top, right, bottom = trace.boxes[0]
+    centre = np.array([left + right, top + bottom]) / 2
+    strides = np.broadcast_to(np.array(trace.strides)[None, :, None], weights.shape)
+    points = (trace.locations[-1, 0] - centre) * mpp
+    return Attention(title, points.reshape(-1, 2), weights.ravel() / weights.sum(), strides.ravel())
+
+
+def _levels(models: Iterable[Model]) -> dict[int, str]:
+    """Stride of each level that one of the models samples -> what the legend says of it."""
+    found: dict[int, set[float]] = {}
+    for model in models:
+        for stride in model.network.config.representation_strides:
+            found.setdefault(stride, set()).add(stride * model.mpp)
+    sizes = {stride: " or ".join(f"{size:g}" for size in sorted(um)) for stride, um in sorted(found.items())}
+    return {stride: f"stride {stride} ({size} µm)" for stride, size in sizes.items()}

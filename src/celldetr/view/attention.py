@@ -1,0 +1,168 @@
+"""Where networks look when they represent a cell: one row a cell, first the tissue, then a column for each network.
+
+Every sampling point is a dot whose area is proportional to its attention weight, of all heads together; its colour says
+which feature level it reads. All panels have one physical scale.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain, repeat
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from celldetr.errors import InputError
+from celldetr.files import replacing
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+FORMATS = (".png", ".svg", ".pdf")
+LEVEL_COLOURS = ("#ffd92f", "#33d6c0", "#ff7f0e", "#1f4fff")  # finest first; seen on H&E, told apart when colour-blind
+MORE = "#f5f5f5"  # of levels beyond these
+PANEL_INCHES = 1.75
+DOTS = 0.5  # area of all dots of a network in a panel, times the median box's area
+SCALE_UM = 5.0
+POINTS = 72  # an inch
+
+
+@dataclass(frozen=True)
+class Attention:
+    """What one network sees of one cell.
+
+    Attributes:
+        title: lines over the panel.
+        points: (M, 2) (x, y) of the sampling points from the cell's centre, micrometres.
+        weights: (M,) share of the attention of each, adding up to 1.
+        strides: (M,) pixels per cell of the level that each reads.
+    """
+
+    title: str
+    points: NDArray[np.floating]
+    weights: NDArray[np.floating]
+    strides: NDArray[np.integer]
+
+
+@dataclass(frozen=True)
+class CellRow:
+    """One cell.
+
+    Attributes:
+        title: lines over the panel of the tissue.
+        pixels: (S, S, 3) uint8, the tissue around its centre.
+        size_um: width and height of its box.
+        attentions: one for each network.
+    """
+
+    title: str
+    pixels: NDArray[np.uint8]
+    size_um: tuple[float, float]
+    attentions: tuple[Attention, ...]
+
+
+def check_figure_path(path: Path) -> None:
+    """Say before the work that its result cannot be written.
+
+    Raises:
+        InputError: an ending that is no format of figures.
+    """
+    if path.suffix.lower() not in FORMATS:
+        raise InputError(f"{path}: a figure is written as one of {', '.join(FORMATS)}; give such an ending")
+
+
+def attention_figure(
+    rows: Sequence[CellRow], field_um: float, columns: Sequence[str], level_um: dict[int, str]
+) -> Figure:
+    """Draw the cells.
+
+    Args:
+        rows: at least one, each with as many attentions as there are ``columns``.
+        field_um: side of what each panel's pixels show.
+        columns: names of the networks.
+        level_um: stride -> what the legend says of that level.
+    """
+    # Imported here: the import takes longer than most commands, and few of them draw.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+
+    palette = chain(LEVEL_COLOURS, repeat(MORE))
+    colours = dict(zip(sorted(level_um), palette, strict=False))
+    across = 1 + len(columns)
+    figure = Figure(figsize=(across * PANEL_INCHES + 0.1, len(rows) * (PANEL_INCHES + 0.32) + 0.55))
+    FigureCanvasAgg(figure)
+    figure.set_layout_engine("constrained", w_pad=0.03, h_pad=0.03)
+    box = float(np.median([row.size_um[0] * row.size_um[1] for row in rows]))
+    area = DOTS * box * (PANEL_INCHES * POINTS / field_um) ** 2  # square points
+    grid = figure.subplots(len(rows), across, squeeze=False)
+    for axes, name in zip(grid[0], ("tissue", *columns), strict=True):
+        axes.annotate(
+            name, (0.5, 1), (0, 25), "axes fraction", textcoords="offset points", ha="center", fontsize=8, weight="bold"
+        )
+    for row, line in zip(rows, grid, strict=True):
+        for axes in line:
+            _tissue(axes, row, field_um)
+        line[0].set_title(row.title, fontsize=7, pad=3)
+        for axes, attention in zip(line[1:], row.attentions, strict=True):
+            axes.set_title(attention.title, fontsize=7, pad=3)
+            _dots(axes, attention, colours, area)
+    _scale_bar(grid[0, 0], field_um)
+    handles = [
+        Line2D([], [], color=colour, marker="o", linestyle="", markeredgecolor="black", label=level_um[stride])
+        for stride, colour in colours.items()
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), across), fontsize=7)
+    return figure
+
+
+def write_figure(figure: Figure, path: Path) -> None:
+    """Write a figure, whole or not at all.
+
+    Raises:
+        InputError: see ``check_figure_path``; or the file cannot be written.
+    """
+    check_figure_path(path)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format=path.suffix[1:].lower(), dpi=200)
+
+
+def _tissue(axes: Axes, row: CellRow, field_um: float) -> None:
+    """The pixels and the box, the cell's centre at (0, 0), y downwards."""
+    from matplotlib.patches import Rectangle
+
+    half = field_um / 2
+    axes.imshow(row.pixels, extent=(-half, half, half, -half), interpolation="bicubic")
+    width, height = row.size_um
+    for colour, line in (("black", 1.8), ("white", 0.9)):  # seen on dark and on light
+        axes.add_patch(
+            Rectangle((-width / 2, -height / 2), width, height, fill=False, edgecolor=colour, linewidth=line)
+        )
+    axes.set(xlim=(-half, half), ylim=(half, -half), xticks=[], yticks=[])
+
+
+def _dots(axes: Axes, attention: Attention, colours: dict[int, str], area: float) -> None:
+    """Large ones first, so that they cover none; ``area`` is that of all together, square points."""
+    order = np.argsort(-attention.weights, kind="stable")
+    axes.scatter(
+        attention.points[order, 0],
+        attention.points[order, 1],
+        s=attention.weights[order] * area * 4 / np.pi,  # matplotlib's s is the square of the diameter
+        c=[colours[int(stride)] for stride in attention.strides[order]],
+        edgecolors="black",
+        linewidths=0.35,
+        alpha=0.85,
+        zorder=3,
+    )
+
+
+def _scale_bar(axes: Axes, field_um: float) -> None:
+    left, y = -0.45 * field_um, 0.44 * field_um
+    for colour, line in (("white", 3.6), ("black", 2.0)):
+        axes.plot([left, left + SCALE_UM], [y, y], color=colour, linewidth=line, solid_capstyle="butt")
+    label = axes.text(left + SCALE_UM / 2, y - 0.03 * field_um, f"{SCALE_UM:g} µm", fontsize=6, ha="center")
+    label.set_bbox({"facecolor": "white", "alpha": 0.6, "edgecolor": "none", "pad": 0.6})
