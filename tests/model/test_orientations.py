@@ -7,7 +7,7 @@ import copy
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
@@ -184,6 +184,7 @@ cells = st.dictionaries(
 )
 
 
+@settings(deadline=None)
 @given(st.lists(cells, min_size=1, max_size=4))
 def test_merging_loses_no_score_and_finds_what_is_at_each_place(
     views: list[dict[tuple[int, int], tuple[int, int, float]]],
