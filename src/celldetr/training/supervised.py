@@ -12,8 +12,9 @@ from celldetr.config import TrainConfig
 from celldetr.model.celldetr import CellDETR, Memories
 from celldetr.model.detection import DetectionOutput, Detections
 from celldetr.model.representation import hide_padding
-from celldetr.training.box_noise import jitter_boxes
-from celldetr.training.losses import Losses, dense_losses, detection_losses, type_loss
+from celldetr.training.denoising import denoising_losses, noised_queries
+from celldetr.training.feeding import Source, feed
+from celldetr.training.losses import Losses, dense_losses, detection_losses, no_type_loss, type_loss
 from celldetr.training.matching import Match, match
 from celldetr.training.processes import normaliser
 
@@ -49,7 +50,8 @@ class Supervised(nn.Module):
         sizes = images.new_tensor([images.shape[3], images.shape[2]], dtype=torch.float32).expand(len(images), 2)
         nuclei = normaliser(sum(len(b) for b in boxes), device)
         memories = self.network.memorise(images, origin=origin)
-        detection = self.network.detect(memories, origin)
+        noised = noised_queries(boxes, config.denoising, chances) if config.denoising else None
+        detection = self.network.detect(memories, origin, noised.queries if noised else None)
         layers = Detections(
             torch.stack([layer.boxes for layer in detection.layers]),
             torch.stack([layer.logits for layer in detection.layers]),
@@ -58,7 +60,11 @@ class Supervised(nn.Module):
         terms: Losses = {f"layer{i}/{name}": value for i, layer in enumerate(losses) for name, value in layer.items()}
         for name, value in self._proposal_losses(detection, boxes, sizes, nuclei).items():
             terms[f"proposals/{name}"] = value
-        terms |= self._type_losses(memories, detection, matches[-1], boxes, types, origin, chances)
+        if config.denoising:
+            for i, layer in enumerate(denoising_losses(detection, noised, nuclei, config.denoising)):
+                terms |= {f"denoising{i}/{name}": value for name, value in layer.items()}
+        fed = feed(config, detection.last.boxes, matches[-1], boxes, types, chances)
+        terms |= self._type_losses(memories, fed, origin, nuclei)
         weights = {"class": config.w_class, "l1": config.w_l1, "giou": config.w_giou, "type": config.w_type}
         total = torch.stack([weights[name.rpartition("/")[2]] * value for name, value in terms.items()]).sum()
         return total, {name: value.detach() for name, value in terms.items()}
@@ -83,48 +89,29 @@ class Supervised(nn.Module):
         matches = match(layers.logits.detach(), layers.boxes.detach(), boxes, **weights)
         return matches, detection_losses(layers, boxes, matches, nuclei)
 
-    def _type_losses(
-        self,
-        memories: Memories,
-        detection: DetectionOutput,
-        matched: Sequence[Match],
-        boxes: Sequence[Tensor],
-        types: Sequence[Tensor],
-        origin: Tensor,
-        chances: Sequence[torch.Generator],
-    ) -> Losses:
-        """Type loss of whichever boxes the mode feeds to the representation decoder."""
-        mode = self.config.mode
-        sources: list[list[tuple[Tensor, Tensor]]] = []  # of each source, each image's boxes and types
-        if mode in ("sequential", "mixed"):
-            found = detection.last.boxes.detach()
-            sources.append([(found[b, query], types[b][nucleus]) for b, (query, nucleus) in enumerate(matched)])
-        if mode != "sequential":
-            sources.append([(self._noisy(image, chances[b]), types[b]) for b, image in enumerate(boxes)])
-        asked, wanted, source = [], [], []  # all sources of an image become one list of boxes
-        for parts in zip(*sources, strict=True):
-            asked.append(torch.cat([part for part, _ in parts]))
-            wanted.append(torch.cat([part for _, part in parts]))
-            source.append(torch.cat([torch.full_like(part, i) for i, (_, part) in enumerate(parts)]))
-        valid = pad_sequence([torch.ones_like(t, dtype=torch.bool) for t in wanted], batch_first=True)
-        target = pad_sequence(wanted, batch_first=True, padding_value=-1)
-        padded = pad_sequence(asked, batch_first=True)
+    def _type_losses(self, memories: Memories, fed: Sequence[Source], origin: Tensor, nuclei: float) -> Losses:
+        """Type loss of whatever boxes are fed to the representation decoder: the weighted sum over the sources."""
+        boxes = pad_sequence([torch.cat(parts) for parts in zip(*(each.boxes for each in fed), strict=True)], True)
+        source = [
+            torch.cat([torch.full_like(part[:, 0], i, dtype=torch.long) for i, part in enumerate(parts)])
+            for parts in zip(*(each.boxes for each in fed), strict=True)
+        ]
+        which = pad_sequence(source, batch_first=True, padding_value=-1)
         blocked = None
         if self.network.config.self_attention == "after_first":
             # Unmatched queries are background that a trained detector does not report: cells see cells only, and of a
             # cell that is there twice, detected and true, one does not see the other.
-            copy = pad_sequence(source, batch_first=True)
-            blocked = hide_padding(valid) | (copy[:, None, :, None] != copy[:, None, None, :])
-        cells = self.network.represent(memories, padded, origin, blocked)
-        labelled = normaliser(int((target >= 0).sum()), target.device)
+            blocked = hide_padding(which >= 0) | (which[:, None, :, None] != which[:, None, None, :])
+        cells = self.network.represent(memories, boxes, origin, blocked)
         layers = [*cells.auxiliary, cells.logits] if self.config.auxiliary_types else [cells.logits]
-        return {
-            f"representation{i}/type": type_loss(logits[valid], target[valid], self.type_weights, labelled)
-            for i, logits in enumerate(layers)
-        }
-
-    def _noisy(self, boxes: Tensor, chance: torch.Generator) -> Tensor:
-        if self.config.mode == "parallel":
-            return boxes
-        low, high, grow, share = self.config.jitter
-        return jitter_boxes(boxes.cpu(), low, high, grow, share, generator=chance).to(boxes.device)
+        totals = [logits.sum() * 0 for logits in layers]
+        for i, each in enumerate(fed):
+            types = None if each.types is None else torch.cat(each.types)
+            divisor = nuclei if types is None else normaliser(int((types >= 0).sum()), types.device)
+            for layer, logits in enumerate(layers):
+                mine = logits[which == i]  # image by image, as the types are
+                loss = (
+                    no_type_loss(mine, divisor) if types is None else type_loss(mine, types, self.type_weights, divisor)
+                )
+                totals[layer] = totals[layer] + each.weight * loss
+        return {f"representation{layer}/type": total for layer, total in enumerate(totals)}
