@@ -226,6 +226,7 @@ def inputs(tmp_path: Path) -> Path:
         ("white.png", ["--mpp", "0.5", "--model", "small-2x"], "did you mean 'small-20x'?"),
         ("white.png", ["--mpp", "0.5", "--device", "gpu"], "device 'gpu' is not available here"),
         ("white.png", ["--mpp", "0.5", "--precision", "fp16"], "precision 'fp16'"),
+        ("white.png", ["--mpp", "0.5", "--orientations", "3"], "orientations=3: expected 1, 2, 4 or 8"),
         ("white.png", ["--mpp", "0.5", "--threshold", "2"], "between 0 and 1"),
         ("white.png", ["--mpp", "0.5", "--tile", "8"], "tile"),
         ("white.png", ["--mpp", "0.5", "--batch-size", "0"], "batch_size"),

@@ -58,6 +58,7 @@ def load_model(
     precision: Precision = "auto",
     threshold: float | None = None,
     batch_size: int = 4,
+    orientations: int = 1,
 ) -> Model:
     """Load a model.
 
@@ -67,9 +68,12 @@ def load_model(
         precision: ``32``, ``bf16``, or ``auto`` (bf16 on CUDA and CPUs that multiply it natively).
         threshold: least score of a cell that is reported; None: the one chosen on the model's validation data.
         batch_size: tiles that go through the network together.
+        orientations: 1, 2, 4 or 8: so many flips and turns of each tile are looked at and averaged, at as many times
+            the cost.
 
     Raises:
-        InputError: no such model or device, a broken checkpoint, a threshold outside [0, 1], no tile in a batch.
+        InputError: no such model or device, a broken checkpoint, a threshold outside [0, 1], no tile in a batch,
+            another number of orientations.
     """
     if threshold is not None and not 0 <= threshold <= 1:
         raise InputError(f"threshold={threshold}: expected a score between 0 and 1")
@@ -84,6 +88,7 @@ def load_model(
         device=where,
         precision=precision,
         batch_size=batch_size,
+        orientations=orientations,
     )
     model.info = checkpoint.card
     return model

@@ -41,6 +41,9 @@ ModelName = Annotated[
 ]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 or mps; auto takes the fastest there is.")]
 PrecisionName = Annotated[str, typer.Option("--precision", help="32, bf16, or auto: bf16 where it is native.")]
+Orientations = Annotated[
+    int, typer.Option(help="1, 2, 4 or 8: average over so many flips and turns of each tile; costs as many times.")
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace earlier results.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Continue an interrupted run; keep what is finished.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")]
@@ -118,6 +121,7 @@ def predict(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")] = False,
     device: Device = "auto",
     precision: PrecisionName = "auto",
+    orientations: Orientations = 1,
     overwrite: Overwrite = False,
     resume: Resume = False,
     quiet: Quiet = False,
@@ -145,7 +149,9 @@ def predict(
     where = checks.cluster(cluster)
     if len(found) == 1:
         open_slide(found[0].path, found[0].mpp or mpp).close()
-    chosen = ModelChoice(model, device, checks.precision(precision), threshold, batch_size)
+    chosen = ModelChoice(
+        model, device, checks.precision(precision), threshold, batch_size, checks.orientations(orientations)
+    )
     request = Request(out, chosen, options, tuple(formats or ()), resume, overwrite, task_tiles)
     if dry_run:
         from celldetr.cohort.forecast import forecast
@@ -305,6 +311,7 @@ def evaluate(
     ] = None,
     device: Device = "auto",
     precision: PrecisionName = "auto",
+    orientations: Orientations = 1,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
@@ -324,7 +331,8 @@ def evaluate(
     from celldetr.judge import judge
 
     checks.free(out, overwrite)
-    loaded = load_model(model, device, precision=checks.precision(precision))
+    views = checks.orientations(orientations)
+    loaded = load_model(model, device, precision=checks.precision(precision), orientations=views)
     with progress_bar(quiet) as bar:
         verdict = judge(
             loaded,

@@ -21,6 +21,15 @@ def precision(name: str) -> Precision:
     return known[name]
 
 
+def orientations(count: int) -> int:
+    """The number that --orientations gives."""
+    if count == 1:
+        return count  # the network need not be imported
+    from celldetr.model.orientations import orientations as chosen
+
+    return len(chosen(count))
+
+
 def roi_of(path: Path | None, name: str | None, slides: Sequence[object]) -> Any:
     """The region to look at, read before anything slow is begun; None for all of the slide."""
     if path is None:

@@ -150,8 +150,9 @@ class TrainConfig(Config):
     """How a network is trained: method section 3 (losses) and section 7 (schedules)."""
 
     # Whose boxes train the representation decoder. sequential: the detector's own, matched; parallel: the true ones;
-    # parallel_jittered: the true ones perturbed; mixed: the detector's own and the perturbed ones.
-    mode: Literal["sequential", "parallel", "parallel_jittered", "mixed"] = "mixed"
+    # parallel_jittered: the true ones perturbed; mixed: the detector's own and the perturbed ones; positive_negative:
+    # the true ones, the same a little off, and the same far off, which are to look like no type (DINO's).
+    mode: Literal["sequential", "parallel", "parallel_jittered", "mixed", "positive_negative"] = "mixed"
     jitter: tuple[float, float, float, float] = (0.1, 0.3, 0.5, 0.6)  # noise(low, high, grow, share) of true boxes
     steps: Count = 6000
     batch_size: Count = 4  # of all processes together
@@ -174,6 +175,8 @@ class TrainConfig(Config):
     w_type: float = 2.0
     class_balance: Probability = 0.5  # exponent of inverse type frequency in the type loss; 0 = none
     auxiliary_types: bool = True  # type loss after every representation layer, not only the last
+    # Pairs of perturbed true boxes, near and far, that a nucleus adds to the detector's queries in training; 0 = off.
+    denoising: int = Field(0, ge=0, le=100)
     dense_queries: float = Field(1.0, ge=0)  # weight of one-to-many supervision of the encoder's scores; 0 = one-to-one
 
     # Fine-tuning (docs/finetune.md).

@@ -20,7 +20,7 @@ from celldetr.training.run import chances
 from celldetr.training.supervised import ORIGIN_PX, Supervised
 
 Models = Callable[..., ModelConfig]
-MODES = ["sequential", "parallel", "parallel_jittered", "mixed"]
+MODES = ["sequential", "parallel", "parallel_jittered", "mixed", "positive_negative"]
 
 
 def objective(config: ModelConfig, **training: object) -> Supervised:
@@ -77,7 +77,7 @@ def test_a_batch_without_any_nucleus(mode: str, attention: str, tiny_model: Mode
     assert all(p.grad is None or bool(p.grad.isfinite().all()) for p in made.parameters())
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", MODES[:-1])
 def test_nuclei_of_unknown_type_train_detection_only(mode: str, tiny_model: Models, tiny_batch: Batch) -> None:
     made = objective(tiny_model(), mode=mode)
     unknown = [torch.full_like(types, -1) for types in tiny_batch.types]
@@ -89,6 +89,34 @@ def test_nuclei_of_unknown_type_train_detection_only(mode: str, tiny_model: Mode
     assert {name.partition(".")[0] for name in idle} == {"representer", "type_head", "projections"}
     assert "projections.0" in idle  # stride 4, which the detector does not see
     assert "projections.1" not in idle
+
+
+def test_boxes_far_off_look_like_no_type_whatever_the_cell_is(tiny_model: Models, tiny_batch: Batch) -> None:
+    """Of cells of unknown type too; the loss worked out again from what the representation decoder was asked."""
+    made = objective(tiny_model(), mode="positive_negative", auxiliary_types=False)
+    made.type_weights = torch.tensor([0.5, 2.0])
+    asked = []
+    original = made.network.represent
+    made.network.represent = lambda *arguments: asked.append(original(*arguments)) or asked[-1]  # type: ignore[method-assign]
+    known = float(run(made, tiny_batch)[1]["representation0/type"])
+    logits = [asked[0].logits[0, :9].detach().view(3, 3, 2), asked[0].logits[2, :3].detach().view(3, 1, 2)]
+
+    def focal(logit: Tensor, wanted: Tensor) -> Tensor:
+        p = torch.where(wanted > 0, logit.sigmoid(), 1 - logit.sigmoid())
+        return torch.where(wanted > 0, 0.25, 0.75) * (1 - p) ** 2 * -p.log()
+
+    of_types = torch.tensor(0.0)
+    far = torch.tensor(0.0)
+    for image, types in zip(logits, (tiny_batch.types[0], tiny_batch.types[2]), strict=True):
+        for source, weight in ((0, 1.0), (1, 0.5)):
+            for cell, kind in enumerate(types.tolist()):
+                if kind >= 0:
+                    wanted = torch.eye(2)[kind]
+                    of_types += weight * made.type_weights[kind] * focal(image[source, cell], wanted).sum() / 3
+        far += 0.5 * focal(image[2], torch.zeros(2)).sum() / 4
+    assert known == pytest.approx(float(of_types + far), rel=1e-5)
+    unknown = Batch(tiny_batch.images, tiny_batch.boxes, [torch.full_like(types, -1) for types in tiny_batch.types])
+    assert float(run(made, unknown)[1]["representation0/type"]) == pytest.approx(float(far), rel=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -24,10 +24,12 @@ from celldetr.model.celldetr import CellDETR, Memories
 from celldetr.model.checkpoint import Checkpoint, save_checkpoint
 from celldetr.model.memory import Memory
 from celldetr.training.ema import Average
+from celldetr.training.feeding import feed
 from celldetr.training.folder import MODEL_FOLDER, RECIPE_FILE
 from celldetr.training.loop import Listener, Progress, train
 from celldetr.training.losses import balance
 from celldetr.training.matching import match
+from celldetr.training.processes import normaliser
 from celldetr.training.run import chances, load_data, make_card
 from celldetr.training.schedule import build_optimizer, clip_gradients, set_rate
 from celldetr.training.supervised import ORIGIN_PX, Supervised, matched
@@ -203,12 +205,14 @@ def _type_loss(objective: Supervised, memo: Memo, batch: Sequence[Crop], step: i
     )
     memory = memory.select(network.config.representation_strides)
     with torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
-        terms = objective.type_losses(
-            Memories(memory, memory),
+        fed = feed(
+            settings,
             [(boxes.to(device), types.to(device)) for boxes, types in (crop.found for crop in batch)],
             [crop.boxes.to(device) for crop in batch],
             [crop.types.to(device) for crop in batch],
-            torch.stack([crop.origin for crop in batch]).to(device),
             chances(settings.seed, step, 0, count),
         )
+        origin = torch.stack([crop.origin for crop in batch]).to(device)
+        nuclei = normaliser(sum(len(crop.boxes) for crop in batch), device)
+        terms = objective.type_losses(Memories(memory, memory), fed, origin, nuclei)
     return settings.w_type * torch.stack(list(terms.values())).sum()

@@ -28,6 +28,7 @@ class ModelChoice:
     precision: Precision = "auto"
     threshold: float | None = None
     batch_size: int = 4
+    orientations: int = 1
 
     def load(self) -> Model:
         """Load it.
@@ -38,7 +39,12 @@ class ModelChoice:
         from celldetr import api
 
         return api.load_model(
-            self.name, self.device, precision=self.precision, threshold=self.threshold, batch_size=self.batch_size
+            self.name,
+            self.device,
+            precision=self.precision,
+            threshold=self.threshold,
+            batch_size=self.batch_size,
+            orientations=self.orientations,
         )
 
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from celldetr.boxes import xyxy_to_cxcywh
+from celldetr.errors import InputError
 from celldetr.model.celldetr import CellDETR
 from celldetr.model.inference import padded, type_probabilities
 from celldetr.model.layers import DeformableAttention
@@ -60,7 +61,7 @@ class AttentionTrace:
         """(A, N) share of the attention inside each cell's own box, edges included."""
         low, high = (corner[None, :, None, None, None] for corner in (self.boxes[:, :2], self.boxes[:, 2:]))
         inside = (self.locations >= low - EDGE_PX) & (self.locations <= high + EDGE_PX)
-        return self.share(inside.all(-1))
+        return self.share(np.asarray(inside.all(-1), bool))
 
     def share_in_mask(self, instances: NDArray[np.integer], numbers: NDArray[np.integer]) -> NDArray[np.float64]:
         """Share of the attention inside each cell's own mask.
@@ -120,6 +121,10 @@ def trace_attention(network: CellDETR, image: NDArray[np.uint8], boxes: NDArray[
 @contextmanager
 def _listening(network: CellDETR) -> Iterator[list[tuple[Tensor, Tensor]]]:
     """Locations in pixels and weights of every call of a cross-attention of the representation decoder, in order."""
+    if network.representer is None:
+        raise InputError(
+            "a model without a representation decoder reads types off the detector's queries: nothing to show"
+        )
     seen: list[tuple[Tensor, Tensor]] = []
 
     def before(attention: DeformableAttention, arguments: tuple[Any, ...]) -> None:

@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from celldetr.config import ModelConfig
 from celldetr.model.backbone import build_backbone
-from celldetr.model.detection import PRIOR_LOGIT, DetectionDecoder, DetectionOutput
+from celldetr.model.detection import PRIOR_LOGIT, DetectionDecoder, DetectionOutput, ExtraQueries
 from celldetr.model.encoder import Encoder
 from celldetr.model.geometry import geometry
 from celldetr.model.memory import Memory, as_tensor
@@ -135,9 +135,11 @@ class CellDETR(nn.Module):
         everything = encoded.join(self._flatten(features, extra, sizes, padding)) if extra else encoded
         return Memories(encoded, everything.select(self.config.representation_strides))
 
-    def detect(self, memories: Memories, origin: Tensor | None = None) -> DetectionOutput:
+    def detect(
+        self, memories: Memories, origin: Tensor | None = None, extra: ExtraQueries | None = None
+    ) -> DetectionOutput:
         """Boxes and objectness of every query; see ``DetectionDecoder``."""
-        return self.detector(memories.detection, origin)
+        return self.detector(memories.detection, origin, extra)
 
     def represent(
         self, memories: Memories, boxes: Tensor, origin: Tensor | None = None, blocked: Tensor | None = None

@@ -48,12 +48,14 @@ class DetectionOutput:
         proposals: of every token that competes to become a query, or None with learned queries.
         anchors: (B, T, 4) the boxes those tokens started from, or None.
         contents: (B, Q, d) of the queries after each layer.
+        extra: of the queries that were added in training, one per decoder layer.
     """
 
     layers: tuple[Detections, ...]
     proposals: Detections | None
     anchors: Tensor | None
     contents: tuple[Tensor, ...]
+    extra: tuple[Detections, ...] = ()
 
     @property
     def last(self) -> Detections:
@@ -125,9 +127,10 @@ class DetectionLayer(nn.Module):
         reference: Tensor,
         memory: Memory,
         neighbours: Neighbours | None = None,
+        blocked: Tensor | None = None,
     ) -> Tensor:
         """(B, Q, d) content and position, (B, Q, 2 | 4) reference -> (B, Q, d) content."""
-        attended = self.self_attention(content, position, neighbours=neighbours)
+        attended = self.self_attention(content, position, blocked, neighbours)
         content = self.self_norm(content + self.dropout(attended))
         seen = self.cross_attention(content + position, reference, memory)
         return self.ffn(self.cross_norm(content + self.dropout(seen)))
@@ -171,6 +174,35 @@ class Queries:
     reference: Tensor
     position: Tensor | None
 
+    def join(self, others: Queries) -> Queries:
+        """These and, after them, others of the same kind."""
+        position = None
+        if self.position is not None and others.position is not None:
+            position = torch.cat([self.position, others.position], dim=1)
+        content = torch.cat([self.content, others.content], dim=1)
+        return Queries(content, torch.cat([self.reference, others.reference], dim=1), position)
+
+
+@dataclass(frozen=True)
+class ExtraQueries:
+    """Boxes that the decoder is to start from besides its own queries.
+
+    Attributes:
+        boxes: (B, M, 4) cxcywh fractions.
+        blocked: (B, 1, M, M) True where one (row) may not see another (column).
+    """
+
+    boxes: Tensor
+    blocked: Tensor
+
+    def beside(self, own: int) -> Tensor:
+        """(B, 1, own + M, own + M), as ``blocked``, when ``own`` queries come before these and see each other."""
+        batch, _, count, _ = self.blocked.shape
+        blocked = self.blocked.new_ones(batch, 1, own + count, own + count)
+        blocked[..., :own, :own] = False
+        blocked[..., own:, own:] = self.blocked
+        return blocked
+
 
 class LearnedQueries(nn.Module):
     """The paper's queries: a learned position and content each; the first reference is read off the position."""
@@ -186,6 +218,14 @@ class LearnedQueries(nn.Module):
         """The same queries for every image of a batch."""
         position, content = self.table.weight.expand(batch, -1, -1).chunk(2, dim=-1)
         return Queries(content, self.reference(position).float().sigmoid(), position)
+
+    def at(self, boxes: Tensor, memory: Memory) -> Queries:
+        """Queries that start at the centres of ``boxes`` (B, M, 4): each is the learned one whose place is nearest."""
+        own = self(len(boxes))
+        assert own.position is not None
+        nearest = torch.cdist(boxes[..., :2], own.reference.detach()).argmin(-1)[..., None]
+        content, position = (x.gather(1, nearest.expand(-1, -1, x.shape[-1])) for x in (own.content, own.position))
+        return Queries(content, boxes[..., :2], position)
 
 
 class SelectedQueries(nn.Module):
@@ -231,6 +271,15 @@ class SelectedQueries(nn.Module):
         reference = boxes.detach().gather(1, best.expand(-1, -1, 4))
         return Queries(content, reference, None), Detections(boxes, logits), anchors
 
+    def at(self, boxes: Tensor, memory: Memory) -> Queries:
+        """Queries that start from ``boxes`` (B, M, 4); their contents are those of the tokens at their centres."""
+        memory = memory.select(self.config.query_strides)
+        apart = torch.cdist(boxes[..., :2] * memory.sizes[:, None], memory.centres() * memory.sizes[:, None])
+        if memory.padding is not None:
+            apart = apart.masked_fill(memory.padding[:, None], torch.inf)
+        token = apart.argmin(-1)[..., None].expand(-1, -1, memory.tokens.shape[-1])
+        return Queries(self.norm(self.project(memory.tokens.gather(1, token))), boxes, None)
+
     def _kept(self, logits: Tensor, most: int) -> int:
         """How many of the best tokens, of ``most``, become queries; of a batch as many as its fullest image needs."""
         if not self.least_score or torch.onnx.is_in_onnx_export():
@@ -252,30 +301,39 @@ class DetectionDecoder(nn.Module):
         if config.queries == "selected":
             self.position = MLP(2 * config.d_model, config.d_model, config.d_model, layers=2)
 
-    def forward(self, memory: Memory, origin: Tensor | None = None) -> DetectionOutput:
+    def forward(
+        self, memory: Memory, origin: Tensor | None = None, extra: ExtraQueries | None = None
+    ) -> DetectionOutput:
         """Detect.
 
         Args:
             memory: the encoder's output.
             origin: (B, 2) where each image's corner lies in pixel coordinates; None means (0, 0).
+            extra: boxes to start from besides, in training; the decoder's own queries do not see them, nor they those.
         """
-        proposals = anchors = None
+        proposals = anchors = blocked = None
         if isinstance(self.queries, LearnedQueries):
             queries = self.queries(memory.tokens.shape[0])
         else:
             queries, proposals, anchors = self.queries(memory)
+        own = queries.content.shape[1]
+        neighbours = Neighbours.of(queries.reference, memory.sizes) if self.near else None
+        if extra is not None:
+            queries = queries.join(self.queries.at(extra.boxes, memory))
+            blocked, neighbours = extra.beside(own), None
         content, reference = queries.content, queries.reference
-        neighbours = Neighbours.of(reference, memory.sizes) if self.near else None
-        layers, contents = [], []
+        layers, contents, others = [], [], []
         for layer, head in zip(self.layers, self.heads, strict=True):
             position = queries.position
             if position is None:
                 features = self.config.d_model // 2
                 position = self.position(self.geometry.sine(reference, memory.sizes, features, origin))
-            content = layer(content, position, reference, memory, neighbours)
+            content = layer(content, position, reference, memory, neighbours, blocked)
             logits, delta = head(content)
             boxes = self.geometry.refine(reference, delta)
-            layers.append(Detections(boxes, logits))
-            contents.append(content)
+            layers.append(Detections(boxes[:, :own], logits[:, :own]))
+            contents.append(content[:, :own])
+            if extra is not None:
+                others.append(Detections(boxes[:, own:], logits[:, own:]))
             reference = boxes.detach()
-        return DetectionOutput(tuple(layers), proposals, anchors, tuple(contents))
+        return DetectionOutput(tuple(layers), proposals, anchors, tuple(contents), tuple(others))

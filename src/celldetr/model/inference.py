@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -16,14 +17,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
+from torch.nn.utils.rnn import pad_sequence
 
 from celldetr.boxes import cxcywh_to_xyxy
 from celldetr.errors import InputError, near
-from celldetr.model.celldetr import CellDETR
+from celldetr.model.celldetr import CellDETR, Memories, Representations
 from celldetr.model.cpu_caches import limit_caches
-from celldetr.model.detection import SelectedQueries
+from celldetr.model.detection import DetectionOutput, SelectedQueries
 from celldetr.model.duplicates import distinct
 from celldetr.model.folding import fold_batchnorm
+from celldetr.model.orientations import Orientation, merge, orientations
 from celldetr.model.output import TileCells
 from celldetr.model.representation import hide_padding
 
@@ -34,6 +37,9 @@ SAME_NUCLEUS_UM = 2.5
 # A token has to score this part of the threshold to become a query. Of cells above the threshold none had less on any
 # tissue looked at (benchmarks/query_scores.py); a quarter to a third of the queries are spared.
 QUERY_SHARE = 0.5
+
+# With several orientations, what scores this part of the threshold in one of them counts there; less counts as 0.
+CANDIDATE_SHARE = 0.2
 
 ALONE_PX = 256**2  # a tile with more pixels fills a CPU by itself
 
@@ -112,6 +118,28 @@ def type_probabilities(logits: Tensor) -> Tensor:
     return functional.logsigmoid(logits.float()).softmax(-1)
 
 
+@dataclass(frozen=True)
+class _View:
+    """Tiles of one size as the network sees them in one orientation, and N candidates for cells in each.
+
+    Attributes:
+        orientation: of the tiles.
+        memories, detection: of the tiles in it.
+        chosen: (B, N) queries of the candidates.
+        boxes: (B, N, 4) cxcywh, fractions of the tiles as they are.
+        scores: (B, N).
+        valid: (B, N) False where there is no candidate.
+    """
+
+    orientation: Orientation
+    memories: Memories
+    detection: DetectionOutput
+    chosen: Tensor
+    boxes: Tensor
+    scores: Tensor
+    valid: Tensor
+
+
 class TilePredictor:
     """A trained network that turns tiles into cells. Implements ``celldetr.model.output.TileModel``."""
 
@@ -125,6 +153,7 @@ class TilePredictor:
         precision: Precision = "auto",
         batch_size: int = 4,
         same_nucleus_um: float = SAME_NUCLEUS_UM,
+        orientations: int = 1,
     ) -> None:
         """Wrap a network.
 
@@ -137,7 +166,15 @@ class TilePredictor:
                 multiply it natively, float32 elsewhere.
             batch_size: tiles of one size that go through the network together; on a CPU large ones go one by one.
             same_nucleus_um: of cells of a tile whose centres are nearer than this, the best stays; 0 keeps all.
+            orientations: how many flips and turns of a tile are looked at and averaged, 1, 2, 4 or 8; time and memory
+                grow with it. More than one need ``same_nucleus_um``.
+
+        Raises:
+            InputError: another number of orientations.
         """
+        self.orientations = _orientations(orientations, same_nucleus_um)
+        if orientations > 1 and network.representer is None:
+            raise InputError(f"orientations={orientations} needs a representation decoder, and this model has none")
         self.network = for_inference(network.eval().to(device))
         self.device = torch.device(device)
         if self.device.type == "cpu":
@@ -147,6 +184,7 @@ class TilePredictor:
         if isinstance(queries, SelectedQueries):
             # Once, here: who lowers the threshold afterwards sees more of the same queries, not other cells.
             queries.least_score = self.threshold * QUERY_SHARE
+        self._candidate = self.threshold * CANDIDATE_SHARE  # once, too, and for the same reason
         self.card = card or {}
         self.batch_size = batch_size
         self.same_nucleus_um = float(same_nucleus_um)
@@ -175,6 +213,7 @@ class TilePredictor:
         return facts | {
             "threshold": self.threshold,
             "same_nucleus_um": self.same_nucleus_um,
+            "orientations": len(self.orientations),
             "mpp": self.mpp,
             "types": list(self.types),
             "precision": "bf16" if self.bf16 else "float32",
@@ -213,30 +252,60 @@ class TilePredictor:
     @torch.inference_mode()
     def _predict(self, images: Tensor) -> list[TileCells]:
         """Tiles of one size, (B, 3, H, W) uint8."""
-        images, sizes = padded(images.to(self.device), self.network.config.strides[-1])
+        size = images.shape[3], images.shape[2]
+        images = images.to(self.device)
         with self._autocast():
-            memories = self.network.memorise(images, sizes)
-            detection = self.network.detect(memories)
-            found = detection.last
-            scores = found.logits.float().sigmoid().nan_to_num(0.0)  # NaN would be the best of all
-            chosen, valid = self._above_threshold(scores)
-            boxes = found.boxes.gather(1, chosen[..., None].expand(-1, -1, 4))
-            valid &= self._distinct(boxes[..., :2] * sizes[:, None], scores.gather(1, chosen), valid)
+            views = [self._look(images, orientation) for orientation in self.orientations]
+            boxes, scores, valid = self._merge(views, size) if len(views) > 1 else _candidates(views[0])
             blocked = hide_padding(valid) if self.network.config.self_attention == "after_first" else None
-            cells = self.network.describe(memories, detection, chosen, blocked=blocked)
-        probabilities = type_probabilities(cells.logits)
-        absolute = cxcywh_to_xyxy(boxes.float()).clamp(0, 1) * sizes.repeat(1, 2)[:, None]
+            cells = [self._represent(view, boxes, blocked) for view in views]
+        probabilities = _mean([type_probabilities(each.logits) for each in cells])
+        embeddings = _mean([each.embeddings.float() for each in cells])
+        absolute = cxcywh_to_xyxy(boxes.float()).clamp(0, 1) * boxes.new_tensor(size * 2, dtype=torch.float32)
         valid = valid & (absolute[..., 2:] > absolute[..., :2]).all(-1)  # a box may have left the tile
-        scores = scores.gather(1, chosen)
         return [
             TileCells(
                 boxes=absolute[i, keep].cpu().numpy(),
                 scores=scores[i, keep].cpu().numpy(),
                 probabilities=probabilities[i, keep].cpu().numpy(),
-                embeddings=cells.embeddings[i, keep].to(torch.float16).cpu().numpy(),
+                embeddings=embeddings[i, keep].to(torch.float16).cpu().numpy(),
             )
             for i, keep in enumerate(valid)
         ]
+
+    def _look(self, images: Tensor, orientation: Orientation) -> _View:
+        """Detect in one orientation of tiles of one size, (B, 3, H, W) uint8."""
+        images = orientation.turn(images)
+        images, sizes = padded(images, self.network.config.strides[-1])
+        memories = self.network.memorise(images, sizes)
+        detection = self.network.detect(memories)
+        found = detection.last
+        scores = found.logits.float().sigmoid().nan_to_num(0.0)  # NaN would be the best of all
+        chosen, valid = self._above(self.threshold if len(self.orientations) == 1 else self._candidate, scores)
+        boxes, scores = found.boxes.gather(1, chosen[..., None].expand(-1, -1, 4)), scores.gather(1, chosen)
+        valid &= self._distinct(boxes[..., :2] * sizes[:, None], scores, valid)
+        return _View(orientation, memories, detection, chosen, orientation.back(boxes), scores, valid)
+
+    def _merge(self, views: Sequence[_View], size: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
+        """Candidates of all orientations -> boxes (B, N, 4), scores (B, N) and validity (B, N) of cells."""
+        pixels = np.array(size * 2, np.float32)
+        distance = self.same_nucleus_um / self.mpp
+        found = []
+        for b in range(len(views[0].boxes)):
+            seen = [view.boxes[b, view.valid[b]].float().cpu().numpy() * pixels for view in views]
+            how_sure = [view.scores[b, view.valid[b]].float().cpu().numpy() for view in views]
+            merged, score = merge(seen, how_sure, distance)
+            keep = distinct(merged[:, :2], score, distance) & (score >= self.threshold)
+            found.append((torch.from_numpy(merged[keep] / pixels), torch.from_numpy(score[keep])))
+        boxes, scores = (pad_sequence(list(each), batch_first=True) for each in zip(*found, strict=True))
+        valid = pad_sequence([torch.ones(len(score), dtype=torch.bool) for _, score in found], batch_first=True)
+        return boxes.to(self.device), scores.to(self.device), valid.to(self.device)
+
+    def _represent(self, view: _View, boxes: Tensor, blocked: Tensor | None) -> Representations:
+        """Boxes (B, N, 4), fractions of the tiles as they are, as one orientation shows them."""
+        if len(self.orientations) == 1:
+            return self.network.describe(view.memories, view.detection, view.chosen, blocked=blocked)
+        return self.network.represent(view.memories, view.orientation.turn_boxes(boxes), blocked=blocked)
 
     def _distinct(self, centres: Tensor, scores: Tensor, valid: Tensor) -> Tensor:
         """Of each nucleus the best query only.
@@ -255,16 +324,33 @@ class TilePredictor:
             kept[b, real] = torch.from_numpy(distinct(there, score, distance)).to(kept.device)
         return kept
 
-    def _above_threshold(self, scores: Tensor) -> tuple[Tensor, Tensor]:
-        """Queries worth representing.
+    def _above(self, least: float, scores: Tensor) -> tuple[Tensor, Tensor]:
+        """Queries worth a look.
 
         Args:
+            least: score.
             scores: (B, Q).
 
         Returns:
             (B, N) indices of the best N queries of each image, N the most that any image keeps, and which of them it
             keeps, (B, N).
         """
-        count = int((scores >= self.threshold).sum(1).max()) if scores.numel() else 0
+        count = int((scores >= least).sum(1).max()) if scores.numel() else 0
         best = scores.topk(count, dim=1)
-        return best.indices, best.values >= self.threshold
+        return best.indices, best.values >= least
+
+
+def _orientations(count: int, same_nucleus_um: float) -> tuple[Orientation, ...]:
+    chosen = orientations(count)
+    if count > 1 and same_nucleus_um <= 0:
+        raise InputError(f"orientations={count} are put together within same_nucleus_um, which must not be 0 then")
+    return chosen
+
+
+def _candidates(view: _View) -> tuple[Tensor, Tensor, Tensor]:
+    return view.boxes, view.scores, view.valid
+
+
+def _mean(each: Sequence[Tensor]) -> Tensor:
+    """Over orientations; of one it is that, bit for bit."""
+    return each[0] if len(each) == 1 else torch.stack(list(each)).mean(0)

@@ -23,6 +23,7 @@ from celldetr.errors import InputError
 from celldetr.files import flush_directory, output_errors, read_json
 from celldetr.slide.damage import FailedTile
 from celldetr.slide.lock import RunLock
+from celldetr.slide.nucleus_size import NucleusSizes
 from celldetr.slide.options import PredictOptions
 from celldetr.slide.pipeline import Counter, Job, Seconds, predict_bands
 from celldetr.slide.plan import make_plan
@@ -245,6 +246,9 @@ def predict_array(
     bands = list(predict_bands(job, job.plan.bands, job.ownership(), Counter()))
     empty = cell_schema(model.types, model.embedding_dim).remove(0).empty_table()
     rows = number_rows(pa.concat_tables([empty, *(rows for rows, _ in bands)]), 0)
-    provenance = table_provenance(identity(reader, model, options)) | {"warnings": doubts(job)}
+    sizes = NucleusSizes(reader.mpp)
+    sizes.add(rows)
+    warnings = [*doubts(job), *sizes.doubts()]
+    provenance = table_provenance(identity(reader, model, options)) | {"warnings": warnings}
     bounds = joint_bounds([info for _, info in bands])
     return table_to_frame(rows.replace_schema_metadata(table_metadata(provenance, bounds)))

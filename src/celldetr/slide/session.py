@@ -17,6 +17,7 @@ from celldetr.errors import InputError
 from celldetr.files import write_json
 from celldetr.slide.damage import FailedTile
 from celldetr.slide.found import FoundStore, digest
+from celldetr.slide.nucleus_size import NucleusSizes
 from celldetr.slide.pipeline import Counter, Job, Seconds, predict_bands
 from celldetr.slide.provenance import doubts, environment, history, loss, now, results, table_provenance
 from celldetr.slide.store import CELLS, PARTS, RUN, PartStore
@@ -95,7 +96,8 @@ class Session:
                 self._check_worth(failed)
                 self._run["warnings"] = [*self._run["warnings"], loss(failed)]
             start = time.perf_counter()
-            self._store.finish(self._infos, table_provenance(self._run, len(failed)))
+            table = self._store.finish(self._infos, table_provenance(self._run, len(failed)))
+            self._run["warnings"] = [*self._run["warnings"], *self._sizes(table).doubts()]
             self._counter.seconds.write += time.perf_counter() - start
             status = "partial" if failed else "complete"
             run = self._describe(status) | results(self._infos, self._job.plan, self._job.model.types)
@@ -111,6 +113,11 @@ class Session:
         if all(info.is_lost for info in self._infos):
             slide, first = self._job.reader.file or self._job.reader.name, failed[0].reason
             raise InputError(f"{slide}: none of its {len(failed)} tiles can be decoded; the first: {first}")
+
+    def _sizes(self, table: Path) -> NucleusSizes:
+        sizes = NucleusSizes(self._job.reader.mpp)
+        sizes.add_file(table)
+        return sizes
 
     def _predict(self) -> None:
         ownership = self._job.ownership()

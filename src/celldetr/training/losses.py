@@ -125,6 +125,11 @@ def type_loss(logits: Tensor, types: Tensor, weights: Tensor, labelled: float) -
     return (sigmoid_focal(logits, wanted) * weights[types, None]).sum() / labelled
 
 
+def no_type_loss(logits: Tensor, nuclei: float) -> Tensor:
+    """Sigmoid focal loss of boxes (M, K) that are to look like no type, divided by ``nuclei``."""
+    return sigmoid_focal(logits, torch.zeros_like(logits)).sum() / nuclei
+
+
 def balance(counts: Sequence[int], exponent: float) -> Tensor:
     """(K,) type weights: inverse frequency to the power ``exponent``, averaging 1 over the cells.
 

@@ -12,9 +12,10 @@ from celldetr.config import TrainConfig
 from celldetr.model.celldetr import CellDETR, Memories, Representations
 from celldetr.model.detection import DetectionOutput, Detections
 from celldetr.model.representation import hide_padding
-from celldetr.training.box_noise import jitter_boxes
+from celldetr.training.denoising import denoising_losses, noised_queries
+from celldetr.training.feeding import Source, feed
 from celldetr.training.freezing import freeze
-from celldetr.training.losses import Losses, dense_losses, detection_losses, type_loss
+from celldetr.training.losses import Losses, dense_losses, detection_losses, no_type_loss, type_loss
 from celldetr.training.matching import Match, match
 from celldetr.training.processes import normaliser
 
@@ -53,14 +54,15 @@ class Supervised(nn.Module):
         # Where everything before is frozen no graph is kept, and the layers take their faster ways without one.
         with torch.set_grad_enabled(torch.is_grad_enabled() and not {"backbone", "encoder"} <= set(config.freeze)):
             memories = self.network.memorise(images, origin=origin)
+        nuclei = normaliser(sum(len(b) for b in boxes), device)
         found: list[tuple[Tensor, Tensor]] = []
         terms: Losses = {}
         if not config.detection_frozen:
-            found, terms = self._detection(memories, boxes, types, origin, sizes)
+            found, terms = self._detection(memories, boxes, types, origin, sizes, nuclei, chances)
         elif config.mode in ("sequential", "mixed"):
             found = self._found(memories, boxes, types, origin)
         if self.network.representer is not None:
-            terms |= self.type_losses(memories, found, boxes, types, origin, chances)
+            terms |= self.type_losses(memories, feed(config, found, boxes, types, chances), origin, nuclei)
         weights = {"class": config.w_class, "l1": config.w_l1, "giou": config.w_giou, "type": config.w_type}
         total = torch.stack([weights[name.rpartition("/")[2]] * value for name, value in terms.items()]).sum()
         return total, {name: value.detach() for name, value in terms.items()}
@@ -79,10 +81,13 @@ class Supervised(nn.Module):
         types: Sequence[Tensor],
         origin: Tensor,
         sizes: Tensor,
+        nuclei: float,
+        chances: Sequence[torch.Generator],
     ) -> tuple[list[tuple[Tensor, Tensor]], Losses]:
         """Boxes found and the types of the nuclei they are, of each image, and the losses of finding them."""
-        nuclei = normaliser(sum(len(b) for b in boxes), sizes.device)
-        detection = self.network.detect(memories, origin)
+        groups = self.config.denoising
+        noised = noised_queries(boxes, groups, chances) if groups else None
+        detection = self.network.detect(memories, origin, noised.queries if noised else None)
         layers = Detections(
             torch.stack([layer.boxes for layer in detection.layers]),
             torch.stack([layer.logits for layer in detection.layers]),
@@ -91,6 +96,9 @@ class Supervised(nn.Module):
         terms: Losses = {f"layer{i}/{name}": value for i, layer in enumerate(losses) for name, value in layer.items()}
         for name, value in self._proposal_losses(detection, boxes, sizes, nuclei).items():
             terms[f"proposals/{name}"] = value
+        if groups:
+            for i, layer in enumerate(denoising_losses(detection, noised, nuclei, groups)):
+                terms |= {f"denoising{i}/{name}": value for name, value in layer.items()}
         if self.network.representer is None:
             terms |= self._query_type_losses(detection, matches, types)
         return matched(detection.last.boxes.detach(), matches[-1], types), terms
@@ -126,70 +134,60 @@ class Supervised(nn.Module):
         matches = match(layers.logits.detach(), layers.boxes.detach(), boxes, **self._costs)
         return matches, detection_losses(layers, boxes, matches, nuclei)
 
-    def type_losses(
-        self,
-        memories: Memories,
-        found: list[tuple[Tensor, Tensor]],
-        boxes: Sequence[Tensor],
-        types: Sequence[Tensor],
-        origin: Tensor,
-        chances: Sequence[torch.Generator],
-    ) -> Losses:
-        """Type loss of the boxes that the mode feeds to the representation decoder; ``found`` as of ``matched``."""
-        mode = self.config.mode
-        sources: list[list[tuple[Tensor, Tensor]]] = []  # of each source, each image's boxes and types
-        if mode in ("sequential", "mixed"):
-            sources.append(found)
-        if mode != "sequential":
-            sources.append([(self._noisy(image, chances[b]), types[b]) for b, image in enumerate(boxes)])
-        asked, wanted, source = [], [], []  # all sources of an image become one list of boxes
-        for parts in zip(*sources, strict=True):
-            asked.append(torch.cat([part for part, _ in parts]))
-            wanted.append(torch.cat([part for _, part in parts]))
-            source.append(torch.cat([torch.full_like(part, i) for i, (_, part) in enumerate(parts)]))
-        valid, target = _padded(wanted)
-        padded = pad_sequence(asked, batch_first=True)
+    def type_losses(self, memories: Memories, fed: Sequence[Source], origin: Tensor, nuclei: float) -> Losses:
+        """Type loss after each layer, of whatever boxes are fed to the representation decoder.
+
+        Args:
+            memories: of the images.
+            fed: of ``feed``; their weighted losses are added.
+            origin: (B, 2) pixels.
+            nuclei: ``normaliser`` of the nuclei in the batch.
+        """
+        boxes = pad_sequence([torch.cat(parts) for parts in zip(*(each.boxes for each in fed), strict=True)], True)
+        source = [
+            torch.cat([torch.full_like(part[:, 0], i, dtype=torch.long) for i, part in enumerate(parts)])
+            for parts in zip(*(each.boxes for each in fed), strict=True)
+        ]
+        which = pad_sequence(source, batch_first=True, padding_value=-1)
         blocked = None
         if self.network.config.self_attention == "after_first":
             # Unmatched queries are background that a trained detector does not report: cells see cells only, and of a
             # cell that is there twice, detected and true, one does not see the other.
-            copy = pad_sequence(source, batch_first=True)
-            blocked = hide_padding(valid) | (copy[:, None, :, None] != copy[:, None, None, :])
-        cells = self.network.represent(memories, padded, origin, blocked)
-        return self._per_layer(cells, [(valid, target)] * (len(cells.auxiliary) + 1))
+            blocked = hide_padding(which >= 0) | (which[:, None, :, None] != which[:, None, None, :])
+        cells = self.network.represent(memories, boxes, origin, blocked)
+        layers = self._supervised(cells)
+        totals = [logits.sum() * 0 for logits in layers]
+        for i, each in enumerate(fed):
+            types = None if each.types is None else torch.cat(each.types)
+            divisor = nuclei if types is None else normaliser(int((types >= 0).sum()), types.device)
+            for layer, logits in enumerate(layers):
+                mine = logits[which == i]  # image by image, as the types are
+                loss = (
+                    no_type_loss(mine, divisor) if types is None else type_loss(mine, types, self.type_weights, divisor)
+                )
+                totals[layer] = totals[layer] + each.weight * loss
+        return {f"representation{layer}/type": total for layer, total in enumerate(totals)}
 
     def _query_type_losses(
         self, detection: DetectionOutput, matches: Sequence[Sequence[Match]], types: Sequence[Tensor]
     ) -> Losses:
         """Type loss of the queries that each decoder layer matched, for a network without a representation decoder."""
         chosen = [pad_sequence([query for query, _ in layer], batch_first=True) for layer in matches]
-        wanted = [_padded([types[b][nucleus] for b, (_, nucleus) in enumerate(layer)]) for layer in matches]
-        return self._per_layer(self.network.read_queries(detection, chosen), wanted)
+        layers = self._supervised(self.network.read_queries(detection, chosen))
+        losses = {}
+        for i, (logits, layer) in enumerate(zip(layers, matches[-len(layers) :], strict=True)):
+            wanted = [types[b][nucleus] for b, (_, nucleus) in enumerate(layer)]
+            found = torch.cat([logits[b, : len(each)] for b, each in enumerate(wanted)])
+            known = torch.cat(wanted)
+            divisor = normaliser(int((known >= 0).sum()), known.device)
+            losses[f"representation{i}/type"] = type_loss(found, known, self.type_weights, divisor)
+        return losses
 
-    def _per_layer(self, cells: Representations, wanted: Sequence[tuple[Tensor, Tensor]]) -> Losses:
-        """Type loss after each layer; ``wanted`` are the valid places and the types of each."""
-        layers = list(zip([*cells.auxiliary, cells.logits], wanted, strict=True))
-        layers = layers if self.config.auxiliary_types else layers[-1:]
-        known = int((wanted[-1][1] >= 0).sum())  # the same in all layers: each matches every nucleus
-        labelled = normaliser(known, cells.logits.device)
-        return {
-            f"representation{i}/type": type_loss(logits[valid], target[valid], self.type_weights, labelled)
-            for i, (logits, (valid, target)) in enumerate(layers)
-        }
-
-    def _noisy(self, boxes: Tensor, chance: torch.Generator) -> Tensor:
-        if self.config.mode == "parallel":
-            return boxes
-        low, high, grow, share = self.config.jitter
-        return jitter_boxes(boxes.cpu(), low, high, grow, share, generator=chance).to(boxes.device)
+    def _supervised(self, cells: Representations) -> list[Tensor]:
+        """Logits of the layers that have a loss."""
+        return [*cells.auxiliary, cells.logits] if self.config.auxiliary_types else [cells.logits]
 
 
 def matched(found: Tensor, matches: Sequence[Match], types: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
     """Of each image the boxes (N, 4) that were matched to a nucleus, and its type (N,); ``found`` is (B, Q, 4)."""
     return [(found[b, query], types[b][nucleus]) for b, (query, nucleus) in enumerate(matches)]
-
-
-def _padded(types: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Types of each image's boxes, (N_b,) -> which places of (B, N) are boxes, and the types there, -1 elsewhere."""
-    valid = pad_sequence([torch.ones_like(t, dtype=torch.bool) for t in types], batch_first=True)
-    return valid, pad_sequence(list(types), batch_first=True, padding_value=-1)

@@ -1,0 +1,52 @@
+"""What averaging over orientations finds on validation images, at the shipped threshold and at the best one.
+
+CELLDETR_DATA=... python benchmarks/orientations.py | tee benchmarks/results/orientations.txt
+
+The best threshold is what ``celldetr train`` would choose for these scores on these images. Nothing is scored on test.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from celldetr.config import DataSource
+from celldetr.data.dataset import load_source
+from celldetr.evaluation.cells import predict_samples
+from celldetr.evaluation.evaluate import score_images
+from celldetr.evaluation.threshold import best_threshold
+from celldetr.model.checkpoint import load_checkpoint
+from celldetr.model.hub import find_model
+from celldetr.model.inference import TilePredictor
+from celldetr.model.orientations import COUNTS
+from celldetr.training.validation import LOWEST_SCORE, PROTOCOL, THRESHOLD_PROTOCOLS, whole_image
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", nargs="?", default="small-20x")
+    checkpoint = load_checkpoint(find_model(parser.parse_args().model))
+    network, shipped = checkpoint.network, checkpoint.card.threshold
+    types = network.config.types
+    samples = load_source(DataSource(card="brca-m2c", split="val"), types, network.config.mpp)
+    print(f"brca-m2c val, {len(samples)} images, pairs within 3 um")
+    print("orientations  threshold          F1     standard  precision  recall  types  types(standard)  box IoU")
+    for count in COUNTS:
+        predictor = TilePredictor(network, threshold=shipped, orientations=count)
+        predictor.threshold = LOWEST_SCORE  # more of the same cells, for the choice of a threshold
+        images = list(predict_samples(whole_image(predictor), samples, types))
+        best = best_threshold(images, THRESHOLD_PROTOCOLS).threshold
+        for name, threshold in (("shipped", shipped), ("best", best)):
+            near, standard = (
+                score_images(images, types, rule, threshold=threshold, resamples=0) for rule in (PROTOCOL, "standard")
+            )
+            found = near.totals.detection
+            print(
+                f"{count:12d}  {threshold:.3f} {name:8s}  {found.f1:.4f}  {standard.totals.detection.f1:.4f}"
+                f"  {found.precision:9.3f}  {found.recall:6.3f}  {near.totals.mean_f1:.4f}"
+                f"  {standard.totals.mean_f1:15.4f}  {near.median_iou:7.3f}",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()
