@@ -314,13 +314,14 @@ class DetectionDecoder(nn.Module):
             queries = self.queries(memory.tokens.shape[0])
         else:
             queries, proposals, anchors = self.queries(memory)
-        own = queries.content.shape[1]
         neighbours = Neighbours.of(queries.reference, memory.sizes) if self.near else None
         if extra is not None:
+            own = queries.content.shape[1]
+            parts = slice(own), slice(own, None)
             queries = queries.join(self.queries.at(extra.boxes, memory))
             blocked, neighbours = extra.beside(own), None
         content, reference = queries.content, queries.reference
-        layers, others = [], []
+        layers = []
         for layer, head in zip(self.layers, self.heads, strict=True):
             position = queries.position
             if position is None:
@@ -329,8 +330,9 @@ class DetectionDecoder(nn.Module):
             content = layer(content, position, reference, memory, neighbours, blocked)
             logits, delta = head(content)
             boxes = self.geometry.refine(reference, delta)
-            layers.append(Detections(boxes[:, :own], logits[:, :own]))
-            if extra is not None:
-                others.append(Detections(boxes[:, own:], logits[:, own:]))
+            layers.append(Detections(boxes, logits))
             reference = boxes.detach()
-        return DetectionOutput(tuple(layers), proposals, anchors, tuple(others))
+        if extra is None:
+            return DetectionOutput(tuple(layers), proposals, anchors)
+        first, others = ([Detections(x.boxes[:, part], x.logits[:, part]) for x in layers] for part in parts)
+        return DetectionOutput(tuple(first), proposals, anchors, tuple(others))
