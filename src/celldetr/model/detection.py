@@ -316,13 +316,14 @@ class DetectionDecoder(nn.Module):
             queries = self.queries(memory.tokens.shape[0])
         else:
             queries, proposals, anchors = self.queries(memory)
-        own = queries.content.shape[1]
         neighbours = Neighbours.of(queries.reference, memory.sizes) if self.near else None
         if extra is not None:
+            own = queries.content.shape[1]
+            parts = slice(own), slice(own, None)
             queries = queries.join(self.queries.at(extra.boxes, memory))
             blocked, neighbours = extra.beside(own), None
         content, reference = queries.content, queries.reference
-        layers, contents, others = [], [], []
+        layers, contents = [], []
         for layer, head in zip(self.layers, self.heads, strict=True):
             position = queries.position
             if position is None:
@@ -331,9 +332,11 @@ class DetectionDecoder(nn.Module):
             content = layer(content, position, reference, memory, neighbours, blocked)
             logits, delta = head(content)
             boxes = self.geometry.refine(reference, delta)
-            layers.append(Detections(boxes[:, :own], logits[:, :own]))
-            contents.append(content[:, :own])
-            if extra is not None:
-                others.append(Detections(boxes[:, own:], logits[:, own:]))
+            layers.append(Detections(boxes, logits))
+            contents.append(content)
             reference = boxes.detach()
-        return DetectionOutput(tuple(layers), proposals, anchors, tuple(contents), tuple(others))
+        if extra is None:
+            return DetectionOutput(tuple(layers), proposals, anchors, tuple(contents))
+        first, others = ([Detections(x.boxes[:, part], x.logits[:, part]) for x in layers] for part in parts)
+        kept = tuple(content[:, :own] for content in contents)
+        return DetectionOutput(tuple(first), proposals, anchors, kept, tuple(others))
