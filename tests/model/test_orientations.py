@@ -33,6 +33,7 @@ class Squares(torch.nn.Module):
     def __init__(self, template: CellDETR, *, blind: bool = False) -> None:
         super().__init__()
         self.config, self.detector, self.blind = template.config, template.detector, blind
+        self.representer = template.representer
 
     def memorise(self, images: Tensor, sizes: Tensor) -> Memories:
         return Memories((images, sizes), None)  # type: ignore[arg-type]
@@ -51,7 +52,11 @@ class Squares(torch.nn.Module):
                 logits[b, q] = 1.0 + q
         return DetectionOutput((Detections(boxes, logits),), None, None)
 
-    def represent(self, memories: Memories, boxes: Tensor, blocked: Tensor | None = None) -> Representations:
+    describe = CellDETR.describe
+
+    def represent(
+        self, memories: Memories, boxes: Tensor, origin: Tensor | None = None, blocked: Tensor | None = None
+    ) -> Representations:
         images, sizes = memories.detection  # type: ignore[misc]
         pixel = (
             (boxes[..., :2] * sizes[:, None]).floor().long().clamp(max=images.shape[-1] - 1)

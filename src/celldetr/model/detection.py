@@ -47,15 +47,15 @@ class DetectionOutput:
         layers: one per decoder layer; the last is the result.
         proposals: of every token that competes to become a query, or None with learned queries.
         anchors: (B, T, 4) the boxes those tokens started from, or None.
-        contents: (B, Q, d) of the queries after each layer.
         extra: of the queries that were added in training, one per decoder layer.
+        contents: (B, Q, d) of the decoder's own queries after each layer.
     """
 
     layers: tuple[Detections, ...]
     proposals: Detections | None
     anchors: Tensor | None
-    contents: tuple[Tensor, ...]
     extra: tuple[Detections, ...] = ()
+    contents: tuple[Tensor, ...] = ()
 
     @property
     def last(self) -> Detections:
@@ -336,7 +336,7 @@ class DetectionDecoder(nn.Module):
             contents.append(content)
             reference = boxes.detach()
         if extra is None:
-            return DetectionOutput(tuple(layers), proposals, anchors, tuple(contents))
+            return DetectionOutput(tuple(layers), proposals, anchors, contents=tuple(contents))
         first, others = ([Detections(x.boxes[:, part], x.logits[:, part]) for x in layers] for part in parts)
         kept = tuple(content[:, :own] for content in contents)
-        return DetectionOutput(tuple(first), proposals, anchors, kept, tuple(others))
+        return DetectionOutput(tuple(first), proposals, anchors, tuple(others), kept)
