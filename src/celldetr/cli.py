@@ -11,18 +11,26 @@ from __future__ import annotations
 import errno
 import logging
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from celldetr import cli_checks as checks
+from celldetr.cli_models import ablate, evaluate, explain, rotations, train
+from celldetr.cli_options import (
+    Device,
+    ModelName,
+    Orientations,
+    Out,
+    Overwrite,
+    PrecisionName,
+    Quiet,
+    Resume,
+    resumable,
+)
 from celldetr.cli_slides import complain, predict_and_tell, tell_forecast
 from celldetr.errors import InputError
-from celldetr.interrupt import Interrupted, stoppable
-from celldetr.progress import image_listener, progress_bar, training_listener
 
 app = typer.Typer(
     name="celldetr",
@@ -33,31 +41,6 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     epilog="Start with:  celldetr demo -o demo     Then:  celldetr predict SLIDE -o OUT",
 )
-
-Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for the results, one folder a slide; made if needed.")]
-ModelName = Annotated[
-    str | None,
-    typer.Option("--model", "-m", help="Name (see `celldetr models`) or folder of a model.", show_default="small-20x"),
-]
-Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 or mps; auto takes the fastest there is.")]
-PrecisionName = Annotated[str, typer.Option("--precision", help="32, bf16, or auto: bf16 where it is native.")]
-Orientations = Annotated[
-    int, typer.Option(help="1, 2, 4 or 8: average over so many flips and turns of each tile; costs as many times.")
-]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace earlier results.")]
-Resume = Annotated[bool, typer.Option("--resume", help="Continue an interrupted run; keep what is finished.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")]
-
-
-@contextmanager
-def _resumable() -> Iterator[None]:
-    """Say what an interruption leaves; typer itself would end without a word."""
-    try:
-        with stoppable():
-            yield
-    except KeyboardInterrupt as stop:
-        typer.echo("interrupted; what is finished is kept, run again with --resume to continue", err=True)
-        raise typer.Exit(stop.code if isinstance(stop, Interrupted) else 130) from None
 
 
 @app.callback(invoke_without_command=True)
@@ -73,7 +56,7 @@ def common(version: Annotated[bool, typer.Option("--version", help="Print the ve
 
 
 @app.command()
-@_resumable()
+@resumable()
 def predict(
     slides: Annotated[
         list[Path],
@@ -225,228 +208,8 @@ def export(
     typer.echo(export_cells(source, to, out, overwrite=overwrite, **options))
 
 
-@app.command()
-@_resumable()
-def train(
-    recipe: Annotated[
-        str, typer.Argument(metavar="RECIPE", help="A recipe's name (finetune, small-20x, ...) or YAML file.")
-    ],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the run.")],
-    settings: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="KEY=VALUE", help="Changes to it, e.g. training.steps=2000 model.d_model=64"),
-    ] = None,
-    data: Annotated[
-        Path | None,
-        typer.Option(help="Own labels instead of the recipe's data: QuPath GeoJSON, CSV or COCO; a folder or a file."),
-    ] = None,
-    mpp: Annotated[
-        float | None, typer.Option(help="With --data: micrometres per pixel of its images, if they do not say it.")
-    ] = None,
-    types: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--map", help="With --data: CLASS=TYPE renames or joins classes, CLASS= leaves its cells untyped."
-        ),
-    ] = None,
-    device: Device = "auto",
-    devices: Annotated[int, typer.Option(help="Processes that share each batch, each with a device of its own.")] = 1,
-    overwrite: Overwrite = False,
-    resume: Resume = False,
-    quiet: Quiet = False,
-) -> None:
-    """Train a model: OUT gets model/, log.jsonl, tensorboard/, curves.png and the state to resume from."""
-    from celldetr.recipes import load_recipe
-    from celldetr.training.loop import train as run
-    from celldetr.training.processes import is_first
-
-    chosen = load_recipe(recipe, settings, checks.own_data(data, mpp, types))
-    try:
-        with progress_bar(quiet or not is_first()) as bar:
-            folder = run(
-                chosen,
-                out,
-                resume=resume,
-                overwrite=overwrite,
-                device=device,
-                devices=devices,
-                listener=training_listener(bar, chosen.name),
-            )
-    except InputError:
-        if is_first():
-            raise
-        raise typer.Exit(2) from None  # the same in all processes: said once
-    if is_first():
-        typer.echo(f"model: {folder}")
-
-
-@app.command()
-def evaluate(
-    dataset: Annotated[
-        str,
-        typer.Argument(metavar="DATASET", help="A data set's card (YAML), one in the package, or a folder of labels."),
-    ],
-    model: ModelName = None,
-    split: Annotated[str, typer.Option(help="Which of the card's splits; of a folder of labels: all.")] = "test",
-    out: Annotated[Path, typer.Option("--out", "-o", help="JSON file for the metrics.")] = Path("metrics.json"),
-    protocol: Annotated[
-        str,
-        typer.Option(
-            help="Rules of the main numbers: standard, within-radius, points-compat, cellvit-compat or "
-            "celldetr-compat. Those of the others are reported too."
-        ),
-    ] = "standard",
-    types: Annotated[
-        list[str] | None,
-        typer.Option("--map", help="THEIRS=OURS: a type of the data set is one of the model's; THEIRS= for unknown."),
-    ] = None,
-    mpp: Annotated[
-        float | None, typer.Option(help="Micrometres per pixel of the images, instead of what they or their card say.")
-    ] = None,
-    plots: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder for plots (precision-recall, confusion, scores, reliability); none are drawn without."
-        ),
-    ] = None,
-    device: Device = "auto",
-    precision: PrecisionName = "auto",
-    orientations: Orientations = 1,
-    overwrite: Overwrite = False,
-    quiet: Quiet = False,
-) -> None:
-    """Score a model on labelled images, at the threshold chosen on its validation data.
-
-    Precision, recall and F1 of detection and of each type under every protocol, with 95 % intervals; average precision;
-    AP at box IoU .5 and IoU of pairs where boxes were annotated; calibration of scores and types; a table by tissue
-    where the data tell it. What is counted, and every key of the JSON: docs/evaluation.md.
-    """
-    from rich.console import Console
-
-    from celldetr.api import load_model
-    from celldetr.evaluation.plots import save_plots
-    from celldetr.evaluation.report import write_metrics
-    from celldetr.evaluation.show import show_report
-    from celldetr.files import output_errors
-    from celldetr.judge import judge
-
-    checks.free(out, overwrite)
-    views = checks.orientations(orientations)
-    loaded = load_model(model, device, precision=checks.precision(precision), orientations=views)
-    with progress_bar(quiet) as bar:
-        verdict = judge(
-            loaded,
-            dataset,
-            split,
-            protocol=protocol,
-            mapping=checks.pairs(types),
-            mpp=mpp,
-            progress=image_listener(bar, f"{dataset}, {split}"),
-        )
-    write_metrics(verdict.report, out, others=verdict.others, context=verdict.context)
-    if plots:
-        with output_errors(plots):
-            plots.mkdir(parents=True, exist_ok=True)
-        save_plots(verdict.report, plots)
-    Console().print(show_report(verdict.report, verdict.others))
-    typer.echo(f"metrics: {out}")
-
-
-@app.command()
-@_resumable()
-def ablate(
-    study: Annotated[
-        str,
-        typer.Argument(metavar="STUDY", help="A study's name (whole-consep, decoder-consep, ...) or YAML file."),
-    ],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of studies; OUT/STUDY gets trials and report.md.")],
-    only: Annotated[list[str] | None, typer.Option(help="Run this variant only; may be repeated.")] = None,
-    jobs: Annotated[int, typer.Option(help="Trials side by side, each with its share of the processors.")] = 1,
-    report: Annotated[bool, typer.Option("--report", help="Run nothing; report on what is finished.")] = False,
-    device: Device = "auto",
-    quiet: Quiet = False,
-) -> None:
-    """Train the variants of a study over several seeds and compare them, with intervals.
-
-    What is finished is kept: the same command goes on with a study that was interrupted, and ends with its report.
-    """
-    from celldetr.ablation.report import write_report
-    from celldetr.ablation.run import run_tasks, tasks_of
-    from celldetr.ablation.study import load_study
-
-    chosen = load_study(study)
-    if not report:
-        tasks = tasks_of(chosen, out, only or (), device)
-        with progress_bar(quiet) as bar:
-            listener = training_listener(bar, chosen.name)
-            run_tasks(tasks, jobs, lambda name: bar.console.print(f"finished: {name}"), listener)
-    typer.echo(write_report(chosen, out))
-
-
-@app.command()
-def rotations(
-    metrics: Annotated[
-        list[Path], typer.Argument(metavar="METRICS", help="What `celldetr evaluate` wrote for each test fold.")
-    ],
-    out: Annotated[Path, typer.Option("--out", "-o", help="JSON file for the result.")] = Path("rotations.json"),
-    protocol: Annotated[str, typer.Option(help="Which of the protocols in the files.")] = "standard",
-    overwrite: Overwrite = False,
-) -> None:
-    """Sum up a cross-validation (PanNuke's three rotations): each fold, mean and spread, by tissue too."""
-    from rich.console import Console
-
-    from celldetr.evaluation.rotations import rotations as sum_up
-    from celldetr.evaluation.show import show_rotations
-
-    checks.free(out, overwrite)
-    result = sum_up(metrics, protocol)
-    result.write(out)
-    Console().print(show_rotations(result))
-    typer.echo(f"rotations: {out}")
-
-
-@app.command()
-def explain(
-    slide: Annotated[Path, typer.Argument(metavar="SLIDE", help="A slide or an image, as for predict.")],
-    cells: Annotated[
-        Path | None,
-        typer.Option(help="OUT/SLIDE of a finished run, or its cells.parquet.", show_default="found by the model"),
-    ] = None,
-    cell: Annotated[
-        list[int] | None,
-        typer.Option(help="cell_id of one; repeat for more.", show_default="of each type the surest, the median"),
-    ] = None,
-    model: Annotated[
-        list[str] | None,
-        typer.Option("--model", "-m", help="Name or folder; repeat for a column each.", show_default="small-20x"),
-    ] = None,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Figure: .png, .svg or .pdf.")] = Path("explain.png"),
-    region: Annotated[
-        tuple[float, float, float, float] | None,
-        typer.Option(help="X Y WIDTH HEIGHT: without --cells, where cells are looked for, px at full resolution."),
-    ] = None,
-    mpp: Annotated[float | None, typer.Option(help="Micrometres per pixel, instead of what the file says.")] = None,
-    tile: Annotated[
-        int, typer.Option(min=64, max=4096, help="Side of what a model sees around a cell, px at its resolution.")
-    ] = 768,
-    device: Device = "auto",
-    overwrite: Overwrite = False,
-    quiet: Quiet = False,
-) -> None:
-    """Draw where models look to type a cell: sampling points and attention weights of the representation decoder.
-
-    One row a cell, one column a model. Every model is asked about the same boxes: those of --cells, or those that the
-    first model finds in --region. A dot's area is its attention weight, its colour the feature level that it reads.
-    """
-    from celldetr.explain import explain_slide
-
-    checks.free(out, overwrite, "explain.png")
-    with progress_bar(quiet) as bar:
-        listener = image_listener(bar, "cells")
-        told = explain_slide(slide, out, model or [None], cells, cell or (), region, mpp, tile, device, listener)
-    for line in told:
-        typer.echo(line)
-    typer.echo(f"figure: {out}")
+for command in (train, evaluate, rotations, explain, ablate):
+    app.command()(command)
 
 
 @app.command()
