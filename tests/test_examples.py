@@ -128,7 +128,7 @@ def test_onnx_predict(example, small_onnx: Path, tmp_path: Path) -> None:
     assert set(found["type"]) <= set(default_model().types)
 
 
-def test_labels_to_qupath_and_back(example, tmp_path: Path) -> None:
+def test_labels_to_qupath(example, tmp_path: Path) -> None:
     source, out = tmp_path / "source", tmp_path / "out"
     source.mkdir()
     for name in ("a", "b"):
