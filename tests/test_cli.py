@@ -545,6 +545,7 @@ def test_own_labels_from_qupath(run: Run, tmp_path: Path) -> None:
     assert not out.exists()
     done = run(*train, *quick, "--mpp", MPP, "--map", "L=lymphocyte")
     assert done.code == 0, done.err
+    assert "cells, in the images of those trained on" in done.err
     loaded = celldetr.load_model(out, device="cpu")
     assert "my own" in loaded.types
     assert "lymphocyte" in loaded.types

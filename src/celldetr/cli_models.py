@@ -43,6 +43,7 @@ def train(
     quiet: Quiet = False,
 ) -> None:
     """Train a model: OUT gets model/, log.jsonl, tensorboard/, curves.png and the state to resume from."""
+    from celldetr.model.checkpoint import read_card
     from celldetr.recipes import load_recipe
     from celldetr.training.loop import train as run
     from celldetr.training.processes import is_first
@@ -64,6 +65,8 @@ def train(
             raise
         raise typer.Exit(2) from None  # the same in all processes: said once
     if is_first():
+        if apart := read_card(folder).metrics["validation"].get("held_out"):
+            typer.echo(f"validated on {apart}", err=True)
         typer.echo(f"model: {folder}")
 
 

@@ -16,6 +16,7 @@ from celldetr.data.card import DatasetCard
 from celldetr.data.dataset import load_samples
 from celldetr.data.readers import qupath_geojson
 from celldetr.data.readers.qupath_objects import read_objects
+from celldetr.demo_slide import sample_slide
 from celldetr.errors import InputError
 
 
@@ -190,3 +191,17 @@ def test_names_do_not_lead_out_of_the_folder(tmp_path: Path) -> None:
         qupath_geojson.find_files(
             card(tmp_path / "in", splits={"all": ["../secret"]}), "all", qupath_geojson.QuPathOptions()
         )
+
+
+def test_a_region_of_a_slide_is_what_openslide_reads_there(tmp_path: Path) -> None:
+    """The sample slide knows its resolution; the file is beside it under another name, and the only one."""
+    import openslide
+
+    (tmp_path / "slide.svs").symlink_to(sample_slide())
+    write(tmp_path, [feature(shapely.box(1000, 1500, 1300, 1700), "annotation", "train"), feature(disc(1100, 1600))])
+    (sample,) = load_samples(card(tmp_path, mpp=None), "all")
+    with openslide.OpenSlide(sample_slide()) as slide:
+        wanted = np.asarray(slide.read_region((1000, 1500), 0, (300, 200)).convert("RGB"))
+    assert np.array_equal(sample.image, wanted)
+    assert sample.points.tolist() == [[100, 100]]
+    assert sample.mpp == pytest.approx(0.499)
