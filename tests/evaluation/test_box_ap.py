@@ -150,6 +150,11 @@ def test_the_order_of_cells_changes_nothing() -> None:
     assert box_ap([cells], 2) == box_ap([turned], 2)
 
 
+def test_equal_scores_pass_together() -> None:
+    for pred in ([(10, 10), (50, 50)], [(50, 50), (10, 10)]):  # right first, and wrong first
+        assert box_ap([image(pred, [(10, 10)], scores=[0.5, 0.5])], 1).detection == pytest.approx(0.5)
+
+
 def test_boxes_derived_from_points_are_not_judged() -> None:
     pred, true = [(10, 10), (40, 40)], [(11, 10), (40, 41)]
     annotated = score_images([image(pred, true)], TYPES, threshold=0.5)
