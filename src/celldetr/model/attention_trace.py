@@ -76,7 +76,8 @@ class AttentionTrace:
         Returns:
             (A, N)
         """
-        return self.share(np.asarray(self._numbers_at(instances) == numbers[:, None, None, None]))
+        own: NDArray[np.bool_] = np.equal(self._numbers_at(instances), numbers[:, None, None, None])
+        return self.share(own)
 
     def _numbers_at(self, instances: NDArray[np.integer]) -> NDArray[np.int64]:
         """(A, N, heads, L, P) number in the map at each location, -1 outside."""
