@@ -60,7 +60,7 @@ class AttentionTrace:
         """(A, N) share of the attention inside each cell's own box, edges included."""
         low, high = (corner[None, :, None, None, None] for corner in (self.boxes[:, :2], self.boxes[:, 2:]))
         inside = (self.locations >= low - EDGE_PX) & (self.locations <= high + EDGE_PX)
-        return self.share(inside.all(-1))
+        return self.share(np.all(inside, axis=-1))
 
     def share_in_mask(self, instances: NDArray[np.integer], numbers: NDArray[np.integer]) -> NDArray[np.float64]:
         """Share of the attention inside each cell's own mask.
