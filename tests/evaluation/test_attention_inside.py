@@ -47,8 +47,10 @@ def test_known_attention(mpp: float, tile: int) -> None:
     sample, instances = ellipses()
     found = attention_inside(even, mpp, [(sample, instances)] * 2, tile)
     assert found.cells == 2 * len(sample)
-    assert found.mask_of_box == pytest.approx(np.pi / 4, abs=0.01)
-    assert found.in_mask == pytest.approx((np.pi / 4, 0.25), abs=0.01)
+    fill = np.count_nonzero(instances) / (len(sample) * 40 * 24)  # of pixels; pi / 4 of the ellipse itself
+    assert fill == pytest.approx(np.pi / 4, abs=0.02)
+    assert found.mask_of_box == pytest.approx(fill)
+    assert found.in_mask == pytest.approx((fill, 0.25), abs=0.01)
     assert found.in_box == pytest.approx((1, 0.25), abs=1e-6)
 
 

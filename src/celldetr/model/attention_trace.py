@@ -61,7 +61,7 @@ class AttentionTrace:
         """(A, N) share of the attention inside each cell's own box, edges included."""
         low, high = (corner[None, :, None, None, None] for corner in (self.boxes[:, :2], self.boxes[:, 2:]))
         inside = (self.locations >= low - EDGE_PX) & (self.locations <= high + EDGE_PX)
-        return self.share(np.asarray(inside.all(-1), bool))
+        return self.share(np.all(inside, axis=-1))
 
     def share_in_mask(self, instances: NDArray[np.integer], numbers: NDArray[np.integer]) -> NDArray[np.float64]:
         """Share of the attention inside each cell's own mask.
@@ -77,7 +77,8 @@ class AttentionTrace:
         Returns:
             (A, N)
         """
-        return self.share(np.asarray(self._numbers_at(instances) == numbers[:, None, None, None]))
+        own: NDArray[np.bool_] = np.equal(self._numbers_at(instances), numbers[:, None, None, None])
+        return self.share(own)
 
     def _numbers_at(self, instances: NDArray[np.integer]) -> NDArray[np.int64]:
         """(A, N, heads, L, P) number in the map at each location, -1 outside."""

@@ -128,7 +128,7 @@ def write_figure(figure: Figure, path: Path) -> None:
     """
     check_figure_path(path)
     with replacing(path) as temporary:
-        figure.savefig(temporary, format=path.suffix[1:].lower(), dpi=200)
+        figure.savefig(temporary, format=path.suffix[1:].lower(), dpi=150)
 
 
 def _tissue(axes: Axes, row: CellRow, field_um: float) -> None:
