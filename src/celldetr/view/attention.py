@@ -94,9 +94,11 @@ def attention_figure(
     palette = chain(LEVEL_COLOURS, repeat(MORE))
     colours = dict(zip(sorted(level_um), palette, strict=False))
     across = 1 + len(columns)
-    figure = Figure(figsize=(across * PANEL_INCHES + 0.1, len(rows) * (PANEL_INCHES + 0.32) + 0.55))
+    height = len(rows) * (PANEL_INCHES + 0.32) + 0.65
+    figure = Figure(figsize=(across * PANEL_INCHES + 0.1, height))
     FigureCanvasAgg(figure)
-    figure.set_layout_engine("constrained", w_pad=0.03, h_pad=0.03)
+    room = 1 - 0.1 / height  # above it the names of the columns, which the layout does not see
+    figure.set_layout_engine("constrained", w_pad=0.03, h_pad=0.03, rect=(0, 0, 1, room))
     box = float(np.median([row.size_um[0] * row.size_um[1] for row in rows]))
     area = DOTS * box * (PANEL_INCHES * POINTS / field_um) ** 2  # square points
     grid = figure.subplots(len(rows), across, squeeze=False)
