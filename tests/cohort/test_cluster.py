@@ -126,6 +126,8 @@ def test_an_interrupted_run_goes_on(slides: list[Slide], whole: Path, tmp_path: 
         child = start(["predict", slides[0].path.parent, *place, *options], errors)
         first = out / slides[0].name / "parts"
         until(lambda: len(list(first.glob("found-*.npz"))) >= 2)
+        assert child.pid
+        os.kill(child.pid, signal.SIGSTOP)  # alive, and does not finish its slide meanwhile, however slow we are
         [other] = predict_slides(slides[:1], request(out, resume=True), there.address)
         assert "in use by another run" in other.reason
         child.kill()
