@@ -10,8 +10,8 @@ from pydantic import Field, model_validator
 
 from celldetr.config import Config, Count, Recipe, parse
 from celldetr.errors import InputError, near
-from celldetr.recipes import load_recipe
-from celldetr.untrusted import expand_user, is_file, read_yaml
+from celldetr.recipes import find_yaml, load_recipe, names_in
+from celldetr.untrusted import read_yaml
 
 FOLDER = Path(__file__).parent / "studies"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
@@ -102,7 +102,7 @@ class Study(Config):
 
 def study_names() -> list[str]:
     """Names of the studies in the package."""
-    return sorted(path.stem for path in FOLDER.glob("*.yaml"))
+    return names_in(FOLDER)
 
 
 def load_study(name: str | Path) -> Study:
@@ -114,14 +114,7 @@ def load_study(name: str | Path) -> Study:
     Raises:
         InputError: no such study, or a wrong setting in it, said before the first hour of training.
     """
-    path = expand_user(Path(name))
-    if not is_file(path):
-        if path.suffix in (".yaml", ".yml") or str(name) not in study_names():
-            raise InputError(
-                f"no study {str(name)!r}: neither a file nor a known name; {near(str(name), study_names())}"
-            )
-        path = FOLDER / f"{name}.yaml"
-    study = parse(Study, read_yaml(path), str(name))
+    study = parse(Study, read_yaml(find_yaml(name, FOLDER, "study")), str(name))
     recipes = {variant: study.recipe_of(variant, study.seeds[0]) for variant in study.variants}
     if study.kind == "decoder":
         detector = study.detector_recipe(study.seeds[0])
