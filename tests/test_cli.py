@@ -24,8 +24,8 @@ import tifffile
 import yaml
 
 import celldetr
-from celldetr import cli
 from celldetr.slide import store
+from entry_point import call
 from sample_crop import COLUMNS, MPP, crop, default_model, save, white
 
 OUTPUTS = {"cells.parquet", "run.json", "overview.png", "summary.html"}
@@ -40,17 +40,6 @@ class Outcome:
 
 
 Run = Callable[..., Outcome]
-
-
-def call(*arguments: object) -> int:
-    """The entry point, as the installed program calls it."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["celldetr", *map(str, arguments)])
-        try:
-            cli.main()
-        except SystemExit as end:
-            return int(end.code or 0)
-    return 0
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import matplotlib.image
@@ -10,22 +9,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from celldetr import cli
 from celldetr.errors import InputError
 from celldetr.explain import choose_cells, run_cells
 from celldetr.slide.reader import open_slide
 from celldetr.view.attention import Attention, CellRow, attention_figure
+from entry_point import call
 from sample_crop import MPP, crop, save
-
-
-def call(*arguments: object) -> int:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["celldetr", *map(str, arguments)])
-        try:
-            cli.main()
-        except SystemExit as end:
-            return int(end.code or 0)
-    return 0
 
 
 @pytest.fixture(scope="module")
