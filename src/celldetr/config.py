@@ -162,7 +162,8 @@ class TrainConfig(Config):
     clip: Positive = 0.1  # norm of the gradient
     warmup: int = Field(300, ge=0)  # steps
     ema: Probability = 0.998  # decay of the averaged weights, which are the ones evaluated and shipped
-    precision: Annotated[Literal["32", "bf16"], BeforeValidator(str)] = "bf16"  # YAML reads 32 as a number
+    # bf16 where the device multiplies it, 32 elsewhere; YAML reads 32 as a number.
+    precision: Annotated[Literal["auto", "32", "bf16"], BeforeValidator(str)] = "auto"
     seed: int = 0
     workers: int = Field(1, ge=0)  # loader processes
     validate_every: Count = 500  # steps

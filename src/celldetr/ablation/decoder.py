@@ -22,6 +22,7 @@ from celldetr.config import DETECTION, Recipe
 from celldetr.data.loader import TrainingSet, collate
 from celldetr.model.celldetr import CellDETR, Memories
 from celldetr.model.checkpoint import Checkpoint, save_checkpoint
+from celldetr.model.inference import in_bf16
 from celldetr.model.memory import Memory
 from celldetr.training.ema import Average
 from celldetr.training.feeding import feed
@@ -92,7 +93,7 @@ def remember(study: Study, seed: int, checkpoint: Checkpoint, device: torch.devi
     remembered: list[Crop] = []
     layout = None
     weights = {"w_class": recipe.training.w_class, "w_l1": recipe.training.w_l1, "w_giou": recipe.training.w_giou}
-    half = recipe.training.precision == "bf16"
+    half = in_bf16(recipe.training.precision, device)
     for batch in DataLoader(crops, batch_size=4, num_workers=recipe.training.workers, collate_fn=collate):
         origin = torch.stack(
             [torch.rand(2, generator=each) for each in chances(seed, 0, len(remembered), len(batch.images))]
@@ -204,7 +205,7 @@ def _type_loss(objective: Supervised, memo: Memo, batch: Sequence[Crop], step: i
         sizes=layout.sizes.expand(count, -1),
     )
     memory = memory.select(network.config.representation_strides)
-    with torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
+    with torch.autocast(device.type, torch.bfloat16, enabled=in_bf16(settings.precision, device)):
         fed = feed(
             settings,
             [(boxes.to(device), types.to(device)) for boxes, types in (crop.found for crop in batch)],

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from celldetr.config import ModelConfig
+from celldetr.model.dropout import Dropout
 from celldetr.model.geometry import geometry
 from celldetr.model.layers import MLP, DeformableAttention, FeedForward, lowered
 from celldetr.model.memory import Memory
@@ -64,11 +65,14 @@ class DetectionOutput:
 
 
 class SelfAttention(nn.Module):
-    """Multi-head attention among queries; positions enter queries and keys, not values."""
+    """Multi-head attention among queries; positions enter queries and keys, not values.
 
-    def __init__(self, d_model: int, heads: int, dropout: float) -> None:
+    Its weights have no dropout of their own, with which PyTorch would leave its fast kernel.
+    """
+
+    def __init__(self, d_model: int, heads: int) -> None:
         super().__init__()
-        self.heads, self.dropout = heads, dropout
+        self.heads = heads
         self.q_proj = nn.Linear(d_model, d_model)
         self.k_proj = nn.Linear(d_model, d_model)
         self.v_proj = nn.Linear(d_model, d_model)
@@ -96,13 +100,12 @@ class SelfAttention(nn.Module):
         if neighbours is not None:
             return self.output_proj(near_attention(q, k, v, self.heads, neighbours))
         q, k, v = (x.unflatten(-1, (self.heads, -1)).transpose(1, 2) for x in (q, k, v))
-        dropout = self.dropout if self.training else 0.0
         allowed = None if blocked is None else ~blocked
         # On CPUs, the gradient of PyTorch's kernel takes twice as long in bfloat16 as in float32.
         single = q.device.type == "cpu" and torch.is_grad_enabled()
         with torch.autocast("cpu", enabled=False) if single else nullcontext():
             q, k, v = (x.float() if single and x.dtype == torch.bfloat16 else x for x in (q, k, v))
-            mixed = functional.scaled_dot_product_attention(q, k, v, attn_mask=allowed, dropout_p=dropout)
+            mixed = functional.scaled_dot_product_attention(q, k, v, attn_mask=allowed)
         return self.output_proj(mixed.transpose(1, 2).flatten(2))
 
 
@@ -111,13 +114,13 @@ class DetectionLayer(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.self_attention = SelfAttention(config.d_model, config.heads, config.dropout)
+        self.self_attention = SelfAttention(config.d_model, config.heads)
         self.self_norm = nn.LayerNorm(config.d_model)
         self.cross_attention = DeformableAttention(
             config.d_model, config.heads, len(config.encoder_strides), config.points, offset_start="stock"
         )
         self.cross_norm = nn.LayerNorm(config.d_model)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.ffn = FeedForward(config.d_model, config.ffn, config.dropout)
 
     def forward(

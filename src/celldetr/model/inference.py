@@ -77,6 +77,11 @@ def has_bf16(device: torch.device) -> bool:
     return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
+def in_bf16(precision: str, device: torch.device) -> bool:
+    """Whether a setting, ``32``, ``bf16`` or ``auto`` (bf16 where the hardware has it), means bfloat16 on a device."""
+    return precision == "bf16" or (precision == "auto" and has_bf16(device))
+
+
 def near_queries_only(network: CellDETR) -> bool:
     """Whether queries see near ones only at inference: those selected by place do (``near_attention``)."""
     return network.config.queries == "selected"
@@ -189,7 +194,7 @@ class TilePredictor:
         self.card = card or {}
         self.batch_size = batch_size
         self.same_nucleus_um = float(same_nucleus_um)
-        self.bf16 = precision == "bf16" or (precision == "auto" and has_bf16(self.device))
+        self.bf16 = in_bf16(precision, self.device)
 
     @property
     def mpp(self) -> float:

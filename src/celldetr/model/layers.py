@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from celldetr.model.deformable import deformable_attention, deformable_attention_fused
+from celldetr.model.dropout import Dropout
 from celldetr.model.memory import Memory, as_tensor
 
 OffsetStart = Literal["interior", "released", "stock"]
@@ -44,7 +45,7 @@ class FeedForward(nn.Module):
         super().__init__()
         self.expand = nn.Linear(d_model, d_hidden)
         self.contract = nn.Linear(d_hidden, d_model)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.norm = nn.LayerNorm(d_model)
 
     def forward(self, x: Tensor) -> Tensor:

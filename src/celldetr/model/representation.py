@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from celldetr.config import ModelConfig
 from celldetr.model.detection import SelfAttention
+from celldetr.model.dropout import Dropout
 from celldetr.model.geometry import geometry
 from celldetr.model.layers import DeformableAttention, FeedForward
 from celldetr.model.memory import Memory
@@ -57,7 +58,7 @@ class RepresentationLayer(nn.Module):
 
     def __init__(self, config: ModelConfig, *, self_attention: bool) -> None:
         super().__init__()
-        self.self_attention = SelfAttention(config.d_model, config.heads, config.dropout) if self_attention else None
+        self.self_attention = SelfAttention(config.d_model, config.heads) if self_attention else None
         self.self_norm = nn.LayerNorm(config.d_model) if self_attention else None
         self.cross_attention = DeformableAttention(
             config.d_model,
@@ -68,7 +69,7 @@ class RepresentationLayer(nn.Module):
             offset_start=config.offset_start if config.constrained else "stock",
         )
         self.norm = nn.LayerNorm(config.d_model)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.ffn = FeedForward(config.d_model, config.ffn, config.dropout)
 
     def forward(

@@ -17,7 +17,7 @@ from lightning_fabric import Fabric
 from lightning_fabric.strategies.ddp import DDPStrategy
 
 from celldetr.errors import InputError
-from celldetr.model.inference import pick_device
+from celldetr.model.inference import in_bf16, pick_device
 
 # The others wait while one process validates or writes; PyTorch would give up after half an hour.
 LONGEST_WAIT = timedelta(hours=12)
@@ -27,7 +27,7 @@ def start_fabric(precision: str, device: str, devices: int) -> Fabric:
     """Devices, precision and processes.
 
     Args:
-        precision: ``32`` or ``bf16``.
+        precision: ``32``, ``bf16`` or ``auto``, see ``in_bf16``.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
         devices: processes to start on this machine, each with its own device; those of ``torchrun`` are already there.
 
@@ -53,7 +53,7 @@ def start_fabric(precision: str, device: str, devices: int) -> Fabric:
         num_nodes=nodes,
         # A batch without a nucleus leaves the representation decoder without a gradient.
         strategy=DDPStrategy(find_unused_parameters=True, timeout=LONGEST_WAIT) if several else "auto",
-        precision="bf16-mixed" if precision == "bf16" else "32-true",
+        precision="bf16-mixed" if in_bf16(precision, chosen) else "32-true",
     )
     fabric.launch()
     return fabric
