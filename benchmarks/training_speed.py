@@ -179,7 +179,7 @@ def compare(first: Path, turns: int, steps: int, threads: int) -> None:
     print(f"loss after {WARM + turns * steps} steps: first {table_loss(rows, 'first')}, now {table_loss(rows, 'now')}")
 
 
-def whole_runs(first: Path, rounds: int) -> None:
+def whole_runs(first: Path, rounds: int, precision: str) -> None:
     """Print images a second of the command itself, loader and all, between its 10th and its 40th step, and the losses.
 
     All train the first version's recipe, in round n with seed n: losses of one version differ as much as seeds do, and
@@ -198,7 +198,8 @@ def whole_runs(first: Path, rounds: int) -> None:
             for name, (root, options) in ways.items():
                 target = Path(folder) / f"{turn}-{len(options)}-{root.name}"
                 command = [sys.executable, "-m", "celldetr.cli", "train", str(recipe), "-o", str(target), "--quiet"]
-                command += ["training.steps=41", f"training.seed={turn}", "--device", "cpu", *options]
+                command += ["training.steps=41", f"training.seed={turn}", f"training.precision={precision}"]
+                command += ["--device", "cpu", *options]
                 env = os.environ | {"PYTHONPATH": str(root.resolve() / "src")}
                 subprocess.run(command, env=env, check=True, capture_output=True)
                 log = [json.loads(line) for line in (target / "log.jsonl").read_text().splitlines()]
@@ -240,6 +241,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=3, help="a turn")
     parser.add_argument("--threads", type=int, nargs="*", default=[1, 2], help="of the tables of stages")
     parser.add_argument("--rounds", type=int, default=5, help="of whole runs")
+    parser.add_argument("--precision", default="bf16", help="of whole runs: bf16, or 32 for a CPU that has no bfloat16")
     parser.add_argument("--batches", type=Path, help=argparse.SUPPRESS)  # of a worker
     parser.add_argument("--cut", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -250,7 +252,8 @@ def main() -> None:
     elif given.first:
         for threads in given.threads:
             compare(given.first, given.turns, given.steps, threads)
-        whole_runs(given.first, given.rounds)
+        if given.rounds:
+            whole_runs(given.first, given.rounds, given.precision)
     else:
         parser.error("--first is needed")
 
