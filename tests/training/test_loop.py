@@ -27,7 +27,7 @@ Recipes = Callable[..., Recipe]
 
 def test_a_run_leaves_a_checkpoint_a_log_and_curves(tmp_path: Path, tiny_recipe: Recipes) -> None:
     told: list[Progress] = []
-    recipe = tiny_recipe(validate_every=2, precision="bf16", ema=0.5)
+    recipe = tiny_recipe(validate_every=2, precision="auto", ema=0.5)
     folder = train(recipe, tmp_path / "run", device="cpu", listener=told.append)
     checkpoint = load_checkpoint(folder)
     assert folder == tmp_path / "run" / "model"

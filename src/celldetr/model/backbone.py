@@ -8,7 +8,6 @@ gradient.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -69,10 +68,7 @@ class Backbone(nn.Module):
             return list(self.body(images))
         if not self._frozen:
             self._frozen = (with_frozen_batchnorm(self.body),)
-        # Without the instructions bfloat16 convolutions are emulated, several times slower than float32 ones.
-        emulated = images.device.type == "cpu" and not torch.ops.mkldnn._is_mkldnn_bf16_supported()
-        with torch.autocast("cpu", enabled=False) if emulated else nullcontext():
-            return list(self._frozen[0](images))
+        return list(self._frozen[0](images))
 
 
 def build_backbone(config: ModelConfig) -> Backbone:
