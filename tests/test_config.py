@@ -118,7 +118,7 @@ def test_a_missing_key_is_named() -> None:
         (AugmentConfig, {"stain": -0.1}, "stain: Input should be greater than or equal to 0"),
         (AugmentConfig, {"blur_p": 2}, "blur_p: Input should be less than or equal to 1"),
         (TrainConfig, {"mode": "serial"}, "mode: Input should be 'sequential', 'parallel'"),
-        (TrainConfig, {"precision": "16"}, "precision: Input should be '32' or 'bf16', got '16'"),
+        (TrainConfig, {"precision": "16"}, "precision: Input should be 'auto', '32' or 'bf16', got '16'"),
         (TrainConfig, {"steps": 1.5}, "steps: Input should be a valid integer"),
         (
             TrainConfig,
