@@ -72,7 +72,12 @@ class FrozenConvolution(nn.Module):
         stride, dilation = cast(Pair, convolution.stride), cast(Pair, convolution.dilation)
         dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
         one_more = all(b - a in (0, 1) for a, b in zip(before, after, strict=True)) and dilation == (1, 1)
-        if self.name and onednn_runs(x.device, dtype) and dtype in (torch.float32, torch.bfloat16) and (one_more or before == after):
+        if (
+            self.name
+            and onednn_runs(x.device, dtype)
+            and dtype in (torch.float32, torch.bfloat16)
+            and (one_more or before == after)
+        ):
             plan = Plan(stride, before, after, dilation, convolution.groups, self.name)
             return cast(Tensor, _Convolution.apply(x.to(dtype), weight.to(dtype), bias.to(dtype), plan))
         if before != after:

@@ -216,7 +216,8 @@ class TilePredictor:
         """Side of the images of training for a network that measures in fractions of them, if the card has it."""
         if self.network.config.coordinates == "pixels":
             return None
-        augment = self.card.get("recipe", {}).get("augment")
+        recipe = self.card.get("recipe")
+        augment = recipe.get("augment") if isinstance(recipe, dict) else None
         side = augment.get("crop") if isinstance(augment, dict) else None
         return side if isinstance(side, int) and side > 0 else None
 
