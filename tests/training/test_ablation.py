@@ -31,6 +31,7 @@ from entry_point import call
 
 Recipes = Callable[..., Recipe]
 Studies = Callable[..., Study]
+SHORT = ["training.steps=1", "training.validate_every=1"]  # enough of a detector to have a memory
 
 
 @pytest.fixture
@@ -63,7 +64,7 @@ def tiny_study(tmp_path: Path, tiny_recipe: Recipes) -> Studies:
 
 
 def test_a_memo_gives_the_type_loss_of_the_images_themselves(tmp_path: Path, tiny_study: Studies) -> None:
-    study = tiny_study(kind="decoder", set=["training.mode=mixed", "model.dropout=0.0"])
+    study = tiny_study(kind="decoder", set=["training.mode=mixed", "model.dropout=0.0"], detector=SHORT)
     detector = load_checkpoint(train_detector(study, 0, tmp_path / "out", "cpu"))
     memo = remember(study, 0, detector, torch.device("cpu"))
     recipe = study.recipe_of("both", 0)
@@ -89,7 +90,9 @@ def test_a_memo_gives_the_type_loss_of_the_images_themselves(tmp_path: Path, tin
 
 
 def test_a_decoder_is_trained_alone(tmp_path: Path, tiny_study: Studies) -> None:
-    study = tiny_study(kind="decoder", set=["training.steps=60", "training.lr=0.01", "training.validate_every=60"])
+    study = tiny_study(
+        kind="decoder", set=["training.steps=60", "training.lr=0.01", "training.validate_every=60"], detector=SHORT
+    )
     detector = load_checkpoint(train_detector(study, 0, tmp_path / "out", "cpu"))
     memo = remember(study, 0, detector, torch.device("cpu"))
     _, first = fit(load_with(study, "training.steps=1"), detector, memo)

@@ -19,7 +19,6 @@ from celldetr.errors import InputError
 from celldetr.model.celldetr import CellDETR
 from celldetr.model.checkpoint import load_checkpoint
 from celldetr.model.warm_start import start_from
-from celldetr.training import loop
 from celldetr.training.logs import read_log
 from celldetr.training.loop import train
 from celldetr.training.processes import normaliser, share, start_fabric
@@ -38,11 +37,8 @@ def torchrun(*arguments: object) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize("frozen", [False, True])
-def test_two_processes_are_one(
-    frozen: bool, start: Path, tmp_path: Path, tiny_recipe: Recipes, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_two_processes_are_one(frozen: bool, start: Path, tmp_path: Path, tiny_recipe: Recipes) -> None:
     """Of two crops a process; the data set has an empty image, so that a process can be without a nucleus."""
-    monkeypatch.setattr(loop, "draw_curves", lambda folder: None)
     partly = {"freeze": ["backbone", "encoder", "detector"], "mode": "parallel_jittered"}
     settings = {"steps": 6, "batch_size": 4, "validate_every": 100, "warmup": 3} | (partly if frozen else {})
     recipe = tiny_recipe(None, start if frozen else "", **settings)
