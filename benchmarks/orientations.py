@@ -12,13 +12,13 @@ import argparse
 from celldetr.config import DataSource
 from celldetr.data.dataset import load_source
 from celldetr.evaluation.cells import predict_samples
-from celldetr.evaluation.evaluate import score_images
 from celldetr.evaluation.threshold import best_threshold
 from celldetr.model.checkpoint import load_checkpoint
 from celldetr.model.hub import find_model
 from celldetr.model.inference import TilePredictor
 from celldetr.model.orientations import COUNTS
-from celldetr.training.validation import LOWEST_SCORE, PROTOCOL, THRESHOLD_PROTOCOLS, whole_image
+from celldetr.training.validation import LOWEST_SCORE, THRESHOLD_PROTOCOLS, whole_image
+from scores import scores_at
 
 
 def main() -> None:
@@ -36,14 +36,10 @@ def main() -> None:
         images = list(predict_samples(whole_image(predictor), samples, types))
         best = best_threshold(images, THRESHOLD_PROTOCOLS).threshold
         for name, threshold in (("shipped", shipped), ("best", best)):
-            near, standard = (
-                score_images(images, types, rule, threshold=threshold, resamples=0) for rule in (PROTOCOL, "standard")
-            )
-            found = near.totals.detection
+            got = scores_at(threshold, images, types)
             print(
-                f"{count:12d}  {threshold:.3f} {name:8s}  {found.f1:.4f}  {standard.totals.detection.f1:.4f}"
-                f"  {found.precision:9.3f}  {found.recall:6.3f}  {near.totals.mean_f1:.4f}"
-                f"  {standard.totals.mean_f1:15.4f}  {near.median_iou:7.3f}",
+                f"{count:12d}  {threshold:.3f} {name:8s}  {got.f1:.4f}  {got.f1_standard:.4f}  {got.precision:9.3f}"
+                f"  {got.recall:6.3f}  {got.types:.4f}  {got.types_standard:15.4f}  {got.iou:7.3f}",
                 flush=True,
             )
 

@@ -2,10 +2,35 @@
 
 from __future__ import annotations
 
+import atexit
+import importlib.util
+import os
+import shutil
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
+
+
+def keep_bytecode() -> None:
+    """Where Python keeps none (PYTHONDONTWRITEBYTECODE), keep it for the time of the tests, in a folder of their own.
+
+    Without it each process that a test starts compiles all of torch from its source, for ten seconds or more.
+    """
+    torch = importlib.util.find_spec("torch")
+    if not sys.dont_write_bytecode or torch is None or not torch.origin:
+        return
+    if Path(importlib.util.cache_from_source(torch.origin)).is_file():
+        return  # the installer has compiled everything
+    folder = tempfile.mkdtemp(prefix="celldetr-bytecode-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    sys.dont_write_bytecode, sys.pycache_prefix = False, folder
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    os.environ["PYTHONPYCACHEPREFIX"] = folder
+
+
+keep_bytecode()
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 

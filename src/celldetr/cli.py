@@ -91,8 +91,12 @@ def predict(
         str, typer.Option(help="Where its pixels count from: bounds (as QuPath shows the slide) or slide.")
     ] = "bounds",
     tile: Annotated[
-        int, typer.Option(help="Side of a tile, px at the model's resolution; smaller needs less memory.")
-    ] = 768,
+        int | None,
+        typer.Option(
+            help="Side of a tile, px at the model's resolution; smaller needs less memory.",
+            show_default="768, or what a model needs that knows images of one size",
+        ),
+    ] = None,
     overlap: Annotated[int, typer.Option(help="Px that neighbouring tiles share; more than the largest nucleus.")] = 64,
     batch_size: Annotated[int, typer.Option(help="Tiles the network sees at once.")] = 4,
     all_tiles: Annotated[bool, typer.Option("--all-tiles", help="Also read where no tissue was found.")] = False,

@@ -70,6 +70,16 @@ def pairs(types: list[str] | None) -> dict[str, str] | None:
     return dict(pair.split("=", 1) for pair in types)
 
 
+def seeds(text: str | None) -> tuple[int, ...]:
+    """--seeds 0,1 as numbers; none given: none."""
+    if text is None:
+        return ()
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise InputError(f"--seeds {text!r}: expected whole numbers with commas between, e.g. --seeds 0,1") from None
+
+
 def own_data(path: Path | None, mpp: float | None, types: list[str] | None) -> dict[str, Any] | None:
     """What --data, --mpp and --map of ``train`` mean for a recipe; None: it has its own data."""
     if path is None:

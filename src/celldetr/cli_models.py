@@ -149,6 +149,18 @@ def ablate(
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of studies; OUT/STUDY gets trials and report.md.")],
     only: Annotated[list[str] | None, typer.Option(help="Run this variant only; may be repeated.")] = None,
+    seeds: Annotated[
+        str | None, typer.Option(metavar="N,N", help="Run these seeds of the study only, e.g. 0,1.", show_default="all")
+    ] = None,
+    finished: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True,
+            file_okay=False,
+            help="Another folder of studies, e.g. of kept results: what FOLDER/STUDY/VARIANT/seedN/result.json has, "
+            "is reported and not run again.",
+        ),
+    ] = None,
     jobs: Annotated[int, typer.Option(help="Trials side by side, each with its share of the processors.")] = 1,
     report: Annotated[bool, typer.Option("--report", help="Run nothing; report on what is finished.")] = False,
     device: Device = "auto",
@@ -164,11 +176,11 @@ def ablate(
 
     chosen = load_study(study)
     if not report:
-        tasks = tasks_of(chosen, out, only or (), device)
+        tasks = tasks_of(chosen, out, only or (), device, checks.seeds(seeds), finished)
         with progress_bar(quiet) as bar:
             listener = training_listener(bar, chosen.name)
             run_tasks(tasks, jobs, lambda name: bar.console.print(f"finished: {name}"), listener)
-    typer.echo(write_report(chosen, out))
+    typer.echo(write_report(chosen, out, finished))
 
 
 def rotations(

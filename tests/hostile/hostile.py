@@ -28,10 +28,10 @@ MEMORY = 1500 * 2**20  # bytes that nothing may need, beyond what the process ha
 
 
 def examples(n: int) -> settings:
-    """Settings of a property: ``n`` examples, always the same ones unless this is a campaign."""
+    """Settings of a property: ``n`` / 2 examples, always the same ones, or n times the effort of a campaign."""
     return settings(
         deadline=None,
-        max_examples=n * max(EFFORT, 1),
+        max_examples=n * EFFORT or n // 2,
         derandomize=not EFFORT,
         database=None,
         suppress_health_check=list(HealthCheck),

@@ -377,7 +377,7 @@ def test_fused_equals_the_steps_one_by_one(seed: int, kind: tuple[int, float | N
 
 
 @settings(max_examples=30, deadline=None)
-@given(st.integers(0, 2**32 - 1), st.sampled_from([(2, None), (4, None), (4, 1.2)]), st.sampled_from([2, 6, 16, 34]))
+@given(st.integers(0, 2**32 - 1), st.sampled_from([(2, None), (4, None), (4, 1.2)]), st.sampled_from([2, 16, 34]))
 def test_fused_in_bfloat16_is_the_rounded_float32(seed: int, kind: tuple[int, float | None], channels: int) -> None:
     """The same numbers as float32 give the same sums; only the result is rounded."""
     torch.manual_seed(seed)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -169,6 +170,26 @@ def test_description_is_json_and_names_the_model(model: TilePredictor) -> None:
         "orientations": 1,
         "precision": "float32",
     }
+
+
+@pytest.mark.parametrize(
+    ("coordinates", "recipe", "side"),
+    [
+        ("pixels", {"augment": {"crop": 256}}, None),
+        ("image", {"augment": {"crop": 256}}, 256),
+        ("image", {}, None),  # a card may have been written by anybody
+        ("image", {"augment": {"crop": "256"}}, None),
+        ("image", {"augment": 1}, None),
+        ("image", None, None),
+    ],
+)
+def test_a_model_knows_the_size_of_its_images(
+    monkeypatch: pytest.MonkeyPatch, model: TilePredictor, coordinates: str, recipe: object, side: int | None
+) -> None:
+    network = SimpleNamespace(config=model.network.config.model_copy(update={"coordinates": coordinates}))
+    monkeypatch.setattr(model, "network", network)
+    monkeypatch.setattr(model, "card", {"recipe": recipe})
+    assert model.image_px == side
 
 
 def test_it_is_what_the_slide_engine_asks_for(model: TilePredictor) -> None:

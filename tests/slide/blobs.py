@@ -45,6 +45,7 @@ class BlobModel:
     mpp: float = 0.5
     types: tuple[str, ...] = ("red", "blue", "green")
     embedding_dim: int = 4
+    image_px: int | None = None
     name: str = "blobs"
     fail_at: int | None = None
     error: BaseException = field(default_factory=lambda: RuntimeError("the model fell over"))

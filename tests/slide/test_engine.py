@@ -191,6 +191,30 @@ def test_windows_cut_to_the_tissue_lose_no_cell() -> None:
     assert sum(pixels) < 0.5 * read_without
 
 
+def test_a_model_of_one_size_of_image_sees_no_other(tmp_path: Path) -> None:
+    image = np.full((400, 500, 3), 255, np.uint8)
+    image[:150, :330] = IMAGE[:150, :330]
+    shapes = set()
+
+    class Model(BlobModel):
+        def predict_tiles(self, tiles: Sequence[NDArray[np.uint8]]) -> list[TileCells]:
+            shapes.update(tile.shape for tile in tiles)
+            return super().predict_tiles(tiles)
+
+    reader, model = from_array(image, 0.5), Model(image_px=160)
+    summary = run_slide(reader, model, tmp_path / "fits", PredictOptions())
+    assert shapes == {(160, 160, 3)}  # not trimmed to the tissue either
+    assert any("tiles are of 160 px" in warning for warning in summary.warnings)
+    assert json.loads((summary.directory / "run.json").read_text())["options"]["tile"] == 160
+    asked = run_slide(reader, model, tmp_path / "asked", PredictOptions(tile=256))
+    assert any("tile=256: this model measures" in warning for warning in asked.warnings)
+    with pytest.raises(InputError, match=r"overlap=96 must not exceed half of a tile, which has 160 px .* 80 or less"):
+        run_slide(reader, model, tmp_path / "wide", PredictOptions(overlap=96))
+    plain = run_slide(reader, BlobModel(), tmp_path / "plain", PredictOptions())
+    assert json.loads((plain.directory / "run.json").read_text())["options"]["tile"] == 768
+    assert plain.warnings == ()
+
+
 def test_an_empty_slide_gives_a_valid_empty_table(tmp_path: Path, whole: RunSummary) -> None:
     model = BlobModel()
     summary = run_slide(from_array(np.full((500, 700, 3), 255, np.uint8), 0.5), model, tmp_path, SMALL)

@@ -17,6 +17,7 @@ from celldetr.config import ModelConfig, Recipe
 from celldetr.data.loader import Batch
 from celldetr.model.celldetr import CellDETR
 from celldetr.model.checkpoint import Card, save_checkpoint
+from celldetr.training import loop
 
 TINY = {
     "types": ["round", "long"],
@@ -30,6 +31,12 @@ TINY = {
     "representation_layers": 2,
     "num_queries": 160,  # 10 in 64 x 64 px
 }
+
+
+@pytest.fixture(autouse=True)
+def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing curves takes longer than the tiny runs."""
+    monkeypatch.setattr(loop, "draw_curves", lambda folder: None)
 
 
 @pytest.fixture(scope="session")

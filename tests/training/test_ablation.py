@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from celldetr.ablation.decoder import DETECTOR, _type_loss, fit, remember, run_v
 from celldetr.ablation.report import write_report
 from celldetr.ablation.run import run_tasks, tasks_of
 from celldetr.ablation.study import Study, load_study, study_names
-from celldetr.ablation.trial import RESULT_FILE, Result, metrics_of, read_results, trial_folder
+from celldetr.ablation.trial import RESULT_FILE, Result, find_result, metrics_of, read_results, trial_folder
 from celldetr.config import Recipe
 from celldetr.data.loader import TrainingSet, collate
 from celldetr.errors import InputError
@@ -26,9 +27,11 @@ from celldetr.model.checkpoint import load_checkpoint
 from celldetr.training.losses import balance
 from celldetr.training.run import chances, load_data
 from celldetr.training.supervised import Supervised
+from entry_point import call
 
 Recipes = Callable[..., Recipe]
 Studies = Callable[..., Study]
+SHORT = ["training.steps=1", "training.validate_every=1"]  # enough of a detector to have a memory
 
 
 @pytest.fixture
@@ -61,7 +64,7 @@ def tiny_study(tmp_path: Path, tiny_recipe: Recipes) -> Studies:
 
 
 def test_a_memo_gives_the_type_loss_of_the_images_themselves(tmp_path: Path, tiny_study: Studies) -> None:
-    study = tiny_study(kind="decoder", set=["training.mode=mixed", "model.dropout=0.0"])
+    study = tiny_study(kind="decoder", set=["training.mode=mixed", "model.dropout=0.0"], detector=SHORT)
     detector = load_checkpoint(train_detector(study, 0, tmp_path / "out", "cpu"))
     memo = remember(study, 0, detector, torch.device("cpu"))
     recipe = study.recipe_of("both", 0)
@@ -87,7 +90,9 @@ def test_a_memo_gives_the_type_loss_of_the_images_themselves(tmp_path: Path, tin
 
 
 def test_a_decoder_is_trained_alone(tmp_path: Path, tiny_study: Studies) -> None:
-    study = tiny_study(kind="decoder", set=["training.steps=60", "training.lr=0.01", "training.validate_every=60"])
+    study = tiny_study(
+        kind="decoder", set=["training.steps=60", "training.lr=0.01", "training.validate_every=60"], detector=SHORT
+    )
     detector = load_checkpoint(train_detector(study, 0, tmp_path / "out", "cpu"))
     memo = remember(study, 0, detector, torch.device("cpu"))
     _, first = fit(load_with(study, "training.steps=1"), detector, memo)
@@ -130,6 +135,44 @@ def test_a_study_runs_goes_on_and_reports(kind: str, tmp_path: Path, tiny_study:
     if kind == "decoder":  # one detector a seed finds the same cells for all
         assert numbers["detection F1"]["both"]["values"] == numbers["detection F1"]["neither"]["values"]
         assert (out / "tiny" / DETECTOR / "seed0" / "model").is_dir()
+    kept, later = tmp_path / "kept", tmp_path / "later"
+    for path in out.rglob(RESULT_FILE):
+        (kept / path.relative_to(out)).parent.mkdir(parents=True)
+        shutil.move(path, kept / path.relative_to(out))
+    run_tasks(tasks_of(study, later, device="cpu", finished=kept), 1, told.append)
+    assert not list(later.rglob("seed*"))
+    assert write_report(study, later, kept, resamples=20).read_text() == text
+
+
+def test_seeds_and_variants_are_chosen_and_results_from_elsewhere_count(tmp_path: Path, tiny_study: Studies) -> None:
+    study, out, kept = tiny_study(), tmp_path / "out", tmp_path / "kept"
+    tasks = tasks_of(study, out, ["neither"], seeds=[1], finished=tmp_path)
+    assert [(task.variants, task.seed, task.finished) for task in tasks] == [(("neither",), 1, tmp_path)]
+    assert [task.seed for task in tasks_of(tiny_study(kind="decoder"), out, seeds=[1, 0])] == [1, 0]
+    with pytest.raises(InputError, match="no seed 7; it has 0, 1"):
+        tasks_of(study, out, seeds=[7])
+    with pytest.raises(InputError, match="no such folder"):
+        tasks_of(study, out, finished=kept)
+    paths = {folder: trial_folder(folder, study, "both", 1) / RESULT_FILE for folder in (out, kept)}
+    for folder in (kept, out):  # what OUT has wins
+        assert find_result(study, "both", 1, folder, None) is None
+        paths[folder].parent.mkdir(parents=True)
+        paths[folder].touch()
+        assert find_result(study, "both", 1, out, kept) == paths[folder]
+    assert find_result(study, "both", 0, out, kept) is None
+
+
+def test_studies_of_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "decoder-brca" / "both" / "seed1"
+    folder.mkdir(parents=True)
+    (folder / RESULT_FILE).write_text("{}")
+    arguments = ["ablate", "decoder-brca", "-o", tmp_path / "out", "--seeds"]
+    assert call(*arguments, "0,one") == 2
+    assert "expected whole numbers" in capsys.readouterr().err
+    assert call(*arguments, "0,9") == 2
+    assert "no seed 9" in capsys.readouterr().err
+    assert call(*arguments, "1", "--report", "--finished", tmp_path) == 2
+    assert f"{folder / RESULT_FILE}: not the result of a trial" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,6 @@ from celldetr.model.celldetr import CellDETR
 from celldetr.model.checkpoint import load_checkpoint
 from celldetr.model.warm_start import start_from
 from celldetr.recipes import load_recipe
-from celldetr.training import loop
 from celldetr.training.hold_out import hold_out
 from celldetr.training.loop import train
 from celldetr.training.run import chances
@@ -34,13 +33,8 @@ FROZEN = ["backbone", "encoder", "detector"]
 SOME = {"freeze": FROZEN, "labels": "some", "mode": "parallel_jittered"}
 
 
-@pytest.fixture
-def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop, "draw_curves", lambda folder: None)
-
-
 def test_a_frozen_run_moves_the_head_alone_and_goes_on_as_if_uncut(
-    start: Path, tmp_path: Path, tiny_recipe: Recipes, no_pictures: None
+    start: Path, tmp_path: Path, tiny_recipe: Recipes
 ) -> None:
     recipe = tiny_recipe({"dropout": 0.1}, start, **SOME, validate_every=4)
     whole, cut = tmp_path / "whole", tmp_path / "cut"
@@ -259,7 +253,7 @@ def load_checkpoint_config(name: str) -> ModelConfig:
 
 
 @pytest.mark.parametrize("kinds", [1, 20])
-def test_one_type_or_twenty(kinds: int, start: Path, tmp_path: Path, tiny_recipe: Recipes, no_pictures: None) -> None:
+def test_one_type_or_twenty(kinds: int, start: Path, tmp_path: Path, tiny_recipe: Recipes) -> None:
     """The class of the data set becomes one of K types; the others have no cell."""
     names = ["round", *(f"t{i}" for i in range(kinds - 1))]
     recipe = tiny_recipe({"types": names}, start, **SOME, hold_out=0.3, steps=2).model_copy(update={"validation": ()})

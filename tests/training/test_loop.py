@@ -16,7 +16,7 @@ from celldetr.model.celldetr import CellDETR
 from celldetr.model.checkpoint import load_checkpoint
 from celldetr.model.inference import TilePredictor
 from celldetr.training import loop, validation
-from celldetr.training.logs import read_log
+from celldetr.training.logs import draw_curves, read_log
 from celldetr.training.loop import Progress, train
 from celldetr.training.run import StepSampler, load_data
 from celldetr.training.state import STATE_FILE
@@ -25,7 +25,10 @@ from celldetr.training.validation import LOWEST_SCORE, validate
 Recipes = Callable[..., Recipe]
 
 
-def test_a_run_leaves_a_checkpoint_a_log_and_curves(tmp_path: Path, tiny_recipe: Recipes) -> None:
+def test_a_run_leaves_a_checkpoint_a_log_and_curves(
+    tmp_path: Path, tiny_recipe: Recipes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "draw_curves", draw_curves)
     told: list[Progress] = []
     recipe = tiny_recipe(validate_every=2, precision="auto", ema=0.5)
     folder = train(recipe, tmp_path / "run", device="cpu", listener=told.append)
@@ -50,15 +53,9 @@ def test_a_run_leaves_a_checkpoint_a_log_and_curves(tmp_path: Path, tiny_recipe:
     assert unfinished == []
 
 
-@pytest.fixture
-def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Drawing curves takes longer than the tiny runs."""
-    monkeypatch.setattr(loop, "draw_curves", lambda folder: None)
-
-
 @pytest.mark.parametrize(("workers", "dropout"), [(0, 0.1), (1, 0.0)])
 def test_a_resumed_run_is_bit_for_bit_the_uninterrupted_one(
-    workers: int, dropout: float, tmp_path: Path, tiny_recipe: Recipes, no_pictures: None
+    workers: int, dropout: float, tmp_path: Path, tiny_recipe: Recipes
 ) -> None:
     recipe = tiny_recipe({"dropout": dropout}, workers=workers, validate_every=4)
     whole, cut = tmp_path / "whole", tmp_path / "cut"
@@ -78,7 +75,7 @@ def test_a_resumed_run_is_bit_for_bit_the_uninterrupted_one(
     assert logs[0] == logs[1]
 
 
-def test_resuming_a_finished_run_changes_nothing(tmp_path: Path, tiny_recipe: Recipes, no_pictures: None) -> None:
+def test_resuming_a_finished_run_changes_nothing(tmp_path: Path, tiny_recipe: Recipes) -> None:
     recipe = tiny_recipe(steps=1)
     train(recipe, tmp_path / "run", device="cpu")
     before = (tmp_path / "run" / STATE_FILE).read_bytes()

@@ -19,7 +19,6 @@ from celldetr.errors import InputError
 from celldetr.model.celldetr import CellDETR
 from celldetr.model.checkpoint import load_checkpoint
 from celldetr.model.warm_start import start_from
-from celldetr.training import loop
 from celldetr.training.logs import read_log
 from celldetr.training.loop import train
 from celldetr.training.processes import normaliser, share, start_fabric
@@ -37,46 +36,52 @@ def torchrun(*arguments: object) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize("frozen", [False, True])
-def test_two_processes_are_one(
-    frozen: bool, start: Path, tmp_path: Path, tiny_recipe: Recipes, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Of two crops a process; the data set has an empty image, so that a process can be without a nucleus."""
-    monkeypatch.setattr(loop, "draw_curves", lambda folder: None)
+def test_two_processes_are_one(start: Path, tmp_path: Path, tiny_recipe: Recipes) -> None:
+    """All of a network, and its head alone; of two crops a process, one of which may be without a nucleus."""
     partly = {"freeze": ["backbone", "encoder", "detector"], "mode": "parallel_jittered"}
-    settings = {"steps": 6, "batch_size": 4, "validate_every": 100, "warmup": 3} | (partly if frozen else {})
-    recipe = tiny_recipe(None, start if frozen else "", **settings)
-    file = tmp_path / "recipe.yaml"
-    file.write_text(yaml.safe_dump(recipe.model_dump(mode="json")))
-    whole, cut = tmp_path / "whole", tmp_path / "cut"
-    train(recipe, whole, device="cpu")
-    train(recipe, cut, device="cpu", stop_at=2)
-    done = torchrun(Path(__file__).with_name("two_processes.py"), file, cut, 4, tmp_path / "two.safetensors")
+    settings = {"steps": 6, "batch_size": 4, "validate_every": 100, "warmup": 3}
+    recipes = {"all": tiny_recipe(**settings), "head": tiny_recipe(None, start, **settings | partly)}
+    arguments: list[object] = []
+    for name, recipe in recipes.items():
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe.model_dump(mode="json")))
+        train(recipe, folder / "whole", device="cpu")
+        train(recipe, folder / "cut", device="cpu", stop_at=2)
+        arguments += [folder / "recipe.yaml", folder / "cut", 4, folder / "two.safetensors"]
+    done = torchrun(Path(__file__).with_name("two_processes.py"), *arguments)  # once: each has to import torch
     assert done.returncode == 0, done.stderr[-3000:]
-    train(recipe, cut, device="cpu", resume=True)
+    for name, recipe in recipes.items():
+        torch.manual_seed(recipe.training.seed)
+        network = CellDETR(recipe.model)
+        if name == "head":
+            start_from(network, load_checkpoint(start).network)
+        train(recipe, tmp_path / name / "cut", device="cpu", resume=True)
+        first_gradients(str(tmp_path / name / "recipe.yaml"), tmp_path / name / "one.safetensors")
+        same_gradients(tmp_path / name)
+        same_run(tmp_path / name, network)
 
-    first_gradients(str(file), tmp_path / "one.safetensors")
-    one, two = (load_file(tmp_path / f"{name}.safetensors") for name in ("one", "two"))
+
+def same_gradients(folder: Path) -> None:
+    one, two = (load_file(folder / f"{name}.safetensors") for name in ("one", "two"))
     assert one.keys() == two.keys()
     assert max(float(gradient.abs().max()) for gradient in one.values()) > 0.01
     for name, gradient in one.items():
         assert float((two[name] - gradient).abs().max()) <= 1e-5 * max(1.0, float(gradient.abs().max())), name
 
-    torch.manual_seed(recipe.training.seed)
-    network = CellDETR(recipe.model)
-    if frozen:
-        start_from(network, load_checkpoint(start).network)
-    first = network.state_dict()
-    expected, found = load_file(whole / STATE_FILE), load_file(cut / STATE_FILE)
+
+def same_run(folder: Path, network: CellDETR) -> None:
+    """``network`` is what both runs began with."""
+    expected, found = (load_file(folder / name / STATE_FILE) for name in ("whole", "cut"))
     assert expected.keys() == found.keys()
     moved = apart = 0.0
-    for name, value in first.items():
+    for name, value in network.state_dict().items():
         if value.is_floating_point():
             moved += float((expected[f"network/{name}"] - value).square().sum())
             apart += float((expected[f"network/{name}"] - found[f"network/{name}"]).square().sum())
     # Adam makes steps of full size from gradients that are nothing but rounding: a bias before a normalisation, say.
     assert apart**0.5 < 0.02 * moved**0.5
-    losses = [[row["loss"] for row in read_log(folder) if row["kind"] == "train"] for folder in (whole, cut)]
+    losses = [[row["loss"] for row in read_log(folder / name) if row["kind"] == "train"] for name in ("whole", "cut")]
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 

@@ -1,7 +1,7 @@
 """What ``torchrun`` runs in ``test_processes``: the gradients of a recipe's first step, then a few steps of a run.
 
-Arguments: a recipe (YAML), the folder of a run to continue, the step to stop at, and where the first process puts the
-gradients.
+Arguments, once or more: a recipe (YAML), the folder of a run to continue, the step to stop at, and where the first
+process puts the gradients.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ def first_gradients(recipe_file: str, target: Path) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    recipe_file, folder, stop, target = sys.argv[1:]
-    first_gradients(recipe_file, Path(target))
     loop.draw_curves = lambda folder: None  # type: ignore[assignment]
-    loop.train(load_recipe(recipe_file), Path(folder), resume=True, device="cpu", stop_at=int(stop))
+    arguments = iter(sys.argv[1:])
+    for recipe_file, folder, stop, target in zip(arguments, arguments, arguments, arguments, strict=True):
+        first_gradients(recipe_file, Path(target))
+        loop.train(load_recipe(recipe_file), Path(folder), resume=True, device="cpu", stop_at=int(stop))

@@ -31,6 +31,7 @@ class GridModel:
     mpp = 0.5
     types = ("lymphocyte", "stromal", "dead")
     embedding_dim = 4
+    image_px = None
 
     def describe(self) -> dict[str, object]:
         return {"name": "grid", "licence": "none"}

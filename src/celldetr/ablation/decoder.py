@@ -33,7 +33,7 @@ from celldetr.training.matching import match
 from celldetr.training.processes import normaliser
 from celldetr.training.run import chances, load_data, make_card
 from celldetr.training.schedule import build_optimizer, clip_gradients, set_rate
-from celldetr.training.supervised import ORIGIN_PX, Supervised, matched
+from celldetr.training.supervised import ORIGIN_PX, Supervised, matched, matching_costs
 
 DETECTOR = "detector"  # folder beside the variants'
 
@@ -92,7 +92,7 @@ def remember(study: Study, seed: int, checkpoint: Checkpoint, device: torch.devi
     network = checkpoint.network.eval().to(device)
     remembered: list[Crop] = []
     layout = None
-    weights = {"w_class": recipe.training.w_class, "w_l1": recipe.training.w_l1, "w_giou": recipe.training.w_giou}
+    weights = matching_costs(recipe.training)
     half = in_bf16(recipe.training.precision, device)
     for batch in DataLoader(crops, batch_size=4, num_workers=recipe.training.workers, collate_fn=collate):
         origin = torch.stack(

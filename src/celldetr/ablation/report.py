@@ -11,7 +11,7 @@ from celldetr.ablation.study import Study
 from celldetr.ablation.trial import Result, metrics_of, read_results
 from celldetr.errors import InputError
 from celldetr.evaluation.plots import save_figure
-from celldetr.files import replacing, write_json
+from celldetr.files import output_errors, replacing, write_json
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -19,12 +19,13 @@ if TYPE_CHECKING:
 PROTOCOL = "standard"
 
 
-def write_report(study: Study, out: Path, *, resamples: int = 2000) -> Path:
+def write_report(study: Study, out: Path, finished: Path | None = None, *, resamples: int = 2000) -> Path:
     """Compare the trials that are finished and write ``report.md``, ``numbers.json``, ``variants.png``, ``time.png``.
 
     Args:
         study: whose trials.
         out: folder given to the trials.
+        finished: another folder with results, see ``find_result``.
         resamples: of the bootstrap.
 
     Returns:
@@ -33,7 +34,7 @@ def write_report(study: Study, out: Path, *, resamples: int = 2000) -> Path:
     Raises:
         InputError: no trial is finished.
     """
-    results = read_results(out, study)
+    results = read_results(out, study, finished)
     folder = out / study.name
     if not results:
         raise InputError(f"{folder}: no finished trial of study {study.name!r}; run it first")
@@ -45,6 +46,8 @@ def write_report(study: Study, out: Path, *, resamples: int = 2000) -> Path:
     text = [f"# {study.title}", "", _what(study, results), ""]
     for name, rows in tables.items():
         text += [f"## {name}", "", *_table(study, rows), ""]
+    with output_errors(folder):  # trials that were finished elsewhere leave none here
+        folder.mkdir(parents=True, exist_ok=True)
     with replacing(folder / "report.md") as temporary:
         temporary.write_text("\n".join(text), encoding="utf-8")
     write_json(folder / "numbers.json", {name: _plain(rows) for name, rows in tables.items()})

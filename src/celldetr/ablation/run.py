@@ -34,6 +34,7 @@ class Task:
     variants: tuple[str, ...]
     out: Path
     device: str
+    finished: Path | None = None  # results from elsewhere, see ``find_result``
 
     @property
     def name(self) -> str:
@@ -42,39 +43,51 @@ class Task:
         return f"{self.study.name}: {what}, seed {self.seed}"
 
 
-def tasks_of(study: Study, out: Path, variants: Sequence[str] = (), device: str = "auto") -> list[Task]:
+def tasks_of(
+    study: Study,
+    out: Path,
+    variants: Sequence[str] = (),
+    device: str = "auto",
+    seeds: Sequence[int] = (),
+    finished: Path | None = None,
+) -> list[Task]:
     """What is to be done, in order; what is finished is found out by those who do it.
 
+    Args:
+        study: whose trials.
+        out: folder of studies.
+        variants, seeds: only these; none named: all.
+        device: where to run.
+        finished: another folder of studies, whose results count as done.
+
     Raises:
-        InputError: a variant the study does not have.
+        InputError: a variant or a seed the study does not have, or no such folder.
     """
-    chosen = tuple(variants) or tuple(study.variants)
-    for name in chosen:
+    for name in variants:
         if name not in study.variants:
             raise InputError(f"study {study.name!r} has no variant {name!r}; {near(name, study.variants)}")
-    if study.kind == "decoder":
-        return [Task(study, seed, chosen, out, device) for seed in study.seeds]
-    return [Task(study, seed, (name,), out, device) for seed in study.seeds for name in chosen]
+    for seed in seeds:
+        if seed not in study.seeds:
+            raise InputError(f"study {study.name!r} has no seed {seed}; it has {', '.join(map(str, study.seeds))}")
+    if finished is not None and not finished.is_dir():
+        raise InputError(f"{finished}: no such folder; --finished takes a folder that holds STUDY/VARIANT/seedN")
+    chosen = tuple(variants) or tuple(study.variants)
+    groups = [chosen] if study.kind == "decoder" else [(name,) for name in chosen]
+    return [Task(study, seed, group, out, device, finished) for seed in tuple(seeds) or study.seeds for group in groups]
 
 
 def do_task(task: Task, listener: Listener | None = None) -> str:
-    """Run a task in this process; returns its name."""
-    if task.study.kind == "whole":
-        from celldetr.ablation.trial import run_trial
+    """Run what is not finished of a task in this process; returns its name."""
+    from celldetr.ablation.trial import find_result, run_trial
 
+    missing = [name for name in task.variants if not find_result(task.study, name, task.seed, task.out, task.finished)]
+    if missing and task.study.kind == "whole":
         run_trial(task.study, task.variants[0], task.seed, task.out, task.device, listener)
-        return task.name
-    from celldetr.ablation.decoder import remember, run_variant, train_detector
-    from celldetr.ablation.trial import RESULT_FILE, trial_folder
-    from celldetr.model.checkpoint import load_checkpoint
-    from celldetr.model.inference import pick_device
+    elif missing:
+        from celldetr.ablation.decoder import remember, run_variant, train_detector
+        from celldetr.model.checkpoint import load_checkpoint
+        from celldetr.model.inference import pick_device
 
-    missing = [
-        name
-        for name in task.variants
-        if not (trial_folder(task.out, task.study, name, task.seed) / RESULT_FILE).is_file()
-    ]
-    if missing:
         device = pick_device(task.device)
         detector = load_checkpoint(
             train_detector(task.study, task.seed, task.out, task.device, listener), device=device

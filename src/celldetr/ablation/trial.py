@@ -59,6 +59,18 @@ def trial_folder(out: Path, study: Study, variant: str, seed: int) -> Path:
     return out / study.name / variant / f"seed{seed}"
 
 
+def find_result(study: Study, variant: str, seed: int, out: Path, finished: Path | None = None) -> Path | None:
+    """The file of a trial's result, or None if the trial is to be run.
+
+    Args:
+        study, variant, seed: which trial.
+        out: folder of studies that is written to, looked into first.
+        finished: another such folder, which is read only; of its trials it need hold the results alone.
+    """
+    paths = [trial_folder(folder, study, variant, seed) / RESULT_FILE for folder in (out, finished) if folder]
+    return next((path for path in paths if path.is_file()), None)
+
+
 def run_trial(
     study: Study, variant: str, seed: int, out: Path, device: str = "auto", listener: Listener | None = None
 ) -> Path:
@@ -168,12 +180,10 @@ def read_result(path: Path) -> Result:
         raise InputError(f"{path}: not the result of a trial ({error}); delete it to run the trial again") from None
 
 
-def read_results(out: Path, study: Study) -> list[Result]:
-    """Results of a study that are there, in the order of its variants and seeds."""
-    paths = [
-        trial_folder(out, study, variant, seed) / RESULT_FILE for variant in study.variants for seed in study.seeds
-    ]
-    return [read_result(path) for path in paths if path.is_file()]
+def read_results(out: Path, study: Study, finished: Path | None = None) -> list[Result]:
+    """Results of a study that are there, in the order of its variants and seeds; folders as in ``find_result``."""
+    paths = [find_result(study, variant, seed, out, finished) for variant in study.variants for seed in study.seeds]
+    return [read_result(path) for path in paths if path]
 
 
 Metric = Callable[[Totals], float | None]

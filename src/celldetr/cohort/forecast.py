@@ -72,7 +72,7 @@ def _look(slide: Slide, directory: Path, request: Request, model: Model) -> Fore
     with open_slide(slide.path, options.mpp) as reader:
         run = identity(reader, model, options)
         finished = is_complete(earlier_run(directory, run, request.resume, request.overwrite))
-        plan = make_plan(reader, model.mpp, options)
+        plan = make_plan(reader, model, options)
         if finished:
             todo = []
         elif request.overwrite:

@@ -142,7 +142,7 @@ def outline(request: Request, slide: Slide) -> Outline:
     model, options = _model(request.model), request.options_of(slide)
     with open_slide(slide.path, options.mpp) as reader:
         start = time.perf_counter()
-        plan = make_plan(reader, model.mpp, options)
+        plan = make_plan(reader, model, options)
         run = identity(reader, model, options)
     return Outline(run, plan, tuple(model.types), model.embedding_dim, time.perf_counter() - start)
 

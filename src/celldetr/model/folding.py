@@ -24,6 +24,12 @@ if TYPE_CHECKING:
 FUSED = {nn.ReLU: ("relu", []), nn.ReLU6: ("hardtanh", [0.0, 6.0])}
 
 
+def onednn_runs(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether its convolutions can be called by name: for bfloat16 it needs more of a CPU than AVX2."""
+    here = device.type == "cpu" and torch.backends.mkldnn.is_available()
+    return here and (dtype != torch.bfloat16 or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()))
+
+
 class FoldedConvolution(nn.Module):
     """A convolution with its BatchNorm inside, and the activation that follows.
 
@@ -43,9 +49,9 @@ class FoldedConvolution(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C', H', W')."""
-        if not (self.fusible and x.device.type == "cpu" and torch.backends.mkldnn.is_available()):
-            return cast(Tensor, self.activation(self.convolution(x)))
         dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
+        if not (self.fusible and onednn_runs(x.device, dtype)):
+            return cast(Tensor, self.activation(self.convolution(x)))
         if dtype not in self._packed:
             layout = torch.channels_last
             weight = self.convolution.weight.detach().to(dtype).contiguous(memory_format=layout)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from celldetr.model.folding import FUSED, pairs
+from celldetr.model.folding import FUSED, onednn_runs, pairs
 
 Pair = tuple[int, int]
 
@@ -70,10 +70,14 @@ class FrozenConvolution(nn.Module):
         bias = shift if convolution.bias is None else convolution.bias * scale + shift
         before, after = _padding(convolution, x)
         stride, dilation = cast(Pair, convolution.stride), cast(Pair, convolution.dilation)
-        on_cpu = x.device.type == "cpu" and torch.backends.mkldnn.is_available()
         dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
         one_more = all(b - a in (0, 1) for a, b in zip(before, after, strict=True)) and dilation == (1, 1)
-        if self.name and on_cpu and dtype in (torch.float32, torch.bfloat16) and (one_more or before == after):
+        if (
+            self.name
+            and onednn_runs(x.device, dtype)
+            and dtype in (torch.float32, torch.bfloat16)
+            and (one_more or before == after)
+        ):
             plan = Plan(stride, before, after, dilation, convolution.groups, self.name)
             return cast(Tensor, _Convolution.apply(x.to(dtype), weight.to(dtype), bias.to(dtype), plan))
         if before != after:

@@ -222,6 +222,16 @@ class TilePredictor:
         """Length of an embedding."""
         return self.network.config.embedding_dim
 
+    @property
+    def image_px(self) -> int | None:
+        """Side of the images of training for a network that measures in fractions of them, if the card has it."""
+        if self.network.config.coordinates == "pixels":
+            return None
+        recipe = self.card.get("recipe")
+        augment = recipe.get("augment") if isinstance(recipe, dict) else None
+        side = augment.get("crop") if isinstance(augment, dict) else None
+        return side if isinstance(side, int) and side > 0 else None
+
     def describe(self) -> dict[str, object]:
         """What provenance should record: the card's identity, and how it is run."""
         facts: dict[str, object] = {

@@ -52,6 +52,11 @@ class TileModel(Protocol):
         """d, the length of an embedding."""
         ...
 
+    @property
+    def image_px(self) -> int | None:
+        """Side of the only tiles that it understands; None: of any, as long as it measures in pixels."""
+        ...
+
     def describe(self) -> dict[str, object]:
         """Name, version, SHA-256, threshold, licence ...: what provenance should record. JSON-able."""
         ...

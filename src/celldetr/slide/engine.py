@@ -105,11 +105,11 @@ def run_slide(
     start = time.perf_counter()
     # Before the lock, because with it goes what is to be overwritten, and the plan may find a mistake.
     finished = is_complete(earlier_run(directory, run, resume, overwrite))
-    plan = None if finished else make_plan(reader, model.mpp, options)
+    plan = None if finished else make_plan(reader, model, options)
     seconds = Seconds(tissue=time.perf_counter() - start)
     with claim(directory, run, resume, overwrite) as earlier:
         if not is_complete(earlier):
-            job = Job(reader, model, options, plan or make_plan(reader, model.mpp, options))
+            job = Job(reader, model, options, plan or make_plan(reader, model, options))
             session = Session(job, directory, run, earlier or {}, start, seconds, progress=progress)
             earlier = session.complete()
         summary = summarise(directory, earlier)
@@ -242,7 +242,7 @@ def predict_array(
     options = options or PredictOptions(tissue=False)
     reader = from_array(array, mpp)
     _check(reader, options, False, False)
-    job = Job(reader, model, options, make_plan(reader, model.mpp, options))
+    job = Job(reader, model, options, make_plan(reader, model, options))
     bands = list(predict_bands(job, job.plan.bands, job.ownership(), Counter()))
     empty = cell_schema(model.types, model.embedding_dim).remove(0).empty_table()
     rows = number_rows(pa.concat_tables([empty, *(rows for rows, _ in bands)]), 0)

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from celldetr.config import Config, Count
+from celldetr.errors import InputError
 
 
 def _roi(value: Any) -> str | None:
@@ -17,10 +18,15 @@ def _roi(value: Any) -> str | None:
     return roi_text(value)
 
 
+TILE = 768
+
+
 class PredictOptions(Config):
     """Settings of a run. All but ``batch_size`` decide which cells come out: a run resumes only with the same ones."""
 
-    tile: Annotated[int, Field(ge=32)] = 768  # side in px of the model's mpp; smaller needs less memory
+    # Side in px of the model's mpp; smaller needs less memory. None: 768, or what the model was trained on if it knows
+    # images of one size only (``TileModel.image_px``).
+    tile: Annotated[int | None, Field(ge=32)] = None
     overlap: Annotated[int, Field(ge=0)] = 64  # px that neighbouring tiles share; should exceed the largest nucleus
     batch_size: Count = 4  # tiles the model sees at once
     mpp: float | None = None  # um per pixel of level 0, instead of what the file says
@@ -36,8 +42,27 @@ class PredictOptions(Config):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if self.overlap > self.tile // 2:
+        if self.tile is not None and self.overlap > self.tile // 2:
             raise ValueError(f"overlap={self.overlap} must not exceed half of tile={self.tile}")
         if self.region is not None and min(self.region[2:]) <= 0:
             raise ValueError(f"region={self.region} must be x, y, width, height with a positive width and height")
         return self
+
+    def tile_for(self, image_px: int | None) -> int:
+        """The side of a tile.
+
+        Args:
+            image_px: of the model, see ``TileModel``.
+
+        Raises:
+            InputError: the overlap is too large for the tiles that the model needs.
+        """
+        if self.tile is not None:
+            return self.tile
+        side = image_px or TILE
+        if self.overlap > side // 2:
+            raise InputError(
+                f"overlap={self.overlap} must not exceed half of a tile, which has {side} px with this model; "
+                f"choose {side // 2} or less"
+            )
+        return side

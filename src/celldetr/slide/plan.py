@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import shapely
@@ -18,6 +19,9 @@ from celldetr.slide.reader import SlideReader
 from celldetr.slide.roi import place_roi
 from celldetr.slide.roi_cells import RoiCells, share_of_pixels
 from celldetr.slide.tissue import find_tissue
+
+if TYPE_CHECKING:
+    from celldetr.model.output import TileModel
 
 WINDOW_STEP = 128  # px; windows have few sizes, because a network prepares for each size anew, and keeps it
 
@@ -73,19 +77,25 @@ class Plan:
         return float(self.areas[self.selected].sum())
 
 
-def make_plan(reader: SlideReader, model_mpp: float, options: PredictOptions) -> Plan:
+def make_plan(reader: SlideReader, model: TileModel, options: PredictOptions) -> Plan:
     """Lay the grid over a slide and choose the tiles that own tissue.
 
+    Args:
+        reader: the slide.
+        model: whose tiles they are.
+        options: how it is read.
+
     Raises:
-        InputError: the region lies outside the slide, or the slide is damaged.
+        InputError: the region lies outside the slide, the slide is damaged, or the overlap is too large for the tiles
+            that the model needs.
     """
     region = _region(reader, options.region)
     roi = _roi(reader, options)
-    scale = (model_mpp / reader.mpp_x, model_mpp / reader.mpp_y)
-    grid = lay_grid(region, scale, options.tile, options.overlap, options.offset)
+    scale = (model.mpp / reader.mpp_x, model.mpp / reader.mpp_y)
+    grid = lay_grid(region, scale, options.tile_for(model.image_px), options.overlap, options.offset)
     shape = (len(grid.rows), len(grid.columns))
     owned = grid.owned()
-    wanted = None if roi is None else RoiCells(roi, influence(grid, model_mpp))
+    wanted = None if roi is None else RoiCells(roi, influence(grid, model.mpp))
     near = np.ones(shape, dtype=bool) if wanted is None else wanted.touches(owned).reshape(shape)
     if roi is not None:
         x, y, width, height = region
@@ -105,7 +115,7 @@ def make_plan(reader: SlideReader, model_mpp: float, options: PredictOptions) ->
         selected.reshape(shape),
         areas,
         mask.area_mm2(region if share is None else None, share),
-        extents.reshape(*shape, 4),
+        None if model.image_px else extents.reshape(*shape, 4),  # all of a tile, where sizes are fractions of it
         options.overlap // 2,
         wanted,
         notes=(GREY_NOTE,) if mask.grey and mask.mask.any() and GREY_NOTE not in reader.warnings else (),

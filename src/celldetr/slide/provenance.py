@@ -47,7 +47,7 @@ def identity(reader: SlideReader, model: TileModel, options: PredictOptions) -> 
         "bounds_px": reader.bounds,
         "model": model.describe(),
         "types": list(model.types),
-        "options": options.model_dump(mode="json"),
+        "options": options.model_dump(mode="json") | {"tile": options.tile_for(model.image_px)},
     }
     values: dict[str, Any] = json.loads(json.dumps(chosen))
     return values
@@ -108,6 +108,16 @@ def doubts(job: Job) -> list[str]:
         found.append(
             f"the slide has {coarsest:.3g} um per pixel, the model works at {job.model.mpp:g}: nuclei are "
             "magnified more than in training, so expect fewer and less certain cells"
+        )
+    side, asked = job.model.image_px, job.options.tile
+    if side and asked is None:
+        found.append(
+            f"tiles are of {side} px: this model measures in fractions of an image of the size it was trained on"
+        )
+    elif side and asked != side:
+        found.append(
+            f"tile={asked}: this model measures in fractions of images of {side} px, so expect wrong boxes; "
+            f"leave the tile out, or choose {side}"
         )
     if not job.plan.bands:
         where = "" if job.plan.roi is None else " in the ROI"

@@ -109,12 +109,8 @@ class Supervised(nn.Module):
     ) -> list[tuple[Tensor, Tensor]]:
         """``_detection`` without losses, of a detector that does not learn."""
         last = self.network.detect(memories, origin).last
-        matches = match(last.logits[None], last.boxes[None], boxes, **self._costs)
+        matches = match(last.logits[None], last.boxes[None], boxes, **matching_costs(self.config))
         return matched(last.boxes, matches[0], types)
-
-    @property
-    def _costs(self) -> dict[str, float]:
-        return {"w_class": self.config.w_class, "w_l1": self.config.w_l1, "w_giou": self.config.w_giou}
 
     def _proposal_losses(
         self, detection: DetectionOutput, boxes: Sequence[Tensor], sizes: Tensor, nuclei: float
@@ -131,7 +127,7 @@ class Supervised(nn.Module):
         self, layers: Detections, boxes: Sequence[Tensor], nuclei: float
     ) -> tuple[list[list[Match]], list[Losses]]:
         """Matches and losses of layers, (L, B, Q)."""
-        matches = match(layers.logits.detach(), layers.boxes.detach(), boxes, **self._costs)
+        matches = match(layers.logits.detach(), layers.boxes.detach(), boxes, **matching_costs(self.config))
         return matches, detection_losses(layers, boxes, matches, nuclei)
 
     def type_losses(self, memories: Memories, fed: Sequence[Source], origin: Tensor, nuclei: float) -> Losses:
@@ -186,6 +182,11 @@ class Supervised(nn.Module):
     def _supervised(self, cells: Representations) -> list[Tensor]:
         """Logits of the layers that have a loss."""
         return [*cells.auxiliary, cells.logits] if self.config.auxiliary_types else [cells.logits]
+
+
+def matching_costs(config: TrainConfig) -> dict[str, float]:
+    """The weights of ``match``: those of the losses."""
+    return {"w_class": config.w_class, "w_l1": config.w_l1, "w_giou": config.w_giou}
 
 
 def matched(found: Tensor, matches: Sequence[Match], types: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
