@@ -8,7 +8,6 @@ from torch import nn
 
 from celldetr.model.backbone import Backbone
 from celldetr.model.folding import fold_batchnorm
-from celldetr.model.inference import onednn_has_bf16
 
 
 def backbone(name: str) -> Backbone:
@@ -39,7 +38,6 @@ def test_folded_equals_unfolded(name: str, size: tuple[int, int]) -> None:
     assert all(torch.equal(value, before[key]) for key, value in made.state_dict().items())
 
 
-@pytest.mark.skipif(not onednn_has_bf16(), reason="this processor has no bfloat16")
 def test_bfloat16_is_as_near_to_float32_as_unfolded() -> None:
     made = backbone("tf_efficientnet_lite0")
     folded = fold_batchnorm(made)

@@ -13,11 +13,8 @@ from celldetr.model.backbone import Backbone
 from celldetr.model.depthwise_cpu import depthwise_backward
 from celldetr.model.folding import fold_batchnorm
 from celldetr.model.frozen import FrozenConvolution
-from celldetr.model.inference import onednn_has_bf16
 
 KINK = {"float32": 1e-3, "bfloat16": 0.2}  # nearer to where an activation bends, rounding decides its gradient
-if not onednn_has_bf16():
-    del KINK["bfloat16"]
 
 
 def settle(module: nn.Module) -> None:

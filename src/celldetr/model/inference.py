@@ -78,19 +78,8 @@ def has_bf16(device: torch.device) -> bool:
 
 
 def in_bf16(precision: str, device: torch.device) -> bool:
-    """Whether a setting, ``32``, ``bf16`` or ``auto`` (bf16 where the hardware has it), means bfloat16 on a device.
-
-    Raises:
-        InputError: ``bf16`` on a processor for which oneDNN has no bfloat16: convolutions would fail there.
-    """
-    if precision == "bf16" and device.type == "cpu" and not onednn_has_bf16():
-        raise InputError("precision 'bf16': this processor has no instructions for bfloat16; use auto or 32")
+    """Whether a setting, ``32``, ``bf16`` or ``auto`` (bf16 where the hardware has it), means bfloat16 on a device."""
     return precision == "bf16" or (precision == "auto" and has_bf16(device))
-
-
-def onednn_has_bf16() -> bool:
-    """Whether oneDNN convolves bfloat16 on this processor, natively or, with AVX-512, emulated."""
-    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def near_queries_only(network: CellDETR) -> bool:
