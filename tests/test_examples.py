@@ -79,7 +79,9 @@ def test_predict_slide(example, tmp_path: Path) -> None:
     assert cells["x_px"].between(950, 1150).all()
 
 
-def test_embeddings_scanpy(example, done: Path, tmp_path: Path) -> None:
+def test_embeddings_scanpy(example, done: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # UMAP's first layout will do: what improves it is compiled in each process anew, for longer than the rest takes.
+    monkeypatch.setattr("umap.umap_.optimize_layout_euclidean", lambda layout, *_, **__: layout)
     example("embeddings_scanpy", done, "--out", tmp_path / "clusters.h5ad")
     cells = anndata.read_h5ad(tmp_path / "clusters.h5ad")
     assert cells.n_obs == len(celldetr.read_cells(done))

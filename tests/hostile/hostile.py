@@ -28,7 +28,7 @@ MEMORY = 1500 * 2**20  # bytes that nothing may need, beyond what the process ha
 
 
 def examples(n: int) -> settings:
-    """Settings of a property: ``n`` / 2 examples, always the same ones, or n times the effort of a campaign."""
+    """Settings of a property: half of ``n`` examples, always the same; in a campaign its effort times ``n``."""
     return settings(
         deadline=None,
         max_examples=n * EFFORT or n // 2,

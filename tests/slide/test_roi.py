@@ -117,7 +117,7 @@ def with_roi(roi: shapely.Geometry, options: PredictOptions) -> PredictOptions:
     st.integers(0, 90),
     st.booleans(),
 )
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=15)
 def test_a_roi_is_the_whole_slide_filtered(
     rings: list[list[tuple[float, float]]], tiling: tuple[int, int], offset: int, tissue: bool
 ) -> None:
