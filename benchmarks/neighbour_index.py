@@ -2,10 +2,10 @@
 
     python benchmarks/neighbour_index.py --cells 1000000 -o benchmarks/results/neighbour_index.txt
 
-Embeddings are synthetic: float16 vectors of length 128 around 300 centres, spread in 12 directions of each centre's own and
-a little in all. Queries are drawn anew from the same. Each library builds, and then searches from disk, in a process of
-its own, so that its peak memory is its own: memory-mapped where the library can, one query at a time, k 10. Truth is exact
-cosine similarity. One thread unless ``--threads`` says otherwise.
+Embeddings are synthetic: float16 vectors of length 128 around 300 centres, spread in 12 directions of each centre's own
+and a little in all. Queries are drawn anew from the same. Each library builds, and then searches from disk, in a
+process of its own, so that its peak memory is its own: memory-mapped where the library can, one query at a time, k 10.
+Truth is exact cosine similarity. One thread unless ``--threads`` says otherwise.
 
 hnswlib has no wheels on PyPI and needs a compiler; a library that is not installed is left out, and that is said.
 """
@@ -78,9 +78,7 @@ def build(library: str, vectors: NDArray[np.float16], path: str, threads: int) -
             index.cp.niter = 10
             index.train(vectors[np.sort(sample)].astype(np.float32))
         else:
-            index = faiss.IndexHNSWSQ(
-                DIM, faiss.ScalarQuantizer.QT_fp16, CONNECTIVITY, faiss.METRIC_INNER_PRODUCT
-            )
+            index = faiss.IndexHNSWSQ(DIM, faiss.ScalarQuantizer.QT_fp16, CONNECTIVITY, faiss.METRIC_INNER_PRODUCT)
             index.hnsw.efConstruction = BUILD_EFFORT
             index.train(vectors[:BLOCK].astype(np.float32))
         for start in range(0, len(vectors), BLOCK):

@@ -81,8 +81,8 @@ def write_anndata(table: CellTable, out: Path) -> None:
     """Write the cells as AnnData.
 
     - ``X`` (N, d) float32, embeddings;
-    - ``obs`` every other column, ``type`` categorical with all of the model's types, ``cluster`` too if there are clusters;
-      the index is ``cell_id`` as text;
+    - ``obs`` every other column, ``type`` categorical with all of the model's types, ``cluster`` too if there are
+      clusters; the index is ``cell_id`` as text;
     - ``obsm["spatial"]`` (N, 2) float64, centres (x, y) in level-0 pixels, as squidpy lays cells over an image, and
       ``obsm["spatial_um"]`` the same in micrometres;
     - ``uns["type_colors"]`` for scanpy's plots, ``uns["celldetr"]`` slide, mpp and the text of ``run.json``.

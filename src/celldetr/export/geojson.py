@@ -3,9 +3,9 @@
 The form is that of QuPath 0.4 and later: ``properties.objectType``, a classification with a name and an RGB colour, and
 measurements as a map from name to number. Coordinates are level-0 pixels from the top left corner of what QuPath shows.
 That is the slide, except where a file says which part of it was scanned (OpenSlide's ``bounds``, in MIRAX and Leica SCN
-above all): QuPath crops to this part unless told not to, and so do we. Cells are classified by type, or by the clusters of
-``celldetr cluster``; where there are clusters, their number is a measurement in any case. QuPath opens ``.geojson`` and ``.geojson.gz`` by
-drag and drop.
+above all): QuPath crops to this part unless told not to, and so do we. Cells are classified by type, or by the clusters
+of ``celldetr cluster``; where there are clusters, their number is a measurement in any case. QuPath opens ``.geojson``
+and ``.geojson.gz`` by drag and drop.
 
 A feature's id is a UUID (version 5, RFC 9562) of the slide's name and the ``cell_id``: exporting twice gives the same
 ids, and two slides never share one.
@@ -58,7 +58,11 @@ def _unit_outline(shape: Shape) -> NDArray[np.float64]:
 def _measured(table: CellTable) -> dict[str, str]:
     """Column -> the name that QuPath shows for it."""
     clusters = {CLUSTER: CLUSTER} if table.clusters else {}
-    return {"score": "score", "type_score": "type score", **{f"p_{name}": f"p {name}" for name in table.types}} | clusters
+    return {
+        "score": "score",
+        "type_score": "type score",
+        **{f"p_{name}": f"p {name}" for name in table.types},
+    } | clusters
 
 
 def _property_heads(types: tuple[str, ...]) -> list[str]:
@@ -177,6 +181,8 @@ def write_geojson(
         separator = "\n"
         for batch in table.batches(columns):
             if len(batch):
-                stream.write((separator + ",\n".join(_features(table, batch, outline, shift, namespace, classify))).encode())
+                stream.write(
+                    (separator + ",\n".join(_features(table, batch, outline, shift, namespace, classify))).encode()
+                )
                 separator = ",\n"
         stream.write(b"\n]}\n")

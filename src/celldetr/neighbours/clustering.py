@@ -1,7 +1,7 @@
 """``celldetr cluster``: groups the cells of slides by embedding and writes the groups back beside their tables.
 
-All slides are grouped together: a sample of all their cells is clustered, the others join the group of the sampled cells
-nearest to them. ``sample.parquet`` keeps the sample, so that an interrupted run goes on with the slide it was at.
+All slides are grouped together: a sample of all their cells is clustered, the others join the group of the sampled
+cells nearest to them. ``sample.parquet`` keeps the sample, so that an interrupted run goes on with the slide it was at.
 """
 
 from __future__ import annotations
@@ -89,8 +89,8 @@ def cluster_cells(
 ) -> Clustered:
     """Group cells by their embeddings.
 
-    Every slide gets ``clusters.parquet`` beside its ``cells.parquet`` (``celldetr.slide.clusters``); exports that lie there
-    (``cells.geojson.gz``, ``cells.h5ad``, ``cells.csv``) are written again, with the cluster.
+    Every slide gets ``clusters.parquet`` beside its ``cells.parquet`` (``celldetr.slide.clusters``); exports that lie
+    there (``cells.geojson.gz``, ``cells.h5ad``, ``cells.csv``) are written again, with the cluster.
 
     Args:
         cells: ``cells.parquet`` files, folders of results, or folders of these.
@@ -103,8 +103,8 @@ def cluster_cells(
         progress: told how many cells are done, of how many.
 
     Raises:
-        InputError: an extra is not installed, no cells, earlier clusters and neither was asked for, or a place that cannot be
-            written to.
+        InputError: an extra is not installed, no cells, earlier clusters and neither was asked for, or a place that
+            cannot be written to.
     """
     options = options or ClusterOptions()
     if resume and overwrite:
@@ -177,7 +177,9 @@ def _check_earlier(cells: Collection, out: Path, digest: str, resume: bool, over
     run = read_json(out / ABOUT)
     if not resume and (there or run is not None):
         where = there[0].table.path.with_name(CLUSTERS) if there else out / ABOUT
-        raise InputError(f"{where}: exists already; --overwrite makes the clusters anew, --resume goes on with the same")
+        raise InputError(
+            f"{where}: exists already; --overwrite makes the clusters anew, --resume goes on with the same"
+        )
     for slide in there:
         about = clusters_about(slide.table.path)
         if about is not None and about.get("digest") != digest:
@@ -196,7 +198,8 @@ def _write_slides(
     formats: Sequence[str],
     progress: Progress | None,
 ) -> tuple[Collection, tuple[NDArray[np.int64], NDArray[np.int64], tuple[str, ...], int, float], int]:
-    """Write the clusters of every slide; returns the tables opened anew, sums for the report, and how many were written."""
+    """Write the clusters of every slide; returns the tables opened anew, sums for the report, and how many were
+    written."""
     types = tuple(dict.fromkeys(name for slide in cells.slides for name in slide.table.types))
     by_type = np.zeros((about["count"], len(types)), np.int64)
     counts = np.zeros(about["count"], np.int64)
@@ -299,7 +302,9 @@ def _write_sample(path: Path, cells: Collection, rows: Sequence[Rows], grouping:
 def _read_sample(path: Path, digest: str, count: int) -> Grouping | None:
     """The sample of an earlier go at the same; None if there is none."""
     try:
-        if (pq.read_schema(path).metadata or {}).get(_KEY) != digest.encode() or pq.read_metadata(path).num_rows != count:
+        if (pq.read_schema(path).metadata or {}).get(_KEY) != digest.encode() or pq.read_metadata(
+            path
+        ).num_rows != count:
             return None
         table = pq.read_table(path, columns=[CLUSTER, "umap_x", "umap_y"])
         labels = np.asarray(table[CLUSTER].to_numpy(), np.int32)

@@ -69,7 +69,9 @@ class SlideCells:
         Raises:
             InputError: there is no such cell.
         """
-        known = np.concatenate([np.empty(0, np.int64), *(b.column(0).to_numpy() for b in self.table.batches(("cell_id",)))])
+        known = np.concatenate(
+            [np.empty(0, np.int64), *(b.column(0).to_numpy() for b in self.table.batches(("cell_id",)))]
+        )
         order = np.argsort(known, kind="stable")
         at = np.searchsorted(known, np.asarray(ids, np.int64), sorter=order)
         rows = order[np.minimum(at, len(order) - 1)] if len(order) else np.zeros(len(ids), np.int64)
@@ -171,7 +173,9 @@ def find_cells(sources: Sequence[Path | str]) -> Collection:
     first = ordered[0]
     for one, two in zip(ordered, ordered[1:], strict=False):
         if one.name == two.name:
-            raise InputError(f"two slides are called {one.name!r}: {one.table.path} and {two.table.path}; rename a folder")
+            raise InputError(
+                f"two slides are called {one.name!r}: {one.table.path} and {two.table.path}; rename a folder"
+            )
     for slide in ordered:
         if slide.table.embedding_dim != first.table.embedding_dim:
             raise InputError(
@@ -179,7 +183,9 @@ def find_cells(sources: Sequence[Path | str]) -> Collection:
                 f"{first.table.embedding_dim}; compare cells of one model"
             )
         if None not in (hashes := {_model(slide.table), _model(first.table)}) and len(hashes) > 1:
-            raise InputError(f"{slide.table.path}: made by another model than {first.table.path}; compare cells of one model")
+            raise InputError(
+                f"{slide.table.path}: made by another model than {first.table.path}; compare cells of one model"
+            )
     home = paths[0] if len(paths) == 1 and is_dir(paths[0]) else first.table.path.parent
     return Collection(tuple(ordered), home if len(paths) == 1 else first.table.path.parent.parent)
 

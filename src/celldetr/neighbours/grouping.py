@@ -1,8 +1,8 @@
 """Groups of embeddings: a graph of nearest neighbours, Leiden on it, and the nearest sampled cells' group for the rest.
 
 Scanpy's neighbours (UMAP's weights) and Leiden (igraph's), so that it is what one gets there, on unit vectors and exact
-neighbours, so that a seed settles it. Time grows faster than the number of cells, hence the sample: Traag et al., Sci. Rep.
-2019 (Leiden); McInnes et al. 2018 (UMAP).
+neighbours, so that a seed settles it. Time grows faster than the number of cells, hence the sample: Traag et al., Sci.
+Rep. 2019 (Leiden); McInnes et al. 2018 (UMAP).
 """
 
 from __future__ import annotations

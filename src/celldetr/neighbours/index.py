@@ -1,9 +1,9 @@
 """The nearest-neighbour index of a cohort on disk: ``manifest.json``, ``centroids.npy`` and one file of lists a slide.
 
 The manifest names each slide's table by its stamp, so an index knows which version of which table it is of, whatever
-folder that lies in; the path in it, relative to the index, is for people and messages only and never opened. The manifest
-is written anew after each slide: what it lists is whole, an interrupted build goes on after the last slide, and slides that
-have not changed are not read again.
+folder that lies in; the path in it, relative to the index, is for people and messages only and never opened. The
+manifest is written anew after each slide: what it lists is whole, an interrupted build goes on after the last slide,
+and slides that have not changed are not read again.
 """
 
 from __future__ import annotations
@@ -91,8 +91,8 @@ def build_index(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Built:
-    """Make an index of the cells of a collection, or bring one up to date: slides that are new or have changed are read,
-    those that are not among the collection's are dropped.
+    """Make an index of the cells of a collection, or bring one up to date: slides that are new or have changed are
+    read, those that are not among the collection's are dropped.
 
     Args:
         collection: the cells.

@@ -4,9 +4,9 @@ Vectors lie in lists by the nearest of some centroids, as float16; a search look
 nearest. Lists of one slide are one file (a segment), which is memory-mapped. Segments share their centroids, so a slide
 is added without touching the others. ``benchmarks/neighbour_index.py`` compares this with graphs and other libraries.
 
-A segment is read by C++ code from a file that may be from anywhere. Its size must be what its rows, lists and vectors need,
-faiss is given that as the most it may read at once, what it has read is compared with the manifest, and rows that it names
-are checked before they are used.
+A segment is read by C++ code from a file that may be from anywhere. Its size must be what its rows, lists and vectors
+need, faiss is given that as the most it may read at once, what it has read is compared with the manifest, and rows that
+it names are checked before they are used.
 """
 
 from __future__ import annotations
@@ -114,7 +114,9 @@ def read_lists(path: Path, rows: int, dim: int, centroids: NDArray[np.float32]) 
     least = rows * (FLOAT16 * dim + ROW) + 4 * dim * lists
     size = path.stat().st_size if path.is_file() else -1
     if not least <= size <= least + 2 * ROW * lists + HEADER:
-        raise InputError(_damaged(path, f"of {size:,} bytes, {rows:,} cells need {least:,}" if size >= 0 else "missing"))
+        raise InputError(
+            _damaged(path, f"of {size:,} bytes, {rows:,} cells need {least:,}" if size >= 0 else "missing")
+        )
     if hasattr(faiss, "set_deserialization_vector_byte_limit"):
         faiss.set_deserialization_vector_byte_limit(size)
     try:

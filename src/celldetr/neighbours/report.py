@@ -74,8 +74,9 @@ def write_found(found: Found, out: Path, slides: Sequence[Path] = (), *, overwri
 
 
 def neighbours_geojson(slide: SlideCells, cells: pd.DataFrame) -> str:
-    """Rows of ``Found.table`` on one slide as annotations that QuPath opens: named by query and rank, with the similarity as a
-    measurement, classified by type. Ids are of their own, so they lie beside the detections of ``celldetr export``."""
+    """Rows of ``Found.table`` on one slide as annotations that QuPath opens: named by query and rank, with the
+    similarity as a measurement, classified by type. Ids are of their own, so they lie beside the detections of
+    ``celldetr export``."""
     namespace = uuid.uuid5(NAMESPACE, slide.table.slide)
     left, top = corner(slide.table, "bounds")
     colours = type_colours(slide.table.types)
@@ -92,7 +93,11 @@ def neighbours_geojson(slide: SlideCells, cells: pd.DataFrame) -> str:
             "name": f"{row['query']}" + (f", similar {rank}" if rank else ""),
             "classification": {"name": kind, "color": list(colours[kind])},
             "isLocked": False,
-            "measurements": {"similarity": round(float(row["similarity"]), 5), "rank": rank, "cell id": int(row["cell_id"])},
+            "measurements": {
+                "similarity": round(float(row["similarity"]), 5),
+                "rank": rank,
+                "cell id": int(row["cell_id"]),
+            },
         }
         number = uuid.uuid5(namespace, f"{row['query']}, {rank}, {row['cell_id']}")
         features.append(

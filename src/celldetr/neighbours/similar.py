@@ -49,8 +49,8 @@ class Found:
     """Neighbours.
 
     Attributes:
-        table: one row a cell: ``query`` (its name), ``rank`` (0: a cell of the query itself), ``similarity`` (cosine, -1 to
-            1), ``slide``, then the columns of the cell table without embedding and geometry.
+        table: one row a cell: ``query`` (its name), ``rank`` (0: a cell of the query itself), ``similarity`` (cosine,
+            -1 to 1), ``slide``, then the columns of the cell table without embedding and geometry.
         how: how they were looked for, for people.
         collection: the cells.
     """
@@ -200,7 +200,9 @@ def _near(cells: Collection, query: Query, apart_um: float) -> dict[int, Rows]:
     return found
 
 
-def _table(cells: Collection, queries: Sequence[Query], hits: Sequence[tuple[int, int, float, int, int]]) -> pd.DataFrame:
+def _table(
+    cells: Collection, queries: Sequence[Query], hits: Sequence[tuple[int, int, float, int, int]]
+) -> pd.DataFrame:
     import pandas as pd
 
     own = [

@@ -69,4 +69,6 @@ def open_slides(collection: Collection, sources: Sequence[Path], names: Sequence
 def _check(cells: SlideCells, reader: SlideReader) -> None:
     for key, actual in (("width", reader.width), ("height", reader.height)):
         if cells.table.run.get(key, actual) != actual:
-            raise InputError(f"{reader.file}: has a {key} of {actual} px, the slide of the cells {cells.table.run.get(key)}")
+            raise InputError(
+                f"{reader.file}: has a {key} of {actual} px, the slide of the cells {cells.table.run.get(key)}"
+            )

@@ -1,7 +1,7 @@
 """``clusters.parquet``: which group each cell of a slide belongs to, beside the ``cells.parquet`` that it is of.
 
-A file of its own, because ``cells.parquet`` is what a run found and stays, byte for byte, what the run would find again;
-groups are an opinion about it, made and made anew. Readers join the two, so to them ``cluster`` is a column.
+A file of its own, because ``cells.parquet`` is what a run found and stays, byte for byte, what the run would find
+again; groups are an opinion about it, made and made anew. Readers join the two, so to them ``cluster`` is a column.
 
 | column | type | meaning |
 |---|---|---|
@@ -10,8 +10,8 @@ groups are an opinion about it, made and made anew. Readers join the two, so to 
 | sampled | bool | it was grouped itself; the others have the group of the sampled cells nearest to them |
 | agreement | float32 | share of these that are in the group; 1 for a sampled cell |
 
-The file's metadata has, as JSON under ``celldetr.clusters``: ``table``, the stamp of the ``cells.parquet`` it belongs to,
-``count``, how many clusters there are, and how they were made.
+The file's metadata has, as JSON under ``celldetr.clusters``: ``table``, the stamp of the ``cells.parquet`` it belongs
+to, ``count``, how many clusters there are, and how they were made.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ def table_stamp(path: Path) -> str:
     """What tells one version of a cell table from another: its size, and the SHA-256 of its Parquet footer.
 
     The footer holds the size and statistics of every column of every row group, and provenance: it differs wherever
-    tables do that were not made to deceive, costs kilobytes to read, and is the same in a copy on another machine, which
-    times of files are not.
+    tables do that were not made to deceive, costs kilobytes to read, and is the same in a copy on another machine,
+    which times of files are not.
 
     Raises:
         InputError: the file is no Parquet file, or cannot be read.

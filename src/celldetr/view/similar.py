@@ -1,4 +1,5 @@
-"""Crops of cells side by side, each with its box in its type's colour: a query and its neighbours, or examples of a group.
+"""Crops of cells side by side, each with its box in its type's colour: a query and its neighbours, or examples of a
+group.
 
 All crops have one physical scale, so sizes can be compared.
 """
@@ -80,7 +81,9 @@ def crops_figure(groups: Mapping[str, Sequence[Crop]], types: Sequence[str], acr
                 first = False
         top -= head + line * cell
     used = {crop.type for crops in groups.values() for crop in crops}
-    handles = [Patch(facecolor=colours[name], edgecolor="black", linewidth=0.5, label=name) for name in types if name in used]
+    handles = [
+        Patch(facecolor=colours[name], edgecolor="black", linewidth=0.5, label=name) for name in types if name in used
+    ]
     figure.legend(
         handles=handles, loc="lower left", bbox_to_anchor=(0, 0), ncols=max(len(handles), 1), fontsize=8, frameon=False
     )
