@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import resource
 import subprocess
 import sys
@@ -145,7 +144,7 @@ def worker(step: str, library: str, folder: Path, threads: int) -> None:
     start = time.perf_counter()
     if step == "build":
         build(library, vectors, path, threads)
-        told = {"seconds": time.perf_counter() - start, "mb": os.path.getsize(path) / 1e6}
+        told = {"seconds": time.perf_counter() - start, "mb": Path(path).stat().st_size / 1e6}
     else:
         queries, truth = np.load(folder / "queries.npy"), np.load(folder / "truth.npy")
         search = searcher(library, path, len(vectors))
@@ -182,7 +181,8 @@ def main() -> None:
         worker(args.step[0], args.step[1], Path(args.step[2]), args.threads)
         return
     lines = [
-        f"{args.cells:,} x {DIM} float16, {args.queries} queries, k {K}, {args.threads} thread(s) to build, 1 to search",
+        f"{args.cells:,} x {DIM} float16, {args.queries} queries, k {K}, {args.threads} thread(s) to build, 1 to "
+        "search",
         f"{'library':<12}{'build s':>9}{'peak MB':>9}{'disk MB':>9}{'open ms':>9}{'query ms':>10}{'p95 ms':>8}"
         f"{'recall@10':>11}{'peak MB':>9}",
     ]

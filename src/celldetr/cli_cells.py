@@ -35,13 +35,11 @@ def index(
     Slides that are in the index and have not changed are kept, new ones are added, those not in CELLS are dropped. An
     interrupted run continues when it is started again; --overwrite makes all anew. Needs the extra `search` (faiss).
     """
-    from celldetr.neighbours.collection import find_cells
     from celldetr.neighbours.index import build_index
 
     with progress_bar(quiet) as bar:
-        built = build_index(
-            find_cells(cells), out, overwrite=overwrite, seed=seed, progress=image_listener(bar, "index", "cells")
-        )
+        listener = image_listener(bar, "index", "cells")
+        built = build_index(cells, out, overwrite=overwrite, seed=seed, progress=listener)
     kept = f"{built.added} read, {built.kept} kept, {built.dropped} dropped"
     typer.echo(f"{built.path}: {built.cells:,} cells of {built.slides} slides ({kept})")
 

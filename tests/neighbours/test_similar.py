@@ -9,6 +9,7 @@ import jsonschema
 import numpy as np
 import pandas as pd
 import pytest
+from cohorts import planted, shuffled, write_cohort
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -18,7 +19,6 @@ from celldetr.errors import InputError
 from celldetr.neighbours.nearest import Best
 from celldetr.neighbours.report import write_found
 from celldetr.neighbours.similar import similar
-from cohorts import planted, shuffled, write_cohort
 from entry_point import call
 
 SCHEMA = Path(__file__).parents[1] / "export" / "qupath_feature.schema.json"

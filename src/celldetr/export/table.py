@@ -149,14 +149,16 @@ def _provenance(path: Path, schema: pa.Schema) -> dict[str, Any]:
     return {**provenance_of(schema), **(read_json(path.parent / RUN) or {})}
 
 
-def open_table(source: Path) -> CellTable:
+def open_table(source: Path, *, clusters: bool = True) -> CellTable:
     """Open the cell table of a finished run.
 
     Args:
         source: the run directory of a slide (``OUT/<slide>``) or its ``cells.parquet``.
+        clusters: join the clusters beside it.
 
     Raises:
-        InputError: there is no table, it is not Parquet, or it lacks a column.
+        InputError: there is no table, it is not Parquet, it lacks a column, or its
+            clusters are of another version of it.
     """
     path = cells_path(source)
     with table_errors(path):
@@ -167,7 +169,7 @@ def open_table(source: Path) -> CellTable:
     if missing:
         raise InputError(f"{path}: not a cell table, it has no column {missing[0]!r}")
     kind = schema.field("embedding").type
-    about = clusters_about(path) if CLUSTER not in schema.names else None
+    about = clusters_about(path) if clusters and CLUSTER not in schema.names else None
     run = _provenance(path, schema)
     mpp = run.get("mpp")
     return CellTable(

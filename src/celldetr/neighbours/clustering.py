@@ -113,7 +113,8 @@ def cluster_cells(
         find_format(name)
     scanpy_module()
     if not isinstance(cells, Collection):
-        cells = find_cells([cells] if isinstance(cells, str | Path) else cells)
+        # Earlier clusters are about to be replaced: they need not fit.
+        cells = find_cells([cells] if isinstance(cells, str | Path) else cells, clusters=False)
     if not cells.count:
         raise InputError(f"{cells.home}: there are no cells to group")
     out = cells.home / FOLDER if out is None else Path(out)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -148,16 +149,18 @@ def _tables_in(source: Path) -> list[Path]:
     found = sorted(path.parent for path in source.glob(f"*/{CELLS}") if is_file(path))
     if not found:
         raise InputError(
-            f"{source}: no cells here; give cells.parquet, the folder that predict wrote for a slide, or one of such folders"
+            f"{source}: no cells here; give cells.parquet, the folder that predict wrote for a slide, or a folder of "
+            "such folders"
         )
     return found
 
 
-def find_cells(sources: Sequence[Path | str]) -> Collection:
+def find_cells(sources: Sequence[Path | str], *, clusters: bool = True) -> Collection:
     """Open the cells of slides and cohorts.
 
     Args:
         sources: ``cells.parquet`` files, folders of results of a slide, or folders of these.
+        clusters: with the clusters that ``celldetr cluster`` has found; without, it does not matter if these fit.
 
     Raises:
         InputError: no table, an unfinished run, tables of different models, or two slides of one name.
@@ -165,13 +168,13 @@ def find_cells(sources: Sequence[Path | str]) -> Collection:
     paths = [Path(source) for source in sources]
     slides: dict[Path, SlideCells] = {}
     for path in (table for source in paths for table in _tables_in(source)):
-        table = open_table(path)
+        table = open_table(path, clusters=clusters)
         slides.setdefault(table.path.resolve(), SlideCells(_name(table.path), table, table_stamp(table.path)))
     if not slides:
         raise InputError("no cells given; give cells.parquet, or the folder that predict wrote")
     ordered = sorted(slides.values(), key=lambda slide: slide.name)
     first = ordered[0]
-    for one, two in zip(ordered, ordered[1:], strict=False):
+    for one, two in pairwise(ordered):
         if one.name == two.name:
             raise InputError(
                 f"two slides are called {one.name!r}: {one.table.path} and {two.table.path}; rename a folder"
@@ -179,7 +182,8 @@ def find_cells(sources: Sequence[Path | str]) -> Collection:
     for slide in ordered:
         if slide.table.embedding_dim != first.table.embedding_dim:
             raise InputError(
-                f"{slide.table.path}: embeddings of {slide.table.embedding_dim} numbers, those of {first.table.path} have "
+                f"{slide.table.path}: embeddings of {slide.table.embedding_dim} numbers, those of "
+                f"{first.table.path} have "
                 f"{first.table.embedding_dim}; compare cells of one model"
             )
         if None not in (hashes := {_model(slide.table), _model(first.table)}) and len(hashes) > 1:

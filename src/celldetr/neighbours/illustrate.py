@@ -95,7 +95,8 @@ def _embedding(done: Clustered, names: Sequence[str]) -> list[str]:
     if len(slides) > 1:
         codes = np.array([slides.index(name) for name in sample["slide"].to_pylist()], dtype=np.intp)
         panels.append(("by slide", codes[shown], slides, list(type_colours(slides).values())))
-    note = f"UMAP of {int(shown.sum()):,} of {done.cells:,} cells; near cells look alike to the network, far distances mean little"
+    note = f"UMAP of {int(shown.sum()):,} of {done.cells:,} cells; near cells look alike to the network, "
+    note += "far distances mean little"
     write_figure(embedding_figure(points[shown], panels, note), done.out / "embedding.png")
     return []
 

@@ -23,7 +23,7 @@ from celldetr.config import Config, parse
 from celldetr.errors import InputError
 from celldetr.files import output_errors, read_json, replacing, write_json
 from celldetr.neighbours import ivf
-from celldetr.neighbours.collection import Collection, gather, sample_rows, unit
+from celldetr.neighbours.collection import Collection, find_cells, gather, sample_rows, unit
 from celldetr.neighbours.nearest import Best, Excluded
 from celldetr.slide.lock import RunLock
 from celldetr.slide.provenance import now, package_version
@@ -84,8 +84,8 @@ class Built:
 
 
 def build_index(
-    collection: Collection,
-    out: Path | None = None,
+    cells: Path | str | Sequence[Path | str] | Collection,
+    out: Path | str | None = None,
     *,
     overwrite: bool = False,
     seed: int = 0,
@@ -95,8 +95,8 @@ def build_index(
     read, those that are not among the collection's are dropped.
 
     Args:
-        collection: the cells.
-        out: folder of the index; default ``neighbours`` in the collection's.
+        cells: ``cells.parquet`` files, folders of results, or folders of these (a cohort).
+        out: folder of the index; default ``neighbours`` in the cells' own.
         overwrite: make all of it anew.
         seed: of the sample from which the lists' centroids are made.
         progress: told how many cells are done, of how many.
@@ -105,7 +105,11 @@ def build_index(
         InputError: faiss is not installed; no cells; ``out`` holds something else, is in use, or cannot be written.
     """
     ivf.faiss_module()
-    out = collection.home / INDEX if out is None else out
+    if isinstance(cells, Collection):
+        collection = cells
+    else:
+        collection = find_cells([cells] if isinstance(cells, str | Path) else cells, clusters=False)
+    out = collection.home / INDEX if out is None else Path(out)
     if not collection.count:
         raise InputError(f"{collection.home}: there are no cells to make an index of")
     if out.exists() and not (out.is_dir() and ((out / MANIFEST).is_file() or not any(out.iterdir()))):
@@ -263,7 +267,8 @@ class NeighbourIndex:
         ivf.faiss_module()
         self._path, self._collection = path, collection
         manifest = read_manifest(path)
-        if manifest.dim != collection.dim or None not in (m := {manifest.model, collection.model}) and len(m) > 1:
+        models = {manifest.model, collection.model}
+        if manifest.dim != collection.dim or (None not in models and len(models) > 1):
             raise InputError(f"{path}: is of another model's embeddings; make it anew with celldetr index --overwrite")
         self._centroids = _read_centroids(path, manifest)
         known = {(segment.slide, segment.stamp): segment for segment in manifest.segments}
@@ -272,9 +277,9 @@ class NeighbourIndex:
         for slide in collection.slides:
             segment = known.get((slide.name, slide.stamp))
             if segment is None:
-                what = "has changed since the index was made" if slide.name in names else "is not in the index"
+                what = "has changed since then" if slide.name in names else "is not in the index"
                 raise InputError(
-                    f"{path}: is stale, the table of slide {slide.name!r} {what}; run celldetr index again, or use --exact"
+                    f"{path}: is stale, slide {slide.name!r} {what}; run celldetr index again, or use --exact"
                 )
             if segment.rows != slide.table.count:
                 raise InputError(f"{path / MANIFEST}: gives slide {slide.name!r} other cells; make the index anew")

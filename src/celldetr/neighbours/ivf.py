@@ -43,7 +43,7 @@ def faiss_module() -> Any:
         import faiss
     except ImportError:
         raise InputError(
-            f"this needs faiss, which is not installed: pip install 'celldetr[{EXTRA}]' (similar works without, --exact)"
+            f"this needs faiss, which is not installed: pip install 'celldetr[{EXTRA}]'; similar --exact works without"
         ) from None
     return faiss
 

@@ -25,7 +25,8 @@ def found_lines(found: Found) -> list[str]:
             )
         rank = row["rank"] or "-"
         lines.append(
-            f"  {rank:>4}  {row['similarity']:>10.4f}  {row['slide']:<{width}}  {row['cell_id']:>9}  {row['type']!s:<{kinds}}  "
+            f"  {rank:>4}  {row['similarity']:>10.4f}  {row['slide']:<{width}}  {row['cell_id']:>9}  "
+            f"{row['type']!s:<{kinds}}  "
             f"{row['type_score']:.2f}  {row['x_um']:<9.1f}  {row['y_um']:<9.1f}"
         )
     if len(found.table) > PRINTED:
@@ -41,7 +42,8 @@ def clustered_lines(done: Clustered) -> list[str]:
         head += "all were clustered"
     else:
         head += (
-            f"{done.sampled:,} ({100 * done.sampled / done.cells:.1f} %) were clustered, the others joined the cluster of "
+            f"{done.sampled:,} ({100 * done.sampled / done.cells:.1f} %) were clustered, the others joined the "
+            "cluster of "
             f"their nearest sampled cells, {100 * done.agreement:.0f} % of which agree"
         )
     lines = [head]

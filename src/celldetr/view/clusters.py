@@ -34,7 +34,9 @@ def embedding_figure(
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(len(panels) * (SIDE + 1.2), SIDE + 0.6), layout="constrained")
+    width, height = np.ptp(points, axis=0)
+    tall = SIDE * float(np.clip(height / max(width, 1e-9), 0.5, 1.3))
+    figure = Figure(figsize=(len(panels) * (SIDE + 1.2), tall + 0.6), layout="constrained")
     FigureCanvasAgg(figure)
     size = float(np.clip(20_000 / max(len(points), 1), 1.5, 14))
     order = np.random.default_rng(0).permutation(len(points))  # so that no group covers all others
