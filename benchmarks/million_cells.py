@@ -2,8 +2,8 @@
 
     python benchmarks/million_cells.py --cells 1000000 -o benchmarks/results/million_cells.txt
 
-The table is a real one's columns with the synthetic embeddings of ``neighbour_index.py``; each step is a process of its own.
-Queries are asked in one process through an open index: the first opens the file, the others do not.
+The table has a real one's columns and the synthetic embeddings of ``neighbour_index.py``; each step is a process of its
+own. Queries are asked in one process through an open index: the first opens the file, the others do not.
 """
 
 from __future__ import annotations
