@@ -43,7 +43,7 @@ class SlideCells:
     def blocks(self) -> Iterator[tuple[int, NDArray[np.float32]]]:
         """Index of the first row and (n, d) unit vectors, block by block."""
         start = 0
-        for batch in self.table.batches(("embedding",), rows_a_block(self.table.embedding_dim)):
+        for batch in self.table.batches(("embedding",), _rows_a_block(self.table.embedding_dim)):
             yield start, unit(batch_embeddings(batch))
             start += len(batch)
 
@@ -122,8 +122,7 @@ class Collection:
         raise InputError(f"--slide {name!r}: no such slide; {near(name, (slide.name for slide in self.slides))}")
 
 
-def rows_a_block(dim: int) -> int:
-    """Rows of a block of embeddings of ``dim`` numbers."""
+def _rows_a_block(dim: int) -> int:
     return max(1, min(BATCH_ROWS, BLOCK // dim))
 
 

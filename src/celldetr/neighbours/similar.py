@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from celldetr.errors import InputError, near
 from celldetr.export.table import numbers
-from celldetr.neighbours.collection import Collection, Rows, find_cells, rows_a_block, unit
+from celldetr.neighbours.collection import Collection, Rows, find_cells, unit
 from celldetr.neighbours.index import INDEX, MANIFEST, NeighbourIndex
 from celldetr.neighbours.nearest import search_all
 from celldetr.slide.clusters import CLUSTER
@@ -171,13 +171,14 @@ def _type_query(cells: Collection, type: str, places: Sequence[int]) -> Query:
     total, count = np.zeros(cells.dim), 0
     for place in places:
         table = cells.slides[place].table
-        for batch, (_, vectors) in zip(
-            table.batches(("type",), rows_a_block(cells.dim)), cells.slides[place].blocks(), strict=True
-        ):
-            if type in table.types:
-                mine = table.type_codes(batch) == table.types.index(type)
-                total += vectors[mine].sum(0, dtype=np.float64)
-                count += int(mine.sum())
+        if type not in table.types:
+            continue
+        # Batches of other columns can end at other rows, so types are read first.
+        parts = [table.type_codes(batch) == table.types.index(type) for batch in table.batches(("type",))]
+        mine = np.concatenate([np.empty(0, bool), *parts])
+        for start, vectors in cells.slides[place].blocks():
+            total += vectors[mine[start : start + len(vectors)]].sum(0, dtype=np.float64)
+        count += int(mine.sum())
     if not count:
         raise InputError(f"--type {type!r}: there is no cell of this type here")
     name = f"mean of {count:,} {type}"
