@@ -141,7 +141,7 @@ def cluster_cells(
             "cells": cells.count,
             "sampled": len(vectors),
         }
-        opened, sums, written = _write_slides(cells, rows, vectors, grouping, about, formats, progress)
+        opened, sums, written = _write_slides(cells, rows, vectors, grouping, about, formats, resume, progress)
         counts, by_type, types, joined, agreement = sums
         mean = agreement / joined if joined else float("nan")
         write_json(
@@ -197,6 +197,7 @@ def _write_slides(
     grouping: Grouping,
     about: dict[str, Any],
     formats: Sequence[str],
+    keep: bool,
     progress: Progress | None,
 ) -> tuple[Collection, tuple[NDArray[np.int64], NDArray[np.int64], tuple[str, ...], int, float], int]:
     """Write the clusters of every slide; returns the tables opened anew, sums for the report, and how many were
@@ -212,12 +213,12 @@ def _write_slides(
     for slide, mine, known in zip(cells.slides, rows, labels, strict=True):
         path = slide.table.path
         with RunLock(path.parent):
-            had = clusters_about(path) if is_file(path.with_name(CLUSTERS)) and not _is_foreign(path, about) else None
-            if had is None:
+            finished = keep and _is_of(path, about)
+            if not finished:
                 _assign(slide, mine, known, assign, about, done, cells.count, progress)
                 written += 1
             table = open_table(path)
-            _export(path.parent, formats, fresh=had is None)
+            _export(path.parent, formats, fresh=not finished)
         slides.append(SlideCells(slide.name, table, slide.stamp))
         with table_errors(path):
             side = pq.read_table(path.with_name(CLUSTERS), columns=["sampled", "agreement"])
@@ -234,13 +235,10 @@ def _write_slides(
     return Collection(tuple(slides), cells.home), (counts, by_type, types, joined, agreed), written
 
 
-def _is_foreign(path: Path, about: dict[str, Any]) -> bool:
-    """Whether the clusters that are there are not those of this run."""
-    try:
-        there = clusters_about(path)
-    except InputError:  # of another version of the table: it was said that they may be replaced
-        return True
-    return there is None or there.get("digest") != about["digest"]
+def _is_of(path: Path, about: dict[str, Any]) -> bool:
+    """Whether the clusters that are there are those of this run."""
+    there = clusters_about(path)
+    return there is not None and there.get("digest") == about["digest"]
 
 
 def _assign(
