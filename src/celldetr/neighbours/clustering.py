@@ -118,6 +118,8 @@ def cluster_cells(
     if not cells.count:
         raise InputError(f"{cells.home}: there are no cells to group")
     out = cells.home / FOLDER if out is None else Path(out)
+    if out.resolve() in {slide.table.path.resolve().parent for slide in cells.slides}:
+        raise InputError(f"{out}: is the folder of a slide's results; choose another with -o, e.g. {out / FOLDER}")
     digest = _digest(cells, options)
     _check_earlier(cells, out, digest, resume, overwrite)
     with output_errors(out):
