@@ -27,7 +27,7 @@ def found_lines(found: Found) -> list[str]:
         lines.append(
             f"  {rank:>4}  {row['similarity']:>10.4f}  {row['slide']:<{width}}  {row['cell_id']:>9}  "
             f"{row['type']!s:<{kinds}}  "
-            f"{row['type_score']:.2f}  {row['x_um']:<9.1f}  {row['y_um']:<9.1f}"
+            f"{row['type_score']:.2f}  {row['x_um']:<9.1f}  {row['y_um']:.1f}"
         )
     if len(found.table) > PRINTED:
         lines.append(f"  ... and {len(found.table) - PRINTED:,} more, see the tables")
