@@ -33,10 +33,12 @@ ARROWS: dict[str, set[str]] = {
     "slide": BASE | {"model.output"},
     "export": {"config", "errors", "files", "untrusted", "slide"},
     "view": {"config", "errors", "files", "untrusted", "slide", "export"},
+    "neighbours": {"config", "errors", "files", "untrusted", "slide", "export", "view"},
     "ablation": BASE | {"data", "model", "evaluation", "training", "recipes", "judge", "api"},
     "cohort": BASE | {"slide", "view", "api", "model.cpu_caches", "model.hub", "model.inference"},
 }
-WITHOUT_TORCH = ("export", "view")  # a table is exported and looked at on machines that have no use for a network
+# A table is exported, searched and looked at on machines that have no use for a network.
+WITHOUT_TORCH = ("export", "view", "neighbours")
 HEAVY = (
     "torch",
     "torchvision",
@@ -50,6 +52,8 @@ HEAVY = (
     "sklearn",
     "scipy",
     "dask",
+    "faiss",
+    "igraph",
     "distributed",
 )
 FORBIDDEN_MODULES = {

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from celldetr.export import export_cells
     from celldetr.model.celldetr import CellDETR
     from celldetr.model.hub import list_models
+    from celldetr.neighbours.clustering import ClusterOptions, cluster_cells
+    from celldetr.neighbours.index import build_index
+    from celldetr.neighbours.similar import similar
     from celldetr.slide.options import PredictOptions
     from celldetr.slide.store import read_cells, read_embeddings
     from celldetr.training.loop import train
@@ -32,6 +35,10 @@ _HOMES = {
     "Model": "celldetr.api",
     "load_model": "celldetr.api",
     "predict_slide": "celldetr.api",
+    "ClusterOptions": "celldetr.neighbours.clustering",
+    "cluster_cells": "celldetr.neighbours.clustering",
+    "build_index": "celldetr.neighbours.index",
+    "similar": "celldetr.neighbours.similar",
     "ModelConfig": "celldetr.config",
     "Recipe": "celldetr.config",
     "InputError": "celldetr.errors",
@@ -47,11 +54,14 @@ _HOMES = {
 
 __all__ = [
     "CellDETR",
+    "ClusterOptions",
     "InputError",
     "Model",
     "ModelConfig",
     "PredictOptions",
     "Recipe",
+    "build_index",
+    "cluster_cells",
     "export_cells",
     "list_models",
     "load_model",
@@ -59,6 +69,7 @@ __all__ = [
     "read_cells",
     "read_embeddings",
     "sample_slide",
+    "similar",
     "train",
 ]
 

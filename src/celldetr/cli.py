@@ -17,6 +17,7 @@ from typing import Annotated, Any
 import typer
 
 from celldetr import cli_checks as checks
+from celldetr.cli_cells import cluster, index, similar
 from celldetr.cli_models import ablate, evaluate, explain, rotations, train
 from celldetr.cli_options import (
     Device,
@@ -188,6 +189,12 @@ def export(
             show_default="bounds",
         ),
     ] = None,
+    classify: Annotated[
+        str | None,
+        typer.Option(
+            help="geojson: class of a cell in QuPath: type, or cluster (celldetr cluster).", show_default="type"
+        ),
+    ] = None,
     embeddings: Annotated[
         bool, typer.Option("--embeddings", help="csv: with the embeddings, in columns e0, e1, ...")
     ] = False,
@@ -197,8 +204,8 @@ def export(
     from celldetr.export import MODEL_FORMAT, export_cells, find_format
 
     if to.lower().lstrip(".") == MODEL_FORMAT:
-        if shape or origin or embeddings:
-            raise InputError("--shape, --origin and --embeddings are about cells; --to onnx writes a model")
+        if shape or origin or classify or embeddings:
+            raise InputError("--shape, --origin, --classify and --embeddings are about cells; --to onnx writes a model")
         from celldetr.model.onnx import export_onnx
 
         typer.echo(export_onnx(source, out, overwrite=overwrite))
@@ -207,12 +214,14 @@ def export(
     options: dict[str, Any] = {"shape": shape} if shape else {}
     if origin:
         options["origin"] = origin
+    if classify:
+        options["classify"] = classify
     if embeddings:
         options["embeddings"] = True
     typer.echo(export_cells(source, to, out, overwrite=overwrite, **options))
 
 
-for command in (train, evaluate, rotations, explain, ablate):
+for command in (train, evaluate, rotations, explain, ablate, index, similar, cluster):
     app.command()(command)
 
 

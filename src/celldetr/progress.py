@@ -60,9 +60,9 @@ def slides_listener(bar: Bar, count: int) -> Callable[[Any, Any], None]:
     return listen
 
 
-def image_listener(bar: Bar, name: str) -> Callable[[int, int], None]:
-    """Shows how many images are done: a listener for ``judge``."""
-    return lambda done, total: _show(bar, name, done, total, f"{done} of {total} images")
+def image_listener(bar: Bar, name: str, what: str = "images") -> Callable[[int, int], None]:
+    """Shows how many images (or cells, ...) are done: a listener for ``judge``."""
+    return lambda done, total: _show(bar, name, done, total, f"{done:,} of {total:,} {what}")
 
 
 def training_listener(bar: Bar, name: str) -> Callable[[Any], None]:

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from celldetr.export.palette import hex_colour, type_colours
-from celldetr.export.table import CellTable, batch_embeddings
+from celldetr.export.table import CellTable, batch_embeddings, by_cluster
+from celldetr.slide.clusters import CLUSTER
 
 if TYPE_CHECKING:
     import h5py  # type: ignore[import-untyped]
@@ -38,6 +39,9 @@ def _observations(table: CellTable) -> pd.DataFrame:
     cell_id = joined["cell_id"].astype(np.int64)
     frame = pd.DataFrame({**joined, "cell_id": cell_id}, index=pd.Index(cell_id.astype(str), dtype=object))
     frame["type"] = pd.Categorical.from_codes(joined["type"].astype(np.intp), categories=pd.Index(table.types))
+    if table.clusters:
+        names = [str(number) for number in range(table.clusters)]  # as scanpy's own clusterings have them
+        frame[CLUSTER] = pd.Categorical.from_codes(joined[CLUSTER].astype(np.intp), categories=pd.Index(names))
     return frame
 
 
@@ -67,11 +71,18 @@ def _reserve(table: CellTable, out: Path) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(out))
 
 
+def _cluster_colours(table: CellTable) -> dict[str, list[str]]:
+    if not table.clusters:
+        return {}
+    return {"cluster_colors": [hex_colour(colour) for colour in type_colours(by_cluster(table).types).values()]}
+
+
 def write_anndata(table: CellTable, out: Path) -> None:
     """Write the cells as AnnData.
 
     - ``X`` (N, d) float32, embeddings;
-    - ``obs`` every other column, ``type`` categorical with all of the model's types; the index is ``cell_id`` as text;
+    - ``obs`` every other column, ``type`` categorical with all of the model's types, ``cluster`` too if there are
+      clusters; the index is ``cell_id`` as text;
     - ``obsm["spatial"]`` (N, 2) float64, centres (x, y) in level-0 pixels, as squidpy lays cells over an image, and
       ``obsm["spatial_um"]`` the same in micrometres;
     - ``uns["type_colors"]`` for scanpy's plots, ``uns["celldetr"]`` slide, mpp and the text of ``run.json``.
@@ -99,6 +110,7 @@ def write_anndata(table: CellTable, out: Path) -> None:
         },
         uns={
             "type_colors": [hex_colour(colours[name]) for name in table.types],
+            **_cluster_colours(table),
             "celldetr": {
                 "slide": table.slide,
                 "mpp": float("nan") if table.mpp is None else table.mpp,

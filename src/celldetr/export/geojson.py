@@ -3,8 +3,9 @@
 The form is that of QuPath 0.4 and later: ``properties.objectType``, a classification with a name and an RGB colour, and
 measurements as a map from name to number. Coordinates are level-0 pixels from the top left corner of what QuPath shows.
 That is the slide, except where a file says which part of it was scanned (OpenSlide's ``bounds``, in MIRAX and Leica SCN
-above all): QuPath crops to this part unless told not to, and so do we. QuPath opens ``.geojson`` and ``.geojson.gz`` by
-drag and drop.
+above all): QuPath crops to this part unless told not to, and so do we. Cells are classified by type, or by the clusters
+of ``celldetr cluster``; where there are clusters, their number is a measurement in any case. QuPath opens ``.geojson``
+and ``.geojson.gz`` by drag and drop.
 
 A feature's id is a UUID (version 5, RFC 9562) of the slide's name and the ``cell_id``: exporting twice gives the same
 ids, and two slides never share one.
@@ -28,13 +29,16 @@ from numpy.typing import NDArray
 from celldetr.errors import InputError, near
 from celldetr.export.palette import type_colours
 from celldetr.export.stream import binary_stream
-from celldetr.export.table import BOX, CellTable, numbers
+from celldetr.export.table import BOX, CellTable, by_cluster, numbers
+from celldetr.slide.clusters import CLUSTER
 from celldetr.untrusted import shown
 
 Shape = Literal["box", "ellipse"]
 SHAPES = ("box", "ellipse")
 Origin = Literal["bounds", "slide"]
 ORIGINS = ("bounds", "slide")
+Classes = Literal["type", "cluster"]
+CLASSES = ("type", "cluster")
 
 # Ids are made in two steps, this namespace and the slide's name, then that and the cell: a constant of the format.
 NAMESPACE = uuid.UUID("5d0b9f0e-3c1f-5c58-9d0a-6a1f3f1f7f0a")
@@ -53,7 +57,12 @@ def _unit_outline(shape: Shape) -> NDArray[np.float64]:
 
 def _measured(table: CellTable) -> dict[str, str]:
     """Column -> the name that QuPath shows for it."""
-    return {"score": "score", "type_score": "type score", **{f"p_{name}": f"p {name}" for name in table.types}}
+    clusters = {CLUSTER: CLUSTER} if table.clusters else {}
+    return {
+        "score": "score",
+        "type_score": "type score",
+        **{f"p_{name}": f"p {name}" for name in table.types},
+    } | clusters
 
 
 def _property_heads(types: tuple[str, ...]) -> list[str]:
@@ -84,6 +93,7 @@ def _features(
     outline: NDArray[np.float64],
     origin: tuple[float, float],
     namespace: uuid.UUID,
+    classes: Classes,
 ) -> list[str]:
     """The cells of a batch, each as the text of one feature."""
     box = np.stack([numbers(batch, name) for name in BOX], axis=1)  # (N, 4) cxcywh, px
@@ -94,7 +104,11 @@ def _features(
     ring = np.round(ring, 2) + 0.0  # adding zero turns -0.0 into 0.0
     names = _measured(table)
     measurements = _measurement_texts(list(names.values()), np.stack([numbers(batch, c) for c in names], axis=1))
-    heads = _property_heads(table.types)
+    if classes == "cluster":
+        heads = _property_heads(by_cluster(table).types)
+        codes = np.asarray(batch.column(CLUSTER), dtype=np.intp)
+    else:
+        heads, codes = _property_heads(table.types), table.type_codes(batch)
     template = ",".join(["[%.2f,%.2f]"] * len(outline))
     return [
         f'{{"type":"Feature","id":"{uuid.uuid5(namespace, str(cell))}",'
@@ -103,14 +117,14 @@ def _features(
         for cell, points, code, measured in zip(
             batch.column("cell_id").to_pylist(),
             ring.reshape(len(ring), -1).tolist(),
-            table.type_codes(batch).tolist(),
+            codes.tolist(),
             measurements,
             strict=True,
         )
     ]
 
 
-def _corner(table: CellTable, origin: Origin | tuple[float, float]) -> tuple[float, float]:
+def corner(table: CellTable, origin: Origin | tuple[float, float]) -> tuple[float, float]:
     """The level-0 pixel that becomes (0, 0)."""
     if isinstance(origin, str):
         if origin not in ORIGINS:
@@ -131,7 +145,12 @@ def _corner(table: CellTable, origin: Origin | tuple[float, float]) -> tuple[flo
 
 
 def write_geojson(
-    table: CellTable, out: Path, *, shape: Shape = "box", origin: Origin | tuple[float, float] = "bounds"
+    table: CellTable,
+    out: Path,
+    *,
+    shape: Shape = "box",
+    origin: Origin | tuple[float, float] = "bounds",
+    classify: Classes = "type",
 ) -> None:
     """Write the cells as a FeatureCollection of QuPath detections, compressed if ``out`` ends in ``.gz``.
 
@@ -142,13 +161,18 @@ def write_geojson(
             twice as large).
         origin: what becomes (0, 0): ``bounds``, the corner of what was scanned, where the slide says so; ``slide``, the
             corner of the slide; or a level-0 pixel (x, y).
+        classify: what becomes QuPath's classification: ``type``, or ``cluster``.
 
     Raises:
-        InputError: an unknown shape or origin, or a cell without a finite box.
+        InputError: an unknown shape, origin or class, no clusters, or a cell without a finite box.
     """
+    if classify not in CLASSES:
+        raise InputError(f"classify {classify!r} is unknown; {near(classify, CLASSES)}")
+    if classify == "cluster":
+        by_cluster(table)  # says what to do if there are none
     if shape not in SHAPES:
         raise InputError(f"shape {shape!r} is unknown; {near(shape, SHAPES)}")
-    corner = _corner(table, origin)
+    shift = corner(table, origin)
     outline = _unit_outline(shape)
     namespace = uuid.uuid5(NAMESPACE, table.slide)
     columns = ["cell_id", *BOX, "type", *_measured(table)]
@@ -157,6 +181,8 @@ def write_geojson(
         separator = "\n"
         for batch in table.batches(columns):
             if len(batch):
-                stream.write((separator + ",\n".join(_features(table, batch, outline, corner, namespace))).encode())
+                stream.write(
+                    (separator + ",\n".join(_features(table, batch, outline, shift, namespace, classify))).encode()
+                )
                 separator = ",\n"
         stream.write(b"\n]}\n")

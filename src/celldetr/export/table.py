@@ -8,7 +8,7 @@ type never occurs must still know it.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from celldetr.errors import InputError
 from celldetr.files import read_json
+from celldetr.slide.clusters import CLUSTER, cluster_name, clusters_about, read_clusters
 from celldetr.slide.store import RUN, cells_path, check_table, table_errors
 from celldetr.slide.table import embedding_matrix, provenance_of, types_of
 
@@ -40,9 +41,10 @@ class CellTable:
         slide: name of the slide without its folders; identifies a cell together with ``cell_id``.
         mpp: micrometres per pixel of level 0 (its square is the area of a pixel), or None where the run does not say.
         types: names of the K types in the order of the model.
-        columns: all names in the table.
+        columns: all names in the table, and ``cluster`` if ``celldetr cluster`` has been over it.
         embedding_dim: d, the length of an embedding.
         count: number of cells.
+        clusters: number of clusters; 0 without.
     """
 
     path: Path
@@ -53,6 +55,7 @@ class CellTable:
     columns: tuple[str, ...]
     embedding_dim: int
     count: int
+    clusters: int = 0
 
     @property
     def mpp_xy(self) -> tuple[float, float] | None:
@@ -64,10 +67,12 @@ class CellTable:
 
     def batches(self, columns: Sequence[str], rows: int = BATCH_ROWS) -> Iterator[pa.RecordBatch]:
         """Stream ``columns`` in the order of the table, at most ``rows`` cells at a time."""
+        joined = read_clusters(self.path, self.count) if CLUSTER in columns and self.clusters else None
+        stored = [name for name in columns if joined is None or name != CLUSTER] or ["cell_id"]
         read = 0
         with table_errors(self.path), pq.ParquetFile(self.path) as file:
-            for batch in file.iter_batches(batch_size=rows, columns=list(columns)):
-                empty = [name for name in NEVER_EMPTY if name in columns and batch.column(name).null_count]
+            for batch in file.iter_batches(batch_size=rows, columns=stored):
+                empty = [name for name in NEVER_EMPTY if name in stored and batch.column(name).null_count]
                 if empty:
                     raise InputError(
                         f"{self.path}: a cell has no {empty[0]}; write the table again with celldetr predict"
@@ -75,6 +80,8 @@ class CellTable:
                 read += len(batch)
                 if read > self.count:
                     break
+                if joined is not None:
+                    batch = batch.append_column(CLUSTER, pa.array(joined[read - len(batch) : read]))
                 yield batch.select(list(columns))
             if read != self.count:
                 raise InputError(f"{self.path}: claims {self.count:,} cells and holds others; the file is damaged")
@@ -99,6 +106,34 @@ class CellTable:
         return lookup[np.asarray(encoded.indices)]
 
 
+class ClusteredTable(CellTable):
+    """A cell table in which clusters stand in for types, for what draws, counts and classifies by type."""
+
+    def batches(self, columns: Sequence[str], rows: int = BATCH_ROWS) -> Iterator[pa.RecordBatch]:
+        """As of ``CellTable``; ``type`` holds the number of the cluster."""
+        read = list(dict.fromkeys(CLUSTER if name == "type" else name for name in columns))
+        for batch in super().batches(read, rows):
+            yield pa.RecordBatch.from_arrays(
+                [batch.column(CLUSTER if name == "type" else name) for name in columns], names=list(columns)
+            )
+
+    def type_codes(self, batch: pa.RecordBatch) -> NDArray[np.intp]:
+        """(N,) cluster of each cell of a batch."""
+        return np.asarray(batch.column("type"), dtype=np.intp)
+
+
+def by_cluster(table: CellTable) -> ClusteredTable:
+    """The same cells with their clusters in place of their types.
+
+    Raises:
+        InputError: there are no clusters.
+    """
+    if not table.clusters:
+        raise InputError(f"{table.path}: has no clusters; make them with celldetr cluster")
+    values = {field.name: getattr(table, field.name) for field in fields(CellTable)}
+    return ClusteredTable(**values | {"types": tuple(cluster_name(i) for i in range(table.clusters))})
+
+
 def numbers(batch: pa.RecordBatch, name: str) -> NDArray[np.float64]:
     """(N,) float64 values of a numeric column; null becomes NaN."""
     return np.asarray(batch.column(name).cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False))
@@ -114,14 +149,16 @@ def _provenance(path: Path, schema: pa.Schema) -> dict[str, Any]:
     return {**provenance_of(schema), **(read_json(path.parent / RUN) or {})}
 
 
-def open_table(source: Path) -> CellTable:
+def open_table(source: Path, *, clusters: bool = True) -> CellTable:
     """Open the cell table of a finished run.
 
     Args:
         source: the run directory of a slide (``OUT/<slide>``) or its ``cells.parquet``.
+        clusters: join the clusters beside it.
 
     Raises:
-        InputError: there is no table, it is not Parquet, or it lacks a column.
+        InputError: there is no table, it is not Parquet, it lacks a column, or its
+            clusters are of another version of it.
     """
     path = cells_path(source)
     with table_errors(path):
@@ -132,6 +169,7 @@ def open_table(source: Path) -> CellTable:
     if missing:
         raise InputError(f"{path}: not a cell table, it has no column {missing[0]!r}")
     kind = schema.field("embedding").type
+    about = clusters_about(path) if clusters and CLUSTER not in schema.names else None
     run = _provenance(path, schema)
     mpp = run.get("mpp")
     return CellTable(
@@ -140,7 +178,8 @@ def open_table(source: Path) -> CellTable:
         slide=PurePosixPath(str(run.get("slide") or path.resolve().parent.name)).name.encode(errors="replace").decode(),
         mpp=float(mpp) if isinstance(mpp, int | float) and 0 < mpp < LARGEST_MPP else None,
         types=types_of(schema),
-        columns=tuple(schema.names),
+        columns=(*schema.names, *((CLUSTER,) if about and about["count"] else ())),
         embedding_dim=int(kind.list_size),
         count=metadata.num_rows,
+        clusters=about["count"] if about else 0,
     )

@@ -42,7 +42,7 @@ __all__ = ["Progress", "RunSummary", "predict_array", "run_slide"]
 
 # What ``overwrite`` removes: a run's own files and what other commands made from them, nothing else. ``run.json`` goes
 # last, after the parts: whenever this is interrupted, what is left is known to be of the earlier run.
-OUTPUTS = ("summary.html*", "overview.png*", "cells.*")
+OUTPUTS = ("summary.html*", "overview.png*", "cells.*", "clusters.parquet*", "clusters.geojson.gz*")
 # What a process that was killed may have been writing.
 UNFINISHED = ("summary.html.tmp", "overview.png.tmp", "cells.*.tmp", RUN + ".tmp")
 

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from celldetr.errors import InputError, near
 from celldetr.files import read_json, replacing
+from celldetr.slide.clusters import CLUSTER, clusters_about, read_clusters
 from celldetr.slide.damage import FailedTile
 from celldetr.slide.table import (
     cell_schema,
@@ -257,10 +258,16 @@ def _read(path: Path | str, columns: Sequence[str] | None) -> pa.Table:
         metadata = pq.read_metadata(file)
         schema = metadata.schema.to_arrow_schema()
         check_table(file, metadata, schema)
+        clustered = (columns is None or CLUSTER in columns) and CLUSTER not in schema.names
+        clustered = clustered and clusters_about(file) is not None
         for name in columns or ():
-            if name not in schema.names:
+            if name not in schema.names and not (name == CLUSTER and clustered):
                 raise InputError(f"{file}: has no column {name!r}; {near(name, schema.names)}")
-        return pq.read_table(file, columns=None if columns is None else list(columns))
+        stored = None if columns is None else [name for name in columns if name in schema.names]
+        table = pq.read_table(file, columns=stored)
+        if clustered:
+            table = table.append_column(CLUSTER, pa.array(read_clusters(file, metadata.num_rows)))
+        return table if columns is None else table.select(list(columns))
 
 
 def read_cells(path: Path | str, columns: Sequence[str] | None = None) -> pd.DataFrame:
@@ -271,7 +278,8 @@ def read_cells(path: Path | str, columns: Sequence[str] | None = None) -> pd.Dat
         columns: the ones to read, all by default. Without ``embedding`` and ``geometry`` a million cells take 100 MB.
 
     Returns:
-        See ``celldetr.slide.table``; ``embedding`` holds (d,) float16 arrays, ``geometry`` WKB.
+        See ``celldetr.slide.table``; ``embedding`` holds (d,) float16 arrays, ``geometry`` WKB. After ``celldetr
+        cluster``, ``cluster`` too (``celldetr.slide.clusters``).
 
     Raises:
         InputError: no such table, an unfinished run, or an unknown column (near ones are named).

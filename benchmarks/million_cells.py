@@ -1,0 +1,138 @@
+"""What ``celldetr index``, ``similar`` and ``cluster`` cost on a table of a million cells: seconds and peak memory.
+
+    python benchmarks/million_cells.py --cells 1000000 -o benchmarks/results/million_cells.txt
+
+The table has a real one's columns and the synthetic embeddings of ``neighbour_index.py``; each step is a process of its
+own. Queries are asked in one process through an open index: the first opens the file, the others do not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from celldetr.files import write_json
+from celldetr.slide.table import box_polygons, cell_schema
+from neighbour_index import embeddings, peak_mb
+
+TYPES = ("lymphocyte", "epithelial", "stromal")
+SIDE = 60_000  # px of the slide
+BLOCK = 32_768
+
+
+def write_table(folder: Path, count: int) -> None:
+    """``count`` cells scattered over a slide."""
+    folder.mkdir(parents=True)
+    vectors, rng = embeddings(count, 1), np.random.default_rng(0)
+    schema = cell_schema(TYPES, vectors.shape[1])
+    with pq.ParquetWriter(folder / "cells.parquet", schema, compression="zstd") as writer:
+        for start in range(0, count, BLOCK):
+            n = min(BLOCK, count - start)
+            xy = rng.uniform(20, SIDE - 20, (n, 2))
+            p = rng.dirichlet(np.full(3, 0.3), n).astype(np.float32)
+            size = np.full(n, 14, np.float32)
+            columns = {
+                "cell_id": np.arange(start, start + n),
+                "x_px": xy[:, 0],
+                "y_px": xy[:, 1],
+                "w_px": size,
+                "h_px": size,
+                "x_um": xy[:, 0] * 0.5,
+                "y_um": xy[:, 1] * 0.5,
+                "score": np.full(n, 0.9, np.float32),
+                "type": pa.DictionaryArray.from_arrays(pa.array(p.argmax(1).astype(np.int32)), pa.array(TYPES)),
+                "type_score": p.max(1),
+                **{f"p_{name}": p[:, i] for i, name in enumerate(TYPES)},
+                "embedding": pa.FixedSizeListArray.from_arrays(pa.array(vectors[start : start + n].reshape(-1)), 128),
+                "geometry": box_polygons(np.concatenate([xy - 7, xy + 7], 1)),
+            }
+            writer.write_table(pa.table(columns, schema=schema))
+    write_json(
+        folder / "run.json", {"status": "complete", "slide": "big.svs", "mpp": 0.5, "width": SIDE, "height": SIDE}
+    )
+
+
+def step(name: str, folder: Path, sample: int) -> dict[str, object]:
+    """One step in this process."""
+    start = time.perf_counter()
+    if name == "index":
+        from celldetr.neighbours.index import build_index
+
+        build_index(folder, overwrite=True)
+        told = {"mb": sum(path.stat().st_size for path in (folder / "neighbours").iterdir()) / 1e6}
+    elif name == "query":
+        from celldetr.neighbours.collection import find_cells, gather, sample_rows
+        from celldetr.neighbours.index import NeighbourIndex
+        from celldetr.neighbours.nearest import search_all
+
+        cells = find_cells([folder])
+        queries = gather(cells, sample_rows(cells, 100, 5))
+        start = time.perf_counter()
+        index = NeighbourIndex(folder / "neighbours", cells)
+        index.search(queries[:1], 20)
+        first, times, found = time.perf_counter() - start, [], []
+        for query in queries:
+            begun = time.perf_counter()
+            found.append(set(index.search(query[None], 20).row[0].tolist()))
+            times.append(1e3 * (time.perf_counter() - begun))
+        opened = peak_mb()
+        begun = time.perf_counter()
+        right = search_all(cells, queries, 20, [{} for _ in queries], [set() for _ in queries])
+        exact = time.perf_counter() - begun
+        hits = sum(len(one & set(two)) for one, two in zip(found, right.row.tolist(), strict=True))
+        told = {
+            "first_ms": 1e3 * first,
+            "median_ms": float(np.median(times)),
+            "p95_ms": float(np.quantile(times, 0.95)),
+            "recall_20": hits / right.row.size,
+            "peak_mb_of_index": opened,
+            "exact_s_100_queries": exact,
+        }
+    else:
+        from celldetr.neighbours.clustering import ClusterOptions, cluster_cells
+
+        done = cluster_cells(folder, options=ClusterOptions(sample=sample), overwrite=True)
+        told = {"clusters": len(done.counts), "sampled": done.sampled, "agreement": done.agreement}
+    cpu = time.process_time()
+    return {"step": name, "seconds": time.perf_counter() - start, "cpu_s": cpu, "peak_mb": peak_mb(), **told}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--cells", type=int, default=1_000_000)
+    parser.add_argument("--sample", type=int, default=50_000, help="cells that are clustered")
+    parser.add_argument("--steps", nargs="*", default=["index", "query", "cluster"])
+    parser.add_argument("-o", "--out", type=Path, help="log to write")
+    parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.one:
+        print(json.dumps(step(args.one[0], Path(args.one[1]), args.sample)))
+        return
+    lines = [f"{args.cells:,} cells, embeddings of 128 float16, {args.sample:,} of them clustered"]
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name) / "big"
+        write_table(folder, args.cells)
+        lines.append(f"cells.parquet: {(folder / 'cells.parquet').stat().st_size / 1e6:,.0f} MB")
+        print("\n".join(lines), flush=True)
+        for name in args.steps:
+            command = [sys.executable, __file__, "--one", name, str(folder), "--sample", str(args.sample)]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            told = json.loads(done.stdout) if not done.returncode else {"step": name, "failed": done.stderr[-300:]}
+            values = "  ".join(f"{k} {v:,.3f}" if isinstance(v, float) else f"{k} {v}" for k, v in told.items())
+            lines.append(values)
+            print(lines[-1], flush=True)
+    if args.out:
+        args.out.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
