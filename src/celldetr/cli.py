@@ -17,6 +17,7 @@ from typing import Annotated, Any
 import typer
 
 from celldetr import cli_checks as checks
+from celldetr.cli_data import data_app
 from celldetr.cli_models import ablate, evaluate, explain, rotations, train
 from celldetr.cli_options import (
     Device,
@@ -210,6 +211,7 @@ def export(
 
 for command in (train, evaluate, rotations, explain, ablate):
     app.command()(command)
+app.add_typer(data_app)
 
 
 @app.command()
