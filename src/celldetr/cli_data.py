@@ -107,14 +107,19 @@ def sample(
     if boxes is None and patch_mpp is not None:
         raise InputError(f"--patch-mpp {patch_mpp:g}: patches are at the model's own; it goes with --boxes")
 
-    from celldetr.model.checkpoint import read_card
-    from celldetr.model.hub import find_model
+    from celldetr.data.patch_set import PatchSet
+    from celldetr.sampling.doubts import size_doubts
     from celldetr.sampling.nuclei import Annotated as Annotations
     from celldetr.sampling.nuclei import FoundByModel, NucleusSource
     from celldetr.sampling.picture import write_picture
     from celldetr.sampling.run import sample_slides
 
-    resolution = read_card(find_model(model)).config.mpp if patch_mpp is None else patch_mpp
+    resolution = patch_mpp
+    if resolution is None:  # else no network need be imported
+        from celldetr.model.checkpoint import read_card
+        from celldetr.model.hub import find_model
+
+        resolution = read_card(find_model(model)).config.mpp
     nuclei: NucleusSource
     if boxes is not None:
         nuclei = Annotations(boxes)
@@ -137,6 +142,8 @@ def sample(
             then=lambda: write_picture(out),
         )
     tell_set(info, out)
+    for doubt in size_doubts(PatchSet(out)) if info.patches else ():
+        typer.echo(f"note: {doubt}", err=True)
     if (out / PICTURE).is_file():
         typer.echo(f"look at it: {out / PICTURE}")
     if any(slide.failed for slide in info.slides):

@@ -222,10 +222,10 @@ class PatchSet(LazySamples):
             group=patch.slide,
         )
 
-    def scores(self, index: int) -> NDArray[np.float32]:
-        """(n,) scores of the nuclei of a patch, in the order of its boxes; 1 where they were annotated."""
+    def nuclei(self, index: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Boxes (n, 4) and scores (n,), 1 where annotated, of the nuclei of a patch, which is not decoded."""
         shard, row = self._place(index)
-        return shard.patch(row).scores
+        return shard.nuclei(row)[:2]
 
     def areas(self) -> NDArray[np.float64]:
         """(N,) square px of each patch: all are alike."""
@@ -234,7 +234,7 @@ class PatchSet(LazySamples):
     def labels(self, index: int) -> NDArray[np.int64]:
         """(n,) types of the nuclei of one patch."""
         shard, row = self._place(index)
-        return shard.types(row).astype(np.int64)
+        return shard.nuclei(row)[2].astype(np.int64)
 
     @property
     def may_have_labels(self) -> bool:

@@ -190,11 +190,11 @@ class Shard:
             self._checked = group, batch
         return self._checked[1]
 
-    def patch(self, row: int) -> Patch:
-        """Decode one row.
+    def nuclei(self, row: int) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int16]]:
+        """Boxes (N, 4), scores (N,) and types (N,) of a row, as in ``Patch``; its picture is not looked at.
 
         Raises:
-            InputError: the row is damaged: no picture of the set's size, boxes that do not fit it, unknown types.
+            InputError: boxes that do not fit the picture, unknown types.
         """
         batch, place = self._batch(row // GROUP), row % GROUP
         boxes, scores, types = (self._list(batch, name, place) for name in ("boxes", "scores", "types"))
@@ -206,15 +206,21 @@ class Shard:
             raise self._damaged(f"row {row}: a box outside the picture of {self._px} px, or a score outside 0 to 1")
         if len(types) and not -1 <= types.min() <= types.max() < self._types:
             raise self._damaged(f"row {row}: types {types.min()} to {types.max()}, of {self._types} that the set has")
+        return boxes, scores, types
+
+    def patch(self, row: int) -> Patch:
+        """Decode one row.
+
+        Raises:
+            InputError: the row is damaged: see ``nuclei``; or no picture of the set's size.
+        """
+        boxes, scores, types = self.nuclei(row)
+        batch, place = self._batch(row // GROUP), row % GROUP
         x, y, mpp = (float(batch[name][place].as_py()) for name in ("x", "y", "mpp"))
         if not np.isfinite([x, y, mpp]).all():
             raise self._damaged(f"row {row}: its place ({x}, {y}) or mpp {mpp} is no number")
         image = self._decode(batch["image"][place].as_buffer(), row)
         return Patch(batch["slide"][place].as_py(), x, y, mpp, image, boxes, scores, types)
-
-    def types(self, row: int) -> NDArray[np.int16]:
-        """(N,) types of the nuclei of a row, -1 = unknown; its picture is not looked at."""
-        return self._list(self._batch(row // GROUP), "types", row % GROUP)
 
     def _list(self, batch: pa.RecordBatch, name: str, place: int) -> NDArray[Any]:
         values = batch[name][place].values
