@@ -65,7 +65,7 @@ def sample(
     min_nuclei: Annotated[int, typer.Option(help="Leave out patches with fewer nuclei.")] = 1,
     min_tissue: Annotated[float, typer.Option(help="Leave out patches with a smaller share of tissue.")] = 0.3,
     min_sharpness: Annotated[
-        float, typer.Option(help="Leave out blurred patches: sharp ones have .1 and more; 0 takes all.")
+        float, typer.Option(help="Leave out blurred patches: sharp ones have .09 and more; 0 takes all.")
     ] = 0.05,
     max_pen: Annotated[float, typer.Option(help="Leave out patches with a larger share of pen.")] = 0.01,
     seed: Annotated[int, typer.Option(help="Of the places and their order; the same seed gives the same set.")] = 0,

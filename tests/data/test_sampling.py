@@ -297,6 +297,12 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert "4 patches of 64 px at 0.5 um from 1 of 1 slides, 4 nuclei; left out: 4 blurred" in said
     assert (out / "set.png").is_file()
     assert PatchSet(out).info.licence == "CC0-1.0"
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "a.geojson").rename(tmp_path / "labels" / "a.geojson")
+    some = ["data", "sample", path, tmp_path / "no.png", "-o", tmp_path / "some", "--boxes", tmp_path / "labels"]
+    assert call(*some, "--px", PX, "--mpp", MPP, "--patch-mpp", MPP) == 3  # there is a set, without one of the slides
+    assert "no.png: no such file" in capsys.readouterr().err
+    (tmp_path / "labels" / "a.geojson").rename(tmp_path / "a.geojson")
     assert call(*arguments, "--patch-mpp", MPP) == 2
     assert "--overwrite to replace it, or --resume" in capsys.readouterr().err
     assert call(*arguments, "--threshold", "0.5") == 2

@@ -16,7 +16,7 @@ class SampleOptions(Config):
     px: int = Field(320, ge=SMALLEST_PX, le=LARGEST_PX)  # side of a patch; training cuts 256 px, zoomed by .8 or more
     min_tissue: Probability = 0.3  # share of a patch that is tissue
     # Energy of the finest detail relative to that of nuclei (``quality.sharpness``). Patches of the slides in
-    # docs/pretraining.md have .11 and more, and at most .04 when blurred by a Gaussian of 1 um.
+    # docs/pretraining.md have .09 and more, and at most .042 when blurred by a Gaussian of 1 um.
     min_sharpness: float = Field(0.05, ge=0)
     max_pen: Probability = 0.01  # share of a patch that is ink
     min_nuclei: int = Field(1, ge=0)

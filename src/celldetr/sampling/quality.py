@@ -16,7 +16,8 @@ from celldetr.slide.reader import SlideReader
 from celldetr.slide.tissue import background, ink, optical_density
 
 FINE_UM, COARSE_UM = 0.5, 2.0  # sigma: detail below the first is lost first; between both are edges of nuclei
-PEN_MPP = 4.0  # um per pixel at which ink is told from stain: a stroke is broad, a nucleus is two pixels
+# um per pixel at which ink is told from stain. At 4, red ink of which a patch has only the pale edge is not seen.
+PEN_MPP = 2.0
 GLASS_MPP = 32.0
 SMALLEST_SIDE = 64  # px in which the colour of glass is looked for
 
