@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 
 from celldetr.data.patch_set import PatchSet
-from celldetr.slide.nucleus_size import NucleusSizes
+from celldetr.slide.nucleus_size import LEAST, MOST, NucleusSizes
 
 ENOUGH = 200  # patches of a slide; they are in random order
 
@@ -28,5 +28,11 @@ def size_doubts(patches: PatchSet) -> list[str]:
             sides = np.ascontiguousarray((boxes[:, 2:] - boxes[:, :2]).T)
             sizes.add(pa.table({"w_px": sides[0], "h_px": sides[1], "score": scores}))
         first += slide.patches
-        found += [f"{slide.name}: {doubt}" for doubt in sizes.doubts()]
+        if sizes.doubts():
+            what, likely = ("small", "twice") if sizes.median < LEAST else ("large", "half")
+            found.append(
+                f"{slide.name}: nuclei come out {what}: {sizes.median:.1f} um in the median, where {LEAST:g} to"
+                f" {MOST:g} are to be expected; is its resolution right, or rather {likely} as many um per pixel?"
+                " Check with set.png, and give the right one with --mpp and --overwrite"
+            )
     return found
