@@ -35,6 +35,7 @@ ARROWS: dict[str, set[str]] = {
     "view": {"config", "errors", "files", "untrusted", "slide", "export"},
     "neighbours": {"config", "errors", "files", "untrusted", "slide", "export", "view"},
     "ablation": BASE | {"data", "model", "evaluation", "training", "recipes", "judge", "api"},
+    "sampling": BASE | {"data", "slide", "model.output", "cohort.slides", "view"},
     "cohort": BASE | {"slide", "view", "api", "model.cpu_caches", "model.hub", "model.inference"},
 }
 # A table is exported, searched and looked at on machines that have no use for a network.

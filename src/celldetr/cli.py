@@ -18,6 +18,7 @@ import typer
 
 from celldetr import cli_checks as checks
 from celldetr.cli_cells import cluster, index, similar
+from celldetr.cli_data import data_app
 from celldetr.cli_models import ablate, evaluate, explain, rotations, train
 from celldetr.cli_options import (
     Device,
@@ -223,6 +224,7 @@ def export(
 
 for command in (train, evaluate, rotations, explain, ablate, index, similar, cluster):
     app.command()(command)
+app.add_typer(data_app)
 
 
 @app.command()

@@ -115,7 +115,8 @@ class ModelConfig(Config):
 class DataSource(Config):
     """One split of one dataset, as a recipe names it."""
 
-    card: str  # path of a dataset card (YAML), or its name in datasets/; or a folder or file of labels (data/own.py)
+    # A dataset card, its path (YAML) or name; or a folder or file of labels (data/own.py); or a patch set.
+    card: str
     split: str
     mpp: Mpp | None = None  # micrometres per pixel of the images, instead of what they or their card say
     types: dict[str, str] | None = None  # dataset type -> model type ("" = cell of unknown type); default: same names

@@ -76,3 +76,13 @@ def training_listener(bar: Bar, name: str) -> Callable[[Any], None]:
             bar.console.print(f"step {progress.step}: {shown}")
 
     return listen
+
+
+def sampling_listener(bar: Bar) -> Callable[[Any], None]:
+    """Shows slides, patches and nuclei of a patch set: a listener for ``sample_slides``."""
+
+    def listen(progress: Any) -> None:
+        note = f"{progress.slide}: {progress.patches:,} patches, {progress.nuclei:,} nuclei in all"
+        _show(bar, f"{progress.slides} slide{'s' * (progress.slides != 1)}", progress.done, progress.slides, note)
+
+    return listen

@@ -1,9 +1,13 @@
-"""From a card to samples: readers by name of format, resolution and types made what a model wants."""
+"""From a card to samples: readers by name of format, resolution and types made what a model wants.
+
+A patch set stays what it is, a sequence on disk: its patches are converted when they are asked for.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 
 import numpy as np
@@ -11,7 +15,9 @@ from PIL import Image
 
 from celldetr.config import DataSource
 from celldetr.data.card import DatasetCard
-from celldetr.data.own import find_card
+from celldetr.data.lazy import Converted
+from celldetr.data.own import PATCHES, find_card
+from celldetr.data.patch_set import PatchSet
 from celldetr.data.readers import brca_m2c, coco, instance_maps, no_nuclei, pannuke, points_csv, qupath_geojson
 from celldetr.data.sample import UNKNOWN, Sample
 from celldetr.errors import InputError, near
@@ -24,6 +30,7 @@ READERS: dict[str, Reader] = {
     "instance_maps": instance_maps.read,
     "no_nuclei": no_nuclei.read,
     "pannuke": pannuke.read,
+    PATCHES: lambda card, split: iter(PatchSet(card.directory(), split)),
     "points_csv": points_csv.read,
     "qupath_geojson": qupath_geojson.read,
 }
@@ -105,11 +112,26 @@ def map_types(samples: Sequence[Sample], type_names: Sequence[str], mapping: dic
     return out
 
 
-def load_source(source: DataSource, type_names: Sequence[str], mpp: float) -> list[Sample]:
-    """Read what a recipe names as one source: samples at a model's resolution and with its types.
+def load_source(source: DataSource, type_names: Sequence[str], mpp: float) -> Sequence[Sample]:
+    """What a recipe names as one source: samples at a model's resolution and with its types.
+
+    Returns:
+        A list; of a patch set ``LazySamples``, which decode a patch when it is asked for.
 
     Raises:
         InputError: see ``find_card``, ``load_samples``, ``map_types``.
     """
-    samples = load_samples(find_card(source.card, source.mpp), source.split)
+    card = find_card(source.card, source.mpp)
+    if card.format == PATCHES:
+        patches = PatchSet(card.directory(), source.split)
+        convert = partial(_convert, type_names=tuple(type_names), mapping=source.types, mpp=mpp)
+        convert(patches[0])  # what is wrong with the types, or the first patch, is said now
+        keeps = source.types is not None or bool(set(patches.type_names) & set(type_names))
+        zoom = patches.info.mpp / mpp
+        return Converted(patches, convert, zoom if abs(zoom - 1) > SAME_MPP else 1.0, keeps_labels=keeps)
+    samples = load_samples(card, source.split)
     return [rescale(sample, mpp) for sample in map_types(samples, type_names, source.types)]
+
+
+def _convert(sample: Sample, type_names: Sequence[str], mapping: dict[str, str] | None, mpp: float) -> Sample:
+    return rescale(map_types([sample], type_names, mapping)[0], mpp)

@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 from celldetr.boxes import normalise_boxes
 from celldetr.config import AugmentConfig
 from celldetr.data.augment import augment
+from celldetr.data.lazy import areas, typed_cells
 from celldetr.data.sample import Sample
 from celldetr.errors import InputError
 
@@ -49,7 +50,7 @@ class TrainingSet(Dataset[Crop]):
     """Endlessly many crops, of which ``length`` are counted; crop i depends on ``seed`` and i alone.
 
     Args:
-        samples: the labelled images, at the model's mpp and with its types.
+        samples: the labelled images, at the model's mpp and with its types; ``LazySamples`` are decoded one a crop.
         config: augmentation.
         seed: of all chance.
         length: number of crops, steps x batch size.
@@ -72,9 +73,8 @@ class TrainingSet(Dataset[Crop]):
     ) -> None:
         if not samples:
             raise InputError("no training image: the recipe's train sources are empty")
-        self._points = [sample.points[sample.types >= 0] for sample in samples] if around_cells else None
-        sizes = map(len, self._points) if self._points else (s.image.shape[0] * s.image.shape[1] for s in samples)
-        area = np.array(list(sizes), dtype=np.float64)
+        self._around_cells = around_cells
+        area = (typed_cells(samples) if around_cells else areas(samples)).astype(np.float64)
         share = area * (1.0 if weights is None else np.asarray(weights, dtype=np.float64))
         if share.shape != area.shape or not (share >= 0).all() or not share.sum() > 0:
             raise InputError(
@@ -94,11 +94,11 @@ class TrainingSet(Dataset[Crop]):
             raise IndexError(f"crop {index} of {self.length}")
         rng = np.random.default_rng([self.seed, index])
         chosen = min(int(np.searchsorted(self._cumulative, rng.uniform(), side="right")), len(self.samples) - 1)
-        around = None
-        if self._points:
-            points = self._points[chosen]
+        sample, around = self.samples[chosen], None
+        if self._around_cells:
+            points = sample.points[sample.types >= 0]
             around = points[rng.integers(len(points))]
-        return as_crop(augment(self.samples[chosen], self.config, rng, around))
+        return as_crop(augment(sample, self.config, rng, around))
 
 
 def as_crop(sample: Sample) -> Crop:

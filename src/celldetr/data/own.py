@@ -3,6 +3,8 @@
 slides/case_1.geojson  slides/case_1.svs          QuPath's export beside each image or slide
 tiles/images/a.png     tiles/labels/a.csv         x,y,class in pixels; both may also lie in one folder
 set/images/*.png       set/labels.json            COCO
+
+A patch set (``data/patch_set.py``) is seen as well: its nuclei have boxes and no types.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from typing import Any
 
 from celldetr.config import parse
 from celldetr.data.card import DatasetCard, card_names, load_card
+from celldetr.data.patch_set import SPLITS, UNTYPED, is_patch_set, read_info
 from celldetr.data.readers import coco, points_csv, qupath_objects
 from celldetr.data.readers.common import read_lines
 from celldetr.data.readers.layout import SUFFIXES as IMAGES
@@ -23,6 +26,7 @@ from celldetr.errors import InputError
 from celldetr.untrusted import expand_user, is_dir, is_file
 
 SPLIT = "all"  # the one split of such a card
+PATCHES = "patch_set"  # format of the card of a patch set
 X, Y = ("x", "x_px", "x [px]"), ("y", "y_px", "y [px]")
 LABELS = ("class", "label", "type", "classification", "name")
 
@@ -41,16 +45,18 @@ class OwnData:
 
 
 def find_card(name_or_path: str | Path, mpp: float | None = None) -> DatasetCard:
-    """A card by name or path, or that of a folder or file of labels.
+    """A card by name or path, or that of a patch set, or of a folder or file of labels.
 
     Args:
         name_or_path: as ``load_card`` takes it, or as ``read_own`` does.
         mpp: micrometres per pixel of the images, instead of what they or their card say.
 
     Raises:
-        InputError: see ``load_card`` and ``read_own``.
+        InputError: see ``load_card``, ``read_info`` and ``read_own``.
     """
     path = expand_user(Path(name_or_path))
+    if str(name_or_path) not in card_names() and is_patch_set(path):
+        return _patches(path.absolute(), mpp)
     if str(name_or_path) not in card_names() and (
         is_dir(path) or (is_file(path) and path.suffix.lower() not in (".yaml", ".yml"))
     ):
@@ -70,6 +76,11 @@ def read_own(path: Path, mpp: float | None = None) -> OwnData:
         InputError: no labels, labels of more than one format, or files that are not what their names say.
     """
     path = expand_user(path).absolute()
+    if is_patch_set(path):
+        raise InputError(
+            f"{path}: is a patch set, whose cells have no types to learn; name it in a recipe:"
+            " train: [{card: FOLDER, split: all}]"
+        )
     if not is_dir(path) and not is_file(path):
         raise InputError(f"{path}: no such folder or file; expected QuPath GeoJSON, CSV (x,y,class) or COCO JSON files")
     files, root = ([path], path.parent) if is_file(path) else (_label_files(path), path)
@@ -101,6 +112,25 @@ def read_own(path: Path, mpp: float | None = None) -> OwnData:
         "options": options,
     }
     return OwnData(parse(DatasetCard, values, str(path)), dict(counts))
+
+
+def _patches(path: Path, mpp: float | None) -> DatasetCard:
+    """The card of a patch set."""
+    info = read_info(path)
+    if mpp is not None and mpp != info.mpp:
+        raise InputError(f"{path}: mpp={mpp:g}, but this patch set is at {info.mpp:g} um per pixel; leave mpp out")
+    values = {
+        "name": path.name or "patches",
+        "title": f"{info.patches:,} patches of {len(info.slides):,} slides",
+        "format": PATCHES,
+        "root": str(path),
+        "mpp": info.mpp,
+        "types": {name: [name] for name in info.types} or {UNTYPED[0]: []},
+        "splits": {split: split for split in SPLITS},
+        "licence": info.licence,
+        "citation": "",
+    }
+    return parse(DatasetCard, values, str(path))
 
 
 def _label_files(folder: Path) -> list[Path]:

@@ -13,11 +13,11 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -42,6 +42,8 @@ CUT_OFF = 4  # px; a box that ends this near to lost pixels may be of a nucleus 
 MAX_THREADS = 8  # decoding a tile takes far less than predicting it
 
 Pixels = NDArray[np.uint8] | DamagedTile
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -108,19 +110,24 @@ def read_ahead(
 
     Of a damaged tile come what pixels there are and which there are not.
     """
-    todo = iter(tiles)
-    pool = ThreadPoolExecutor(threads, thread_name_prefix="tile")
 
-    def start(tile: Tile) -> Future[Pixels]:
+    def read(tile: Tile) -> Pixels:
         box = (tile.x * scale[0], tile.y * scale[1], tile.width * scale[0], tile.height * scale[1])
-        return pool.submit(read_tile, reader, *box, tile.width, tile.height)
+        return read_tile(reader, *box, tile.width, tile.height)
 
+    return ahead(read, tiles, depth, threads)
+
+
+def ahead(do: Callable[[T], R], items: Iterable[T], depth: int, threads: int) -> Generator[R, None, None]:
+    """What ``do`` makes of items, in their order, at most ``depth`` of them done or begun before they are asked for."""
+    todo = iter(items)
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="tile")
     try:
-        pending = deque(start(tile) for tile in islice(todo, depth))
+        pending = deque(pool.submit(do, item) for item in islice(todo, depth))
         while pending:
-            image = pending.popleft().result()
-            pending.extend(start(tile) for tile in islice(todo, 1))
-            yield image
+            result = pending.popleft().result()
+            pending.extend(pool.submit(do, item) for item in islice(todo, 1))
+            yield result
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Sampler
 
 from celldetr.config import Recipe
 from celldetr.data.dataset import load_source
+from celldetr.data.lazy import LazySamples, has_cells, join, type_counts
 from celldetr.data.loader import Batch, TrainingSet, collate
 from celldetr.data.own import find_card
 from celldetr.data.pieces import pieces
@@ -49,9 +50,9 @@ class TrainingData:
         apart: how what is validated on was taken from the training data; "" where the recipe names it.
     """
 
-    samples: list[Sample]
-    weights: list[float]
-    held_out: list[Sample]
+    samples: Sequence[Sample]
+    weights: Sequence[float]
+    held_out: Sequence[Sample]
     counts: list[int]
     apart: str = ""
 
@@ -64,22 +65,26 @@ def load_data(recipe: Recipe) -> TrainingData:
     """
     types, mpp = recipe.model.types, recipe.model.mpp
     sources = [load_source(source, types, mpp) for source in recipe.train]
-    samples = [sample for source in sources for sample in source]
-    weights = [spec.weight for spec, source in zip(recipe.train, sources, strict=True) for _ in source]
-    held_out = [sample for source in recipe.validation for sample in load_source(source, types, mpp)]
+    samples = join(sources)
+    weights = [spec.weight for spec, source in zip(recipe.train, sources, strict=True) for _ in range(len(source))]
+    held_out = join([load_source(source, types, mpp) for source in recipe.validation])
     apart, settings = "", recipe.training
     if not recipe.validation and settings.hold_out and samples:
+        if isinstance(samples, LazySamples):
+            raise InputError(
+                f"recipe {recipe.name!r}: cells for validation cannot be taken from a patch set; name its splits:"
+                " train: [{card: SET, split: train}], validation: [{card: SET, split: val}]"
+            )
         parts = hold_out(samples, weights, settings.hold_out, settings.seed, whole_images=settings.labels == "all")
         samples, weights, held_out, apart = parts.samples, parts.weights, parts.held_out, parts.what
     if recipe.model.coordinates == "image":  # such a network sees images of the size it was trained on
         held_out = [piece for sample in held_out for piece in pieces(sample, recipe.augment.crop)]
     for part, images in (("train", samples), ("validation", held_out)):
-        if not any(len(sample) for sample in images):
+        if not has_cells(images):
             raise InputError(
                 f"recipe {recipe.name!r}: no labelled cell in {part}; name a source that has some, or --data"
             )
-    labels = np.concatenate([sample.types for sample in samples])
-    counts = np.bincount(labels[labels >= 0], minlength=len(types)).tolist()
+    counts = type_counts(samples, len(types)).tolist()
     if settings.labels == "some" and not sum(counts):
         raise InputError(
             f"recipe {recipe.name!r}: no cell of a type that the model has ({', '.join(types)}) in train, and nothing"

@@ -1,0 +1,265 @@
+"""A patch set: a folder of shards and ``set.json``, which says where the patches are from; read as a sequence.
+
+    SET/set.json   SET/set.png   SET/patches-00000.arrow   SET/patches-00001.arrow   ...
+
+Rows are in the order of the slides, and of one slide in random order. So a split is a few ranges of rows, and an index
+of a million patches is a few numbers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, model_validator
+
+from celldetr.config import Config, Mpp, Probability, TypeName, parse
+from celldetr.data.lazy import LazySamples
+from celldetr.data.sample import Sample
+from celldetr.data.shards import Encoding, Shard, rows_of
+from celldetr.errors import InputError, near
+from celldetr.untrusted import is_file, load_json
+
+SET_FILE = "set.json"
+FORMAT, VERSION = "celldetr-patches", 1
+SPLITS = ("all", "train", "val")
+UNTYPED = ("nucleus",)  # what the type of cells is called in a set that names no types
+OPEN_SHARDS = 32  # kept open; each is an address range and a file handle, not memory
+SMALLEST_PX, LARGEST_PX = 16, 4096
+
+Natural = Field(ge=0)
+
+
+class ShardInfo(Config):
+    """One shard, in the order of rows."""
+
+    file: str = Field(pattern=r"^patches-\d{5,9}\.arrow$")  # in the folder of the set, and nowhere else
+    patches: int = Field(ge=1)
+    nuclei: int = Natural
+    bytes: int = Natural
+
+
+class SlideInfo(Config):
+    """What became of one slide."""
+
+    name: str
+    file: str
+    places: int = Natural  # places of the grid with tissue
+    looked_at: int = Natural  # of these, in random order, until there were patches enough
+    patches: int = Natural
+    nuclei: int = Natural
+    left_out: dict[str, int]  # reason -> places; those with too little tissue are none of ``looked_at``
+    failed: str = ""  # why the slide could not be read at all
+
+
+class Position(Config):
+    """Where sampling goes on."""
+
+    slide: int = Natural  # the first that is not finished
+    place: int = Natural  # of its places, the first that was not looked at
+
+
+class PatchSetInfo(Config):
+    """Content of ``set.json``."""
+
+    format: Literal["celldetr-patches"] = "celldetr-patches"
+    version: Literal[1] = 1
+    status: Literal["complete", "incomplete"]
+    mpp: Mpp  # micrometres per pixel of the patches
+    px: int = Field(ge=SMALLEST_PX, le=LARGEST_PX)  # side of a patch
+    patches: int = Natural
+    nuclei: int = Natural
+    encoding: Encoding
+    types: tuple[TypeName, ...] = ()  # that column ``types`` indexes; none: all nuclei are of unknown type
+    validation: Probability  # share of the slides (of the patches, where there is one slide) in split val
+    licence: str = "unknown"  # of the slides, as whoever made the set has said
+    made_with: dict[str, Any]  # version, options, seed, model: what decides which patches come out
+    shards: tuple[ShardInfo, ...]
+    slides: tuple[SlideInfo, ...]
+    next: Position | None = None  # of an incomplete set
+
+    @model_validator(mode="after")
+    def _adds_up(self) -> Self:
+        for name in ("patches", "nuclei"):
+            sums = [sum(getattr(part, name) for part in parts) for parts in (self.shards, self.slides)]
+            if sums != [getattr(self, name)] * 2:
+                raise ValueError(f"{name}: {getattr(self, name)} in all, {sums[0]} in shards, {sums[1]} of slides")
+        return self
+
+
+def is_patch_set(path: Path) -> bool:
+    """Whether a folder is a patch set, finished or not."""
+    return is_file(path / SET_FILE)
+
+
+def read_info(path: Path) -> PatchSetInfo:
+    """Read ``set.json``.
+
+    Args:
+        path: folder of the set.
+
+    Raises:
+        InputError: there is none, or it is not as ``celldetr data sample`` writes it.
+    """
+    file = path / SET_FILE
+    if not is_file(file):
+        raise InputError(f"{path}: not a patch set, it has no {SET_FILE}; make one with celldetr data sample")
+    values = load_json(file)
+    if not isinstance(values, dict) or values.get("format") != FORMAT:
+        raise InputError(f"{file}: not of a patch set; expected format {FORMAT!r}")
+    if values.get("version") != VERSION:
+        raise InputError(f"{file}: of version {values.get('version')!r}, this program reads {VERSION}; update it")
+    return parse(PatchSetInfo, values, str(file))
+
+
+def split_rows(info: PatchSetInfo, split: str) -> list[range]:
+    """The rows of a split: whole slides if there are several with patches, else the last rows of the one.
+
+    Which slides depends on their names alone, so that a larger set has mostly the same ones.
+
+    Raises:
+        InputError: no such split.
+    """
+    if split not in SPLITS:
+        raise InputError(f"split {split!r}: a patch set has none of that name; {near(split, SPLITS)}")
+    ends = np.cumsum([slide.patches for slide in info.slides]).tolist()
+    ranges = [
+        (slide.name, range(end - slide.patches, end))
+        for slide, end in zip(info.slides, ends, strict=True)
+        if slide.patches
+    ]
+    if split == "all":
+        return [range(info.patches)]
+    if len(ranges) == 1:
+        rows = ranges[0][1]
+        held = min(round(info.validation * len(rows)), len(rows) - 1)
+        return [rows[: len(rows) - held]] if split == "train" else [rows[len(rows) - held :]]
+    order = sorted(ranges, key=lambda item: hashlib.sha256(item[0].encode("utf-8", "surrogateescape")).digest())
+    count = min(max(1, round(info.validation * len(order))), len(order) - 1) if info.validation and order else 0
+    held_out = {name for name, _ in order[:count]}
+    return [rows for name, rows in ranges if (name in held_out) == (split == "val")]
+
+
+class PatchSet(LazySamples):
+    """The patches of a set as samples, decoded when asked for; nothing is kept but open files.
+
+    Safe in processes forked from one that has read from it, and sent to others.
+
+    Args:
+        path: folder of the set.
+        split: ``all``, ``train`` or ``val``.
+
+    Attributes:
+        info: content of ``set.json``.
+        type_names: of ``Sample.types``.
+
+    Raises:
+        InputError: no such set, one that is not finished, one with other files than it says, no such split, or nothing
+            in it.
+    """
+
+    def __init__(self, path: Path | str, split: str = "all") -> None:
+        self.path = Path(path)
+        self.info = read_info(self.path)
+        if self.info.status != "complete":
+            raise InputError(f"{path}: is not finished; run celldetr data sample again with --resume")
+        self.type_names = self.info.types or UNTYPED
+        self._ranges = [rows for rows in split_rows(self.info, split) if len(rows)]
+        self._ends = np.cumsum([len(rows) for rows in self._ranges], dtype=np.int64)
+        if not self._ranges:
+            held = f"; it was made to hold out {self.info.validation:g} for validation"
+            raise InputError(f"{path}: no patch in split {split!r}{held if split != 'all' else ''}")
+        self._starts = rows_of([shard.patches for shard in self.info.shards])
+        self._open: OrderedDict[int, Shard] = OrderedDict()
+        for shard in self.info.shards:
+            file = self.path / shard.file
+            size = file.stat().st_size if is_file(file) else -1
+            if size != shard.bytes:
+                what = "is missing" if size < 0 else f"has {size:,} bytes"
+                raise InputError(f"{file}: {what}, {SET_FILE} says {shard.bytes:,} bytes; copy or make the set again")
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_open": OrderedDict()}
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def _place(self, index: int) -> tuple[Shard, int]:
+        """The shard with a sample, and its row in it."""
+        part = int(np.searchsorted(self._ends, index, side="right"))
+        row = self._ranges[part][index - (int(self._ends[part - 1]) if part else 0)]
+        number = int(np.searchsorted(self._starts, row, side="right")) - 1
+        shard = self._open.pop(number, None)
+        if shard is None:
+            info = self.info.shards[number]
+            shard = Shard(self.path / info.file, info.patches, self.info.px, len(self.info.types))
+        self._open[number] = shard  # the one used last is last
+        while len(self._open) > OPEN_SHARDS:
+            self._open.popitem(last=False)
+        return shard, row - int(self._starts[number])
+
+    def sample(self, index: int) -> Sample:
+        """Decode one patch; its group is the slide. The centre of a box is its point.
+
+        Raises:
+            InputError: its row is damaged.
+        """
+        shard, row = self._place(index)
+        patch = shard.patch(row)
+        return Sample(
+            name=f"{patch.slide} [x={patch.x:.0f},y={patch.y:.0f}]",
+            image=patch.image,
+            mpp=self.info.mpp,
+            boxes=patch.boxes,
+            types=patch.types.astype(np.int64),
+            type_names=self.type_names,
+            points=((patch.boxes[:, :2] + patch.boxes[:, 2:]) / 2).astype(np.float32),
+            group=patch.slide,
+        )
+
+    def nuclei(self, index: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Boxes (n, 4) and scores (n,), 1 where annotated, of the nuclei of a patch, which is not decoded."""
+        shard, row = self._place(index)
+        return shard.nuclei(row)[:2]
+
+    def areas(self) -> NDArray[np.float64]:
+        """(N,) square px of each patch: all are alike."""
+        return np.full(len(self), float(self.info.px**2))
+
+    def labels(self, index: int) -> NDArray[np.int64]:
+        """(n,) types of the nuclei of one patch."""
+        shard, row = self._place(index)
+        return shard.nuclei(row)[2].astype(np.int64)
+
+    @property
+    def may_have_labels(self) -> bool:
+        """Whether the set names types."""
+        return bool(self.info.types)
+
+    @property
+    def has_cells(self) -> bool:
+        """Whether nuclei were found on the slides of the split."""
+        return self.info.nuclei > 0 and any(self._nuclei(rows) for rows in self._ranges)
+
+    def _nuclei(self, rows: range) -> int:
+        """Nuclei on the slides that have some of these rows."""
+        ends = np.cumsum([slide.patches for slide in self.info.slides]).tolist()
+        return sum(
+            slide.nuclei
+            for slide, end in zip(self.info.slides, ends, strict=True)
+            if end - slide.patches < rows.stop and end > rows.start
+        )
+
+
+def contents(sets: Sequence[SlideInfo]) -> dict[str, int]:
+    """Places left out by reason, over slides."""
+    sums: dict[str, int] = {}
+    for slide in sets:
+        for reason, count in slide.left_out.items():
+            sums[reason] = sums.get(reason, 0) + count
+    return sums

@@ -1,0 +1,189 @@
+"""The nuclei of patches: found by a model, or annotated in QuPath. A nucleus is in the patch with its centre."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import shapely
+from numpy.typing import NDArray
+
+from celldetr.data.pseudo_boxes import pseudo_boxes
+from celldetr.data.readers.qupath_objects import SUFFIXES, Objects, read_objects
+from celldetr.errors import InputError
+from celldetr.slide.reader import SlideReader
+from celldetr.untrusted import is_dir, is_file
+
+if TYPE_CHECKING:
+    from celldetr.model.output import TileModel
+
+CONTEXT_PX = 32  # that a model sees beyond each edge of a patch: half the overlap of ``celldetr predict``
+SLACK = 2.0  # px an annotation may lie outside the slide (rounding) before it is said to be of another
+
+Boxes = tuple[NDArray[np.float32], NDArray[np.float32]]  # (N, 4) xyxy in px of a patch, and (N,) scores
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A patch and what is around it.
+
+    Attributes:
+        x, y: top left corner of the patch, level-0 px.
+        step: level-0 px per px along x and y.
+        mpp: micrometres per px.
+        pixels: (px + 2 margin, px + 2 margin, 3) uint8 RGB, white outside of the slide.
+        margin: px around the patch.
+    """
+
+    x: float
+    y: float
+    step: tuple[float, float]
+    mpp: float
+    pixels: NDArray[np.uint8]
+    margin: int
+
+    @property
+    def image(self) -> NDArray[np.uint8]:
+        """(px, px, 3) the patch itself."""
+        end = len(self.pixels) - self.margin
+        return np.ascontiguousarray(self.pixels[self.margin : end, self.margin : end])
+
+
+class SlideNuclei(ABC):
+    """What finds the nuclei of one slide's patches."""
+
+    regions: tuple[shapely.Polygon, ...] = ()  # level-0 px: the parts where all nuclei are known; none: everywhere
+
+    @abstractmethod
+    def find(self, cuts: Sequence[Cut]) -> list[Boxes]:
+        """The nuclei of each patch, clipped to it."""
+
+
+class NucleusSource(ABC):
+    """Where nuclei are from."""
+
+    margin: int  # px that it wants around a patch
+    mpp: float | None  # micrometres per pixel of the patches that it wants; None: any
+
+    @abstractmethod
+    def describe(self) -> dict[str, object]:
+        """For ``set.json``: what decides which nuclei there are. JSON-able."""
+
+    @abstractmethod
+    def of_slide(self, reader: SlideReader) -> SlideNuclei:
+        """Those of one slide.
+
+        Raises:
+            InputError: there are none for it.
+        """
+
+
+class FoundByModel(NucleusSource, SlideNuclei):
+    """Nuclei that a model finds, with its scores."""
+
+    def __init__(self, model: TileModel) -> None:
+        self.model, self.margin, self.mpp = model, CONTEXT_PX, model.mpp
+
+    def describe(self) -> dict[str, object]:
+        """The model."""
+        return {"model": self.model.describe()}
+
+    def of_slide(self, reader: SlideReader) -> SlideNuclei:
+        """The same for every slide."""
+        return self
+
+    def find(self, cuts: Sequence[Cut]) -> list[Boxes]:
+        """See ``SlideNuclei``."""
+        found = self.model.predict_tiles([cut.pixels for cut in cuts])
+        return [
+            within(cells.boxes - cut.margin, cells.scores, len(cut.pixels) - 2 * cut.margin)
+            for cut, cells in zip(cuts, found, strict=True)
+        ]
+
+
+class Annotated(NucleusSource):
+    """Nuclei in QuPath's GeoJSON: cells, detections, points, and annotations drawn around nuclei. Scores are 1.
+
+    Args:
+        path: a file, for one slide; or a folder with SLIDE.geojson for each.
+
+    Raises:
+        InputError: no such file or folder.
+    """
+
+    margin, mpp = 0, None
+
+    def __init__(self, path: Path) -> None:
+        if not is_file(path) and not is_dir(path):
+            raise InputError(f"{path}: no such file or folder; expected QuPath's GeoJSON, or a folder of SLIDE.geojson")
+        self.path = path
+
+    def describe(self) -> dict[str, object]:
+        """Name of the file or folder."""
+        return {"boxes": self.path.name}
+
+    def of_slide(self, reader: SlideReader) -> SlideNuclei:
+        """Read the slide's file.
+
+        Raises:
+            InputError: there is none, it is not GeoJSON, or it lies outside of the slide.
+        """
+        file = self.path
+        if is_dir(file):
+            there = [file / f"{reader.name}{suffix}" for suffix in SUFFIXES]
+            file = next((path for path in there if is_file(path)), there[0])
+        return AnnotatedSlide(read_objects(file), reader)
+
+
+class AnnotatedSlide(SlideNuclei):
+    """The annotated nuclei of one slide."""
+
+    def __init__(self, objects: Objects, reader: SlideReader) -> None:
+        # QuPath counts from the corner of what was scanned.
+        shift = np.array(reader.bounds[:2] if reader.bounds else (0, 0), dtype=np.float64)
+        self._boxes, self._places = objects.boxes + np.tile(shift, 2), objects.places + shift
+        self._points = objects.points
+        outside = (self._places < -SLACK).any(1) | (self._places > np.array([reader.width, reader.height]) + SLACK).any(
+            1
+        )
+        if outside.any():
+            row = int(np.flatnonzero(outside)[0])
+            raise InputError(
+                f"{objects.rows[row]}: lies at ({self._places[row, 0]:g}, {self._places[row, 1]:g}), outside of"
+                f" {reader.file} of {reader.width} x {reader.height} px; is this its slide?"
+            )
+        moved = [shapely.transform(part, lambda points: points + shift) for part in objects.regions or ()]
+        self.regions = tuple(moved)
+
+    def find(self, cuts: Sequence[Cut]) -> list[Boxes]:
+        """See ``SlideNuclei``."""
+        return [self._of(cut) for cut in cuts]
+
+    def _of(self, cut: Cut) -> Boxes:
+        px = len(cut.pixels) - 2 * cut.margin
+        corner, step = np.array([cut.x, cut.y]), np.array(cut.step)
+        places = (self._places - corner) / step
+        inside = np.flatnonzero(((places >= 0) & (places < px)).all(1))
+        boxes = ((self._boxes[inside] - np.tile(corner, 2)) / np.tile(step, 2)).astype(np.float32)
+        points = self._points[inside]
+        if points.any():
+            boxes[points] = pseudo_boxes(cut.image, places[inside][points].astype(np.float32), cut.mpp)
+        return within(boxes, np.ones(len(boxes), dtype=np.float32), px)
+
+
+def within(boxes: NDArray[np.float32], scores: NDArray[np.float32], px: int) -> Boxes:
+    """The boxes whose centre is in a patch, clipped to it.
+
+    Args:
+        boxes: (N, 4) xyxy, px from the corner of the patch.
+        scores: (N,).
+        px: side of the patch.
+    """
+    centres = (boxes[:, :2] + boxes[:, 2:]) / 2
+    clipped = np.clip(boxes, 0, px)
+    kept = ((centres >= 0) & (centres < px)).all(1) & (clipped[:, 2:] > clipped[:, :2]).all(1)
+    return clipped[kept].astype(np.float32), np.clip(scores[kept], 0, 1).astype(np.float32)

@@ -1,0 +1,65 @@
+"""Which patches are not worth learning from: blurred, or with a pen on them. Pure functions of pixels.
+
+Blur is measured against the patch itself. The variance of the Laplacian, which is often used, depends on how much there
+is to see: a sharp patch of plain stroma has less of it than a blurred one full of nuclei (docs/pretraining.md).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from celldetr.data.augment import LUMA
+from celldetr.slide.damage import read_around
+from celldetr.slide.reader import SlideReader
+from celldetr.slide.tissue import background, ink, optical_density
+
+FINE_UM, COARSE_UM = 0.5, 2.0  # sigma: detail below the first is lost first; between both are edges of nuclei
+# um per pixel at which ink is told from stain. At 4, red ink of which a patch has only the pale edge is not seen.
+PEN_MPP = 2.0
+GLASS_MPP = 32.0
+SMALLEST_SIDE = 64  # px in which the colour of glass is looked for
+
+
+def sharpness(image: NDArray[np.uint8], mpp: float) -> float:
+    """Energy of detail finer than ``FINE_UM``, relative to that between ``FINE_UM`` and ``COARSE_UM``.
+
+    Does not depend on contrast, and little on what there is to see. 0 where there is nothing.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        mpp: micrometres per pixel.
+    """
+    from scipy import ndimage
+
+    grey = image.astype(np.float32) @ LUMA
+    fine, coarse = (ndimage.gaussian_filter(grey, sigma / mpp) for sigma in (FINE_UM, COARSE_UM))
+    between = float(np.square(fine - coarse).mean())
+    return float(np.square(grey - fine).mean()) / between if between > 0 else 0.0
+
+
+def glass_density(reader: SlideReader) -> NDArray[np.float32]:
+    """(3,) optical density of a slide's empty glass.
+
+    Raises:
+        InputError: the slide cannot be read any more.
+    """
+    short_um = min(reader.width * reader.mpp_x, reader.height * reader.mpp_y)
+    size = reader.thumbnail_size(float(np.clip(short_um / SMALLEST_SIDE, reader.mpp, GLASS_MPP)))
+    thumbnail, _ = read_around(reader, 0, 0, reader.width, reader.height, *size)
+    return background(optical_density(thumbnail))
+
+
+def pen_share(image: NDArray[np.uint8], mpp: float, glass: NDArray[np.float32]) -> float:
+    """Share of a patch that has a colour which no stain has.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        mpp: micrometres per pixel.
+        glass: (3,) optical density of the slide's empty glass.
+    """
+    height, width = image.shape[:2]
+    size = max(1, round(width * mpp / PEN_MPP)), max(1, round(height * mpp / PEN_MPP))
+    small = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BOX))
+    return float(ink(optical_density(small) - glass).mean())

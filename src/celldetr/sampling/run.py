@@ -1,0 +1,288 @@
+"""Slides in, patch set out: places in random order, those worth it read, their nuclei found, written in shards.
+
+What comes out depends on slides, model, options and seed alone. Batches for the model never span two slides or two
+shards, because what a network returns depends, in its last bits, on what it sees together; so a run that goes on after
+a shard writes what an uninterrupted one would have written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import closing, suppress
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from celldetr.cohort.slides import Slide
+from celldetr.data.patch_set import PatchSetInfo, Position, SlideInfo
+from celldetr.data.patch_writer import PatchWriter, earlier_set
+from celldetr.data.sample import UNKNOWN
+from celldetr.data.shards import Patch
+from celldetr.errors import InputError
+from celldetr.files import output_errors
+from celldetr.sampling.nuclei import Cut, NucleusSource, SlideNuclei
+from celldetr.sampling.options import SampleOptions
+from celldetr.sampling.places import Places, find_places
+from celldetr.sampling.quality import glass_density, pen_share, sharpness
+from celldetr.slide.damage import DamageError
+from celldetr.slide.lock import RunLock
+from celldetr.slide.pipeline import ahead, usable_threads
+from celldetr.slide.reader import SlideReader, open_slide
+
+BATCH = 8  # patches that a model sees together
+EMPTY, DAMAGED, BLURRED, PEN, FEW = "little tissue", "damaged", "blurred", "pen", "few nuclei"
+
+
+@dataclass(frozen=True)
+class SamplingProgress:
+    """How far a run is.
+
+    Attributes:
+        slide: that is being looked at.
+        done: slides that are finished, and the share of this one.
+        slides: in all.
+        patches, nuclei: in the set so far.
+    """
+
+    slide: str
+    done: float
+    slides: int
+    patches: int
+    nuclei: int
+
+
+@dataclass
+class _Tally:
+    """What became of a slide so far; ``SlideInfo`` while it is counted."""
+
+    name: str
+    file: str
+    places: int = 0
+    looked_at: int = 0
+    patches: int = 0
+    nuclei: int = 0
+    left_out: dict[str, int] = field(default_factory=dict)
+    failed: str = ""
+
+    def leave_out(self, reason: str) -> None:
+        self.left_out[reason] = self.left_out.get(reason, 0) + 1
+
+    def info(self) -> SlideInfo:
+        return SlideInfo(**{**self.__dict__, "left_out": dict(sorted(self.left_out.items()))})
+
+
+def sample_slides(
+    slides: Sequence[Slide],
+    out: Path,
+    nuclei: NucleusSource,
+    options: SampleOptions | None = None,
+    *,
+    mpp: float | None = None,
+    patch_mpp: float = 0.5,
+    licence: str = "unknown",
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: Callable[[SamplingProgress], None] | None = None,
+    then: Callable[[], object] | None = None,
+) -> PatchSetInfo:
+    """Cut patches from slides and write a patch set.
+
+    Args:
+        slides: which; a slide's own mpp wins.
+        out: folder of the set.
+        nuclei: what finds the nuclei of patches.
+        options: which patches.
+        mpp: micrometres per pixel of level 0 of all slides, instead of what the files say.
+        patch_mpp: micrometres per pixel of the patches.
+        licence: of the slides; told to whoever uses the set.
+        resume: go on with an interrupted run, or accept a finished one; where there is none, begin.
+        overwrite: replace a set.
+        progress: called after every batch.
+        then: called when the set is complete, while its folder is still held against other runs.
+
+    Returns:
+        Content of ``set.json``. A slide that could not be opened is in it with the reason, if there are others.
+
+    Raises:
+        InputError: there is a set already, or one of other settings than is to be resumed; the folder is in use; the
+            disk is full; the only slide, or all of them, cannot be used; a slide cannot be read any more.
+    """
+    options = options or SampleOptions()
+    if nuclei.mpp is not None and nuclei.mpp != patch_mpp:
+        raise InputError(f"patch mpp {patch_mpp:g}: the model finds nuclei at {nuclei.mpp:g} um per pixel only")
+    made_with: dict[str, Any] = {
+        "version": version("celldetr"),
+        "options": options.model_dump(mode="json"),
+        "mpp": patch_mpp,
+        "nuclei": nuclei.describe(),
+        "slides": [[slide.path.name, slide.mpp or mpp] for slide in slides],
+        "licence": licence,
+    }
+    earlier_set(out, made_with, resume=resume, overwrite=overwrite)  # mistakes are told before a folder is made
+    existed = out.exists()
+    with output_errors(out):
+        out.mkdir(parents=True, exist_ok=True)
+    try:
+        with RunLock(out):
+            info = earlier_set(out, made_with, resume=resume, overwrite=overwrite) or PatchSetInfo(
+                status="incomplete",
+                mpp=patch_mpp,
+                px=options.px,
+                patches=0,
+                nuclei=0,
+                encoding=options.encoding,
+                validation=options.validation,
+                licence=licence,
+                made_with=made_with,
+                shards=(),
+                slides=(),
+                next=Position(slide=0, place=0),
+            )
+            if info.status != "complete":
+                with PatchWriter(out, info, options.shard) as writer:
+                    info = _Run(slides, nuclei, options, mpp, writer, progress).go()
+            if then is not None:
+                then()
+            return info
+    finally:
+        if not existed:
+            with suppress(OSError):
+                out.rmdir()  # only succeeds if nothing was left in it
+
+
+class _Run:
+    """One go at a set."""
+
+    def __init__(
+        self,
+        slides: Sequence[Slide],
+        nuclei: NucleusSource,
+        options: SampleOptions,
+        mpp: float | None,
+        writer: PatchWriter,
+        progress: Callable[[SamplingProgress], None] | None,
+    ) -> None:
+        self._slides, self._nuclei, self._options, self._mpp = slides, nuclei, options, mpp
+        self._writer, self._progress = writer, progress
+        start = writer.info.next or Position(slide=0, place=0)
+        self._start = start
+        self._tallies = [_Tally(**slide.model_dump()) for slide in writer.info.slides]
+
+    def go(self) -> PatchSetInfo:
+        for index in range(self._start.slide, len(self._slides)):
+            self._slide(index)
+        failed = [tally for tally in self._tallies if tally.failed]
+        if len(failed) == len(self._slides):
+            raise InputError(f"none of {len(failed)} slides can be used; the first: {failed[0].failed}")
+        self._writer.close_shard(self._infos(), None)
+        return self._writer.info
+
+    def _infos(self) -> list[SlideInfo]:
+        return [tally.info() for tally in self._tallies]
+
+    def _slide(self, index: int) -> None:
+        slide, first = self._slides[index], 0
+        if index < len(self._tallies):  # begun by an earlier session
+            tally, first = self._tallies[index], self._start.place
+        else:
+            tally = _Tally(slide.name, slide.path.name)
+            self._tallies.append(tally)
+        try:
+            reader = open_slide(slide.path, slide.mpp or self._mpp)
+        except InputError as error:
+            self._fail(tally, error)
+            return
+        with reader:
+            try:
+                found = self._nuclei.of_slide(reader)
+                places = self._places(reader, found)
+            except InputError as error:
+                self._fail(tally, error)
+                return
+            tally.places = len(places.corners) + places.empty
+            if places.empty:
+                tally.left_out[EMPTY] = places.empty
+            look = _Look(reader, places, self._nuclei.margin, self._writer.info.mpp, self._options)
+            self._sample(index, first, tally, look, found)
+        self._tell(index, 1.0, tally)
+
+    def _places(self, reader: SlideReader, found: SlideNuclei) -> Places:
+        options = self._options
+        places = find_places(reader, options.px, self._writer.info.mpp, options.min_tissue, options.seed, found.regions)
+        if not places.grid:
+            size = f"{reader.width} x {reader.height} px"
+            side = f"{options.px * places.step[0]:.0f} x {options.px * places.step[1]:.0f} px there"
+            raise InputError(f"{reader.file}: {size}, smaller than a patch, which is {side}; choose a smaller --px")
+        return places
+
+    def _sample(self, index: int, first: int, tally: _Tally, look: _Look, found: SlideNuclei) -> None:
+        """Take patches of one slide from its place ``first`` on, until there are enough or no places are left."""
+        count, threads = len(look.places.corners), usable_threads()
+        if tally.patches >= self._options.per_slide:
+            return
+        waiting: list[Cut] = []
+        with closing(ahead(look, range(first, count), 2 * BATCH + threads, threads)) as seen:
+            for place, cut in enumerate(seen, first):
+                tally.looked_at += 1
+                if isinstance(cut, str):
+                    tally.leave_out(cut)
+                else:
+                    waiting.append(cut)
+                missing = self._options.per_slide - tally.patches
+                if len(waiting) < min(BATCH, missing, self._writer.room) and place + 1 < count:
+                    continue
+                self._take(tally, waiting, found)
+                waiting = []
+                if not self._writer.room:
+                    self._writer.close_shard(self._infos(), Position(slide=index, place=place + 1))
+                self._tell(index, max((place + 1) / count, tally.patches / self._options.per_slide), tally)
+                if tally.patches == self._options.per_slide:
+                    return
+
+    def _take(self, tally: _Tally, cuts: Sequence[Cut], found: SlideNuclei) -> None:
+        """Find the nuclei of patches and write those with enough of them."""
+        for cut, (boxes, scores) in zip(cuts, found.find(cuts) if cuts else (), strict=True):
+            if len(boxes) < self._options.min_nuclei:
+                tally.leave_out(FEW)
+                continue
+            unknown = np.full(len(boxes), UNKNOWN, dtype=np.int16)
+            self._writer.add(Patch(tally.name, cut.x, cut.y, cut.mpp, cut.image, boxes, scores, unknown))
+            tally.patches += 1
+            tally.nuclei += len(boxes)
+
+    def _fail(self, tally: _Tally, error: InputError) -> None:
+        if len(self._slides) == 1 or tally.patches:
+            raise error
+        tally.failed = str(error)
+
+    def _tell(self, index: int, share: float, tally: _Tally) -> None:
+        if self._progress is not None:
+            patches, nuclei = (sum(getattr(each, name) for each in self._tallies) for name in ("patches", "nuclei"))
+            self._progress(SamplingProgress(tally.name, index + share, len(self._slides), patches, nuclei))
+
+
+class _Look:
+    """Reads places of a slide: the patch with its margin, or why it is left out. Called from several threads."""
+
+    def __init__(self, reader: SlideReader, places: Places, margin: int, mpp: float, options: SampleOptions) -> None:
+        self.places = places
+        self._reader, self._margin, self._mpp, self._options = reader, margin, mpp, options
+        self._glass = glass_density(reader)
+
+    def __call__(self, place: int) -> Cut | str:
+        (x, y), step = self.places.corners[place].tolist(), self.places.step
+        side = self._options.px + 2 * self._margin
+        corner = (x - self._margin * step[0], y - self._margin * step[1])
+        try:
+            pixels = self._reader.read_region(*corner, side * step[0], side * step[1], side, side)
+        except DamageError:
+            return DAMAGED
+        cut = Cut(x, y, step, self._mpp, pixels, self._margin)
+        if pen_share(cut.image, self._mpp, self._glass) > self._options.max_pen:
+            return PEN  # before blur: a pen lies above the tissue, and is blurred
+        if sharpness(cut.image, self._mpp) < self._options.min_sharpness:
+            return BLURRED
+        return cut

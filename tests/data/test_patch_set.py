@@ -1,0 +1,306 @@
+"""A patch set gives back what was written, one patch at a time, and refuses what is not one."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from patches import random_patch, write_set
+from torch.utils.data import DataLoader
+
+from celldetr.config import AugmentConfig, DataSource, Recipe
+from celldetr.data import shards
+from celldetr.data.dataset import load_samples, load_source
+from celldetr.data.lazy import LazySamples, areas, join, type_counts, typed_cells
+from celldetr.data.loader import TrainingSet, collate
+from celldetr.data.own import find_card, read_own
+from celldetr.data.patch_set import PatchSet
+from celldetr.errors import InputError
+from celldetr.training.run import load_data, provenance
+
+CONFIG = AugmentConfig(crop=24)
+
+
+def make(folder: Path, slides: int = 3, patches: int = 7, **options: Any) -> PatchSet:
+    kinds = len(options.get("types", ()))
+    rows = {f"s{s}": [random_patch(f"s{s}", i, types=kinds) for i in range(patches)] for s in range(slides)}
+    write_set(folder, rows, **options)
+    return PatchSet(folder)
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    counts=st.lists(st.integers(0, 9), min_size=1, max_size=4).filter(any),
+    per_shard=st.integers(1, 70),
+    group=st.integers(1, 4),
+)
+def test_round_trip(counts: list[int], per_shard: int, group: int, tmp_path_factory: pytest.TempPathFactory) -> None:
+    folder = tmp_path_factory.mktemp("set")
+    rows = {f"s{s}": [random_patch(f"s{s}", i, types=2) for i in range(count)] for s, count in enumerate(counts)}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shards, "GROUP", group)
+        info = write_set(folder, rows, types=("a", "b"), per_shard=per_shard)
+        written = [row for each in rows.values() for row in each]
+        back = PatchSet(folder)
+        assert len(back) == len(written) == info.patches
+        assert len(list(folder.glob("*.arrow"))) == -(-len(written) // per_shard)
+        for i in np.random.default_rng(0).permutation(len(written)).tolist():
+            sample, row = back[i], written[i]
+            assert np.array_equal(sample.image, row.image)
+            assert np.array_equal(sample.boxes, row.boxes)
+            assert sample.types.tolist() == row.types.tolist() == back.labels(i).tolist()
+            assert np.array_equal(back.nuclei(i)[1], row.scores)
+            assert sample.group == row.slide
+            assert sample.name == f"{row.slide} [x={row.x:.0f},y={row.y:.0f}]"
+
+
+def test_other_programs_read_a_shard(tmp_path: Path) -> None:
+    make(tmp_path)
+    table = pa.ipc.open_file(tmp_path / "patches-00000.arrow").read_all()
+    assert table.num_rows == 5
+    assert table["slide"].to_pylist() == ["s0"] * 5
+    assert table["boxes"][1].as_py() == pytest.approx(random_patch("s0", 1).boxes.reshape(-1).tolist())
+
+
+def test_jpeg_is_near_the_picture_and_all_of_its_colours(tmp_path: Path) -> None:
+    ys, xs = np.mgrid[:32, :32]
+    image = np.stack([xs * 8, ys * 8, 255 - xs * 8], axis=-1).astype(np.uint8)
+    one = random_patch("s", 0)
+    write_set(tmp_path, {"s": [shards.Patch("s", 0, 0, 0.5, image, one.boxes, one.scores, one.types)]}, encoding="jpeg")
+    difference = np.abs(PatchSet(tmp_path)[0].image.astype(int) - image)
+    assert difference.mean() < 2  # with colour at half resolution it is 3 and more
+
+
+def test_nothing_is_decoded_before_it_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    patches = make(tmp_path)
+    decoded: list[int] = []
+    real = shards.Shard._decode
+    monkeypatch.setattr(shards.Shard, "_decode", lambda self, data, row: decoded.append(row) or real(self, data, row))
+    data = TrainingSet(patches, CONFIG, seed=0, length=50)
+    assert decoded == []
+    before = pa.total_allocated_bytes()
+    for index in range(50):
+        data[index]
+    assert len(decoded) == 50
+    assert pa.total_allocated_bytes() - before < 1000  # rows are pieces of the mapped file
+    decoded.clear()
+    assert len(patches[2:5]) == 3
+    assert len(decoded) == 3
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_training_sees_what_it_sees_of_a_list(tmp_path: Path, workers: int) -> None:
+    patches = make(tmp_path)
+    patches[0]  # open files before the fork
+    listed = list(patches)
+    one, other = (
+        list(
+            DataLoader(
+                TrainingSet(samples, CONFIG, seed=3, length=12),
+                batch_size=4,
+                collate_fn=collate,
+                num_workers=number,
+                multiprocessing_context="fork" if number else None,
+            )
+        )
+        for samples, number in ((patches, workers), (listed, 0))
+    )
+    for ours, theirs in zip(one, other, strict=True):
+        assert torch.equal(ours.images, theirs.images)
+        assert all(torch.equal(a, b) for a, b in zip(ours.boxes + ours.types, theirs.boxes + theirs.types, strict=True))
+
+
+def test_crops_around_cells_are_those_of_a_list(tmp_path: Path) -> None:
+    patches = make(tmp_path, types=("a", "b"))
+    assert typed_cells(patches).tolist() == typed_cells(list(patches)).tolist()
+    assert type_counts(patches, 2).tolist() == type_counts(list(patches), 2).tolist() != [0, 0]
+    one, other = (TrainingSet(each, CONFIG, 1, 8, around_cells=True) for each in (patches, list(patches)))
+    assert all(torch.equal(one[i].image, other[i].image) for i in range(8))
+
+
+def test_sequences_joined_are_one(tmp_path: Path) -> None:
+    patches = make(tmp_path)
+    listed = [patches[i] for i in (3, 1)]
+    both = join([listed, patches, listed[:1]])
+    assert isinstance(both, LazySamples)
+    expected = [*listed, *patches, listed[0]]
+    assert [sample.name for sample in both] == [sample.name for sample in expected]
+    assert both[-1].name == expected[-1].name
+    assert areas(both).tolist() == areas(expected).tolist()
+    assert join([listed, listed]) == listed * 2
+    with pytest.raises(IndexError):
+        both[len(expected)]
+
+
+def test_splits_are_disjoint_by_slide(tmp_path: Path) -> None:
+    make(tmp_path, slides=8, patches=3)
+    train, val = ({s.group for s in PatchSet(tmp_path, split)} for split in ("train", "val"))
+    assert len(val) == 2
+    assert train | val == {f"s{s}" for s in range(8)}
+    assert not train & val
+    names = [[s.name for s in PatchSet(tmp_path, split)] for split in ("train", "val", "all")]
+    assert sorted(names[0] + names[1]) == sorted(names[2])
+
+
+def test_one_slide_is_split_by_patch(tmp_path: Path) -> None:
+    make(tmp_path, slides=1, patches=8)
+    train, val = ({s.name for s in PatchSet(tmp_path, split)} for split in ("train", "val"))
+    assert (len(train), len(val), len(train & val)) == (6, 2, 0)
+
+
+def test_pickled_it_opens_its_files_anew(tmp_path: Path) -> None:
+    patches = make(tmp_path)
+    expected = patches[4].image
+    assert np.array_equal(pickle.loads(pickle.dumps(patches))[4].image, expected)
+
+
+def test_few_files_are_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("celldetr.data.patch_set.OPEN_SHARDS", 2)
+    patches = make(tmp_path, per_shard=1)
+    assert [sample.name for sample in patches] == [sample.name for sample in PatchSet(tmp_path)]
+    assert len(patches._open) == 2
+
+
+def test_a_recipe_names_it(tmp_path: Path) -> None:
+    make(tmp_path)
+    source = DataSource(card=str(tmp_path), split="all")
+    same = load_source(source, ("x",), 0.5)
+    assert isinstance(same, LazySamples)
+    assert same[3].image.shape == (32, 32, 3)
+    assert set(same[3].types.tolist()) <= {-1}
+    finer = load_source(source, ("x",), 0.25)
+    assert finer[3].image.shape == (64, 64, 3)
+    assert finer[3].boxes == pytest.approx(same[3].boxes * 2)
+    assert areas(finer).tolist() == [64.0**2] * 21
+    assert len(load_samples(find_card(tmp_path), "val")) == 7
+    with pytest.raises(InputError, match="the model has no type 'z'"):
+        load_source(DataSource(card=str(tmp_path), split="all", types={"nucleus": "z"}), ("x",), 0.5)
+    with pytest.raises(InputError, match=r"mpp=0\.25, but this patch set is at 0\.5"):
+        find_card(tmp_path, 0.25)
+    with pytest.raises(InputError, match="name it in a recipe"):
+        read_own(tmp_path)
+
+
+def recipe(folder: Path, **training: Any) -> Recipe:
+    held_out = [] if training else [{"card": str(folder), "split": "val"}]
+    train = [{"card": str(folder), "split": "train" if held_out else "all"}]
+    return Recipe.model_validate(
+        {"name": "r", "model": {"types": ["x"]}, "train": train, "validation": held_out, "training": training}
+    )
+
+
+def test_a_run_loads_it_lazily_and_keeps_its_licence(tmp_path: Path) -> None:
+    make(tmp_path)
+    data = load_data(recipe(tmp_path))
+    assert isinstance(data.samples, LazySamples)
+    assert (len(data.samples), len(data.held_out), data.counts) == (14, 7, [0])
+    assert data.weights == [1.0] * 14
+    assert provenance(recipe(tmp_path))[0]["licence"] == "unknown"
+    with pytest.raises(InputError, match="name its splits"):
+        load_data(recipe(tmp_path, hold_out=0.2))
+
+
+def change(folder: Path, **values: Any) -> None:
+    path = folder / "set.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+def test_what_is_no_set_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="not a patch set"):
+        PatchSet(tmp_path)
+    make(tmp_path)
+    with pytest.raises(InputError, match="did you mean 'train'"):
+        PatchSet(tmp_path, "trian")
+    for values, message in (
+        ({"status": "incomplete"}, "--resume"),
+        ({"version": 2}, "version 2"),
+        ({"format": "other"}, "not of a patch set"),
+        ({"patches": 3}, "3 in all, 21 in shards"),
+        ({"px": 10**9}, "px"),
+        ({"shards": [{"file": "../x.arrow", "patches": 21, "nuclei": 0, "bytes": 1}]}, "shards"),
+    ):
+        original = (tmp_path / "set.json").read_text()
+        change(tmp_path, **values)
+        with pytest.raises(InputError, match=message):
+            PatchSet(tmp_path)
+        (tmp_path / "set.json").write_text(original)
+    shard = tmp_path / "patches-00001.arrow"
+    shard.write_bytes(shard.read_bytes()[:-1])
+    with pytest.raises(InputError, match=r"patches-00001\.arrow: has .* bytes, set\.json says"):
+        PatchSet(tmp_path)
+    shard.unlink()
+    with pytest.raises(InputError, match="is missing"):
+        PatchSet(tmp_path)
+
+
+def hostile_shard(path: Path, compression: str | None = None, **columns: list[Any]) -> Path:
+    """A file of one row with other values than a writer would write."""
+    good = random_patch("s", 0, cells=1)
+    row: dict[str, list[Any]] = {
+        "slide": ["s"],
+        "x": [0.0],
+        "y": [0.0],
+        "mpp": [0.5],
+        "image": [shards.encode(good.image, "png")],
+        "boxes": [[1.0, 1.0, 5.0, 5.0]],
+        "scores": [[0.5]],
+        "types": [[-1]],
+    }
+    options = pa.ipc.IpcWriteOptions(compression=compression)
+    with pa.ipc.new_file(str(path), shards.SCHEMA, options=options) as writer:
+        writer.write_batch(pa.RecordBatch.from_pydict(row | columns, schema=shards.SCHEMA))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"boxes": [[1.0, 1.0, 5.0]]}, "3 boxes|boxes, 1 scores"),
+        ({"boxes": [[1.0, 1.0, 5.0, float("nan")]]}, "a box outside"),
+        ({"boxes": [[1.0, 1.0, 50.0, 5.0]]}, "a box outside"),
+        ({"boxes": [[5.0, 1.0, 1.0, 5.0]]}, "a box outside"),
+        ({"boxes": [[None, 1.0, 1.0, 5.0]]}, "a value is missing"),
+        ({"scores": [[0.5, 0.5]]}, "2 scores"),
+        ({"types": [[1]]}, "types 1 to 1"),
+        ({"image": [b"no picture"]}, "no picture"),
+        ({"image": [shards.encode(np.zeros((33, 32, 3), np.uint8), "png")]}, "32 x 33 px in a set of 32"),
+        ({"x": [float("inf")]}, "is no number"),
+    ],
+)
+def test_hostile_rows_are_refused(tmp_path: Path, columns: dict[str, list[Any]], message: str) -> None:
+    shard = shards.Shard(hostile_shard(tmp_path / "a.arrow", **columns), 1, 32, 1)
+    with pytest.raises(InputError, match=message):
+        shard.patch(0)
+
+
+@pytest.mark.parametrize("compression", ["lz4", "zstd"])
+def test_compressed_shards_are_refused(tmp_path: Path, compression: str) -> None:
+    with pytest.raises(InputError, match="not compressed"):
+        shards.Shard(hostile_shard(tmp_path / "a.arrow", compression), 1, 32, 1)
+    assert shards.Shard(hostile_shard(tmp_path / "b.arrow"), 1, 32, 1).patch(0).slide == "s"
+
+
+def test_damaged_bytes_never_crash(tmp_path: Path) -> None:
+    content = bytearray(hostile_shard(tmp_path / "a.arrow").read_bytes())
+    rng = np.random.default_rng(0)
+    read = 0
+    for number in range(300):
+        broken = bytearray(content)
+        for place in rng.integers(0, len(broken), rng.integers(1, 6)):
+            broken[place] = rng.integers(256)
+        path = tmp_path / f"{number}.arrow"
+        path.write_bytes(bytes(broken[: int(rng.integers(1, len(broken) + 1))] if number % 3 == 0 else broken))
+        try:
+            shards.Shard(path, 1, 32, 1).patch(0)
+            read += 1
+        except InputError:
+            pass
+    assert 0 < read < 300
