@@ -34,6 +34,7 @@ ARROWS: dict[str, set[str]] = {
     "export": {"config", "errors", "files", "untrusted", "slide"},
     "view": {"config", "errors", "files", "untrusted", "slide", "export"},
     "ablation": BASE | {"data", "model", "evaluation", "training", "recipes", "judge", "api"},
+    "probe": BASE | {"data", "model", "evaluation", "api"},
     "cohort": BASE | {"slide", "view", "api", "model.cpu_caches", "model.hub", "model.inference"},
 }
 WITHOUT_TORCH = ("export", "view")  # a table is exported and looked at on machines that have no use for a network

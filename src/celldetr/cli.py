@@ -17,7 +17,7 @@ from typing import Annotated, Any
 import typer
 
 from celldetr import cli_checks as checks
-from celldetr.cli_models import ablate, evaluate, explain, rotations, train
+from celldetr.cli_models import ablate, evaluate, explain, probe, rotations, train
 from celldetr.cli_options import (
     Device,
     ModelName,
@@ -208,7 +208,7 @@ def export(
     typer.echo(export_cells(source, to, out, overwrite=overwrite, **options))
 
 
-for command in (train, evaluate, rotations, explain, ablate):
+for command in (train, evaluate, probe, rotations, explain, ablate):
     app.command()(command)
 
 

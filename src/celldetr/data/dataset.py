@@ -11,6 +11,7 @@ from PIL import Image
 
 from celldetr.config import DataSource
 from celldetr.data.card import DatasetCard
+from celldetr.data.label_share import with_label_share
 from celldetr.data.own import find_card
 from celldetr.data.readers import brca_m2c, coco, instance_maps, no_nuclei, pannuke, points_csv, qupath_geojson
 from celldetr.data.sample import UNKNOWN, Sample
@@ -111,5 +112,5 @@ def load_source(source: DataSource, type_names: Sequence[str], mpp: float) -> li
     Raises:
         InputError: see ``find_card``, ``load_samples``, ``map_types``.
     """
-    samples = load_samples(find_card(source.card, source.mpp), source.split)
-    return [rescale(sample, mpp) for sample in map_types(samples, type_names, source.types)]
+    samples = map_types(load_samples(find_card(source.card, source.mpp), source.split), type_names, source.types)
+    return [rescale(sample, mpp) for sample in with_label_share(samples, source.label_share, source.label_seed)]
