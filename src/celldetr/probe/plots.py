@@ -42,7 +42,7 @@ def labels_figure(numbers: list[RowNumbers]) -> Figure:
         values = [row.linear[share].value for share in SHARES]
         axes.plot(SHARES, values, "o-", color=palette(i % 10), label=row.row.name)
     axes.set_xscale("log")
-    axes.set_xticks(SHARES, [f"{share:.0%}" for share in SHARES])
+    axes.set_xticks(SHARES, [f"{share:.0%}".replace("%", " %") for share in SHARES])
     axes.minorticks_off()
     axes.set(xlabel="share of the training labels", ylabel="macro F1, linear probe")
     axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))

@@ -187,7 +187,7 @@ def as_markdown(numbers: list[RowNumbers], context: Context) -> str:
     lines[-2] += f"{numbers[0].leak_chance.value:.3f}."
     lines += [f"- `{row.row.name}`: {row.row.title}" for row in numbers]
     if len(numbers) > 1:
-        headings = [*(f"linear, {share:.0%}" for share in SHARES), *(f"kNN, {share:.0%}" for share in SHARES)]
+        headings = [f"{kind}, {100 * share:g} %" for kind in ("linear", "kNN") for share in SHARES]
         told = [
             (n.row.name, [short(d[share], "+") for d in (n.behind, n.behind_knn) for share in SHARES])
             for n in numbers[1:]

@@ -90,13 +90,13 @@ def measure(
         by_knn[share] = np.stack([_by_unit(test, near, n_types) for near, _, _ in results])
         by_linear[share] = np.stack([_by_unit(test, predicted, n_types) for _, predicted, _ in results])
         strengths[share] = [strength for _, _, strength in results]
-    near = [neighbours(y, test.types, test.images, test.units, n_types) for _, y in ready]
+    around = [neighbours(y, test.types, test.images, test.units, n_types) for _, y in ready]
     return {
         "knn": by_knn,
         "linear": by_linear,
         "strengths": strengths,
-        "retrieval": np.stack([each.retrieval for each in near]),
-        "leak": np.stack([each.leak for each in near]),
+        "retrieval": np.stack([each.retrieval for each in around]),
+        "leak": np.stack([each.leak for each in around]),
     }
 
 
