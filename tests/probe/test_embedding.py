@@ -96,7 +96,7 @@ def test_measures_of_a_disc_are_those_of_a_disc() -> None:
     assert told["area"] == pytest.approx(np.pi * (10 * 0.4) ** 2, rel=0.05)
     assert told["axis_major_length"] == pytest.approx(20 * 0.4, rel=0.08)
     assert told["eccentricity"] < 0.1
-    assert told["solidity"] > 0.95
+    assert told["solidity"] > 0.9  # the hull of pixels is wider than they are
     assert told["box_width"] == pytest.approx(27 * 0.4)
     assert told["mean_haematoxylin"] > 3 * told["ring_mean_haematoxylin"]
     assert np.isfinite(row).all()
