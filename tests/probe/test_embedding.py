@@ -70,7 +70,7 @@ def test_the_network_of_crops_is_timms() -> None:
     mine = embed(sample(image, boxes))
     full = timm.create_model(LITE0, pretrained=False, num_classes=0).eval()
     full.load_state_dict({k: v for k, v in imagenet_lite0().state_dict().items() if "classifier" not in k})
-    patch = image[70 - 32 : 70 + 32, 60 - 32 : 60 + 32]
+    patch = image[70 - 32 : 70 + 32, 60 - 32 : 60 + 32].copy()
     with torch.no_grad():
         theirs = full(torch.from_numpy(patch).permute(2, 0, 1)[None].float() / 127.5 - 1).numpy()
     assert mine.shape == (3, 1280)

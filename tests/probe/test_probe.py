@@ -28,7 +28,7 @@ def row(name: str, spread: float) -> Row:
 def test_numbers_and_differences() -> None:
     good, bad = row("good", 0.3), row("bad", 3.0)
     first, second = summarise([good, bad])
-    assert first.linear[1.0].value == pytest.approx(macro_f1(good.linear[1.0].sum((0, 1)) // 2))
+    assert first.linear[1.0].value == pytest.approx(np.mean([macro_f1(draw.sum(0)) for draw in good.linear[1.0]]))
     assert first.behind == {}
     difference = second.behind[1.0]
     assert difference.value == pytest.approx(first.linear[1.0].value - second.linear[1.0].value)
@@ -77,6 +77,9 @@ def test_splits_that_share_somebody_are_refused() -> None:
     check_apart(train, test)
     with pytest.raises(InputError, match="patient 'patient 0'"):
         check_apart(train, truth(4, 9, 2, groups=True))
+    named = [replace(each, samples=tuple(replace(s, name=s.group) for s in each.samples)) for each in (train, train)]
+    named[1] = replace(named[1], samples=tuple(replace(s, image=s.image // 2) for s in named[1].samples))
+    check_apart(*named)  # a file's name that two folders have is not a patient
     copied = replace(test, samples=(*test.samples[:2], replace(train.samples[0], name="other", group="")))
     with pytest.raises(InputError, match="image 'other'"):
         check_apart(train, copied)

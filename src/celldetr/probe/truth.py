@@ -91,13 +91,18 @@ def read_splits(card: DatasetCard, train: str, test: str, train_images: int | No
     return truths
 
 
+def patients(truth: Truth) -> set[str]:
+    """Groups that are more than an image's own name, which two folders may use for two images."""
+    return {sample.group for sample in truth.samples if sample.group not in ("", sample.name)}
+
+
 def check_apart(train: Truth, test: Truth) -> None:
     """Refuse splits that share an image or a patient: what is measured then is memory.
 
     Raises:
         InputError: they do; the message names one.
     """
-    groups = {s.group for s in train.samples if s.group} & {s.group for s in test.samples if s.group}
+    groups = patients(train) & patients(test)
     pictures = {hashlib.sha256(s.image.tobytes()).digest(): s.name for s in train.samples}
     same = [s.name for s in test.samples if hashlib.sha256(s.image.tobytes()).digest() in pictures]
     if groups or same:
