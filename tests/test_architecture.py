@@ -36,6 +36,7 @@ ARROWS: dict[str, set[str]] = {
     "neighbours": {"config", "errors", "files", "untrusted", "slide", "export", "view"},
     "ablation": BASE | {"data", "model", "evaluation", "training", "recipes", "judge", "api"},
     "sampling": BASE | {"data", "slide", "model.output", "cohort.slides", "view"},
+    "probe": BASE | {"data", "model", "evaluation", "api"},
     "cohort": BASE | {"slide", "view", "api", "model.cpu_caches", "model.hub", "model.inference"},
 }
 # A table is exported, searched and looked at on machines that have no use for a network.

@@ -19,7 +19,7 @@ import typer
 from celldetr import cli_checks as checks
 from celldetr.cli_cells import cluster, index, similar
 from celldetr.cli_data import data_app
-from celldetr.cli_models import ablate, evaluate, explain, rotations, train
+from celldetr.cli_models import ablate, evaluate, explain, probe, rotations, train
 from celldetr.cli_options import (
     Device,
     ModelName,
@@ -222,7 +222,7 @@ def export(
     typer.echo(export_cells(source, to, out, overwrite=overwrite, **options))
 
 
-for command in (train, evaluate, rotations, explain, ablate, index, similar, cluster):
+for command in (train, evaluate, probe, rotations, explain, ablate, index, similar, cluster):
     app.command()(command)
 app.add_typer(data_app)
 

@@ -183,6 +183,73 @@ def ablate(
     typer.echo(write_report(chosen, out, finished))
 
 
+@resumable()
+def probe(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Name (see `celldetr models`) or folder of a model.")],
+    dataset: Annotated[
+        str,
+        typer.Argument(metavar="DATASET", help="A data set's card (YAML), one in the package, or a folder of labels."),
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the probe.")],
+    train_split: Annotated[
+        str, typer.Option(help="What classifiers learn from; every choice is made on it alone.")
+    ] = "train",
+    test_split: Annotated[
+        str, typer.Option(help="What is reported. Use a validation split until you have decided.")
+    ] = "test",
+    against: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A row to compare with; may be repeated. crops (64 px around each nucleus through EfficientNet-Lite0 "
+            "of ImageNet), crops-N (the same enlarged to N px), handmade (size, shape, colour, texture), random and "
+            "imagenet (MODEL's network untrained), or another model."
+        ),
+    ] = None,
+    seeds: Annotated[int, typer.Option(help="Of folds, draws of labels and random weights.")] = 3,
+    train_images: Annotated[
+        int | None, typer.Option(help="Use so many images of the training split, drawn once.", show_default="all")
+    ] = None,
+    mpp: Annotated[
+        float | None, typer.Option(help="Micrometres per pixel of the images, instead of what they or their card say.")
+    ] = None,
+    device: Device = "auto",
+    overwrite: Overwrite = False,
+    resume: Resume = False,
+    quiet: Quiet = False,
+) -> None:
+    """Measure how much frozen cell embeddings know of types, at true boxes, beside what one would use instead.
+
+    Of each row: macro F1 of kNN and of a linear probe, with 1, 10 and 100 % of the labels; whether a cell's neighbours
+    in other images are of its type; whether neighbours are from its own image (a leak); milliseconds a cell. OUT gets
+    report.md, report.json, plots and a sheet of cells with their neighbours. Rows that are done are kept with
+    --resume, so that more can be added later. What is measured and how: docs/probe.md.
+    """
+    from rich.console import Console
+
+    from celldetr.probe.report import show_table
+    from celldetr.probe.run import probe as run
+    from celldetr.progress import row_listener
+
+    with progress_bar(quiet) as bar:
+        rows, context = run(
+            model,
+            dataset,
+            out,
+            train_split=train_split,
+            test_split=test_split,
+            against=tuple(against or ()),
+            seeds=seeds,
+            train_images=train_images,
+            mpp=mpp,
+            device=device,
+            resume=resume,
+            overwrite=overwrite,
+            progress=row_listener(bar, f"{dataset}, {test_split}"),
+        )
+    Console().print(show_table(rows, context))
+    typer.echo(f"report: {out / 'report.md'}")
+
+
 def rotations(
     metrics: Annotated[
         list[Path], typer.Argument(metavar="METRICS", help="What `celldetr evaluate` wrote for each test fold.")

@@ -121,6 +121,9 @@ class DataSource(Config):
     mpp: Mpp | None = None  # micrometres per pixel of the images, instead of what they or their card say
     types: dict[str, str] | None = None  # dataset type -> model type ("" = cell of unknown type); default: same names
     weight: Positive = 1.0  # how often its images are drawn, relative to their area
+    # Share of the cells of each type that keep it, the others are of unknown type: what fewer labels would have taught.
+    label_share: float = Field(1.0, gt=0, le=1)
+    label_seed: int = Field(0, ge=0)  # of the draw; larger shares of one seed hold the smaller ones
 
 
 class AugmentConfig(Config):

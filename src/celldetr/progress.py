@@ -65,6 +65,11 @@ def image_listener(bar: Bar, name: str, what: str = "images") -> Callable[[int, 
     return lambda done, total: _show(bar, name, done, total, f"{done:,} of {total:,} {what}")
 
 
+def row_listener(bar: Bar, name: str) -> Callable[[int, int, str], None]:
+    """Shows how many images are embedded, and for which row: a listener for ``probe``."""
+    return lambda done, total, row: _show(bar, name, done, total, f"{row}: {done} of {total} images")
+
+
 def training_listener(bar: Bar, name: str) -> Callable[[Any], None]:
     """Shows steps and loss, and prints what every validation found: a listener for ``train``."""
 

@@ -15,6 +15,7 @@ from PIL import Image
 
 from celldetr.config import DataSource
 from celldetr.data.card import DatasetCard
+from celldetr.data.label_share import with_label_share
 from celldetr.data.lazy import Converted
 from celldetr.data.own import PATCHES, find_card
 from celldetr.data.patch_set import PatchSet
@@ -129,8 +130,8 @@ def load_source(source: DataSource, type_names: Sequence[str], mpp: float) -> Se
         keeps = source.types is not None or bool(set(patches.type_names) & set(type_names))
         zoom = patches.info.mpp / mpp
         return Converted(patches, convert, zoom if abs(zoom - 1) > SAME_MPP else 1.0, keeps_labels=keeps)
-    samples = load_samples(card, source.split)
-    return [rescale(sample, mpp) for sample in map_types(samples, type_names, source.types)]
+    samples = map_types(load_samples(card, source.split), type_names, source.types)
+    return [rescale(sample, mpp) for sample in with_label_share(samples, source.label_share, source.label_seed)]
 
 
 def _convert(sample: Sample, type_names: Sequence[str], mapping: dict[str, str] | None, mpp: float) -> Sample:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from celldetr.evaluation.metrics import DetectionCounts, Totals, TypeCounts
 
@@ -53,9 +54,14 @@ def bootstrap(
     tables = [flatten(image) for image in images]
     per_unit = np.zeros((n_units, len(tables[0])))
     np.add.at(per_unit, np.asarray(units), tables)
-    draws = np.random.default_rng(seed).multinomial(n_units, np.full(n_units, 1 / n_units), size=resamples)
+    draws = draw_units(n_units, resamples, seed)
     drawn = [metrics(restore(row, len(images[0].types))) for row in np.rint(draws @ per_unit).astype(int)]
     return {name: _percentiles([metric[name] for metric in drawn]) for name in names}
+
+
+def draw_units(n_units: int, resamples: int, seed: int) -> NDArray[np.int64]:
+    """(resamples, n_units) how often each unit is in each set of ``n_units`` drawn with replacement."""
+    return np.random.default_rng(seed).multinomial(n_units, np.full(n_units, 1 / n_units), size=resamples)
 
 
 def _percentiles(values: Sequence[float | None]) -> Interval | None:

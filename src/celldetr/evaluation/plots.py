@@ -33,7 +33,7 @@ FORMATS = {".png", ".svg", ".pdf"}
 
 def precision_recall_figure(report: Report) -> Figure:
     """Precision against recall over all thresholds, with the one in use marked."""
-    figure, axes = _figure(4.5, 4.5)
+    figure, axes = figure_with_axes(4.5, 4.5)
     curve, detection = report.curve, report.totals.detection
     if curve.recall:
         axes.plot(curve.recall, curve.precision, color=HIT, label="pairs by falling score")
@@ -57,7 +57,7 @@ def confusion_figure(report: Report) -> Figure:
         del rows[-2]
         counts = np.delete(counts, -2, axis=0)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    figure, axes = _figure(1.8 + 0.8 * len(columns), 1.4 + 0.6 * len(rows))
+    figure, axes = figure_with_axes(1.8 + 0.8 * len(columns), 1.4 + 0.6 * len(rows))
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
     for (row, column), count in np.ndenumerate(counts):
         colour = "white" if shares[row, column] > 0.5 else "black"
@@ -70,7 +70,7 @@ def confusion_figure(report: Report) -> Figure:
 
 def score_histogram_figure(report: Report) -> Figure:
     """Objectness of predictions with and without a true cell, the threshold in use marked."""
-    figure, axes = _figure(5, 3.5)
+    figure, axes = figure_with_axes(5, 3.5)
     left = np.arange(BINS) / BINS
     axes.bar(left, report.curve.hits, 1 / BINS, align="edge", color=HIT, label="on a true cell")
     axes.bar(left, report.curve.misses, 1 / BINS, align="edge", bottom=report.curve.hits, color=MISS, label="on none")
@@ -102,7 +102,7 @@ def _draw_reliability(shares: Axes, numbers: Axes, measured: Reliability, colour
 
 def threshold_figure(choice: ThresholdChoice) -> Figure:
     """Detection F1 on validation against the threshold, the chosen one marked."""
-    figure, axes = _figure(5, 3.5)
+    figure, axes = figure_with_axes(5, 3.5)
     axes.plot(choice.tried, choice.f1, color=HIT)
     label = f"threshold {choice.threshold:.3f}: F1 {number(choice.counts.f1)}"
     axes.axvline(choice.threshold, color=LINE, linestyle="--", label=label)
@@ -148,7 +148,8 @@ def save_plots(report: Report, directory: str | os.PathLike[str], suffix: str = 
     return paths
 
 
-def _figure(width: float, height: float) -> tuple[Figure, Axes]:
+def figure_with_axes(width: float, height: float) -> tuple[Figure, Axes]:
+    """A figure of a size in inches, and its axes, without a frame above and at the right."""
     figure, (axes,) = _figures(width, height, rows=1, heights=(1,))
     return figure, axes
 

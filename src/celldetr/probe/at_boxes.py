@@ -1,0 +1,82 @@
+"""Embeddings of boxes that somebody drew: backbone, encoder and representation decoder, the detector left out.
+
+An image goes through the network whole, or in pieces where it is large. A cell belongs to the piece that holds the
+centre of its box; a piece sees ``CONTEXT_PX`` beyond its border, so that no cell is embedded without its surroundings.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from celldetr.boxes import normalise_boxes
+from celldetr.model.inference import TilePredictor, padded
+
+LARGEST_PX = 1280  # side of an image that is looked at whole
+CONTEXT_PX = 64  # what a piece sees beyond its border; a multiple of every stride, as the borders are
+_ALIGN = 64  # px; pieces begin where tokens of the coarsest level do
+_THINNEST = 1.0  # px; a box that its image leaves less of is this wide
+
+
+def cuts(size: int, largest: int) -> list[tuple[int, int]]:
+    """Divide ``size`` pixels into pieces of about one length, at most ``largest`` px rounded up to a token's place."""
+    count = -(-size // largest)
+    step = -(-size // count // _ALIGN) * _ALIGN
+    return list(pairwise([*range(0, size, step), size]))
+
+
+@torch.inference_mode()
+def embed_boxes(
+    predictor: TilePredictor, image: NDArray[np.uint8], boxes: NDArray[np.floating], largest: int = LARGEST_PX
+) -> NDArray[np.float32]:
+    """Embed the contents of boxes.
+
+    Args:
+        predictor: its network must have a representation decoder.
+        image: (H, W, 3) uint8 RGB at the network's mpp.
+        boxes: (N, 4) xyxy in pixels of the image; they are clipped to it.
+        largest: side of a piece, px.
+
+    Returns:
+        (N, d) float32, in the order of the boxes.
+    """
+    height, width = image.shape[:2]
+    edge = np.array([width, height], np.float64)
+    found = np.zeros((len(boxes), predictor.embedding_dim), np.float32)
+    clipped = np.clip(boxes.astype(np.float64).reshape(-1, 2, 2), 0, edge)
+    low = np.minimum(clipped[:, 0], edge - _THINNEST)
+    corners = np.concatenate([low, np.maximum(clipped[:, 1], low + _THINNEST)], axis=1)
+    centre = np.minimum((corners[:, :2] + corners[:, 2:]) / 2, edge - 1e-3)
+    # With self-attention among cells, those around a piece's own have their say, as in a run.
+    together = predictor.network.config.self_attention != "none"
+    for top, bottom in cuts(height, largest):
+        for left, right in cuts(width, largest):
+            own = _within(centre, (left, top), (right, bottom))
+            if not own.any():
+                continue
+            x0, y0 = max(left - CONTEXT_PX, 0), max(top - CONTEXT_PX, 0)
+            window = image[y0 : bottom + CONTEXT_PX, x0 : right + CONTEXT_PX]
+            size = np.array([window.shape[1], window.shape[0]])
+            seen = _within(centre, (x0, y0), (x0 + size[0], y0 + size[1])) if together else own
+            inside = np.clip(corners[seen] - [x0, y0, x0, y0], 0, np.tile(size, 2))
+            found[own] = _represent(predictor, window, inside)[own[seen]]
+    return found
+
+
+def _within(centre: NDArray, low: tuple[int, int], high: tuple[int, int]) -> NDArray[np.bool_]:
+    inside: NDArray[np.bool_] = np.all((centre >= low) & (centre < high), axis=1)
+    return inside
+
+
+def _represent(predictor: TilePredictor, window: NDArray[np.uint8], boxes: NDArray) -> NDArray[np.float32]:
+    """(N, 4) xyxy in pixels of a window -> (N, d)."""
+    height, width = window.shape[:2]
+    tensor = torch.from_numpy(np.ascontiguousarray(window.transpose(2, 0, 1)))[None].to(predictor.device)
+    where = normalise_boxes(torch.from_numpy(boxes).float(), width, height)[None].to(predictor.device)
+    images, sizes = padded(tensor, predictor.network.config.strides[-1])
+    memories = predictor.network.memorise(images, sizes)
+    embeddings = predictor.network.represent(memories, where).embeddings
+    return embeddings[0].float().cpu().numpy()

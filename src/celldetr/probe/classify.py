@@ -1,0 +1,133 @@
+"""Types read off frozen vectors, by neighbours and by a linear classifier.
+
+Vectors are standardised first, each coordinate with mean and standard deviation of the training cells, for every method
+alike: hand-made features have units, and those of networks have coordinates that are far from zero for every cell.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+NEIGHBOURS = 20
+TEMPERATURE = 0.07  # neighbours weigh exp(cosine / temperature), as in DINO (ICCV 2021) and before it
+STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # scikit-learn's C: small is strong regularisation
+FOLDS = 3
+CHOICE_CELLS = 4000  # most cells on which the strength is chosen
+CHUNK = 1024  # rows whose similarities are in memory at once
+
+Features = NDArray[np.float32]
+Types = NDArray[np.int64]
+
+
+def standardise(train: Features, *others: Features) -> list[Features]:
+    """All with the training cells' mean and standard deviation; a constant coordinate becomes 0."""
+    mean, sd = train.mean(0, dtype=np.float64), train.std(0, dtype=np.float64)
+    scale = np.where(sd > 1e-6 * np.maximum(np.abs(mean), 1e-6), 1 / np.maximum(sd, 1e-12), 0.0)
+    return [((x - mean) * scale).astype(np.float32) for x in (train, *others)]
+
+
+def unit_length(x: Features) -> Features:
+    """Rows of length 1; a row of zeros stays."""
+    return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
+
+
+def similarities(queries: Features, gallery: Features) -> Iterator[tuple[slice, NDArray[np.float32]]]:
+    """Cosines of unit-length rows, some queries at a time: which, and (n, len(gallery))."""
+    for start in range(0, len(queries), CHUNK):
+        rows = slice(start, start + CHUNK)
+        yield rows, queries[rows] @ gallery.T
+
+
+def knn(train: Features, types: Types, test: Features, n_types: int) -> Types:
+    """The type that the ``NEIGHBOURS`` nearest training cells have, weighted by their cosine.
+
+    Args:
+        train, test: (N, d) and (M, d).
+        types: (N,) of the training cells.
+        n_types: K.
+
+    Returns:
+        (M,) types.
+    """
+    k = min(NEIGHBOURS, len(train))
+    predicted = np.empty(len(test), np.int64)
+    for rows, cosine in similarities(unit_length(test), unit_length(train)):
+        nearest = np.argpartition(-cosine, k - 1, axis=1)[:, :k]
+        weight = np.exp((np.take_along_axis(cosine, nearest, 1).astype(np.float64) - 1) / TEMPERATURE)
+        votes = np.zeros((len(cosine), n_types))
+        np.add.at(votes, (np.arange(len(cosine))[:, None], types[nearest]), weight)
+        predicted[rows] = votes.argmax(1)
+    return predicted
+
+
+def linear(train: Features, types: Types, test: Features, strength: float) -> Types:
+    """(M,) types by multinomial logistic regression (scikit-learn) with one type at least in training."""
+    if len(np.unique(types)) < 2:
+        return np.full(len(test), types[0])
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+
+    with warnings.catch_warnings():
+        # Of few cells and weak regularisation; more iterations change hardly any type.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        fitted = LogisticRegression(C=strength, max_iter=300, tol=1e-3).fit(train, types)
+    return np.asarray(fitted.predict(test), np.int64)
+
+
+def choose_strength(train: Features, types: Types, units: Types, n_types: int, seed: int) -> float:
+    """The regularisation with the best macro F1 in cross-validation on training cells.
+
+    Args:
+        train: (N, d), standardised.
+        types, units: (N,); all cells of a unit (patient or image) are in one fold.
+        n_types: K.
+        seed: of the folds, and of the ``CHOICE_CELLS`` cells looked at if there are more.
+
+    Returns:
+        one of ``STRENGTHS``; the middle one where cross-validation is impossible (one unit).
+    """
+    rng = np.random.default_rng(seed)
+    if len(train) > CHOICE_CELLS:
+        chosen = rng.permutation(len(train))[:CHOICE_CELLS]
+        train, types, units = train[chosen], types[chosen], units[chosen]
+    folds = folds_of(units, rng)
+    middle = STRENGTHS[len(STRENGTHS) // 2]
+    if not folds.any():
+        return middle
+    scores = []
+    for strength in STRENGTHS:
+        counts = np.zeros((n_types, n_types), np.int64)
+        for fold in range(folds.max() + 1):
+            out = folds == fold
+            counts += confusion(types[out], linear(train[~out], types[~out], train[out], strength), n_types)
+        scores.append(float(macro_f1(counts)))
+    return STRENGTHS[int(np.argmax(scores))]
+
+
+def folds_of(units: Types, rng: np.random.Generator) -> Types:
+    """(N,) fold of each cell, 0 to ``FOLDS`` - 1; no unit is in two."""
+    names, where = np.unique(units, return_inverse=True)
+    return (rng.permutation(len(names)) % FOLDS)[where]
+
+
+def confusion(true: Types, predicted: Types, n_types: int) -> NDArray[np.int64]:
+    """(K, K) counts, rows true."""
+    return np.bincount(true * n_types + predicted, minlength=n_types**2).reshape(n_types, n_types)
+
+
+def type_f1(counts: NDArray) -> NDArray[np.float64]:
+    """(..., K, K) counts, rows true -> (..., K) F1 of each type; NaN where it was neither there nor predicted."""
+    hits = np.diagonal(counts, axis1=-2, axis2=-1).astype(np.float64)
+    total = counts.sum(-1) + counts.sum(-2)
+    return np.divide(2 * hits, total, out=np.full(hits.shape, np.nan), where=total > 0)
+
+
+def macro_f1(counts: NDArray) -> NDArray[np.float64]:
+    """(..., K, K) counts -> (...) mean F1 of the types that have one."""
+    f1 = type_f1(counts)
+    defined = ~np.isnan(f1)
+    return np.where(defined, f1, 0).sum(-1) / np.maximum(defined.sum(-1), 1)

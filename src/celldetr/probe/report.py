@@ -1,0 +1,229 @@
+"""What a probe found: ``report.md``, ``report.json``, pictures, and a table for the terminal."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from celldetr.evaluation.plots import save_figure
+from celldetr.files import replacing, write_json
+from celldetr.probe.classify import NEIGHBOURS
+from celldetr.probe.retrieval import FAR
+from celldetr.probe.row import DRAWS, SHARES, Row
+from celldetr.probe.summary import Number, RowNumbers, summarise
+from celldetr.probe.truth import Truth
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+HEADINGS = ("numbers", "ms a cell", "kNN", "linear", "linear, 10 %", "linear, 1 %", "retrieval @1", f"@{FAR}", "leak")
+
+
+@dataclass(frozen=True)
+class Context:
+    """What rows were measured on.
+
+    Attributes:
+        dataset, train_split, test_split: as asked for.
+        type_names: of the data set.
+        train, test: the cells.
+        seeds: number of them.
+        device: where networks ran.
+        derived_boxes: whether "true" boxes were made from points.
+    """
+
+    dataset: str
+    train_split: str
+    test_split: str
+    type_names: tuple[str, ...]
+    train: Truth
+    test: Truth
+    seeds: int
+    device: str
+    derived_boxes: bool
+
+    def settings(self) -> dict[str, Any]:
+        """What must be the same for rows to be comparable."""
+        return {
+            "dataset": self.dataset,
+            "train_split": self.train_split,
+            "test_split": self.test_split,
+            "types": list(self.type_names),
+            "seeds": self.seeds,
+            "train_images": len(self.train.samples),
+            "test_images": len(self.test.samples),
+            "train_cells": len(self.train.types),
+            "test_cells": len(self.test.types),
+            "train_sha256": self.train.digest(),
+            "test_sha256": self.test.digest(),
+        }
+
+
+def write_report(
+    out: Path, rows: list[Row], context: Context, vectors: Callable[[str], NDArray[np.float32] | None]
+) -> None:
+    """Write the report and its pictures.
+
+    Args:
+        out: a folder that exists.
+        rows: the model's first.
+        context: what they were measured on.
+        vectors: name of a row -> its test vectors, for the contact sheet; None if they are gone.
+    """
+    from celldetr.probe.plots import bars_figure, confusion_figure, labels_figure
+    from celldetr.probe.sheet import contact_sheet
+
+    numbers = summarise(rows)
+    write_json(out / "report.json", as_json(numbers, context))
+    with replacing(out / "report.md") as temporary:
+        temporary.write_text(as_markdown(numbers, context), encoding="utf-8")
+    save_figure(bars_figure(numbers), out / "macro_f1.png")
+    save_figure(labels_figure(numbers), out / "labels.png")
+    save_figure(confusion_figure(rows[0], context.type_names), out / "confusion.png")
+    features = vectors(rows[0].name)
+    if features is not None:
+        sheet = contact_sheet(features, context.test, context.type_names)
+        with replacing(out / "neighbours.png") as temporary:
+            sheet.save(temporary, format="PNG")
+
+
+def as_json(numbers: list[RowNumbers], context: Context) -> dict[str, Any]:
+    """Every number of the report; undefined ones are null."""
+    return context.settings() | {
+        "device": context.device,
+        "derived_boxes": context.derived_boxes,
+        "rows": [_row_json(row, context.type_names) for row in numbers],
+    }
+
+
+def _row_json(numbers: RowNumbers, types: tuple[str, ...]) -> dict[str, Any]:
+    row = numbers.row
+
+    def shares(values: dict[float, Number]) -> dict[str, Any]:
+        return {str(share): _plain(value) for share, value in values.items()}
+
+    def by_type(values: tuple[Number, ...]) -> dict[str, Any]:
+        return {name: _plain(value) for name, value in zip(types, values, strict=True)}
+
+    return {
+        "name": row.name,
+        "title": row.title,
+        "dim": row.dim,
+        "ms_per_cell": round(row.ms_per_cell, 4),
+        "knn": {"macro_f1": shares(numbers.knn), "f1": by_type(numbers.knn_types)},
+        "linear": {
+            "macro_f1": shares(numbers.linear),
+            "f1": by_type(numbers.linear_types),
+            "strength": {str(share): chosen for share, chosen in row.strengths.items()},
+            "confusion": row.linear[1.0].sum((0, 1)).tolist(),
+        },
+        "retrieval": {"1": _plain(numbers.first), str(FAR): _plain(numbers.ten), "chance": _plain(numbers.chance)},
+        "same_image": {str(FAR): _plain(numbers.leak), "chance": _plain(numbers.leak_chance)},
+        "first_row_minus_this": {"linear": shares(numbers.behind), "knn": shares(numbers.behind_knn)},
+    }
+
+
+def _plain(number: Number) -> dict[str, Any]:
+    def safe(value: float | None) -> float | None:
+        return None if value is None or math.isnan(value) else round(value, 5)
+
+    return {
+        "value": safe(number.value),
+        "low": safe(number.low),
+        "high": safe(number.high),
+        "each": [safe(value) for value in number.each],
+    }
+
+
+def short(number: Number, sign: str = "") -> str:
+    """``.812 (.790–.833)``."""
+
+    def digits(value: float) -> str:
+        return "–" if math.isnan(value) else f"{value:{sign}.3f}".replace("0.", ".", 1)
+
+    if number.low is None or number.high is None:
+        return digits(number.value)
+    separator = " to " if sign else "–"
+    return f"{digits(number.value)} ({digits(number.low)}{separator}{digits(number.high)})"
+
+
+def _cells(numbers: RowNumbers) -> list[str]:
+    linear = numbers.linear
+    return [
+        str(numbers.row.dim),
+        f"{numbers.row.ms_per_cell:.3g}",
+        short(numbers.knn[1.0]),
+        *(short(linear[share]) for share in sorted(SHARES, reverse=True)),
+        short(numbers.first),
+        short(numbers.ten),
+        f"{numbers.leak.value:.3f}".replace("0.", ".", 1) if not math.isnan(numbers.leak.value) else "–",
+    ]
+
+
+def show_table(rows: list[Row], context: Context) -> Table:
+    """The main table, to be printed by a rich console."""
+    from rich.table import Table
+
+    table = Table(title=f"{context.dataset}, {context.train_split} to {context.test_split}: macro F1 at true boxes")
+    table.add_column("", no_wrap=True)
+    for heading in HEADINGS:
+        table.add_column(heading, justify="right")
+    for numbers in summarise(rows):
+        table.add_row(numbers.row.name, *_cells(numbers))
+    return table
+
+
+def as_markdown(numbers: list[RowNumbers], context: Context) -> str:
+    """The report as text."""
+    lines = [f"# Embeddings at true boxes: {context.dataset}", "", _about(numbers, context), ""]
+    lines += _table(HEADINGS, [(row.row.name, _cells(row)) for row in numbers])
+    lines += ["", f"Retrieval by chance: {numbers[0].chance.value:.3f}; leak by chance: ", ""]
+    lines[-2] += f"{numbers[0].leak_chance.value:.3f}."
+    lines += [f"- `{row.row.name}`: {row.row.title}" for row in numbers]
+    if len(numbers) > 1:
+        headings = [f"{kind}, {100 * share:g} %" for kind in ("linear", "kNN") for share in SHARES]
+        told = [
+            (n.row.name, [short(d[share], "+") for d in (n.behind, n.behind_knn) for share in SHARES])
+            for n in numbers[1:]
+        ]
+        lines += ["", f"## {numbers[0].row.name} minus the others, macro F1", "", *_table(headings, told)]
+    lines += ["", "## F1 of each type, linear probe, all labels", ""]
+    lines += _table(context.type_names, [(n.row.name, [short(v) for v in n.linear_types]) for n in numbers])
+    lines += ["", "## F1 of each type, kNN, all labels", ""]
+    lines += _table(context.type_names, [(n.row.name, [short(v) for v in n.knn_types]) for n in numbers])
+    pictures = {
+        "macro_f1": "Macro F1 of all rows",
+        "labels": "Macro F1 over the share of labels",
+        "confusion": "Confusion matrix of the linear probe",
+        "neighbours": "Cells and their nearest neighbours in other images",
+    }
+    lines += ["", *(f"![{text}]({name}.png)" for name, text in pictures.items()), ""]
+    return "\n".join(lines)
+
+
+def _about(numbers: list[RowNumbers], context: Context) -> str:
+    train, test = context.train, context.test
+    counts = np.bincount(test.types, minlength=len(context.type_names))
+    kinds = ", ".join(f"{name} {count}" for name, count in zip(context.type_names, counts, strict=True))
+    boxes = " Boxes were derived from annotated points." if context.derived_boxes else ""
+    return (
+        f"{len(train.types)} cells of {len(train.samples)} images (`{context.train_split}`) teach, {len(test.types)} "
+        f"of {len(test.samples)} images and {test.n_units} patients or images (`{context.test_split}`) are scored: "
+        f"{kinds}.{boxes} Vectors are frozen. kNN: {NEIGHBOURS} neighbours by cosine. Linear: logistic regression, its "
+        f"strength chosen in cross-validation on training cells. {context.seeds} seeds; shares of labels below 100 % "
+        f"are drawn {context.seeds * DRAWS} times. In brackets 95 % intervals, bootstrapped over patients or images, "
+        "seeds and draws. Retrieval: share of the nearest cells of other patients or images that has the cell's type, "
+        f"mean over types. Leak: share of the {FAR} nearest cells of the same type that is from the same image. ms a "
+        f"cell: processor time of one thread on {context.device}, measured here; finding the boxes is in none of them."
+    )
+
+
+def _table(headings: tuple[str, ...] | list[str], rows: list[tuple[str, list[str]]]) -> list[str]:
+    lines = [f"| | {' | '.join(headings)} |", "|---" * (len(headings) + 1) + "|"]
+    return lines + [f"| `{name}` | {' | '.join(cells)} |" for name, cells in rows]

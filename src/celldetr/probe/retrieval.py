@@ -1,0 +1,78 @@
+"""Are a cell's nearest neighbours of its type, and do they come from its own image rather than from anywhere?
+
+Neighbours for the first question are looked for in other units (patients or images): cells of one image share stain and
+surroundings, and finding those is no merit. The second question is asked within a type, so that an image full of
+lymphocytes does not count as a leak.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from celldetr.probe.classify import Features, Types, similarities, unit_length
+
+FAR = 10  # neighbours of the longer list
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """Sums over the cells of each unit, to be added and divided.
+
+    Attributes:
+        retrieval: (U, K, 4) by type of the cell: cells, those whose nearest neighbour has their type, sum of the share
+            of the ``FAR`` nearest that has it, sum of the share of all candidates that has it (chance).
+        leak: (U, 3) cells, sum of the share of the ``FAR`` nearest of the same type that is from the same image, the
+            same by chance.
+    """
+
+    retrieval: NDArray[np.float64]
+    leak: NDArray[np.float64]
+
+
+def neighbours(features: Features, types: Types, images: Types, units: Types, n_types: int) -> Neighbours:
+    """Look up the neighbours of every cell among the others, by cosine.
+
+    Args:
+        features: (N, d).
+        types, images, units: (N,).
+        n_types: K.
+    """
+    x = unit_length(features)
+    n_units = int(units.max(initial=-1)) + 1
+    retrieval, leak = np.zeros((n_units, n_types, 4)), np.zeros((n_units, 3))
+    for rows, cosine in similarities(x, x):
+        own, unit, image = types[rows], units[rows], images[rows]
+        other, same_type = unit[:, None] != units, own[:, None] == types
+        candidates = other.sum(1)
+        near, enough = _nearest(np.where(other, cosine, -np.inf), candidates)
+        hit = same_type[np.arange(len(own))[:, None], near]
+        chance = (same_type & other).sum(1) / np.maximum(candidates, 1)
+        told = np.stack([np.ones(len(own)), hit[:, 0], hit.mean(1), chance], axis=1)[enough]
+        np.add.at(retrieval, (unit[enough], own[enough]), told)
+
+        same_type[np.arange(len(own)), np.arange(rows.start, rows.start + len(own))] = False  # not the cell itself
+        candidates = same_type.sum(1)
+        near, enough = _nearest(np.where(same_type, cosine, -np.inf), candidates)
+        same_image = image[:, None] == images
+        share = same_image[np.arange(len(own))[:, None], near].mean(1)
+        chance = (same_image & same_type).sum(1) / np.maximum(candidates, 1)
+        np.add.at(leak, unit[enough], np.stack([np.ones(len(own)), share, chance], axis=1)[enough])
+    return Neighbours(retrieval, leak)
+
+
+def nearest_elsewhere(features: Features, units: Types, queries: Types, count: int) -> Types:
+    """(Q, count) the nearest cells of other units, nearest first."""
+    x = unit_length(features)
+    cosine = np.where(units[queries][:, None] != units, x[queries] @ x.T, -np.inf)
+    return np.argsort(-cosine, axis=1, kind="stable")[:, :count]
+
+
+def _nearest(cosine: NDArray[np.floating], candidates: Types) -> tuple[Types, NDArray[np.bool_]]:
+    """(n, FAR) the nearest columns, nearest first, and which rows have so many candidates."""
+    k = min(FAR, cosine.shape[1])
+    near = np.argpartition(-cosine, k - 1, axis=1)[:, :k]
+    order = np.argsort(-np.take_along_axis(cosine, near, 1), axis=1, kind="stable")
+    return np.take_along_axis(near, order, 1), candidates >= FAR

@@ -1,0 +1,135 @@
+"""What was measured of one method: counts, from which every number and interval of the report is computed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from celldetr.data.label_share import draw_labels
+from celldetr.errors import InputError
+from celldetr.files import read_json, write_json
+from celldetr.probe.classify import choose_strength, confusion, knn, linear, standardise
+from celldetr.probe.retrieval import neighbours
+from celldetr.probe.truth import Truth
+
+SHARES = (0.01, 0.1, 1.0)  # of the training labels
+DRAWS = 2  # of the labels, for each seed and share below 1
+
+Counts = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One method on one test split.
+
+    Attributes:
+        name, title, identity: of the method.
+        dim: length of a vector.
+        ms_per_cell: processor time of embedding, one thread, all cells of both splits.
+        cells: (train, test).
+        knn, linear: share of labels -> (D, U, K, K) counts of each draw and test unit, rows true.
+        strengths: share -> the D strengths of regularisation chosen.
+        retrieval: (S, U, K, 4), leak (S, U, 3): see ``Neighbours``, for each seed.
+    """
+
+    name: str
+    title: str
+    identity: str
+    dim: int
+    ms_per_cell: float
+    cells: tuple[int, int]
+    knn: dict[float, Counts]
+    linear: dict[float, Counts]
+    strengths: dict[float, list[float]]
+    retrieval: NDArray[np.float64]
+    leak: NDArray[np.float64]
+
+
+def measure(
+    features: list[tuple[NDArray[np.float32], NDArray[np.float32]]],
+    train: Truth,
+    test: Truth,
+    n_types: int,
+    seeds: int,
+) -> dict[str, Any]:
+    """Everything of a row that is computed from vectors; nothing of it is chosen on test cells.
+
+    Args:
+        features: of training and test cells, for each seed; one pair if they do not depend on it.
+        train, test: the cells.
+        n_types: K.
+        seeds: number of them.
+
+    Returns:
+        the fields ``knn``, ``linear``, ``strengths``, ``retrieval`` and ``leak`` of a ``Row``.
+    """
+    ready = [standardise(*pair) for pair in features]
+    by_knn: dict[float, Counts] = {}
+    by_linear: dict[float, Counts] = {}
+    strengths: dict[float, list[float]] = {}
+    for share in SHARES:
+        results: list[tuple[NDArray[np.int64], NDArray[np.int64], float]] = []
+        fitted: dict[tuple[int, float], NDArray[np.int64]] = {}
+        for draw in range(seeds if share == 1 else seeds * DRAWS):
+            which = draw % seeds % len(ready)
+            x, y = ready[which]
+            kept = draw_labels(train.types, share, draw)
+            x, types, units = x[kept], train.types[kept], train.units[kept]
+            strength = choose_strength(x, types, units, n_types, draw)
+            # With all labels a draw differs in its folds only.
+            key = (which, strength)
+            same = share == 1 and key in fitted
+            predicted = fitted[key] if same else linear(x, types, y, strength)
+            fitted[key] = predicted
+            near = results[which][0] if share == 1 and which < len(results) else knn(x, types, y, n_types)
+            results.append((near, predicted, strength))
+        by_knn[share] = np.stack([_by_unit(test, near, n_types) for near, _, _ in results])
+        by_linear[share] = np.stack([_by_unit(test, predicted, n_types) for _, predicted, _ in results])
+        strengths[share] = [strength for _, _, strength in results]
+    around = [neighbours(y, test.types, test.images, test.units, n_types) for _, y in ready]
+    return {
+        "knn": by_knn,
+        "linear": by_linear,
+        "strengths": strengths,
+        "retrieval": np.stack([each.retrieval for each in around]),
+        "leak": np.stack([each.leak for each in around]),
+    }
+
+
+def _by_unit(test: Truth, predicted: NDArray[np.int64], n_types: int) -> Counts:
+    """(U, K, K)."""
+    masks = [test.units == unit for unit in range(test.n_units)]
+    return np.stack([confusion(test.types[mask], predicted[mask], n_types) for mask in masks])
+
+
+def write_row(path: Path, row: Row) -> None:
+    """Write a row as JSON."""
+    values = dict(vars(row))
+    for name in ("knn", "linear"):
+        values[name] = {str(share): counts.tolist() for share, counts in values[name].items()}
+    values |= {"strengths": {str(share): chosen for share, chosen in row.strengths.items()}}
+    values |= {"retrieval": row.retrieval.tolist(), "leak": row.leak.tolist()}
+    write_json(path, values)
+
+
+def read_row(path: Path) -> Row | None:
+    """A row that ``write_row`` wrote, or None if there is none.
+
+    Raises:
+        InputError: the file holds something else.
+    """
+    values = read_json(path)
+    if values is None:
+        return None
+    try:
+        for name in ("knn", "linear"):
+            values[name] = {float(share): np.array(counts, np.int64) for share, counts in values[name].items()}
+        values["strengths"] = {float(share): list(chosen) for share, chosen in values["strengths"].items()}
+        values |= {name: np.array(values[name], np.float64) for name in ("retrieval", "leak")}
+        return Row(**values | {"cells": tuple(values["cells"])})
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise InputError(f"{path}: not a row of a probe ({error}); run again with --overwrite") from None

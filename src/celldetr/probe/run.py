@@ -1,0 +1,258 @@
+"""A probe from beginning to end: cells read, embedded, measured row by row, and told; what is done is kept.
+
+In OUT: ``probe.json`` (what was asked), ``embeddings/`` (vectors, safetensors), ``rows/`` (counts), and the report.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+from threadpoolctl import threadpool_limits
+
+from celldetr.data.dataset import rescale
+from celldetr.data.own import find_card
+from celldetr.errors import InputError
+from celldetr.files import output_errors, read_json, replacing, write_json
+from celldetr.model.inference import pick_device
+from celldetr.probe.methods import Embed, Method, methods
+from celldetr.probe.report import Context, write_report
+from celldetr.probe.row import Row, measure, read_row, write_row
+from celldetr.probe.truth import Truth, read_splits
+
+SETTINGS = "probe.json"
+PARTS = ("train", "test")
+Progress = Callable[[int, int, str], None]
+"""Called with images embedded, all images, and the row."""
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """Vectors of the cells of a split, and the seconds that embedding took."""
+
+    features: NDArray[np.float32]
+    seconds: float
+
+
+def probe(
+    model: str,
+    dataset: str,
+    out: Path,
+    *,
+    train_split: str = "train",
+    test_split: str = "test",
+    against: tuple[str, ...] = (),
+    seeds: int = 3,
+    train_images: int | None = None,
+    mpp: float | None = None,
+    device: str = "auto",
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> tuple[list[Row], Context]:
+    """Measure a model's embeddings at true boxes, beside others.
+
+    Args:
+        model: name or folder of a checkpoint.
+        dataset: name or path of a card, or a folder of labels.
+        out: folder for everything.
+        train_split: what classifiers learn from; all that is chosen is chosen on it.
+        test_split: what is reported.
+        against: what to compare with, see ``methods``.
+        seeds: of folds, draws of labels and random weights.
+        train_images: use so many images of the training split; None: all.
+        mpp: of the images, instead of what they or their card say.
+        device: where networks run.
+        resume: keep rows and vectors that are in ``out``, if they were measured on the same cells.
+        overwrite: begin anew in a folder that is not empty.
+        progress: told how far embedding is.
+
+    Returns:
+        the rows, the model's first, and what they were measured on.
+
+    Raises:
+        InputError: wrong data, models or settings, or ``out`` holds something else.
+    """
+    if seeds < 1:
+        raise InputError(f"--seeds {seeds}: expected 1 or more")
+    chosen = methods(model, against, device)
+    card = find_card(dataset, mpp)
+    if train_split == test_split:
+        raise InputError(f"--train-split and --test-split are both {test_split!r}; choose two splits that share nobody")
+    train, test = read_splits(card, train_split, test_split, train_images)
+    context = Context(
+        dataset=card.name,
+        train_split=train_split,
+        test_split=test_split,
+        type_names=train.samples[0].type_names,
+        train=train,
+        test=test,
+        seeds=seeds,
+        device=str(pick_device(device)),
+        derived_boxes=any(sample.derived_boxes for sample in test.samples),
+    )
+    _prepare(out, context.settings(), resume, overwrite)
+    images = len(train.samples) + len(test.samples)
+    total = images * sum(seeds if method.seeded else 1 for method in chosen)
+    done, rows = 0, []
+    for method in chosen:
+
+        def tell(step: int, name: str = method.name) -> None:
+            if progress:
+                progress(min(done + step, total), total, name)  # noqa: B023 - called before done changes
+
+        rows.append(_row(method, context, out, tell))
+        done += images * (seeds if method.seeded else 1)
+    write_report(out, rows, context, vectors=lambda name: _first_vectors(out, chosen, name))
+    return rows, context
+
+
+def _prepare(out: Path, settings: dict[str, Any], resume: bool, overwrite: bool) -> None:
+    """Make the folder, or check that what is in it was measured on the same cells.
+
+    Raises:
+        InputError: it holds something else, or something at all without ``resume`` or ``overwrite``.
+    """
+    earlier = read_json(out / SETTINGS) if out.is_dir() else None
+    if out.exists() and (not out.is_dir() or (earlier is None and any(out.iterdir()))):
+        raise InputError(f"{out}: exists and is not the folder of a probe; choose another name")
+    if earlier is not None:
+        if overwrite:
+            for part in ("rows", "embeddings"):
+                shutil.rmtree(out / part, ignore_errors=True)
+        elif not resume:
+            raise InputError(f"{out}: holds a probe already; add --resume to keep its rows, or --overwrite")
+        else:
+            for key, value in settings.items():
+                if earlier.get(key) != value:
+                    raise InputError(
+                        f"{out}: was measured with {key}={earlier.get(key)!r}, now it is {value!r}; choose another "
+                        "folder, or add --overwrite"
+                    )
+    with output_errors(out):
+        for part in ("rows", "embeddings"):
+            (out / part).mkdir(parents=True, exist_ok=True)
+    write_json(out / SETTINGS, settings)
+
+
+def _row(method: Method, context: Context, out: Path, tell: Callable[[int], None]) -> Row:
+    path = out / "rows" / f"{method.file_name}.json"
+    row = read_row(path)
+    if row is not None and row.identity == method.identity:
+        return row
+    vectors = []
+    for seed in range(context.seeds if method.seeded else 1):
+        embedder: list[Embed] = []  # built once, and only if something is missing
+        pair = []
+        for part, truth in zip(PARTS, (context.train, context.test), strict=True):
+            before = seed * (len(context.train.samples) + len(context.test.samples)) + (
+                len(context.train.samples) if part == "test" else 0
+            )
+            place = _place(out, method, seed, part)
+            pair.append(_vectors(place, method, seed, truth, embedder, lambda i, b=before: tell(b + i)))  # type: ignore[misc]
+        vectors.append((pair[0], pair[1]))
+    seconds = sum(part.seconds for pair in vectors for part in pair) / len(vectors)
+    cells = len(context.train.types), len(context.test.types)
+    row = Row(
+        name=method.name,
+        title=method.title,
+        identity=method.identity,
+        dim=vectors[0][0].features.shape[1],
+        ms_per_cell=1000 * seconds / sum(cells),
+        cells=cells,
+        **measure(
+            [(a.features, b.features) for a, b in vectors],
+            context.train,
+            context.test,
+            len(context.type_names),
+            context.seeds,
+        ),
+    )
+    write_row(path, row)
+    return row
+
+
+def _place(out: Path, method: Method, seed: int, part: str) -> Path:
+    suffix = f"-{seed}" if method.seeded else ""
+    return out / "embeddings" / f"{method.file_name}{suffix}-{part}.safetensors"
+
+
+def _first_vectors(out: Path, chosen: list[Method], name: str) -> NDArray[np.float32] | None:
+    """Test vectors of a row, of its first seed, if they are still there."""
+    method = next(method for method in chosen if method.name == name)
+    read = read_vectors(_place(out, method, 0, "test"), method.identity)
+    return None if read is None else read.features
+
+
+def _vectors(
+    path: Path, method: Method, seed: int, truth: Truth, embedder: list[Embed], tell: Callable[[int], None]
+) -> Vectors:
+    """Vectors from the file, or computed and put there."""
+    kept = read_vectors(path, method.identity)
+    if kept is not None and len(kept.features) == len(truth.types):
+        tell(len(truth.samples))
+        return kept
+    if not embedder:
+        embedder.append(method.build(seed))
+        embedder[0](rescale(truth.samples[0], method.mpp))  # kernels are compiled, caches filled: nobody's cost
+    vectors = embed_all(embedder[0], method.mpp, truth, tell)
+    facts = {"identity": method.identity, "seconds": vectors.seconds}
+    with replacing(path) as temporary:
+        save_file({"features": vectors.features}, temporary, metadata={"probe": json.dumps(facts)})
+    return vectors
+
+
+def embed_all(embed: Embed, mpp: float, truth: Truth, tell: Callable[[int], None] | None = None) -> Vectors:
+    """Embed all cells of a split, on one thread, with the processor time of embedding alone.
+
+    Time is the process's own on whatever it runs, so that other programs do not count; work on a GPU is not in it.
+
+    Args:
+        embed: the method.
+        mpp: of the images it sees; resampling to it is not timed.
+        truth: the cells.
+        tell: told how many images are done.
+    """
+    parts, seconds = [], 0.0
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with threadpool_limits(1):
+            for i, sample in enumerate(truth.samples):
+                image = rescale(sample, mpp)
+                start = time.process_time()
+                parts.append(embed(image))
+                seconds += time.process_time() - start
+                if tell:
+                    tell(i + 1)
+    finally:
+        torch.set_num_threads(threads)
+    features = np.ascontiguousarray(np.concatenate(parts), dtype=np.float32)
+    if not np.isfinite(features).all():
+        raise InputError("an embedding holds numbers that are not finite; the weights are broken")
+    return Vectors(features, seconds)
+
+
+def read_vectors(path: Path, identity: str) -> Vectors | None:
+    """Vectors that were computed under ``identity``; None where they were not, or are damaged."""
+    if not path.is_file():
+        return None
+    try:
+        with safe_open(path, framework="numpy") as file:
+            facts = json.loads((file.metadata() or {}).get("probe", "{}"))
+            features = file.get_tensor("features")
+        if facts.get("identity") != identity or features.ndim != 2 or features.dtype != np.float32:
+            return None
+        return Vectors(features, float(facts["seconds"]))
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None

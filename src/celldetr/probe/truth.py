@@ -1,0 +1,110 @@
+"""The labelled cells of two splits that share nobody: types, and which image and patient each is from."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from celldetr.data.card import DatasetCard
+from celldetr.data.dataset import load_samples
+from celldetr.data.sample import UNKNOWN, Sample
+from celldetr.errors import InputError
+from celldetr.evaluation.bootstrap import units_of
+
+
+@dataclass(frozen=True)
+class Truth:
+    """The N cells of known type of a split, image by image.
+
+    Attributes:
+        samples: the images, with those cells only.
+        types: (N,) int64.
+        images: (N,) index into ``samples``.
+        units: (N,) what is drawn together: the patient where known, else the image; 0 ... U - 1.
+    """
+
+    samples: tuple[Sample, ...]
+    types: NDArray[np.int64]
+    images: NDArray[np.int64]
+    units: NDArray[np.int64]
+
+    @property
+    def n_units(self) -> int:
+        """Number of units."""
+        return int(self.units.max(initial=-1)) + 1
+
+    def digest(self) -> str:
+        """SHA-256 of pixels, boxes and types."""
+        state = hashlib.sha256()
+        for sample in self.samples:
+            for array in (sample.image, sample.boxes, sample.types):
+                state.update(repr(array.shape).encode() + np.ascontiguousarray(array).tobytes())
+        return state.hexdigest()
+
+
+def truth_of(samples: Sequence[Sample]) -> Truth:
+    """Samples without their cells of unknown type; images without a cell left are dropped."""
+    kept = [keep_known(sample) for sample in samples if (sample.types != UNKNOWN).any()]
+    sizes = [len(sample) for sample in kept]
+    images = np.repeat(np.arange(len(kept)), sizes)
+    units = np.asarray(units_of([sample.group for sample in kept]), np.int64)
+    types = np.concatenate([np.zeros(0, np.int64), *(sample.types for sample in kept)])
+    return Truth(tuple(kept), types, images, units[images])
+
+
+def keep_known(sample: Sample) -> Sample:
+    """A sample with the cells of known type only."""
+    known = sample.types != UNKNOWN
+    return replace(sample, boxes=sample.boxes[known], types=sample.types[known], points=sample.points[known])
+
+
+def read_splits(card: DatasetCard, train: str, test: str, train_images: int | None, seed: int = 0) -> list[Truth]:
+    """Both splits of a data set, training first.
+
+    Args:
+        card: the data set.
+        train, test: names of its splits.
+        train_images: use so many training images, drawn by ``seed``; None: all.
+        seed: of that draw.
+
+    Raises:
+        InputError: wrong data, fewer than two types, a cell in both splits.
+    """
+    samples = load_samples(card, train)
+    if train_images is not None and train_images < len(samples):
+        if train_images < 1:
+            raise InputError(f"--train-images {train_images}: expected 1 or more")
+        chosen = np.sort(np.random.default_rng(seed).permutation(len(samples))[:train_images])
+        samples = [samples[i] for i in chosen]
+    truths = [truth_of(samples), truth_of(load_samples(card, test))]
+    for name, truth in zip((train, test), truths, strict=True):
+        if len(np.unique(truth.types)) < 2:
+            raise InputError(
+                f"dataset {card.name!r}, split {name!r}: has cells of {len(np.unique(truth.types))} known types, and "
+                "telling types apart needs two or more"
+            )
+    check_apart(*truths)
+    return truths
+
+
+def patients(truth: Truth) -> set[str]:
+    """Groups that are more than an image's own name, which two folders may use for two images."""
+    return {sample.group for sample in truth.samples if sample.group not in ("", sample.name)}
+
+
+def check_apart(train: Truth, test: Truth) -> None:
+    """Refuse splits that share an image or a patient: what is measured then is memory.
+
+    Raises:
+        InputError: they do; the message names one.
+    """
+    groups = patients(train) & patients(test)
+    pictures = {hashlib.sha256(s.image.tobytes()).digest(): s.name for s in train.samples}
+    same = [s.name for s in test.samples if hashlib.sha256(s.image.tobytes()).digest() in pictures]
+    if groups or same:
+        who = f"patient {min(groups)!r}" if groups else f"image {min(same)!r}"
+        raise InputError(f"{who} is in the training and in the test split; choose two splits that share nobody")
