@@ -17,7 +17,7 @@ from typing import Annotated, Any
 import typer
 
 from celldetr import cli_checks as checks
-from celldetr.cli_models import ablate, evaluate, explain, rotations, train
+from celldetr.cli_models import ablate, evaluate, explain, pretrain, rotations, train
 from celldetr.cli_options import (
     Device,
     ModelName,
@@ -141,6 +141,7 @@ def predict(
 
         code = tell_forecast(forecast(found, request), where)
     else:
+        checks.tell_untyped(model)
         sum_up = is_cohort(slides) or where is not None
         code = predict_and_tell(found, request, where, sum_up=sum_up, quiet=quiet)
     if code:
@@ -208,7 +209,7 @@ def export(
     typer.echo(export_cells(source, to, out, overwrite=overwrite, **options))
 
 
-for command in (train, evaluate, rotations, explain, ablate):
+for command in (train, pretrain, evaluate, rotations, explain, ablate):
     app.command()(command)
 
 

@@ -17,6 +17,7 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset
 
+from celldetr.data.sample import Sample
 from celldetr.data.views import ViewSet, collate_views
 from celldetr.model.checkpoint import save_checkpoint
 from celldetr.model.inference import TilePredictor
@@ -32,12 +33,13 @@ from celldetr.training.figures import (
     write_facts,
 )
 from celldetr.training.folder import MODEL_FOLDER
-from celldetr.training.held_out_cells import HeldOutCells, embed_cells, probe_slides
+from celldetr.training.held_out_cells import HeldOutCells, embed_cells, probe_slides, spread
 from celldetr.training.infonce import Contrast
 from celldetr.training.logs import LOG_EVERY
 from celldetr.training.run import Run, chances, make_card
 from celldetr.training.validation import LOWEST_SCORE, validate
 
+IMAGES = 200  # held-out images that are looked at, spread evenly over all
 VIEWS = 64  # held-out images in the validation loss, drawn like training images, with the batch of training
 OTHER_SEED = 1_000_003  # apart from the seed of training, so that no view of a held-out image is one of training's
 DETECTION = ("f1_detection", "f1_detection_standard", "threshold", "median_iou")
@@ -58,6 +60,7 @@ class Pretraining(Run):
         settings = self.recipe.training
         self.contrastive = Contrastive(self.network, settings, self.head)
         self.judged = Contrastive(self.average.network, settings, self.average_head.network, alone=True)
+        self.validated_on: list[Sample] | None = None
         self.seen: tuple[Contrast, HeldOutCells] | None = None  # of the last validation
         return self.contrastive
 
@@ -87,7 +90,7 @@ class Pretraining(Run):
     def validate(self, done: int) -> Numbers:
         """Judge the averaged weights and keep them if their contrastive loss is the least so far."""
         predictor = TilePredictor(self.average.network, threshold=LOWEST_SCORE, device=self.fabric.device)
-        threshold, found = validate(predictor, self.data.held_out)
+        threshold, found = validate(predictor, self._held_out())
         numbers = self._judge() | {name: found[name] for name in DETECTION}
         rank, loss = numbers["rank"], numbers["loss"]
         self.warning = self._collapse(rank, "rank") if rank is not None else ""
@@ -122,11 +125,11 @@ class Pretraining(Run):
 
         Numbers are means over anchors, but for those that ``Contrastive.watch`` gives of a batch: means over batches.
         """
-        settings, data = self.recipe.training, self.data
+        settings, held_out = self.recipe.training, self._held_out()
         self.judged.eval()
         device, size = self.fabric.device, settings.batch_size
         count = max(1, round(VIEWS / size)) * size
-        views = ViewSet(data.held_out, self.recipe.augment, settings.contrastive, settings.seed + OTHER_SEED, count)
+        views = ViewSet(held_out, self.recipe.augment, settings.contrastive, settings.seed + OTHER_SEED, count)
         sums: dict[str, float] = {}
         losses = anchors = batches = 0.0
         first: Contrast | None = None
@@ -144,13 +147,20 @@ class Pretraining(Run):
             batches += 1
             for name, value in self.judged.watch(contrast, embeddings).items():
                 sums[name] = sums.get(name, 0.0) + float(value)
-        cells = embed_cells(self.average.network, data.held_out, device)
+        cells = embed_cells(self.average.network, held_out, device)
         self.seen = (first, cells) if first else None
         numbers: Numbers = {"loss": losses / anchors if anchors else None}
         numbers |= {name.partition("/")[2]: value / batches for name, value in sums.items()}
         probe = probe_slides(cells, settings.seed)
         numbers |= {"slide_accuracy": probe.accuracy, "slide_chance": probe.chance} if probe else {}
         return {"rank": None, **numbers}
+
+    def _held_out(self) -> list[Sample]:
+        """Images to validate on, in memory: a set of patches may have any number of them."""
+        if self.validated_on is None:
+            images = self.data.held_out
+            self.validated_on = [images[i] for i in spread(len(images), IMAGES)]
+        return self.validated_on
 
     def _collapse(self, rank: float, name: str) -> str:
         return collapse(rank, self.kept.get(name, rank))
