@@ -1,4 +1,4 @@
-"""InfoNCE against a double loop, the published formula, and another library; what watches for collapse against loops."""
+"""InfoNCE against a double loop and another library; what watches for collapse against the papers' formulas."""
 
 from __future__ import annotations
 
