@@ -143,3 +143,5 @@ def test_a_collapse_is_said_in_words() -> None:
     assert "collapsed: their effective rank is 1.5, it was 22.0" in collapse(1.5, 22.0)
     assert "collapsed" in collapse(5.0, 22.0)
     assert "collapsed" in collapse(1.9, 2.0)
+    assert collapse(5.0, 22.0, share=0) == ""
+    assert "collapsed" in collapse(1.5, 22.0, share=0)

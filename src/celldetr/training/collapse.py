@@ -47,9 +47,12 @@ def effective_rank(vectors: Tensor) -> Tensor:
     return torch.special.entr(share).sum().exp().to(vectors.device, torch.float32)
 
 
-def collapse(rank: float, start: float) -> str:
-    """What is to be said of an effective rank, beside the one before training; "" where nothing is wrong."""
-    if rank >= max(LEAST_RANK, LEAST_SHARE * start):
+def collapse(rank: float, start: float, share: float = LEAST_SHARE) -> str:
+    """What is to be said of an effective rank, beside the one before training; "" where nothing is wrong.
+
+    ``share`` is 0 where the two are of different numbers of vectors, which is what a rank can reach at most.
+    """
+    if rank >= max(LEAST_RANK, share * start):
         return ""
     return (
         f"the embeddings have collapsed: their effective rank is {rank:.1f}, it was {start:.1f} before training; cells"

@@ -41,6 +41,7 @@ from celldetr.training.validation import LOWEST_SCORE, validate
 
 IMAGES = 200  # held-out images that are looked at, spread evenly over all
 VIEWS = 64  # held-out images in the validation loss, drawn like training images, with the batch of training
+FEW = 16  # cells to be told from: of a batch with fewer the rank says little
 OTHER_SEED = 1_000_003  # apart from the seed of training, so that no view of a held-out image is one of training's
 DETECTION = ("f1_detection", "f1_detection_standard", "threshold", "median_iou")
 NOTE = "Pretrained without types: it finds and embeds cells, and its one type says nothing. Fine-tune it for types."
@@ -75,8 +76,9 @@ class Pretraining(Run):
         self.contrastive.measure = step % LOG_EVERY == 0 or step + 1 == self.recipe.training.steps
         numbers = super().gradients(step, batch)
         self.warning = ""
-        if self.contrastive.measure:
-            self.warning = self._collapse(numbers["embedding/rank"], "rank")
+        if self.contrastive.measure and numbers["embedding/chance"] > math.log(FEW):
+            rank = numbers["embedding/rank"]
+            self.warning = collapse(rank, self.kept.get("rank", rank), share=0)
         return numbers
 
     def begin(self) -> Numbers:
@@ -93,7 +95,7 @@ class Pretraining(Run):
         threshold, found = validate(predictor, self._held_out())
         numbers = self._judge() | {name: found[name] for name in DETECTION}
         rank, loss = numbers["rank"], numbers["loss"]
-        self.warning = self._collapse(rank, "rank") if rank is not None else ""
+        self.warning = collapse(rank, self.kept.get("rank", rank)) if rank is not None else ""
         score = math.exp(-loss) if loss is not None else 0.0
         if score > self.best:
             self.best = score
@@ -161,6 +163,3 @@ class Pretraining(Run):
             images = self.data.held_out
             self.validated_on = [images[i] for i in spread(len(images), IMAGES)]
         return self.validated_on
-
-    def _collapse(self, rank: float, name: str) -> str:
-        return collapse(rank, self.kept.get(name, rank))
