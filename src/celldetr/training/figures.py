@@ -46,6 +46,7 @@ def own_similarity(contrast: Contrast, image: int | None = None) -> NDArray[np.f
 def draw_similarity(contrast: Contrast, path: Path) -> Path:
     """Draw the similarity matrices of a batch and of its first images that have anchors."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     with_anchors = contrast.anchor_image.unique().tolist()[:IMAGES]
     matrices = [("all images of the batch", own_similarity(contrast))]
@@ -58,6 +59,8 @@ def draw_similarity(contrast: Contrast, path: Path) -> Path:
             picture = axis.imshow(matrix, vmin=-1, vmax=1, cmap="RdBu_r", interpolation="nearest")
         best = float((matrix.argmax(1) == np.arange(len(matrix))).mean()) if matrix.size else 0.0
         axis.set(title=f"{name}\n{len(matrix)} cells, {best:.0%} found", xlabel="cell", ylabel="anchor")
+        for ruler in (axis.xaxis, axis.yaxis):
+            ruler.set_major_locator(MaxNLocator(5, integer=True))
     if picture is not None:
         figure.colorbar(picture, ax=list(axes), label="cosine", shrink=0.8)
     with replacing(path) as unfinished:
