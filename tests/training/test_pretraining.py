@@ -14,6 +14,7 @@ import yaml
 from PIL import Image
 from safetensors.torch import load_file
 
+from celldetr import cli_checks
 from celldetr.api import load_model
 from celldetr.config import Recipe
 from celldetr.errors import InputError, UntypedWarning
@@ -45,7 +46,7 @@ def recipes(tiny_recipe: Recipes, monkeypatch: pytest.MonkeyPatch) -> Recipes:
 
 
 def test_a_run_leaves_figures_numbers_and_a_model_without_types(
-    recipes: Recipes, tiny_recipe: Recipes, tmp_path: Path
+    recipes: Recipes, tiny_recipe: Recipes, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = tmp_path / "run"
     train(recipes(validate_every=4), run, device="cpu")
@@ -77,6 +78,11 @@ def test_a_run_leaves_figures_numbers_and_a_model_without_types(
         model = load_model(run)
     assert model.types == (UNTYPED,)
     assert (model.network.type_head.weight == 0).all()
+
+    cli_checks.tell_untyped(str(run))
+    assert capsys.readouterr().err.count("\n") == 1
+    cli_checks.tell_untyped(None)  # the packaged model has types
+    assert capsys.readouterr().err == ""
 
     # Then types: they begin anew, everything else with what was learnt.
     values = tiny_recipe(None, run).model_dump(mode="json")
