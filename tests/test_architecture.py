@@ -28,7 +28,7 @@ ARROWS: dict[str, set[str]] = {
     "config": {"errors", "untrusted"},
     "model": BASE,
     "data": BASE | {"slide.reader", "slide.roi"},  # labels drawn on slides
-    "training": BASE | {"data", "model", "evaluation"},
+    "training": BASE | {"data", "model", "evaluation", "view.embedding_map"},  # pictures of embeddings
     "evaluation": BASE | {"data", "model"},
     "slide": BASE | {"model.output"},
     "export": {"config", "errors", "files", "untrusted", "slide"},

@@ -5,6 +5,7 @@ Everything here is a few lines over the parts; the command line calls the same f
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from celldetr.errors import InputError
+from celldetr.errors import InputError, UntypedWarning, untyped
 from celldetr.model.checkpoint import Card, load_checkpoint
 from celldetr.model.hub import find_model
 from celldetr.model.inference import Precision, TilePredictor, pick_device
@@ -91,6 +92,8 @@ def load_model(
         orientations=orientations,
     )
     model.info = checkpoint.card
+    if not model.info.types_trained:
+        warnings.warn(untyped(model.info.name), UntypedWarning, stacklevel=2)
     return model
 
 

@@ -19,7 +19,7 @@ import typer
 from celldetr import cli_checks as checks
 from celldetr.cli_cells import cluster, index, similar
 from celldetr.cli_data import data_app
-from celldetr.cli_models import ablate, evaluate, explain, probe, rotations, train
+from celldetr.cli_models import ablate, evaluate, explain, pretrain, probe, rotations, train
 from celldetr.cli_options import (
     Device,
     ModelName,
@@ -147,6 +147,7 @@ def predict(
 
         code = tell_forecast(forecast(found, request), where)
     else:
+        checks.tell_untyped(model)
         sum_up = is_cohort(slides) or where is not None
         code = predict_and_tell(found, request, where, sum_up=sum_up, quiet=quiet)
     if code:
@@ -222,7 +223,7 @@ def export(
     typer.echo(export_cells(source, to, out, overwrite=overwrite, **options))
 
 
-for command in (train, evaluate, probe, rotations, explain, ablate, index, similar, cluster):
+for command in (train, pretrain, evaluate, probe, rotations, explain, ablate, index, similar, cluster):
     app.command()(command)
 app.add_typer(data_app)
 

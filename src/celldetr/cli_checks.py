@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from celldetr.errors import InputError, near
+import typer
+
+from celldetr.errors import InputError, UntypedWarning, near, untyped
 
 if TYPE_CHECKING:
     from celldetr.cohort.clusters import ClusterSettings
@@ -50,6 +53,17 @@ def cluster(text: str | None) -> str | ClusterSettings | None:
     from celldetr.cohort.clusters import read_cluster
 
     return read_cluster(text)
+
+
+def tell_untyped(model: str | None) -> None:
+    """Say of a model that was pretrained without types, and of no other, that it types no cell."""
+    from celldetr.model.checkpoint import read_card
+    from celldetr.model.hub import find_model
+
+    card = read_card(find_model(model))
+    if not card.types_trained:
+        warnings.simplefilter("ignore", UntypedWarning)  # said here, in one line
+        typer.echo(f"note: {untyped(card.name)}", err=True)
 
 
 def free(out: Path, overwrite: bool, example: str = "metrics.json") -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,6 +11,9 @@ from celldetr import cli_checks as checks
 from celldetr.cli_options import Device, ModelName, Orientations, Overwrite, PrecisionName, Quiet, Resume, resumable
 from celldetr.errors import InputError
 from celldetr.progress import image_listener, progress_bar, training_listener
+
+if TYPE_CHECKING:
+    from celldetr.config import Recipe
 
 
 @resumable()
@@ -43,12 +46,49 @@ def train(
     quiet: Quiet = False,
 ) -> None:
     """Train a model: OUT gets model/, log.jsonl, tensorboard/, curves.png and the state to resume from."""
-    from celldetr.model.checkpoint import read_card
     from celldetr.recipes import load_recipe
+
+    chosen = load_recipe(recipe, settings, checks.own_data(data, mpp, types))
+    _run_recipe(chosen, out, device, devices, overwrite=overwrite, resume=resume, quiet=quiet)
+
+
+@resumable()
+def pretrain(
+    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe: pretrain-small, or a YAML file.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the run.")],
+    settings: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="KEY=VALUE",
+            help="Changes to it, e.g. training.steps=2000 train='[{card: SET, split: train}]'",
+        ),
+    ] = None,
+    device: Device = "auto",
+    devices: Annotated[int, typer.Option(help="Processes that share each batch, each with a device of its own.")] = 1,
+    overwrite: Overwrite = False,
+    resume: Resume = False,
+    quiet: Quiet = False,
+) -> None:
+    """Pretrain a model without types: two views of a cell are to look alike, those of two cells not.
+
+    Images with boxes are enough: a patch set, or any data set, whose types are not learnt. OUT gets what `train` gives,
+    and similarity.png, embedding.png and embedding.json: see docs/pretraining.md. The model finds and embeds cells; for
+    types, train a recipe with `init: OUT`.
+    """
+    from celldetr.recipes import load_recipe
+
+    chosen = load_recipe(recipe, ["training.objective=contrastive", *(settings or [])])
+    _run_recipe(chosen, out, device, devices, overwrite=overwrite, resume=resume, quiet=quiet)
+
+
+def _run_recipe(
+    chosen: Recipe, out: Path, device: str, devices: int, *, overwrite: bool, resume: bool, quiet: bool
+) -> None:
+    """Train, whatever the objective, and say where the model is."""
+    from celldetr.model.checkpoint import read_card
     from celldetr.training.loop import train as run
     from celldetr.training.processes import is_first
 
-    chosen = load_recipe(recipe, settings, checks.own_data(data, mpp, types))
     try:
         with progress_bar(quiet or not is_first()) as bar:
             folder = run(

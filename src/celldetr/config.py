@@ -150,8 +150,44 @@ Part = Literal["backbone", "encoder", "detector", "representer"]
 DETECTION: tuple[Part, ...] = ("backbone", "encoder", "detector")  # what decides which nuclei are found
 
 
+class ContrastiveConfig(Config):
+    """Cell-level contrastive pretraining, method section 4: which pairs of views agree, and what they are told from."""
+
+    # released: boxes and perturbed boxes of one image, as the authors' code; two: across two augmented views of each
+    # image, so that colour, blur and turns differ as well, and not the box alone.
+    views: Literal["two", "released"] = "two"
+    shift: Probability = 0.15  # how far apart the two views' crops lie at most along x and y, in crop sides
+    zoom: Annotated[float, Field(ge=1, le=4)] = 1.2  # largest ratio of the two views' zooms
+    jitter: tuple[Probability, Probability, Probability, Probability] = (0.1, 0.4, 0.5, 1.0)  # noise(low, high, grow,
+    # share) of the anchors' boxes
+    temperature: Annotated[float, Field(ge=0.01, le=10)] = 0.1
+    # Cells that an anchor's own has to be told from: those of its image, or of the whole batch, of all processes.
+    negatives: Literal["batch", "image"] = "batch"
+    # Hidden and output width, in d_model, of the head that the loss sees; it is left out of the checkpoint. None: the
+    # loss sees the embeddings themselves.
+    projection: tuple[Positive, Positive] | None = (2.0, 0.5)
+    weight: Positive = 1.0  # of the contrastive loss beside those of detection
+    detection: Literal["first", "both", "none"] = "first"  # views whose boxes go on training detection
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        low, high, _, share = self.jitter
+        if not low <= high < 1:
+            raise ValueError(f"jitter={list(self.jitter)}: expected [low, high, grow, share] with low <= high < 1")
+        if self.views == "released":
+            if not high * share:
+                raise ValueError(f"views='released' tells anchors from cells by their boxes' noise; jitter has {high=}")
+            if self.detection == "both":
+                raise ValueError("views='released' has one view of an image: use detection='first' or 'none'")
+        return self
+
+
 class TrainConfig(Config):
     """How a network is trained: method section 3 (losses) and section 7 (schedules)."""
+
+    # supervised: nuclei and their types; contrastive: nuclei and what is common to two views of each, without types.
+    objective: Literal["supervised", "contrastive"] = "supervised"
+    contrastive: ContrastiveConfig = ContrastiveConfig()
 
     # Whose boxes train the representation decoder. sequential: the detector's own, matched; parallel: the true ones;
     # parallel_jittered: the true ones perturbed; mixed: the detector's own and the perturbed ones; positive_negative:
@@ -202,6 +238,16 @@ class TrainConfig(Config):
             )
         return self
 
+    @model_validator(mode="after")
+    def _contrastive_learns_embeddings(self) -> Self:
+        if self.objective != "contrastive":
+            return self
+        if "representer" in self.freeze:
+            raise ValueError("objective='contrastive' learns embeddings, and freeze keeps the representer as it is")
+        if self.labels == "some":
+            raise ValueError("labels='some' is about types, which objective='contrastive' does not learn: use 'all'")
+        return self
+
     @property
     def detection_frozen(self) -> bool:
         """Whether nothing learns that decides which nuclei are found."""
@@ -228,6 +274,11 @@ class Recipe(Config):
         settings = self.training
         if settings.freeze and not self.init:
             raise ValueError(f"training.freeze={list(settings.freeze)} keeps weights that init has to name")
+        if self.model.represent == "queries" and settings.objective == "contrastive":
+            raise ValueError(
+                "training.objective='contrastive' embeds boxes, for which model.represent='queries' has no"
+                " representation decoder; use model.represent=boxes"
+            )
         if self.model.represent == "queries" and settings.mode != "sequential":
             raise ValueError(
                 f"training.mode={settings.mode!r} feeds boxes to a representation decoder, and model.represent="

@@ -37,3 +37,15 @@ def near(value: str, accepted: Iterable[str]) -> str:
     if close:
         return "did you mean " + " or ".join(repr(name) for name in close) + "?"
     return "expected one of " + ", ".join(repr(name) for name in names)
+
+
+class UntypedWarning(UserWarning):
+    """A model that was pretrained without types is used to predict."""
+
+
+def untyped(name: str) -> str:
+    """What there is to say of such a model."""
+    return (
+        f"model {name!r} was pretrained without types: it finds cells and embeds them, and calls every cell 'untyped';"
+        " for types, train a recipe with its folder as init (docs/pretraining.md)"
+    )

@@ -71,14 +71,19 @@ def row_listener(bar: Bar, name: str) -> Callable[[int, int, str], None]:
 
 
 def training_listener(bar: Bar, name: str) -> Callable[[Any], None]:
-    """Shows steps and loss, and prints what every validation found: a listener for ``train``."""
+    """Shows steps and loss, and prints what every validation found and what is wrong: a listener for ``train``."""
+    told = ""
 
     def listen(progress: Any) -> None:
+        nonlocal told
         note = f"step {progress.step}  loss {progress.loss:.3f}  {progress.images_per_second:.1f} images/s"
         _show(bar, name, progress.step, progress.steps, note)
         if progress.validation:
             shown = "  ".join(f"{k} {v:.3f}" for k, v in progress.validation.items() if v is not None)
             bar.console.print(f"step {progress.step}: {shown}")
+        if progress.warning and progress.warning != told:
+            bar.console.print(f"warning: step {progress.step}: {progress.warning}", style="yellow")
+            told = progress.warning
 
     return listen
 

@@ -46,11 +46,16 @@ def augment(
     out = crop(sample, config.crop, zoom, place)
     if config.orientations:
         out = orient(out, int(rng.integers(8)))
-    image = recolour(out.image, config, rng)
+    return replace(out, image=restyle(out.image, config, rng))
+
+
+def restyle(image: NDArray[np.uint8], config: AugmentConfig, rng: np.random.Generator) -> NDArray[np.uint8]:
+    """What moves no box: stain, colour and blur of an (H, W, 3) uint8 image."""
+    image = recolour(image, config, rng)
     if rng.uniform() < config.blur_p and config.blur > 0:
         blur = ImageFilter.GaussianBlur(rng.uniform(0, config.blur))
         image = np.asarray(Image.fromarray(image).filter(blur))
-    return replace(out, image=np.ascontiguousarray(image))
+    return np.ascontiguousarray(image)
 
 
 def _place_around(
@@ -65,9 +70,26 @@ def _place_around(
         where: (2,) in [0, 1].
     """
     inner = (0.05 + 0.9 * where) * side  # px from the crop's corner: whole pixels may move it by a half
+    return place_at(shape, side, point - inner)
+
+
+def place_at(shape: tuple[int, ...], side: float, corner: NDArray[np.floating]) -> NDArray[np.float64]:
+    """``place`` of ``crop`` such that the crop begins at a corner, or as near to it as the source allows.
+
+    Args:
+        shape: (H, W, 3) of the source.
+        side: of the crop in the source, px.
+        corner: (x, y) in the source; where the source is smaller than the crop, the place does not depend on it.
+    """
     room = np.array([shape[1], shape[0]]) - side
     wide = np.maximum(room + 2 * BORDER * side, 1e-9)
-    return np.clip((point - inner + BORDER * side) / wide, 0, 1)
+    return np.clip((corner + BORDER * side) / wide, 0, 1)
+
+
+def corner_at(shape: tuple[int, ...], side: float, place: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(x, y) in the source where ``crop`` begins at a ``place``; (0, 0) where the source is smaller than the crop."""
+    room = np.array([shape[1], shape[0]]) - side
+    return np.clip(-BORDER * side + place * (room + 2 * BORDER * side), 0, np.maximum(room, 0))
 
 
 def background_colour(image: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -90,15 +90,20 @@ class TrainingSet(Dataset[Crop]):
         return self.length
 
     def __getitem__(self, index: int) -> Crop:
-        if not 0 <= index < self.length:
-            raise IndexError(f"crop {index} of {self.length}")
-        rng = np.random.default_rng([self.seed, index])
-        chosen = min(int(np.searchsorted(self._cumulative, rng.uniform(), side="right")), len(self.samples) - 1)
+        rng, chosen = self.draw(index)
         sample, around = self.samples[chosen], None
         if self._around_cells:
             points = sample.points[sample.types >= 0]
             around = points[rng.integers(len(points))]
         return as_crop(augment(sample, self.config, rng, around))
+
+    def draw(self, index: int) -> tuple[np.random.Generator, int]:
+        """The chance of a crop, and the place of its sample among the samples."""
+        if not 0 <= index < self.length:
+            raise IndexError(f"crop {index} of {self.length}")
+        rng = np.random.default_rng([self.seed, index])
+        chosen = min(int(np.searchsorted(self._cumulative, rng.uniform(), side="right")), len(self.samples) - 1)
+        return rng, chosen
 
 
 def as_crop(sample: Sample) -> Crop:

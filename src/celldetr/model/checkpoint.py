@@ -45,6 +45,7 @@ class Card(Config):
     licence: str = "unknown"
     metrics: dict[str, Any] = Field(default_factory=dict)  # by dataset and split
     recipe: dict[str, Any] = Field(default_factory=dict)
+    types_trained: bool = True  # False: pretrained without types; it finds and embeds cells, and types none
     package_version: str = Field(default_factory=lambda: version("celldetr"))
     created: str = Field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
     sha256: str = ""  # of the weights file

@@ -68,5 +68,13 @@ def _complete(values: dict[str, Any]) -> dict[str, Any]:
     from celldetr.model.checkpoint import read_card
     from celldetr.model.hub import find_model
 
-    config = read_card(find_model(init)).config.model_dump(mode="json")
+    card = read_card(find_model(init))
+    config = card.config.model_dump(mode="json")
+    if not card.types_trained and "types" not in own:
+        training = values.get("training")
+        if not isinstance(training, dict) or training.get("objective", "supervised") == "supervised":
+            raise InputError(
+                f"init={init!r} was pretrained without types; name those to be learnt, e.g."
+                " model.types=[lymphocyte,other]"
+            )
     return values | {"model": config | own}

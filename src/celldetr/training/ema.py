@@ -30,7 +30,8 @@ class Average(Generic[N]):
         if self._pairs is None:
             self._pairs = self._changing(network)
         own, new = self._pairs[0]
-        torch._foreach_lerp_(own, new, 1 - decay)
+        if own:
+            torch._foreach_lerp_(own, new, 1 - decay)
         for mine, theirs in zip(*self._pairs[1], strict=True):
             mine.copy_(theirs)
 

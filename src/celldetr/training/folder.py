@@ -13,6 +13,7 @@ import yaml
 
 from celldetr.config import Recipe, parse
 from celldetr.errors import InputError
+from celldetr.training.figures import EMBEDDING_FACTS, EMBEDDING_FILE, SIMILARITY_FILE
 from celldetr.training.logs import CURVES_FILE, LOG_FILE, TENSORBOARD_FOLDER
 from celldetr.training.state import STATE_FILE
 from celldetr.untrusted import read_yaml
@@ -55,7 +56,7 @@ def prepare_folder(folder: Path, recipe: Recipe, *, resume: bool, overwrite: boo
         return
     unfinished = folder / f".{RECIPE_FILE}.tmp"
     try:
-        for name in (STATE_FILE, LOG_FILE, CURVES_FILE):
+        for name in (STATE_FILE, LOG_FILE, CURVES_FILE, SIMILARITY_FILE, EMBEDDING_FILE, EMBEDDING_FACTS):
             (folder / name).unlink(missing_ok=True)
         for name in (MODEL_FOLDER, TENSORBOARD_FOLDER):
             shutil.rmtree(folder / name, ignore_errors=True)

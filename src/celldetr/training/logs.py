@@ -10,6 +10,8 @@ from typing import Any
 from celldetr.files import replacing
 
 LOG_FILE, CURVES_FILE, TENSORBOARD_FOLDER = "log.jsonl", "curves.png", "tensorboard"
+LOG_EVERY = 10  # steps
+WATCHED = "embedding/"  # begins the names of numbers that are no losses
 
 
 class RunLog:
@@ -72,14 +74,21 @@ def draw_curves(folder: Path) -> Path | None:
     figure = Figure(figsize=(13, 4.2), layout="constrained")
     left, middle, right = figure.subplots(1, 3)
     steps = [row["step"] for row in training]
-    left.plot(steps, [row["loss"] for row in training], color="#333333", label="total")
-    left.set(title="Training loss", xlabel="step", yscale="log")
-    for name in [key for key in training[-1] if "/" in key]:
+    contrastive = "contrastive/nce" in training[-1]
+    named = "contrastive/nce" if contrastive else "loss"  # what validation has, too, if it has a loss
+    left.plot(steps, [row[named] for row in training], color="#333333", label="training")
+    judged = [(row["step"], row["loss"]) for row in validation if row.get("loss") is not None]
+    if judged:
+        left.plot(*zip(*judged, strict=True), color="#d95f02", marker=".", label="validation (averaged weights)")
+        left.legend(fontsize=7)
+    left.set(title="Contrastive loss" if contrastive else "Training loss", xlabel="step", yscale="log")
+    for name in [key for key in training[-1] if "/" in key and not key.startswith(WATCHED)]:
         pairs = [(row["step"], row[name]) for row in training if row.get(name) is not None]
         middle.plot(*zip(*pairs, strict=True), label=name, linewidth=0.9)
     middle.set(title="Its terms", xlabel="step", yscale="log")
     middle.legend(fontsize=5, ncol=2)
-    for name in [key for key in (validation[-1] if validation else {}) if key.startswith("f1")]:
+    shown = ("f1", "found", "slide_")
+    for name in [key for key in (validation[-1] if validation else {}) if key.startswith(shown)]:
         pairs = [(row["step"], row[name]) for row in validation if row.get(name) is not None]
         if pairs:
             right.plot(*zip(*pairs, strict=True), marker=".", label=name)

@@ -15,11 +15,12 @@ from pathlib import Path
 
 from celldetr.config import Recipe
 from celldetr.training.folder import MODEL_FOLDER, check_folder, prepare_folder
-from celldetr.training.logs import RunLog, draw_curves
+from celldetr.training.logs import LOG_EVERY, RunLog, draw_curves
+from celldetr.training.pretraining import Pretraining
 from celldetr.training.processes import agree, share, start_fabric
 from celldetr.training.run import Run, load_data
 
-LOG_EVERY = 10  # steps
+RUNS: dict[str, type[Run]] = {"supervised": Run, "contrastive": Pretraining}
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class Progress:
     loss: float
     images_per_second: float
     validation: dict[str, float | None] | None = None
+    warning: str = ""
 
 
 Listener = Callable[[Progress], None]
@@ -70,12 +72,15 @@ def train(
     first = fabric.is_global_zero  # the one process that writes
     share(settings.batch_size, fabric.world_size)
     agree(fabric, lambda: check_folder(folder, recipe, resume=resume, overwrite=overwrite))
-    run = Run(recipe, folder, fabric, load_data(recipe))
+    run = RUNS[settings.objective](recipe, folder, fabric, load_data(recipe))
     # Only now: wrong data or a wrong network must leave nothing behind.
     agree(fabric, lambda: prepare_folder(folder, recipe, resume=resume, overwrite=overwrite))
     start = run.restore() if resume else 0
     run.distribute()
     log = RunLog(folder, start) if first else None
+    if log and not start and (before := run.begin()) is not None:
+        log.write("validation", 0, before)
+    fabric.barrier()
     saved = clock = time.monotonic()
     seen = 0
     for step, batch in enumerate(run.crops(start), start):
@@ -92,12 +97,13 @@ def train(
                 validation = run.validate(done)
                 log.write("validation", step, validation)
                 draw_curves(folder)
+                run.illustrate()
             fabric.barrier()
         if log and (ended or validation is not None or time.monotonic() - saved > settings.checkpoint_minutes * 60):
             run.save(done)
             saved = time.monotonic()
         if listener and first:
-            listener(Progress(done, settings.steps, numbers["loss"], speed, validation))
+            listener(Progress(done, settings.steps, numbers["loss"], speed, validation, run.warning))
         if ended:
             break
     if log:

@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 from lightning_fabric import Fabric
 from lightning_fabric.strategies.ddp import DDPStrategy
+from torch import Tensor
 
 from celldetr.errors import InputError
 from celldetr.model.inference import in_bf16, pick_device
@@ -96,11 +97,64 @@ def normaliser(count: float, device: torch.device) -> float:
         count: of this process; the batch's is the sum over processes, and counts as 1 when it is 0.
         device: for the communication.
     """
-    if not (dist.is_available() and dist.is_initialized()):
+    if not several():
         return max(float(count), 1.0)
     total = torch.tensor(float(count), device=device)
     dist.all_reduce(total)
     return max(float(total), 1.0) / dist.get_world_size()
+
+
+def largest(count: int, device: torch.device) -> int:
+    """The largest of a count over all processes."""
+    if not several():
+        return count
+    most = torch.tensor(count, device=device)
+    dist.all_reduce(most, dist.ReduceOp.MAX)
+    return int(most)
+
+
+def gather_rows(rows: Tensor) -> tuple[Tensor, int]:
+    """The rows of all processes, and where those of this one begin.
+
+    Own rows keep their graph, those of others have none. A loss that every process computes of all rows therefore has
+    its whole gradient in no single process, but in their sum: no message is needed on the way back, where it could
+    cross those of the data parallelism.
+
+    Args:
+        rows: (n, ...), of any n in each process, of one type and of one width.
+
+    Returns:
+        (sum of n, ...) in the order of the processes, and the index of the first own row.
+    """
+    if not several():
+        return rows, 0
+    rank = dist.get_rank()
+    count = torch.tensor([len(rows)], device=rows.device)
+    counts = [torch.zeros_like(count) for _ in range(dist.get_world_size())]
+    dist.all_gather(counts, count)
+    lengths = [int(each) for each in counts]
+    sent = rows.new_zeros(max(lengths), *rows.shape[1:])
+    sent[: len(rows)] = rows.detach()
+    received = [torch.empty_like(sent) for _ in lengths]
+    dist.all_gather(received, sent)
+    parts = [each[:length] for each, length in zip(received, lengths, strict=True)]
+    parts[rank] = rows
+    return torch.cat(parts), sum(lengths[:rank])
+
+
+def processes() -> int:
+    """How many share a batch."""
+    return dist.get_world_size() if several() else 1
+
+
+def place() -> int:
+    """Which of them this is, from 0."""
+    return dist.get_rank() if several() else 0
+
+
+def several() -> bool:
+    """Whether there are processes to speak to."""
+    return dist.is_available() and dist.is_initialized()
 
 
 def is_first() -> bool:

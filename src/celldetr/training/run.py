@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -11,8 +11,8 @@ from typing import Any, cast
 import numpy as np
 import torch
 from lightning_fabric import Fabric
-from torch import Tensor
-from torch.utils.data import DataLoader, Sampler
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from celldetr.config import Recipe
 from celldetr.data.dataset import load_source
@@ -151,26 +151,60 @@ class Run:
         self.start: Card | None = None  # of the model whose weights the run starts from
         if recipe.init:
             source = load_checkpoint(find_model(recipe.init))
-            check_known(settings.freeze, start_from(network, source.network), recipe.init)
+            new = start_from(network, source.network, types=source.card.types_trained)
+            check_known(settings.freeze, new, recipe.init)
             self.start = source.card
         self.network = network.to(fabric.device)
         self.average = Average(self.network, settings.ema)
-        self.objective: Any = Supervised(self.network, settings, balance(data.counts, settings.class_balance))
-        self.optimizer: Any = build_optimizer(self.network, settings)
+        self.head = self.make_head().to(fabric.device)
+        self.average_head = Average(self.head, settings.ema)
+        self.objective: Any = self.make_objective()
+        self.optimizer: Any = build_optimizer(self.network, settings, self.head.parameters())
         self.best = -1.0  # of the validations so far
+        self.warning = ""  # what the user has to be told now
+        self.kept: dict[str, float] = {}  # numbers to be remembered when the run is resumed
+
+    def make_head(self) -> nn.Module:
+        """What learns beside the network and is no part of its checkpoint: here nothing."""
+        return nn.Identity()
+
+    def make_objective(self) -> nn.Module:
+        """The network with its loss."""
+        settings = self.recipe.training
+        return Supervised(self.network, settings, balance(self.data.counts, settings.class_balance))
+
+    def images(self, length: int) -> tuple[Dataset[Any], Callable[[Any], Any]]:
+        """``length`` training images, and how some of them become a batch."""
+        data, settings = self.data, self.recipe.training
+        some = settings.labels == "some"
+        return (
+            TrainingSet(data.samples, self.recipe.augment, settings.seed, length, data.weights, around_cells=some),
+            collate,
+        )
 
     def restore(self) -> int:
         """Continue from the state in the folder, if there is one; returns the steps done."""
         if not (self.folder / STATE_FILE).is_file():
             return 0
-        facts = load_state(self.folder, self.network, self.average.network, self.optimizer)
+        facts = load_state(self.folder, self.network, self.average.network, self.optimizer, self._heads())
         self.best = float(str(facts["best"]))
+        self.kept = cast(dict[str, float], facts.get("kept", {}))
         return int(str(facts["step"]))
 
     def distribute(self) -> None:
         """Hand network and optimiser to Fabric."""
         self.objective, self.optimizer = self.fabric.setup(self.objective, self.optimizer)
         self.objective.train()
+
+    def _heads(self) -> nn.Module:
+        return nn.ModuleDict({"now": self.head, "average": self.average_head.network})
+
+    def begin(self) -> dict[str, float | None] | None:
+        """What is to be known of the network before it learns anything, to be logged; here nothing."""
+        return None
+
+    def illustrate(self) -> None:
+        """Draw what the last validation found, beside the curves; here nothing."""
 
     def step(self, step: int, batch: Batch) -> dict[str, float]:
         """One update.
@@ -188,15 +222,17 @@ class Run:
         settings = self.recipe.training
         rate = set_rate(self.optimizer, step, settings)
         numbers = self.gradients(step, batch)
-        norm = clip_gradients(self.network, settings.clip)
+        norm = clip_gradients(nn.ModuleList([self.network, self.head]), settings.clip)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.average.update(self.network, step)
+        self.average_head.update(self.head, step)
         return {"gradient_norm": norm, "lr": rate} | numbers
 
     def gradients(self, step: int, batch: Batch) -> dict[str, float]:
         """Give the network the gradients of a step; returns loss and terms. Arguments and errors as in ``step``."""
-        settings, count = self.recipe.training, len(batch.images)
+        settings = self.recipe.training
+        count = share(settings.batch_size, self.fabric.world_size)
         generators = chances(settings.seed, step, self.fabric.global_rank * count, count)
         torch.manual_seed(generators[0].initial_seed())  # dropout draws from the global generator
         images = batch.images.to(self.fabric.device, non_blocking=True)
@@ -210,9 +246,9 @@ class Run:
         self.fabric.backward(loss)
         return numbers
 
-    def _labels(self, batch: Batch) -> tuple[list[Tensor], list[Tensor]]:
+    def _labels(self, batch: Batch) -> list[list[Tensor]]:
         to = self.fabric.device
-        return [b.to(to, non_blocking=True) for b in batch.boxes], [t.to(to, non_blocking=True) for t in batch.types]
+        return [[each.to(to, non_blocking=True) for each in labels] for labels in batch[1:]]
 
     def _numbers(self, loss: Tensor, terms: Losses) -> dict[str, float]:
         """Loss and terms of the whole batch, with one transfer from the device."""
@@ -239,27 +275,20 @@ class Run:
 
     def save(self, done: int) -> None:
         """Write all that ``restore`` needs."""
-        facts: dict[str, object] = {"step": done, "best": self.best}
-        save_state(self.folder, self.network, self.average.network, self.optimizer, facts)
+        facts: dict[str, object] = {"step": done, "best": self.best, "kept": self.kept}
+        save_state(self.folder, self.network, self.average.network, self.optimizer, facts, self._heads())
 
     def crops(self, start: int) -> DataLoader[Any]:
         """Batches of the steps from ``start`` on."""
         settings, fabric = self.recipe.training, self.fabric
-        total = settings.steps * settings.batch_size
+        images, together = self.images(settings.steps * settings.batch_size)
         return DataLoader(
-            TrainingSet(
-                self.data.samples,
-                self.recipe.augment,
-                settings.seed,
-                total,
-                self.data.weights,
-                around_cells=settings.labels == "some",
-            ),
+            images,
             batch_sampler=StepSampler(
                 start, settings.steps, settings.batch_size, fabric.global_rank, fabric.world_size
             ),
             num_workers=settings.workers,
-            collate_fn=collate,
+            collate_fn=together,
             multiprocessing_context="fork" if settings.workers else None,
             pin_memory=fabric.device.type == "cuda",
         )

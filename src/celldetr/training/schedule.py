@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import torch
 from torch import nn
+from torch.nn import Parameter
 
 from celldetr.config import TrainConfig
 from celldetr.model.celldetr import CellDETR
 
 
-def build_optimizer(network: CellDETR, config: TrainConfig) -> torch.optim.AdamW:
+def build_optimizer(network: CellDETR, config: TrainConfig, beside: Iterable[Parameter] = ()) -> torch.optim.AdamW:
     """AdamW over the backbone, the type head if its rate is its own, and the rest, where these have anything to learn.
 
-    Each group remembers its peak rate as ``peak``.
+    Each group remembers its peak rate as ``peak``. ``beside`` are weights that are no part of the network, and learn
+    like the rest of it.
     """
     parts: list[tuple[nn.Module, float]] = [(network.backbone, config.backbone_lr)]
     parts += [(network.type_head, config.head_lr)] if config.head_lr else []
     apart = {id(p) for module, _ in parts for p in module.parameters()}
     rest = [p for p in network.parameters() if p.requires_grad and id(p) not in apart]
+    rest += list(beside)
     learning = [([p for p in module.parameters() if p.requires_grad], rate) for module, rate in parts]
     groups = [
         {"params": parameters, "lr": rate, "peak": rate}

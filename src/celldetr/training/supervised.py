@@ -48,13 +48,9 @@ class Supervised(nn.Module):
         Returns:
             the loss, and its parts (detached) by name.
         """
-        config, device = self.config, images.device
-        origin = torch.stack([torch.rand(2, generator=chance) for chance in chances]).to(device) * ORIGIN_PX
-        sizes = images.new_tensor([images.shape[3], images.shape[2]], dtype=torch.float32).expand(len(images), 2)
-        # Where everything before is frozen no graph is kept, and the layers take their faster ways without one.
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not {"backbone", "encoder"} <= set(config.freeze)):
-            memories = self.network.memorise(images, origin=origin)
-        nuclei = normaliser(sum(len(b) for b in boxes), device)
+        config = self.config
+        memories, origin, sizes = self.look(images, chances)
+        nuclei = normaliser(sum(len(b) for b in boxes), images.device)
         found: list[tuple[Tensor, Tensor]] = []
         terms: Losses = {}
         if not config.detection_frozen:
@@ -63,9 +59,23 @@ class Supervised(nn.Module):
             found = self._found(memories, boxes, types, origin)
         if self.network.representer is not None:
             terms |= self.type_losses(memories, feed(config, found, boxes, types, chances), origin, nuclei)
+        return self.total(terms), {name: value.detach() for name, value in terms.items()}
+
+    def look(self, images: Tensor, chances: Sequence[torch.Generator]) -> tuple[Memories, Tensor, Tensor]:
+        """Memories of images (B, 3, H, W), their places (B, 2) in a field of ``ORIGIN_PX`` and sizes (B, 2), pixels."""
+        origin = torch.stack([torch.rand(2, generator=chance) for chance in chances]).to(images.device) * ORIGIN_PX
+        sizes = images.new_tensor([images.shape[3], images.shape[2]], dtype=torch.float32).expand(len(images), 2)
+        # Where everything before is frozen no graph is kept, and the layers take their faster ways without one.
+        frozen = {"backbone", "encoder"} <= set(self.config.freeze)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
+            return self.network.memorise(images, origin=origin), origin, sizes
+
+    def total(self, terms: Losses) -> Tensor:
+        """Weighted sum of losses; what a name says after its last slash is the kind of loss, which has the weight."""
+        config = self.config
         weights = {"class": config.w_class, "l1": config.w_l1, "giou": config.w_giou, "type": config.w_type}
-        total = torch.stack([weights[name.rpartition("/")[2]] * value for name, value in terms.items()]).sum()
-        return total, {name: value.detach() for name, value in terms.items()}
+        weights["nce"] = config.contrastive.weight
+        return torch.stack([weights[name.rpartition("/")[2]] * value for name, value in terms.items()]).sum()
 
     def train(self, mode: bool = True) -> Supervised:
         """Set training mode, except for frozen parts, which have neither dropout nor statistics of the batch."""

@@ -74,13 +74,19 @@ def map_embeddings(table: CellTable, seed: int = 0) -> EmbeddingMap | None:
         return None
     whole = len(vectors) == table.count
     shown = f"the embeddings of {'all ' if whole else ''}{len(vectors):,} cells{'' if whole else ' drawn at random'}"
-    components = min(COMPONENTS, table.embedding_dim)
+    points, method = lay_out(vectors, seed)
+    return EmbeddingMap(points, codes, f"{method} of {shown}.")
+
+
+def lay_out(vectors: NDArray[np.float32], seed: int = 0) -> tuple[NDArray[np.float64], str]:
+    """Places (n, 2) of n >= 1 finite vectors (n, d) such that those that are alike lie close together, and how it was
+    done."""
+    components = min(COMPONENTS, vectors.shape[1])
     scores = _principal(vectors, max(components, 2))
     if len(vectors) < FEWEST or not scores[:, 1].any():
-        return EmbeddingMap(scores[:, :2], codes, f"First two principal components of {shown}.")
+        return scores[:, :2], "First two principal components"
     from sklearn.manifold import TSNE
 
     tsne = TSNE(2, perplexity=PERPLEXITY, max_iter=ITERATIONS, init="pca", random_state=seed)
     points = np.asarray(tsne.fit_transform(scores), dtype=np.float64)
-    method = f"t-SNE (perplexity {PERPLEXITY}) of the first {components} principal components of {shown}."
-    return EmbeddingMap(points, codes, method)
+    return points, f"t-SNE (perplexity {PERPLEXITY}) of the first {components} principal components"

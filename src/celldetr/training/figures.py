@@ -1,0 +1,135 @@
+"""Figures of a pretraining run: which cells anchors are like, and a map of the embeddings.
+
+``similarity.png``: a clear diagonal says that an anchor is more like its own cell than like the others.
+``embedding.png``: the same map coloured by type, slide and stain. Types should part, slides and stains should mix.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from celldetr.files import replacing
+from celldetr.training.held_out_cells import HeldOutCells, known
+from celldetr.training.infonce import Contrast
+from celldetr.view.embedding_map import SAMPLE, lay_out
+
+SIMILARITY_FILE, EMBEDDING_FILE, EMBEDDING_FACTS = "similarity.png", "embedding.png", "embedding.json"
+IMAGES = 3  # whose similarities are drawn beside those of the batch
+NEIGHBOURS = 30  # of UMAP
+LEGEND = 12  # slides named in the legend at most
+
+
+def own_similarity(contrast: Contrast, image: int | None = None) -> NDArray[np.float32]:
+    """Similarities of anchors (rows) to the cells they are of (columns, in their order): own cells on the diagonal.
+
+    Args:
+        contrast: of a batch.
+        image: of it; None: of all images, those that see the same instances. A cell that has several anchors is there
+            once.
+    """
+    mine = contrast.anchor_set == 0
+    if image is not None:
+        mine = mine & (contrast.anchor_image == image)
+    rows = mine.nonzero()[:, 0].cpu().numpy()
+    columns, first = np.unique(contrast.own.cpu().numpy()[rows], return_index=True)
+    rows = rows[first]
+    return contrast.similarity.float().cpu().numpy()[rows][:, columns]
+
+
+def draw_similarity(contrast: Contrast, path: Path) -> Path:
+    """Draw the similarity matrices of a batch and of its first images that have anchors."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    with_anchors = contrast.anchor_image.unique().tolist()[:IMAGES]
+    matrices = [("all images of the batch", own_similarity(contrast))]
+    matrices += [(f"image {image + 1}", own_similarity(contrast, image)) for image in with_anchors]
+    figure = Figure(figsize=(4.2 * len(matrices) + 0.6, 4.4), layout="constrained")
+    axes = np.atleast_1d(np.asarray(figure.subplots(1, len(matrices))))
+    picture = None
+    for axis, (name, matrix) in zip(axes, matrices, strict=True):
+        if matrix.size:
+            picture = axis.imshow(matrix, vmin=-1, vmax=1, cmap="RdBu_r", interpolation="nearest")
+        best = float((matrix.argmax(1) == np.arange(len(matrix))).mean()) if matrix.size else 0.0
+        axis.set(title=f"{name}\n{len(matrix)} cells, {best:.0%} found", xlabel="cell", ylabel="anchor")
+        for ruler in (axis.xaxis, axis.yaxis):
+            ruler.set_major_locator(MaxNLocator(5, integer=True))
+    if picture is not None:
+        figure.colorbar(picture, ax=list(axes), label="cosine", shrink=0.8)
+    with replacing(path) as unfinished:
+        figure.savefig(unfinished, dpi=110, format="png")
+    return path
+
+
+def map_vectors(vectors: NDArray[np.float32], seed: int = 0) -> tuple[NDArray[np.float64], str]:
+    """Places (n, 2) of vectors (n, d), and how they were found: UMAP where umap-learn is installed, else t-SNE."""
+    if find_spec("umap") is None or len(vectors) <= NEIGHBOURS:
+        return lay_out(vectors, seed)
+    import warnings
+
+    from umap import UMAP  # type: ignore[import-untyped]
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that a seed makes it use one thread
+        points = UMAP(n_neighbors=NEIGHBOURS, metric="cosine", random_state=seed).fit_transform(vectors)
+    return np.asarray(points, np.float64), f"UMAP ({NEIGHBOURS} neighbours, cosine)"
+
+
+def draw_embedding(cells: HeldOutCells, type_names: Sequence[str], path: Path, seed: int = 0) -> str:
+    """Draw a map of at most ``SAMPLE`` cells, coloured by type, slide and stain; returns how it was laid out.
+
+    Args:
+        cells: at least three.
+        type_names: of ``cells.types``.
+        path: PNG.
+        seed: of the choice of cells and of the map.
+    """
+    from matplotlib.figure import Figure
+
+    finite = np.flatnonzero(np.isfinite(cells.vectors).all(1))
+    rng = np.random.default_rng(seed)
+    cells = cells.take(np.sort(rng.permutation(finite)[:SAMPLE]))
+    points, method = map_vectors(cells.vectors, seed)
+    figure = Figure(figsize=(16, 5), layout="constrained")
+    by_type, by_slide, by_stain = figure.subplots(1, 3)
+    _scatter(by_type, points, np.array([*type_names, "unknown"])[cells.types], [*type_names, "unknown"])
+    by_type.set(title="by type" if known(cells) else "by type: none is known")
+    names = list(dict.fromkeys(cells.slides.tolist()))
+    _scatter(by_slide, points, cells.slides, names)
+    by_slide.set(title=f"by slide ({len(names)})")
+    dots = by_stain.scatter(*points.T, c=cells.density, s=5, cmap="viridis", linewidths=0)
+    figure.colorbar(dots, ax=by_stain, label="mean optical density of the image")
+    by_stain.set(title="by stain")
+    for axis in (by_type, by_slide, by_stain):
+        axis.set(xticks=[], yticks=[])
+    figure.suptitle(f"{method} of the embeddings of {len(cells):,} cells that were not trained on", fontsize=9)
+    with replacing(path) as unfinished:
+        figure.savefig(unfinished, dpi=110, format="png")
+    return method
+
+
+def _scatter(axis: Any, points: NDArray[np.float64], labels: NDArray[np.str_], names: Sequence[str]) -> None:
+    from matplotlib import colormaps
+
+    size = 10 if len(names) <= 10 else 20
+    colours = colormaps[f"tab{size}"]
+    for i, name in enumerate(names):
+        mine = labels == name
+        if mine.any():
+            colour = "#bbbbbb" if name == "unknown" else colours(i % size)
+            axis.scatter(*points[mine].T, s=5, color=colour, label=str(name)[:24], linewidths=0)
+    if len(names) <= LEGEND:
+        axis.legend(fontsize=6, markerscale=2.5, loc="best")
+
+
+def write_facts(path: Path, facts: dict[str, object]) -> None:
+    """Write what was measured of the embeddings, as JSON."""
+    with replacing(path) as unfinished:
+        unfinished.write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,0 +1,147 @@
+"""InfoNCE against a double loop and another library; what watches for collapse against the papers' formulas."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from celldetr.training.collapse import alignment, collapse, effective_rank, uniformity
+from celldetr.training.infonce import Pairs, batch_contrast, info_nce
+
+
+def some_pairs(seed: int = 0, anchors: int = 11, instances: int = 9, images: int = 3) -> Pairs:
+    """Random vectors; the anchors of image b are of instances of image b."""
+    torch.manual_seed(seed)
+    instance_image = torch.arange(instances) % images
+    own = torch.randint(0, instances, (anchors,))
+    return Pairs(
+        torch.randn(anchors, 5, requires_grad=True),
+        torch.randn(instances, 5, requires_grad=True),
+        own,
+        instance_image[own],
+        instance_image,
+        torch.arange(instances),
+        (torch.zeros_like(own), torch.zeros(instances, dtype=torch.long)),
+    )
+
+
+def cosine(a: Tensor, b: Tensor) -> float:
+    dot = sum(float(x) * float(y) for x, y in zip(a, b, strict=True))
+    return dot / math.sqrt(sum(float(x) ** 2 for x in a) * sum(float(y) ** 2 for y in b))
+
+
+@pytest.mark.parametrize("within_images", [False, True])
+def test_a_double_loop_says_the_same(within_images: bool) -> None:
+    pairs, temperature = some_pairs(), 0.3
+    total = 0.0
+    for a, vector in enumerate(pairs.anchors.detach()):
+        own, below = int(pairs.own[a]), 0.0
+        for j, other in enumerate(pairs.instances):
+            if within_images and pairs.anchor_image[a] != pairs.instance_image[j]:
+                continue
+            below += math.exp(cosine(vector, other.detach()) / temperature)
+        total -= math.log(math.exp(cosine(vector, pairs.instances[own].detach()) / temperature) / below)
+    found = batch_contrast(pairs, 3, temperature, within_images=within_images)
+    assert found.loss.item() == pytest.approx(total / len(pairs.anchors), rel=1e-5)
+    choices = (
+        [int((pairs.instance_image == image).sum()) for image in pairs.anchor_image] if within_images else [9] * 11
+    )
+    assert found.chance == pytest.approx(np.log(choices).mean(), rel=1e-5)
+
+
+@pytest.mark.parametrize("temperature", [0.07, 0.5])
+def test_another_library_says_the_same(temperature: float) -> None:
+    losses = pytest.importorskip("pytorch_metric_learning.losses", reason="pytorch-metric-learning is not installed")
+    pairs = some_pairs(3)
+    theirs = losses.NTXentLoss(temperature)(pairs.anchors, pairs.own, ref_emb=pairs.instances, ref_labels=pairs.cells)
+    ours = batch_contrast(pairs, 3, temperature).loss
+    assert ours.item() == pytest.approx(theirs.item(), rel=1e-5)
+    for mine, other in zip(
+        torch.autograd.grad(ours, (pairs.anchors, pairs.instances)),
+        torch.autograd.grad(theirs, (pairs.anchors, pairs.instances)),
+        strict=True,
+    ):
+        assert torch.allclose(mine, other, atol=1e-6)
+
+
+def test_the_same_cell_in_another_crop_is_neither_pair_nor_negative() -> None:
+    pairs = some_pairs(1)
+    cells = pairs.cells.clone()
+    cells[4] = cells[int(pairs.own[0])] if int(pairs.own[0]) != 4 else cells[0]
+    twice = replace(pairs, cells=cells)
+    found = info_nce(twice, 0.2)
+    for a, own in enumerate(pairs.own.tolist()):
+        expected = [j for j in range(9) if j == own or cells[j] != cells[own]]
+        assert found.told_from[a].nonzero()[:, 0].tolist() == expected
+    assert not bool(found.told_from.all())
+    assert float(found.loss.detach()) < float(info_nce(pairs, 0.2).loss.detach())
+
+
+def test_anchors_see_the_other_view_only() -> None:
+    pairs = some_pairs(2)
+    sets = torch.zeros(9, dtype=torch.long)
+    sets[::2] = 1
+    split = replace(pairs, sets=(sets[pairs.own], sets))
+    assert bool((info_nce(split, 0.2).told_from == (sets[pairs.own][:, None] == sets[None])).all())
+
+
+def test_without_an_anchor_the_loss_is_zero_and_connected() -> None:
+    pairs = some_pairs(0)
+    none = replace(
+        pairs,
+        anchors=pairs.anchors[:0],
+        own=pairs.own[:0],
+        anchor_image=pairs.own[:0],
+        sets=(pairs.own[:0], pairs.sets[1]),
+    )
+    for found in (info_nce(none, 0.1), batch_contrast(none, 3, 0.1)):
+        assert found.loss.item() == 0
+        assert found.chance == 0
+        (gradient,) = torch.autograd.grad(found.loss, pairs.instances)
+        assert not gradient.any()
+
+
+def test_agreement_is_rewarded_and_found() -> None:
+    pairs = some_pairs(0)
+    agreed = info_nce(replace(pairs, anchors=pairs.instances[pairs.own]), 0.1, divisor=11)
+    assert bool(agreed.found.all())
+    assert agreed.loss.item() < 0.2 * info_nce(pairs, 0.1, divisor=11).loss.item()
+    same = torch.ones(9, 5)
+    collapsed = info_nce(replace(pairs, instances=same, anchors=same[pairs.own]), 0.1, divisor=11)
+    assert collapsed.loss.item() == pytest.approx(math.log(9), rel=1e-5) == pytest.approx(collapsed.chance, rel=1e-5)
+
+
+def test_alignment_and_uniformity_are_those_of_the_paper() -> None:
+    x = torch.nn.functional.normalize(torch.randn(12, 4, generator=torch.Generator().manual_seed(0)), dim=1)
+    y = torch.nn.functional.normalize(x + 0.3, dim=1)
+    apart = [float((a - b).square().sum()) for a, b in zip(x, y, strict=True)]
+    assert float(alignment((x * y).sum(1))) == pytest.approx(np.mean(apart), abs=1e-5)
+    every = [math.exp(-2 * float((x[i] - x[j]).square().sum())) for i in range(12) for j in range(i)]
+    assert float(uniformity(x)) == pytest.approx(math.log(np.mean(every)), abs=1e-5)
+    assert float(uniformity(x[:1].expand(5, -1))) == pytest.approx(0, abs=1e-5)
+    assert float(uniformity(x[:1])) == float(alignment(x[:0, 0])) == 0
+
+
+def test_effective_rank_counts_directions_in_use() -> None:
+    orthogonal = torch.linalg.qr(torch.randn(30, 8, generator=torch.Generator().manual_seed(1)))[0]
+    assert float(effective_rank(orthogonal)) == pytest.approx(8, abs=1e-3)
+    assert float(effective_rank(orthogonal[:, :3] @ torch.eye(3, 8))) == pytest.approx(3, abs=1e-3)
+    assert float(effective_rank(torch.ones(30, 8))) == pytest.approx(1, abs=1e-3)
+    noisy = torch.ones(200, 8) + 1e-3 * torch.randn(200, 8, generator=torch.Generator().manual_seed(2))
+    assert float(effective_rank(noisy)) < 1.1
+    assert float(effective_rank(torch.zeros(0, 8))) == 0
+    assert float(effective_rank(torch.zeros(4, 8))) == pytest.approx(1, abs=0.01)
+
+
+def test_a_collapse_is_said_in_words() -> None:
+    assert collapse(20.0, 22.0) == collapse(30.0, 10.0) == ""
+    assert "collapsed: their effective rank is 1.5, it was 22.0" in collapse(1.5, 22.0)
+    assert "collapsed" in collapse(5.0, 22.0)
+    assert "collapsed" in collapse(1.9, 2.0)
+    assert collapse(5.0, 22.0, share=0) == ""
+    assert "collapsed" in collapse(1.5, 22.0, share=0)
