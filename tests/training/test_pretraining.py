@@ -126,6 +126,17 @@ def test_a_resumed_run_is_bit_for_bit_the_uninterrupted_one(
     ]
 
 
+def test_a_collapse_is_told_to_who_listens(recipes: Recipes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "draw_curves", lambda folder: None)
+    monkeypatch.setattr(Pretraining, "illustrate", lambda self: None)
+    told: list[loop.Progress] = []
+    train(recipes(steps=1), tmp_path / "sound", device="cpu", listener=told.append)
+    monkeypatch.setattr("celldetr.training.collapse.LEAST_RANK", 1000.0)  # no network is as good as that
+    train(recipes(steps=1), tmp_path / "collapsed", device="cpu", listener=told.append)
+    assert told[0].warning == ""
+    assert "the embeddings have collapsed" in told[1].warning
+
+
 @pytest.mark.parametrize("views", ["two", "released"])
 def test_two_processes_have_the_gradients_of_one(views: str, recipes: Recipes, tmp_path: Path) -> None:
     """One of the three images has no cell, so that a process can be without any."""
