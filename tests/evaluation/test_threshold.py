@@ -7,7 +7,7 @@ import inspect
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from scenes import TYPES, Oracle, image, random_image, sample, tile_cells
 
@@ -37,6 +37,7 @@ def test_the_middle_of_the_gap_between_hits_and_misses() -> None:
 
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 2**32), st.sampled_from(sorted(PROTOCOLS)))
+@example(seed=13773, protocol="celldetr-compat")  # the best is a fourth as many predictions as cells, exactly
 def test_no_threshold_is_better(seed: int, protocol: str) -> None:
     images = [random_image(seed + k) for k in range(2)]
     scores = np.concatenate([i.pred_scores for i in images])

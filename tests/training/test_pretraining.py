@@ -23,7 +23,7 @@ from celldetr.model.warm_start import UNTYPED
 from celldetr.recipes import load_recipe
 from celldetr.training import loop
 from celldetr.training.held_out_cells import HeldOutCells, probe_slides
-from celldetr.training.logs import read_log
+from celldetr.training.logs import draw_curves, read_log
 from celldetr.training.loop import train
 from celldetr.training.pretraining import Pretraining
 from celldetr.training.state import STATE_FILE
@@ -46,8 +46,13 @@ def recipes(tiny_recipe: Recipes, monkeypatch: pytest.MonkeyPatch) -> Recipes:
 
 
 def test_a_run_leaves_figures_numbers_and_a_model_without_types(
-    recipes: Recipes, tiny_recipe: Recipes, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    recipes: Recipes,
+    tiny_recipe: Recipes,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(loop, "draw_curves", draw_curves)
     run = tmp_path / "run"
     train(recipes(validate_every=4), run, device="cpu")
     for name in ("curves.png", "similarity.png", "embedding.png"):
@@ -105,7 +110,6 @@ def test_a_run_leaves_figures_numbers_and_a_model_without_types(
 def test_a_resumed_run_is_bit_for_bit_the_uninterrupted_one(
     recipes: Recipes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loop, "draw_curves", lambda folder: None)
     monkeypatch.setattr(Pretraining, "illustrate", lambda self: None)
     recipe = recipes({"dropout": 0.1}, validate_every=4)
     whole, cut = tmp_path / "whole", tmp_path / "cut"
@@ -127,7 +131,6 @@ def test_a_resumed_run_is_bit_for_bit_the_uninterrupted_one(
 
 
 def test_a_collapse_is_told_to_who_listens(recipes: Recipes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop, "draw_curves", lambda folder: None)
     monkeypatch.setattr(Pretraining, "illustrate", lambda self: None)
     told: list[loop.Progress] = []
     train(recipes(steps=1), tmp_path / "sound", device="cpu", listener=told.append)

@@ -11,6 +11,7 @@ serve under both is chosen by the mean of the two.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -97,7 +98,8 @@ def _steps(scores: NDArray[np.float64], n_true: int) -> NDArray[np.float64]:
     """Thresholds to try, rising: distinct quantiles of the (sorted) scores around the useful number of predictions."""
     # With k predictions F1 is at most 2 min(k, N) / (k + N). Outside N/4 ... 4N that is below 0.4, and a detector that
     # can do no better is not helped by a threshold; without this, thousands of junk scores would take all the steps.
-    useful = scores[max(0, len(scores) - 4 * n_true) : len(scores) - min(n_true // 4, len(scores) - 1)]
+    fewest = min(math.ceil(n_true / 4), len(scores))
+    useful = scores[max(0, len(scores) - 4 * n_true) : len(scores) - fewest + 1]
     places = np.linspace(0, len(useful) - 1, min(STEPS, len(useful))).round().astype(np.intp)
     return np.unique(useful[places])
 
