@@ -20,7 +20,7 @@ demo: $(VENV)/.installed  ## every cell of the sample slide, into demo/
 	@find demo -name summary.html -exec echo "Open {}" \;
 
 test: $(VENV)/.installed-dev  ## run the tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 lint: $(VENV)/.installed-dev  ## check format (ruff), style (ruff) and types (mypy)
 	@failed=0; \

@@ -30,7 +30,15 @@ def keep_bytecode() -> None:
     os.environ["PYTHONPYCACHEPREFIX"] = folder
 
 
+def share_cores() -> None:
+    """Give each of several workers, and what it starts, its part of the cores: threads that spin slow all of them."""
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1))
+    if workers > 1:
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
+
+
 keep_bytecode()
+share_cores()
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
