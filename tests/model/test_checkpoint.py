@@ -113,7 +113,7 @@ def test_initial_weights_are_never_looked_for(tmp_path: Path, network: CellDETR)
 def test_a_changed_card_is_refused(folder: Path, field: str) -> None:
     values = json.loads((folder / CARD_FILE).read_text())
     old = values[field]
-    values[field] = {str: f"{old}x", int: 2, float: 0.9, list: [], dict: {"other": 1}}[type(old)]
+    values[field] = {str: f"{old}x", bool: not old, int: 2, float: 0.9, list: [], dict: {"other": 1}}[type(old)]
     (folder / CARD_FILE).write_text(json.dumps(values))
     with pytest.raises(InputError, match=r"format 2, this version|was changed after it was written"):
         load_checkpoint(folder)
