@@ -12,6 +12,8 @@ cd "$(dirname "$0")/.."
 extra=${1:+[$1]}
 # Trust what the system trusts, as pip does: networks of laboratories often have a certificate authority of their own.
 export UV_SYSTEM_CERTS="${UV_SYSTEM_CERTS:-1}"
+# Where Python is told to keep no bytecode, each start would compile PyTorch from source; so it is done once, here.
+[ -z "${PYTHONDONTWRITEBYTECODE:-}" ] || export UV_COMPILE_BYTECODE="${UV_COMPILE_BYTECODE:-1}"
 venv=.venv
 python=$venv/bin/python
 
