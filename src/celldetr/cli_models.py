@@ -8,7 +8,18 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from celldetr import cli_checks as checks
-from celldetr.cli_options import Device, ModelName, Orientations, Overwrite, PrecisionName, Quiet, Resume, resumable
+from celldetr.cli_options import (
+    Device,
+    Devices,
+    ModelName,
+    Orientations,
+    Overwrite,
+    PrecisionName,
+    Quiet,
+    Resume,
+    RunFolder,
+    resumable,
+)
 from celldetr.errors import InputError
 from celldetr.progress import image_listener, progress_bar, training_listener
 
@@ -21,7 +32,7 @@ def train(
     recipe: Annotated[
         str, typer.Argument(metavar="RECIPE", help="A recipe's name (finetune, small-20x, ...) or YAML file.")
     ],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the run.")],
+    out: RunFolder,
     settings: Annotated[
         list[str] | None,
         typer.Argument(metavar="KEY=VALUE", help="Changes to it, e.g. training.steps=2000 model.d_model=64"),
@@ -40,7 +51,7 @@ def train(
         ),
     ] = None,
     device: Device = "auto",
-    devices: Annotated[int, typer.Option(help="Processes that share each batch, each with a device of its own.")] = 1,
+    devices: Devices = 1,
     overwrite: Overwrite = False,
     resume: Resume = False,
     quiet: Quiet = False,
@@ -55,7 +66,7 @@ def train(
 @resumable()
 def pretrain(
     recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe: pretrain-small, or a YAML file.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the run.")],
+    out: RunFolder,
     settings: Annotated[
         list[str] | None,
         typer.Argument(
@@ -64,7 +75,7 @@ def pretrain(
         ),
     ] = None,
     device: Device = "auto",
-    devices: Annotated[int, typer.Option(help="Processes that share each batch, each with a device of its own.")] = 1,
+    devices: Devices = 1,
     overwrite: Overwrite = False,
     resume: Resume = False,
     quiet: Quiet = False,

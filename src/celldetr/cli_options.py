@@ -12,11 +12,13 @@ import typer
 from celldetr.interrupt import Interrupted, stoppable
 
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for the results, one folder a slide; made if needed.")]
+RunFolder = Annotated[Path, typer.Option("--out", "-o", help="Folder of the run.")]
 ModelName = Annotated[
     str | None,
     typer.Option("--model", "-m", help="Name (see `celldetr models`) or folder of a model.", show_default="small-20x"),
 ]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 or mps; auto takes the fastest there is.")]
+Devices = Annotated[int, typer.Option(help="Processes that share each batch, each with a device of its own.")]
 PrecisionName = Annotated[str, typer.Option("--precision", help="32, bf16, or auto: bf16 where it is native.")]
 Orientations = Annotated[
     int, typer.Option(help="1, 2, 4 or 8: average over so many flips and turns of each tile; costs as many times.")
