@@ -34,7 +34,7 @@ NUCLEI: Final = {"xmin": "level-0 px", "ymin": "", "xmax": "", "ymax": "", "scor
 PAIRS: Final = {
     "nucleus": "row of nuclei.parquet",
     "cell_id": "of the section",
-    "how": "'polygon': the cell's centre is in the nucleus' polygon, or the nucleus' centre in that of the cell's nucleus;"
+    "how": "'polygon': the cell's centre is in the nucleus' polygon, or the nucleus' centre in that of the cell;"
     " 'distance': within the radius",
     "distance_um": "between the centres, after alignment",
     "dx_um": "nucleus minus cell along x of the image, after alignment",
