@@ -32,6 +32,7 @@ from celldetr.cli_options import (
     resumable,
 )
 from celldetr.cli_slides import complain, predict_and_tell, tell_forecast
+from celldetr.cli_spatial import spatial_app
 from celldetr.errors import InputError
 
 app = typer.Typer(
@@ -226,6 +227,7 @@ def export(
 for command in (train, pretrain, evaluate, probe, rotations, explain, ablate, index, similar, cluster):
     app.command()(command)
 app.add_typer(data_app)
+app.add_typer(spatial_app)
 
 
 @app.command()

@@ -96,3 +96,10 @@ def sampling_listener(bar: Bar) -> Callable[[Any], None]:
         _show(bar, f"{progress.slides} slide{'s' * (progress.slides != 1)}", progress.done, progress.slides, note)
 
     return listen
+
+
+def stage_listener(bar: Bar, name: str) -> Callable[[float], None]:
+    """Shows the share that is done of one stage of several; the stage before it leaves the screen."""
+    for task in list(bar.task_ids):
+        bar.remove_task(task)
+    return lambda share: _show(bar, name, share, 1.0)

@@ -133,6 +133,11 @@ class Record:
         self._save()
         return True
 
+    def forget(self) -> None:
+        """Take all steps for not run; their files stay until they are replaced."""
+        self.steps.clear()
+        self._save()
+
     def _save(self) -> None:
         steps = {name: self.steps[name].__dict__ for name in STEPS if name in self.steps}
         content = {"format": FORMAT, "version": VERSION, "celldetr": version("celldetr"), "steps": steps}

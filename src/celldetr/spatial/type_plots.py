@@ -1,0 +1,184 @@
+"""What transferred types look like: how many, how sure, where, and whether expression agrees with the reference."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from celldetr.export.palette import hex_colour, type_colours
+from celldetr.spatial.section import Section
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+SURE, UNSURE, LINE = "#2166ac", "#c7c7cf", "#333333"
+BINS = 50
+MARKERS = 3  # genes a type in the dot plot
+MOST_POINTS = 100_000  # cells drawn on a map
+MOST_TYPES = 30  # rows of the dot plot
+
+
+def types_figure(section: Section, types: pd.DataFrame, min_probability: float, min_margin: float) -> Figure:
+    """Cells of each type, sure and unsure; probabilities and margins with the limits; a map of the section.
+
+    Args:
+        section: its cells include those of ``types``.
+        types: ``steps.TYPES``.
+        min_probability, min_margin: below which a cell's type is left unknown in the training set.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    sure = ((types["probability"] >= min_probability) & (types["margin"] >= min_margin)).to_numpy()
+    names = sorted(types["type"].unique())
+    colours = dict(zip(names, map(hex_colour, type_colours(names)), strict=True))
+    figure = Figure(figsize=(13, 6.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    grid = figure.add_gridspec(2, 4)
+    _counts(figure.add_subplot(grid[:, 0]), types["type"].to_numpy(), sure, names)
+    for row, (column, limit) in enumerate((("probability", min_probability), ("margin", min_margin))):
+        axes = figure.add_subplot(grid[row, 1])
+        axes.hist(types[column], bins=np.linspace(0, 1, BINS + 1).tolist(), color=SURE)
+        axes.axvline(limit, color=LINE, linestyle="--", label=f"at least {limit:g}")
+        axes.set(xlim=(0, 1), xlabel=f"{column} of the type", ylabel="cells")
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(frameon=False)
+    place = section.cells.obs_names.get_indexer(types["cell_id"])
+    _map(figure.add_subplot(grid[:, 2:]), section.points[place], types["type"].to_numpy(), sure, colours)
+    figure.suptitle(f"{section.name}: {int(sure.sum()):,} of {len(types):,} cells are sure of their type")
+    return figure
+
+
+def _counts(axes: Axes, kinds: NDArray[np.object_], sure: NDArray[np.bool_], names: Sequence[str]) -> None:
+    rows = np.arange(len(names))
+    certain = np.array([(sure & (kinds == name)).sum() for name in names])
+    total = np.array([(kinds == name).sum() for name in names])
+    axes.barh(rows, certain, color=SURE, label="sure")
+    axes.barh(rows, total - certain, left=certain, color=UNSURE, label="unsure")
+    axes.set_yticks(rows, names)
+    axes.invert_yaxis()
+    axes.set(xlabel="cells")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+
+
+def _map(
+    axes: Axes,
+    points: NDArray[np.float64],
+    kinds: NDArray[np.object_],
+    sure: NDArray[np.bool_],
+    colours: dict[str, str],
+) -> None:
+    chosen = np.arange(len(points))
+    if len(chosen) > MOST_POINTS:
+        chosen = np.random.default_rng(0).permutation(len(points))[:MOST_POINTS]
+    size = float(np.clip(20_000 / max(len(chosen), 1), 0.3, 12))
+    faint = chosen[~sure[chosen]]
+    axes.scatter(*points[faint].T, s=size / 2, c=UNSURE, linewidths=0, label="unsure", rasterized=True)
+    for name, colour in colours.items():
+        own = chosen[sure[chosen] & (kinds[chosen] == name)]
+        axes.scatter(*points[own].T, s=size, c=colour, linewidths=0, label=name, rasterized=True)
+    axes.set(xlabel="x (µm)", ylabel="y (µm)", aspect="equal")
+    axes.invert_yaxis()  # as in the image
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, markerscale=4, fontsize=8)
+
+
+def mean_expression(counts: Any, kinds: NDArray[np.object_], names: Sequence[str]) -> NDArray[np.float64]:
+    """Mean of ``log1p`` of counts a thousand transcripts of each cell, for cells of each type.
+
+    Args:
+        counts: (N, G) CSR.
+        kinds: (N,) types.
+        names: K of them.
+
+    Returns:
+        (K, G); NaN where there is no cell of a type.
+    """
+    from scipy import sparse
+
+    matrix = counts.astype(np.float64)
+    total = np.asarray(matrix.sum(axis=1)).ravel()
+    matrix = (sparse.diags(1000 / np.maximum(total, 1)) @ matrix).tocsr()
+    matrix.data = np.log1p(matrix.data)
+    code = {name: k for k, name in enumerate(names)}
+    row = np.array([code.get(kind, -1) for kind in kinds])
+    known = np.flatnonzero(row >= 0)
+    member = sparse.csr_matrix((np.ones(len(known)), (row[known], known)), shape=(len(names), len(kinds)))
+    size = np.bincount(row[known], minlength=len(names)).astype(float)
+    with np.errstate(invalid="ignore"):
+        return np.asarray((member @ matrix).todense()) / np.where(size > 0, size, np.nan)[:, None]
+
+
+def markers(profiles: NDArray[np.float64], count: int = MARKERS) -> NDArray[np.int64]:
+    """Genes by which types of a reference differ most: for each type those with the largest lead over the second type.
+
+    Args:
+        profiles: (K, G) of ``mean_expression``.
+        count: genes a type.
+
+    Returns:
+        (K, count) indices of genes.
+    """
+    filled = np.nan_to_num(profiles)
+    if len(filled) == 1:
+        return np.argsort(-filled, axis=1)[:, :count]
+    top = np.sort(filled, axis=0)[-2:]  # (2, G) second best, best
+    lead = filled - np.where(filled == top[1], top[0], top[1])
+    return np.argsort(-lead, axis=1)[:, :count]
+
+
+def expression_figure(
+    section: NDArray[np.float64], reference: NDArray[np.float64], genes: Sequence[str], names: Sequence[str]
+) -> Figure:
+    """Expression of the section's cells against that of the reference's, by type: markers, and correlations.
+
+    Args:
+        section, reference: (K, G) of ``mean_expression``, of the same types and genes.
+        genes: G names.
+        names: K types.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    shown = np.flatnonzero(~np.isnan(section).all(axis=1))[:MOST_TYPES]
+    chosen = markers(reference)[shown].ravel()
+    _, first = np.unique(chosen, return_index=True)
+    chosen = chosen[np.sort(first)]
+    rows = [names[k] for k in shown]
+    figure = Figure(figsize=(5 + 0.24 * len(chosen), 2.6 + 0.3 * len(rows)), layout="constrained")
+    FigureCanvasAgg(figure)
+    left, middle, right = figure.subplots(1, 3, width_ratios=[len(chosen), len(chosen), 1.2 * len(rows)])
+    for axes, values, title in ((left, reference, "reference"), (middle, section, "section")):
+        part = values[np.ix_(shown, chosen)]
+        scaled = part / np.maximum(np.nanmax(part, axis=0, initial=0), 1e-9)
+        axes.imshow(scaled, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+        axes.set_xticks(range(len(chosen)), [genes[g] for g in chosen], rotation=90, fontsize=7)
+        axes.set_yticks(range(len(rows)), rows if axes is left else [], fontsize=8)
+        axes.set_title(f"markers, {title}")
+    matrix = correlations(section[shown], reference[shown])
+    drawn = right.imshow(matrix, cmap="RdBu_r", vmin=-1, vmax=1)
+    right.set_xticks(range(len(rows)), rows, rotation=90, fontsize=8)
+    right.set_yticks(range(len(rows)), rows, fontsize=8)
+    right.set(xlabel="reference", ylabel="section", title="correlation over genes")
+    figure.colorbar(drawn, ax=right, shrink=0.7)
+    return figure
+
+
+def correlations(section: NDArray[np.float64], reference: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(K, K) Pearson's r over genes between types of the section (rows) and of the reference (columns).
+
+    What all types have in common is taken off first: means over the types of each.
+    """
+
+    def centred(values: NDArray[np.float64]) -> NDArray[np.float64]:
+        values = np.nan_to_num(values)
+        values = values - values.mean(axis=0)
+        values = values - values.mean(axis=1, keepdims=True)
+        return values / np.maximum(np.linalg.norm(values, axis=1, keepdims=True), 1e-12)
+
+    return centred(section) @ centred(reference).T
