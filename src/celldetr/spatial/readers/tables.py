@@ -110,10 +110,14 @@ def read_matrix(path: Path) -> Matrix:
 
 def feature_types(path: Path) -> NDArray[np.object_]:
     """(F,) types of the features of an HDF5 matrix, whose numbers are not read."""
+    with reading(path), _open(path) as file:
+        return as_text(file["matrix/features/feature_type"][:])
+
+
+def _open(path: Path) -> Any:
     import h5py  # type: ignore[import-untyped]
 
-    with reading(path), h5py.File(path, "r") as file:
-        return as_text(file["matrix/features/feature_type"][:])
+    return h5py.File(path, "r")
 
 
 def _csr(data: Any, indices: Any, indptr: Any, shape: tuple[int, int]) -> Any:
@@ -133,9 +137,7 @@ def _csr(data: Any, indices: Any, indptr: Any, shape: tuple[int, int]) -> Any:
 
 
 def _hdf5(path: Path) -> Matrix:
-    import h5py  # type: ignore[import-untyped]
-
-    with h5py.File(path, "r") as file:
+    with _open(path) as file:
         if "matrix" not in file:
             raise InputError(
                 f"{path}: has no group 'matrix'; expected cell_feature_matrix.h5 of a Xenium bundle (for an AnnData"
