@@ -206,10 +206,13 @@ def _by_spatialdata_io(files: BundleFiles) -> _Parts:
     left_out = dict(zip(types.tolist(), numbers.tolist(), strict=True))
     left_out.pop("Gene Expression", None)
 
+    source: dict[str, Any] = {"reader": f"spatialdata-io {spatialdata_io.__version__}"}
+
     def rings(element: str, path: Path | None) -> Rings | None:
         if path is None:
             return None
         if element not in data.shapes:  # nuclei of early builds of 2.0, which it leaves out
+            source[f"{element}_reader"] = "celldetr"
             return read_boundaries(path)
         frame = data.shapes[element]
         owners = frame[CELL_ID] if CELL_ID in frame.columns else frame.index
@@ -217,7 +220,6 @@ def _by_spatialdata_io(files: BundleFiles) -> _Parts:
 
     nuclei = rings("nucleus_boundaries", files.nuclei)
     outlines = rings("cell_boundaries", files.outlines)
-    source: dict[str, Any] = {"reader": f"spatialdata-io {spatialdata_io.__version__}"}
     said = sorted({" ".join(str(warning.message).split())[:200] for warning in caught if _is_its(warning)})
     return _Parts(obs, matrix, left_out, nuclei, outlines, source | ({"warnings": said} if said else {}))
 
