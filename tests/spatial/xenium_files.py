@@ -136,12 +136,13 @@ def write_zarr_matrix(path: Path, counts: np.ndarray, ids: list[str], *, by_feat
     matrix, features = sparse.csr_matrix(counts.T if by_feature else counts), feature_table()
     prefixes = [int("".join(f"{ord(c) - ord('a'):x}" for c in each.split("-")[0]), 16) for each in ids]
     with zarr.storage.ZipStore(path, mode="w") as store:
-        group = zarr.create_group(store, zarr_format=2).create_group("cell_features")
-        group.attrs["feature_keys"] = features["name"].tolist()
-        group.attrs["feature_ids"] = features["id"].tolist()
-        group.attrs["feature_types"] = [
-            "gene" if kind == "Gene Expression" else kind.lower().replace(" ", "_") for kind in features["type"]
-        ]
+        kinds = ["gene" if kind == "Gene Expression" else kind.lower().replace(" ", "_") for kind in features["type"]]
+        attributes = {
+            "feature_keys": features["name"].tolist(),
+            "feature_ids": features["id"].tolist(),
+            "feature_types": kinds,
+        }
+        group = zarr.create_group(store, zarr_format=2).create_group("cell_features", attributes=attributes)
         pairs = np.column_stack([prefixes, np.ones(len(ids))]).astype(np.uint32)
         for name, values in (
             ("cell_id", pairs),
@@ -195,9 +196,13 @@ def _cells_table(folder: Path, truth: Truth, counts: np.ndarray, text_ids: bool,
     frame.to_parquet(folder / "cells.parquet", index=False)
 
 
-def _array(group: zarr.Group, name: str, values: np.ndarray) -> None:
+def _array(group: zarr.Group, name: str, values: np.ndarray, attributes: dict | None = None) -> None:
     array = group.create_array(
-        name, shape=values.shape, dtype=values.dtype, chunks=tuple(max(1, n) for n in values.shape)
+        name,
+        shape=values.shape,
+        dtype=values.dtype,
+        chunks=tuple(max(1, n) for n in values.shape),
+        attributes=attributes,
     )
     array[...] = values
 
@@ -217,8 +222,7 @@ def _cells_zarr(folder: Path, truth: Truth, prefixes: np.ndarray, version: str) 
         summary[:, :2] = truth.centroids
         if major >= 2:
             summary[:, -1] = [len(each) for each in truth.nuclei]
-        _array(group, "cell_summary", summary)
-        group["cell_summary"].attrs["column_names"] = columns
+        _array(group, "cell_summary", summary, {"column_names": columns})
         if major >= 2:
             sets = group.create_group("polygon_sets")
             owners = np.repeat(np.arange(cells), [len(each) for each in truth.nuclei])

@@ -212,7 +212,7 @@ def whole_counts(data: anndata.AnnData, options: ReadOptions, path: Path) -> tup
         for where, matrix, var in places_:
             counts = unlog(matrix)
             if counts is not None:
-                return counts, var, f"{where}, normalisation undone: smallest value of a cell = 1 transcript"
+                return counts, var, f"{where}, normalisation undone: counts relative to each cell's smallest"
     looked = ", ".join(where for where, _, _ in places_) or "no matrix"
     others = [str(key) for key in data.layers if f"layer {key}" not in looked.split(", ")]
     more = f"; name another of its layers with layer ({', '.join(others)})" if others else ""

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 Progress = Callable[[float], None]
 
-# What is left to read when a file is bad: the same advice for each of the libraries' own words.
+_NOT_WHOLE = 0.02  # of a count; float32 logarithms keep some 1e-5
+# What to do about a bad file: the same advice behind each of the libraries' own words.
 DAMAGED = "the file is damaged or incomplete; copy it again, or export it anew"
 
 
@@ -143,8 +144,8 @@ def unlog(matrix: Any) -> Any | None:
     """Counts from values that were divided by each cell's total and then, perhaps, went through log1p.
 
     That they were is proved by equal totals of all cells, of the values or of their expm1. A cell's smallest value is
-    then taken for one transcript, which is proved by all others being whole multiples of it. (A cell all of whose
-    counts share a factor comes back divided by it; with tens of genes a cell that is rare.)
+    then taken for one transcript, or else two, three or four, which is proved by all others being whole as well. (A cell
+    all of whose counts share a factor comes back divided by it; with tens of genes a cell that is rare.)
 
     Args:
         matrix: (N, G) dense or sparse.
@@ -153,24 +154,30 @@ def unlog(matrix: Any) -> Any | None:
         (N, G) CSR float32 of whole counts; None: not provable.
     """
     logged = csr_counts(matrix)
-    if not np.isfinite(logged.data).all() or (logged.data < 0).any() or (logged.data > 80).any():
+    if not np.isfinite(logged.data).all() or (logged.data < 0).any():
         return None
     filled = np.diff(logged.indptr) > 0
     if not filled.any():
         return None
-    for undo in (np.expm1, lambda values: values):
+    starts, lengths = logged.indptr[:-1][filled], np.diff(logged.indptr)[filled]
+    for undo in (np.expm1, np.positive):
+        if undo is np.expm1 and logged.data.max() > 80:  # no logarithm
+            continue
         values = undo(logged.data.astype(np.float64))
-        starts = logged.indptr[:-1][filled]
         totals = np.add.reduceat(values, starts)
         if np.ptp(totals) > 1e-3 * totals.mean():
             continue
-        least = np.repeat(np.minimum.reduceat(values, starts), np.diff(logged.indptr)[filled])
-        ratio = values / least
-        counts = np.rint(ratio)
-        if np.abs(ratio - counts).max() > 0.02:
+        ratio = values / np.repeat(np.minimum.reduceat(values, starts), lengths)
+        unit = np.ones(len(starts))
+        for least in (2.0, 3.0, 4.0):
+            scaled = ratio * np.repeat(unit, lengths)
+            off = np.maximum.reduceat(np.abs(scaled - np.rint(scaled)), starts)
+            unit[off > _NOT_WHOLE] = least
+        scaled = ratio * np.repeat(unit, lengths)
+        if np.abs(scaled - np.rint(scaled)).max() > _NOT_WHOLE:
             continue
         out = logged.copy()
-        out.data = counts.astype(np.float32)
+        out.data = np.rint(scaled).astype(np.float32)
         return out
     return None
 
