@@ -1,0 +1,213 @@
+"""What all readers share: options, errors in words, whole counts, and cells that have an id, a place and genes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from celldetr.config import Config, Mpp
+from celldetr.errors import InputError
+from celldetr.spatial.section import X, Y
+
+if TYPE_CHECKING:
+    import anndata
+    import pandas as pd
+
+Progress = Callable[[float], None]
+
+_NOT_WHOLE = 0.02  # of a count; float32 logarithms keep some 1e-5
+# What to do about a bad file: the same advice behind each of the libraries' own words.
+DAMAGED = "the file is damaged or incomplete; copy it again, or export it anew"
+
+
+class ReadOptions(Config):
+    """How a section is read; the defaults suit a Xenium bundle."""
+
+    # Xenium. auto: spatialdata-io where the bundle has all that it asks for, else our own reading of the tables.
+    reader: Literal["auto", "spatialdata-io", "plain"] = "auto"
+
+    # AnnData and HEST-1k. What coordinates are measured in; auto: by the names of their columns, else it must be said.
+    unit: Literal["auto", "um", "px"] = "auto"
+    mpp: Mpp | None = None  # micrometres per pixel of the H&E image; needed for pixels where no metadata say it
+    x: str | None = None  # columns of obs with the coordinates; default: those with a usual name, else obsm
+    y: str | None = None
+    obsm: str = "spatial"
+    # Exchange x and y. None: as the columns' names say, but x_pixel and y_pixel, which some use for row and column
+    # and others the other way round, must be decided.
+    swap_xy: bool | None = None
+    layer: str | None = None  # where the whole counts are; default: X, then layers counts and raw_counts, then raw
+    gene_column: str | None = None  # column of var with gene symbols; default: var_names
+    undo_log: bool = False  # get counts back from normalised values where that can be proved; see ``unlog``
+
+    drop_unplaced: bool = False  # leave cells without finite coordinates out, counted in the source; else refused
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turn whatever a library raises while it reads ``path`` into one line that names it.
+
+    Raises:
+        InputError: the file is not there, cannot be read or is not what its name says.
+    """
+    try:
+        yield
+    except (InputError, MemoryError, ImportError):
+        raise
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except PermissionError:
+        raise InputError(f"{path}: no permission to read it") from None
+    # Readers of HDF5, Parquet, Zarr and gzip fail on damaged files in ways of their own: KeyError, struct.error, ...
+    except Exception as error:
+        text = " ".join(str(error).split())
+        said = text if len(text) <= 200 else f"{text[:200]}..."
+        raise InputError(f"{path}: cannot be read ({said or type(error).__name__}); {DAMAGED}") from None
+
+
+def as_text(ids: ArrayLike) -> NDArray[np.object_]:
+    """Ids as text, whether they were text, bytes or numbers: (N,) objects."""
+    values = np.asarray(ids)
+    if values.dtype.kind == "f" and np.all(values == np.floor(values)):  # a column of integers, once with a gap
+        values = values.astype(np.int64)
+    if values.dtype.kind == "S":
+        return np.char.decode(values, "utf-8").astype(object)
+    if values.dtype.kind == "O" and len(values) and isinstance(values[0], bytes):
+        return np.array([value.decode("utf-8") for value in values], dtype=object)
+    return values.astype(str).astype(object)
+
+
+def check_ids(ids: NDArray[np.object_], where: Path | str) -> None:
+    """Raise InputError if there are none, or two are the same."""
+    import pandas as pd
+
+    if not len(ids):
+        raise InputError(f"{where}: holds no cells; was the run finished, and is it the right folder?")
+    index = pd.Index(ids)
+    if not index.is_unique:
+        twice = index[index.duplicated()]
+        raise InputError(
+            f"{where}: {len(twice):,} cell ids occur more than once ({twice[0]!r}, say); each cell needs its own:"
+            " where regions were joined, put the region's name in front"
+        )
+
+
+def places(
+    xy: NDArray[np.float64], where: Path | str, options: ReadOptions
+) -> tuple[NDArray[np.bool_], dict[str, int]]:
+    """Which cells have a place -> (N,) mask, and what to add to the source's ``left_out``.
+
+    Raises:
+        InputError: some have none and the options do not allow it, or none has one.
+    """
+    placed: NDArray[np.bool_] = np.asarray(np.isfinite(xy).all(axis=1))
+    missing = int(len(placed) - placed.sum())
+    if missing and not (options.drop_unplaced and placed.any()):
+        raise InputError(
+            f"{where}: {missing:,} of {len(xy):,} cells have no finite coordinates; correct them, or leave these cells"
+            " out with drop_unplaced"
+        )
+    return placed, {"cells without coordinates": missing} if missing else {}
+
+
+def csr_counts(matrix: Any) -> Any:
+    """A dense or sparse matrix as CSR float32, sorted, without stored zeros."""
+    from scipy import sparse
+
+    csr = sparse.csr_matrix(matrix) if not sparse.issparse(matrix) else matrix.tocsr()
+    csr = sparse.csr_matrix((csr.data.astype(np.float32), csr.indices, csr.indptr), shape=csr.shape)
+    csr.sum_duplicates()
+    csr.eliminate_zeros()
+    return csr
+
+
+def whole(matrix: Any) -> bool:
+    """Whether a dense or sparse matrix holds whole numbers of 0 and more, and nothing else."""
+    data = np.asarray(matrix.data if hasattr(matrix, "tocsr") else matrix)
+    if data.dtype.kind in "ub":
+        return True
+    if data.dtype.kind not in "if":
+        return False
+    flat, step = data.reshape(-1), 1 << 22  # in pieces: no copies as large as the matrix
+    for start in range(0, flat.size, step):
+        piece = flat[start : start + step]
+        if not (np.isfinite(piece).all() and (piece >= 0).all() and (piece == np.floor(piece)).all()):
+            return False
+    return True
+
+
+def unlog(matrix: Any) -> Any | None:
+    """Counts from values that were divided by each cell's total and then, perhaps, went through log1p.
+
+    That they were is proved by equal totals of all cells, of the values or of their expm1. A cell's smallest value is
+    then taken for one transcript, or else two, three or four, which is proved by all others being whole as well. (A cell
+    all of whose counts share a factor comes back divided by it; with tens of genes a cell that is rare.)
+
+    Args:
+        matrix: (N, G) dense or sparse.
+
+    Returns:
+        (N, G) CSR float32 of whole counts; None: not provable.
+    """
+    logged = csr_counts(matrix)
+    if not np.isfinite(logged.data).all() or (logged.data < 0).any():
+        return None
+    filled = np.diff(logged.indptr) > 0
+    if not filled.any():
+        return None
+    starts, lengths = logged.indptr[:-1][filled], np.diff(logged.indptr)[filled]
+    for undo in (np.expm1, np.positive):
+        if undo is np.expm1 and logged.data.max() > 80:  # no logarithm
+            continue
+        values = undo(logged.data.astype(np.float64))
+        totals = np.add.reduceat(values, starts)
+        if np.ptp(totals) > 1e-3 * totals.mean():
+            continue
+        ratio = values / np.repeat(np.minimum.reduceat(values, starts), lengths)
+        unit = np.ones(len(starts))
+        for least in (2.0, 3.0, 4.0):
+            scaled = ratio * np.repeat(unit, lengths)
+            off = np.maximum.reduceat(np.abs(scaled - np.rint(scaled)), starts)
+            unit[off > _NOT_WHOLE] = least
+        scaled = ratio * np.repeat(unit, lengths)
+        if np.abs(scaled - np.rint(scaled)).max() > _NOT_WHOLE:
+            continue
+        out = logged.copy()
+        out.data = np.rint(scaled).astype(np.float32)
+        return out
+    return None
+
+
+def make_cells(
+    counts: Any,
+    ids: NDArray[np.object_],
+    genes: NDArray[np.object_],
+    xy: NDArray[np.float64],
+    obs: pd.DataFrame | None = None,
+    var: Mapping[str, ArrayLike] | None = None,
+) -> anndata.AnnData:
+    """``Section.cells`` from its parts.
+
+    Args:
+        counts: (N, G) CSR float32.
+        ids, genes: (N,), (G,) names; a gene that occurs twice gets -1, -2, ... behind its later names.
+        xy: (N, 2) micrometres.
+        obs: more columns, in the order of ``ids``; its index is not used.
+        var: more columns of the genes.
+    """
+    import anndata
+    import pandas as pd
+
+    frame = pd.DataFrame({X: xy[:, 0], Y: xy[:, 1]}, index=pd.Index(ids, dtype=object))
+    if obs is not None:
+        rest = obs.drop(columns=[name for name in (X, Y) if name in obs.columns])
+        frame = pd.concat([frame, rest.set_axis(frame.index, axis=0)], axis=1)
+    names = pd.DataFrame(dict(var or {}), index=pd.Index(genes, dtype=object))
+    cells = anndata.AnnData(counts, obs=frame, var=names)
+    if not cells.var_names.is_unique:
+        cells.var_names_make_unique()
+    return cells

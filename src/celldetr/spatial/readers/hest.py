@@ -1,0 +1,110 @@
+"""A sample of HEST-1k: an AnnData file whose coordinates are pixels of its H&E image.
+
+In HEST-1k (https://github.com/mahmoodlab/HEST) ``st/ID.h5ad`` has ``obsm['spatial']`` in pixels of the full image, and
+``metadata/ID.json`` says what a pixel measures. Beware: the expression there is that of *pseudo-spots* of 100 um, for
+Xenium samples too (issues 39 and 45); those are refused here, for a spot is no cell. Files with one row a cell are made
+from it by others (DeepSpot, say), and theirs differ in columns and their order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from celldetr.errors import InputError
+from celldetr.spatial.affine import SCALES
+from celldetr.spatial.readers.anndata_file import AMBIGUOUS, coordinates, load, section
+from celldetr.spatial.readers.common import ReadOptions
+from celldetr.spatial.section import Section
+from celldetr.untrusted import load_json
+
+if TYPE_CHECKING:
+    import anndata
+
+# The estimate is from the alignment, the embedded one from the image file, which can be absent or wrong.
+PIXEL_SIZES = ("pixel_size_um_estimated", "pixel_size_um_embedded", "pixel_size_um", "pixel_size", "mpp")
+_SPOT_COLUMNS = ("in_tissue", "array_row", "array_col")
+_SPOT_UM = 20.0  # cells lie closer
+
+
+def looks_like_hest(data: anndata.AnnData, path: Path) -> bool:
+    """Whether a file has what marks one of HEST-1k, or of those made from it."""
+    uns = data.uns.get("spatial")
+    return (
+        set(AMBIGUOUS) <= set(data.obs.columns)
+        or any(key in data.uns for key in PIXEL_SIZES[:2])
+        or (isinstance(uns, Mapping) and "ST" in uns)
+        or ("spatial" in data.obsm and _metadata(path) is not None)
+    )
+
+
+def read_hest(path: Path, *, name: str = "", options: ReadOptions | None = None) -> Section:
+    """Read a sample, see ``read_section``. Its ``to_image`` follows from the size of a pixel.
+
+    Raises:
+        InputError: it cannot be read, has no whole counts, holds spots, or the size of a pixel is not known.
+    """
+    options = options or ReadOptions()
+    data = load(path)
+    if options.unit == "um":
+        raise InputError(f"{path}: unit='um', but coordinates of HEST-1k are pixels; read it with kind='anndata'")
+    found = coordinates(data, options, path)
+    mpp, said = _pixel_size(data, path, options)
+    _refuse_spots(data, found.xy * mpp, path)
+    source = {"format": "hest", "coordinates": f"{found.of}, px", "mpp_from": said}
+    return section(data, found, mpp, path, name, options, source)
+
+
+def _metadata(path: Path) -> Path | None:
+    """The metadata of a sample, beside it or where HEST-1k has it."""
+    near = [path.with_suffix(".json"), path.with_name(f"metadata_{path.stem}.json")]
+    near += [path.parent.parent / folder / f"{path.stem}.json" for folder in ("metadata", "meta")]
+    return next((each for each in near if each.is_file()), None)
+
+
+def _pixel_size(data: anndata.AnnData, path: Path, options: ReadOptions) -> tuple[float, str]:
+    """Micrometres per pixel, and who says so."""
+    if options.mpp is not None:
+        return options.mpp, "option"
+    beside = _metadata(path)
+    values = load_json(beside) if beside is not None else {}
+    for where, mapping in (("uns", data.uns), (beside.name if beside else "", values)):
+        if not isinstance(mapping, Mapping):
+            continue
+        for key in PIXEL_SIZES:
+            size = _number(mapping.get(key))
+            if size is not None and SCALES[0] <= size <= SCALES[1]:
+                return size, f"{where} {key}"
+    raise InputError(
+        f"{path}: nothing says what a pixel measures (looked in uns and for metadata/{path.stem}.json, for"
+        f" {', '.join(PIXEL_SIZES[:2])}); pass mpp, micrometres per pixel of the H&E image"
+    )
+
+
+def _number(value: Any) -> float | None:
+    try:
+        return float(np.asarray(value, dtype=np.float64).reshape(()))
+    except (TypeError, ValueError):
+        return None
+
+
+def _refuse_spots(data: anndata.AnnData, xy: NDArray[np.float64], path: Path) -> None:
+    """Raise InputError if rows are spots of a grid: by the columns of Visium, or by equal distances."""
+    spots = set(_SPOT_COLUMNS) <= set(data.obs.columns)
+    points = xy[np.isfinite(xy).all(axis=1)]
+    if not spots and len(points) >= 20:
+        from scipy.spatial import cKDTree
+
+        some = points[:: max(1, len(points) // 2000)]
+        apart = cKDTree(points).query(some, k=2)[0][:, 1]
+        usual = float(np.median(apart))
+        spots = usual > _SPOT_UM and float(np.mean(np.abs(apart - usual) < 0.02 * usual)) > 0.9
+    if spots:
+        raise InputError(
+            f"{path}: its rows are spots of a grid, not cells (st/ of HEST-1k sums Xenium transcripts over spots of"
+            " 100 um); give the Xenium bundle of the sample, or an AnnData file with one row a cell"
+        )
