@@ -21,9 +21,10 @@ from celldetr.errors import InputError
 from celldetr.files import read_json, write_json
 from celldetr.spatial.evidence import Evidence, evidence, require_same_section
 from celldetr.spatial.frames import Floats, Mpp, apply, in_image_um, pixel_scale
-from celldetr.spatial.registration import Clouds, Index, Peak, closest_points, find_peak, grow
+from celldetr.spatial.registration import Clouds, Index, Peak, find_peak, grow, settle
 
-FEWEST_HELD_OUT = 20  # pairs; fewer judge nothing
+FEWEST_HELD_OUT = 10  # pairs; fewer judge nothing
+ENOUGH_HELD_OUT = 200  # cells: where there are fewer, a larger share is held out, up to half
 SURER = 2.0  # standard errors by which the refined affine must be better
 LEAST_HEIGHT = 6.0  # standard deviations of a peak that is worth following
 CLEAR_HEIGHT = 12.0  # chance reaches about 5 among all shifts and turns
@@ -36,7 +37,7 @@ class AlignOptions(Config):
     turn_degrees: Annotated[float, Field(ge=0, le=30)] = 4.0  # most that it is turned
     scale: Annotated[float, Field(ge=0, le=0.2)] = 0.02  # share by which it is too small or too large at most
     radius_um: Positive = 5.0  # a cell and a nucleus farther apart than this are no pair
-    held_out: Annotated[float, Field(gt=0, lt=1)] = 0.2  # share of the blocks that judge and are not fitted
+    held_out: Annotated[float, Field(gt=0, lt=1)] = 0.2  # share of the blocks that judge and are not fitted; more in a small section
     blocks: Annotated[int, Field(ge=4)] = 100  # about so many, where each has some 20 cells
     anchors: Count = 9  # places at which the search begins
     followed: Count = 3  # of them, the clearest
@@ -211,7 +212,8 @@ def held_out(points: Floats, options: AlignOptions, seed: int) -> NDArray[np.boo
     column, row = ((points - low) // side).astype(np.int64).T
     _, block = np.unique(row * (column.max() + 1) + column, return_inverse=True)
     order = np.random.default_rng(seed).permutation(int(block.max()) + 1)
-    return order[block] < max(1, round(options.held_out * len(order)))
+    share = max(options.held_out, min(0.5, ENOUGH_HELD_OUT / len(points)))
+    return order[block] < max(1, round(share * len(order)))
 
 
 def measure(clouds: Clouds, affine: Floats, chosen: Index, radius: float) -> tuple[Fit, Floats]:
@@ -249,7 +251,7 @@ def search(
     found = []
     for number, peak in enumerate(peaks):
         grown = grow(clouds, peak, usable, options.most_cells, seed)
-        found += [closest_points(clouds, grown, chosen, (4.0, 3.0), model) for model in ("similarity", "affine")]
+        found += [settle(clouds, grown, chosen, model) for model in ("similarity", "affine")]
         tell(0.6 + 0.35 * (number + 1) / len(peaks))
     return found
 

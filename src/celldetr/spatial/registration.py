@@ -30,6 +30,8 @@ RIM_STEP = 2.4  # um, by which neighbouring turns displace the rim of the disc
 GROWTH = 1.6  # of the disc's radius
 FIRST_RADII, NEXT_RADII = (6.0, 5.0, 4.0), (5.0, 4.0)  # um, within which neighbours are sought
 TURNS_EACH = 3  # fits a radius
+SETTLING = 20  # fits at the end, or until nothing moves by CONVERGED um
+CONVERGED, SMALLEST_RADIUS, LARGEST_RADIUS = 0.01, 2.0, 5.0
 FEWEST = {"shift": 3, "similarity": 12, "affine": 100}  # pairs that a fit needs
 TUKEY = 4.685  # 95 % as efficient as least squares where errors are normal
 MEDIAN_OF_NORM = 1.1774  # of a two-dimensional normal error, in its standard deviations
@@ -200,6 +202,25 @@ def closest_points(clouds: Clouds, affine: Floats, chosen: Index, radii: Sequenc
             affine = change @ affine
             if np.abs(apply(change, clouds.nuclei[nuclei]) - clouds.nuclei[nuclei]).max() < 1e-3:
                 break
+    return affine
+
+
+def settle(clouds: Clouds, affine: Floats, chosen: Index, model: str) -> Floats:
+    """Iterate to the end, with a radius that follows from how far pairs are off.
+
+    Pairs within a radius follow the affine a little: with one that is short for the errors it stays where it is.
+    """
+    for _ in range(SETTLING):
+        cells, nuclei, distance = clouds.mutual(affine, chosen, LARGEST_RADIUS)
+        if len(cells) < FEWEST[model]:
+            return affine
+        near = distance <= max(3.0 * float(np.median(distance)), SMALLEST_RADIUS)
+        if near.sum() < FEWEST[model]:
+            return affine
+        change = fit(apply(affine, clouds.cells[cells[near]]), clouds.nuclei[nuclei[near]], model)
+        affine = change @ affine
+        if np.abs(apply(change, clouds.nuclei[nuclei]) - clouds.nuclei[nuclei]).max() < CONVERGED:
+            break
     return affine
 
 
