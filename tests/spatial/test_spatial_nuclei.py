@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import gzip
 import json
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import shapely
-from PIL import Image
 
+from cell_tables import random_cells, random_embeddings, write_run
 from celldetr.errors import InputError
 from celldetr.spatial.json_items import read_items
 from celldetr.spatial.nuclei import (
@@ -52,7 +54,12 @@ def cellvit_cell(x: float, y: float) -> dict[str, Any]:
 
 
 def cellvit(*cells: dict[str, Any]) -> dict[str, Any]:
-    return {"wsi_metadata": {"base_mpp": 0.25}, "processed_patches": ["0_0"], "type_map": {"a": 1}, "cells": list(cells)}
+    return {
+        "wsi_metadata": {"base_mpp": 0.25},
+        "processed_patches": ["0_0"],
+        "type_map": {"a": 1},
+        "cells": list(cells),
+    }
 
 
 def write(path: Path, content: Any) -> Path:
@@ -175,9 +182,7 @@ def test_a_file_that_is_cut_off_is_refused(tmp_path: Path, keep: int) -> None:
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 64, 2**20])
-def test_items_are_those_that_the_whole_file_has(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk: int
-) -> None:
+def test_items_are_those_that_the_whole_file_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk: int) -> None:
     monkeypatch.setattr("celldetr.spatial.json_items.CHUNK", chunk)
     content = cellvit(*(cellvit_cell(x, 2.5e-3 * x) | {"name": 'a"],}{é'} for x in range(50))) | {"last": 12345.5}
     path = write(tmp_path / "cells.json", content)
@@ -230,15 +235,29 @@ def test_points_stay_points_when_kept(tmp_path: Path) -> None:
     assert read_nuclei(tmp_path / "nuclei.parquet").polygons is not None
 
 
-def test_nuclei_of_a_model_are_those_of_its_table(tmp_path: Path, shared_data: Path) -> None:
-    tile = np.asarray(Image.open(sorted((shared_data / "brca_m2c").rglob("*.png"))[0]).convert("RGB"))[:256, :256]
-    Image.fromarray(tile).save(tmp_path / "he.png")
+def test_nuclei_of_a_model_are_those_of_its_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``predict_slide`` itself has tests of its own; here it is a stand-in that writes a table."""
+    import celldetr.api
+    from celldetr.slide.session import Progress
+
+    cells = random_cells(30)
+    asked: dict[str, Any] = {}
+
+    def stand_in(image: Path, out: Path, progress: Callable[[Progress], None], **options: Any) -> SimpleNamespace:
+        asked.update(options)
+        progress(Progress(tiles=3, tiles_total=4, mm2=3, mm2_total=4, cells=9))
+        return SimpleNamespace(directory=write_run(out / image.stem, cells, random_embeddings(cells)))
+
+    monkeypatch.setattr(celldetr.api, "predict_slide", stand_in)
     heard: list[float] = []
-    nuclei = nuclei_from_model(tmp_path / "he.png", tmp_path / "run", mpp=0.5, progress=heard.append)
-    assert heard[-1] == 1
-    assert len(nuclei) > 5
+    nuclei = nuclei_from_model(tmp_path / "he.png", tmp_path / "run", "small-20x", mpp=0.5, progress=heard.append)
+    assert heard == [0.75]
+    assert asked == {"model": "small-20x", "mpp": 0.5, "options": None, "resume": True}
+    np.testing.assert_allclose(nuclei.points, cells[["x_px", "y_px"]].to_numpy(), atol=1e-3)
+    size = nuclei.boxes[:, 2:] - nuclei.boxes[:, :2]
+    np.testing.assert_allclose(size, cells[["w_px", "h_px"]].to_numpy(), atol=1e-3)
+    np.testing.assert_array_equal(nuclei.scores, cells["score"].to_numpy())
     assert nuclei.polygons is None
-    check_nuclei(nuclei, 256, 256, 0.5)
-    again = nuclei_from_model(tmp_path / "he.png", tmp_path / "run", mpp=0.5)  # resumed: read, not found anew
-    np.testing.assert_array_equal(again.boxes, nuclei.boxes)
-    np.testing.assert_array_equal(nuclei_from_cells(tmp_path / "run" / "he").scores, nuclei.scores)
+    none = write_run(tmp_path / "none", cells.iloc[:0], random_embeddings(cells)[:0])
+    with pytest.raises(InputError, match="no nucleus was found"):
+        nuclei_from_cells(none)

@@ -124,7 +124,7 @@ def test_a_cell_in_a_nucleus_goes_before_a_nearer_one_outside() -> None:
     # The cell is 4 um from the centre of a long nucleus that it lies in, and 2 um from a small one that it does not.
     cells = np.array([[50.0, 50.0]])
     at = image_um(cells)[0]
-    centres = np.array([at + [4, 0], at - [2, 0]])
+    centres = at + np.array([[4.0, 0.0], [-2.0, 0.0]])
     outlines = np.array(
         [shapely.box(*((centres[0] - [5, 1]) / MPP), *((centres[0] + [5, 1]) / MPP)), None], dtype=object
     )
@@ -163,7 +163,7 @@ def test_pixels_that_are_not_square() -> None:
 
 def test_summary_counts_what_there_is() -> None:
     cells = np.array([[10.0, 10.0], [30.0, 10.0], [90.0, 90.0]])
-    found = run(cells, nuclei_at(image_um(cells[:2]) + [1.0, -2.0], 0.01))
+    found = run(cells, nuclei_at(image_um(cells[:2]) + np.array([1.0, -2.0]), 0.01))
     numbers = summary(found, 3, 2)
     assert numbers["pairs"] == 2
     assert numbers["cells_paired"] == pytest.approx(2 / 3)

@@ -8,7 +8,7 @@ A smooth non-rigid residual is not fitted: ``residual_map`` shows where the sect
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -37,7 +37,8 @@ class AlignOptions(Config):
     turn_degrees: Annotated[float, Field(ge=0, le=30)] = 4.0  # most that it is turned
     scale: Annotated[float, Field(ge=0, le=0.2)] = 0.02  # share by which it is too small or too large at most
     radius_um: Positive = 5.0  # a cell and a nucleus farther apart than this are no pair
-    held_out: Annotated[float, Field(gt=0, lt=1)] = 0.2  # share of the blocks that judge and are not fitted; more in a small section
+    # Share of the blocks that judge and are not fitted; more, up to half, in a small section.
+    held_out: Annotated[float, Field(gt=0, lt=1)] = 0.2
     blocks: Annotated[int, Field(ge=4)] = 100  # about so many, where each has some 20 cells
     anchors: Count = 9  # places at which the search begins
     followed: Count = 3  # of them, the clearest
@@ -126,7 +127,7 @@ def read_alignment(path: Path) -> Alignment:
 
 
 def _jsonable(fit: Fit) -> dict[str, Any]:
-    return {key: None if value != value else value for key, value in vars(fit).items()}  # noqa: PLR0124 (NaN)
+    return {key: None if value != value else value for key, value in vars(fit).items()}  # NaN is no JSON
 
 
 def refine(
@@ -233,9 +234,7 @@ def search(
         return []
     peaks: list[Peak] = []
     for number, centre in enumerate(anchors(clouds, usable, options.anchors)):
-        peak = find_peak(
-            clouds, usable, centre, options.search_um, np.deg2rad(options.turn_degrees), options.scale
-        )
+        peak = find_peak(clouds, usable, centre, options.search_um, np.deg2rad(options.turn_degrees), options.scale)
         if peak is not None and peak.height >= LEAST_HEIGHT:
             peaks.append(peak)
         if sum(peak.height >= CLEAR_HEIGHT for peak in peaks) >= options.followed:

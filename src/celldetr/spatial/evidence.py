@@ -6,7 +6,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from celldetr.errors import InputError
 from celldetr.spatial.frames import Floats, Mpp, apply, in_image_um, pixel_scale
@@ -123,5 +122,3 @@ def require_same_section(found: Evidence, what: str = "the H&E") -> None:
         f"{what} does not look like the same section: {found}; check that image and alignment belong to this bundle, "
         "the alignment's direction and the image's mpp"
     )
-
-

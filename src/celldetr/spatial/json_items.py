@@ -12,7 +12,8 @@ from typing import IO, Any
 from celldetr.errors import InputError
 from celldetr.untrusted import GZIP_MAGIC
 
-CHUNK = 2**20  # characters
+CHUNK = 2**20  # characters read at a time
+SETTLED = 2**18  # characters before the end of what was read: what is wrong there stays wrong, whatever follows
 LARGEST_VALUE = 64 * 2**20  # characters of one value that is not such a list
 LISTS = ("cells", "features")
 _SPACE = " \t\r\n"
@@ -120,8 +121,7 @@ class _Reader:
             try:
                 value, end = self._decode(self._text, self._at)
             except json.JSONDecodeError as error:
-                # What is wrong far from the end of what was read stays wrong, whatever follows.
-                if len(self._text) - error.pos > CHUNK // 2 or not self._more():
+                if len(self._text) - error.pos > SETTLED or not self._more():
                     raise
                 continue
             if end == len(self._text) and self._more_after(end):

@@ -117,8 +117,8 @@ def check_nuclei(nuclei: Nuclei, width: int, height: int, mpp: Mpp) -> None:
     median = float(np.median(size))
     if not PLAUSIBLE_UM[0] <= median <= PLAUSIBLE_UM[1]:
         raise InputError(
-            f"nuclei of {median:.2g} um in the median: expected {PLAUSIBLE_UM[0]:g} to {PLAUSIBLE_UM[1]:g}; they are not "
-            "in level-0 pixels, or the mpp of the image is wrong"
+            f"nuclei of {median:.2g} um in the median: expected {PLAUSIBLE_UM[0]:g} to {PLAUSIBLE_UM[1]:g}; they are "
+            "not in level-0 pixels, or the mpp of the image is wrong"
         )
 
 

@@ -1,7 +1,7 @@
 """Nuclei that others have found: QuPath's GeoJSON, and what CellViT writes.
 
-CellViT (Hoerst et al., 2024; CellViT++ alike) writes ``cells.json`` (contours), ``cell_detection.json`` (boxes only) and
-both as GeoJSON, one MultiPolygon or MultiPoint a type. There, ``bbox`` is [[row, column], [row, column]] while
+CellViT (Hoerst et al., 2024; CellViT++ alike) writes ``cells.json`` (contours), ``cell_detection.json`` (boxes only)
+and both as GeoJSON, one MultiPolygon or MultiPoint a type. In JSON, ``bbox`` is [[row, column], [row, column]] while
 ``centroid`` and ``contour`` are (x, y); all in pixels of full resolution.
 """
 

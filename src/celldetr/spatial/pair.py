@@ -1,8 +1,9 @@
 """Step 5, second half: cells of the section and nuclei of the image, one to one.
 
-First by polygons: the cell's centre lies in the nucleus, or the nucleus' centre in that of the cell. Then what is left by
-the distance of the centres, within a radius. Both times the matching is the one of least total distance, where a cell
-without a nucleus counts as much as the limit (``matching``): not greedy, hence the order of cells and nuclei has no say.
+First by polygons: the cell's centre lies in the nucleus, or the nucleus' centre in that of the cell. Then what is left
+by the distance of the centres, within a radius. Both times the matching is the one of least total distance, where a
+cell without a nucleus counts as much as the limit (``matching``): not greedy, hence the order of cells and nuclei has
+no say.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ class PairOptions(Config):
     # nucleus that is left is more often another cell's.
     radius_um: Positive = 5.0
     polygons: bool = True  # pair by polygons first; False: by distance only
-    # A pair by polygons may be farther apart, as nuclei may be large; a polygon of another kind (a region) must not pair.
+    # A pair by polygons may be farther apart, as nuclei may be large; a region must not pair.
     polygon_radius_um: Positive = 15.0
 
 
@@ -79,7 +80,8 @@ def pair(
     by_polygon = 0
     if options.polygons and len(cells) and len(centres):
         i, j = _unique(
-            [_cells_in_nuclei(cells, nuclei, centres, scale), _nuclei_in_cells(centres, cell_nuclei, frame)], len(centres)
+            [_cells_in_nuclei(cells, nuclei, centres, scale), _nuclei_in_cells(centres, cell_nuclei, frame)],
+            len(centres),
         )
         distance = np.linalg.norm(centres[j] - cells[i], axis=1)
         near = distance <= options.polygon_radius_um
