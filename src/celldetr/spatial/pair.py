@@ -1,0 +1,219 @@
+"""Step 5, second half: cells of the section and nuclei of the image, one to one.
+
+First by polygons: the cell's centre lies in the nucleus, or the nucleus' centre in that of the cell. Then what is left
+by the distance of the centres, within a radius. Both times the matching is the one of least total distance, where a
+cell without a nucleus counts as much as the limit (``matching``): not greedy, hence the order of cells and nuclei has
+no say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import shapely
+from numpy.typing import NDArray
+
+from celldetr.config import Config, Positive
+from celldetr.errors import InputError
+from celldetr.files import replacing
+from celldetr.slide.store import table_errors
+from celldetr.spatial.frames import Floats, Mpp, apply, in_image_um, pixel_scale
+from celldetr.spatial.matching import Index, cheapest_matching
+from celldetr.spatial.section import Nuclei, Polygons
+from celldetr.spatial.steps import PAIRS
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+POLYGON, DISTANCE = "polygon", "distance"
+
+
+class PairOptions(Config):
+    """Settings of the pairing, um of the image."""
+
+    # Largest distance of a pair by distance. Half of what nuclei are apart in packed tissue: beyond it, the nearest
+    # nucleus that is left is more often another cell's.
+    radius_um: Positive = 5.0
+    polygons: bool = True  # pair by polygons first; False: by distance only
+    # A pair by polygons may be farther apart, as nuclei may be large; a region must not pair.
+    polygon_radius_um: Positive = 15.0
+
+
+def pair(
+    cell_ids: Sequence[str] | NDArray[Any],
+    cells_um: Floats,
+    cell_nuclei: Polygons | None,
+    nuclei: Nuclei,
+    to_image: Floats,
+    mpp: Mpp,
+    options: PairOptions | None = None,
+    *,
+    progress: Callable[[float], None] | None = None,
+) -> pd.DataFrame:
+    """Pair cells and nuclei.
+
+    Args:
+        cell_ids: (N,) of the cells.
+        cells_um: (N, 2) their centres, micrometres of the section.
+        cell_nuclei: (N,) polygons of their nuclei, the same frame, None where there is none; or None.
+        nuclei: of the image. Those with boxes only count as the ellipse in their box.
+        to_image: (3, 3) from micrometres of the section to level-0 pixels.
+        mpp: micrometres per level-0 pixel, or along x and y.
+        options: radii.
+        progress: told the share that is done.
+
+    Returns:
+        columns ``PAIRS`` (``celldetr.spatial.steps``), by nucleus.
+    """
+    import pandas as pd
+
+    options = options or PairOptions()
+    tell = progress or (lambda _: None)
+    frame, scale = in_image_um(np.asarray(to_image, dtype=np.float64), mpp), pixel_scale(mpp)
+    cells, centres = apply(frame, np.asarray(cells_um, dtype=np.float64).reshape(-1, 2)), nuclei.points * scale
+    chosen_cells, chosen_nuclei = np.zeros(0, np.int64), np.zeros(0, np.int64)
+    by_polygon = 0
+    if options.polygons and len(cells) and len(centres):
+        i, j = _unique(
+            [_cells_in_nuclei(cells, nuclei, centres, scale), _nuclei_in_cells(centres, cell_nuclei, frame)],
+            len(centres),
+        )
+        distance = np.linalg.norm(centres[j] - cells[i], axis=1)
+        near = distance <= options.polygon_radius_um
+        i, j, distance = i[near], j[near], distance[near]
+        # As many as possible, then the nearest: no sum of distances in a clump of nuclei comes near this.
+        chosen = cheapest_matching(i, j, distance, alone=1000 * options.polygon_radius_um)
+        chosen_cells, chosen_nuclei, by_polygon = i[chosen], j[chosen], len(chosen)
+    tell(0.6)
+    if len(cells) and len(centres):
+        free_cells = np.setdiff1d(np.arange(len(cells)), chosen_cells)
+        free_nuclei = np.setdiff1d(np.arange(len(centres)), chosen_nuclei)
+        i, j, distance = _within(cells[free_cells], centres[free_nuclei], options.radius_um)
+        chosen = cheapest_matching(i, j, distance, alone=options.radius_um)
+        chosen_cells = np.concatenate([chosen_cells, free_cells[i[chosen]]])
+        chosen_nuclei = np.concatenate([chosen_nuclei, free_nuclei[j[chosen]]])
+    tell(1.0)
+    how = np.where(np.arange(len(chosen_cells)) < by_polygon, POLYGON, DISTANCE)
+    dx, dy = (centres[chosen_nuclei] - cells[chosen_cells]).T
+    table = pd.DataFrame(
+        {
+            "nucleus": chosen_nuclei.astype(np.int64),
+            "cell_id": np.asarray(cell_ids, dtype=object)[chosen_cells],
+            "how": how.astype(object),
+            "distance_um": np.hypot(dx, dy),
+            "dx_um": dx,
+            "dy_um": dy,
+        }
+    )
+    return table.sort_values("nucleus", ignore_index=True)
+
+
+def _cells_in_nuclei(cells: Floats, nuclei: Nuclei, centres: Floats, scale: Floats) -> tuple[Index, Index]:
+    """Candidates (cell, nucleus) where the cell's centre is in the nucleus; both in um of the image."""
+    if nuclei.polygons is not None:
+        outlines = shapely.transform(nuclei.polygons, lambda points: points * scale)
+        # The tree is of the points: polygons are prepared for many of them. Missing polygons meet nothing.
+        nucleus, cell = shapely.STRtree(shapely.points(cells)).query(outlines, predicate="intersects")
+        return cell, nucleus
+    boxes = nuclei.boxes.astype(np.float64)
+    half = (boxes[:, 2:] - boxes[:, :2]) / 2 * scale
+    rectangles = shapely.box(*(centres - half).T, *(centres + half).T)
+    cell, nucleus = shapely.STRtree(rectangles).query(shapely.points(cells))
+    offset = (cells[cell] - centres[nucleus]) / np.maximum(half[nucleus], 1e-9)
+    inside = np.square(offset).sum(1) <= 1
+    return cell[inside], nucleus[inside]
+
+
+def _nuclei_in_cells(centres: Floats, cell_nuclei: Polygons | None, frame: Floats) -> tuple[Index, Index]:
+    """Candidates where the centre of the image's nucleus is in the polygon of the cell's nucleus."""
+    if cell_nuclei is None:
+        return np.zeros(0, np.int64), np.zeros(0, np.int64)
+    moved = shapely.transform(cell_nuclei, lambda points: apply(frame, points))
+    cell, nucleus = shapely.STRtree(shapely.points(centres)).query(moved, predicate="intersects")
+    return cell, nucleus
+
+
+def _unique(candidates: list[tuple[Index, Index]], width: int) -> tuple[Index, Index]:
+    """Each candidate once."""
+    keys = np.unique(np.concatenate([i.astype(np.int64) * width + j for i, j in candidates]))
+    return keys // width, keys % width
+
+
+def _within(cells: Floats, centres: Floats, radius: float) -> tuple[Index, Index, Floats]:
+    """All candidates at most ``radius`` apart, and their distances."""
+    from scipy.spatial import cKDTree
+
+    # The tree is asked for a hair more, so that its rounding cannot lose the limit itself.
+    near = cKDTree(cells).sparse_distance_matrix(cKDTree(centres), radius * (1 + 1e-9), output_type="ndarray")
+    i, j = near["i"].astype(np.int64), near["j"].astype(np.int64)
+    distance = np.linalg.norm(centres[j] - cells[i], axis=1)
+    inside = distance <= radius
+    return i[inside], j[inside], distance[inside]
+
+
+def summary(pairs: pd.DataFrame, cells: int, nuclei: int) -> dict[str, Any]:
+    """Numbers of a pairing, JSON-able; None where there are no pairs.
+
+    Args:
+        pairs: of ``pair``.
+        cells, nuclei: how many there were.
+    """
+    distance = pairs["distance_um"].to_numpy(dtype=np.float64)
+    there = len(pairs) > 0
+    median, p90 = (float(v) for v in np.percentile(distance, [50, 90])) if there else (None, None)
+    return {
+        "pairs": len(pairs),
+        "cells": cells,
+        "nuclei": nuclei,
+        "cells_paired": len(pairs) / cells if cells else None,
+        "nuclei_paired": len(pairs) / nuclei if nuclei else None,
+        "by_polygon": float((pairs["how"] == POLYGON).mean()) if there else None,
+        "median_um": median,
+        "p90_um": p90,
+        "dx_um": float(pairs["dx_um"].median()) if there else None,
+        "dy_um": float(pairs["dy_um"].median()) if there else None,
+    }
+
+
+def keep_pairs(pairs: pd.DataFrame, path: Path) -> None:
+    """Write ``pairs.parquet``.
+
+    Raises:
+        InputError: the disk is full, or the place cannot be written to.
+    """
+    table = pa.Table.from_pandas(pairs[list(PAIRS)], schema=_SCHEMA, preserve_index=False)
+    with replacing(path) as temporary:
+        pq.write_table(table, temporary, compression="zstd")
+
+
+_SCHEMA = pa.schema(
+    [
+        ("nucleus", pa.int64()),
+        ("cell_id", pa.string()),
+        ("how", pa.string()),
+        ("distance_um", pa.float64()),
+        ("dx_um", pa.float64()),
+        ("dy_um", pa.float64()),
+    ]
+)
+
+
+def read_pairs(path: Path) -> pd.DataFrame:
+    """The inverse of ``keep_pairs``.
+
+    Raises:
+        InputError: no such file, damaged, or a column is missing.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; run the step 'pair' first")
+    with table_errors(path):
+        table = pq.read_table(path)
+    missing = [name for name in PAIRS if name not in table.column_names]
+    if missing:
+        raise InputError(f"{path}: not a table of pairs, it has no column {missing[0]!r}; run the step 'pair' again")
+    return table.select(list(PAIRS)).to_pandas()
