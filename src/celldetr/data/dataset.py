@@ -109,7 +109,8 @@ def map_types(samples: Sequence[Sample], type_names: Sequence[str], mapping: dic
                 raise InputError(f"types: the model has no type {name!r} (for {source!r}); {near(name, target)}")
         table = [target.index(pairs[name]) if pairs.get(name) else UNKNOWN for name in sample.type_names]
         lookup = np.array([*table, UNKNOWN], dtype=np.int64)  # UNKNOWN is -1: the last entry
-        out.append(replace(sample, types=lookup[sample.types], type_names=target))
+        spots = None if sample.spots is None else sample.spots.map_types(lookup[:-1], len(target))
+        out.append(replace(sample, types=lookup[sample.types], type_names=target, spots=spots))
     return out
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from celldetr.config import Recipe
 from celldetr.data.dataset import load_source
 from celldetr.data.lazy import LazySamples, has_cells, join, type_counts
-from celldetr.data.loader import Batch, TrainingSet, collate
+from celldetr.data.loader import Batch, SoftLabels, TrainingSet, collate
 from celldetr.data.own import find_card
 from celldetr.data.pieces import pieces
 from celldetr.data.sample import Sample
@@ -236,7 +236,9 @@ class Run:
         generators = chances(settings.seed, step, self.fabric.global_rank * count, count)
         torch.manual_seed(generators[0].initial_seed())  # dropout draws from the global generator
         images = batch.images.to(self.fabric.device, non_blocking=True)
-        loss, terms = self.objective(images, *self._labels(batch), generators)
+        soft = getattr(batch, "soft", None)  # views of cells have none
+        told = () if soft is None else (SoftLabels(*self._labels(soft)),)
+        loss, terms = self.objective(images, *self._labels(batch[1:3]), generators, *told)
         numbers = self._numbers(loss, terms)
         if not math.isfinite(numbers["loss"]):
             raise InputError(
@@ -246,9 +248,9 @@ class Run:
         self.fabric.backward(loss)
         return numbers
 
-    def _labels(self, batch: Batch) -> list[list[Tensor]]:
+    def _labels(self, parts: Iterable[Iterable[Tensor]]) -> list[list[Tensor]]:
         to = self.fabric.device
-        return [[each.to(to, non_blocking=True) for each in labels] for labels in batch[1:]]
+        return [[each.to(to, non_blocking=True) for each in labels] for labels in parts]
 
     def _numbers(self, loss: Tensor, terms: Losses) -> dict[str, float]:
         """Loss and terms of the whole batch, with one transfer from the device."""
