@@ -207,6 +207,7 @@ class TrainConfig(Config):
     seed: int = 0
     workers: int = Field(1, ge=0)  # loader processes
     validate_every: Count = 500  # steps
+    validation_images: Count | None = None  # look at so many of those to validate on, spread evenly; none: at all
     checkpoint_minutes: Positive = 5.0
 
     # Loss weights (method section 3).

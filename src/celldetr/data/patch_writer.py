@@ -53,16 +53,24 @@ def earlier_set(
     if not resume:
         raise InputError(f"{folder}: holds a patch set; pass --overwrite to replace it, or --resume to go on with it")
     info = read_info(folder)
-    wrong = [
-        f"{key}: {str(info.made_with.get(key))[:80]}, now {str(made_with.get(key))[:80]}"
-        for key in sorted(info.made_with.keys() | made_with.keys())
-        if info.made_with.get(key) != made_with.get(key)
-    ]
+    wrong = _differences(info.made_with, made_with)
     if wrong:
         raise InputError(
             f"{folder}: cannot be resumed, it was made with {'; '.join(wrong)}; pass --overwrite to replace it"
         )
     return info
+
+
+def _differences(then: dict[str, Any], now: dict[str, Any], within: str = "") -> list[str]:
+    """What differs between settings, in words."""
+    found = []
+    for key in sorted(then.keys() | now.keys()):
+        one, other = then.get(key), now.get(key)
+        if isinstance(one, dict) and isinstance(other, dict):
+            found += _differences(one, other, f"{within}{key}: ")
+        elif one != other:
+            found.append(f"{within}{key}: {str(one)[:80]}, now {str(other)[:80]}")
+    return found
 
 
 class PatchWriter:

@@ -30,6 +30,7 @@ from celldetr.model.warm_start import start_from
 from celldetr.training.ema import Average
 from celldetr.training.folder import MODEL_FOLDER
 from celldetr.training.freezing import check_known
+from celldetr.training.held_out_cells import spread
 from celldetr.training.hold_out import hold_out
 from celldetr.training.losses import Losses, balance
 from celldetr.training.processes import share
@@ -77,6 +78,8 @@ def load_data(recipe: Recipe) -> TrainingData:
             )
         parts = hold_out(samples, weights, settings.hold_out, settings.seed, whole_images=settings.labels == "all")
         samples, weights, held_out, apart = parts.samples, parts.weights, parts.held_out, parts.what
+    if settings.validation_images and len(held_out) > settings.validation_images:
+        held_out = [held_out[i] for i in spread(len(held_out), settings.validation_images)]
     if recipe.model.coordinates == "image":  # such a network sees images of the size it was trained on
         held_out = [piece for sample in held_out for piece in pieces(sample, recipe.augment.crop)]
     for part, images in (("train", samples), ("validation", held_out)):
