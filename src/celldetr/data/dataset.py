@@ -148,7 +148,7 @@ def load_source(source: DataSource, type_names: Sequence[str], mpp: float) -> Se
             convert,
             zoom if abs(zoom - 1) > SAME_MPP else 1.0,
             keeps_labels=keeps,
-            relabel=lambda types: table[types],
+            relabel=partial(np.take, table),
         )
     samples = map_types(load_samples(card, source.split), type_names, source.types)
     return [rescale(sample, mpp) for sample in with_label_share(samples, source.label_share, source.label_seed)]

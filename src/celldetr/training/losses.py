@@ -142,7 +142,8 @@ def composition_loss(logits: Tensor, spots: Tensor, compositions: Tensor, taught
         taught: what the sum is divided by: ``normaliser`` of the spots with nuclei in the batch.
     """
     inside = spots >= 0
-    spots, log_p = spots[inside], logits[inside].float().log_softmax(-1)
+    exact = torch.promote_types(logits.dtype, torch.float32)
+    spots, log_p = spots[inside], logits[inside].to(exact).log_softmax(-1)
     if not len(spots):
         return logits.sum() * 0
     there, spots = spots.unique(return_inverse=True)

@@ -88,7 +88,7 @@ def load_data(recipe: Recipe) -> TrainingData:
                 f"recipe {recipe.name!r}: no labelled cell in {part}; name a source that has some, or --data"
             )
     counts = type_counts(samples, len(types)).tolist()
-    if settings.labels == "some" and not sum(counts):
+    if settings.labels == "some" and not sum(counts) and not settings.w_composition:
         raise InputError(
             f"recipe {recipe.name!r}: no cell of a type that the model has ({', '.join(types)}) in train, and nothing"
             " but types is learned; name the types with model.types, or say which is which"
@@ -179,7 +179,7 @@ class Run:
     def images(self, length: int) -> tuple[Dataset[Any], Callable[[Any], Any]]:
         """``length`` training images, and how some of them become a batch."""
         data, settings = self.data, self.recipe.training
-        some = settings.labels == "some"
+        some = settings.labels == "some" and sum(data.counts) > 0  # else there are compositions only
         return (
             TrainingSet(data.samples, self.recipe.augment, settings.seed, length, data.weights, around_cells=some),
             collate,
@@ -271,7 +271,10 @@ class Run:
             numbers = validate_labelled(predictor, self.data.held_out, threshold)
         else:
             threshold, numbers = validate(predictor, self.data.held_out)
-        score = sum(numbers.get(key) or 0.0 for key in ("f1_detection", "f1_type_mean")) / 2
+        types = numbers.get("f1_type_mean")
+        if types is None:  # no cell has one: what is known of groups of cells has to do
+            types = numbers.get("composition_agreement")
+        score = ((numbers.get("f1_detection") or 0.0) + (types or 0.0)) / 2
         if score > self.best:
             self.best = score
             card = make_card(self.recipe, threshold, numbers, done, self.data.apart)
