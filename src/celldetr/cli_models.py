@@ -140,13 +140,22 @@ def evaluate(
         list[str] | None,
         typer.Option("--map", help="THEIRS=OURS: a type of the data set is one of the model's; THEIRS= for unknown."),
     ] = None,
+    renamed: Annotated[
+        str | None,
+        typer.Option(
+            "--types",
+            metavar="MAP",
+            help="Judge by the types of the data set: OURS:THEIRS,OURS:THEIRS, several to one, OURS: to leave out; or "
+            "a YAML file of name: parent.",
+        ),
+    ] = None,
     mpp: Annotated[
         float | None, typer.Option(help="Micrometres per pixel of the images, instead of what they or their card say.")
     ] = None,
     plots: Annotated[
         Path | None,
         typer.Option(
-            help="Folder for plots (precision-recall, confusion, scores, reliability); none are drawn without."
+            help="Folder for plots (precision-recall, confusion, scores, reliability) and confusion.csv; none without."
         ),
     ] = None,
     device: Device = "auto",
@@ -164,9 +173,11 @@ def evaluate(
     from rich.console import Console
 
     from celldetr.api import load_model
+    from celldetr.evaluation.confusion import write_confusion
     from celldetr.evaluation.plots import save_plots
     from celldetr.evaluation.report import write_metrics
     from celldetr.evaluation.show import show_report
+    from celldetr.evaluation.type_map import read_type_map
     from celldetr.files import output_errors
     from celldetr.judge import judge
 
@@ -180,6 +191,7 @@ def evaluate(
             split,
             protocol=protocol,
             mapping=checks.pairs(types),
+            renamed=read_type_map(renamed) if renamed else None,
             mpp=mpp,
             progress=image_listener(bar, f"{dataset}, {split}"),
         )
@@ -188,7 +200,10 @@ def evaluate(
         with output_errors(plots):
             plots.mkdir(parents=True, exist_ok=True)
         save_plots(verdict.report, plots)
+        write_confusion(verdict.report, plots / "confusion.csv")
     Console().print(show_report(verdict.report, verdict.others))
+    for name in verdict.context.get("types_without_counterpart", ()):
+        typer.echo(f"note: no type of the model is {name!r}: its cells are of unknown type here", err=True)
     typer.echo(f"metrics: {out}")
 
 

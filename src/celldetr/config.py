@@ -207,6 +207,7 @@ class TrainConfig(Config):
     seed: int = 0
     workers: int = Field(1, ge=0)  # loader processes
     validate_every: Count = 500  # steps
+    validation_images: Count | None = None  # look at so many of those to validate on, spread evenly; none: at all
     checkpoint_minutes: Positive = 5.0
 
     # Loss weights (method section 3).
@@ -214,6 +215,7 @@ class TrainConfig(Config):
     w_l1: float = 5.0
     w_giou: float = 2.0
     w_type: float = 2.0
+    w_composition: float = Field(0.0, ge=0)  # of the compositions of spots (method section 5); 0 = they are not learned
     class_balance: Probability = 0.5  # exponent of inverse type frequency in the type loss; 0 = none
     auxiliary_types: bool = True  # type loss after every representation layer, not only the last
     # Pairs of perturbed true boxes, near and far, that a nucleus adds to the detector's queries in training; 0 = off.
@@ -283,6 +285,11 @@ class Recipe(Config):
             raise ValueError(
                 f"training.mode={settings.mode!r} feeds boxes to a representation decoder, and model.represent="
                 "'queries' has none; use training.mode=sequential"
+            )
+        if self.model.represent == "queries" and settings.w_composition:
+            raise ValueError(
+                "training.w_composition teaches types through a representation decoder, and model.represent='queries'"
+                " has none; use model.represent=boxes"
             )
         if self.model.represent == "queries" and (settings.detection_frozen or "representer" in settings.freeze):
             raise ValueError(

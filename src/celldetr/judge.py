@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +23,7 @@ from celldetr.evaluation.cells import ImageCells, Predict, predict_samples
 from celldetr.evaluation.evaluate import score_images
 from celldetr.evaluation.protocols import PROTOCOLS, find_protocol
 from celldetr.evaluation.report import Report
+from celldetr.evaluation.type_map import TypeMap, type_map
 from celldetr.model.output import TileCells
 
 LOWEST_SCORE = 0.05  # kept for the precision-recall curve; what counts is decided by the model's threshold
@@ -33,20 +35,26 @@ class Verdict:
 
     report: Report
     others: tuple[Report, ...]
-    context: dict[str, object]
+    context: dict[str, Any]
 
 
-def as_predict(model: Model) -> Predict:
-    """A model as the evaluation wants it: an image in, ``TileCells`` in that image's pixels out."""
+def as_predict(model: Model, renamed: TypeMap | None = None) -> Predict:
+    """A model as the evaluation wants it: an image in, ``TileCells`` in that image's pixels out.
+
+    Args:
+        model: the model.
+        renamed: to the types of a data set; None: its own.
+    """
 
     def predict(image: NDArray[np.uint8], mpp: float) -> TileCells:
         frame = model.predict(image, mpp)
         centre = frame[["x_px", "y_px"]].to_numpy(np.float32)
         half = frame[["w_px", "h_px"]].to_numpy(np.float32) / 2
+        probabilities = frame[[f"p_{name}" for name in model.types]].to_numpy(np.float32)
         return TileCells(
             boxes=np.concatenate([centre - half, centre + half], axis=1),
             scores=frame["score"].to_numpy(np.float32),
-            probabilities=frame[[f"p_{name}" for name in model.types]].to_numpy(np.float32),
+            probabilities=probabilities if renamed is None else renamed.merge(probabilities),
             embeddings=np.stack(list(frame["embedding"]))
             if len(frame)
             else np.zeros((0, model.embedding_dim), np.float16),
@@ -78,6 +86,7 @@ def judge(
     *,
     protocol: str = "standard",
     mapping: dict[str, str] | None = None,
+    renamed: dict[str, str] | None = None,
     mpp: float | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Verdict:
@@ -89,31 +98,35 @@ def judge(
         split: of the card.
         protocol: of the main report; the others are computed beside it.
         mapping: type of the data set -> type of the model, ``""`` for unknown; None: those of the same name.
+        renamed: the other way round: type of the model -> type of the data set, by which it is judged then, ``""`` to
+            leave it out: see ``evaluation.type_map``. With it ``mapping`` has nothing to say.
         mpp: micrometres per pixel of the images, instead of what they or their card say.
         progress: told how many images are done, of how many.
 
     Raises:
-        InputError: unknown protocol, wrong data, no type in common.
+        InputError: unknown protocol, wrong data, no type in common; both maps.
     """
     rules = find_protocol(protocol)
     card = find_card(dataset, mpp)
-    samples = labelled_images(card, split, model.types, mapping)
+    if renamed is not None and mapping is not None:
+        raise InputError("--types says which type of the data set each of the model's is; leave out --map")
+    types = None if renamed is None else type_map(renamed, model.types, card.type_names)
+    names = model.types if types is None else types.names
+    samples = labelled_images(card, split, names, mapping)
     threshold, images = model.threshold, list[ImageCells]()
     model.threshold = min(LOWEST_SCORE, threshold)
     try:
-        for cells in predict_samples(as_predict(model), samples, model.types):
+        for cells in predict_samples(as_predict(model, types), samples, names):
             images.append(cells)
             if progress:
                 progress(len(images), len(samples))
     finally:
         model.threshold = threshold
-    report = score_images(images, model.types, rules, threshold=threshold)
+    report = score_images(images, names, rules, threshold=threshold)
     others = tuple(
-        score_images(images, model.types, other, threshold=threshold)
-        for name, other in PROTOCOLS.items()
-        if other != rules
+        score_images(images, names, other, threshold=threshold) for name, other in PROTOCOLS.items() if other != rules
     )
-    context: dict[str, object] = {
+    context: dict[str, Any] = {
         "dataset": card.name,
         "split": split,
         "model": model.describe(),
@@ -122,4 +135,7 @@ def judge(
         ],
         "types": mapping,
     }
+    if types is not None:
+        context["model_types"] = dict(zip(model.types, types.targets, strict=True))
+        context["types_without_counterpart"] = list(types.without)
     return Verdict(report, others, context)

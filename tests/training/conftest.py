@@ -15,6 +15,10 @@ from torch import Tensor, nn
 
 from celldetr.config import ModelConfig, Recipe
 from celldetr.data.loader import Batch
+from celldetr.data.patch_set import PatchSetInfo, Position, SlideInfo
+from celldetr.data.patch_writer import PatchWriter
+from celldetr.data.shards import Patch
+from celldetr.data.spots import Spots
 from celldetr.model.celldetr import CellDETR
 from celldetr.model.checkpoint import Card, save_checkpoint
 from celldetr.training import loop
@@ -70,6 +74,46 @@ def draw_cells(cells: list[tuple[int, int, int]], size: int = 64) -> Image.Image
     for x, y, radius in cells:
         ImageDraw.Draw(picture).ellipse((x - radius, y - radius, x + radius, y + radius), fill=(80, 40, 120))
     return picture
+
+
+@pytest.fixture
+def soft_set(tmp_path: Path) -> Path:
+    """A patch set of types round and long with confidences and, in half of the patches, a spot."""
+    info = PatchSetInfo(
+        status="incomplete",
+        mpp=0.5,
+        px=64,
+        patches=0,
+        nuclei=0,
+        encoding="png",
+        types=("round", "long"),
+        validation=0.5,
+        made_with={},
+        shards=(),
+        slides=(),
+        next=Position(slide=0, place=0),
+    )
+    rng = np.random.default_rng(3)
+    with PatchWriter(tmp_path / "soft", info, 100, soft=True) as writer:
+        for number in range(6):
+            cells = [(int(x), int(y), int(r)) for x, y, r in rng.integers((10, 10, 4), (54, 54, 8), (4, 3))]
+            boxes = np.array([[x - r, y - r, x + r + 1, y + r + 1] for x, y, r in cells], np.float32)
+            patch = Patch(
+                slide="s",
+                x=0.0,
+                y=64.0 * number,
+                mpp=0.5,
+                image=np.asarray(draw_cells(cells)),
+                boxes=boxes,
+                scores=np.ones(4, np.float32),
+                types=np.array([0, 1, -1, number % 2], np.int16),
+                confidence=rng.uniform(0.1, 1, 4).astype(np.float32),
+                spots=Spots(np.array([0, 0, -1, 0]), np.array([[0.25, 0.75]], np.float32)) if number % 2 else None,
+            )
+            writer.add(patch)
+        told = SlideInfo(name="s", file="s", places=6, looked_at=6, patches=6, nuclei=24, left_out={})
+        writer.close_shard([told], None)
+    return tmp_path / "soft"
 
 
 @pytest.fixture

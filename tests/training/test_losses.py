@@ -2,13 +2,22 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 from torchvision.ops import box_convert, generalized_box_iou_loss, sigmoid_focal_loss
 
 from celldetr.model.detection import Detections
-from celldetr.training.losses import balance, box_losses, dense_losses, detection_losses, sigmoid_focal, type_loss
+from celldetr.training.losses import (
+    balance,
+    box_losses,
+    composition_loss,
+    dense_losses,
+    detection_losses,
+    sigmoid_focal,
+    type_loss,
+)
 
 LOWEST = torch.finfo(torch.float32).min
 
@@ -170,3 +179,51 @@ def test_balance_is_inverse_frequency_with_mean_one_over_cells() -> None:
 def test_balance_without_exponent_or_without_cells_is_one() -> None:
     assert balance([5, 0, 70], 0.0).tolist() == [1.0, 1.0, 1.0]
     assert balance([0, 0], 0.5).tolist() == [1.0, 1.0]
+
+
+def test_a_cell_weighs_as_much_as_its_type_is_sure() -> None:
+    logits = torch.randn(5, 3, generator=torch.Generator().manual_seed(0))
+    types, weights = torch.tensor([0, -1, 2, 2, -1]), torch.tensor([1.0, 5.0, 3.0])
+    confidence = torch.tensor([0.5, 0.9, 1.0, 0.0, 0.3])
+    loss = type_loss(logits, types, weights, 1.5, confidence)
+    per_cell = sigmoid_focal_loss(logits[[0, 2]], torch.eye(3)[[0, 2]], 0.25, 2.0).sum(1)
+    torch.testing.assert_close(loss, (0.5 * per_cell[0] + 3.0 * per_cell[1]) / 1.5)
+    sure = type_loss(logits, types, weights, 3.0)
+    assert torch.equal(type_loss(logits, types, weights, 3.0, torch.ones(5)), sure)
+    half = type_loss(logits, types, weights, 1.5, torch.full((5,), 0.5))  # all alike: as if all were sure
+    torch.testing.assert_close(half, sure)
+
+
+SPOTS = torch.tensor([0, 2, -1, 0, 2, 2, -1, 3])
+SHARES = torch.tensor([[0.2, 0.5, 0.3], [1.0, 0, 0], [0.0, 0.0, 1.0], [0.1, 0.9, 0.0]], dtype=torch.float64)
+
+
+def test_composition_loss_is_the_divergence_worked_out_spot_by_spot() -> None:
+    logits = torch.randn(8, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64) * 3
+    expected = 0.0
+    for spot in (0, 2, 3):  # spot 1 has no nucleus
+        rows = logits[SPOTS.eq(spot)].numpy()
+        p = np.exp(rows - rows.max(1, keepdims=True))
+        mean = (p / p.sum(1, keepdims=True)).mean(0)
+        for share, q in zip(SHARES[spot].tolist(), mean, strict=True):
+            expected += share * math.log(share / q) if share > 0 else 0.0
+    assert float(composition_loss(logits, SPOTS, SHARES, 3.0)) == pytest.approx(expected / 3, rel=1e-5)
+    exact = torch.log(SHARES[[2, 2, 2, 2]] + 1e-30)
+    assert float(composition_loss(exact, torch.tensor([2, 2, 2, -1]), SHARES, 1.0)) == pytest.approx(0, abs=1e-6)
+
+
+def test_gradient_of_the_composition_loss() -> None:
+    logits = torch.randn(8, 3, generator=torch.Generator().manual_seed(2), dtype=torch.float64).requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: composition_loss(x, SPOTS, SHARES, 2.0), logits)
+
+
+def test_composition_loss_of_hopeless_logits_still_teaches() -> None:
+    logits = torch.tensor([[500.0, 0.0, -500.0]] * 2).requires_grad_()
+    loss = composition_loss(logits, torch.tensor([0, 0]), torch.tensor([[0.0, 0.0, 1.0]]), 1.0)
+    loss.backward()
+    assert float(loss.detach()) == pytest.approx(1000.0)
+    assert logits.grad[:, 2].tolist() == [-0.5, -0.5]
+    nothing = torch.randn(3, 2, requires_grad=True)
+    zero = composition_loss(nothing, torch.full((3,), -1), torch.zeros(0, 2), 1.0)
+    zero.backward()
+    assert float(zero.detach()) == float(nothing.grad.abs().sum()) == 0.0

@@ -14,7 +14,7 @@ import yaml
 from safetensors.torch import load_file
 from two_processes import first_gradients
 
-from celldetr.config import Recipe
+from celldetr.config import DataSource, Recipe
 from celldetr.errors import InputError
 from celldetr.model.celldetr import CellDETR
 from celldetr.model.checkpoint import load_checkpoint
@@ -36,11 +36,15 @@ def torchrun(*arguments: object) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_two_processes_are_one(start: Path, tmp_path: Path, tiny_recipe: Recipes) -> None:
-    """All of a network, and its head alone; of two crops a process, one of which may be without a nucleus."""
+def test_two_processes_are_one(start: Path, tmp_path: Path, tiny_recipe: Recipes, soft_set: Path) -> None:
+    """All of a network, its head alone, and doubtful types and spots; of two crops a process, one of which may be
+    without a nucleus."""
     partly = {"freeze": ["backbone", "encoder", "detector"], "mode": "parallel_jittered"}
     settings = {"steps": 6, "batch_size": 4, "validate_every": 100, "warmup": 3}
     recipes = {"all": tiny_recipe(**settings), "head": tiny_recipe(None, start, **settings | partly)}
+    source = (DataSource(card=str(soft_set), split="all"),)
+    soft = tiny_recipe(**settings, w_composition=1.0, mode="mixed")
+    recipes["soft"] = soft.model_copy(update={"train": source, "validation": source})
     arguments: list[object] = []
     for name, recipe in recipes.items():
         folder = tmp_path / name

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from celldetr.config import ModelConfig, TrainConfig
-from celldetr.data.loader import Batch
+from celldetr.data.loader import Batch, SoftLabels
 from celldetr.model.celldetr import CellDETR
 from celldetr.model.layers import DeformableAttention
 from celldetr.training.losses import Losses, sigmoid_focal
@@ -244,3 +244,34 @@ def test_plain_deformable_detr_takes_types_from_the_matched_queries(tiny_model: 
                 total += float(sigmoid_focal(logits, wanted).sum())
     assert known == 3
     assert float(terms["representation0/type"]) == pytest.approx(total / known, rel=1e-4)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_sure_labels_are_as_if_nothing_was_said(mode: str, tiny_model: Models, tiny_batch: Batch) -> None:
+    sure = SoftLabels(
+        [torch.ones(len(t)) for t in tiny_batch.types],
+        *[[torch.full_like(t, -1) for t in tiny_batch.types], [torch.zeros(0, 2)] * 3],
+    )
+    made = objective(tiny_model(), mode=mode)
+    batch = tiny_batch.images, tiny_batch.boxes, tiny_batch.types
+    plain, said = (made(*batch, chances(0, 0, 0, 3), soft) for soft in (None, sure))
+    assert torch.equal(plain[0], said[0])
+    assert plain[1].keys() == said[1].keys()
+    doubtful = sure._replace(confidence=[torch.tensor([0.2, 1.0, 0.5]), torch.zeros(0), torch.tensor([0.9])])
+    assert float(made(*batch, chances(0, 0, 0, 3), doubtful)[0]) != float(plain[0])
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_spots_teach_whatever_boxes_are_fed(mode: str, tiny_model: Models, tiny_batch: Batch) -> None:
+    made = objective(tiny_model(), mode=mode, w_composition=2.0, w_type=0.0)
+    spots = [torch.tensor([0, -1, 0]), torch.zeros(0, dtype=torch.long), torch.tensor([0])]
+    shares = [torch.tensor([[0.3, 0.7]]), torch.zeros(0, 2), torch.tensor([[1.0, 0.0]])]
+    soft = SoftLabels([torch.ones(len(t)) for t in tiny_batch.types], spots, shares)
+    unknown = [torch.full_like(types, -1) for types in tiny_batch.types]
+    loss, terms = made(tiny_batch.images, tiny_batch.boxes, unknown, chances(0, 0, 0, 3), soft)
+    loss.backward()
+    assert float(terms["representation1/composition"]) > 0
+    assert without_gradient(made) == []
+    without = made(tiny_batch.images, tiny_batch.boxes, unknown, chances(0, 0, 0, 3))[1]
+    assert without.keys() == terms.keys()  # the terms are those of the recipe, whatever a batch holds
+    assert float(without["representation1/composition"]) == 0.0

@@ -154,14 +154,8 @@ def crop(sample: Sample, size: int, zoom: float, place: NDArray[np.float64]) -> 
     points = sample.points * scale + shift
     boxes = np.clip(sample.boxes * np.tile(scale, 2) + np.tile(shift, 2), 0, size)
     kept = ((points >= 0) & (points < size)).all(1) & (boxes[:, 2:] > boxes[:, :2]).all(1)
-    return replace(
-        sample,
-        image=part,
-        mpp=sample.mpp / zoom,
-        boxes=boxes[kept].astype(np.float32),
-        types=sample.types[kept],
-        points=points[kept].astype(np.float32),
-    )
+    boxes, points = boxes.astype(np.float32), points.astype(np.float32)
+    return sample.keep(kept, image=part, mpp=sample.mpp / zoom, boxes=boxes, points=points)
 
 
 def orient(sample: Sample, which: int) -> Sample:

@@ -11,6 +11,7 @@ from functools import partial
 from itertools import islice
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from celldetr.config import DataSource
@@ -101,16 +102,26 @@ def map_types(samples: Sequence[Sample], type_names: Sequence[str], mapping: dic
     target = tuple(type_names)
     out = []
     for sample in samples:
-        pairs = {name: name for name in sample.type_names if name in target} if mapping is None else mapping
-        for source, name in pairs.items():
-            if source not in sample.type_names:
-                raise InputError(f"types: the dataset has no type {source!r}; {near(source, sample.type_names)}")
-            if name and name not in target:
-                raise InputError(f"types: the model has no type {name!r} (for {source!r}); {near(name, target)}")
-        table = [target.index(pairs[name]) if pairs.get(name) else UNKNOWN for name in sample.type_names]
-        lookup = np.array([*table, UNKNOWN], dtype=np.int64)  # UNKNOWN is -1: the last entry
-        out.append(replace(sample, types=lookup[sample.types], type_names=target))
+        lookup = type_table(sample.type_names, target, mapping)
+        spots = None if sample.spots is None else sample.spots.map_types(lookup[:-1], len(target))
+        out.append(replace(sample, types=lookup[sample.types], type_names=target, spots=spots))
     return out
+
+
+def type_table(source: Sequence[str], target: Sequence[str], mapping: dict[str, str] | None) -> NDArray[np.int64]:
+    """What ``map_types`` makes of each type: (K + 1,), indexed by ``Sample.types``; the last is for ``UNKNOWN``.
+
+    Raises:
+        InputError: see ``map_types``.
+    """
+    pairs = {name: name for name in source if name in target} if mapping is None else mapping
+    for own, name in pairs.items():
+        if own not in source:
+            raise InputError(f"types: the dataset has no type {own!r}; {near(own, source)}")
+        if name and name not in target:
+            raise InputError(f"types: the model has no type {name!r} (for {own!r}); {near(name, target)}")
+    table = [list(target).index(pairs[name]) if pairs.get(name) else UNKNOWN for name in source]
+    return np.array([*table, UNKNOWN], dtype=np.int64)  # UNKNOWN is -1: the last entry
 
 
 def load_source(source: DataSource, type_names: Sequence[str], mpp: float) -> Sequence[Sample]:
@@ -128,8 +139,17 @@ def load_source(source: DataSource, type_names: Sequence[str], mpp: float) -> Se
         convert = partial(_convert, type_names=tuple(type_names), mapping=source.types, mpp=mpp)
         convert(patches[0])  # what is wrong with the types, or the first patch, is said now
         keeps = source.types is not None or bool(set(patches.type_names) & set(type_names))
+        if source.label_share != 1 and keeps:
+            raise InputError(f"{source.card}: label_share={source.label_share:g}: a patch set keeps all its labels")
         zoom = patches.info.mpp / mpp
-        return Converted(patches, convert, zoom if abs(zoom - 1) > SAME_MPP else 1.0, keeps_labels=keeps)
+        table = type_table(patches.type_names, type_names, source.types)
+        return Converted(
+            patches,
+            convert,
+            zoom if abs(zoom - 1) > SAME_MPP else 1.0,
+            keeps_labels=keeps,
+            relabel=partial(np.take, table),
+        )
     samples = map_types(load_samples(card, source.split), type_names, source.types)
     return [rescale(sample, mpp) for sample in with_label_share(samples, source.label_share, source.label_seed)]
 

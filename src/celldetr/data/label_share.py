@@ -43,4 +43,6 @@ def with_label_share(samples: Sequence[Sample], share: float, seed: int) -> list
     types = np.concatenate([sample.types for sample in samples])
     left = np.where(draw_labels(types, share, seed), types, UNKNOWN)
     ends = np.cumsum([len(sample) for sample in samples])[:-1]
-    return [replace(sample, types=part) for sample, part in zip(samples, np.split(left, ends), strict=True)]
+    # A spot's composition is a label of the cells in it, and would tell of those that are to have none.
+    parts = zip(samples, np.split(left, ends), strict=True)
+    return [replace(sample, types=part, spots=None) for sample, part in parts]

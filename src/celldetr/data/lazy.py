@@ -66,12 +66,20 @@ class Converted(LazySamples):
         convert: what is done; it must leave the number of cells as it is.
         zoom: what becomes of the sides of an image.
         keeps_labels: whether a cell can have a type afterwards.
+        relabel: what ``convert`` makes of the types of an image; None: it is asked, which decodes the image.
     """
 
     def __init__(
-        self, source: LazySamples, convert: Callable[[Sample], Sample], zoom: float = 1.0, *, keeps_labels: bool = True
+        self,
+        source: LazySamples,
+        convert: Callable[[Sample], Sample],
+        zoom: float = 1.0,
+        *,
+        keeps_labels: bool = True,
+        relabel: Callable[[NDArray[np.int64]], NDArray[np.int64]] | None = None,
     ) -> None:
         self._source, self._convert, self._zoom, self._keeps = source, convert, zoom, keeps_labels
+        self._relabel = relabel
 
     def __len__(self) -> int:
         return len(self._source)
@@ -86,7 +94,7 @@ class Converted(LazySamples):
 
     def labels(self, index: int) -> NDArray[np.int64]:
         """See ``LazySamples``."""
-        return self.sample(index).types
+        return self.sample(index).types if self._relabel is None else self._relabel(self._source.labels(index))
 
     @property
     def may_have_labels(self) -> bool:

@@ -25,11 +25,31 @@ class Crop(NamedTuple):
         image: (3, H, W) uint8 RGB.
         boxes: (N, 4) float32, normalised cxcywh.
         types: (N,) int64, or ``UNKNOWN``.
+        confidence: (N,) float32, what each cell's type weighs: 1 where the sample does not say.
+        spots: (N,) int64, the spot of each nucleus, or -1.
+        compositions: (S, K) float32, share of each type in each spot.
     """
 
     image: Tensor
     boxes: Tensor
     types: Tensor
+    confidence: Tensor
+    spots: Tensor
+    compositions: Tensor
+
+
+class SoftLabels(NamedTuple):
+    """What a batch says of types beside the types.
+
+    Attributes:
+        confidence: B tensors (N_b,) float32, what each cell's type weighs.
+        spots: B tensors (N_b,) int64, the spot of each nucleus in its image, or -1.
+        compositions: B tensors (S_b, K) float32, share of each type in each spot.
+    """
+
+    confidence: list[Tensor]
+    spots: list[Tensor]
+    compositions: list[Tensor]
 
 
 class Batch(NamedTuple):
@@ -39,11 +59,13 @@ class Batch(NamedTuple):
         images: (B, 3, H, W) uint8 RGB.
         boxes: B tensors (N_b, 4) float32, normalised cxcywh.
         types: B tensors (N_b,) int64, or ``UNKNOWN``.
+        soft: confidences and spots; None where all cells weigh 1 and no image has spots.
     """
 
     images: Tensor
     boxes: list[Tensor]
     types: list[Tensor]
+    soft: SoftLabels | None = None
 
 
 class TrainingSet(Dataset[Crop]):
@@ -111,10 +133,22 @@ def as_crop(sample: Sample) -> Crop:
     height, width = sample.image.shape[:2]
     image = torch.from_numpy(np.ascontiguousarray(sample.image.transpose(2, 0, 1)))
     boxes = normalise_boxes(torch.from_numpy(np.ascontiguousarray(sample.boxes)), width, height)
-    return Crop(image, boxes, torch.from_numpy(np.ascontiguousarray(sample.types)))
+    types = torch.from_numpy(np.ascontiguousarray(sample.types))
+    sure, spots = sample.confidence, sample.spots
+    confidence = torch.ones(len(types)) if sure is None else torch.from_numpy(sure.astype(np.float32))
+    if spots is None:
+        return Crop(image, boxes, types, confidence, torch.full_like(types, -1), torch.zeros(0, len(sample.type_names)))
+    return Crop(image, boxes, types, confidence, *map(torch.from_numpy, (spots.of.copy(), spots.compositions.copy())))
 
 
 def collate(crops: Sequence[Crop]) -> Batch:
     """Crops of one size -> a batch; the ``collate_fn`` of a ``DataLoader``."""
     images = torch.stack([crop.image for crop in crops])
-    return Batch(images, [crop.boxes for crop in crops], [crop.types for crop in crops])
+    return Batch(images, [crop.boxes for crop in crops], [crop.types for crop in crops], _soft(crops))
+
+
+def _soft(crops: Sequence[Crop]) -> SoftLabels | None:
+    if all(bool((crop.confidence == 1).all()) and not len(crop.compositions) for crop in crops):
+        return None
+    parts = zip(*((crop.confidence, crop.spots, crop.compositions) for crop in crops), strict=True)
+    return SoftLabels(*map(list, parts))

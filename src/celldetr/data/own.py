@@ -4,7 +4,7 @@ slides/case_1.geojson  slides/case_1.svs          QuPath's export beside each im
 tiles/images/a.png     tiles/labels/a.csv         x,y,class in pixels; both may also lie in one folder
 set/images/*.png       set/labels.json            COCO
 
-A patch set (``data/patch_set.py``) is seen as well: its nuclei have boxes and no types.
+A patch set (``data/patch_set.py``) is seen as well: its nuclei have boxes, and types where it names some.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from typing import Any
 
 from celldetr.config import parse
 from celldetr.data.card import DatasetCard, card_names, load_card
-from celldetr.data.patch_set import SPLITS, UNTYPED, is_patch_set, read_info
+from celldetr.data.lazy import type_counts
+from celldetr.data.patch_set import SPLITS, UNTYPED, PatchSet, is_patch_set, read_info
 from celldetr.data.readers import coco, points_csv, qupath_objects
 from celldetr.data.readers.common import read_lines
 from celldetr.data.readers.layout import SUFFIXES as IMAGES
@@ -77,6 +78,9 @@ def read_own(path: Path, mpp: float | None = None) -> OwnData:
     """
     path = expand_user(path).absolute()
     if is_patch_set(path):
+        counts = typed_counts(path)
+        if counts:
+            return OwnData(_patches(path, mpp), counts)
         raise InputError(
             f"{path}: is a patch set, whose cells have no types to learn; name it in a recipe:"
             " train: [{card: FOLDER, split: all}]"
@@ -112,6 +116,15 @@ def read_own(path: Path, mpp: float | None = None) -> OwnData:
         "options": options,
     }
     return OwnData(parse(DatasetCard, values, str(path)), dict(counts))
+
+
+def typed_counts(path: Path) -> dict[str, int]:
+    """Labelled cells of each type of a patch set; {} where it names no types."""
+    info = read_info(path)
+    if not info.types:
+        return {}
+    counts = type_counts(PatchSet(path), len(info.types)).tolist()
+    return dict(zip(info.types, counts, strict=True))
 
 
 def _patches(path: Path, mpp: float | None) -> DatasetCard:

@@ -55,6 +55,7 @@ class SlideInfo(Config):
     nuclei: int = Natural
     left_out: dict[str, int]  # reason -> places; those with too little tissue are none of ``looked_at``
     failed: str = ""  # why the slide could not be read at all
+    group: str = ""  # what must not be split between training and test, a donor, say; "": the slide
 
 
 class Position(Config):
@@ -174,6 +175,7 @@ class PatchSet(LazySamples):
         if not self._ranges:
             held = f"; it was made to hold out {self.info.validation:g} for validation"
             raise InputError(f"{path}: no patch in split {split!r}{held if split != 'all' else ''}")
+        self._groups = {slide.name: slide.group for slide in self.info.slides if slide.group}
         self._starts = rows_of([shard.patches for shard in self.info.shards])
         self._open: OrderedDict[int, Shard] = OrderedDict()
         for shard in self.info.shards:
@@ -204,7 +206,7 @@ class PatchSet(LazySamples):
         return shard, row - int(self._starts[number])
 
     def sample(self, index: int) -> Sample:
-        """Decode one patch; its group is the slide. The centre of a box is its point.
+        """Decode one patch; its group is that of the slide, or the slide. The centre of a box is its point.
 
         Raises:
             InputError: its row is damaged.
@@ -219,7 +221,9 @@ class PatchSet(LazySamples):
             types=patch.types.astype(np.int64),
             type_names=self.type_names,
             points=((patch.boxes[:, :2] + patch.boxes[:, 2:]) / 2).astype(np.float32),
-            group=patch.slide,
+            group=self._groups.get(patch.slide, patch.slide),
+            confidence=patch.confidence,
+            spots=patch.spots,
         )
 
     def nuclei(self, index: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -20,8 +20,17 @@ SHARDS = "patches-*.arrow"
 OURS = (SHARDS, "patches-*.arrow.tmp", f"{PICTURE}*", f"{SET_FILE}.tmp")  # and ``SET_FILE``, which goes last
 
 
-def earlier_set(folder: Path, made_with: dict[str, Any], *, resume: bool, overwrite: bool) -> PatchSetInfo | None:
+def earlier_set(
+    folder: Path, made_with: dict[str, Any], *, resume: bool, overwrite: bool, beside: Collection[str] = ()
+) -> PatchSetInfo | None:
     """What an earlier run has left to go on with; None to begin. Nothing is touched.
+
+    Args:
+        folder: of the set.
+        made_with: what decides what is in it.
+        resume: whether to go on with what is there.
+        overwrite: whether to replace it.
+        beside: names of other files and folders that may be in ``folder``.
 
     Raises:
         InputError: there is a set and neither ``resume`` nor ``overwrite`` was asked for, both were, it was made with
@@ -33,7 +42,8 @@ def earlier_set(folder: Path, made_with: dict[str, Any], *, resume: bool, overwr
         raise InputError(f"{folder}: is a file; name a folder for the set")
     if not is_patch_set(folder):
         ours = {path for pattern in OURS for path in folder.glob(pattern)}
-        if any(path not in ours and path.name != ".lock" for path in (folder.iterdir() if folder.exists() else ())):
+        known = {".lock", *beside}
+        if any(path not in ours and path.name not in known for path in (folder.iterdir() if folder.exists() else ())):
             raise InputError(
                 f"{folder}: holds other files than a patch set, which are not touched; name another folder"
             )
@@ -43,16 +53,24 @@ def earlier_set(folder: Path, made_with: dict[str, Any], *, resume: bool, overwr
     if not resume:
         raise InputError(f"{folder}: holds a patch set; pass --overwrite to replace it, or --resume to go on with it")
     info = read_info(folder)
-    wrong = [
-        f"{key}: {str(info.made_with.get(key))[:80]}, now {str(made_with.get(key))[:80]}"
-        for key in sorted(info.made_with.keys() | made_with.keys())
-        if info.made_with.get(key) != made_with.get(key)
-    ]
+    wrong = _differences(info.made_with, made_with)
     if wrong:
         raise InputError(
             f"{folder}: cannot be resumed, it was made with {'; '.join(wrong)}; pass --overwrite to replace it"
         )
     return info
+
+
+def _differences(then: dict[str, Any], now: dict[str, Any], within: str = "") -> list[str]:
+    """What differs between settings, in words."""
+    found = []
+    for key in sorted(then.keys() | now.keys()):
+        one, other = then.get(key), now.get(key)
+        if isinstance(one, dict) and isinstance(other, dict):
+            found += _differences(one, other, f"{within}{key}: ")
+        elif one != other:
+            found.append(f"{within}{key}: {str(one)[:80]}, now {str(other)[:80]}")
+    return found
 
 
 class PatchWriter:
@@ -62,13 +80,14 @@ class PatchWriter:
         folder: of the set; made if needed. Files of a set in it that ``info`` does not name are removed.
         info: an incomplete set, empty or with ``next``.
         per_shard: patches of a shard.
+        soft: whether patches have confidences and spots.
 
     Raises:
         InputError: on entering, adding or leaving: the disk is full, or the place cannot be written to.
     """
 
-    def __init__(self, folder: Path, info: PatchSetInfo, per_shard: int) -> None:
-        self.folder, self.info, self._per_shard = folder, info, per_shard
+    def __init__(self, folder: Path, info: PatchSetInfo, per_shard: int, *, soft: bool = False) -> None:
+        self.folder, self.info, self._per_shard, self._soft = folder, info, per_shard, soft
         self._shard: ShardWriter | None = None
 
     def __enter__(self) -> Self:
@@ -96,7 +115,7 @@ class PatchWriter:
     def add(self, patch: Patch) -> None:
         """Write one more patch."""
         if self._shard is None:
-            self._shard = ShardWriter(self.folder / self._name, self.info.encoding).__enter__()
+            self._shard = ShardWriter(self.folder / self._name, self.info.encoding, soft=self._soft).__enter__()
         self._shard.add(patch)
 
     def close_shard(self, slides: Sequence[SlideInfo], position: Position | None) -> None:

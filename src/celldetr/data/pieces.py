@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 import numpy as np
 
@@ -29,11 +28,5 @@ def pieces(sample: Sample, size: int) -> Iterator[Sample]:
             points = sample.points - corner
             boxes = np.clip(sample.boxes - np.tile(corner, 2), 0, size)
             kept = ((points >= 0) & (points < size)).all(1) & (boxes[:, 2:] > boxes[:, :2]).all(1)
-            yield replace(
-                sample,
-                name=f"{sample.name}_{left}_{top}",
-                image=image,
-                boxes=boxes[kept],
-                types=sample.types[kept],
-                points=points[kept],
-            )
+            name = f"{sample.name}_{left}_{top}"
+            yield sample.keep(kept, name=name, image=image, boxes=boxes, points=points)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
+
+from celldetr.data.spots import Spots
 
 UNKNOWN = -1  # type of a nucleus whose type is not known: it trains detection, not typing
 
@@ -26,6 +29,9 @@ class Sample:
         group: what must not be split between training and test (a patient, usually).
         tissue: what the image is of, in sets of several tissues, which are then also scored apart; "" where not told.
         derived_boxes: whether ``boxes`` were found in the image around annotated points, rather than annotated.
+        confidence: (N,) float32 in [0, 1], how sure each type is, which is what the cell weighs when types are
+            learned; None: all alike.
+        spots: compositions of groups of nuclei; None: there are none.
     """
 
     name: str
@@ -38,6 +44,8 @@ class Sample:
     group: str = field(default="")
     tissue: str = field(default="")
     derived_boxes: bool = field(default=False)
+    confidence: NDArray[np.float32] | None = field(default=None)
+    spots: Spots | None = field(default=None)
 
     def __post_init__(self) -> None:
         n = len(self.boxes)
@@ -46,6 +54,32 @@ class Sample:
         if self.boxes.shape != (n, 4) or self.types.shape != (n,) or self.points.shape != (n, 2):
             shapes = f"boxes {self.boxes.shape}, types {self.types.shape} and points {self.points.shape}"
             raise ValueError(f"{self.name}: {shapes} disagree")
+        if self.confidence is not None and self.confidence.shape != (n,):
+            raise ValueError(f"{self.name}: {n} nuclei and confidences {self.confidence.shape} disagree")
+        spots = self.spots
+        if spots is not None and (len(spots.of) != n or spots.compositions.shape[1] != len(self.type_names)):
+            raise ValueError(
+                f"{self.name}: {n} nuclei of {len(self.type_names)} types, spots of {len(spots.of)} nuclei and"
+                f" {spots.compositions.shape[1]} types"
+            )
 
     def __len__(self) -> int:
         return len(self.boxes)
+
+    def keep(self, which: NDArray[np.bool_], **changes: Any) -> Self:
+        """The sample with some of its nuclei.
+
+        Args:
+            which: (N,) mask.
+            changes: other fields; ``boxes`` and ``points`` are of all N nuclei still.
+        """
+        boxes, points = (changes.pop(name, getattr(self, name)) for name in ("boxes", "points"))
+        return replace(
+            self,
+            boxes=boxes[which],
+            types=self.types[which],
+            points=points[which],
+            confidence=None if self.confidence is None else self.confidence[which],
+            spots=None if self.spots is None else self.spots.keep(which),
+            **changes,
+        )

@@ -13,6 +13,14 @@ in groups of ``GROUP``, so where a row is needs no index.
 | boxes | xyxy of each nucleus in px of the picture, flattened |
 | scores | of each nucleus, 0 to 1; 1 where annotated |
 | types | of each nucleus, index into the set's types, -1 where unknown |
+
+A set whose types are not equally sure, or are known of groups of nuclei only, has three columns more:
+
+| column | what |
+|---|---|
+| confidence | of each nucleus, how sure its type is, 0 to 1 |
+| spots | of each nucleus, index into the compositions of the row, -1 where it is in no spot |
+| compositions | of each spot the share of each of the set's types, flattened |
 """
 
 from __future__ import annotations
@@ -32,6 +40,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from PIL import Image
 
+from celldetr.data.spots import Spots, is_composition
 from celldetr.errors import InputError
 from celldetr.files import replacing
 
@@ -50,6 +59,15 @@ SCHEMA = pa.schema(
         pa.field("types", pa.list_(pa.int16()), nullable=False),
     ]
 )
+SOFT = ("confidence", "spots", "compositions")
+SOFT_SCHEMA = pa.schema(
+    [
+        *SCHEMA,
+        pa.field("confidence", pa.list_(pa.float32()), nullable=False),
+        pa.field("spots", pa.list_(pa.int16()), nullable=False),
+        pa.field("compositions", pa.list_(pa.float32()), nullable=False),
+    ]
+)
 
 
 @dataclass(frozen=True)
@@ -64,6 +82,8 @@ class Patch:
         boxes: (N, 4) float32 xyxy, px of ``image``.
         scores: (N,) float32.
         types: (N,) int16, -1 = unknown.
+        confidence: (N,) float32 of the types; None: all alike.
+        spots: groups of the nuclei whose composition is known; None: none.
     """
 
     slide: str
@@ -74,6 +94,8 @@ class Patch:
     boxes: NDArray[np.float32]
     scores: NDArray[np.float32]
     types: NDArray[np.int16]
+    confidence: NDArray[np.float32] | None = None
+    spots: Spots | None = None
 
 
 def encode(image: NDArray[np.uint8], encoding: Encoding) -> bytes:
@@ -92,13 +114,15 @@ class ShardWriter:
     Args:
         path: of the shard.
         encoding: of the pictures.
+        soft: whether it has confidences and spots.
 
     Raises:
         InputError: on entering, adding or leaving: the disk is full, or the place cannot be written to.
     """
 
-    def __init__(self, path: Path, encoding: Encoding) -> None:
+    def __init__(self, path: Path, encoding: Encoding, *, soft: bool = False) -> None:
         self._path, self._encoding = path, encoding
+        self._schema = SOFT_SCHEMA if soft else SCHEMA
         self._stack = ExitStack()
         self._rows: list[dict[str, Any]] = []
         self.patches = self.nuclei = 0
@@ -106,7 +130,7 @@ class ShardWriter:
     def __enter__(self) -> Self:
         temporary = self._stack.enter_context(replacing(self._path))
         try:
-            self._writer = self._stack.enter_context(pa.ipc.new_file(str(temporary), SCHEMA))
+            self._writer = self._stack.enter_context(pa.ipc.new_file(str(temporary), self._schema))
         except BaseException as error:
             self._stack.__exit__(type(error), error, error.__traceback__)
             raise
@@ -124,6 +148,13 @@ class ShardWriter:
             "scores": np.asarray(patch.scores, dtype=np.float32),
             "types": np.asarray(patch.types, dtype=np.int16),
         }
+        if self._schema is SOFT_SCHEMA:
+            n, spots = len(patch.boxes), patch.spots
+            row |= {
+                "confidence": np.ones(n, np.float32) if patch.confidence is None else patch.confidence,
+                "spots": np.full(n, -1, np.int16) if spots is None else spots.of.astype(np.int16),
+                "compositions": np.zeros(0, np.float32) if spots is None else spots.compositions.reshape(-1),
+            }
         self._rows.append(row)
         self.patches += 1
         self.nuclei += len(patch.boxes)
@@ -132,7 +163,7 @@ class ShardWriter:
 
     def _flush(self) -> None:
         if self._rows:
-            self._writer.write_batch(pa.RecordBatch.from_pylist(self._rows, schema=SCHEMA))
+            self._writer.write_batch(pa.RecordBatch.from_pylist(self._rows, schema=self._schema))
             self._rows = []
 
     def __exit__(
@@ -164,14 +195,15 @@ class Shard:
         self._path, self._rows, self._px, self._types = path, rows, px, types
         try:
             with pa.memory_map(str(path)) as file:
-                groups = _groups(file, rows)
-                sizes = [len(pa.ipc.read_record_batch(group, SCHEMA)) for group in groups]
+                schema, groups = _groups(file, rows)
+                sizes = [len(pa.ipc.read_record_batch(group, schema)) for group in groups]
         except FileNotFoundError:
             raise InputError(f"{path}: no such file; the patch set is incomplete, copy it again") from None
         except (OSError, pa.ArrowException, ValueError) as error:
             raise self._damaged(" ".join(str(error).split())) from None
         if sum(sizes) != rows or any(size != GROUP for size in sizes[:-1]):
             raise self._damaged(f"it holds {sum(sizes)} patches in groups of {sizes[:1]}, expected {rows} by {GROUP}")
+        self._schema = schema
         self._groups = groups  # of the mapped file: nothing of them is in memory before it is looked at
         self._checked: tuple[int, pa.RecordBatch] | None = None
 
@@ -181,7 +213,7 @@ class Shard:
     def _batch(self, group: int) -> pa.RecordBatch:
         if self._checked is None or self._checked[0] != group:
             try:
-                batch = pa.ipc.read_record_batch(self._groups[group], SCHEMA)
+                batch = pa.ipc.read_record_batch(self._groups[group], self._schema)
                 batch.validate(full=True)  # offsets from a stranger's file may point outside of it
             except (OSError, pa.ArrowException, ValueError) as error:
                 raise self._damaged(" ".join(str(error).split())) from None
@@ -208,6 +240,34 @@ class Shard:
             raise self._damaged(f"row {row}: types {types.min()} to {types.max()}, of {self._types} that the set has")
         return boxes, scores, types
 
+    def soft(self, row: int) -> tuple[NDArray[np.float32] | None, Spots | None]:
+        """Confidences (N,) and spots of a row, as in ``Patch``; its picture is not looked at.
+
+        Raises:
+            InputError: they do not fit the nuclei, or are no shares.
+        """
+        if self._schema is SCHEMA:
+            return None, None
+        batch, place = self._batch(row // GROUP), row % GROUP
+        count = len(batch["scores"][place])
+        confidence, of, shares = (self._list(batch, name, place) for name in SOFT)
+        if not (len(confidence) == len(of) == count) or not ((confidence >= 0) & (confidence <= 1)).all():
+            raise self._damaged(
+                f"row {row}: {count} nuclei, {len(confidence)} confidences, which must be 0 to 1, and {len(of)} spots"
+            )
+        if not len(shares):
+            if len(of) and (of != -1).any():
+                raise self._damaged(f"row {row}: nuclei in spots, and no composition of a spot")
+            return confidence, None
+        if not self._types or len(shares) % self._types:
+            raise self._damaged(f"row {row}: {len(shares)} shares of {self._types} types")
+        compositions = shares.reshape(-1, self._types)
+        if not is_composition(compositions):
+            raise self._damaged(f"row {row}: the shares of a spot's types are not 0 to 1 with a sum of 1")
+        if len(of) and not -1 <= of.min() <= of.max() < len(compositions):
+            raise self._damaged(f"row {row}: spots {of.min()} to {of.max()}, of {len(compositions)}")
+        return confidence, Spots(of.astype(np.int64), compositions)
+
     def patch(self, row: int) -> Patch:
         """Decode one row.
 
@@ -220,7 +280,7 @@ class Shard:
         if not np.isfinite([x, y, mpp]).all():
             raise self._damaged(f"row {row}: its place ({x}, {y}) or mpp {mpp} is no number")
         image = self._decode(batch["image"][place].as_buffer(), row)
-        return Patch(batch["slide"][place].as_py(), x, y, mpp, image, boxes, scores, types)
+        return Patch(batch["slide"][place].as_py(), x, y, mpp, image, boxes, scores, types, *self.soft(row))
 
     def _list(self, batch: pa.RecordBatch, name: str, place: int) -> NDArray[Any]:
         values = batch[name][place].values
@@ -239,8 +299,8 @@ class Shard:
         raise self._damaged(f"row {row}: a picture of {size[0]} x {size[1]} px in a set of {self._px}")
 
 
-def _groups(file: pa.NativeFile, rows: int) -> list[pa.Message]:
-    """The groups of rows of a mapped Arrow file of so many rows, each a piece of the map.
+def _groups(file: pa.NativeFile, rows: int) -> tuple[pa.Schema, list[pa.Message]]:
+    """The columns of a mapped Arrow file of so many rows, and its groups of rows, each a piece of the map.
 
     Raises:
         ValueError, pa.ArrowException, OSError: it is none, of other columns, or compressed.
@@ -249,13 +309,15 @@ def _groups(file: pa.NativeFile, rows: int) -> list[pa.Message]:
         raise ValueError("it is not an Arrow file")
     most = 2 + rows // GROUP  # a stranger's file may hold a million empty ones
     messages = list(islice(pa.ipc.MessageReader.open_stream(file), most + 1))
-    if not messages or messages[0].type != "schema" or not pa.ipc.read_schema(messages[0]).equals(SCHEMA):
-        raise ValueError(f"its columns are not {', '.join(SCHEMA.names)}")
+    found = pa.ipc.read_schema(messages[0]) if messages and messages[0].type == "schema" else None
+    schema = next((known for known in (SCHEMA, SOFT_SCHEMA) if found is not None and found.equals(known)), None)
+    if schema is None:
+        raise ValueError(f"its columns are not {', '.join(SCHEMA.names)}, or these and {', '.join(SOFT)}")
     groups = messages[1:]
     for group in groups:
         if group.type != "record batch" or _is_compressed(group.metadata.to_pybytes()):
             raise ValueError("expected groups of rows that are not compressed: what they unpack to is not known before")
-    return groups
+    return schema, groups
 
 
 def _is_compressed(metadata: bytes) -> bool:

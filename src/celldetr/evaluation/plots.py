@@ -17,6 +17,7 @@ import numpy as np
 from celldetr.errors import InputError
 from celldetr.evaluation.calibration import BINS as CALIBRATION_BINS
 from celldetr.evaluation.calibration import Reliability
+from celldetr.evaluation.confusion import read_confusion
 from celldetr.evaluation.curve import BINS
 from celldetr.evaluation.report import Report
 from celldetr.evaluation.show import number
@@ -49,22 +50,25 @@ def precision_recall_figure(report: Report) -> Figure:
 
 
 def confusion_figure(report: Report) -> Figure:
-    """Confusion matrix: shares of each row by colour, counts in the cells."""
-    rows = [*report.type_names, "type unknown", "no cell"]
-    columns = [*report.type_names, "not found"]
-    counts = np.array(report.confusion, float)
-    if not report.n_unknown:
-        del rows[-2]
-        counts = np.delete(counts, -2, axis=0)
-    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    figure, axes = figure_with_axes(1.8 + 0.8 * len(columns), 1.4 + 0.6 * len(rows))
-    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
-    for (row, column), count in np.ndenumerate(counts):
-        colour = "white" if shares[row, column] > 0.5 else "black"
-        axes.text(column, row, f"{count:.0f}", ha="center", va="center", color=colour, fontsize=8)
-    axes.set_xticks(range(len(columns)), columns, rotation=30, ha="right")
-    axes.set_yticks(range(len(rows)), rows)
-    axes.set(xlabel="predicted", ylabel="true")
+    """Confusion matrix, counts in the cells; by colour shares of true cells, left, and of predictions, right."""
+    matrix = read_confusion(report)
+    rows, columns = len(matrix.rows), len(matrix.columns)
+    figure, both = _figures(2 * (1.8 + 0.8 * columns), 2.0 + 0.6 * rows, rows=1, heights=(1,), columns=2)
+    drawn = [
+        ("what true cells are taken for\n(shares of a row)", matrix.of_true),
+        ("what predictions really are\n(shares of a column)", matrix.of_predicted),
+    ]
+    for axes, (title, shares) in zip(both, drawn, strict=True):
+        axes.imshow(np.nan_to_num(shares), cmap="Blues", vmin=0, vmax=1, aspect="auto")
+        for (row, column), count in np.ndenumerate(matrix.counts):
+            colour = "white" if shares[row, column] > 0.5 else "black"
+            axes.text(column, row, f"{count}", ha="center", va="center", color=colour, fontsize=8)
+        axes.set_xticks(range(columns), matrix.columns, rotation=30, ha="right")
+        axes.set_yticks(range(rows), matrix.rows)
+        axes.set(xlabel="predicted", ylabel="true")
+        axes.set_title(title, fontsize=9)
+    bar = figure.colorbar(both[0].images[0], ax=both, shrink=0.8)
+    bar.set_label("share")
     return figure
 
 
@@ -154,15 +158,17 @@ def figure_with_axes(width: float, height: float) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _figures(width: float, height: float, rows: int, heights: Sequence[float]) -> tuple[Figure, list[Axes]]:
-    """A figure of ``rows`` axes one below the other, of relative ``heights``, that share what x means."""
+def _figures(
+    width: float, height: float, rows: int, heights: Sequence[float], columns: int = 1
+) -> tuple[Figure, list[Axes]]:
+    """A figure of ``rows`` axes one below the other, of relative ``heights``, that share what x means; or a row."""
     # Imported here: the import takes longer than most commands, and few of them draw.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots(rows, 1, sharex=True, squeeze=False, height_ratios=heights)[:, 0].tolist()
+    axes = figure.subplots(rows, columns, sharex=columns == 1, squeeze=False, height_ratios=heights).ravel().tolist()
     for each in axes:
         each.spines[["top", "right"]].set_visible(False)
     return figure, axes

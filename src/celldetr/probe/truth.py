@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,8 +58,7 @@ def truth_of(samples: Sequence[Sample]) -> Truth:
 
 def keep_known(sample: Sample) -> Sample:
     """A sample with the cells of known type only."""
-    known = sample.types != UNKNOWN
-    return replace(sample, boxes=sample.boxes[known], types=sample.types[known], points=sample.points[known])
+    return sample.keep(sample.types != UNKNOWN)
 
 
 def read_splits(card: DatasetCard, train: str, test: str, train_images: int | None, seed: int = 0) -> list[Truth]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from celldetr.data.own import SPLIT, read_own
+from celldetr.data.patch_set import is_patch_set
 from celldetr.errors import InputError, near
 from celldetr.untrusted import expand_user, is_dir
 
@@ -18,7 +19,7 @@ def own_sources(path: Path, mpp: float | None = None, mapping: dict[str, str] | 
 
     Args:
         path: a folder or file as ``celldetr.data.own`` reads it; or a folder with one called ``train`` and one called
-            ``validation`` or ``val``.
+            ``validation`` or ``val``. A patch set has splits of these names.
         mpp: micrometres per pixel of the images; needed where they do not say it.
         mapping: class -> type of the model, or "" for a cell of unknown type; classes not named are types themselves.
 
@@ -51,6 +52,13 @@ def own_sources(path: Path, mpp: float | None = None, mapping: dict[str, str] | 
         known = {name: pairs[name] for name in classes if name in pairs}
         return {"card": str(folder), "split": SPLIT, "mpp": mpp, "types": known}
 
+    if train == path and is_patch_set(path):
+        own = source(path, classes)
+        return {
+            "train": [own | {"split": "train"}],
+            "validation": [own | {"split": "val"}],
+            "model": {"types": types},
+        }
     return {
         "train": [source(train, classes)],
         "validation": [source(each, read_own(each, mpp).card.type_names) for each in validation[:1] if train != path],

@@ -18,10 +18,12 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from celldetr.config import ModelConfig, TrainConfig
+from celldetr.data.loader import SoftLabels
 from celldetr.model.celldetr import CellDETR, Memories
 from celldetr.training.box_noise import jitter_boxes
 from celldetr.training.collapse import alignment, effective_rank, uniformity
 from celldetr.training.infonce import Contrast, Pairs, batch_contrast, info_nce
+from celldetr.training.labels import Labels
 from celldetr.training.losses import Losses
 from celldetr.training.processes import gather_rows, largest, normaliser
 from celldetr.training.supervised import Supervised
@@ -69,7 +71,12 @@ class Contrastive(Supervised):
         self.measure = True  # whether the terms hold alignment, uniformity and rank, too
 
     def forward(
-        self, images: Tensor, boxes: Sequence[Tensor], types: Sequence[Tensor], chances: Sequence[torch.Generator]
+        self,
+        images: Tensor,
+        boxes: Sequence[Tensor],
+        types: Sequence[Tensor],
+        chances: Sequence[torch.Generator],
+        soft: SoftLabels | None = None,
     ) -> tuple[Tensor, Losses]:
         """Loss of a batch of B images in V views.
 
@@ -78,6 +85,7 @@ class Contrastive(Supervised):
             boxes: V * B tensors (N, 4), cxcywh fractions; N may be 0.
             types: V * B tensors (N,), the identities of the cells (``ViewBatch.cells``).
             chances: B sources of all randomness, one an image, on the CPU.
+            soft: is about types, and not looked at.
 
         Returns:
             the loss, and by name its parts (detached) and, if ``measure``, what ``collapse`` watches.
@@ -89,7 +97,7 @@ class Contrastive(Supervised):
         learnt = learnt[:1] if settings.detection == "first" else learnt
         for view in learnt:
             nuclei = normaliser(sum(len(b) for b in view.boxes), images.device)
-            parts = view.memories, view.boxes, view.cells, view.origin, view.sizes, nuclei, chances
+            parts = view.memories, view.boxes, Labels(view.cells), view.origin, view.sizes, nuclei, chances
             for name, value in self._detection(*parts)[1].items():
                 terms[name] = terms.get(name, torch.zeros_like(value)) + value / len(learnt)
         contrast, embeddings = self.contrast(seen)

@@ -22,12 +22,13 @@ class Source:
 
     Attributes:
         boxes: B tensors (N_b, 4), cxcywh fractions, detached.
-        types: B tensors (N_b,), index of the type or -1 for unknown; None: they hold no cell well enough to be of any.
+        nuclei: B tensors (N_b,), which nucleus of the image each box is; None: they hold none well enough to be of its
+            type.
         weight: of their loss.
     """
 
     boxes: list[Tensor]
-    types: list[Tensor] | None
+    nuclei: list[Tensor] | None
     weight: float = 1.0
 
 
@@ -35,18 +36,17 @@ def feed(
     config: TrainConfig,
     found: Sequence[tuple[Tensor, Tensor]],
     boxes: Sequence[Tensor],
-    types: Sequence[Tensor],
     chances: Sequence[torch.Generator],
 ) -> list[Source]:
     """What a mode feeds; the kinds and their order depend on the mode alone.
 
     Args:
         config: with the mode and its noise.
-        found: of each image the detected boxes (M, 4) that are a nucleus, detached, and its type (M,); modes without
+        found: of each image the detected boxes (M, 4) that are a nucleus, detached, and which (M,); modes without
             detected boxes do not look at it.
-        boxes, types, chances: as ``Supervised`` gets them.
+        boxes, chances: as ``Supervised`` gets them.
     """
-    true, known = list(boxes), list(types)
+    true, known = list(boxes), [torch.arange(len(b), device=b.device) for b in boxes]
 
     def noisy(low: float, high: float, grow: float, share: float) -> list[Tensor]:
         pairs = zip(boxes, chances, strict=True)
@@ -59,8 +59,8 @@ def feed(
     if config.mode == "positive_negative":
         copies = Source(noisy(*POSITIVE), known, COPY_WEIGHT), Source(noisy(*NEGATIVE), None, COPY_WEIGHT)
         return [Source(true, known), *copies]
-    detected = Source([own for own, _ in found], [kind for _, kind in found])
+    detected = Source([own for own, _ in found], [nucleus for _, nucleus in found])
     if config.mode == "sequential":
         return [detected]
     half = 1 / 2  # two losses, each of all cells
-    return [Source(detected.boxes, detected.types, half), Source(noisy(*config.jitter), known, half)]
+    return [Source(detected.boxes, detected.nuclei, half), Source(noisy(*config.jitter), known, half)]

@@ -8,7 +8,7 @@ good. What was done is said in the model's card.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
@@ -118,4 +118,4 @@ def _cells(samples: Sequence[Sample], weights: Sequence[float], share: float, rn
 
 
 def _some(sample: Sample, mask: NDArray[np.bool_]) -> Sample:
-    return replace(sample, boxes=sample.boxes[mask], types=sample.types[mask], points=sample.points[mask])
+    return sample.keep(mask)

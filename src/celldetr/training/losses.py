@@ -110,19 +110,51 @@ def dense_losses(found: Detections, anchors: Tensor, targets: Sequence[Tensor], 
     return {"class": objectness, "l1": l1, "giou": giou}
 
 
-def type_loss(logits: Tensor, types: Tensor, weights: Tensor, labelled: float) -> Tensor:
+def type_loss(
+    logits: Tensor, types: Tensor, weights: Tensor, labelled: float, confidence: Tensor | None = None
+) -> Tensor:
     """Sigmoid focal loss of types; cells of unknown type (-1) are left out.
 
     Args:
         logits: (M, K).
         types: (M,) index of the type, or -1.
         weights: (K,) weight of a cell of each type.
-        labelled: what the sum is divided by: ``normaliser`` of the cells of known type in the batch.
+        labelled: what the sum is divided by: ``normaliser`` of the cells of known type in the batch, or of the sum of
+            their confidences: so a set of equally doubtful cells is learned from as one of sure cells is.
+        confidence: (M,) what each cell weighs, in [0, 1]; None: 1.
     """
     known = types >= 0
     logits, types = logits[known], types[known]
     wanted = functional.one_hot(types, logits.shape[-1]).to(logits.dtype)
-    return (sigmoid_focal(logits, wanted) * weights[types, None]).sum() / labelled
+    weight = weights[types, None]
+    if confidence is not None:
+        weight = weight * confidence[known, None]
+    return (sigmoid_focal(logits, wanted) * weight).sum() / labelled
+
+
+def composition_loss(logits: Tensor, spots: Tensor, compositions: Tensor, taught: float) -> Tensor:
+    """KL(composition || mean softmax over the nuclei of a spot), summed over the spots that have nuclei.
+
+    Args:
+        logits: (M, K) of nuclei.
+        spots: (M,) the spot of each nucleus, or -1.
+        compositions: (S, K), share of each type.
+        taught: what the sum is divided by: ``normaliser`` of the spots with nuclei in the batch.
+    """
+    inside = spots >= 0
+    exact = torch.promote_types(logits.dtype, torch.float32)
+    spots, log_p = spots[inside], logits[inside].to(exact).log_softmax(-1)
+    if not len(spots):
+        return logits.sum() * 0
+    there, spots = spots.unique(return_inverse=True)
+    wanted = compositions[there].to(log_p.dtype)
+    index = spots[:, None].expand_as(log_p)
+    # Sums of probabilities that may all be too small for a float: relative to the largest of each spot and type.
+    top = log_p.detach().new_full(wanted.shape, -torch.inf).scatter_reduce(0, index, log_p.detach(), "amax")
+    sums = torch.zeros_like(wanted).index_add(0, spots, (log_p - top[spots]).exp())
+    count = torch.bincount(spots, minlength=len(there)).to(log_p.dtype)
+    mean = top + sums.log() - count.log()[:, None]
+    return (torch.special.xlogy(wanted, wanted) - wanted * mean).sum() / taught
 
 
 def no_type_loss(logits: Tensor, nuclei: float) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from celldetr.config import Recipe
 from celldetr.data.dataset import load_source
 from celldetr.data.lazy import LazySamples, has_cells, join, type_counts
-from celldetr.data.loader import Batch, TrainingSet, collate
+from celldetr.data.loader import Batch, SoftLabels, TrainingSet, collate
 from celldetr.data.own import find_card
 from celldetr.data.pieces import pieces
 from celldetr.data.sample import Sample
@@ -30,6 +30,7 @@ from celldetr.model.warm_start import start_from
 from celldetr.training.ema import Average
 from celldetr.training.folder import MODEL_FOLDER
 from celldetr.training.freezing import check_known
+from celldetr.training.held_out_cells import spread
 from celldetr.training.hold_out import hold_out
 from celldetr.training.losses import Losses, balance
 from celldetr.training.processes import share
@@ -77,6 +78,8 @@ def load_data(recipe: Recipe) -> TrainingData:
             )
         parts = hold_out(samples, weights, settings.hold_out, settings.seed, whole_images=settings.labels == "all")
         samples, weights, held_out, apart = parts.samples, parts.weights, parts.held_out, parts.what
+    if settings.validation_images and len(held_out) > settings.validation_images:
+        held_out = [held_out[i] for i in spread(len(held_out), settings.validation_images)]
     if recipe.model.coordinates == "image":  # such a network sees images of the size it was trained on
         held_out = [piece for sample in held_out for piece in pieces(sample, recipe.augment.crop)]
     for part, images in (("train", samples), ("validation", held_out)):
@@ -85,7 +88,7 @@ def load_data(recipe: Recipe) -> TrainingData:
                 f"recipe {recipe.name!r}: no labelled cell in {part}; name a source that has some, or --data"
             )
     counts = type_counts(samples, len(types)).tolist()
-    if settings.labels == "some" and not sum(counts):
+    if settings.labels == "some" and not sum(counts) and not settings.w_composition:
         raise InputError(
             f"recipe {recipe.name!r}: no cell of a type that the model has ({', '.join(types)}) in train, and nothing"
             " but types is learned; name the types with model.types, or say which is which"
@@ -176,7 +179,7 @@ class Run:
     def images(self, length: int) -> tuple[Dataset[Any], Callable[[Any], Any]]:
         """``length`` training images, and how some of them become a batch."""
         data, settings = self.data, self.recipe.training
-        some = settings.labels == "some"
+        some = settings.labels == "some" and sum(data.counts) > 0  # else there are compositions only
         return (
             TrainingSet(data.samples, self.recipe.augment, settings.seed, length, data.weights, around_cells=some),
             collate,
@@ -236,7 +239,9 @@ class Run:
         generators = chances(settings.seed, step, self.fabric.global_rank * count, count)
         torch.manual_seed(generators[0].initial_seed())  # dropout draws from the global generator
         images = batch.images.to(self.fabric.device, non_blocking=True)
-        loss, terms = self.objective(images, *self._labels(batch), generators)
+        soft = getattr(batch, "soft", None)  # views of cells have none
+        told = () if soft is None else (SoftLabels(*self._labels(soft)),)
+        loss, terms = self.objective(images, *self._labels(batch[1:3]), generators, *told)
         numbers = self._numbers(loss, terms)
         if not math.isfinite(numbers["loss"]):
             raise InputError(
@@ -246,9 +251,9 @@ class Run:
         self.fabric.backward(loss)
         return numbers
 
-    def _labels(self, batch: Batch) -> list[list[Tensor]]:
+    def _labels(self, parts: Iterable[Iterable[Tensor]]) -> list[list[Tensor]]:
         to = self.fabric.device
-        return [[each.to(to, non_blocking=True) for each in labels] for labels in batch[1:]]
+        return [[each.to(to, non_blocking=True) for each in labels] for labels in parts]
 
     def _numbers(self, loss: Tensor, terms: Losses) -> dict[str, float]:
         """Loss and terms of the whole batch, with one transfer from the device."""
@@ -266,7 +271,10 @@ class Run:
             numbers = validate_labelled(predictor, self.data.held_out, threshold)
         else:
             threshold, numbers = validate(predictor, self.data.held_out)
-        score = sum(numbers.get(key) or 0.0 for key in ("f1_detection", "f1_type_mean")) / 2
+        types = numbers.get("f1_type_mean")
+        if types is None:  # no cell has one: what is known of groups of cells has to do
+            types = numbers.get("composition_agreement")
+        score = ((numbers.get("f1_detection") or 0.0) + (types or 0.0)) / 2
         if score > self.best:
             self.best = score
             card = make_card(self.recipe, threshold, numbers, done, self.data.apart)

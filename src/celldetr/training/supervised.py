@@ -9,13 +9,15 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from celldetr.config import TrainConfig
+from celldetr.data.loader import SoftLabels
 from celldetr.model.celldetr import CellDETR, Memories, Representations
 from celldetr.model.detection import DetectionOutput, Detections
 from celldetr.model.representation import hide_padding
 from celldetr.training.denoising import denoising_losses, noised_queries
 from celldetr.training.feeding import Source, feed
 from celldetr.training.freezing import freeze
-from celldetr.training.losses import Losses, dense_losses, detection_losses, no_type_loss, type_loss
+from celldetr.training.labels import Labels
+from celldetr.training.losses import Losses, dense_losses, detection_losses, no_type_loss
 from celldetr.training.matching import Match, match
 from celldetr.training.processes import normaliser
 
@@ -35,7 +37,12 @@ class Supervised(nn.Module):
         self.register_buffer("type_weights", type_weights, persistent=False)
 
     def forward(
-        self, images: Tensor, boxes: Sequence[Tensor], types: Sequence[Tensor], chances: Sequence[torch.Generator]
+        self,
+        images: Tensor,
+        boxes: Sequence[Tensor],
+        types: Sequence[Tensor],
+        chances: Sequence[torch.Generator],
+        soft: SoftLabels | None = None,
     ) -> tuple[Tensor, Losses]:
         """Loss of a batch.
 
@@ -44,21 +51,23 @@ class Supervised(nn.Module):
             boxes: B tensors (N_b, 4), cxcywh fractions; N_b may be 0.
             types: B tensors (N_b,), index of the type or -1.
             chances: B sources of all randomness, one an image, on the CPU.
+            soft: confidences of the types, and spots.
 
         Returns:
             the loss, and its parts (detached) by name.
         """
         config = self.config
+        labels = Labels.of(types, soft)
         memories, origin, sizes = self.look(images, chances)
         nuclei = normaliser(sum(len(b) for b in boxes), images.device)
         found: list[tuple[Tensor, Tensor]] = []
         terms: Losses = {}
         if not config.detection_frozen:
-            found, terms = self._detection(memories, boxes, types, origin, sizes, nuclei, chances)
+            found, terms = self._detection(memories, boxes, labels, origin, sizes, nuclei, chances)
         elif config.mode in ("sequential", "mixed"):
-            found = self._found(memories, boxes, types, origin)
+            found = self._found(memories, boxes, origin)
         if self.network.representer is not None:
-            terms |= self.type_losses(memories, feed(config, found, boxes, types, chances), origin, nuclei)
+            terms |= self.type_losses(memories, feed(config, found, boxes, chances), labels, origin, nuclei)
         return self.total(terms), {name: value.detach() for name, value in terms.items()}
 
     def look(self, images: Tensor, chances: Sequence[torch.Generator]) -> tuple[Memories, Tensor, Tensor]:
@@ -74,7 +83,7 @@ class Supervised(nn.Module):
         """Weighted sum of losses; what a name says after its last slash is the kind of loss, which has the weight."""
         config = self.config
         weights = {"class": config.w_class, "l1": config.w_l1, "giou": config.w_giou, "type": config.w_type}
-        weights["nce"] = config.contrastive.weight
+        weights |= {"composition": config.w_composition, "nce": config.contrastive.weight}
         return torch.stack([weights[name.rpartition("/")[2]] * value for name, value in terms.items()]).sum()
 
     def train(self, mode: bool = True) -> Supervised:
@@ -88,13 +97,13 @@ class Supervised(nn.Module):
         self,
         memories: Memories,
         boxes: Sequence[Tensor],
-        types: Sequence[Tensor],
+        labels: Labels,
         origin: Tensor,
         sizes: Tensor,
         nuclei: float,
         chances: Sequence[torch.Generator],
     ) -> tuple[list[tuple[Tensor, Tensor]], Losses]:
-        """Boxes found and the types of the nuclei they are, of each image, and the losses of finding them."""
+        """Boxes found and which nuclei they are, of each image, and the losses of finding them."""
         groups = self.config.denoising
         noised = noised_queries(boxes, groups, chances) if groups else None
         detection = self.network.detect(memories, origin, noised.queries if noised else None)
@@ -110,17 +119,15 @@ class Supervised(nn.Module):
             for i, layer in enumerate(denoising_losses(detection, noised, nuclei, groups)):
                 terms |= {f"denoising{i}/{name}": value for name, value in layer.items()}
         if self.network.representer is None:
-            terms |= self._query_type_losses(detection, matches, types)
-        return matched(detection.last.boxes.detach(), matches[-1], types), terms
+            terms |= self._query_type_losses(detection, matches, labels)
+        return matched(detection.last.boxes.detach(), matches[-1]), terms
 
     @torch.no_grad()
-    def _found(
-        self, memories: Memories, boxes: Sequence[Tensor], types: Sequence[Tensor], origin: Tensor
-    ) -> list[tuple[Tensor, Tensor]]:
+    def _found(self, memories: Memories, boxes: Sequence[Tensor], origin: Tensor) -> list[tuple[Tensor, Tensor]]:
         """``_detection`` without losses, of a detector that does not learn."""
         last = self.network.detect(memories, origin).last
         matches = match(last.logits[None], last.boxes[None], boxes, **matching_costs(self.config))
-        return matched(last.boxes, matches[0], types)
+        return matched(last.boxes, matches[0])
 
     def _proposal_losses(
         self, detection: DetectionOutput, boxes: Sequence[Tensor], sizes: Tensor, nuclei: float
@@ -140,12 +147,15 @@ class Supervised(nn.Module):
         matches = match(layers.logits.detach(), layers.boxes.detach(), boxes, **matching_costs(self.config))
         return matches, detection_losses(layers, boxes, matches, nuclei)
 
-    def type_losses(self, memories: Memories, fed: Sequence[Source], origin: Tensor, nuclei: float) -> Losses:
-        """Type loss after each layer, of whatever boxes are fed to the representation decoder.
+    def type_losses(
+        self, memories: Memories, fed: Sequence[Source], labels: Labels, origin: Tensor, nuclei: float
+    ) -> Losses:
+        """Losses of types and compositions after each layer, of whatever boxes are fed to the representation decoder.
 
         Args:
             memories: of the images.
             fed: of ``feed``; their weighted losses are added.
+            labels: of the nuclei.
             origin: (B, 2) pixels.
             nuclei: ``normaliser`` of the nuclei in the batch.
         """
@@ -163,30 +173,34 @@ class Supervised(nn.Module):
         cells = self.network.represent(memories, boxes, origin, blocked)
         layers = self._supervised(cells)
         totals = [logits.sum() * 0 for logits in layers]
+        spots = [logits.sum() * 0 for logits in layers] if self.config.w_composition else []
         for i, each in enumerate(fed):
-            types = None if each.types is None else torch.cat(each.types)
-            divisor = nuclei if types is None else normaliser(int((types >= 0).sum()), types.device)
-            for layer, logits in enumerate(layers):
-                mine = logits[which == i]  # image by image, as the types are
-                loss = (
-                    no_type_loss(mine, divisor) if types is None else type_loss(mine, types, self.type_weights, divisor)
-                )
+            mine = [logits[which == i] for logits in layers]  # image by image, as the labels are
+            own = None if each.nuclei is None else labels.take(each.nuclei)
+            divisor = nuclei if own is None else own.divisor()
+            for layer, logits in enumerate(mine):
+                loss = no_type_loss(logits, divisor) if own is None else own.loss(logits, self.type_weights, divisor)
                 totals[layer] = totals[layer] + each.weight * loss
-        return {f"representation{layer}/type": total for layer, total in enumerate(totals)}
+            if own is None or not spots:
+                continue
+            taught = own.spot_divisor()
+            for layer, logits in enumerate(mine):
+                spots[layer] = spots[layer] + each.weight * own.spot_loss(logits, taught)
+        terms = {f"representation{layer}/type": total for layer, total in enumerate(totals)}
+        return terms | {f"representation{layer}/composition": total for layer, total in enumerate(spots)}
 
     def _query_type_losses(
-        self, detection: DetectionOutput, matches: Sequence[Sequence[Match]], types: Sequence[Tensor]
+        self, detection: DetectionOutput, matches: Sequence[Sequence[Match]], labels: Labels
     ) -> Losses:
         """Type loss of the queries that each decoder layer matched, for a network without a representation decoder."""
         chosen = [pad_sequence([query for query, _ in layer], batch_first=True) for layer in matches]
         layers = self._supervised(self.network.read_queries(detection, chosen))
         losses = {}
         for i, (logits, layer) in enumerate(zip(layers, matches[-len(layers) :], strict=True)):
-            wanted = [types[b][nucleus] for b, (_, nucleus) in enumerate(layer)]
+            wanted = [nucleus for _, nucleus in layer]
             found = torch.cat([logits[b, : len(each)] for b, each in enumerate(wanted)])
-            known = torch.cat(wanted)
-            divisor = normaliser(int((known >= 0).sum()), known.device)
-            losses[f"representation{i}/type"] = type_loss(found, known, self.type_weights, divisor)
+            own = labels.take(wanted)
+            losses[f"representation{i}/type"] = own.loss(found, self.type_weights, own.divisor())
         return losses
 
     def _supervised(self, cells: Representations) -> list[Tensor]:
@@ -199,6 +213,6 @@ def matching_costs(config: TrainConfig) -> dict[str, float]:
     return {"w_class": config.w_class, "w_l1": config.w_l1, "w_giou": config.w_giou}
 
 
-def matched(found: Tensor, matches: Sequence[Match], types: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
-    """Of each image the boxes (N, 4) that were matched to a nucleus, and its type (N,); ``found`` is (B, Q, 4)."""
-    return [(found[b, query], types[b][nucleus]) for b, (query, nucleus) in enumerate(matches)]
+def matched(found: Tensor, matches: Sequence[Match]) -> list[tuple[Tensor, Tensor]]:
+    """Of each image the boxes (N, 4) that were matched to a nucleus, and which (N,); ``found`` is (B, Q, 4)."""
+    return [(found[b, query], nucleus) for b, (query, nucleus) in enumerate(matches)]

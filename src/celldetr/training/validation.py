@@ -72,10 +72,12 @@ def validate_labelled(predictor: TilePredictor, samples: Sequence[Sample], thres
         threshold: least objectness of a cell.
 
     Returns:
-        numbers by name: ``found``, the share of the labelled nuclei with a cell within 3 um, and F1 of the types.
+        numbers by name: ``found``, the share of the labelled nuclei with a cell within 3 um, and F1 of the types; where
+        there are spots ``composition_agreement``.
     """
     types = predictor.types
     images = [_labelled(image, threshold) for image in predict_samples(whole_image(predictor), samples, types)]
+    agreement = composition_agreement(images, samples)
     report = score_images(images, types, PROTOCOL, threshold=threshold, resamples=0)
     numbers: dict[str, float | None] = {
         "found": report.totals.detection.recall,
@@ -83,7 +85,35 @@ def validate_labelled(predictor: TilePredictor, samples: Sequence[Sample], thres
         "threshold": threshold,
         "median_iou": report.median_iou,
     }
+    if agreement is not None:
+        numbers["composition_agreement"] = agreement
     return numbers | {f"f1_{name}": counts.f1 for name, counts in zip(types, report.totals.types, strict=True)}
+
+
+def composition_agreement(images: Sequence[ImageCells], samples: Sequence[Sample]) -> float | None:
+    """How alike the compositions of spots are to those of the types predicted in them; None without a spot.
+
+    Args:
+        images: predictions on the samples, above the threshold.
+        samples: in the same order.
+
+    Returns:
+        1 - total variation distance, the mean over spots with a nucleus that was found; 1 is the same.
+    """
+    values = []
+    for image, sample in zip(images, samples, strict=True):
+        spots = sample.spots
+        if spots is None:
+            continue
+        pairs = pair_image(image, find_protocol(PROTOCOL))
+        spot, kind = spots.of[pairs.true_idx], image.pred_types[pairs.pred_idx]
+        table = np.zeros(spots.compositions.shape)
+        np.add.at(table, (spot[spot >= 0], kind[spot >= 0]), 1)
+        found = table.sum(axis=1)
+        there = found > 0
+        distance = np.abs(table[there] / found[there, None] - spots.compositions[there]).sum(axis=1) / 2
+        values += (1 - distance).tolist()
+    return float(np.mean(values)) if values else None
 
 
 def _labelled(image: ImageCells, threshold: float) -> ImageCells:
