@@ -1,0 +1,123 @@
+"""Fine types to coarse ones: a YAML file of levels, each naming the parent of every type of the level below.
+
+    title: ...
+    levels:
+      - name: ten                 # the types of the reference -> ten
+        parents: {CD8+ T: T/NK, NK: T/NK, Plasma: plasma, Doublet: ""}
+      - name: pannuke             # the ten -> PanNuke's
+        parents: {T/NK: inflammatory, plasma: inflammatory}
+
+``""`` makes a type unknown: its probability belongs to no coarse type. A name that is itself a parent of the level stays.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+from pydantic import Field, model_validator
+
+from celldetr.config import Config, TypeName, parse
+from celldetr.errors import InputError, near
+from celldetr.spatial.annotate.annotation import Annotation, uniform
+from celldetr.untrusted import expand_user, read_yaml
+
+HIERARCHIES = Path(__file__).parents[1] / "hierarchies"  # those that come with the package
+
+
+class Level(Config):
+    """One step from fine to coarse."""
+
+    name: TypeName
+    parents: dict[str, str] = Field(min_length=1)  # type of the level below -> of this one; "": unknown
+
+    @property
+    def types(self) -> tuple[str, ...]:
+        """Of this level, in the order of the file."""
+        return tuple(dict.fromkeys(parent for parent in self.parents.values() if parent))
+
+
+class Hierarchy(Config):
+    """Levels of types, finest first."""
+
+    title: str = ""
+    levels: tuple[Level, ...] = Field(min_length=1, max_length=20)
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> Self:
+        names = self.level_names
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise ValueError(f"levels: two are named {twice!r}")
+        return self
+
+    @property
+    def level_names(self) -> tuple[str, ...]:
+        """Names of the levels, finest first."""
+        return tuple(level.name for level in self.levels)
+
+
+def hierarchy_names() -> list[str]:
+    """Names of the hierarchies that come with the package."""
+    return sorted(path.stem for path in HIERARCHIES.glob("*.yaml"))
+
+
+def load_hierarchy(name_or_path: str | Path) -> Hierarchy:
+    """Read a hierarchy.
+
+    Args:
+        name_or_path: a YAML file, or the name of one that comes with the package.
+
+    Raises:
+        InputError: no such hierarchy (near names are listed), or a key of it is wrong.
+    """
+    text = str(name_or_path)
+    path = expand_user(Path(name_or_path))
+    if path.suffix.lower() not in {".yaml", ".yml"}:
+        if text not in hierarchy_names():
+            known = near(text, hierarchy_names())
+            raise InputError(f"no hierarchy of types {text!r}; {known}, or the path of a .yaml file")
+        path = HIERARCHIES / f"{text}.yaml"
+    return parse(Hierarchy, read_yaml(path), str(path))
+
+
+def coarsen(annotation: Annotation, hierarchy: Hierarchy, level: str) -> Annotation:
+    """Sum the probabilities of fine types into those of a level.
+
+    A cell is unknown where it was, or where more of its probability goes to "" than to any type. Margins and seconds
+    follow from the sums (``annotation.table``).
+
+    Args:
+        annotation: types of the reference, or of a level below.
+        hierarchy: its levels up to ``level`` are applied one after the other.
+        level: name of the level wanted.
+
+    Raises:
+        InputError: no such level, or a type that the hierarchy does not know; near names are listed.
+    """
+    if level not in hierarchy.level_names:
+        raise InputError(f"the hierarchy has no level {level!r}; {near(level, hierarchy.level_names)}")
+    parents = list(annotation.types)
+    names: tuple[str, ...] = ()
+    for step in hierarchy.levels[: hierarchy.level_names.index(level) + 1]:
+        parents = [_parent(name, step) for name in parents]
+        names = step.types
+    targets = np.array([[parent == name for name in names] for parent in parents], dtype=np.float32)
+    p = annotation.probabilities @ targets
+    unknown = annotation.probabilities @ np.array([parent == "" for parent in parents], dtype=np.float32)
+    if not len(names):
+        raise InputError(f"level {level!r} has no type: its parents are all empty")
+    known = annotation.known & (unknown < p.max(axis=1))
+    p[~annotation.known] = uniform(1, len(names))
+    facts = annotation.facts | {"level": level, "fine_types": list(annotation.types)}
+    return Annotation(np.minimum(p, 1.0).astype(np.float32), names, known, facts)
+
+
+def _parent(name: str, level: Level) -> str:
+    if name in level.parents:
+        return level.parents[name]
+    if not name or name in level.types:
+        return name
+    known = near(name, [*level.parents, *level.types])
+    raise InputError(f"level {level.name!r} has no parent for type {name!r}; {known}; map it to '' to leave it out")
