@@ -13,6 +13,7 @@ from celldetr.errors import InputError
 from celldetr.progress import progress_bar, stage_listener
 
 if TYPE_CHECKING:
+    from celldetr.spatial.align import AlignOptions
     from celldetr.spatial.options import SpatialOptions
     from celldetr.spatial.record import Record
 
@@ -130,8 +131,8 @@ def label(
         read_as = {"kind": kind, "name": name, "options": chosen.read}
         typed_as = {"method": method, "labels": labels, "hierarchy": hierarchy, "level": level, "options": chosen.type}
         found_as = {"model": model, "polygons": polygons, "cells": cells, "mpp": mpp, "device": device}
-        laid_as = {"direction": direction, "inverse": inverse, "refined": refine}
-        laid_as |= {"options": chosen.align, "pairing": chosen.pair}
+        laid_as: dict[str, Any] = {"direction": direction, "inverse": inverse}
+        laid_as |= {"options": _refined(chosen, refine), "pairing": chosen.pair}
         written_as = {"spots": spots, "donor": donor, "licence": licence}
         tasks: dict[str, tuple[Callable[..., bool], tuple[Any, ...], dict[str, Any]]] = {
             "read": (steps.read_step, (bundle,), read_as),
@@ -271,8 +272,7 @@ def align(
             alignment,
             direction=direction,
             inverse=inverse,
-            refined=refine,
-            options=chosen.align,
+            options=_refined(chosen, refine),
             pairing=chosen.pair,
             keep=False,
             progress=told,
@@ -320,6 +320,10 @@ def _chosen(settings: list[str] | None, file: Path | None) -> SpatialOptions:
     from celldetr.spatial.options import spatial_options
 
     return spatial_options(settings or (), file)
+
+
+def _refined(chosen: SpatialOptions, refine: bool) -> AlignOptions:
+    return chosen.align if refine else chosen.align.model_copy(update={"refine": False})
 
 
 def _begun(folder: Path, *, overwrite: bool, resume: bool) -> Any:

@@ -33,6 +33,7 @@ CLEAR_HEIGHT = 12.0  # chance reaches about 5 among all shifts and turns
 class AlignOptions(Config):
     """Settings of the refinement. Lengths in um of the image."""
 
+    refine: bool = True  # False: keep the start, and say how well it fits
     search_um: Annotated[float, Field(ge=0, le=500)] = 100.0  # farthest that the start is off where the search begins
     turn_degrees: Annotated[float, Field(ge=0, le=30)] = 4.0  # most that it is turned
     scale: Annotated[float, Field(ge=0, le=0.2)] = 0.02  # share by which it is too small or too large at most
@@ -170,8 +171,10 @@ def refine(
     before, cost_before = measure(clouds, start, judges, options.radius_um)
     best, after, cost = start, before, cost_before
     why = "kept the start: no shift and turn within the limits of the search brings cells onto nuclei"
-    candidates = search(clouds, ~held, options, seed, tell)
-    if len(judges) < FEWEST_HELD_OUT:
+    candidates = search(clouds, ~held, options, seed, tell) if options.refine else []
+    if not options.refine:
+        why = "kept the start, as asked"
+    elif len(judges) < FEWEST_HELD_OUT:
         candidates, why = [], f"kept the start: only {len(judges)} cells are left to judge a refinement by"
     for affine in candidates:
         fit, cost_of_fit = measure(clouds, affine, judges, options.radius_um)

@@ -6,22 +6,26 @@ setting, does what is new and no more. One run at a time works on a set.
 
 from __future__ import annotations
 
+import hashlib
+import json
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 
 from celldetr.config import Config
-from celldetr.errors import InputError
+from celldetr.errors import InputError, near
 from celldetr.files import output_errors, replacing
 from celldetr.slide.lock import LOCK, RunLock
 from celldetr.slide.reader import SlideReader, open_slide
 from celldetr.spatial import affine as affines
 from celldetr.spatial.align import AlignOptions, read_alignment, refine
 from celldetr.spatial.keep import SECTION, read_kept, write_section
-from celldetr.spatial.nuclei import keep_nuclei, nuclei_from_cells, nuclei_from_file, read_nuclei
+from celldetr.spatial.nuclei import check_nuclei, keep_nuclei, nuclei_from_cells, nuclei_from_model, read_nuclei
+from celldetr.spatial.nuclei_files import nuclei_from_file
 from celldetr.spatial.pair import PairOptions, keep_pairs, pair, read_pairs
 from celldetr.spatial.pair import summary as pairs_summary
 from celldetr.spatial.quality import QualityOptions, check_cells, passed_cells
@@ -39,7 +43,7 @@ if TYPE_CHECKING:
 
 QUALITY_FILE, TYPES_FILE = "quality.parquet", "types.parquet"
 NUCLEI_FILE, PAIRS_FILE, ALIGNMENT_FILE = "nuclei.parquet", "pairs.parquet", "alignment.json"
-PREDICTED = "predicted"  # folder of what the model found on the H&E image
+PREDICTED = "predicted-"  # begins the name of the folder of what a model found on the H&E image
 Told = Callable[[float], None]
 
 
@@ -88,7 +92,7 @@ def read_step(
     record: Record,
     bundle: Path,
     *,
-    kind: Kind = "auto",
+    kind: str = "auto",
     name: str = "",
     options: ReadOptions | None = None,
     keep: bool = True,
@@ -99,7 +103,7 @@ def read_step(
     settings = {"bundle": stamp(bundle), "kind": kind, "name": name, "options": plain(options)}
 
     def work() -> dict[str, Any]:
-        section = read_section(bundle, kind=kind, name=name, options=options, progress=progress)
+        section = read_section(bundle, kind=one_of(kind, Kind, "kind"), name=name, options=options, progress=progress)
         write_section(section, record.files)
         counts = np.asarray(section.cells.X.sum(axis=1)).ravel()
         return {
@@ -165,13 +169,15 @@ def nuclei_step(
 
     def work() -> dict[str, Any]:
         with open_slide(image, mpp) as reader:
-            size, resolution = (reader.width, reader.height), reader.mpp
+            size, resolution = (reader.width, reader.height), (reader.mpp_x, reader.mpp_y)
+            corner = reader.bounds[:2] if reader.bounds else (0.0, 0.0)
         if polygons is not None:
-            nuclei = nuclei_from_file(polygons, size)
+            nuclei = nuclei_from_file(polygons, resolution, corner)
         elif cells is not None:
             nuclei = nuclei_from_cells(cells)
         else:
             nuclei = _found(record, image, model, mpp, device, progress)
+        check_nuclei(nuclei, *size, resolution)
         keep_nuclei(nuclei, path)
         return {
             "image": image.name,
@@ -190,10 +196,9 @@ def align_step(
     record: Record,
     alignment: Path | None = None,
     *,
-    direction: affines.Direction = "image_to_xenium",
+    direction: str = "image_to_xenium",
     pixel_um: float | None = None,
     inverse: bool = False,
-    refined: bool = True,
     options: AlignOptions | None = None,
     pairing: PairOptions | None = None,
     seed: int = 0,
@@ -206,19 +211,18 @@ def align_step(
         record: of the set.
         alignment: file of the affine (``affines.read_affine``); None: what the section itself says.
         direction, pixel_um, inverse: how to read it (``affines.to_image``); pixels of the run by default.
-        refined: whether to refine it by the nuclei.
         options: of the refinement.
         pairing: of the pairs.
         seed: of what is drawn.
         keep, progress: as everywhere.
     """
     options, pairing = options or AlignOptions(), pairing or PairOptions()
+    way: affines.Direction = one_of(direction, affines.Direction, "direction")
     settings = {
         "alignment": stamp(alignment),
         "direction": direction,
         "pixel_um": pixel_um,
         "inverse": inverse,
-        "refined": refined,
         "options": plain(options),
         "pairing": plain(pairing),
         "seed": seed,
@@ -230,31 +234,30 @@ def align_step(
         unit = pixel_um or section.source.get("pixel_um") or affines.PIXEL_UM
         start = section.to_image
         if alignment is not None:
-            start = affines.to_image(affines.read_affine(alignment), direction, unit, inverse=inverse)
+            start = affines.to_image(affines.read_affine(alignment), way, unit, inverse=inverse)
         if start is None:
             raise InputError(
                 f"{record.folder}: the section does not say where it lies on the image; give the alignment that Xenium"
                 " Explorer exports (--alignment FILE.csv)"
             )
         with open_image(record) as reader:
-            size, mpp = (reader.width, reader.height), reader.mpp
+            size, mpp = (reader.width, reader.height), (reader.mpp_x, reader.mpp_y)
         check = affines.check_affine(start, section.points, size, float(np.mean(mpp)), pixel_um=unit)
         found = refine(
             section.points,
             nuclei.points,
             start,
             mpp,
-            options if refined else options.model_copy(update={"search_um": 0.0}),
+            options,
             seed,
             progress=None if progress is None else lambda share: progress(0.7 * share),
         )
-        after = found.after if refined else start
         pairs = pair(
             section.cells.obs_names.to_numpy(dtype=object),
             section.points,
             section.nuclei,
             nuclei,
-            after,
+            found.after,
             mpp,
             pairing,
             progress=None if progress is None else lambda share: progress(0.7 + 0.3 * share),
@@ -367,10 +370,14 @@ def _found(
 ) -> Nuclei:
     """What a model finds; a run that was interrupted goes on."""
     from celldetr.api import Model, load_model
-    from celldetr.spatial.nuclei import nuclei_from_model
 
     loaded = model if isinstance(model, Model) else load_model(model, device)
-    return nuclei_from_model(image, loaded, record.files / PREDICTED, mpp=mpp, progress=progress)
+    what = json.dumps([stamp(image), loaded.describe(), mpp], default=str)
+    folder = record.files / f"{PREDICTED}{hashlib.sha256(what.encode()).hexdigest()[:8]}"
+    for other in record.files.glob(f"{PREDICTED}*"):
+        if other != folder:  # of another model or image
+            shutil.rmtree(other)
+    return nuclei_from_model(image, folder, loaded, mpp=mpp, progress=progress)
 
 
 def _model_name(model: Model | str | Path | None) -> Any:
@@ -381,8 +388,19 @@ def _model_name(model: Model | str | Path | None) -> Any:
 
 
 def _median_side(nuclei: Nuclei, mpp: tuple[float, float]) -> float:
-    sides = (nuclei.boxes[:, 2:] - nuclei.boxes[:, :2]) * np.asarray(mpp)
+    sides = (nuclei.boxes[:, 2:] - nuclei.boxes[:, :2]) * np.array(mpp)
     return float(np.median(sides.mean(axis=1))) if len(sides) else 0.0
+
+
+def one_of(name: str, known: Any, what: str) -> Any:
+    """``name``, if it is among the values of a ``Literal``.
+
+    Raises:
+        InputError: it is not; near ones are named.
+    """
+    if name not in get_args(known):
+        raise InputError(f"{what} {name!r} is unknown; {near(name, get_args(known))}")
+    return name
 
 
 def plain(options: Config) -> dict[str, Any]:

@@ -18,7 +18,8 @@ from PIL import Image
 from celldetr.data.patch_set import PatchSet, split_rows
 from celldetr.files import replacing
 from celldetr.spatial.align import read_alignment
-from celldetr.spatial.alignment_plots import overlay_figure, residual_figure
+from celldetr.spatial.alignment_plots import overlay, pair_positions, residual_figure
+from celldetr.spatial.evidence import nearest_distances
 from celldetr.spatial.keep import read_kept
 from celldetr.spatial.label import (
     ALIGNMENT_FILE,
@@ -232,13 +233,16 @@ def _align(record: Record) -> list[str]:
     section, nuclei = passing(record), read_nuclei(record.files / NUCLEI_FILE)
     pairs = read_pairs(record.files / PAIRS_FILE)
     found = read_alignment(record.files / ALIGNMENT_FILE)
+    joined = pair_positions(pairs, section.cells.obs_names.to_numpy(dtype=object))
     with open_image(record) as reader:
-        overlay = overlay_figure(reader, section, nuclei, pairs, found.after)
-        residuals = residual_figure(pairs, section, nuclei, found.after, reader.mpp)
+        mpp = reader.mpp_x, reader.mpp_y
+        picture = overlay(reader, section.points, nuclei, found.after, mpp, joined)
+    distances, chance, _ = nearest_distances(section.points, nuclei.points, found.after, mpp)
+    residuals = residual_figure(pairs, section.points, joined[0], found.after, mpp, chance, distances)
     return [
         f"<p>{escape(facts['why'].capitalize())}.</p>",
         figure_html(
-            overlay, "Cells of the section on the image, and fields of it: points are cells, lines join pairs."
+            picture, "Cells of the section on the image, and fields of it: points are cells, lines join pairs."
         ),
         figure_html(residuals, "How far nuclei lie from their cells, and where cells have none."),
         _pairs_of(facts["pairs"]),

@@ -36,7 +36,7 @@ def types_figure(section: Section, types: pd.DataFrame, min_probability: float, 
 
     sure = ((types["probability"] >= min_probability) & (types["margin"] >= min_margin)).to_numpy()
     names = sorted(types["type"].unique())
-    colours = dict(zip(names, map(hex_colour, type_colours(names)), strict=True))
+    colours = {name: hex_colour(colour) for name, colour in type_colours(names).items()}
     figure = Figure(figsize=(13, 6.5), layout="constrained")
     FigureCanvasAgg(figure)
     grid = figure.add_gridspec(2, 4)
@@ -146,13 +146,16 @@ def expression_figure(
     from matplotlib.figure import Figure
 
     shown = np.flatnonzero(~np.isnan(section).all(axis=1))[:MOST_TYPES]
+    if not len(shown):
+        shown = np.arange(len(names))[:MOST_TYPES]
     chosen = markers(reference)[shown].ravel()
     _, first = np.unique(chosen, return_index=True)
     chosen = chosen[np.sort(first)]
     rows = [names[k] for k in shown]
-    figure = Figure(figsize=(5 + 0.24 * len(chosen), 2.6 + 0.3 * len(rows)), layout="constrained")
+    side = 0.3 * len(rows)
+    figure = Figure(figsize=(7.5 + 0.3 * len(chosen) + side, 3 + side), layout="constrained")
     FigureCanvasAgg(figure)
-    left, middle, right = figure.subplots(1, 3, width_ratios=[len(chosen), len(chosen), 1.2 * len(rows)])
+    left, middle, right = figure.subplots(1, 3, width_ratios=[0.15 * len(chosen), 0.15 * len(chosen), 2.5 + side])
     for axes, values, title in ((left, reference, "reference"), (middle, section, "section")):
         part = values[np.ix_(shown, chosen)]
         scaled = part / np.maximum(np.nanmax(part, axis=0, initial=0), 1e-9)
@@ -164,8 +167,8 @@ def expression_figure(
     drawn = right.imshow(matrix, cmap="RdBu_r", vmin=-1, vmax=1)
     right.set_xticks(range(len(rows)), rows, rotation=90, fontsize=8)
     right.set_yticks(range(len(rows)), rows, fontsize=8)
-    right.set(xlabel="reference", ylabel="section", title="correlation over genes")
-    figure.colorbar(drawn, ax=right, shrink=0.7)
+    right.set(xlabel="reference", ylabel="section", title="correlation")
+    figure.colorbar(drawn, ax=right, shrink=0.8)
     return figure
 
 

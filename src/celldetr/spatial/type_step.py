@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     import anndata
 
 FINE_FILE = "types_fine.parquet"  # as the reference names them, before the hierarchy
+FEWEST_CELLS = 10  # of a type in the section, to look at its mean expression
 EXPRESSION_FILE = "expression.parquet"  # mean expression of genes by type, of the section and of the reference
 
 
@@ -142,7 +143,7 @@ def _annotator(
     if method == "labels" or reference is None:
         return Labels(column or None, labels)
     if method == "celltypist":
-        return Classifier(reference, column)
+        return Classifier(reference=reference, column=column)
     return Transport(reference, column, options.transport)
 
 
@@ -163,6 +164,8 @@ def _write_expression(section: Section, found: Annotation, reference: anndata.An
     shared = shared_genes(section.cells, reference)
     kinds = np.array(found.types, dtype=object)[found.probabilities.argmax(axis=1)]
     kinds[~found.known] = ""
+    few = [name for name in found.types if (kinds == name).sum() < FEWEST_CELLS]
+    kinds[np.isin(kinds, few)] = ""  # a mean of a few cells looks like no type
     sides = {
         "section": mean_expression(section.cells.X[:, shared.section], kinds, found.types),
         "reference": mean_expression(
