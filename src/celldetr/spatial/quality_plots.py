@@ -71,7 +71,7 @@ def _histogram(axes: Axes, values: NDArray[np.float64], drawn: list[Limit]) -> N
     if wide:
         least = min([float(positive.min()), *ends])
         edges = np.concatenate([[0], np.geomspace(max(least, 1.0) * 0.8, top * 1.05, _BINS)])
-        axes.set_xscale("symlog", linthresh=edges[1], linscale=0.3)  # zero is a value, too
+        axes.set_xscale("symlog", linthresh=1, linscale=0.3)  # zero is a value, too
     else:
         edges = np.linspace(0, top * 1.02, _BINS + 1)
     axes.hist([known[~beyond], known[beyond]], edges.tolist(), stacked=True, color=[PASSED, FAILED])
@@ -80,7 +80,7 @@ def _histogram(axes: Axes, values: NDArray[np.float64], drawn: list[Limit]) -> N
             axes.axvline(end, color=LINE, linestyle="--", linewidth=1)
     axes.set_xlim(0, edges[-1])
     off = (
-        f", limit at {', '.join(f'{end:.4g}' for end in ends if end > edges[-1])}"
+        f", limit at {', '.join(f'{_short(end)}' for end in ends if end > edges[-1])}"
         if max(ends, default=0) > edges[-1]
         else ""
     )
@@ -121,3 +121,7 @@ def _map(axes: Axes, points: NDArray[np.float64], quality: pd.DataFrame) -> None
     for handle in legend.legend_handles:
         if handle is not None and hasattr(handle, "set_sizes"):
             handle.set_sizes([20])
+
+
+def _short(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
