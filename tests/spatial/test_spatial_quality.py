@@ -133,7 +133,7 @@ def test_figure_shows_limits_and_failures() -> None:
     lines = [[float(line.get_xdata()[0]) for line in axes.lines] for axes in histograms]
     assert lines[:2] == [[10, 90], [5]]
     assert lines[2] == [10]
-    assert "limit at 2000" in histograms[2].get_title()
+    assert "limit at 2,000" in histograms[2].get_title()
     assert histograms[3].texts[0].get_text() == "not known"
     shown = {group.get_label(): len(group.get_offsets()) for group in places.collections}
     assert sum(shown.values()) == 400

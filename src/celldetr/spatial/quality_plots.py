@@ -70,17 +70,17 @@ def _histogram(axes: Axes, values: NDArray[np.float64], drawn: list[Limit]) -> N
     wide = len(positive) > 0 and top > 30 * float(np.quantile(positive, 0.01))
     if wide:
         least = min([float(positive.min()), *ends])
-        edges = np.concatenate([[0], np.geomspace(max(least, 0.5) * 0.8, top * 1.05, _BINS)])
-        axes.set_xscale("symlog", linthresh=edges[1])
+        edges = np.concatenate([[0], np.geomspace(max(least, 1.0) * 0.8, top * 1.05, _BINS)])
+        axes.set_xscale("symlog", linthresh=1, linscale=0.3)  # zero is a value, too
     else:
         edges = np.linspace(0, top * 1.02, _BINS + 1)
-    axes.hist([known[~beyond], known[beyond]], edges, stacked=True, color=[PASSED, FAILED])
+    axes.hist([known[~beyond], known[beyond]], edges.tolist(), stacked=True, color=[PASSED, FAILED])
     for end in ends:
         if end <= edges[-1]:
             axes.axvline(end, color=LINE, linestyle="--", linewidth=1)
     axes.set_xlim(0, edges[-1])
     off = (
-        f", limit at {', '.join(f'{end:g}' for end in ends if end > edges[-1])}"
+        f", limit at {', '.join(f'{_short(end)}' for end in ends if end > edges[-1])}"
         if max(ends, default=0) > edges[-1]
         else ""
     )
@@ -96,7 +96,13 @@ def _map(axes: Axes, points: NDArray[np.float64], quality: pd.DataFrame) -> None
     # A point about as large as a cell's share of the map, but to be seen.
     size = float(np.clip(4e4 / max(1, len(points)), 0.3, 12))
     axes.scatter(
-        *points[passed].T, s=size, color="#bdbdbd", linewidths=0, rasterized=True, label=f"passed ({passed.sum():,})"
+        points[passed, 0],
+        points[passed, 1],
+        s=size,
+        color="#bdbdbd",
+        linewidths=0,
+        rasterized=True,
+        label=f"passed ({passed.sum():,})",
     )
     first = quality["reason"].str.split("; ", n=1).str[0].to_numpy(dtype=object)
     names = quality.loc[~passed, "reason"].str.split("; ", n=1).str[0].value_counts().index.tolist()
@@ -106,10 +112,16 @@ def _map(axes: Axes, points: NDArray[np.float64], quality: pd.DataFrame) -> None
         chosen = ~passed & np.isin(first.astype(str), group)
         label = group[0] if len(group) == 1 else f"{len(group)} other reasons"
         text = f"{label} ({chosen.sum():,})"
-        axes.scatter(*points[chosen].T, s=1.5 * size, color=colour, linewidths=0, rasterized=True, label=text)
+        axes.scatter(
+            points[chosen, 0], points[chosen, 1], s=1.5 * size, color=colour, linewidths=0, rasterized=True, label=text
+        )
     axes.set(xlabel="x (µm)", ylabel="y (µm)", aspect="equal")
     axes.invert_yaxis()
-    legend = axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.08), frameon=False, fontsize=8, ncols=2)
+    legend = axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), frameon=False, fontsize=8, ncols=2)
     for handle in legend.legend_handles:
         if handle is not None and hasattr(handle, "set_sizes"):
             handle.set_sizes([20])
+
+
+def _short(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"

@@ -144,8 +144,8 @@ def unlog(matrix: Any) -> Any | None:
     """Counts from values that were divided by each cell's total and then, perhaps, went through log1p.
 
     That they were is proved by equal totals of all cells, of the values or of their expm1. A cell's smallest value is
-    then taken for one transcript, or else two, three or four, which is proved by all others being whole as well. (A cell
-    all of whose counts share a factor comes back divided by it; with tens of genes a cell that is rare.)
+    then taken for one transcript, or else two, three or four, which is proved by all others being whole as well. (A
+    cell all of whose counts share a factor comes back divided by it; with tens of genes a cell that is rare.)
 
     Args:
         matrix: (N, G) dense or sparse.
