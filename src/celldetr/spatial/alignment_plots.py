@@ -107,7 +107,7 @@ def field_centres(cells_px: Floats, nuclei_px: Floats, size: tuple[int, int], mp
     if not len(points):
         return middle[None]
     squares, counts = np.unique((points // field).astype(np.int64), axis=0, return_counts=True)
-    dense = counts >= np.quantile(counts, 0.5)  # at the rim there is little to see
+    dense = counts >= np.median(counts) / 2  # at the rim there is little to see
     centres = (squares[dense] + 0.5) * field
     chosen = [int(np.argmax(counts[dense]))]
     distance = np.linalg.norm(centres - centres[chosen[0]], axis=1)
