@@ -114,17 +114,24 @@ def read_alignment(path: Path) -> Alignment:
     if values is None:
         raise InputError(f"{path}: no such file; run the step 'align' first")
     try:
-        fits = [
-            Fit(**{key: np.nan if value is None else value for key, value in values[name].items()})
-            for name in ("fit_before", "fit_after")
-        ]
         before, after = (np.array(values[name], dtype=np.float64).reshape(3, 3) for name in ("before", "after"))
-        found = Evidence(**values["evidence"])
         return Alignment(
-            before, after, bool(values["accepted"]), str(values["why"]), *fits, float(values["moved_um"]), found
+            before=before,
+            after=after,
+            accepted=bool(values["accepted"]),
+            why=str(values["why"]),
+            fit_before=_fit_of(values["fit_before"]),
+            fit_after=_fit_of(values["fit_after"]),
+            moved_um=float(values["moved_um"]),
+            evidence=Evidence(**values["evidence"]),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(f"{path}: not an alignment ({error}); run the step 'align' again with --overwrite") from None
+
+
+def _fit_of(values: dict[str, Any]) -> Fit:
+    median, p90 = (np.nan if values[name] is None else float(values[name]) for name in ("median_um", "p90_um"))
+    return Fit(int(values["cells"]), int(values["pairs"]), median, p90)
 
 
 def _jsonable(fit: Fit) -> dict[str, Any]:
@@ -170,18 +177,20 @@ def refine(
     start = np.eye(3)
     before, cost_before = measure(clouds, start, judges, options.radius_um)
     best, after, cost = start, before, cost_before
-    why = "kept the start: no shift and turn within the limits of the search brings cells onto nuclei"
-    candidates = search(clouds, ~held, options, seed, tell) if options.refine else []
+    why = "kept the start: nothing that was found fits the held-out cells clearly better"
+    candidates: list[Floats] = []
     if not options.refine:
         why = "kept the start, as asked"
     elif len(judges) < FEWEST_HELD_OUT:
-        candidates, why = [], f"kept the start: only {len(judges)} cells are left to judge a refinement by"
+        why = f"kept the start: only {len(judges)} cells are left to judge a refinement by"
+    else:
+        candidates = search(clouds, ~held, options, seed, tell)
     for affine in candidates:
         fit, cost_of_fit = measure(clouds, affine, judges, options.radius_um)
         if fit.pairs >= FEWEST_HELD_OUT and cost_of_fit.mean() < cost.mean():
             best, after, cost = affine, fit, cost_of_fit
     gain = cost_before - cost
-    error = float(gain.std() / np.sqrt(max(len(gain), 1)))
+    error = float(gain.std() / np.sqrt(len(gain))) if len(gain) else 0.0
     accepted = (
         best is not start
         and float(gain.mean()) > SURER * error
@@ -193,9 +202,8 @@ def refine(
             f"refined: {after.pairs:,} of {after.cells:,} held-out cells have a nucleus, {after.median_um:.2f} um off "
             f"in the median; before {before.pairs:,}" + (f", {before.median_um:.2f} um" if before.pairs else "")
         )
-    elif best is not start:
-        best, why = start, "kept the start: held-out cells do not fit clearly better after refinement"
-        after = before
+    else:
+        best, after = start, before
     refined = np.linalg.inv(scale) @ best @ scale @ to_image if accepted else to_image
     moved = float(np.linalg.norm(apply(best, clouds.cells) - clouds.cells, axis=1).max())
     found = evidence(cells_um[judges] if accepted else cells_um, nuclei_px, refined, mpp, seed)

@@ -63,7 +63,8 @@ def overlay(
     extent = (0, reader.width, reader.height, 0)
     whole.imshow(reader.read_region(0, 0, reader.width, reader.height, *size), extent=extent)
     shown = cells[:: max(1, -(-len(cells) // MOST_POINTS))]
-    whole.plot(*shown.T, ".", color=CELL, markersize=1.5, markeredgewidth=0, alpha=0.8)
+    dot = float(np.clip(150 / np.sqrt(max(len(shown), 1)), 1.2, 5.0))
+    whole.plot(*shown.T, ".", color=CELL, markersize=dot, markeredgecolor=LINE, markeredgewidth=0.06 * dot)
     inside = (cells >= 0).all(1) & (cells <= [reader.width, reader.height]).all(1)
     whole.set(xlim=(0, reader.width), ylim=(reader.height, 0), xlabel="x (level-0 px)", ylabel="y (level-0 px)")
     where = f"{inside.mean():.0%} of {len(cells):,} cells in the image" if len(cells) else "no cells"
@@ -100,20 +101,20 @@ def field_centres(cells_px: Floats, nuclei_px: Floats, size: tuple[int, int], mp
 
     The same points give the same places.
     """
-    field = FIELD_UM / pixel_scale(mpp)
+    field, middle = FIELD_UM / pixel_scale(mpp), np.array(size) / 2
     inside = cells_px[(cells_px >= 0).all(1) & (cells_px < size).all(1)]
     points = inside if len(inside) else nuclei_px
     if not len(points):
-        return np.array([[size[0] / 2, size[1] / 2]])
+        return middle[None]
     squares, counts = np.unique((points // field).astype(np.int64), axis=0, return_counts=True)
-    dense = counts >= np.quantile(counts, 0.5)  # at the rim there is little to see
+    dense = counts >= np.median(counts) / 2  # at the rim there is little to see
     centres = (squares[dense] + 0.5) * field
     chosen = [int(np.argmax(counts[dense]))]
     distance = np.linalg.norm(centres - centres[chosen[0]], axis=1)
     while len(chosen) < min(count, len(centres)):
         chosen.append(int(distance.argmax()))
         distance = np.minimum(distance, np.linalg.norm(centres - centres[chosen[-1]], axis=1))
-    return centres[chosen]
+    return np.clip(centres[chosen], np.minimum(field / 2, middle), np.maximum(size - field / 2, middle))
 
 
 def _draw_field(

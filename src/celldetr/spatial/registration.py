@@ -76,7 +76,7 @@ class Clouds:
         distance, nucleus = self.nearest(affine, chosen)
         near = distance <= radius
         cell, nucleus, distance = chosen[near], nucleus[near], distance[near]
-        _, back = self.cell_tree.query(apply(np.linalg.inv(affine), self.nuclei[nucleus]))
+        _, back = self.cell_tree.query(apply(np.asarray(np.linalg.inv(affine), np.float64), self.nuclei[nucleus]))
         same = back == cell
         return cell[same], nucleus[same], distance[same]
 
@@ -237,7 +237,8 @@ def grow(clouds: Clouds, peak: Peak, usable: NDArray[np.bool_], most: int, seed:
     random = np.random.default_rng(seed)
     distance = np.linalg.norm(clouds.cells - peak.centre, axis=1)
     farthest = float(distance[usable].max())
-    affine, radius, radii, richest = peak.affine, peak.radius, FIRST_RADII, "similarity"
+    affine, radius, richest = peak.affine, peak.radius, "similarity"
+    radii: Sequence[float] = FIRST_RADII
     while True:
         chosen = np.flatnonzero(usable & (distance <= radius))
         if len(chosen) > most:
