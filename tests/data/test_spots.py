@@ -57,7 +57,7 @@ def spots_of(one: Sample) -> dict[tuple[float, ...], set[float]]:
     }
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(seed=st.integers(0, 50), x=st.floats(0, 1), y=st.floats(0, 1), zoom=st.floats(0.6, 2.5), which=st.integers(0, 7))
 def test_a_spot_that_is_cut_is_none(seed: int, x: float, y: float, zoom: float, which: int) -> None:
     whole = sample(seed)

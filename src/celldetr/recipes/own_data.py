@@ -36,11 +36,13 @@ def own_sources(path: Path, mpp: float | None = None, mapping: dict[str, str] | 
             raise InputError(f"{train}: has no class {name!r}; {near(name, classes)}")
     pairs = {name: name for name in classes} | (mapping or {})
     types = list(dict.fromkeys(name for name in pairs.values() if name))
+    # Of compositions of spots types are learned without a labelled cell (training.w_composition).
+    only_spots = is_patch_set(train) and not any(found.counts.values())
     for kind in types:
         count = sum(found.counts.get(name, 0) for name in classes if pairs[name] == kind)
         if found.card.single_type:
             count = sum(found.counts.values())
-        if count < FEWEST:
+        if count < FEWEST and not only_spots:
             raise InputError(
                 f"{train}: type {kind!r} has {count} labelled cell{'s' if count != 1 else ''}, expected at least"
                 f" {FEWEST}; label more of it, leave it out with --map {kind}=, or join it with --map {kind}=OTHER"

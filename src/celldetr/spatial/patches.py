@@ -148,9 +148,9 @@ class Plan:
             donor=donor,
         )
         if options.composition == "spots" and table is not None and affine is not None:
-            plan.spots = table_spots(table, labels.names, affine, own, points)
+            plan.spots = table_spots(table, labels.names, affine, own, points, grid)
         elif options.composition == "cells":
-            plan.spots = cell_spots(labels, points, options.spot_um / own)
+            plan.spots = cell_spots(labels, points, options.spot_um / own, grid)
         plan._divide(section.name, np.flatnonzero(within))
         return plan
 
@@ -166,7 +166,7 @@ class Plan:
         nuclei, labelled = count(everything), count(self.labels.types >= 0)
         reasons = np.full(len(places), "", dtype=object)
         if options.composition == "spots" and self.spots is not None:
-            whole = self.spots.whole(self.grid, places)
+            whole = self.spots.whole(places)
             reasons[~whole] = NO_SPOT
             weight = nuclei
         else:
@@ -300,7 +300,7 @@ class Plan:
             scores=self.scores[rows][there],
             types=types,
             confidence=np.where(types == UNKNOWN, np.float32(1), labels.confidence[own]),
-            spots=None if self.spots is None else self.spots.of_place(self.grid, place, own),
+            spots=None if self.spots is None else self.spots.of_place(place, own),
         )
 
     def _infos(self, count: int) -> list[SlideInfo]:

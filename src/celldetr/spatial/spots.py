@@ -27,11 +27,11 @@ class SpotSource(ABC):
     """What knows the spots of a patch."""
 
     @abstractmethod
-    def of_place(self, grid: Grid, place: int, nuclei: NDArray[np.int64]) -> Spots | None:
+    def of_place(self, place: int, nuclei: NDArray[np.int64]) -> Spots | None:
         """Spots wholly in a place, for the nuclei in it (their indices); None: there are none."""
 
     @abstractmethod
-    def whole(self, grid: Grid, places: NDArray[np.int64]) -> NDArray[np.bool_]:
+    def whole(self, places: NDArray[np.int64]) -> NDArray[np.bool_]:
         """(P,) which places have a spot wholly in them."""
 
     @staticmethod
@@ -42,34 +42,21 @@ class SpotSource(ABC):
 
 @dataclass(frozen=True)
 class _TableSpots(SpotSource):
-    centres: NDArray[np.float64]  # (S, 2) level-0 px
-    radii: NDArray[np.float64]  # (S, 2) along x and y
-    compositions: NDArray[np.float32]
+    compositions: NDArray[np.float32]  # (S, K)
     spot: NDArray[np.int64]  # (M,) of each nucleus, or NO_SPOT
+    place: NDArray[np.int64]  # (S,) the place of the grid that each spot is wholly in, or -1
 
-    def _inside(self, grid: Grid) -> NDArray[np.int64]:
-        """(S,) the place that each spot is wholly in, or -1."""
-        low, high = (grid.place_of(self.centres + sign * self.radii) for sign in (-1, 1))
-        return np.where(low == high, low, -1)
-
-    def whole(self, grid: Grid, places: NDArray[np.int64]) -> NDArray[np.bool_]:
+    def whole(self, places: NDArray[np.int64]) -> NDArray[np.bool_]:
         held = np.unique(self.spot[self.spot >= 0])
-        return np.isin(places, self._inside(grid)[held])
+        return np.isin(places, self.place[held])
 
-    def of_place(self, grid: Grid, place: int, nuclei: NDArray[np.int64]) -> Spots | None:
-        own = self.spot[nuclei]
-        there, number = np.unique(own, return_inverse=True)
-        inside = (there >= 0) & (self._inside_cached(grid)[there] == place)
+    def of_place(self, place: int, nuclei: NDArray[np.int64]) -> Spots | None:
+        there, number = np.unique(self.spot[nuclei], return_inverse=True)
+        inside = (there >= 0) & (self.place[there] == place)
         if not inside.any():
             return None
         new = np.where(inside, np.cumsum(inside) - 1, NO_SPOT)
         return Spots(new[number].astype(np.int64), self.compositions[there[inside]])
-
-    def _inside_cached(self, grid: Grid) -> NDArray[np.int64]:
-        if "inside" not in self.__dict__:
-            object.__setattr__(self, "inside", self._inside(grid))  # of the one grid that there is
-        inside: NDArray[np.int64] = self.__dict__["inside"]
-        return inside
 
 
 def table_spots(
@@ -78,6 +65,7 @@ def table_spots(
     affine: NDArray[np.float64],
     mpp: NDArray[np.float64],
     points: NDArray[np.float64],
+    grid: Grid,
 ) -> SpotSource:
     """Measured spots; the nuclei with their centre in a spot belong to it, to the nearest if spots overlap.
 
@@ -87,6 +75,7 @@ def table_spots(
         affine: micrometres of the section to level-0 px.
         mpp: (2,) of level 0.
         points: (M, 2) centres of the nuclei, level-0 px.
+        grid: of the patches.
 
     Raises:
         InputError: a column is missing, shares that do not sum to 1, a diameter that is not positive.
@@ -111,7 +100,8 @@ def table_spots(
     # Micrometres of the image, in which a spot is a circle.
     distance, nearest = cKDTree(centres * mpp).query(points * mpp)
     spot = np.where(distance <= diameter[nearest] / 2, nearest, NO_SPOT).astype(np.int64)
-    return _TableSpots(centres, diameter[:, None] / 2 / mpp, shares, spot)
+    low, high = (grid.place_of(centres + sign * diameter[:, None] / 2 / mpp) for sign in (-1, 1))
+    return _TableSpots(shares, spot, np.where(low == high, low, -1))
 
 
 @dataclass(frozen=True)
@@ -119,13 +109,14 @@ class _CellSpots(SpotSource):
     labels: NucleusLabels
     points: NDArray[np.float64]
     size: NDArray[np.float64]  # (2,) of a square, level-0 px, about
+    grid: Grid
 
-    def whole(self, grid: Grid, places: NDArray[np.int64]) -> NDArray[np.bool_]:
+    def whole(self, places: NDArray[np.int64]) -> NDArray[np.bool_]:
         return np.ones(len(places), dtype=bool)
 
-    def of_place(self, grid: Grid, place: int, nuclei: NDArray[np.int64]) -> Spots | None:
-        per = np.maximum(np.floor(grid.side / self.size + 1e-9), 1)
-        at = (self.points[nuclei] - grid.corners(np.array([place]))[0]) / grid.side
+    def of_place(self, place: int, nuclei: NDArray[np.int64]) -> Spots | None:
+        per = np.maximum(np.floor(self.grid.side / self.size + 1e-9), 1)
+        at = (self.points[nuclei] - self.grid.corners(np.array([place]))[0]) / self.grid.side
         square = np.clip(np.floor(at * per), 0, per - 1).astype(np.int64)
         shares = self.labels.shares[nuclei]
         typed = shares.sum(axis=1) > 0
@@ -140,12 +131,13 @@ class _CellSpots(SpotSource):
         return Spots(of, (sums / sums.sum(axis=1, keepdims=True)).astype(np.float32))
 
 
-def cell_spots(labels: NucleusLabels, points: NDArray[np.float64], size: NDArray[np.float64]) -> SpotSource:
+def cell_spots(labels: NucleusLabels, points: NDArray[np.float64], size: NDArray[np.float64], grid: Grid) -> SpotSource:
     """Squares of a patch; of each the mean of its typed cells, which alone belong to it: what spots would have said.
 
     Args:
         labels: of the nuclei.
         points: (M, 2) their centres, level-0 px.
         size: (2,) of a square at least, level-0 px; a patch has whole ones.
+        grid: of the patches.
     """
-    return _CellSpots(labels, points, size)
+    return _CellSpots(labels, points, size, grid)

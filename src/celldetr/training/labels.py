@@ -33,7 +33,7 @@ class Taken:
     def divisor(self) -> float:
         """What the type loss is divided by: see ``type_loss``."""
         known = self.types >= 0
-        count = known.sum() if self.confidence is None else self.confidence[known].sum(dtype=torch.float64)
+        count = known.sum() if self.confidence is None else self.confidence[known].sum()
         return normaliser(float(count), self.types.device)
 
     def loss(self, logits: Tensor, weights: Tensor, divisor: float) -> Tensor:
