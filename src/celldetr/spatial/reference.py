@@ -74,7 +74,9 @@ def read_reference(
         stay = ~kind.isin(rare).to_numpy()
         keep, kind = keep[stay], kind[stay].cat.remove_unused_categories()
     if not len(keep):
-        raise InputError(f"{path}: no cell with a type in {column!r} is left of {data.n_obs}; lower min_cells={min_cells}")
+        raise InputError(
+            f"{path}: no cell with a type in {column!r} is left of {data.n_obs}; lower min_cells={min_cells}"
+        )
     out = AnnData(
         matrix[keep],
         obs=pd.DataFrame({column: kind.to_numpy()}, index=data.obs_names[keep].astype(str)),
@@ -145,7 +147,9 @@ def _is_whole(matrix: Any) -> bool:
     values = _values(matrix)
     if not len(values):
         return False
-    return bool(np.isfinite(values).all() and (values >= 0).all() and (values == np.round(values)).all() and values.any())
+    return bool(
+        np.isfinite(values).all() and (values >= 0).all() and (values == np.round(values)).all() and values.any()
+    )
 
 
 def _is_logarithm(matrix: Any) -> bool:

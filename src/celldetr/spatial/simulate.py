@@ -1,7 +1,8 @@
 """A section with known truth: a Xenium bundle, its H&E image and alignment, made from labelled images and a reference.
 
 Nuclei and their types are real; each becomes a cell whose expression is drawn from the reference
-(``simulate_expression``), at a place that a known affine and a jitter say. Some nuclei have no cell, some cells no nucleus.
+(``simulate_expression``), at a place that a known affine and a jitter say. Some nuclei have no cell, some cells no
+nucleus.
 
     OUT/bundle/                  the bundle, as the instrument writes it (``simulate_bundle``)
     OUT/he_image.ome.tif         the samples side by side, with their micrometres per pixel
@@ -141,7 +142,9 @@ def simulate(
     nuclei = _nuclei(samples, origins)
     cells, boxes = _cells(nuclei, samples, origins, mapping, options, rng)
     if not len(cells):
-        raise InputError("no nucleus has a cell: the samples have no typed nuclei, or types maps all of them to nothing")
+        raise InputError(
+            "no nucleus has a cell: the samples have no typed nuclei, or types maps all of them to nothing"
+        )
 
     jitter = rng.normal(0, options.jitter_um, (len(cells), 1, 2))
     inverse = np.linalg.inv(truth_affine)
@@ -199,7 +202,9 @@ def _mapping(
 ) -> dict[str, tuple[str, ...]]:
     """Type of the samples -> types of the reference."""
     if column not in reference.obs:
-        raise InputError(f"the reference has no column {column!r} in obs; {near(column, map(str, reference.obs.columns))}")
+        raise InputError(
+            f"the reference has no column {column!r} in obs; {near(column, map(str, reference.obs.columns))}"
+        )
     known = {str(name) for name in reference.obs[column].dropna().unique()}
     names = samples[0].type_names
     for name in given:

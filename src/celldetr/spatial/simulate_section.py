@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from celldetr.errors import InputError
-from celldetr.spatial.section import X, Y, Section
+from celldetr.spatial.section import Section, X, Y
 from celldetr.spatial.simulate_bundle import cell_ids
 
 GAP_UM = 100.0  # between copies
@@ -53,7 +53,9 @@ def resample(section: Section, n_cells: int, seed: int = 0) -> Section:
             return None
         chosen = np.asarray(polygons, dtype=object)[rows]
         vertices = shapely.get_num_coordinates(chosen)  # 0 of None
-        return shapely.set_coordinates(chosen.copy(), shapely.get_coordinates(chosen) + np.repeat(shift, vertices, axis=0))
+        return shapely.set_coordinates(
+            chosen.copy(), shapely.get_coordinates(chosen) + np.repeat(shift, vertices, axis=0)
+        )
 
     source = section.source | {"resampled": {"cells": n, "copies": copies, "seed": seed}}
     name = f"{section.name}-{n_cells}"

@@ -84,7 +84,9 @@ class Labels:
         index = values[key].map(_text)
         twice = index[index.duplicated()]
         if len(twice):
-            raise InputError(f"{self.file}: cell {twice.iloc[0]!r} is in two rows of {key!r}; one row a cell is expected")
+            raise InputError(
+                f"{self.file}: cell {twice.iloc[0]!r} is in two rows of {key!r}; one row a cell is expected"
+            )
         return values.set_axis(index, axis=0).reindex(section.obs_names.astype(str)), self.file.name
 
 
