@@ -65,7 +65,7 @@ def test_logarithms_are_refused_unless_allowed_and_then_undone(tmp_path: Path) -
     total = counts.sum(axis=1, keepdims=True)
     data.X = np.log1p(counts / total * 1e4).astype(np.float32)
     path = write(tmp_path / "r.h5ad", data)
-    with pytest.raises(InputError, match="holds no whole counts in X.*layer 'counts'.*allow_normalised"):
+    with pytest.raises(InputError, match=r"holds no whole counts in X.*layer 'counts'.*allow_normalised"):
         read_reference(path, "kind")
     out = read_reference(path, "kind", allow_normalised=True)
     exact = (np.where(counts > 0, counts, 99).min(axis=1) == 1) & (counts.sum(axis=1) > 0)

@@ -54,8 +54,8 @@ class Classifier:
         CellTypist's probabilities are of each type against all others; rows are divided by their sums.
 
         Raises:
-            InputError: CellTypist is not installed, or too old for the scikit-learn that is; neither model nor reference
-                is given; the model may not be opened or cannot be read; the genes hardly overlap, or no cell has a
+            InputError: CellTypist is not installed, or too old for the scikit-learn that is; neither a model nor a
+                reference is given; the model may not be opened or cannot be read; the genes hardly overlap, or no cell has a
                 transcript of them.
         """
         start = time.perf_counter()
