@@ -55,8 +55,8 @@ class Classifier:
 
         Raises:
             InputError: CellTypist is not installed, or too old for the scikit-learn that is; neither a model nor a
-                reference is given; the model may not be opened or cannot be read; the genes hardly overlap, or no cell has a
-                transcript of them.
+                reference is given; the model may not be opened or cannot be read; the genes hardly overlap; no cell
+                has a transcript of them.
         """
         start = time.perf_counter()
         self._check()
