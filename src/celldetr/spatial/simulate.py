@@ -1,7 +1,8 @@
 """A section with known truth: a Xenium bundle, its H&E image and alignment, made from labelled images and a reference.
 
 Nuclei and their types are real; each becomes a cell whose expression is drawn from the reference
-(``simulate_expression``), at a place that a known affine and a jitter say. Some nuclei have no cell, some cells no nucleus.
+(``simulate_expression``), at a place that a known affine and a jitter say. Some nuclei have no cell, some cells no
+nucleus.
 
     OUT/bundle/                  the bundle, as the instrument writes it (``simulate_bundle``)
     OUT/he_image.ome.tif         the samples side by side, with their micrometres per pixel

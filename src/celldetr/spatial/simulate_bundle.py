@@ -1,8 +1,8 @@
 """A Xenium output bundle written to disk, in the format of Xenium Onboard Analysis 3.
 
-Written: experiment.xenium, cells.parquet, cell_boundaries.parquet, nucleus_boundaries.parquet, cell_feature_matrix.h5 and
-the cell tables of cells.zarr.zip, which spatialdata-io checks the others against. Left out: transcripts, the morphology
-images and the raster masks, so these must be switched off when the bundle is read with ``spatialdata_io.xenium``.
+Written: experiment.xenium, cells.parquet, cell_boundaries.parquet, nucleus_boundaries.parquet, cell_feature_matrix.h5
+and the cell tables of cells.zarr.zip, which spatialdata-io checks the others against. Left out: transcripts, the
+morphology images and the raster masks, which must be switched off in ``spatialdata_io.xenium``.
 
 Source: 10x Genomics, "Xenium output file formats", and spatialdata-io's reader.
 """

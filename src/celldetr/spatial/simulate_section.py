@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from celldetr.errors import InputError
-from celldetr.spatial.section import X, Y, Section
+from celldetr.spatial.section import Section, X, Y
 from celldetr.spatial.simulate_bundle import cell_ids
 
 GAP_UM = 100.0  # between copies

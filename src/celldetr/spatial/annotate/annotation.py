@@ -70,8 +70,8 @@ def uniform(n: int, k: int) -> NDArray[np.float32]:
 def table(annotation: Annotation, cell_ids: Sequence[str]) -> pd.DataFrame:
     """The table of step 3: ``steps.TYPES``, and a float32 column "p: NAME" for each type.
 
-    A cell of which nothing is known has type and second "" and margin 0. With a single type, second is "" and the margin
-    is its probability.
+    A cell of which nothing is known has type and second "" and margin 0. With a single type, second is "" and the
+    margin is its probability.
 
     Raises:
         ValueError: as many ids as cells are needed.

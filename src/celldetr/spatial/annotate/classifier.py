@@ -1,7 +1,7 @@
-"""Types by a CellTypist classifier (Dominguez Conde et al., Science 2022): a model file, or one trained on the reference.
+"""Types by a CellTypist classifier (Dominguez Conde et al., Science 2022): a model file, or a reference to train on.
 
-CellTypist's model files are pickles, which run code when they are read: a file is only opened when the user says that it
-is trusted, and none is ever downloaded.
+CellTypist's model files are pickles, which run code when they are read: a file is only opened when the user says that
+it is trusted, and none is ever downloaded.
 """
 
 from __future__ import annotations
@@ -54,8 +54,9 @@ class Classifier:
         CellTypist's probabilities are of each type against all others; rows are divided by their sums.
 
         Raises:
-            InputError: CellTypist is not installed, neither model nor reference is given, the model may not be opened or
-                cannot be read, the genes hardly overlap, or no cell has a transcript of them.
+            InputError: CellTypist is not installed, or too old for the scikit-learn that is; neither a model nor a
+                reference is given; the model may not be opened or cannot be read; the genes hardly overlap; no cell
+                has a transcript of them.
         """
         start = time.perf_counter()
         self._check()
@@ -71,8 +72,9 @@ class Classifier:
             least = self.min_genes or min(MIN_GENES, -(-section.n_vars // 10))
             if len(columns) < least:
                 raise InputError(
-                    f"{self.model}: knows {len(columns)} of the section's {section.n_vars} genes, fewer than {least}: the"
-                    f" section has {', '.join(section.var_names[:3])}, the model {', '.join(sorted(known_genes)[:3])}"
+                    f"{self.model}: knows {len(columns)} of the section's {section.n_vars} genes, fewer than {least}:"
+                    f" the section has {', '.join(section.var_names[:3])}, the model"
+                    f" {', '.join(sorted(known_genes)[:3])}"
                 )
             facts |= {"model": self.model.name, "shared_genes": len(columns), "section_genes": section.n_vars}
             genes = [str(section.var_names[i]) for i in columns]
@@ -83,9 +85,15 @@ class Classifier:
             training = _normalised(self.reference.X[:, shared.reference], genes)
             training.obs[self.column] = self.reference.obs[self.column].astype(str).to_numpy()
             training = training[np.asarray(training.X.sum(axis=1)).ravel() > 0].copy()
-            model = celltypist.train(
-                training, labels=self.column, check_expression=False, max_iter=self.max_iterations, n_jobs=1
-            )
+            try:
+                model = celltypist.train(
+                    training, labels=self.column, check_expression=False, max_iter=self.max_iterations, n_jobs=1
+                )
+            except TypeError as error:  # it passes arguments that newer versions of scikit-learn have dropped
+                raise InputError(
+                    f"CellTypist cannot train with this scikit-learn ({error}); pip install 'scikit-learn<1.7', or give"
+                    " a model that is trained"
+                ) from None
             facts |= {"model": "trained on the reference"} | shared.facts
         if progress:
             progress(0.5)

@@ -7,7 +7,8 @@
       - name: pannuke             # the ten -> PanNuke's
         parents: {T/NK: inflammatory, plasma: inflammatory}
 
-``""`` makes a type unknown: its probability belongs to no coarse type. A name that is itself a parent of the level stays.
+``""`` makes a type unknown: its probability belongs to no coarse type. A name that is itself a parent of the level
+stays.
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ class TransportOptions(Config):
     """How cells are transported; the names in parentheses are TACCO's."""
 
     # Entropy: larger spreads probability over more types. TACCO's 0.005 makes doubtful cells look certain.
-    epsilon: Positive = 0.01
+    epsilon: Positive = 0.02
     # How strongly a section must be composed as the prior says (lamb; TACCO: 0.1). A reference is not composed as a
     # section is, and holding cells to it mistypes half of them where it is far off.
     prior_strength: Positive = 0.001
