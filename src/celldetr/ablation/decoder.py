@@ -27,6 +27,7 @@ from celldetr.model.memory import Memory
 from celldetr.training.ema import Average
 from celldetr.training.feeding import feed
 from celldetr.training.folder import MODEL_FOLDER, RECIPE_FILE
+from celldetr.training.labels import Labels
 from celldetr.training.loop import Listener, Progress, train
 from celldetr.training.losses import balance
 from celldetr.training.matching import match
@@ -45,7 +46,7 @@ class Crop:
     Attributes:
         tokens: (S, d) float16, of all levels.
         boxes, types: of its nuclei, (N, 4) and (N,).
-        found: boxes (M, 4) that were detected on a nucleus, and its type (M,).
+        found: boxes (M, 4) that were detected on a nucleus, and which nucleus (M,).
         origin: (2,) pixels.
     """
 
@@ -108,7 +109,7 @@ def remember(study: Study, seed: int, checkpoint: Checkpoint, device: torch.devi
             memory, tokens=memory.tokens[:1, :0], ratios=memory.ratios[:1], sizes=memory.sizes[:1]
         )
         indices = [(query.cpu(), nucleus.cpu()) for query, nucleus in pairs]
-        each = zip(batch.boxes, batch.types, matched(found.boxes.float().cpu(), indices, batch.types), strict=True)
+        each = zip(batch.boxes, batch.types, matched(found.boxes.float().cpu(), indices), strict=True)
         for i, (boxes, types, hits) in enumerate(each):
             remembered.append(Crop(memory.tokens[i].half().cpu(), boxes, types, hits, origin[i]))
     assert layout is not None
@@ -208,12 +209,12 @@ def _type_loss(objective: Supervised, memo: Memo, batch: Sequence[Crop], step: i
     with torch.autocast(device.type, torch.bfloat16, enabled=in_bf16(settings.precision, device)):
         fed = feed(
             settings,
-            [(boxes.to(device), types.to(device)) for boxes, types in (crop.found for crop in batch)],
+            [(boxes.to(device), nucleus.to(device)) for boxes, nucleus in (crop.found for crop in batch)],
             [crop.boxes.to(device) for crop in batch],
-            [crop.types.to(device) for crop in batch],
             chances(settings.seed, step, 0, count),
         )
         origin = torch.stack([crop.origin for crop in batch]).to(device)
         nuclei = normaliser(sum(len(crop.boxes) for crop in batch), device)
-        terms = objective.type_losses(Memories(memory, memory), fed, origin, nuclei)
+        labels = Labels([crop.types.to(device) for crop in batch])
+        terms = objective.type_losses(Memories(memory, memory), fed, labels, origin, nuclei)
     return settings.w_type * torch.stack(list(terms.values())).sum()

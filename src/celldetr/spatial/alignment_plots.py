@@ -129,12 +129,13 @@ def _draw_field(
     from matplotlib.collections import LineCollection
 
     low, high = centre - half, centre + half
-    pixels = reader.read_region(*low, *(high - low), FIELD_PX, FIELD_PX)
+    (x, y), (width, height) = low.tolist(), (high - low).tolist()
+    pixels = reader.read_region(x, y, width, height, FIELD_PX, FIELD_PX)
     axes.imshow(pixels, extent=(low[0], high[0], high[1], low[1]))
     margin = half * 0.1
     seen = np.flatnonzero(((nuclei.points >= low - margin) & (nuclei.points <= high + margin)).all(1))
-    axes.add_collection(LineCollection([_outline(nuclei, k) for k in seen], colors=NUCLEUS, linewidths=0.9))
-    near = ((cells >= low - margin) & (cells <= high + margin)).all(1)
+    axes.add_collection(LineCollection([_outline(nuclei, k) for k in seen.tolist()], colors=NUCLEUS, linewidths=0.9))
+    near: NDArray[np.bool_] = np.all((cells >= low - margin) & (cells <= high + margin), axis=1)
     alone = near.copy()
     if pairs is not None:
         paired = near[pairs[0]]
@@ -259,7 +260,7 @@ def _squares(axes: Axes, centres: Floats, side: float, values: Floats, colours: 
 
 
 def _draw_distances(axes: Axes, paired: Floats, chance: Floats | None, observed: Floats | None) -> None:
-    bins = np.linspace(0, FARTHEST, 61)
+    bins = np.linspace(0, FARTHEST, 61).tolist()
     if observed is not None and len(observed):
         axes.hist(observed, bins, density=True, color=OBSERVED, alpha=0.5, label="cell to nearest nucleus")
     elif len(paired):

@@ -79,10 +79,12 @@ def _map(
         chosen = np.random.default_rng(0).permutation(len(points))[:MOST_POINTS]
     size = float(np.clip(20_000 / max(len(chosen), 1), 0.3, 12))
     faint = chosen[~sure[chosen]]
-    axes.scatter(*points[faint].T, s=size / 2, c=UNSURE, linewidths=0, label="unsure", rasterized=True)
+    axes.scatter(
+        points[faint, 0], points[faint, 1], s=size / 2, c=UNSURE, linewidths=0, label="unsure", rasterized=True
+    )
     for name, colour in colours.items():
         own = chosen[sure[chosen] & (kinds[chosen] == name)]
-        axes.scatter(*points[own].T, s=size, c=colour, linewidths=0, label=name, rasterized=True)
+        axes.scatter(points[own, 0], points[own, 1], s=size, c=colour, linewidths=0, label=name, rasterized=True)
     axes.set(xlabel="x (µm)", ylabel="y (µm)", aspect="equal")
     axes.invert_yaxis()  # as in the image
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, markerscale=4, fontsize=8)
@@ -151,7 +153,7 @@ def expression_figure(
     chosen = markers(reference)[shown].ravel()
     _, first = np.unique(chosen, return_index=True)
     chosen = chosen[np.sort(first)]
-    rows = [names[k] for k in shown]
+    rows = [names[k] for k in shown.tolist()]
     side = 0.3 * len(rows)
     figure = Figure(figsize=(7.5 + 0.3 * len(chosen) + side, 3 + side), layout="constrained")
     FigureCanvasAgg(figure)
@@ -160,7 +162,7 @@ def expression_figure(
         part = values[np.ix_(shown, chosen)]
         scaled = part / np.maximum(np.nanmax(part, axis=0, initial=0), 1e-9)
         axes.imshow(scaled, cmap="Blues", vmin=0, vmax=1, aspect="auto")
-        axes.set_xticks(range(len(chosen)), [genes[g] for g in chosen], rotation=90, fontsize=7)
+        axes.set_xticks(range(len(chosen)), [genes[g] for g in chosen.tolist()], rotation=90, fontsize=7)
         axes.set_yticks(range(len(rows)), rows if axes is left else [], fontsize=8)
         axes.set_title(f"markers, {title}")
     matrix = correlations(section[shown], reference[shown])

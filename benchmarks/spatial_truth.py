@@ -1,0 +1,123 @@
+"""How well labels from expression come out where the truth is known: sections simulated from labelled H&E tiles, with noise
+that is turned up one kind at a time until it breaks.
+
+    CELLDETR_DATA=<folder> python benchmarks/spatial_truth.py --reference REF.h5ad | tee benchmarks/results/spatial_truth.txt
+
+Real nuclei, types and pixels of CoNSeP's training tiles; expression of a type is that of one type of the reference. The
+image's true nuclei go into the alignment (``--nuclei true``), so that what is measured is alignment, pairing and typing,
+or those that the default model finds (``--nuclei model``).
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from celldetr.data.card import load_card
+from celldetr.data.dataset import load_samples
+from celldetr.errors import InputError
+from celldetr.spatial.align import refine
+from celldetr.spatial.annotate import Transport, table
+from celldetr.spatial.pair import pair
+from celldetr.spatial.quality import check_cells, passed_cells
+from celldetr.spatial.readers import read_section
+from celldetr.spatial.reference import read_reference
+from celldetr.spatial.section import Nuclei
+from celldetr.spatial.simulate import SimulateOptions, Truth, simulate
+
+TYPES = {
+    "inflammatory": ("CD19+ B",),
+    "epithelial": ("CD14+ Monocyte",),
+    "spindle": ("CD56+ NK",),
+    "other": ("Dendritic",),
+}
+SURE = 0.5
+BASE: dict[str, Any] = {"alignment_error_um": 10.0, "alignment_error_degrees": 0.5}
+SWEEPS: dict[str, Sequence[dict[str, Any]]] = {
+    "start off by, um": [{"alignment_error_um": float(v)} for v in (0, 20, 40, 80, 150)],
+    "start turned by, degrees": [{"alignment_error_degrees": float(v)} for v in (0, 2, 4, 8)],
+    "jitter, um": [{"jitter_um": v} for v in (0.0, 1.0, 2.0, 3.0)],
+    "missing on either side": [{"nuclei_without_cell": v, "cells_without_nucleus": v} for v in (0.0, 0.3, 0.5)],
+    "median transcripts": [{"expression": {"median_counts": float(v)}} for v in (10, 20, 40, 80, 200)],
+    "ambient share": [{"expression": {"ambient": v}} for v in (0.0, 0.2, 0.4)],
+    "spill-over": [{"expression": {"spill": v}} for v in (0.0, 0.2, 0.4)],
+    "genes of the panel": [{"expression": {"genes": v}} for v in (50, 100, 200)],
+}
+
+
+def run(samples: Any, reference: Any, column: str, given: dict[str, Any], seed: int, nuclei: Nuclei | None) -> str:
+    """One section: a line of numbers."""
+    options = SimulateOptions.model_validate({"types": TYPES} | BASE | given)
+    with tempfile.TemporaryDirectory() as folder:
+        truth = simulate(samples, reference, column, Path(folder), options, seed)
+        section = read_section(next(path for path in Path(folder).iterdir() if path.is_dir()))
+    section = passed_cells(section, check_cells(section))
+    boxes = truth.nuclei[["xmin", "ymin", "xmax", "ymax"]].to_numpy(np.float32)
+    found = nuclei or Nuclei(boxes, np.ones(len(boxes), np.float32))
+    mpp = float(truth.facts["mpp"])
+    try:
+        fitted = refine(section.points, found.points, truth.written_to_image, mpp, seed=seed)
+    except InputError as error:
+        return f"refused: {str(error)[:80]}"
+    ids = section.cells.obs_names.to_numpy(dtype=object)
+    pairs = pair(ids, section.points, section.nuclei, found, fitted.after, mpp)
+    types = table(Transport(reference, column).annotate(section.cells), ids)
+    error = affine_error(section.points, fitted.after, truth, mpp)
+    precision, recall = pairing(pairs, truth) if nuclei is None else (np.nan, np.nan)
+    share, right = typing(types, truth)
+    return f"{error:9.2f} {precision:9.3f} {recall:7.3f} {share:7.3f} {right:9.3f}   {fitted.why[:40]}"
+
+
+def affine_error(points: np.ndarray, after: np.ndarray, truth: Truth, mpp: float) -> float:
+    """Largest distance over the section between where cells are put and where they belong, um."""
+    there, true = (points @ matrix[:2, :2].T + matrix[:2, 2] for matrix in (after, truth.to_image))
+    return float(np.linalg.norm(there - true, axis=1).max() * mpp)
+
+
+def pairing(pairs: pd.DataFrame, truth: Truth) -> tuple[float, float]:
+    """Precision and recall of pairs of a nucleus and its cell."""
+    true = truth.nuclei["cell_id"].to_numpy(dtype=object)
+    right = sum(true[nucleus] == cell for nucleus, cell in zip(pairs["nucleus"], pairs["cell_id"], strict=True))
+    return right / max(len(pairs), 1), right / max(sum(cell is not None for cell in true), 1)
+
+
+def typing(types: pd.DataFrame, truth: Truth) -> tuple[float, float]:
+    """Share of the cells that are sure, and of these the share of right ones."""
+    true = truth.cells.set_index("cell_id")["reference_type"].reindex(types["cell_id"]).to_numpy(dtype=object)
+    sure = (types["probability"] >= SURE).to_numpy()
+    return float(sure.mean()), float((types["type"].to_numpy(dtype=object) == true)[sure].mean())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--reference", type=Path, required=True)
+    parser.add_argument("--column", default="bulk_labels")
+    parser.add_argument("--tiles", type=int, default=6)
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--only", nargs="*", default=[])
+    given = parser.parse_args()
+    reference = read_reference(given.reference, given.column, allow_normalised=True)
+    samples = load_samples(load_card("consep-train"), "fit")[: given.tiles]
+    print(f"{given.tiles} tiles, {sum(map(len, samples)):,} nuclei; {reference.n_obs} cells of reference")
+    print(f"{'':38}affine um precision recall   sure  of these right")
+    start = time.monotonic()
+    for name, settings in {"as it comes": [{}], **SWEEPS}.items():
+        if given.only and name not in given.only:
+            continue
+        for values in settings:
+            shown = next(iter(values.values()), "")
+            shown = next(iter(shown.values())) if isinstance(shown, dict) else shown
+            for seed in range(given.seeds):
+                print(f"{name:28} {shown!s:>8} {run(samples, reference, given.column, values, seed, None)}", flush=True)
+    print(f"{time.monotonic() - start:.0f} s")
+
+
+if __name__ == "__main__":
+    main()
