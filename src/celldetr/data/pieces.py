@@ -27,6 +27,7 @@ def pieces(sample: Sample, size: int) -> Iterator[Sample]:
             corner = np.array([left, top], dtype=np.float32)
             points = sample.points - corner
             boxes = np.clip(sample.boxes - np.tile(corner, 2), 0, size)
-            kept = ((points >= 0) & (points < size)).all(1) & (boxes[:, 2:] > boxes[:, :2]).all(1)
+            inside = ((points >= 0) & (points < size)).all(1) & (boxes[:, 2:] > boxes[:, :2]).all(1)
+            kept = np.asarray(inside, dtype=bool)
             name = f"{sample.name}_{left}_{top}"
             yield sample.keep(kept, name=name, image=image, boxes=boxes, points=points)

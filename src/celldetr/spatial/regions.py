@@ -31,7 +31,7 @@ class Grid:
     def place_of(self, points: NDArray[np.float64]) -> NDArray[np.int64]:
         """(N,) place that each point (N, 2) lies in, row by row; -1 for none."""
         at = np.floor((points - self.origin) / self.side)
-        inside: NDArray[np.bool_] = ((at >= 0) & (at < np.array(self.shape))).all(1)  # False for what is no number
+        inside = np.asarray(((at >= 0) & (at < np.array(self.shape))).all(1), dtype=bool)  # False for what is no number
         cell = np.where(inside[:, None], at, 0).astype(np.int64)
         return np.where(inside, cell[:, 1] * self.shape[0] + cell[:, 0], -1)
 

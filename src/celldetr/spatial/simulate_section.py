@@ -29,6 +29,7 @@ def resample(section: Section, n_cells: int, seed: int = 0) -> Section:
         InputError: ``n_cells`` is not positive, or the section has no cells.
     """
     import shapely
+    from anndata import AnnData
 
     n = section.cells.n_obs
     if n_cells < 1 or n < 1:
@@ -43,9 +44,9 @@ def resample(section: Section, n_cells: int, seed: int = 0) -> Section:
     side = math.ceil(math.sqrt(copies))
     shift = np.column_stack([copy % side, copy // side]) * step
 
-    cells = section.cells[rows].copy()
     ids = np.sort(rng.choice(2**32, n_cells, replace=False)).astype(np.uint32)
-    cells.obs_names = cell_ids(ids)
+    obs = section.cells.obs.iloc[rows].set_axis(cell_ids(ids), axis=0)
+    cells = AnnData(section.cells.X[rows], obs=obs, var=section.cells.var.copy())
     cells.obs[X], cells.obs[Y] = points[rows, 0] + shift[:, 0], points[rows, 1] + shift[:, 1]
 
     def moved(polygons: Any) -> Any:
