@@ -1,11 +1,10 @@
-"""How well labels from expression come out where the truth is known: sections simulated from labelled H&E tiles, with noise
-that is turned up one kind at a time until it breaks.
+"""How well labels from expression come out where the truth is known.
 
     CELLDETR_DATA=<folder> python benchmarks/spatial_truth.py --reference REF.h5ad | tee benchmarks/results/spatial_truth.txt
 
-Real nuclei, types and pixels of CoNSeP's training tiles; expression of a type is that of one type of the reference. The
-image's true nuclei go into the alignment (``--nuclei true``), so that what is measured is alignment, pairing and typing,
-or those that the default model finds (``--nuclei model``).
+Sections are simulated from labelled H&E tiles (CoNSeP's training tiles), and noise is turned up one kind at a time until
+it breaks. Nuclei, types and pixels are real; expression of a type is that of one type of the reference. The image's true
+nuclei go into the alignment, so that what is measured is alignment, pairing and typing.
 """
 
 from __future__ import annotations
@@ -52,7 +51,7 @@ SWEEPS: dict[str, Sequence[dict[str, Any]]] = {
 }
 
 
-def run(samples: Any, reference: Any, column: str, given: dict[str, Any], seed: int, nuclei: Nuclei | None) -> str:
+def run(samples: Any, reference: Any, column: str, given: dict[str, Any], seed: int) -> str:
     """One section: a line of numbers."""
     options = SimulateOptions.model_validate({"types": TYPES} | BASE | given)
     with tempfile.TemporaryDirectory() as folder:
@@ -60,7 +59,7 @@ def run(samples: Any, reference: Any, column: str, given: dict[str, Any], seed: 
         section = read_section(next(path for path in Path(folder).iterdir() if path.is_dir()))
     section = passed_cells(section, check_cells(section))
     boxes = truth.nuclei[["xmin", "ymin", "xmax", "ymax"]].to_numpy(np.float32)
-    found = nuclei or Nuclei(boxes, np.ones(len(boxes), np.float32))
+    found = Nuclei(boxes, np.ones(len(boxes), np.float32))
     mpp = float(truth.facts["mpp"])
     try:
         fitted = refine(section.points, found.points, truth.written_to_image, mpp, seed=seed)
@@ -70,7 +69,7 @@ def run(samples: Any, reference: Any, column: str, given: dict[str, Any], seed: 
     pairs = pair(ids, section.points, section.nuclei, found, fitted.after, mpp)
     types = table(Transport(reference, column).annotate(section.cells), ids)
     error = affine_error(section.points, fitted.after, truth, mpp)
-    precision, recall = pairing(pairs, truth) if nuclei is None else (np.nan, np.nan)
+    precision, recall = pairing(pairs, truth)
     share, right = typing(types, truth)
     return f"{error:9.2f} {precision:9.3f} {recall:7.3f} {share:7.3f} {right:9.3f}   {fitted.why[:40]}"
 
@@ -115,7 +114,7 @@ def main() -> None:
             shown = next(iter(values.values()), "")
             shown = next(iter(shown.values())) if isinstance(shown, dict) else shown
             for seed in range(given.seeds):
-                print(f"{name:28} {shown!s:>8} {run(samples, reference, given.column, values, seed, None)}", flush=True)
+                print(f"{name:28} {shown!s:>8} {run(samples, reference, given.column, values, seed)}", flush=True)
     print(f"{time.monotonic() - start:.0f} s")
 
 
