@@ -25,7 +25,7 @@ def bone_marrow(folder: Path, *, outlines: bool = True) -> Section:
     """The section: ``obs["cluster"]`` is the source's clustering; outlines of cells, no nuclei."""
     with h5py.File(folder / "cell_feature_matrix.h5") as file:
         group = file["matrix"]
-        shape = tuple(int(side) for side in group["shape"][::-1])
+        shape = tuple(int(side) for side in group["shape"][:][::-1])
         counts = csr_matrix((group["data"][:].astype(np.float32), group["indices"][:], group["indptr"][:]), shape=shape)
         ids = group["barcodes"][:].astype(str)
         features = group["features"]
