@@ -1,10 +1,10 @@
 """How well labels from expression come out where the truth is known.
 
-    CELLDETR_DATA=<folder> python benchmarks/spatial_truth.py --reference REF.h5ad | tee benchmarks/results/spatial_truth.txt
+    CELLDETR_DATA=... python benchmarks/spatial_truth.py --reference REF.h5ad | tee benchmarks/results/spatial_truth.txt
 
-Sections are simulated from labelled H&E tiles (CoNSeP's training tiles), and noise is turned up one kind at a time until
-it breaks. Nuclei, types and pixels are real; expression of a type is that of one type of the reference. The image's true
-nuclei go into the alignment, so that what is measured is alignment, pairing and typing.
+Sections are simulated from labelled H&E tiles (CoNSeP's training tiles), and noise is turned up one kind at a time
+until it breaks. Nuclei, types and pixels are real; expression of a type is that of one type of the reference. The
+image's true nuclei go into the alignment, so that what is measured is alignment, pairing and typing.
 """
 
 from __future__ import annotations

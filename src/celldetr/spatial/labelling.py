@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from celldetr.config import Config, Probability
+from celldetr.config import Config, Count, Probability
 from celldetr.data.sample import UNKNOWN
 from celldetr.errors import InputError
 from celldetr.spatial.steps import PROBABILITY
@@ -24,6 +24,7 @@ class LabelOptions(Config):
 
     min_probability: Probability = 0.5  # of the cell's type; below, the nucleus is of unknown type
     min_margin: Probability = 0.2  # over the second most probable type
+    min_of_type: Count = 10  # labelled nuclei; types with fewer are left out, unless the types are named
     # What a labelled nucleus weighs when types are learned: the probability of its type, or all alike.
     confidence: bool = True
 
@@ -80,15 +81,15 @@ def label_nuclei(
     typed = row >= 0
     where, row = nucleus[typed], row[typed]
     index = {name: place for place, name in enumerate(known)}
-    codes = types["type"].astype(str).map(index).to_numpy(np.int64)[row]
+    codes: NDArray[np.int64] = types["type"].astype(str).map(index).to_numpy(np.int64)[row].astype(np.int64)
     probability, margin = (types[column].to_numpy(np.float64)[row] for column in ("probability", "margin"))
     wrong = ~((probability >= 0) & (probability <= 1))
     if wrong.any():
         raise InputError(f"types: probability {probability[wrong][0]} of a cell, expected 0 to 1; run the typing again")
     improbable = probability < options.min_probability
     close = ~improbable & ~(margin >= options.min_margin)
-    sure = ~improbable & ~close
-    there = np.bincount(codes[sure], minlength=len(known)) > 0
+    sure = ~improbable & ~close & (codes != index.get("", -1))  # "": nothing is known of the cell
+    there = np.bincount(codes[sure], minlength=len(known)) >= options.min_of_type
     kept = tuple(names) if names is not None else tuple(name for name, has in zip(known, there, strict=True) if has)
     table = np.array([kept.index(name) if name in kept else UNKNOWN for name in known], np.int64)
     wanted = table[codes]

@@ -147,7 +147,7 @@ def simulate(
         )
 
     jitter = rng.normal(0, options.jitter_um, (len(cells), 1, 2))
-    inverse = np.linalg.inv(truth_affine)
+    inverse: NDArray[np.float64] = np.linalg.inv(truth_affine).astype(np.float64)
     inner = _apply(inverse, _ellipses(boxes, 0.0)) + jitter
     outer = _apply(inverse, _ellipses(boxes, options.expand_um / mpp)) + jitter
     points = inner[:, :-1].mean(axis=1)

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -94,7 +94,7 @@ def write_set(
     with reader:
         plan = Plan.make(section, reader, nuclei, pairs, types, options, affine, type_names, spots, donor)
         made_with = plan.made_with(section, nuclei, pairs, types, spots, affine, licence)
-        ask = {"resume": resume, "overwrite": overwrite, "beside": beside}
+        ask: dict[str, Any] = {"resume": resume, "overwrite": overwrite, "beside": beside}
         earlier_set(out, made_with, **ask)  # mistakes are told before a folder is made
         with output_errors(out):
             out.mkdir(parents=True, exist_ok=True)
