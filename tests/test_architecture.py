@@ -36,7 +36,7 @@ ARROWS: dict[str, set[str]] = {
     "neighbours": {"config", "errors", "files", "untrusted", "slide", "export", "view"},
     "ablation": BASE | {"data", "model", "evaluation", "training", "recipes", "judge", "api"},
     "sampling": BASE | {"data", "slide", "model.output", "cohort.slides", "view"},
-    "spatial": BASE | {"data", "slide", "model.output", "api", "view", "export"},
+    "spatial": BASE | {"data", "slide", "model.output", "model.hub", "api", "view", "export"},
     "probe": BASE | {"data", "model", "evaluation", "api"},
     "cohort": BASE | {"slide", "view", "api", "model.cpu_caches", "model.hub", "model.inference"},
 }

@@ -44,7 +44,7 @@ def test_two_processes_are_one(start: Path, tmp_path: Path, tiny_recipe: Recipes
     recipes = {"all": tiny_recipe(**settings), "head": tiny_recipe(None, start, **settings | partly)}
     source = (DataSource(card=str(soft_set), split="all"),)
     soft = tiny_recipe(**settings, w_composition=1.0, mode="mixed")
-    recipes["soft"] = soft.model_copy(update={"train": source, "validation": source})
+    recipes["doubtful"] = soft.model_copy(update={"train": source, "validation": source})
     arguments: list[object] = []
     for name, recipe in recipes.items():
         folder = tmp_path / name

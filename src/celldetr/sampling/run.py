@@ -66,6 +66,7 @@ class _Tally:
     nuclei: int = 0
     left_out: dict[str, int] = field(default_factory=dict)
     failed: str = ""
+    group: str = ""
 
     def leave_out(self, reason: str) -> None:
         self.left_out[reason] = self.left_out.get(reason, 0) + 1

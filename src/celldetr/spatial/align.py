@@ -21,7 +21,7 @@ from celldetr.errors import InputError
 from celldetr.files import read_json, write_json
 from celldetr.spatial.evidence import Evidence, evidence, require_same_section
 from celldetr.spatial.frames import Floats, Mpp, apply, in_image_um, pixel_scale
-from celldetr.spatial.registration import Clouds, Index, Peak, find_peak, grow, settle
+from celldetr.spatial.registration import ANCHOR_CELLS, Clouds, Index, Peak, find_peak, grow, settle
 
 FEWEST_HELD_OUT = 10  # pairs; fewer judge nothing
 ENOUGH_HELD_OUT = 200  # cells: where there are fewer, a larger share is held out, up to half
@@ -280,7 +280,8 @@ def anchors(clouds: Clouds, usable: NDArray[np.bool_], count: int) -> Floats:
     covered = covered[from_middle <= np.quantile(from_middle, 0.8)]
     places = [covered[np.argmin(np.linalg.norm(covered - middle, axis=1))]]
     nearest = np.linalg.norm(covered - places[0], axis=1)
-    while len(places) < min(count, len(covered)):
+    count = min(count, len(covered)) if len(clouds.cells) > ANCHOR_CELLS else 1  # each sees all cells
+    while len(places) < count:
         places.append(covered[int(nearest.argmax())])
         nearest = np.minimum(nearest, np.linalg.norm(covered - places[-1], axis=1))
     return np.array(places)

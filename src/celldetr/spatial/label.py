@@ -18,7 +18,7 @@ import numpy as np
 
 from celldetr.config import Config
 from celldetr.errors import InputError, near
-from celldetr.files import output_errors, replacing
+from celldetr.files import output_errors
 from celldetr.slide.lock import LOCK, RunLock
 from celldetr.slide.reader import SlideReader, open_slide
 from celldetr.spatial import affine as affines
@@ -34,11 +34,10 @@ from celldetr.spatial.readers import Kind, read_section
 from celldetr.spatial.readers.common import ReadOptions
 from celldetr.spatial.record import RECORD_FILE, Record, open_record, stamp
 from celldetr.spatial.section import Nuclei, Section
+from celldetr.spatial.tables import read_table, write_table
 from celldetr.spatial.write import WriteOptions, write_set
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from celldetr.api import Model
 
 QUALITY_FILE, TYPES_FILE = "quality.parquet", "types.parquet"
@@ -335,29 +334,6 @@ def open_image(record: Record) -> SlideReader:
     """
     settings = record.settings("nuclei")
     return open_slide(Path(settings["image"][0]), settings["mpp"])
-
-
-def write_table(table: pd.DataFrame, path: Path) -> None:
-    """A table as Parquet."""
-    with replacing(path) as temporary:
-        table.to_parquet(temporary, index=False)
-
-
-def read_table(path: Path) -> pd.DataFrame:
-    """A table from Parquet, or from CSV where it is called so.
-
-    Raises:
-        InputError: it is not there, or something else.
-    """
-    import pandas as pd
-    import pyarrow
-
-    if not path.is_file():
-        raise InputError(f"{path}: no such file; run the step that writes it again (--overwrite)")
-    try:
-        return pd.read_csv(path) if path.suffix.lower() == ".csv" else pd.read_parquet(path)
-    except (OSError, ValueError, pyarrow.ArrowInvalid, pd.errors.ParserError) as error:
-        raise InputError(f"{path}: cannot be read as a table ({str(error).splitlines()[0]})") from None
 
 
 def _found(

@@ -24,7 +24,7 @@ from celldetr.slide.damage import DamageError
 from celldetr.slide.pipeline import ahead, usable_threads
 from celldetr.slide.reader import SlideReader
 from celldetr.spatial.labelling import LabelOptions, NucleusLabels, digest, label_nuclei
-from celldetr.spatial.regions import FIELD_UM, LEAST_FIELD, Grid, divide, field_shares, lay_grid
+from celldetr.spatial.regions import LEAST_FIELD, Grid, divide, field_shares, lay_grid
 from celldetr.spatial.section import Nuclei, Section
 from celldetr.spatial.spots import SpotSource, cell_spots, table_spots
 
@@ -41,9 +41,10 @@ class WriteOptions(LabelOptions):
     mpp: Mpp = 0.4  # micrometres per pixel of the patches: that of the default model
     px: int = Field(320, ge=SMALLEST_PX, le=LARGEST_PX)  # side of a patch; training cuts 256 px, zoomed by .8 or more
     min_nuclei: int = Field(5, ge=0)  # of a patch
-    min_share: Probability = (
-        0.3  # of a patch's nuclei that have a cell: with fewer, image and section do not agree there
-    )
+    # Of a patch's nuclei that have a cell: with fewer, image and section do not agree there.
+    min_share: Probability = 0.3
+    # Side of the squares by which it is seen where the section has cells; larger for a section with few of them.
+    field_um: Positive = 25.0
     regions: Count = 10  # parts of the section that are held out, or not, as a whole
     validation: Probability = 0.2  # share of the regions in split val
     # Compositions of groups of nuclei, for ``training.w_composition``: of squares of ``spot_um``, from the
@@ -125,7 +126,7 @@ class Plan:
                 f"section {section.name!r}: no cell lies in the image {reader.file} of {size[0]} x {size[1]} px; check"
                 " the alignment"
             )
-        within = field_shares(grid, cells, FIELD_UM / own) >= LEAST_FIELD
+        within = field_shares(grid, cells, options.field_um / own) >= LEAST_FIELD
         place = grid.place_of(points)
         flat = ~(nuclei.boxes[:, 2:] > nuclei.boxes[:, :2]).all(1)
         place[flat] = -1

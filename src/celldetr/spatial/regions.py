@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-FIELD_UM = 25.0  # side of the squares by which it is seen where the section has cells
 LEAST_FIELD = 0.5  # share of a patch that must lie there
 
 

@@ -25,7 +25,7 @@ Map = NDArray[np.float32]  # half the time of float64
 ANCHOR_CELLS = 250  # in a disc: the peak stands twenty standard deviations above chance, turns displace the rim little
 PIXEL = 2.0  # um, of the occupancy maps
 BLUR, BACKGROUND = 2.0, 12.0  # um, standard deviations: of the peak, and of what is expected without one
-LARGEST_MAP = 1024  # px a side: where cells are sparse, pixels and blur get coarser
+LARGEST_MAP = 512  # px a side: where cells are sparse, pixels, blur and steps get coarser
 RIM_STEP = 2.4  # um, by which neighbouring turns displace the rim of the disc
 GROWTH = 1.6  # of the disc's radius
 FIRST_RADII, NEXT_RADII = (6.0, 5.0, 4.0), (5.0, 4.0)  # um, within which neighbours are sought
@@ -124,8 +124,9 @@ def find_peak(
     deviation = np.sqrt(expected / (4 * np.pi * (BLUR / PIXEL) ** 2))  # Poisson counts, blurred
     weight = np.where(allowed, 1 / deviation, 0).astype(np.float32)
     best, height = np.eye(3), -np.inf
-    for factor in 1 + _steps(scale, RIM_STEP / radius):
-        for angle in _steps(turn, RIM_STEP / radius):
+    step = RIM_STEP * pixel / PIXEL / radius
+    for factor in 1 + _steps(scale, step):
+        for angle in _steps(turn, step):
             moved = apply(turned(angle, factor, np.zeros(2)), cells)
             product = np.conj(fft.rfft2(_occupancy(moved, reach, pixel, side))) * nuclei
             excess = (fft.irfft2(product * blur, s=(side, side)) - expected) * weight

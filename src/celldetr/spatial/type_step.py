@@ -22,10 +22,11 @@ from celldetr.spatial.annotate import (
     load_hierarchy,
     table,
 )
-from celldetr.spatial.label import TYPES_FILE, Told, passing, plain, read_table, write_table
+from celldetr.spatial.label import TYPES_FILE, Told, passing, plain
 from celldetr.spatial.record import Record, stamp
 from celldetr.spatial.reference import read_reference, shared_genes
 from celldetr.spatial.section import Section
+from celldetr.spatial.tables import read_table, write_table
 from celldetr.spatial.type_plots import mean_expression
 
 if TYPE_CHECKING:
