@@ -21,7 +21,7 @@ from celldetr.export.table import CellTable, batch_embeddings, by_cluster
 from celldetr.slide.clusters import CLUSTER
 
 if TYPE_CHECKING:
-    import h5py  # type: ignore[import-untyped]
+    import h5py
     import pandas as pd
 
 

@@ -115,7 +115,7 @@ def feature_types(path: Path) -> NDArray[np.object_]:
 
 
 def _open(path: Path) -> Any:
-    import h5py  # type: ignore[import-untyped]
+    import h5py
 
     return h5py.File(path, "r")
 
