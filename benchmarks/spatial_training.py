@@ -29,7 +29,7 @@ from celldetr.spatial.section import Section
 from celldetr.spatial.simulate import SimulateOptions, Truth, simulate
 from celldetr.spatial.type_step import TypeOptions, type_step
 from celldetr.spatial.write import WriteOptions, write_set
-from spatial_truth import TYPES
+from spatial_truth import TYPES, halves
 
 COLUMN = "bulk_labels"
 OPTIONS = WriteOptions(min_of_type=1, regions=8, min_share=0.2)
@@ -40,7 +40,10 @@ def recovered(work: Path, reference: Path) -> Truth:
     samples = load_samples(load_card("consep-train"), "fit")
     profiles = read_reference(reference, COLUMN, allow_normalised=True)
     options = SimulateOptions(types=TYPES, alignment_error_um=10.0, alignment_error_degrees=0.5)
-    truth = simulate(samples, profiles, COLUMN, work / "section", options)
+    source, known = halves(profiles, COLUMN)
+    truth = simulate(samples, source, COLUMN, work / "section", options)
+    known.uns.clear()
+    known.write_h5ad(work / "reference.h5ad")
     parents = {fine: coarse for coarse, names in TYPES.items() for fine in names}
     parents |= {str(name): "" for name in profiles.obs[COLUMN].unique() if name not in parents}
     tree = work / "types.yaml"
@@ -48,7 +51,7 @@ def recovered(work: Path, reference: Path) -> Truth:
     with label.begin(work / "recovered", overwrite=True) as record:
         label.read_step(record, work / "section" / "bundle")
         label.qc_step(record)
-        type_step(record, reference, COLUMN, hierarchy=tree, options=TypeOptions(allow_normalised=True))
+        type_step(record, work / "reference.h5ad", COLUMN, hierarchy=tree, options=TypeOptions())
         label.nuclei_step(record, work / "section" / "he_image.ome.tif")
         label.align_step(record, work / "section" / "he_imagealignment.csv")
         label.write_step(record, OPTIONS)

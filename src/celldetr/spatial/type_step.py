@@ -27,7 +27,7 @@ from celldetr.spatial.record import Record, stamp
 from celldetr.spatial.reference import read_reference, shared_genes
 from celldetr.spatial.section import Section
 from celldetr.spatial.tables import read_table, write_table
-from celldetr.spatial.type_plots import mean_expression
+from celldetr.spatial.type_plots import correlations, mean_expression
 
 if TYPE_CHECKING:
     import anndata
@@ -109,9 +109,10 @@ def type_step(
         coarse = found if tree is None else coarsen(found, tree, level or tree.level_names[-1])
         types = table(coarse, section.cells.obs_names)
         write_table(types, path)
-        (record.files / EXPRESSION_FILE).unlink(missing_ok=True)
+        evidence = record.files / EXPRESSION_FILE
+        evidence.unlink(missing_ok=True)
         if known is not None:
-            _write_expression(section, found, known, column, record.files / EXPRESSION_FILE)
+            _write_expression(section, found, known, column, evidence)
         sure = coarse.known & (coarse.probabilities.max(axis=1) >= options.sure)
         first = coarse.probabilities.argmax(axis=1)
         return {
@@ -120,6 +121,7 @@ def type_step(
             "sure": int(sure.sum()),
             "unknown": int((~coarse.known).sum()),
             "types": {name: int((sure & (first == k)).sum()) for k, name in enumerate(coarse.types)},
+            "agreement": _agreement(evidence) if known is not None else {},
             "transfer": found.facts,
             "warnings": _warnings(found, sure, options),
         }
@@ -178,6 +180,17 @@ def _write_expression(section: Section, found: Annotation, reference: anndata.An
         for side, values in sides.items()
     ]
     write_table(pd.concat(parts, ignore_index=True), path)
+
+
+def _agreement(path: Path) -> dict[str, float]:
+    """Correlation over genes between a type's cells in the section and in the reference, as in the report's matrix.
+
+    Low where the reference lacks what the section has: cells get some type of it all the same.
+    """
+    section, reference, _, names = read_expression(path)
+    there = np.flatnonzero(~np.isnan(section).all(axis=1))
+    found = np.diag(correlations(section[there], reference[there]))
+    return {names[k]: round(float(r), 3) for k, r in zip(there.tolist(), found, strict=True)}
 
 
 def read_expression(path: Path) -> tuple[NDArray[np.float64], NDArray[np.float64], list[str], list[str]]:
