@@ -39,6 +39,7 @@ TYPES = {
     "other": ("CD56+ NK",),
 }
 SURE = 0.8
+WIDTHS = (9, 9, 7, 9, 9, 9, 9)
 BASE: dict[str, Any] = {"alignment_error_um": 10.0, "alignment_error_degrees": 0.5}
 SWEEPS: dict[str, Sequence[dict[str, Any]]] = {
     "start off by, um": [{"alignment_error_um": float(v)} for v in (0, 20, 40, 80, 150)],
@@ -117,12 +118,12 @@ def main() -> None:
     samples = load_samples(load_card("consep-train"), "fit")[: given.tiles]
     halved = halves(reference, given.column)
     print(f"{given.tiles} tiles, {sum(map(len, samples)):,} nuclei; {halved[1].n_obs} cells of reference")
-    print(
-        f"{'':28} {'':>8} {'affine':>9} {'pairs:':>9} {'':7} {'types: p':>9} {'of these':>9} {'lineages:':>9} {'of these':>9}"
+    heads = (
+        ("affine", "pairs:", "", "types: p", "of these", "lineages:", "of these"),
+        ("um", "precision", "recall", ">= .8", "right", "p >= .8", "right"),
     )
-    print(
-        f"{'':28} {'':>8} {'um':>9} {'precision':>9} {'recall':>7} {'>= .8':>9} {'right':>9} {'p >= .8':>9} {'right':>9}"
-    )
+    for head in heads:
+        print(" " * 37 + "".join(f" {text:>{width}}" for text, width in zip(head, WIDTHS, strict=True)))
     start = time.monotonic()
     for name, settings in {"as it comes": [{}], **SWEEPS}.items():
         if given.only and name not in given.only:
