@@ -97,7 +97,8 @@ def main() -> None:
         subprocess.run(command, check=True, capture_output=True)
         print(f"== trained on {name} labels, {given.steps} steps", flush=True)
         subprocess.run(
-            ["celldetr", "evaluate", "consep-train", "--split", "val", "-m", str(run), "--quiet"], check=True
+            ["celldetr", "evaluate", "consep-train", "--split", "val", "-m", str(run), "-o", str(run / "val.json")],
+            check=True,
         )
 
 
