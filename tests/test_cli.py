@@ -386,7 +386,7 @@ def test_a_model_agrees_with_itself(run: Run, card: Callable[..., Path], tmp_pat
     assert metrics["detection"]["f1"] == 1.0
     assert metrics["types"]["stromal"]["f1"] == 1.0
     assert len(metrics["protocols"]) == 4
-    assert {path.suffix for path in plots.iterdir()} == {".png"}
+    assert {path.suffix for path in plots.iterdir()} == {".csv", ".png"}
     before = out.read_bytes()
     refused(run(*arguments), "--overwrite")
     assert out.read_bytes() == before

@@ -9,9 +9,9 @@ import pytest
 from scipy.spatial import cKDTree
 
 from celldetr.errors import InputError
+from celldetr.spatial.affine import apply
 from celldetr.spatial.align import AlignOptions, held_out, read_alignment, refine
 from celldetr.spatial.evidence import evidence, require_same_section
-from celldetr.spatial.frames import apply
 from celldetr.spatial.registration import fit, turned
 from celldetr.spatial.residuals import misfit_warnings, residual_map
 

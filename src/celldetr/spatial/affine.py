@@ -182,9 +182,9 @@ def to_image(
 
 
 def apply(affine: ArrayLike, points: ArrayLike) -> NDArray[np.float64]:
-    """Map (N, 2) points -> (N, 2)."""
-    matrix, xy = np.asarray(affine, dtype=np.float64), np.asarray(points, dtype=np.float64).reshape(-1, 2)
-    return xy @ matrix[:2, :2].T + matrix[:2, 2]
+    """Map points (..., 2) -> (..., 2)."""
+    matrix, xy = np.asarray(affine, dtype=np.float64), np.asarray(points, dtype=np.float64)
+    return (xy if xy.size else xy.reshape(-1, 2)) @ matrix[:2, :2].T + matrix[:2, 2]
 
 
 def compose(second: ArrayLike, first: ArrayLike) -> Affine:

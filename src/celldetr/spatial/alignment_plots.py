@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from celldetr.slide.reader import from_array
-from celldetr.spatial.frames import Floats, Mpp, apply, in_image_um, pixel_scale
+from celldetr.spatial.affine import apply
+from celldetr.spatial.frames import Floats, Mpp, in_image_um, pixel_scale
 from celldetr.spatial.residuals import ResidualMap, residual_map
 from celldetr.spatial.section import Nuclei
 from celldetr.view.image import SlideImage

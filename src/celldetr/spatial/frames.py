@@ -9,11 +9,6 @@ Floats = NDArray[np.float64]
 Mpp = float | tuple[float, float]  # micrometres per level-0 pixel, or along x and y where pixels are not square
 
 
-def apply(affine: Floats, points: Floats) -> Floats:
-    """(3, 3) affine on (N, 2) points."""
-    return points @ affine[:2, :2].T + affine[:2, 2]
-
-
 def pixel_scale(mpp: Mpp) -> Floats:
     """(2,) micrometres per pixel along x and y."""
     return np.broadcast_to(np.asarray(mpp, dtype=np.float64), (2,))

@@ -22,7 +22,8 @@ from celldetr.config import Config, Positive
 from celldetr.errors import InputError
 from celldetr.files import replacing
 from celldetr.slide.store import table_errors
-from celldetr.spatial.frames import Floats, Mpp, apply, in_image_um, pixel_scale
+from celldetr.spatial.affine import apply
+from celldetr.spatial.frames import Floats, Mpp, in_image_um, pixel_scale
 from celldetr.spatial.matching import Index, cheapest_matching
 from celldetr.spatial.section import Nuclei, Polygons
 from celldetr.spatial.steps import PAIRS

@@ -17,7 +17,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from celldetr.spatial.frames import Floats, apply
+from celldetr.spatial.affine import apply
+from celldetr.spatial.frames import Floats
 
 Index = NDArray[np.int64]
 Map = NDArray[np.float32]  # half the time of float64

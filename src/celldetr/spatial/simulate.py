@@ -26,6 +26,7 @@ from celldetr.config import Config, Probability
 from celldetr.data.sample import Sample
 from celldetr.errors import InputError, near
 from celldetr.files import output_errors, read_json, replacing, write_json
+from celldetr.spatial.affine import apply
 from celldetr.spatial.simulate_bundle import PIXEL_UM, BundleCells, cell_ids, write_bundle
 from celldetr.spatial.simulate_expression import ExpressionOptions, choose_panel, draw_counts
 
@@ -148,8 +149,8 @@ def simulate(
 
     jitter = rng.normal(0, options.jitter_um, (len(cells), 1, 2))
     inverse: NDArray[np.float64] = np.linalg.inv(truth_affine).astype(np.float64)
-    inner = _apply(inverse, _ellipses(boxes, 0.0)) + jitter
-    outer = _apply(inverse, _ellipses(boxes, options.expand_um / mpp)) + jitter
+    inner = apply(inverse, _ellipses(boxes, 0.0)) + jitter
+    outer = apply(inverse, _ellipses(boxes, options.expand_um / mpp)) + jitter
     points = inner[:, :-1].mean(axis=1)
     cells["x_um"], cells["y_um"] = points[:, 0], points[:, 1]
     panel = choose_panel(reference, column, options.expression.genes, rng)
@@ -314,10 +315,6 @@ def _error(centre: NDArray[np.float64], options: SimulateOptions, rng: np.random
     shift = options.alignment_error_um * np.array([math.cos(direction), math.sin(direction)])
     out[:2, 2] = centre - out[:2, :2] @ centre + shift
     return out
-
-
-def _apply(affine: NDArray[np.float64], points: NDArray[np.float64]) -> NDArray[np.float64]:
-    return points @ affine[:2, :2].T + affine[:2, 2]
 
 
 def _ellipses(boxes: NDArray[np.float64], grown: float) -> NDArray[np.float64]:
