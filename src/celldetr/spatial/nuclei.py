@@ -21,6 +21,7 @@ from celldetr.spatial.frames import Mpp, pixel_scale
 from celldetr.spatial.nuclei_files import nuclei_from_file
 from celldetr.spatial.section import Nuclei, Polygons
 from celldetr.spatial.steps import NUCLEI
+from celldetr.spatial.tables import read_columns
 
 if TYPE_CHECKING:
     from celldetr.api import Model
@@ -157,13 +158,8 @@ def read_nuclei(path: Path) -> Nuclei:
     Raises:
         InputError: no such file, damaged, or not such a table.
     """
-    if not path.is_file():
-        raise InputError(f"{path}: no such file; run the step 'nuclei' first")
+    table = read_columns(path, NUCLEI, "nuclei", "nuclei")
     with table_errors(path):
-        table = pq.read_table(path)
-        missing = [name for name in NUCLEI if name not in table.column_names]
-        if missing:
-            raise InputError(f"{path}: not a table of nuclei, it has no column {missing[0]!r}; run the step again")
         boxes = np.stack([table[name].to_numpy() for name in CORNERS], axis=1).astype(np.float32)
         scores = table["score"].to_numpy().astype(np.float32)
         about = provenance_of(table.schema)

@@ -19,14 +19,13 @@ import shapely
 from numpy.typing import NDArray
 
 from celldetr.config import Config, Positive
-from celldetr.errors import InputError
 from celldetr.files import replacing
-from celldetr.slide.store import table_errors
 from celldetr.spatial.affine import apply
 from celldetr.spatial.frames import Floats, Mpp, in_image_um, pixel_scale
 from celldetr.spatial.matching import Index, cheapest_matching
 from celldetr.spatial.section import Nuclei, Polygons
 from celldetr.spatial.steps import PAIRS
+from celldetr.spatial.tables import read_columns
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -210,11 +209,4 @@ def read_pairs(path: Path) -> pd.DataFrame:
     Raises:
         InputError: no such file, damaged, or a column is missing.
     """
-    if not path.is_file():
-        raise InputError(f"{path}: no such file; run the step 'pair' first")
-    with table_errors(path):
-        table = pq.read_table(path)
-    missing = [name for name in PAIRS if name not in table.column_names]
-    if missing:
-        raise InputError(f"{path}: not a table of pairs, it has no column {missing[0]!r}; run the step 'pair' again")
-    return table.select(list(PAIRS)).to_pandas()
+    return read_columns(path, PAIRS, "pairs", "align").select(list(PAIRS)).to_pandas()
