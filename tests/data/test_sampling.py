@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -263,7 +264,17 @@ def test_a_wrong_resolution_is_noticed(tmp_path: Path) -> None:
         slides, tmp_path / "set", FoundByModel(DiscModel()), SampleOptions(px=PX, min_tissue=0), patch_mpp=MPP
     )
     (doubt,) = size_doubts(PatchSet(tmp_path / "set"))
-    assert doubt.startswith("wrong: nuclei come out small")
+    assert re.match(r"wrong \([\d.]+ um\): nuclei come out small", doubt)
+
+
+def test_many_wrong_resolutions_are_one_sentence(tmp_path: Path) -> None:
+    paths = [write_slide(tmp_path / f"{name}.png", ["sharp"] * 6, rows=6) for name in "abcde"]
+    slides = [Slide(path, 0.3) for path in paths]
+    sampling.sample_slides(
+        slides, tmp_path / "set", FoundByModel(DiscModel()), SampleOptions(px=PX, min_tissue=0), patch_mpp=MPP
+    )
+    (doubt,) = size_doubts(PatchSet(tmp_path / "set"))
+    assert re.match(r"(\w \([\d.]+ um\)(, )?){3} and 2 more slides: nuclei come out small", doubt)
 
 
 def test_centres_on_the_edge_belong_to_one_patch() -> None:

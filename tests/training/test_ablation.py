@@ -189,6 +189,19 @@ def test_a_wrong_study_is_told_at_once(fields: dict[str, object], message: str, 
         tiny_study(**fields)
 
 
+def test_a_change_may_name_the_seed_of_its_trial(tiny_study: Studies) -> None:
+    variants = {
+        "both": {"title": "all labels"},
+        "few": {"title": "few", "set": ["notes=draw $seed", "training.steps=1$seed"]},
+    }
+    study = tiny_study(baseline="both", seeds=[3, 4], variants=variants)
+    few = {seed: study.recipe_of("few", seed) for seed in study.seeds}
+    assert [(recipe.notes, recipe.training.steps, recipe.training.seed) for recipe in few.values()] == [
+        ("draw 3", 13, 3),
+        ("draw 4", 14, 4),
+    ]
+
+
 def test_the_studies_of_the_package_are_in_order() -> None:
     assert study_names()
     for name in study_names():

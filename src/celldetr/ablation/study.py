@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, Self
 
@@ -15,6 +16,7 @@ from celldetr.untrusted import read_yaml
 
 FOLDER = Path(__file__).parent / "studies"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+SEED = "$seed"  # in a change: the seed of the trial
 
 
 class Variant(Config):
@@ -22,7 +24,8 @@ class Variant(Config):
 
     Attributes:
         title: what it is, for people.
-        set: ``dotted.key=value`` changes to the study's recipe.
+        set: ``dotted.key=value`` changes to the study's recipe; ``$seed`` in a value becomes the trial's seed, for what
+            has one of its own (``init=runs/pretrained-$seed``, ``label_seed: $seed``).
     """
 
     title: str
@@ -91,13 +94,15 @@ class Study(Config):
         Raises:
             InputError: a variant's setting does not exist or does not fit.
         """
-        changes = [*self.set, *self.variants[variant].set, f"training.seed={seed}", f"name={self.name}-{variant}"]
-        return load_recipe(self.recipe, changes)
+        return self._recipe([*self.set, *self.variants[variant].set], seed, variant)
 
     def detector_recipe(self, seed: int) -> Recipe:
         """The recipe of the detector that all variants of a seed share."""
-        changes = [*self.set, *self.detector, f"training.seed={seed}", f"name={self.name}-detector"]
-        return load_recipe(self.recipe, changes)
+        return self._recipe([*self.set, *self.detector], seed, "detector")
+
+    def _recipe(self, changes: Sequence[str], seed: int, part: str) -> Recipe:
+        own = [change.replace(SEED, str(seed)) for change in changes]
+        return load_recipe(self.recipe, [*own, f"training.seed={seed}", f"name={self.name}-{part}"])
 
 
 def study_names() -> list[str]:
