@@ -18,6 +18,8 @@ from celldetr.api import Model, load_model
 from celldetr.errors import InputError
 from celldetr.files import read_json
 from celldetr.model.attention_trace import AttentionTrace, trace_attention
+from celldetr.model.hub import DEFAULT_MODEL
+from celldetr.model.titles import short_titles
 from celldetr.slide.damage import read_around
 from celldetr.slide.reader import SlideReader, open_slide
 from celldetr.slide.store import RUN, cells_path, read_cells
@@ -66,11 +68,8 @@ def explain_slide(
     with open_slide(path, mpp) as reader:
         cells = None if run is None else run_cells(run, reader)
         chosen = None if cells is None else choose_cells(cells, ids)  # a wrong id is told before models are loaded
-        loaded: dict[str, Model] = {}
-        for name in models:
-            model = load_model(name, device, precision="32")
-            title = str(model.card.get("name") or name) if name is None else Path(name).name
-            loaded[title if title not in loaded else str(name)] = model
+        titles = short_titles([name or DEFAULT_MODEL for name in models])
+        loaded = {title: load_model(name, device, precision="32") for title, name in zip(titles, models, strict=True)}
         if cells is None or chosen is None:
             cells = found_cells(reader, region, next(iter(loaded.values())))
             chosen = choose_cells(cells, ids)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -23,6 +22,7 @@ from celldetr.errors import InputError
 from celldetr.model.backbone import LITE0
 from celldetr.model.celldetr import CellDETR
 from celldetr.model.inference import TilePredictor
+from celldetr.model.titles import short_titles
 from celldetr.probe.at_boxes import embed_boxes
 from celldetr.probe.crops import CROP_PX, CropEmbedder
 from celldetr.probe.handmade import FEATURES, handmade_features
@@ -31,6 +31,7 @@ Embed = Callable[[Sample], NDArray[np.float32]]
 """A labelled image at the method's mpp -> (N, d) one vector for each of its boxes."""
 
 LARGEST_CROP = 512
+_OTHERS = re.compile(r"crops(-\d{1,4})?|handmade|random|imagenet")  # rows that are no checkpoint
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,14 @@ def methods(model: str, against: Sequence[str], device: str = "auto") -> list[Me
         InputError: no such model, one without a representation decoder, something named twice.
     """
     first = load_model(model, device, precision="32")
-    found = [_checkpoint(model, first, device), *(_method(name, first, device) for name in against)]
+    checkpoints = [model, *(name for name in against if not _OTHERS.fullmatch(name))]
+    titles = dict(zip(checkpoints, short_titles(checkpoints), strict=True))
+    found = [_checkpoint(model, titles[model], first, device)]
+    for name in against:
+        if name in titles:
+            found.append(_checkpoint(name, titles[name], load_model(name, device, precision="32"), device))
+        else:
+            found.append(_method(name, first, device))
     names = [method.file_name for method in found]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise InputError(f"--against {twice[0]}: is there twice; name each row once, and the model not again")
@@ -83,7 +91,7 @@ def _method(name: str, model: Model, device: str) -> Method:
     if name == "handmade":
         about = f"{len(FEATURES)} features of size, shape, colour and texture"
         return Method(name, about, f"handmade 1 {FEATURES}", config.mpp, False, lambda seed: handmade_features)
-    if name == "crops" or re.fullmatch(r"crops-\d{1,4}", name):
+    if name.startswith("crops"):
         size = int(name[6:] or CROP_PX)
         if not 32 <= size <= LARGEST_CROP:
             raise InputError(f"--against {name}: crops are enlarged to 32 to {LARGEST_CROP} px, e.g. crops-128")
@@ -92,23 +100,18 @@ def _method(name: str, model: Model, device: str) -> Method:
         return Method(name, about, f"crops 1 {size}", config.mpp, False, lambda seed: CropEmbedder(size, where))
     if name == "random":
         return _untrained(name, "the same network, random weights", config, where, "none")
-    if name == "imagenet":
-        if config.backbone != LITE0:
-            raise InputError(
-                f"--against imagenet: weights are at hand for {LITE0} only, the model has {config.backbone}"
-            )
-        return _untrained(name, "the same network, ImageNet backbone, rest random", config, where, "pypi")
-    return _checkpoint(name, load_model(name, device, precision="32"), device)
+    if config.backbone != LITE0:
+        raise InputError(f"--against imagenet: weights are at hand for {LITE0} only, the model has {config.backbone}")
+    return _untrained(name, "the same network, ImageNet backbone, rest random", config, where, "pypi")
 
 
-def _checkpoint(name: str, model: Model, device: str) -> Method:
+def _checkpoint(name: str, label: str, model: Model, device: str) -> Method:
     refuse_queries(name, model.network.config)
     title = f"checkpoint {model.info.name}, frozen"
 
     def build(seed: int) -> Embed:
         return _at_boxes(load_model(name, device, precision="32"))
 
-    label = Path(name).name if Path(name).name != "model" else name
     return Method(label, title, f"model {model.info.sha256}", model.mpp, False, build)
 
 

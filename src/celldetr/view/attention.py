@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain, repeat
 from pathlib import Path
+from textwrap import wrap
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,6 +27,7 @@ FORMATS = (".png", ".svg", ".pdf")
 LEVEL_COLOURS = ("#ffd92f", "#33d6c0", "#ff7f0e", "#1f4fff")  # finest first; seen on H&E, told apart when colour-blind
 MORE = "#f5f5f5"  # of levels beyond these
 PANEL_INCHES = 1.75
+TITLE_LETTERS = 22  # of a column's name in a line; a wider one would push the panels apart
 DOTS = 0.5  # area of all dots of a network in a panel, times the median box's area
 SCALE_UM = 5.0
 POINTS = 72  # an inch
@@ -94,18 +96,19 @@ def attention_figure(
     palette = chain(LEVEL_COLOURS, repeat(MORE))
     colours = dict(zip(sorted(level_um), palette, strict=False))
     across = 1 + len(columns)
-    height = len(rows) * (PANEL_INCHES + 0.32) + 0.65
+    names = ["\n".join(wrap(name, TITLE_LETTERS)) for name in ("tissue", *columns)]
+    over = 0.1 + 0.13 * max(name.count("\n") for name in names)  # inches over the first line of a name
+    height = len(rows) * (PANEL_INCHES + 0.32) + 0.55 + over
     figure = Figure(figsize=(across * PANEL_INCHES + 0.1, height))
     FigureCanvasAgg(figure)
-    room = 1 - 0.1 / height  # above it the names of the columns, which the layout does not see
+    room = 1 - over / height  # above it the names of the columns, which the layout does not see
     figure.set_layout_engine("constrained", w_pad=0.03, h_pad=0.03, rect=(0, 0, 1, room))
     box = float(np.median([row.size_um[0] * row.size_um[1] for row in rows]))
     area = DOTS * box * (PANEL_INCHES * POINTS / field_um) ** 2  # square points
     grid = figure.subplots(len(rows), across, squeeze=False)
-    for axes, name in zip(grid[0], ("tissue", *columns), strict=True):
-        axes.annotate(
-            name, (0.5, 1), (0, 25), "axes fraction", textcoords="offset points", ha="center", fontsize=8, weight="bold"
-        )
+    place = {"xycoords": "axes fraction", "textcoords": "offset points", "ha": "center", "va": "bottom"}
+    for axes, name in zip(grid[0], names, strict=True):
+        axes.annotate(name, (0.5, 1), (0, 25), fontsize=8, weight="bold", **place)
     for row, line in zip(rows, grid, strict=True):
         for axes in line:
             _tissue(axes, row, field_um)
