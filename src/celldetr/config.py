@@ -251,6 +251,11 @@ class TrainConfig(Config):
         return self
 
     @property
+    def learns_types(self) -> bool:
+        """Whether there is a loss that teaches types."""
+        return self.w_type > 0 or self.w_composition > 0
+
+    @property
     def detection_frozen(self) -> bool:
         """Whether nothing learns that decides which nuclei are found."""
         return set(DETECTION) <= set(self.freeze)

@@ -12,9 +12,9 @@ import pytest
 import torch
 import yaml
 
-from celldetr.ablation.compare import compare, holm, paired_differences
-from celldetr.ablation.decoder import DETECTOR, _type_loss, fit, remember, run_variant, train_detector
-from celldetr.ablation.report import write_report
+from celldetr.ablation.compare import compare, holm, paired_differences, value
+from celldetr.ablation.decoder import DETECTOR, _type_loss, fit, own_levels, remember, run_variant, train_detector
+from celldetr.ablation.report import _plain, _shown, write_report
 from celldetr.ablation.run import run_tasks, tasks_of
 from celldetr.ablation.study import Study, load_study, study_names
 from celldetr.ablation.trial import RESULT_FILE, Result, find_result, metrics_of, read_results, trial_folder
@@ -99,9 +99,12 @@ def test_a_decoder_is_trained_alone(tmp_path: Path, tiny_study: Studies) -> None
     network, last = fit(study.recipe_of("both", 0), detector, memo)
     assert last < 0.7 * first
     own = detector.network.state_dict()
-    for name, value in network.state_dict().items():
-        if not name.startswith(("representer.", "type_head.")):
-            assert torch.equal(value, own[name]), name
+    (place,) = (network.config.strides.index(stride) for stride in own_levels(network))  # the encoder does not read it
+    learned = ("representer.", "type_head.", f"projections.{place}.")
+    for name, weight in network.state_dict().items():
+        if not name.startswith(learned):
+            assert torch.equal(weight, own[name]), name
+    assert not torch.equal(network.state_dict()[f"projections.{place}.0.weight"], own[f"projections.{place}.0.weight"])
     path = run_variant(study, "both", 0, tmp_path / "out", detector, memo, "cpu")
     before = path.read_bytes()
     assert run_variant(study, "both", 0, tmp_path / "out", detector, memo, "cpu").read_bytes() == before
@@ -258,6 +261,39 @@ def test_a_better_variant_is_told_from_an_equal_one() -> None:
     assert equal.p is not None
     assert equal.p > 0.05
     assert better.difference == pytest.approx(better.mean - rows["base"].mean)
+
+
+def one_trial(name: str, images: tuple[Totals, ...], seed: int = 0) -> Result:
+    return Result(name, seed, ("a",), tuple(map(str, range(len(images)))), {"standard": images}, 1.0, ())
+
+
+def test_a_single_seed_says_nothing_of_other_seeds() -> None:
+    rng = np.random.default_rng(3)
+    results = [
+        one_trial("base", counts(rng, 12, 0.6)),
+        one_trial("base", counts(rng, 12, 0.6), seed=1),
+        one_trial("better", counts(rng, 12, 0.9)),
+    ]
+    rows = compare(results, "base", metrics_of(["a"], [])["detection F1"], "standard", resamples=50)
+    better = rows["better"]
+    assert (better.common, better.p) == (1, None)
+    assert better.interval is not None
+    first = value(results[0].counts["standard"], metrics_of(["a"], [])["detection F1"])
+    assert better.difference == pytest.approx(better.mean - first)  # of the seed that both have, not of the base's mean
+
+
+def test_a_number_that_is_not_defined_is_not_significant(tmp_path: Path, tiny_study: Studies) -> None:
+    rng = np.random.default_rng(3)
+    missed = DetectionCounts(0, 0, 20)
+    nothing = tuple(Totals(missed, (TypeCounts(0, 0, 0, 0, 20),), (missed,)) for _ in range(12))
+    results = [one_trial("base", counts(rng, 12, 0.7), seed) for seed in (0, 1)]
+    results += [one_trial("none", nothing, seed) for seed in (0, 1)]
+    row = compare(results, "base", metrics_of(["a"], [])["types right, of cells found"], "standard", resamples=50)[
+        "none"
+    ]
+    assert (row.interval, row.p) == (None, None)
+    assert _shown(row.difference, "+.3f") == ""
+    assert json.dumps(_plain({"none": row}), allow_nan=False)
 
 
 def test_holm_as_worked_by_hand() -> None:

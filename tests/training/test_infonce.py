@@ -69,6 +69,20 @@ def test_another_library_says_the_same(temperature: float) -> None:
         assert torch.allclose(mine, other, atol=1e-6)
 
 
+def test_autocast_changes_neither_loss_nor_gradient() -> None:
+    pairs = some_pairs(2)
+    plain = batch_contrast(pairs, 3, 0.05).loss
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = batch_contrast(pairs, 3, 0.05).loss
+    assert rounded.item() == plain.item()
+    for mine, other in zip(
+        torch.autograd.grad(rounded, (pairs.anchors, pairs.instances)),
+        torch.autograd.grad(plain, (pairs.anchors, pairs.instances)),
+        strict=True,
+    ):
+        assert torch.equal(mine, other)
+
+
 def test_the_same_cell_in_another_crop_is_neither_pair_nor_negative() -> None:
     pairs = some_pairs(1)
     cells = pairs.cells.clone()

@@ -8,7 +8,7 @@ interval is about other images and other seeds, not about these.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,14 +27,17 @@ class Row:
         mean, spread: over seeds (standard deviation, n - 1; None of a single one).
         values: of each seed.
         difference: of the mean to the baseline's, over the seeds that both have; None for the baseline itself.
-        interval: 95 %, of the difference.
-        p: two-sided, of no difference: twice the share of resamples on the other side of zero.
+        common: how many seeds these are.
+        interval: 95 %, of the difference; of a single common seed it is about other images only.
+        p: two-sided, of no difference: twice the share of resamples on the other side of zero. None with a single
+            common seed, which says nothing of other seeds.
     """
 
     mean: float
     spread: float | None
     values: tuple[float, ...]
     difference: float | None = None
+    common: int = 0
     interval: tuple[float, float] | None = None
     p: float | None = None
 
@@ -82,13 +85,15 @@ def compare(
             drawn = paired_differences(
                 [trials[s].counts[protocol] for s in common], theirs, metric, resamples=resamples, seed=seed
             )
+            drawn = drawn[np.isfinite(drawn)]  # a number may not be defined on the images drawn
             whole = np.mean([value(trials[s].counts[protocol], metric) for s in common])
             difference = float(whole - np.mean([value(images, metric) for images in theirs]))
-            low, high = np.percentile(drawn, [2.5, 97.5])
-            p = min(1.0, 2 * min(float(np.mean(drawn <= 0)), float(np.mean(drawn >= 0))))
-            rows[variant] = Row(
-                rows[variant].mean, spread, values, difference, (float(low), float(high)), max(p, 1 / resamples)
-            )
+            row = Row(rows[variant].mean, spread, values, difference, len(common))
+            if len(drawn) and np.isfinite(difference):
+                low, high = np.percentile(drawn, [2.5, 97.5])
+                p = min(1.0, 2 * min(float(np.mean(drawn <= 0)), float(np.mean(drawn >= 0))))
+                row = replace(row, interval=(float(low), float(high)), p=max(p, 1 / resamples))
+            rows[variant] = row if len(common) > 1 else replace(row, p=None)
     return rows
 
 

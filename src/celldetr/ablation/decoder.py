@@ -2,7 +2,9 @@
 
 The detector has learned boxes only (no type loss), so that no variant is favoured by what its features were made for.
 Its memory of training crops, the boxes it finds in them, and which nucleus each is, are computed once; a variant's
-decoder and type head are then trained on them in minutes, with the losses and feeding modes of any training.
+decoder and type head are then trained on them in minutes, with the losses and feeding modes of any training. Levels
+that only the representation decoder reads are remembered as the backbone gives them: the detector has not learned their
+projection, so the variant learns it.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from celldetr.ablation.study import Study
 from celldetr.ablation.trial import RESULT_FILE, score_trial, trial_folder
 from celldetr.config import DETECTION, Recipe
 from celldetr.data.loader import TrainingSet, collate
-from celldetr.model.celldetr import CellDETR, Memories
+from celldetr.model.celldetr import CellDETR
 from celldetr.model.checkpoint import Checkpoint, save_checkpoint
 from celldetr.model.inference import in_bf16
 from celldetr.model.memory import Memory
@@ -44,13 +46,15 @@ class Crop:
     """What is remembered of a training crop.
 
     Attributes:
-        tokens: (S, d) float16, of all levels.
+        tokens: (S, d) float16, of the encoder's levels.
+        levels: stride -> (C, h, w) float16 of the backbone, of the levels that only the representation decoder reads.
         boxes, types: of its nuclei, (N, 4) and (N,).
         found: boxes (M, 4) that were detected on a nucleus, and which nucleus (M,).
         origin: (2,) pixels.
     """
 
     tokens: Tensor
+    levels: dict[int, Tensor]
     boxes: Tensor
     types: Tensor
     found: tuple[Tensor, Tensor]
@@ -101,19 +105,27 @@ def remember(study: Study, seed: int, checkpoint: Checkpoint, device: torch.devi
         )
         origin = origin * ORIGIN_PX
         with torch.autocast(device.type, torch.bfloat16, enabled=half):
-            memories = network.memorise(batch.images.to(device), origin=origin.to(device))
+            sizes = torch.full((len(batch.images), 2), float(batch.images.shape[-1]), device=device)
+            levels = network.levels(network.normalise(batch.images.to(device)))
+            memories = network.encode_levels(levels, sizes, None, origin.to(device))
             found = network.detect(memories, origin.to(device)).last
         pairs = match(found.logits[None], found.boxes[None], [b.to(device) for b in batch.boxes], **weights)[0]
-        memory = memories.representation
+        memory = memories.detection
         layout = layout or replace(
             memory, tokens=memory.tokens[:1, :0], ratios=memory.ratios[:1], sizes=memory.sizes[:1]
         )
         indices = [(query.cpu(), nucleus.cpu()) for query, nucleus in pairs]
         each = zip(batch.boxes, batch.types, matched(found.boxes.float().cpu(), indices), strict=True)
         for i, (boxes, types, hits) in enumerate(each):
-            remembered.append(Crop(memory.tokens[i].half().cpu(), boxes, types, hits, origin[i]))
+            extra = {stride: levels[stride][i].half().cpu() for stride in own_levels(network)}
+            remembered.append(Crop(memory.tokens[i].half().cpu(), extra, boxes, types, hits, origin[i]))
     assert layout is not None
     return Memo(remembered, layout, data.counts)
+
+
+def own_levels(network: CellDETR) -> list[int]:
+    """Strides of the levels that the representation decoder reads and the encoder does not."""
+    return [s for s in network.config.representation_strides if s not in network.config.encoder_strides]
 
 
 def run_variant(
@@ -149,7 +161,7 @@ def run_variant(
 
 
 def fit(recipe: Recipe, detector: Checkpoint, memo: Memo, listener: Listener | None = None) -> tuple[CellDETR, float]:
-    """Train the representation decoder and type head of a recipe's network.
+    """Train the representation decoder and type head of a recipe's network, and the projections of its own levels.
 
     Args:
         recipe: the variant; ``training.steps``, ``batch_size`` and rates are of the decoder's training.
@@ -169,6 +181,8 @@ def fit(recipe: Recipe, detector: Checkpoint, memo: Memo, listener: Listener | N
     network.load_state_dict(network.state_dict() | shared)
     frozen = settings.model_copy(update={"freeze": DETECTION})
     objective = Supervised(network, frozen, balance(memo.counts, settings.class_balance).to(device)).train()
+    for stride in own_levels(network):
+        network.projections[network.config.strides.index(stride)].requires_grad_(True)
     optimizer, average = build_optimizer(network, settings), Average(network, settings.ema)
     chance = torch.Generator().manual_seed(settings.seed)
     losses: list[float] = []
@@ -205,8 +219,9 @@ def _type_loss(objective: Supervised, memo: Memo, batch: Sequence[Crop], step: i
         ratios=layout.ratios.expand(count, -1, -1),
         sizes=layout.sizes.expand(count, -1),
     )
-    memory = memory.select(network.config.representation_strides)
+    levels = {s: torch.stack([crop.levels[s] for crop in batch]).to(device).float() for s in own_levels(network)}
     with torch.autocast(device.type, torch.bfloat16, enabled=in_bf16(settings.precision, device)):
+        memories = network.complete(memory, levels)
         fed = feed(
             settings,
             [(boxes.to(device), nucleus.to(device)) for boxes, nucleus in (crop.found for crop in batch)],
@@ -216,5 +231,5 @@ def _type_loss(objective: Supervised, memo: Memo, batch: Sequence[Crop], step: i
         origin = torch.stack([crop.origin for crop in batch]).to(device)
         nuclei = normaliser(sum(len(crop.boxes) for crop in batch), device)
         labels = Labels([crop.types.to(device) for crop in batch])
-        terms = objective.type_losses(Memories(memory, memory), fed, labels, origin, nuclei)
+        terms = objective.type_losses(memories, fed, labels, origin, nuclei)
     return settings.w_type * torch.stack(list(terms.values())).sum()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -65,25 +66,36 @@ def _what(study: Study, results: Sequence[Result]) -> str:
         f" ({len(results[0].names)} images), protocol {PROTOCOL}; {which}. Mean and standard deviation over seeds."
         f" Differences are to *{study.variants[study.baseline].title}*, on the same images and seeds; 95 %"
         " intervals and p from a paired bootstrap over images and seeds, p corrected for the number of rows (Holm)."
+        " With one seed in common the interval is about other images only, and there is no p."
     )
 
 
 def _table(study: Study, rows: dict[str, Row]) -> list[str]:
     corrected = holm({name: row.p for name, row in rows.items() if row.p is not None})
-    lines = ["| | seeds | mean | sd | difference | 95 % | p |", "|---|---|---|---|---|---|---|"]
+    lines = ["| | seeds | mean | sd | difference | seeds of it | 95 % | p |", "|---|---|---|---|---|---|---|---|"]
     for name, row in rows.items():
-        spread = "" if row.spread is None else f"{row.spread:.3f}"
-        compared = ["", "", ""]
-        if row.difference is not None and row.interval is not None:
-            low, high = row.interval
-            compared = [f"{row.difference:+.3f}", f"{low:+.3f} to {high:+.3f}", f"{corrected[name]:.3f}"]
-        cells = [study.variants[name].title, str(len(row.values)), f"{row.mean:.3f}", spread, *compared]
+        interval = "" if row.interval is None else f"{row.interval[0]:+.3f} to {row.interval[1]:+.3f}"
+        compared = [_shown(row.difference, "+.3f"), str(row.common or ""), interval, _shown(corrected.get(name), ".3f")]
+        own = [str(len(row.values)), _shown(row.mean, ".3f"), _shown(row.spread, ".3f")]
+        cells = [study.variants[name].title, *own, *compared]
         lines.append(f"| {' | '.join(cells)} |")
     return lines
 
 
+def _shown(number: float | None, form: str) -> str:
+    """Nothing where there is no number."""
+    return "" if number is None or not math.isfinite(number) else format(number, form)
+
+
 def _plain(rows: dict[str, Row]) -> dict[str, dict[str, Any]]:
-    return {name: vars(row) for name, row in rows.items()}
+    """Rows for JSON, which has no NaN."""
+    return {name: {key: _finite(each) for key, each in vars(row).items()} for name, row in rows.items()}
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def draw_variants(study: Study, tables: dict[str, dict[str, Row]]) -> Figure:

@@ -89,19 +89,19 @@ def run_trial(
     recipe = study.recipe_of(variant, seed)
     resume = (folder / RECIPE_FILE).is_file()
     model = train(recipe, folder, resume=resume, device=device, listener=listener)
-    curve = validation_curve(folder, recipe.training.batch_size)
+    curve = validation_curve(folder)
     score_trial(study.test, variant, seed, model, path, curve, device)
     return path
 
 
-def validation_curve(folder: Path, batch: int) -> list[tuple[float, float | None, float | None]]:
-    """Seconds of training (from the rate that the log has), detection F1 and mean type F1 at each validation."""
-    curve, rate = [], 0.0
+def validation_curve(folder: Path) -> list[tuple[float, float | None, float | None]]:
+    """Seconds of training, detection F1 and mean type F1 at each validation."""
+    curve, seconds = [], None
     for row in read_log(folder):
         if row["kind"] == "train":
-            rate = row["images_per_second"]
-        elif rate:
-            curve.append(((row["step"] + 1) * batch / rate, row["f1_detection"], row["f1_type_mean"]))
+            seconds = row.get("seconds")
+        elif seconds is not None:
+            curve.append((seconds, row["f1_detection"], row["f1_type_mean"]))
     return curve
 
 

@@ -7,7 +7,7 @@ jittered). ``forward`` chains them, the sequential mode of the paper.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -127,12 +127,30 @@ class CellDETR(nn.Module):
             padding: (B, H, W) True outside each image; None: there is none.
             origin: as in ``memorise``.
         """
-        features = [self._project(i, x) for i, x in enumerate(self.backbone(images))]
-        encoded = self._flatten(features, self.config.encoder_strides, sizes, padding)
-        position = self.geometry.place(encoded.centres(), sizes, origin, self.config.d_model)
-        encoded = self.encoder(encoded, position.to(encoded.tokens.dtype))
+        return self.encode_levels(self.levels(images), sizes, padding, origin)
+
+    def levels(self, images: Tensor) -> dict[int, Tensor]:
+        """The backbone's features of (B, 3, H, W) normalised images: stride -> (B, C, h, w)."""
+        return dict(zip(self.config.strides, self.backbone(images), strict=True))
+
+    def encode_levels(
+        self, levels: Mapping[int, Tensor], sizes: Tensor, padding: Tensor | None, origin: Tensor | None = None
+    ) -> Memories:
+        """``encode`` from the backbone's features on, all of ``levels``."""
+        read = self._flatten(levels, self.config.encoder_strides, sizes, padding)
+        position = self.geometry.place(read.centres(), sizes, origin, self.config.d_model)
+        return self.complete(self.encoder(read, position.to(read.tokens.dtype)), levels, padding)
+
+    def complete(self, encoded: Memory, levels: Mapping[int, Tensor], padding: Tensor | None = None) -> Memories:
+        """Add to the encoder's memory the levels that only the representation decoder reads.
+
+        Args:
+            encoded: of the encoder.
+            levels: as of ``levels``, those at least.
+            padding: as in ``encode``.
+        """
         extra = [s for s in self.config.representation_strides if s not in self.config.encoder_strides]
-        everything = encoded.join(self._flatten(features, extra, sizes, padding)) if extra else encoded
+        everything = encoded.join(self._flatten(levels, extra, encoded.sizes, padding)) if extra else encoded
         return Memories(encoded, everything.select(self.config.representation_strides))
 
     def detect(
@@ -195,9 +213,9 @@ class CellDETR(nn.Module):
         everyone = torch.arange(queries, device=images.device).expand(len(images), -1)
         return Output(detection, self.describe(memories, detection, everyone, origin))
 
-    def _project(self, level: int, features: Tensor) -> Tensor:
-        """(B, C_l, h, w) of the backbone -> (B, d, h, w), normalised."""
-        convolution, norm = cast(nn.Sequential, self.projections[level])
+    def _project(self, stride: int, features: Tensor) -> Tensor:
+        """(B, C, h, w) of the backbone -> (B, d, h, w), normalised."""
+        convolution, norm = cast(nn.Sequential, self.projections[self.config.strides.index(stride)])
         projected: Tensor = convolution(features)
         if torch.is_grad_enabled() and projected.device.type == "cpu":
             # The gradient of PyTorch's GroupNorm, channels last, takes twice as long in bfloat16 as in float32.
@@ -212,10 +230,12 @@ class CellDETR(nn.Module):
         y = torch.arange(height, device=sizes.device)[None, :, None] >= sizes[:, 1, None, None]
         return x | y
 
-    def _flatten(self, features: list[Tensor], strides: Sequence[int], sizes: Tensor, padding: Tensor | None) -> Memory:
-        """Maps of all levels -> tokens of those with the strides, with their geometry."""
+    def _flatten(
+        self, levels: Mapping[int, Tensor], strides: Sequence[int], sizes: Tensor, padding: Tensor | None
+    ) -> Memory:
+        """Features of the backbone -> tokens of the levels with the strides, with their geometry."""
         chosen = tuple(stride for stride in self.config.strides if stride in strides)
-        features = [x for x, stride in zip(features, self.config.strides, strict=True) if stride in strides]
+        features = [self._project(stride, levels[stride]) for stride in chosen]
         shapes = tuple((x.shape[2], x.shape[3]) for x in features)
         masks, valid_cells = [], []
         for height, width in shapes:

@@ -201,16 +201,17 @@ class Contrastive(Supervised):
         embeddings themselves. ``found`` is the share of anchors that are most like their own cell, ``chance`` the loss
         of vectors that say nothing.
         """
-        own = contrast.similarity.gather(1, contrast.own[:, None])[:, 0]
-        everywhere = embeddings if self.alone else gather_rows(embeddings.detach())[0]
-        return {
-            "embedding/alignment": alignment(own),
-            "embedding/uniformity": uniformity(contrast.instances),
-            "embedding/rank": effective_rank(everywhere.float()),
-            "embedding/rank_projected": effective_rank(contrast.instances),
-            "embedding/found": contrast.found.float().mean() if len(own) else own.new_zeros(()),
-            "embedding/chance": own.new_tensor(contrast.chance),
-        }
+        with torch.autocast(embeddings.device.type, enabled=False):  # ranks of rounded vectors are too high
+            own = contrast.similarity.gather(1, contrast.own[:, None])[:, 0]
+            everywhere = embeddings if self.alone else gather_rows(embeddings.detach())[0]
+            return {
+                "embedding/alignment": alignment(own),
+                "embedding/uniformity": uniformity(contrast.instances),
+                "embedding/rank": effective_rank(everywhere.float()),
+                "embedding/rank_projected": effective_rank(contrast.instances),
+                "embedding/found": contrast.found.float().mean() if len(own) else own.new_zeros(()),
+                "embedding/chance": own.new_tensor(contrast.chance),
+            }
 
 
 def hide(kind: Tensor, *, released: bool) -> Tensor:

@@ -90,7 +90,7 @@ class Contrast:
 
 
 def info_nce(pairs: Pairs, temperature: float, *, within_images: bool = False, divisor: float = 1.0) -> Contrast:
-    """InfoNCE of pairs.
+    """InfoNCE of pairs, in float32 also under autocast: a loss near 0 is a difference of nearly equal numbers.
 
     Args:
         pairs: of the whole batch.
@@ -101,6 +101,11 @@ def info_nce(pairs: Pairs, temperature: float, *, within_images: bool = False, d
     Returns:
         the loss, zero without anchors (its gradient is then zero, too), and what it was made of.
     """
+    with torch.autocast(pairs.anchors.device.type, enabled=False):
+        return _info_nce(pairs, temperature, within_images, divisor)
+
+
+def _info_nce(pairs: Pairs, temperature: float, within_images: bool, divisor: float) -> Contrast:
     anchors = functional.normalize(pairs.anchors.float(), dim=1)
     instances = functional.normalize(pairs.instances.float(), dim=1)
     similarity = anchors @ instances.T

@@ -82,15 +82,16 @@ def train(
         log.write("validation", 0, before)
     fabric.barrier()
     saved = clock = time.monotonic()
-    seen = 0
+    seen, earlier = 0, run.seconds
     for step, batch in enumerate(run.crops(start), start):
         numbers = run.step(step, batch)
         done = step + 1
         seen += settings.batch_size
-        speed = seen / max(time.monotonic() - clock, 1e-9)
+        run.seconds += time.monotonic() - clock
+        speed = seen / max(run.seconds - earlier, 1e-9)
         ended = done == settings.steps or (stop_at is not None and done >= stop_at)
         if log and (step % LOG_EVERY == 0 or done == settings.steps):
-            log.write("train", step, {**numbers, "images_per_second": speed})
+            log.write("train", step, {**numbers, "images_per_second": speed, "seconds": run.seconds})
         validation = None
         if done % settings.validate_every == 0 or done == settings.steps:
             if log:
@@ -106,6 +107,7 @@ def train(
             listener(Progress(done, settings.steps, numbers["loss"], speed, validation, run.warning))
         if ended:
             break
+        clock = time.monotonic()  # what validating and saving took is not training
     if log:
         log.close()
     return folder / MODEL_FOLDER

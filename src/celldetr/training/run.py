@@ -164,6 +164,7 @@ class Run:
         self.objective: Any = self.make_objective()
         self.optimizer: Any = build_optimizer(self.network, settings, self.head.parameters())
         self.best = -1.0  # of the validations so far
+        self.seconds = 0.0  # of training so far, without validating and saving, before an interruption too
         self.warning = ""  # what the user has to be told now
         self.kept: dict[str, float] = {}  # numbers to be remembered when the run is resumed
 
@@ -191,6 +192,7 @@ class Run:
             return 0
         facts = load_state(self.folder, self.network, self.average.network, self.optimizer, self._heads())
         self.best = float(str(facts["best"]))
+        self.seconds = float(str(facts.get("seconds", 0.0)))
         self.kept = cast(dict[str, float], facts.get("kept", {}))
         return int(str(facts["step"]))
 
@@ -274,7 +276,9 @@ class Run:
         types = numbers.get("f1_type_mean")
         if types is None:  # no cell has one: what is known of groups of cells has to do
             types = numbers.get("composition_agreement")
-        score = ((numbers.get("f1_detection") or 0.0) + (types or 0.0)) / 2
+        found = numbers.get("f1_detection") or 0.0
+        # Where no types are learned those that the network tells are chance, and must not choose.
+        score = (found + (types or 0.0)) / 2 if self.recipe.training.learns_types else found
         if score > self.best:
             self.best = score
             card = make_card(self.recipe, threshold, numbers, done, self.data.apart)
@@ -283,7 +287,7 @@ class Run:
 
     def save(self, done: int) -> None:
         """Write all that ``restore`` needs."""
-        facts: dict[str, object] = {"step": done, "best": self.best, "kept": self.kept}
+        facts: dict[str, object] = {"step": done, "best": self.best, "seconds": self.seconds, "kept": self.kept}
         save_state(self.folder, self.network, self.average.network, self.optimizer, facts, self._heads())
 
     def crops(self, start: int) -> DataLoader[Any]:
