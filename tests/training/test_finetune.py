@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from celldetr.data.sample import Sample
 from celldetr.errors import InputError
 from celldetr.model.celldetr import CellDETR
 from celldetr.model.checkpoint import load_checkpoint
-from celldetr.model.warm_start import start_from
+from celldetr.model.warm_start import start_from, start_note
 from celldetr.recipes import load_recipe
 from celldetr.training.hold_out import hold_out
 from celldetr.training.loop import train
@@ -76,6 +77,25 @@ def test_weights_that_do_not_fit_are_new_but_cannot_be_frozen(
     assert {name.rpartition(".")[0].split(".")[:3][-1] for name in start_from(larger, source)} == {"2"}
     with pytest.raises(InputError, match=r"encoder has weights that .*start' does not have"):
         train(tiny_recipe({"encoder_layers": 2}, start, **SOME), tmp_path / "run", device="cpu")
+
+
+def test_what_of_a_start_does_not_fit_is_told(
+    start: Path, tmp_path: Path, tiny_recipe: Recipes, tiny_model: Models
+) -> None:
+    source, same = CellDETR(tiny_model()), CellDETR(tiny_model())
+    assert start_note(same, source, start_from(same, source), "old") == ""
+    other = CellDETR(tiny_model(representation_layers=3, constrained=False))
+    note = start_note(other, source, start_from(other, source), "old")
+    assert re.match(r"init='old': \d+ of \d+ tensors are new, in representer; it was trained with", note)
+    assert note.endswith("model.constrained=True, now it is False")
+    larger = CellDETR(tiny_model(d_model=64))
+    with pytest.raises(InputError, match=r"most weights of its encoder do not fit \(d_model 32 there, 64 here\)"):
+        start_note(larger, source, start_from(larger, source), "old")
+    told: list[str] = []
+    recipe = tiny_recipe({"margin": 1.5}, start, steps=2, validate_every=2)
+    train(recipe, tmp_path / "run", device="cpu", listener=lambda progress: told.append(progress.warning))
+    assert "now it is 1.5" in told[0]
+    assert told[1] == ""
 
 
 def objective(config: ModelConfig, **training: object) -> Supervised:

@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 
 import torch
 from torch import nn
 
+from celldetr.errors import InputError
 from celldetr.model.celldetr import CellDETR
 
 UNTYPED = "untyped"  # the one type of a network that was trained without types
+# Settings that change what weights of one size do.
+MEANING = (
+    "coordinates",
+    "decoupled",
+    "constrained",
+    "margin",
+    "representation_strides",
+    "encoder_strides",
+    "mean",
+    "std",
+)
 TYPE_HEAD = ("type_head.weight", "type_head.bias")
 
 
@@ -43,6 +56,36 @@ def start_from(network: CellDETR, source: CellDETR, *, types: bool = True) -> tu
             network.type_head.weight[row] = source.type_head.weight[old]
             network.type_head.bias[row] = source.type_head.bias[old]
     return tuple(name for name in own if name not in fitting and name not in TYPE_HEAD)
+
+
+def start_note(network: CellDETR, source: CellDETR, new: Sequence[str], name: str) -> str:
+    """What to tell of a start that does not wholly fit, in a sentence; "" where nothing is to be told.
+
+    Args:
+        network: to be trained.
+        source: the start.
+        new: as ``start_from`` returned it.
+        name: of the start.
+
+    Raises:
+        InputError: most of the encoder does not fit, so that it would be no start.
+    """
+    encoder = [weight for weight in network.state_dict() if weight.startswith("encoder.")]
+    if 2 * len(set(encoder) & set(new)) > len(encoder):
+        widths = f"d_model {source.config.d_model} there, {network.config.d_model} here"
+        raise InputError(
+            f"init={name!r}: most weights of its encoder do not fit ({widths}); leave the settings of model as they are"
+            " there, or leave out init"
+        )
+    notes = []
+    if new:
+        parts = sorted({weight.partition(".")[0] for weight in new})
+        notes.append(f"{len(new)} of {len(network.state_dict())} tensors are new, in {', '.join(parts)}")
+    for key in MEANING:
+        there, here = getattr(source.config, key), getattr(network.config, key)
+        if there != here:
+            notes.append(f"it was trained with model.{key}={there}, now it is {here}")
+    return f"init={name!r}: {'; '.join(notes)}" if notes else ""
 
 
 def without_types(network: CellDETR) -> CellDETR:

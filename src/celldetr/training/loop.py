@@ -104,7 +104,8 @@ def train(
             run.save(done)
             saved = time.monotonic()
         if listener and first:
-            listener(Progress(done, settings.steps, numbers["loss"], speed, validation, run.warning))
+            told = run.warning or (run.note if step == start else "")
+            listener(Progress(done, settings.steps, numbers["loss"], speed, validation, told))
         if ended:
             break
         clock = time.monotonic()  # what validating and saving took is not training

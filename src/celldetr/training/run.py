@@ -26,7 +26,7 @@ from celldetr.model.celldetr import CellDETR
 from celldetr.model.checkpoint import Card, load_checkpoint, read_card, save_checkpoint
 from celldetr.model.hub import find_model
 from celldetr.model.inference import TilePredictor
-from celldetr.model.warm_start import start_from
+from celldetr.model.warm_start import start_from, start_note
 from celldetr.training.ema import Average
 from celldetr.training.folder import MODEL_FOLDER
 from celldetr.training.freezing import check_known
@@ -152,10 +152,12 @@ class Run:
         self.recipe, self.folder, self.fabric, self.data = recipe, folder, fabric, data
         network = CellDETR(recipe.model)
         self.start: Card | None = None  # of the model whose weights the run starts from
+        self.note = ""  # what of that start does not fit
         if recipe.init:
             source = load_checkpoint(find_model(recipe.init))
             new = start_from(network, source.network, types=source.card.types_trained)
             check_known(settings.freeze, new, recipe.init)
+            self.note = start_note(network, source.network, new, recipe.init)
             self.start = source.card
         self.network = network.to(fabric.device)
         self.average = Average(self.network, settings.ema)
