@@ -161,8 +161,14 @@ class ContrastiveConfig(Config):
     jitter: tuple[Probability, Probability, Probability, Probability] = (0.1, 0.4, 0.5, 1.0)  # noise(low, high, grow,
     # share) of the anchors' boxes
     temperature: Annotated[float, Field(ge=0.01, le=10)] = 0.1
+    # Cells nearer to the edge of a view than this, px, are neither anchors nor told from: an edge is known again, and
+    # what is cut off is not. They stay in detection. 0: all are taken.
+    border: Annotated[float, Field(ge=0)] = 8.0
     # Cells that an anchor's own has to be told from: those of its image, or of the whole batch, of all processes.
     negatives: Literal["batch", "image"] = "batch"
+    # Share of these that are thought to be of the anchor's own type, and are taken off the sum (Chuang et al., Debiased
+    # Contrastive Learning, NeurIPS 2020). 0: InfoNCE as it is.
+    debias: Annotated[float, Field(ge=0, lt=1)] = 0.0
     # Hidden and output width, in d_model, of the head that the loss sees; it is left out of the checkpoint. None: the
     # loss sees the embeddings themselves.
     projection: tuple[Positive, Positive] | None = (2.0, 0.5)

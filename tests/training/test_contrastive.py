@@ -25,7 +25,7 @@ NONE, NO_CELL = BOXES[:0], torch.zeros(0, dtype=torch.long)
 
 def objective(model: ModelConfig, **contrastive: object) -> Contrastive:
     torch.manual_seed(0)
-    settings = TrainConfig.model_validate({"objective": "contrastive", "contrastive": contrastive})
+    settings = TrainConfig.model_validate({"objective": "contrastive", "contrastive": {"border": 0} | contrastive})
     return Contrastive(CellDETR(model), settings, projection_head(model, settings)).train()
 
 
@@ -64,6 +64,19 @@ def test_the_released_loss_is_the_one_written_down(attention: str, tiny_model: T
             like = np.exp([z[n + a] @ z[j] / 0.2 for j in range(n)])
             losses.append(-np.log(like[a % n] / like.sum()))
     assert found.loss.item() == pytest.approx(np.mean(losses), rel=1e-4)
+
+
+def test_cells_at_the_edge_are_for_detection_only(tiny_model: Tiny) -> None:
+    made = objective(tiny_model(), border=4.0)
+    edge = torch.tensor([[0.5, 0.9, 0.2, 0.2], [0.05, 0.5, 0.1, 0.1]])  # the one reaches the edge, the other is cut off
+    boxes = [torch.cat([BOXES[:2], edge]), BOXES[:2]]
+    cells = [torch.tensor([5, 6, 7, 8]), torch.tensor([5, 7])]
+    first, second = made.views(images(2), boxes, cells, chances(0, 0, 0, 1))
+    assert [each.cells[0].tolist() for each in (first, second)] == [[5, 6], [5, 7]]
+    assert [len(each.nuclei[0]) for each in (first, second)] == [4, 2]
+    assert [len(each.anchors[0]) for each in (first, second)] == [1, 1]  # cell 7 is whole in one view only
+    contrast, embeddings = made.contrast([first, second])
+    assert (len(contrast.own), len(embeddings)) == (2, 4)
 
 
 def test_rows_see_what_they_may() -> None:

@@ -69,6 +69,27 @@ def test_another_library_says_the_same(temperature: float) -> None:
         assert torch.allclose(mine, other, atol=1e-6)
 
 
+@pytest.mark.parametrize("temperature", [0.05, 0.5])
+def test_debiased_as_written_down(temperature: float) -> None:
+    pairs, share = some_pairs(4), 0.2
+    total = 0.0
+    for vector, own in zip(pairs.anchors.detach(), pairs.own.tolist(), strict=True):
+        like = [math.exp(cosine(vector, other.detach()) / temperature) for other in pairs.instances]
+        rest = [value for j, value in enumerate(like) if j != own]
+        less = (np.mean(rest) - share * like[own]) / (1 - share)
+        below = len(rest) * max(less, math.exp(-1 / temperature))
+        total -= math.log(like[own] / (like[own] + below))
+    found = info_nce(pairs, temperature, debias=share, divisor=len(pairs.anchors)).loss
+    assert found.item() == pytest.approx(total / len(pairs.anchors), rel=1e-4)
+    gradients = torch.autograd.grad(found, (pairs.anchors, pairs.instances))
+    assert all(bool(torch.isfinite(each).all()) for each in gradients)
+
+
+def test_debiased_with_nobody_else_is_zero() -> None:
+    pairs = some_pairs(5, anchors=2, instances=1, images=1)
+    assert info_nce(pairs, 0.1, debias=0.3).loss.item() == pytest.approx(0, abs=1e-6)
+
+
 def test_autocast_changes_neither_loss_nor_gradient() -> None:
     pairs = some_pairs(2)
     plain = batch_contrast(pairs, 3, 0.05).loss

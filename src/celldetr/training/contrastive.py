@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from celldetr.config import ModelConfig, TrainConfig
 from celldetr.data.loader import SoftLabels
+from celldetr.data.sample import UNKNOWN
 from celldetr.model.celldetr import CellDETR, Memories
 from celldetr.training.box_noise import jitter_boxes
 from celldetr.training.collapse import alignment, effective_rank, uniformity
@@ -46,7 +48,8 @@ class View:
     Attributes:
         memories: of the images.
         origin, sizes: (B, 2) pixels.
-        boxes: B tensors (N, 4), cxcywh fractions: the instances.
+        nuclei: B tensors (M, 4), cxcywh fractions: all boxes.
+        boxes: B tensors (N, 4), those that are not at the edge of the view: the instances.
         cells: B tensors (N,), which cell each is of.
         anchors: B tensors (A, 4), perturbed boxes.
         own: B tensors (A,), which instance of the image each anchor is of; for *two*, of the image's other view.
@@ -55,6 +58,7 @@ class View:
     memories: Memories
     origin: Tensor
     sizes: Tensor
+    nuclei: Sequence[Tensor]
     boxes: Sequence[Tensor]
     cells: Sequence[Tensor]
     anchors: list[Tensor] = field(default_factory=list)
@@ -96,8 +100,9 @@ class Contrastive(Supervised):
         learnt = [] if settings.detection == "none" or self.config.detection_frozen else seen
         learnt = learnt[:1] if settings.detection == "first" else learnt
         for view in learnt:
-            nuclei = normaliser(sum(len(b) for b in view.boxes), images.device)
-            parts = view.memories, view.boxes, Labels(view.cells), view.origin, view.sizes, nuclei, chances
+            nuclei = normaliser(sum(len(b) for b in view.nuclei), images.device)
+            none = Labels([torch.full_like(b[:, 0], UNKNOWN, dtype=torch.long) for b in view.nuclei])
+            parts = view.memories, view.nuclei, none, view.origin, view.sizes, nuclei, chances
             for name, value in self._detection(*parts)[1].items():
                 terms[name] = terms.get(name, torch.zeros_like(value)) + value / len(learnt)
         contrast, embeddings = self.contrast(seen)
@@ -123,12 +128,14 @@ class Contrastive(Supervised):
         for start in range(0, len(images), count):
             part = slice(start, start + count)
             memories, origin, sizes = self.look(images[part], chances)
-            out.append(View(memories, origin, sizes, boxes[part], cells[part]))
+            away = [inside(b, size, self.config.contrastive.border) for b, size in zip(boxes[part], sizes, strict=True)]
+            shown = [[each[keep] for each, keep in zip(values[part], away, strict=True)] for values in (boxes, cells)]
+            out.append(View(memories, origin, sizes, boxes[part], *shown))
         if self.config.contrastive.views == "released":
-            most = max((len(b) for b in boxes), default=0)
+            most = max((len(b) for b in out[0].boxes), default=0)
             rows = 2 * (most if self.alone else largest(most, images.device))
             for b, chance in enumerate(chances):
-                n = len(boxes[b])
+                n = len(out[0].boxes[b])
                 own = torch.arange(rows - n if n else 0, device=images.device) % max(n, 1)
                 self._add_anchors(out[0], b, own, own, chance)
             return out
@@ -173,11 +180,10 @@ class Contrastive(Supervised):
                 torch.cat([torch.full_like(cell, i // images) for i, cell in enumerate(cells)]),
             ),
         )
-        within = settings.negatives == "image"
+        how: Any = {"within_images": settings.negatives == "image", "debias": settings.debias}
         if self.alone:
-            divisor = max(len(pairs.anchors), 1)
-            return info_nce(pairs, settings.temperature, within_images=within, divisor=divisor), instances
-        return batch_contrast(pairs, images, settings.temperature, within_images=within), instances
+            return info_nce(pairs, settings.temperature, **how, divisor=max(len(pairs.anchors), 1)), instances
+        return batch_contrast(pairs, images, settings.temperature, **how), instances
 
     def _embed(self, view: View) -> tuple[Tensor, Tensor]:
         """Embeddings of a view's instances (I, d) and anchors (A, d), image by image."""
@@ -212,6 +218,17 @@ class Contrastive(Supervised):
                 "embedding/found": contrast.found.float().mean() if len(own) else own.new_zeros(()),
                 "embedding/chance": own.new_tensor(contrast.chance),
             }
+
+
+def inside(boxes: Tensor, size: Tensor, border: float) -> Tensor:
+    """Which boxes (N, 4), cxcywh fractions of an image of ``size`` (2,) px, keep ``border`` px from its edges; 0: all.
+
+    A box that is cut off reaches the edge.
+    """
+    if not border:
+        return torch.ones(len(boxes), dtype=torch.bool, device=boxes.device)
+    centre, half = boxes[:, :2] * size, boxes[:, 2:] * size / 2
+    return ((centre - half >= border) & (centre + half <= size - border)).all(1)
 
 
 def hide(kind: Tensor, *, released: bool) -> Tensor:

@@ -89,23 +89,26 @@ class Contrast:
         return float(self.told_from.sum(1).clamp(min=1).float().log().mean()) if len(self.own) else 0.0
 
 
-def info_nce(pairs: Pairs, temperature: float, *, within_images: bool = False, divisor: float = 1.0) -> Contrast:
+def info_nce(
+    pairs: Pairs, temperature: float, *, within_images: bool = False, debias: float = 0.0, divisor: float = 1.0
+) -> Contrast:
     """InfoNCE of pairs, in float32 also under autocast: a loss near 0 is a difference of nearly equal numbers.
 
     Args:
         pairs: of the whole batch.
         temperature: t.
         within_images: an anchor is told from the cells of its own image only.
+        debias: share of the other cells that are of the anchor's own type, see ``others``.
         divisor: of the sum over the anchors.
 
     Returns:
         the loss, zero without anchors (its gradient is then zero, too), and what it was made of.
     """
     with torch.autocast(pairs.anchors.device.type, enabled=False):
-        return _info_nce(pairs, temperature, within_images, divisor)
+        return _info_nce(pairs, temperature, within_images, debias, divisor)
 
 
-def _info_nce(pairs: Pairs, temperature: float, within_images: bool, divisor: float) -> Contrast:
+def _info_nce(pairs: Pairs, temperature: float, within_images: bool, debias: float, divisor: float) -> Contrast:
     anchors = functional.normalize(pairs.anchors.float(), dim=1)
     instances = functional.normalize(pairs.instances.float(), dim=1)
     similarity = anchors @ instances.T
@@ -118,26 +121,54 @@ def _info_nce(pairs: Pairs, temperature: float, within_images: bool, divisor: fl
     scores = (similarity / temperature).masked_fill(~told_from, -torch.inf)
     if len(scores):
         wanted = scores.gather(1, pairs.own[:, None])[:, 0]
-        loss = (scores.logsumexp(1) - wanted).sum() / divisor
+        if debias:
+            rest = scores.masked_fill(itself, -torch.inf)
+            total = torch.logaddexp(wanted, others(wanted, rest, debias, 1 / temperature))
+        else:
+            total = scores.logsumexp(1)
+        loss = (total - wanted).sum() / divisor
     else:
         loss = (anchors.sum() + instances.sum()) * 0
     facts = pairs.own, instances.detach(), pairs.anchor_image, pairs.sets[0]
     return Contrast(loss, similarity.detach(), told_from, *facts)
 
 
-def batch_contrast(pairs: Pairs, images: int, temperature: float, *, within_images: bool = False) -> Contrast:
+def others(wanted: Tensor, rest: Tensor, share: float, most: float) -> Tensor:
+    """Logarithm of the sum over other cells of exp(score), less what those of the anchor's own type are thought to add.
+
+    Of M others a share is of the own type, whose scores are thought to be like that of the pair; the sum is what M
+    cells of other types would give: M * (mean of exp(score) - share * exp(score of the pair)) / (1 - share), and not
+    less than M cells as unlike as can be (Chuang et al., NeurIPS 2020, equation 8).
+
+    Args:
+        wanted: (A,) scores of the pairs.
+        rest: (A, I) scores of the others, -inf where there is none.
+        share: of the others.
+        most: largest score there can be; scores lie between it and its negative.
+    """
+    count = (rest > -torch.inf).sum(1)
+    mean = (rest - most).exp().sum(1) / count.clamp(min=1)
+    less = (mean - share * (wanted - most).exp()) / (1 - share)
+    least = torch.tensor(-2 * most, device=rest.device).exp().clamp(min=torch.finfo(rest.dtype).tiny)
+    return (less.clamp(min=least) * count).clamp(min=torch.finfo(rest.dtype).tiny).log() + most
+
+
+def batch_contrast(
+    pairs: Pairs, images: int, temperature: float, *, within_images: bool = False, debias: float = 0.0
+) -> Contrast:
     """InfoNCE of a batch, averaged over its anchors, the same in all processes that share it.
 
     Args:
         pairs: of this process.
         images: of this process; all have as many.
-        temperature, within_images: as for ``info_nce``.
+        temperature, within_images, debias: as for ``info_nce``.
 
     Returns:
         with a loss whose gradients, averaged over the processes, are those of the loss of the whole batch.
     """
     anchors = normaliser(len(pairs.anchors), pairs.anchors.device) * processes()
-    whole = info_nce(pairs.everywhere(images), temperature, within_images=within_images, divisor=anchors)
+    everywhere = pairs.everywhere(images)
+    whole = info_nce(everywhere, temperature, within_images=within_images, debias=debias, divisor=anchors)
     # Each process has the part of the gradient that goes through its own vectors; their mean has to be the sum.
     loss = whole.loss
     if processes() > 1:
