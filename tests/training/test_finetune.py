@@ -98,6 +98,13 @@ def test_what_of_a_start_does_not_fit_is_told(
     assert told[1] == ""
 
 
+def test_a_run_that_learns_no_types_has_none(tmp_path: Path, tiny_recipe: Recipes) -> None:
+    train(tiny_recipe(w_type=0.0, steps=2, validate_every=2), tmp_path / "boxes", device="cpu")
+    checkpoint = load_checkpoint(tmp_path / "boxes" / "model")
+    assert not checkpoint.card.types_trained
+    assert checkpoint.network.config.types == ("untyped",)
+
+
 def objective(config: ModelConfig, **training: object) -> Supervised:
     torch.manual_seed(0)
     made = Supervised(CellDETR(config), TrainConfig.model_validate(training), torch.ones(len(config.types)))

@@ -19,9 +19,7 @@ from torch.utils.data import Dataset
 
 from celldetr.data.sample import Sample
 from celldetr.data.views import ViewSet, collate_views
-from celldetr.model.checkpoint import save_checkpoint
 from celldetr.model.inference import TilePredictor
-from celldetr.model.warm_start import without_types
 from celldetr.training.collapse import collapse
 from celldetr.training.contrastive import Contrastive, projection_head
 from celldetr.training.figures import (
@@ -32,11 +30,10 @@ from celldetr.training.figures import (
     draw_similarity,
     write_facts,
 )
-from celldetr.training.folder import MODEL_FOLDER
 from celldetr.training.held_out_cells import HeldOutCells, embed_cells, probe_slides, spread
 from celldetr.training.infonce import Contrast
 from celldetr.training.logs import LOG_EVERY
-from celldetr.training.run import Run, chances, make_card
+from celldetr.training.run import Run, chances
 from celldetr.training.validation import LOWEST_SCORE, validate
 
 IMAGES = 200  # held-out images that are looked at, spread evenly over all
@@ -44,7 +41,6 @@ VIEWS = 64  # held-out images in the validation loss, drawn like training images
 FEW = 16  # cells to be told from: of a batch with fewer the rank says little
 OTHER_SEED = 1_000_003  # apart from the seed of training, so that no view of a held-out image is one of training's
 DETECTION = ("f1_detection", "f1_detection_standard", "threshold", "median_iou")
-NOTE = "Pretrained without types: it finds and embeds cells, and its one type says nothing. Fine-tune it for types."
 
 Numbers = dict[str, float | None]
 
@@ -99,11 +95,7 @@ class Pretraining(Run):
         score = math.exp(-loss) if loss is not None else 0.0
         if score > self.best:
             self.best = score
-            network = without_types(self.average.network)
-            card = make_card(self.recipe, threshold, numbers, done, self.data.apart)
-            description = " ".join(part for part in (card.description.strip(), NOTE) if part)
-            told = {"config": network.config, "types_trained": False, "description": description}
-            save_checkpoint(self.folder / MODEL_FOLDER, network, card.model_copy(update=told))
+            self.keep(threshold, numbers, done)
         return numbers
 
     def illustrate(self) -> None:

@@ -26,7 +26,7 @@ from celldetr.model.celldetr import CellDETR
 from celldetr.model.checkpoint import Card, load_checkpoint, read_card, save_checkpoint
 from celldetr.model.hub import find_model
 from celldetr.model.inference import TilePredictor
-from celldetr.model.warm_start import start_from, start_note
+from celldetr.model.warm_start import start_from, start_note, without_types
 from celldetr.training.ema import Average
 from celldetr.training.folder import MODEL_FOLDER
 from celldetr.training.freezing import check_known
@@ -38,6 +38,10 @@ from celldetr.training.schedule import build_optimizer, clip_gradients, set_rate
 from celldetr.training.state import STATE_FILE, load_state, save_state
 from celldetr.training.supervised import Supervised
 from celldetr.training.validation import LOWEST_SCORE, validate, validate_labelled
+
+UNTYPED_NOTE = (
+    "Trained without types: it finds and embeds cells, and its one type says nothing. Fine-tune it for types."
+)
 
 
 @dataclass(frozen=True)
@@ -283,9 +287,20 @@ class Run:
         score = (found + (types or 0.0)) / 2 if self.recipe.training.learns_types else found
         if score > self.best:
             self.best = score
-            card = make_card(self.recipe, threshold, numbers, done, self.data.apart)
-            save_checkpoint(self.folder / MODEL_FOLDER, self.average.network, card)
+            self.keep(threshold, numbers, done)
         return numbers
+
+    def keep(self, threshold: float, numbers: dict[str, float | None], done: int) -> None:
+        """Save the averaged weights as the checkpoint of the run; where types were not learned, without any."""
+        settings, network = self.recipe.training, self.average.network
+        card = make_card(self.recipe, threshold, numbers, done, self.data.apart)
+        known = settings.learns_types or (self.start is not None and self.start.types_trained)
+        if settings.objective == "contrastive" or not known:
+            network = without_types(network)
+            description = " ".join(part for part in (card.description.strip(), UNTYPED_NOTE) if part)
+            told = {"config": network.config, "types_trained": False, "description": description}
+            card = card.model_copy(update=told)
+        save_checkpoint(self.folder / MODEL_FOLDER, network, card)
 
     def save(self, done: int) -> None:
         """Write all that ``restore`` needs."""
