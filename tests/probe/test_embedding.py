@@ -12,10 +12,10 @@ import torch
 from celldetr.config import ModelConfig
 from celldetr.data.sample import Sample
 from celldetr.errors import InputError
+from celldetr.model.at_boxes import cuts, embed_boxes
 from celldetr.model.backbone import LITE0, imagenet_lite0
 from celldetr.model.celldetr import CellDETR
 from celldetr.model.inference import TilePredictor
-from celldetr.probe.at_boxes import cuts, embed_boxes
 from celldetr.probe.crops import CROP_PX, CropEmbedder, cut
 from celldetr.probe.handmade import FEATURES, handmade_features, nucleus_mask
 from celldetr.probe.methods import methods, refuse_queries
@@ -127,7 +127,7 @@ def test_models_that_cannot_embed_true_boxes_are_refused() -> None:
     [
         (["crops-9000"], "32 to 512 px"),
         (["handmade", "handmade"], "name each row once"),
-        (["small-20x"], "the model not again"),
+        (["small-20x"], "is named twice"),
         (["handmad"], "no model 'handmad'"),
     ],
 )

@@ -9,6 +9,7 @@ projection, so the variant learns it.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -22,6 +23,7 @@ from celldetr.ablation.study import Study
 from celldetr.ablation.trial import RESULT_FILE, score_trial, trial_folder
 from celldetr.config import DETECTION, Recipe
 from celldetr.data.loader import TrainingSet, collate
+from celldetr.errors import InputError
 from celldetr.model.celldetr import CellDETR
 from celldetr.model.checkpoint import Checkpoint, save_checkpoint
 from celldetr.model.inference import in_bf16
@@ -195,12 +197,14 @@ def fit(recipe: Recipe, detector: Checkpoint, memo: Memo, listener: Listener | N
         batch = [memo.crops[order.pop()] for _ in range(settings.batch_size)]
         torch.manual_seed(int(torch.randint(2**31, (1,), generator=chance)))  # dropout draws from the global generator
         loss = _type_loss(objective, memo, batch, step)
+        if not math.isfinite(now := float(loss.detach())):
+            raise InputError(f"{recipe.name}: loss is {now} at step {step}; lower training.lr={settings.lr:g}")
         loss.backward()
         clip_gradients(network, settings.clip)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         average.update(network, step)
-        losses.append(float(loss.detach()))
+        losses.append(now)
         if listener:
             speed = (step + 1) * settings.batch_size / max(time.monotonic() - clock, 1e-9)
             listener(Progress(step + 1, settings.steps, losses[-1], speed))

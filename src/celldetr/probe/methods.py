@@ -19,11 +19,11 @@ from celldetr.api import Model, load_model
 from celldetr.config import ModelConfig
 from celldetr.data.sample import Sample
 from celldetr.errors import InputError
+from celldetr.model.at_boxes import embed_boxes
 from celldetr.model.backbone import LITE0
 from celldetr.model.celldetr import CellDETR
 from celldetr.model.inference import TilePredictor
 from celldetr.model.titles import short_titles
-from celldetr.probe.at_boxes import embed_boxes
 from celldetr.probe.crops import CROP_PX, CropEmbedder
 from celldetr.probe.handmade import FEATURES, handmade_features
 

@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from celldetr.boxes import normalise_boxes
 from celldetr.data.sample import UNKNOWN, Sample
 from celldetr.data.stain import optical_density
+from celldetr.model.at_boxes import embed_boxes
 from celldetr.model.celldetr import CellDETR
-from celldetr.model.inference import padded
+from celldetr.model.inference import TilePredictor
 
 MOST_IMAGES = 100  # that are embedded, spread evenly over all
 PER_SLIDE, MOST_SLIDES, LEAST_CELLS = 100, 20, 10  # cells of a slide, slides, and cells a slide needs, for the probe
@@ -54,7 +54,6 @@ def spread(count: int, most: int) -> list[int]:
     return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(int)).tolist() if count else []
 
 
-@torch.no_grad()
 def embed_cells(network: CellDETR, samples: Sequence[Sample], device: torch.device) -> HeldOutCells:
     """Embed the boxes of at most ``MOST_IMAGES`` images, as they are, without augmentation.
 
@@ -64,16 +63,13 @@ def embed_cells(network: CellDETR, samples: Sequence[Sample], device: torch.devi
         device: of the network.
     """
     parts: list[HeldOutCells] = []
+    predictor = TilePredictor(network, threshold=0.5, device=device, precision="32")  # nothing is detected
     for place in spread(len(samples), MOST_IMAGES):
         sample = samples[place]
         n = len(sample)
         if not n:
             continue
-        pixels = torch.from_numpy(np.ascontiguousarray(sample.image.transpose(2, 0, 1)))[None].to(device)
-        images, sizes = padded(pixels, network.config.strides[-1])
-        height, width = sample.image.shape[:2]
-        boxes = normalise_boxes(torch.from_numpy(np.ascontiguousarray(sample.boxes)), width, height)[None].to(device)
-        vectors = network.represent(network.memorise(images, sizes), boxes).embeddings[0].float().cpu().numpy()
+        vectors = embed_boxes(predictor, sample.image, sample.boxes)
         parts.append(
             HeldOutCells(
                 vectors,

@@ -1,8 +1,8 @@
 """Training on several processes: how they start, what they agree on, and what a loss is divided by.
 
-The batch is that of the recipe however many processes share it, and everything random is a function of the crop's
-place in it, so a run on two processes has the gradients of a run on one. Processes are started by ``torchrun`` or by
-``--devices N``; Lightning Fabric does the rest.
+The batch is that of the recipe however many processes share it, and everything random but dropout is a function of the
+crop's place in it, so that without dropout a run on two processes has the gradients of a run on one. Processes are
+started by ``torchrun`` or by ``--devices N``; Lightning Fabric does the rest.
 """
 
 from __future__ import annotations
