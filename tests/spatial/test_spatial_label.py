@@ -196,7 +196,9 @@ def test_a_folder_with_other_files_is_not_touched(tmp_path: Path) -> None:
         pass
 
 
-def test_after_a_wrong_bundle_the_corrected_command_is_taken(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_after_a_wrong_bundle_the_corrected_command_is_taken(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "set"
     assert call("spatial", "label", str(tmp_path / "nosuch"), "--he", "tile.png", "-o", str(out)) == 2
     assert "nosuch" in capsys.readouterr().err
