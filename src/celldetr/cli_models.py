@@ -74,6 +74,10 @@ def pretrain(
             help="Changes to it, e.g. training.steps=2000 train='[{card: SET, split: train}]'",
         ),
     ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(metavar="SET", help="A patch set (`celldetr data sample`) instead of the recipe's data."),
+    ] = None,
     device: Device = "auto",
     devices: Devices = 1,
     overwrite: Overwrite = False,
@@ -87,8 +91,10 @@ def pretrain(
     types, train a recipe with `init: OUT`.
     """
     from celldetr.recipes import load_recipe
+    from celldetr.recipes.own_data import patch_sources
 
-    chosen = load_recipe(recipe, ["training.objective=contrastive", *(settings or [])])
+    own = None if data is None else patch_sources(data)
+    chosen = load_recipe(recipe, ["training.objective=contrastive", *(settings or [])], own)
     _run_recipe(chosen, out, device, devices, overwrite=overwrite, resume=resume, quiet=quiet)
 
 

@@ -39,6 +39,11 @@ def near(value: str, accepted: Iterable[str]) -> str:
     return "expected one of " + ", ".join(repr(name) for name in names)
 
 
+def install(extra: str) -> str:
+    """The command that installs an extra of the package, which is on no index but is a clone."""
+    return f"pip install '.[{extra}]' in the folder of the clone"
+
+
 class UntypedWarning(UserWarning):
     """A model that was pretrained without types is used to predict."""
 

@@ -24,6 +24,8 @@ from celldetr.data.loader import TrainingSet, collate
 from celldetr.data.own import find_card, read_own
 from celldetr.data.patch_set import PatchSet
 from celldetr.errors import InputError
+from celldetr.recipes import load_recipe
+from celldetr.recipes.own_data import patch_sources
 from celldetr.training.run import load_data, provenance
 
 CONFIG = AugmentConfig(crop=24)
@@ -304,3 +306,15 @@ def test_damaged_bytes_never_crash(tmp_path: Path) -> None:
         except InputError:
             pass
     assert 0 < read < 300
+
+
+@pytest.mark.parametrize("types", [(), ("a", "b")])
+def test_pretraining_takes_a_set_by_its_folder(types: tuple[str, ...], tmp_path: Path) -> None:
+    make(tmp_path / "set", slides=4, types=types)
+    recipe = load_recipe("pretrain-small", ["training.objective=contrastive"], patch_sources(tmp_path / "set"))
+    assert recipe.model.types == (types or ("lymphocyte", "epithelial", "stromal"))
+    found = load_data(recipe)
+    assert (len(found.samples), len(found.held_out)) == (21, 7)
+    assert sum(found.counts) == (0 if not types else sum((s.types >= 0).sum() for s in found.samples))
+    with pytest.raises(InputError, match="no patch set; make one with celldetr data sample"):
+        patch_sources(tmp_path)

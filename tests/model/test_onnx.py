@@ -185,6 +185,6 @@ def test_what_cannot_be_exported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     with pytest.raises(InputError, match="exists already"):
         export_onnx(checkpoint(), target)
     monkeypatch.setattr(exporting, "find_spec", lambda name: None if name == "onnx" else name)
-    with pytest.raises(InputError, match=r"onnx must be installed: pip install 'celldetr\[onnx\]'"):
+    with pytest.raises(InputError, match=r"onnx must be installed: pip install '\.\[onnx\]'"):
         export_onnx(checkpoint(), target, overwrite=True)
     assert target.read_text() == "kept"

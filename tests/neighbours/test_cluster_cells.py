@@ -143,4 +143,4 @@ def test_without_scanpy_the_command_names_the_extra(tmp_path, monkeypatch, capsy
     write_cohort(tmp_path, {"one": 50})
     monkeypatch.setitem(sys.modules, "scanpy", None)
     assert call("cluster", tmp_path) == 2
-    assert "pip install 'celldetr[cluster-cells]'" in capsys.readouterr().err
+    assert "pip install '.[cluster-cells]'" in capsys.readouterr().err

@@ -152,4 +152,4 @@ def test_what_is_no_index_is_left_alone(tmp_path):
 def test_without_faiss_the_command_names_the_extra(cohort, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "faiss", None)
     assert call("index", cohort) == 2
-    assert "pip install 'celldetr[search]'" in capsys.readouterr().err
+    assert "pip install '.[search]'" in capsys.readouterr().err

@@ -196,6 +196,20 @@ def test_a_folder_with_other_files_is_not_touched(tmp_path: Path) -> None:
         pass
 
 
+def test_after_a_wrong_bundle_the_corrected_command_is_taken(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "set"
+    assert call("spatial", "label", str(tmp_path / "nosuch"), "--he", "tile.png", "-o", str(out)) == 2
+    assert "nosuch" in capsys.readouterr().err
+    with begin(out) as record:
+        assert record.steps == {}
+    (out / "steps").mkdir(exist_ok=True)
+    (out / "steps" / "notes.txt").write_text("mine")
+    with pytest.raises(InputError, match="holds other files"), begin(out):
+        pass
+
+
 def test_options_are_printed_and_taken_from_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert call("spatial", "options", "--set", "qc.min_counts=7") == 0
     path = tmp_path / "options.yaml"

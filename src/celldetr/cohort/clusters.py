@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from celldetr.config import Config, Count, parse
-from celldetr.errors import InputError
+from celldetr.errors import InputError, install
 from celldetr.untrusted import read_yaml
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ SCHEMES = ("tcp://", "tls://", "ucx://")
 QUEUES = {"slurm": ("SLURMCluster", "sbatch"), "pbs": ("PBSCluster", "qsub"), "lsf": ("LSFCluster", "bsub")}
 ANSWER = "20s"  # in which a scheduler should answer
 SILENT = logging.CRITICAL
-INSTALL = "pip install 'celldetr[cluster]'"
+INSTALL = install("cluster")
 
 
 class Adaptive(Config):

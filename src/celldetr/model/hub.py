@@ -1,4 +1,4 @@
-"""Where models are found by name: the package's own, and folders the user names. Nothing is ever downloaded."""
+"""Where models are found by name: the package's own, and folders the user names. No model is ever downloaded."""
 
 from __future__ import annotations
 

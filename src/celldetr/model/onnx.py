@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from celldetr.boxes import cxcywh_to_xyxy
-from celldetr.errors import InputError
+from celldetr.errors import InputError, install
 from celldetr.files import output_errors, replacing
 from celldetr.model.celldetr import CellDETR
 from celldetr.model.checkpoint import Card, Checkpoint, load_checkpoint
@@ -96,7 +96,7 @@ def export_onnx(
             written to.
     """
     if missing := [name for name in ("onnx", "onnxruntime") if find_spec(name) is None]:
-        raise InputError(f"to write ONNX, {' and '.join(missing)} must be installed: pip install 'celldetr[onnx]'")
+        raise InputError(f"to write ONNX, {' and '.join(missing)} must be installed: {install('onnx')}")
     checkpoint = source if isinstance(source, Checkpoint) else load_checkpoint(_model_folder(source))
     network, card = checkpoint.network, checkpoint.card
     if network.config.self_attention != "none":

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from celldetr.errors import InputError
+from celldetr.errors import InputError, install
 from celldetr.neighbours import ivf
 
 EXTRA = "cluster-cells"
@@ -47,7 +47,7 @@ def scanpy_module() -> Any:
         import scanpy
     except ImportError as error:
         raise InputError(
-            f"celldetr cluster needs {error.name}, which is not installed: pip install 'celldetr[{EXTRA}]'"
+            f"celldetr cluster needs {error.name}, which is not installed: {install(EXTRA)}"
         ) from None
     return scanpy
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from celldetr.errors import InputError
+from celldetr.errors import InputError, install
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -43,7 +43,7 @@ def faiss_module() -> Any:
         import faiss
     except ImportError:
         raise InputError(
-            f"this needs faiss, which is not installed: pip install 'celldetr[{EXTRA}]'; similar --exact works without"
+            f"this needs faiss, which is not installed: {install(EXTRA)}; similar --exact works without"
         ) from None
     return faiss
 

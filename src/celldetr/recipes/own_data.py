@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from celldetr.data.own import SPLIT, read_own
-from celldetr.data.patch_set import is_patch_set
+from celldetr.data.patch_set import is_patch_set, read_info
 from celldetr.errors import InputError, near
 from celldetr.untrusted import expand_user, is_dir
 
@@ -65,4 +65,24 @@ def own_sources(path: Path, mpp: float | None = None, mapping: dict[str, str] | 
         "train": [source(train, classes)],
         "validation": [source(each, read_own(each, mpp).card.type_names) for each in validation[:1] if train != path],
         "model": {"types": types},
+    }
+
+
+def patch_sources(path: Path) -> dict[str, Any]:
+    """A patch set as sources for ``load_recipe`` where types are not learnt: what ``celldetr pretrain --data`` does.
+
+    Raises:
+        InputError: it is no patch set.
+    """
+    path = expand_user(path).absolute()
+    if not is_patch_set(path):
+        raise InputError(
+            f"{path}: no patch set; make one with celldetr data sample SLIDES -o SET, or name other data in the recipe:"
+            " 'train=[{card: DATA, split: train}]' 'validation=[{card: DATA, split: val}]'"
+        )
+    types = list(read_info(path).types)  # where there are some, they colour figures
+    return {
+        "train": [{"card": str(path), "split": "train"}],
+        "validation": [{"card": str(path), "split": "val"}],
+        "model": {"types": types} if types else {},
     }

@@ -32,7 +32,7 @@ from celldetr.spatial.quality import QualityOptions, check_cells, passed_cells
 from celldetr.spatial.quality import summary as quality_summary
 from celldetr.spatial.readers import Kind, read_section
 from celldetr.spatial.readers.common import ReadOptions
-from celldetr.spatial.record import RECORD_FILE, Record, open_record, stamp
+from celldetr.spatial.record import RECORD_FILE, STEPS_FOLDER, Record, open_record, stamp
 from celldetr.spatial.section import Nuclei, Section
 from celldetr.spatial.tables import read_table, write_table
 from celldetr.spatial.write import WriteOptions, write_set
@@ -66,12 +66,17 @@ def begin(folder: Path, *, overwrite: bool = False, resume: bool = False) -> Ite
     begun = (folder / RECORD_FILE).is_file()
     if begun and not (overwrite or resume):
         raise InputError(f"{folder}: holds a set; pass --resume to go on with it, or --overwrite to begin again")
-    if not begun and folder.is_dir() and any(path.name != LOCK for path in folder.iterdir()):
+    if not begun and folder.is_dir() and not all(map(_of_a_start, folder.iterdir())):
         raise InputError(f"{folder}: holds other files, which are not touched; name another folder for the set")
     with working_on(folder) as record:
         if overwrite:
             record.forget()
         yield record
+
+
+def _of_a_start(path: Path) -> bool:
+    """Whether a run that failed in its first step leaves this: the lock, or the folder of the steps, still empty."""
+    return path.name == LOCK or (path.name == STEPS_FOLDER and path.is_dir() and not any(path.iterdir()))
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from celldetr.config import Config, Count, Positive
-from celldetr.errors import InputError
+from celldetr.errors import InputError, install
 from celldetr.spatial.annotate.annotation import Annotation, Progress, uniform
 from celldetr.spatial.reference import shared_genes
 
@@ -77,7 +77,7 @@ class Transport:
         try:
             import tacco  # here, as it takes long to import
         except ImportError as error:
-            raise InputError(f"TACCO cannot be imported ({error}); pip install 'celldetr[spatial]'") from None
+            raise InputError(f"TACCO cannot be imported ({error}); {install('spatial')}") from None
         shared = shared_genes(section, self.reference, self.options.min_genes)
         reference, names = self._profiles(shared.reference, shared.names)
         if len(names) < 2:
