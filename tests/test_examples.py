@@ -157,5 +157,5 @@ def test_train_own_data(example, done: Path, tmp_path: Path) -> None:
     example("train_own_data", tmp_path / "data", tmp_path / "run", "--mpp", MPP, "--steps", 2, "--crop", 64)
     model = celldetr.load_model(tmp_path / "run", device="cpu")
     assert set(model.types) <= set(default_model().types)
-    assert model.mpp == MPP
+    assert model.mpp == default_model().mpp  # the network is that of its start
     assert model.predict(np.full((64, 64, 3), 255, np.uint8), mpp=MPP).columns[0] == "cell_id"

@@ -129,6 +129,7 @@ def predict(
     from celldetr.slide.options import PredictOptions
     from celldetr.slide.reader import open_slide
 
+    checks.folder(out)
     found = find_slides(slides, out)
     values: dict[str, Any] = {"tile": tile, "overlap": overlap, "batch_size": batch_size, "mpp": mpp, "region": region}
     values |= {"tissue": not all_tiles, "roi": checks.roi_of(roi, roi_name, found), "roi_origin": roi_origin}

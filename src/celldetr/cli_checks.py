@@ -66,6 +66,12 @@ def tell_untyped(model: str | None) -> None:
         typer.echo(f"note: {untyped(card.name)}", err=True)
 
 
+def folder(out: Path) -> None:
+    """Say before the work that its results need a folder."""
+    if out.exists() and not out.is_dir():
+        raise InputError(f"{out}: is a file; -o must be a folder, in which each slide gets one of its own")
+
+
 def free(out: Path, overwrite: bool, example: str = "metrics.json") -> None:
     """Say before the work, not after it, that its result has no place."""
     if out.is_dir() or not out.parent.is_dir():

@@ -155,6 +155,9 @@ def evaluate(
             "a YAML file of name: parent.",
         ),
     ] = None,
+    threshold: Annotated[
+        float | None, typer.Option(help="Least score of a cell that counts, 0 to 1.", show_default="the model's own")
+    ] = None,
     mpp: Annotated[
         float | None, typer.Option(help="Micrometres per pixel of the images, instead of what they or their card say.")
     ] = None,
@@ -170,7 +173,7 @@ def evaluate(
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
-    """Score a model on labelled images, at the threshold chosen on its validation data.
+    """Score a model on labelled images, at the threshold chosen on its validation data unless another is given.
 
     Precision, recall and F1 of detection and of each type under every protocol, with 95 % intervals; average precision;
     AP at box IoU .5 and IoU of pairs where boxes were annotated; calibration of scores and types; a table by tissue
@@ -189,7 +192,7 @@ def evaluate(
 
     checks.free(out, overwrite)
     views = checks.orientations(orientations)
-    loaded = load_model(model, device, precision=checks.precision(precision), orientations=views)
+    loaded = load_model(model, device, precision=checks.precision(precision), threshold=threshold, orientations=views)
     with progress_bar(quiet) as bar:
         verdict = judge(
             loaded,

@@ -1,7 +1,7 @@
 """Judge a model on a data set: what ``celldetr evaluate`` does.
 
-Images go through the same path as a user's (``Model.predict``: resampling, tiles, ownership), at the model's own
-threshold, which was chosen on validation. Nothing here can choose another.
+Images go through the same path as a user's (``Model.predict``: resampling, tiles, ownership), at the threshold that the
+model was loaded with: the one chosen on its validation, unless the user gave another. Nothing here can choose one.
 """
 
 from __future__ import annotations

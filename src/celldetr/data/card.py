@@ -167,7 +167,8 @@ def load_card(name_or_path: str | Path) -> DatasetCard:
     path = expand_user(Path(name_or_path))
     if path.suffix.lower() not in {".yaml", ".yml"}:
         if path.name != text or text not in card_names():
-            raise InputError(f"no dataset card {text!r}; {near(text, card_names())}, or the path of a .yaml file")
+            hint = near(text, card_names())
+            raise InputError(f"no dataset card {text!r}: {hint} A YAML file, or a folder of labels, will do")
         path = CARDS / f"{text}.yaml"
     card = parse(DatasetCard, read_yaml(path), str(path))
     card._folder = path.resolve().parent

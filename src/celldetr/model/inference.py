@@ -20,7 +20,7 @@ from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
 
 from celldetr.boxes import cxcywh_to_xyxy
-from celldetr.errors import InputError, near
+from celldetr.errors import InputError
 from celldetr.model.celldetr import CellDETR, Memories, Representations
 from celldetr.model.cpu_caches import limit_caches
 from celldetr.model.detection import DetectionOutput, SelectedQueries
@@ -60,7 +60,8 @@ def pick_device(device: str = "auto") -> torch.device:
         return torch.device(available[0])
     kind = device.partition(":")[0]
     if kind not in available:
-        raise InputError(f"device {device!r} is not available here; {near(kind, ['auto', *available])}")
+        there = ", ".join(repr(name) for name in ("auto", *available))
+        raise InputError(f"device {device!r} is not available here; there are {there}")
     try:
         chosen = torch.device(device)
     except RuntimeError as error:

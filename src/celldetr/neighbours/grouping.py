@@ -46,9 +46,7 @@ def scanpy_module() -> Any:
         import igraph  # noqa: F401
         import scanpy
     except ImportError as error:
-        raise InputError(
-            f"celldetr cluster needs {error.name}, which is not installed: {install(EXTRA)}"
-        ) from None
+        raise InputError(f"celldetr cluster needs {error.name}, which is not installed: {install(EXTRA)}") from None
     return scanpy
 
 

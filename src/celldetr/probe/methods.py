@@ -22,6 +22,7 @@ from celldetr.errors import InputError
 from celldetr.model.at_boxes import embed_boxes
 from celldetr.model.backbone import LITE0
 from celldetr.model.celldetr import CellDETR
+from celldetr.model.hub import find_model
 from celldetr.model.inference import TilePredictor
 from celldetr.model.titles import short_titles
 from celldetr.probe.crops import CROP_PX, CropEmbedder
@@ -72,6 +73,7 @@ def methods(model: str, against: Sequence[str], device: str = "auto") -> list[Me
         InputError: no such model, one without a representation decoder, something named twice.
     """
     first = load_model(model, device, precision="32")
+    _check_names(against)
     checkpoints = [model, *(name for name in against if not _OTHERS.fullmatch(name))]
     titles = dict(zip(checkpoints, short_titles(checkpoints), strict=True))
     found = [_checkpoint(model, titles[model], first, device)]
@@ -84,6 +86,18 @@ def methods(model: str, against: Sequence[str], device: str = "auto") -> list[Me
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise InputError(f"--against {twice[0]}: is there twice; name each row once, and the model not again")
     return found
+
+
+def _check_names(against: Sequence[str]) -> None:
+    """Refuse what is neither a row nor a model, naming both kinds."""
+    for name in against:
+        if _OTHERS.fullmatch(name):
+            continue
+        try:
+            find_model(name)
+        except InputError as error:
+            rows = "crops, crops-N (crops-128, say), handmade, random, imagenet"
+            raise InputError(f"--against {name}: none of {rows}, and no model ({error})") from None
 
 
 def _method(name: str, model: Model, device: str) -> Method:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from celldetr.model.output import TileModel
 
 COARSE = 1.5  # times the model's mpp beyond which a slide is magnified more than training ever did
+FEW_ON_MM2, FEW_PER_MM2 = 0.02, 5  # tissue larger than this has more cells than so many a mm2; fat has a hundred
 LIBRARIES = (
     "numpy", "scipy", "pyarrow", "pillow", "openslide-python", "openslide-bin", "tifffile", "imagecodecs",
     "torch", "timm", "numba",
@@ -123,6 +124,16 @@ def doubts(job: Job) -> list[str]:
         where = "" if job.plan.roi is None else " in the ROI"
         found.append(f"no tissue was found{where}, so no tile was read; if there is some, turn the tissue mask off")
     return found
+
+
+def scarcity(cells: int, tissue_mm2: float) -> list[str]:
+    """One sentence if tissue has hardly a cell: then it is probably no H&E, or of another resolution than was said."""
+    if tissue_mm2 <= FEW_ON_MM2 or cells >= FEW_PER_MM2 * tissue_mm2:
+        return []
+    return [
+        f"hardly a cell found: {cells} on {tissue_mm2:.3g} mm2 of tissue; is this an H&E image at this resolution? "
+        "Look at it, and give the right one with --mpp, or a lower --threshold"
+    ]
 
 
 def results(infos: Sequence[PartInfo], plan: Plan, types: Sequence[str]) -> dict[str, Any]:

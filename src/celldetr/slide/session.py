@@ -19,7 +19,7 @@ from celldetr.slide.damage import FailedTile
 from celldetr.slide.found import FoundStore, digest
 from celldetr.slide.nucleus_size import NucleusSizes
 from celldetr.slide.pipeline import Counter, Job, Seconds, predict_bands
-from celldetr.slide.provenance import doubts, environment, history, loss, now, results, table_provenance
+from celldetr.slide.provenance import doubts, environment, history, loss, now, results, scarcity, table_provenance
 from celldetr.slide.store import CELLS, PARTS, RUN, PartStore
 
 
@@ -98,6 +98,8 @@ class Session:
             start = time.perf_counter()
             table = self._store.finish(self._infos, table_provenance(self._run, len(failed)))
             self._run["warnings"] = [*self._run["warnings"], *self._sizes(table).doubts()]
+            if self._job.options.tissue and not failed:
+                self._run["warnings"] += scarcity(self._counter.cells, self._job.plan.tissue_mm2)
             self._counter.seconds.write += time.perf_counter() - start
             status = "partial" if failed else "complete"
             run = self._describe(status) | results(self._infos, self._job.plan, self._job.model.types)

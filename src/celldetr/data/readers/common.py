@@ -53,7 +53,9 @@ def required_mpp(card: DatasetCard) -> float:
         InputError: the card has none.
     """
     if card.mpp is None:
-        raise InputError(f"dataset {card.name!r}: mpp (micrometres per pixel) is missing; write mpp: 0.5, say")
+        raise InputError(
+            f"dataset {card.name!r}: mpp (micrometres per pixel) is missing; pass --mpp 0.5, say, or write mpp: 0.5"
+        )
     return card.mpp
 
 
