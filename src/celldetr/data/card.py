@@ -168,7 +168,7 @@ def load_card(name_or_path: str | Path) -> DatasetCard:
     if path.suffix.lower() not in {".yaml", ".yml"}:
         if path.name != text or text not in card_names():
             hint = near(text, card_names())
-            raise InputError(f"no dataset card {text!r}: {hint} A YAML file, or a folder of labels, will do")
+            raise InputError(f"no dataset card {text!r}; {hint} (or the path of a .yaml file, or a folder of labels)")
         path = CARDS / f"{text}.yaml"
     card = parse(DatasetCard, read_yaml(path), str(path))
     card._folder = path.resolve().parent
