@@ -13,7 +13,7 @@ import torch
 import yaml
 
 from celldetr.ablation.compare import compare, holm, paired_differences, value
-from celldetr.ablation.decoder import DETECTOR, _type_loss, fit, own_levels, remember, run_variant, train_detector
+from celldetr.ablation.decoder import DETECTOR, _type_loss, fit, remember, run_variant, train_detector
 from celldetr.ablation.report import _plain, _shown, write_report
 from celldetr.ablation.run import run_tasks, tasks_of
 from celldetr.ablation.study import Study, load_study, study_names
@@ -100,7 +100,7 @@ def test_a_decoder_is_trained_alone(tmp_path: Path, tiny_study: Studies) -> None
     network, last = fit(study.recipe_of("both", 0), detector, memo)
     assert last < 0.7 * first
     own = detector.network.state_dict()
-    (place,) = (network.config.strides.index(stride) for stride in own_levels(network))  # the encoder does not read it
+    (place,) = (network.config.strides.index(stride) for stride in network.own_strides)  # the encoder does not read it
     learned = ("representer.", "type_head.", f"projections.{place}.")
     for name, weight in network.state_dict().items():
         if not name.startswith(learned):

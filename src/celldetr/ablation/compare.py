@@ -92,8 +92,9 @@ def compare(
             if len(drawn) and np.isfinite(difference):
                 low, high = np.percentile(drawn, [2.5, 97.5])
                 p = min(1.0, 2 * min(float(np.mean(drawn <= 0)), float(np.mean(drawn >= 0))))
-                row = replace(row, interval=(float(low), float(high)), p=max(p, 1 / resamples))
-            rows[variant] = row if len(common) > 1 else replace(row, p=None)
+                known = max(p, 1 / resamples) if len(common) > 1 else None
+                row = replace(row, interval=(float(low), float(high)), p=known)
+            rows[variant] = row
     return rows
 
 

@@ -119,15 +119,10 @@ def remember(study: Study, seed: int, checkpoint: Checkpoint, device: torch.devi
         indices = [(query.cpu(), nucleus.cpu()) for query, nucleus in pairs]
         each = zip(batch.boxes, batch.types, matched(found.boxes.float().cpu(), indices), strict=True)
         for i, (boxes, types, hits) in enumerate(each):
-            extra = {stride: levels[stride][i].half().cpu() for stride in own_levels(network)}
+            extra = {stride: levels[stride][i].half().cpu() for stride in network.own_strides}
             remembered.append(Crop(memory.tokens[i].half().cpu(), extra, boxes, types, hits, origin[i]))
     assert layout is not None
     return Memo(remembered, layout, data.counts)
-
-
-def own_levels(network: CellDETR) -> list[int]:
-    """Strides of the levels that the representation decoder reads and the encoder does not."""
-    return [s for s in network.config.representation_strides if s not in network.config.encoder_strides]
 
 
 def run_variant(
@@ -183,7 +178,7 @@ def fit(recipe: Recipe, detector: Checkpoint, memo: Memo, listener: Listener | N
     network.load_state_dict(network.state_dict() | shared)
     frozen = settings.model_copy(update={"freeze": DETECTION})
     objective = Supervised(network, frozen, balance(memo.counts, settings.class_balance).to(device)).train()
-    for stride in own_levels(network):
+    for stride in network.own_strides:
         network.projections[network.config.strides.index(stride)].requires_grad_(True)
     optimizer, average = build_optimizer(network, settings), Average(network, settings.ema)
     chance = torch.Generator().manual_seed(settings.seed)
@@ -223,7 +218,7 @@ def _type_loss(objective: Supervised, memo: Memo, batch: Sequence[Crop], step: i
         ratios=layout.ratios.expand(count, -1, -1),
         sizes=layout.sizes.expand(count, -1),
     )
-    levels = {s: torch.stack([crop.levels[s] for crop in batch]).to(device).float() for s in own_levels(network)}
+    levels = {s: torch.stack([crop.levels[s] for crop in batch]).to(device).float() for s in network.own_strides}
     with torch.autocast(device.type, torch.bfloat16, enabled=in_bf16(settings.precision, device)):
         memories = network.complete(memory, levels)
         fed = feed(

@@ -141,6 +141,11 @@ class CellDETR(nn.Module):
         position = self.geometry.place(read.centres(), sizes, origin, self.config.d_model)
         return self.complete(self.encoder(read, position.to(read.tokens.dtype)), levels, padding)
 
+    @property
+    def own_strides(self) -> list[int]:
+        """Strides of the levels that the representation decoder reads and the encoder does not."""
+        return [s for s in self.config.representation_strides if s not in self.config.encoder_strides]
+
     def complete(self, encoded: Memory, levels: Mapping[int, Tensor], padding: Tensor | None = None) -> Memories:
         """Add to the encoder's memory the levels that only the representation decoder reads.
 
@@ -149,7 +154,7 @@ class CellDETR(nn.Module):
             levels: as of ``levels``, those at least.
             padding: as in ``encode``.
         """
-        extra = [s for s in self.config.representation_strides if s not in self.config.encoder_strides]
+        extra = self.own_strides
         everything = encoded.join(self._flatten(levels, extra, encoded.sizes, padding)) if extra else encoded
         return Memories(encoded, everything.select(self.config.representation_strides))
 
