@@ -66,7 +66,7 @@ class Supervised(nn.Module):
             found, terms = self._detection(memories, boxes, labels, origin, sizes, nuclei, chances)
         elif config.mode in ("sequential", "mixed"):
             found = self._found(memories, boxes, origin)
-        if self.network.representer is not None:
+        if self.network.representer is not None and config.learns_types:
             terms |= self.type_losses(memories, feed(config, found, boxes, chances), labels, origin, nuclei)
         return self.total(terms), {name: value.detach() for name, value in terms.items()}
 
