@@ -1,4 +1,4 @@
-"""What ``celldetr index``, ``similar`` and ``cluster`` cost on a table of a million cells: seconds and peak memory.
+"""What ``celldetr index``, ``similar``, ``cluster`` and ``export`` cost a million cells: seconds, peak memory.
 
     python benchmarks/million_cells.py --cells 1000000 -o benchmarks/results/million_cells.txt
 
@@ -20,6 +20,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from celldetr.export import FORMATS, export_cells
 from celldetr.files import write_json
 from celldetr.slide.table import box_polygons, cell_schema
 from neighbour_index import embeddings, peak_mb
@@ -97,6 +98,10 @@ def step(name: str, folder: Path, sample: int) -> dict[str, object]:
             "peak_mb_of_index": opened,
             "exact_s_100_queries": exact,
         }
+    elif name in FORMATS:
+        out = export_cells(folder, name)
+        files = [path for path in out.rglob("*") if path.is_file()] if out.is_dir() else [out]
+        told = {"mb": sum(path.stat().st_size for path in files) / 1e6}
     else:
         from celldetr.neighbours.clustering import ClusterOptions, cluster_cells
 
@@ -110,7 +115,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--cells", type=int, default=1_000_000)
     parser.add_argument("--sample", type=int, default=50_000, help="cells that are clustered")
-    parser.add_argument("--steps", nargs="*", default=["index", "query", "cluster"])
+    parser.add_argument("--steps", nargs="*", default=["index", "query", "cluster"], help="or a format")
     parser.add_argument("-o", "--out", type=Path, help="log to write")
     parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args()

@@ -75,7 +75,9 @@ def predict(
     ] = None,
     formats: Annotated[
         list[str] | None,
-        typer.Option("--format", "-f", help="Also write geojson (QuPath), anndata (scanpy) or csv; repeat for more."),
+        typer.Option(
+            "--format", "-f", help="Also write geojson (QuPath), anndata (scanpy), csv, spatialdata; repeat for more."
+        ),
     ] = None,
     threshold: Annotated[
         float | None, typer.Option(help="Least score of a cell, 0 to 1.", show_default="the model's own")
@@ -179,7 +181,9 @@ def export(
     ],
     to: Annotated[
         str,
-        typer.Option("--to", "--format", "-f", help="Cells: geojson (QuPath), anndata (scanpy), csv. A model: onnx."),
+        typer.Option(
+            "--to", "--format", "-f", help="geojson (QuPath), anndata (scanpy), csv, spatialdata; of a model: onnx."
+        ),
     ],
     out: Annotated[
         Path | None,
@@ -204,7 +208,7 @@ def export(
     ] = False,
     overwrite: Overwrite = False,
 ) -> None:
-    """Write the cells of a finished slide for QuPath, scanpy or a spreadsheet; or a model as one ONNX file."""
+    """Write the cells of a finished slide for QuPath, scverse or a spreadsheet; or a model as one ONNX file."""
     from celldetr.export import MODEL_FORMAT, export_cells, find_format
 
     if to.lower().lstrip(".") == MODEL_FORMAT:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -61,6 +62,41 @@ def replacing(path: Path, tag: str = "") -> Iterator[Path]:
             if isinstance(error, FileNotFoundError) and not path.parent.is_dir():
                 where = f"there is no directory {path.parent}"
                 raise InputError(f"{path}: cannot be written ({where}); choose another place") from None
+            raise
+
+
+@contextmanager
+def replacing_folder(path: Path) -> Iterator[Path]:
+    """As ``replacing``, of a folder: a temporary path beside ``path``, which is not there yet.
+
+    A folder cannot be put in another's place in one step. The old one is moved aside first, and comes back if the new
+    one cannot take its place; a power cut between the two leaves both, under their temporary names.
+
+    Raises:
+        InputError: the disk is full, or the place cannot be written to.
+    """
+    temporary, old = path.with_name(f"{path.name}.tmp"), path.with_name(f"{path.name}.old")
+    with output_errors(path):
+        shutil.rmtree(temporary, ignore_errors=True)
+        try:
+            yield temporary
+            for folder, _, names in os.walk(temporary):
+                for name in names:
+                    _flush(Path(folder, name))
+                flush_directory(Path(folder))
+            if path.exists():
+                shutil.rmtree(old, ignore_errors=True)
+                path.rename(old)
+            try:
+                temporary.rename(path)
+            except BaseException:
+                if old.exists():
+                    old.rename(path)
+                raise
+            flush_directory(path.parent)
+            shutil.rmtree(old, ignore_errors=True)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
             raise
 
 

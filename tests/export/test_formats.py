@@ -76,3 +76,21 @@ def test_a_full_disk_leaves_nothing_and_says_so(run: Path, monkeypatch: pytest.M
     with pytest.raises(InputError, match=r"cells\.full: the disk is full"):
         export_cells(run, "full")
     assert names(run) == ["cells.parquet", "run.json"]
+
+
+def test_a_folder_that_cannot_be_written_leaves_the_old_one(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def write(table: CellTable, out: Path) -> None:
+        out.mkdir()
+        (out / "zarr.json").write_text("new")
+        if full:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setitem(FORMATS, "store", Exporter("store", (".zarr",), write, "nothing", folder=True))
+    full = False
+    out = export_cells(run, "store")
+    (out / "zarr.json").write_text("old")
+    full = True
+    with pytest.raises(InputError, match=r"cells\.zarr: the disk is full"):
+        export_cells(run, "store", overwrite=True)
+    assert (out / "zarr.json").read_text() == "old"
+    assert names(run) == ["cells.parquet", "cells.zarr", "run.json"]

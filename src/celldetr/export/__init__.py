@@ -16,8 +16,9 @@ from celldetr.errors import InputError, near
 from celldetr.export.anndata import write_anndata
 from celldetr.export.csv import write_csv
 from celldetr.export.geojson import write_geojson
+from celldetr.export.spatialdata import write_spatialdata
 from celldetr.export.table import CellTable, open_table
-from celldetr.files import output_errors, replacing
+from celldetr.files import output_errors, replacing, replacing_folder
 from celldetr.slide.lock import RunLock
 
 
@@ -30,12 +31,14 @@ class Exporter:
         suffixes: endings its files may have; the first is the default, and programs recognise files by them.
         write: ``write(table, out, **options)``.
         opens_in: programs that read it, for help texts.
+        folder: whether it is a folder of files, a Zarr store, instead of one file.
     """
 
     name: str
     suffixes: tuple[str, ...]
     write: Callable[..., None]
     opens_in: str
+    folder: bool = False
 
     @property
     def options(self) -> tuple[str, ...]:
@@ -50,11 +53,13 @@ FORMATS: dict[str, Exporter] = {
         Exporter("geojson", (".geojson.gz", ".geojson", ".json.gz", ".json"), write_geojson, "QuPath, geopandas"),
         Exporter("anndata", (".h5ad",), write_anndata, "scanpy, squidpy"),
         Exporter("csv", (".csv", ".csv.gz"), write_csv, "spreadsheets, R, pandas"),
+        Exporter("spatialdata", (".zarr",), write_spatialdata, "spatialdata, napari, squidpy", folder=True),
     )
 }
 
 # Names that people know the same formats by.
-_ALIASES = {"h5ad": "anndata", "qupath": "geojson"}
+_ALIASES = {"h5ad": "anndata", "qupath": "geojson", "zarr": "spatialdata"}
+ZARR_FILE = "zarr.json"  # in the folder of a Zarr store: no other folder is ever replaced
 MODEL_FORMAT = "onnx"  # of networks, not of cells: celldetr.model.onnx
 
 
@@ -80,7 +85,7 @@ def find_format(name: str, others: Sequence[str] = ()) -> Exporter:
 def _target(exporter: Exporter, directory: Path, out: Path | None, overwrite: bool) -> Path:
     """Where to write, once nothing speaks against it."""
     target = directory / ("cells" + exporter.suffixes[0]) if out is None else out
-    if target.is_dir():
+    if target.is_dir() and not (exporter.folder and (target / ZARR_FILE).is_file()):
         raise InputError(f"{target}: is a directory; give the name of a file, e.g. cells{exporter.suffixes[0]}")
     if not target.name.lower().endswith(exporter.suffixes):
         accepted = " or ".join(exporter.suffixes)
@@ -140,5 +145,5 @@ def _prepare(
 
 
 def _write(exporter: Exporter, table: CellTable, target: Path, options: dict[str, Any]) -> None:
-    with replacing(target) as temporary:
+    with (replacing_folder if exporter.folder else replacing)(target) as temporary:
         exporter.write(table, temporary, **options)

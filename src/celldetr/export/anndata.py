@@ -21,6 +21,7 @@ from celldetr.export.table import CellTable, batch_embeddings, by_cluster
 from celldetr.slide.clusters import CLUSTER
 
 if TYPE_CHECKING:
+    import anndata
     import h5py
     import pandas as pd
 
@@ -77,6 +78,32 @@ def _cluster_colours(table: CellTable) -> dict[str, list[str]]:
     return {"cluster_colors": [hex_colour(colour) for colour in type_colours(by_cluster(table).types).values()]}
 
 
+def as_anndata(table: CellTable) -> anndata.AnnData:
+    """All but ``X`` of what ``write_anndata`` writes."""
+    import anndata
+    import pandas as pd
+
+    obs = _observations(table)
+    colours = type_colours(table.types)
+    return anndata.AnnData(
+        obs=obs,
+        var=pd.DataFrame(index=pd.Index([f"e{i}" for i in range(table.embedding_dim)], dtype=object)),
+        obsm={
+            "spatial": obs[["x_px", "y_px"]].to_numpy(dtype=np.float64),
+            "spatial_um": obs[["x_um", "y_um"]].to_numpy(dtype=np.float64),
+        },
+        uns={
+            "type_colors": [hex_colour(colours[name]) for name in table.types],
+            **_cluster_colours(table),
+            "celldetr": {
+                "slide": table.slide,
+                "mpp": float("nan") if table.mpp is None else table.mpp,
+                "run_json": json.dumps(table.run),
+            },
+        },
+    )
+
+
 def write_anndata(table: CellTable, out: Path) -> None:
     """Write the cells as AnnData.
 
@@ -94,30 +121,9 @@ def write_anndata(table: CellTable, out: Path) -> None:
     Raises:
         OSError: the disk has no room for it.
     """
-    import anndata
     import h5py
-    import pandas as pd
 
     _reserve(table, out)
-    obs = _observations(table)
-    colours = type_colours(table.types)
-    cells = anndata.AnnData(
-        obs=obs,
-        var=pd.DataFrame(index=pd.Index([f"e{i}" for i in range(table.embedding_dim)], dtype=object)),
-        obsm={
-            "spatial": obs[["x_px", "y_px"]].to_numpy(dtype=np.float64),
-            "spatial_um": obs[["x_um", "y_um"]].to_numpy(dtype=np.float64),
-        },
-        uns={
-            "type_colors": [hex_colour(colours[name]) for name in table.types],
-            **_cluster_colours(table),
-            "celldetr": {
-                "slide": table.slide,
-                "mpp": float("nan") if table.mpp is None else table.mpp,
-                "run_json": json.dumps(table.run),
-            },
-        },
-    )
-    cells.write_h5ad(out)
+    as_anndata(table).write_h5ad(out)
     with h5py.File(out, "r+") as file:
         _stream_embeddings(table, file)

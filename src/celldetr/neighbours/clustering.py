@@ -90,7 +90,7 @@ def cluster_cells(
     """Group cells by their embeddings.
 
     Every slide gets ``clusters.parquet`` beside its ``cells.parquet`` (``celldetr.slide.clusters``); exports that lie
-    there (``cells.geojson.gz``, ``cells.h5ad``, ``cells.csv``) are written again, with the cluster.
+    there (``cells.geojson.gz``, ``cells.h5ad``, ``cells.csv``, ``cells.zarr``) are written again, with the cluster.
 
     Args:
         cells: ``cells.parquet`` files, folders of results, or folders of these.
@@ -270,7 +270,7 @@ def _assign(
 def _export(directory: Path, formats: Sequence[str], fresh: bool) -> None:
     """Write what was asked for, and again what is there, in a directory that the caller holds."""
     wanted = {find_format(name).name for name in formats}
-    there = {name for name, exporter in FORMATS.items() if is_file(directory / f"cells{exporter.suffixes[0]}")}
+    there = {name for name, exporter in FORMATS.items() if (directory / f"cells{exporter.suffixes[0]}").exists()}
     for name in sorted((wanted - {"geojson"}) | (there if fresh else set())):
         write_format(directory, name, overwrite=True)
     if "geojson" in wanted:
