@@ -392,6 +392,21 @@ def test_a_model_agrees_with_itself(run: Run, card: Callable[..., Path], tmp_pat
     assert out.read_bytes() == before
 
 
+def test_the_threshold_of_cells_found_at_a_threshold(run: Run, card: Callable[..., Path], tmp_path: Path) -> None:
+    plot = tmp_path / "threshold.png"
+    done = run("threshold", card(), "--split", "train", "--plot", plot, "-q", "--device", "cpu")
+    assert done.code == 0
+    chosen, own = done.out.splitlines()
+    scores = default_model().predict(crop(), mpp=MPP).score
+    assert (
+        0 < float(chosen.split()[1].rstrip(":")) <= scores.min() + 5e-4
+    )  # all that the model calls a cell, and it alone
+    assert chosen.endswith(f": detection F1 1.000, precision 1.000, recall 1.000 ({len(scores)} cells)")
+    assert own.startswith(f"the model's own, {default_model().threshold:.3f}: detection F1 1.000")
+    assert plot.stat().st_size > 0
+    refused(run("threshold", card(), "--split", "train", "--plot", plot, "-q"), "--overwrite")
+
+
 def test_a_model_of_other_types(run: Run, card: Callable[..., Path], tmp_path: Path) -> None:
     out = tmp_path / "metrics.json"
     other = card(types={"tumour": ["epithelial"], "rest": ["lymphocyte", "stromal"]})

@@ -19,7 +19,8 @@ import typer
 from celldetr import cli_checks as checks
 from celldetr.cli_cells import cluster, index, similar
 from celldetr.cli_data import data_app
-from celldetr.cli_models import ablate, evaluate, explain, pretrain, probe, rotations, train
+from celldetr.cli_judge import evaluate, probe, rotations, threshold
+from celldetr.cli_models import ablate, explain, pretrain, train
 from celldetr.cli_options import (
     Device,
     ModelName,
@@ -166,7 +167,7 @@ def demo(
     resume: Resume = False,
     quiet: Quiet = False,
 ) -> None:
-    """Find every cell of the sample slide that comes with the package, and write all formats."""
+    """Find every cell of the sample slide that comes with the package; also as GeoJSON, AnnData and CSV."""
     from celldetr.demo_slide import sample_slide
 
     formats = ["geojson", "anndata", "csv"]
@@ -229,7 +230,7 @@ def export(
     typer.echo(export_cells(source, to, out, overwrite=overwrite, **options))
 
 
-for command in (train, pretrain, evaluate, probe, rotations, explain, ablate, index, similar, cluster):
+for command in (train, pretrain, evaluate, threshold, probe, rotations, explain, ablate, index, similar, cluster):
     app.command()(command)
 app.add_typer(data_app)
 app.add_typer(spatial_app)

@@ -1,12 +1,13 @@
-"""Judge a model on a data set: what ``celldetr evaluate`` does.
+"""Judge a model on a data set: what ``celldetr evaluate`` and ``celldetr threshold`` do.
 
 Images go through the same path as a user's (``Model.predict``: resampling, tiles, ownership), at the threshold that the
-model was loaded with: the one chosen on its validation, unless the user gave another. Nothing here can choose one.
+model was loaded with: the one chosen on its validation, unless the user gave another. ``judge`` cannot choose one;
+``choose`` does that and says nothing else.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,11 +22,14 @@ from celldetr.data.sample import Sample
 from celldetr.errors import InputError
 from celldetr.evaluation.cells import ImageCells, Predict, predict_samples
 from celldetr.evaluation.evaluate import score_images
+from celldetr.evaluation.metrics import DetectionCounts
 from celldetr.evaluation.protocols import PROTOCOLS, find_protocol
 from celldetr.evaluation.report import Report
+from celldetr.evaluation.threshold import THRESHOLD_PROTOCOLS, ThresholdChoice, best_threshold, count_at
 from celldetr.evaluation.type_map import TypeMap, type_map
 from celldetr.model.output import TileCells
 
+Progress = Callable[[int, int], None]
 LOWEST_SCORE = 0.05  # kept for the precision-recall curve; what counts is decided by the model's threshold
 
 
@@ -88,7 +92,7 @@ def judge(
     mapping: dict[str, str] | None = None,
     renamed: dict[str, str] | None = None,
     mpp: float | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Verdict:
     """Score a model on a split of a data set.
 
@@ -113,15 +117,8 @@ def judge(
     types = None if renamed is None else type_map(renamed, model.types, card.type_names)
     names = model.types if types is None else types.names
     samples = labelled_images(card, split, names, mapping)
-    threshold, images = model.threshold, list[ImageCells]()
-    model.threshold = min(LOWEST_SCORE, threshold)
-    try:
-        for cells in predict_samples(as_predict(model, types), samples, names):
-            images.append(cells)
-            if progress:
-                progress(len(images), len(samples))
-    finally:
-        model.threshold = threshold
+    threshold = model.threshold
+    images = _all_cells(model, as_predict(model, types), samples, names, progress)
     report = score_images(images, names, rules, threshold=threshold)
     others = tuple(
         score_images(images, names, other, threshold=threshold) for name, other in PROTOCOLS.items() if other != rules
@@ -139,3 +136,47 @@ def judge(
         context["model_types"] = dict(zip(model.types, types.targets, strict=True))
         context["types_without_counterpart"] = list(types.without)
     return Verdict(report, others, context)
+
+
+def choose(
+    model: Model,
+    dataset: str,
+    split: str = "val",
+    *,
+    mpp: float | None = None,
+    progress: Progress | None = None,
+) -> tuple[ThresholdChoice, DetectionCounts]:
+    """The threshold that suits a model on a split of a data set, by detection alone.
+
+    Args:
+        model: its own threshold has no say.
+        dataset, mpp, progress: as of ``judge``.
+        split: of the card; every nucleus of its images is labelled.
+
+    Returns:
+        the choice, and detection at the model's own threshold, under the same protocol as its ``counts``.
+
+    Raises:
+        InputError: wrong data, or no cell in them.
+    """
+    card = find_card(dataset, mpp)
+    samples = map_types(load_samples(card, split), model.types, dict.fromkeys(card.type_names, ""))
+    images = _all_cells(model, as_predict(model), samples, model.types, progress)
+    choice = best_threshold(images, THRESHOLD_PROTOCOLS)
+    return choice, count_at(images, find_protocol(THRESHOLD_PROTOCOLS[0]), model.threshold)
+
+
+def _all_cells(
+    model: Model, predict: Predict, samples: Sequence[Sample], types: Sequence[str], progress: Progress | None
+) -> list[ImageCells]:
+    """Cells of each image down to a score at which few are right."""
+    threshold, images = model.threshold, list[ImageCells]()
+    model.threshold = min(LOWEST_SCORE, threshold)
+    try:
+        for cells in predict_samples(predict, samples, tuple(types)):
+            images.append(cells)
+            if progress:
+                progress(len(images), len(samples))
+    finally:
+        model.threshold = threshold
+    return images

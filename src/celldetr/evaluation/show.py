@@ -8,8 +8,10 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from celldetr.evaluation.metrics import DetectionCounts
 from celldetr.evaluation.report import Report, TissueRow
 from celldetr.evaluation.rotations import Rotations, Spread
+from celldetr.evaluation.threshold import ThresholdChoice
 
 
 def show_report(report: Report, others: Sequence[Report] = ()) -> RenderableType:
@@ -26,6 +28,17 @@ def show_report(report: Report, others: Sequence[Report] = ()) -> RenderableType
     if others:
         parts.append(_protocols([report, *others]))
     return Group(*parts)
+
+
+def show_threshold(choice: ThresholdChoice, own: float, counts: DetectionCounts) -> tuple[str, str]:
+    """What was chosen, and what the threshold that a model comes with reaches on the same images."""
+
+    def told(threshold: float, counts: DetectionCounts) -> str:
+        values = [number(value) for value in (counts.f1, counts.precision, counts.recall)]
+        return f"{threshold:.3f}: detection F1 {values[0]}, precision {values[1]}, recall {values[2]}"
+
+    cells = f"{choice.counts.tp + choice.counts.fn:,} cells"
+    return f"threshold {told(choice.threshold, choice.counts)} ({cells})", f"the model's own, {told(own, counts)}"
 
 
 def show_rotations(rotated: Rotations) -> RenderableType:

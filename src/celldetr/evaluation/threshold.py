@@ -28,6 +28,10 @@ STEPS = 120  # thresholds tried
 SMOOTH = 0.1  # share of the steps averaged over; below 20 steps, none
 TOP = 1e-3  # F1 within this of the best belongs to the top
 
+# Of a model that is to be used: where within-radius has its broad top, ``standard`` has a slope, and tissue that a
+# network has not seen scores lower than what it was trained on. Both want the lower end of that top.
+THRESHOLD_PROTOCOLS = ("within-radius", "standard")
+
 Protocols = str | Protocol | Sequence[str | Protocol]
 
 
@@ -83,14 +87,14 @@ def best_threshold(validation: Sequence[ImageCells], protocol: Protocols = "with
     if not len(scores):
         raise InputError("the model finds no cell in the validation images; train it longer or lower its own threshold")
     steps = _steps(scores, n_true)
-    measured = np.array([[_count(validation, rule, step).f1 or 0.0 for rule in rules] for step in steps]).mean(1)
+    measured = np.array([[count_at(validation, rule, step).f1 or 0.0 for rule in rules] for step in steps]).mean(1)
     first, last = _top(_smooth(measured))
     # A selection is the same for every threshold above the next lower score, so the top begins there. Nothing is known
     # of predictions below the lowest score seen.
     below = scores[scores < steps[first]]
     threshold = float(((below[-1] if len(below) else steps[first]) + steps[last]) / 2)
     return ThresholdChoice(
-        threshold, _count(validation, rules[0], threshold), tuple(steps.tolist()), tuple(measured.tolist())
+        threshold, count_at(validation, rules[0], threshold), tuple(steps.tolist()), tuple(measured.tolist())
     )
 
 
@@ -104,7 +108,8 @@ def _steps(scores: NDArray[np.float64], n_true: int) -> NDArray[np.float64]:
     return np.unique(useful[places])
 
 
-def _count(images: Sequence[ImageCells], protocol: Protocol, threshold: float) -> DetectionCounts:
+def count_at(images: Sequence[ImageCells], protocol: Protocol, threshold: float) -> DetectionCounts:
+    """Detection on images with a threshold on top of that of the predictions."""
     counts = (count_detection(pair_image(image.above(threshold), protocol)) for image in images)
     return sum(counts, DetectionCounts())
 

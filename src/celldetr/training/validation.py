@@ -11,15 +11,12 @@ from celldetr.data.sample import Sample
 from celldetr.evaluation.cells import ImageCells, predict_samples
 from celldetr.evaluation.evaluate import score_images
 from celldetr.evaluation.protocols import find_protocol, pair_image
-from celldetr.evaluation.threshold import best_threshold
+from celldetr.evaluation.threshold import THRESHOLD_PROTOCOLS, best_threshold
 from celldetr.model.inference import TilePredictor
 from celldetr.model.output import TileCells
 
 LOWEST_SCORE = 0.05  # predictions below are never counted, whatever the threshold
 PROTOCOL = "within-radius"  # of the choice among checkpoints: under ``standard`` F1 is noisier
-# Of the threshold: where within-radius has its broad top, ``standard`` has a slope, and tissue that a network has not
-# seen scores lower than what it was trained on. Both want the lower end of that top.
-THRESHOLD_PROTOCOLS = (PROTOCOL, "standard")
 
 
 def whole_image(predictor: TilePredictor) -> Callable[[NDArray[np.uint8], float], TileCells]:
