@@ -108,9 +108,8 @@ def threshold_figure(choice: ThresholdChoice) -> Figure:
     """Detection F1 on validation against the threshold, the chosen one marked."""
     figure, axes = figure_with_axes(5, 3.5)
     axes.plot(choice.tried, choice.f1, color=HIT)
-    label = f"threshold {choice.threshold:.3f}: F1 {number(choice.counts.f1)}"
-    axes.axvline(choice.threshold, color=LINE, linestyle="--", label=label)
-    axes.set(xlim=(0, 1), xlabel="threshold", ylabel="detection F1 on validation")
+    axes.axvline(choice.threshold, color=LINE, linestyle="--", label=f"chosen: {choice.threshold:.3f}")
+    axes.set(xlim=(0, 1), xlabel="threshold", ylabel="detection F1, mean over rules of pairing")
     axes.legend(frameon=False)
     return figure
 
