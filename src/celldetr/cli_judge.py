@@ -8,15 +8,23 @@ from typing import Annotated
 import typer
 
 from celldetr import cli_checks as checks
-from celldetr.cli_options import Device, ModelName, Orientations, Overwrite, PrecisionName, Quiet, Resume, resumable
+from celldetr.cli_options import (
+    Dataset,
+    Device,
+    ImageMpp,
+    ModelName,
+    Orientations,
+    Overwrite,
+    PrecisionName,
+    Quiet,
+    Resume,
+    resumable,
+)
 from celldetr.progress import image_listener, progress_bar
 
 
 def evaluate(
-    dataset: Annotated[
-        str,
-        typer.Argument(metavar="DATASET", help="A data set's card (YAML), one in the package, or a folder of labels."),
-    ],
+    dataset: Dataset,
     model: ModelName = None,
     split: Annotated[str, typer.Option(help="Which of the card's splits; of a folder of labels: all.")] = "test",
     out: Annotated[Path, typer.Option("--out", "-o", help="JSON file for the metrics.")] = Path("metrics.json"),
@@ -43,9 +51,7 @@ def evaluate(
     threshold: Annotated[
         float | None, typer.Option(help="Least score of a cell that counts, 0 to 1.", show_default="the model's own")
     ] = None,
-    mpp: Annotated[
-        float | None, typer.Option(help="Micrometres per pixel of the images, instead of what they or their card say.")
-    ] = None,
+    mpp: ImageMpp = None,
     plots: Annotated[
         Path | None,
         typer.Option(
@@ -102,15 +108,10 @@ def evaluate(
 
 
 def threshold(
-    dataset: Annotated[
-        str,
-        typer.Argument(metavar="DATASET", help="A data set's card (YAML), one in the package, or a folder of labels."),
-    ],
+    dataset: Dataset,
     model: ModelName = None,
     split: Annotated[str, typer.Option(help="Which of the card's splits; of a folder of labels: all.")] = "val",
-    mpp: Annotated[
-        float | None, typer.Option(help="Micrometres per pixel of the images, instead of what they or their card say.")
-    ] = None,
+    mpp: ImageMpp = None,
     plot: Annotated[Path | None, typer.Option(help="F1 over the threshold: .png, .svg or .pdf; none without.")] = None,
     device: Device = "auto",
     precision: PrecisionName = "auto",
@@ -144,10 +145,7 @@ def threshold(
 @resumable()
 def probe(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="Name (see `celldetr models`) or folder of a model.")],
-    dataset: Annotated[
-        str,
-        typer.Argument(metavar="DATASET", help="A data set's card (YAML), one in the package, or a folder of labels."),
-    ],
+    dataset: Dataset,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the probe.")],
     train_split: Annotated[
         str, typer.Option(help="What classifiers learn from; every choice is made on it alone.")
@@ -167,9 +165,7 @@ def probe(
     train_images: Annotated[
         int | None, typer.Option(help="Use so many images of the training split, drawn once.", show_default="all")
     ] = None,
-    mpp: Annotated[
-        float | None, typer.Option(help="Micrometres per pixel of the images, instead of what they or their card say.")
-    ] = None,
+    mpp: ImageMpp = None,
     device: Device = "auto",
     overwrite: Overwrite = False,
     resume: Resume = False,

@@ -17,6 +17,12 @@ ModelName = Annotated[
     str | None,
     typer.Option("--model", "-m", help="Name (see `celldetr models`) or folder of a model.", show_default="small-20x"),
 ]
+Dataset = Annotated[
+    str, typer.Argument(metavar="DATASET", help="A data set's card (YAML), one in the package, or a folder of labels.")
+]
+ImageMpp = Annotated[
+    float | None, typer.Option(help="Micrometres per pixel of the images, instead of what they or their card say.")
+]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 or mps; auto takes the fastest there is.")]
 Devices = Annotated[int, typer.Option(help="Processes that share each batch, each with a device of its own.")]
 PrecisionName = Annotated[str, typer.Option("--precision", help="32, bf16, or auto: bf16 where it is native.")]

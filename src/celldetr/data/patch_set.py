@@ -84,6 +84,12 @@ class PatchSetInfo(Config):
     slides: tuple[SlideInfo, ...]
     next: Position | None = None  # of an incomplete set
 
+    @classmethod
+    def begin(cls, **settings: Any) -> Self:
+        """A set without patches; ``settings`` are the other fields."""
+        start = Position(slide=0, place=0)
+        return cls(status="incomplete", patches=0, nuclei=0, shards=(), slides=(), next=start, **settings)
+
     @model_validator(mode="after")
     def _adds_up(self) -> Self:
         for name in ("patches", "nuclei"):

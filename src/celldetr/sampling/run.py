@@ -128,19 +128,13 @@ def sample_slides(
         out.mkdir(parents=True, exist_ok=True)
     try:
         with RunLock(out):
-            info = earlier_set(out, made_with, resume=resume, overwrite=overwrite) or PatchSetInfo(
-                status="incomplete",
+            info = earlier_set(out, made_with, resume=resume, overwrite=overwrite) or PatchSetInfo.begin(
                 mpp=patch_mpp,
                 px=options.px,
-                patches=0,
-                nuclei=0,
                 encoding=options.encoding,
                 validation=options.validation,
                 licence=licence,
                 made_with=made_with,
-                shards=(),
-                slides=(),
-                next=Position(slide=0, place=0),
             )
             if info.status != "complete":
                 with PatchWriter(out, info, options.shard) as writer:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from celldetr.data.patch_set import PatchSetInfo, Position
+from celldetr.data.patch_set import PatchSetInfo
 from celldetr.data.patch_writer import PatchWriter, earlier_set
 from celldetr.errors import InputError
 from celldetr.files import output_errors
@@ -99,20 +99,14 @@ def write_set(
         with output_errors(out):
             out.mkdir(parents=True, exist_ok=True)
         with nullcontext() if locked else RunLock(out):
-            info = earlier_set(out, made_with, **ask) or PatchSetInfo(
-                status="incomplete",
+            info = earlier_set(out, made_with, **ask) or PatchSetInfo.begin(
                 mpp=options.mpp,
                 px=options.px,
-                patches=0,
-                nuclei=0,
                 encoding=options.encoding,
                 types=plan.labels.names,
                 validation=options.validation,
                 licence=licence,
                 made_with=made_with,
-                shards=(),
-                slides=(),
-                next=Position(slide=0, place=0),
             )
             if info.status != "complete":
                 soft = options.confidence or plan.spots is not None
