@@ -56,6 +56,10 @@ class ModelConfig(Config):
     mean: RGB = (0.5, 0.5, 0.5)  # per channel, of pixel values / 255
     std: tuple[Positive, Positive, Positive] = (0.5, 0.5, 0.5)
 
+    # How the levels are normalised once they have the transformer's width. group: over each image and group of channels,
+    # as DETR does, so that what a cell looks like depends on what else its image holds; layer: each place by itself.
+    level_norm: Literal["group", "layer"] = "group"
+
     # Transformer sizes, common to the three stages.
     d_model: Width = 128
     heads: Width = 8
@@ -83,6 +87,9 @@ class ModelConfig(Config):
     representation_layers: Depth = 2
     representation_strides: tuple[int, ...] = (4, 8, 16, 32)  # levels sampled; outside the encoder, as projected
     self_attention: Literal["none", "after_first"] = "none"  # none: the paper; after_first: the released code
+    # What a query of the representation decoder begins with. size: the box's, as in the paper; features: also what the
+    # levels hold inside the box, averaged.
+    content: Literal["size", "features"] = "size"
     decoupled: bool = True  # a cell's place steers attention only; False: it is part of the cell's content as well
     constrained: bool = True  # sample inside the cell's own box; False: stock Deformable DETR offsets
     margin: Positive = 1.0  # times the box's half side that sampling may reach

@@ -6,6 +6,8 @@ centre of its box; a piece sees ``CONTEXT_PX`` beyond its border, so that no cel
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -28,7 +30,10 @@ def cuts(size: int, largest: int) -> list[tuple[int, int]]:
     return list(pairwise([*range(0, size, step), size]))
 
 
-@torch.inference_mode()
+EmbedWindow = Callable[[NDArray[np.uint8], NDArray[np.float64]], NDArray[np.float32]]
+"""(H, W, 3) part of an image and (N, 4) boxes xyxy in its pixels -> (N, d)."""
+
+
 def embed_boxes(
     predictor: TilePredictor, image: NDArray[np.uint8], boxes: NDArray[np.floating], largest: int = LARGEST_PX
 ) -> NDArray[np.float32]:
@@ -43,15 +48,41 @@ def embed_boxes(
     Returns:
         (N, d) float32, in the order of the boxes.
     """
+    # With self-attention among cells, those around a piece's own have their say, as in a run.
+    together = predictor.network.config.self_attention != "none"
+    look = partial(_represent, predictor)
+    return embed_in_pieces(look, predictor.embedding_dim, image, boxes, largest, together=together)
+
+
+def embed_in_pieces(
+    look: EmbedWindow,
+    dim: int,
+    image: NDArray[np.uint8],
+    boxes: NDArray[np.floating],
+    largest: int = LARGEST_PX,
+    *,
+    together: bool = False,
+) -> NDArray[np.float32]:
+    """Embed the contents of boxes of an image that may be too large to be looked at whole.
+
+    Args:
+        look: embeds the boxes of a piece.
+        dim: d of its vectors.
+        image: (H, W, 3).
+        boxes: (N, 4) xyxy in pixels of the image; they are clipped to it.
+        largest: side of a piece, px.
+        together: whether ``look`` wants the boxes around a piece's own as well.
+
+    Returns:
+        (N, d) float32, in the order of the boxes.
+    """
     height, width = image.shape[:2]
     edge = np.array([width, height], np.float64)
-    found = np.zeros((len(boxes), predictor.embedding_dim), np.float32)
+    found = np.zeros((len(boxes), dim), np.float32)
     clipped = np.clip(boxes.astype(np.float64).reshape(-1, 2, 2), 0, edge)
     low = np.minimum(clipped[:, 0], edge - _THINNEST)
     corners = np.concatenate([low, np.maximum(clipped[:, 1], low + _THINNEST)], axis=1)
     centre = np.minimum((corners[:, :2] + corners[:, 2:]) / 2, edge - 1e-3)
-    # With self-attention among cells, those around a piece's own have their say, as in a run.
-    together = predictor.network.config.self_attention != "none"
     for top, bottom in cuts(height, largest):
         for left, right in cuts(width, largest):
             own = _within(centre, (left, top), (right, bottom))
@@ -62,7 +93,7 @@ def embed_boxes(
             size = np.array([window.shape[1], window.shape[0]])
             seen = _within(centre, (x0, y0), (x0 + size[0], y0 + size[1])) if together else own
             inside = np.clip(corners[seen] - [x0, y0, x0, y0], 0, np.tile(size, 2))
-            found[own] = _represent(predictor, window, inside)[own[seen]]
+            found[own] = look(window, inside)[own[seen]]
     return found
 
 
@@ -71,6 +102,7 @@ def _within(centre: NDArray, low: tuple[int, int], high: tuple[int, int]) -> NDA
     return inside
 
 
+@torch.inference_mode()
 def _represent(predictor: TilePredictor, window: NDArray[np.uint8], boxes: NDArray) -> NDArray[np.float32]:
     """(N, 4) xyxy in pixels of a window -> (N, d)."""
     height, width = window.shape[:2]

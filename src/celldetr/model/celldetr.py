@@ -79,7 +79,7 @@ class CellDETR(nn.Module):
         self.config, self.geometry = config, geometry(config)
         self.backbone = build_backbone(config)
         convolutions = [nn.Conv2d(channels, config.d_model, 1) for channels in self.backbone.channels]
-        self.projections = nn.ModuleList(nn.Sequential(conv, nn.GroupNorm(32, config.d_model)) for conv in convolutions)
+        self.projections = nn.ModuleList(nn.Sequential(conv, _level_norm(config)) for conv in convolutions)
         for convolution in convolutions:
             nn.init.xavier_uniform_(convolution.weight)
             nn.init.zeros_(cast(Tensor, convolution.bias))
@@ -222,6 +222,8 @@ class CellDETR(nn.Module):
         """(B, C, h, w) of the backbone -> (B, d, h, w), normalised."""
         convolution, norm = cast(nn.Sequential, self.projections[self.config.strides.index(stride)])
         projected: Tensor = convolution(features)
+        if isinstance(norm, nn.LayerNorm):
+            return cast(Tensor, norm(projected.permute(0, 2, 3, 1))).permute(0, 3, 1, 2)
         if torch.is_grad_enabled() and projected.device.type == "cpu":
             # The gradient of PyTorch's GroupNorm, channels last, takes twice as long in bfloat16 as in float32.
             return cast(Tensor, norm(projected.float())).to(projected.dtype)
@@ -261,3 +263,8 @@ class CellDETR(nn.Module):
             padding=torch.cat(masks, dim=1) if masks else None,
             sizes=sizes,
         )
+
+
+def _level_norm(config: ModelConfig) -> nn.Module:
+    """The normalisation of a projected level."""
+    return nn.LayerNorm(config.d_model) if config.level_norm == "layer" else nn.GroupNorm(32, config.d_model)

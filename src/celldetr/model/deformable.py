@@ -82,7 +82,7 @@ def deformable_attention_reference(
         return (out.view(batch, queries, heads * channels) + nothing).to(value.dtype)
     # -1 and 2 are outside a level of any size, also of one pixel; the clamp keeps huge points from overflowing an int.
     inside = locations.to(dtype).nan_to_num(nan=-1.0).clamp(-1, 2)
-    levels = _split(value.to(dtype), [height * width for height, width in shapes])
+    levels = split_levels(value.to(dtype), [height * width for height, width in shapes])
     for level, (height, width) in enumerate(shapes):
         if height * width == 0:
             continue
@@ -201,7 +201,7 @@ class _NumbaAttention(torch.autograd.Function):
         return of_value, None, of_locations, of_weights
 
 
-def _split(value: Tensor, sizes: Sequence[int]) -> Sequence[Tensor]:
+def split_levels(value: Tensor, sizes: Sequence[int]) -> Sequence[Tensor]:
     """(B, S, H, D) -> the pixels of each level. In an ONNX graph the lengths of ``torch.split`` would be constants."""
     if torch.onnx.is_in_onnx_export():
         return [value[:, end - size : end] for size, end in zip(sizes, accumulate(sizes), strict=True)]

@@ -1,9 +1,10 @@
 """The representation decoder: one vector per box, from inside the box.
 
-Location-feature decoupling: the content of a query is made from the box's size, its position only steers attention and
-is never added to the content. Box-constrained attention: sampling points cannot leave the box. Without self-attention
-(the paper, and the default) a cell's embedding depends on its own box and the image alone; ``after_first`` is the
-released code. Boxes may come from anywhere and stay fixed through the layers.
+Location-feature decoupling: the content of a query is made from the box's size, and from the features inside it if
+``content`` says so; its position only steers attention and is never added to the content. Box-constrained attention:
+sampling points cannot leave the box. Without self-attention (the paper, and the default) a cell's embedding depends on
+its own box and the image alone; ``after_first`` is the released code. Boxes may come from anywhere and stay fixed
+through the layers.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from celldetr.config import ModelConfig
+from celldetr.model.box_features import BoxFeatures
 from celldetr.model.detection import SelfAttention
 from celldetr.model.dropout import Dropout
 from celldetr.model.geometry import geometry
@@ -88,6 +90,7 @@ class RepresentationDecoder(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.encode = BoxEncoding(config)
+        self.look = BoxFeatures(config) if config.content == "features" else None
         self.layers = nn.ModuleList(
             RepresentationLayer(config, self_attention=config.self_attention == "after_first" and i > 0)
             for i in range(config.representation_layers)
@@ -116,6 +119,8 @@ class RepresentationDecoder(nn.Module):
             empty = memory.tokens.new_zeros(len(boxes), 0, memory.tokens.shape[-1])
             return (empty,) * len(self.layers)
         content, position = self.encode(boxes, memory.sizes, origin)
+        if self.look is not None:
+            content = content + self.look(boxes, memory)
         outputs = []
         for layer in self.layers:
             content = layer(content, position, boxes, memory, blocked)

