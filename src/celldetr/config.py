@@ -56,7 +56,7 @@ class ModelConfig(Config):
     mean: RGB = (0.5, 0.5, 0.5)  # per channel, of pixel values / 255
     std: tuple[Positive, Positive, Positive] = (0.5, 0.5, 0.5)
 
-    # How the levels are normalised once they have the transformer's width. group: over each image and group of channels,
+    # How the levels are normalised at the width of the transformer. group: over each image and group of channels,
     # as DETR does, so that what a cell looks like depends on what else its image holds; layer: each place by itself.
     level_norm: Literal["group", "layer"] = "group"
 
