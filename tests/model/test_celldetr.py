@@ -67,6 +67,7 @@ def test_every_combination_of_switches_gives_typed_outputs(values: tuple[object,
         {"representation_strides": (4,)},
         {"encoder_layers": 0},
         {"margin": 0.5, "offset_start": "released"},
+        {"content": "features", "level_norm": "layer"},
         {"backbone": "resnet18", "strides": (8, 32), "encoder_strides": (8, 32), "representation_strides": (8,)},
     ],
 )
@@ -97,6 +98,17 @@ def test_an_image_gives_the_same_alone_and_padded_in_a_batch() -> None:
     torch.testing.assert_close(batch.detection.centres()[0][real], alone.detection.centres()[0])
     found = made.detect(batch).last
     assert bool((found.boxes[0, found.logits[0] > -1e30, :2] < 1.2).all())  # no query of image 0 comes from its padding
+
+
+@pytest.mark.parametrize(("norm", "alone"), [("layer", True), ("group", False)])
+def test_what_else_an_image_holds_changes_a_place_only_with_group_normalisation(norm: str, alone: bool) -> None:
+    made, here = network(level_norm=norm, encoder_layers=0), image(256, 512)
+    elsewhere = here.clone()
+    elsewhere[..., 384:] = 255  # beyond the reach of the convolutions of stride 4
+    with torch.no_grad():
+        first, second = (made.memorise(each).representation.tokens[0, : 64 * 128] for each in (here, elsewhere))
+    far = torch.arange(64 * 128) % 128 < 16
+    assert torch.allclose(first[far], second[far], atol=1e-5) is alone
 
 
 def test_wrong_sizes_name_themselves() -> None:
@@ -176,10 +188,11 @@ def test_types_can_be_read_off_the_detectors_queries() -> None:
         made.represent(memories, torch.rand(2, 3, 4))
 
 
-def test_decoupling_a_shift_of_the_scene_moves_an_embedding_only_by_how_place_steers_attention() -> None:
+@pytest.mark.parametrize("content", ["size", "features"])
+def test_decoupling_a_shift_of_the_scene_moves_an_embedding_only_by_how_place_steers_attention(content: str) -> None:
     """Features moved by whole cells, box moved with them. The place never enters the content: when coordinates are
     counted from a corner that moves along, or when the place may not steer attention, the embedding is the same."""
-    made = network(representation_strides=(8, 16), encoder_strides=(8, 16))
+    made = network(representation_strides=(8, 16), encoder_strides=(8, 16), content=content)
     torch.manual_seed(0)
     maps = [torch.randn(1, 24, 24, 64), torch.randn(1, 12, 12, 64)]
     by = 32

@@ -151,6 +151,7 @@ def checkpoint(**changes: object) -> Checkpoint:
     [
         {"backbone": "resnet10t", "coordinates": "image", "queries": "learned", "num_queries": 20},
         {"query_strides": (8, 16), "location_encoding": "sine", "constrained": False, "num_queries": 37},
+        {"content": "features", "level_norm": "layer", "num_queries": 37},
     ],
 )
 def test_other_networks(changes: dict[str, object], tmp_path: Path) -> None:
