@@ -134,6 +134,7 @@ OWN = {
     "representation_strides",
     "self_attention",
     "decoupled",
+    "content",
     "constrained",
     "margin",
     "offset_start",
