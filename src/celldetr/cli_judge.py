@@ -144,7 +144,13 @@ def threshold(
 
 @resumable()
 def probe(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="Name (see `celldetr models`) or folder of a model.")],
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL",
+            help="Name (see `celldetr models`) or folder of a model; $seed in it: one for each seed, 0 and up.",
+        ),
+    ],
     dataset: Dataset,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the probe.")],
     train_split: Annotated[
@@ -157,8 +163,8 @@ def probe(
         list[str] | None,
         typer.Option(
             help="A row to compare with; may be repeated. crops (64 px around each nucleus through EfficientNet-Lite0 "
-            "of ImageNet), crops-N (the same enlarged to N px), handmade (size, shape, colour, texture), random and "
-            "imagenet (MODEL's network untrained), or another model."
+            "of ImageNet), crops-N (the same enlarged to N px), pooled (its features averaged over the box), "
+            "handmade (size, shape, colour, texture), random and imagenet (MODEL's network untrained), or another model."
         ),
     ] = None,
     seeds: Annotated[int, typer.Option(help="Of folds, draws of labels and random weights.")] = 3,

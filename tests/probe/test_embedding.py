@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 
 import numpy as np
 import pytest
 import timm
 import torch
+from scipy.ndimage import map_coordinates
 
 from celldetr.config import ModelConfig
 from celldetr.data.sample import Sample
@@ -15,10 +17,12 @@ from celldetr.errors import InputError
 from celldetr.model.at_boxes import cuts, embed_boxes
 from celldetr.model.backbone import LITE0, imagenet_lite0
 from celldetr.model.celldetr import CellDETR
+from celldetr.model.checkpoint import Card, save_checkpoint
 from celldetr.model.inference import TilePredictor
 from celldetr.probe.crops import CROP_PX, CropEmbedder, cut
 from celldetr.probe.handmade import FEATURES, handmade_features, nucleus_mask
 from celldetr.probe.methods import methods, refuse_queries
+from celldetr.probe.pooled import PooledEmbedder
 from sample_crop import crop, default_model
 
 
@@ -142,6 +146,41 @@ def test_random_weights_are_those_of_their_seed() -> None:
     first, again, other = (random.build(seed)(sample(image, boxes)) for seed in (0, 0, 1))
     assert (first == again).all()
     assert np.abs(first - other).max() > 0.1
+
+
+def test_pooled_features_are_averages_of_the_backbones() -> None:
+    config = default_model().network.config
+    image, boxes = crop(width=128, height=128), [[40, 44, 64, 60], [60, 60, 92, 90]]
+    embed = PooledEmbedder(config, torch.device("cpu"))
+    found = embed(sample(image, boxes))
+    body = timm.create_model(LITE0, pretrained=False, features_only=True, out_indices=(1, 2, 3, 4)).eval()
+    weights = imagenet_lite0().state_dict()
+    body.load_state_dict({name: weights[name] for name in body.state_dict()})
+    with torch.no_grad():
+        levels = body(torch.from_numpy(image.copy()).permute(2, 0, 1)[None].float() / 127.5 - 1)
+    for row, (x0, y0, x1, y1) in zip(found, boxes, strict=True):
+        right = []
+        for level, stride in zip(levels, (4, 8, 16, 32), strict=True):
+            x, y = (low + (np.arange(4) + 0.5) * (high - low) / 4 for low, high in ((x0, x1), (y0, y1)))
+            places = np.stack(np.meshgrid(y, x, indexing="ij")).reshape(2, -1) / stride - 0.5
+            right.append([map_coordinates(channel, places, order=1).mean() for channel in level[0].numpy()])
+        assert np.allclose(row, np.concatenate(right), atol=1e-3)
+
+
+def test_models_of_several_seeds_are_one_row(tmp_path: Path) -> None:
+    config = ModelConfig(types=("a",), mpp=0.4, d_model=32, heads=4, ffn=32, encoder_layers=1, detection_layers=1)
+    for seed in range(2):
+        torch.manual_seed(seed)
+        save_checkpoint(tmp_path / f"m-{seed}", CellDETR(config), Card(name="m", config=config, threshold=0.5))
+    (row,) = methods(str(tmp_path / "m-$seed"), [], "cpu", seeds=2)
+    assert row.seeded
+    cells = sample(crop(width=96, height=96), [[20, 20, 40, 40]])
+    for seed in range(2):
+        (alone,) = methods(str(tmp_path / f"m-{seed}"), [], "cpu")
+        assert not alone.seeded
+        assert (row.build(seed)(cells) == alone.build(0)(cells)).all()
+    with pytest.raises(InputError, match="m-2"):
+        methods(str(tmp_path / "m-$seed"), [], "cpu", seeds=3)
 
 
 def test_with_self_attention_the_neighbours_of_a_piece_are_heard() -> None:

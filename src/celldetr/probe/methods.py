@@ -27,12 +27,14 @@ from celldetr.model.inference import TilePredictor
 from celldetr.model.titles import short_titles
 from celldetr.probe.crops import CROP_PX, CropEmbedder
 from celldetr.probe.handmade import FEATURES, handmade_features
+from celldetr.probe.pooled import PooledEmbedder
 
 Embed = Callable[[Sample], NDArray[np.float32]]
 """A labelled image at the method's mpp -> (N, d) one vector for each of its boxes."""
 
 LARGEST_CROP = 512
-_OTHERS = re.compile(r"crops(-\d{1,4})?|handmade|random|imagenet")  # rows that are no checkpoint
+SEED = "$seed"  # in the name of a checkpoint: one was trained with each seed, and they are one row
+_OTHERS = re.compile(r"crops(-\d{1,4})?|pooled|handmade|random|imagenet")  # rows that are no checkpoint
 
 
 @dataclass(frozen=True)
@@ -61,27 +63,26 @@ class Method:
         return re.sub(r"[^\w.-]+", "-", self.name).strip("-.")
 
 
-def methods(model: str, against: Sequence[str], device: str = "auto") -> list[Method]:
+def methods(model: str, against: Sequence[str], device: str = "auto", seeds: int = 1) -> list[Method]:
     """The model, then everything it is compared with.
 
     Args:
-        model: name or folder of a checkpoint.
-        against: ``crops``, ``crops-N``, ``handmade``, ``random``, ``imagenet``, or checkpoints.
+        model: name or folder of a checkpoint, with ``SEED`` in it of several.
+        against: ``crops``, ``crops-N``, ``pooled``, ``handmade``, ``random``, ``imagenet``, or checkpoints.
         device: where networks run.
+        seeds: how many; of checkpoints with ``SEED`` in their name, 0 to ``seeds`` - 1.
 
     Raises:
         InputError: no such model, one without a representation decoder, something named twice.
     """
-    first = load_model(model, device, precision="32")
+    first = load_model(_of_seed(model, 0), device, precision="32")
     _check_names(against)
     checkpoints = [model, *(name for name in against if not _OTHERS.fullmatch(name))]
     titles = dict(zip(checkpoints, short_titles(checkpoints), strict=True))
-    found = [_checkpoint(model, titles[model], first, device)]
+    found = [_checkpoint(model, titles[model], device, seeds)]
     for name in against:
-        if name in titles:
-            found.append(_checkpoint(name, titles[name], load_model(name, device, precision="32"), device))
-        else:
-            found.append(_method(name, first, device))
+        known = name in titles
+        found.append(_checkpoint(name, titles[name], device, seeds) if known else _method(name, first, device))
     names = [method.file_name for method in found]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise InputError(f"--against {twice[0]}: is there twice; name each row once, and the model not again")
@@ -94,9 +95,9 @@ def _check_names(against: Sequence[str]) -> None:
         if _OTHERS.fullmatch(name):
             continue
         try:
-            find_model(name)
+            find_model(_of_seed(name, 0))
         except InputError as error:
-            rows = "crops, crops-N (crops-128, say), handmade, random, imagenet"
+            rows = "crops, crops-N (crops-128, say), pooled, handmade, random, imagenet"
             raise InputError(f"--against {name}: none of {rows}, and no model ({error})") from None
 
 
@@ -112,21 +113,40 @@ def _method(name: str, model: Model, device: str) -> Method:
         enlarged = "" if size == CROP_PX else f", enlarged to {size} px"
         about = f"crops of {CROP_PX} px{enlarged}, EfficientNet-Lite0 of ImageNet"
         return Method(name, about, f"crops 1 {size}", config.mpp, False, lambda seed: CropEmbedder(size, where))
+    if name == "pooled":
+        _check_lite0(name, config)
+        about = "its backbone's features of ImageNet, averaged over the box"
+        return Method(name, about, "pooled 1", config.mpp, False, lambda seed: PooledEmbedder(config, where))
     if name == "random":
         return _untrained(name, "the same network, random weights", config, where, "none")
-    if config.backbone != LITE0:
-        raise InputError(f"--against imagenet: weights are at hand for {LITE0} only, the model has {config.backbone}")
+    _check_lite0(name, config)
     return _untrained(name, "the same network, ImageNet backbone, rest random", config, where, "pypi")
 
 
-def _checkpoint(name: str, label: str, model: Model, device: str) -> Method:
-    refuse_queries(name, model.network.config)
-    title = f"checkpoint {model.info.name}, frozen"
+def _check_lite0(name: str, config: ModelConfig) -> None:
+    if config.backbone != LITE0:
+        raise InputError(f"--against {name}: weights are at hand for {LITE0} only, the model has {config.backbone}")
+
+
+def _of_seed(name: str, seed: int) -> str:
+    return name.replace(SEED, str(seed))
+
+
+def _checkpoint(name: str, label: str, device: str, seeds: int) -> Method:
+    several = SEED in name
+    models = [load_model(_of_seed(name, seed), device, precision="32") for seed in range(seeds if several else 1)]
+    for model in models:
+        refuse_queries(name, model.network.config)
+    first = models[0]
+    if wrong := [model.mpp for model in models if model.mpp != first.mpp]:
+        raise InputError(f"{name}: is one row, but one model looks at {first.mpp:g} um a pixel and one at {wrong[0]:g}")
+    title = f"checkpoint {first.info.name}, frozen" + (f", {len(models)} seeds" if several else "")
 
     def build(seed: int) -> Embed:
-        return _at_boxes(load_model(name, device, precision="32"))
+        return _at_boxes(load_model(_of_seed(name, seed), device, precision="32"))
 
-    return Method(label, title, f"model {model.info.sha256}", model.mpp, False, build)
+    identity = " ".join(["model", *(model.info.sha256 for model in models)])
+    return Method(label, title, identity, first.mpp, several, build)
 
 
 def refuse_queries(name: str, config: ModelConfig) -> None:

@@ -63,7 +63,7 @@ def probe(
     """Measure a model's embeddings at true boxes, beside others.
 
     Args:
-        model: name or folder of a checkpoint.
+        model: name or folder of a checkpoint; ``$seed`` in it stands for 0 to ``seeds`` - 1.
         dataset: name or path of a card, or a folder of labels.
         out: folder for everything.
         train_split: what classifiers learn from; all that is chosen is chosen on it.
@@ -85,7 +85,7 @@ def probe(
     """
     if seeds < 1:
         raise InputError(f"--seeds {seeds}: expected 1 or more")
-    chosen = methods(model, against, device)
+    chosen = methods(model, against, device, seeds)
     card = find_card(dataset, mpp)
     if train_split == test_split:
         raise InputError(f"--train-split and --test-split are both {test_split!r}; choose two splits that share nobody")
