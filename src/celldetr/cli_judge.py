@@ -164,7 +164,7 @@ def probe(
         typer.Option(
             help="A row to compare with; may be repeated. crops (64 px around each nucleus through EfficientNet-Lite0 "
             "of ImageNet), crops-N (the same enlarged to N px), pooled (its features averaged over the box), "
-            "handmade (size, shape, colour, texture), random and imagenet (MODEL's network untrained), or another model."
+            "handmade (size, shape, colour, texture), random and imagenet (MODEL's network untrained), or a model."
         ),
     ] = None,
     seeds: Annotated[int, typer.Option(help="Of folds, draws of labels and random weights.")] = 3,

@@ -1,0 +1,122 @@
+"""Where types get lost between an ImageNet backbone and an embedding, before anything is trained.
+
+    CELLDETR_DATA=<folder of the data sets> python benchmarks/frozen_features.py -o frozen_features.txt
+
+A linear classifier (as of ``celldetr probe``) learns three types of CoNSeP's training tiles from frozen vectors at true
+boxes, and is scored on the five tiles that are kept for choosing. The vectors are the backbone's features averaged over
+each box, and what an untrained network of ``small-20x``'s shape makes of them: projected to the transformer's width and
+normalised, mixed by the encoder, and the embedding. ``other`` is left out: those tiles have 34 of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torchvision.ops import roi_align
+
+from celldetr.api import load_model
+from celldetr.config import ModelConfig
+from celldetr.data.card import load_card
+from celldetr.data.dataset import load_samples, map_types, rescale
+from celldetr.model.at_boxes import embed_boxes, embed_in_pieces
+from celldetr.model.celldetr import CellDETR
+from celldetr.model.inference import TilePredictor, padded
+from celldetr.model.memory import Memory
+from celldetr.probe.classify import choose_strength, confusion, linear, macro_f1, standardise, type_f1
+from celldetr.probe.crops import CROP_PX, CropEmbedder
+from celldetr.probe.handmade import handmade_features
+from celldetr.probe.methods import Embed
+from celldetr.probe.pooled import STRIDES, PooledEmbedder
+from celldetr.probe.truth import Truth, truth_of
+
+CPU = torch.device("cpu")
+SEEDS = 3
+
+
+def averages(network: CellDETR, *, encoded: bool) -> Embed:
+    """Levels of a network averaged over boxes: as projected, or as the encoder leaves them."""
+    config = network.config if encoded else network.config.model_copy(update={"encoder_layers": 0})
+    if not encoded:
+        bare = CellDETR(config.model_copy(update={"pretrained": "none"})).eval()
+        bare.load_state_dict(network.state_dict(), strict=False)
+        network = bare
+
+    @torch.inference_mode()
+    def look(window: NDArray[np.uint8], boxes: NDArray[np.float64]) -> NDArray[np.float32]:
+        tensor = torch.from_numpy(np.ascontiguousarray(window.transpose(2, 0, 1)))[None]
+        memory = network.memorise(*padded(tensor, STRIDES[-1])).representation
+        return pooled(memory, torch.from_numpy(boxes).float())
+
+    return lambda sample: embed_in_pieces(look, 4 * config.d_model, sample.image, sample.boxes)
+
+
+def pooled(memory: Memory, boxes: torch.Tensor) -> NDArray[np.float32]:
+    levels = memory.tokens.split([h * w for h, w in memory.shapes], dim=1)
+    each = [
+        roi_align(level.transpose(1, 2).reshape(1, -1, h, w), [boxes], 1, 1 / s, 4, True).flatten(1)
+        for level, (h, w), s in zip(levels, memory.shapes, memory.strides, strict=True)
+    ]
+    return torch.cat(each, 1).numpy()
+
+
+def untrained(config: ModelConfig, seed: int, **changes: object) -> CellDETR:
+    torch.manual_seed(seed)
+    return CellDETR(config.model_copy(update={"pretrained": "pypi", **changes})).eval()
+
+
+def score(embed: Embed, mpp: float, truths: list[Truth]) -> tuple[NDArray[np.float64], int]:
+    """F1 of each type, and their mean, on the second split."""
+    vectors = [np.concatenate([embed(rescale(s, mpp)) for s in truth.samples]) for truth in truths]
+    return classify(vectors, truths), vectors[0].shape[1]
+
+
+def classify(vectors: list[NDArray[np.float32]], truths: list[Truth]) -> NDArray[np.float64]:
+    train, test = truths
+    x, y = standardise(*vectors)
+    strength = choose_strength(x, train.types, train.units, 3, 0)
+    counts = confusion(test.types, linear(x, train.types, y, strength), 3)
+    return np.append(type_f1(counts), macro_f1(counts))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("-o", "--out", type=Path, help="log to write")
+    out = parser.parse_args().out
+    card = load_card("consep-train")
+    known = tuple(name for name in card.type_names if name != "other")
+    mapping = {name: name if name in known else "" for name in card.type_names}
+    truths = [truth_of(map_types(load_samples(card, split), known, mapping)) for split in ("fit", "val")]
+    config = load_model("small-20x", "cpu", precision="32").network.config.model_copy(update={"dropout": 0.0})
+    lines = [f"{len(truths[0].types):,} cells teach, {len(truths[1].types):,} are scored; mean of {SEEDS} seeds"]
+    print(lines[0], flush=True)
+
+    def tell(name: str, *made: tuple[NDArray[np.float64], int]) -> None:
+        numbers = np.mean([numbers for numbers, _ in made], axis=0)
+        each = "  ".join(f"{kind} {value:.3f}" for kind, value in zip(known, numbers, strict=False))
+        lines.append(f"{name:58} {made[0][1]:5}  macro F1 {numbers[-1]:.3f}  {each}")
+        print(lines[-1], flush=True)
+
+    rate = partial(score, mpp=config.mpp, truths=truths)
+    tell("crops of 64 px through the backbone", rate(CropEmbedder(CROP_PX, CPU)))
+    tell("hand-made features", rate(handmade_features))
+    tell("the backbone's features averaged over boxes", rate(PooledEmbedder(config, CPU)))
+    for norm in ("group", "layer"):
+        networks = [untrained(config, seed, level_norm=norm) for seed in range(SEEDS)]
+        tell(f"  projected, {norm} normalisation", *(rate(averages(n, encoded=False)) for n in networks))
+        tell("    through the encoder", *(rate(averages(n, encoded=True)) for n in networks))
+        for content in ("size", "features"):
+            made = [untrained(config, seed, level_norm=norm, content=content) for seed in range(SEEDS)]
+            predictors = [TilePredictor(n, threshold=0.5, device=CPU, precision="32") for n in made]
+            title = f"    embedding, content of a query from the {content}"
+            tell(title, *(rate(lambda s, p=p: embed_boxes(p, s.image, s.boxes)) for p in predictors))  # type: ignore[misc]
+    if out:
+        out.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
