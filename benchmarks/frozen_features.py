@@ -5,12 +5,14 @@
 A linear classifier (as of ``celldetr probe``) learns three types of CoNSeP's training tiles from frozen vectors at true
 boxes, and is scored on the five tiles that are kept for choosing. The vectors are the backbone's features averaged over
 each box, and what an untrained network of ``small-20x``'s shape makes of them: projected to the transformer's width and
-normalised, mixed by the encoder, and the embedding. ``other`` is left out: those tiles have 34 of them.
+normalised, mixed by the encoder, and the embedding. With ``--models`` they are the embeddings of these models. The type
+``other`` is left out: those tiles have 34 of them.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -30,12 +32,13 @@ from celldetr.model.memory import Memory
 from celldetr.probe.classify import choose_strength, confusion, linear, macro_f1, standardise, type_f1
 from celldetr.probe.crops import CROP_PX, CropEmbedder
 from celldetr.probe.handmade import handmade_features
-from celldetr.probe.methods import Embed
+from celldetr.probe.methods import Embed, methods
 from celldetr.probe.pooled import STRIDES, PooledEmbedder
 from celldetr.probe.truth import Truth, truth_of
 
 CPU = torch.device("cpu")
 SEEDS = 3
+Made = tuple[NDArray[np.float64], int]  # F1 of each type and their mean; length of a vector
 
 
 def averages(network: CellDETR, *, encoded: bool) -> Embed:
@@ -69,7 +72,7 @@ def untrained(config: ModelConfig, seed: int, **changes: object) -> CellDETR:
     return CellDETR(config.model_copy(update={"pretrained": "pypi", **changes})).eval()
 
 
-def score(embed: Embed, mpp: float, truths: list[Truth]) -> tuple[NDArray[np.float64], int]:
+def score(embed: Embed, mpp: float, truths: list[Truth]) -> Made:
     """F1 of each type, and their mean, on the second split."""
     vectors = [np.concatenate([embed(rescale(s, mpp)) for s in truth.samples]) for truth in truths]
     return classify(vectors, truths), vectors[0].shape[1]
@@ -86,22 +89,33 @@ def classify(vectors: list[NDArray[np.float32]], truths: list[Truth]) -> NDArray
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("-o", "--out", type=Path, help="log to write")
-    out = parser.parse_args().out
+    parser.add_argument("--models", nargs="+", default=[], help="names or folders of models")
+    args = parser.parse_args()
     card = load_card("consep-train")
     known = tuple(name for name in card.type_names if name != "other")
     mapping = {name: name if name in known else "" for name in card.type_names}
     truths = [truth_of(map_types(load_samples(card, split), known, mapping)) for split in ("fit", "val")]
     config = load_model("small-20x", "cpu", precision="32").network.config.model_copy(update={"dropout": 0.0})
-    lines = [f"{len(truths[0].types):,} cells teach, {len(truths[1].types):,} are scored; mean of {SEEDS} seeds"]
+    lines = [f"{len(truths[0].types):,} cells teach, {len(truths[1].types):,} are scored"]
     print(lines[0], flush=True)
 
-    def tell(name: str, *made: tuple[NDArray[np.float64], int]) -> None:
+    def tell(name: str, *made: Made) -> None:
         numbers = np.mean([numbers for numbers, _ in made], axis=0)
         each = "  ".join(f"{kind} {value:.3f}" for kind, value in zip(known, numbers, strict=False))
         lines.append(f"{name:58} {made[0][1]:5}  macro F1 {numbers[-1]:.3f}  {each}")
         print(lines[-1], flush=True)
 
     rate = partial(score, mpp=config.mpp, truths=truths)
+    for method in methods(args.models[0], args.models[1:], "cpu") if args.models else ():
+        tell(method.name, score(method.build(0), method.mpp, truths))
+    if not args.models:
+        stages(config, rate, tell)
+    if args.out:
+        args.out.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def stages(config: ModelConfig, rate: Callable[[Embed], Made], tell: Callable[..., None]) -> None:
+    """Rows from crops to embeddings; those of untrained networks are means of ``SEEDS``."""
     tell("crops of 64 px through the backbone", rate(CropEmbedder(CROP_PX, CPU)))
     tell("hand-made features", rate(handmade_features))
     tell("the backbone's features averaged over boxes", rate(PooledEmbedder(config, CPU)))
@@ -114,8 +128,6 @@ def main() -> None:
             predictors = [TilePredictor(n, threshold=0.5, device=CPU, precision="32") for n in made]
             title = f"    embedding, content of a query from the {content}"
             tell(title, *(rate(lambda s, p=p: embed_boxes(p, s.image, s.boxes)) for p in predictors))  # type: ignore[misc]
-    if out:
-        out.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

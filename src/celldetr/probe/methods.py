@@ -7,6 +7,7 @@ once an image is counted once an image.
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 from celldetr.api import Model, load_model
 from celldetr.config import ModelConfig
 from celldetr.data.sample import Sample
-from celldetr.errors import InputError
+from celldetr.errors import InputError, UntypedWarning
 from celldetr.model.at_boxes import embed_boxes
 from celldetr.model.backbone import LITE0
 from celldetr.model.celldetr import CellDETR
@@ -75,7 +76,7 @@ def methods(model: str, against: Sequence[str], device: str = "auto", seeds: int
     Raises:
         InputError: no such model, one without a representation decoder, something named twice.
     """
-    first = load_model(_of_seed(model, 0), device, precision="32")
+    first = _load(model, 0, device)
     _check_names(against)
     checkpoints = [model, *(name for name in against if not _OTHERS.fullmatch(name))]
     titles = dict(zip(checkpoints, short_titles(checkpoints), strict=True))
@@ -132,9 +133,15 @@ def _of_seed(name: str, seed: int) -> str:
     return name.replace(SEED, str(seed))
 
 
+def _load(name: str, seed: int, device: str) -> Model:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UntypedWarning)  # a probe asks for embeddings, not for types
+        return load_model(_of_seed(name, seed), device, precision="32")
+
+
 def _checkpoint(name: str, label: str, device: str, seeds: int) -> Method:
     several = SEED in name
-    models = [load_model(_of_seed(name, seed), device, precision="32") for seed in range(seeds if several else 1)]
+    models = [_load(name, seed, device) for seed in range(seeds if several else 1)]
     for model in models:
         refuse_queries(name, model.network.config)
     first = models[0]
@@ -143,7 +150,7 @@ def _checkpoint(name: str, label: str, device: str, seeds: int) -> Method:
     title = f"checkpoint {first.info.name}, frozen" + (f", {len(models)} seeds" if several else "")
 
     def build(seed: int) -> Embed:
-        return _at_boxes(load_model(_of_seed(name, seed), device, precision="32"))
+        return _at_boxes(_load(name, seed, device))
 
     identity = " ".join(["model", *(model.info.sha256 for model in models)])
     return Method(label, title, identity, first.mpp, several, build)
