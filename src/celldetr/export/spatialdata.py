@@ -42,8 +42,8 @@ def write_spatialdata(table: CellTable, out: Path) -> None:
 
     try:
         import spatialdata
-    except ImportError:
-        raise InputError(f"format spatialdata needs the package spatialdata: {install('spatialdata')}") from None
+    except ImportError as error:
+        raise InputError(f"format spatialdata needs spatialdata ({error}): {install('spatialdata')}") from None
     if not table.count:
         raise InputError(f"{table.path}: has no cells, and SpatialData holds no shapes then; use another format")
     cells = as_anndata(table)
