@@ -32,8 +32,7 @@ format: $(VENV)/.installed-dev  ## let ruff format and fix what it can
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-# One version a package for every supported Python and system, where there is one: what is tested here is what is
-# installed there.
+# One version a package for every supported Python and system: what is tested here is what is installed there.
 lock:  ## resolve requirements.lock anew (needs uv)
 	$(or $(UV),uv) pip compile --universal --fork-strategy fewest --upgrade --no-emit-index-url --no-header --no-annotate \
 		--extra dev --quiet pyproject.toml --output-file requirements.lock
