@@ -48,15 +48,20 @@ def write_spatialdata(table: CellTable, out: Path) -> None:
         raise InputError(f"{table.path}: has no cells, and SpatialData holds no shapes then; use another format")
     cells = as_anndata(table)
     cells.X = np.concatenate([batch_embeddings(batch) for batch in table.batches(["embedding"])])
+    spatialdata.sanitize_table(cells)  # names of columns, as those of types with spaces: letters, digits, ``_.-`` only
     cells.obs["region"] = pd.Categorical.from_codes(np.zeros(table.count, dtype=np.intp), categories=pd.Index([SHAPES]))
-    data = spatialdata.SpatialData(
-        shapes={SHAPES: _shapes(table, cells.obs)},
-        tables={
-            TABLE: spatialdata.models.TableModel.parse(
-                cells, region=SHAPES, region_key="region", instance_key="cell_id"
-            )
-        },
-    )
+    try:
+        data = spatialdata.SpatialData(
+            shapes={SHAPES: _shapes(table, cells.obs)},
+            tables={
+                TABLE: spatialdata.models.TableModel.parse(
+                    cells, region=SHAPES, region_key="region", instance_key="cell_id"
+                )
+            },
+        )
+    except (ValueError, TypeError, KeyError) as error:  # what it does not accept of a damaged table
+        said = " ".join(str(error).split())[:200]
+        raise InputError(f"{table.path}: cannot be written as SpatialData ({said}); use another format") from None
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "zarr v3 autosharding", UserWarning)  # about zarr's next version
         data.write(out)
