@@ -66,6 +66,9 @@ class ModelConfig(Config):
     points: Depth = 4  # sampling points per head and level
     ffn: Width = 512
     dropout: Probability = 0.0
+    # How the last layers of the residual branches of encoder and representation decoder begin. zero: an untrained layer
+    # passes on what it gets, so that what the backbone knows is not drowned by random weights.
+    residual_start: Literal["random", "zero"] = "random"
 
     # image: positions are fractions of the image and boxes are refined in inverse-sigmoid space, as in the paper, whose
     # images have one size. pixels: both are measured in pixels, so that a tile of any size is read alike.

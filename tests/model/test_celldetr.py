@@ -24,9 +24,13 @@ SMALL = {
 }
 
 
-def network(**changes: object) -> CellDETR:
+def untrained(**changes: object) -> CellDETR:
     torch.manual_seed(0)
-    made = CellDETR(ModelConfig(**{**SMALL, **changes})).eval()  # type: ignore[arg-type]
+    return CellDETR(ModelConfig(**{**SMALL, **changes})).eval()  # type: ignore[arg-type]
+
+
+def network(**changes: object) -> CellDETR:
+    made = untrained(**changes)
     with torch.no_grad():  # leave the special starting points, where much is zero
         for name, parameter in made.named_parameters():
             if not name.startswith("backbone"):
@@ -67,7 +71,7 @@ def test_every_combination_of_switches_gives_typed_outputs(values: tuple[object,
         {"representation_strides": (4,)},
         {"encoder_layers": 0},
         {"margin": 0.5, "offset_start": "released"},
-        {"content": "features", "level_norm": "layer"},
+        {"content": "features", "level_norm": "layer", "residual_start": "zero"},
         {"backbone": "resnet18", "strides": (8, 32), "encoder_strides": (8, 32), "representation_strides": (8,)},
     ],
 )
@@ -109,6 +113,28 @@ def test_what_else_an_image_holds_changes_a_place_only_with_group_normalisation(
         first, second = (made.memorise(each).representation.tokens[0, : 64 * 128] for each in (here, elsewhere))
     far = torch.arange(64 * 128) % 128 < 16
     assert torch.allclose(first[far], second[far], atol=1e-5) is alone
+
+
+def test_residuals_that_start_at_zero_pass_on_what_the_backbone_says_and_then_learn() -> None:
+    made = untrained(level_norm="layer", residual_start="zero", content="features")
+    bare = untrained(level_norm="layer", encoder_layers=0)
+    bare.load_state_dict(made.state_dict(), strict=False)
+    box = torch.tensor([[[0.3, 0.4, 0.1, 0.2]]])
+    memories, unmixed = made.memorise(image()), bare.memorise(image())
+    torch.testing.assert_close(memories.detection.tokens, unmixed.detection.tokens, atol=1e-4, rtol=1e-4)
+    content = made.representer.encode(box, memories.representation.sizes, None)[0]
+    content = content + made.representer.look(box, memories.representation)
+    normalised = torch.nn.functional.layer_norm(content, (64,))
+    torch.testing.assert_close(made.represent(memories, box).embeddings, normalised, atol=1e-4, rtol=1e-4)
+
+    learns = torch.optim.SGD(made.parameters(), lr=0.01)
+    for _ in range(2):  # the branches in the second step, when their last layers have left zero
+        learns.zero_grad()
+        made.represent(made.memorise(image()), box).logits[0, 0, 0].backward()
+        learns.step()
+    inner = [layer.cross_attention.value_proj for layer in made.representer.layers]
+    inner += [layer.attention.value_proj for layer in made.encoder.layers]
+    assert all(bool(projection.weight.grad.any()) for projection in inner)
 
 
 def test_wrong_sizes_name_themselves() -> None:

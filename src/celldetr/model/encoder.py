@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from celldetr.config import ModelConfig
 from celldetr.model.dropout import Dropout
-from celldetr.model.layers import DeformableAttention, FeedForward
+from celldetr.model.layers import DeformableAttention, FeedForward, start_at_zero
 from celldetr.model.memory import Memory
 
 
@@ -22,6 +22,8 @@ class EncoderLayer(nn.Module):
         self.norm = nn.LayerNorm(config.d_model)
         self.dropout = Dropout(config.dropout)
         self.ffn = FeedForward(config.d_model, config.ffn, config.dropout)
+        if config.residual_start == "zero":
+            start_at_zero(self.attention.output_proj, self.ffn.contract)
 
     def forward(self, memory: Memory, position: Tensor, centres: Tensor) -> Memory:
         """One round of mixing.

@@ -53,6 +53,17 @@ class FeedForward(nn.Module):
         return self.norm(x + self.dropout(self.contract(self.dropout(functional.relu(self.expand(x), inplace=True)))))
 
 
+@torch.no_grad()
+def start_at_zero(*last: nn.Linear) -> None:
+    """Residual branches that end in these layers add nothing until they have learned something.
+
+    Source: Zhang et al., "Fixup initialization", ICLR 2019.
+    """
+    for layer in last:
+        nn.init.zeros_(layer.weight)
+        nn.init.zeros_(layer.bias)
+
+
 class DeformableAttention(nn.Module):
     """Multi-scale deformable attention (Zhu et al., ICLR 2021) around reference points or boxes.
 

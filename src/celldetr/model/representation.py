@@ -17,7 +17,7 @@ from celldetr.model.box_features import BoxFeatures
 from celldetr.model.detection import SelfAttention
 from celldetr.model.dropout import Dropout
 from celldetr.model.geometry import geometry
-from celldetr.model.layers import DeformableAttention, FeedForward
+from celldetr.model.layers import DeformableAttention, FeedForward, start_at_zero
 from celldetr.model.memory import Memory
 
 
@@ -73,6 +73,8 @@ class RepresentationLayer(nn.Module):
         self.norm = nn.LayerNorm(config.d_model)
         self.dropout = Dropout(config.dropout)
         self.ffn = FeedForward(config.d_model, config.ffn, config.dropout)
+        if config.residual_start == "zero":
+            start_at_zero(self.cross_attention.output_proj, self.ffn.contract)
 
     def forward(
         self, content: Tensor, position: Tensor, boxes: Tensor, memory: Memory, blocked: Tensor | None = None
