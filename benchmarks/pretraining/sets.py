@@ -31,7 +31,8 @@ def main() -> None:
         for sample in load_samples(card, split):
             Image.fromarray(sample.image).save(images / f"{sample.name}.png", compress_level=1)
         command = ["celldetr", "data", "sample", str(images), "-o", str(out / name), "--mpp", str(card.mpp)]
-        subprocess.run([*command, "--px", str(px), "--licence", card.licence, "--overwrite"], check=False)
+        everything = ["--min-tissue", "0", "--max-pen", "1"]  # these images were chosen by people already
+        subprocess.run([*command, *everything, "--px", str(px), "--licence", card.licence, "--overwrite"], check=False)
 
 
 if __name__ == "__main__":

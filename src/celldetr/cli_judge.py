@@ -171,6 +171,10 @@ def probe(
     train_images: Annotated[
         int | None, typer.Option(help="Use so many images of the training split, drawn once.", show_default="all")
     ] = None,
+    types: Annotated[
+        list[str] | None,
+        typer.Option("--type", help="Look at cells of this type; repeat it for each. Others are left out."),
+    ] = None,
     mpp: ImageMpp = None,
     device: Device = "auto",
     overwrite: Overwrite = False,
@@ -200,6 +204,7 @@ def probe(
             against=tuple(against or ()),
             seeds=seeds,
             train_images=train_images,
+            types=tuple(types or ()),
             mpp=mpp,
             device=device,
             resume=resume,

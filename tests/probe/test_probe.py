@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 from cells import truth, vectors, write_data_set
 
+from celldetr.data.card import load_card
 from celldetr.errors import InputError
 from celldetr.probe.classify import macro_f1
 from celldetr.probe.row import Row, measure, read_row, write_row
 from celldetr.probe.run import read_vectors
 from celldetr.probe.summary import number, summarise
-from celldetr.probe.truth import check_apart
+from celldetr.probe.truth import check_apart, read_splits
 from entry_point import call
 
 
@@ -85,6 +86,15 @@ def test_splits_that_share_somebody_are_refused() -> None:
         check_apart(train, copied)
 
 
+def test_types_that_are_asked_for_are_all_there_are(tmp_path: Path) -> None:
+    card = load_card(str(write_data_set(tmp_path / "data")))
+    everything = read_splits(card, "train", "test", None)[0]
+    backwards = card.type_names[::-1]
+    asked = read_splits(card, "train", "test", None, types=backwards)[0]
+    assert asked.samples[0].type_names == backwards != everything.samples[0].type_names
+    assert (asked.types == 1 - everything.types).all()
+
+
 def test_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     card, out = write_data_set(tmp_path / "data"), tmp_path / "out"
     told = ("probe", "small-20x", card, "-o", out, "--seeds", 2, "--device", "cpu", "-q")
@@ -125,6 +135,11 @@ def test_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
         (("--resume", "--train-images", 1), "train_images=2, now it is 1"),
         (("--test-split", "train", "--overwrite"), "share nobody"),
         (("--test-split", "tset", "--overwrite"), "tset"),
+        (
+            ("--type", "round", "--type", "neutrophil", "--overwrite"),
+            "--type neutrophil: dataset 'discs' has the types",
+        ),
+        (("--type", "round", "--overwrite"), "needs two or more"),
     ]:
         assert call(*told, *options) == 2
         error = capsys.readouterr().err

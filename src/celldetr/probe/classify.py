@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 
 NEIGHBOURS = 20
 TEMPERATURE = 0.07  # neighbours weigh exp(cosine / temperature), as in DINO (ICCV 2021) and before it
-STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # scikit-learn's C: small is strong regularisation
+# Inverse regularisation of the mean loss, scikit-learn's C times the number of cells: what is chosen on some cells can
+# be used on more. Cells of one patient are alike, so that more of them do not allow weaker regularisation.
+STRENGTHS = (0.3, 3.0, 30.0, 300.0, 3000.0)
 FOLDS = 3
 CHOICE_CELLS = 4000  # most cells on which the strength is chosen
 CHUNK = 1024  # rows whose similarities are in memory at once
@@ -65,7 +67,12 @@ def knn(train: Features, types: Types, test: Features, n_types: int) -> Types:
 
 
 def linear(train: Features, types: Types, test: Features, strength: float) -> Types:
-    """(M,) types by multinomial logistic regression (scikit-learn) with one type at least in training."""
+    """(M,) types by multinomial logistic regression (scikit-learn) with one type at least in training.
+
+    Args:
+        train, types, test: as of ``knn``.
+        strength: minimised is the mean loss of the training cells plus half the squared weights over it.
+    """
     if len(np.unique(types)) < 2:
         return np.full(len(test), types[0])
     from sklearn.exceptions import ConvergenceWarning
@@ -74,7 +81,7 @@ def linear(train: Features, types: Types, test: Features, strength: float) -> Ty
     with warnings.catch_warnings():
         # Of few cells and weak regularisation; more iterations change hardly any type.
         warnings.simplefilter("ignore", ConvergenceWarning)
-        fitted = LogisticRegression(C=strength, max_iter=300, tol=1e-3).fit(train, types)
+        fitted = LogisticRegression(C=strength / len(train), max_iter=300, tol=1e-3).fit(train, types)
     return np.asarray(fitted.predict(test), np.int64)
 
 

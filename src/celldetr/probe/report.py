@@ -56,6 +56,7 @@ class Context:
             "test_split": self.test_split,
             "types": list(self.type_names),
             "seeds": self.seeds,
+            "regularisation": "of the mean loss",  # rows that an earlier version measured had it of the sum
             "train_images": len(self.train.samples),
             "test_images": len(self.test.samples),
             "train_cells": len(self.train.types),

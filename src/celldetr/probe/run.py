@@ -54,6 +54,7 @@ def probe(
     against: tuple[str, ...] = (),
     seeds: int = 3,
     train_images: int | None = None,
+    types: tuple[str, ...] = (),
     mpp: float | None = None,
     device: str = "auto",
     resume: bool = False,
@@ -71,6 +72,7 @@ def probe(
         against: what to compare with, see ``methods``.
         seeds: of folds, draws of labels and random weights.
         train_images: use so many images of the training split; None: all.
+        types: look at cells of these types only; empty: at all.
         mpp: of the images, instead of what they or their card say.
         device: where networks run.
         resume: keep rows and vectors that are in ``out``, if they were measured on the same cells.
@@ -89,7 +91,7 @@ def probe(
     card = find_card(dataset, mpp)
     if train_split == test_split:
         raise InputError(f"--train-split and --test-split are both {test_split!r}; choose two splits that share nobody")
-    train, test = read_splits(card, train_split, test_split, train_images)
+    train, test = read_splits(card, train_split, test_split, train_images, types=types)
     context = Context(
         dataset=card.name,
         train_split=train_split,

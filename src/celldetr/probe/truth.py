@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from celldetr.data.card import DatasetCard
-from celldetr.data.dataset import load_samples
+from celldetr.data.dataset import load_samples, map_types
 from celldetr.data.sample import UNKNOWN, Sample
 from celldetr.errors import InputError
 from celldetr.evaluation.bootstrap import units_of
@@ -61,7 +61,9 @@ def keep_known(sample: Sample) -> Sample:
     return sample.keep(sample.types != UNKNOWN)
 
 
-def read_splits(card: DatasetCard, train: str, test: str, train_images: int | None, seed: int = 0) -> list[Truth]:
+def read_splits(
+    card: DatasetCard, train: str, test: str, train_images: int | None, seed: int = 0, types: Sequence[str] = ()
+) -> list[Truth]:
     """Both splits of a data set, training first.
 
     Args:
@@ -69,17 +71,20 @@ def read_splits(card: DatasetCard, train: str, test: str, train_images: int | No
         train, test: names of its splits.
         train_images: use so many training images, drawn by ``seed``; None: all.
         seed: of that draw.
+        types: cells of these alone, which are then all types there are; empty: of all.
 
     Raises:
-        InputError: wrong data, fewer than two types, a cell in both splits.
+        InputError: wrong data, an unknown type, fewer than two types, a cell in both splits.
     """
-    samples = load_samples(card, train)
+    if wrong := [name for name in types if name not in card.type_names]:
+        raise InputError(f"--type {wrong[0]}: dataset {card.name!r} has the types {', '.join(card.type_names)}")
+    samples = _of_types(load_samples(card, train), types)
     if train_images is not None and train_images < len(samples):
         if train_images < 1:
             raise InputError(f"--train-images {train_images}: expected 1 or more")
         chosen = np.sort(np.random.default_rng(seed).permutation(len(samples))[:train_images])
         samples = [samples[i] for i in chosen]
-    truths = [truth_of(samples), truth_of(load_samples(card, test))]
+    truths = [truth_of(samples), truth_of(_of_types(load_samples(card, test), types))]
     for name, truth in zip((train, test), truths, strict=True):
         if len(np.unique(truth.types)) < 2:
             raise InputError(
@@ -88,6 +93,11 @@ def read_splits(card: DatasetCard, train: str, test: str, train_images: int | No
             )
     check_apart(*truths)
     return truths
+
+
+def _of_types(samples: list[Sample], types: Sequence[str]) -> list[Sample]:
+    """Samples in which only cells of ``types`` have a known one; all as they are if it is empty."""
+    return map_types(samples, types, None) if types else samples
 
 
 def patients(truth: Truth) -> set[str]:
