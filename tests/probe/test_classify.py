@@ -76,14 +76,6 @@ def test_no_unit_is_in_two_folds_and_the_strength_is_chosen_on_training_cells() 
     assert choose_strength(x, known.types, np.zeros_like(known.units), 3, 0) == STRENGTHS[2]  # one patient: no folds
 
 
-def test_a_strength_means_the_same_for_more_cells_of_the_same_patients() -> None:
-    known = truth(6, 20, 3)
-    x, others = standardise(vectors(known, 1.5, 3), vectors(known, 1.5, 4))
-    for strength in STRENGTHS[:3]:
-        once = linear(x, known.types, others, strength)
-        assert (linear(np.tile(x, (5, 1)), np.tile(known.types, 5), others, strength) == once).mean() > 0.99
-
-
 def test_strong_regularisation_wins_where_vectors_say_nothing_but_their_image() -> None:
     # Each image has a direction of its own, and a type of its own: within an image a classifier looks perfect, across
     # images it is worthless, which folds by image see and folds by cell would not.

@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 
 NEIGHBOURS = 20
 TEMPERATURE = 0.07  # neighbours weigh exp(cosine / temperature), as in DINO (ICCV 2021) and before it
-# Inverse regularisation of the mean loss, scikit-learn's C times the number of cells: what is chosen on some cells can
-# be used on more. Cells of one patient are alike, so that more of them do not allow weaker regularisation.
-STRENGTHS = (0.3, 3.0, 30.0, 300.0, 3000.0)
+# scikit-learn's C: small is strong regularisation. It weighs the sum of the losses, so that more cells than it was chosen
+# on regularise themselves less, as they should: on CoNSeP three times the cells bear ten times weaker regularisation.
+STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 FOLDS = 3
+REPEATS = 3  # of cross-validation; one alone takes neighbours in STRENGTHS for each other, which costs up to .05 of F1
 CHOICE_CELLS = 4000  # most cells on which the strength is chosen
 CHUNK = 1024  # rows whose similarities are in memory at once
 
@@ -71,7 +72,7 @@ def linear(train: Features, types: Types, test: Features, strength: float) -> Ty
 
     Args:
         train, types, test: as of ``knn``.
-        strength: minimised is the mean loss of the training cells plus half the squared weights over it.
+        strength: as of ``STRENGTHS``.
     """
     if len(np.unique(types)) < 2:
         return np.full(len(test), types[0])
@@ -81,7 +82,7 @@ def linear(train: Features, types: Types, test: Features, strength: float) -> Ty
     with warnings.catch_warnings():
         # Of few cells and weak regularisation; more iterations change hardly any type.
         warnings.simplefilter("ignore", ConvergenceWarning)
-        fitted = LogisticRegression(C=strength / len(train), max_iter=300, tol=1e-3).fit(train, types)
+        fitted = LogisticRegression(C=strength, max_iter=300, tol=1e-3).fit(train, types)
     return np.asarray(fitted.predict(test), np.int64)
 
 
@@ -92,26 +93,25 @@ def choose_strength(train: Features, types: Types, units: Types, n_types: int, s
         train: (N, d), standardised.
         types, units: (N,); all cells of a unit (patient or image) are in one fold.
         n_types: K.
-        seed: of the folds, and of the ``CHOICE_CELLS`` cells looked at if there are more.
+        seed: of the folds, and of the ``CHOICE_CELLS`` cells looked at, each time anew, if there are more.
 
     Returns:
         one of ``STRENGTHS``; the middle one where cross-validation is impossible (one unit).
     """
     rng = np.random.default_rng(seed)
-    if len(train) > CHOICE_CELLS:
+    if len(np.unique(units)) < 2:
+        return STRENGTHS[len(STRENGTHS) // 2]
+    scores = np.zeros(len(STRENGTHS))
+    for _ in range(REPEATS):
         chosen = rng.permutation(len(train))[:CHOICE_CELLS]
-        train, types, units = train[chosen], types[chosen], units[chosen]
-    folds = folds_of(units, rng)
-    middle = STRENGTHS[len(STRENGTHS) // 2]
-    if not folds.any():
-        return middle
-    scores = []
-    for strength in STRENGTHS:
-        counts = np.zeros((n_types, n_types), np.int64)
-        for fold in range(folds.max() + 1):
-            out = folds == fold
-            counts += confusion(types[out], linear(train[~out], types[~out], train[out], strength), n_types)
-        scores.append(float(macro_f1(counts)))
+        x, y = train[chosen], types[chosen]
+        folds = folds_of(units[chosen], rng)
+        for i, strength in enumerate(STRENGTHS):
+            counts = np.zeros((n_types, n_types), np.int64)
+            for fold in range(folds.max() + 1):
+                out = folds == fold
+                counts += confusion(y[out], linear(x[~out], y[~out], x[out], strength), n_types)
+            scores[i] += macro_f1(counts)
     return STRENGTHS[int(np.argmax(scores))]
 
 

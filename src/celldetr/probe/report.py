@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from celldetr.evaluation.plots import save_figure
 from celldetr.files import replacing, write_json
-from celldetr.probe.classify import NEIGHBOURS
+from celldetr.probe.classify import NEIGHBOURS, REPEATS
 from celldetr.probe.retrieval import FAR
 from celldetr.probe.row import DRAWS, SHARES, Row
 from celldetr.probe.summary import Number, RowNumbers, summarise
@@ -56,7 +56,7 @@ class Context:
             "test_split": self.test_split,
             "types": list(self.type_names),
             "seeds": self.seeds,
-            "regularisation": "of the mean loss",  # rows that an earlier version measured had it of the sum
+            "cross_validations": REPEATS,
             "train_images": len(self.train.samples),
             "test_images": len(self.test.samples),
             "train_cells": len(self.train.types),
