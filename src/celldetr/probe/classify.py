@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 NEIGHBOURS = 20
 TEMPERATURE = 0.07  # neighbours weigh exp(cosine / temperature), as in DINO (ICCV 2021) and before it
-# scikit-learn's C: small is strong regularisation. It weighs the sum of the losses, so that more cells than it was chosen
-# on regularise themselves less, as they should: on CoNSeP three times the cells bear ten times weaker regularisation.
+# scikit-learn's C: small is strong regularisation. It weighs the sum of the losses: of more cells than it was chosen on
+# each is regularised less, as it should be. (On CoNSeP four times the cells bear ten times less.)
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 FOLDS = 3
 REPEATS = 3  # of cross-validation; one alone takes neighbours in STRENGTHS for each other, which costs up to .05 of F1
