@@ -182,6 +182,9 @@ class ContrastiveConfig(Config):
     # Hidden and output width, in d_model, of the head that the loss sees; it is left out of the checkpoint. None: the
     # loss sees the embeddings themselves.
     projection: tuple[Positive, Positive] | None = (2.0, 0.5)
+    # What the content of a query is made of before the first step, with model.content: features. whitened: principal
+    # components of what training cells hold in their boxes, as far as d_model goes; no labels enter.
+    start: Literal["random", "whitened"] = "random"
     weight: Positive = 1.0  # of the contrastive loss beside those of detection
     detection: Literal["first", "both", "none"] = "first"  # views whose boxes go on training detection
 
@@ -301,6 +304,11 @@ class Recipe(Config):
             raise ValueError(
                 "training.objective='contrastive' embeds boxes, for which model.represent='queries' has no"
                 " representation decoder; use model.represent=boxes"
+            )
+        if settings.contrastive.start == "whitened" and self.model.content != "features":
+            raise ValueError(
+                "training.contrastive.start='whitened' makes the content of queries from the features in their boxes;"
+                f" model.content is {self.model.content!r}, use model.content=features"
             )
         if self.model.represent == "queries" and settings.mode != "sequential":
             raise ValueError(

@@ -7,14 +7,15 @@ centre of its box; a piece sees ``CONTEXT_PX`` beyond its border, so that no cel
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from itertools import pairwise
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from celldetr.boxes import normalise_boxes
+from celldetr.model.celldetr import Memories
 from celldetr.model.inference import TilePredictor, padded
 
 LARGEST_PX = 1280  # side of an image that is looked at whole
@@ -50,7 +51,8 @@ def embed_boxes(
     """
     # With self-attention among cells, those around a piece's own have their say, as in a run.
     together = predictor.network.config.self_attention != "none"
-    look = partial(_represent, predictor)
+    network = predictor.network
+    look = look_into(predictor, lambda memories, where: network.represent(memories, where).embeddings)
     return embed_in_pieces(look, predictor.embedding_dim, image, boxes, largest, together=together)
 
 
@@ -102,13 +104,17 @@ def _within(centre: NDArray, low: tuple[int, int], high: tuple[int, int]) -> NDA
     return inside
 
 
-@torch.inference_mode()
-def _represent(predictor: TilePredictor, window: NDArray[np.uint8], boxes: NDArray) -> NDArray[np.float32]:
-    """(N, 4) xyxy in pixels of a window -> (N, d)."""
-    height, width = window.shape[:2]
-    tensor = torch.from_numpy(np.ascontiguousarray(window.transpose(2, 0, 1)))[None].to(predictor.device)
-    where = normalise_boxes(torch.from_numpy(boxes).float(), width, height)[None].to(predictor.device)
-    images, sizes = padded(tensor, predictor.network.config.strides[-1])
-    memories = predictor.network.memorise(images, sizes)
-    embeddings = predictor.network.represent(memories, where).embeddings
-    return embeddings[0].float().cpu().numpy()
+def look_into(predictor: TilePredictor, read: Callable[[Memories, Tensor], Tensor]) -> EmbedWindow:
+    """A function for ``embed_in_pieces``: what ``read`` makes of a window's memories and (1, N, 4) boxes, (1, N, d)."""
+
+    @torch.inference_mode()
+    def look(window: NDArray[np.uint8], boxes: NDArray[np.float64]) -> NDArray[np.float32]:
+        height, width = window.shape[:2]
+        tensor = torch.from_numpy(np.ascontiguousarray(window.transpose(2, 0, 1)))[None].to(predictor.device)
+        where = normalise_boxes(torch.from_numpy(boxes).float(), width, height)[None].to(predictor.device)
+        images, sizes = padded(tensor, predictor.network.config.strides[-1])
+        vectors = read(predictor.network.memorise(images, sizes), where)
+        found: NDArray[np.float32] = vectors[0].float().cpu().numpy()
+        return found
+
+    return look

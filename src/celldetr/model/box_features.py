@@ -34,6 +34,11 @@ class BoxFeatures(nn.Module):
 
     def forward(self, boxes: Tensor, memory: Memory) -> Tensor:
         """Read the boxes; cxcywh, fractions of each image."""
+        out: Tensor = self.project(self.features(boxes, memory))
+        return out
+
+    def features(self, boxes: Tensor, memory: Memory) -> Tensor:
+        """(B, N, 4) -> (B, N, L * d), the levels' averages side by side, normalised."""
         batch, _, d_model = memory.tokens.shape
         tokens = memory.tokens
         if memory.padding is not None:
@@ -46,4 +51,5 @@ class BoxFeatures(nn.Module):
         for level, pixels in enumerate(split_levels(value, [height * width for height, width in memory.shapes])):
             places = (points * memory.ratios[:, None, level, None, :])[:, :, None, None].expand(*shape, 2)
             seen.append(deformable_attention(pixels, memory.shapes[level : level + 1], places, weights))
-        return self.project(self.norm(torch.cat(seen, dim=-1)))
+        normalised: Tensor = self.norm(torch.cat(seen, dim=-1))
+        return normalised

@@ -15,6 +15,8 @@ UNTYPED = "untyped"  # the one type of a network that was trained without types
 # Settings that change what weights of one size do.
 MEANING = (
     "coordinates",
+    "level_norm",
+    "content",
     "decoupled",
     "constrained",
     "margin",

@@ -76,7 +76,9 @@ def train(
     # Only now: wrong data or a wrong network must leave nothing behind.
     agree(fabric, lambda: prepare_folder(folder, recipe, resume=resume, overwrite=overwrite))
     start = run.restore() if resume else 0
-    run.distribute()
+    if first and not start:
+        run.initialise()
+    run.distribute()  # which gives all processes the weights of the first
     log = RunLog(folder, start) if first else None
     if log and not start and (before := run.begin()) is not None:
         log.write("validation", 0, before)

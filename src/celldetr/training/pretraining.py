@@ -19,6 +19,7 @@ from torch.utils.data import Dataset
 
 from celldetr.data.sample import Sample
 from celldetr.data.views import ViewSet, collate_views
+from celldetr.errors import InputError
 from celldetr.model.inference import TilePredictor
 from celldetr.training.collapse import collapse
 from celldetr.training.contrastive import Contrastive, projection_head
@@ -35,11 +36,13 @@ from celldetr.training.infonce import Contrast
 from celldetr.training.logs import LOG_EVERY
 from celldetr.training.run import Run, chances
 from celldetr.training.validation import LOWEST_SCORE, validate
+from celldetr.training.whitening import whiten
 
 IMAGES = 200  # held-out images that are looked at, spread evenly over all
 VIEWS = 64  # held-out images in the validation loss, drawn like training images, with the batch of training
 FEW = 16  # cells to be told from: of a batch with fewer the rank says little
 OTHER_SEED = 1_000_003  # apart from the seed of training, so that no view of a held-out image is one of training's
+LEARNED = "representer.look.project.weight"
 DETECTION = ("f1_detection", "f1_detection_standard", "threshold", "median_iou")
 
 Numbers = dict[str, float | None]
@@ -53,8 +56,17 @@ class Pretraining(Run):
         return projection_head(self.recipe.model, self.recipe.training)
 
     def make_objective(self) -> nn.Module:
-        """The network with the contrastive loss; a second one with the averaged weights is there to be validated."""
+        """The network with the contrastive loss; a second one with the averaged weights is there to be validated.
+
+        Raises:
+            InputError: what is to be whitened was learned by the model that the run starts from.
+        """
         settings = self.recipe.training
+        if settings.contrastive.start == "whitened" and self.start is not None and LEARNED not in self.new:
+            raise InputError(
+                f"training.contrastive.start='whitened' would replace what init={self.recipe.init!r} has learned; use"
+                " training.contrastive.start=random"
+            )
         self.contrastive = Contrastive(self.network, settings, self.head)
         self.judged = Contrastive(self.average.network, settings, self.average_head.network, alone=True)
         self.validated_on: list[Sample] | None = None
@@ -76,6 +88,12 @@ class Pretraining(Run):
             rank = numbers["embedding/rank"]
             self.warning = collapse(rank, self.kept.get("rank", rank), share=0)
         return numbers
+
+    def initialise(self) -> None:
+        """Whiten the content of queries, if the recipe says so."""
+        if self.recipe.training.contrastive.start == "whitened":
+            whiten(self.network, self.data.samples, self.fabric.device)
+            self.average.network.load_state_dict(self.network.state_dict())
 
     def begin(self) -> Numbers:
         """Validate the network before it learns anything: what pretraining changes is seen beside this."""

@@ -156,6 +156,7 @@ class Run:
         self.recipe, self.folder, self.fabric, self.data = recipe, folder, fabric, data
         network = CellDETR(recipe.model)
         self.start: Card | None = None  # of the model whose weights the run starts from
+        self.new: tuple[str, ...] = ()  # weights that it does not have
         self.note = ""  # what of that start does not fit
         if recipe.init:
             source = load_checkpoint(find_model(recipe.init))
@@ -163,6 +164,7 @@ class Run:
             check_known(settings.freeze, new, recipe.init)
             self.note = start_note(network, source.network, new, recipe.init)
             self.start = source.card
+            self.new = new
         self.network = network.to(fabric.device)
         self.average = Average(self.network, settings.ema)
         self.head = self.make_head().to(fabric.device)
@@ -201,6 +203,9 @@ class Run:
         self.seconds = float(str(facts.get("seconds", 0.0)))
         self.kept = cast(dict[str, float], facts.get("kept", {}))
         return int(str(facts["step"]))
+
+    def initialise(self) -> None:
+        """Weights that the data decide before the first step, in the first process; here none."""
 
     def distribute(self) -> None:
         """Hand network and optimiser to Fabric."""

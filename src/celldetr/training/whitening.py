@@ -1,0 +1,73 @@
+"""Where pretraining may begin: queries whose content tells cells apart before anything is learned.
+
+With ``content: features`` the content is a linear map of what the levels hold inside a box, 512 numbers to 128 in
+``small-20x``. At random it loses much of what they say. Principal components lose little, and scaled to one variance
+each of them counts alike, where a few that tell one slide from another would drown the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from celldetr.data.sample import Sample
+from celldetr.model.at_boxes import embed_in_pieces, look_into
+from celldetr.model.celldetr import CellDETR
+from celldetr.model.inference import TilePredictor
+from celldetr.training.held_out_cells import spread
+
+IMAGES = 100  # training images that are looked at, spread evenly over all
+FLOOR = 0.01  # least variance of a component, of standardised features: of few cells there are components without any
+
+
+@torch.no_grad()
+def whiten(network: CellDETR, samples: Sequence[Sample], device: torch.device) -> None:
+    """Let the content of a query be the whitened principal components of the features in its box.
+
+    Args:
+        network: with ``content: features``; its map from features to content is replaced.
+        samples: images at the network's mpp with at least one box.
+        device: of the network.
+    """
+    read = network.representer.look if network.representer is not None else None
+    if read is None:
+        raise ValueError("the content of this network's queries is made from their size, not from features")
+    training = network.training
+    predictor = TilePredictor(network.eval(), threshold=0.5, device=device, precision="32")
+    look = look_into(predictor, lambda memories, boxes: read.features(boxes, memories.representation))
+    parts = [
+        embed_in_pieces(look, read.project.in_features, sample.image, sample.boxes)
+        for sample in (samples[place] for place in spread(len(samples), IMAGES))
+        if len(sample)
+    ]
+    network.train(training)
+    weight, bias = whitening(np.concatenate(parts), len(read.project.bias))
+    # Turned at random, as the weights are that it replaces: runs of other seeds begin elsewhere.
+    turn = torch.linalg.qr(read.project.weight[:, : len(weight)].cpu().double())[0]
+    read.project.weight.copy_(turn @ weight)
+    read.project.bias.copy_(turn @ bias)
+
+
+def whitening(vectors: NDArray[np.floating], dim: int) -> tuple[Tensor, Tensor]:
+    """Weights of the linear map to whitened principal components of the standardised coordinates.
+
+    Args:
+        vectors: (N, d).
+        dim: components, at most d.
+
+    Returns:
+        (dim, d) and (dim,) float64: vectors @ weight.T + bias has mean 0 and, where a component has a variance of at
+        least ``FLOOR``, the identity as its covariance.
+    """
+    x = vectors.astype(np.float64)
+    mean, sd = x.mean(0), x.std(0)
+    scale = np.divide(1, sd, out=np.zeros_like(sd), where=sd > 1e-6)
+    x = (x - mean) * scale
+    variances, directions = np.linalg.eigh(x.T @ x / len(x))
+    variances, directions = variances[::-1][:dim], directions[:, ::-1][:, :dim]
+    weight = (directions / np.sqrt(np.maximum(variances, FLOOR))).T * scale
+    return torch.from_numpy(weight), torch.from_numpy(-weight @ mean)

@@ -1,0 +1,93 @@
+"""Whitened content: against scikit-learn's PCA, in a run, and where it makes no sense."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn.decomposition import PCA
+from sklearn.preprocessing import StandardScaler
+
+from celldetr.api import load_model
+from celldetr.boxes import normalise_boxes
+from celldetr.config import Recipe, parse
+from celldetr.errors import InputError, UntypedWarning
+from celldetr.model.celldetr import CellDETR
+from celldetr.training.loop import train
+from celldetr.training.pretraining import Pretraining
+from celldetr.training.whitening import whiten, whitening
+
+Recipes = Callable[..., Recipe]
+FEATURES = {"content": "features", "level_norm": "layer", "residual_start": "zero"}
+
+
+def test_components_are_those_of_scikit_learn() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(500, 20)) @ rng.normal(size=(20, 20)) + 5
+    weight, bias = whitening(x, 7)
+    ours = x @ weight.numpy().T + bias.numpy()
+    theirs = PCA(7, whiten=True).fit_transform(StandardScaler().fit_transform(x))
+    assert np.allclose(np.abs(np.corrcoef(ours.T, theirs.T)[:7, 7:]), np.eye(7), atol=1e-6)
+    assert np.allclose(np.cov(ours.T, bias=True), np.eye(7), atol=1e-8)
+    assert np.allclose(ours.mean(0), 0, atol=1e-8)
+
+
+@pytest.mark.parametrize("cells", [1, 2, 5])
+def test_few_cells_and_constant_features_are_no_reason_for_infinities(cells: int) -> None:
+    x = np.random.default_rng(1).normal(size=(cells, 12))
+    x[:, 3] = 4.0
+    weight, bias = whitening(x, 8)
+    assert bool(weight.isfinite().all())
+    assert float((torch.from_numpy(x) @ weight.T + bias).abs().max()) < 4
+    assert (weight[:, 3] == 0).all()
+
+
+def test_a_run_begins_with_whitened_content(
+    tiny_recipe: Recipes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Contents of all training cells are decorrelated in the first validation, before anything is learned."""
+    seen: list[np.ndarray] = []
+
+    def begin(run: Pretraining) -> None:
+        assert run.average.network.training is False
+        for network in (run.network.eval(), run.average.network):
+            read, contents = network.representer.look, []
+            for sample in run.data.samples:
+                height, width = sample.image.shape[:2]
+                boxes = normalise_boxes(torch.from_numpy(sample.boxes).float(), width, height)
+                memory = network.memorise(torch.tensor(sample.image).permute(2, 0, 1)[None]).representation
+                contents.append(read(boxes[None], memory)[0].detach().numpy())
+            seen.append(np.concatenate(contents))
+        run.network.train()
+
+    monkeypatch.setattr("celldetr.training.pretraining.VIEWS", 4)
+    monkeypatch.setattr(Pretraining, "begin", begin)
+    monkeypatch.setattr(Pretraining, "illustrate", lambda self: None)
+    training = {"objective": "contrastive", "contrastive": {"start": "whitened"}, "steps": 1}
+    train(tiny_recipe(FEATURES, "", **training), tmp_path / "run", device="cpu")
+    assert np.array_equal(*seen)
+    assert np.allclose(seen[0].mean(0), 0, atol=1e-2)
+    # n cells have n - 1 components; turned, they are a projection.
+    spread = np.linalg.svd(seen[0] / np.sqrt(len(seen[0])), compute_uv=False)
+    assert np.allclose(spread[spread > 0.5], 1, atol=0.05)
+    assert (spread > 0.5).sum() == min(len(seen[0]) - 1, seen[0].shape[1])
+
+    with pytest.warns(UntypedWarning):
+        assert load_model(tmp_path / "run").network.config.content == "features"
+    again = tiny_recipe(FEATURES, tmp_path / "run", **training)
+    with pytest.raises(InputError, match="start='whitened' would replace what init="):
+        train(again, tmp_path / "again", device="cpu")
+    assert not (tmp_path / "again").exists()
+
+
+def test_content_without_features_cannot_be_whitened(tiny_recipe: Recipes) -> None:
+    recipe = tiny_recipe(FEATURES, "", objective="contrastive", contrastive={"start": "whitened"})
+    values = recipe.model_dump(mode="json")
+    values["model"]["content"] = "size"
+    with pytest.raises(InputError, match=r"use model\.content=features"):
+        parse(Recipe, values, "here")
+    with pytest.raises(ValueError, match="made from their size"):
+        whiten(CellDETR(tiny_recipe().model), [], torch.device("cpu"))
