@@ -12,7 +12,7 @@ normalised, mixed by the encoder, and the embedding. With ``--models`` they are 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from celldetr.api import load_model
 from celldetr.config import ModelConfig
 from celldetr.data.card import load_card
 from celldetr.data.dataset import load_samples, map_types, rescale
+from celldetr.data.sample import Sample
 from celldetr.model.at_boxes import embed_boxes, embed_in_pieces
 from celldetr.model.celldetr import CellDETR
 from celldetr.model.inference import TilePredictor, padded
@@ -35,6 +36,7 @@ from celldetr.probe.handmade import handmade_features
 from celldetr.probe.methods import Embed, methods
 from celldetr.probe.pooled import STRIDES, PooledEmbedder
 from celldetr.probe.truth import Truth, truth_of
+from celldetr.training.whitening import whiten, whitening
 
 CPU = torch.device("cpu")
 SEEDS = 3
@@ -109,25 +111,44 @@ def main() -> None:
     for method in methods(args.models[0], args.models[1:], "cpu") if args.models else ():
         tell(method.name, score(method.build(0), method.mpp, truths))
     if not args.models:
-        stages(config, rate, tell)
+        learn = [rescale(sample, config.mpp) for sample in truths[0].samples]
+        stages(config, rate, tell, learn)
     if args.out:
         args.out.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def stages(config: ModelConfig, rate: Callable[[Embed], Made], tell: Callable[..., None]) -> None:
-    """Rows from crops to embeddings; those of untrained networks are means of ``SEEDS``."""
+def stages(
+    config: ModelConfig, rate: Callable[[Embed], Made], tell: Callable[..., None], learn: Sequence[Sample]
+) -> None:
+    """Rows from crops to embeddings; those of untrained networks are means of ``SEEDS``.
+
+    What is whitened is whitened on the boxes of ``learn``; types are not looked at.
+    """
     tell("crops of 64 px through the backbone", rate(CropEmbedder(CROP_PX, CPU)))
     tell("hand-made features", rate(handmade_features))
-    tell("the backbone's features averaged over boxes", rate(PooledEmbedder(config, CPU)))
+    pool = PooledEmbedder(config, CPU)
+    tell("the backbone's features averaged over boxes", rate(pool))
+    weight, bias = (part.numpy() for part in whitening(np.concatenate([pool(s) for s in learn]), config.d_model))
+    tell("  whitened", rate(lambda s: (pool(s) @ weight.T + bias).astype(np.float32)))
     for norm in ("group", "layer"):
         networks = [untrained(config, seed, level_norm=norm) for seed in range(SEEDS)]
         tell(f"  projected, {norm} normalisation", *(rate(averages(n, encoded=False)) for n in networks))
         tell("    through the encoder", *(rate(averages(n, encoded=True)) for n in networks))
         for content in ("size", "features"):
             made = [untrained(config, seed, level_norm=norm, content=content) for seed in range(SEEDS)]
-            predictors = [TilePredictor(n, threshold=0.5, device=CPU, precision="32") for n in made]
             title = f"    embedding, content of a query from the {content}"
-            tell(title, *(rate(lambda s, p=p: embed_boxes(p, s.image, s.boxes)) for p in predictors))  # type: ignore[misc]
+            tell(title, *(rate(embeddings(n)) for n in made))
+    zero = {"level_norm": "layer", "content": "features", "residual_start": "zero"}
+    made = [untrained(config, seed, **zero) for seed in range(SEEDS)]
+    tell("      residual branches start at zero", *(rate(embeddings(n)) for n in made))
+    for network in made:
+        whiten(network, learn, CPU)
+    tell("        content whitened", *(rate(embeddings(n)) for n in made))
+
+
+def embeddings(network: CellDETR) -> Embed:
+    predictor = TilePredictor(network, threshold=0.5, device=CPU, precision="32")
+    return lambda sample: embed_boxes(predictor, sample.image, sample.boxes)
 
 
 if __name__ == "__main__":
