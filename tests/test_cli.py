@@ -405,6 +405,7 @@ def test_the_threshold_of_cells_found_at_a_threshold(run: Run, card: Callable[..
     assert own.startswith(f"the model's own, {default_model().threshold:.3f}: detection F1 1.000")
     assert plot.stat().st_size > 0
     refused(run("threshold", card(), "--split", "train", "--plot", plot, "-q"), "--overwrite")
+    refused(run("threshold", "no-such-set", "--plot", tmp_path / "threshold.gif", "-q"), ".pdf, .png, .svg")
 
 
 def test_a_model_of_other_types(run: Run, card: Callable[..., Path], tmp_path: Path) -> None:

@@ -126,11 +126,12 @@ def threshold(
     about how good the model is.
     """
     from celldetr.api import load_model
-    from celldetr.evaluation.plots import save_figure, threshold_figure
+    from celldetr.evaluation.plots import check_ending, save_figure, threshold_figure
     from celldetr.evaluation.show import show_threshold
     from celldetr.judge import choose
 
     if plot is not None:
+        check_ending(plot)
         checks.free(plot, overwrite, "threshold.png")
     views = checks.orientations(orientations)
     loaded = load_model(model, device, precision=checks.precision(precision), orientations=views)

@@ -114,6 +114,16 @@ def threshold_figure(choice: ThresholdChoice) -> Figure:
     return figure
 
 
+def check_ending(path: Path) -> None:
+    """Refuse a file for a figure that has none of the known endings.
+
+    Raises:
+        InputError: it has another.
+    """
+    if path.suffix.lower() not in FORMATS:
+        raise InputError(f"{path}: a figure is written as one of {', '.join(sorted(FORMATS))}; give such an ending")
+
+
 def save_figure(figure: Figure, path: str | os.PathLike[str]) -> None:
     """Write a figure, whole or not at all.
 
@@ -125,8 +135,7 @@ def save_figure(figure: Figure, path: str | os.PathLike[str]) -> None:
         InputError: another ending, or the file cannot be written.
     """
     path = Path(path)
-    if path.suffix.lower() not in FORMATS:
-        raise InputError(f"{path}: a figure is written as one of {', '.join(sorted(FORMATS))}; give such an ending")
+    check_ending(path)
     with replacing(path) as temporary:
         figure.savefig(temporary, format=path.suffix[1:].lower(), dpi=150)
 

@@ -23,8 +23,9 @@ from celldetr.errors import InputError, UntypedWarning
 from celldetr.model.at_boxes import embed_boxes
 from celldetr.model.backbone import LITE0
 from celldetr.model.celldetr import CellDETR
+from celldetr.model.checkpoint import Card, read_card
 from celldetr.model.hub import find_model
-from celldetr.model.inference import TilePredictor
+from celldetr.model.inference import TilePredictor, pick_device
 from celldetr.model.titles import short_titles
 from celldetr.probe.crops import CROP_PX, CropEmbedder
 from celldetr.probe.handmade import FEATURES, handmade_features
@@ -76,14 +77,14 @@ def methods(model: str, against: Sequence[str], device: str = "auto", seeds: int
     Raises:
         InputError: no such model, one without a representation decoder, something named twice.
     """
-    first = _load(model, 0, device)
+    config, where = _card(model, 0).config, pick_device(device)
     _check_names(against)
     checkpoints = [model, *(name for name in against if not _OTHERS.fullmatch(name))]
     titles = dict(zip(checkpoints, short_titles(checkpoints), strict=True))
     found = [_checkpoint(model, titles[model], device, seeds)]
     for name in against:
         known = name in titles
-        found.append(_checkpoint(name, titles[name], device, seeds) if known else _method(name, first, device))
+        found.append(_checkpoint(name, titles[name], device, seeds) if known else _method(name, config, where))
     names = [method.file_name for method in found]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise InputError(f"--against {twice[0]}: is there twice; name each row once, and the model not again")
@@ -102,8 +103,7 @@ def _check_names(against: Sequence[str]) -> None:
             raise InputError(f"--against {name}: none of {rows}, and no model ({error})") from None
 
 
-def _method(name: str, model: Model, device: str) -> Method:
-    config, where = model.network.config, model.device
+def _method(name: str, config: ModelConfig, where: torch.device) -> Method:
     if name == "handmade":
         about = f"{len(FEATURES)} features of size, shape, colour and texture"
         return Method(name, about, f"handmade 1 {FEATURES}", config.mpp, False, lambda seed: handmade_features)
@@ -133,6 +133,10 @@ def _of_seed(name: str, seed: int) -> str:
     return name.replace(SEED, str(seed))
 
 
+def _card(name: str, seed: int) -> Card:
+    return read_card(find_model(_of_seed(name, seed)))
+
+
 def _load(name: str, seed: int, device: str) -> Model:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UntypedWarning)  # a probe asks for embeddings, not for types
@@ -141,19 +145,20 @@ def _load(name: str, seed: int, device: str) -> Model:
 
 def _checkpoint(name: str, label: str, device: str, seeds: int) -> Method:
     several = SEED in name
-    models = [_load(name, seed, device) for seed in range(seeds if several else 1)]
-    for model in models:
-        refuse_queries(name, model.network.config)
-    first = models[0]
-    if wrong := [model.mpp for model in models if model.mpp != first.mpp]:
-        raise InputError(f"{name}: is one row, but one model looks at {first.mpp:g} um a pixel and one at {wrong[0]:g}")
-    title = f"checkpoint {first.info.name}, frozen" + (f", {len(models)} seeds" if several else "")
+    cards = [_card(name, seed) for seed in range(seeds if several else 1)]
+    for card in cards:
+        refuse_queries(name, card.config)
+    first = cards[0]
+    mpp = first.config.mpp
+    if wrong := [card.config.mpp for card in cards if card.config.mpp != mpp]:
+        raise InputError(f"{name}: is one row, but one model looks at {mpp:g} um a pixel and one at {wrong[0]:g}")
+    title = f"checkpoint {first.name}, frozen" + (f", {len(cards)} seeds" if several else "")
 
     def build(seed: int) -> Embed:
         return _at_boxes(_load(name, seed, device))
 
-    identity = " ".join(["model", *(model.info.sha256 for model in models)])
-    return Method(label, title, identity, first.mpp, several, build)
+    identity = " ".join(["model", *(card.sha256 for card in cards)])
+    return Method(label, title, identity, mpp, several, build)
 
 
 def refuse_queries(name: str, config: ModelConfig) -> None:

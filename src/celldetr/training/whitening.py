@@ -48,8 +48,8 @@ def whiten(network: CellDETR, samples: Sequence[Sample], device: torch.device) -
     weight, bias = whitening(np.concatenate(parts), len(read.project.bias))
     # Turned at random, as the weights are that it replaces: runs of other seeds begin elsewhere.
     turn = torch.linalg.qr(read.project.weight[:, : len(weight)].cpu().double())[0]
-    read.project.weight.copy_(turn @ weight)
-    read.project.bias.copy_(turn @ bias)
+    read.project.weight.copy_((turn @ weight).float())
+    read.project.bias.copy_((turn @ bias).float())
 
 
 def whitening(vectors: NDArray[np.floating], dim: int) -> tuple[Tensor, Tensor]:
