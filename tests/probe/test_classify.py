@@ -12,6 +12,7 @@ from celldetr.data.label_share import draw_labels, with_label_share
 from celldetr.data.sample import UNKNOWN
 from celldetr.probe import classify
 from celldetr.probe.classify import (
+    CHOICE_CELLS,
     NEIGHBOURS,
     STRENGTHS,
     TEMPERATURE,
@@ -74,6 +75,14 @@ def test_no_unit_is_in_two_folds_and_the_strength_is_chosen_on_training_cells() 
     x = standardise(vectors(known, 1.5, 3))[0]
     assert choose_strength(x, known.types, known.units, 3, 0) in STRENGTHS
     assert choose_strength(x, known.types, np.zeros_like(known.units), 3, 0) == STRENGTHS[2]  # one patient: no folds
+
+
+def test_a_unit_that_is_hardly_ever_drawn_is_no_second_one() -> None:
+    rng = np.random.default_rng(0)
+    units = np.zeros(CHOICE_CELLS * 3, np.int64)
+    units[0] = 1
+    x, types = rng.normal(size=(len(units), 2)).astype(np.float32), rng.integers(0, 2, len(units))
+    assert choose_strength(x, types, units, 2, 0) in STRENGTHS
 
 
 def test_strong_regularisation_wins_where_vectors_say_nothing_but_their_image() -> None:

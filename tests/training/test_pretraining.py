@@ -140,10 +140,19 @@ def test_a_collapse_is_told_to_who_listens(recipes: Recipes, tmp_path: Path, mon
     assert "the embeddings have collapsed" in told[1].warning
 
 
-@pytest.mark.parametrize("views", ["two", "released"])
-def test_two_processes_have_the_gradients_of_one(views: str, recipes: Recipes, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("model", "contrastive"),
+    [
+        ({}, {"views": "two"}),
+        ({}, {"views": "released"}),
+        ({"content": "features", "residual_start": "zero"}, {"start": "whitened"}),
+    ],
+)
+def test_two_processes_have_the_gradients_of_one(
+    model: dict[str, object], contrastive: dict[str, object], recipes: Recipes, tmp_path: Path
+) -> None:
     """One of the three images has no cell, so that a process can be without any."""
-    recipe = recipes(batch_size=4, contrastive={"views": views})
+    recipe = recipes(model, batch_size=4, contrastive=contrastive)
     file = tmp_path / "recipe.yaml"
     file.write_text(yaml.safe_dump(recipe.model_dump(mode="json")))
     done: subprocess.CompletedProcess[str] = torchrun(

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from sklearn.decomposition import PCA
 from sklearn.preprocessing import StandardScaler
 
@@ -18,7 +19,9 @@ from celldetr.errors import InputError, UntypedWarning
 from celldetr.model.celldetr import CellDETR
 from celldetr.training.loop import train
 from celldetr.training.pretraining import Pretraining
-from celldetr.training.whitening import whiten, whitening
+from celldetr.training.run import load_data
+from celldetr.training.state import STATE_FILE
+from celldetr.training.whitening import IMAGES, images_with_cells, whiten, whitening
 
 Recipes = Callable[..., Recipe]
 FEATURES = {"content": "features", "level_norm": "layer", "residual_start": "zero"}
@@ -43,6 +46,41 @@ def test_few_cells_and_constant_features_are_no_reason_for_infinities(cells: int
     assert bool(weight.isfinite().all())
     assert float((torch.from_numpy(x) @ weight.T + bias).abs().max()) < 4
     assert (weight[:, 3] == 0).all()
+
+
+@pytest.mark.parametrize("cells", [40, 120, 400])
+def test_cells_that_were_not_looked_at_have_no_huge_components(cells: int) -> None:
+    rng = np.random.default_rng(2)
+    x = rng.normal(size=(cells + 2000, 256)) / np.arange(1, 257) ** 0.5
+    weight, bias = whitening(x[:cells], 128)
+    others = (torch.from_numpy(x[cells:]) @ weight.T + bias).var(0)
+    assert float(others.mean()) < 3
+    assert int((others < 1e-9).sum()) == max(0, 128 - cells + 1)
+
+
+def test_images_are_spread_and_those_without_a_cell_left_out(tiny_recipe: Recipes) -> None:
+    samples = list(load_data(tiny_recipe()).samples)
+    full = [sample for sample in samples if len(sample)]
+    assert 0 < len(full) < len(samples)
+    empty = next(sample for sample in samples if not len(sample))
+    assert images_with_cells(samples) == full
+    sparse = [empty] * 333 + full
+    assert images_with_cells(sparse[:-1]) == full[:1]
+    assert len(images_with_cells(full * 99)) == IMAGES
+
+
+def test_an_interrupted_run_is_not_whitened_again(
+    tiny_recipe: Recipes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("celldetr.training.pretraining.VIEWS", 4)
+    monkeypatch.setattr(Pretraining, "illustrate", lambda self: None)
+    recipe = tiny_recipe(FEATURES, "", objective="contrastive", contrastive={"start": "whitened"}, steps=3)
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    train(recipe, whole, device="cpu")
+    train(recipe, cut, device="cpu", stop_at=1)
+    train(recipe, cut, device="cpu", resume=True)
+    expected, found = load_file(whole / STATE_FILE), load_file(cut / STATE_FILE)
+    assert [name for name in expected if not torch.equal(expected[name], found[name])] == []
 
 
 def test_a_run_begins_with_whitened_content(

@@ -22,6 +22,8 @@ def first_gradients(recipe_file: str, target: Path) -> dict[str, float]:
     recipe = load_recipe(recipe_file)
     kind, fabric = loop.RUNS[recipe.training.objective], start_fabric(recipe.training.precision, "cpu", 1)
     run = kind(recipe, target.parent, fabric, load_data(recipe))
+    if fabric.is_global_zero:
+        run.initialise()
     run.distribute()
     numbers = run.gradients(0, next(iter(run.crops(0))))
     gradients = {name: p.grad.contiguous() for name, p in run.network.named_parameters() if p.grad is not None}

@@ -99,20 +99,20 @@ def choose_strength(train: Features, types: Types, units: Types, n_types: int, s
         one of ``STRENGTHS``; the middle one where cross-validation is impossible (one unit).
     """
     rng = np.random.default_rng(seed)
-    if len(np.unique(units)) < 2:
-        return STRENGTHS[len(STRENGTHS) // 2]
     scores = np.zeros(len(STRENGTHS))
     for _ in range(REPEATS):
         chosen = rng.permutation(len(train))[:CHOICE_CELLS]
         x, y = train[chosen], types[chosen]
         folds = folds_of(units[chosen], rng)
+        if not folds.any():  # all that were drawn are of one unit
+            continue
         for i, strength in enumerate(STRENGTHS):
             counts = np.zeros((n_types, n_types), np.int64)
             for fold in range(folds.max() + 1):
                 out = folds == fold
                 counts += confusion(y[out], linear(x[~out], y[~out], x[out], strength), n_types)
             scores[i] += macro_f1(counts)
-    return STRENGTHS[int(np.argmax(scores))]
+    return STRENGTHS[int(np.argmax(scores)) if scores.any() else len(STRENGTHS) // 2]
 
 
 def folds_of(units: Types, rng: np.random.Generator) -> Types:

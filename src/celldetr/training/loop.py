@@ -19,6 +19,7 @@ from celldetr.training.logs import LOG_EVERY, RunLog, draw_curves
 from celldetr.training.pretraining import Pretraining
 from celldetr.training.processes import agree, share, start_fabric
 from celldetr.training.run import Run, load_data
+from celldetr.training.state import STATE_FILE
 
 RUNS: dict[str, type[Run]] = {"supervised": Run, "contrastive": Pretraining}
 
@@ -73,11 +74,11 @@ def train(
     share(settings.batch_size, fabric.world_size)
     agree(fabric, lambda: check_folder(folder, recipe, resume=resume, overwrite=overwrite))
     run = RUNS[settings.objective](recipe, folder, fabric, load_data(recipe))
+    if not (resume and (folder / STATE_FILE).is_file()):
+        agree(fabric, run.initialise)
     # Only now: wrong data or a wrong network must leave nothing behind.
     agree(fabric, lambda: prepare_folder(folder, recipe, resume=resume, overwrite=overwrite))
     start = run.restore() if resume else 0
-    if first and not start:
-        run.initialise()
     run.distribute()  # which gives all processes the weights of the first
     log = RunLog(folder, start) if first else None
     if log and not start and (before := run.begin()) is not None:

@@ -205,7 +205,7 @@ class Run:
         return int(str(facts["step"]))
 
     def initialise(self) -> None:
-        """Weights that the data decide before the first step, in the first process; here none."""
+        """Weights that the data decide before the first step, in the first process alone; here none."""
 
     def distribute(self) -> None:
         """Hand network and optimiser to Fabric."""

@@ -21,7 +21,9 @@ from celldetr.model.inference import TilePredictor
 from celldetr.training.held_out_cells import spread
 
 IMAGES = 100  # training images that are looked at, spread evenly over all
-FLOOR = 0.01  # least variance of a component, of standardised features: of few cells there are components without any
+CELLS = 1000  # of an image
+FLOOR = 0.01  # least variance that a component is given, of standardised features
+NOTHING = 1e-6  # variance, of the largest, below which a component is rounding: few cells do not have all of them
 
 
 @torch.no_grad()
@@ -30,7 +32,7 @@ def whiten(network: CellDETR, samples: Sequence[Sample], device: torch.device) -
 
     Args:
         network: with ``content: features``; its map from features to content is replaced.
-        samples: images at the network's mpp with at least one box.
+        samples: images at the network's mpp, one of them with a box.
         device: of the network.
     """
     read = network.representer.look if network.representer is not None else None
@@ -40,9 +42,8 @@ def whiten(network: CellDETR, samples: Sequence[Sample], device: torch.device) -
     predictor = TilePredictor(network.eval(), threshold=0.5, device=device, precision="32")
     look = look_into(predictor, lambda memories, boxes: read.features(boxes, memories.representation))
     parts = [
-        embed_in_pieces(look, read.project.in_features, sample.image, sample.boxes)
-        for sample in (samples[place] for place in spread(len(samples), IMAGES))
-        if len(sample)
+        embed_in_pieces(look, read.project.in_features, sample.image, sample.boxes[spread(len(sample), CELLS)])
+        for sample in images_with_cells(samples)
     ]
     network.train(training)
     weight, bias = whitening(np.concatenate(parts), len(read.project.bias))
@@ -50,6 +51,12 @@ def whiten(network: CellDETR, samples: Sequence[Sample], device: torch.device) -
     turn = torch.linalg.qr(read.project.weight[:, : len(weight)].cpu().double())[0]
     read.project.weight.copy_((turn @ weight).float())
     read.project.bias.copy_((turn @ bias).float())
+
+
+def images_with_cells(samples: Sequence[Sample]) -> list[Sample]:
+    """``IMAGES`` spread evenly, those without a cell left out; if that is all of them, the first that has one."""
+    chosen = [sample for sample in (samples[place] for place in spread(len(samples), IMAGES)) if len(sample)]
+    return chosen or [next(sample for sample in samples if len(sample))]
 
 
 def whitening(vectors: NDArray[np.floating], dim: int) -> tuple[Tensor, Tensor]:
@@ -61,7 +68,7 @@ def whitening(vectors: NDArray[np.floating], dim: int) -> tuple[Tensor, Tensor]:
 
     Returns:
         (dim, d) and (dim,) float64: vectors @ weight.T + bias has mean 0 and, where a component has a variance of at
-        least ``FLOOR``, the identity as its covariance.
+        least ``FLOOR``, the identity as its covariance. What N vectors do not have is 0.
     """
     x = vectors.astype(np.float64)
     mean, sd = x.mean(0), x.std(0)
@@ -69,5 +76,6 @@ def whitening(vectors: NDArray[np.floating], dim: int) -> tuple[Tensor, Tensor]:
     x = (x - mean) * scale
     variances, directions = np.linalg.eigh(x.T @ x / len(x))
     variances, directions = variances[::-1][:dim], directions[:, ::-1][:, :dim]
-    weight = (directions / np.sqrt(np.maximum(variances, FLOOR))).T * scale
+    stretch = np.where(variances > NOTHING * variances[0], 1 / np.sqrt(np.maximum(variances, FLOOR)), 0)
+    weight = (directions * stretch).T * scale
     return torch.from_numpy(weight), torch.from_numpy(-weight @ mean)
