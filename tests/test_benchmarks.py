@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import re
+import shlex
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -10,6 +12,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 
+from celldetr.recipes import load_recipe
 from celldetr.slide.reader import open_slide
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
@@ -28,6 +31,29 @@ def load(monkeypatch):
     for name in set(sys.modules) - known:
         if str(BENCHMARKS) in str(getattr(sys.modules[name], "__file__", "")):
             del sys.modules[name]
+
+
+def test_the_commands_of_the_study_of_pretraining_fit_its_recipes():
+    """As the recipe's first lines say them, with everything that a line break or ``...`` stands for."""
+    lines = (BENCHMARKS / "pretraining" / "pretrain.yaml").read_text().splitlines()
+    told = " ".join(line[1:].strip() for line in lines if line.startswith("#")).replace("\\", " ")
+    commands = re.findall(r"training\.seed=S.*?(?=\.\.\.|Rates)", told)
+    assert len(commands) == 3
+    recipes = []
+    for command in commands:
+        words = [word.replace("=S", "=1") for word in shlex.split(command)]
+        del words[words.index("-o") : words.index("-o") + 2]
+        recipes.append(load_recipe(BENCHMARKS / "pretraining" / "pretrain.yaml", words))
+    two, start, released = recipes
+    assert [recipe.training.seed for recipe in recipes] == [1, 1, 1]
+    assert start.training.lr == pytest.approx(0, abs=1e-9)
+    assert start.model == two.model != released.model
+    assert released.training.contrastive.views == "released"
+    assert released.training.contrastive.start == "random"
+    detect = load_recipe(BENCHMARKS / "pretraining" / "detect.yaml")
+    images = [r.training.steps * r.training.batch_size for r in (detect, released)]
+    assert images == [two.training.steps * two.training.batch_size * 2] * 2  # two views of an image
+    assert (detect.model, detect.augment) == (two.model, two.augment)
 
 
 def test_rays_end_on_the_outline_of_the_ellipse(load):

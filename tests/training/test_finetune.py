@@ -88,6 +88,9 @@ def test_what_of_a_start_does_not_fit_is_told(
     note = start_note(other, source, start_from(other, source), "old")
     assert re.match(r"init='old': \d+ of \d+ tensors are new, in representer; it was trained with", note)
     assert note.endswith("model.constrained=True, now it is False")
+    layer = CellDETR(tiny_model(level_norm="layer"))  # its weights have the sizes of those of GroupNorm
+    note = start_note(layer, source, start_from(layer, source), "old")
+    assert note == "init='old': it was trained with model.level_norm=group, now it is layer"
     larger = CellDETR(tiny_model(d_model=64))
     with pytest.raises(InputError, match=r"most weights of its encoder do not fit \(d_model 32 there, 64 here\)"):
         start_note(larger, source, start_from(larger, source), "old")
