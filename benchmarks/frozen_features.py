@@ -19,23 +19,22 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torchvision.ops import roi_align
 
 from celldetr.api import load_model
+from celldetr.boxes import cxcywh_to_xyxy
 from celldetr.config import ModelConfig
 from celldetr.data.card import load_card
-from celldetr.data.dataset import load_samples, map_types, rescale
+from celldetr.data.dataset import rescale
 from celldetr.data.sample import Sample
-from celldetr.model.at_boxes import embed_boxes, embed_in_pieces
-from celldetr.model.celldetr import CellDETR
-from celldetr.model.inference import TilePredictor, padded
-from celldetr.model.memory import Memory
+from celldetr.model.at_boxes import embed_boxes, embed_in_pieces, look_into
+from celldetr.model.celldetr import CellDETR, Memories
+from celldetr.model.inference import TilePredictor
 from celldetr.probe.classify import choose_strength, confusion, linear, macro_f1, standardise, type_f1
 from celldetr.probe.crops import CROP_PX, CropEmbedder
 from celldetr.probe.handmade import handmade_features
 from celldetr.probe.methods import Embed, methods
-from celldetr.probe.pooled import STRIDES, PooledEmbedder
-from celldetr.probe.truth import Truth, truth_of
+from celldetr.probe.pooled import PooledEmbedder, average_over
+from celldetr.probe.truth import Truth, read_splits
 from celldetr.training.whitening import whiten, whitening
 
 CPU = torch.device("cpu")
@@ -51,22 +50,15 @@ def averages(network: CellDETR, *, encoded: bool) -> Embed:
         bare.load_state_dict(network.state_dict(), strict=False)
         network = bare
 
-    @torch.inference_mode()
-    def look(window: NDArray[np.uint8], boxes: NDArray[np.float64]) -> NDArray[np.float32]:
-        tensor = torch.from_numpy(np.ascontiguousarray(window.transpose(2, 0, 1)))[None]
-        memory = network.memorise(*padded(tensor, STRIDES[-1])).representation
-        return pooled(memory, torch.from_numpy(boxes).float())
+    def read(memories: Memories, boxes: torch.Tensor) -> torch.Tensor:
+        memory = memories.representation
+        tokens = memory.tokens.transpose(1, 2).split([h * w for h, w in memory.shapes], dim=2)
+        levels = [level.unflatten(2, shape) for level, shape in zip(tokens, memory.shapes, strict=True)]
+        pixels = cxcywh_to_xyxy(boxes[0]) * memory.sizes.repeat(1, 2)
+        return average_over(pixels, levels, memory.strides)[None]
 
+    look = look_into(TilePredictor(network, threshold=0.5, device=CPU, precision="32"), read)
     return lambda sample: embed_in_pieces(look, 4 * config.d_model, sample.image, sample.boxes)
-
-
-def pooled(memory: Memory, boxes: torch.Tensor) -> NDArray[np.float32]:
-    levels = memory.tokens.split([h * w for h, w in memory.shapes], dim=1)
-    each = [
-        roi_align(level.transpose(1, 2).reshape(1, -1, h, w), [boxes], 1, 1 / s, 4, True).flatten(1)
-        for level, (h, w), s in zip(levels, memory.shapes, memory.strides, strict=True)
-    ]
-    return torch.cat(each, 1).numpy()
 
 
 def untrained(config: ModelConfig, seed: int, **changes: object) -> CellDETR:
@@ -95,8 +87,7 @@ def main() -> None:
     args = parser.parse_args()
     card = load_card("consep-train")
     known = tuple(name for name in card.type_names if name != "other")
-    mapping = {name: name if name in known else "" for name in card.type_names}
-    truths = [truth_of(map_types(load_samples(card, split), known, mapping)) for split in ("fit", "val")]
+    truths = read_splits(card, "fit", "val", None, types=known)
     config = load_model("small-20x", "cpu", precision="32").network.config.model_copy(update={"dropout": 0.0})
     lines = [f"{len(truths[0].types):,} cells teach, {len(truths[1].types):,} are scored"]
     print(lines[0], flush=True)

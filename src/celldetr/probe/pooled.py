@@ -5,9 +5,12 @@ The backbone is that of the probed model with ImageNet weights; the features are
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 from torchvision.ops import roi_align
 
 from celldetr.config import ModelConfig
@@ -45,9 +48,16 @@ class PooledEmbedder:
     def _look(self, window: NDArray[np.uint8], boxes: NDArray[np.float64]) -> NDArray[np.float32]:
         image = torch.from_numpy(np.ascontiguousarray(window.transpose(2, 0, 1))).to(self.device).float() / 255
         levels = self.backbone(((image - self.mean) / self.std)[None])
-        places = [torch.from_numpy(boxes).float().to(self.device)]
-        pooled = [
-            roi_align(level, places, output_size=1, spatial_scale=1 / stride, sampling_ratio=POINTS, aligned=True)
-            for level, stride in zip(levels, STRIDES, strict=True)
-        ]
-        return torch.cat([level[:, :, 0, 0] for level in pooled], dim=1).cpu().numpy()
+        pooled: NDArray[np.float32] = (
+            average_over(torch.from_numpy(boxes).float().to(self.device), levels, STRIDES).cpu().numpy()
+        )
+        return pooled
+
+
+def average_over(boxes: Tensor, levels: Sequence[Tensor], strides: Sequence[int]) -> Tensor:
+    """(N, 4) boxes xyxy in pixels and levels (1, C, h, w) of an image -> (N, sum of C), averages side by side."""
+    pooled = [
+        roi_align(level, [boxes], output_size=1, spatial_scale=1 / stride, sampling_ratio=POINTS, aligned=True)
+        for level, stride in zip(levels, strides, strict=True)
+    ]
+    return torch.cat([level[:, :, 0, 0] for level in pooled], dim=1)
