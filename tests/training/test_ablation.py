@@ -148,6 +148,17 @@ def test_a_study_runs_goes_on_and_reports(kind: str, tmp_path: Path, tiny_study:
     assert write_report(study, later, kept, resamples=20).read_text() == text
 
 
+def test_a_study_of_detection_needs_no_types(tmp_path: Path, tiny_study: Studies) -> None:
+    study = tiny_study(set=["training.w_type=0"], seeds=[0])
+    run_tasks(tasks_of(study, tmp_path, device="cpu"), 1, print)
+    results = read_results(tmp_path, study)
+    assert [result.types for result in results] == [(), ()]
+    nuclei = results[0].counts["standard"][0].detection
+    assert nuclei.tp + nuclei.fn == len(load_data(study.recipe_of("both", 0)).samples[0])
+    report = write_report(study, tmp_path, resamples=50).read_text()
+    assert "## detection F1" in report and "type" not in report
+
+
 def test_seeds_and_variants_are_chosen_and_results_from_elsewhere_count(tmp_path: Path, tiny_study: Studies) -> None:
     study, out, kept = tiny_study(), tmp_path / "out", tmp_path / "kept"
     tasks = tasks_of(study, out, ["neither"], seeds=[1], finished=tmp_path)

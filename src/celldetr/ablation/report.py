@@ -39,12 +39,13 @@ def write_report(study: Study, out: Path, finished: Path | None = None, *, resam
     folder = out / study.name
     if not results:
         raise InputError(f"{folder}: no finished trial of study {study.name!r}; run it first")
-    metrics = metrics_of(results[0].types, study.test.types)
+    types = min((result.types for result in results), key=len)  # none, if a variant was trained without
+    metrics = metrics_of(types, study.test.types)
     tables = {
         name: compare(results, study.baseline, metric, PROTOCOL, resamples=resamples)
         for name, metric in metrics.items()
     }
-    text = [f"# {study.title}", "", _what(study, results), ""]
+    text = [f"# {study.title}", "", _what(study, results, types), ""]
     for name, rows in tables.items():
         text += [f"## {name}", "", *_table(study, rows), ""]
     with output_errors(folder):  # trials that were finished elsewhere leave none here
@@ -58,12 +59,12 @@ def write_report(study: Study, out: Path, finished: Path | None = None, *, resam
     return folder / "report.md"
 
 
-def _what(study: Study, results: Sequence[Result]) -> str:
+def _what(study: Study, results: Sequence[Result], types: Sequence[str]) -> str:
     trials = len(study.variants) * len(study.seeds)
-    which = f"mean type F1 of {', '.join(study.test.types)}" if study.test.types else "mean type F1 of all types"
+    which = f"; mean type F1 of {', '.join(study.test.types) or 'all types'}" if types else ""
     return (
         f"{len(results)} of {trials} trials, scored on {study.test.card}, split {study.test.split}"
-        f" ({len(results[0].names)} images), protocol {PROTOCOL}; {which}. Mean and standard deviation over seeds."
+        f" ({len(results[0].names)} images), protocol {PROTOCOL}{which}. Mean and standard deviation over seeds."
         f" Differences are to *{study.variants[study.baseline].title}*, on the same images and seeds; 95 %"
         " intervals and p from a paired bootstrap over images and seeds, p corrected for the number of rows (Holm)."
         " With one seed in common the interval is about other images only, and there is no p."

@@ -38,7 +38,7 @@ class Result:
 
     Attributes:
         variant, seed: which trial.
-        types: of the model, in the order of the counts.
+        types: of the model, in the order of the counts; none if it was trained without (``training.w_type=0``).
         names: of the test images.
         counts: by protocol, counts of each image.
         seconds: of training.
@@ -128,7 +128,9 @@ def score_trial(
     """
     start = time.monotonic()
     loaded = load_model(model, device)
-    samples = labelled_images(load_card(test.card), test.split, loaded.types, None)
+    card = load_card(test.card)
+    types = loaded.types if loaded.info.types_trained else ()
+    samples = labelled_images(card, test.split, loaded.types, None if types else dict.fromkeys(card.type_names, ""))
     names = [sample.name for sample in samples]
     parts = [list(pieces(rescale(sample, loaded.mpp), test.cut)) if test.cut else [sample] for sample in samples]
     threshold, loaded.threshold = loaded.threshold, min(LOWEST_SCORE, loaded.threshold)
@@ -136,14 +138,14 @@ def score_trial(
     for part in parts:  # the counts of an image are those of its pieces together
         cells = [cells.above(threshold) for cells in predict_samples(as_predict(loaded), part, loaded.types)]
         for name, rows in counts.items():
-            totals = [count_image(each, PROTOCOLS[name], len(loaded.types))[0] for each in cells]
+            totals = [count_image(each, PROTOCOLS[name], len(types))[0] for each in cells]
             rows.append(flatten(sum(totals[1:], totals[0])))
     write_json(
         path,
         {
             "variant": variant,
             "seed": seed,
-            "types": list(loaded.types),
+            "types": list(types),
             "threshold": threshold,
             "seconds": curve[-1][0] if curve else 0.0,
             "test_seconds": time.monotonic() - start,
@@ -193,12 +195,15 @@ def metrics_of(types: Sequence[str], chosen: Sequence[str]) -> dict[str, Metric]
     """The numbers of a study's table, from added counts.
 
     Args:
-        types: of the model.
+        types: of the model; none: it was trained without, and there is nothing to say but what it finds.
         chosen: those of which the mean type F1 is taken; none: all.
 
     Raises:
         InputError: a chosen type is not the model's.
     """
+    found: dict[str, Metric] = {"detection F1": lambda totals: totals.detection.f1}
+    if not types:
+        return found
     unknown = set(chosen) - set(types)
     if unknown:
         raise InputError(f"test.types {sorted(unknown)} are not types of the model ({', '.join(types)})")
@@ -214,8 +219,4 @@ def metrics_of(types: Sequence[str], chosen: Sequence[str]) -> dict[str, Metric]
         pairs = right + sum(counts.fn for counts in totals.types)
         return right / pairs if pairs else None
 
-    return {
-        "detection F1": lambda totals: totals.detection.f1,
-        "mean type F1": mean_type,
-        "types right, of cells found": accuracy,
-    }
+    return found | {"mean type F1": mean_type, "types right, of cells found": accuracy}
