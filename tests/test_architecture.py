@@ -35,7 +35,7 @@ ARROWS: dict[str, set[str]] = {
     "view": {"config", "errors", "files", "untrusted", "slide", "export"},
     "neighbours": {"config", "errors", "files", "untrusted", "slide", "export", "view"},
     "ablation": BASE | {"data", "model", "evaluation", "training", "recipes", "judge", "api"},
-    "sampling": BASE | {"data", "slide", "model.output", "cohort.slides", "view"},
+    "sampling": BASE | {"data", "slide", "model.output", "view"},
     "spatial": BASE | {"data", "slide", "model.output", "model.hub", "api", "view", "export"},
     "probe": BASE | {"data", "model", "evaluation", "api"},
     "cohort": BASE | {"slide", "view", "api", "model.cpu_caches", "model.hub", "model.inference"},

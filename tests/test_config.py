@@ -128,6 +128,8 @@ def test_a_missing_key_is_named() -> None:
         (TrainConfig, {"warmup": -1}, "warmup: Input should be greater than or equal to 0, got -1"),
         (TrainConfig, {"ema": -0.1}, "ema: Input should be greater than or equal to 0"),
         (DataSource, {"weight": 0}, "weight: Input should be greater than 0, got 0"),
+        (TrainConfig, {"jitter": [0.5, 0.3, 0.5, 0.6]}, "expected [low, high, grow, share] with low <= high < 1"),
+        (TrainConfig, {"seed": -1}, "seed: Input should be greater than or equal to 0, got -1"),
     ],
 )
 def test_a_value_out_of_range_is_named(cls: type[Config], values: dict[str, Any], says: str) -> None:

@@ -128,10 +128,9 @@ def predict_slide(
     Raises:
         InputError: anything wrong with the slide, the options or the output; one line says what to do.
     """
-    from celldetr.export import find_format
+    from celldetr.export import check_formats
 
-    for name in formats:
-        find_format(name)  # a misspelt format is better told before the slide is read than after
+    check_formats(formats)  # better told before the slide is read than after
     settings = options or PredictOptions()
     if mpp is not None:
         settings = settings.model_copy(update={"mpp": mpp})

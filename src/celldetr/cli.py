@@ -126,9 +126,9 @@ def predict(
     named; 130 or 143: interrupted, continue with --resume.
     """
     from celldetr.cohort.request import ModelChoice, Request
-    from celldetr.cohort.slides import find_slides, is_cohort
     from celldetr.config import parse
-    from celldetr.export import find_format
+    from celldetr.export import check_formats
+    from celldetr.slide.find import find_slides, is_cohort
     from celldetr.slide.options import PredictOptions
     from celldetr.slide.reader import open_slide
 
@@ -138,8 +138,7 @@ def predict(
     values |= {"tissue": not all_tiles, "roi": checks.roi_of(roi, roi_name, found), "roi_origin": roi_origin}
     options = parse(PredictOptions, values, "options")
     # What can be told at once is told before seconds are spent on a model.
-    for name in formats or ():
-        find_format(name)
+    check_formats(formats or ())
     where = checks.cluster(cluster)
     if len(found) == 1:
         open_slide(found[0].path, found[0].mpp or mpp).close()

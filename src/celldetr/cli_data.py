@@ -90,10 +90,10 @@ def sample(
     Exit code 0: all done; 2: nothing could be used; 3: some slides could not, which are named; 130 or 143: interrupted,
     continue with --resume.
     """
-    from celldetr.cohort.slides import find_slides
     from celldetr.config import parse
     from celldetr.data.patch_writer import PICTURE
     from celldetr.sampling.options import SampleOptions
+    from celldetr.slide.find import find_slides
 
     found = find_slides(slides, out)
     values: dict[str, Any] = {"per_slide": per_slide, "px": px, "min_nuclei": min_nuclei, "min_tissue": min_tissue}

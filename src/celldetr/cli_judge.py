@@ -196,7 +196,7 @@ def probe(
     from celldetr.progress import row_listener
 
     with progress_bar(quiet) as bar:
-        rows, context = run(
+        numbers, context = run(
             model,
             dataset,
             out,
@@ -212,7 +212,7 @@ def probe(
             overwrite=overwrite,
             progress=row_listener(bar, f"{dataset}, {test_split}"),
         )
-    Console().print(show_table(rows, context))
+    Console().print(show_table(numbers, context))
     typer.echo(f"report: {out / 'report.md'}")
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from celldetr.cohort.clusters import ClusterSettings
     from celldetr.cohort.forecast import Forecast
     from celldetr.cohort.request import Outcome, Request
-    from celldetr.cohort.slides import Slide
+    from celldetr.slide.find import Slide
 
 FAILED = 2  # exit code: there is no result
 PARTIAL = 3  # exit code: there is a result, and slides, or places of a slide, are missing in it

@@ -21,6 +21,13 @@ def _printable(name: str) -> str:
     return name
 
 
+def _noise(jitter: tuple[float, float, float, float]) -> tuple[float, float, float, float]:
+    low, high, _, _ = jitter
+    if not low <= high < 1:
+        raise ValueError(f"{list(jitter)}: expected [low, high, grow, share] with low <= high < 1")
+    return jitter
+
+
 Probability = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
@@ -30,6 +37,9 @@ Depth = Annotated[int, Field(ge=1, le=64)]
 Mpp = Annotated[float, Field(ge=0.05, le=10)]  # micrometres per pixel that a microscope can have
 RGB = tuple[float, float, float]
 # Types become columns, map keys and legends: one line of printable text.
+
+# Noise of boxes, as ``training.box_noise.jitter_boxes`` takes it: low, high, grow, share.
+Jitter = Annotated[tuple[Probability, Probability, Probability, Probability], AfterValidator(_noise)]
 TypeName = Annotated[str, AfterValidator(_printable)]
 
 
@@ -168,8 +178,7 @@ class ContrastiveConfig(Config):
     views: Literal["two", "released"] = "two"
     shift: Probability = 0.15  # how far apart the two views' crops lie at most along x and y, in crop sides
     zoom: Annotated[float, Field(ge=1, le=4)] = 1.2  # largest ratio of the two views' zooms
-    jitter: tuple[Probability, Probability, Probability, Probability] = (0.1, 0.4, 0.5, 1.0)  # noise(low, high, grow,
-    # share) of the anchors' boxes
+    jitter: Jitter = (0.1, 0.4, 0.5, 1.0)  # noise(low, high, grow, share) of the anchors' boxes
     temperature: Annotated[float, Field(ge=0.01, le=10)] = 0.1
     # Cells nearer to the edge of a view than this, px, are neither anchors nor told from: an edge is known again, and
     # what is cut off is not. They stay in detection. 0: all are taken.
@@ -190,9 +199,7 @@ class ContrastiveConfig(Config):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        low, high, _, share = self.jitter
-        if not low <= high < 1:
-            raise ValueError(f"jitter={list(self.jitter)}: expected [low, high, grow, share] with low <= high < 1")
+        _, high, _, share = self.jitter
         if self.views == "released":
             if not high * share:
                 raise ValueError(f"views='released' tells anchors from cells by their boxes' noise; jitter has {high=}")
@@ -212,7 +219,7 @@ class TrainConfig(Config):
     # parallel_jittered: the true ones perturbed; mixed: the detector's own and the perturbed ones; positive_negative:
     # the true ones, the same a little off, and the same far off, which are to look like no type (DINO's).
     mode: Literal["sequential", "parallel", "parallel_jittered", "mixed", "positive_negative"] = "mixed"
-    jitter: tuple[float, float, float, float] = (0.1, 0.3, 0.5, 0.6)  # noise(low, high, grow, share) of true boxes
+    jitter: Jitter = (0.1, 0.3, 0.5, 0.6)  # noise(low, high, grow, share) of true boxes
     steps: Count = 6000
     batch_size: Count = 4  # of all processes together
     lr: Positive = 4e-4
@@ -223,7 +230,7 @@ class TrainConfig(Config):
     ema: Probability = 0.998  # decay of the averaged weights, which are the ones evaluated and shipped
     # bf16 where the device multiplies it, 32 elsewhere; YAML reads 32 as a number.
     precision: Annotated[Literal["auto", "32", "bf16"], BeforeValidator(str)] = "auto"
-    seed: int = 0
+    seed: int = Field(0, ge=0)
     workers: int = Field(1, ge=0)  # loader processes
     validate_every: Count = 500  # steps
     validation_images: Count | None = None  # look at so many of those to validate on, spread evenly; none: at all
@@ -298,6 +305,12 @@ class Recipe(Config):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         settings = self.training
+        learned = settings.learns_types or settings.objective == "contrastive"
+        if settings.detection_frozen and not learned:
+            raise ValueError(
+                f"training.freeze={list(settings.freeze)} with training.w_type=0 leaves nothing to learn; set w_type,"
+                " or do not freeze the detector"
+            )
         if settings.freeze and not self.init:
             raise ValueError(f"training.freeze={list(settings.freeze)} keeps weights that init has to name")
         if self.model.represent == "queries" and settings.objective == "contrastive":

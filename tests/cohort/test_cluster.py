@@ -17,10 +17,11 @@ from children import SlowModel, start
 from cluster_children import Cluster, cluster
 from PIL import Image
 
+from celldetr.cohort.coordinator import move_results
 from celldetr.cohort.request import ModelChoice, Outcome, Request
 from celldetr.cohort.run import predict_slides
-from celldetr.cohort.slides import Slide, find_slides
 from celldetr.errors import InputError
+from celldetr.slide.find import Slide, find_slides
 from celldetr.slide.options import PredictOptions
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
@@ -178,3 +179,20 @@ def log_tiles(there: Cluster, worker: int) -> int:
 
 def all_tiles(whole: Path, slides: Sequence[Slide]) -> int:
     return sum(json.loads((whole / slide.name / "run.json").read_text())["tiles"]["read"] for slide in slides)
+
+
+def test_a_finished_attempt_is_moved_with_its_stores(tmp_path: Path) -> None:
+    attempt, directory = tmp_path / "attempt", tmp_path / "slide"
+    for place, text in ((attempt, "new"), (directory, "old")):
+        (place / "cells.zarr" / "tables").mkdir(parents=True)
+        (place / "cells.zarr" / "zarr.json").write_text(text)
+        (place / "cells.parquet").write_text(text)
+    (attempt / "run.json").write_text("new")
+    (attempt / "parts").mkdir()
+    (directory / "parts").mkdir()
+    (directory / "parts" / "band").write_text("kept")
+    move_results(attempt, directory)
+    assert (directory / "cells.zarr" / "zarr.json").read_text() == "new"
+    assert (directory / "run.json").read_text() == (directory / "cells.parquet").read_text() == "new"
+    assert (directory / "parts" / "band").read_text() == "kept"
+    assert [path.name for path in attempt.iterdir()] == ["parts"]

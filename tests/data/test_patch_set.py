@@ -158,6 +158,13 @@ def test_one_slide_is_split_by_patch(tmp_path: Path) -> None:
     assert (len(train), len(val), len(train & val)) == (6, 2, 0)
 
 
+def test_a_split_without_a_nucleus_has_no_cells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = make(tmp_path, slides=1)
+    assert whole.has_cells
+    monkeypatch.setattr(PatchSet, "nuclei", lambda self, index: (np.zeros((0, 4)), np.zeros(0)))
+    assert not whole.has_cells  # its slide has some, in other patches
+
+
 def test_pickled_it_opens_its_files_anew(tmp_path: Path) -> None:
     patches = make(tmp_path)
     expected = patches[4].image

@@ -70,6 +70,7 @@ def test_polygons_become_their_bounds_and_points_get_boxes(tmp_path: Path) -> No
     assert sample.boxes[0].tolist() == pytest.approx([34, 44, 46, 56])
     assert sample.boxes[1].tolist() == pytest.approx([93, 96, 103, 106])  # the nucleus, not the cell
     assert sample.points[2:4].tolist() == [[200, 50], [220, 60]]
+    assert sample.derived_boxes
     low, high = sample.boxes[2:4, :2], sample.boxes[2:4, 2:]
     assert (low < sample.points[2:4]).all()
     assert (high > sample.points[2:4]).all()

@@ -15,7 +15,6 @@ from patches import MPP, PX, DiscModel, tissue, write_slide
 from PIL import Image
 from scipy import ndimage
 
-from celldetr.cohort.slides import Slide
 from celldetr.data.patch_set import PatchSet, PatchSetInfo
 from celldetr.errors import InputError
 from celldetr.model.output import TileCells
@@ -27,6 +26,7 @@ from celldetr.sampling.picture import write_picture
 from celldetr.sampling.places import find_places
 from celldetr.sampling.quality import glass_density, pen_share, sharpness
 from celldetr.slide.damage import DamageError
+from celldetr.slide.find import Slide
 from celldetr.slide.image_reader import ArrayReader
 from celldetr.slide.reader import from_array, open_slide
 from entry_point import call

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from celldetr.errors import InputError
-from celldetr.export import FORMATS, Exporter, export_cells, find_format
+from celldetr.export import FORMATS, Exporter, check_formats, export_cells, find_format, write_format
 from celldetr.export.table import CellTable
 
 
@@ -41,6 +41,25 @@ def test_an_unknown_option_names_the_near_ones(run: Path) -> None:
         export_cells(run, "csv", embedding=True)
     with pytest.raises(InputError, match="it takes none"):
         export_cells(run, "anndata", shape="box")
+
+
+def test_an_export_is_written_again_as_it_was(run: Path) -> None:
+    before = export_cells(run, "csv", embeddings=True).read_text()
+    assert write_format(run, "csv", overwrite=True).read_text() == before
+    plain = export_cells(run, "csv", overwrite=True).read_text()
+    assert len(plain) < len(before)
+    assert write_format(run, "csv", overwrite=True).read_text() == plain
+    elsewhere = run.parent / "elsewhere"
+    export_cells(run, "csv", elsewhere / "cells.csv", embeddings=True)
+    assert write_format(run, "csv", overwrite=True).read_text() == plain
+
+
+def test_what_is_missing_is_told_before_there_are_cells(monkeypatch: pytest.MonkeyPatch) -> None:
+    check_formats(["spatialdata", "csv"])
+    monkeypatch.setattr("celldetr.export.find_spec", lambda name: None)
+    check_formats(["csv"])
+    with pytest.raises(InputError, match=r"needs spatialdata, which is not installed: pip install"):
+        check_formats(["csv", "zarr"])
 
 
 def test_an_existing_target_is_kept_unless_overwritten(run: Path) -> None:

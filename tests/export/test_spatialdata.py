@@ -50,11 +50,10 @@ def test_an_unknown_resolution_gives_pixels_only(tmp_path: Path) -> None:
     assert spatialdata.read_zarr(out).coordinate_systems == ["global"]
 
 
-def test_no_cells_are_refused_and_leave_nothing(empty_run: Path) -> None:
-    before = sorted(empty_run.iterdir())
-    with pytest.raises(InputError, match="has no cells"):
-        export_cells(empty_run, "spatialdata")
-    assert sorted(empty_run.iterdir()) == before
+def test_a_slide_without_cells_has_an_empty_table(empty_run: Path) -> None:
+    store = spatialdata.read_zarr(export_cells(empty_run, "spatialdata"))
+    assert len(store.tables["table"]) == 0
+    assert not store.shapes
 
 
 def test_a_store_is_replaced_only_if_asked_for_and_other_folders_never(run: Path) -> None:

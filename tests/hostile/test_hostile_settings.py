@@ -11,11 +11,11 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from celldetr.cohort.slides import find_slides
 from celldetr.data.card import DatasetCard, load_card
 from celldetr.data.dataset import load_samples
 from celldetr.errors import InputError
 from celldetr.recipes import load_recipe
+from celldetr.slide.find import find_slides
 from celldetr.untrusted import YAML_BYTES, parse_yaml, read_yaml
 from hostile import examples, flipped, in_little_memory, nothing_written, refused
 

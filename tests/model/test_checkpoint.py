@@ -244,13 +244,13 @@ def test_a_save_that_fails_leaves_the_old_checkpoint(
     when: str, folder: Path, network: CellDETR, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    original = Path.replace
+    original = Path.rename
 
     def fail(*_: object, **__: object) -> None:
         raise OSError("no space left")
 
     def fail_for_the_new(self: Path, target: Path) -> Path:
-        if target == folder and not self.name.endswith("-old"):
+        if target == folder and self.suffix != ".old":
             fail()
         return original(self, target)
 
@@ -259,7 +259,7 @@ def test_a_save_that_fails_leaves_the_old_checkpoint(
     elif when == "card":
         monkeypatch.setattr(module, "_card_digest", fail)
     else:
-        monkeypatch.setattr(Path, "replace", fail_for_the_new)
+        monkeypatch.setattr(Path, "rename", fail_for_the_new)
     with pytest.raises(OSError, match="no space left"):
         save_checkpoint(folder, network, a_card(name="second"))
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before

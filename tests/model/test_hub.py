@@ -51,7 +51,8 @@ def test_a_folder_or_a_run_is_a_model(tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_that_is_being_written_is_no_model(packaged: Path) -> None:
-    make(packaged / ".small-20x-abc123")
+    make(packaged / "small-20x.tmp")
+    make(packaged / "small-20x.old")
     assert list_models() == {}
 
 

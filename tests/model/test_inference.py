@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from celldetr.config import ModelConfig
 from celldetr.errors import InputError
 from celldetr.model.celldetr import CellDETR
-from celldetr.model.inference import TilePredictor, pick_device
+from celldetr.model.inference import TilePredictor, has_bf16, pick_device
 from celldetr.model.output import TileCells, TileModel
 
 THRESHOLD = 0.5
@@ -205,8 +205,13 @@ def test_bfloat16_finds_about_the_same(model: TilePredictor) -> None:
 
 
 def test_devices() -> None:
-    assert pick_device("cpu") == torch.device("cpu")
+    assert pick_device("cpu") == pick_device("cpu:0") == torch.device("cpu")
     assert pick_device("auto").type in ("cpu", "cuda", "mps")
+
+
+def test_a_torch_that_does_not_tell_has_no_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    assert not has_bf16(torch.device("cpu"))
 
 
 @pytest.mark.parametrize("device", ["gpu", "", "tpu:0", "cpu:x", "cuda:99"])

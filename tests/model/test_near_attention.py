@@ -39,7 +39,7 @@ def test_the_kernel_equals_the_mask(seed: int, batch: int, queries: int, shape: 
 
 def test_on_a_small_tile_everybody_is_near() -> None:
     qkv, neighbours = random_queries(1, 2, 40, 32, (REACH + 1) * BLOCK_PX - 30.0)
-    assert neighbours.mask().all()
+    assert neighbours.mask.all()
     with torch.no_grad():
         near = near_attention(*qkv, 4, neighbours)
         q, k, v = (x.unflatten(-1, (4, -1)).transpose(1, 2) for x in qkv)

@@ -18,6 +18,7 @@ from cell_tables import random_cells, write_run
 from celldetr.errors import InputError
 from celldetr.export import export_cells
 from celldetr.export.table import open_table
+from celldetr.neighbours import clustering
 from celldetr.neighbours.clustering import ClusterOptions, cluster_cells
 from celldetr.neighbours.grouping import by_size, group
 from celldetr.slide.store import read_cells
@@ -113,6 +114,27 @@ def test_it_is_repeated_on_request_only_and_resumes(done, capsys):
     assert (folder / "two" / "clusters.parquet").exists()
     assert cluster_cells(folder, options=ClusterOptions(sample=300), overwrite=True).written == 2
     assert read_cells(folder / "one", ["cluster"])["cluster"].tolist() == before
+
+
+def test_what_is_cut_short_leaves_no_two_clusterings(tmp_path, monkeypatch):
+    write_cohort(tmp_path, {"one": 150, "two": 150})
+    cluster_cells(tmp_path, options=ClusterOptions(resolution=0.3))
+    original = clustering._assign
+
+    def fails(slide, *rest):
+        if slide.name == "two":
+            raise KeyboardInterrupt
+        original(slide, *rest)
+
+    monkeypatch.setattr(clustering, "_assign", fails)
+    finer = ClusterOptions(resolution=3.0)
+    with pytest.raises(KeyboardInterrupt):
+        cluster_cells(tmp_path, options=finer, overwrite=True)
+    assert (tmp_path / "one" / "clusters.parquet").exists()
+    assert not (tmp_path / "two" / "clusters.parquet").exists()
+    monkeypatch.setattr(clustering, "_assign", original)
+    assert cluster_cells(tmp_path, options=finer, resume=True).written == 1
+    assert json.loads((tmp_path / "clusters" / "clusters.json").read_text())["status"] == "complete"
 
 
 def test_clusters_of_another_version_of_the_table_are_refused(tmp_path):

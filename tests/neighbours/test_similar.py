@@ -19,6 +19,7 @@ from celldetr.errors import InputError
 from celldetr.neighbours.nearest import Best
 from celldetr.neighbours.report import write_found
 from celldetr.neighbours.similar import similar
+from celldetr.neighbours.slides import _candidates
 from entry_point import call
 
 SCHEMA = Path(__file__).parents[1] / "export" / "qupath_feature.schema.json"
@@ -159,3 +160,10 @@ def test_a_vector_that_is_not_finite_is_like_nothing(tmp_path):
     assert table.set_index("cell_id").loc[[5, 6], "similarity"].tolist() == [0, 0]
     with pytest.raises(InputError, match="nothing is like it"):
         similar(run, 5)
+
+
+def test_in_a_folder_of_slides_other_files_are_no_slides(tmp_path):
+    for name in ("case1.geojson", "case1.jpg", "case1.svs", "case2.png"):
+        (tmp_path / name).touch()
+    assert _candidates([tmp_path]) == {"case1": tmp_path / "case1.svs"}
+    assert _candidates([tmp_path, tmp_path / "case2.png"])["case2"] == tmp_path / "case2.png"

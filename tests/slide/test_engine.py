@@ -357,12 +357,15 @@ def test_existing_output_is_refused_and_replaced_only_when_asked(tmp_path: Path)
     first = run_slide(slide(), BlobModel(), tmp_path, SMALL)
     for name in ("summary.html", "cells.geojson.gz", "notes.txt"):
         (first.directory / name).write_text("from before")
+    for name in ("cells.zarr", "cells.mine"):
+        (first.directory / name).mkdir()
+    (first.directory / "cells.zarr" / "zarr.json").write_text("{}")
     with pytest.raises(InputError, match=r"holds a finished run; pass --overwrite to replace it, or --resume to keep"):
         run_slide(slide(), BlobModel(), tmp_path, SMALL)
     with pytest.raises(InputError, match="contradict"):
         run_slide(slide(), BlobModel(), tmp_path, SMALL, resume=True, overwrite=True)
     run_slide(from_array(IMAGE[:200], 0.5, "blobs"), BlobModel(), tmp_path, SMALL, overwrite=True)
-    assert sorted(p.name for p in first.directory.iterdir()) == ["cells.parquet", "notes.txt", "run.json"]
+    assert sorted(p.name for p in first.directory.iterdir()) == ["cells.mine", "cells.parquet", "notes.txt", "run.json"]
     assert read_cells(first.directory)["y_px"].max() < 200
     with pytest.raises(RuntimeError):
         run_slide(slide("other"), BlobModel(fail_at=5), tmp_path, SMALL)
@@ -377,6 +380,23 @@ def test_a_users_own_directory_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "blobs" / "cells.csv").write_text("mine")
     run_slide(slide(), BlobModel(), tmp_path, SMALL, overwrite=True)
     assert (tmp_path / "blobs" / "cells.csv").read_text() == "mine"
+
+
+def test_the_pixels_of_a_mirax_slide_are_no_place_for_results(tmp_path: Path) -> None:
+    (tmp_path / "blobs").mkdir()
+    (tmp_path / "blobs" / "Slidedat.ini").write_text("[GENERAL]")
+    with pytest.raises(InputError, match="holds the pixels of a MIRAX slide; choose another folder"):
+        run_slide(slide(), BlobModel(), tmp_path, SMALL)
+    assert [path.name for path in (tmp_path / "blobs").iterdir()] == ["Slidedat.ini"]
+
+
+def test_a_region_of_a_slide_with_bounds_says_where_it_counts_from(tmp_path: Path) -> None:
+    options = SMALL.model_copy(update={"region": (0.0, 0.0, 200.0, 200.0)})
+    reader = slide()
+    assert not any("region counts" in note for note in run_slide(reader, BlobModel(), tmp_path / "a", options).warnings)
+    reader.bounds = (40, 30, 300, 300)
+    notes = run_slide(reader, BlobModel(), tmp_path / "b", options).warnings
+    assert any("which is at (40, 30)" in note for note in notes)
 
 
 # The world goes wrong

@@ -62,6 +62,25 @@ def held(directory: Path) -> bool:
     return bool(said)
 
 
+def test_without_flock_no_file_is_held_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Windows deletes no file that is open."""
+    opened: list[int] = []
+    original, close = os.open, os.close
+    monkeypatch.setattr(lock_module, "_flock", lambda file: None)
+    monkeypatch.setattr(os, "open", lambda *args: opened.append(original(*args)) or opened[-1])
+    monkeypatch.setattr(os, "close", lambda file: (opened.remove(file), close(file)))
+    unlink = Path.unlink
+
+    def strict(self: Path, missing_ok: bool = False) -> None:
+        assert not opened, f"{self} is deleted while {opened} are open"
+        unlink(self, missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", strict)
+    with RunLock(tmp_path), pytest.raises(InputError, match="in use by another run"), RunLock(tmp_path):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("flock", [True, False])
 def test_a_held_lock_is_held_and_leaves_nothing(tmp_path: Path, flock: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if not flock:

@@ -288,3 +288,18 @@ def test_damaged_tile_names_the_region(tmp_path: Path) -> None:
     path.write_bytes(content)
     with pytest.raises(InputError, match=r"cannot read 210 x 150 px at \(0, 0\)"), open_slide(path, 0.5) as slide:
         slide.read_region(0, 0, 210, 150, 210, 150)
+
+
+def test_a_file_of_several_images_says_that_one_is_read(tmp_path: Path) -> None:
+    """Sections of one scan are told of; levels of a pyramid, labels and thumbnails are not."""
+    with tifffile.TiffWriter(tmp_path / "sections.ome.tif", ome=True) as file:
+        file.write(IMAGE, photometric="rgb", metadata={"axes": "YXS"})
+        file.write(IMAGE[:140, :170], photometric="rgb", metadata={"axes": "YXS"})
+        file.write(IMAGE[:20, :40], photometric="rgb", metadata={"axes": "YXS"})
+    with open_slide(tmp_path / "sections.ome.tif", 0.5) as slide:
+        assert [note for note in slide.warnings if "holds 2 images, of which the largest is read" in note]
+    with tifffile.TiffWriter(tmp_path / "pyramid.tif") as file:
+        file.write(IMAGE, photometric="rgb")
+        file.write(IMAGE[::2, ::2], photometric="rgb")
+    with open_slide(tmp_path / "pyramid.tif", 0.5) as slide:
+        assert not slide.warnings

@@ -208,7 +208,7 @@ def test_the_map_of_residuals_shows_where_a_section_is_deformed() -> None:
     assert found.counts.sum() == 4000
     np.testing.assert_allclose(found.displacement[found.centres[:, 0] > 700, 1], 4, atol=0.6)
     np.testing.assert_allclose(found.displacement[found.centres[:, 0] < 700], 0, atol=0.6)
-    (warning,) = misfit_warnings(found)
+    (warning,) = misfit_warnings(found, 2.0, 0.1)
     assert warning.startswith("in 30% of the section nuclei are off by more than 2 um")
-    assert misfit_warnings(residual_map(points, displacement * 0.1)) == []
-    assert misfit_warnings(residual_map(points[:0], displacement[:0])) == []
+    assert misfit_warnings(residual_map(points, displacement * 0.1), 2.0, 0.1) == []
+    assert misfit_warnings(residual_map(points[:0], displacement[:0]), 2.0, 0.1) == []

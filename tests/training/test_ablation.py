@@ -17,7 +17,15 @@ from celldetr.ablation.decoder import DETECTOR, _type_loss, fit, remember, run_v
 from celldetr.ablation.report import _plain, _shown, write_report
 from celldetr.ablation.run import run_tasks, tasks_of
 from celldetr.ablation.study import Study, load_study, study_names
-from celldetr.ablation.trial import RESULT_FILE, Result, find_result, metrics_of, read_results, trial_folder
+from celldetr.ablation.trial import (
+    RESULT_FILE,
+    Result,
+    find_result,
+    metrics_of,
+    read_results,
+    trial_folder,
+    validation_curve,
+)
 from celldetr.config import Recipe
 from celldetr.data.loader import TrainingSet, collate
 from celldetr.errors import InputError
@@ -160,6 +168,12 @@ def test_a_study_of_detection_needs_no_types(tmp_path: Path, tiny_study: Studies
     assert "type" not in report
 
 
+def test_a_log_without_detection_gives_a_curve_without_it(tmp_path: Path) -> None:
+    rows = [{"kind": "train", "step": 0, "seconds": 2.0}, {"kind": "validation", "step": 0, "found": 0.5}]
+    (tmp_path / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert validation_curve(tmp_path) == [(2.0, None, None)]
+
+
 def test_seeds_and_variants_are_chosen_and_results_from_elsewhere_count(tmp_path: Path, tiny_study: Studies) -> None:
     study, out, kept = tiny_study(), tmp_path / "out", tmp_path / "kept"
     tasks = tasks_of(study, out, ["neither"], seeds=[1], finished=tmp_path)
@@ -198,6 +212,15 @@ def test_studies_of_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixtu
         ({"variants": {"both": {"title": "x", "set": ["model.decoupledd=1"]}}}, "decoupledd"),
         ({"variants": {"../both": {"title": "x"}}, "baseline": "../both"}, "become folders"),
         ({"kind": "decoder", "variants": {"both": {"title": "x", "set": ["model.ffn=64"]}}}, "shared? has|share has"),
+        ({"kind": "decoder", "crops": 1}, "crops=1 are remembered, fewer than"),
+        (
+            {
+                "kind": "decoder",
+                "set": ["model.representation_strides=[8]"],
+                "variants": {"both": {"title": "x", "set": ["model.representation_strides=[4, 8]"]}},
+            },
+            "of which nothing is remembered",
+        ),
     ],
 )
 def test_a_wrong_study_is_told_at_once(fields: dict[str, object], message: str, tiny_study: Studies) -> None:

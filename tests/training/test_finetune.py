@@ -191,6 +191,11 @@ def test_patients_are_held_out_before_images_and_images_before_cells() -> None:
     assert "images" in parts.what
 
 
+def test_images_of_unknown_patients_are_not_called_patients() -> None:
+    parts = hold_out([sample(str(i), [0, 1, 0]) for i in range(8)], [1.0] * 8, 0.2, 0, whole_images=False)
+    assert parts.what == "2 of 8 images of the training data"
+
+
 def test_single_cells_are_held_out_of_each_type_and_from_training() -> None:
     one = sample("x", [0] * 10 + [1] * 2 + [-1] * 3)
     parts = hold_out([one], [1.0], 0.2, 3, whole_images=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from celldetr.errors import InputError
 from celldetr.model.celldetr import CellDETR
 from celldetr.model.checkpoint import load_checkpoint
 from celldetr.model.inference import TilePredictor
-from celldetr.training import loop, validation
+from celldetr.training import loop, run, validation
 from celldetr.training.logs import draw_curves, read_log
 from celldetr.training.loop import Progress, train
 from celldetr.training.run import StepSampler, load_data
@@ -49,7 +50,7 @@ def test_a_run_leaves_a_checkpoint_a_log_and_curves(
     ]
     assert {"f1_detection", "f1_detection_standard", "f1_type_mean", "f1_round", "f1_long"} <= rows[1].keys()
     assert (tmp_path / "run" / "curves.png").stat().st_size > 1000
-    unfinished = [path.name for path in (tmp_path / "run").iterdir() if path.name.startswith(".")]
+    unfinished = [path.name for path in (tmp_path / "run").iterdir() if path.suffix in (".tmp", ".old")]
     assert unfinished == []
 
 
@@ -103,8 +104,19 @@ def test_each_process_takes_its_own_crops() -> None:
 def test_a_run_that_diverges_says_so(tmp_path: Path, tiny_recipe: Recipes, monkeypatch: pytest.MonkeyPatch) -> None:
     original = CellDETR.normalise
     monkeypatch.setattr(CellDETR, "normalise", lambda self, images: original(self, images) * torch.nan)
-    with pytest.raises(InputError, match=r"loss is nan at step 0; lower training\.lr"):
+    with pytest.raises(InputError, match=r"the loss is nan at step 0; train anew, .* a training\.lr below"):
         train(tiny_recipe(), tmp_path / "run", device="cpu")
+
+
+def test_a_gradient_that_is_no_number_changes_no_weight(
+    tmp_path: Path, tiny_recipe: Recipes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    applied: list[int] = []
+    monkeypatch.setattr(run, "clip_gradients", lambda *_: math.inf)
+    monkeypatch.setattr(run.Average, "update", lambda *_: applied.append(1))
+    with pytest.raises(InputError, match=r"the gradient's norm is inf at step 0"):
+        train(tiny_recipe(), tmp_path / "run", device="cpu")
+    assert not applied
 
 
 def test_a_network_that_finds_nothing_is_scored_zero_and_not_refused(tiny_recipe: Recipes) -> None:

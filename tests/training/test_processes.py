@@ -21,7 +21,7 @@ from celldetr.model.checkpoint import load_checkpoint
 from celldetr.model.warm_start import start_from
 from celldetr.training.logs import read_log
 from celldetr.training.loop import train
-from celldetr.training.processes import normaliser, share, start_fabric
+from celldetr.training.processes import can_train, normaliser, share, start_fabric
 from celldetr.training.state import STATE_FILE
 
 Recipes = Callable[..., Recipe]
@@ -34,6 +34,29 @@ def torchrun(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [*command, *map(str, arguments)], env=env, capture_output=True, text=True, timeout=240, check=False
     )
+
+
+def test_bfloat16_is_for_what_is_computed_and_not_for_labels() -> None:
+    fabric = start_fabric("bf16", "cpu", 1)
+    box, inside = torch.tensor([0.7007, 0.9012, 0.0713, 0.0688]), []
+
+    class Network(torch.nn.Linear):
+        def forward(self, boxes: list[torch.Tensor]) -> torch.Tensor:
+            inside.extend(boxes)
+            return super().forward(boxes[0])
+
+    out = fabric.setup(Network(4, 1))([box])
+    assert torch.equal(inside[0], box)  # Fabric's own would round it to a pixel of a crop of 256
+    assert torch.equal(out, out.bfloat16().float())  # the product was rounded: autocast is on
+
+
+def test_a_device_without_gradients_is_not_trained_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(*_: object, **__: object) -> torch.Tensor:
+        raise NotImplementedError("aten::grid_sampler_2d_backward")
+
+    assert can_train(torch.device("cpu"))
+    monkeypatch.setattr(torch.nn.functional, "grid_sample", missing)
+    assert not can_train(torch.device("cpu"))
 
 
 def test_two_processes_are_one(start: Path, tmp_path: Path, tiny_recipe: Recipes, soft_set: Path) -> None:

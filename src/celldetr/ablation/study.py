@@ -123,6 +123,9 @@ def load_study(name: str | Path) -> Study:
     recipes = {variant: study.recipe_of(variant, study.seeds[0]) for variant in study.variants}
     if study.kind == "decoder":
         detector = study.detector_recipe(study.seeds[0])
+        most = max(recipe.training.batch_size for recipe in recipes.values())
+        if study.crops < most:
+            raise InputError(f"{name}: crops={study.crops} are remembered, fewer than training.batch_size={most}")
         for variant, recipe in recipes.items():
             _check_shared(detector, recipe, f"{name}, variant {variant!r}")
     return study
@@ -152,3 +155,8 @@ def _check_shared(detector: Recipe, variant: Recipe, where: str) -> None:
                 f"{where}: model.{key}={other!r}, but the detector that all variants share has {value!r}; "
                 f"variants of a decoder study may change {', '.join(sorted(OWN))}"
             )
+    if unknown := set(variant.model.representation_strides) - set(detector.model.representation_strides):
+        raise InputError(
+            f"{where}: model.representation_strides has {sorted(unknown)}, of which nothing is remembered: name them in"
+            " the study's set, and fewer in a variant"
+        )

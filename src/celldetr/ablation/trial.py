@@ -7,6 +7,7 @@ any interval can be had from it later. A trial whose result is there is not run 
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from celldetr.api import load_model
 from celldetr.data.card import load_card
 from celldetr.data.dataset import rescale
 from celldetr.data.pieces import pieces
-from celldetr.errors import InputError
+from celldetr.errors import InputError, UntypedWarning
 from celldetr.evaluation.bootstrap import flatten, restore
 from celldetr.evaluation.cells import predict_samples
 from celldetr.evaluation.metrics import Totals, count_image
@@ -101,7 +102,7 @@ def validation_curve(folder: Path) -> list[tuple[float, float | None, float | No
         if row["kind"] == "train":
             seconds = row.get("seconds")
         elif seconds is not None:
-            curve.append((seconds, row["f1_detection"], row["f1_type_mean"]))
+            curve.append((seconds, row.get("f1_detection"), row.get("f1_type_mean")))
     return curve
 
 
@@ -127,7 +128,9 @@ def score_trial(
         facts: more to keep in the file.
     """
     start = time.monotonic()
-    loaded = load_model(model, device)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UntypedWarning)  # a study of detection alone knows
+        loaded = load_model(model, device)
     card = load_card(test.card)
     types = loaded.types if loaded.info.types_trained else ()
     samples = labelled_images(card, test.split, loaded.types, None if types else dict.fromkeys(card.type_names, ""))

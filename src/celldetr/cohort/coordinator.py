@@ -7,6 +7,7 @@ of its own; moving those files into place, once, is done here.
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -20,10 +21,10 @@ from typing import TYPE_CHECKING, Any
 from celldetr.cohort import work
 from celldetr.cohort.regions import area_of, count_tiles, cut_regions, found_store, missing_bands
 from celldetr.cohort.request import Listener, Outcome, Request, one_line
-from celldetr.cohort.slides import Slide
 from celldetr.errors import InputError
 from celldetr.files import flush_directory, output_errors, read_json, write_json
 from celldetr.slide.engine import RunSummary, check_modes, claim, is_complete, summarise
+from celldetr.slide.find import Slide
 from celldetr.slide.pipeline import Seconds
 from celldetr.slide.provenance import environment, now
 from celldetr.slide.session import Progress, leave
@@ -36,6 +37,16 @@ AHEAD = 3  # tasks a worker that are handed out before they can begin, so that n
 RETRIES = 2  # after an error that is not the user's; a worker that dies is counted by the scheduler
 LOOK = 2.0  # seconds between two counts of the workers
 AGAIN = "what is finished is kept, run again with --resume to continue"
+
+
+def move_results(attempt: Path, directory: Path) -> None:
+    """Move what an attempt has made into a slide's directory; ``run.json`` last, which says that all is there."""
+    made = [path for path in attempt.iterdir() if path.name != PARTS]
+    for path in sorted(made, key=lambda path: (path.name == RUN, path.name)):
+        target = directory / path.name
+        if target.is_dir():  # a store of an earlier run, which a folder cannot replace
+            shutil.rmtree(target)
+        path.replace(target)
 
 
 @dataclass
@@ -215,9 +226,7 @@ class Coordinator:
         if run is None:
             raise InputError(f"{attempt}: not seen from here; the output folder must be one that all workers share")
         with output_errors(directory):
-            files = filter(Path.is_file, attempt.iterdir())
-            for path in sorted(files, key=lambda path: (path.name == RUN, path.name)):
-                path.replace(directory / path.name)
+            move_results(attempt, directory)
             flush_directory(directory)
         summary = summarise(directory, run)
         self._parts(begun).remove()

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 
 from celldetr.cohort.request import Listener, Outcome, Request, one_line
-from celldetr.cohort.slides import Slide
 from celldetr.errors import InputError
+from celldetr.slide.find import Slide
 
 
 def predict_here(slides: Sequence[Slide], request: Request, listener: Listener | None = None) -> Iterator[Outcome]:

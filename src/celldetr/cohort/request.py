@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from celldetr.cohort.slides import Slide
 from celldetr.slide.engine import RunSummary
+from celldetr.slide.find import Slide
 from celldetr.slide.options import PredictOptions
 from celldetr.slide.session import Progress
 

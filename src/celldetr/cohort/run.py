@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from celldetr.cohort.here import predict_here
 from celldetr.cohort.request import Listener, Outcome, Request
-from celldetr.cohort.slides import Slide
 from celldetr.model.cpu_caches import limit_caches
+from celldetr.slide.find import Slide
 
 if TYPE_CHECKING:
     from celldetr.cohort.clusters import ClusterSettings

@@ -27,10 +27,10 @@ from uuid import uuid4
 
 from celldetr.cohort.regions import found_store
 from celldetr.cohort.request import ModelChoice, Request
-from celldetr.cohort.slides import Slide
 from celldetr.errors import InputError
 from celldetr.files import output_errors
 from celldetr.slide.engine import RunSummary, summarise
+from celldetr.slide.find import Slide
 from celldetr.slide.pipeline import Job, Seconds, find_bands
 from celldetr.slide.plan import Plan, make_plan
 from celldetr.slide.provenance import differences, identity

@@ -9,17 +9,19 @@ import inspect
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from celldetr.errors import InputError, near
+from celldetr.errors import InputError, install, near
 from celldetr.export.anndata import write_anndata
 from celldetr.export.csv import write_csv
 from celldetr.export.geojson import write_geojson
 from celldetr.export.spatialdata import write_spatialdata
 from celldetr.export.table import CellTable, open_table
-from celldetr.files import output_errors, replacing, replacing_folder
+from celldetr.files import output_errors, read_json, replacing, replacing_folder, write_json
 from celldetr.slide.lock import RunLock
+from celldetr.slide.store import ZARR_FILE
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,7 @@ class Exporter:
         write: ``write(table, out, **options)``.
         opens_in: programs that read it, for help texts.
         folder: whether it is a folder of files, a Zarr store, instead of one file.
+        needs: extra of the package, and module in it, without which it cannot be written.
     """
 
     name: str
@@ -39,6 +42,16 @@ class Exporter:
     write: Callable[..., None]
     opens_in: str
     folder: bool = False
+    needs: str = ""
+
+    def check(self) -> None:
+        """Refuse a format that cannot be written here, before there is anything to write.
+
+        Raises:
+            InputError: what it needs is not installed.
+        """
+        if self.needs and find_spec(self.needs) is None:
+            raise InputError(f"format {self.name} needs {self.needs}, which is not installed: {install(self.needs)}")
 
     @property
     def options(self) -> tuple[str, ...]:
@@ -53,13 +66,20 @@ FORMATS: dict[str, Exporter] = {
         Exporter("geojson", (".geojson.gz", ".geojson", ".json.gz", ".json"), write_geojson, "QuPath, geopandas"),
         Exporter("anndata", (".h5ad",), write_anndata, "scanpy, squidpy"),
         Exporter("csv", (".csv", ".csv.gz"), write_csv, "spreadsheets, R, pandas"),
-        Exporter("spatialdata", (".zarr",), write_spatialdata, "spatialdata, napari, squidpy", folder=True),
+        Exporter(
+            "spatialdata",
+            (".zarr",),
+            write_spatialdata,
+            "spatialdata, napari, squidpy",
+            folder=True,
+            needs="spatialdata",
+        ),
     )
 }
 
 # Names that people know the same formats by.
 _ALIASES = {"h5ad": "anndata", "qupath": "geojson", "zarr": "spatialdata"}
-ZARR_FILE = "zarr.json"  # in the folder of a Zarr store: no other folder is ever replaced
+OPTIONS_FILE = "cells.exports.json"  # name of an export in a run's directory -> the options that it was made with
 MODEL_FORMAT = "onnx"  # of networks, not of cells: celldetr.model.onnx
 
 
@@ -82,17 +102,32 @@ def find_format(name: str, others: Sequence[str] = ()) -> Exporter:
     return exporter
 
 
+def check_formats(names: Sequence[str]) -> None:
+    """Refuse formats that cannot be written, before hours are spent on what is to be.
+
+    Raises:
+        InputError: no such format, or what it needs is not installed.
+    """
+    for name in names:
+        find_format(name).check()
+
+
 def _target(exporter: Exporter, directory: Path, out: Path | None, overwrite: bool) -> Path:
     """Where to write, once nothing speaks against it."""
-    target = directory / ("cells" + exporter.suffixes[0]) if out is None else out
+    target = directory / _name(exporter) if out is None else out
     if target.is_dir() and not (exporter.folder and (target / ZARR_FILE).is_file()):
-        raise InputError(f"{target}: is a directory; give the name of a file, e.g. cells{exporter.suffixes[0]}")
+        raise InputError(f"{target}: is a directory; give the name of a file, e.g. {_name(exporter)}")
     if not target.name.lower().endswith(exporter.suffixes):
         accepted = " or ".join(exporter.suffixes)
         raise InputError(f"{target}: a {exporter.name} file must end in {accepted}, programs recognise it by that")
     if target.exists() and not overwrite:
         raise InputError(f"{target}: exists already; choose another name or overwrite it (--overwrite)")
     return target
+
+
+def _name(exporter: Exporter) -> str:
+    """Of the export in a run's directory."""
+    return f"cells{exporter.suffixes[0]}"
 
 
 def export_cells(
@@ -122,9 +157,11 @@ def export_cells(
 
 
 def write_format(directory: Path, format: str, *, overwrite: bool) -> Path:
-    """``export_cells`` into a run's directory that the caller holds (``RunLock``)."""
-    exporter, table, target = _prepare(directory, format, None, overwrite, {})
-    _write(exporter, table, target, {})
+    """``export_cells`` into a run's directory that the caller holds (``RunLock``), as it was made the last time."""
+    known = (read_json(directory / OPTIONS_FILE) or {}).get(_name(find_format(format)))
+    options = known if isinstance(known, dict) else {}
+    exporter, table, target = _prepare(directory, format, None, overwrite, options)
+    _write(exporter, table, target, options)
     return target
 
 
@@ -147,3 +184,8 @@ def _prepare(
 def _write(exporter: Exporter, table: CellTable, target: Path, options: dict[str, Any]) -> None:
     with (replacing_folder if exporter.folder else replacing)(target) as temporary:
         exporter.write(table, temporary, **options)
+    directory = table.path.parent
+    if target.name == _name(exporter) and target.parent.samefile(directory):
+        known = read_json(directory / OPTIONS_FILE) or {}
+        if known.get(target.name, {}) != options:  # it may be written again, when there are clusters: in the same way
+            write_json(directory / OPTIONS_FILE, known | {target.name: options})

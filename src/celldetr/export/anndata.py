@@ -43,7 +43,7 @@ def _observations(table: CellTable) -> pd.DataFrame:
     if table.clusters:
         names = [str(number) for number in range(table.clusters)]  # as scanpy's own clusterings have them
         frame[CLUSTER] = pd.Categorical.from_codes(joined[CLUSTER].astype(np.intp), categories=pd.Index(names))
-    return frame
+    return frame.rename(columns=lambda name: name.replace("/", "_"))  # of types; in HDF5 it would make groups
 
 
 def _stream_embeddings(table: CellTable, file: h5py.File) -> None:

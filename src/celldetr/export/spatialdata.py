@@ -27,7 +27,7 @@ PIXELS, MICROMETERS = "global", "micrometers"
 def write_spatialdata(table: CellTable, out: Path) -> None:
     """Write the cells as a SpatialData store.
 
-    - ``shapes["cells"]``: a box a cell, the index is ``cell_id``;
+    - ``shapes["cells"]``: a box a cell, the index is ``cell_id``; not there if there is no cell;
     - ``tables["table"]``: ``X`` embeddings (N, d) float32, ``obs`` every other column, ``obsm["spatial"]`` in pixels;
     - coordinate systems ``global``, level-0 pixels, and where the slide's resolution is known ``micrometers``.
 
@@ -36,7 +36,7 @@ def write_spatialdata(table: CellTable, out: Path) -> None:
         out: the folder, which must not be there.
 
     Raises:
-        InputError: spatialdata is not installed, or there are no cells, which SpatialData cannot hold.
+        InputError: spatialdata is not installed, or the table is damaged.
     """
     import pandas as pd
 
@@ -44,20 +44,17 @@ def write_spatialdata(table: CellTable, out: Path) -> None:
         import spatialdata
     except ImportError as error:
         raise InputError(f"format spatialdata needs spatialdata ({error}): {install('spatialdata')}") from None
-    if not table.count:
-        raise InputError(f"{table.path}: has no cells, and SpatialData holds no shapes then; use another format")
     cells = as_anndata(table)
-    cells.X = np.concatenate([batch_embeddings(batch) for batch in table.batches(["embedding"])])
+    rows = [batch_embeddings(batch) for batch in table.batches(["embedding"])]
+    cells.X = np.concatenate([np.zeros((0, table.embedding_dim), np.float32), *rows])
     spatialdata.sanitize_table(cells)  # names of columns, as those of types with spaces: letters, digits, ``_.-`` only
     cells.obs["region"] = pd.Categorical.from_codes(np.zeros(table.count, dtype=np.intp), categories=pd.Index([SHAPES]))
+    # SpatialData has no element of no shapes: of a slide without cells there is an empty table that belongs to none.
+    belongs = {"region": SHAPES, "region_key": "region", "instance_key": "cell_id"} if table.count else {}
     try:
         data = spatialdata.SpatialData(
-            shapes={SHAPES: _shapes(table, cells.obs)},
-            tables={
-                TABLE: spatialdata.models.TableModel.parse(
-                    cells, region=SHAPES, region_key="region", instance_key="cell_id"
-                )
-            },
+            shapes={SHAPES: _shapes(table, cells.obs)} if table.count else {},
+            tables={TABLE: spatialdata.models.TableModel.parse(cells, **belongs)},
         )
     except (ValueError, TypeError, KeyError) as error:  # what it does not accept of a damaged table
         said = " ".join(str(error).split())[:200]

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
-import tempfile
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -25,6 +23,7 @@ from torch import Tensor
 
 from celldetr.config import Config, ModelConfig, Probability, parse
 from celldetr.errors import InputError
+from celldetr.files import replacing_folder
 from celldetr.model.celldetr import CellDETR
 from celldetr.untrusted import is_file, load_json, parse_json, shown
 
@@ -83,21 +82,18 @@ def save_checkpoint(folder: Path, network: CellDETR, card: Card, *, dtype: torch
         the card as written.
 
     Raises:
+        InputError: the disk is full, or the place cannot be written to.
         ValueError: a weight is too large for ``dtype``.
     """
     config = _offline(network.config)
     tensors = _weights(network, dtype)
-    unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
+    with replacing_folder(folder) as unfinished:
+        unfinished.mkdir()
         save_file(tensors, unfinished / WEIGHTS_FILE, metadata={"config": config.model_dump_json()})
         filled = card.model_copy(update={"config": config, "sha256": _digest(unfinished / WEIGHTS_FILE)})
         values = filled.model_dump(mode="json")
         values["card_sha256"] = _card_digest(values)
         (unfinished / CARD_FILE).write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        unfinished.chmod(0o755)
-        _put(unfinished, folder)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
     return Card.model_validate(values)
 
 
@@ -115,21 +111,6 @@ def _weights(network: CellDETR, dtype: torch.dtype) -> dict[str, Tensor]:
             raise ValueError(f"weight {name!r} reaches {float(value.abs().max()):.3g}, too large for {dtype}")
         tensors[name] = stored.cpu().contiguous()
     return tensors
-
-
-def _put(unfinished: Path, folder: Path) -> None:
-    """Rename a finished folder to its place. A folder cannot be renamed onto a full one: that one steps aside first."""
-    if not folder.exists():
-        unfinished.replace(folder)
-        return
-    old = unfinished.with_name(f"{unfinished.name}-old")
-    folder.replace(old)
-    try:
-        unfinished.replace(folder)
-    except BaseException:
-        old.replace(folder)
-        raise
-    shutil.rmtree(old)
 
 
 def read_card(folder: Path) -> Card:

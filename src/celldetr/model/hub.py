@@ -25,7 +25,7 @@ def list_models() -> dict[str, Path]:
     found: dict[str, Path] = {}
     for folder in folders():
         for card in sorted(folder.glob(f"*/{CARD_FILE}")):
-            if not card.parent.name.startswith("."):  # a checkpoint that is being written
+            if card.parent.suffix not in (".tmp", ".old"):  # a checkpoint that is being written, or replaced
                 found.setdefault(card.parent.name, card.parent)
     return found
 

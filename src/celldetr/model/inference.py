@@ -66,6 +66,8 @@ def pick_device(device: str = "auto") -> torch.device:
         chosen = torch.device(device)
     except RuntimeError as error:
         raise InputError(f"device {device!r} is not a device ({str(error).splitlines()[0]})") from None
+    if kind == "cpu":
+        return torch.device("cpu")
     if kind == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
         raise InputError(f"device {device!r} is not available here; there are {torch.cuda.device_count()} CUDA devices")
     return chosen
@@ -74,7 +76,8 @@ def pick_device(device: str = "auto") -> torch.device:
 def has_bf16(device: torch.device) -> bool:
     """Whether a device multiplies bfloat16 natively; elsewhere it is emulated, slower than float32."""
     if device.type == "cpu":
-        return bool(torch.cpu.get_capabilities().get("avx512_bf16", False))
+        ask = getattr(torch.cpu, "get_capabilities", dict)  # older torch does not tell
+        return bool(ask().get("avx512_bf16", False))
     return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
 
 

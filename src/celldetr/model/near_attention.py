@@ -50,10 +50,13 @@ class Neighbours:
 
         return order_by_block(self.blocks.numpy())
 
+    @cached_property
     def mask(self) -> Tensor:
         """(B, 1, Q, Q) True where a query (row) sees another (column)."""
-        gap = (self.blocks[:, :, None] - self.blocks[:, None]).abs().amax(-1)
-        return (gap <= REACH)[:, None]
+        column, row = self.blocks.int().unbind(-1)  # one axis at a time: these are the largest tensors of a tile
+        near = (column[:, :, None] - column[:, None]).abs_() <= REACH
+        near &= (row[:, :, None] - row[:, None]).abs_() <= REACH
+        return near[:, None]
 
 
 def near_attention(q: Tensor, k: Tensor, v: Tensor, heads: int, neighbours: Neighbours) -> Tensor:
@@ -74,5 +77,5 @@ def near_attention(q: Tensor, k: Tensor, v: Tensor, heads: int, neighbours: Neig
         out = attend(queries, keys, values, neighbours.order, heads, REACH, torch.get_num_threads())
         return torch.from_numpy(out).to(q.dtype)
     q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))
-    mixed = functional.scaled_dot_product_attention(q, k, v, attn_mask=neighbours.mask())
+    mixed = functional.scaled_dot_product_attention(q, k, v, attn_mask=neighbours.mask)
     return mixed.transpose(1, 2).flatten(2)

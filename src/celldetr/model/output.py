@@ -1,4 +1,4 @@
-"""The two typed results of the model: tensors of a forward pass, and the cells of one tile."""
+"""The cells of one tile, and what a model must offer that finds them."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ from pydantic import Field
 
 from celldetr.config import Config, Positive
 from celldetr.errors import InputError
-from celldetr.export import FORMATS, find_format, write_format
+from celldetr.export import FORMATS, check_formats, find_format, write_format
 from celldetr.export.geojson import write_geojson
 from celldetr.export.table import open_table
 from celldetr.files import output_errors, read_json, replacing, write_json
@@ -109,8 +109,7 @@ def cluster_cells(
     options = options or ClusterOptions()
     if resume and overwrite:
         raise InputError("resume and overwrite contradict each other; pass one of --resume and --overwrite")
-    for name in formats:
-        find_format(name)
+    check_formats(formats)
     scanpy_module()
     if not isinstance(cells, Collection):
         # Earlier clusters are about to be replaced: they need not fit.
@@ -143,6 +142,12 @@ def cluster_cells(
             "cells": cells.count,
             "sampled": len(vectors),
         }
+        # From here on what is there is of this run: one that is cut short leaves nothing of another beside it.
+        write_json(out / ABOUT, {"status": "running", **about})
+        for slide in cells.slides:
+            if not _is_of(slide.table.path, about):
+                with RunLock(slide.table.path.parent):
+                    slide.table.path.with_name(CLUSTERS).unlink(missing_ok=True)
         opened, sums, written = _write_slides(cells, rows, vectors, grouping, about, formats, resume, progress)
         counts, by_type, types, joined, agreement = sums
         mean = agreement / joined if joined else float("nan")
@@ -239,7 +244,10 @@ def _write_slides(
 
 def _is_of(path: Path, about: dict[str, Any]) -> bool:
     """Whether the clusters that are there are those of this run."""
-    there = clusters_about(path)
+    try:
+        there = clusters_about(path)
+    except InputError:  # damaged, or of an earlier table
+        return False
     return there is not None and there.get("digest") == about["digest"]
 
 

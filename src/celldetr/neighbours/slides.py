@@ -10,6 +10,7 @@ from pathlib import Path
 
 from celldetr.errors import InputError
 from celldetr.neighbours.collection import Collection, SlideCells
+from celldetr.slide.find import slides_among
 from celldetr.slide.reader import SlideReader, open_slide, slide_name
 
 
@@ -27,7 +28,8 @@ def _candidates(sources: Sequence[Path]) -> dict[str, Path]:
     for source in sources:
         if not source.exists():
             raise InputError(f"--slides {source}: no such file or folder")
-        files = sorted(path for path in source.iterdir() if path.is_file()) if source.is_dir() else [source]
+        # Beside slides lie their labels, thumbnails and annotations.
+        files = slides_among(sorted(filter(Path.is_file, source.iterdir()))) if source.is_dir() else [source]
         for file in files:
             found.setdefault(slide_name(file), file)
     return found

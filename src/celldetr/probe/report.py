@@ -15,8 +15,8 @@ from celldetr.evaluation.plots import save_figure
 from celldetr.files import replacing, write_json
 from celldetr.probe.classify import NEIGHBOURS, REPEATS
 from celldetr.probe.retrieval import FAR
-from celldetr.probe.row import DRAWS, SHARES, Row
-from celldetr.probe.summary import Number, RowNumbers, summarise
+from celldetr.probe.row import DRAWS, SHARES
+from celldetr.probe.summary import Number, RowNumbers
 from celldetr.probe.truth import Truth
 
 if TYPE_CHECKING:
@@ -67,27 +67,27 @@ class Context:
 
 
 def write_report(
-    out: Path, rows: list[Row], context: Context, vectors: Callable[[str], NDArray[np.float32] | None]
+    out: Path, numbers: list[RowNumbers], context: Context, vectors: Callable[[str], NDArray[np.float32] | None]
 ) -> None:
     """Write the report and its pictures.
 
     Args:
         out: a folder that exists.
-        rows: the model's first.
+        numbers: of the rows, the model's first.
         context: what they were measured on.
         vectors: name of a row -> its test vectors, for the contact sheet; None if they are gone.
     """
     from celldetr.probe.plots import bars_figure, confusion_figure, labels_figure
     from celldetr.probe.sheet import contact_sheet
 
-    numbers = summarise(rows)
+    first = numbers[0].row
     write_json(out / "report.json", as_json(numbers, context))
     with replacing(out / "report.md") as temporary:
         temporary.write_text(as_markdown(numbers, context), encoding="utf-8")
     save_figure(bars_figure(numbers), out / "macro_f1.png")
     save_figure(labels_figure(numbers), out / "labels.png")
-    save_figure(confusion_figure(rows[0], context.type_names), out / "confusion.png")
-    features = vectors(rows[0].name)
+    save_figure(confusion_figure(first, context.type_names), out / "confusion.png")
+    features = vectors(first.name)
     if features is not None:
         sheet = contact_sheet(features, context.test, context.type_names)
         with replacing(out / "neighbours.png") as temporary:
@@ -167,7 +167,7 @@ def _cells(numbers: RowNumbers) -> list[str]:
     ]
 
 
-def show_table(rows: list[Row], context: Context) -> Table:
+def show_table(numbers: list[RowNumbers], context: Context) -> Table:
     """The main table, to be printed by a rich console."""
     from rich.table import Table
 
@@ -175,8 +175,8 @@ def show_table(rows: list[Row], context: Context) -> Table:
     table.add_column("", no_wrap=True)
     for heading in HEADINGS:
         table.add_column(heading, justify="right")
-    for numbers in summarise(rows):
-        table.add_row(numbers.row.name, *_cells(numbers))
+    for each in numbers:
+        table.add_row(each.row.name, *_cells(each))
     return table
 
 

@@ -28,6 +28,7 @@ from celldetr.model.inference import pick_device
 from celldetr.probe.methods import Embed, Method, methods
 from celldetr.probe.report import Context, write_report
 from celldetr.probe.row import Row, measure, read_row, write_row
+from celldetr.probe.summary import RowNumbers, summarise
 from celldetr.probe.truth import Truth, read_splits
 
 SETTINGS = "probe.json"
@@ -60,7 +61,7 @@ def probe(
     resume: bool = False,
     overwrite: bool = False,
     progress: Progress | None = None,
-) -> tuple[list[Row], Context]:
+) -> tuple[list[RowNumbers], Context]:
     """Measure a model's embeddings at true boxes, beside others.
 
     Args:
@@ -80,7 +81,7 @@ def probe(
         progress: told how far embedding is.
 
     Returns:
-        the rows, the model's first, and what they were measured on.
+        the numbers of the rows, the model's first, and what they were measured on.
 
     Raises:
         InputError: wrong data, models or settings, or ``out`` holds something else.
@@ -115,8 +116,9 @@ def probe(
 
         rows.append(_row(method, context, out, tell))
         done += images * (seeds if method.seeded else 1)
-    write_report(out, rows, context, vectors=lambda name: _first_vectors(out, chosen, name))
-    return rows, context
+    numbers = summarise(rows)
+    write_report(out, numbers, context, vectors=lambda name: _first_vectors(out, chosen, name))
+    return numbers, context
 
 
 def _prepare(out: Path, settings: dict[str, Any], resume: bool, overwrite: bool) -> None:

@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 
-from celldetr.cohort.slides import Slide
 from celldetr.data.patch_set import PatchSetInfo, Position, SlideInfo
 from celldetr.data.patch_writer import PatchWriter, earlier_set
 from celldetr.data.sample import UNKNOWN
@@ -28,6 +27,7 @@ from celldetr.sampling.options import SampleOptions
 from celldetr.sampling.places import Places, find_places
 from celldetr.sampling.quality import glass_density, pen_share, sharpness
 from celldetr.slide.damage import DamageError
+from celldetr.slide.find import Slide
 from celldetr.slide.lock import RunLock
 from celldetr.slide.pipeline import ahead, usable_threads
 from celldetr.slide.reader import SlideReader, open_slide

@@ -8,6 +8,7 @@ nothing.
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -30,7 +31,7 @@ from celldetr.slide.plan import make_plan
 from celldetr.slide.provenance import differences, doubts, identity, table_provenance
 from celldetr.slide.reader import SlideReader, from_array
 from celldetr.slide.session import Progress, Session
-from celldetr.slide.store import CELLS, FINISHED, PARTS, RUN, PartStore, joint_bounds
+from celldetr.slide.store import CELLS, FINISHED, PARTS, RUN, ZARR_FILE, PartStore, joint_bounds
 from celldetr.slide.table import cell_schema, number_rows, table_metadata, table_to_frame
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Progress", "RunSummary", "predict_array", "run_slide"]
 
+MIRAX_FILE = "Slidedat.ini"  # in the folder of a MIRAX slide, which has the name of the slide
 # What ``overwrite`` removes: a run's own files and what other commands made from them, nothing else. ``run.json`` goes
 # last, after the parts: whenever this is interrupted, what is left is known to be of the earlier run.
 OUTPUTS = ("summary.html*", "overview.png*", "cells.*", "clusters.parquet*", "clusters.geojson.gz*")
@@ -127,6 +129,8 @@ def claim(directory: Path, run: dict[str, Any], resume: bool, overwrite: bool) -
     Raises:
         InputError: see ``earlier_run``; the directory is in use, or cannot be made.
     """
+    if (directory / MIRAX_FILE).is_file():
+        raise InputError(f"{directory}: holds the pixels of a MIRAX slide; choose another folder with -o")
     with output_errors(directory):
         directory.mkdir(parents=True, exist_ok=True)
         flush_directory(directory.parent)
@@ -191,8 +195,11 @@ def _sweep(directory: Path, everything: bool, parts: bool) -> None:
     if not any((directory / name).exists() for name in (CELLS, RUN, PARTS)):
         return  # never a run's directory: what is there is the user's
     for pattern in OUTPUTS if everything else UNFINISHED:
-        for path in filter(Path.is_file, directory.glob(pattern)):
-            path.unlink()
+        for path in directory.glob(pattern):
+            if path.is_file():
+                path.unlink()
+            elif (path / ZARR_FILE).is_file() or path.name.endswith((".zarr.tmp", ".zarr.old")):
+                shutil.rmtree(path)
     if parts:
         PartStore(directory, (), 1).remove()
     if everything:

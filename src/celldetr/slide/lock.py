@@ -74,8 +74,11 @@ class RunLock:
         try:
             flock = bool(_flock(file))
             os.write(file, _myself(flock))
+            if not flock:  # nothing needs it open, and Windows deletes no file that is
+                os.close(file)
+                file = -1
             if _publish(draft, self._path):
-                self._file, file = file, -1
+                self._file, file = (file if flock else None), -1
                 return True
             return self._take_over() if flock else self._take_over_guarded(draft)
         finally:

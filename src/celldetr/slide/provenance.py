@@ -110,6 +110,12 @@ def doubts(job: Job) -> list[str]:
             f"the slide has {coarsest:.3g} um per pixel, the model works at {job.model.mpp:g}: nuclei are "
             "magnified more than in training, so expect fewer and less certain cells"
         )
+    if job.options.region is not None and job.reader.bounds is not None and any(job.reader.bounds[:2]):
+        x, y = job.reader.bounds[:2]
+        found.append(
+            f"the region counts from the slide's own corner; QuPath counts from that of what was scanned, which is at "
+            f"({x}, {y}): add that to numbers from there"
+        )
     side, asked = job.model.image_px, job.options.tile
     if side and asked is None:
         found.append(

@@ -24,6 +24,12 @@ from celldetr.errors import InputError
 from celldetr.slide.resolution import Resolution
 from celldetr.untrusted import is_dir
 
+# What files of slides, and of plain images, are called where a folder is searched; a file that is named may be called
+# anything.
+SLIDES = {
+    ".svs", ".ndpi", ".mrxs", ".scn", ".vms", ".vmu", ".bif", ".svslide", ".czi", ".qptiff", ".dcm", ".tif", ".tiff",
+}  # fmt: skip
+IMAGES = {".png", ".jpg", ".jpeg"}
 SOURCE_PIXELS = 16 * 2**20  # most pixels of a level held at once; larger regions are resampled in blocks
 LEVEL_TOLERANCE = 1.02  # a level this much coarser than asked for is still taken: 2 % does not blur a nucleus
 BICUBIC_SUPPORT = 2  # source pixels either side, times the reduction

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 CELLS = "cells.parquet"
 RUN = "run.json"
 PARTS = "parts"
+ZARR_FILE = "zarr.json"  # in the folder of a Zarr store: no other folder is ever replaced
 ATTEMPT = "finish-"  # begins the name of a folder in PARTS in which a worker of a cluster finishes the slide
 FINISHED = ("complete", "partial")  # of run.json's status: there is nothing left to do; partial: see failed_tiles
 ROW_GROUP = 32_768  # rows; also what joining holds in memory, beside one part

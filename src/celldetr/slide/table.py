@@ -3,12 +3,8 @@
 One row a cell. It is GeoParquet 1.1, so that GIS tools and geopandas open it as polygons, and an ordinary Parquet
 file to everyone else. ``celldetr`` in the file's metadata says which slide, model and resolution it is from.
 
-| column | type | unit, meaning | |---|---|---| | cell_id | int64 | 0, 1, ... tile by tile in reading order, then by
-y, then x; the same whenever the run is repeated | | x_px, y_px | float64 | centre, level-0 pixels | | w_px, h_px |
-float32 | size, level-0 pixels | | x_um, y_um | float64 | centre, micrometres | | score | float32 | objectness, 0 to 1
-| | type | dictionary of string | the most probable type | | type_score | float32 | its probability | | p_<type> |
-float32 | probability of each type, in the model's order | | embedding | fixed-size list of float16 | the
-representation decoder's output | | geometry | binary, WKB | the box as a polygon, level-0 pixels |
+docs/slides.md says what each column means. ``cell_id`` counts tile by tile in reading order, in a tile by y, then x, so
+that it is the same whenever the run is repeated.
 """
 
 from __future__ import annotations

@@ -30,6 +30,7 @@ SEGMENT_BYTES = 64 * 2**20  # largest single strip of a file that is not
 CACHE_BYTES = 64 * 2**20  # of decoded tiles and strips
 GREY = (tifffile.PHOTOMETRIC.MINISBLACK, tifffile.PHOTOMETRIC.MINISWHITE)
 SAME_SHAPE = 0.02  # relative difference of width / height between levels of one pyramid
+OTHER_SHARE = 0.1  # of the area of the largest image, that another has which is no label
 
 
 def open_tiff(path: Path, mpp: float | None) -> SlideReader:
@@ -59,8 +60,14 @@ def _open(path: Path, file: Any, mpp: float | None) -> SlideReader:
     if series is None:
         raise InputError(f"{path}: a TIFF without an image; damaged or incomplete?")
     highest, source = sample_range(file, series)
-    pyramid = [TiffLevel(path, file, level, highest) for level in _pyramid(file, series)]
+    lock = threading.Lock()  # of the file, which all levels read through one handle
+    levels = _pyramid(file, series)
+    pyramid = [TiffLevel(path, file, level, highest, lock) for level in levels]
     notes = [GREY_NOTE] if pyramid[0].is_grey else []
+    if others := _others(file, levels):
+        notes.append(
+            f"the file holds {others + 1} images, of which the largest is read; write the others to files of their own"
+        )
     if highest > 255 and not pyramid[0].is_palette:
         notes.append(range_note(highest, source))
     return TiffReader(path, file, pyramid, tiff_resolution(path, file, series, mpp), tuple(notes))
@@ -97,6 +104,18 @@ def _pyramid(file: Any, series: Any) -> list[Any]:
             if reduced and other.axes == series.axes and abs(w * height / (h * width) - 1) < SAME_SHAPE:
                 levels.append(other)
     return sorted(levels, key=lambda level: -series_size(level)[0])
+
+
+def _others(file: Any, levels: list[Any]) -> int:
+    """How many further images a file has that may be slides: neither levels of the first, nor small as labels are."""
+    width, height = series_size(levels[0])
+    count = 0
+    for other in file.series:
+        w, h = series_size(other)
+        known = any(other is level for level in levels) or other.keyframe.is_reduced or other.axes != levels[0].axes
+        reduced = w < width and h > 0 and abs(w * height / (h * width) - 1) < SAME_SHAPE
+        count += not known and not reduced and w * h >= OTHER_SHARE * width * height
+    return count
 
 
 class TiffReader(SlideReader):
@@ -136,19 +155,20 @@ class TiffLevel:
     Args:
         path, file, series: the level as tifffile has it.
         highest: value of a sample that is fully bright.
+        lock: of the file.
 
     Raises:
         InputError: not RGB, grey or a palette, a damaged file, or strips too large to be read in parts.
     """
 
-    def __init__(self, path: Path, file: Any, series: Any, highest: int) -> None:
+    def __init__(self, path: Path, file: Any, series: Any, highest: int, lock: threading.Lock) -> None:
         self._path = path
         self._handle = file.filehandle
         self._page = page = series.keyframe
         self._pages = [p for p in series.pages if p is not None]
         self._series = series
         self.width, self.height = series_size(series)
-        self._lock = threading.Lock()
+        self._lock = lock
         self._cache: OrderedDict[tuple[int, int], tuple[Any, Any]] = OrderedDict()
         self._cached_bytes = 0
         self._array: Any = None
@@ -206,7 +226,7 @@ class TiffLevel:
 
         Raises:
             DamageError: the file is damaged there.
-        InputError: the file is not there any more.
+            InputError: the file is not there any more.
         """
         try:
             if self._whole and self._array is None:
@@ -288,6 +308,8 @@ class TiffLevel:
             encoded, index, jpegtables=page.jpegtables, jpegheader=getattr(page, "jpegheader", None)
         )
         with self._lock:
+            if (p, index) in self._cache:  # another thread was faster
+                return self._cache[p, index]
             self._cache[p, index] = data, place
             self._cached_bytes += 0 if data is None else data.nbytes
             while self._cached_bytes > CACHE_BYTES and len(self._cache) > 1:

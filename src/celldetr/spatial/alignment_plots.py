@@ -1,7 +1,6 @@
 """Pictures of step 5, from which a person sees whether cells and nuclei fit: ``overlay`` and ``residual_figure``.
 
-Each function makes a matplotlib figure and nothing else; none touches pyplot. ``celldetr.evaluation.plots.save_figure``
-writes any.
+Each function makes a matplotlib figure and nothing else; none touches pyplot.
 """
 
 from __future__ import annotations

@@ -20,9 +20,12 @@ from celldetr.config import Config
 from celldetr.errors import InputError, near
 from celldetr.files import output_errors
 from celldetr.slide.lock import LOCK, RunLock
+from celldetr.slide.options import PredictOptions
+from celldetr.slide.provenance import package_version
 from celldetr.slide.reader import SlideReader, open_slide
 from celldetr.spatial import affine as affines
 from celldetr.spatial.align import AlignOptions, read_alignment, refine
+from celldetr.spatial.frames import pixel_scale
 from celldetr.spatial.keep import SECTION, read_kept, write_section
 from celldetr.spatial.nuclei import check_nuclei, keep_nuclei, nuclei_from_cells, nuclei_from_model, read_nuclei
 from celldetr.spatial.nuclei_files import nuclei_from_file
@@ -33,6 +36,7 @@ from celldetr.spatial.quality import summary as quality_summary
 from celldetr.spatial.readers import Kind, read_section
 from celldetr.spatial.readers.common import ReadOptions
 from celldetr.spatial.record import RECORD_FILE, STEPS_FOLDER, Record, open_record, stamp
+from celldetr.spatial.residuals import misfit_warnings, residual_map
 from celldetr.spatial.section import Nuclei, Section
 from celldetr.spatial.tables import read_table, write_table
 from celldetr.spatial.write import WriteOptions, write_set
@@ -267,12 +271,14 @@ def align_step(
             progress=None if progress is None else lambda share: progress(0.7 + 0.3 * share),
         )
         facts = pairs_summary(pairs, section.cells.n_obs, len(nuclei))
+        there = nuclei.points[pairs["nucleus"].to_numpy()] * pixel_scale(mpp)
+        left = residual_map(there, pairs[["dx_um", "dy_um"]].to_numpy(dtype=np.float64))
         found.write(outputs[0], pairs=facts)
         keep_pairs(pairs, outputs[1])
         return {
             "start": str(check.description),
             "inside": check.inside,
-            "warnings": list(check.warnings),
+            "warnings": [*check.warnings, *misfit_warnings(left, options.local_um, options.local_share)],
             **found.as_json(),
             "pairs": facts,
         }
@@ -353,10 +359,12 @@ def _found(
     from celldetr.api import Model, load_model
 
     loaded = model if isinstance(model, Model) else load_model(model, device)
-    what = json.dumps([stamp(image), loaded.describe(), mpp], default=str)
+    # Whatever else a run that is to be resumed must share: one of another version is begun anew.
+    settings = [package_version("celldetr"), PredictOptions().model_dump(mode="json")]
+    what = json.dumps([stamp(image), loaded.describe(), mpp, *settings], default=str)
     folder = record.files / f"{PREDICTED}{hashlib.sha256(what.encode()).hexdigest()[:8]}"
     for other in record.files.glob(f"{PREDICTED}*"):
-        if other != folder:  # of another model or image
+        if other != folder:  # of another model, image or version
             shutil.rmtree(other)
     return nuclei_from_model(image, folder, loaded, mpp=mpp, progress=progress)
 

@@ -64,7 +64,7 @@ def residual_map(points_um: Floats, displacement_um: Floats, side_um: float | No
     )
 
 
-def misfit_warnings(found: ResidualMap, most_um: float = 2.0, share: float = 0.1) -> list[str]:
+def misfit_warnings(found: ResidualMap, most_um: float, share: float) -> list[str]:
     """What is to be said where the displacement is beyond ``most_um`` in more than a ``share`` of the section."""
     beyond = found.lengths > most_um
     if not len(beyond) or beyond.mean() <= share:

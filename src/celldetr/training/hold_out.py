@@ -54,7 +54,9 @@ def hold_out(
     """
     rng = np.random.default_rng([seed, 1])
     labelled = [sample for sample in samples if len(sample)]
-    for word, names in (("patients or slides", {s.group for s in labelled}), ("images", {s.name for s in labelled})):
+    known = any(sample.group != sample.name for sample in labelled)  # else each image stands for itself
+    patients = {sample.group for sample in labelled} if known else set()
+    for word, names in (("patients or slides", patients), ("images", {sample.name for sample in labelled})):
         if len(names) >= (2 if whole_images and word == "images" else FEWEST):
             units = [sample.group if word != "images" else sample.name for sample in samples]
             taken = _choose(samples, units, sorted(names), share, rng)

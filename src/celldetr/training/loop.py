@@ -13,11 +13,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from lightning_fabric import Fabric
+
 from celldetr.config import Recipe
 from celldetr.training.folder import MODEL_FOLDER, check_folder, prepare_folder
 from celldetr.training.logs import LOG_EVERY, RunLog, draw_curves
 from celldetr.training.pretraining import Pretraining
-from celldetr.training.processes import agree, share, start_fabric
+from celldetr.training.processes import agree, end_others, share, start_fabric
 from celldetr.training.run import Run, load_data
 from celldetr.training.state import STATE_FILE
 
@@ -68,8 +70,24 @@ def train(
     Raises:
         InputError: wrong settings or data; a folder that cannot be used; a loss that is no number any more.
     """
+    fabric = start_fabric(recipe.training.precision, device, devices)
+    try:
+        return _train(recipe, folder, fabric, resume, overwrite, listener, stop_at)
+    except Exception:
+        end_others(fabric)
+        raise
+
+
+def _train(
+    recipe: Recipe,
+    folder: Path,
+    fabric: Fabric,
+    resume: bool,
+    overwrite: bool,
+    listener: Listener | None,
+    stop_at: int | None,
+) -> Path:
     settings = recipe.training
-    fabric = start_fabric(settings.precision, device, devices)
     first = fabric.is_global_zero  # the one process that writes
     share(settings.batch_size, fabric.world_size)
     agree(fabric, lambda: check_folder(folder, recipe, resume=resume, overwrite=overwrite))

@@ -31,7 +31,7 @@ from celldetr.training.figures import (
     draw_similarity,
     write_facts,
 )
-from celldetr.training.held_out_cells import HeldOutCells, embed_cells, probe_slides, spread
+from celldetr.training.held_out_cells import HeldOutCells, SlideProbe, embed_cells, probe_slides, spread
 from celldetr.training.infonce import Contrast
 from celldetr.training.logs import LOG_EVERY
 from celldetr.training.run import Run, chances
@@ -70,7 +70,7 @@ class Pretraining(Run):
         self.contrastive = Contrastive(self.network, settings, self.head)
         self.judged = Contrastive(self.average.network, settings, self.average_head.network, alone=True)
         self.validated_on: list[Sample] | None = None
-        self.seen: tuple[Contrast, HeldOutCells] | None = None  # of the last validation
+        self.seen: tuple[Contrast, HeldOutCells, SlideProbe | None] | None = None  # of the last validation
         return self.contrastive
 
     def images(self, length: int) -> tuple[Dataset[Any], Callable[[Any], Any]]:
@@ -120,14 +120,13 @@ class Pretraining(Run):
         """Draw similarities and embeddings of the last validation, and write what was measured of them."""
         if self.seen is None:
             return
-        contrast, cells = self.seen
+        contrast, cells, probe = self.seen
         draw_similarity(contrast, self.folder / SIMILARITY_FILE)
         facts: dict[str, object] = {"cells": len(cells), "before_training": dict(self.kept)}
         if len(cells) > 2:
             facts["map"] = draw_embedding(
                 cells, self.recipe.model.types, self.folder / EMBEDDING_FILE, self.recipe.training.seed
             )
-        probe = probe_slides(cells, self.recipe.training.seed)
         facts["slide_probe"] = asdict(probe) if probe else "needs two slides with ten cells each"
         write_facts(self.folder / EMBEDDING_FACTS, facts)
 
@@ -160,10 +159,10 @@ class Pretraining(Run):
             for name, value in self.judged.watch(contrast, embeddings).items():
                 sums[name] = sums.get(name, 0.0) + float(value)
         cells = embed_cells(self.average.network, held_out, device)
-        self.seen = (first, cells) if first else None
+        probe = probe_slides(cells, settings.seed)
+        self.seen = (first, cells, probe) if first else None
         numbers: Numbers = {"loss": losses / anchors if anchors else None}
         numbers |= {name.partition("/")[2]: value / batches for name, value in sums.items()}
-        probe = probe_slides(cells, settings.seed)
         numbers |= {"slide_accuracy": probe.accuracy, "slide_chance": probe.chance} if probe else {}
         return {"rank": None, **numbers}
 

@@ -8,20 +8,35 @@ started by ``torchrun`` or by ``--devices N``; Lightning Fabric does the rest.
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable
 from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from lightning_fabric import Fabric
+from lightning_fabric.plugins import MixedPrecision
 from lightning_fabric.strategies.ddp import DDPStrategy
 from torch import Tensor
+from torch.nn import functional
 
 from celldetr.errors import InputError
 from celldetr.model.inference import in_bf16, pick_device
 
 # The others wait while one process validates or writes; PyTorch would give up after half an hour.
 LONGEST_WAIT = timedelta(hours=12)
+
+
+class Autocast(MixedPrecision):
+    """bfloat16 in what the network computes, and in nothing else.
+
+    Fabric would round what it is given as well: true boxes to a pixel of a crop of 256 px, and the labels' confidences.
+    """
+
+    def convert_input(self, data: Any) -> Any:
+        """As it is."""
+        return data
 
 
 def start_fabric(precision: str, device: str, devices: int) -> Fabric:
@@ -36,6 +51,8 @@ def start_fabric(precision: str, device: str, devices: int) -> Fabric:
         InputError: a device that does not exist here, or more of them than there are.
     """
     chosen = pick_device(device)
+    if device == "auto" and not can_train(chosen):
+        chosen = torch.device("cpu")
     nodes = 1
     if dist.is_available() and dist.is_torchelastic_launched():
         here, everywhere = int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ["WORLD_SIZE"])
@@ -54,10 +71,27 @@ def start_fabric(precision: str, device: str, devices: int) -> Fabric:
         num_nodes=nodes,
         # A batch without a nucleus leaves the representation decoder without a gradient.
         strategy=DDPStrategy(find_unused_parameters=True, timeout=LONGEST_WAIT) if several else "auto",
-        precision="bf16-mixed" if in_bf16(precision, chosen) else "32-true",
+        plugins=[Autocast("bf16-mixed", chosen.type)] if in_bf16(precision, chosen) else None,
     )
     fabric.launch()
     return fabric
+
+
+def can_train(device: torch.device) -> bool:
+    """Whether there are gradients of what attention samples: older PyTorch has none on Apple's MPS."""
+    image, places = torch.zeros(1, 1, 2, 2, device=device, requires_grad=True), torch.zeros(1, 1, 1, 2, device=device)
+    try:
+        functional.grid_sample(image, places, align_corners=False).sum().backward()
+    except NotImplementedError:
+        return False
+    return True
+
+
+def end_others(fabric: Fabric) -> None:
+    """Stop the processes that this one has started: they would wait for it, and for hours."""
+    launcher = fabric.strategy.launcher
+    if launcher is not None and hasattr(launcher, "kill"):
+        launcher.kill(signal.SIGTERM)
 
 
 def share(batch: int, processes: int) -> int:

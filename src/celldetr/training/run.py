@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -233,12 +234,13 @@ class Run:
             loss, its terms, norm of the gradient, rate; the same in all processes.
 
         Raises:
-            InputError: the loss is no number any more.
+            InputError: the loss or the gradient is no number any more.
         """
         settings = self.recipe.training
         rate = set_rate(self.optimizer, step, settings)
         numbers = self.gradients(step, batch)
         norm = clip_gradients(nn.ModuleList([self.network, self.head]), settings.clip)
+        self._check_finite("the gradient's norm", norm, step)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.average.update(self.network, step)
@@ -256,13 +258,16 @@ class Run:
         told = () if soft is None else (SoftLabels(*self._labels(soft)),)
         loss, terms = self.objective(images, *self._labels(batch[1:3]), generators, *told)
         numbers = self._numbers(loss, terms)
-        if not math.isfinite(numbers["loss"]):
-            raise InputError(
-                f"{self.folder}: loss is {numbers['loss']} at step {step}; lower training.lr={settings.lr:g}, or"
-                " use training.precision=32; the last state saved is intact"
-            )
+        self._check_finite("the loss", numbers["loss"], step)
         self.fabric.backward(loss)
         return numbers
+
+    def _check_finite(self, what: str, value: float, step: int) -> None:
+        if not math.isfinite(value):
+            raise InputError(
+                f"{self.folder}: {what} is {value} at step {step}; train anew, in another folder or with --overwrite,"
+                f" with a training.lr below {self.recipe.training.lr:g} or with training.precision=32"
+            )
 
     def _labels(self, parts: Iterable[Iterable[Tensor]]) -> list[list[Tensor]]:
         to = self.fabric.device
@@ -323,6 +328,7 @@ class Run:
             ),
             num_workers=settings.workers,
             collate_fn=together,
-            multiprocessing_context="fork" if settings.workers else None,
+            # Not on macOS, where libraries do not survive it, nor on Windows, which has none.
+            multiprocessing_context="fork" if settings.workers and sys.platform == "linux" else None,
             pin_memory=fabric.device.type == "cuda",
         )

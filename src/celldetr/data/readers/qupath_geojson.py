@@ -23,14 +23,12 @@ from celldetr.data.augment import background_colour
 from celldetr.data.card import DatasetCard
 from celldetr.data.pseudo_boxes import pseudo_boxes
 from celldetr.data.readers.common import SLACK, check_inside, read_lines, type_index
-from celldetr.data.readers.layout import SUFFIXES as IMAGES
 from celldetr.data.readers.qupath_objects import REGIONS, SUFFIXES, Objects, read_objects
 from celldetr.data.sample import UNKNOWN, Sample
 from celldetr.errors import InputError
-from celldetr.slide.reader import SlideReader, open_slide
+from celldetr.slide.reader import IMAGES, SLIDES, SlideReader, open_slide
 from celldetr.untrusted import is_dir, is_file, is_inside
 
-SLIDES = IMAGES | {".svs", ".ndpi", ".mrxs", ".scn", ".vms", ".vmu", ".bif", ".svslide", ".dcm"}
 PIECE_UM = 400.0  # largest side of an image that is made
 WHOLE_UM = 1600.0  # an image of no more than this a side is read as a whole, without a region too
 MOST_PIXELS = 256 * 2**20  # of the images of one file, which are held in memory
@@ -103,7 +101,8 @@ def find_image(path: Path, folder: Path, *, alone: bool) -> Path:
         InputError: there is none, or more than one.
     """
     stem = stem_of(path)
-    files = sorted(each for each in folder.iterdir() if each.suffix.lower() in SLIDES and not each.name.startswith("."))
+    there = sorted(each for each in folder.iterdir() if not each.name.startswith("."))
+    files = [each for each in there if each.suffix.lower() in SLIDES | IMAGES]
     named = [each for each in files if stem in (each.name, each.stem, each.name.lower().removesuffix(".ome.tif"))]
     named = named or [each for each in files if each.name.startswith(f"{stem}.ome.")]
     if not named and alone and len(files) == 1:
@@ -150,6 +149,7 @@ def _samples(card: DatasetCard, slide: SlideReader, objects: Objects, path: Path
             type_names=card.type_names,
             points=np.clip(places[chosen] - (x, y), 0, [width, height]).astype(np.float32),
             group=card.group_of(name),
+            derived_boxes=bool(objects.points[chosen].any()),
         )
 
 

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from celldetr.cohort.slides import Slide, find_slides, is_cohort
 from celldetr.errors import InputError
+from celldetr.slide.find import Slide, find_slides, is_cohort
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     names = [
-        "a.svs", "B.NDPI", "thumbnail.png", ".hidden.svs", "notes.doc",
+        "a.svs", "B.NDPI", "c.czi", "thumbnail.png", ".hidden.svs", "notes.doc",
         "mirax/m.mrxs", "mirax/m/Data0000.dat", "mirax/m/odd.tif",
         "dicom/1.dcm", "dicom/2.dcm",
         "images/x.png", "images/y.jpeg",
@@ -29,7 +29,7 @@ def folder(tmp_path: Path) -> Path:
 
 def test_a_folder(folder: Path) -> None:
     found = [str(slide.path.relative_to(folder)) for slide in find_slides([folder], folder / "out")]
-    assert found == ["B.NDPI", "a.svs", "dicom/1.dcm", "images/x.png", "images/y.jpeg", "mirax/m.mrxs"]
+    assert found == ["B.NDPI", "a.svs", "c.czi", "dicom/1.dcm", "images/x.png", "images/y.jpeg", "mirax/m.mrxs"]
 
 
 def test_nothing_in_a_folder(tmp_path: Path) -> None:

@@ -12,13 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from celldetr.errors import InputError, near
-from celldetr.slide.reader import slide_name
+from celldetr.slide.reader import IMAGES, SLIDES, slide_name
 from celldetr.slide.store import CELLS, RUN
 
-SLIDES = {
-    ".svs", ".ndpi", ".mrxs", ".scn", ".vms", ".vmu", ".bif", ".svslide", ".dcm", ".tif", ".tiff",
-}  # fmt: skip
-IMAGES = {".png", ".jpg", ".jpeg"}
 LISTS = {".txt", ".csv"}
 SLIDE_COLUMNS = ("slide", "path", "file")
 
@@ -85,7 +81,7 @@ def _search(folder: Path, out: Path | None) -> Iterator[Path]:
     names = {entry.name for entry in entries}
     if names & {RUN, CELLS}:
         return
-    yield from _slides_among([entry for entry in entries if not entry.name.startswith(".") and entry.is_file()])
+    yield from slides_among([entry for entry in entries if not entry.name.startswith(".") and entry.is_file()])
     for entry in entries:
         belongs_to_slide = f"{entry.name}.mrxs" in names
         is_out = out is not None and entry.resolve() == out.resolve()
@@ -93,7 +89,8 @@ def _search(folder: Path, out: Path | None) -> Iterator[Path]:
             yield from _search(entry, out)
 
 
-def _slides_among(files: Sequence[Path]) -> list[Path]:
+def slides_among(files: Sequence[Path]) -> list[Path]:
+    """The slides among the files of a folder; images where it has no slide."""
     slides = [path for path in files if path.suffix.lower() in SLIDES]
     # All DICOM files of a folder are one slide, and any of them opens it.
     dicom = [path for path in slides if path.suffix.lower() == ".dcm"]
