@@ -22,22 +22,23 @@ MAX_LINES = 400
 BASE = {"boxes", "config", "errors", "files", "untrusted"}
 ARROWS: dict[str, set[str]] = {
     "errors": set(),
+    "figures": {"errors", "files"},
     "boxes": {"errors"},
     "files": {"errors", "untrusted"},
     "untrusted": {"errors"},
     "config": {"errors", "untrusted"},
     "model": BASE,
     "data": BASE | {"slide.reader", "slide.roi"},  # labels drawn on slides
-    "training": BASE | {"data", "model", "evaluation", "view.embedding_map"},  # pictures of embeddings
-    "evaluation": BASE | {"data", "model"},
+    "training": BASE | {"figures", "data", "model", "evaluation", "view.embedding_map"},  # pictures of embeddings
+    "evaluation": BASE | {"figures", "data", "model"},
     "slide": BASE | {"model.output"},
     "export": {"config", "errors", "files", "untrusted", "slide"},
     "view": {"config", "errors", "files", "untrusted", "slide", "export"},
-    "neighbours": {"config", "errors", "files", "untrusted", "slide", "export", "view"},
-    "ablation": BASE | {"data", "model", "evaluation", "training", "recipes", "judge", "api"},
+    "neighbours": {"figures", "config", "errors", "files", "untrusted", "slide", "export", "view"},
+    "ablation": BASE | {"figures", "data", "model", "evaluation", "training", "recipes", "judge", "api"},
     "sampling": BASE | {"data", "slide", "model.output", "view"},
     "spatial": BASE | {"data", "slide", "model.output", "model.hub", "api", "view", "export"},
-    "probe": BASE | {"data", "model", "evaluation", "api"},
+    "probe": BASE | {"figures", "data", "model", "evaluation", "api"},
     "cohort": BASE | {"slide", "view", "api", "model.cpu_caches", "model.hub", "model.inference"},
 }
 # A table is exported, searched and looked at on machines that have no use for a network.

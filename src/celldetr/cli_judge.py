@@ -126,8 +126,9 @@ def threshold(
     about how good the model is.
     """
     from celldetr.api import load_model
-    from celldetr.evaluation.plots import check_ending, save_figure, threshold_figure
+    from celldetr.evaluation.plots import threshold_figure
     from celldetr.evaluation.show import show_threshold
+    from celldetr.figures import check_ending, save_figure
     from celldetr.judge import choose
 
     if plot is not None:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from celldetr.api import Model, load_model
 from celldetr.errors import InputError
+from celldetr.figures import check_ending, save_figure
 from celldetr.files import read_json
 from celldetr.model.attention_trace import AttentionTrace, trace_attention
 from celldetr.model.hub import DEFAULT_MODEL
@@ -23,7 +24,7 @@ from celldetr.model.titles import short_titles
 from celldetr.slide.damage import read_around
 from celldetr.slide.reader import SlideReader, open_slide
 from celldetr.slide.store import RUN, cells_path, read_cells
-from celldetr.view.attention import Attention, CellRow, attention_figure, check_figure_path, write_figure
+from celldetr.view.attention import Attention, CellRow, attention_figure
 
 COLUMNS = ["cell_id", "x_px", "y_px", "w_px", "h_px", "type", "type_score"]
 LARGEST_MM2 = 2.0  # of a region whose cells are found on the fly
@@ -62,7 +63,7 @@ def explain_slide(
     Raises:
         InputError: anything wrong with these; one line says what to do.
     """
-    check_figure_path(out)
+    check_ending(out)
     if run is not None and region is not None:
         raise InputError("--region: says where to look for cells, which --cells has already; leave one of them out")
     with open_slide(path, mpp) as reader:
@@ -206,7 +207,7 @@ def explain(
         rows.append(CellRow(f"cell {number}\n{kind} {sure:.2f}", pixels, (width, height), tuple(attentions)))
         if progress:
             progress(done, len(chosen))
-    write_figure(attention_figure(rows, field_um, list(models), _levels(models.values())), out)
+    save_figure(attention_figure(rows, field_um, list(models), _levels(models.values())), out)
     return lines
 
 

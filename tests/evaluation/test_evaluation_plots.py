@@ -16,11 +16,11 @@ from celldetr.evaluation.plots import (
     confusion_figure,
     precision_recall_figure,
     reliability_figure,
-    save_figure,
     save_plots,
     threshold_figure,
 )
 from celldetr.evaluation.threshold import best_threshold
+from celldetr.figures import save_figure
 
 IMAGES = [random_image(seed) for seed in range(8)]
 REPORT = score_images(IMAGES, TYPES, threshold=0.3, resamples=0)

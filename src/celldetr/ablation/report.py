@@ -11,7 +11,7 @@ from celldetr.ablation.compare import Row, compare, holm
 from celldetr.ablation.study import Study
 from celldetr.ablation.trial import Result, metrics_of, read_results
 from celldetr.errors import InputError
-from celldetr.evaluation.plots import save_figure
+from celldetr.figures import save_figure
 from celldetr.files import output_errors, replacing, write_json
 
 if TYPE_CHECKING:

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from celldetr.errors import InputError
 from celldetr.evaluation.calibration import BINS as CALIBRATION_BINS
 from celldetr.evaluation.calibration import Reliability
 from celldetr.evaluation.confusion import read_confusion
@@ -22,14 +21,13 @@ from celldetr.evaluation.curve import BINS
 from celldetr.evaluation.report import Report
 from celldetr.evaluation.show import number
 from celldetr.evaluation.threshold import ThresholdChoice
-from celldetr.files import replacing
+from celldetr.figures import save_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 HIT, MISS, LINE = "#2166ac", "#b2182b", "#333333"  # told apart by eyes that confuse red and green
-FORMATS = {".png", ".svg", ".pdf"}
 
 
 def precision_recall_figure(report: Report) -> Figure:
@@ -114,32 +112,6 @@ def threshold_figure(choice: ThresholdChoice) -> Figure:
     return figure
 
 
-def check_ending(path: Path) -> None:
-    """Refuse a file for a figure that has none of the known endings.
-
-    Raises:
-        InputError: it has another.
-    """
-    if path.suffix.lower() not in FORMATS:
-        raise InputError(f"{path}: a figure is written as one of {', '.join(sorted(FORMATS))}; give such an ending")
-
-
-def save_figure(figure: Figure, path: str | os.PathLike[str]) -> None:
-    """Write a figure, whole or not at all.
-
-    Args:
-        figure: of one of the functions here.
-        path: ends in .png, .svg or .pdf.
-
-    Raises:
-        InputError: another ending, or the file cannot be written.
-    """
-    path = Path(path)
-    check_ending(path)
-    with replacing(path) as temporary:
-        figure.savefig(temporary, format=path.suffix[1:].lower(), dpi=150)
-
-
 def save_plots(report: Report, directory: str | os.PathLike[str], suffix: str = ".png") -> list[Path]:
     """Write every plot of a report into a directory that exists; returns the paths.
 
@@ -171,11 +143,9 @@ def _figures(
 ) -> tuple[Figure, list[Axes]]:
     """A figure of ``rows`` axes one below the other, of relative ``heights``, that share what x means; or a row."""
     # Imported here: the import takes longer than most commands, and few of them draw.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
     axes = figure.subplots(rows, columns, sharex=columns == 1, squeeze=False, height_ratios=heights).ravel().tolist()
     for each in axes:
         each.spines[["top", "right"]].set_visible(False)

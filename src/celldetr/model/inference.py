@@ -76,8 +76,8 @@ def pick_device(device: str = "auto") -> torch.device:
 def has_bf16(device: torch.device) -> bool:
     """Whether a device multiplies bfloat16 natively; elsewhere it is emulated, slower than float32."""
     if device.type == "cpu":
-        ask = getattr(torch.cpu, "get_capabilities", dict)  # older torch does not tell
-        return bool(ask().get("avx512_bf16", False))
+        known: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # older torch does not tell
+        return bool(known.get("avx512_bf16", False))
     return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
 
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from celldetr.export.palette import type_colours
 from celldetr.export.table import BOX, by_cluster, numbers
+from celldetr.figures import save_figure
 from celldetr.files import replacing
 from celldetr.neighbours.clustering import SAMPLE, Clustered
 from celldetr.neighbours.collection import SlideCells
@@ -21,7 +22,6 @@ from celldetr.neighbours.report import cell_pixels
 from celldetr.neighbours.slides import OpenSlides, open_slides
 from celldetr.slide.clusters import CLUSTER, cluster_name
 from celldetr.slide.damage import read_around
-from celldetr.view.attention import write_figure
 from celldetr.view.clusters import embedding_figure, types_figure
 from celldetr.view.overview import draw_overview, picture_size
 from celldetr.view.similar import Crop, crops_figure
@@ -47,7 +47,7 @@ def illustrate_clusters(done: Clustered, slides: Sequence[Path] = (), seed: int 
     """
     names = [cluster_name(i) for i in range(len(done.counts))]
     _table(done, names)
-    write_figure(types_figure(done.by_type, done.types, names), done.out / "types.png")
+    save_figure(types_figure(done.by_type, done.types, names), done.out / "types.png")
     told = _embedding(done, names)
     drawn = [slide.name for slide in done.collection.slides][:MAPS]
     with open_slides(done.collection, slides, drawn) as opened:
@@ -97,7 +97,7 @@ def _embedding(done: Clustered, names: Sequence[str]) -> list[str]:
         panels.append(("by slide", codes[shown], slides, list(type_colours(slides).values())))
     note = f"UMAP of {int(shown.sum()):,} of {done.cells:,} cells; near cells look alike to the network, "
     note += "far distances mean little"
-    write_figure(embedding_figure(points[shown], panels, note), done.out / "embedding.png")
+    save_figure(embedding_figure(points[shown], panels, note), done.out / "embedding.png")
     return []
 
 
@@ -139,7 +139,7 @@ def _examples(done: Clustered, opened: OpenSlides, seed: int) -> None:
             groups[
                 f"{cluster_name(number)}: {done.counts[number]:,} cells, {_mix(done.by_type[number], done.types)}"
             ] = [_crop(done, opened, names[at], int(rows[at])) for at in chosen]
-    write_figure(crops_figure(groups, done.types, across=EXAMPLES), done.out / "examples.png")
+    save_figure(crops_figure(groups, done.types, across=EXAMPLES), done.out / "examples.png")
 
 
 def _mix(counts: NDArray[np.int64], types: Sequence[str]) -> str:

@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from celldetr.errors import InputError
 from celldetr.export.geojson import NAMESPACE, corner
 from celldetr.export.palette import type_colours
+from celldetr.figures import save_figure
 from celldetr.files import output_errors, replacing
 from celldetr.neighbours.collection import SlideCells
 from celldetr.neighbours.similar import Found
 from celldetr.neighbours.slides import open_slides
 from celldetr.slide.damage import read_around
-from celldetr.view.attention import write_figure
 from celldetr.view.similar import FIELD_UM, PIXELS, Crop, crops_figure
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ def _draw(found: Found, path: Path, slides: Sequence[Path]) -> list[str]:
                 for name in names
             }
             types = list(dict.fromkeys(name for slide in found.collection.slides for name in slide.table.types))
-            write_figure(crops_figure(rows, types), path)
+            save_figure(crops_figure(rows, types), path)
         left_out = len(set(found.table["query"])) - len(names)
         more = [f"similar.png shows the first {DRAWN} queries, {left_out} more are in the tables"] if left_out else []
         return [*opened.missing, *more]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from celldetr.evaluation.plots import save_figure
+from celldetr.figures import save_figure
 from celldetr.files import replacing, write_json
 from celldetr.probe.classify import NEIGHBOURS, REPEATS
 from celldetr.probe.retrieval import FAR

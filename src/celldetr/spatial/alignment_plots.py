@@ -279,9 +279,6 @@ def _draw_distances(axes: Axes, paired: Floats, chance: Floats | None, observed:
 
 def _figure(width: float, height: float) -> Figure:
     # Imported here: the import takes longer than most commands, and few of them draw.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
+    return Figure(figsize=(width, height), layout="constrained")

@@ -35,12 +35,10 @@ def quality_figure(section: Section, quality: pd.DataFrame, options: QualityOpti
         quality: what ``check_cells`` said of them.
         options: the limits it was given.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     found, drawn = measures(section), limits(section, options)
     figure = Figure(figsize=(13, 6.5), layout="constrained")
-    FigureCanvasAgg(figure)
     grid = figure.add_gridspec(2, 4)
     for place, (measure, label) in enumerate(_LABELS.items()):
         axes = figure.add_subplot(grid[place // 2, place % 2])

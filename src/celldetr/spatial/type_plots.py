@@ -31,14 +31,12 @@ def types_figure(section: Section, types: pd.DataFrame, min_probability: float, 
         types: ``steps.TYPES``.
         min_probability, min_margin: below which a cell's type is left unknown in the training set.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     sure = ((types["probability"] >= min_probability) & (types["margin"] >= min_margin)).to_numpy()
     names = sorted(types["type"].unique())
     colours = {name: hex_colour(colour) for name, colour in type_colours(names).items()}
     figure = Figure(figsize=(13, 6.5), layout="constrained")
-    FigureCanvasAgg(figure)
     grid = figure.add_gridspec(2, 4)
     _counts(figure.add_subplot(grid[:, 0]), types["type"].to_numpy(), sure, names)
     for row, (column, limit) in enumerate((("probability", min_probability), ("margin", min_margin))):
@@ -144,7 +142,6 @@ def expression_figure(
         genes: G names.
         names: K types.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     shown = np.flatnonzero(~np.isnan(section).all(axis=1))[:MOST_TYPES]
@@ -156,7 +153,6 @@ def expression_figure(
     rows = [names[k] for k in shown.tolist()]
     side = 0.3 * len(rows)
     figure = Figure(figsize=(7.5 + 0.3 * len(chosen) + side, 3 + side), layout="constrained")
-    FigureCanvasAgg(figure)
     left, middle, right = figure.subplots(1, 3, width_ratios=[0.15 * len(chosen), 0.15 * len(chosen), 2.5 + side])
     for axes, values, title in ((left, reference, "reference"), (middle, section, "section")):
         part = values[np.ix_(shown, chosen)]

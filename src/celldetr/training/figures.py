@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from celldetr.files import replacing
+from celldetr.figures import save_figure
 from celldetr.training.held_out_cells import HeldOutCells, known
 from celldetr.training.infonce import Contrast
 from celldetr.view.embedding_map import SAMPLE, lay_out
@@ -63,8 +62,7 @@ def draw_similarity(contrast: Contrast, path: Path) -> Path:
             ruler.set_major_locator(MaxNLocator(5, integer=True))
     if picture is not None:
         figure.colorbar(picture, ax=list(axes), label="cosine", shrink=0.8)
-    with replacing(path) as unfinished:
-        figure.savefig(unfinished, dpi=110, format="png")
+    save_figure(figure, path, dpi=110)
     return path
 
 
@@ -110,8 +108,7 @@ def draw_embedding(cells: HeldOutCells, type_names: Sequence[str], path: Path, s
     for axis in (by_type, by_slide, by_stain):
         axis.set(xticks=[], yticks=[])
     figure.suptitle(f"{method} of the embeddings of {len(cells):,} cells that were not trained on", fontsize=9)
-    with replacing(path) as unfinished:
-        figure.savefig(unfinished, dpi=110, format="png")
+    save_figure(figure, path, dpi=110)
     return method
 
 
@@ -127,9 +124,3 @@ def _scatter(axis: Any, points: NDArray[np.float64], labels: NDArray[np.str_], n
             axis.scatter(*points[mine].T, s=5, color=colour, label=str(name)[:24], linewidths=0)
     if len(names) <= LEGEND:
         axis.legend(fontsize=6, markerscale=2.5, loc="best")
-
-
-def write_facts(path: Path, facts: dict[str, object]) -> None:
-    """Write what was measured of the embeddings, as JSON."""
-    with replacing(path) as unfinished:
-        unfinished.write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

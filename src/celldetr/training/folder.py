@@ -13,6 +13,7 @@ import yaml
 
 from celldetr.config import Recipe, parse
 from celldetr.errors import InputError
+from celldetr.files import output_errors, replacing
 from celldetr.training.figures import EMBEDDING_FACTS, EMBEDDING_FILE, SIMILARITY_FILE
 from celldetr.training.logs import CURVES_FILE, LOG_FILE, TENSORBOARD_FOLDER
 from celldetr.training.state import STATE_FILE
@@ -54,17 +55,14 @@ def prepare_folder(folder: Path, recipe: Recipe, *, resume: bool, overwrite: boo
     check_folder(folder, recipe, resume=resume, overwrite=overwrite)
     if resume:
         return
-    unfinished = folder / f".{RECIPE_FILE}.tmp"
-    try:
+    with output_errors(folder):
         for name in (STATE_FILE, LOG_FILE, CURVES_FILE, SIMILARITY_FILE, EMBEDDING_FILE, EMBEDDING_FACTS):
             (folder / name).unlink(missing_ok=True)
         for name in (MODEL_FOLDER, TENSORBOARD_FOLDER):
             shutil.rmtree(folder / name, ignore_errors=True)
         folder.mkdir(parents=True, exist_ok=True)
+    with replacing(folder / RECIPE_FILE) as unfinished:
         unfinished.write_text(yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False), encoding="utf-8")
-        unfinished.replace(folder / RECIPE_FILE)
-    except OSError as error:
-        raise InputError(f"{folder}: cannot be written ({error.strerror}); name another folder") from None
 
 
 def _difference(old: Recipe, new: Recipe) -> str:

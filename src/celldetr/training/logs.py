@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+from celldetr.figures import save_figure
 from celldetr.files import replacing
 
 LOG_FILE, CURVES_FILE, TENSORBOARD_FOLDER = "log.jsonl", "curves.png", "tensorboard"
@@ -23,9 +24,8 @@ class RunLog:
 
         self.path = folder / LOG_FILE
         kept = [row for row in read_log(folder) if row["step"] < start]
-        unfinished = folder / f".{LOG_FILE}.tmp"
-        unfinished.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
-        unfinished.replace(self.path)
+        with replacing(self.path) as unfinished:
+            unfinished.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
         self.board = SummaryWriter(str(folder / TENSORBOARD_FOLDER), purge_step=start)
 
     def write(self, kind: str, step: int, values: dict[str, float | None]) -> None:
@@ -98,6 +98,5 @@ def draw_curves(folder: Path) -> Path | None:
     for axis in (left, middle, right):
         axis.grid(alpha=0.25)
     path = folder / CURVES_FILE
-    with replacing(path) as unfinished:
-        figure.savefig(unfinished, dpi=120, format="png")
+    save_figure(figure, path, dpi=120)
     return path

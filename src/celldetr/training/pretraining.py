@@ -20,6 +20,7 @@ from torch.utils.data import Dataset
 from celldetr.data.sample import Sample
 from celldetr.data.views import ViewSet, collate_views
 from celldetr.errors import InputError
+from celldetr.files import write_json
 from celldetr.model.inference import TilePredictor
 from celldetr.training.collapse import collapse
 from celldetr.training.contrastive import Contrastive, projection_head
@@ -29,7 +30,6 @@ from celldetr.training.figures import (
     SIMILARITY_FILE,
     draw_embedding,
     draw_similarity,
-    write_facts,
 )
 from celldetr.training.held_out_cells import HeldOutCells, SlideProbe, embed_cells, probe_slides, spread
 from celldetr.training.infonce import Contrast
@@ -128,7 +128,7 @@ class Pretraining(Run):
                 cells, self.recipe.model.types, self.folder / EMBEDDING_FILE, self.recipe.training.seed
             )
         facts["slide_probe"] = asdict(probe) if probe else "needs two slides with ten cells each"
-        write_facts(self.folder / EMBEDDING_FACTS, facts)
+        write_json(self.folder / EMBEDDING_FACTS, facts)
 
     @torch.no_grad()
     def _judge(self) -> Numbers:

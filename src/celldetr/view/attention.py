@@ -9,21 +9,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain, repeat
-from pathlib import Path
 from textwrap import wrap
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from celldetr.errors import InputError
-from celldetr.files import replacing
-
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-FORMATS = (".png", ".svg", ".pdf")
 LEVEL_COLOURS = ("#ffd92f", "#33d6c0", "#ff7f0e", "#1f4fff")  # finest first; seen on H&E, told apart when colour-blind
 MORE = "#f5f5f5"  # of levels beyond these
 PANEL_INCHES = 1.75
@@ -67,16 +62,6 @@ class CellRow:
     attentions: tuple[Attention, ...]
 
 
-def check_figure_path(path: Path) -> None:
-    """Say before the work that its result cannot be written.
-
-    Raises:
-        InputError: an ending that is no format of figures.
-    """
-    if path.suffix.lower() not in FORMATS:
-        raise InputError(f"{path}: a figure is written as one of {', '.join(FORMATS)}; give such an ending")
-
-
 def attention_figure(
     rows: Sequence[CellRow], field_um: float, columns: Sequence[str], level_um: dict[int, str]
 ) -> Figure:
@@ -89,7 +74,6 @@ def attention_figure(
         level_um: stride -> what the legend says of that level.
     """
     # Imported here: the import takes longer than most commands, and few of them draw.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
@@ -100,7 +84,6 @@ def attention_figure(
     over = 0.1 + 0.13 * max(name.count("\n") for name in names)  # inches over the first line of a name
     height = len(rows) * (PANEL_INCHES + 0.32) + 0.55 + over
     figure = Figure(figsize=(across * PANEL_INCHES + 0.1, height))
-    FigureCanvasAgg(figure)
     room = 1 - over / height  # above it the names of the columns, which the layout does not see
     figure.set_layout_engine("constrained", w_pad=0.03, h_pad=0.03, rect=(0, 0, 1, room))
     box = float(np.median([row.size_um[0] * row.size_um[1] for row in rows]))
@@ -123,17 +106,6 @@ def attention_figure(
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), across), fontsize=7)
     return figure
-
-
-def write_figure(figure: Figure, path: Path) -> None:
-    """Write a figure, whole or not at all.
-
-    Raises:
-        InputError: see ``check_figure_path``; or the file cannot be written.
-    """
-    check_figure_path(path)
-    with replacing(path) as temporary:
-        figure.savefig(temporary, format=path.suffix[1:].lower(), dpi=150)
 
 
 def _tissue(axes: Axes, row: CellRow, field_um: float) -> None:

@@ -31,13 +31,11 @@ def embedding_figure(
         panels: title, (n,) codes, names and colours of the codes.
         note: how the points were made.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     width, height = np.ptp(points, axis=0)
     tall = SIDE * float(np.clip(height / max(width, 1e-9), 0.5, 1.3))
     figure = Figure(figsize=(len(panels) * (SIDE + 1.2), tall + 0.6), layout="constrained")
-    FigureCanvasAgg(figure)
     size = float(np.clip(20_000 / max(len(points), 1), 1.5, 14))
     order = np.random.default_rng(0).permutation(len(points))  # so that no group covers all others
     for axes, (title, codes, names, colours) in zip(
@@ -86,13 +84,11 @@ def types_figure(by_type: NDArray[np.int64], types: Sequence[str], clusters: Seq
         by_type: (C, K) cells.
         types, clusters: names of K types and C clusters.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     totals = by_type.sum(1)
     share = by_type / np.maximum(totals[:, None], 1)
     figure = Figure(figsize=(COLUMN * len(types) + 2.4, ROW * len(clusters) + 0.9), layout="constrained")
-    FigureCanvasAgg(figure)
     axes = figure.subplots()
     axes.imshow(share, cmap="Blues", vmin=0, vmax=1, aspect="auto")
     for i, line in enumerate(share):

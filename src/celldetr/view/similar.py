@@ -56,7 +56,6 @@ def crops_figure(groups: Mapping[str, Sequence[Crop]], types: Sequence[str], acr
         across: crops in a line.
     """
     # Imported here: the import takes longer than most commands, and few of them draw.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
 
@@ -67,7 +66,6 @@ def crops_figure(groups: Mapping[str, Sequence[Crop]], types: Sequence[str], acr
     width = across * (INCHES + gap) + gap
     height = sum(head + line * cell for line in lines) + foot
     figure = Figure(figsize=(width, height))
-    FigureCanvasAgg(figure)
     top, first = height, True
     for (name, crops), line in zip(groups.items(), lines, strict=True):
         figure.text(gap / width, (top - 0.2) / height, name, fontsize=9, weight="bold")
