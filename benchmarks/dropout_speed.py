@@ -18,7 +18,7 @@ from celldetr.model import detection
 from celldetr.model.celldetr import CellDETR
 from celldetr.model.dropout import Dropout
 from celldetr.recipes import load_recipe
-from celldetr.training.run import load_data
+from celldetr.training.data import load_data
 from celldetr.training.schedule import build_optimizer, clip_gradients
 from celldetr.training.supervised import Supervised
 

@@ -32,8 +32,9 @@ from celldetr.evaluation.evaluate import score_images
 from celldetr.evaluation.threshold import best_threshold
 from celldetr.model.inference import TilePredictor
 from celldetr.recipes import load_recipe
+from celldetr.training.data import TrainingData
 from celldetr.training.loop import start_fabric
-from celldetr.training.run import Run, TrainingData
+from celldetr.training.run import Run
 from celldetr.training.validation import LOWEST_SCORE, PROTOCOL, THRESHOLD_PROTOCOLS, whole_image
 
 TYPES = ("inflammatory", "epithelial", "spindle", "other")

@@ -24,8 +24,9 @@ from celldetr.config import ModelConfig, Recipe
 from celldetr.data.loader import Batch, TrainingSet, collate
 from celldetr.model.celldetr import CellDETR
 from celldetr.recipes import load_recipe
+from celldetr.training.crops import chances
+from celldetr.training.data import load_data
 from celldetr.training.losses import balance
-from celldetr.training.run import chances, load_data
 from celldetr.training.schedule import build_optimizer, clip_gradients, set_rate
 from celldetr.training.supervised import Supervised
 

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from celldetr.errors import InputError, UntypedWarning, untyped
 from celldetr.model.checkpoint import Card, load_checkpoint
+from celldetr.model.device import Precision, pick_device
 from celldetr.model.hub import find_model
-from celldetr.model.inference import Precision, TilePredictor, pick_device
+from celldetr.model.inference import TilePredictor
 from celldetr.slide.engine import Progress, RunSummary, predict_array, run_slide
 from celldetr.slide.options import PredictOptions
 from celldetr.slide.reader import SlideReader, open_slide

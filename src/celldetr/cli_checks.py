@@ -13,7 +13,7 @@ from celldetr.errors import InputError, UntypedWarning, near, untyped
 
 if TYPE_CHECKING:
     from celldetr.cohort.clusters import ClusterSettings
-    from celldetr.model.inference import Precision
+    from celldetr.model.device import Precision
 
 
 def precision(name: str) -> Precision:

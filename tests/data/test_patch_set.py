@@ -26,7 +26,8 @@ from celldetr.data.patch_set import PatchSet
 from celldetr.errors import InputError
 from celldetr.recipes import load_recipe
 from celldetr.recipes.own_data import patch_sources
-from celldetr.training.run import load_data, provenance
+from celldetr.training.card import provenance
+from celldetr.training.data import load_data
 
 CONFIG = AugmentConfig(crop=24)
 

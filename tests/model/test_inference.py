@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from celldetr.config import ModelConfig
 from celldetr.errors import InputError
 from celldetr.model.celldetr import CellDETR
-from celldetr.model.inference import TilePredictor, has_bf16, pick_device
+from celldetr.model.device import has_bf16, pick_device
+from celldetr.model.inference import TilePredictor
 from celldetr.model.output import TileCells, TileModel
 
 THRESHOLD = 0.5

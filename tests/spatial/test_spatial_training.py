@@ -22,7 +22,8 @@ from celldetr.model.checkpoint import Card, load_checkpoint, save_checkpoint
 from celldetr.recipes import load_recipe
 from celldetr.recipes.own_data import own_sources
 from celldetr.training import loop
-from celldetr.training.run import chances, load_data
+from celldetr.training.crops import chances
+from celldetr.training.data import load_data
 from celldetr.training.supervised import Supervised
 
 COLOURS = {"red": (150, 30, 60), "blue": (40, 40, 160)}

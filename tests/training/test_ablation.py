@@ -32,8 +32,9 @@ from celldetr.errors import InputError
 from celldetr.evaluation.metrics import DetectionCounts, Totals, TypeCounts
 from celldetr.model.celldetr import CellDETR
 from celldetr.model.checkpoint import load_checkpoint
+from celldetr.training.crops import chances
+from celldetr.training.data import load_data
 from celldetr.training.losses import balance
-from celldetr.training.run import chances, load_data
 from celldetr.training.supervised import Supervised
 from entry_point import call
 

@@ -16,7 +16,7 @@ from celldetr.data.views import ViewBatch, ViewSet, collate_views
 from celldetr.errors import InputError
 from celldetr.model.celldetr import CellDETR
 from celldetr.training.contrastive import ANCHOR, INSTANCE, PADDING, Contrastive, hide, projection_head
-from celldetr.training.run import chances
+from celldetr.training.crops import chances
 
 Tiny = Callable[..., ModelConfig]
 BOXES = torch.tensor([[0.3, 0.3, 0.2, 0.2], [0.7, 0.6, 0.25, 0.2], [0.5, 0.9, 0.2, 0.15]])

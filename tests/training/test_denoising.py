@@ -13,8 +13,8 @@ from celldetr.config import ModelConfig, TrainConfig
 from celldetr.data.loader import Batch
 from celldetr.model.celldetr import CellDETR
 from celldetr.model.detection import DetectionOutput, Detections
+from celldetr.training.crops import chances
 from celldetr.training.denoising import FAR, NEAR, Noised, denoising_losses, noised_queries
-from celldetr.training.run import chances
 from celldetr.training.supervised import Supervised
 
 Models = Callable[..., ModelConfig]

@@ -20,9 +20,9 @@ from celldetr.model.celldetr import CellDETR
 from celldetr.model.checkpoint import load_checkpoint
 from celldetr.model.warm_start import start_from, start_note
 from celldetr.recipes import load_recipe
+from celldetr.training.crops import chances
 from celldetr.training.hold_out import hold_out
 from celldetr.training.loop import train
-from celldetr.training.run import chances
 from celldetr.training.schedule import build_optimizer
 from celldetr.training.state import STATE_FILE
 from celldetr.training.supervised import Supervised

@@ -17,9 +17,10 @@ from celldetr.model.celldetr import CellDETR
 from celldetr.model.checkpoint import load_checkpoint
 from celldetr.model.inference import TilePredictor
 from celldetr.training import loop, run, validation
+from celldetr.training.crops import StepSampler
+from celldetr.training.data import load_data
 from celldetr.training.logs import draw_curves, read_log
 from celldetr.training.loop import Progress, train
-from celldetr.training.run import StepSampler, load_data
 from celldetr.training.state import STATE_FILE
 from celldetr.training.validation import LOWEST_SCORE, validate
 

@@ -17,9 +17,9 @@ from celldetr.config import ModelConfig, TrainConfig
 from celldetr.data.loader import Batch
 from celldetr.model.celldetr import CellDETR
 from celldetr.model.inference import TilePredictor
+from celldetr.training.crops import chances
 from celldetr.training.ema import Average
 from celldetr.training.losses import balance
-from celldetr.training.run import chances
 from celldetr.training.supervised import Supervised
 from training.conftest import draw_cells
 

@@ -13,10 +13,10 @@ from celldetr.config import ModelConfig, TrainConfig
 from celldetr.data.loader import Batch, SoftLabels
 from celldetr.model.celldetr import CellDETR
 from celldetr.model.layers import DeformableAttention
+from celldetr.training.crops import chances
 from celldetr.training.losses import Losses, sigmoid_focal
 from celldetr.training.matching import match
 from celldetr.training.processes import normaliser
-from celldetr.training.run import chances
 from celldetr.training.supervised import ORIGIN_PX, Supervised
 
 Models = Callable[..., ModelConfig]

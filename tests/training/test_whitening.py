@@ -17,9 +17,9 @@ from celldetr.boxes import normalise_boxes
 from celldetr.config import Recipe, parse
 from celldetr.errors import InputError, UntypedWarning
 from celldetr.model.celldetr import CellDETR
+from celldetr.training.data import load_data
 from celldetr.training.loop import train
 from celldetr.training.pretraining import Pretraining
-from celldetr.training.run import load_data
 from celldetr.training.state import STATE_FILE
 from celldetr.training.whitening import IMAGES, images_with_cells, whiten, whitening
 

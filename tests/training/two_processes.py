@@ -13,8 +13,8 @@ from safetensors.torch import save_file
 
 from celldetr.recipes import load_recipe
 from celldetr.training import loop
+from celldetr.training.data import load_data
 from celldetr.training.processes import start_fabric
-from celldetr.training.run import load_data
 
 
 def first_gradients(recipe_file: str, target: Path) -> dict[str, float]:

@@ -26,8 +26,11 @@ from celldetr.data.loader import TrainingSet, collate
 from celldetr.errors import InputError
 from celldetr.model.celldetr import CellDETR
 from celldetr.model.checkpoint import Checkpoint, save_checkpoint
-from celldetr.model.inference import in_bf16
+from celldetr.model.device import in_bf16
 from celldetr.model.memory import Memory
+from celldetr.training.card import make_card
+from celldetr.training.crops import chances
+from celldetr.training.data import load_data
 from celldetr.training.ema import Average
 from celldetr.training.feeding import feed
 from celldetr.training.folder import MODEL_FOLDER, RECIPE_FILE
@@ -36,7 +39,6 @@ from celldetr.training.loop import Listener, Progress, train
 from celldetr.training.losses import balance
 from celldetr.training.matching import match
 from celldetr.training.processes import normaliser
-from celldetr.training.run import chances, load_data, make_card
 from celldetr.training.schedule import build_optimizer, clip_gradients, set_rate
 from celldetr.training.supervised import ORIGIN_PX, Supervised, matched, matching_costs
 

@@ -86,7 +86,7 @@ def do_task(task: Task, listener: Listener | None = None) -> str:
     elif missing:
         from celldetr.ablation.decoder import remember, run_variant, train_detector
         from celldetr.model.checkpoint import load_checkpoint
-        from celldetr.model.inference import pick_device
+        from celldetr.model.device import pick_device
 
         device = pick_device(task.device)
         detector = load_checkpoint(

@@ -14,7 +14,7 @@ from celldetr.slide.session import Progress
 
 if TYPE_CHECKING:
     from celldetr.api import Model
-    from celldetr.model.inference import Precision
+    from celldetr.model.device import Precision
 
 TASK_TILES = 128  # some seconds of work: far more than handing it out costs, little to lose with a worker
 

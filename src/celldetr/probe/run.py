@@ -24,7 +24,7 @@ from celldetr.data.dataset import rescale
 from celldetr.data.own import find_card
 from celldetr.errors import InputError
 from celldetr.files import output_errors, read_json, replacing, write_json
-from celldetr.model.inference import pick_device
+from celldetr.model.device import pick_device
 from celldetr.probe.methods import Embed, Method, methods
 from celldetr.probe.report import Context, write_report
 from celldetr.probe.row import Row, measure, read_row, write_row

@@ -14,6 +14,7 @@ from celldetr.data.stain import optical_density
 from celldetr.model.at_boxes import embed_boxes
 from celldetr.model.celldetr import CellDETR
 from celldetr.model.inference import TilePredictor
+from celldetr.training.data import spread
 
 MOST_IMAGES = 100  # that are embedded, spread evenly over all
 PER_SLIDE, MOST_SLIDES, LEAST_CELLS = 100, 20, 10  # cells of a slide, slides, and cells a slide needs, for the probe
@@ -47,11 +48,6 @@ class HeldOutCells:
 
     def __len__(self) -> int:
         return len(self.vectors)
-
-
-def spread(count: int, most: int) -> list[int]:
-    """``most`` indices, or fewer, spread evenly over ``count``."""
-    return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(int)).tolist() if count else []
 
 
 def embed_cells(network: CellDETR, samples: Sequence[Sample], device: torch.device) -> HeldOutCells:

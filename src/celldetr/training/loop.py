@@ -16,11 +16,12 @@ from pathlib import Path
 from lightning_fabric import Fabric
 
 from celldetr.config import Recipe
+from celldetr.training.data import load_data
 from celldetr.training.folder import MODEL_FOLDER, check_folder, prepare_folder
 from celldetr.training.logs import LOG_EVERY, RunLog, draw_curves
 from celldetr.training.pretraining import Pretraining
 from celldetr.training.processes import agree, end_others, share, start_fabric
-from celldetr.training.run import Run, load_data
+from celldetr.training.run import Run
 from celldetr.training.state import STATE_FILE
 
 RUNS: dict[str, type[Run]] = {"supervised": Run, "contrastive": Pretraining}

@@ -24,6 +24,8 @@ from celldetr.files import write_json
 from celldetr.model.inference import TilePredictor
 from celldetr.training.collapse import collapse
 from celldetr.training.contrastive import Contrastive, projection_head
+from celldetr.training.crops import chances
+from celldetr.training.data import spread
 from celldetr.training.figures import (
     EMBEDDING_FACTS,
     EMBEDDING_FILE,
@@ -31,10 +33,10 @@ from celldetr.training.figures import (
     draw_embedding,
     draw_similarity,
 )
-from celldetr.training.held_out_cells import HeldOutCells, SlideProbe, embed_cells, probe_slides, spread
+from celldetr.training.held_out_cells import HeldOutCells, SlideProbe, embed_cells, probe_slides
 from celldetr.training.infonce import Contrast
 from celldetr.training.logs import LOG_EVERY
-from celldetr.training.run import Run, chances
+from celldetr.training.run import Run
 from celldetr.training.validation import LOWEST_SCORE, validate
 from celldetr.training.whitening import whiten
 

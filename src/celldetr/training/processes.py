@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from celldetr.errors import InputError
-from celldetr.model.inference import in_bf16, pick_device
+from celldetr.model.device import in_bf16, pick_device
 
 # The others wait while one process validates or writes; PyTorch would give up after half an hour.
 LONGEST_WAIT = timedelta(hours=12)

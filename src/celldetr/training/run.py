@@ -1,38 +1,32 @@
-"""A run in the making: its data, its network, and the three things done to it, a step, a validation and a save."""
+"""A run in the making: its network, and the three things done to it, a step, a validation and a save."""
 
 from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 
 from celldetr.config import Recipe
-from celldetr.data.dataset import load_source
-from celldetr.data.lazy import LazySamples, has_cells, join, type_counts
 from celldetr.data.loader import Batch, SoftLabels, TrainingSet, collate
-from celldetr.data.own import find_card
-from celldetr.data.pieces import pieces
-from celldetr.data.sample import Sample
 from celldetr.errors import InputError
 from celldetr.model.celldetr import CellDETR
-from celldetr.model.checkpoint import Card, load_checkpoint, read_card, save_checkpoint
+from celldetr.model.checkpoint import Card, load_checkpoint, save_checkpoint
 from celldetr.model.hub import find_model
 from celldetr.model.inference import TilePredictor
 from celldetr.model.warm_start import start_from, start_note, without_types
+from celldetr.training.card import make_card
+from celldetr.training.crops import StepSampler, chances
+from celldetr.training.data import TrainingData
 from celldetr.training.ema import Average
 from celldetr.training.folder import MODEL_FOLDER
 from celldetr.training.freezing import check_known
-from celldetr.training.held_out_cells import spread
-from celldetr.training.hold_out import hold_out
 from celldetr.training.losses import Losses, balance
 from celldetr.training.processes import share
 from celldetr.training.schedule import build_optimizer, clip_gradients, set_rate
@@ -43,108 +37,6 @@ from celldetr.training.validation import LOWEST_SCORE, validate, validate_labell
 UNTYPED_NOTE = (
     "Trained without types: it finds and embeds cells, and its one type says nothing. Fine-tune it for types."
 )
-
-
-@dataclass(frozen=True)
-class TrainingData:
-    """Images of a recipe at the model's resolution and with its types.
-
-    Attributes:
-        samples: to train on, and for each how often it is drawn (``weights``).
-        held_out: to validate on.
-        counts: labelled cells of each type in ``samples``.
-        apart: how what is validated on was taken from the training data; "" where the recipe names it.
-    """
-
-    samples: Sequence[Sample]
-    weights: Sequence[float]
-    held_out: Sequence[Sample]
-    counts: list[int]
-    apart: str = ""
-
-
-def load_data(recipe: Recipe) -> TrainingData:
-    """Read what a recipe names.
-
-    Raises:
-        InputError: wrong data, or none to train or to validate on; said now rather than after an hour of training.
-    """
-    types, mpp = recipe.model.types, recipe.model.mpp
-    sources = [load_source(source, types, mpp) for source in recipe.train]
-    samples = join(sources)
-    weights = [spec.weight for spec, source in zip(recipe.train, sources, strict=True) for _ in range(len(source))]
-    held_out = join([load_source(source, types, mpp) for source in recipe.validation])
-    apart, settings = "", recipe.training
-    if not recipe.validation and settings.hold_out and samples:
-        if isinstance(samples, LazySamples):
-            raise InputError(
-                f"recipe {recipe.name!r}: cells for validation cannot be taken from a patch set; name its splits:"
-                " train: [{card: SET, split: train}], validation: [{card: SET, split: val}]"
-            )
-        parts = hold_out(samples, weights, settings.hold_out, settings.seed, whole_images=settings.labels == "all")
-        samples, weights, held_out, apart = parts.samples, parts.weights, parts.held_out, parts.what
-    if settings.validation_images and len(held_out) > settings.validation_images:
-        held_out = [held_out[i] for i in spread(len(held_out), settings.validation_images)]
-    if recipe.model.coordinates == "image":  # such a network sees images of the size it was trained on
-        held_out = [piece for sample in held_out for piece in pieces(sample, recipe.augment.crop)]
-    for part, images in (("train", samples), ("validation", held_out)):
-        if not has_cells(images):
-            raise InputError(
-                f"recipe {recipe.name!r}: no labelled cell in {part}; name a source that has some, or --data"
-            )
-    counts = type_counts(samples, len(types)).tolist()
-    if settings.labels == "some" and not sum(counts) and not settings.w_composition:
-        raise InputError(
-            f"recipe {recipe.name!r}: no cell of a type that the model has ({', '.join(types)}) in train, and nothing"
-            " but types is learned; name the types with model.types, or say which is which"
-        )
-    return TrainingData(samples, weights, held_out, counts, apart)
-
-
-def provenance(recipe: Recipe) -> tuple[dict[str, Any], ...]:
-    """What a checkpoint's card says of its training data."""
-    facts = list(read_card(find_model(recipe.init)).training_data) if recipe.init else []
-    for source in recipe.train:
-        card = find_card(source.card)
-        facts.append({"name": card.name, "split": source.split, "licence": card.licence, "citation": card.citation})
-    return tuple(facts)
-
-
-def make_card(
-    recipe: Recipe, threshold: float, validation: dict[str, float | None], step: int, apart: str = ""
-) -> Card:
-    """The card of a checkpoint made by a recipe; ``apart`` as in ``TrainingData``."""
-    return Card(
-        name=recipe.name,
-        description=recipe.notes,
-        config=recipe.model,
-        threshold=threshold,
-        training_data=provenance(recipe),
-        licence=recipe.licence,
-        metrics={"validation": {**validation, "step": step} | ({"held_out": apart} if apart else {})},
-        recipe=recipe.model_dump(mode="json"),
-    )
-
-
-class StepSampler(Sampler[list[int]]):
-    """Indices of the crops of each step from ``start`` on; each process takes its own part of a step's batch."""
-
-    def __init__(self, start: int, steps: int, batch: int, rank: int, world: int) -> None:
-        self.start, self.steps, self.batch, self.rank, self.part = start, steps, batch, rank, share(batch, world)
-
-    def __iter__(self) -> Iterator[list[int]]:
-        for step in range(self.start, self.steps):
-            first = step * self.batch + self.rank * self.part
-            yield list(range(first, first + self.part))
-
-    def __len__(self) -> int:
-        return self.steps - self.start
-
-
-def chances(seed: int, step: int, first: int, count: int) -> list[torch.Generator]:
-    """A source of randomness, on the CPU, for each of the crops ``first`` to ``first + count`` of a step's batch."""
-    seeds = (np.random.SeedSequence([seed, step, place]).generate_state(1)[0] for place in range(first, first + count))
-    return [torch.Generator().manual_seed(int(state)) for state in seeds]
 
 
 class Run:

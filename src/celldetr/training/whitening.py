@@ -18,7 +18,7 @@ from celldetr.data.sample import Sample
 from celldetr.model.at_boxes import embed_in_pieces, look_into
 from celldetr.model.celldetr import CellDETR
 from celldetr.model.inference import TilePredictor
-from celldetr.training.held_out_cells import spread
+from celldetr.training.data import spread
 
 IMAGES = 100  # training images that are looked at, spread evenly over all
 CELLS = 1000  # of an image
