@@ -12,7 +12,7 @@ import typer
 from celldetr.errors import InputError, UntypedWarning, near, untyped
 
 if TYPE_CHECKING:
-    from celldetr.cohort.clusters import ClusterSettings
+    from celldetr.cohort.schedulers import ClusterSettings
     from celldetr.model.device import Precision
 
 
@@ -50,7 +50,7 @@ def cluster(text: str | None) -> str | ClusterSettings | None:
     """What --cluster means; None: this process."""
     if text is None:
         return None
-    from celldetr.cohort.clusters import read_cluster
+    from celldetr.cohort.schedulers import read_cluster
 
     return read_cluster(text)
 

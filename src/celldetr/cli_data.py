@@ -109,8 +109,7 @@ def sample(
 
     from celldetr.data.patch_set import PatchSet
     from celldetr.sampling.doubts import size_doubts
-    from celldetr.sampling.nuclei import Annotated as Annotations
-    from celldetr.sampling.nuclei import FoundByModel, NucleusSource
+    from celldetr.sampling.nuclei import FoundByModel, FromQuPath, NucleusSource
     from celldetr.sampling.picture import write_picture
     from celldetr.sampling.run import sample_slides
 
@@ -122,7 +121,7 @@ def sample(
         resolution = read_card(find_model(model)).config.mpp
     nuclei: NucleusSource
     if boxes is not None:
-        nuclei = Annotations(boxes)
+        nuclei = FromQuPath(boxes)
     else:
         from celldetr.api import load_model
 

@@ -12,9 +12,9 @@ import typer
 from celldetr.progress import progress_bar, slides_listener
 
 if TYPE_CHECKING:
-    from celldetr.cohort.clusters import ClusterSettings
     from celldetr.cohort.forecast import Forecast
     from celldetr.cohort.request import Outcome, Request
+    from celldetr.cohort.schedulers import ClusterSettings
     from celldetr.slide.find import Slide
 
 FAILED = 2  # exit code: there is no result

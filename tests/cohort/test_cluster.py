@@ -45,7 +45,7 @@ def discs(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is done in this process is done with discs too."""
     monkeypatch.setattr("celldetr.api.load_model", lambda *_, **__: SlowModel())
     monkeypatch.setattr("celldetr.view.summary._map", lambda page: "")
-    monkeypatch.setattr("celldetr.cohort.clusters.ANSWER", "10s")
+    monkeypatch.setattr("celldetr.cohort.schedulers.ANSWER", "10s")
 
 
 def request(out: Path, resume: bool = False, overwrite: bool = False) -> Request:
@@ -167,7 +167,7 @@ def test_the_scheduler_is_lost(
         assert json.loads(record.read_text())["status"] in ("failed", "complete")
     assert {outcome.status for outcome in predict_slides(slides, request(out, resume=True))} == {"complete"}
     same(out, whole, slides)
-    monkeypatch.setattr("celldetr.cohort.clusters.ANSWER", "1s")
+    monkeypatch.setattr("celldetr.cohort.schedulers.ANSWER", "1s")
     with pytest.raises(InputError, match="no scheduler answers"):
         list(predict_slides(slides, request(out), there.address))
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from celldetr.cohort.clusters import ClusterSettings, queue_arguments, read_cluster, visible_gpus
+from celldetr.cohort.schedulers import ClusterSettings, queue_arguments, read_cluster, visible_gpus
 from celldetr.errors import InputError
 
 

@@ -20,7 +20,7 @@ from celldetr.errors import InputError
 from celldetr.model.output import TileCells
 from celldetr.sampling import run as sampling
 from celldetr.sampling.doubts import size_doubts
-from celldetr.sampling.nuclei import Annotated, FoundByModel, within
+from celldetr.sampling.nuclei import FoundByModel, FromQuPath, within
 from celldetr.sampling.options import SampleOptions
 from celldetr.sampling.picture import write_picture
 from celldetr.sampling.places import find_places
@@ -246,15 +246,15 @@ def test_boxes_of_qupath_go_to_the_patch_with_their_centre(tmp_path: Path) -> No
     slides = [Slide(path, MPP)]
     options = SampleOptions(px=PX, min_tissue=0)
     for number, where in enumerate((tmp_path / "labels", tmp_path / "labels" / "a.geojson")):
-        sampling.sample_slides(slides, tmp_path / f"set{number}", Annotated(where), options, patch_mpp=MPP)
+        sampling.sample_slides(slides, tmp_path / f"set{number}", FromQuPath(where), options, patch_mpp=MPP)
         found = {s.name: (s.boxes.tolist(), s.types.tolist()) for s in PatchSet(tmp_path / f"set{number}")}
         assert found == {"a [x=0,y=0]": ([list(inside)], [-1]), "a [x=64,y=0]": ([[0.0, 30.0, 8.0, 40.0]], [-1])}
     (tmp_path / "labels" / "a.geojson").write_text(geojson([inside, across], region=(0, 0, 64, 64)))
-    info = sampling.sample_slides(slides, tmp_path / "part", Annotated(tmp_path / "labels"), options, patch_mpp=MPP)
+    info = sampling.sample_slides(slides, tmp_path / "part", FromQuPath(tmp_path / "labels"), options, patch_mpp=MPP)
     assert (info.patches, info.nuclei) == (1, 1)  # nothing is known outside of the region
     (tmp_path / "labels" / "a.geojson").write_text(geojson([(500, 0, 510, 10)]))
     with pytest.raises(InputError, match=r"outside of a\.png"):
-        sampling.sample_slides(slides, tmp_path / "far", Annotated(tmp_path / "labels"), options, patch_mpp=MPP)
+        sampling.sample_slides(slides, tmp_path / "far", FromQuPath(tmp_path / "labels"), options, patch_mpp=MPP)
 
 
 def test_a_wrong_resolution_is_noticed(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from celldetr.model.cpu_caches import limit_caches
 from celldetr.slide.find import Slide
 
 if TYPE_CHECKING:
-    from celldetr.cohort.clusters import ClusterSettings
+    from celldetr.cohort.schedulers import ClusterSettings
 
 
 def predict_slides(
@@ -38,8 +38,8 @@ def predict_slides(
     if cluster is None:
         yield from predict_here(slides, request, listener)
         return
-    from celldetr.cohort.clusters import connect
     from celldetr.cohort.coordinator import Coordinator
+    from celldetr.cohort.schedulers import connect
     from celldetr.model.hub import PACKAGED, find_model
 
     folder = find_model(request.model.name)  # that there is none is better told once than by every slide

@@ -105,7 +105,7 @@ class FoundByModel(NucleusSource, SlideNuclei):
         ]
 
 
-class Annotated(NucleusSource):
+class FromQuPath(NucleusSource):
     """Nuclei in QuPath's GeoJSON: cells, detections, points, and annotations drawn around nuclei. Scores are 1.
 
     Args:

@@ -136,7 +136,7 @@ def tissue_of(image: NDArray[np.uint8], mpp: float) -> tuple[NDArray[np.bool_], 
         (h, w) bool of the tissue, and (h, w) bool of it with a rim of ``GROW_UM``.
     """
 
-    density = optical_density(image)
+    density = density10(image)
     density -= background(density)
     red, green, blue = np.moveaxis(density, -1, 0)
     core = green > THRESHOLD
@@ -148,7 +148,7 @@ def tissue_of(image: NDArray[np.uint8], mpp: float) -> tuple[NDArray[np.bool_], 
     return core, within(core, GROW_UM / mpp)
 
 
-def optical_density(image: NDArray[np.uint8]) -> NDArray[np.float32]:
+def density10(image: NDArray[np.uint8]) -> NDArray[np.float32]:
     """-log10 of each channel's share of white; same shape."""
     return _DENSITY[image]
 
