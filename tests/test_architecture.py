@@ -39,7 +39,7 @@ ARROWS: dict[str, set[str]] = {
     "sampling": BASE | {"data", "slide", "model.output", "view"},
     "spatial": BASE | {"data", "slide", "model.output", "model.hub", "api", "view", "export"},
     "probe": BASE | {"figures", "data", "model", "evaluation", "api"},
-    "cohort": BASE | {"slide", "view", "api", "model.cpu_caches", "model.hub", "model.inference"},
+    "cohort": BASE | {"slide", "view", "api", "model.cpu_caches", "model.device", "model.hub"},
 }
 # A table is exported, searched and looked at on machines that have no use for a network.
 WITHOUT_TORCH = ("export", "view", "neighbours")

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
+from celldetr.model import near_attention as module
 from celldetr.model.near_attention import BLOCK_PX, REACH, Neighbours, near_attention
 
 
@@ -39,12 +40,19 @@ def test_the_kernel_equals_the_mask(seed: int, batch: int, queries: int, shape: 
 
 def test_on_a_small_tile_everybody_is_near() -> None:
     qkv, neighbours = random_queries(1, 2, 40, 32, (REACH + 1) * BLOCK_PX - 30.0)
-    assert neighbours.mask.all()
+    assert neighbours.mask().all()
     with torch.no_grad():
         near = near_attention(*qkv, 4, neighbours)
         q, k, v = (x.unflatten(-1, (4, -1)).transpose(1, 2) for x in qkv)
         everybody = functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
     torch.testing.assert_close(near, everybody, atol=1e-5, rtol=1e-5)
+
+
+def test_many_queries_are_masked_some_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    qkv, neighbours = random_queries(4, 2, 50, 32, 600.0)
+    whole = near_attention(*qkv, 4, neighbours)
+    monkeypatch.setattr(module, "MOST_ROWS", 16)  # the last part has two
+    torch.testing.assert_close(near_attention(*qkv, 4, neighbours), whole, atol=1e-6, rtol=1e-6)
 
 
 def test_what_is_far_away_changes_nothing() -> None:

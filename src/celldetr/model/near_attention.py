@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 BLOCK_PX = 32
 REACH = 2  # blocks
 _MOST_BLOCKS = 1 << 15  # along an axis
+MOST_ROWS = 4096
+ALL = slice(None)
 
 
 @dataclass(frozen=True)
@@ -50,13 +52,11 @@ class Neighbours:
 
         return order_by_block(self.blocks.numpy())
 
-    @cached_property
-    def mask(self) -> Tensor:
-        """(B, 1, Q, Q) True where a query (row) sees another (column)."""
-        column, row = self.blocks.int().unbind(-1)  # one axis at a time: these are the largest tensors of a tile
-        near = (column[:, :, None] - column[:, None]).abs_() <= REACH
-        near &= (row[:, :, None] - row[:, None]).abs_() <= REACH
-        return near[:, None]
+    def mask(self, rows: slice = ALL) -> Tensor:
+        """(B, 1, R, Q) True where a query (one of the R ``rows``) sees another (column)."""
+        x, y = self.blocks.int().unbind(-1)  # one axis at a time: these are the largest tensors of a tile
+        near = (x[:, rows, None] - x[:, None]).abs() <= REACH
+        return (near & ((y[:, rows, None] - y[:, None]).abs() <= REACH))[:, None]
 
 
 def near_attention(q: Tensor, k: Tensor, v: Tensor, heads: int, neighbours: Neighbours) -> Tensor:
@@ -77,5 +77,9 @@ def near_attention(q: Tensor, k: Tensor, v: Tensor, heads: int, neighbours: Neig
         out = attend(queries, keys, values, neighbours.order, heads, REACH, torch.get_num_threads())
         return torch.from_numpy(out).to(q.dtype)
     q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))
-    mixed = functional.scaled_dot_product_attention(q, k, v, attn_mask=neighbours.mask)
+    count = q.shape[2]
+    # Of a large image the masks of some queries at a time: that of all has the square of its area.
+    parts = [slice(i, i + MOST_ROWS) for i in range(0, count, MOST_ROWS)] if count > MOST_ROWS else [ALL]
+    some = [functional.scaled_dot_product_attention(q[:, :, p], k, v, attn_mask=neighbours.mask(p)) for p in parts]
+    mixed = some[0] if len(some) == 1 else torch.cat(some, 2)
     return mixed.transpose(1, 2).flatten(2)

@@ -13,7 +13,7 @@ from PIL import Image
 from celldetr.data.augment import LUMA
 from celldetr.slide.damage import read_around
 from celldetr.slide.reader import SlideReader
-from celldetr.slide.tissue import background, ink, optical_density
+from celldetr.slide.tissue import background, density10, ink
 
 FINE_UM, COARSE_UM = 0.5, 2.0  # sigma: detail below the first is lost first; between both are edges of nuclei
 # um per pixel at which ink is told from stain. At 4, red ink of which a patch has only the pale edge is not seen.
@@ -48,7 +48,7 @@ def glass_density(reader: SlideReader) -> NDArray[np.float32]:
     short_um = min(reader.width * reader.mpp_x, reader.height * reader.mpp_y)
     size = reader.thumbnail_size(float(np.clip(short_um / SMALLEST_SIDE, reader.mpp, GLASS_MPP)))
     thumbnail, _ = read_around(reader, 0, 0, reader.width, reader.height, *size)
-    return background(optical_density(thumbnail))
+    return background(density10(thumbnail))
 
 
 def pen_share(image: NDArray[np.uint8], mpp: float, glass: NDArray[np.float32]) -> float:
@@ -62,4 +62,4 @@ def pen_share(image: NDArray[np.uint8], mpp: float, glass: NDArray[np.float32]) 
     height, width = image.shape[:2]
     size = max(1, round(width * mpp / PEN_MPP)), max(1, round(height * mpp / PEN_MPP))
     small = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BOX))
-    return float(ink(optical_density(small) - glass).mean())
+    return float(ink(density10(small) - glass).mean())
