@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -99,6 +100,9 @@ def _run_recipe(
     chosen: Recipe, out: Path, device: str, devices: int, *, overwrite: bool, resume: bool, quiet: bool
 ) -> None:
     """Train, whatever the objective, and say where the model is."""
+    if devices > 1 or "LOCAL_RANK" in os.environ:
+        # Before torch is imported: its data parallelism warns of parameters without a gradient in batches without one.
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     from celldetr.model.checkpoint import read_card
     from celldetr.training.loop import train as run
     from celldetr.training.processes import is_first
