@@ -146,7 +146,7 @@ def _annotator(
     if method == "labels" or reference is None:
         return Labels(column or None, labels)
     if method == "celltypist":
-        return Classifier(reference=reference, column=column)
+        return Classifier(reference, column)
     return Transport(reference, column, options.transport)
 
 
