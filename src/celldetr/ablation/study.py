@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 
 from celldetr.config import Config, Count, Recipe, parse
 from celldetr.errors import InputError, near
-from celldetr.recipes import find_yaml, load_recipe, names_in
+from celldetr.recipes import find_yaml, load_recipe
 from celldetr.untrusted import read_yaml
 
 FOLDER = Path(__file__).parent / "studies"
@@ -103,11 +103,6 @@ class Study(Config):
     def _recipe(self, changes: Sequence[str], seed: int, part: str) -> Recipe:
         own = [change.replace(SEED, str(seed)) for change in changes]
         return load_recipe(self.recipe, [*own, f"training.seed={seed}", f"name={self.name}-{part}"])
-
-
-def study_names() -> list[str]:
-    """Names of the studies in the package."""
-    return names_in(FOLDER)
 
 
 def load_study(name: str | Path) -> Study:

@@ -257,7 +257,7 @@ class Coordinator:
         begun.cells += cells
         if self._listener is not None:
             total = count_tiles(plan, plan.bands)
-            self._listener(begun.slide, Progress(begun.tiles, total, begun.mm2, plan.read_mm2, begun.cells))
+            self._listener(begun.slide, Progress(begun.tiles, total, begun.mm2, begun.cells))
 
     def _count_workers(self) -> int:
         """How many there are, at least one; asked now and then, because they come and go."""

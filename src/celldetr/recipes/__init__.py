@@ -12,11 +12,6 @@ from celldetr.untrusted import expand_user, is_file, read_yaml
 FOLDER = Path(__file__).parent
 
 
-def recipe_names() -> list[str]:
-    """Names of the recipes in the package."""
-    return names_in(FOLDER)
-
-
 def names_in(folder: Path) -> list[str]:
     """Names of the YAML files of a folder of the package."""
     return sorted(path.stem for path in folder.glob("*.yaml"))

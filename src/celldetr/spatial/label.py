@@ -23,6 +23,7 @@ from celldetr.slide.lock import LOCK, RunLock
 from celldetr.slide.reader import SlideReader, open_slide
 from celldetr.spatial import affine as affines
 from celldetr.spatial.align import AlignOptions, read_alignment, refine
+from celldetr.spatial.evidence import require_same_section
 from celldetr.spatial.keep import SECTION, read_kept, write_section
 from celldetr.spatial.nuclei import check_nuclei, keep_nuclei, nuclei_from_cells, nuclei_from_model, read_nuclei
 from celldetr.spatial.nuclei_files import nuclei_from_file
@@ -201,11 +202,9 @@ def align_step(
     alignment: Path | None = None,
     *,
     direction: str = "image_to_xenium",
-    pixel_um: float | None = None,
     inverse: bool = False,
     options: AlignOptions | None = None,
     pairing: PairOptions | None = None,
-    seed: int = 0,
     keep: bool = True,
     progress: Told | None = None,
 ) -> bool:
@@ -214,10 +213,9 @@ def align_step(
     Args:
         record: of the set.
         alignment: file of the affine (``affines.read_affine``); None: what the section itself says.
-        direction, pixel_um, inverse: how to read it (``affines.to_image``); pixels of the run by default.
+        direction, inverse: how to read it (``affines.to_image``).
         options: of the refinement.
         pairing: of the pairs.
-        seed: of what is drawn.
         keep, progress: as everywhere.
     """
     options, pairing = options or AlignOptions(), pairing or PairOptions()
@@ -225,17 +223,15 @@ def align_step(
     settings = {
         "alignment": stamp(alignment),
         "direction": direction,
-        "pixel_um": pixel_um,
         "inverse": inverse,
         "options": plain(options),
         "pairing": plain(pairing),
-        "seed": seed,
     }
     outputs = (record.files / ALIGNMENT_FILE, record.files / PAIRS_FILE)
 
     def work() -> dict[str, Any]:
         section, nuclei = passing(record), read_nuclei(record.files / NUCLEI_FILE)
-        unit = pixel_um or section.source.get("pixel_um") or affines.PIXEL_UM
+        unit = section.source.get("pixel_um") or affines.PIXEL_UM
         start = section.to_image
         if alignment is not None:
             start = affines.to_image(affines.read_affine(alignment), way, unit, inverse=inverse)
@@ -253,9 +249,9 @@ def align_step(
             start,
             mpp,
             options,
-            seed,
             progress=None if progress is None else lambda share: progress(0.7 * share),
         )
+        require_same_section(found.evidence)
         pairs = pair(
             section.cells.obs_names.to_numpy(dtype=object),
             section.points,

@@ -14,7 +14,6 @@ import shapely
 
 from celldetr.errors import InputError
 from celldetr.files import replacing
-from celldetr.slide.options import PredictOptions
 from celldetr.slide.store import read_cells, table_errors
 from celldetr.slide.table import provenance_of, table_metadata
 from celldetr.spatial.frames import Mpp, pixel_scale
@@ -46,7 +45,6 @@ def nuclei_from_model(
     model: Model | str | Path | None = None,
     *,
     mpp: float | None = None,
-    options: PredictOptions | None = None,
     progress: Callable[[float], None] | None = None,
 ) -> Nuclei:
     """Find nuclei as ``celldetr predict`` does, into ``out/<image>/``. What an interrupted run has found is kept.
@@ -56,7 +54,6 @@ def nuclei_from_model(
         out: folder for the run's folder.
         model: a loaded model, or what ``load_model`` takes.
         mpp: micrometres per pixel of level 0, instead of what the file says.
-        options: of the run.
         progress: told the share of tiles that is done.
 
     Raises:
@@ -69,7 +66,6 @@ def nuclei_from_model(
         out,
         model=model,
         mpp=mpp,
-        options=options,
         resume=True,
         progress=None if progress is None else lambda at: progress(at.tiles / max(at.tiles_total, 1)),
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from celldetr.spatial.annotate.annotation import Annotation, Annotator, Progress, from_table, summary, table
+from celldetr.spatial.annotate.annotation import Annotation, Annotator, Progress, summary, table
 from celldetr.spatial.annotate.classifier import Classifier
 from celldetr.spatial.annotate.hierarchy import Hierarchy, coarsen, load_hierarchy
 from celldetr.spatial.annotate.labels import Labels
@@ -23,7 +23,6 @@ __all__ = [
     "Transport",
     "TransportOptions",
     "coarsen",
-    "from_table",
     "load_hierarchy",
     "summary",
     "table",
