@@ -24,7 +24,9 @@ from celldetr.data.card import load_card
 from celldetr.data.dataset import load_samples
 from celldetr.errors import InputError
 from celldetr.spatial.align import refine
-from celldetr.spatial.annotate import Transport, coarsen, load_hierarchy, table
+from celldetr.spatial.annotate.annotation import table
+from celldetr.spatial.annotate.hierarchy import coarsen, load_hierarchy
+from celldetr.spatial.annotate.transport import Transport
 from celldetr.spatial.evidence import require_same_section
 from celldetr.spatial.pair import pair
 from celldetr.spatial.quality import check_cells, passed_cells

@@ -13,10 +13,10 @@ from rich.console import Console
 from scenes import TYPES, Oracle, image, perfect, random_image, sample, tile_cells
 
 from celldetr.errors import InputError
-from celldetr.evaluation.evaluate import evaluate, score_images, write_metrics
+from celldetr.evaluation.evaluate import evaluate, score_images
 from celldetr.evaluation.metrics import DetectionCounts
 from celldetr.evaluation.protocols import PROTOCOLS
-from celldetr.evaluation.report import headline
+from celldetr.evaluation.report import headline, write_metrics
 from celldetr.evaluation.show import show_report
 
 SAMPLES = [

@@ -15,9 +15,9 @@ from rich.console import Console
 from scenes import TYPES, image, random_image
 
 from celldetr.errors import InputError
-from celldetr.evaluation.evaluate import score_images, write_metrics
+from celldetr.evaluation.evaluate import score_images
 from celldetr.evaluation.protocols import PROTOCOLS
-from celldetr.evaluation.report import Report, headline
+from celldetr.evaluation.report import Report, headline, write_metrics
 from celldetr.evaluation.rotations import rotations, spread
 from celldetr.evaluation.show import show_rotations
 

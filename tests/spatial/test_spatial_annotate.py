@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 
 from celldetr.errors import InputError
-from celldetr.spatial.annotate import ANNOTATORS, Classifier, Labels, Transport, TransportOptions
+from celldetr.spatial.annotate import ANNOTATORS
 from celldetr.spatial.annotate.annotation import summary, table
-from celldetr.spatial.annotate.transport import random_tiles
+from celldetr.spatial.annotate.classifier import Classifier
+from celldetr.spatial.annotate.labels import Labels
+from celldetr.spatial.annotate.transport import Transport, TransportOptions, random_tiles
 from celldetr.spatial.reference import read_reference, shared_genes
 
 anndata = pytest.importorskip("anndata")

@@ -17,14 +17,8 @@ import shapely
 from cell_tables import random_cells, random_embeddings, write_run
 from celldetr.errors import InputError
 from celldetr.spatial.json_items import read_items
-from celldetr.spatial.nuclei import (
-    check_nuclei,
-    keep_nuclei,
-    nuclei_from_cells,
-    nuclei_from_file,
-    nuclei_from_model,
-    read_nuclei,
-)
+from celldetr.spatial.nuclei import check_nuclei, keep_nuclei, nuclei_from_cells, nuclei_from_model, read_nuclei
+from celldetr.spatial.nuclei_files import nuclei_from_file
 from celldetr.spatial.section import Nuclei
 
 MPP = 0.25

@@ -17,22 +17,12 @@ from celldetr.files import replacing
 from celldetr.slide.store import read_cells, table_errors
 from celldetr.slide.table import provenance_of, table_metadata
 from celldetr.spatial.frames import Mpp, pixel_scale
-from celldetr.spatial.nuclei_files import nuclei_from_file
 from celldetr.spatial.section import Nuclei, Polygons
 from celldetr.spatial.steps import NUCLEI
 from celldetr.spatial.tables import read_columns
 
 if TYPE_CHECKING:
     from celldetr.api import Model
-
-__all__ = [
-    "check_nuclei",
-    "keep_nuclei",
-    "nuclei_from_cells",
-    "nuclei_from_file",
-    "nuclei_from_model",
-    "read_nuclei",
-]
 
 MOST_OUTSIDE = 0.01  # share of nuclei beyond the image: a detector may place some over its edge
 PLAUSIBLE_UM = (2.0, 40.0)  # median size of nuclei: beyond, their pixels are not those of level 0
