@@ -27,6 +27,7 @@ from celldetr.model.checkpoint import load_checkpoint
 from celldetr.training.losses import balance
 from celldetr.training.run import chances, load_data
 from celldetr.training.supervised import Supervised
+from celldetr.untrusted import yaml_names
 from entry_point import call
 
 Recipes = Callable[..., Recipe]
@@ -219,7 +220,7 @@ def test_a_change_may_name_the_seed_of_its_trial(tiny_study: Studies) -> None:
 
 
 def test_the_studies_of_the_package_are_in_order() -> None:
-    names = [path.stem for path in FOLDER.glob("*.yaml")]
+    names = yaml_names(FOLDER)
     assert names
     for name in names:
         study = load_study(name)

@@ -11,8 +11,8 @@ from pydantic import Field, model_validator
 
 from celldetr.config import Config, Count, Recipe, parse
 from celldetr.errors import InputError, near
-from celldetr.recipes import find_yaml, load_recipe
-from celldetr.untrusted import read_yaml
+from celldetr.recipes import load_recipe
+from celldetr.untrusted import find_yaml, read_yaml
 
 FOLDER = Path(__file__).parent / "studies"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
