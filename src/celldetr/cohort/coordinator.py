@@ -23,7 +23,8 @@ from celldetr.cohort.request import Listener, Outcome, Request, one_line
 from celldetr.cohort.slides import Slide
 from celldetr.errors import InputError
 from celldetr.files import flush_directory, output_errors, read_json, write_json
-from celldetr.slide.engine import RunSummary, check_modes, claim, is_complete, summarise
+from celldetr.resume import check_modes
+from celldetr.slide.engine import RunSummary, claim, is_complete, summarise
 from celldetr.slide.pipeline import Seconds
 from celldetr.slide.provenance import environment, now
 from celldetr.slide.session import Progress, leave

@@ -11,7 +11,8 @@ from celldetr.cohort.regions import count_tiles, cut_regions, found_store, missi
 from celldetr.cohort.request import Request, one_line
 from celldetr.cohort.slides import Slide
 from celldetr.errors import InputError
-from celldetr.slide.engine import check_modes, earlier_run, is_complete
+from celldetr.resume import check_modes
+from celldetr.slide.engine import earlier_run, is_complete
 from celldetr.slide.plan import make_plan
 from celldetr.slide.provenance import identity
 from celldetr.slide.reader import open_slide

@@ -14,6 +14,7 @@ from celldetr.data.patch_set import SET_FILE, PatchSetInfo, Position, ShardInfo,
 from celldetr.data.shards import Patch, ShardWriter
 from celldetr.errors import InputError
 from celldetr.files import flush_directory, output_errors, write_json
+from celldetr.resume import check_modes, differences
 
 PICTURE = "set.png"
 SHARDS = "patches-*.arrow"
@@ -36,8 +37,7 @@ def earlier_set(
         InputError: there is a set and neither ``resume`` nor ``overwrite`` was asked for, both were, it was made with
             other settings, or the folder holds other things.
     """
-    if resume and overwrite:
-        raise InputError("resume and overwrite contradict each other; pass one of --resume and --overwrite")
+    check_modes(resume, overwrite)
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder}: is a file; name a folder for the set")
     if not is_patch_set(folder):
@@ -53,24 +53,12 @@ def earlier_set(
     if not resume:
         raise InputError(f"{folder}: holds a patch set; pass --overwrite to replace it, or --resume to go on with it")
     info = read_info(folder)
-    wrong = _differences(info.made_with, made_with)
+    wrong = differences(info.made_with, made_with)
     if wrong:
         raise InputError(
             f"{folder}: cannot be resumed, it was made with {'; '.join(wrong)}; pass --overwrite to replace it"
         )
     return info
-
-
-def _differences(then: dict[str, Any], now: dict[str, Any], within: str = "") -> list[str]:
-    """What differs between settings, in words."""
-    found = []
-    for key in sorted(then.keys() | now.keys()):
-        one, other = then.get(key), now.get(key)
-        if isinstance(one, dict) and isinstance(other, dict):
-            found += _differences(one, other, f"{within}{key}: ")
-        elif one != other:
-            found.append(f"{within}{key}: {str(one)[:80]}, now {str(other)[:80]}")
-    return found
 
 
 class PatchWriter:

@@ -19,6 +19,7 @@ import numpy as np
 from celldetr.config import Config
 from celldetr.errors import InputError, near
 from celldetr.files import output_errors
+from celldetr.resume import check_modes
 from celldetr.slide.lock import LOCK, RunLock
 from celldetr.slide.reader import SlideReader, open_slide
 from celldetr.spatial import affine as affines
@@ -60,8 +61,7 @@ def begin(folder: Path, *, overwrite: bool = False, resume: bool = False) -> Ite
         InputError: there is a set and neither was asked for, both were, or the folder holds other things; another run
             works on it.
     """
-    if overwrite and resume:
-        raise InputError("resume and overwrite contradict each other; pass one of --resume and --overwrite")
+    check_modes(resume, overwrite)
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder}: is a file; name a folder for the set")
     begun = (folder / RECORD_FILE).is_file()
