@@ -30,6 +30,7 @@ from celldetr.spatial.nuclei import check_nuclei, keep_nuclei, nuclei_from_cells
 from celldetr.spatial.nuclei_files import nuclei_from_file
 from celldetr.spatial.pair import PairOptions, keep_pairs, pair, read_pairs
 from celldetr.spatial.pair import summary as pairs_summary
+from celldetr.spatial.patches import WriteOptions
 from celldetr.spatial.quality import QualityOptions, check_cells, passed_cells
 from celldetr.spatial.quality import summary as quality_summary
 from celldetr.spatial.readers import Kind, read_section
@@ -37,7 +38,7 @@ from celldetr.spatial.readers.common import ReadOptions
 from celldetr.spatial.record import RECORD_FILE, STEPS_FOLDER, Record, open_record, stamp
 from celldetr.spatial.section import Nuclei, Section
 from celldetr.spatial.tables import read_table, write_table
-from celldetr.spatial.write import WriteOptions, write_set
+from celldetr.spatial.write import write_set
 
 if TYPE_CHECKING:
     from celldetr.api import Model
@@ -305,8 +306,6 @@ def write_step(
             spots=None if spots is None else read_table(spots),
             donor=donor,
             licence=licence,
-            overwrite=True,  # whether the set is the one that is wanted, the record tells
-            locked=True,
             progress=progress,
         )
         return {
