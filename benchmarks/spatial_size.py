@@ -83,7 +83,7 @@ def prepare(folder: Path, work: Path, count: int) -> None:
 def step(work: Path, name: str) -> None:
     """One step of the set."""
     from celldetr.spatial import label
-    from celldetr.spatial.annotate import TransportOptions
+    from celldetr.spatial.annotate.transport import TransportOptions
     from celldetr.spatial.nuclei import read_nuclei
     from celldetr.spatial.record import stamp
     from celldetr.spatial.report import write_report

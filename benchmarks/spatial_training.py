@@ -24,11 +24,12 @@ from celldetr.spatial import label
 from celldetr.spatial.affine import scaling
 from celldetr.spatial.nuclei import read_nuclei
 from celldetr.spatial.pair import pair
+from celldetr.spatial.patches import WriteOptions
 from celldetr.spatial.reference import read_reference
 from celldetr.spatial.section import Section
 from celldetr.spatial.simulate import SimulateOptions, Truth, simulate
 from celldetr.spatial.type_step import TypeOptions, type_step
-from celldetr.spatial.write import WriteOptions, write_set
+from celldetr.spatial.write import write_set
 from spatial_truth import TYPES, halves
 
 COLUMN = "bulk_labels"
@@ -48,7 +49,7 @@ def recovered(work: Path, reference: Path) -> Truth:
     parents |= {str(name): "" for name in profiles.obs[COLUMN].unique() if name not in parents}
     tree = work / "types.yaml"
     tree.write_text(yaml.safe_dump({"title": "CoNSeP", "levels": [{"name": "consep", "parents": parents}]}))
-    with label.begin(work / "recovered", overwrite=True) as record:
+    with label.begin(work / "recovered") as record:
         label.read_step(record, work / "section" / "bundle")
         label.qc_step(record)
         type_step(record, work / "reference.h5ad", COLUMN, hierarchy=tree, options=TypeOptions())
@@ -77,7 +78,7 @@ def true_set(work: Path, truth: Truth) -> None:
     cells.obs["x_um"], cells.obs["y_um"] = centres.T
     there = Section("true", cells, to_image=to_image)
     image = work / "section" / "he_image.ome.tif"
-    write_set(there, image, nuclei, pairs, types, work / "true", OPTIONS, type_names=tuple(TYPES), overwrite=True)
+    write_set(there, image, nuclei, pairs, types, work / "true", OPTIONS, type_names=tuple(TYPES))
 
 
 def main() -> None:

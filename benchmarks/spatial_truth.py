@@ -24,7 +24,10 @@ from celldetr.data.card import load_card
 from celldetr.data.dataset import load_samples
 from celldetr.errors import InputError
 from celldetr.spatial.align import refine
-from celldetr.spatial.annotate import Transport, coarsen, load_hierarchy, table
+from celldetr.spatial.annotate.annotation import table
+from celldetr.spatial.annotate.hierarchy import coarsen, load_hierarchy
+from celldetr.spatial.annotate.transport import Transport
+from celldetr.spatial.evidence import require_same_section
 from celldetr.spatial.pair import pair
 from celldetr.spatial.quality import check_cells, passed_cells
 from celldetr.spatial.readers import read_section
@@ -72,6 +75,7 @@ def run(samples: Any, halved: tuple[Any, Any], column: str, given: dict[str, Any
     mpp = float(truth.facts["mpp"])
     try:
         fitted = refine(section.points, nuclei.points, truth.written_to_image, mpp, seed=seed)
+        require_same_section(fitted.evidence)
     except InputError as error:
         return f"refused: {str(error)[:80]}"
     ids = section.cells.obs_names.to_numpy(dtype=object)

@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from celldetr.errors import InputError
+from celldetr.errors import InputError, near
 
 YAML_BYTES = 2**20  # settings, also with long lists of images
 JSON_BYTES = 256 * 2**20  # annotations of a large data set; in memory it is some ten times that
@@ -171,6 +171,30 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise InputError(f"{path}: expected a mapping of settings, got {type(values).__name__}")
     return values
+
+
+def yaml_names(folder: Path) -> list[str]:
+    """Names of the YAML files of a folder of the package."""
+    return sorted(path.stem for path in folder.glob("*.yaml"))
+
+
+def find_yaml(name: str | Path, folder: Path, kind: str, place: str = "a file") -> Path:
+    """One of the package's YAML files by name, or a user's.
+
+    Args:
+        name: of one in ``folder``, whatever lies in the working directory; or a file.
+        folder: of the package.
+        kind, place: what such a file is, and what else the caller takes, for the message.
+
+    Raises:
+        InputError: neither; near names are listed.
+    """
+    text, path, known = str(name), expand_user(Path(name)), yaml_names(folder)
+    if text in known:
+        return folder / f"{text}.yaml"
+    if is_file(path):
+        return path
+    raise InputError(f"no {kind} {text!r}: neither {place} nor a known name; {near(text, known)}")
 
 
 def shown(value: object, length: int = 120) -> str:

@@ -13,9 +13,10 @@ from rich.console import Console
 from scenes import TYPES, Oracle, image, perfect, random_image, sample, tile_cells
 
 from celldetr.errors import InputError
-from celldetr.evaluation.evaluate import evaluate, score_images, write_metrics
+from celldetr.evaluation.evaluate import evaluate, score_images
 from celldetr.evaluation.metrics import DetectionCounts
 from celldetr.evaluation.protocols import PROTOCOLS
+from celldetr.evaluation.report import headline, write_metrics
 from celldetr.evaluation.show import show_report
 
 SAMPLES = [
@@ -31,7 +32,7 @@ def test_a_perfect_model() -> None:
     model.answers[1] = tile_cells(SAMPLES[0].points, [0, 1, 2], [0.9] * 3)
     report = evaluate(model, iter(SAMPLES), TYPES, threshold=0.5)
     assert model.asked == [(1, 0.25), (2, 0.25), (3, 0.25)]
-    assert report.metrics == {
+    assert headline(report.totals, report.type_names) == {
         "detection.f1": 1.0,
         "detection.precision": 1.0,
         "detection.recall": 1.0,
@@ -98,7 +99,7 @@ def test_the_report_adds_up() -> None:
         detection = report.totals.detection
         assert detection.tp + detection.fn == report.n_cells + report.n_added[1]
         assert detection.tp + detection.fp == report.n_predicted + report.n_added[0]
-        value, bounds = report.metrics["detection.f1"], report.intervals["detection.f1"]
+        value, bounds = report.detection_f1, report.intervals["detection.f1"]
         assert value is not None
         assert bounds is not None
         assert bounds[0] <= bounds[1]

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from scenes import TYPES, random_image
 
-from celldetr.evaluation.evaluate import score_images, write_metrics
+from celldetr.evaluation.evaluate import score_images
+from celldetr.evaluation.report import write_metrics
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "evaluation.md"
 

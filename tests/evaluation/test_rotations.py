@@ -15,9 +15,9 @@ from rich.console import Console
 from scenes import TYPES, image, random_image
 
 from celldetr.errors import InputError
-from celldetr.evaluation.evaluate import score_images, write_metrics
+from celldetr.evaluation.evaluate import score_images
 from celldetr.evaluation.protocols import PROTOCOLS
-from celldetr.evaluation.report import Report
+from celldetr.evaluation.report import Report, headline, write_metrics
 from celldetr.evaluation.rotations import rotations, spread
 from celldetr.evaluation.show import show_rotations
 
@@ -52,7 +52,7 @@ def test_mean_and_spread_of_every_number(write: Write, protocol: str) -> None:
     result = rotations([write(fold) for fold in (2, 0, 1)], protocol)
     assert [fold.split for fold in result.folds] == ["fold3", "fold1", "fold2"]
     folds = [next(r for r in reports(fold) if r.protocol.name == protocol) for fold in (2, 0, 1)]
-    expected = [report.metrics for report in folds]
+    expected = [headline(report.totals, report.type_names) for report in folds]
     for name in expected[0]:
         values = [numbers[name] for numbers in expected]
         assert result.numbers[name].folds == tuple(values)

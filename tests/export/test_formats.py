@@ -91,7 +91,7 @@ def test_a_full_disk_leaves_nothing_and_says_so(run: Path, monkeypatch: pytest.M
         out.write_text("half")
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setitem(FORMATS, "full", Exporter("full", (".full",), fill, "nothing"))
+    monkeypatch.setitem(FORMATS, "full", Exporter("full", (".full",), fill))
     with pytest.raises(InputError, match=r"cells\.full: the disk is full"):
         export_cells(run, "full")
     assert names(run) == ["cells.parquet", "run.json"]
@@ -104,7 +104,7 @@ def test_a_folder_that_cannot_be_written_leaves_the_old_one(run: Path, monkeypat
         if full:
             raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setitem(FORMATS, "store", Exporter("store", (".zarr",), write, "nothing", folder=True))
+    monkeypatch.setitem(FORMATS, "store", Exporter("store", (".zarr",), write, folder=True))
     full = False
     out = export_cells(run, "store")
     (out / "zarr.json").write_text("old")

@@ -20,7 +20,6 @@ from celldetr.model.checkpoint import (
     Card,
     load_checkpoint,
     read_card,
-    require_types,
     save_checkpoint,
 )
 
@@ -220,12 +219,6 @@ def test_other_cards_are_refused(folder: Path, content: bytes, complaint: str) -
     with pytest.raises(InputError, match=complaint) as caught:
         load_checkpoint(folder)
     assert "\n" not in str(caught.value)
-
-
-def test_other_types_than_needed_are_refused() -> None:
-    require_types(a_card(), ("a", "b"), "evaluation")
-    with pytest.raises(InputError, match=r"evaluation: checkpoint 'toy' has types \['a', 'b'\], expected \['a', 'c'\]"):
-        require_types(a_card(), ("a", "c"), "evaluation")
 
 
 def test_saving_again_replaces_the_whole_checkpoint(folder: Path) -> None:

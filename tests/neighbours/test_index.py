@@ -57,7 +57,7 @@ def test_only_slides_that_changed_are_read_again(cohort):
     with pytest.raises(InputError, match="slide 'three' is not in the index"):
         similar(cohort, 7, slide="one")
     built = build_index(find_cells([cohort]))
-    assert (built.added, built.kept, built.dropped, built.retrained) == (1, 3, 0, False)
+    assert (built.added, built.kept, built.dropped) == (1, 3, 0)
     after = {path.name: path.stat().st_mtime_ns for path in (cohort / "neighbours").glob("*.faiss")}
     assert before.items() < after.items()
     shutil.rmtree(cohort / "two")
@@ -96,7 +96,7 @@ def test_an_interrupted_build_goes_on(cohort, monkeypatch):
         similar(cohort, 7, slide="one")
     monkeypatch.undo()
     built = build_index(find_cells([cohort]))
-    assert (built.added, built.kept, built.retrained) == (1, 2, False)
+    assert (built.added, built.kept) == (1, 2)
     similar(cohort, 7, slide="one")
 
 

@@ -132,7 +132,7 @@ def test_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
 
     for options, complaint in [
         ((), "--resume"),
-        (("--resume", "--train-images", 1), "train_images=2, now it is 1"),
+        (("--resume", "--train-images", 1), "train_images: 2, now 1"),
         (("--test-split", "train", "--overwrite"), "share nobody"),
         (("--test-split", "tset", "--overwrite"), "tset"),
         (

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from celldetr.slide.grid import Axis, lay_axis, lay_grid
+from celldetr.slide.grid import lay_axis, lay_grid
 
 lengths = st.one_of(st.floats(0.3, 5000), st.integers(1, 5000).map(float))
 origins = st.sampled_from([0.0, 123.4, 1e5 + 1 / 3])
@@ -91,11 +91,9 @@ def test_owned_rectangles_tile_the_region(
     np.testing.assert_allclose(boxes[-1, 2:], (17 + width, 31 + height), rtol=1e-6)
 
 
-def test_tiles_come_row_by_row_with_their_owners() -> None:
+def test_a_tile_has_its_place_and_its_owner() -> None:
     grid = lay_grid((0, 0, 2000, 1200), (2.0, 2.0), 512, 64)
-    tiles = list(grid.tiles())
-    assert [(t.row, t.column) for t in tiles] == [(r, c) for r in range(2) for c in range(3)]
-    assert len(tiles) == len(grid) == 6
-    assert tiles[4] == grid.tile(1, 1)
-    assert tiles[4].owner == (480.0, 300.0, 724.0, np.inf)
-    assert isinstance(grid.columns, Axis)
+    assert (len(grid.rows), len(grid.columns), len(grid)) == (2, 3, 6)
+    tile = grid.tile(1, 1)
+    assert (tile.row, tile.column) == (1, 1)
+    assert tile.owner == (480.0, 300.0, 724.0, np.inf)

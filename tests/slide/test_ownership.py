@@ -23,11 +23,15 @@ def sightings(tile: Tile, points: NDArray[np.float64], jitter: float, rng: np.ra
     return TileCells(boxes, np.ones(len(seen), np.float32), seen[:, None].astype(np.float32), np.zeros((len(seen), 1)))
 
 
+def tiles_of(grid: Grid) -> list[Tile]:
+    return [grid.tile(row, column) for row in range(len(grid.rows)) for column in range(len(grid.columns))]
+
+
 def run(grid: Grid, points: NDArray[np.float64], jitter: float, rng: np.random.Generator) -> list[int]:
     ownership = Ownership(grid.scale, 0.5, (0, 0, 1e9, 1e9))
     return [
         int(i)
-        for tile in grid.tiles()
+        for tile in tiles_of(grid)
         for i in ownership.keep(tile, sightings(tile, points, jitter, rng))[0].probabilities[:, 0]
     ]
 
@@ -52,7 +56,7 @@ def test_centre_ownership_alone_would_count_some_twice_and_lose_others() -> None
     grid = lay_grid((0, 0, 600, 400), (1.0, 1.0), 128, 24)
     points = np.stack(np.meshgrid(grid.columns.cuts[1:-1], np.arange(30, 380, 9.0)), -1).reshape(-1, 2)
     counts = np.zeros(len(points), int)
-    for tile in grid.tiles():
+    for tile in tiles_of(grid):
         cells = sightings(tile, points, 0.5, rng)
         centre = (cells.boxes[:, :2] + cells.boxes[:, 2:]) / 2 + [tile.x, tile.y]
         left, top, right, bottom = tile.owner
@@ -80,7 +84,7 @@ def test_resuming_after_a_row_changes_nothing() -> None:
     points = np.stack(np.meshgrid(np.arange(8, 490, 9.0), np.append(np.arange(8, 690, 9.0), grid.rows.cuts[1:-1])), -1)
     tiles = [
         (tile, sightings(tile, points.reshape(-1, 2), 0.7, np.random.default_rng(i)))
-        for i, tile in enumerate(grid.tiles())
+        for i, tile in enumerate(tiles_of(grid))
     ]
     bounds = (0.0, 0.0, 500.0, 700.0)
     whole = Ownership((1.0, 1.0), 0.5, bounds)

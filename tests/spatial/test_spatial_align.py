@@ -113,7 +113,7 @@ def test_a_start_beyond_the_search_is_kept_and_told(tissue: np.ndarray) -> None:
     cells, nuclei = two_sides(tissue, 0.5, 0.12, seed=3)
     start = off_by(80, 0, 0.3, tissue)
     options = AlignOptions(search_um=20, turn_degrees=0, anchors=3)
-    found = refine(cells, nuclei, start, MPP, options, other_section="flag")
+    found = refine(cells, nuclei, start, MPP, options)
     assert not found.accepted
     np.testing.assert_array_equal(found.after, start)
     assert not found.evidence.same
@@ -121,17 +121,15 @@ def test_a_start_beyond_the_search_is_kept_and_told(tissue: np.ndarray) -> None:
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_another_section_is_refused_or_flagged(tissue: np.ndarray, seed: int) -> None:
+def test_another_section_is_told(tissue: np.ndarray, seed: int) -> None:
     cells, _ = two_sides(tissue, 0.5, 0.1, seed)
     other = apply(true_affine(), packed(1000, np.random.default_rng(50 + seed)))
     options = AlignOptions(anchors=3)
-    if seed:
-        found = refine(cells, other, true_affine(), MPP, options, seed, other_section="flag")
-        assert not found.evidence.same
-        assert abs(found.evidence.excess) < 0.1
-    else:
-        with pytest.raises(InputError, match=r"does not look like the same section: .* have a nucleus within 3 um"):
-            refine(cells, other, true_affine(), MPP, options, seed)
+    found = refine(cells, other, true_affine(), MPP, options, seed)
+    assert not found.evidence.same
+    assert abs(found.evidence.excess) < 0.1
+    with pytest.raises(InputError, match=r"does not look like the same section: .* have a nucleus within 3 um"):
+        require_same_section(found.evidence)
 
 
 def test_evidence_needs_overlap(tissue: np.ndarray) -> None:
@@ -151,7 +149,7 @@ def test_few_cells_are_aligned_or_left(tissue: np.ndarray) -> None:
     found = refine(cells, nuclei, start, MPP)
     assert found.accepted
     assert largest_error(found.after, few) < 1
-    found = refine(cells[:3], nuclei[:3], start, MPP, other_section="flag")
+    found = refine(cells[:3], nuclei[:3], start, MPP)
     assert not found.accepted
 
 

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from celldetr.errors import InputError
 from celldetr.spatial.annotate.annotation import Annotation, table
-from celldetr.spatial.annotate.hierarchy import Hierarchy, coarsen, hierarchy_names, load_hierarchy
+from celldetr.spatial.annotate.hierarchy import HIERARCHIES, Hierarchy, coarsen, load_hierarchy
+from celldetr.untrusted import yaml_names
 
 
 def annotation(p: list[list[float]], types: tuple[str, ...], known: list[bool] | None = None) -> Annotation:
@@ -79,7 +80,7 @@ def test_the_papers_types_lead_to_pannukes_with_mast_cells_under_inflammatory() 
     assert five.tolist() == ["inflammatory"] * 7 + ["neoplastic"] + ["connective"] * 4 + ["epithelial"]
 
 
-@pytest.mark.parametrize("name", hierarchy_names())
+@pytest.mark.parametrize("name", yaml_names(HIERARCHIES))
 def test_each_level_of_what_is_shipped_knows_all_types_of_the_one_below(name: str) -> None:
     levels = load_hierarchy(name).levels
     for lower, upper in pairwise(levels):

@@ -17,14 +17,8 @@ import shapely
 from cell_tables import random_cells, random_embeddings, write_run
 from celldetr.errors import InputError
 from celldetr.spatial.json_items import read_items
-from celldetr.spatial.nuclei import (
-    check_nuclei,
-    keep_nuclei,
-    nuclei_from_cells,
-    nuclei_from_file,
-    nuclei_from_model,
-    read_nuclei,
-)
+from celldetr.spatial.nuclei import check_nuclei, keep_nuclei, nuclei_from_cells, nuclei_from_model, read_nuclei
+from celldetr.spatial.nuclei_files import nuclei_from_file
 from celldetr.spatial.section import Nuclei
 
 MPP = 0.25
@@ -251,7 +245,7 @@ def test_nuclei_of_a_model_are_those_of_its_table(tmp_path: Path, monkeypatch: p
     heard: list[float] = []
     nuclei = nuclei_from_model(tmp_path / "he.png", tmp_path / "run", "small-20x", mpp=0.5, progress=heard.append)
     assert heard == [0.75]
-    assert asked == {"model": "small-20x", "mpp": 0.5, "options": None, "resume": True}
+    assert asked == {"model": "small-20x", "mpp": 0.5, "resume": True}
     np.testing.assert_allclose(nuclei.points, cells[["x_px", "y_px"]].to_numpy(), atol=1e-3)
     size = nuclei.boxes[:, 2:] - nuclei.boxes[:, :2]
     np.testing.assert_allclose(size, cells[["w_px", "h_px"]].to_numpy(), atol=1e-3)

@@ -13,9 +13,10 @@ from PIL import Image
 
 from celldetr.data.patch_set import PatchSet
 from celldetr.errors import InputError
+from celldetr.spatial.patches import WriteOptions
 from celldetr.spatial.regions import Grid, divide, field_shares, lay_grid
 from celldetr.spatial.section import Nuclei, Section
-from celldetr.spatial.write import WriteOptions, write_set
+from celldetr.spatial.write import write_set
 
 anndata = pytest.importorskip("anndata")
 
@@ -62,7 +63,7 @@ class Scene:
         )
 
     def write(self, out: Path, **options: Any) -> Any:
-        extra = {k: options.pop(k) for k in ("resume", "overwrite", "donor", "spots", "type_names") if k in options}
+        extra = {k: options.pop(k) for k in ("donor", "spots", "type_names") if k in options}
         made = WriteOptions.model_validate(OPTIONS | options)
         return write_set(self.section, self.image, self.nuclei, self.pairs, self.types, out, made, **extra)
 
@@ -144,7 +145,7 @@ def test_whole_regions_are_held_out(made: PatchSet) -> None:
         assert not ((others >= own.min(0)) & (others <= own.max(0))).all(1).any()
 
 
-def test_a_run_that_was_cut_goes_on(scene: Scene, made: PatchSet, tmp_path: Path) -> None:
+def test_a_set_that_was_cut_or_is_another_is_replaced(scene: Scene, made: PatchSet, tmp_path: Path) -> None:
     from celldetr.data import patch_writer
 
     (tmp_path / "steps").mkdir()
@@ -161,20 +162,13 @@ def test_a_run_that_was_cut_goes_on(scene: Scene, made: PatchSet, tmp_path: Path
         patch.setattr(patch_writer.PatchWriter, "close_shard", stop)
         with pytest.raises(KeyboardInterrupt):
             scene.write(tmp_path, donor="d7")
-    with pytest.raises(InputError, match="min_share"):
-        scene.write(tmp_path, donor="d7", resume=True, min_share=0.1)
-    assert not (tmp_path / ".lock").exists()
-    info = scene.write(tmp_path, donor="d7", resume=True)
-    assert info == made.info
+    scene.write(tmp_path, min_nuclei=6)
+    assert scene.write(tmp_path, donor="d7") == made.info
+    files = {file.name for file in made.path.iterdir()}
+    assert {file.name for file in tmp_path.iterdir()} == files | {"steps", "report.html"}
     for file in made.path.glob("*.arrow"):
         assert file.read_bytes() == (tmp_path / file.name).read_bytes()
     assert (tmp_path / "report.html").read_text() == "x"
-    with pytest.raises(InputError, match="holds a patch set"):
-        scene.write(tmp_path)
-    (tmp_path / "other.txt").write_text("")
-    (tmp_path / "set.json").unlink()
-    with pytest.raises(InputError, match="holds other files"):
-        scene.write(tmp_path)
 
 
 def test_places_left_out_are_counted_by_reason(scene: Scene, tmp_path: Path) -> None:
@@ -288,7 +282,6 @@ def test_measured_spots_hold_the_nuclei_within(scene: Scene, tmp_path: Path) -> 
         write_set(
             *(scene.section, scene.image, scene.nuclei, None, None, tmp_path, options),
             spots=table.assign(**{"p: u": 0.9}),
-            overwrite=True,
         )
 
 

@@ -123,13 +123,13 @@ def test_an_existing_run_is_neither_overwritten_nor_continued_unasked(
     with pytest.raises(InputError, match=r"--resume to continue .* --overwrite"):
         prepare_folder(folder, recipe, resume=False, overwrite=False)
     prepare_folder(folder, recipe, resume=True, overwrite=False)
-    with pytest.raises(InputError, match="give one of them"):
+    with pytest.raises(InputError, match="contradict"):
         prepare_folder(folder, recipe, resume=True, overwrite=True)
 
 
 def test_resuming_names_the_setting_that_changed(tmp_path: Path, tiny_recipe: Callable[..., Recipe]) -> None:
     prepare_folder(tmp_path / "run", tiny_recipe(), resume=False, overwrite=False)
-    with pytest.raises(InputError, match=r"another recipe \(training\.lr was 0\.0004, now 0\.001\)"):
+    with pytest.raises(InputError, match=r"another recipe \(training\.lr: 0\.0004, now 0\.001\)"):
         prepare_folder(tmp_path / "run", tiny_recipe(lr=1e-3), resume=True, overwrite=False)
 
 

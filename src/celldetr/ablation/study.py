@@ -11,8 +11,8 @@ from pydantic import Field, model_validator
 
 from celldetr.config import Config, Count, Recipe, parse
 from celldetr.errors import InputError, near
-from celldetr.recipes import find_yaml, load_recipe, names_in
-from celldetr.untrusted import read_yaml
+from celldetr.recipes import load_recipe
+from celldetr.untrusted import find_yaml, read_yaml
 
 FOLDER = Path(__file__).parent / "studies"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
@@ -103,11 +103,6 @@ class Study(Config):
     def _recipe(self, changes: Sequence[str], seed: int, part: str) -> Recipe:
         own = [change.replace(SEED, str(seed)) for change in changes]
         return load_recipe(self.recipe, [*own, f"training.seed={seed}", f"name={self.name}-{part}"])
-
-
-def study_names() -> list[str]:
-    """Names of the studies in the package."""
-    return names_in(FOLDER)
 
 
 def load_study(name: str | Path) -> Study:

@@ -23,7 +23,8 @@ from celldetr.cohort.regions import area_of, count_tiles, cut_regions, found_sto
 from celldetr.cohort.request import Listener, Outcome, Request, one_line
 from celldetr.errors import InputError
 from celldetr.files import flush_directory, output_errors, read_json, write_json
-from celldetr.slide.engine import RunSummary, check_modes, claim, is_complete, summarise
+from celldetr.resume import check_modes
+from celldetr.slide.engine import RunSummary, claim, is_complete, summarise
 from celldetr.slide.find import Slide
 from celldetr.slide.pipeline import Seconds
 from celldetr.slide.provenance import environment, now
@@ -266,7 +267,7 @@ class Coordinator:
         begun.cells += cells
         if self._listener is not None:
             total = count_tiles(plan, plan.bands)
-            self._listener(begun.slide, Progress(begun.tiles, total, begun.mm2, plan.read_mm2, begun.cells))
+            self._listener(begun.slide, Progress(begun.tiles, total, begun.mm2, begun.cells))
 
     def _count_workers(self) -> int:
         """How many there are, at least one; asked now and then, because they come and go."""

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from celldetr.cohort.regions import count_tiles, cut_regions, found_store, missing_bands
 from celldetr.cohort.request import Request, one_line
 from celldetr.errors import InputError
-from celldetr.slide.engine import check_modes, earlier_run, is_complete
+from celldetr.resume import check_modes
+from celldetr.slide.engine import earlier_run, is_complete
 from celldetr.slide.find import Slide
 from celldetr.slide.plan import make_plan
 from celldetr.slide.provenance import identity

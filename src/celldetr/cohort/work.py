@@ -33,7 +33,7 @@ from celldetr.slide.engine import RunSummary, summarise
 from celldetr.slide.find import Slide
 from celldetr.slide.pipeline import Job, Seconds, find_bands
 from celldetr.slide.plan import Plan, make_plan
-from celldetr.slide.provenance import differences, identity
+from celldetr.slide.provenance import changed, identity
 from celldetr.slide.reader import SlideReader, open_slide
 from celldetr.slide.session import Session
 from celldetr.slide.store import ATTEMPT, PARTS
@@ -214,7 +214,7 @@ def _job(request: Request, slide: Slide, outline: Outline, reader: SlideReader) 
         InputError: this worker has another version, model, precision, or another file under the slide's name.
     """
     model, options = _model(request.model), request.options_of(slide)
-    wrong = differences(outline.identity, identity(reader, model, options))
+    wrong = changed(outline.identity, identity(reader, model, options))
     if wrong:
         raise InputError(
             f"{slide.path}: worker {platform.node()} would find other cells, it has {'; '.join(wrong)}; "

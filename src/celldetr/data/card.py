@@ -19,7 +19,7 @@ from pydantic import Field, PrivateAttr, field_validator, model_validator
 
 from celldetr.config import Config, Positive, parse
 from celldetr.errors import InputError, near
-from celldetr.untrusted import expand_user, is_dir, read_yaml
+from celldetr.untrusted import expand_user, find_yaml, is_dir, read_yaml
 
 CARDS = Path(__file__).parent / "cards"  # the cards that come with the package
 DATA_VARIABLE = "CELLDETR_DATA"
@@ -149,11 +149,6 @@ class DatasetCard(Config):
         return self.splits[name]
 
 
-def card_names() -> list[str]:
-    """Names of the cards that come with the package."""
-    return sorted(path.stem for path in CARDS.glob("*.yaml"))
-
-
 def load_card(name_or_path: str | Path) -> DatasetCard:
     """Read a dataset card.
 
@@ -163,13 +158,7 @@ def load_card(name_or_path: str | Path) -> DatasetCard:
     Raises:
         InputError: no such card (near names are listed), or a key of it is wrong.
     """
-    text = str(name_or_path)
-    path = expand_user(Path(name_or_path))
-    if path.suffix.lower() not in {".yaml", ".yml"}:
-        if path.name != text or text not in card_names():
-            hint = near(text, card_names())
-            raise InputError(f"no dataset card {text!r}; {hint} (or the path of a .yaml file, or a folder of labels)")
-        path = CARDS / f"{text}.yaml"
+    path = find_yaml(name_or_path, CARDS, "dataset card", "a file nor a folder of labels")
     card = parse(DatasetCard, read_yaml(path), str(path))
     card._folder = path.resolve().parent
     return card

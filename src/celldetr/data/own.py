@@ -17,14 +17,14 @@ from pathlib import Path
 from typing import Any
 
 from celldetr.config import parse
-from celldetr.data.card import DatasetCard, card_names, load_card
+from celldetr.data.card import CARDS, DatasetCard, load_card
 from celldetr.data.lazy import type_counts
 from celldetr.data.patch_set import SPLITS, UNTYPED, PatchSet, is_patch_set, read_info
 from celldetr.data.readers import coco, points_csv, qupath_objects
 from celldetr.data.readers.common import read_lines
 from celldetr.data.readers.layout import SUFFIXES as IMAGES
 from celldetr.errors import InputError
-from celldetr.untrusted import expand_user, is_dir, is_file
+from celldetr.untrusted import expand_user, is_dir, is_file, yaml_names
 
 SPLIT = "all"  # the one split of such a card
 PATCHES = "patch_set"  # format of the card of a patch set
@@ -56,12 +56,11 @@ def find_card(name_or_path: str | Path, mpp: float | None = None) -> DatasetCard
         InputError: see ``load_card``, ``read_info`` and ``read_own``.
     """
     path = expand_user(Path(name_or_path))
-    if str(name_or_path) not in card_names() and is_patch_set(path):
-        return _patches(path.absolute(), mpp)
-    if str(name_or_path) not in card_names() and (
-        is_dir(path) or (is_file(path) and path.suffix.lower() not in (".yaml", ".yml"))
-    ):
-        return read_own(path, mpp).card
+    if str(name_or_path) not in yaml_names(CARDS):
+        if is_patch_set(path):
+            return _patches(path.absolute(), mpp)
+        if is_dir(path) or (is_file(path) and path.suffix.lower() not in (".yaml", ".yml")):
+            return read_own(path, mpp).card
     card = load_card(name_or_path)
     return card if mpp is None else card.model_copy(update={"mpp": mpp})
 

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -14,15 +14,14 @@ from celldetr.data.patch_set import SET_FILE, PatchSetInfo, Position, ShardInfo,
 from celldetr.data.shards import Patch, ShardWriter
 from celldetr.errors import InputError
 from celldetr.files import flush_directory, output_errors, write_json
+from celldetr.resume import check_modes, differences
 
 PICTURE = "set.png"
 SHARDS = "patches-*.arrow"
 OURS = (SHARDS, "patches-*.arrow.tmp", f"{PICTURE}*", f"{SET_FILE}.tmp")  # and ``SET_FILE``, which goes last
 
 
-def earlier_set(
-    folder: Path, made_with: dict[str, Any], *, resume: bool, overwrite: bool, beside: Collection[str] = ()
-) -> PatchSetInfo | None:
+def earlier_set(folder: Path, made_with: dict[str, Any], *, resume: bool, overwrite: bool) -> PatchSetInfo | None:
     """What an earlier run has left to go on with; None to begin. Nothing is touched.
 
     Args:
@@ -30,20 +29,17 @@ def earlier_set(
         made_with: what decides what is in it.
         resume: whether to go on with what is there.
         overwrite: whether to replace it.
-        beside: names of other files and folders that may be in ``folder``.
 
     Raises:
         InputError: there is a set and neither ``resume`` nor ``overwrite`` was asked for, both were, it was made with
             other settings, or the folder holds other things.
     """
-    if resume and overwrite:
-        raise InputError("resume and overwrite contradict each other; pass one of --resume and --overwrite")
+    check_modes(resume, overwrite)
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder}: is a file; name a folder for the set")
     if not is_patch_set(folder):
         ours = {path for pattern in OURS for path in folder.glob(pattern)}
-        known = {".lock", *beside}
-        if any(path not in ours and path.name not in known for path in (folder.iterdir() if folder.exists() else ())):
+        if any(path not in ours and path.name != ".lock" for path in (folder.iterdir() if folder.exists() else ())):
             raise InputError(
                 f"{folder}: holds other files than a patch set, which are not touched; name another folder"
             )
@@ -53,24 +49,12 @@ def earlier_set(
     if not resume:
         raise InputError(f"{folder}: holds a patch set; pass --overwrite to replace it, or --resume to go on with it")
     info = read_info(folder)
-    wrong = _differences(info.made_with, made_with)
+    wrong = differences(info.made_with, made_with)
     if wrong:
         raise InputError(
             f"{folder}: cannot be resumed, it was made with {'; '.join(wrong)}; pass --overwrite to replace it"
         )
     return info
-
-
-def _differences(then: dict[str, Any], now: dict[str, Any], within: str = "") -> list[str]:
-    """What differs between settings, in words."""
-    found = []
-    for key in sorted(then.keys() | now.keys()):
-        one, other = then.get(key), now.get(key)
-        if isinstance(one, dict) and isinstance(other, dict):
-            found += _differences(one, other, f"{within}{key}: ")
-        elif one != other:
-            found.append(f"{within}{key}: {str(one)[:80]}, now {str(other)[:80]}")
-    return found
 
 
 class PatchWriter:
@@ -139,7 +123,7 @@ class PatchWriter:
             "slides": tuple(slides),
             "next": position,
         }
-        self.info = PatchSetInfo.model_validate(self.info.model_dump() | _plain(changes))
+        self.info = PatchSetInfo.model_validate(self.info.model_dump() | changes)
         write_json(self.folder / SET_FILE, self.info.model_dump(mode="json"))
 
     def __exit__(
@@ -149,11 +133,3 @@ class PatchWriter:
             stopped = error or RuntimeError("the last shard was not closed")
             self._shard.__exit__(kind or type(stopped), stopped, trace)
             self._shard = None
-
-
-def _plain(values: dict[str, Any]) -> dict[str, Any]:
-    """Settings as plain values, as ``model_dump`` gives them."""
-    return {
-        key: tuple(item.model_dump() for item in value) if isinstance(value, tuple) else value
-        for key, value in values.items()
-    }

@@ -21,9 +21,7 @@ from celldetr.evaluation.cells import ImageCells, Predict, predict_samples
 from celldetr.evaluation.curve import score_curve
 from celldetr.evaluation.metrics import Totals, box_iou, confusion, count_image
 from celldetr.evaluation.protocols import PairedTypes, Protocol, find_protocol
-from celldetr.evaluation.report import ImageRow, Report, TissueRow, headline, write_metrics
-
-__all__ = ["Predict", "Report", "evaluate", "predict_samples", "score_images", "write_metrics"]
+from celldetr.evaluation.report import ImageRow, Report, TissueRow, headline
 
 
 def evaluate(

@@ -26,19 +26,6 @@ from celldetr.evaluation.cells import ImageCells
 from celldetr.evaluation.pairing import pair_cells
 from celldetr.evaluation.protocols import BACKGROUND, PairedTypes, Protocol, pair_image
 
-__all__ = [
-    "DetectionCounts",
-    "Totals",
-    "TypeCounts",
-    "box_iou",
-    "confusion",
-    "count_classwise",
-    "count_detection",
-    "count_image",
-    "count_types",
-    "pair_cells",
-]
-
 Ints = NDArray[np.int64]
 
 

@@ -79,7 +79,7 @@ class Report:
         median_iou, mean_iou: of the boxes of pairs, over pairs whose true box is not empty; None without any. Where
             boxes were derived, this is agreement with that derivation.
         median_distance_um: of the centres of pairs.
-        intervals: 95 % bootstrap intervals under the names of ``metrics``.
+        intervals: 95 % bootstrap intervals under the names of ``headline``.
         interval_unit: what was resampled: "group" or "image"; ``n_units`` of them.
         images: one row an image.
         tissues: one row a tissue, by name, images of no named tissue under ""; empty where none is named.
@@ -121,11 +121,6 @@ class Report:
     def mean_type_f1(self) -> float | None:
         """Mean of the types' F1."""
         return self.totals.mean_f1
-
-    @property
-    def metrics(self) -> dict[str, float | None]:
-        """All headline numbers under flat names, e.g. ``types.lymphocyte.f1``."""
-        return headline(self.totals, self.type_names)
 
     def summary(self) -> dict[str, Any]:
         """The numbers of the split, without images, curve and intervals; JSON-able, as a model card keeps them."""

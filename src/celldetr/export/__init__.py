@@ -32,7 +32,6 @@ class Exporter:
         name: what the user calls it.
         suffixes: endings its files may have; the first is the default, and programs recognise files by them.
         write: ``write(table, out, **options)``.
-        opens_in: programs that read it, for help texts.
         folder: whether it is a folder of files, a Zarr store, instead of one file.
         needs: extra of the package, and module in it, without which it cannot be written.
     """
@@ -40,7 +39,6 @@ class Exporter:
     name: str
     suffixes: tuple[str, ...]
     write: Callable[..., None]
-    opens_in: str
     folder: bool = False
     needs: str = ""
 
@@ -63,17 +61,10 @@ class Exporter:
 FORMATS: dict[str, Exporter] = {
     exporter.name: exporter
     for exporter in (
-        Exporter("geojson", (".geojson.gz", ".geojson", ".json.gz", ".json"), write_geojson, "QuPath, geopandas"),
-        Exporter("anndata", (".h5ad",), write_anndata, "scanpy, squidpy"),
-        Exporter("csv", (".csv", ".csv.gz"), write_csv, "spreadsheets, R, pandas"),
-        Exporter(
-            "spatialdata",
-            (".zarr",),
-            write_spatialdata,
-            "spatialdata, napari, squidpy",
-            folder=True,
-            needs="spatialdata",
-        ),
+        Exporter("geojson", (".geojson.gz", ".geojson", ".json.gz", ".json"), write_geojson),
+        Exporter("anndata", (".h5ad",), write_anndata),
+        Exporter("csv", (".csv", ".csv.gz"), write_csv),
+        Exporter("spatialdata", (".zarr",), write_spatialdata, folder=True, needs="spatialdata"),
     )
 }
 

@@ -196,15 +196,3 @@ def _check_values(path: Path, network: CellDETR, tensors: dict[str, Tensor]) -> 
             raise InputError(f"{path}: weights do not fit the config: {name!r} is {value.dtype}, not {own.dtype}")
         if value.is_floating_point() and not bool(value.float().isfinite().all()):
             raise InputError(f"{path}: weight {name!r} holds numbers that are not finite; the training went wrong")
-
-
-def require_types(card: Card, types: tuple[str, ...], purpose: str) -> None:
-    """Refuse a checkpoint of other types than ``purpose`` needs.
-
-    Raises:
-        InputError: names both.
-    """
-    if card.config.types != types:
-        raise InputError(
-            f"{purpose}: checkpoint {card.name!r} has types {list(card.config.types)}, expected {list(types)}"
-        )

@@ -142,21 +142,20 @@ class DeformableAttention(nn.Module):
         logits = self.attention_weights(query).float().view(*query.shape[:2], self.heads, -1)
         return cast(Tensor, logits.softmax(-1).view(*query.shape[:2], self.heads, self.levels, self.points))
 
-    def forward(self, query: Tensor, reference: Tensor, memory: Memory, value: Tensor | None = None) -> Tensor:
+    def forward(self, query: Tensor, reference: Tensor, memory: Memory) -> Tensor:
         """Sample the memory around each query's reference.
 
         Args:
             query: (B, Q, d), positions already added.
             reference: (B, Q, 2 | 4), see ``locations``.
-            memory: its tokens are the values, unless ``value`` is given.
-            value: (B, S, d), tokens in the order of ``memory``.
+            memory: its tokens are the values.
 
         Returns:
             (B, Q, d)
         """
         batch, queries, d_model = query.shape
         query = lowered(query)
-        value = self.value_proj(memory.tokens if value is None else value)
+        value = self.value_proj(memory.tokens)
         if memory.padding is not None:
             value = value.masked_fill(memory.padding[..., None], 0.0)
         value = value.view(batch, -1, self.heads, d_model // self.heads)

@@ -27,6 +27,7 @@ from celldetr.export.table import open_table
 from celldetr.files import output_errors, read_json, replacing, write_json
 from celldetr.neighbours.collection import Collection, Rows, SlideCells, find_cells, gather, sample_rows
 from celldetr.neighbours.grouping import Assigner, Grouping, group, scanpy_module
+from celldetr.resume import check_modes
 from celldetr.slide.clusters import CLUSTER, CLUSTERS, MOST, clusters_about, read_clusters, write_clusters
 from celldetr.slide.lock import RunLock
 from celldetr.slide.provenance import environment, now, package_version
@@ -107,8 +108,7 @@ def cluster_cells(
             cannot be written to.
     """
     options = options or ClusterOptions()
-    if resume and overwrite:
-        raise InputError("resume and overwrite contradict each other; pass one of --resume and --overwrite")
+    check_modes(resume, overwrite)
     check_formats(formats)
     scanpy_module()
     if not isinstance(cells, Collection):

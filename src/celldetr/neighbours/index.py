@@ -71,7 +71,6 @@ class Built:
         path: folder of the index.
         cells, slides: in it.
         added, kept, dropped: slides that were read, that were in it already, that are no longer in it.
-        retrained: centroids were made.
     """
 
     path: Path
@@ -80,7 +79,6 @@ class Built:
     added: int
     kept: int
     dropped: int
-    retrained: bool
 
 
 def build_index(
@@ -151,7 +149,6 @@ def build_index(
         len(added),
         len(segments) - len(added),
         len({segment.slide for segment in before.values()} - names),
-        old is None,
     )
 
 

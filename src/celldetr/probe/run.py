@@ -30,6 +30,7 @@ from celldetr.probe.report import Context, write_report
 from celldetr.probe.row import Row, measure, read_row, write_row
 from celldetr.probe.summary import RowNumbers, summarise
 from celldetr.probe.truth import Truth, read_splits
+from celldetr.resume import differences
 
 SETTINGS = "probe.json"
 PARTS = ("train", "test")
@@ -136,13 +137,8 @@ def _prepare(out: Path, settings: dict[str, Any], resume: bool, overwrite: bool)
                 shutil.rmtree(out / part, ignore_errors=True)
         elif not resume:
             raise InputError(f"{out}: holds a probe already; add --resume to keep its rows, or --overwrite")
-        else:
-            for key, value in settings.items():
-                if earlier.get(key) != value:
-                    raise InputError(
-                        f"{out}: was measured with {key}={earlier.get(key)!r}, now it is {value!r}; choose another "
-                        "folder, or add --overwrite"
-                    )
+        elif wrong := differences(earlier, settings):
+            raise InputError(f"{out}: was measured with {'; '.join(wrong)}; choose another folder, or add --overwrite")
     with output_errors(out):
         for part in ("rows", "embeddings"):
             (out / part).mkdir(parents=True, exist_ok=True)

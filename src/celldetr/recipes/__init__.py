@@ -6,40 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from celldetr.config import Recipe, override, parse
-from celldetr.errors import InputError, near
-from celldetr.untrusted import expand_user, is_file, read_yaml
+from celldetr.errors import InputError
+from celldetr.untrusted import find_yaml, read_yaml
 
 FOLDER = Path(__file__).parent
-
-
-def recipe_names() -> list[str]:
-    """Names of the recipes in the package."""
-    return names_in(FOLDER)
-
-
-def names_in(folder: Path) -> list[str]:
-    """Names of the YAML files of a folder of the package."""
-    return sorted(path.stem for path in folder.glob("*.yaml"))
-
-
-def find_yaml(name: str | Path, folder: Path, kind: str) -> Path:
-    """A user's YAML file, or one of the package's by name.
-
-    Args:
-        name: a file, or the name of one in ``folder``.
-        folder: of the package.
-        kind: what such a file is, for the message.
-
-    Raises:
-        InputError: neither; near names are listed.
-    """
-    path = expand_user(Path(name))
-    if is_file(path):
-        return path
-    known = names_in(folder)
-    if path.suffix in (".yaml", ".yml") or str(name) not in known:
-        raise InputError(f"no {kind} {str(name)!r}: neither a file nor a known name; {near(str(name), known)}")
-    return folder / f"{name}.yaml"
 
 
 def load_recipe(name: str | Path, assignments: list[str] | None = None, data: dict[str, Any] | None = None) -> Recipe:

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from celldetr.errors import InputError
+
+if TYPE_CHECKING:
+    from celldetr.slide.reader import SlideReader
 
 # Every look for damage may cost opening the slide again, so it is found no more finely than this.
 PARTS = 64  # of the longer side of a picture
@@ -75,14 +78,8 @@ class DamagedTile:
         return self.lost == (0, 0, width, height)
 
 
-class _Readable(Protocol):
-    def read_region(
-        self, x: float, y: float, width: float, height: float, out_width: int, out_height: int
-    ) -> NDArray[np.uint8]: ...
-
-
 def read_around(
-    reader: _Readable,
+    reader: SlideReader,
     x: float,
     y: float,
     width: float,
@@ -130,7 +127,7 @@ def _halves(size: int, smallest: int) -> list[tuple[int, int]]:
 
 
 def read_tile(
-    reader: _Readable, x: float, y: float, width: float, height: float, out_width: int, out_height: int
+    reader: SlideReader, x: float, y: float, width: float, height: float, out_width: int, out_height: int
 ) -> NDArray[np.uint8] | DamagedTile:
     """``SlideReader.read_region``, or what can be had of it.
 

@@ -22,13 +22,14 @@ from numpy.typing import NDArray
 
 from celldetr.errors import InputError
 from celldetr.files import flush_directory, output_errors, read_json
+from celldetr.resume import check_modes
 from celldetr.slide.damage import FailedTile
 from celldetr.slide.lock import RunLock
 from celldetr.slide.nucleus_size import NucleusSizes
 from celldetr.slide.options import PredictOptions
 from celldetr.slide.pipeline import Counter, Job, Seconds, predict_bands
 from celldetr.slide.plan import make_plan
-from celldetr.slide.provenance import differences, doubts, identity, table_provenance
+from celldetr.slide.provenance import changed, doubts, identity, table_provenance
 from celldetr.slide.reader import SlideReader, from_array
 from celldetr.slide.session import Progress, Session
 from celldetr.slide.store import CELLS, FINISHED, PARTS, RUN, ZARR_FILE, PartStore, joint_bounds
@@ -145,12 +146,6 @@ def claim(directory: Path, run: dict[str, Any], resume: bool, overwrite: bool) -
             directory.rmdir()  # only succeeds if nothing was left in it
 
 
-def check_modes(resume: bool, overwrite: bool) -> None:
-    """Refuse to go on with what is there and to replace it at once."""
-    if resume and overwrite:
-        raise InputError("resume and overwrite contradict each other; pass one of --resume and --overwrite")
-
-
 def _check(reader: SlideReader, options: PredictOptions, resume: bool, overwrite: bool) -> None:
     check_modes(resume, overwrite)
     if options.mpp is not None and options.mpp != reader.mpp:
@@ -175,7 +170,7 @@ def earlier_run(directory: Path, run: dict[str, Any], resume: bool, overwrite: b
     earlier = read_json(directory / RUN)
     if earlier is None:
         raise InputError(f"{directory}: has no {RUN}, so it cannot be resumed; pass --overwrite to replace it")
-    wrong = differences(earlier, run)
+    wrong = changed(earlier, run)
     if wrong:
         raise InputError(
             f"{directory}: cannot be resumed, it was made with {'; '.join(wrong)}; pass --overwrite to replace it"

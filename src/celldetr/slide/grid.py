@@ -9,7 +9,6 @@ least half an overlap beyond all it owns, except at the border of the slide.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -109,14 +108,8 @@ class Grid:
             (float(cx[column]), float(cy[row]), float(cx[column + 1]), float(cy[row + 1])),
         )
 
-    def tiles(self) -> Iterator[Tile]:
-        """Row by row, the order of all output."""
-        for row in range(len(self.rows)):
-            for column in range(len(self.columns)):
-                yield self.tile(row, column)
-
     def owned(self) -> NDArray[np.float64]:
-        """(tiles, 4) xyxy in level-0 pixels: what each owns of the slide or region, in the order of ``tiles``."""
+        """(tiles, 4) xyxy in level-0 pixels: what each owns of the slide or region, row by row."""
         x0, x1 = _inside(self.columns)
         y0, y1 = _inside(self.rows)
         boxes = [np.broadcast_arrays(x0[None], y0[:, None], x1[None], y1[:, None])]

@@ -5,15 +5,15 @@ The part that decides which cells come out is the *identity* of a run; a run is 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import platform
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
+from celldetr.resume import differences
 from celldetr.slide.damage import FailedTile
 from celldetr.slide.options import PredictOptions
 from celldetr.slide.pipeline import Job
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 COARSE = 1.5  # times the model's mpp beyond which a slide is magnified more than training ever did
 FEW_ON_MM2, FEW_PER_MM2 = 0.02, 5  # tissue larger than this has more cells than so many a mm2; fat has a hundred
+FREE = ("options.batch_size:", "mpp_source:")  # may change under a run: neither decides which cells come out
 LIBRARIES = (
     "numpy", "scipy", "pyarrow", "pillow", "openslide-python", "openslide-bin", "tifffile", "imagecodecs",
     "torch", "timm", "numba",
@@ -54,14 +55,10 @@ def identity(reader: SlideReader, model: TileModel, options: PredictOptions) -> 
     return values
 
 
-def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """How a run (``run.json``) differs from an identity, e.g. ``options.tile: 512, now 256``; batch size may differ."""
-    before = dict(_leaves(old))
-    return [
-        f"{key}: {_short(before.get(key))}, now {_short(value)}"
-        for key, value in _leaves(new)
-        if key not in ("options.batch_size", "mpp_source") and before.get(key) != value
-    ]
+def changed(run: dict[str, Any], identity: dict[str, Any]) -> list[str]:
+    """How a run (``run.json``, which says more than its identity) differs from an identity; batch size may differ."""
+    then = {key: run.get(key) for key in identity}
+    return [text for text in differences(then, identity) if not text.startswith(FREE)]
 
 
 def history(earlier: dict[str, Any]) -> tuple[dict[str, float], int, str]:
@@ -74,20 +71,6 @@ def history(earlier: dict[str, Any]) -> tuple[dict[str, float], int, str]:
     seconds = {key: float(value) for key, value in numbers if isinstance(value, int | float) and 0 <= value < 1e12}
     count = sessions if isinstance(sessions, int) and 0 <= sessions < 1e9 else 0
     return seconds, count, started if isinstance(started, str) else now()
-
-
-def _short(value: Any) -> str:
-    """A value for a message; of a long one (the outline of a ROI) its beginning and a hash."""
-    text = repr(value)
-    return text if len(text) <= 120 else f"{text[:40]}... (hash {hashlib.sha256(text.encode()).hexdigest()[:8]})"
-
-
-def _leaves(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in values.items():
-        if isinstance(value, dict):
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value
 
 
 def table_provenance(run: dict[str, Any], failed: int = 0) -> dict[str, Any]:

@@ -147,12 +147,8 @@ class SlideReader(ABC):
             out[top:bottom, left:right] = self._resample(index, box, right - left, bottom - top)
         return out
 
-    def thumbnail(self, mpp: float) -> NDArray[np.uint8]:
-        """The whole slide at about ``mpp`` micrometres per pixel -> (h, w, 3) uint8, at least one pixel a side."""
-        return self.read_region(0, 0, self.width, self.height, *self.thumbnail_size(mpp))
-
     def thumbnail_size(self, mpp: float) -> tuple[int, int]:
-        """Width and height of the thumbnail at about ``mpp``."""
+        """Width and height of the whole slide at about ``mpp`` micrometres per pixel, at least one pixel a side."""
         width = max(1, round(self.width / max(mpp / self.mpp_x, 1.0)))
         height = max(1, round(self.height / max(mpp / self.mpp_y, 1.0)))
         return width, height

@@ -29,14 +29,13 @@ class Progress:
 
     Attributes:
         tiles, tiles_total: read, and to be read.
-        mm2, mm2_total: the area they own.
+        mm2: the area that those read own.
         cells: found so far.
     """
 
     tiles: int
     tiles_total: int
     mm2: float
-    mm2_total: float
     cells: int
 
 
@@ -138,9 +137,8 @@ class Session:
 
     def _tell(self, counter: Counter) -> None:
         if self._progress is not None:
-            plan = self._job.plan
-            total = int(plan.selected.sum())
-            self._progress(Progress(counter.tiles, total, counter.mm2, plan.read_mm2, counter.cells))
+            total = int(self._job.plan.selected.sum())
+            self._progress(Progress(counter.tiles, total, counter.mm2, counter.cells))
 
     def _describe(self, status: str) -> dict[str, Any]:
         """``run.json`` at this moment: identity, times, machine."""

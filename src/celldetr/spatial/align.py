@@ -20,7 +20,7 @@ from celldetr.config import Config, Count, Positive, Probability
 from celldetr.errors import InputError
 from celldetr.files import read_json, write_json
 from celldetr.spatial.affine import apply
-from celldetr.spatial.evidence import Evidence, evidence, require_same_section
+from celldetr.spatial.evidence import Evidence, evidence
 from celldetr.spatial.frames import Floats, Mpp, in_image_um, pixel_scale
 from celldetr.spatial.registration import ANCHOR_CELLS, Clouds, Index, Peak, find_peak, grow, settle
 
@@ -147,7 +147,6 @@ def refine(
     options: AlignOptions | None = None,
     seed: int = 0,
     *,
-    other_section: str = "raise",
     progress: Callable[[float], None] | None = None,
 ) -> Alignment:
     """Refine an alignment by the nuclei of the image, or keep it.
@@ -159,11 +158,10 @@ def refine(
         mpp: micrometres per level-0 pixel, or along x and y.
         options: limits of the search.
         seed: of the blocks held out, and of what is drawn where there are many cells.
-        other_section: ``raise`` or ``flag`` (``evidence.same``) what does not look like the same section.
         progress: told the share that is done.
 
     Raises:
-        InputError: nothing to align, coordinates that are not finite, or an H&E of another section.
+        InputError: nothing to align, or coordinates that are not finite.
     """
     options = options or AlignOptions()
     tell = progress or (lambda _: None)
@@ -208,8 +206,6 @@ def refine(
     refined = np.linalg.inv(scale) @ best @ scale @ to_image if accepted else to_image
     moved = float(np.linalg.norm(apply(best, clouds.cells) - clouds.cells, axis=1).max())
     found = evidence(cells_um[judges] if accepted else cells_um, nuclei_px, refined, mpp, seed)
-    if other_section == "raise":
-        require_same_section(found)
     tell(1.0)
     return Alignment(to_image, refined, accepted, why, before, after, moved, found)
 

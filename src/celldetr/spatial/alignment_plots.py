@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from celldetr.slide.reader import from_array
+from celldetr.slide.reader import SlideReader, from_array
 from celldetr.spatial.affine import apply
 from celldetr.spatial.frames import Floats, Mpp, in_image_um, pixel_scale
 from celldetr.spatial.residuals import ResidualMap, residual_map
 from celldetr.spatial.section import Nuclei
-from celldetr.view.image import SlideImage
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,7 +31,7 @@ ARROWS = 400  # most, of the map
 
 
 def overlay(
-    image: SlideImage | NDArray[np.uint8],
+    image: SlideReader | NDArray[np.uint8],
     cells_um: Floats,
     nuclei: Nuclei,
     to_image: Floats,
@@ -119,7 +118,7 @@ def field_centres(cells_px: Floats, nuclei_px: Floats, size: tuple[int, int], mp
 
 def _draw_field(
     axes: Axes,
-    reader: SlideImage,
+    reader: SlideReader,
     centre: Floats,
     half: Floats,
     cells: Floats,

@@ -106,7 +106,7 @@ def evidence(cells_um: Floats, nuclei_px: Floats, to_image: Floats, mpp: Mpp, se
     return Evidence(len(distance), share, chance, spread, bool(same))
 
 
-def require_same_section(found: Evidence, what: str = "the H&E") -> None:
+def require_same_section(found: Evidence) -> None:
     """Refuse what does not look like the same section.
 
     Raises:
@@ -116,10 +116,10 @@ def require_same_section(found: Evidence, what: str = "the H&E") -> None:
         return
     if found.cells < FEWEST_CELLS:
         raise InputError(
-            f"{what} does not look like the same section: only {found.cells} cells lie where it has nuclei; check that "
-            "image and alignment belong to this bundle, and the direction of the alignment"
+            f"the H&E does not look like the same section: only {found.cells} cells lie where it has nuclei; check "
+            "that image and alignment belong to this bundle, and the direction of the alignment"
         )
     raise InputError(
-        f"{what} does not look like the same section: {found}; check that image and alignment belong to this bundle, "
+        f"the H&E does not look like the same section: {found}; check that image and alignment belong to this bundle, "
         "the alignment's direction and the image's mpp"
     )

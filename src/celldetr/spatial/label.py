@@ -19,18 +19,21 @@ import numpy as np
 from celldetr.config import Config
 from celldetr.errors import InputError, near
 from celldetr.files import output_errors
+from celldetr.resume import check_modes
 from celldetr.slide.lock import LOCK, RunLock
 from celldetr.slide.options import PredictOptions
 from celldetr.slide.provenance import package_version
 from celldetr.slide.reader import SlideReader, open_slide
 from celldetr.spatial import affine as affines
 from celldetr.spatial.align import AlignOptions, read_alignment, refine
+from celldetr.spatial.evidence import require_same_section
 from celldetr.spatial.frames import pixel_scale
 from celldetr.spatial.keep import SECTION, read_kept, write_section
 from celldetr.spatial.nuclei import check_nuclei, keep_nuclei, nuclei_from_cells, nuclei_from_model, read_nuclei
 from celldetr.spatial.nuclei_files import nuclei_from_file
 from celldetr.spatial.pair import PairOptions, keep_pairs, pair, read_pairs
 from celldetr.spatial.pair import summary as pairs_summary
+from celldetr.spatial.patches import WriteOptions
 from celldetr.spatial.quality import QualityOptions, check_cells, passed_cells
 from celldetr.spatial.quality import summary as quality_summary
 from celldetr.spatial.readers import Kind, read_section
@@ -39,7 +42,7 @@ from celldetr.spatial.record import RECORD_FILE, STEPS_FOLDER, Record, open_reco
 from celldetr.spatial.residuals import misfit_warnings, residual_map
 from celldetr.spatial.section import Nuclei, Section
 from celldetr.spatial.tables import read_table, write_table
-from celldetr.spatial.write import WriteOptions, write_set
+from celldetr.spatial.write import write_set
 
 if TYPE_CHECKING:
     from celldetr.api import Model
@@ -63,8 +66,7 @@ def begin(folder: Path, *, overwrite: bool = False, resume: bool = False) -> Ite
         InputError: there is a set and neither was asked for, both were, or the folder holds other things; another run
             works on it.
     """
-    if overwrite and resume:
-        raise InputError("resume and overwrite contradict each other; pass one of --resume and --overwrite")
+    check_modes(resume, overwrite)
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder}: is a file; name a folder for the set")
     begun = (folder / RECORD_FILE).is_file()
@@ -205,11 +207,9 @@ def align_step(
     alignment: Path | None = None,
     *,
     direction: str = "image_to_xenium",
-    pixel_um: float | None = None,
     inverse: bool = False,
     options: AlignOptions | None = None,
     pairing: PairOptions | None = None,
-    seed: int = 0,
     keep: bool = True,
     progress: Told | None = None,
 ) -> bool:
@@ -218,10 +218,9 @@ def align_step(
     Args:
         record: of the set.
         alignment: file of the affine (``affines.read_affine``); None: what the section itself says.
-        direction, pixel_um, inverse: how to read it (``affines.to_image``); pixels of the run by default.
+        direction, inverse: how to read it (``affines.to_image``).
         options: of the refinement.
         pairing: of the pairs.
-        seed: of what is drawn.
         keep, progress: as everywhere.
     """
     options, pairing = options or AlignOptions(), pairing or PairOptions()
@@ -229,17 +228,15 @@ def align_step(
     settings = {
         "alignment": stamp(alignment),
         "direction": direction,
-        "pixel_um": pixel_um,
         "inverse": inverse,
         "options": plain(options),
         "pairing": plain(pairing),
-        "seed": seed,
     }
     outputs = (record.files / ALIGNMENT_FILE, record.files / PAIRS_FILE)
 
     def work() -> dict[str, Any]:
         section, nuclei = passing(record), read_nuclei(record.files / NUCLEI_FILE)
-        unit = pixel_um or section.source.get("pixel_um") or affines.PIXEL_UM
+        unit = section.source.get("pixel_um") or affines.PIXEL_UM
         start = section.to_image
         if alignment is not None:
             start = affines.to_image(affines.read_affine(alignment), way, unit, inverse=inverse)
@@ -257,9 +254,9 @@ def align_step(
             start,
             mpp,
             options,
-            seed,
             progress=None if progress is None else lambda share: progress(0.7 * share),
         )
+        require_same_section(found.evidence)
         pairs = pair(
             section.cells.obs_names.to_numpy(dtype=object),
             section.points,
@@ -315,8 +312,6 @@ def write_step(
             spots=None if spots is None else read_table(spots),
             donor=donor,
             licence=licence,
-            overwrite=True,  # whether the set is the one that is wanted, the record tells
-            locked=True,
             progress=progress,
         )
         return {

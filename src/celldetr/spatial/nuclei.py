@@ -14,26 +14,15 @@ import shapely
 
 from celldetr.errors import InputError
 from celldetr.files import replacing
-from celldetr.slide.options import PredictOptions
 from celldetr.slide.store import read_cells, table_errors
 from celldetr.slide.table import provenance_of, table_metadata
 from celldetr.spatial.frames import Mpp, pixel_scale
-from celldetr.spatial.nuclei_files import nuclei_from_file
 from celldetr.spatial.section import Nuclei, Polygons
 from celldetr.spatial.steps import NUCLEI
 from celldetr.spatial.tables import read_columns
 
 if TYPE_CHECKING:
     from celldetr.api import Model
-
-__all__ = [
-    "check_nuclei",
-    "keep_nuclei",
-    "nuclei_from_cells",
-    "nuclei_from_file",
-    "nuclei_from_model",
-    "read_nuclei",
-]
 
 MOST_OUTSIDE = 0.01  # share of nuclei beyond the image: a detector may place some over its edge
 PLAUSIBLE_UM = (2.0, 40.0)  # median size of nuclei: beyond, their pixels are not those of level 0
@@ -46,7 +35,6 @@ def nuclei_from_model(
     model: Model | str | Path | None = None,
     *,
     mpp: float | None = None,
-    options: PredictOptions | None = None,
     progress: Callable[[float], None] | None = None,
 ) -> Nuclei:
     """Find nuclei as ``celldetr predict`` does, into ``out/<image>/``. What an interrupted run has found is kept.
@@ -56,7 +44,6 @@ def nuclei_from_model(
         out: folder for the run's folder.
         model: a loaded model, or what ``load_model`` takes.
         mpp: micrometres per pixel of level 0, instead of what the file says.
-        options: of the run.
         progress: told the share of tiles that is done.
 
     Raises:
@@ -69,7 +56,6 @@ def nuclei_from_model(
         out,
         model=model,
         mpp=mpp,
-        options=options,
         resume=True,
         progress=None if progress is None else lambda at: progress(at.tiles / max(at.tiles_total, 1)),
     )

@@ -8,10 +8,10 @@ from pathlib import Path
 from celldetr.config import Config, override, parse
 from celldetr.spatial.align import AlignOptions
 from celldetr.spatial.pair import PairOptions
+from celldetr.spatial.patches import WriteOptions
 from celldetr.spatial.quality import QualityOptions
 from celldetr.spatial.readers.common import ReadOptions
 from celldetr.spatial.type_step import TypeOptions
-from celldetr.spatial.write import WriteOptions
 from celldetr.untrusted import read_yaml
 
 

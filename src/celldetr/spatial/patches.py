@@ -15,7 +15,7 @@ from pydantic import Field
 
 from celldetr.config import Count, Mpp, Positive, Probability
 from celldetr.data.dataset import SAME_MPP
-from celldetr.data.patch_set import LARGEST_PX, SMALLEST_PX, PatchSetInfo, Position, SlideInfo
+from celldetr.data.patch_set import LARGEST_PX, SMALLEST_PX, PatchSetInfo, Position, SlideInfo, contents
 from celldetr.data.patch_writer import PatchWriter
 from celldetr.data.sample import UNKNOWN
 from celldetr.data.shards import Encoding, Patch
@@ -36,7 +36,7 @@ DAMAGED, FEW_NUCLEI, FEW_PAIRED, NO_SPOT = "damaged", "few nuclei", "few nuclei 
 
 
 class WriteOptions(LabelOptions):
-    """Settings of the set. All of them decide what is in it: it is only resumed with the same ones."""
+    """Settings of the set. All of them decide what is in it."""
 
     mpp: Mpp = 0.4  # micrometres per pixel of the patches: that of the default model
     px: int = Field(320, ge=SMALLEST_PX, le=LARGEST_PX)  # side of a patch; training cuts 256 px, zoomed by .8 or more
@@ -187,18 +187,12 @@ class Plan:
             self.regions.append(Region(whole_name, rng.permutation(chosen), left, looked_at=int((own & ~kept).sum())))
         usable = sum(len(each.places) > 0 for each in self.regions)
         if usable < (2 if options.validation else 1):
-            told = ", ".join(f"{n} {what}" for what, n in self._left_out().items()) or "none left out"
+            left_out = contents(self._infos(len(self.regions)))
+            told = ", ".join(f"{n} {what}" for what, n in left_out.items()) or "none left out"
             raise InputError(
                 f"section {name!r}: {int(kept.sum())} of {len(places)} places can be patches ({told}), too few for two"
                 " regions, one of them to validate on; choose a smaller px, or lower min_nuclei and min_share"
             )
-
-    def _left_out(self) -> dict[str, int]:
-        sums: dict[str, int] = {}
-        for each in self.regions:
-            for what, count in each.left_out.items():
-                sums[what] = sums.get(what, 0) + count
-        return sums
 
     def made_with(
         self,
@@ -245,20 +239,14 @@ class Plan:
         return dict(zip(self.labels.names, counts.tolist(), strict=True))
 
     def write(self, writer: PatchWriter, progress: Callable[[float], None] | None) -> PatchSetInfo:
-        """Write what is missing."""
-        start = writer.info.next or Position(slide=0, place=0)
-        for region, told in zip(self.regions, writer.info.slides, strict=False):
-            region.left_out, region.looked_at = dict(told.left_out), told.looked_at
-            region.patches, region.nuclei = told.patches, told.nuclei
+        """Write all of it."""
         total = max(sum(len(each.places) for each in self.regions), 1)
-        done = sum(len(each.places) for each in self.regions[: start.slide]) + start.place
+        done = 0
         threads = usable_threads()
-        for number in range(start.slide, len(self.regions)):
-            region = self.regions[number]
-            first = start.place if number == start.slide else 0
-            todo = region.places[first:].tolist()
+        for number, region in enumerate(self.regions):
+            todo = region.places.tolist()
             with closing(ahead(self._read, todo, AHEAD + threads, threads)) as images:
-                for place, (which, image) in enumerate(zip(todo, images, strict=True), first):
+                for place, (which, image) in enumerate(zip(todo, images, strict=True)):
                     region.looked_at += 1
                     if image is None:
                         region.left_out[DAMAGED] = region.left_out.get(DAMAGED, 0) + 1

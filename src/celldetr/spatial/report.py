@@ -32,13 +32,13 @@ from celldetr.spatial.label import (
 )
 from celldetr.spatial.nuclei import read_nuclei
 from celldetr.spatial.pair import read_pairs
+from celldetr.spatial.patches import WriteOptions
 from celldetr.spatial.quality import QualityOptions
 from celldetr.spatial.quality_plots import quality_figure
 from celldetr.spatial.record import STEPS, Record
 from celldetr.spatial.tables import read_table
 from celldetr.spatial.type_plots import expression_figure, types_figure
 from celldetr.spatial.type_step import EXPRESSION_FILE, read_expression
-from celldetr.spatial.write import WriteOptions
 from celldetr.view.contact_sheet import Picture, contact_sheet
 from celldetr.view.page import document, duration, number
 

@@ -10,18 +10,12 @@ from numpy.typing import NDArray
 
 from celldetr.config import Config, Count, Probability
 from celldetr.errors import InputError, near
-from celldetr.spatial.annotate import (
-    ANNOTATORS,
-    Annotation,
-    Annotator,
-    Classifier,
-    Labels,
-    Transport,
-    TransportOptions,
-    coarsen,
-    load_hierarchy,
-    table,
-)
+from celldetr.spatial.annotate import ANNOTATORS
+from celldetr.spatial.annotate.annotation import Annotation, Annotator, table
+from celldetr.spatial.annotate.classifier import Classifier
+from celldetr.spatial.annotate.hierarchy import coarsen, load_hierarchy
+from celldetr.spatial.annotate.labels import Labels
+from celldetr.spatial.annotate.transport import Transport, TransportOptions
 from celldetr.spatial.label import TYPES_FILE, Told, passing, plain
 from celldetr.spatial.record import Record, stamp
 from celldetr.spatial.reference import read_reference, shared_genes
@@ -146,7 +140,7 @@ def _annotator(
     if method == "labels" or reference is None:
         return Labels(column or None, labels)
     if method == "celltypist":
-        return Classifier(reference=reference, column=column)
+        return Classifier(reference, column)
     return Transport(reference, column, options.transport)
 
 

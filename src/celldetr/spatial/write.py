@@ -5,34 +5,27 @@ is divided into regions of about equal numbers of labelled nuclei; each is a sli
 that whole regions are held out, never patches at random. A nucleus is in the patch, and a patch in the region, with its
 centre.
 
-What comes out depends on the inputs and the options alone; a run that was cut goes on after its last shard.
+What comes out depends on the inputs and the options alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from celldetr.data.patch_set import PatchSetInfo
-from celldetr.data.patch_writer import PatchWriter, earlier_set
+from celldetr.data.patch_writer import PatchWriter
 from celldetr.errors import InputError
-from celldetr.files import output_errors
-from celldetr.slide.lock import RunLock
 from celldetr.slide.reader import SlideReader, open_slide
 from celldetr.spatial.patches import Plan, WriteOptions
 from celldetr.spatial.section import Nuclei, Section
 
 if TYPE_CHECKING:
     import pandas as pd
-
-__all__ = ["BESIDE", "WriteOptions", "write_set"]
-
-BESIDE = ("report.html", "spatial.json", "steps")  # what else may lie in the folder of the set
 
 
 def write_set(
@@ -50,13 +43,9 @@ def write_set(
     spots: pd.DataFrame | None = None,
     donor: str = "",
     licence: str = "unknown",
-    resume: bool = False,
-    overwrite: bool = False,
-    locked: bool = False,
-    beside: Collection[str] = BESIDE,
     progress: Callable[[float], None] | None = None,
 ) -> PatchSetInfo:
-    """Write a training set.
+    """Write a training set; other files in its folder stay.
 
     Args:
         section: whose cells say where there can be labels.
@@ -64,7 +53,7 @@ def write_set(
         nuclei: of the image, level-0 px.
         pairs: ``steps.PAIRS``; may be None with ``spots``.
         types: ``steps.TYPES``, with the types that the model is to have; may be None with ``spots``.
-        out: folder of the set.
+        out: folder of the set, which nobody else works on meanwhile; a set that is in it is replaced.
         options: settings.
         affine: (3, 3) from the section's micrometres to level-0 px, as aligned; None: ``section.to_image``; without
             either the nuclei with a cell say where the section is.
@@ -75,10 +64,6 @@ def write_set(
             "p: NAME" for each type, shares that sum to 1. With ``composition="spots"``.
         donor: who the section is of; told as the group of its patches, so that several sets can be told apart.
         licence: of the data; told to whoever uses the set.
-        resume: go on with a set that was begun, or accept a finished one; where there is none, begin.
-        overwrite: replace a set.
-        locked: the caller holds ``out`` (``RunLock``).
-        beside: names of what else may lie in ``out``.
         progress: told the share that is done.
 
     Returns:
@@ -86,33 +71,24 @@ def write_set(
 
     Raises:
         InputError: no nucleus is sure of a type, too few patches for two regions, an image smaller than a patch, of
-            unknown resolution or unreadable, wrong spots; a set of other settings is there, the disk is full.
+            unknown resolution or unreadable, wrong spots; the disk is full.
     """
     options = options or WriteOptions()
     affine = section.to_image if affine is None else affine
-    reader = _open(image_path, mpp, affine)
-    with reader:
+    with _open(image_path, mpp, affine) as reader:
         plan = Plan.make(section, reader, nuclei, pairs, types, options, affine, type_names, spots, donor)
-        made_with = plan.made_with(section, nuclei, pairs, types, spots, affine, licence)
-        ask: dict[str, Any] = {"resume": resume, "overwrite": overwrite, "beside": beside}
-        earlier_set(out, made_with, **ask)  # mistakes are told before a folder is made
-        with output_errors(out):
-            out.mkdir(parents=True, exist_ok=True)
-        with nullcontext() if locked else RunLock(out):
-            info = earlier_set(out, made_with, **ask) or PatchSetInfo.begin(
-                mpp=options.mpp,
-                px=options.px,
-                encoding=options.encoding,
-                types=plan.labels.names,
-                validation=options.validation,
-                licence=licence,
-                made_with=made_with,
-            )
-            if info.status != "complete":
-                soft = options.confidence or plan.spots is not None
-                with PatchWriter(out, info, options.shard, soft=soft) as writer:
-                    info = plan.write(writer, progress)
-            return info
+        info = PatchSetInfo.begin(
+            mpp=options.mpp,
+            px=options.px,
+            encoding=options.encoding,
+            types=plan.labels.names,
+            validation=options.validation,
+            licence=licence,
+            made_with=plan.made_with(section, nuclei, pairs, types, spots, affine, licence),
+        )
+        soft = options.confidence or plan.spots is not None
+        with PatchWriter(out, info, options.shard, soft=soft) as writer:
+            return plan.write(writer, progress)
 
 
 def _open(path: Path, mpp: float | None, affine: NDArray[np.float64] | None) -> SlideReader:

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Any
 
 import yaml
 
 from celldetr.config import Recipe, parse
 from celldetr.errors import InputError
 from celldetr.files import output_errors, replacing
+from celldetr.resume import check_modes, differences
 from celldetr.training.figures import EMBEDDING_FACTS, EMBEDDING_FILE, SIMILARITY_FILE
 from celldetr.training.logs import CURVES_FILE, LOG_FILE, TENSORBOARD_FOLDER
 from celldetr.training.state import STATE_FILE
@@ -32,13 +32,13 @@ def check_folder(folder: Path, recipe: Recipe, *, resume: bool, overwrite: bool)
     path = folder / RECIPE_FILE
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder}: is a file; name a folder for the run")
-    if resume and overwrite:
-        raise InputError("--resume continues a run and --overwrite starts it anew; give one of them")
+    check_modes(resume, overwrite)
     if resume:
         if not path.is_file():
             raise InputError(f"{folder}: nothing to resume, there is no {RECIPE_FILE}; start without --resume")
-        if changed := _difference(parse(Recipe, read_yaml(path), str(path)), recipe):
-            raise InputError(f"{folder}: holds a run of another recipe ({changed}); resume with the same settings")
+        earlier = parse(Recipe, read_yaml(path), str(path))
+        if changed := differences(earlier.model_dump(mode="json"), recipe.model_dump(mode="json")):
+            raise InputError(f"{folder}: holds a run of another recipe ({changed[0]}); resume with the same settings")
     elif folder.exists() and any(folder.iterdir()):
         if not overwrite:
             raise InputError(f"{folder}: exists; add --resume to continue the run in it, or --overwrite to start anew")
@@ -63,15 +63,3 @@ def prepare_folder(folder: Path, recipe: Recipe, *, resume: bool, overwrite: boo
         folder.mkdir(parents=True, exist_ok=True)
     with replacing(folder / RECIPE_FILE) as unfinished:
         unfinished.write_text(yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False), encoding="utf-8")
-
-
-def _difference(old: Recipe, new: Recipe) -> str:
-    """First setting in which two recipes differ, with both values; empty where there is none."""
-
-    def first(a: Any, b: Any, name: str) -> str:
-        if isinstance(a, dict) and isinstance(b, dict):
-            inner = (first(a.get(key), b.get(key), f"{name}.{key}".lstrip(".")) for key in sorted(a.keys() | b.keys()))
-            return next((text for text in inner if text), "")
-        return "" if a == b else f"{name} was {a!r}, now {b!r}"
-
-    return first(old.model_dump(mode="json"), new.model_dump(mode="json"), "")

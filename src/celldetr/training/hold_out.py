@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
-from numpy.typing import NDArray
 
 from celldetr.data.sample import Sample
 from celldetr.errors import InputError
@@ -113,11 +112,7 @@ def _cells(samples: Sequence[Sample], weights: Sequence[float], share: float, rn
             taken[rng.permutation(places)[:count]] = True
     starts = np.cumsum([0, *(len(sample) for sample in samples)])
     masks = [taken[start:end] for start, end in pairwise(starts)]
-    held = [_some(sample, mask) for sample, mask in zip(samples, masks, strict=True) if mask.any()]
-    kept = [_some(sample, ~mask) for sample, mask in zip(samples, masks, strict=True)]
+    held = [sample.keep(mask) for sample, mask in zip(samples, masks, strict=True) if mask.any()]
+    kept = [sample.keep(~mask) for sample, mask in zip(samples, masks, strict=True)]
     what = f"{int(taken.sum())} of {len(types)} cells, in the images of those trained on"
     return HeldOut(kept, list(weights), held, what)
-
-
-def _some(sample: Sample, mask: NDArray[np.bool_]) -> Sample:
-    return sample.keep(mask)

@@ -5,13 +5,16 @@ from __future__ import annotations
 import base64
 import io
 from html import escape
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from celldetr.slide.damage import read_around
-from celldetr.view.image import SlideImage
+
+if TYPE_CHECKING:
+    from celldetr.slide.reader import SlideReader
 
 FIELD_UM = 32.0  # side of what a crop shows: a nucleus and its neighbourhood
 PIXELS = 112  # side of the picture inside the page
@@ -25,7 +28,9 @@ def jpeg_uri(image: Image.Image, quality: int = QUALITY) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode("ascii")
 
 
-def crop_figure(reader: SlideImage, cell: NDArray[np.float64], mpp: tuple[float, float], colour: str, name: str) -> str:
+def crop_figure(
+    reader: SlideReader, cell: NDArray[np.float64], mpp: tuple[float, float], colour: str, name: str
+) -> str:
     """One cell as SVG: the tissue around it and its box.
 
     Args:

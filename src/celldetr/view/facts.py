@@ -7,10 +7,12 @@ fact, not the page.
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from celldetr.export.table import CellTable
-from celldetr.view.image import SlideImage
+
+if TYPE_CHECKING:
+    from celldetr.slide.reader import SlideReader
 
 
 def lookup(run: Any, *path: str) -> Any:
@@ -44,7 +46,7 @@ def failed_tiles(table: CellTable) -> list[tuple[tuple[float, float, float, floa
     return places
 
 
-def facts(table: CellTable, reader: SlideImage) -> list[tuple[str, str]]:
+def facts(table: CellTable, reader: SlideReader) -> list[tuple[str, str]]:
     """Label and text of what was measured, as far as it is known."""
     (mpp_x, mpp_y), area = table.mpp_xy or (reader.mpp, reader.mpp), tissue_mm2(table)
     found = [("cells", f"{table.count:,}")]

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,8 +20,10 @@ from celldetr.export.table import CellTable, open_table
 from celldetr.files import replacing
 from celldetr.slide.damage import read_around
 from celldetr.view.facts import failed_tiles
-from celldetr.view.image import SlideImage
 from celldetr.view.marks import draw_cells, draw_roi, hatch
+
+if TYPE_CHECKING:
+    from celldetr.slide.reader import SlideReader
 
 LONG_SIDE = 3000  # px
 LARGEST_ZOOM = 4.0  # a tile of 256 px becomes a picture of 1024; none is enlarged beyond half of LONG_SIDE
@@ -198,7 +201,7 @@ def draw_overview(thumbnail: NDArray[np.uint8], scale: float, table: CellTable) 
     return _stack(strips, width)
 
 
-def write_overview(run_dir: Path, reader: SlideImage) -> Path:
+def write_overview(run_dir: Path, reader: SlideReader) -> Path:
     """Write ``overview.png`` into the directory of a finished run, replacing an older one.
 
     Args:

@@ -10,6 +10,7 @@ import json
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,10 +23,12 @@ from celldetr.view.charts import histogram_chart, map_chart
 from celldetr.view.crops import FIELD_UM, crop_figure, jpeg_uri
 from celldetr.view.embedding_map import map_embeddings
 from celldetr.view.facts import facts, failed_tiles, origin, tissue_mm2, warnings
-from celldetr.view.image import SlideImage
 from celldetr.view.overview import OVERVIEW_NAME
 from celldetr.view.page import document, number, swatch
 from celldetr.view.statistics import DIAMETER_STEP, SCORE_STEP, Picks, Statistics, gather
+
+if TYPE_CHECKING:
+    from celldetr.slide.reader import SlideReader
 
 SUMMARY_NAME = "summary.html"
 EXAMPLES = 12  # crops a row
@@ -48,7 +51,7 @@ class Page:
     """
 
     table: CellTable
-    reader: SlideImage
+    reader: SlideReader
     mpp: tuple[float, float]
     colours: list[str]
     statistics: Statistics
@@ -227,7 +230,7 @@ def _provenance(page: Page) -> str:
     return f"<details><summary>How this was made (run.json)</summary><pre>{text}</pre></details>"
 
 
-def write_summary(run_dir: Path, reader: SlideImage) -> Path:
+def write_summary(run_dir: Path, reader: SlideReader) -> Path:
     """Write ``summary.html`` into the directory of a finished run, replacing an older one.
 
     The overview is taken from ``overview.png`` if it is there already.

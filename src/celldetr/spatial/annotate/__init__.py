@@ -4,27 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from celldetr.spatial.annotate.annotation import Annotation, Annotator, Progress, from_table, summary, table
+from celldetr.spatial.annotate.annotation import Annotator
 from celldetr.spatial.annotate.classifier import Classifier
-from celldetr.spatial.annotate.hierarchy import Hierarchy, coarsen, load_hierarchy
 from celldetr.spatial.annotate.labels import Labels
-from celldetr.spatial.annotate.transport import Transport, TransportOptions
+from celldetr.spatial.annotate.transport import Transport
 
 ANNOTATORS: Final[dict[str, type[Annotator]]] = {"tacco": Transport, "celltypist": Classifier, "labels": Labels}
-
-__all__ = [
-    "ANNOTATORS",
-    "Annotation",
-    "Annotator",
-    "Classifier",
-    "Hierarchy",
-    "Labels",
-    "Progress",
-    "Transport",
-    "TransportOptions",
-    "coarsen",
-    "from_table",
-    "load_hierarchy",
-    "summary",
-    "table",
-]

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from celldetr.errors import InputError
 from celldetr.spatial.steps import PROBABILITY, TYPES
 
 if TYPE_CHECKING:
@@ -100,23 +99,6 @@ def table(annotation: Annotation, cell_ids: Sequence[str]) -> pd.DataFrame:
     assert list(columns) == list(TYPES)
     columns |= {f"{PROBABILITY}{name}": p[:, k] for k, name in enumerate(annotation.types)}
     return pd.DataFrame(columns)
-
-
-def from_table(values: pd.DataFrame, facts: Mapping[str, Any] | None = None) -> Annotation:
-    """The annotation that ``table`` wrote.
-
-    Raises:
-        InputError: the table has no columns of probabilities.
-    """
-    columns = [name for name in values.columns if str(name).startswith(PROBABILITY)]
-    if not columns or "type" not in values.columns:
-        raise InputError(f"expected the columns 'type' and {PROBABILITY!r}NAME for each type; write the types again")
-    return Annotation(
-        values[columns].to_numpy(dtype=np.float32),
-        tuple(str(name).removeprefix(PROBABILITY) for name in columns),
-        (values["type"] != "").to_numpy(dtype=bool),
-        dict(facts or {}),
-    )
 
 
 def summary(annotation: Annotation) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from pydantic import Field, model_validator
 from celldetr.config import Config, TypeName, parse
 from celldetr.errors import InputError, near
 from celldetr.spatial.annotate.annotation import Annotation, uniform
-from celldetr.untrusted import expand_user, read_yaml
+from celldetr.untrusted import find_yaml, read_yaml
 
 HIERARCHIES = Path(__file__).parents[1] / "hierarchies"  # those that come with the package
 
@@ -59,11 +59,6 @@ class Hierarchy(Config):
         return tuple(level.name for level in self.levels)
 
 
-def hierarchy_names() -> list[str]:
-    """Names of the hierarchies that come with the package."""
-    return sorted(path.stem for path in HIERARCHIES.glob("*.yaml"))
-
-
 def load_hierarchy(name_or_path: str | Path) -> Hierarchy:
     """Read a hierarchy.
 
@@ -73,13 +68,7 @@ def load_hierarchy(name_or_path: str | Path) -> Hierarchy:
     Raises:
         InputError: no such hierarchy (near names are listed), or a key of it is wrong.
     """
-    text = str(name_or_path)
-    path = expand_user(Path(name_or_path))
-    if path.suffix.lower() not in {".yaml", ".yml"}:
-        if text not in hierarchy_names():
-            known = near(text, hierarchy_names())
-            raise InputError(f"no hierarchy of types {text!r}; {known}, or the path of a .yaml file")
-        path = HIERARCHIES / f"{text}.yaml"
+    path = find_yaml(name_or_path, HIERARCHIES, "hierarchy of types")
     return parse(Hierarchy, read_yaml(path), str(path))
 
 
