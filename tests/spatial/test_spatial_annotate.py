@@ -104,7 +104,7 @@ def test_wrong_references_are_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such file"):
         read_reference(tmp_path / "none.h5ad", "kind")
     (tmp_path / "text.h5ad").write_text("no HDF5")
-    with pytest.raises(InputError, match="not readable as h5ad"):
+    with pytest.raises(InputError, match="cannot be read"):
         read_reference(tmp_path / "text.h5ad", "kind")
 
 

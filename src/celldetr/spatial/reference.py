@@ -16,14 +16,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from celldetr.errors import InputError, near
-from celldetr.untrusted import is_file
+from celldetr.spatial.readers.anndata_file import load
+from celldetr.spatial.readers.common import csr_counts, whole
 
 if TYPE_CHECKING:
     import anndata
 
 LAYERS = ("counts", "raw_counts")
 SYMBOL_COLUMNS = ("gene_ids", "gene_id", "gene_symbols", "gene_symbol", "gene_name", "gene_names", "feature_name")
-LOOKED_AT = 10_000  # values that decide whether a matrix holds whole counts
+LOOKED_AT = 10_000  # values that decide whether a matrix holds logarithms
 LARGEST_LOG = 30.0  # expm1 of more is no count
 MIN_GENES = 50
 FEW = 10  # cells of a type below which its profile is doubtful
@@ -60,7 +61,7 @@ def read_reference(
     import pandas as pd
     from anndata import AnnData
 
-    data = _read(path)
+    data = load(path)
     if column not in data.obs:
         raise InputError(f"{path}: obs has no column {column!r}; {near(column, map(str, data.obs.columns))}")
     labels = data.obs[column]
@@ -96,21 +97,6 @@ def read_reference(
     return out
 
 
-def _read(path: Path) -> anndata.AnnData:
-    import warnings
-
-    import anndata
-
-    if not is_file(path):
-        raise InputError(f"{path}: no such file; expected a reference in h5ad")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about how older versions wrote what is not used here
-            return anndata.read_h5ad(path)
-    except Exception as error:  # HDF5 and anndata fail in many ways on what is no h5ad
-        raise InputError(f"{path}: not readable as h5ad ({type(error).__name__}: {error})") from None
-
-
 def _find_counts(data: Any, path: Path, counts: str, allow_normalised: bool) -> tuple[Any, Any, Any, str]:
     """Matrix (CSR float32), names of its genes, their table, and where it was."""
     places: dict[str, tuple[Any, Any]] = {"X": (data.X, data.var)}
@@ -122,9 +108,9 @@ def _find_counts(data: Any, path: Path, counts: str, allow_normalised: bool) -> 
         raise InputError(f"{path}: counts={counts!r}: no such matrix; {near(counts, [*places, 'auto'])}")
     order = ["X", *LAYERS, "raw"] if counts == "auto" else [counts]
     for name in order:
-        if name in places and _is_whole(places[name][0]):
+        if name in places and whole(places[name][0]) and _values(places[name][0]).any():
             matrix, var = places[name]
-            return _csr(matrix), var.index.astype(str), var.copy(), name
+            return csr_counts(matrix), var.index.astype(str), var.copy(), name
     if allow_normalised:
         for name in reversed(order):  # raw is what others were made of
             if name in places and _is_logarithm(places[name][0]):
@@ -143,30 +129,13 @@ def _values(matrix: Any) -> NDArray[Any]:
     return flat[:: max(1, len(flat) // LOOKED_AT)]
 
 
-def _is_whole(matrix: Any) -> bool:
-    values = _values(matrix)
-    if not len(values):
-        return False
-    return bool(
-        np.isfinite(values).all() and (values >= 0).all() and (values == np.round(values)).all() and values.any()
-    )
-
-
 def _is_logarithm(matrix: Any) -> bool:
     values = _values(matrix)
     return bool(len(values) and np.isfinite(values).all() and values.min() >= 0 and 0 < values.max() < LARGEST_LOG)
 
 
-def _csr(matrix: Any) -> Any:
-    from scipy.sparse import csr_matrix
-
-    out = csr_matrix(matrix, dtype=np.float32)
-    out.eliminate_zeros()
-    return out
-
-
 def _undo_logarithm(matrix: Any) -> Any:
-    out = _csr(matrix).astype(np.float64)
+    out = csr_counts(matrix).astype(np.float64)
     out.data = np.expm1(out.data)
     filled = np.flatnonzero(np.diff(out.indptr))
     smallest = np.minimum.reduceat(out.data, out.indptr[:-1][filled]) if len(filled) else np.empty(0)
