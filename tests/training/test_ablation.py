@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,10 +14,11 @@ import pytest
 import torch
 import yaml
 
+from celldetr.ablation import run
 from celldetr.ablation.compare import compare, holm, paired_differences, value
 from celldetr.ablation.decoder import DETECTOR, _type_loss, fit, remember, run_variant, train_detector
 from celldetr.ablation.report import _plain, _shown, write_report
-from celldetr.ablation.run import run_tasks, tasks_of
+from celldetr.ablation.run import Task, run_tasks, tasks_of
 from celldetr.ablation.study import FOLDER, Study, load_study
 from celldetr.ablation.trial import (
     RESULT_FILE,
@@ -156,6 +159,28 @@ def test_a_study_runs_goes_on_and_reports(kind: str, tmp_path: Path, tiny_study:
     run_tasks(tasks_of(study, later, device="cpu", finished=kept), 1, told.append)
     assert not list(later.rglob("seed*"))
     assert write_report(study, later, kept, resamples=20).read_text() == text
+
+
+def slow_task(task: Task) -> str:
+    """Stands for a trial: that of seed 1 takes long."""
+    if task.seed:
+        time.sleep(20)
+        (task.out / "went on").touch()
+    return task.name
+
+
+def test_an_interruption_ends_what_runs_beside(
+    tmp_path: Path, tiny_study: Studies, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run, "do_task", slow_task)
+    monkeypatch.setattr(run, "get_context", lambda _: multiprocessing.get_context("fork"))
+
+    def interrupt(name: str) -> None:
+        raise KeyboardInterrupt(name)
+
+    with pytest.raises(KeyboardInterrupt, match="neither, seed 0"):
+        run_tasks(tasks_of(tiny_study(), tmp_path, ["neither"], device="cpu"), 2, interrupt)
+    assert not (tmp_path / "went on").exists()
 
 
 def test_a_study_of_detection_needs_no_types(tmp_path: Path, tiny_study: Studies) -> None:

@@ -120,8 +120,14 @@ def run_tasks(tasks: Sequence[Task], jobs: int, told: Told, listener: Listener |
             told(do_task(task, listener))
         return
     with _shared_processors(jobs), ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-        for name in _results(pool, tasks):
-            told(name)
+        try:
+            for name in _results(pool, tasks):
+                told(name)
+        except KeyboardInterrupt:
+            # The pool would wait for trials of an hour; they have saved their state and go on from there.
+            for process in list(pool._processes.values()):
+                process.terminate()
+            raise
 
 
 def _results(pool: ProcessPoolExecutor, tasks: Sequence[Task]) -> Iterator[str]:
