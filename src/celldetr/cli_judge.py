@@ -111,6 +111,13 @@ def threshold(
     dataset: Dataset,
     model: ModelName = None,
     split: Annotated[str, typer.Option(help="Which of the card's splits; of a folder of labels: all.")] = "val",
+    protocol: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Rules of pairing, see evaluate; of several, the mean of F1 counts.",
+            show_default="within-radius and standard",
+        ),
+    ] = None,
     mpp: ImageMpp = None,
     plot: Annotated[Path | None, typer.Option(help="F1 over the threshold: .png, .svg or .pdf; none without.")] = None,
     device: Device = "auto",
@@ -121,13 +128,14 @@ def threshold(
 ) -> None:
     """Choose the threshold that suits a model on your tissue, on images in which every nucleus is labelled.
 
-    As training does it: the middle of the broad top of detection F1, the mean under two rules of pairing. Types are not
-    looked at. Pass what is printed as --threshold of predict and evaluate; images that it was chosen on say nothing
-    about how good the model is.
+    As training does it: the middle of the broad top of detection F1, the mean under two rules of pairing, or under
+    those of --protocol. Types are not looked at. Pass what is printed as --threshold of predict and evaluate; images
+    that it was chosen on say nothing about how good the model is.
     """
     from celldetr.api import load_model
     from celldetr.evaluation.plots import threshold_figure
     from celldetr.evaluation.show import show_threshold
+    from celldetr.evaluation.threshold import THRESHOLD_PROTOCOLS
     from celldetr.figures import check_ending, save_figure
     from celldetr.judge import choose
 
@@ -137,7 +145,10 @@ def threshold(
     views = checks.orientations(orientations)
     loaded = load_model(model, device, precision=checks.precision(precision), orientations=views)
     with progress_bar(quiet) as bar:
-        choice, own = choose(loaded, dataset, split, mpp=mpp, progress=image_listener(bar, f"{dataset}, {split}"))
+        told = image_listener(bar, f"{dataset}, {split}")
+        choice, own = choose(
+            loaded, dataset, split, protocols=tuple(protocol or THRESHOLD_PROTOCOLS), mpp=mpp, progress=told
+        )
     if plot is not None:
         save_figure(threshold_figure(choice), plot)
     for line in show_threshold(choice, loaded.threshold, own):

@@ -143,6 +143,7 @@ def choose(
     dataset: str,
     split: str = "val",
     *,
+    protocols: Sequence[str] = THRESHOLD_PROTOCOLS,
     mpp: float | None = None,
     progress: Progress | None = None,
 ) -> tuple[ThresholdChoice, DetectionCounts]:
@@ -152,18 +153,19 @@ def choose(
         model: its own threshold has no say.
         dataset, mpp, progress: as of ``judge``.
         split: of the card; every nucleus of its images is labelled.
+        protocols: rules of pairing; of several, the mean of F1 under each is what counts.
 
     Returns:
-        the choice, and detection at the model's own threshold, under the same protocol as its ``counts``.
+        the choice, and detection at the model's own threshold, both under the first protocol.
 
     Raises:
-        InputError: wrong data, or no cell in them.
+        InputError: unknown protocol, wrong data, or no cell in them.
     """
+    rules = [find_protocol(name) for name in protocols]
     card = find_card(dataset, mpp)
     samples = map_types(load_samples(card, split), model.types, dict.fromkeys(card.type_names, ""))
     images = _all_cells(model, as_predict(model), samples, model.types, progress)
-    choice = best_threshold(images, THRESHOLD_PROTOCOLS)
-    return choice, count_at(images, find_protocol(THRESHOLD_PROTOCOLS[0]), model.threshold)
+    return best_threshold(images, rules), count_at(images, rules[0], model.threshold)
 
 
 def _all_cells(
