@@ -405,7 +405,7 @@ def test_the_threshold_of_cells_found_at_a_threshold(run: Run, card: Callable[..
     assert own.startswith(f"the model's own, {default_model().threshold:.3f}: detection F1 1.000")
     assert plot.stat().st_size > 0
     one = run("threshold", card(), "--split", "train", "--protocol", "within-radius", "-q", "--device", "cpu")
-    assert one.stdout.startswith("threshold 0.")
+    assert one.out.startswith("threshold 0.")
     refused(run("threshold", card(), "--split", "train", "--protocol", "within", "-q"), "within-radius")
     refused(run("threshold", card(), "--split", "train", "--plot", plot, "-q"), "--overwrite")
     refused(run("threshold", "no-such-set", "--plot", tmp_path / "threshold.gif", "-q"), ".pdf, .png, .svg")
