@@ -97,13 +97,16 @@ def _pyramid(file: Any, series: Any) -> list[Any]:
     """The levels of an image, finest first: SubIFDs, or reduced pages that follow it (as libvips and GDAL write)."""
     levels = list(series.levels)
     if len(levels) == 1:
-        width, height = series_size(series)
         for other in file.series:
-            w, h = series_size(other)
-            reduced = other is not series and 0 < w < width and h > 0 and other.keyframe.is_reduced
-            if reduced and other.axes == series.axes and abs(w * height / (h * width) - 1) < SAME_SHAPE:
+            if other.keyframe.is_reduced and other.axes == series.axes and _is_smaller(other, series):
                 levels.append(other)
     return sorted(levels, key=lambda level: -series_size(level)[0])
+
+
+def _is_smaller(image: Any, full: Any) -> bool:
+    """Whether an image has the shape of another that is larger."""
+    (w, h), (width, height) = series_size(image), series_size(full)
+    return 0 < w < width and h > 0 and abs(w * height / (h * width) - 1) < SAME_SHAPE
 
 
 def _others(file: Any, levels: list[Any]) -> int:
@@ -111,10 +114,10 @@ def _others(file: Any, levels: list[Any]) -> int:
     width, height = series_size(levels[0])
     count = 0
     for other in file.series:
+        known = any(other is level for level in levels) or _is_smaller(other, levels[0])
+        apart = other.keyframe.is_reduced or other.axes != levels[0].axes
         w, h = series_size(other)
-        known = any(other is level for level in levels) or other.keyframe.is_reduced or other.axes != levels[0].axes
-        reduced = w < width and h > 0 and abs(w * height / (h * width) - 1) < SAME_SHAPE
-        count += not known and not reduced and w * h >= OTHER_SHARE * width * height
+        count += not known and not apart and w * h >= OTHER_SHARE * width * height
     return count
 
 
