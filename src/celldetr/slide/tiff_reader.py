@@ -97,9 +97,8 @@ def _pyramid(file: Any, series: Any) -> list[Any]:
     """The levels of an image, finest first: SubIFDs, or reduced pages that follow it (as libvips and GDAL write)."""
     levels = list(series.levels)
     if len(levels) == 1:
-        for other in file.series:
-            if other.keyframe.is_reduced and other.axes == series.axes and _is_smaller(other, series):
-                levels.append(other)
+        reduced = [other for other in file.series if other.keyframe.is_reduced and other.axes == series.axes]
+        levels += [other for other in reduced if _is_smaller(other, series)]
     return sorted(levels, key=lambda level: -series_size(level)[0])
 
 
