@@ -73,28 +73,34 @@ def test_two_processes_are_one(start: Path, tmp_path: Path, tiny_recipe: Recipes
         folder = tmp_path / name
         folder.mkdir()
         (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe.model_dump(mode="json")))
-        train(recipe, folder / "whole", device="cpu")
-        train(recipe, folder / "cut", device="cpu", stop_at=2)
-        arguments += [folder / "recipe.yaml", folder / "cut", 4, folder / "two.safetensors"]
+        if name != "doubtful":  # its losses are asked about; the steps after the first are the same ones
+            train(recipe, folder / "whole", device="cpu")
+            train(recipe, folder / "cut", device="cpu", stop_at=2)
+        stop = 0 if name == "doubtful" else 4
+        arguments += [folder / "recipe.yaml", folder / "cut", stop, folder / "two.safetensors"]
     done = torchrun(Path(__file__).with_name("two_processes.py"), *arguments)  # once: each has to import torch
     assert done.returncode == 0, done.stderr[-3000:]
-    for name, recipe in recipes.items():
+    for name in recipes:
+        first_gradients(str(tmp_path / name / "recipe.yaml"), tmp_path / name / "one.safetensors")
+        same_gradients(tmp_path / name)
+    for name in ("all", "head"):
+        recipe = recipes[name]
         torch.manual_seed(recipe.training.seed)
         network = CellDETR(recipe.model)
         if name == "head":
             start_from(network, load_checkpoint(start).network)
         train(recipe, tmp_path / name / "cut", device="cpu", resume=True)
-        first_gradients(str(tmp_path / name / "recipe.yaml"), tmp_path / name / "one.safetensors")
-        same_gradients(tmp_path / name)
         same_run(tmp_path / name, network)
 
 
-def same_gradients(folder: Path) -> None:
+def same_gradients(folder: Path) -> dict[str, torch.Tensor]:
+    """Compares what one and two processes wrote in ``folder``; returns those of one."""
     one, two = (load_file(folder / f"{name}.safetensors") for name in ("one", "two"))
     assert one.keys() == two.keys()
     assert max(float(gradient.abs().max()) for gradient in one.values()) > 0.01
     for name, gradient in one.items():
         assert float((two[name] - gradient).abs().max()) <= 1e-5 * max(1.0, float(gradient.abs().max())), name
+    return one
 
 
 def same_run(folder: Path, network: CellDETR) -> None:
