@@ -24,6 +24,7 @@ from celldetr.data.loader import TrainingSet, collate
 from celldetr.data.own import find_card, read_own
 from celldetr.data.patch_set import PatchSet
 from celldetr.errors import InputError
+from celldetr.probe.truth import read_splits
 from celldetr.recipes import load_recipe
 from celldetr.recipes.own_data import patch_sources
 from celldetr.training.card import provenance
@@ -97,6 +98,16 @@ def test_nothing_is_decoded_before_it_is_asked_for(tmp_path: Path, monkeypatch: 
     decoded.clear()
     assert len(patches[2:5]) == 3
     assert len(decoded) == 3
+
+
+def test_a_probe_decodes_the_training_patches_that_it_draws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make(tmp_path, slides=8, types=("a", "b"))
+    decoded: list[int] = []
+    real = shards.Shard._decode
+    monkeypatch.setattr(shards.Shard, "_decode", lambda self, data, row: decoded.append(row) or real(self, data, row))
+    train, _ = read_splits(find_card(tmp_path), "train", "val", 4)
+    assert len(train.samples) <= 4
+    assert len(decoded) == 4 + len(PatchSet(tmp_path, "val"))
 
 
 @pytest.mark.parametrize("workers", [0, 2])

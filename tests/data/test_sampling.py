@@ -250,6 +250,11 @@ def test_boxes_of_qupath_go_to_the_patch_with_their_centre(tmp_path: Path) -> No
         found = {s.name: (s.boxes.tolist(), s.types.tolist()) for s in PatchSet(tmp_path / f"set{number}")}
         assert found == {"a [x=0,y=0]": ([list(inside)], [-1]), "a [x=64,y=0]": ([[0.0, 30.0, 8.0, 40.0]], [-1])}
     (tmp_path / "labels" / "a.geojson").write_text(geojson([inside, across], region=(0, 0, 64, 64)))
+    for number, where in enumerate((tmp_path / "labels", tmp_path / "labels" / "a.geojson")):
+        with pytest.raises(InputError, match="sha256"):  # they were edited: half of the set would have the old ones
+            sampling.sample_slides(
+                slides, tmp_path / f"set{number}", FromQuPath(where), options, patch_mpp=MPP, resume=True
+            )
     info = sampling.sample_slides(slides, tmp_path / "part", FromQuPath(tmp_path / "labels"), options, patch_mpp=MPP)
     assert (info.patches, info.nuclei) == (1, 1)  # nothing is known outside of the region
     (tmp_path / "labels" / "a.geojson").write_text(geojson([(500, 0, 510, 10)]))

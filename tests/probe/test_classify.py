@@ -11,6 +11,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from celldetr.data.label_share import draw_labels, with_label_share
 from celldetr.data.sample import UNKNOWN
 from celldetr.probe import classify
+from celldetr.probe import retrieval as probe_retrieval
 from celldetr.probe.classify import (
     CHOICE_CELLS,
     NEIGHBOURS,
@@ -30,7 +31,7 @@ from celldetr.probe.row import measure
 
 
 def test_knn_is_scikit_learns(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(classify, "CHUNK", 37)  # several, and a part of one
+    monkeypatch.setattr(classify, "CHUNK", 37 * 240)  # several, and a part of one
     train, test = truth(6, 40, 1), truth(3, 40, 2)
     x, y = vectors(train, 2.0, 1), vectors(test, 2.0, 2)
     other = KNeighborsClassifier(
@@ -102,7 +103,7 @@ def test_strong_regularisation_wins_where_vectors_say_nothing_but_their_image() 
 
 
 def test_neighbours_are_those_of_brute_force(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(classify, "CHUNK", 29)
+    monkeypatch.setattr(classify, "CHUNK", 29 * 90)
     known = truth(6, 15, 4, groups=True)
     x = vectors(known, 1.0, 4)
     found = neighbours(x, known.types, known.images, known.units, 3)
@@ -122,6 +123,13 @@ def test_neighbours_are_those_of_brute_force(monkeypatch: pytest.MonkeyPatch) ->
     assert np.allclose(found.retrieval, retrieval)
     assert np.allclose(found.leak, leak)
     assert retrieval[..., 2].sum() > 1.5 * retrieval[..., 3].sum()  # the vectors do say something
+
+    monkeypatch.setattr(probe_retrieval, "MOST_QUERIES", 45)
+    half = neighbours(x, known.types, known.images, known.units, 3)
+    assert half.retrieval[..., 0].sum() == 45
+    share = half.retrieval[..., 2].sum() / 45  # the same question of fewer cells, among as many
+    assert share == pytest.approx(retrieval[..., 2].sum() / 90, abs=0.1)
+    assert (half.retrieval <= retrieval + 1e-9).all()
 
 
 def test_neighbours_on_the_sheet_are_from_other_patients() -> None:

@@ -148,6 +148,16 @@ def test_random_weights_are_those_of_their_seed() -> None:
     assert np.abs(first - other).max() > 0.1
 
 
+def test_rows_of_another_resolution_are_other_rows(tmp_path: Path) -> None:
+    config = ModelConfig(types=("a",), mpp=0.25, d_model=32, heads=4, ffn=32, encoder_layers=1, detection_layers=1)
+    save_checkpoint(tmp_path / "m", CellDETR(config), Card(name="m", config=config, threshold=0.5))
+    rows = ["crops", "handmade", "pooled"]
+    fine, coarse = (methods(model, rows, "cpu")[1:] for model in (str(tmp_path / "m"), "small-20x"))
+    for one, other in zip(fine, coarse, strict=True):
+        assert one.mpp != other.mpp
+        assert one.identity != other.identity
+
+
 def test_pooled_features_are_averages_of_the_backbones() -> None:
     config = default_model().network.config
     image, boxes = crop(width=128, height=128), [[40, 44, 64, 60], [60, 60, 92, 90]]

@@ -15,7 +15,7 @@ from celldetr.errors import InputError
 from celldetr.probe.classify import macro_f1
 from celldetr.probe.row import Row, measure, read_row, write_row
 from celldetr.probe.run import read_vectors
-from celldetr.probe.summary import number, summarise
+from celldetr.probe.summary import interval, summarise
 from celldetr.probe.truth import check_apart, read_splits
 from entry_point import call
 
@@ -46,7 +46,7 @@ def test_an_interval_covers_units_and_draws() -> None:
     hits = rng.binomial(50, 0.7, (3, 20))
     counts = np.zeros((3, 20, 2, 2), np.int64)
     counts[..., 0, 0], counts[..., 0, 1], counts[..., 1, 1] = hits, 50 - hits, 50
-    share = number(counts, lambda c: c[..., 0, 0] / c[..., 0, :].sum(-1))
+    share = interval(counts, lambda c: c[..., 0, 0] / c[..., 0, :].sum(-1), seeds=3)
     assert share.value == pytest.approx(hits.mean() / 50)
     expected = hits.mean(0).std() / 50 / np.sqrt(20)
     assert share.low is not None
@@ -54,9 +54,12 @@ def test_an_interval_covers_units_and_draws() -> None:
     assert (share.high - share.low) / 3.92 == pytest.approx(expected, rel=0.35)
     apart = counts.copy()
     apart[0, :, 0, 0], apart[0, :, 0, 1] = 5, 45  # one draw is much worse: that is seen
-    wide = number(apart, lambda c: c[..., 0, 0] / c[..., 0, :].sum(-1))
+    wide = interval(apart, lambda c: c[..., 0, 0] / c[..., 0, :].sum(-1), seeds=3)
     assert (wide.high or 0) - (wide.low or 0) > 3 * (share.high - share.low)
-    assert number(counts[:, :1], macro_f1).low is None
+    assert interval(counts[:, :1], macro_f1, seeds=3).low is None
+    # The same three networks asked twice know nothing new.
+    twice = interval(np.tile(apart, (2, 1, 1, 1)), lambda c: c[..., 0, 0] / c[..., 0, :].sum(-1), seeds=3)
+    assert (twice.low, twice.high) == pytest.approx((wide.low, wide.high))
 
 
 def test_a_row_comes_back_as_it_was(tmp_path: Path) -> None:
@@ -81,6 +84,8 @@ def test_splits_that_share_somebody_are_refused() -> None:
     named = [replace(each, samples=tuple(replace(s, name=s.group) for s in each.samples)) for each in (train, train)]
     named[1] = replace(named[1], samples=tuple(replace(s, image=s.image // 2) for s in named[1].samples))
     check_apart(*named)  # a file's name that two folders have is not a patient
+    larger = tuple(replace(s, mpp=0.5) for s in test.samples)
+    assert replace(test, samples=larger).digest() != test.digest()  # the same pixels of another size are other cells
     copied = replace(test, samples=(*test.samples[:2], replace(train.samples[0], name="other", group="")))
     with pytest.raises(InputError, match="image 'other'"):
         check_apart(train, copied)

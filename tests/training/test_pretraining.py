@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -173,7 +174,6 @@ def held_out(slides: int, images: int, shift: float, seed: int = 0) -> HeldOutCe
         np.array([f"s{i}" for i in slide]),
         np.arange(len(slide)) // 20,
         np.zeros(len(slide), np.float32),
-        np.zeros((len(slide), 3), np.float32),
     )
 
 
@@ -189,3 +189,18 @@ def test_a_slide_that_can_be_told_is_told_and_chance_is_chance() -> None:
     assert single is not None
     assert single.apart == "cells"  # telling the image is enough then
     assert probe_slides(held_out(1, 3, 0.0)) is None
+
+
+@pytest.mark.parametrize("images", [(300, 1, 300, 1), (300, 2, 250, 3), (2, 60, 70, 9)])
+def test_images_of_few_cells_do_not_stop_the_slide_probe(images: tuple[int, ...]) -> None:
+    """Two slides of two images each."""
+    cells, which = held_out(2, 31 * 16, 0.0).take(np.arange(sum(images))), np.repeat(np.arange(4), images)
+    for seed in range(4):
+        told = probe_slides(replace(cells, images=which, slides=np.array(["a", "b"])[which // 2]), seed)
+        assert told is not None
+        assert told.apart == "images"
+
+
+def test_what_says_nothing_of_slides_is_at_chance() -> None:
+    told = [probe_slides(held_out(3, 3, 0.0, seed), seed) for seed in range(30)]
+    assert np.mean([each.accuracy for each in told if each]) == pytest.approx(1 / 3, abs=0.04)

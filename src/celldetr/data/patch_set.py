@@ -29,7 +29,7 @@ SET_FILE = "set.json"
 FORMAT, VERSION = "celldetr-patches", 1
 SPLITS = ("all", "train", "val")
 UNTYPED = ("nucleus",)  # what the type of cells is called in a set that names no types
-OPEN_SHARDS = 32  # kept open; each is an address range and a file handle, not memory
+OPEN_SHARDS = 1024  # kept open: each is an address range; to open one takes longer than to decode a patch
 SMALLEST_PX, LARGEST_PX = 16, 4096
 
 Natural = Field(ge=0)

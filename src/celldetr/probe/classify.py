@@ -20,7 +20,7 @@ STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 FOLDS = 3
 REPEATS = 3  # of cross-validation; one alone takes neighbours in STRENGTHS for each other, which costs up to .05 of F1
 CHOICE_CELLS = 4000  # most cells on which the strength is chosen
-CHUNK = 1024  # rows whose similarities are in memory at once
+CHUNK = 2**23  # similarities in memory at once
 
 Features = NDArray[np.float32]
 Types = NDArray[np.int64]
@@ -40,8 +40,9 @@ def unit_length(x: Features) -> Features:
 
 def similarities(queries: Features, gallery: Features) -> Iterator[tuple[slice, NDArray[np.float32]]]:
     """Cosines of unit-length rows, some queries at a time: which, and (n, len(gallery))."""
-    for start in range(0, len(queries), CHUNK):
-        rows = slice(start, start + CHUNK)
+    step = max(1, CHUNK // max(1, len(gallery)))
+    for start in range(0, len(queries), step):
+        rows = slice(start, start + step)
         yield rows, queries[rows] @ gallery.T
 
 

@@ -10,7 +10,7 @@ import re
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -107,18 +107,22 @@ def _check_names(against: Sequence[str]) -> None:
 def _method(name: str, config: ModelConfig, where: torch.device) -> Method:
     if name == "handmade":
         about = f"{len(FEATURES)} features of size, shape, colour and texture"
-        return Method(name, about, f"handmade 1 {FEATURES}", config.mpp, False, lambda seed: handmade_features)
+        return Method(
+            name, about, f"handmade 1 {FEATURES} {config.mpp:g}", config.mpp, False, lambda seed: handmade_features
+        )
     if name.startswith("crops"):
         size = int(name[6:] or CROP_PX)
         if not 32 <= size <= LARGEST_CROP:
             raise InputError(f"--against {name}: crops are enlarged to 32 to {LARGEST_CROP} px, e.g. crops-128")
         enlarged = "" if size == CROP_PX else f", enlarged to {size} px"
         about = f"crops of {CROP_PX} px{enlarged}, EfficientNet-Lite0 of ImageNet"
-        return Method(name, about, f"crops 1 {size}", config.mpp, False, lambda seed: CropEmbedder(size, where))
+        identity = f"crops 1 {size} {config.mpp:g}"
+        return Method(name, about, identity, config.mpp, False, lambda seed: CropEmbedder(size, where))
     if name == "pooled":
         _check_lite0(name, config)
         about = "its backbone's features of ImageNet, averaged over the box"
-        return Method(name, about, "pooled 1", config.mpp, False, lambda seed: PooledEmbedder(config, where))
+        identity = f"pooled 1 {config.mpp:g} {config.mean} {config.std}"
+        return Method(name, about, identity, config.mpp, False, lambda seed: PooledEmbedder(config, where))
     if name == "random":
         return _untrained(name, "the same network, random weights", config, where, "none")
     _check_lite0(name, config)
@@ -191,8 +195,3 @@ def _untrained(
 
 def _at_boxes(predictor: TilePredictor) -> Embed:
     return lambda sample: embed_boxes(predictor, sample.image, sample.boxes)
-
-
-def described(method: Method) -> dict[str, Any]:
-    """What a report says of a method."""
-    return {"name": method.name, "title": method.title, "mpp": method.mpp}

@@ -88,7 +88,7 @@ def write_report(
     save_figure(labels_figure(numbers), out / "labels.png")
     save_figure(confusion_figure(first, context.type_names), out / "confusion.png")
     features = vectors(first.name)
-    if features is not None:
+    if features is not None and context.test.n_units > 1:
         sheet = contact_sheet(features, context.test, context.type_names)
         with replacing(out / "neighbours.png") as temporary:
             sheet.save(temporary, format="PNG")
@@ -204,6 +204,8 @@ def as_markdown(numbers: list[RowNumbers], context: Context) -> str:
         "confusion": "Confusion matrix of the linear probe",
         "neighbours": "Cells and their nearest neighbours in other images",
     }
+    if context.test.n_units < 2:
+        del pictures["neighbours"]
     lines += ["", *(f"![{text}]({name}.png)" for name, text in pictures.items()), ""]
     return "\n".join(lines)
 
@@ -218,8 +220,8 @@ def _about(numbers: list[RowNumbers], context: Context) -> str:
         f"of {len(test.samples)} images and {test.n_units} patients or images (`{context.test_split}`) are scored: "
         f"{kinds}.{boxes} Vectors are frozen. kNN: {NEIGHBOURS} neighbours by cosine. Linear: logistic regression, its "
         f"strength chosen in cross-validation on training cells. {context.seeds} seeds; shares of labels below 100 % "
-        f"are drawn {context.seeds * DRAWS} times. In brackets 95 % intervals, bootstrapped over patients or images, "
-        "seeds and draws. Retrieval: share of the nearest cells of other patients or images that has the cell's type, "
+        f"are drawn {context.seeds * DRAWS} times. In brackets 95 % intervals, bootstrapped over patients or images "
+        "and seeds. Retrieval: share of the nearest cells of other patients or images that has the cell's type, "
         f"mean over types. Leak: share of the {FAR} nearest cells of the same type that is from the same image. ms a "
         f"cell: processor time of one thread on {context.device}, measured here; finding the boxes is in none of them."
     )

@@ -15,6 +15,9 @@ from numpy.typing import NDArray
 from celldetr.probe.classify import Features, Types, similarities, unit_length
 
 FAR = 10  # neighbours of the longer list
+MOST_QUERIES = (
+    20_000  # cells whose neighbours are looked up; among all, so that time grows with cells and not their square
+)
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,7 @@ class Neighbours:
 
 
 def neighbours(features: Features, types: Types, images: Types, units: Types, n_types: int) -> Neighbours:
-    """Look up the neighbours of every cell among the others, by cosine.
+    """Look up the neighbours of every cell, or of ``MOST_QUERIES`` drawn ones, among the others, by cosine.
 
     Args:
         features: (N, d).
@@ -43,8 +46,10 @@ def neighbours(features: Features, types: Types, images: Types, units: Types, n_
     x = unit_length(features)
     n_units = int(units.max(initial=-1)) + 1
     retrieval, leak = np.zeros((n_units, n_types, 4)), np.zeros((n_units, 3))
-    for rows, cosine in similarities(x, x):
-        own, unit, image = types[rows], units[rows], images[rows]
+    asked = np.sort(np.random.default_rng(0).permutation(len(x))[:MOST_QUERIES])
+    for rows, cosine in similarities(x[asked], x):
+        cells = asked[rows]
+        own, unit, image = types[cells], units[cells], images[cells]
         other, same_type = unit[:, None] != units, own[:, None] == types
         candidates = other.sum(1)
         near, enough = _nearest(np.where(other, cosine, -np.inf), candidates)
@@ -53,7 +58,7 @@ def neighbours(features: Features, types: Types, images: Types, units: Types, n_
         told = np.stack([np.ones(len(own)), hit[:, 0], hit.mean(1), chance], axis=1)[enough]
         np.add.at(retrieval, (unit[enough], own[enough]), told)
 
-        same_type[np.arange(len(own)), np.arange(rows.start, rows.start + len(own))] = False  # not the cell itself
+        same_type[np.arange(len(own)), cells] = False  # not the cell itself
         candidates = same_type.sum(1)
         near, enough = _nearest(np.where(same_type, cosine, -np.inf), candidates)
         same_image = image[:, None] == images

@@ -1,14 +1,14 @@
 """From the counts of rows to numbers with intervals, and to differences between rows.
 
-Intervals are 95 % percentiles of a bootstrap over test units (patients where known, else images) and, where a
-number was measured over several seeds or draws of labels, over those. All rows are resampled alike, so a difference is
-of pairs.
+Intervals are 95 % percentiles of a bootstrap over test units (patients where known, else images) and over seeds, with
+the networks and draws of labels that are theirs. All rows are resampled alike, so a difference is of pairs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -77,23 +77,24 @@ def _numbers(row: Row, first: Row | None, seed: int) -> RowNumbers:
     n_types = row.retrieval.shape[2]
     types = [_one_type(kind) for kind in range(n_types)]
     knn, linear = row.knn, row.linear
+    number = partial(interval, seeds=len(linear[1.0]), seed=seed)
 
     def behind(mine: dict[float, NDArray], theirs: dict[float, NDArray] | None) -> dict[float, Number]:
         if theirs is None:
             return {}
-        return {share: number(theirs[share], macro_f1, seed, minus=mine[share]) for share in SHARES}
+        return {share: number(theirs[share], macro_f1, minus=mine[share]) for share in SHARES}
 
     return RowNumbers(
         row=row,
-        knn={share: number(counts, macro_f1, seed) for share, counts in knn.items()},
-        linear={share: number(counts, macro_f1, seed) for share, counts in linear.items()},
-        knn_types=tuple(number(knn[1.0], read, seed) for read in types),
-        linear_types=tuple(number(linear[1.0], read, seed) for read in types),
-        first=number(row.retrieval, lambda sums: _mean_of_types(sums, 1), seed),
-        ten=number(row.retrieval, lambda sums: _mean_of_types(sums, 2), seed),
-        chance=number(row.retrieval, lambda sums: _mean_of_types(sums, 3), seed),
-        leak=number(row.leak, lambda sums: _ratio(sums[..., 1], sums[..., 0]), seed),
-        leak_chance=number(row.leak, lambda sums: _ratio(sums[..., 2], sums[..., 0]), seed),
+        knn={share: number(counts, macro_f1) for share, counts in knn.items()},
+        linear={share: number(counts, macro_f1) for share, counts in linear.items()},
+        knn_types=tuple(number(knn[1.0], read) for read in types),
+        linear_types=tuple(number(linear[1.0], read) for read in types),
+        first=number(row.retrieval, lambda sums: _mean_of_types(sums, 1)),
+        ten=number(row.retrieval, lambda sums: _mean_of_types(sums, 2)),
+        chance=number(row.retrieval, lambda sums: _mean_of_types(sums, 3)),
+        leak=number(row.leak, lambda sums: _ratio(sums[..., 1], sums[..., 0])),
+        leak_chance=number(row.leak, lambda sums: _ratio(sums[..., 2], sums[..., 0])),
         behind=behind(linear, first.linear if first else None),
         behind_knn=behind(knn, first.knn if first else None),
     )
@@ -114,17 +115,24 @@ def _mean_of_types(sums: NDArray, column: int) -> Array:
     return _ratio(each.sum(-1), there.sum(-1).astype(np.float64))
 
 
-def number(
-    counts: NDArray, read: Read, seed: int = 0, *, minus: NDArray | None = None, resamples: int = RESAMPLES
+def interval(
+    counts: NDArray,
+    read: Read,
+    *,
+    seeds: int,
+    seed: int = 0,
+    minus: NDArray | None = None,
+    resamples: int = RESAMPLES,
 ) -> Number:
     """A number with its interval.
 
     Args:
-        counts: (D, U, ...) of each draw and unit.
+        counts: (D, U, ...) of each draw and unit; draw d is of seed d modulo ``seeds``.
         read: from counts added over units to the number.
+        seeds: how many; what was drawn with one seed, of one network perhaps, is resampled together.
         seed: of the bootstrap.
         minus: counts of another row with the same draws and units, whose number is taken off.
-        resamples: how many sets of units and draws.
+        resamples: how many sets of units and seeds.
     """
     each = read(counts.sum(1)) - (read(minus.sum(1)) if minus is not None else 0.0)
     draws, units = counts.shape[:2]
@@ -133,7 +141,7 @@ def number(
         return Number(value, None, None, tuple(each.tolist()))
     chosen = draw_units(units, resamples, seed)
     resampled = _each(counts, chosen, read) - (_each(minus, chosen, read) if minus is not None else 0.0)  # (R, D)
-    weight = draw_units(draws, resamples, seed + 1)
+    weight = np.tile(draw_units(min(seeds, draws), resamples, seed + 1), max(draws // seeds, 1))
     defined = ~np.isnan(resampled)
     total = (np.where(defined, resampled, 0) * weight).sum(1)
     means = _ratio(total, (weight * defined).sum(1).astype(np.float64))

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 from celldetr.data.card import DatasetCard
 from celldetr.data.dataset import load_samples, map_types
+from celldetr.data.own import PATCHES
+from celldetr.data.patch_set import PatchSet
 from celldetr.data.sample import UNKNOWN, Sample
 from celldetr.errors import InputError
 from celldetr.evaluation.bootstrap import units_of
@@ -38,9 +40,10 @@ class Truth:
         return int(self.units.max(initial=-1)) + 1
 
     def digest(self) -> str:
-        """SHA-256 of pixels, boxes and types."""
+        """SHA-256 of pixels, their size, boxes and types."""
         state = hashlib.sha256()
         for sample in self.samples:
+            state.update(f"{sample.mpp:g}".encode())
             for array in (sample.image, sample.boxes, sample.types):
                 state.update(repr(array.shape).encode() + np.ascontiguousarray(array).tobytes())
         return state.hexdigest()
@@ -78,13 +81,15 @@ def read_splits(
     """
     if wrong := [name for name in types if name not in card.type_names]:
         raise InputError(f"--type {wrong[0]}: dataset {card.name!r} has the types {', '.join(card.type_names)}")
-    samples = _of_types(load_samples(card, train), types)
-    if train_images is not None and train_images < len(samples):
-        if train_images < 1:
-            raise InputError(f"--train-images {train_images}: expected 1 or more")
-        chosen = np.sort(np.random.default_rng(seed).permutation(len(samples))[:train_images])
-        samples = [samples[i] for i in chosen]
-    truths = [truth_of(samples), truth_of(_of_types(load_samples(card, test), types))]
+    if train_images is not None and train_images < 1:
+        raise InputError(f"--train-images {train_images}: expected 1 or more")
+    # Of a patch set those alone are decoded that are drawn.
+    samples = PatchSet(card.directory(), train) if card.format == PATCHES else load_samples(card, train)
+    chosen = np.sort(np.random.default_rng(seed).permutation(len(samples))[:train_images])
+    truths = [
+        truth_of(_of_types([samples[i] for i in chosen], types)),
+        truth_of(_of_types(load_samples(card, test), types)),
+    ]
     for name, truth in zip((train, test), truths, strict=True):
         if len(np.unique(truth.types)) < 2:
             raise InputError(

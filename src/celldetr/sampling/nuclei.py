@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -123,8 +124,16 @@ class FromQuPath(NucleusSource):
         self.path = path
 
     def describe(self) -> dict[str, object]:
-        """Name of the file or folder."""
-        return {"boxes": self.path.name}
+        """Name of the file or folder, and a digest of what is in it."""
+        folder = is_dir(self.path)
+        files = sorted(file for file in self.path.iterdir() if file.name.endswith(SUFFIXES)) if folder else [self.path]
+        digest = hashlib.sha256()
+        for path in files:
+            with path.open("rb") as file:
+                digest.update(
+                    path.name.encode("utf-8", "surrogateescape") + hashlib.file_digest(file, "sha256").digest()
+                )
+        return {"boxes": self.path.name, "boxes_sha256": digest.hexdigest()}
 
     def of_slide(self, reader: SlideReader) -> SlideNuclei:
         """Read the slide's file.

@@ -31,7 +31,6 @@ class HeldOutCells:
         slides: (N,) name of the slide or patient.
         images: (N,) index of the image.
         density: (N,) mean optical density of the image: how dark it is stained.
-        colours: (N, 3) mean colour of the image, in [0, 1].
     """
 
     vectors: NDArray[np.float32]
@@ -39,11 +38,10 @@ class HeldOutCells:
     slides: NDArray[np.str_]
     images: NDArray[np.int64]
     density: NDArray[np.float32]
-    colours: NDArray[np.float32]
 
     def take(self, index: NDArray[np.integer]) -> HeldOutCells:
         """The cells at ``index``."""
-        parts = self.vectors, self.types, self.slides, self.images, self.density, self.colours
+        parts = self.vectors, self.types, self.slides, self.images, self.density
         return HeldOutCells(*(part[index] for part in parts))
 
     def __len__(self) -> int:
@@ -73,7 +71,6 @@ def embed_cells(network: CellDETR, samples: Sequence[Sample], device: torch.devi
                 np.full(n, sample.group or sample.name),
                 np.full(n, place, np.int64),
                 np.full(n, optical_density(sample.image).mean(), np.float32),
-                np.tile(sample.image.mean((0, 1), dtype=np.float64) / 255, (n, 1)).astype(np.float32),
             )
         )
     if not parts:
@@ -84,9 +81,8 @@ def embed_cells(network: CellDETR, samples: Sequence[Sample], device: torch.devi
             none.astype(np.str_),
             none.astype(np.int64),
             none.astype(np.float32),
-            np.zeros((0, 3), np.float32),
         )
-    names = ("vectors", "types", "slides", "images", "density", "colours")
+    names = ("vectors", "types", "slides", "images", "density")
     return HeldOutCells(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
 
 
@@ -116,38 +112,47 @@ def probe_slides(cells: HeldOutCells, seed: int = 0) -> SlideProbe | None:
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.metrics import recall_score
-    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold, cross_val_predict
+    from sklearn.model_selection import PredefinedSplit, cross_val_predict
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
     rng = np.random.default_rng(seed)
     usable = np.isfinite(cells.vectors).all(1)
     names, counts = np.unique(cells.slides[usable], return_counts=True)
-    names = names[counts >= LEAST_CELLS]
-    images = {str(name): len(np.unique(cells.images[usable & (cells.slides == name)])) for name in names}
-    several = [name for name in names if images[str(name)] >= 2]
+    drawn = [
+        _draw(np.flatnonzero(usable & (cells.slides == name)), cells.images, rng)
+        for name in names[counts >= LEAST_CELLS]
+    ]
+    several = [own for own in drawn if len(np.unique(cells.images[own])) >= 2]
     apart = "images" if len(several) >= 2 else "cells"
-    names = np.array((several if apart == "images" else list(names))[:MOST_SLIDES])
-    if len(names) < 2:
+    chosen = (several if apart == "images" else drawn)[:MOST_SLIDES]
+    if len(chosen) < 2:
         return None
-    chosen = []
-    for name in names:
-        own = np.flatnonzero(usable & (cells.slides == name))
-        chosen.append(rng.permutation(own)[:PER_SLIDE])
-    picked = cells.take(np.concatenate(chosen))
-    slides = np.unique(picked.slides, return_inverse=True)[1]
-    folds = min(FOLDS, *(images[str(name)] for name in names)) if apart == "images" else FOLDS
-    splitter = StratifiedGroupKFold if apart == "images" else StratifiedKFold
-    classifier = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=500))
+    # Every slide's images (or cells) are dealt to the folds in turn, so that a classifier has seen all slides.
+    units = [
+        np.unique(cells.images[own], return_inverse=True)[1] if apart == "images" else np.arange(len(own))
+        for own in chosen
+    ]
+    folds = min(FOLDS, *(int(unit.max()) + 1 for unit in units))
+    picked = np.concatenate(chosen)
+    slides = np.repeat(np.arange(len(chosen)), [len(own) for own in chosen])
+    # Weighted, since a fold can leave slides with more and fewer cells, and the fewest are told least.
+    classifier = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=500, class_weight="balanced"))
     told = cross_val_predict(
-        classifier,
-        picked.vectors.astype(np.float64),
-        slides,
-        groups=picked.images if apart == "images" else None,
-        cv=splitter(folds, shuffle=True, random_state=seed),
+        classifier, cells.vectors[picked].astype(np.float64), slides, cv=PredefinedSplit(np.concatenate(units) % folds)
     )
     accuracy = float(recall_score(slides, told, average="macro"))
-    return SlideProbe(accuracy, 1 / len(names), len(names), len(picked), apart)
+    return SlideProbe(accuracy, 1 / len(chosen), len(chosen), len(picked), apart)
+
+
+def _draw(own: NDArray[np.int64], images: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
+    """At most ``PER_SLIDE`` of a slide's cells, as evenly over its images as these have cells."""
+    own = rng.permutation(own)
+    turn = np.zeros(len(own), np.int64)  # of a cell among those of its image
+    for image in np.unique(images[own]):
+        mine = images[own] == image
+        turn[mine] = np.arange(mine.sum())
+    return own[np.argsort(turn, kind="stable")][:PER_SLIDE]
 
 
 def known(cells: HeldOutCells) -> bool:
