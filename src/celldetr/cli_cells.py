@@ -20,7 +20,7 @@ Slides = Annotated[
 ]
 
 
-@resumable()
+@resumable("run it again")
 def index(
     cells: Cells,
     out: Annotated[
@@ -53,14 +53,18 @@ def similar(
         str | None, typer.Option(help="The slide it is on: name of its folder. Needed if CELLS has several.")
     ] = None,
     type: Annotated[
-        str | None, typer.Option("--type", help="Instead of cells: the mean of all cells of this type.")
+        str | None,
+        typer.Option("--type", help="Instead of cells: the mean of all cells of this type, on --slide or on all."),
     ] = None,
     mean: Annotated[bool, typer.Option("--mean", help="The cells given are one query: their mean.")] = False,
     k: Annotated[int, typer.Option("-k", help="Neighbours of each query.")] = 20,
     other_slides: Annotated[
-        bool, typer.Option("--other-slides", help="Look on other slides than the query's only.")
+        bool,
+        typer.Option("--other-slides", help="Look on other slides than the query's only; --type needs --slide for it."),
     ] = False,
-    apart: Annotated[float, typer.Option(help="Leave out cells nearer than this to the query's, micrometres.")] = 0.0,
+    apart: Annotated[
+        float, typer.Option(help="Leave out cells nearer than this to the query's, micrometres; not with --type.")
+    ] = 0.0,
     index: Annotated[
         Path | None, typer.Option(help="Folder of an index.", show_default="neighbours/ in CELLS, if it is there")
     ] = None,
@@ -76,9 +80,11 @@ def similar(
     """
     from celldetr.neighbours.report import check_target, write_found
     from celldetr.neighbours.similar import similar as find
+    from celldetr.neighbours.slides import check_slides
     from celldetr.neighbours.tell import found_lines
 
     check_target(out, overwrite)
+    check_slides(slides or ())
     found = find(
         cells,
         cell or (),
@@ -128,8 +134,10 @@ def cluster(
     from celldetr.config import parse
     from celldetr.neighbours.clustering import ClusterOptions, cluster_cells
     from celldetr.neighbours.illustrate import illustrate_clusters
+    from celldetr.neighbours.slides import check_slides
     from celldetr.neighbours.tell import clustered_lines
 
+    check_slides(slides or ())
     values = {"resolution": resolution, "neighbours": neighbours, "sample": sample, "seed": seed}
     options = parse(ClusterOptions, values, "options")
     with progress_bar(quiet) as bar:

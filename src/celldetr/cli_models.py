@@ -128,7 +128,7 @@ def _run_recipe(
         typer.echo(f"model: {folder}")
 
 
-@resumable()
+@resumable("run it again")
 def ablate(
     study: Annotated[
         str,

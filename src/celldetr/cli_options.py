@@ -35,11 +35,11 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")]
 
 
 @contextmanager
-def resumable() -> Iterator[None]:
-    """Say what an interruption leaves; typer itself would end without a word."""
+def resumable(how: str = "run again with --resume") -> Iterator[None]:
+    """Say what an interruption leaves, and how to continue; typer itself would end without a word."""
     try:
         with stoppable():
             yield
     except KeyboardInterrupt as stop:
-        typer.echo("interrupted; what is finished is kept, run again with --resume to continue", err=True)
+        typer.echo(f"interrupted; what is finished is kept, {how} to continue", err=True)
         raise typer.Exit(stop.code if isinstance(stop, Interrupted) else 130) from None

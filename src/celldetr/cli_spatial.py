@@ -173,7 +173,7 @@ def read(
 
 
 @spatial_app.command()
-@resumable()
+@resumable("run it again")
 def qc(folder: Set, settings: Settings = None, options: SettingsFile = None) -> None:
     """Step 2: which cells go on, by counts, genes and area; all are in steps/quality.parquet, with the reasons."""
     chosen = _chosen(settings, options)
@@ -185,7 +185,7 @@ def qc(folder: Set, settings: Settings = None, options: SettingsFile = None) -> 
 
 
 @spatial_app.command("type")
-@resumable()
+@resumable("run it again")
 def type_(
     folder: Set,
     reference: Reference = None,
@@ -219,7 +219,7 @@ def type_(
 
 
 @spatial_app.command()
-@resumable()
+@resumable("run it again")
 def nuclei(
     folder: Set,
     he: Image,
@@ -250,7 +250,7 @@ def nuclei(
 
 
 @spatial_app.command()
-@resumable()
+@resumable("run it again")
 def align(
     folder: Set,
     alignment: Alignment = None,
@@ -281,7 +281,7 @@ def align(
 
 
 @spatial_app.command()
-@resumable()
+@resumable("run it again")
 def write(
     folder: Set,
     spots: Spots = None,

@@ -46,7 +46,7 @@ def stoppable() -> Iterator[None]:
             os.kill(os.getpid(), number)
             return
         if came:
-            os.write(2, b"\nstopped at once; run again with --resume to continue\n")
+            os.write(2, b"\nstopped at once; what is finished is kept\n")
             os._exit(128 + number)
         came = True
         raise Interrupted(number)

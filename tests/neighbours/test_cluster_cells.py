@@ -112,7 +112,10 @@ def test_it_is_repeated_on_request_only_and_resumes(done, capsys):
     result = cluster_cells(folder, options=ClusterOptions(sample=300), resume=True)
     assert result.written == 1
     assert (folder / "two" / "clusters.parquet").exists()
+    outdated = folder / "one" / "clusters.geojson.gz"
+    outdated.write_bytes(b"of another clustering")
     assert cluster_cells(folder, options=ClusterOptions(sample=300), overwrite=True).written == 2
+    assert json.loads(gzip.decompress(outdated.read_bytes()))["features"]
     assert read_cells(folder / "one", ["cluster"])["cluster"].tolist() == before
 
 
@@ -135,6 +138,36 @@ def test_what_is_cut_short_leaves_no_two_clusterings(tmp_path, monkeypatch):
     monkeypatch.setattr(clustering, "_assign", original)
     assert cluster_cells(tmp_path, options=finer, resume=True).written == 1
     assert json.loads((tmp_path / "clusters" / "clusters.json").read_text())["status"] == "complete"
+
+
+def test_exports_that_were_cut_short_are_made_on_resuming(tmp_path, monkeypatch):
+    for name in write_cohort(tmp_path, {"one": 150, "two": 150}):
+        export_cells(tmp_path / name, "csv")
+    original = clustering.write_format
+
+    def fails(directory, *rest, **options):
+        if directory.name == "two":
+            raise KeyboardInterrupt
+        original(directory, *rest, **options)
+
+    for again in (False, True):  # also where an earlier run had finished the slide, and its clusters were deleted
+        monkeypatch.setattr(clustering, "write_format", fails)
+        with pytest.raises(KeyboardInterrupt):
+            cluster_cells(tmp_path, resume=again)
+        assert (tmp_path / "two" / "clusters.parquet").exists()
+        monkeypatch.setattr(clustering, "write_format", original)
+        assert cluster_cells(tmp_path, resume=True).written == 1
+        for name in ("one", "two"):
+            assert "cluster" in pd.read_csv(tmp_path / name / "cells.csv")
+        (tmp_path / "two" / "clusters.parquet").unlink()
+        export_cells(tmp_path / "two", "csv", overwrite=True)
+
+
+def test_slides_that_are_not_there_are_told_before_the_work(tmp_path, capsys):
+    write_cohort(tmp_path / "out", {"one": 50})
+    assert call("cluster", tmp_path / "out", "--slides", tmp_path / "typo", "-q") == 2
+    assert "no such file or folder" in capsys.readouterr().err
+    assert not (tmp_path / "out" / "clusters").exists()
 
 
 def test_clusters_of_another_version_of_the_table_are_refused(tmp_path):

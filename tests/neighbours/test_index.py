@@ -51,6 +51,44 @@ def test_the_index_is_used_and_agrees_with_exact_search(cohort):
         assert len(set(fast.table["cell_id"]) & set(slow.table["cell_id"])) >= 0.8 * len(slow.table)
 
 
+@pytest.mark.parametrize(
+    ("where", "k", "options"),
+    [
+        ("", 1499, {}),
+        ("", 590, {"other_slides": True}),
+        ("", 1400, {"apart_um": 100}),
+        ("few", 20, {}),
+        ("few", 99, {}),
+    ],
+)
+def test_there_are_as_many_neighbours_as_asked_for_if_there_are_cells(cohort, where, k, options):
+    write_run(cohort / "few", random_cells(40, seed=7), planted(40, 5, seed=7)[0])
+    build_index(find_cells([cohort]))
+    slide, index = (where or "one"), cohort / "neighbours"
+    fast = similar(cohort / where, 7, slide=slide, k=k, index=index, **options).table
+    slow = similar(cohort / where, 7, slide=slide, k=k, exact=True, **options).table
+    assert len(fast) == len(slow)
+    assert not fast.duplicated(["slide", "cell_id"]).any()
+    assert np.allclose(fast["similarity"].iloc[:10], slow["similarity"].iloc[:10], atol=2e-3)
+
+
+def test_a_query_that_has_enough_is_not_put_again(cohort, monkeypatch):
+    from celldetr.neighbours import ivf
+
+    search, asked = ivf.search_lists, []
+    monkeypatch.setattr(ivf, "search_lists", lambda *a: asked.append((len(a[3]), a[5])) or search(*a))
+    cells = find_cells([cohort])
+    index, queries = NeighbourIndex(cohort / "neighbours", cells), gather(cells, sample_rows(cells, 2, 0))
+    index.search(queries, 10)
+    assert asked == [(2, 16), (2, 16)]  # both queries, of each slide that has cells
+    asked.clear()
+    nearly_all = {cells.position("one"): np.arange(10, 900), cells.position("two"): np.arange(10, 600)}
+    best = index.search(queries, 20, [{}, nearly_all])
+    assert asked[:2] == [(2, 16), (2, 16)]
+    assert set(asked[2:]) == {(1, 32), (1, 38)}  # 38 lists are all
+    assert sorted(best.row[1]) == sorted([*range(10), *range(10)])
+
+
 def test_only_slides_that_changed_are_read_again(cohort):
     before = {path.name: path.stat().st_mtime_ns for path in (cohort / "neighbours").glob("*.faiss")}
     write_run(cohort / "three", random_cells(80, seed=9), planted(80, 5, seed=9)[0])
@@ -144,9 +182,27 @@ def test_a_segment_with_changed_bytes_never_names_a_cell_that_is_not_there(cohor
 def test_what_is_no_index_is_left_alone(tmp_path):
     write_cohort(tmp_path / "out", {"one": 50})
     (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "letter.txt").write_text("dear")
-    with pytest.raises(InputError, match="holds something that is no index"):
-        build_index(find_cells([tmp_path / "out"]), tmp_path / "mine")
+    for name in ("letter.txt", ".lock"):
+        (tmp_path / "mine" / name).touch()
+        with pytest.raises(InputError, match="holds something that is no index"):
+            build_index(find_cells([tmp_path / "out"]), tmp_path / "mine")
+
+
+def test_a_build_that_was_killed_before_its_first_slide_begins_again(tmp_path):
+    write_cohort(tmp_path / "out", {"one": 50})
+    (tmp_path / "out" / "neighbours").mkdir()
+    for name in (".lock", f".lock.{'0' * 32}.tmp", "manifest.json.tmp", "centroids.npy", "centroids.npy.tmp"):
+        (tmp_path / "out" / "neighbours" / name).touch()
+    assert build_index(find_cells([tmp_path / "out"])).added == 1
+
+
+def test_an_interrupted_command_says_how_to_go_on(cohort, monkeypatch, capsys):
+    def stops(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("celldetr.neighbours.index.build_index", stops)
+    assert call("index", cohort, "-q") == 130
+    assert capsys.readouterr().err == "interrupted; what is finished is kept, run it again to continue\n"
 
 
 def test_without_faiss_the_command_names_the_extra(cohort, monkeypatch, capsys):

@@ -93,6 +93,26 @@ def test_mean_and_type_are_queries(cohort):
     assert not set(one["cell_id"][3:]) & {1, 2, 3}
     prototype = similar(cohort, type="lymphocyte", k=4).table
     assert prototype["rank"].tolist() == [1, 2, 3, 4]
+    own = similar(cohort, type="lymphocyte", slide="one", k=500).table
+    assert len(own) == 500  # cells of the type are not left out
+    others = similar(cohort, type="lymphocyte", slide="one", k=500, other_slides=True).table
+    assert others["slide"].tolist() == ["two"] * 200
+
+
+def test_the_number_of_a_cell_may_be_a_numpy_integer(cohort):
+    assert similar(cohort, np.int64(7), slide="one", k=3).table.equals(similar(cohort, 7, slide="one", k=3).table)
+
+
+def test_cells_without_a_place_are_not_near(tmp_path):
+    cells = random_cells(50)
+    cells["x_um"] = cells["x_um"].where(cells["cell_id"] != 5)  # null in the table
+    run = write_run(tmp_path / "one", cells, planted(50, 3)[0])
+    placed = cells[cells["cell_id"] != 5]
+    far = np.hypot(placed["x_um"] - cells["x_um"][1], placed["y_um"] - cells["y_um"][1]) >= 200
+    found = similar(run, 1, k=50, apart_um=200).table
+    assert set(found["cell_id"]) == {1, 5, *placed["cell_id"][far]}
+    with pytest.raises(InputError, match="cell 5 has no place"):
+        similar(run, 5, apart_um=200)
 
 
 @pytest.mark.parametrize(
@@ -102,7 +122,10 @@ def test_mean_and_type_are_queries(cohort):
         ({"cell": 300, "slide": "one"}, "cell_id goes from 0 to 299"),
         ({"cell": 0, "slide": "three"}, "it has no cells"),
         ({"cell": 7, "slide": "on"}, "did you mean 'one'"),
+        ({"cell": 10**19, "slide": "one"}, "--cell 10000000000000000000: .* cell_id goes from 0 to 299"),
         ({"type": "lymphocytes"}, "did you mean 'lymphocyte'"),
+        ({"type": "lymphocyte", "apart_um": 5}, "--apart 5: .* give --cell ID"),
+        ({"type": "lymphocyte", "other_slides": True}, "--other-slides: .* add --slide NAME"),
         ({}, "give either cells"),
         ({"cell": 7, "slide": "one", "k": 0}, "expected 1 to"),
         ({"cell": 7, "slide": "one", "index": "nowhere"}, "no index here"),
@@ -160,6 +183,13 @@ def test_a_vector_that_is_not_finite_is_like_nothing(tmp_path):
     assert table.set_index("cell_id").loc[[5, 6], "similarity"].tolist() == [0, 0]
     with pytest.raises(InputError, match="nothing is like it"):
         similar(run, 5)
+
+
+def test_slides_that_are_not_there_are_told_before_the_search(cohort, tmp_path, capsys):
+    arguments = ["similar", cohort, "--cell", 7, "--slide", "one", "-o", tmp_path / "found"]
+    assert call(*arguments, "--slides", tmp_path / "typo") == 2
+    assert "no such file or folder" in capsys.readouterr().err
+    assert not (tmp_path / "found").exists()
 
 
 def test_in_a_folder_of_slides_other_files_are_no_slides(tmp_path):

@@ -1,7 +1,8 @@
 """``celldetr cluster``: groups the cells of slides by embedding and writes the groups back beside their tables.
 
 All slides are grouped together: a sample of all their cells is clustered, the others join the group of the sampled
-cells nearest to them. ``sample.parquet`` keeps the sample, so that an interrupted run goes on with the slide it was at.
+cells nearest to them. ``sample.parquet`` keeps the sample and ``clusters.json`` the slides whose clusters and exports
+are written, so that an interrupted run goes on with the slide it was at.
 """
 
 from __future__ import annotations
@@ -142,13 +143,14 @@ def cluster_cells(
             "cells": cells.count,
             "sampled": len(vectors),
         }
+        finished = _finished(cells, out, about) if resume else []
         # From here on what is there is of this run: one that is cut short leaves nothing of another beside it.
-        write_json(out / ABOUT, {"status": "running", **about})
+        _write_running(out, about, finished)
         for slide in cells.slides:
             if not _is_of(slide.table.path, about):
                 with RunLock(slide.table.path.parent):
                     slide.table.path.with_name(CLUSTERS).unlink(missing_ok=True)
-        opened, sums, written = _write_slides(cells, rows, vectors, grouping, about, formats, resume, progress)
+        opened, sums, written = _write_slides(cells, rows, vectors, grouping, about, formats, out, finished, progress)
         counts, by_type, types, joined, agreement = sums
         mean = agreement / joined if joined else float("nan")
         write_json(
@@ -167,6 +169,18 @@ def cluster_cells(
             },
         )
     return Clustered(out, opened, counts, by_type, types, cells.count, len(vectors), written, mean)
+
+
+def _finished(cells: Collection, out: Path, about: dict[str, Any]) -> list[str]:
+    """Slides that an earlier go at the same has finished. Their clusters alone do not say that: exports follow."""
+    run = read_json(out / ABOUT) or {}
+    names = run.get("slides") if run.get("digest") == about["digest"] else None
+    known = names if isinstance(names, list) else []
+    return [slide.name for slide in cells.slides if slide.name in known and _is_of(slide.table.path, about)]
+
+
+def _write_running(out: Path, about: dict[str, Any], finished: Sequence[str]) -> None:
+    write_json(out / ABOUT, {"status": "running", **about, "slides": list(finished)})
 
 
 def _digest(cells: Collection, options: ClusterOptions) -> str:
@@ -204,7 +218,8 @@ def _write_slides(
     grouping: Grouping,
     about: dict[str, Any],
     formats: Sequence[str],
-    keep: bool,
+    out: Path,
+    finished: Sequence[str],
     progress: Progress | None,
 ) -> tuple[Collection, tuple[NDArray[np.int64], NDArray[np.int64], tuple[str, ...], int, float], int]:
     """Write the clusters of every slide; returns the tables opened anew, sums for the report, and how many were
@@ -220,12 +235,15 @@ def _write_slides(
     for slide, mine, known in zip(cells.slides, rows, labels, strict=True):
         path = slide.table.path
         with RunLock(path.parent):
-            finished = keep and _is_of(path, about)
-            if not finished:
+            kept = slide.name in finished and _is_of(path, about)
+            if not kept:
                 _assign(slide, mine, known, assign, about, done, cells.count, progress)
-                written += 1
             table = open_table(path)
-            _export(path.parent, formats, fresh=not finished)
+            _export(path.parent, formats, fresh=not kept)
+        if not kept:
+            written += 1
+            finished = [*finished, slide.name]
+            _write_running(out, about, finished)
         slides.append(SlideCells(slide.name, table, slide.stamp))
         with table_errors(path):
             side = pq.read_table(path.with_name(CLUSTERS), columns=["sampled", "agreement"])
@@ -281,7 +299,7 @@ def _export(directory: Path, formats: Sequence[str], fresh: bool) -> None:
     there = {name for name, exporter in FORMATS.items() if (directory / f"cells{exporter.suffixes[0]}").exists()}
     for name in sorted((wanted - {"geojson"}) | (there if fresh else set())):
         write_format(directory, name, overwrite=True)
-    if "geojson" in wanted:
+    if "geojson" in wanted or (fresh and (directory / GEOJSON).exists()):
         with replacing(directory / GEOJSON) as temporary:
             write_geojson(open_table(directory), temporary, classify="cluster")
 

@@ -74,13 +74,16 @@ class SlideCells:
             [np.empty(0, np.int64), *(b.column(0).to_numpy() for b in self.table.batches(("cell_id",)))]
         )
         order = np.argsort(known, kind="stable")
-        at = np.searchsorted(known, np.asarray(ids, np.int64), sorter=order)
-        rows = order[np.minimum(at, len(order) - 1)] if len(order) else np.zeros(len(ids), np.int64)
-        for number, row in zip(ids, rows.tolist(), strict=True):
-            if not len(known) or known[row] != number:
-                reach = f"cell_id goes from {known.min()} to {known.max()}" if len(known) else "it has no cells"
-                raise InputError(f"--cell {number}: there is no such cell on slide {self.name!r}; {reach}")
-        return rows.astype(np.int64)
+        low, high = (int(known.min()), int(known.max())) if len(known) else (0, -1)
+        rows = np.empty(0, np.int64)
+        absent = [number for number in ids if not low <= number <= high]  # before the cast: they may be no int64
+        if not absent:
+            rows = order[np.searchsorted(known, np.asarray(ids, np.int64), sorter=order)].astype(np.int64)
+            absent = [number for number, found in zip(ids, known[rows].tolist(), strict=True) if found != number]
+        if absent:
+            reach = f"cell_id goes from {low} to {high}" if len(known) else "it has no cells"
+            raise InputError(f"--cell {absent[0]}: there is no such cell on slide {self.name!r}; {reach}")
+        return rows
 
 
 @dataclass(frozen=True)

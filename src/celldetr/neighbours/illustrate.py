@@ -46,7 +46,7 @@ def illustrate_clusters(done: Clustered, slides: Sequence[Path] = (), seed: int 
         InputError: a file cannot be written, or a source of slides does not exist.
     """
     names = [cluster_name(i) for i in range(len(done.counts))]
-    _table(done, names)
+    _table(done)
     save_figure(types_figure(done.by_type, done.types, names), done.out / "types.png")
     told = _embedding(done, names)
     drawn = [slide.name for slide in done.collection.slides][:MAPS]
@@ -67,7 +67,7 @@ def illustrate_clusters(done: Clustered, slides: Sequence[Path] = (), seed: int 
     return told
 
 
-def _table(done: Clustered, names: Sequence[str]) -> None:
+def _table(done: Clustered) -> None:
     with (
         replacing(done.out / "types.csv") as temporary,
         temporary.open("w", encoding="utf-8", newline="") as file,

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -23,15 +23,16 @@ from celldetr.config import Config, parse
 from celldetr.errors import InputError
 from celldetr.files import output_errors, read_json, replacing, write_json
 from celldetr.neighbours import ivf
-from celldetr.neighbours.collection import Collection, find_cells, gather, sample_rows, unit
+from celldetr.neighbours.collection import Collection, Rows, find_cells, gather, sample_rows, unit
 from celldetr.neighbours.nearest import Best, Excluded
-from celldetr.slide.lock import RunLock
+from celldetr.slide.lock import LOCK, RunLock
 from celldetr.slide.provenance import now, package_version
 from celldetr.slide.table import LONGEST_EMBEDDING
 
 INDEX = "neighbours"  # folder of a cohort's or a slide's index in its own
 MANIFEST = "manifest.json"
 CENTROIDS = "centroids.npy"
+BEGUN = (f"{LOCK}*", f"{MANIFEST}.tmp", f"{CENTROIDS}*")  # what a run that was killed may leave and no manifest
 GROWTH = 4  # more or fewer cells by this factor than the centroids were made for: they are made anew
 NPY_HEADER = 4096
 
@@ -110,8 +111,7 @@ def build_index(
     out = collection.home / INDEX if out is None else Path(out)
     if not collection.count:
         raise InputError(f"{collection.home}: there are no cells to make an index of")
-    if out.exists() and not (out.is_dir() and ((out / MANIFEST).is_file() or not any(out.iterdir()))):
-        raise InputError(f"{out}: holds something that is no index; choose another folder with -o")
+    _check_place(out)
     with output_errors(out):
         out.mkdir(parents=True, exist_ok=True)
     with RunLock(out):
@@ -150,6 +150,13 @@ def build_index(
         len(segments) - len(added),
         len({segment.slide for segment in before.values()} - names),
     )
+
+
+def _check_place(out: Path) -> None:
+    if not out.exists() or (out / MANIFEST).is_file():
+        return
+    if not out.is_dir() or set(out.iterdir()) - {path for pattern in BEGUN for path in out.glob(pattern)}:
+        raise InputError(f"{out}: holds something that is no index; choose another folder with -o")
 
 
 def _told(blocks: Any, done: int, total: int, progress: Progress | None) -> Any:
@@ -286,26 +293,52 @@ class NeighbourIndex:
     def search(
         self, queries: NDArray[np.float32], k: int, excluded: Excluded | None = None, skipped: Sequence[set[int]] = ()
     ) -> Best:
-        """As ``nearest.search_all``, but approximately and fast.
+        """As ``nearest.search_all``, but approximately and fast. It finds as many cells: a query that the lists nearest
+        to it hold too few for, as of a small slide in an index of many, is put again to twice as many lists.
 
         Raises:
             InputError: a segment is missing, damaged, or of something else.
         """
         queries = unit(np.asarray(queries, dtype=np.float32))
         excluded = [{} for _ in queries] if excluded is None else excluded
+        skipped = skipped or [set() for _ in queries]
         best = Best(len(queries), k)
+        lists = len(self._centroids)
+        probes, asking = ivf.probes_for(lists), list(range(len(queries)))
+        while asking:
+            best.forget(asking)
+            self._offer(best, queries, asking, probes, excluded, skipped)
+            short = [i for i in asking if best.count(i) < min(k, self._allowed(excluded[i], skipped[i]))]
+            asking = short if probes < lists else []
+            probes = min(2 * probes, lists)
+        return best
+
+    def _allowed(self, excluded: Mapping[int, Rows], skipped: set[int]) -> int:
+        """How many cells a query may have."""
+        searched = (place for place in range(len(self._segments)) if place not in skipped)
+        return sum(self._segments[place].rows - len(excluded.get(place, ())) for place in searched)
+
+    def _offer(
+        self,
+        best: Best,
+        queries: NDArray[np.float32],
+        asking: Sequence[int],
+        probes: int,
+        excluded: Excluded,
+        skipped: Sequence[set[int]],
+    ) -> None:
+        """Offer the cells in the ``probes`` lists nearest to each query that is ``asking``."""
         for place, segment in enumerate(self._segments):
-            asking = [i for i in range(len(queries)) if not skipped or place not in skipped[i]]
-            if not asking or not segment.rows:
+            here = [i for i in asking if place not in skipped[i]]
+            if not here or not segment.rows:
                 continue
             # What is excluded is found too and dropped, so as many more are looked for.
-            more = max(len(excluded[i].get(place, ())) for i in asking)
-            path = self._path / segment.file
-            similarity, rows = ivf.search_lists(self._lists(place), path, segment.rows, queries[asking], k + more)
-            for i, query in enumerate(asking):
+            more = max(len(excluded[i].get(place, ())) for i in here)
+            path, index = self._path / segment.file, self._lists(place)
+            similarity, rows = ivf.search_lists(index, path, segment.rows, queries[here], best.k + more, probes)
+            for i, query in enumerate(here):
                 keep = (rows[i] >= 0) & ~np.isin(rows[i], excluded[query].get(place, ()))
                 best.offer(query, place, rows[i][keep], similarity[i][keep])
-        return best
 
     def _lists(self, place: int) -> Any:
         if place not in self._open:

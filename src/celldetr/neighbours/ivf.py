@@ -54,7 +54,7 @@ def lists_for(count: int) -> int:
 
 
 def probes_for(lists: int) -> int:
-    """How many of ``lists`` are looked through."""
+    """How many of ``lists`` are looked through, where these hold enough."""
     return min(lists, max(LEAST_PROBES, -(-lists // PROBED)))
 
 
@@ -88,7 +88,6 @@ def make_lists(centroids: NDArray[np.float32], blocks: Iterable[tuple[int, NDArr
     index.train(np.ascontiguousarray(centroids))  # only says that nothing is left to learn
     for start, vectors in blocks:
         index.add_with_ids(np.ascontiguousarray(vectors), np.arange(start, start + len(vectors)))
-    index.nprobe = probes_for(len(centroids))
     return index
 
 
@@ -131,7 +130,6 @@ def read_lists(path: Path, rows: int, dim: int, centroids: NDArray[np.float32]) 
     quantizer = faiss.downcast_index(index.quantizer)
     if not np.array_equal(quantizer.reconstruct_n(0, lists), centroids):
         raise InputError(_damaged(path, "of other lists"))
-    index.nprobe = probes_for(lists)
     return index
 
 
@@ -155,13 +153,14 @@ def _damaged(path: Path, what: str) -> str:
 
 
 def search_lists(
-    index: Any, path: Path, rows: int, queries: NDArray[np.float32], k: int
+    index: Any, path: Path, rows: int, queries: NDArray[np.float32], k: int, probes: int
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """(Q, k) similarities, falling, and rows; -1 where there are no more.
+    """(Q, k) similarities, falling, and rows in the ``probes`` nearest lists; -1 where there are no more.
 
     Raises:
         InputError: the segment names rows that its table does not have.
     """
+    index.nprobe = probes
     similarity, found = index.search(np.ascontiguousarray(queries), min(k, rows))
     if found.size and not -1 <= found.min() <= found.max() < rows:
         raise InputError(_damaged(path, "it names cells that the table does not have"))

@@ -31,9 +31,19 @@ class Best:
     row: NDArray[np.int64] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.similarity = np.full((self.queries, self.k), -np.inf, np.float32)
-        self.slide = np.full((self.queries, self.k), NOTHING, np.int64)
-        self.row = np.full((self.queries, self.k), NOTHING, np.int64)
+        self.similarity = np.empty((self.queries, self.k), np.float32)
+        self.slide = np.empty((self.queries, self.k), np.int64)
+        self.row = np.empty((self.queries, self.k), np.int64)
+        self.forget(range(self.queries))
+
+    def forget(self, queries: Sequence[int]) -> None:
+        """Begin anew for some queries."""
+        at = list(queries)
+        self.similarity[at], self.slide[at], self.row[at] = -np.inf, NOTHING, NOTHING
+
+    def count(self, query: int) -> int:
+        """How many cells a query has so far."""
+        return int((self.row[query] != NOTHING).sum())
 
     def offer(self, query: int, slide: int, rows: Rows, similarity: NDArray[np.float32]) -> None:
         """Consider (n,) cells of a slide for a query; of equals the earlier in slide and row stay."""

@@ -34,14 +34,15 @@ class Query:
     Attributes:
         name: what it is called in tables and pictures.
         vector: (d,) of length 1.
-        cells: place of each of its slides -> rows of the cells that it is made of; they are not neighbours of it.
-        shown: whether these are listed and drawn; not where they are all cells of a type.
+        slides: places of the slides that it is from.
+        cells: place of a slide -> rows of the cells that it is made of, where these are listed, drawn and no neighbours
+            of it; empty where they are all cells of a type.
     """
 
     name: str
     vector: NDArray[np.float32]
+    slides: set[int]
     cells: dict[int, Rows]
-    shown: bool = True
 
 
 @dataclass(frozen=True)
@@ -82,8 +83,9 @@ def similar(
         type: ask about the mean of all cells of this type (on ``slide``, or on all) instead.
         mean: the cells are one query, their mean.
         k: neighbours a query.
-        other_slides: look on other slides than the query's only.
-        apart_um: leave out cells whose centres are nearer than this to one of the query's cells, micrometres.
+        other_slides: look on other slides than the query's only; with ``type`` it needs ``slide``.
+        apart_um: leave out cells whose centres are nearer than this to one of the query's cells, micrometres; not with
+            ``type``.
         index: folder of an index; by default ``neighbours`` beside the cells, if it is there.
         exact: compare with every cell, even if there is an index.
 
@@ -91,21 +93,28 @@ def similar(
         The neighbours, the most similar first; fewer than ``k`` where there are no more.
 
     Raises:
-        InputError: no such cell, slide or type, nothing to look for, or an index that does not fit the cells.
+        InputError: no such cell, slide or type, nothing to look for, options that contradict each other, a cell without
+            a place and ``apart_um``, or an index that does not fit the cells.
     """
     if not isinstance(cells, Collection):
         cells = find_cells([cells] if isinstance(cells, str | Path) else cells)
-    ids = [cell] if isinstance(cell, int) else list(cell)
+    ids = [int(cell)] if isinstance(cell, int | np.integer) else list(cell)
     if not 1 <= k <= MOST:
         raise InputError(f"-k {k}: expected 1 to {MOST:,} neighbours")
     if not 0 <= apart_um < float("inf"):
         raise InputError(f"--apart {apart_um:g}: expected a distance in micrometres, 0 or more")
+    if type is not None and apart_um:
+        raise InputError(f"--apart {apart_um:g}: the mean of a type lies nowhere; leave out --apart, or give --cell ID")
+    if type is not None and other_slides and slide is None:
+        raise InputError(
+            f"--other-slides: the mean of type {type!r} is of cells of all slides; add --slide NAME for those of one"
+        )
     if exact and index is not None:
         raise InputError("--exact and --index contradict each other; pass one of them")
     queries = _queries(cells, ids, slide, type, mean)
     opened = None if exact else _index(cells, index)
     excluded = [_near(cells, query, apart_um) for query in queries]
-    skipped = [set(query.cells) if other_slides else set() for query in queries]
+    skipped = [query.slides if other_slides else set() for query in queries]
     if any(len(skip) == len(cells.slides) for skip in skipped):
         raise InputError("--other-slides: the query is on all slides given; give the folder of a cohort")
     vectors = np.stack([query.vector for query in queries])
@@ -149,9 +158,9 @@ def _queries(cells: Collection, ids: Sequence[int], slide: str | None, type: str
             raise InputError(f"--cell {number}: its embedding is zero or not finite; nothing is like it")
     if mean and len(ids) > 1:
         name = f"mean of {len(ids)} cells"
-        return [Query(name, _direction(vectors.mean(0), name), {place: np.sort(rows)})]
+        return [Query(name, _direction(vectors.mean(0), name), {place}, {place: np.sort(rows)})]
     return [
-        Query(f"cell {number}", vector, {place: rows[i : i + 1]})
+        Query(f"cell {number}", vector, {place}, {place: rows[i : i + 1]})
         for i, (number, vector) in enumerate(zip(ids, vectors, strict=True))
     ]
 
@@ -182,7 +191,7 @@ def _type_query(cells: Collection, type: str, places: Sequence[int]) -> Query:
     if not count:
         raise InputError(f"--type {type!r}: there is no cell of this type here")
     name = f"mean of {count:,} {type}"
-    return Query(name, _direction(total / count, name), {}, shown=False)
+    return Query(name, _direction(total / count, name), set(places), {})
 
 
 def _near(cells: Collection, query: Query, apart_um: float) -> dict[int, Rows]:
@@ -196,8 +205,14 @@ def _near(cells: Collection, query: Query, apart_um: float) -> dict[int, Rows]:
         table = cells.slides[place].table
         parts = [np.stack([numbers(b, "x_um"), numbers(b, "y_um")], 1) for b in table.batches(("x_um", "y_um"))]
         centres = np.concatenate(parts)
-        distance, _ = KDTree(centres[rows]).query(np.nan_to_num(centres, nan=np.inf), distance_upper_bound=apart_um)
-        found[place] = np.union1d(rows, np.flatnonzero(distance < apart_um))
+        placed = np.flatnonzero(np.isfinite(centres).all(1))
+        if not np.isin(rows, placed).all():
+            raise InputError(
+                f"--apart {apart_um:g}: {query.name} has no place (x_um, y_um) to be apart from; leave it out"
+            )
+        # Of the others one without a place is not known to be near.
+        distance, _ = KDTree(centres[rows]).query(centres[placed], distance_upper_bound=apart_um)
+        found[place] = np.union1d(rows, placed[distance < apart_um])
     return found
 
 
@@ -209,7 +224,6 @@ def _table(
     own = [
         (number, -1, float(unit_row @ query.vector), place, int(row))
         for number, query in enumerate(queries)
-        if query.shown
         for place, rows in query.cells.items()
         for row, unit_row in zip(rows, _vectors(cells, place, rows), strict=True)
     ]

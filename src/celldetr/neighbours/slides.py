@@ -22,12 +22,22 @@ class OpenSlides:
     missing: tuple[str, ...]
 
 
-def _candidates(sources: Sequence[Path]) -> dict[str, Path]:
-    """Name of a slide's results -> file, of the files given and of all in the folders given."""
-    found: dict[str, Path] = {}
+def check_slides(sources: Sequence[Path]) -> None:
+    """Say before the work that its pictures cannot be drawn.
+
+    Raises:
+        InputError: a source does not exist.
+    """
     for source in sources:
         if not source.exists():
-            raise InputError(f"--slides {source}: no such file or folder")
+            raise InputError(f"--slides {source}: no such file or folder; give slide files, or folders that hold them")
+
+
+def _candidates(sources: Sequence[Path]) -> dict[str, Path]:
+    """Name of a slide's results -> file, of the files given and of all in the folders given."""
+    check_slides(sources)
+    found: dict[str, Path] = {}
+    for source in sources:
         # Beside slides lie their labels, thumbnails and annotations.
         files = slides_among(sorted(filter(Path.is_file, source.iterdir()))) if source.is_dir() else [source]
         for file in files:
