@@ -172,7 +172,8 @@ def explain(
         chosen: rows of ``cells``, see ``choose_cells``.
         models: name -> model, in the order of the columns.
         out: PNG, SVG or PDF.
-        tile: side of the field around each cell, px at the model's mpp, that the network sees.
+        tile: side of the field around each cell, px at the model's mpp, that the network sees; one that measures in
+            fractions of images of one size sees those.
         progress: told how many cells are done, of how many.
 
     Returns:
@@ -193,7 +194,7 @@ def explain(
         centre, size = place[:2], place[2:]
         attentions = []
         for name, model in models.items():
-            trace = _look(reader, cells, number, centre, model, tile)
+            trace = _look(reader, cells, number, centre, model, model.image_px or tile)
             best = int(trace.probabilities[0].argmax())
             said = f"{model.types[best]} {trace.probabilities[0, best]:.2f}"
             shares = trace.share_in_box()[:, 0]

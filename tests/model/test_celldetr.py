@@ -3,6 +3,7 @@
 import itertools
 
 import pytest
+import timm
 import torch
 
 from celldetr.config import ModelConfig
@@ -278,6 +279,19 @@ def test_frozen_batchnorm_stays_in_evaluation_mode() -> None:
 def test_a_backbone_that_cannot_be_had_is_an_input_error(changes: dict[str, object], message: str) -> None:
     with pytest.raises(InputError, match=message):
         network(**changes)
+
+
+def test_weights_that_cannot_be_fetched_are_an_input_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = timm.create_model
+
+    def offline(*args: object, pretrained: bool, **rest: object) -> torch.nn.Module:
+        if pretrained:
+            raise OSError("no such host")
+        return made(*args, pretrained=False, **rest)
+
+    monkeypatch.setattr(timm, "create_model", offline)
+    with pytest.raises(InputError, match=r"weights of 'resnet18' cannot be fetched \(no such host\)"):
+        CellDETR(ModelConfig(types=("a",), backbone="resnet18", pretrained="hub"))
 
 
 def test_pretrained_weights_of_lite0_are_the_published_ones() -> None:

@@ -32,6 +32,9 @@ def packaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_the_default_model_is_the_packages(packaged: Path) -> None:
     small = make(packaged / "small-20x")
     assert find_model() == find_model("small-20x") == small
+    run = make(Path("small-20x/model").absolute())
+    assert find_model() == small  # whatever lies in the working directory
+    assert find_model("small-20x").absolute() == run  # but a folder that is named is meant
 
 
 def test_users_folders_come_first(packaged: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -156,7 +156,10 @@ def checkpoint(**changes: object) -> Checkpoint:
 )
 def test_other_networks(changes: dict[str, object], tmp_path: Path) -> None:
     made = checkpoint(**changes)
+    made.network.train()
     path = export_onnx(made, tmp_path / "toy.onnx")
+    assert all(module.training for module in (made.network, made.network.encoder))  # the caller's is left alone
+    made.network.eval()
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     for images in (noise(2, 160, 96), noise(1, 100, 131)):
         assert_equal(session.run(list(OUTPUTS), {"images": images}), expected(made.network, images))

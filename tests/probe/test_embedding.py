@@ -193,6 +193,17 @@ def test_models_of_several_seeds_are_one_row(tmp_path: Path) -> None:
         methods(str(tmp_path / "m-$seed"), [], "cpu", seeds=3)
 
 
+def test_a_network_of_images_of_one_size_refuses_larger_ones() -> None:
+    config = ModelConfig(
+        types=("a",), d_model=32, heads=4, ffn=32, encoder_layers=1, detection_layers=1, coordinates="image"
+    )
+    model = TilePredictor(CellDETR(config), threshold=0.5, card={"recipe": {"augment": {"crop": 96}}})
+    boxes = np.array([[20, 20, 40, 40]], np.float32)
+    assert embed_boxes(model, crop(width=96, height=96), boxes).shape == (1, 32)
+    with pytest.raises(InputError, match="97 x 96 px: this model measures in fractions of images of 96 px"):
+        embed_boxes(model, crop(width=97, height=96), boxes)
+
+
 def test_with_self_attention_the_neighbours_of_a_piece_are_heard() -> None:
     config = ModelConfig(
         types=("a",), d_model=32, heads=4, ffn=32, encoder_layers=1, detection_layers=1, self_attention="after_first"

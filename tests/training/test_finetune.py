@@ -91,6 +91,8 @@ def test_what_of_a_start_does_not_fit_is_told(
     layer = CellDETR(tiny_model(level_norm="layer"))  # its weights have the sizes of those of GroupNorm
     note = start_note(layer, source, start_from(layer, source), "old")
     assert note == "init='old': it was trained with model.level_norm=group, now it is layer"
+    heads = CellDETR(tiny_model(heads=2, points=8))  # as many offsets
+    assert "model.heads=4, now it is 2" in start_note(heads, source, start_from(heads, source), "old")
     larger = CellDETR(tiny_model(d_model=64))
     with pytest.raises(InputError, match=r"most weights of its encoder do not fit \(d_model 32 there, 64 here\)"):
         start_note(larger, source, start_from(larger, source), "old")

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from celldetr.boxes import normalise_boxes
+from celldetr.errors import InputError
 from celldetr.model.celldetr import Memories
 from celldetr.model.inference import TilePredictor, padded
 
@@ -48,7 +49,17 @@ def embed_boxes(
 
     Returns:
         (N, d) float32, in the order of the boxes.
+
+    Raises:
+        InputError: the network measures in fractions of images of one size, and this one is larger.
     """
+    side = predictor.image_px
+    if side is not None and max(image.shape[:2]) > side:
+        raise InputError(
+            f"an image of {image.shape[1]} x {image.shape[0]} px: this model measures in fractions of images of {side} "
+            "px (coordinates='image') and can embed boxes in those only; cut the images, or use a model with"
+            " coordinates='pixels'"
+        )
     # With self-attention among cells, those around a piece's own have their say, as in a run.
     together = predictor.network.config.self_attention != "none"
     network = predictor.network

@@ -39,7 +39,16 @@ class Backbone(nn.Module):
         if missing := [stride for stride in strides if stride not in available]:
             raise InputError(f"backbone {name!r} has no features at strides {missing}; it has {available}")
         indices = tuple(available.index(stride) for stride in strides)
-        body: Any = timm.create_model(name, features_only=True, out_indices=indices, pretrained=pretrained)
+        try:
+            body: Any = timm.create_model(name, features_only=True, out_indices=indices, pretrained=pretrained)
+        except Exception as error:  # without a network, or without such weights: each fails in its own way
+            if not pretrained:
+                raise
+            reason = " ".join(str(error).split())[:200]
+            raise InputError(
+                f"pretrained='hub': weights of {name!r} cannot be fetched ({reason}); set model.pretrained=none, or "
+                "run where there is a network"
+            ) from None
         self.body: nn.Module = body.to(memory_format=torch.channels_last)
         self.channels: list[int] = body.feature_info.channels()
         self.frozen_batchnorm = frozen_batchnorm

@@ -7,7 +7,6 @@ every sum is fixed, so the result does not depend on the number of threads. ``de
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import suppress
 from functools import cache
 from types import FunctionType
 from typing import Any
@@ -147,8 +146,7 @@ def _run(kernel: Callable[..., None], arguments: tuple[Any, ...], items: int, th
     value = arguments[0]
     compiled = _specialised(kernel, value.shape[3], value.dtype.name)
     arguments = ((0,) * value.shape[3], *arguments)
-    with suppress(OSError):  # compiled, but the cache could not be written (disk full): the next process compiles again
-        compiled(*arguments, 0, 0)
+    compiled(*arguments, 0, 0)  # now, before there are threads
     run_in_pieces(lambda start, stop: compiled(*arguments, start, stop), items, threads)
 
 

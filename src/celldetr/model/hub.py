@@ -40,6 +40,8 @@ def find_model(name: str | Path | None = None) -> Path:
         InputError: there is none; the message names the near ones.
     """
     wanted = DEFAULT_MODEL if name is None else str(name)
+    if name is None and (default := list_models().get(wanted)):  # whatever lies in the working directory
+        return default
     path = expand_user(Path(wanted))
     for candidate in (path, path / "model"):
         if is_file(candidate / CARD_FILE):

@@ -144,10 +144,10 @@ class TilePredictor:
         self.orientations = _orientations(orientations, same_nucleus_um)
         if orientations > 1 and network.representer is None:
             raise InputError(f"orientations={orientations} needs a representation decoder, and this model has none")
-        self.network = for_inference(network.eval().to(device))
         self.device = torch.device(device)
         if self.device.type == "cpu":
-            limit_caches()
+            limit_caches()  # before the network first runs, as it does for folding: the bound is read then
+        self.network = for_inference(network.eval().to(device))
         self.threshold = float(threshold)
         queries = self.network.detector.queries
         if isinstance(queries, SelectedQueries):

@@ -32,6 +32,14 @@ def specialise(kernel: Callable[..., None], label: str, options: dict[str, Any])
     copy = FunctionType(kernel.__code__, kernel.__globals__, kernel.__name__)
     copy.__qualname__ = f"{kernel.__name__}_{label}_{_SHARED:08x}"
     try:
-        return _njit(cache=True, **options)(copy)
+        compiled = _njit(cache=True, **options)(copy)
     except RuntimeError:  # no directory to write to: compile in each process instead
-        return _njit(**options)(copy)
+        return cast(Callable[..., Any], _njit(**options)(copy))
+
+    def run(*arguments: Any) -> None:
+        try:
+            compiled(*arguments)
+        except OSError:  # compiled and not begun, for the cache could not be written (disk full)
+            compiled(*arguments)
+
+    return run

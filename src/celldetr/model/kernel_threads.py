@@ -25,7 +25,7 @@ def run_in_pieces(work: Callable[[int, int], None], items: int, threads: int) ->
     Each thread takes the next piece when it is done with one, so that a core busy elsewhere delays the result little.
     The caller works too and helpers never wait for anything, so any number of callers share the pool without deadlock.
     """
-    if threads == 1 or items == 1:
+    if threads == 1 or items <= 1:
         work(0, items)
         return
     count = min(items, _PIECES_PER_THREAD * threads)

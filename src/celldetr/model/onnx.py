@@ -111,7 +111,7 @@ def export_onnx(
         raise InputError(f"{target}: exists already; choose another name or overwrite it (--overwrite)")
     with output_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-    module = AllQueries(network).eval().cpu()
+    module = AllQueries(copy.deepcopy(network)).eval().cpu()  # the caller's may be in training, or on a GPU
     with replacing(target) as temporary:
         _record(module, temporary)
         _describe(temporary, card)
