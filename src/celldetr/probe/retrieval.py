@@ -15,9 +15,7 @@ from numpy.typing import NDArray
 from celldetr.probe.classify import Features, Types, similarities, unit_length
 
 FAR = 10  # neighbours of the longer list
-MOST_QUERIES = (
-    20_000  # cells whose neighbours are looked up; among all, so that time grows with cells and not their square
-)
+MOST_QUERIES = 20_000  # cells that ask, of all: time then grows with their number and not its square
 
 
 @dataclass(frozen=True)
