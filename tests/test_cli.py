@@ -423,6 +423,12 @@ def test_a_model_of_other_types(run: Run, card: Callable[..., Path], tmp_path: P
     metrics = json.loads(out.read_text())
     assert metrics["types"]["epithelial"]["f1"] == 1.0
     assert metrics["context"]["types"] == {"tumour": "epithelial", "rest": ""}
+    assert metrics["context"]["types_without_counterpart"] == []
+    mixed = card(types={"tumour": ["epithelial"], "lymphocyte": ["lymphocyte"], "rest": ["stromal"]})
+    done = run("evaluate", mixed, "-o", out, "-q", "--overwrite", "--map", "tumour=epithelial")
+    assert "no type of the model is 'rest'" in done.err
+    types = json.loads(out.read_text())["types"]
+    assert types["lymphocyte"]["f1"] == types["epithelial"]["f1"] == 1.0  # what --map leaves out keeps its name
 
 
 def coco(folder: Path, box: list[float], category: int = 1) -> None:

@@ -16,12 +16,14 @@ from numpy.typing import NDArray
 
 from celldetr.api import Model
 from celldetr.data.card import DatasetCard
-from celldetr.data.dataset import load_samples, map_types
-from celldetr.data.own import find_card
+from celldetr.data.dataset import load_samples, map_types, same_names
+from celldetr.data.lazy import Converted
+from celldetr.data.own import PATCHES, find_card
+from celldetr.data.patch_set import PatchSet
 from celldetr.data.sample import Sample
 from celldetr.errors import InputError
 from celldetr.evaluation.cells import ImageCells, Predict, predict_samples
-from celldetr.evaluation.evaluate import score_images
+from celldetr.evaluation.evaluate import score_under
 from celldetr.evaluation.metrics import DetectionCounts
 from celldetr.evaluation.protocols import PROTOCOLS, find_protocol
 from celldetr.evaluation.report import Report
@@ -69,18 +71,26 @@ def as_predict(model: Model, renamed: TypeMap | None = None) -> Predict:
 
 def labelled_images(
     card: DatasetCard, split: str, types: tuple[str, ...], mapping: dict[str, str] | None
-) -> list[Sample]:
-    """Samples of a split, with a model's types.
+) -> Sequence[Sample]:
+    """Samples of a split, with a model's types; those of a patch set are decoded one by one.
+
+    Args:
+        card, split: of the data set.
+        types: of the model.
+        mapping: type of the data set -> type of the model, ``""`` for unknown; what it does not name keeps its name.
 
     Raises:
         InputError: the data are wrong, or no type of the data set is a type of the model.
     """
-    if mapping is None and not set(card.type_names) & set(types):
+    if not mapping and not set(card.type_names) & set(types):
         raise InputError(
             f"dataset {card.name!r} has types {list(card.type_names)}, the model {list(types)}: none in common; "
             "say which is which with --map theirs=ours, or --map theirs= for a cell of unknown type"
         )
-    return map_types(load_samples(card, split), types, mapping)
+    names = same_names(card.type_names, types) | (mapping or {})
+    if card.format == PATCHES:
+        return Converted(PatchSet(card.directory(), split), lambda sample: map_types([sample], types, names)[0])
+    return map_types(load_samples(card, split), types, names)
 
 
 def judge(
@@ -101,7 +111,7 @@ def judge(
         dataset: name or path of a card, or a folder or file of labels.
         split: of the card.
         protocol: of the main report; the others are computed beside it.
-        mapping: type of the data set -> type of the model, ``""`` for unknown; None: those of the same name.
+        mapping: type of the data set -> type of the model, ``""`` for unknown; what it does not name keeps its name.
         renamed: the other way round: type of the model -> type of the data set, by which it is judged then, ``""`` to
             leave it out: see ``evaluation.type_map``. With it ``mapping`` has nothing to say.
         mpp: micrometres per pixel of the images, instead of what they or their card say.
@@ -119,10 +129,8 @@ def judge(
     samples = labelled_images(card, split, names, mapping)
     threshold = model.threshold
     images = _all_cells(model, as_predict(model, types), samples, names, progress)
-    report = score_images(images, names, rules, threshold=threshold)
-    others = tuple(
-        score_images(images, names, other, threshold=threshold) for name, other in PROTOCOLS.items() if other != rules
-    )
+    every = [rules, *(other for other in PROTOCOLS.values() if other != rules)]
+    report, *others = score_under(every, images, names, threshold=threshold)
     context: dict[str, Any] = {
         "dataset": card.name,
         "split": split,
@@ -135,7 +143,10 @@ def judge(
     if types is not None:
         context["model_types"] = dict(zip(model.types, types.targets, strict=True))
         context["types_without_counterpart"] = list(types.without)
-    return Verdict(report, others, context)
+    else:
+        known = set(names) | set(mapping or {})
+        context["types_without_counterpart"] = [name for name in card.type_names if name not in known]
+    return Verdict(report, tuple(others), context)
 
 
 def choose(
@@ -163,7 +174,7 @@ def choose(
     """
     rules = [find_protocol(name) for name in protocols]
     card = find_card(dataset, mpp)
-    samples = map_types(load_samples(card, split), model.types, dict.fromkeys(card.type_names, ""))
+    samples = labelled_images(card, split, model.types, dict.fromkeys(card.type_names, ""))
     images = _all_cells(model, as_predict(model), samples, model.types, progress)
     return best_threshold(images, rules), count_at(images, rules[0], model.threshold)
 

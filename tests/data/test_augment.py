@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from celldetr.config import AugmentConfig, parse
-from celldetr.data.augment import augment, background_colour, crop, orient, recolour
+from celldetr.data.augment import augment, background_colour, corner_at, crop, orient, recolour
 from celldetr.data.sample import Sample
 from celldetr.errors import InputError
 
@@ -189,3 +190,16 @@ def test_zoom_is_drawn_from_its_range() -> None:
 def test_a_range_of_zoom_must_rise(scale: tuple[float, float]) -> None:
     with pytest.raises(InputError, match="scale must be"):
         parse(AugmentConfig, {"scale": scale}, "recipe")
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.floats(0.4, 2.5), st.floats(0, 1), st.floats(0, 1))
+def test_a_zoomed_crop_is_that_of_the_whole_image(zoom: float, x: float, y: float) -> None:
+    source = textured(230, 190)
+    part = crop(source, 40, zoom, np.array([x, y]))
+    left, top = corner_at(source.image.shape, 40 / zoom, np.array([x, y]))
+    if zoom == 1:
+        left, top = round(left), round(top)
+    box = (left, top, left + 40 / zoom, top + 40 / zoom)
+    whole = np.asarray(Image.fromarray(source.image).resize((40, 40), Image.Resampling.BICUBIC, box=box))
+    assert np.abs(part.image.astype(int) - whole).max() <= 1

@@ -107,3 +107,31 @@ def test_folders_train_and_val_are_what_they_say(tmp_path: Path) -> None:
         qupath(tmp_path / name)
     values = own_sources(tmp_path, 0.5)
     assert [Path(source["card"]).name for key in ("train", "validation") for source in values[key]] == ["train", "val"]
+
+
+def test_labels_win_over_other_files_beside_them(tmp_path: Path) -> None:
+    points(tmp_path)
+    write_csv(tmp_path / "clinical.csv", [["patient", "age"], ["a", 40]])
+    (tmp_path / "settings.json").write_text("{}")
+    assert read_own(tmp_path, 0.5).counts == {"r": 2}
+    assert len(load_samples(find_card(tmp_path, 0.5), SPLIT)[0]) == 2
+
+
+def test_coco_names_may_say_their_folder(tmp_path: Path) -> None:
+    """What several tools export: file_name with images/; and the same name in two folders."""
+    coco(tmp_path)
+    content = json.loads((tmp_path / "labels.json").read_text())
+    for number, slide in enumerate(("s1", "s2")):
+        write_image(tmp_path / "images" / slide / "t.png", number)
+    content["images"] = [{"id": 1, "file_name": "images/s1/t.png"}, {"id": 2, "file_name": "images/s2/t.png"}]
+    (tmp_path / "labels.json").write_text(json.dumps(content))
+    samples = load_samples(find_card(tmp_path, 0.5), SPLIT)
+    assert [(sample.name, len(sample)) for sample in samples] == [("images/s1/t", 2), ("images/s2/t", 0)]
+
+
+def test_a_large_image_comes_in_pieces(tmp_path: Path) -> None:
+    points(tmp_path)  # 60 x 40 px
+    parts = load_samples(find_card(tmp_path, 15), SPLIT)
+    assert {part.group for part in parts} == {"a"}
+    assert len(parts) == 6
+    assert sum(map(len, parts)) == 2

@@ -206,3 +206,35 @@ def test_a_region_of_a_slide_is_what_openslide_reads_there(tmp_path: Path) -> No
     assert np.array_equal(sample.image, wanted)
     assert sample.points.tolist() == [[100, 100]]
     assert sample.mpp == pytest.approx(0.499)
+
+
+def test_objects_of_qupath_before_0_3_and_cores(tmp_path: Path) -> None:
+    """The kind of an object was the id of its Feature."""
+    nucleus = json.loads(shapely.to_geojson(disc(98, 101, 5)))
+    old = [
+        feature(disc(40, 50, 40)) | {"id": "TMACoreObject"},
+        feature(shapely.box(0, 0, 99, 99)) | {"id": "PathTileObject"},
+        feature(disc(100, 100, 12), nucleusGeometry=nucleus) | {"id": "PathCellObject"},
+        feature(disc(40, 50)) | {"id": "PathDetectionObject"},
+        feature(shapely.box(5, 5, 150, 150), name="Region*") | {"id": "PathAnnotationObject"},
+    ]
+    for item in old:
+        del item["properties"]["objectType"]
+    found = read_objects(write(tmp_path, [*old, feature(disc(60, 60, 50), "tma_core", None)]))
+    assert found.boxes[:, 0].tolist() == pytest.approx([93, 34])
+    assert found.regions is not None
+
+
+def test_a_classification_may_be_its_name(tmp_path: Path) -> None:
+    item = feature(disc(40, 50))
+    item["properties"]["classification"] = "Immune cells"
+    assert read_objects(write(tmp_path, [item])).classes == ["Immune cells"]
+
+
+def test_nuclei_drawn_by_hand_may_overlap(tmp_path: Path) -> None:
+    """Each lies over the other's centre; around a cell that is much smaller, or two, an annotation is an outline."""
+    pair = [feature(disc(40, 50, 8), "annotation"), feature(disc(45, 50, 8), "annotation")]
+    assert len(read_objects(write(tmp_path, pair)).boxes) == 2
+    for outlined in ([feature(disc(40, 50, 3))], [feature(disc(36, 50, 6)), feature(disc(44, 50, 6))]):
+        with pytest.raises(InputError, match="lies around other objects"):
+            read_objects(write(tmp_path, [feature(disc(40, 50, 9), "annotation"), *outlined]))

@@ -385,3 +385,11 @@ def test_cards_of_the_package(
     assert all(len(sample) for sample in samples)
     nuclei = np.concatenate([(sample.boxes[:, 2:] - sample.boxes[:, :2]) * sample.mpp for sample in samples])
     assert 3 < np.median(nuclei) < 12  # micrometres: the resolution in the card is right
+
+
+def test_a_point_without_a_class_is_of_unknown_type(tmp_path: Path) -> None:
+    card = write_card(tmp_path)
+    write_image(tmp_path / "train" / "images" / "a.png")
+    write_csv(tmp_path / "train" / "labels" / "a.csv", [["x", "y", "class"], [10, 10, ""], [20, 20, "e"]])
+    (sample,) = load_samples(card, "train")
+    assert sample.types.tolist() == [-1, 1]

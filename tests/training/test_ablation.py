@@ -214,7 +214,7 @@ def test_seeds_and_variants_are_chosen_and_results_from_elsewhere_count(tmp_path
     for folder in (kept, out):  # what OUT has wins
         assert find_result(study, "both", 1, folder, None) is None
         paths[folder].parent.mkdir(parents=True)
-        paths[folder].touch()
+        paths[folder].write_text("{}")
         assert find_result(study, "both", 1, out, kept) == paths[folder]
     assert find_result(study, "both", 0, out, kept) is None
 
@@ -363,3 +363,14 @@ def test_a_number_that_is_not_defined_is_not_significant(tmp_path: Path, tiny_st
 def test_holm_as_worked_by_hand() -> None:
     corrected = holm({"a": 0.01, "b": 0.04, "c": 0.03, "d": 0.005})
     assert corrected == pytest.approx({"d": 0.02, "a": 0.03, "c": 0.06, "b": 0.06})
+
+
+def test_results_of_a_study_that_was_edited_since_are_refused(tmp_path: Path, tiny_study: Studies) -> None:
+    study = tiny_study()
+    path = trial_folder(tmp_path, study, "both", 0) / RESULT_FILE
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps({"trial": study.trial_of("both")}))
+    assert find_result(study, "both", 0, tmp_path) == path
+    edited = study.model_copy(update={"set": (*study.set, "training.steps=9")})
+    with pytest.raises(InputError, match=r"made with set .*now says .*training.steps=9.*delete the folder"):
+        find_result(edited, "both", 0, tmp_path)

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from celldetr.ablation.study import Study
-from celldetr.ablation.trial import RESULT_FILE, score_trial, trial_folder
+from celldetr.ablation.trial import RESULT_FILE, find_result, score_trial, trial_folder
 from celldetr.config import DETECTION, Recipe
 from celldetr.data.loader import TrainingSet, collate
 from celldetr.errors import InputError
@@ -144,7 +144,7 @@ def run_variant(
     """
     folder = trial_folder(out, study, variant, seed)
     path = folder / RESULT_FILE
-    if path.is_file():
+    if find_result(study, variant, seed, out):
         return path
     recipe = study.recipe_of(variant, seed)
     start = time.monotonic()
@@ -153,9 +153,7 @@ def run_variant(
     folder.mkdir(parents=True, exist_ok=True)
     card = make_card(recipe, detector.card.threshold, {}, recipe.training.steps)
     save_checkpoint(folder / MODEL_FOLDER, network, card, dtype=torch.float16)
-    score_trial(
-        study.test, variant, seed, folder / MODEL_FOLDER, path, [(seconds, None, None)], device, {"type_loss": loss}
-    )
+    score_trial(study, variant, seed, folder / MODEL_FOLDER, path, [(seconds, None, None)], device, {"type_loss": loss})
     return path
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -95,6 +95,12 @@ class Study(Config):
             InputError: a variant's setting does not exist or does not fit.
         """
         return self._recipe([*self.set, *self.variants[variant].set], seed, variant)
+
+    def trial_of(self, variant: str) -> dict[str, Any]:
+        """What decides the result of a trial, beside its seed, as the study has it: kept with the result."""
+        shared = {"detector": list(self.detector), "crops": self.crops} if self.kind == "decoder" else {}
+        changes = [*self.set, *self.variants[variant].set]
+        return {"recipe": self.recipe, "set": changes, **shared, "test": self.test.model_dump(mode="json")}
 
     def detector_recipe(self, seed: int) -> Recipe:
         """The recipe of the detector that all variants of a seed share."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from celldetr.ablation.study import Benchmark, Study
+from celldetr.ablation.study import Study
 from celldetr.api import load_model
 from celldetr.data.card import load_card
 from celldetr.data.dataset import rescale
@@ -67,9 +67,28 @@ def find_result(study: Study, variant: str, seed: int, out: Path, finished: Path
         study, variant, seed: which trial.
         out: folder of studies that is written to, looked into first.
         finished: another such folder, which is read only; of its trials it need hold the results alone.
+
+    Raises:
+        InputError: it is the result of what the study said before it was edited.
     """
     paths = [trial_folder(folder, study, variant, seed) / RESULT_FILE for folder in (out, finished) if folder]
-    return next((path for path in paths if path.is_file()), None)
+    path = next((path for path in paths if path.is_file()), None)
+    if path is not None:
+        _check_same(study, variant, path)
+    return path
+
+
+def _check_same(study: Study, variant: str, path: Path) -> None:
+    """Refuse a result that was made of something else than the study says by now."""
+    was, now = (read_json(path) or {}).get("trial"), study.trial_of(variant)
+    if was is None:  # results did not say it from the beginning
+        return
+    for key in now.keys() | was.keys():
+        if now.get(key) != was.get(key):
+            raise InputError(
+                f"{path}: was made with {key} {was.get(key)!r}; the study now says {now.get(key)!r}: delete the folder"
+                " to run the trial again, or give the edited study another name"
+            )
 
 
 def run_trial(
@@ -85,13 +104,13 @@ def run_trial(
     """
     folder = trial_folder(out, study, variant, seed)
     path = folder / RESULT_FILE
-    if path.is_file():
+    if find_result(study, variant, seed, out):
         return path
     recipe = study.recipe_of(variant, seed)
     resume = (folder / RECIPE_FILE).is_file()
     model = train(recipe, folder, resume=resume, device=device, listener=listener)
     curve = validation_curve(folder)
-    score_trial(study.test, variant, seed, model, path, curve, device)
+    score_trial(study, variant, seed, model, path, curve, device)
     return path
 
 
@@ -107,7 +126,7 @@ def validation_curve(folder: Path) -> list[tuple[float, float | None, float | No
 
 
 def score_trial(
-    test: Benchmark,
+    study: Study,
     variant: str,
     seed: int,
     model: Path,
@@ -119,15 +138,14 @@ def score_trial(
     """Count a checkpoint's cells on the test split, at its own threshold, and write the result.
 
     Args:
-        test: what to score on.
-        variant, seed: which trial.
+        study, variant, seed: which trial.
         model: folder of the checkpoint.
         path: of the result.
         curve: of validation, as in ``Result``; the last entry's seconds are the trial's.
         device: where to run.
         facts: more to keep in the file.
     """
-    start = time.monotonic()
+    start, test = time.monotonic(), study.test
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UntypedWarning)  # a study of detection alone knows
         loaded = load_model(model, device)
@@ -155,6 +173,7 @@ def score_trial(
             "validation": list(curve),
             "images": names,
             "counts": counts,
+            "trial": study.trial_of(variant),
             **(facts or {}),
         },
     )

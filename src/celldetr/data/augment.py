@@ -8,6 +8,7 @@ the source's background colour: reflected tissue would show nuclei without label
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -141,9 +142,13 @@ def crop(sample: Sample, size: int, zoom: float, place: NDArray[np.float64]) -> 
     if (x1 - x0, y1 - y0) == (columns, rows):
         part = sample.image[int(y0) : int(y1), int(x0) : int(x1)]
     else:
-        # Bicubic with a box that need not be whole pixels; Pillow widens the filter when shrinking.
-        source = Image.fromarray(sample.image)
-        part = np.asarray(source.resize((columns, rows), Image.Resampling.BICUBIC, box=(x0, y0, x1, y1)))
+        # Bicubic with a box that need not be whole pixels; Pillow widens the filter when shrinking. It is handed no
+        # more than the filter reaches: it copies what it is handed, which may be a hundred crops.
+        reach = math.ceil(2 * max(1.0, 1 / zoom)) + 1
+        across, down = max(0, math.floor(x0) - reach), max(0, math.floor(y0) - reach)
+        near = sample.image[down : math.ceil(y1) + reach, across : math.ceil(x1) + reach]
+        box = (x0 - across, y0 - down, x1 - across, y1 - down)
+        part = np.asarray(Image.fromarray(near).resize((columns, rows), Image.Resampling.BICUBIC, box=box))
     if (columns, rows) != (size, size):
         canvas = np.empty((size, size, 3), dtype=np.uint8)
         canvas[:] = background_colour(sample.image)

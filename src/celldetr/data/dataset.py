@@ -20,6 +20,7 @@ from celldetr.data.label_share import with_label_share
 from celldetr.data.lazy import Converted
 from celldetr.data.own import PATCHES, find_card
 from celldetr.data.patch_set import PatchSet
+from celldetr.data.pieces import cut
 from celldetr.data.readers import brca_m2c, coco, instance_maps, no_nuclei, pannuke, points_csv, qupath_geojson
 from celldetr.data.sample import UNKNOWN, Sample
 from celldetr.errors import InputError, near
@@ -46,15 +47,18 @@ def load_samples(card: DatasetCard, split: str, *, limit: int | None = None) -> 
     Args:
         card: the dataset.
         split: a name in ``card.splits``.
-        limit: read no more images than this.
+        limit: read no more images than this, whatever pieces they come in.
 
     Raises:
         InputError: the card or the data are wrong: unknown format or split, missing or unreadable file, unknown label,
             box outside its image, two images of one name, no image at all. The message names file, row and value.
+
+    Returns:
+        samples in the reader's order; an image of more than ``LARGE_UM`` a side comes in pieces (``data.pieces.cut``).
     """
     if card.format not in READERS:
         raise InputError(f"dataset {card.name!r}: unknown format {card.format!r}; {near(card.format, READERS)}")
-    samples = list(islice(READERS[card.format](card, split), limit))
+    samples = [piece for sample in islice(READERS[card.format](card, split), limit) for piece in cut(sample)]
     if not samples:
         raise InputError(f"dataset {card.name!r}, split {split!r}: no image found in {card.directory()}")
     seen: set[str] = set()
@@ -108,13 +112,18 @@ def map_types(samples: Sequence[Sample], type_names: Sequence[str], mapping: dic
     return out
 
 
+def same_names(source: Sequence[str], target: Sequence[str]) -> dict[str, str]:
+    """Each type of a data set that a model has by the same name, as a mapping."""
+    return {name: name for name in source if name in target}
+
+
 def type_table(source: Sequence[str], target: Sequence[str], mapping: dict[str, str] | None) -> NDArray[np.int64]:
     """What ``map_types`` makes of each type: (K + 1,), indexed by ``Sample.types``; the last is for ``UNKNOWN``.
 
     Raises:
         InputError: see ``map_types``.
     """
-    pairs = {name: name for name in source if name in target} if mapping is None else mapping
+    pairs = same_names(source, target) if mapping is None else mapping
     for own, name in pairs.items():
         if own not in source:
             raise InputError(f"types: the dataset has no type {own!r}; {near(own, source)}")

@@ -96,11 +96,10 @@ def read_own(path: Path, mpp: float | None = None) -> OwnData:
         raise InputError(f"{path}: {several if kinds else expected}")
     kind = kinds.pop()
     files = [file for file in files if _kind(file) == kind]
-    files = [file for file in files if file.parent == files[0].parent]
     images = "images" if is_dir(root / "images") else "."
     labels = files[0].parent.relative_to(root)
     counts, splits, options = _LOOK[kind](root, files, images)
-    options |= {"images": images} | ({"labels": str(labels)} if kind != "coco" else {})
+    options = {"images": images} | options | ({"labels": str(labels)} if kind != "coco" else {})
     names = sorted(name for name in counts if name)
     values: dict[str, Any] = {
         "name": path.name or "data",
@@ -146,9 +145,13 @@ def _patches(path: Path, mpp: float | None) -> DatasetCard:
 
 
 def _label_files(folder: Path) -> list[Path]:
-    places = [folder / "labels"] if is_dir(folder / "labels") else []
-    found = [file for place in (folder, *places) for file in sorted(place.iterdir())]
-    return [file for file in found if is_file(file) and not file.name.startswith(".")]
+    """The files of ``labels/`` if any there holds labels, else those of the folder itself."""
+    for place in (folder / "labels", folder):
+        files = sorted(place.iterdir()) if is_dir(place) else []
+        found = [file for file in files if is_file(file) and not file.name.startswith(".")]
+        if any(map(_kind, found)):
+            return found
+    return []
 
 
 def _kind(file: Path) -> str:
@@ -201,7 +204,10 @@ def _coco(root: Path, files: list[Path], images: str) -> Look:
     content = coco.load(files[0])
     names = {category["id"]: str(category["name"]) for category in content["categories"]}
     used = [names[entry["category_id"]] for entry in content["annotations"] if entry["category_id"] in names]
-    return Counter(used), str(files[0].relative_to(root)), {}
+    listed = [str(image["file_name"]) for image in content["images"]]
+    below = any(is_file(root / images / name) for name in listed)  # else names say images/ themselves, maybe
+    found = below or not any(is_file(root / name) for name in listed)
+    return Counter(used), str(files[0].relative_to(root)), {} if found else {"images": "."}
 
 
 _LOOK: dict[str, Callable[[Path, list[Path], str], Look]] = {

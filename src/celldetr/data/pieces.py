@@ -1,13 +1,24 @@
-"""A labelled image in pieces of one size, for networks that measure in fractions of an image."""
+"""A labelled image in pieces.
+
+Of one size, for networks that measure in fractions of an image; and of 400 um at most where an image is larger than any
+published one, for a network takes a validation image in one piece, and pairing all cells of an image with each other
+takes time with the cube of their number.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
 
 from celldetr.data.augment import background_colour
 from celldetr.data.sample import Sample
+
+PIECE_UM = 400.0  # largest side of a piece
+LARGE_UM = 600.0  # largest side of an image that stays whole
+
+Rectangle = tuple[int, int, int, int]  # xyxy, px
 
 
 def pieces(sample: Sample, size: int) -> Iterator[Sample]:
@@ -18,16 +29,54 @@ def pieces(sample: Sample, size: int) -> Iterator[Sample]:
         size: side of a piece, px.
     """
     height, width = sample.image.shape[:2]
+    background = background_colour(sample.image)
     for top in range(0, height, size):
         for left in range(0, width, size):
+            piece = _part(sample, (left, top, min(left + size, width), min(top + size, height)))
             image = np.empty((size, size, 3), dtype=np.uint8)
-            image[:] = background_colour(sample.image)
-            part = sample.image[top : top + size, left : left + size]
-            image[: part.shape[0], : part.shape[1]] = part
-            corner = np.array([left, top], dtype=np.float32)
-            points = sample.points - corner
-            boxes = np.clip(sample.boxes - np.tile(corner, 2), 0, size)
-            inside = ((points >= 0) & (points < size)).all(1) & (boxes[:, 2:] > boxes[:, :2]).all(1)
-            kept = np.asarray(inside, dtype=bool)
-            name = f"{sample.name}_{left}_{top}"
-            yield sample.keep(kept, name=name, image=image, boxes=boxes, points=points)
+            image[:] = background
+            image[: piece.image.shape[0], : piece.image.shape[1]] = piece.image
+            yield piece.keep(np.ones(len(piece), dtype=bool), name=f"{sample.name}_{left}_{top}", image=image)
+
+
+def cut(sample: Sample) -> Iterator[Sample]:
+    """An image as it is, or in pieces of ``PIECE_UM`` if a side is more than ``LARGE_UM``, all of one group."""
+    height, width = sample.image.shape[:2]
+    if max(height, width) * sample.mpp <= LARGE_UM:
+        yield sample
+        return
+    for box in rectangles((0, 0, width, height), sample.mpp):
+        piece = _part(sample, box)
+        everything = np.ones(len(piece), dtype=bool)
+        yield piece.keep(everything, name=piece_name(sample.name, box), group=sample.group or sample.name)
+
+
+def piece_name(name: str, box: Rectangle) -> str:
+    """What a piece of an image is called."""
+    return f"{name} [x={box[0]},y={box[1]},w={box[2] - box[0]},h={box[3] - box[1]}]"
+
+
+def rectangles(bounds: tuple[float, float, float, float], mpp: float) -> Iterator[Rectangle]:
+    """Rectangles of about ``PIECE_UM`` a side or less, in whole pixels, xyxy, that make up a larger one."""
+    x0, y0 = (round(low) for low in bounds[:2])
+    x1, y1 = max(round(bounds[2]), x0 + 1), max(round(bounds[3]), y0 + 1)
+    columns, rows = (max(1, math.ceil(side * mpp / PIECE_UM - 1e-6)) for side in (x1 - x0, y1 - y0))
+    xs, ys = ([*map(round, np.linspace(*ends).tolist())] for ends in ((x0, x1, columns + 1), (y0, y1, rows + 1)))
+    for row in range(rows):
+        for column in range(columns):
+            yield xs[column], ys[row], xs[column + 1], ys[row + 1]
+
+
+def _part(sample: Sample, box: Rectangle) -> Sample:
+    """A rectangle of an image with the nuclei whose point is in it, their boxes clipped to it."""
+    left, top, right, bottom = box
+    corner = np.array([left, top], dtype=np.float32)
+    size = np.array([right - left, bottom - top], dtype=np.float32)
+    height, width = sample.image.shape[:2]
+    # A point on the far edge of the image belongs to its last pixel.
+    last = np.nextafter(np.array([width, height], dtype=np.float32), np.float32(0))
+    points = np.minimum(sample.points, last) - corner
+    boxes = np.clip(sample.boxes - np.tile(corner, 2), 0, np.tile(size, 2))
+    inside = ((points >= 0) & (points < size)).all(1) & (boxes[:, 2:] > boxes[:, :2]).all(1)
+    image = np.ascontiguousarray(sample.image[top:bottom, left:right])
+    return sample.keep(np.asarray(inside, dtype=bool), image=image, boxes=boxes, points=points)

@@ -73,53 +73,78 @@ def score_images(
     Raises:
         InputError: as ``evaluate``.
     """
+    reports = score_under([protocol], images, type_names, threshold=threshold, resamples=resamples, seed=seed)
+    return reports[0]
+
+
+def score_under(
+    protocols: Sequence[str | Protocol],
+    images: Sequence[ImageCells],
+    type_names: Sequence[str],
+    *,
+    threshold: float,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> list[Report]:
+    """``score_images`` under several protocols; what does not depend on the rules of pairing is found once."""
     names = tuple(type_names)
-    rules = find_protocol(protocol)
+    rules = [find_protocol(protocol) for protocol in protocols]
     _check_threshold(threshold)
     if not images:
         raise InputError("no images to evaluate; check the data set's card and the name of the split")
-    kept = [image.above(threshold) for image in images]
-    counted = [count_image(image, rules, len(names)) for image in kept]
-    per_image = [totals for totals, _ in counted]
-    totals: Totals = sum(per_image[1:], per_image[0])
-    pairs = [pairs for _, pairs in counted]
-    units = units_of([image.group for image in images])
-    ious, distances = _pair_quality(kept, pairs)
     derived = any(image.derived_boxes for image in images)
-    return Report(
-        protocol=rules,
-        threshold=float(threshold),
-        type_names=names,
-        totals=totals,
-        n_cells=sum(len(image.true_xy) for image in images),
-        n_unknown=sum(int(np.sum(image.true_types == UNKNOWN)) for image in images),
-        n_predicted=sum(len(image.pred_xy) for image in kept),
-        n_added=(sum(pair.added[0] for pair in pairs), sum(pair.added[1] for pair in pairs)),
-        confusion=tuple(map(tuple, np.sum([confusion(pair, len(names)) for pair in pairs], axis=0).tolist())),
-        curve=score_curve(images, rules.radius_um),
-        calibration=calibration(images, rules.radius_um),
-        derived_boxes=derived,
-        box_ap=None if derived else box_ap(images, len(names)),
-        median_iou=float(np.median(ious)) if len(ious) else None,
-        mean_iou=float(np.mean(ious)) if len(ious) else None,
-        median_distance_um=float(np.median(distances)) if len(distances) else None,
-        intervals=bootstrap(per_image, units, partial(headline, type_names=names), resamples=resamples, seed=seed),
-        interval_unit="group" if any(image.group for image in images) else "image",
-        n_units=max(units) + 1,
-        images=tuple(
-            ImageRow(
-                image.name,
-                image.group,
-                image.tissue,
-                image.mpp,
-                len(image.true_xy),
-                len(image.pred_xy),
-                count.detection,
+    ap = None if derived else box_ap(images, len(names))
+    curves = {rule.radius_um: score_curve(images, rule.radius_um) for rule in rules}
+    calibrations = {radius: calibration(images, radius) for radius in curves}
+    kept = [image.above(threshold) for image in images]
+    units = units_of([image.group for image in images])
+    reports = []
+    for rule in rules:
+        counted = [count_image(image, rule, len(names)) for image in kept]
+        per_image = [totals for totals, _ in counted]
+        totals: Totals = sum(per_image[1:], per_image[0])
+        pairs = [pairs for _, pairs in counted]
+        ious, distances = _pair_quality(kept, pairs)
+        reports.append(
+            Report(
+                protocol=rule,
+                threshold=float(threshold),
+                type_names=names,
+                totals=totals,
+                n_cells=sum(len(image.true_xy) for image in images),
+                n_unknown=sum(int(np.sum(image.true_types == UNKNOWN)) for image in images),
+                n_predicted=sum(len(image.pred_xy) for image in kept),
+                n_added=(sum(pair.added[0] for pair in pairs), sum(pair.added[1] for pair in pairs)),
+                confusion=tuple(map(tuple, np.sum([confusion(pair, len(names)) for pair in pairs], axis=0).tolist())),
+                curve=curves[rule.radius_um],
+                calibration=calibrations[rule.radius_um],
+                derived_boxes=derived,
+                box_ap=ap,
+                median_iou=float(np.median(ious)) if len(ious) else None,
+                mean_iou=float(np.mean(ious)) if len(ious) else None,
+                median_distance_um=float(np.median(distances)) if len(distances) else None,
+                intervals=bootstrap(
+                    per_image, units, partial(headline, type_names=names), resamples=resamples, seed=seed
+                ),
+                # Readers name the group of an image of which nothing else is known after the image.
+                interval_unit="group" if any(i.group not in ("", i.name) for i in images) else "image",
+                n_units=max(units) + 1,
+                images=tuple(
+                    ImageRow(
+                        image.name,
+                        image.group,
+                        image.tissue,
+                        image.mpp,
+                        len(image.true_xy),
+                        len(image.pred_xy),
+                        count.detection,
+                    )
+                    for image, count in zip(kept, per_image, strict=True)
+                ),
+                tissues=_by_tissue(kept, per_image),
             )
-            for image, count in zip(kept, per_image, strict=True)
-        ),
-        tissues=_by_tissue(kept, per_image),
-    )
+        )
+    return reports
 
 
 def _check_threshold(threshold: float) -> None:

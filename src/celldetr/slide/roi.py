@@ -10,6 +10,7 @@ give the same text, whatever they are called.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ from celldetr.untrusted import JSON_BYTES, parse_json, read_bytes, shown
 
 # What QuPath calls the objects that are cells, not regions drawn by somebody.
 CELL_OBJECTS = ("detection", "cell", "tile")
+NO_CELL = ("tile", "tmacore", "root")  # QuPath's objects that are neither a cell nor drawn by somebody
+OBJECT_CLASS = re.compile(r"(?:Path)?([A-Za-z]+)Object")
 LIMIT = 1e8  # px; no image is that wide, and beyond it fractions of a pixel get lost
 SMALLEST = 1e-9  # square px of a part; what is less is rounding
 MOST_CROSSINGS = 100_000  # of outlines with themselves and each other; drawn by hand they have some dozens
@@ -53,7 +56,7 @@ def read_roi(path: Path | str, name: str | None = None) -> shapely.MultiPolygon:
         where = f"{path}: object {number}"
         properties = feature.get("properties")
         properties = properties if isinstance(properties, dict) else {}
-        if str(properties.get("objectType", properties.get("object_type"))).lower() in CELL_OBJECTS:
+        if object_kind(feature) in CELL_OBJECTS:
             cells += 1
             continue
         called = _names(properties)
@@ -75,6 +78,33 @@ def read_features(path: Path | str) -> Iterator[dict[str, Any]]:
         InputError: no such file, or not GeoJSON.
     """
     return _features(_json(Path(path)), str(path))
+
+
+def object_kind(feature: Mapping[str, Any]) -> str:
+    """What QuPath says a Feature is: annotation, detection, cell, tile, tmacore or root; annotation where it does not.
+
+    In ``objectType`` or ``object_type`` since 0.3; before, the name of its class was the Feature's id:
+    ``PathCellObject``.
+    """
+    properties = feature.get("properties")
+    told = properties if isinstance(properties, dict) else {}
+    kind = told.get("objectType", told.get("object_type"))
+    if kind is None:
+        match = OBJECT_CLASS.fullmatch(str(feature.get("id")))
+        kind = match.group(1) if match else "annotation"
+    return str(kind).lower().replace("_", "")
+
+
+def class_name(properties: Mapping[str, Any]) -> str:
+    """The classification of an object as QuPath shows it, ``Tumor: Positive``; "" for none."""
+    kind = properties.get("classification")
+    if isinstance(kind, str):  # of other programs
+        return kind
+    if not isinstance(kind, dict):
+        return ""
+    parts = kind.get("names")
+    name = kind.get("name") or (": ".join(map(str, parts)) if isinstance(parts, list) else "")
+    return name if isinstance(name, str) else ""
 
 
 def joined(geometries: list[shapely.Geometry], where: str) -> shapely.MultiPolygon:
@@ -252,12 +282,11 @@ def _features(content: Any, path: str) -> Iterator[dict[str, Any]]:
 
 def _names(properties: dict[str, Any]) -> set[str]:
     """What an annotation is called: its own name, its classification, and the parts of a derived one."""
-    found = [properties.get("name")]
+    found = [properties.get("name"), class_name(properties)]
     kind = properties.get("classification")
-    if isinstance(kind, dict):
-        parts = kind.get("names")
-        parts = [str(part) for part in parts] if isinstance(parts, list) else []
-        found += [kind.get("name"), ": ".join(parts), *parts]
+    parts = kind.get("names") if isinstance(kind, dict) else None
+    if isinstance(parts, list):
+        found += [": ".join(map(str, parts)), *map(str, parts)]
     return {text for text in found if isinstance(text, str) and text}
 
 

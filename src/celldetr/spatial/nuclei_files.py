@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from celldetr.data.readers.qupath_objects import POINTS, REGIONS
 from celldetr.errors import InputError
-from celldetr.slide.roi import AREAS, LIMIT, area_of, read_features
+from celldetr.slide.roi import AREAS, LIMIT, NO_CELL, area_of, class_name, object_kind, read_features
 from celldetr.spatial.frames import Floats, Mpp, pixel_scale
 from celldetr.spatial.json_items import read_items
 from celldetr.spatial.section import Nuclei, Polygons
@@ -137,8 +137,8 @@ def _add_feature(feature: Any, where: str, found: _Found, scale: Floats) -> None
         raise InputError(f"{where}: expected a Feature, got {shown(feature, 60)}")
     properties = feature.get("properties")
     properties = properties if isinstance(properties, dict) else {}
-    kind = str(properties.get("objectType", properties.get("object_type", "annotation"))).lower()
-    if kind in ("tile", "root"):
+    kind = object_kind(feature)
+    if kind in NO_CELL:
         return
     geometry = feature.get("geometry")
     if isinstance(geometry, dict) and geometry.get("type") in POINTS:
@@ -160,9 +160,7 @@ def _add_feature(feature: Any, where: str, found: _Found, scale: Floats) -> None
 
 
 def _is_region(properties: dict[str, Any]) -> bool:
-    kind = properties.get("classification")
-    names = {properties.get("name"), kind.get("name") if isinstance(kind, dict) else None}
-    return not names.isdisjoint(REGIONS)
+    return not {properties.get("name"), class_name(properties)}.isdisjoint(REGIONS)
 
 
 def _parts(area: shapely.Geometry) -> Iterator[shapely.Geometry]:

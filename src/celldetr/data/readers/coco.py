@@ -107,4 +107,5 @@ def read(card: DatasetCard, split: str) -> Iterator[Sample]:
             types.append(type_index(card, label if label in card.label_index else name, place))
         boxes = np.array([_box(entry, place, options.inclusive) for entry, place in zip(entries, where, strict=True)])
         file = root / options.images / str(image["file_name"])
-        yield box_sample(card, Path(str(image["file_name"])).stem, read_image(file), boxes, types, where)
+        name = Path(str(image["file_name"])).with_suffix("").as_posix()  # with its folder: names repeat in folders
+        yield box_sample(card, name, read_image(file), boxes, types, where)

@@ -1,7 +1,7 @@
 """Points as CSV: for each image a file of the same name with a row "x,y,label" per nucleus, with a header or without.
 
-Without a header the columns are x, y and label; with one they are found by name, in any order. Boxes are found by
-``celldetr.data.pseudo_boxes``.
+Without a header the columns are x, y and label; with one they are found by name, in any order. A row without a label is
+a cell of unknown type. Boxes are found by ``celldetr.data.pseudo_boxes``.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from celldetr.config import parse
 from celldetr.data.card import DatasetCard
 from celldetr.data.readers.common import point_sample, read_image, read_lines, type_index
 from celldetr.data.readers.layout import Layout, find_items
-from celldetr.data.sample import Sample
+from celldetr.data.sample import UNKNOWN, Sample
 from celldetr.errors import InputError, near
 
 
@@ -76,6 +76,7 @@ def read(card: DatasetCard, split: str) -> Iterator[Sample]:
                     points.append((float(x) + options.offset, float(y) + options.offset))
                 except (ValueError, IndexError):
                     raise InputError(f"{where}: expected {len(columns)} values, x, y, label; got {cells}") from None
-                types.append(type_index(card, "".join(label), where))
+                known = card.single_type or any(label)
+                types.append(type_index(card, "".join(label), where) if known else UNKNOWN)
                 rows.append(where)
         yield point_sample(card, item.name, read_image(item.image), np.array(points), types, rows, item.mpp)

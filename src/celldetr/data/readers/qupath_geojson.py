@@ -10,7 +10,6 @@ boxes by ``celldetr.data.pseudo_boxes``. Pixels come from ``celldetr.slide``, at
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from numpy.typing import NDArray
 from celldetr.config import Config, parse
 from celldetr.data.augment import background_colour
 from celldetr.data.card import DatasetCard
+from celldetr.data.pieces import Rectangle, piece_name, rectangles
 from celldetr.data.pseudo_boxes import pseudo_boxes
 from celldetr.data.readers.common import SLACK, check_inside, read_lines, type_index
 from celldetr.data.readers.qupath_objects import REGIONS, SUFFIXES, Objects, read_objects
@@ -29,13 +29,9 @@ from celldetr.errors import InputError
 from celldetr.slide.reader import IMAGES, SLIDES, SlideReader, open_slide
 from celldetr.untrusted import is_dir, is_file, is_inside
 
-PIECE_UM = 400.0  # largest side of an image that is made
 WHOLE_UM = 1600.0  # an image of no more than this a side is read as a whole, without a region too
 MOST_PIXELS = 256 * 2**20  # of the images of one file, which are held in memory
 LARGEST_UM = 60.0  # no nucleus measures more
-
-
-Rectangle = tuple[int, int, int, int]  # xyxy, pixels of full resolution
 
 
 class QuPathOptions(Config):
@@ -141,7 +137,7 @@ def _samples(card: DatasetCard, slide: SlideReader, objects: Objects, path: Path
         name = stem_of(path)
         whole = width == slide.width and height == slide.height
         yield Sample(
-            name=name if whole else f"{name} [x={x},y={y},w={width},h={height}]",
+            name=name if whole else piece_name(name, box),
             image=image,
             mpp=slide.mpp,
             boxes=_boxes(image, objects, boxes[chosen], chosen, (x, y), slide.mpp),
@@ -186,7 +182,7 @@ def _areas(
     """Rectangles (xyxy, level-0 px) that become images, and the region they are cut from if it is no rectangle."""
     whole = shapely.box(0, 0, slide.width, slide.height)
     if objects.regions is None:
-        yield from ((box, None) for box in _pieces((0, 0, slide.width, slide.height), slide.mpp))
+        yield from ((box, None) for box in rectangles((0, 0, slide.width, slide.height), slide.mpp))
         return
     for region in objects.regions:
         moved = shapely.transform(region, lambda points: points + shift)
@@ -195,21 +191,10 @@ def _areas(
                 continue
             shapely.prepare(part)
             wider = part.buffer(1)  # px: a rectangle drawn between pixels is one still
-            for box in _pieces(part.bounds, slide.mpp):
+            for box in rectangles(part.bounds, slide.mpp):
                 rectangle = shapely.box(*box)
                 if part.intersection(rectangle).area > 1:
                     yield box, None if wider.covers(rectangle) else part
-
-
-def _pieces(bounds: tuple[float, float, float, float], mpp: float) -> Iterator[Rectangle]:
-    """Rectangles of about ``PIECE_UM`` a side or less, in whole pixels, xyxy, that make up a larger one."""
-    x0, y0 = (round(low) for low in bounds[:2])
-    x1, y1 = max(round(bounds[2]), x0 + 1), max(round(bounds[3]), y0 + 1)
-    columns, rows = (max(1, math.ceil(side * mpp / PIECE_UM - 1e-6)) for side in (x1 - x0, y1 - y0))
-    xs, ys = ([*map(round, np.linspace(*ends).tolist())] for ends in ((x0, x1, columns + 1), (y0, y1, rows + 1)))
-    for row in range(rows):
-        for column in range(columns):
-            yield xs[column], ys[row], xs[column + 1], ys[row + 1]
 
 
 def _painted_over(image: NDArray[np.uint8], corner: tuple[int, int], region: shapely.Polygon) -> NDArray[np.uint8]:

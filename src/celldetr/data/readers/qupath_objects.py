@@ -17,13 +17,14 @@ import shapely
 from numpy.typing import NDArray
 
 from celldetr.errors import InputError
-from celldetr.slide.roi import LIMIT, area_of, joined, read_features
+from celldetr.slide.roi import LIMIT, NO_CELL, area_of, class_name, joined, object_kind, read_features
 from celldetr.untrusted import shown
 
 REGIONS = ("Region*", "Region", "region", "train")  # class or name of a labelled area; the first is QuPath's own
 IGNORED = "Ignore*"  # QuPath's class of what takes no part in a classification: a cell of unknown type
 SUFFIXES = (".geojson", ".geojson.gz")
 POINTS = ("Point", "MultiPoint")
+SMALLER = 0.25  # of an annotation's bounds: one object of less inside makes it an outline, not a nucleus over another
 
 
 @dataclass(frozen=True)
@@ -66,10 +67,11 @@ def read_objects(path: Path, regions: Sequence[str] = REGIONS) -> Objects:
         where = f"{path}: object {number}"
         properties = feature.get("properties")
         properties = properties if isinstance(properties, dict) else {}
-        kind = str(properties.get("objectType", properties.get("object_type", "annotation"))).lower()
-        if kind in ("tile", "root"):
+        kind = object_kind(feature)
+        if kind in NO_CELL:
             continue
-        name = _class(properties)
+        name = class_name(properties)
+        name = "" if name == IGNORED else name
         value = feature.get("geometry")
         if isinstance(value, dict) and value.get("type") in POINTS:
             found = [(x, y, x, y) for x, y in _points(value, where)]
@@ -89,7 +91,7 @@ def read_objects(path: Path, regions: Sequence[str] = REGIONS) -> Objects:
         rows += [where] * len(found)
     table = np.array(boxes, dtype=np.float64).reshape(-1, 4)
     places = (table[:, :2] + table[:, 2:]) / 2
-    outlines = _outlines(places, areas)
+    outlines = _outlines(table, places, areas)
     if len(outlines) and not delimited:
         first = int(outlines[0])
         raise InputError(
@@ -106,16 +108,6 @@ def read_objects(path: Path, regions: Sequence[str] = REGIONS) -> Objects:
         rows=[rows[i] for i in kept],
         regions=tuple(joined(delimited, str(path)).geoms) if delimited else None,
     )
-
-
-def _class(properties: dict[str, Any]) -> str:
-    """The class of an object as QuPath shows it, ``Tumor: Positive``; "" for none and for those to ignore."""
-    kind = properties.get("classification")
-    if not isinstance(kind, dict):
-        return ""
-    parts = kind.get("names")
-    name = kind.get("name") or (": ".join(map(str, parts)) if isinstance(parts, list) else "")
-    return name if isinstance(name, str) and name != IGNORED else ""
 
 
 def _points(value: dict[str, Any], where: str) -> list[tuple[float, float]]:
@@ -135,16 +127,26 @@ def _points(value: dict[str, Any], where: str) -> list[tuple[float, float]]:
     return found
 
 
-def _outlines(places: NDArray[np.float64], areas: dict[int, shapely.Geometry]) -> NDArray[np.int64]:
-    """Positions of the annotations around the place of another object."""
+def _outlines(
+    boxes: NDArray[np.float64], places: NDArray[np.float64], areas: dict[int, shapely.Geometry]
+) -> NDArray[np.int64]:
+    """Positions of the annotations around other objects: around the places of two, or of one that is much smaller.
+
+    A nucleus drawn by hand may lie over the centre of another one of its own size.
+    """
     if not areas:
         return np.zeros(0, dtype=np.int64)
     tree = shapely.STRtree(shapely.points(places))
+    sizes = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)
     around = []
     for position, area in areas.items():
         near = tree.query(area)  # places in its bounding box
         others = near[near != position]
         polygons = [part for part in shapely.get_parts(area) if part.geom_type in ("Polygon", "MultiPolygon")]
-        if len(others) and any(shapely.contains_xy(part, *places[others].T).any() for part in polygons):
+        within = np.zeros(len(others), dtype=bool)
+        for part in polygons:
+            within |= shapely.contains_xy(part, *places[others].T)
+        inside = others[within]
+        if len(inside) > 1 or (sizes[inside] < SMALLER * sizes[position]).any():
             around.append(position)
     return np.array(around, dtype=np.int64)
