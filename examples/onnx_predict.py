@@ -56,20 +56,21 @@ if __name__ == "__main__":
     parser.add_argument("model")
     parser.add_argument("image")
     parser.add_argument("--out", required=True, help="CSV to write")
-    parser.add_argument("--side", type=int, default=512, help="of a window, pixels")
+    parser.add_argument("--side", type=int, help="of a window, pixels; default: 512, or what the model needs")
     args = parser.parse_args()
     session = onnxruntime.InferenceSession(args.model, providers=["CPUExecutionProvider"])
-    types = json.loads(session.get_modelmeta().custom_metadata_map["types"])
+    facts = session.get_modelmeta().custom_metadata_map
+    types, side = json.loads(facts["types"]), args.side or int(facts.get("image_px", 512))
     image = np.asarray(Image.open(args.image).convert("RGB"))
-    rows, columns = (starts(length, args.side, 64) for length in image.shape[:2])
+    rows, columns = (starts(length, side, 64) for length in image.shape[:2])
     with Path(args.out).open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["x_px", "y_px", "w_px", "h_px", "score", "type"])
         for i, j in itertools.product(range(len(rows)), range(len(columns))):
             y, x = rows[i], columns[j]
-            boxes, scores, kinds, _ = cells_of(session, image[y : y + args.side, x : x + args.side])
+            boxes, scores, kinds, _ = cells_of(session, image[y : y + side, x : x + side])
             centres, sizes = (boxes[:, :2] + boxes[:, 2:]) / 2 + (x, y), boxes[:, 2:] - boxes[:, :2]
-            (left, right), (top, bottom) = owned(columns, j, args.side), owned(rows, i, args.side)
+            (left, right), (top, bottom) = owned(columns, j, side), owned(rows, i, side)
             mine = (centres >= (left, top)).all(1) & (centres < (right, bottom)).all(1)
             for k in np.flatnonzero(mine):
                 writer.writerow(

@@ -7,11 +7,11 @@ import os
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from numba.core import caching
 
 from celldetr import doctor
 from celldetr.doctor import Finding
@@ -56,17 +56,15 @@ def test_devices_have_a_cpu() -> None:
 def test_network_is_used_not_only_imported(monkeypatch: pytest.MonkeyPatch) -> None:
     assert {finding.state for finding in doctor.network()} == {"ok"}
 
-    from celldetr.model import deformable
+    from celldetr.model import deformable, near_attention_cpu
 
-    honest = deformable.deformable_attention
-
-    def wrong(*arguments: Any, backend: Any) -> torch.Tensor:
-        return honest(*arguments, backend=backend) + (0.01 if backend == "numba" else 0)
-
-    monkeypatch.setattr(deformable, "deformable_attention", wrong)
-    attention = by_name(doctor.network())["attention (Numba)"]
+    honest = deformable.deformable_attention_fused
+    monkeypatch.setattr(deformable, "deformable_attention_fused", lambda *arguments: honest(*arguments) + 0.01)
+    attention = by_name(doctor.network())["deformable attention (Numba)"]
     assert attention.state == "broken"
     assert "0.01 from the plain one" in attention.value
+    monkeypatch.setattr(near_attention_cpu, "attend", lambda q, *rest: np.zeros_like(q))
+    assert by_name(doctor.network())["near attention (Numba)"].state == "broken"
 
 
 def test_slides_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,7 +91,11 @@ def test_a_damaged_model_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_storage_says_where_files_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "file" / "cache"))  # not even root can make this
+
+    def nowhere(kernel: object) -> None:
+        raise RuntimeError("cannot cache function: no locator available")
+
+    monkeypatch.setattr(caching, "FunctionCache", nowhere)
     found = by_name(doctor.storage())
     assert found["results can be written here"].value == f"yes, {tmp_path}"
     assert found["compiled attention kept"].state == "note"

@@ -184,19 +184,46 @@ def network() -> Iterator[Finding]:
     pair = f"torchvision {version('torchvision')} runs on torch {torch.__version__}"
     yield Finding("network", "torch and torchvision", pair if fits else f"not so: {pair}", "ok" if fits else "broken")
 
-    from celldetr.model.deformable import deformable_attention
+    for name, off in (("deformable attention (Numba)", _deformable()), ("near attention (Numba)", _near())):
+        agrees = off <= AGREEMENT
+        result = f"compiled, {off:.0e} from the plain one" if agrees else f"{off:.2g} from the plain one: wrong"
+        yield Finding("network", name, result, "ok" if agrees else "broken")
+
+
+def _deformable() -> float:
+    """Largest difference of the attention in boxes that prediction uses from the same in plain PyTorch."""
+    import torch
+
+    from celldetr.model.deformable import deformable_attention_fused, deformable_attention_reference
 
     generator = torch.Generator().manual_seed(0)
     shapes = [(5, 7), (3, 4)]
     value = torch.randn(1, 47, 2, 4, generator=generator)
-    locations = torch.rand(1, 6, 2, 2, 3, 2, generator=generator)
-    weights = torch.rand(1, 6, 2, 2, 3, generator=generator)
-    compiled = deformable_attention(value, shapes, locations, weights, backend="numba")
-    plain = deformable_attention(value, shapes, locations, weights, backend="reference")
-    off = float((compiled - plain).abs().max())
-    agrees = off <= AGREEMENT
-    result = f"compiled, {off:.0e} from the plain one" if agrees else f"{off:.2g} from the plain one: wrong"
-    yield Finding("network", "attention (Numba)", result, "ok" if agrees else "broken")
+    offsets = torch.randn(1, 6, 2, 2, 3, 2, generator=generator)
+    logits = torch.randn(1, 6, 2, 2, 3, generator=generator)
+    boxes = torch.rand(1, 6, 4, generator=generator)
+    compiled = deformable_attention_fused(value, shapes, offsets, logits, boxes, torch.ones(1, 2, 2), 1.0)
+    centre, half = boxes[:, :, None, None, None, :2], boxes[:, :, None, None, None, 2:] / 2
+    weights = logits.flatten(3).softmax(-1).view_as(logits)
+    plain = deformable_attention_reference(value, shapes, centre + offsets.tanh() * half, weights)
+    return float((compiled - plain).abs().max())
+
+
+def _near() -> float:
+    """Largest difference of the attention among near queries from that with a mask."""
+    import torch
+
+    from celldetr.model.near_attention import Neighbours, near_attention
+
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = torch.randn(3, 1, 40, 8, generator=generator)
+    places = torch.rand(1, 40, 2, generator=generator)
+    neighbours = Neighbours.of(places, torch.full((1, 2), 400.0))
+    with torch.no_grad():
+        compiled = near_attention(q, k, v, 2, neighbours)
+    with torch.enable_grad():  # gradients take the masked one
+        plain = near_attention(q, k, v, 2, neighbours)
+    return float((compiled - plain).abs().max())
 
 
 def readers() -> Iterator[Finding]:
@@ -258,8 +285,23 @@ def storage() -> Iterator[Finding]:
     temporary = Path(tempfile.gettempdir())
     yield Finding("storage", "temporary files", *_writable(temporary, "TMPDIR names another folder"))
     # Where Numba finds no folder for it, the attention is compiled anew in every process, which takes seconds.
-    cache = Path(os.environ.get("NUMBA_CACHE_DIR") or Path(__file__).parent / "model")
-    yield Finding("storage", "compiled attention kept", *_writable(cache, "NUMBA_CACHE_DIR names another folder"))
+    cache = _kernel_cache()
+    advice = "NUMBA_CACHE_DIR names another folder"
+    kept = _writable(cache, advice) if cache else (f"no folder can be written to; {advice}", "note")
+    yield Finding("storage", "compiled attention kept", *kept)
+
+
+def _kernel_cache() -> Path | None:
+    """Where Numba keeps what it compiles of our kernels: beside them, or a folder of the user's; None: nowhere."""
+    from numba.core import caching
+
+    from celldetr.model.deformable_kernels import fused_kernel
+
+    cache_of: Any = caching.FunctionCache
+    try:
+        return Path(cache_of(fused_kernel).cache_path)
+    except RuntimeError:
+        return None
 
 
 def _writable(folder: Path, advice: str) -> tuple[str, str]:

@@ -54,6 +54,7 @@ class DiscModel:
     """Boxes of connected dark pixels. ``seen`` counts the tiles."""
 
     mpp, types, embedding_dim = MPP, ("a", "b"), 4
+    image_px: int | None = None
 
     def __init__(self) -> None:
         self.seen = 0

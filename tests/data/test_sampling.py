@@ -183,6 +183,10 @@ def test_slides_that_cannot_be_used_are_named(tmp_path: Path) -> None:
         assert not (tmp_path / "empty").exists()
     with pytest.raises(InputError, match="gives no micrometres per pixel; pass --mpp"):
         sampling.sample_slides([Slide(good)], tmp_path / "empty", FoundByModel(DiscModel()), patch_mpp=MPP)
+    one_size = DiscModel()
+    one_size.image_px = 256
+    with pytest.raises(InputError, match="images of 256 px"):
+        FoundByModel(one_size)
 
 
 def test_damaged_places_are_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -143,7 +143,9 @@ def checkpoint(**changes: object) -> Checkpoint:
         for name, parameter in network.named_parameters():
             if "backbone" not in name:
                 parameter.add_(torch.randn_like(parameter) * 0.1)
-    return Checkpoint(network, Card(name="toy", config=network.config, threshold=0.5, sha256="ab"))
+    return Checkpoint(
+        network, Card(name="toy", config=network.config, threshold=0.5, sha256="ab", recipe={"augment": {"crop": 96}})
+    )
 
 
 @pytest.mark.parametrize(
@@ -161,6 +163,8 @@ def test_other_networks(changes: dict[str, object], tmp_path: Path) -> None:
     assert all(module.training for module in (made.network, made.network.encoder))  # the caller's is left alone
     made.network.eval()
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    side = session.get_modelmeta().custom_metadata_map.get("image_px")
+    assert side == ("96" if changes.get("coordinates") == "image" else None)
     for images in (noise(2, 160, 96), noise(1, 100, 131)):
         assert_equal(session.run(list(OUTPUTS), {"images": images}), expected(made.network, images))
 

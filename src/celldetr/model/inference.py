@@ -20,6 +20,7 @@ from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
 
 from celldetr.boxes import cxcywh_to_xyxy
+from celldetr.config import ModelConfig
 from celldetr.errors import InputError
 from celldetr.model.celldetr import CellDETR, Memories, Representations
 from celldetr.model.cpu_caches import limit_caches
@@ -64,6 +65,15 @@ def for_inference(network: CellDETR) -> CellDETR:
         detector._modules = {**detector._modules, "queries": queries}
     shared._modules = {**network._modules, "backbone": fold_batchnorm(network.backbone), "detector": detector}
     return shared
+
+
+def trained_px(config: ModelConfig, recipe: object) -> int | None:
+    """Side of the images of training for a network that measures in fractions of them, if its recipe has it."""
+    if config.coordinates == "pixels":
+        return None
+    augment = recipe.get("augment") if isinstance(recipe, dict) else None
+    side = augment.get("crop") if isinstance(augment, dict) else None
+    return side if isinstance(side, int) and side > 0 else None
 
 
 def padded(images: Tensor, stride: int) -> tuple[Tensor, Tensor]:
@@ -176,13 +186,8 @@ class TilePredictor:
 
     @property
     def image_px(self) -> int | None:
-        """Side of the images of training for a network that measures in fractions of them, if the card has it."""
-        if self.network.config.coordinates == "pixels":
-            return None
-        recipe = self.card.get("recipe")
-        augment = recipe.get("augment") if isinstance(recipe, dict) else None
-        side = augment.get("crop") if isinstance(augment, dict) else None
-        return side if isinstance(side, int) and side > 0 else None
+        """See ``trained_px``."""
+        return trained_px(self.network.config, self.card.get("recipe"))
 
     def describe(self) -> dict[str, object]:
         """What provenance should record: the card's identity, and how it is run."""

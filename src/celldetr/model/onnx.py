@@ -34,7 +34,7 @@ from celldetr.files import output_errors, replacing
 from celldetr.model.celldetr import CellDETR
 from celldetr.model.checkpoint import Card, Checkpoint, load_checkpoint
 from celldetr.model.hub import find_model
-from celldetr.model.inference import SAME_NUCLEUS_UM, near_queries_only
+from celldetr.model.inference import SAME_NUCLEUS_UM, near_queries_only, trained_px
 
 OPSET = 17  # GridSample came with 16, LayerNormalization with 17
 INPUT = "images"
@@ -195,6 +195,8 @@ def _describe(path: Path, card: Card) -> None:
         "threshold": repr(card.threshold),
         "same_nucleus_um": repr(SAME_NUCLEUS_UM),
     }
+    if side := trained_px(card.config, card.recipe):
+        facts["image_px"] = repr(side)
     graph = onnx.load(path)
     graph.producer_name, graph.producer_version = "celldetr", card.package_version
     graph.doc_string = AllQueries.__doc__ or ""

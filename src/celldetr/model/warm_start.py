@@ -14,6 +14,7 @@ from celldetr.model.celldetr import CellDETR
 UNTYPED = "untyped"  # the one type of a network that was trained without types
 # Settings that change what weights of one size do.
 MEANING = (
+    "mpp",
     "coordinates",
     "level_norm",
     "content",
@@ -25,6 +26,9 @@ MEANING = (
     "query_strides",
     "representation_strides",
     "encoder_strides",
+    "strides",
+    "self_attention",
+    "represent",
     "mean",
     "std",
 )

@@ -84,9 +84,18 @@ class NucleusSource(ABC):
 
 
 class FoundByModel(NucleusSource, SlideNuclei):
-    """Nuclei that a model finds, with its scores."""
+    """Nuclei that a model finds, with its scores.
+
+    Raises:
+        InputError: the model understands images of one size only.
+    """
 
     def __init__(self, model: TileModel) -> None:
+        if model.image_px is not None:
+            raise InputError(
+                f"this model measures in fractions of images of {model.image_px} px (coordinates='image'), and patches"
+                " have another size with what is around them; use a model with coordinates='pixels', or boxes of QuPath"
+            )
         self.model, self.margin, self.mpp = model, CONTEXT_PX, model.mpp
 
     def describe(self) -> dict[str, object]:

@@ -28,7 +28,7 @@ class PredictOptions(Config):
     # images of one size only (``TileModel.image_px``).
     tile: Annotated[int | None, Field(ge=32)] = None
     overlap: Annotated[int, Field(ge=0)] = 64  # px that neighbouring tiles share; should exceed the largest nucleus
-    batch_size: Count = 4  # tiles the model sees at once
+    batch_size: Count = 4  # tiles the model is given at once; it may take fewer together (``load_model(batch_size=)``)
     mpp: float | None = None  # um per pixel of level 0, instead of what the file says
     tissue: bool = True  # only read tiles that touch tissue; False: all
     region: tuple[float, float, float, float] | None = None  # x, y, width, height in level-0 px; None: the whole slide
