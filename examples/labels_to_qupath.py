@@ -32,6 +32,7 @@ for sample in load_samples(find_card(args.card, args.mpp), args.split, limit=arg
         geometry = shapely.geometry.mapping(shapely.box(*box))
         features.append({"type": "Feature", "geometry": geometry, "properties": properties})
     text = json.dumps({"type": "FeatureCollection", "features": features})
-    (args.out / f"{sample.name}.geojson").write_text(text)
-    Image.fromarray(sample.image).save(args.out / f"{sample.name}.png")
+    file = sample.name.replace("/", "_")  # names may have folders
+    (args.out / f"{file}.geojson").write_text(text)
+    Image.fromarray(sample.image).save(args.out / f"{file}.png")
     print(f"{sample.name}: {len(sample)} nuclei, {sample.mpp:g} um per pixel")

@@ -60,9 +60,10 @@ if __name__ == "__main__":
     args = parser.parse_args()
     session = onnxruntime.InferenceSession(args.model, providers=["CPUExecutionProvider"])
     facts = session.get_modelmeta().custom_metadata_map
-    types, side = json.loads(facts["types"]), args.side or int(facts.get("image_px", 512))
-    image = np.asarray(Image.open(args.image).convert("RGB"))
-    rows, columns = (starts(length, side, 64) for length in image.shape[:2])
+    types, least = json.loads(facts["types"]), int(facts.get("image_px", 0))  # or images of that size alone
+    side, image = args.side or least or 512, np.asarray(Image.open(args.image).convert("RGB"))
+    image = np.pad(image, [*((0, max(least - n, 0)) for n in image.shape[:2]), (0, 0)], constant_values=255)
+    rows, columns = (starts(length, side, min(64, side // 2)) for length in image.shape[:2])
     with Path(args.out).open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["x_px", "y_px", "w_px", "h_px", "score", "type"])

@@ -182,7 +182,8 @@ def probe(
     ] = None,
     seeds: Annotated[int, typer.Option(help="Of folds, draws of labels and random weights.")] = 3,
     train_images: Annotated[
-        int | None, typer.Option(help="Use so many images of the training split, drawn once.", show_default="all")
+        int | None,
+        typer.Option(help="Use so many images of the training split, drawn once.", show_default="all"),
     ] = None,
     types: Annotated[
         list[str] | None,

@@ -124,9 +124,10 @@ def test_coco_names_may_say_their_folder(tmp_path: Path) -> None:
     for number, slide in enumerate(("s1", "s2")):
         write_image(tmp_path / "images" / slide / "t.png", number)
     content["images"] = [{"id": 1, "file_name": "images/s1/t.png"}, {"id": 2, "file_name": "images/s2/t.png"}]
+    content["images"].append({"id": 3, "file_name": "images/a.png"})
     (tmp_path / "labels.json").write_text(json.dumps(content))
     samples = load_samples(find_card(tmp_path, 0.5), SPLIT)
-    assert [(sample.name, len(sample)) for sample in samples] == [("images/s1/t", 2), ("images/s2/t", 0)]
+    assert [(sample.name, len(sample)) for sample in samples] == [("images/s1/t", 2), ("images/s2/t", 0), ("a", 0)]
 
 
 def test_a_large_image_comes_in_pieces(tmp_path: Path) -> None:

@@ -232,9 +232,10 @@ def test_a_classification_may_be_its_name(tmp_path: Path) -> None:
 
 
 def test_nuclei_drawn_by_hand_may_overlap(tmp_path: Path) -> None:
-    """Each lies over the other's centre; around a cell that is much smaller, or two, an annotation is an outline."""
+    """Each lies over the other's centre; around one that is much smaller, a detection, or two, it is an outline."""
     pair = [feature(disc(40, 50, 8), "annotation"), feature(disc(45, 50, 8), "annotation")]
     assert len(read_objects(write(tmp_path, pair)).boxes) == 2
-    for outlined in ([feature(disc(40, 50, 3))], [feature(disc(36, 50, 6)), feature(disc(44, 50, 6))]):
+    drawn = [feature(disc(36, 50, 6), "annotation"), feature(disc(44, 50, 6), "annotation")]
+    for outlined in ([feature(disc(40, 50, 3), "annotation")], [feature(disc(40, 50, 8))], drawn):
         with pytest.raises(InputError, match="lies around other objects"):
             read_objects(write(tmp_path, [feature(disc(40, 50, 9), "annotation"), *outlined]))

@@ -79,6 +79,9 @@ def tiny_study(tmp_path: Path, tiny_recipe: Recipes) -> Studies:
 def test_a_memo_gives_the_type_loss_of_the_images_themselves(tmp_path: Path, tiny_study: Studies) -> None:
     study = tiny_study(kind="decoder", set=["training.mode=mixed", "model.dropout=0.0"], detector=SHORT)
     detector = load_checkpoint(train_detector(study, 0, tmp_path / "out", "cpu"))
+    edited = study.model_copy(update={"detector": (*study.detector, "training.lr=0.001")})
+    with pytest.raises(InputError, match="holds a run of another recipe"):
+        train_detector(edited, 0, tmp_path / "out", "cpu")
     memo = remember(study, 0, detector, torch.device("cpu"))
     recipe = study.recipe_of("both", 0)
     data = load_data(recipe)
@@ -374,3 +377,5 @@ def test_results_of_a_study_that_was_edited_since_are_refused(tmp_path: Path, ti
     edited = study.model_copy(update={"set": (*study.set, "training.steps=9")})
     with pytest.raises(InputError, match=r"made with set .*now says .*training.steps=9.*delete the folder"):
         find_result(edited, "both", 0, tmp_path)
+    told = study.model_copy(update={"test": study.test.model_copy(update={"types": ("epithelial",)})})
+    assert find_result(told, "both", 0, tmp_path) == path  # another table of the same result

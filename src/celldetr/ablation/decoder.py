@@ -33,7 +33,7 @@ from celldetr.training.crops import chances
 from celldetr.training.data import load_data
 from celldetr.training.ema import Average
 from celldetr.training.feeding import feed
-from celldetr.training.folder import MODEL_FOLDER, RECIPE_FILE
+from celldetr.training.folder import MODEL_FOLDER, RECIPE_FILE, check_folder
 from celldetr.training.labels import Labels
 from celldetr.training.loop import Listener, Progress, train
 from celldetr.training.losses import balance
@@ -78,9 +78,11 @@ def train_detector(study: Study, seed: int, out: Path, device: str = "auto", lis
     """The detector of a seed; trained unless it is there. Returns the folder of its checkpoint."""
     folder = trial_folder(out, study, DETECTOR, seed)
     recipe = study.detector_recipe(seed)
-    done = folder / "done"
+    done, begun = folder / "done", (folder / RECIPE_FILE).is_file()
+    if begun:
+        check_folder(folder, recipe, resume=True, overwrite=False)  # the study may have been edited since
     if not done.is_file():
-        train(recipe, folder, resume=(folder / RECIPE_FILE).is_file(), device=device, listener=listener)
+        train(recipe, folder, resume=begun, device=device, listener=listener)
         done.touch()
     return folder / MODEL_FOLDER
 

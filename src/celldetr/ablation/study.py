@@ -100,7 +100,8 @@ class Study(Config):
         """What decides the result of a trial, beside its seed, as the study has it: kept with the result."""
         shared = {"detector": list(self.detector), "crops": self.crops} if self.kind == "decoder" else {}
         changes = [*self.set, *self.variants[variant].set]
-        return {"recipe": self.recipe, "set": changes, **shared, "test": self.test.model_dump(mode="json")}
+        test = self.test.model_dump(mode="json", exclude={"types"})  # which of the types are told is the report's
+        return {"recipe": self.recipe, "set": changes, **shared, "test": test}
 
     def detector_recipe(self, seed: int) -> Recipe:
         """The recipe of the detector that all variants of a seed share."""

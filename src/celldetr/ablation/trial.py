@@ -10,6 +10,7 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import chain, groupby
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from celldetr.ablation.study import Study
 from celldetr.api import load_model
 from celldetr.data.card import load_card
 from celldetr.data.dataset import rescale
-from celldetr.data.pieces import pieces
+from celldetr.data.pieces import pieces, whole_name
 from celldetr.errors import InputError, UntypedWarning
 from celldetr.evaluation.bootstrap import flatten, restore
 from celldetr.evaluation.cells import predict_samples
@@ -152,14 +153,16 @@ def score_trial(
     card = load_card(test.card)
     types = loaded.types if loaded.info.types_trained else ()
     samples = labelled_images(card, test.split, loaded.types, None if types else dict.fromkeys(card.type_names, ""))
-    names = [sample.name for sample in samples]
-    parts = [list(pieces(rescale(sample, loaded.mpp), test.cut)) if test.cut else [sample] for sample in samples]
     threshold, loaded.threshold = loaded.threshold, min(LOWEST_SCORE, loaded.threshold)
     counts: dict[str, list[list[int]]] = {name: [] for name in REPORTED}
-    for part in parts:  # the counts of an image are those of its pieces together
-        cells = [cells.above(threshold) for cells in predict_samples(as_predict(loaded), part, loaded.types)]
-        for name, rows in counts.items():
-            totals = [count_image(each, PROTOCOLS[name], len(types))[0] for each in cells]
+    names = []
+    for name, image in groupby(samples, lambda sample: whole_name(sample.name)):
+        names.append(name)  # the counts of an image are those of its pieces together
+        parts = (pieces(rescale(sample, loaded.mpp), test.cut) if test.cut else [sample] for sample in image)
+        predicted = predict_samples(as_predict(loaded), chain.from_iterable(parts), loaded.types)
+        cells = [each.above(threshold) for each in predicted]
+        for protocol, rows in counts.items():
+            totals = [count_image(each, PROTOCOLS[protocol], len(types))[0] for each in cells]
             rows.append(flatten(sum(totals[1:], totals[0])))
     write_json(
         path,

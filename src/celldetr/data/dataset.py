@@ -58,7 +58,8 @@ def load_samples(card: DatasetCard, split: str, *, limit: int | None = None) -> 
     """
     if card.format not in READERS:
         raise InputError(f"dataset {card.name!r}: unknown format {card.format!r}; {near(card.format, READERS)}")
-    samples = [piece for sample in islice(READERS[card.format](card, split), limit) for piece in cut(sample)]
+    read = islice(READERS[card.format](card, split), limit)
+    samples = list(read) if card.format == PATCHES else [piece for sample in read for piece in cut(sample)]
     if not samples:
         raise InputError(f"dataset {card.name!r}, split {split!r}: no image found in {card.directory()}")
     seen: set[str] = set()

@@ -8,6 +8,7 @@ takes time with the cube of their number.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 
 import numpy as np
@@ -17,6 +18,8 @@ from celldetr.data.sample import Sample
 
 PIECE_UM = 400.0  # largest side of a piece
 LARGE_UM = 600.0  # largest side of an image that stays whole
+
+PIECE = re.compile(r" \[x=\d+,y=\d+,w=\d+,h=\d+\]$")
 
 Rectangle = tuple[int, int, int, int]  # xyxy, px
 
@@ -54,6 +57,11 @@ def cut(sample: Sample) -> Iterator[Sample]:
 def piece_name(name: str, box: Rectangle) -> str:
     """What a piece of an image is called."""
     return f"{name} [x={box[0]},y={box[1]},w={box[2] - box[0]},h={box[3] - box[1]}]"
+
+
+def whole_name(name: str) -> str:
+    """Of a piece, what the image is called that it was cut from; of another image, its name."""
+    return PIECE.sub("", name)
 
 
 def rectangles(bounds: tuple[float, float, float, float], mpp: float) -> Iterator[Rectangle]:

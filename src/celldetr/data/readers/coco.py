@@ -7,6 +7,7 @@ folder of images and nowhere else.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -47,10 +48,10 @@ def load(path: Path) -> dict[str, list[dict[str, Any]]]:
                 if key != "bbox" and not isinstance(entry[key], str | int | float):
                     raise InputError(f"{path}: {part}[{row}]: {key} must be text or a number, got {shown(entry[key])}")
     for row, entry in enumerate(values["images"]):
-        if not is_inside(str(entry["file_name"])):
+        if not is_inside(str(entry["file_name"])) or not Path(str(entry["file_name"])).name:
             raise InputError(
-                f"{path}: images[{row}]: file_name {shown(entry['file_name'])} leads out of the folder of images; "
-                "expected a path inside it (options.images of the card says which folder that is)"
+                f"{path}: images[{row}]: file_name {shown(entry['file_name'])} leads out of the folder of images, "
+                "or is no file; expected a path inside it (options.images of the card says which folder that is)"
             )
     return values
 
@@ -96,6 +97,7 @@ def read(card: DatasetCard, split: str) -> Iterator[Sample]:
             if name not in files:
                 raise InputError(f"dataset {card.name!r}, split {split!r}: no image {name!r} in {path}")
         images = [files[name] for name in value]
+    stems = Counter(Path(str(image["file_name"])).stem for image in images)  # with folders, names may repeat
     for image in images:
         rows = by_image.get(image["id"], [])
         entries = [content["annotations"][row] for row in rows]
@@ -107,5 +109,6 @@ def read(card: DatasetCard, split: str) -> Iterator[Sample]:
             types.append(type_index(card, label if label in card.label_index else name, place))
         boxes = np.array([_box(entry, place, options.inclusive) for entry, place in zip(entries, where, strict=True)])
         file = root / options.images / str(image["file_name"])
-        name = Path(str(image["file_name"])).with_suffix("").as_posix()  # with its folder: names repeat in folders
-        yield box_sample(card, name, read_image(file), boxes, types, where)
+        below = Path(str(image["file_name"]))
+        called = below.stem if stems[below.stem] == 1 else below.with_suffix("").as_posix()
+        yield box_sample(card, called, read_image(file), boxes, types, where)

@@ -76,7 +76,7 @@ def read(card: DatasetCard, split: str) -> Iterator[Sample]:
                     points.append((float(x) + options.offset, float(y) + options.offset))
                 except (ValueError, IndexError):
                     raise InputError(f"{where}: expected {len(columns)} values, x, y, label; got {cells}") from None
-                known = card.single_type or any(label)
+                known = card.single_type or any(label) or "" in card.label_index
                 types.append(type_index(card, "".join(label), where) if known else UNKNOWN)
                 rows.append(where)
         yield point_sample(card, item.name, read_image(item.image), np.array(points), types, rows, item.mpp)

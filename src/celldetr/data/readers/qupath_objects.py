@@ -24,7 +24,7 @@ REGIONS = ("Region*", "Region", "region", "train")  # class or name of a labelle
 IGNORED = "Ignore*"  # QuPath's class of what takes no part in a classification: a cell of unknown type
 SUFFIXES = (".geojson", ".geojson.gz")
 POINTS = ("Point", "MultiPoint")
-SMALLER = 0.25  # of an annotation's bounds: one object of less inside makes it an outline, not a nucleus over another
+SMALLER = 0.25  # of an annotation's bounds: another of less inside makes it an outline, not a nucleus over a nucleus
 
 
 @dataclass(frozen=True)
@@ -130,9 +130,10 @@ def _points(value: dict[str, Any], where: str) -> list[tuple[float, float]]:
 def _outlines(
     boxes: NDArray[np.float64], places: NDArray[np.float64], areas: dict[int, shapely.Geometry]
 ) -> NDArray[np.int64]:
-    """Positions of the annotations around other objects: around the places of two, or of one that is much smaller.
+    """Positions of the annotations around other objects.
 
-    A nucleus drawn by hand may lie over the centre of another one of its own size.
+    A nucleus drawn by hand may lie over the centre of another drawn one of about its size; around two, a much smaller
+    one, or what was detected, an annotation is an outline.
     """
     if not areas:
         return np.zeros(0, dtype=np.int64)
@@ -147,6 +148,7 @@ def _outlines(
         for part in polygons:
             within |= shapely.contains_xy(part, *places[others].T)
         inside = others[within]
-        if len(inside) > 1 or (sizes[inside] < SMALLER * sizes[position]).any():
+        drawn = np.array([int(other) in areas for other in inside], dtype=bool)
+        if len(inside) > 1 or not drawn.all() or (sizes[inside] < SMALLER * sizes[position]).any():
             around.append(position)
     return np.array(around, dtype=np.int64)
