@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -194,3 +195,25 @@ def test_public_names_stay_what_they_are() -> None:
     for _ in range(2):
         assert celldetr.sample_slide().is_file()
         assert not [name for name in celldetr.__all__ if not callable(getattr(celldetr, name))]
+
+
+def test_options_without_a_word_of_tissue_read_all_of_an_array(model: Model, cells: pd.DataFrame) -> None:
+    assert len(model.predict(crop(), mpp=MPP, options=PredictOptions(batch_size=2))) == len(cells)
+
+
+def test_exports_that_are_there_are_told_first_and_kept_when_nothing_changed(model: Model, tmp_path: Path) -> None:
+    slide, out = white(tmp_path / "white.png"), tmp_path / "out"
+    (out / "white").mkdir(parents=True)
+    table = out / "white" / "cells.csv"
+    table.write_text("mine")
+    with pytest.raises(InputError, match=r"cells\.csv: exists already"):
+        celldetr.predict_slide(slide, out, model=model, mpp=0.5, formats=["csv"])
+    assert [path.name for path in (out / "white").iterdir()] == ["cells.csv"]
+    table.unlink()
+    celldetr.predict_slide(slide, out, model=model, mpp=0.5, formats=["csv"])
+    before = table.stat().st_ino
+    celldetr.predict_slide(slide, out, model=model, mpp=0.5, formats=["csv"], resume=True)
+    assert table.stat().st_ino == before
+    os.utime(table, (0, 0))  # older than the cells
+    celldetr.predict_slide(slide, out, model=model, mpp=0.5, formats=["csv"], resume=True)
+    assert table.stat().st_ino != before

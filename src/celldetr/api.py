@@ -129,13 +129,15 @@ def predict_slide(
     Raises:
         InputError: anything wrong with the slide, the options or the output; one line says what to do.
     """
-    from celldetr.export import check_formats
+    from celldetr.export import check_formats, check_free
 
     check_formats(formats)  # better told before the slide is read than after
     settings = options or PredictOptions()
     if mpp is not None:
         settings = settings.model_copy(update={"mpp": mpp})
     with open_slide(path, settings.mpp) as reader:
+        if not (resume or overwrite):
+            check_free(Path(out) / reader.name, formats)
         loaded = model if isinstance(model, Model) else load_model(model)
 
         def finish(summary: RunSummary) -> None:
@@ -154,13 +156,13 @@ def illustrate(
         directory: of the slide's output.
         reader: the slide.
         formats: exports to write.
-        keep: leave a picture and a summary that are there.
+        keep: leave a picture and a summary that are there, and exports that are newer than the cells.
         overwrite: replace exports that are there.
 
     Raises:
         InputError: the slide cannot be read any more, or a file cannot be written.
     """
-    from celldetr.export import write_format
+    from celldetr.export import is_current, write_format
     from celldetr.view.overview import OVERVIEW_NAME, write_overview
     from celldetr.view.summary import SUMMARY_NAME, write_summary
 
@@ -168,4 +170,6 @@ def illustrate(
         if not (keep and (directory / name).is_file()):
             write(directory, reader)
     for name in formats:
+        if keep and is_current(directory, name):
+            continue
         write_format(directory, name, overwrite=overwrite)

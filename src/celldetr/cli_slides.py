@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from celldetr.progress import progress_bar, slides_listener
+from celldetr.untrusted import shown_path
 
 if TYPE_CHECKING:
     from celldetr.cohort.forecast import Forecast
@@ -105,7 +106,7 @@ def tell_forecast(forecasts: Iterable[Forecast], cluster: str | ClusterSettings 
         slides += 1
         if item.reason:
             failed += 1
-            typer.echo(f"{item.slide.path}: would fail: {item.reason}")
+            typer.echo(f"{shown_path(item.slide.path)}: would fail: {item.reason}")
             continue
         finished += item.finished
         tiles, tasks, tissue = tiles + item.tiles_left, tasks + item.tasks, tissue + item.tissue_mm2
@@ -117,7 +118,7 @@ def tell_forecast(forecasts: Iterable[Forecast], cluster: str | ClusterSettings 
             todo = "is finished, would be kept"
         elif item.tiles_left < item.tiles:
             todo += f", {item.tiles - item.tiles_left:,} tiles are done"
-        typer.echo(f"{item.slide.path}: {what}; {todo}; to {item.directory}")
+        typer.echo(f"{shown_path(item.slide.path)}: {what}; {todo}; to {item.directory}")
     typer.echo(
         f"{slides} slides: {slides - failed - finished} to do, {finished} finished, {failed} would fail; "
         f"{tissue:.2f} mm² of tissue, {tiles:,} tiles in {tasks:,} tasks, {_place(cluster)}; nothing was written"

@@ -26,6 +26,7 @@ from celldetr.slide.reader import SlideReader, open_slide
 from celldetr.slide.store import RUN, cells_path, read_cells
 from celldetr.view.attention import Attention, CellRow, attention_figure
 
+SAME_MPP = 0.001  # relative: rounding of what was written
 COLUMNS = ["cell_id", "x_px", "y_px", "w_px", "h_px", "type", "type_score"]
 LARGEST_MM2 = 2.0  # of a region whose cells are found on the fly
 LEAST_FIELD_UM = 16.0
@@ -90,6 +91,13 @@ def run_cells(run: Path, reader: SlideReader) -> pd.DataFrame:
             raise InputError(
                 f"--cells {run}: is of {record.get('slide')!r}, whose {key} is {record.get(key)} px; "
                 f"{reader.file} has {actual}; give the run of this slide"
+            )
+    for key, size in (("mpp_x", reader.mpp_x), ("mpp_y", reader.mpp_y)):
+        was = record.get(key, size)
+        if not isinstance(was, int | float) or abs(was - size) > SAME_MPP * size:
+            raise InputError(
+                f"--cells {run}: was made at {was} um per pixel ({key}), and {reader.file} is opened at {size:g}; give"
+                f" the resolution of the run, --mpp {record.get('mpp')}"
             )
     return cells
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import zlib
 from pathlib import Path
 from typing import Any
@@ -195,6 +196,11 @@ def find_yaml(name: str | Path, folder: Path, kind: str, place: str = "a file") 
     if is_file(path):
         return path
     raise InputError(f"no {kind} {text!r}: neither {place} nor a known name; {near(text, known)}")
+
+
+def shown_path(path: Path) -> str:
+    """A path as text that can be written anywhere: bytes of a name that are not UTF-8 become \\x escapes."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def shown(value: object, length: int = 120) -> str:

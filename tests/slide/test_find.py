@@ -65,3 +65,12 @@ def test_what_is_summed_up(folder: Path) -> None:
     assert is_cohort([folder])
     assert is_cohort([folder / "list.csv"])
     assert is_cohort([folder / "a.svs", folder / "B.NDPI"])
+
+
+def test_links_to_folders_are_followed_once(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "far.svs").touch()
+    (folder / "case").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    (tmp_path / "elsewhere" / "back").symlink_to(folder, target_is_directory=True)
+    found = [slide.path.name for slide in find_slides([folder], folder / "out")]
+    assert sorted(found) == ["1.dcm", "B.NDPI", "a.svs", "c.czi", "far.svs", "m.mrxs", "x.png", "y.jpeg"]

@@ -270,3 +270,11 @@ def test_a_truncated_image_is_one_clear_line(tmp_path: Path, suffix: str) -> Non
 def test_names_lose_both_extensions_of_ome(tmp_path: Path) -> None:
     assert reader_module.slide_name(tmp_path / "case 7.ome.tif") == "case 7"
     assert reader_module.slide_name(tmp_path / "a.b.svs") == "a.b"
+
+
+def test_the_preview_of_a_mirax_slide_is_not_the_slide(tmp_path: Path) -> None:
+    """Its .mrxs file is a JPEG, which must go to OpenSlide; without the slide's folder there is nothing to read."""
+    path = tmp_path / "a.mrxs"
+    Image.fromarray(smooth_image(64, 64)).save(path, format="JPEG")
+    with pytest.raises(InputError, match="not an image that can be read"):
+        open_slide(path, 0.25)

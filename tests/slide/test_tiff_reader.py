@@ -303,3 +303,32 @@ def test_a_file_of_several_images_says_that_one_is_read(tmp_path: Path) -> None:
         file.write(IMAGE[::2, ::2], photometric="rgb")
     with open_slide(tmp_path / "pyramid.tif", 0.5) as slide:
         assert not slide.warnings
+
+
+def test_of_an_ome_tiff_of_several_files_the_one_named_is_read(tmp_path: Path) -> None:
+    """Each file's OME-XML lists the images of all; the pages of others are not to be read as if they were here."""
+    images = {"a": IMAGE, "b": np.tile(IMAGE, (2, 2, 1))}
+    described = "".join(
+        f'<Image ID="Image:{number}"><Pixels ID="Pixels:{number}" DimensionOrder="XYCZT" Type="uint8" SizeC="3"'
+        f' SizeZ="1" SizeT="1" SizeX="{image.shape[1]}" SizeY="{image.shape[0]}">'
+        f'<Channel ID="C:{number}" SamplesPerPixel="3"/>'
+        f'<TiffData IFD="0" PlaneCount="1"><UUID FileName="{name}.ome.tif">urn:uuid:{name}</UUID></TiffData>'
+        "</Pixels></Image>"
+        for number, (name, image) in enumerate(images.items())
+    )
+    for name, image in images.items():
+        xml = f'<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06" UUID="urn:uuid:{name}">{described}</OME>'
+        path = tmp_path / f"{name}.ome.tif"
+        tifffile.imwrite(path, image, photometric="rgb", description=xml.encode(), metadata=None)
+    with tifffile.TiffFile(tmp_path / "a.ome.tif") as file:
+        assert len(file.series) == 2  # as it looks to who follows
+    np.testing.assert_array_equal(region(tmp_path / "a.ome.tif"), crop(IMAGE))
+
+
+@pytest.mark.parametrize(("names", "doubted"), [(["DAPI", "FITC", "TRITC"], True), (["Red", "Green", "Blue"], False)])
+def test_channels_with_names_of_dyes_are_doubted(tmp_path: Path, names: list[str], doubted: bool) -> None:
+    metadata = {"axes": "CYX", "Channel": {"Name": names}}
+    planes = IMAGE.transpose(2, 0, 1).copy()
+    tifffile.imwrite(tmp_path / "a.ome.tif", planes, photometric="minisblack", metadata=metadata)
+    with open_slide(tmp_path / "a.ome.tif", 0.5) as slide:
+        assert any("'DAPI', 'FITC', 'TRITC' are read as red" in note for note in slide.warnings) == doubted

@@ -33,6 +33,7 @@ from celldetr.errors import InputError
 from celldetr.files import output_errors, read_json, replacing
 from celldetr.slide.provenance import now, package_version
 from celldetr.slide.store import RUN
+from celldetr.untrusted import shown_path
 from celldetr.view.cohort import COHORT_KEY
 
 COHORT = "cohort.parquet"
@@ -105,7 +106,11 @@ def _run_of(outcome: Outcome) -> dict[str, Any]:
 
 def _row(outcome: Outcome, run: dict[str, Any], types: Sequence[str]) -> dict[str, Any]:
     slide, summary = outcome.slide, outcome.summary
-    row: dict[str, Any] = {"slide": slide.name, "path": str(slide.path), "status": outcome.status}
+    row: dict[str, Any] = {
+        "slide": shown_path(Path(slide.name)),
+        "path": shown_path(slide.path),
+        "status": outcome.status,
+    }
     if summary is None:
         return row | {"reason": outcome.reason}
     area, seconds = summary.tissue_mm2, run.get("seconds", {})

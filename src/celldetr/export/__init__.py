@@ -20,8 +20,9 @@ from celldetr.export.geojson import write_geojson
 from celldetr.export.spatialdata import write_spatialdata
 from celldetr.export.table import CellTable, open_table
 from celldetr.files import output_errors, read_json, replacing, replacing_folder, write_json
+from celldetr.slide.clusters import CLUSTERS
 from celldetr.slide.lock import RunLock
-from celldetr.slide.store import ZARR_FILE
+from celldetr.slide.store import CELLS, ZARR_FILE
 
 
 @dataclass(frozen=True)
@@ -101,6 +102,23 @@ def check_formats(names: Sequence[str]) -> None:
     """
     for name in names:
         find_format(name).check()
+
+
+def check_free(directory: Path, formats: Sequence[str]) -> None:
+    """Refuse exports into a run's directory that would replace what is there.
+
+    Raises:
+        InputError: one is there.
+    """
+    for name in formats:
+        _target(find_format(name), directory, None, overwrite=False)
+
+
+def is_current(directory: Path, format: str) -> bool:
+    """Whether a run's directory has an export that was made after its cells and their clusters."""
+    target = directory / _name(find_format(format))
+    made_from = [path for path in (directory / CELLS, directory / CLUSTERS) if path.is_file()]
+    return target.exists() and all(path.stat().st_mtime_ns <= target.stat().st_mtime_ns for path in made_from)
 
 
 def _target(exporter: Exporter, directory: Path, out: Path | None, overwrite: bool) -> Path:

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from celldetr.errors import InputError
 from celldetr.files import flush_directory, output_errors, read_json
 from celldetr.resume import check_modes
+from celldetr.slide.clusters import CLUSTERS
 from celldetr.slide.damage import FailedTile
 from celldetr.slide.lock import RunLock
 from celldetr.slide.nucleus_size import NucleusSizes
@@ -158,7 +159,7 @@ def earlier_run(directory: Path, run: dict[str, Any], resume: bool, overwrite: b
     Raises:
         InputError: there is output and neither was asked for, or it is of another identity than ``run``.
     """
-    there = [name for name in (CELLS, RUN, PARTS) if (directory / name).exists()]
+    there = [name for name in (CELLS, RUN, PARTS, CLUSTERS) if (directory / name).exists()]
     if overwrite or not there:
         return None
     if not resume:
@@ -187,7 +188,7 @@ def is_complete(earlier: dict[str, Any] | None) -> TypeGuard[dict[str, Any]]:
 
 def _sweep(directory: Path, everything: bool, parts: bool) -> None:
     """Remove what a killed process left unfinished, the parts of a finished run, or all output."""
-    if not any((directory / name).exists() for name in (CELLS, RUN, PARTS)):
+    if not any((directory / name).exists() for name in (CELLS, RUN, PARTS, CLUSTERS)):
         return  # never a run's directory: what is there is the user's
     for pattern in OUTPUTS if everything else UNFINISHED:
         for path in directory.glob(pattern):
@@ -233,7 +234,7 @@ def predict_array(
         array: (H, W, 3) uint8 RGB, of any size.
         mpp: micrometres per pixel of it.
         model: finds the cells of tiles.
-        options: how it is read; by default all of it is, without looking for tissue.
+        options: how it is read; unless ``tissue`` is given, all of it is, without looking for tissue.
 
     Returns:
         The columns of ``celldetr.slide.table``; ``x_px`` ... are pixels of ``array``.
@@ -241,7 +242,9 @@ def predict_array(
     Raises:
         InputError: not such an array (the message says how to make it one), or an mpp out of range.
     """
-    options = options or PredictOptions(tissue=False)
+    options = options or PredictOptions()
+    if "tissue" not in options.model_fields_set:
+        options = options.model_copy(update={"tissue": False})
     reader = from_array(array, mpp)
     _check(reader, options, False, False)
     job = Job(reader, model, options, make_plan(reader, model, options))

@@ -63,7 +63,7 @@ def is_cohort(sources: Sequence[Path]) -> bool:
 
 def _slides_of(source: Path, out: Path | None) -> list[Slide]:
     if source.is_dir():
-        slides = [Slide(path) for path in _search(source, out)]
+        slides = [Slide(path) for path in _search(source, out, set())]
         if not slides:
             raise InputError(f"{source}: no slide in this folder; looked for {', '.join(sorted(SLIDES | IMAGES))}")
         return slides
@@ -72,8 +72,15 @@ def _slides_of(source: Path, out: Path | None) -> list[Slide]:
     return [Slide(source)]
 
 
-def _search(folder: Path, out: Path | None) -> Iterator[Path]:
-    """Slides below a folder, sorted; not in hidden folders, results, or the folder that belongs to a MIRAX slide."""
+def _search(folder: Path, out: Path | None, seen: set[Path]) -> Iterator[Path]:
+    """Slides below a folder, sorted; not in hidden folders, results, or the folder that belongs to a MIRAX slide.
+
+    Links to folders are followed, each folder once: ``seen`` are those that were searched.
+    """
+    real = folder.resolve()
+    if real in seen:
+        return
+    seen.add(real)
     try:
         entries = sorted(folder.iterdir())
     except OSError as error:
@@ -85,8 +92,8 @@ def _search(folder: Path, out: Path | None) -> Iterator[Path]:
     for entry in entries:
         belongs_to_slide = f"{entry.name}.mrxs" in names
         is_out = out is not None and entry.resolve() == out.resolve()
-        if entry.is_dir() and not (entry.name.startswith(".") or entry.is_symlink() or belongs_to_slide or is_out):
-            yield from _search(entry, out)
+        if entry.is_dir() and not (entry.name.startswith(".") or belongs_to_slide or is_out):
+            yield from _search(entry, out, seen)
 
 
 def slides_among(files: Sequence[Path]) -> list[Path]:

@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from celldetr.errors import InputError
 from celldetr.slide.grid import Axis, Grid, Tile
 
 if TYPE_CHECKING:  # celldetr.model is imported with torch, which nobody needs who only reads tables
     from celldetr.model.output import TileCells
 
+MOST_LINKS = 500  # of a chain; with tiles far enough apart there are about ten, on a small image as many as tiles
 REACH_UM = 2.0  # half the diameter of a small nucleus; tiles disagree about a centre by a tenth of this
 
 
@@ -93,11 +95,19 @@ def influence(grid: Grid, model_mpp: float) -> tuple[float, float]:
 
     A cell is dropped for one within ``REACH_UM`` that an earlier tile kept, which was not dropped for a third of a yet
     earlier tile, and so on: every link of such a chain is another tile, so it is no longer than tiles are near.
+
+    Raises:
+        InputError: tiles lie so close that there is no end to it.
     """
     reach = REACH_UM / model_mpp
     links = 1
     while _tiles_within(grid.columns, links, reach) * _tiles_within(grid.rows, links, reach) > links:
         links += 1
+        if links > MOST_LINKS:
+            raise InputError(
+                f"with a ROI, tiles must begin {10 * REACH_UM:g} um ({10 * reach:.0f} px of the model) or more apart;"
+                " give a larger --tile or a smaller --overlap"
+            )
     return links * reach * grid.scale[0], links * reach * grid.scale[1]
 
 

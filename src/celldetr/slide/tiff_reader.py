@@ -23,12 +23,13 @@ from celldetr.slide.colour import GREY_NOTE, grey_to_rgb, over_white, range_note
 from celldetr.slide.damage import DamageError
 from celldetr.slide.reader import Level, SlideReader, reduction, slide_name
 from celldetr.slide.resolution import Resolution
-from celldetr.slide.tiff_resolution import sample_range, series_size, tiff_resolution
+from celldetr.slide.tiff_resolution import channel_names, sample_range, series_size, tiff_resolution
 
 WHOLE_BYTES = 512 * 2**20  # a level in strips that decodes to no more than this is decoded at once and kept
 SEGMENT_BYTES = 64 * 2**20  # largest single strip of a file that is not
 CACHE_BYTES = 64 * 2**20  # of decoded tiles and strips
 GREY = (tifffile.PHOTOMETRIC.MINISBLACK, tifffile.PHOTOMETRIC.MINISWHITE)
+COLOURS = {"red", "green", "blue", "r", "g", "b", "rgb", "brightfield"}  # names of the channels of a colour image
 SAME_SHAPE = 0.02  # relative difference of width / height between levels of one pyramid
 OTHER_SHARE = 0.1  # of the area of the largest image, that another has which is no label
 
@@ -42,7 +43,8 @@ def open_tiff(path: Path, mpp: float | None) -> SlideReader:
     """
     file = None
     try:
-        file = tifffile.TiffFile(path)
+        # Of an OME-TIFF of several files this one alone: pages of others are not to be had through its handle.
+        file = tifffile.TiffFile(path, _multifile=False)
         return _open(path, file, mpp)
     except BaseException as error:
         if file is not None:
@@ -67,6 +69,11 @@ def _open(path: Path, file: Any, mpp: float | None) -> SlideReader:
     if others := _others(file, levels):
         notes.append(
             f"the file holds {others + 1} images, of which the largest is read; write the others to files of their own"
+        )
+    names = channel_names(file, series)
+    if series.axes == "CYX" and names and not {name.lower() for name in names} <= COLOURS:
+        notes.append(
+            f"its channels {', '.join(map(repr, names))} are read as red, green and blue; fluorescence is not H&E"
         )
     if highest > 255 and not pyramid[0].is_palette:
         notes.append(range_note(highest, source))

@@ -76,6 +76,14 @@ def _ome_pixels(file: Any, series: Any) -> ElementTree.Element | None:
     return next((p for p in sized if (number(p.get("SizeX")), number(p.get("SizeY"))) == size), None)
 
 
+def channel_names(file: Any, series: Any) -> tuple[str, ...]:
+    """Names of the channels of ``series`` in OME-XML; none where it has none, or numbers alone."""
+    pixels = _ome_pixels(file, series) if file.is_ome else None
+    channels = () if pixels is None else (part for part in pixels if part.tag.endswith("}Channel"))
+    names = [channel.get("Name", "").strip() for channel in channels]
+    return tuple(name for name in names if name and not re.fullmatch(r"(channel)?[\s:\d_-]*", name.lower()))
+
+
 def sample_range(file: Any, series: Any) -> tuple[int, str]:
     """Value of a fully bright sample, and what declares it ("" if nothing does and the whole type is taken).
 
