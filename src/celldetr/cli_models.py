@@ -18,7 +18,7 @@ from celldetr.cli_options import (
     RunFolder,
     resumable,
 )
-from celldetr.errors import InputError
+from celldetr.errors import InputError, OneProcessError
 from celldetr.progress import image_listener, progress_bar, training_listener
 
 if TYPE_CHECKING:
@@ -118,8 +118,8 @@ def _run_recipe(
                 devices=devices,
                 listener=training_listener(bar, chosen.name),
             )
-    except InputError:
-        if is_first():
+    except InputError as error:
+        if is_first() or isinstance(error, OneProcessError):
             raise
         raise typer.Exit(2) from None  # the same in all processes: said once
     if is_first():

@@ -25,6 +25,10 @@ class InputError(ValueError):
         super().__init__(text if len(text) <= LONGEST else f"{text[: LONGEST - 3]}...")
 
 
+class OneProcessError(InputError):
+    """An ``InputError`` of one process among several, which the others do not have and therefore do not tell."""
+
+
 def near(value: str, accepted: Iterable[str]) -> str:
     """Finish an error message about an unknown name: ``did you mean 'x'?`` or the list of what is accepted.
 

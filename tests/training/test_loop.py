@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,13 +13,16 @@ import torch
 from safetensors.torch import load_file
 
 from celldetr.config import Recipe
-from celldetr.errors import InputError
+from celldetr.data.sample import Sample
+from celldetr.errors import InputError, OneProcessError
+from celldetr.evaluation.cells import ImageCells, image_cells
 from celldetr.model.celldetr import CellDETR
 from celldetr.model.checkpoint import load_checkpoint
 from celldetr.model.inference import TilePredictor
+from celldetr.model.output import TileCells
 from celldetr.training import loop, run, validation
 from celldetr.training.crops import StepSampler
-from celldetr.training.data import load_data
+from celldetr.training.data import TrainingData, load_data
 from celldetr.training.logs import draw_curves, read_log
 from celldetr.training.loop import Progress, train
 from celldetr.training.state import STATE_FILE
@@ -172,3 +176,62 @@ def test_what_is_refused_leaves_nothing_behind(tmp_path: Path, tiny_recipe: Reci
     with pytest.raises(InputError, match="'resnet' is not a timm network"):
         train(tiny_recipe({"backbone": "resnet"}), folder, device="cpu")
     assert not folder.exists()
+
+
+def test_labels_that_changed_since_are_told_on_resume(
+    tmp_path: Path, tiny_recipe: Recipes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = tiny_recipe(steps=2)
+    train(recipe, tmp_path / "run", device="cpu", stop_at=1)
+
+    def relabelled(recipe: Recipe) -> TrainingData:
+        data = load_data(recipe)
+        first = data.samples[0]
+        return replace(data, samples=[replace(first, types=1 - first.types), *data.samples[1:]])
+
+    monkeypatch.setattr(loop, "load_data", relabelled)
+    with pytest.raises(InputError, match="labelled cells of its data have changed"):
+        train(recipe, tmp_path / "run", device="cpu", resume=True)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_image_that_cannot_be_read_is_told_in_its_own_words(
+    tmp_path: Path, tiny_recipe: Recipes, monkeypatch: pytest.MonkeyPatch, workers: int
+) -> None:
+    def damaged(self: object, index: int) -> None:
+        raise InputError("patches/7: row 3 is damaged")
+
+    monkeypatch.setattr("celldetr.data.loader.TrainingSet.__getitem__", damaged)
+    with pytest.raises(OneProcessError, match=r"^patches/7: row 3 is damaged$"):
+        train(tiny_recipe(workers=workers), tmp_path / "run", device="cpu")
+
+
+def test_a_model_is_not_overwritten_by_the_run_that_starts_from_it(tmp_path: Path, tiny_recipe: Recipes) -> None:
+    recipe = tiny_recipe(steps=1)
+    train(recipe, tmp_path / "run", device="cpu")
+    again = recipe.model_copy(update={"init": str(tmp_path / "run")})
+    with pytest.raises(InputError, match="holds the model to start from"):
+        train(again, tmp_path / "run", device="cpu", overwrite=True)
+    assert load_checkpoint(tmp_path / "run" / "model").card.config.types == recipe.model.types
+
+
+def test_a_type_called_detection_is_not_detection(tiny_recipe: Recipes) -> None:
+    recipe = tiny_recipe({"types": ["round", "detection"]})
+    torch.manual_seed(0)
+    predictor = TilePredictor(CellDETR(recipe.model).eval(), threshold=LOWEST_SCORE)
+    samples = [replace(sample, type_names=recipe.model.types) for sample in load_data(tiny_recipe()).held_out]
+    images = [found_all(sample) for sample in samples]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(validation, "predict_samples", lambda *_: images)
+        _, numbers = validate(predictor, samples)
+    assert numbers["f1_detection"] == 1.0
+    assert numbers["f1_round"] is not None
+
+
+def found_all(sample: Sample) -> ImageCells:
+    """All nuclei found, all of the first type."""
+    n = len(sample)
+    cells = TileCells(
+        sample.boxes, np.full(n, 0.9, np.float32), np.tile(np.float32([1, 0]), (n, 1)), np.zeros((n, 4), np.float16)
+    )
+    return image_cells(sample, cells, sample.type_names)

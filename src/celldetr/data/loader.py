@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -126,6 +126,27 @@ class TrainingSet(Dataset[Crop]):
         rng = np.random.default_rng([self.seed, index])
         chosen = min(int(np.searchsorted(self._cumulative, rng.uniform(), side="right")), len(self.samples) - 1)
         return rng, chosen
+
+
+class Told(Dataset[Any]):
+    """Images of which one that cannot be read is its error: raised in a worker, it would drown in a traceback."""
+
+    def __init__(self, images: Any) -> None:
+        self._images = images
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def __getitem__(self, index: int) -> Any:
+        try:
+            return self._images[index]
+        except InputError as error:
+            return error
+
+
+def collate_told(together: Callable[[Sequence[Any]], Any], items: Sequence[Any]) -> Any:
+    """What ``together`` makes of items of ``Told``, or the first error among them."""
+    return next((item for item in items if isinstance(item, InputError)), None) or together(items)
 
 
 def as_crop(sample: Sample) -> Crop:

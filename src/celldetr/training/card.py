@@ -20,15 +20,28 @@ def provenance(recipe: Recipe) -> tuple[dict[str, Any], ...]:
 
 
 def make_card(
-    recipe: Recipe, threshold: float, validation: dict[str, float | None], step: int, apart: str = ""
+    recipe: Recipe,
+    threshold: float,
+    validation: dict[str, float | None],
+    step: int,
+    apart: str = "",
+    sources: tuple[dict[str, Any], ...] | None = None,
 ) -> Card:
-    """The card of a checkpoint made by a recipe; ``apart`` as in ``TrainingData``."""
+    """The card of a checkpoint made by a recipe.
+
+    Args:
+        recipe, threshold: of the network.
+        validation: what it reached after ``step`` steps.
+        step: see there.
+        apart: as in ``TrainingData``.
+        sources: what ``provenance`` said when the data were read; None: it is asked now.
+    """
     return Card(
         name=recipe.name,
         description=recipe.notes,
         config=recipe.model,
         threshold=threshold,
-        training_data=provenance(recipe),
+        training_data=provenance(recipe) if sources is None else sources,
         licence=recipe.licence,
         metrics={"validation": {**validation, "step": step} | ({"held_out": apart} if apart else {})},
         recipe=recipe.model_dump(mode="json"),

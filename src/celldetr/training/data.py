@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
 from celldetr.config import Recipe
 from celldetr.data.dataset import load_source
-from celldetr.data.lazy import LazySamples, has_cells, join, type_counts
+from celldetr.data.lazy import LazySamples, areas, has_cells, join, type_counts
 from celldetr.data.pieces import pieces
 from celldetr.data.sample import Sample
 from celldetr.errors import InputError
@@ -26,6 +28,18 @@ class TrainingData:
         counts: labelled cells of each type in ``samples``.
         apart: how what is validated on was taken from the training data; "" where the recipe names it.
     """
+
+    @cached_property
+    def digest(self) -> str:
+        """Of what chance draws from: images with their cells and types; sizes alone of those decoded later."""
+        found = hashlib.sha256()
+        for part in (self.samples, self.held_out):
+            found.update(areas(part).tobytes())
+            for sample in () if isinstance(part, LazySamples) else part:
+                found.update(sample.name.encode("utf-8", "surrogateescape"))
+                found.update(sample.boxes.tobytes())
+                found.update(sample.types.tobytes())
+        return found.hexdigest()
 
     samples: Sequence[Sample]
     weights: Sequence[float]
@@ -68,6 +82,11 @@ def load_data(recipe: Recipe) -> TrainingData:
         raise InputError(
             f"recipe {recipe.name!r}: no cell of a type that the model has ({', '.join(types)}) in train, and nothing"
             " but types is learned; name the types with model.types, or say which is which"
+        )
+    if settings.labels == "some" and not settings.w_composition and not type_counts(held_out, len(types)).any():
+        raise InputError(
+            f"recipe {recipe.name!r}: no cell of a type that the model has ({', '.join(types)}) in validation, which"
+            " could not tell a good step from a bad one; label some there, or leave validation to training.hold_out"
         )
     return TrainingData(samples, weights, held_out, counts, apart)
 

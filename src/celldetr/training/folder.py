@@ -13,6 +13,7 @@ import yaml
 from celldetr.config import Recipe, parse
 from celldetr.errors import InputError
 from celldetr.files import output_errors, replacing
+from celldetr.model.hub import find_model
 from celldetr.resume import check_modes, differences
 from celldetr.training.figures import EMBEDDING_FACTS, EMBEDDING_FILE, SIMILARITY_FILE
 from celldetr.training.logs import CURVES_FILE, LOG_FILE, TENSORBOARD_FOLDER
@@ -44,6 +45,8 @@ def check_folder(folder: Path, recipe: Recipe, *, resume: bool, overwrite: bool)
             raise InputError(f"{folder}: exists; add --resume to continue the run in it, or --overwrite to start anew")
         if not path.is_file():
             raise InputError(f"{folder}: holds other files than a run, which are not overwritten; name another folder")
+        if recipe.init and folder.resolve() in (start := find_model(recipe.init).resolve(), *start.parents):
+            raise InputError(f"{folder}: holds the model to start from, init={recipe.init!r}; name another folder")
 
 
 def prepare_folder(folder: Path, recipe: Recipe, *, resume: bool, overwrite: bool) -> None:

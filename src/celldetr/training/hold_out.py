@@ -94,7 +94,7 @@ def _choose(
                 best = types, {names[i] for i in taken}
             if types == present.sum():
                 break
-    return best[1] if best else None
+    return best[1] if best and (best[0] or not table.any()) else None  # cells of no type would tell nothing of types
 
 
 def _cells(samples: Sequence[Sample], weights: Sequence[float], share: float, rng: np.random.Generator) -> HeldOut:

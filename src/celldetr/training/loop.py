@@ -74,7 +74,7 @@ def train(
     fabric = start_fabric(recipe.training.precision, device, devices)
     try:
         return _train(recipe, folder, fabric, resume, overwrite, listener, stop_at)
-    except Exception:
+    except BaseException:  # interrupted, too
         end_others(fabric)
         raise
 

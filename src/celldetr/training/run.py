@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,14 +15,14 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from celldetr.config import Recipe
-from celldetr.data.loader import Batch, SoftLabels, TrainingSet, collate
-from celldetr.errors import InputError
+from celldetr.data.loader import Batch, SoftLabels, Told, TrainingSet, collate, collate_told
+from celldetr.errors import InputError, OneProcessError
 from celldetr.model.celldetr import CellDETR
 from celldetr.model.checkpoint import Card, load_checkpoint, save_checkpoint
 from celldetr.model.hub import find_model
 from celldetr.model.inference import TilePredictor
 from celldetr.model.warm_start import start_from, start_note, without_types
-from celldetr.training.card import make_card
+from celldetr.training.card import make_card, provenance
 from celldetr.training.crops import StepSampler, chances
 from celldetr.training.data import TrainingData
 from celldetr.training.ema import Average
@@ -47,6 +48,7 @@ class Run:
         settings = recipe.training
         torch.manual_seed(settings.seed)
         self.recipe, self.folder, self.fabric, self.data = recipe, folder, fabric, data
+        self.sources = provenance(recipe)  # now: files may change while the run goes on
         network = CellDETR(recipe.model)
         self.start: Card | None = None  # of the model whose weights the run starts from
         self.new: tuple[str, ...] = ()  # weights that it does not have
@@ -81,7 +83,8 @@ class Run:
     def images(self, length: int) -> tuple[Dataset[Any], Callable[[Any], Any]]:
         """``length`` training images, and how some of them become a batch."""
         data, settings = self.data, self.recipe.training
-        some = settings.labels == "some" and sum(data.counts) > 0  # else there are compositions only
+        # Where compositions are learned, images without a cell of known type have something to say, too.
+        some = settings.labels == "some" and sum(data.counts) > 0 and not settings.w_composition
         return (
             TrainingSet(data.samples, self.recipe.augment, settings.seed, length, data.weights, around_cells=some),
             collate,
@@ -93,6 +96,11 @@ class Run:
             return 0
         facts = load_state(self.folder, self.network, self.average.network, self.optimizer, self._heads())
         self.best = float(str(facts["best"]))
+        if facts.get("data", self.data.digest) != self.data.digest:
+            raise InputError(
+                f"{self.folder}: the labelled cells of its data have changed since it was interrupted; bring them back"
+                " to --resume, or train anew with --overwrite"
+            )
         self.seconds = float(str(facts.get("seconds", 0.0)))
         self.kept = cast(dict[str, float], facts.get("kept", {}))
         return int(str(facts["step"]))
@@ -195,8 +203,9 @@ class Run:
     def keep(self, threshold: float, numbers: dict[str, float | None], done: int) -> None:
         """Save the averaged weights as the checkpoint of the run; where types were not learned, without any."""
         settings, network = self.recipe.training, self.average.network
-        card = make_card(self.recipe, threshold, numbers, done, self.data.apart)
-        known = settings.learns_types or (self.start is not None and self.start.types_trained)
+        card = make_card(self.recipe, threshold, numbers, done, self.data.apart, self.sources)
+        taught = settings.learns_types and (sum(self.data.counts) > 0 or settings.w_composition > 0)
+        known = taught or (self.start is not None and self.start.types_trained)
         if settings.objective == "contrastive" or not known:
             network = without_types(network)
             description = " ".join(part for part in (card.description.strip(), UNTYPED_NOTE) if part)
@@ -207,20 +216,29 @@ class Run:
     def save(self, done: int) -> None:
         """Write all that ``restore`` needs."""
         facts: dict[str, object] = {"step": done, "best": self.best, "seconds": self.seconds, "kept": self.kept}
+        facts["data"] = self.data.digest
         save_state(self.folder, self.network, self.average.network, self.optimizer, facts, self._heads())
 
-    def crops(self, start: int) -> DataLoader[Any]:
-        """Batches of the steps from ``start`` on."""
+    def crops(self, start: int) -> Iterator[Any]:
+        """Batches of the steps from ``start`` on, of this process.
+
+        Raises:
+            OneProcessError: an image of them cannot be read.
+        """
         settings, fabric = self.recipe.training, self.fabric
         images, together = self.images(settings.steps * settings.batch_size)
-        return DataLoader(
-            images,
+        loader = DataLoader(
+            Told(images),
             batch_sampler=StepSampler(
                 start, settings.steps, settings.batch_size, fabric.global_rank, fabric.world_size
             ),
             num_workers=settings.workers,
-            collate_fn=together,
+            collate_fn=partial(collate_told, together),
             # Not on macOS, where libraries do not survive it, nor on Windows, which has none.
             multiprocessing_context="fork" if settings.workers and sys.platform == "linux" else None,
             pin_memory=fabric.device.type == "cuda",
         )
+        for batch in loader:
+            if isinstance(batch, InputError):
+                raise OneProcessError(str(batch))
+            yield batch

@@ -11,6 +11,7 @@ from celldetr.data.sample import Sample
 from celldetr.evaluation.cells import ImageCells, predict_samples
 from celldetr.evaluation.evaluate import score_images
 from celldetr.evaluation.protocols import find_protocol, pair_image
+from celldetr.evaluation.report import Report
 from celldetr.evaluation.threshold import THRESHOLD_PROTOCOLS, best_threshold
 from celldetr.model.inference import TilePredictor
 from celldetr.model.output import TileCells
@@ -53,8 +54,10 @@ def validate(predictor: TilePredictor, samples: Sequence[Sample]) -> tuple[float
         "threshold": threshold,
         "median_iou": report.median_iou,
     }
-    numbers |= {f"f1_{name}": counts.f1 for name, counts in zip(types, report.totals.types, strict=True)}
-    return threshold, numbers
+    agreement = composition_agreement([image.above(threshold) for image in images], samples)
+    if agreement is not None:
+        numbers["composition_agreement"] = agreement
+    return threshold, _by_type(types, report) | numbers
 
 
 def validate_labelled(predictor: TilePredictor, samples: Sequence[Sample], threshold: float) -> dict[str, float | None]:
@@ -84,7 +87,12 @@ def validate_labelled(predictor: TilePredictor, samples: Sequence[Sample], thres
     }
     if agreement is not None:
         numbers["composition_agreement"] = agreement
-    return numbers | {f"f1_{name}": counts.f1 for name, counts in zip(types, report.totals.types, strict=True)}
+    return _by_type(types, report) | numbers
+
+
+def _by_type(types: Sequence[str], report: Report) -> dict[str, float | None]:
+    """F1 of each type. Other numbers come after: a type may be called ``detection``."""
+    return {f"f1_{name}": counts.f1 for name, counts in zip(types, report.totals.types, strict=True)}
 
 
 def composition_agreement(images: Sequence[ImageCells], samples: Sequence[Sample]) -> float | None:
