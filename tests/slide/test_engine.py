@@ -181,7 +181,7 @@ def test_windows_cut_to_the_tissue_lose_no_cell() -> None:
             pixels.append(sum(tile.shape[0] * tile.shape[1] for tile in tiles))
             return super().predict_tiles(tiles)
 
-    options = PredictOptions(tile=256, overlap=64)
+    options = PredictOptions(tile=256, overlap=64, tissue=True)
     whole = predict_array(image, 0.5, Model(), options.model_copy(update={"tissue": False}))
     read_without = sum(pixels)
     pixels.clear()

@@ -143,7 +143,7 @@ def test_every_kind_of_sample(tmp_path: Path, kind: str, mpp: float) -> None:
 def test_grey_saved_as_rgb_is_found_too_and_said(tmp_path: Path) -> None:
     image, centres = draw(0.5, 0.5)
     image = np.repeat(grey(image)[..., None], 3, 2)
-    frame = predict_array(image, 0.5, CentroidModel(), PredictOptions(tile=192, overlap=64))
+    frame = predict_array(image, 0.5, CentroidModel(), PredictOptions(tile=192, overlap=64, tissue=True))
     check(frame, centres)
     assert "the image is grey" in frame.attrs["celldetr"]["warnings"][0]
 
