@@ -50,10 +50,8 @@ def test_the_commands_of_the_study_of_pretraining_fit_its_recipes():
     assert start.model == two.model != released.model
     assert released.training.contrastive.views == "released"
     assert released.training.contrastive.start == "random"
-    detect = load_recipe(BENCHMARKS / "pretraining" / "detect.yaml")
-    images = [r.training.steps * r.training.batch_size for r in (detect, released)]
-    assert images == [two.training.steps * two.training.batch_size * 2] * 2  # two views of an image
-    assert (detect.model, detect.augment) == (two.model, two.augment)
+    views = two.training.steps * two.training.batch_size * 2  # two views of an image
+    assert released.training.steps * released.training.batch_size == views
 
 
 def test_rays_end_on_the_outline_of_the_ellipse(load):

@@ -71,7 +71,9 @@ def tiny_study(tmp_path: Path, tiny_recipe: Recipes) -> Studies:
         } | fields
         file = tmp_path / "study.yaml"
         file.write_text(yaml.safe_dump(values, sort_keys=False))
-        return load_study(file)
+        study = load_study(file)
+        study.check(study.variants, study.seeds[0])
+        return study
 
     return make
 
@@ -222,6 +224,21 @@ def test_seeds_and_variants_are_chosen_and_results_from_elsewhere_count(tmp_path
     assert find_result(study, "both", 0, out, kept) is None
 
 
+def test_only_what_is_run_must_have_what_it_begins_with(tmp_path: Path, tiny_study: Studies) -> None:
+    own = {"both": {"title": "both"}, "later": {"title": "later", "set": [f"init={tmp_path}/pretrained-$seed"]}}
+    tiny_study()  # writes the recipe
+    values = yaml.safe_load((tmp_path / "study.yaml").read_text()) | {"variants": own}
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(values))
+    study = load_study(tmp_path / "study.yaml")
+    run_tasks(tasks_of(study, tmp_path, ["both"], device="cpu", seeds=[0]), 1, print)
+    assert "1 of 4 trials" in write_report(study, tmp_path, resamples=20).read_text()
+    model = trial_folder(tmp_path, study, "both", 0) / "model"
+    model.rename(tmp_path / "pretrained-0")
+    with pytest.raises(InputError, match="pretrained-1"):  # before anything is trained
+        run_tasks(tasks_of(study, tmp_path, device="cpu"), 1, print)
+    assert len(read_results(tmp_path, study)) == 1
+
+
 def test_studies_of_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "decoder-brca" / "both" / "seed1"
     folder.mkdir(parents=True)
@@ -277,7 +294,7 @@ def test_the_studies_of_the_package_are_in_order() -> None:
     for name in names:
         study = load_study(name)
         assert study.name == name
-        assert {study.recipe_of(variant, 0).model.types for variant in study.variants}
+        study.check(study.variants, 0)
 
 
 def counts(rng: np.random.Generator, images: int, skill: float) -> tuple[Totals, ...]:

@@ -42,6 +42,12 @@ class Task:
         what = self.variants[0] if self.study.kind == "whole" else f"{len(self.variants)} variants"
         return f"{self.study.name}: {what}, seed {self.seed}"
 
+    def missing(self) -> list[str]:
+        """The variants that have no result yet."""
+        from celldetr.ablation.trial import find_result
+
+        return [name for name in self.variants if not find_result(self.study, name, self.seed, self.out, self.finished)]
+
 
 def tasks_of(
     study: Study,
@@ -78,10 +84,10 @@ def tasks_of(
 
 def do_task(task: Task, listener: Listener | None = None) -> str:
     """Run what is not finished of a task in this process; returns its name."""
-    from celldetr.ablation.trial import find_result, run_trial
-
-    missing = [name for name in task.variants if not find_result(task.study, name, task.seed, task.out, task.finished)]
+    missing = task.missing()
     if missing and task.study.kind == "whole":
+        from celldetr.ablation.trial import run_trial
+
         run_trial(task.study, task.variants[0], task.seed, task.out, task.device, listener)
     elif missing:
         from celldetr.ablation.decoder import remember, run_variant, train_detector
@@ -108,10 +114,13 @@ def run_tasks(tasks: Sequence[Task], jobs: int, told: Told, listener: Listener |
         listener: of ``train``.
 
     Raises:
-        InputError: from a task; those that run beside it are finished first.
+        InputError: a recipe is wrong, or a model to start from is not there, said before the first hour of training; or
+            from a task; those that run beside it are finished first.
     """
     if jobs < 1:
         raise InputError(f"jobs={jobs} must be 1 or more")
+    for task in tasks:
+        task.study.check(task.missing(), task.seed)
     for task in tasks:
         with output_errors(task.out):
             task.out.mkdir(parents=True, exist_ok=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -103,6 +103,27 @@ class Study(Config):
         test = self.test.model_dump(mode="json", exclude={"types"})  # which of the types are told is the report's
         return {"recipe": self.recipe, "set": changes, **shared, "test": test}
 
+    def check(self, variants: Iterable[str], seed: int) -> None:
+        """Try the recipes of trials that are to be run.
+
+        Args:
+            variants: short names.
+            seed: of the trials.
+
+        Raises:
+            InputError: a setting does not exist or does not fit, a model to start from is not there, or variants of a
+                ``decoder`` study cannot share a detector.
+        """
+        recipes = {variant: self.recipe_of(variant, seed) for variant in variants}
+        if self.kind != "decoder" or not recipes:
+            return
+        detector = self.detector_recipe(seed)
+        most = max(recipe.training.batch_size for recipe in recipes.values())
+        if self.crops < most:
+            raise InputError(f"{self.name}: crops={self.crops} are remembered, fewer than training.batch_size={most}")
+        for variant, recipe in recipes.items():
+            _check_shared(detector, recipe, f"{self.name}, variant {variant!r}")
+
     def detector_recipe(self, seed: int) -> Recipe:
         """The recipe of the detector that all variants of a seed share."""
         return self._recipe([*self.set, *self.detector], seed, "detector")
@@ -113,24 +134,17 @@ class Study(Config):
 
 
 def load_study(name: str | Path) -> Study:
-    """Read a study and try its variants' recipes.
+    """Read a study.
+
+    Its recipes are tried by ``Study.check``: to report on results, what they began with need not be there any more.
 
     Args:
         name: of a study in the package, or a YAML file.
 
     Raises:
-        InputError: no such study, or a wrong setting in it, said before the first hour of training.
+        InputError: no such study, or a wrong setting of its own.
     """
-    study = parse(Study, read_yaml(find_yaml(name, FOLDER, "study")), str(name))
-    recipes = {variant: study.recipe_of(variant, study.seeds[0]) for variant in study.variants}
-    if study.kind == "decoder":
-        detector = study.detector_recipe(study.seeds[0])
-        most = max(recipe.training.batch_size for recipe in recipes.values())
-        if study.crops < most:
-            raise InputError(f"{name}: crops={study.crops} are remembered, fewer than training.batch_size={most}")
-        for variant, recipe in recipes.items():
-            _check_shared(detector, recipe, f"{name}, variant {variant!r}")
-    return study
+    return parse(Study, read_yaml(find_yaml(name, FOLDER, "study")), str(name))
 
 
 # What a variant of a ``decoder`` study may change of the network: the representation decoder alone.
