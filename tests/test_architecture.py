@@ -19,7 +19,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "src" / "celldetr"
 MAX_LINES = 400
 
 # What the modules of each subpackage may import of ours, besides their own subpackage. A name allows what is inside it.
-BASE = {"boxes", "config", "errors", "files", "resume", "untrusted"}
+BASE = {"boxes", "config", "errors", "files", "json_items", "resume", "untrusted"}
 ARROWS: dict[str, set[str]] = {
     "errors": set(),
     "figures": {"errors", "files"},
@@ -27,6 +27,7 @@ ARROWS: dict[str, set[str]] = {
     "files": {"errors", "untrusted"},
     "resume": {"errors"},
     "untrusted": {"errors"},
+    "json_items": {"errors", "untrusted"},
     "config": {"errors", "untrusted"},
     "model": BASE,
     "data": BASE | {"slide.reader", "slide.roi"},  # labels drawn on slides
@@ -39,7 +40,7 @@ ARROWS: dict[str, set[str]] = {
     "ablation": BASE | {"figures", "data", "model", "evaluation", "training", "recipes", "judge", "api"},
     "sampling": BASE | {"data", "slide", "model.output", "view"},
     "spatial": BASE | {"data", "slide", "model.output", "model.hub", "api", "view", "export"},
-    "probe": BASE | {"figures", "data", "model", "evaluation", "api"},
+    "probe": BASE | {"figures", "data", "model", "evaluation", "api", "training", "recipes"},
     "cohort": BASE | {"slide", "view", "api", "model.cpu_caches", "model.device", "model.hub"},
 }
 # A table is exported, searched and looked at on machines that have no use for a network.

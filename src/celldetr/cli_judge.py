@@ -190,6 +190,15 @@ def probe(
         typer.Option("--type", help="Look at cells of this type; repeat it for each. Others are left out."),
     ] = None,
     mpp: ImageMpp = None,
+    finetune: Annotated[
+        str,
+        typer.Option(
+            metavar="RECIPE",
+            help="Also train all weights of each network on, by this recipe (finetune-all, say), with 10 and 100 % of "
+            "the types: hours, not minutes.",
+            show_default="not done",
+        ),
+    ] = "",
     device: Device = "auto",
     overwrite: Overwrite = False,
     resume: Resume = False,
@@ -206,7 +215,7 @@ def probe(
 
     from celldetr.probe.report import show_table
     from celldetr.probe.run import probe as run
-    from celldetr.progress import row_listener
+    from celldetr.progress import row_listener, training_listener
 
     with progress_bar(quiet) as bar:
         numbers, context = run(
@@ -220,10 +229,12 @@ def probe(
             train_images=train_images,
             types=tuple(types or ()),
             mpp=mpp,
+            finetune=finetune,
             device=device,
             resume=resume,
             overwrite=overwrite,
             progress=row_listener(bar, f"{dataset}, {test_split}"),
+            listen=lambda name: training_listener(bar, name),
         )
     Console().print(show_table(numbers, context))
     typer.echo(f"report: {out / 'report.md'}")

@@ -37,11 +37,11 @@ def vectors(known: Truth, spread: float, seed: int = 0, dim: int = 8) -> NDArray
     return (centres[known.types] + spread * noise).astype(np.float32)
 
 
-def write_data_set(folder: Path) -> Path:
-    """Two splits of two images each, dark and light discs of two sizes on pink; returns the card."""
+def write_data_set(folder: Path, images: int = 2) -> Path:
+    """Two splits of some images each, dark and light discs of two sizes on pink; returns the card."""
     rng = np.random.default_rng(0)
     for split in ("train", "test"):
-        for i in range(2):
+        for i in range(images):
             image = np.full((96, 96, 3), (235, 190, 215), np.uint8)
             rows = ["x,y,class"]
             for k, (x, y) in enumerate(np.stack(np.meshgrid([16, 48, 80], [16, 48, 80]), -1).reshape(-1, 2)):

@@ -41,6 +41,19 @@ _OTHERS = re.compile(r"crops(-\d{1,4})?|pooled|handmade|random|imagenet")  # row
 
 
 @dataclass(frozen=True)
+class Start:
+    """What a network is fine-tuned from.
+
+    Attributes:
+        init: name or folder of a checkpoint; "": an untrained network.
+        config: of the untrained network; None: the checkpoint's.
+    """
+
+    init: str = ""
+    config: ModelConfig | None = None
+
+
+@dataclass(frozen=True)
 class Method:
     """One row of the comparison.
 
@@ -51,6 +64,7 @@ class Method:
         mpp: of the images that it looks at.
         seeded: whether its vectors depend on the seed (random weights).
         build: seed -> the embedder. Weights are read and networks built here, not before.
+        start: seed -> what fine-tuning starts from; None: the row is no network.
     """
 
     name: str
@@ -59,6 +73,7 @@ class Method:
     mpp: float
     seeded: bool
     build: Callable[[int], Embed]
+    start: Callable[[int], Start] | None = None
 
     @property
     def file_name(self) -> str:
@@ -163,7 +178,7 @@ def _checkpoint(name: str, label: str, device: str, seeds: int) -> Method:
         return _at_boxes(_load(name, seed, device))
 
     identity = " ".join(["model", *(card.sha256 for card in cards)])
-    return Method(label, title, identity, mpp, several, build)
+    return Method(label, title, identity, mpp, several, build, lambda seed: Start(_of_seed(name, seed)))
 
 
 def refuse_queries(name: str, config: ModelConfig) -> None:
@@ -190,7 +205,8 @@ def _untrained(
             network = CellDETR(settings)
         return _at_boxes(TilePredictor(network, threshold=0.5, device=device, precision="32"))
 
-    return Method(name, title, f"untrained {settings.model_dump_json()}", config.mpp, True, build)
+    identity = f"untrained {settings.model_dump_json()}"
+    return Method(name, title, identity, config.mpp, True, build, lambda seed: Start(config=settings))
 
 
 def _at_boxes(predictor: TilePredictor) -> Embed:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +22,8 @@ from celldetr.probe.truth import Truth
 if TYPE_CHECKING:
     from rich.table import Table
 
-HEADINGS = ("numbers", "ms a cell", "kNN", "linear", "linear, 10 %", "linear, 1 %", "retrieval @1", f"@{FAR}", "leak")
+MEASURED = ("numbers", "ms a cell", "kNN", "linear", "linear, 10 %", "linear, 1 %")
+NEIGHBOURHOOD = ("retrieval @1", f"@{FAR}", "leak")
 
 
 @dataclass(frozen=True)
@@ -126,7 +127,12 @@ def _row_json(numbers: RowNumbers, types: tuple[str, ...]) -> dict[str, Any]:
         },
         "retrieval": {"1": _plain(numbers.first), str(FAR): _plain(numbers.ten), "chance": _plain(numbers.chance)},
         "same_image": {str(FAR): _plain(numbers.leak), "chance": _plain(numbers.leak_chance)},
-        "first_row_minus_this": {"linear": shares(numbers.behind), "knn": shares(numbers.behind_knn)},
+        "finetuned": {"macro_f1": shares(numbers.finetuned)},
+        "first_row_minus_this": {
+            "linear": shares(numbers.behind),
+            "knn": shares(numbers.behind_knn),
+            "finetuned": shares(numbers.behind_finetuned),
+        },
     }
 
 
@@ -154,13 +160,23 @@ def short(number: Number, sign: str = "") -> str:
     return f"{digits(number.value)} ({digits(number.low)}{separator}{digits(number.high)})"
 
 
-def _cells(numbers: RowNumbers) -> list[str]:
-    linear = numbers.linear
+def _finetuned(numbers: list[RowNumbers]) -> list[float]:
+    """The shares of types that something was fine-tuned with, the largest first."""
+    return sorted({share for row in numbers for share in row.finetuned}, reverse=True)
+
+
+def _headings(numbers: list[RowNumbers]) -> list[str]:
+    return [*MEASURED, *(f"fine-tuned, {100 * share:g} %" for share in _finetuned(numbers)), *NEIGHBOURHOOD]
+
+
+def _cells(numbers: RowNumbers, finetuned: Sequence[float]) -> list[str]:
+    linear, tuned = numbers.linear, numbers.finetuned
     return [
         str(numbers.row.dim),
         f"{numbers.row.ms_per_cell:.3g}",
         short(numbers.knn[1.0]),
         *(short(linear[share]) for share in sorted(SHARES, reverse=True)),
+        *(short(tuned[share]) if share in tuned else "–" for share in finetuned),
         short(numbers.first),
         short(numbers.ten),
         f"{numbers.leak.value:.3f}".replace("0.", ".", 1) if not math.isnan(numbers.leak.value) else "–",
@@ -173,26 +189,29 @@ def show_table(numbers: list[RowNumbers], context: Context) -> Table:
 
     table = Table(title=f"{context.dataset}, {context.train_split} to {context.test_split}: macro F1 at true boxes")
     table.add_column("", no_wrap=True)
-    for heading in HEADINGS:
+    for heading in _headings(numbers):
         table.add_column(heading, justify="right")
     for each in numbers:
-        table.add_row(each.row.name, *_cells(each))
+        table.add_row(each.row.name, *_cells(each, _finetuned(numbers)))
     return table
 
 
 def as_markdown(numbers: list[RowNumbers], context: Context) -> str:
     """The report as text."""
     lines = [f"# Embeddings at true boxes: {context.dataset}", "", _about(numbers, context), ""]
-    lines += _table(HEADINGS, [(row.row.name, _cells(row)) for row in numbers])
+    tuned = _finetuned(numbers)
+    lines += _table(_headings(numbers), [(row.row.name, _cells(row, tuned)) for row in numbers])
     lines += ["", f"Retrieval by chance: {numbers[0].chance.value:.3f}; leak by chance: ", ""]
     lines[-2] += f"{numbers[0].leak_chance.value:.3f}."
     lines += [f"- `{row.row.name}`: {row.row.title}" for row in numbers]
     if len(numbers) > 1:
-        headings = [f"{kind}, {100 * share:g} %" for kind in ("linear", "kNN") for share in SHARES]
-        told = [
-            (n.row.name, [short(d[share], "+") for d in (n.behind, n.behind_knn) for share in SHARES])
-            for n in numbers[1:]
-        ]
+        kinds = {"linear": SHARES, "kNN": SHARES, "fine-tuned": tuned}
+        headings = [f"{kind}, {100 * share:g} %" for kind, shares in kinds.items() for share in shares]
+        told = []
+        for n in numbers[1:]:
+            differences = zip((n.behind, n.behind_knn, n.behind_finetuned), kinds.values(), strict=True)
+            cells = [short(d[share], "+") if share in d else "–" for d, shares in differences for share in shares]
+            told.append((n.row.name, cells))
         lines += ["", f"## {numbers[0].row.name} minus the others, macro F1", "", *_table(headings, told)]
     lines += ["", "## F1 of each type, linear probe, all labels", ""]
     lines += _table(context.type_names, [(n.row.name, [short(v) for v in n.linear_types]) for n in numbers])
@@ -215,15 +234,21 @@ def _about(numbers: list[RowNumbers], context: Context) -> str:
     counts = np.bincount(test.types, minlength=len(context.type_names))
     kinds = ", ".join(f"{name} {count}" for name, count in zip(context.type_names, counts, strict=True))
     boxes = " Boxes were derived from annotated points." if context.derived_boxes else ""
+    tuned = ""
+    if _finetuned(numbers):
+        tuned = (
+            "Fine-tuned: all weights of a network learned on, with a share of the types and all boxes, once a seed; "
+            "types of true boxes are those of its own head. "
+        )
     return (
         f"{len(train.types)} cells of {len(train.samples)} images (`{context.train_split}`) teach, {len(test.types)} "
         f"of {len(test.samples)} images and {test.n_units} patients or images (`{context.test_split}`) are scored: "
         f"{kinds}.{boxes} Vectors are frozen. kNN: {NEIGHBOURS} neighbours by cosine. Linear: logistic regression, its "
         f"strength chosen in cross-validation on training cells. {context.seeds} seeds; shares of labels below 100 % "
         f"are drawn {context.seeds * DRAWS} times. In brackets 95 % intervals, bootstrapped over patients or images "
-        "and seeds. Retrieval: share of the nearest cells of other patients or images that has the cell's type, "
-        f"mean over types. Leak: share of the {FAR} nearest cells of the same type that is from the same image. ms a "
-        f"cell: processor time of one thread on {context.device}, measured here; finding the boxes is in none of them."
+        f"and seeds. {tuned}Retrieval: share of the nearest cells of other patients or images that has the cell's "
+        f"type, mean over types. Leak: share of the {FAR} nearest cells of the same type that is from the same image. "
+        f"ms a cell: processor time of one thread on {context.device}, measured here; finding the boxes is in none."
     )
 
 

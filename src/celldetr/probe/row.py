@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,8 @@ class Row:
         knn, linear: share of labels -> (D, U, K, K) counts of each draw and test unit, rows true.
         strengths: share -> the D strengths of regularisation chosen.
         retrieval: (S, U, K, 4), leak (S, U, 3): see ``Neighbours``, for each seed.
+        finetuned: share of types -> (S, U, K, K) counts of the network after fine-tuning; empty where it was not asked
+            for, or the row is no network. Kept apart, beside the runs.
     """
 
     name: str
@@ -47,6 +49,7 @@ class Row:
     strengths: dict[float, list[float]]
     retrieval: NDArray[np.float64]
     leak: NDArray[np.float64]
+    finetuned: dict[float, Counts] = field(default_factory=dict)
 
 
 def measure(
@@ -87,8 +90,8 @@ def measure(
             fitted[key] = predicted
             near = results[which][0] if share == 1 and which < len(results) else knn(x, types, y, n_types)
             results.append((near, predicted, strength))
-        by_knn[share] = np.stack([_by_unit(test, near, n_types) for near, _, _ in results])
-        by_linear[share] = np.stack([_by_unit(test, predicted, n_types) for _, predicted, _ in results])
+        by_knn[share] = np.stack([by_unit(test, near, n_types) for near, _, _ in results])
+        by_linear[share] = np.stack([by_unit(test, predicted, n_types) for _, predicted, _ in results])
         strengths[share] = [strength for _, _, strength in results]
     around = [neighbours(y, test.types, test.images, test.units, n_types) for _, y in ready]
     return {
@@ -100,15 +103,15 @@ def measure(
     }
 
 
-def _by_unit(test: Truth, predicted: NDArray[np.int64], n_types: int) -> Counts:
-    """(U, K, K)."""
+def by_unit(test: Truth, predicted: NDArray[np.int64], n_types: int) -> Counts:
+    """(U, K, K) counts of each test unit, rows true, from (N,) predicted types."""
     masks = [test.units == unit for unit in range(test.n_units)]
     return np.stack([confusion(test.types[mask], predicted[mask], n_types) for mask in masks])
 
 
 def write_row(path: Path, row: Row) -> None:
     """Write a row as JSON."""
-    values = dict(vars(row))
+    values = {name: value for name, value in vars(row).items() if name != "finetuned"}
     for name in ("knn", "linear"):
         values[name] = {str(share): counts.tolist() for share, counts in values[name].items()}
     values |= {"strengths": {str(share): chosen for share, chosen in row.strengths.items()}}

@@ -20,17 +20,20 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 from threadpoolctl import threadpool_limits
 
+from celldetr.config import DataSource
 from celldetr.data.dataset import rescale
 from celldetr.data.own import find_card
 from celldetr.errors import InputError
 from celldetr.files import output_errors, read_json, replacing, write_json
 from celldetr.model.device import pick_device
+from celldetr.probe.finetuning import Finetuning, check_recipes, with_finetuning
 from celldetr.probe.methods import Embed, Method, methods
 from celldetr.probe.report import Context, write_report
 from celldetr.probe.row import Row, measure, read_row, write_row
 from celldetr.probe.summary import RowNumbers, summarise
 from celldetr.probe.truth import Truth, read_splits
 from celldetr.resume import differences
+from celldetr.training.loop import Listener
 
 SETTINGS = "probe.json"
 PARTS = ("train", "test")
@@ -58,10 +61,12 @@ def probe(
     train_images: int | None = None,
     types: tuple[str, ...] = (),
     mpp: float | None = None,
+    finetune: str = "",
     device: str = "auto",
     resume: bool = False,
     overwrite: bool = False,
     progress: Progress | None = None,
+    listen: Callable[[str], Listener] | None = None,
 ) -> tuple[list[RowNumbers], Context]:
     """Measure a model's embeddings at true boxes, beside others.
 
@@ -76,10 +81,12 @@ def probe(
         train_images: use so many images of the training split; None: all.
         types: look at cells of these types only; empty: at all.
         mpp: of the images, instead of what they or their card say.
+        finetune: recipe by which networks are fine-tuned as well, see ``Finetuning``; "": they are not.
         device: where networks run.
         resume: keep rows and vectors that are in ``out``, if they were measured on the same cells.
         overwrite: begin anew in a folder that is not empty.
         progress: told how far embedding is.
+        listen: name of a fine-tuning -> who is told how far it is.
 
     Returns:
         the numbers of the rows, the model's first, and what they were measured on.
@@ -89,6 +96,8 @@ def probe(
     """
     if seeds < 1:
         raise InputError(f"--seeds {seeds}: expected 1 or more")
+    if finetune and train_images is not None:
+        raise InputError("--finetune takes the whole training split: leave out --train-images, or name a smaller split")
     chosen = methods(model, against, device, seeds)
     card = find_card(dataset, mpp)
     if train_split == test_split:
@@ -105,6 +114,11 @@ def probe(
         device=str(pick_device(device)),
         derived_boxes=any(sample.derived_boxes for sample in test.samples),
     )
+    kept = {name: name if name in context.type_names else "" for name in card.type_names}
+    source = DataSource(card=dataset, split=train_split, mpp=mpp, types=kept)
+    tuning = Finetuning(finetune, source, context.type_names, seeds, device, listen) if finetune else None
+    if tuning:
+        check_recipes(tuning, chosen)
     _prepare(out, context.settings(), resume, overwrite)
     images = len(train.samples) + len(test.samples)
     total = images * sum(seeds if method.seeded else 1 for method in chosen)
@@ -115,7 +129,8 @@ def probe(
             if progress:
                 progress(min(done + step, total), total, name)  # noqa: B023 - called before done changes
 
-        rows.append(_row(method, context, out, tell))
+        row = _row(method, context, out, tell)
+        rows.append(with_finetuning(row, method, tuning, context.test, out) if tuning else row)
         done += images * (seeds if method.seeded else 1)
     numbers = summarise(rows)
     write_report(out, numbers, context, vectors=lambda name: _first_vectors(out, chosen, name))
@@ -133,7 +148,7 @@ def _prepare(out: Path, settings: dict[str, Any], resume: bool, overwrite: bool)
         raise InputError(f"{out}: exists and is not the folder of a probe; choose another name")
     if earlier is not None:
         if overwrite:
-            for part in ("rows", "embeddings"):
+            for part in ("rows", "embeddings", "finetuned"):
                 shutil.rmtree(out / part, ignore_errors=True)
         elif not resume:
             raise InputError(f"{out}: holds a probe already; add --resume to keep its rows, or --overwrite")

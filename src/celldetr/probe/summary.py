@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from celldetr.evaluation.bootstrap import draw_units
 from celldetr.probe.classify import macro_f1, type_f1
-from celldetr.probe.row import SHARES, Row
+from celldetr.probe.row import Row
 
 RESAMPLES = 1000
 Array = NDArray[np.float64]
@@ -52,6 +52,8 @@ class RowNumbers:
         leak, leak_chance: share of the ten nearest of a cell's type that is from its image.
         behind: the first row's linear macro F1 minus this one's, by share; empty for the first row.
         behind_knn: the same of kNN.
+        finetuned: share of types -> macro F1 after fine-tuning; empty where there is none.
+        behind_finetuned: the first row's minus this one's.
     """
 
     row: Row
@@ -66,6 +68,8 @@ class RowNumbers:
     leak_chance: Number
     behind: dict[float, Number]
     behind_knn: dict[float, Number]
+    finetuned: dict[float, Number]
+    behind_finetuned: dict[float, Number]
 
 
 def summarise(rows: list[Row], seed: int = 0) -> list[RowNumbers]:
@@ -82,7 +86,7 @@ def _numbers(row: Row, first: Row | None, seed: int) -> RowNumbers:
     def behind(mine: dict[float, NDArray], theirs: dict[float, NDArray] | None) -> dict[float, Number]:
         if theirs is None:
             return {}
-        return {share: number(theirs[share], macro_f1, minus=mine[share]) for share in SHARES}
+        return {share: number(theirs[share], macro_f1, minus=mine[share]) for share in mine if share in theirs}
 
     return RowNumbers(
         row=row,
@@ -97,6 +101,8 @@ def _numbers(row: Row, first: Row | None, seed: int) -> RowNumbers:
         leak_chance=number(row.leak, lambda sums: _ratio(sums[..., 2], sums[..., 0])),
         behind=behind(linear, first.linear if first else None),
         behind_knn=behind(knn, first.knn if first else None),
+        finetuned={share: number(counts, macro_f1) for share, counts in row.finetuned.items()},
+        behind_finetuned=behind(row.finetuned, first.finetuned if first else None),
     )
 
 

@@ -1,0 +1,145 @@
+"""What a network's weights are worth as a start: all learn on, and its own head says the types of true boxes.
+
+A frozen probe asks what is in an embedding; this asks what training makes of it. Each row that is a network is trained
+by one recipe from its own weights, with a share of the types and all of the boxes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from celldetr.api import load_model
+from celldetr.config import DataSource, Recipe
+from celldetr.data.dataset import rescale
+from celldetr.errors import InputError
+from celldetr.files import read_json, write_json
+from celldetr.model.at_boxes import embed_in_pieces, look_into
+from celldetr.probe.methods import Method
+from celldetr.probe.row import Counts, Row, by_unit
+from celldetr.probe.truth import Truth
+from celldetr.recipes import load_recipe
+from celldetr.training.folder import RECIPE_FILE
+from celldetr.training.loop import Listener, train
+
+SHARES = (0.1, 1.0)  # of the training types
+HOLD_OUT = 0.2  # of the training images, which choose the step, where the recipe names no share
+RESULT = "counts.json"
+
+
+@dataclass(frozen=True)
+class Finetuning:
+    """How rows are fine-tuned.
+
+    Attributes:
+        recipe: a recipe's name, or a YAML file; what it says of data, types and the model to start from is replaced.
+        source: the training split, with all of its types.
+        type_names: the K types, those of the data set's that are looked at.
+        seeds: number of runs of each row and share; also draws the types that are kept.
+        device: where networks run.
+        listen: name of a run -> who is told of its progress.
+    """
+
+    recipe: str
+    source: DataSource
+    type_names: tuple[str, ...]
+    seeds: int
+    device: str = "auto"
+    listen: Callable[[str], Listener] | None = None
+
+    def recipe_of(self, method: Method, share: float, seed: int) -> Recipe:
+        """The recipe of a run.
+
+        Raises:
+            InputError: no such recipe, or it cannot start from the method's weights.
+        """
+        if method.start is None:
+            raise ValueError(f"{method.name} is no network")
+        source = self.source.model_copy(update={"label_share": share, "label_seed": seed})
+        start = method.start(seed)
+        model = start.config.model_dump(mode="json") if start.config else {}
+        data: dict[str, Any] = {
+            "name": f"probe-{method.file_name}",
+            "init": start.init,
+            "train": [source.model_dump(mode="json")],
+            "validation": [],
+            "model": model | {"types": list(self.type_names)},
+        }
+        recipe = load_recipe(self.recipe, [f"training.seed={seed}"], data)
+        if recipe.training.objective != "supervised" or not recipe.training.learns_types:
+            raise InputError(f"--finetune {self.recipe}: teaches no types; name a recipe that does, e.g. finetune-all")
+        settings = recipe.training.model_copy(update={"hold_out": recipe.training.hold_out or HOLD_OUT})
+        return recipe.model_copy(update={"training": settings})
+
+
+def check_recipes(how: Finetuning, chosen: Sequence[Method]) -> None:
+    """Try the recipes of all runs, before the first hour.
+
+    Raises:
+        InputError: as ``Finetuning.recipe_of``.
+    """
+    for method in chosen:
+        for seed in range(how.seeds if method.start else 0):
+            how.recipe_of(method, SHARES[0], seed)
+
+
+def with_finetuning(row: Row, method: Method, how: Finetuning, test: Truth, out: Path) -> Row:
+    """A row with the counts of its fine-tuned networks, as ``Row.finetuned``; what is finished or begun goes on.
+
+    Raises:
+        InputError: wrong data; a folder in ``out`` holds a run of another recipe.
+    """
+    if method.start is None:
+        return row
+    counts = {
+        share: np.stack([_counts(method, how, test, share, seed, out) for seed in range(how.seeds)]) for share in SHARES
+    }
+    return replace(row, finetuned=counts)
+
+
+def _counts(method: Method, how: Finetuning, test: Truth, share: float, seed: int, out: Path) -> Counts:
+    """(U, K, K) of one run."""
+    folder = out / "finetuned" / f"{method.file_name}-{100 * share:g}-{seed}"
+    recipe = how.recipe_of(method, share, seed)
+    facts = {"identity": method.identity, "recipe": recipe.model_dump(mode="json")}
+    earlier = read_json(folder / RESULT)
+    if earlier is not None and {key: earlier.get(key) for key in facts} == facts:
+        return np.array(earlier["counts"], np.int64)
+    begun = (folder / RECIPE_FILE).is_file()
+    listener = how.listen(f"{method.name}, {100 * share:g} %, seed {seed}") if how.listen else None
+    model = train(
+        recipe,
+        folder,
+        resume=begun and earlier is None,
+        overwrite=begun and earlier is not None,  # of other weights
+        device=how.device,
+        listener=listener,
+    )
+    counts = by_unit(test, types_at_boxes(model, how.device, test), len(how.type_names))
+    write_json(folder / RESULT, facts | {"counts": counts.tolist()})
+    return counts
+
+
+def types_at_boxes(model: Path, device: str, test: Truth) -> NDArray[np.int64]:
+    """(N,) the likeliest type of each true box, by the network's own type head.
+
+    Args:
+        model: folder of a checkpoint whose types are those of ``test``.
+        device: where it runs.
+        test: N cells.
+    """
+    predictor = load_model(model, device, precision="32")
+    network = predictor.network
+    look = look_into(predictor, lambda memories, where: network.represent(memories, where).logits)
+    together = network.config.self_attention != "none"
+    found = []
+    for sample in test.samples:
+        image = rescale(sample, network.config.mpp)
+        logits = embed_in_pieces(look, len(network.config.types), image.image, image.boxes, together=together)
+        found.append(logits.argmax(1))
+    return np.concatenate(found)
