@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from celldetr import cli_checks as checks
 from celldetr.cli_options import Overwrite, Quiet, Resume, resumable
 from celldetr.progress import image_listener, progress_bar
 
@@ -16,7 +17,9 @@ Cells = Annotated[
 ]
 Slides = Annotated[
     list[Path] | None,
-    typer.Option("--slides", help="Slide files, or a folder of them, for pictures of cells; repeat for more."),
+    typer.Option(
+        "--slides", help="Slide files, or folders to be searched for them, for pictures of cells; repeat for more."
+    ),
 ]
 
 
@@ -132,6 +135,7 @@ def cluster(
     `cluster-cells` (scanpy, igraph, faiss).
     """
     from celldetr.config import parse
+    from celldetr.errors import SlowWarning
     from celldetr.neighbours.clustering import ClusterOptions, cluster_cells
     from celldetr.neighbours.illustrate import illustrate_clusters
     from celldetr.neighbours.slides import check_slides
@@ -140,7 +144,7 @@ def cluster(
     check_slides(slides or ())
     values = {"resolution": resolution, "neighbours": neighbours, "sample": sample, "seed": seed}
     options = parse(ClusterOptions, values, "options")
-    with progress_bar(quiet) as bar:
+    with checks.told(SlowWarning), progress_bar(quiet) as bar:
         listener = image_listener(bar, "cluster", "cells")
         done = cluster_cells(
             cells, out, options, formats=formats or (), resume=resume, overwrite=overwrite, progress=listener

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import typer
 
@@ -64,6 +65,30 @@ def tell_untyped(model: str | None) -> None:
     if not card.types_trained:
         warnings.simplefilter("ignore", UntypedWarning)  # said here, in one line
         typer.echo(f"note: {untyped(card.name)}", err=True)
+
+
+@contextmanager
+def told(ours: type[Warning]) -> Iterator[None]:
+    """Say warnings of ours in one line; Python's own way adds a line of source code."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", ours)
+        show = warnings.showwarning
+
+        def tell(
+            message: Warning | str,
+            category: type[Warning],
+            filename: str,
+            lineno: int,
+            file: TextIO | None = None,
+            line: str | None = None,
+        ) -> None:
+            if issubclass(category, ours):
+                typer.echo(f"note: {message}", err=True)
+            else:
+                show(message, category, filename, lineno, file, line)
+
+        warnings.showwarning = tell
+        yield
 
 
 def folder(out: Path) -> None:

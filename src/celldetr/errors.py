@@ -52,6 +52,10 @@ class UntypedWarning(UserWarning):
     """A model that was pretrained without types is used to predict."""
 
 
+class SlowWarning(UserWarning):
+    """What was asked for can be done, and takes so long that one may want to ask for less."""
+
+
 def untyped(name: str) -> str:
     """What there is to say of such a model."""
     return (

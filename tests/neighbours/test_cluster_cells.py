@@ -15,7 +15,7 @@ from cohorts import planted, write_cohort
 from sklearn.metrics import adjusted_rand_score
 
 from cell_tables import random_cells, write_run
-from celldetr.errors import InputError
+from celldetr.errors import InputError, SlowWarning
 from celldetr.export import export_cells
 from celldetr.export.table import open_table
 from celldetr.neighbours import clustering
@@ -168,6 +168,26 @@ def test_slides_that_are_not_there_are_told_before_the_work(tmp_path, capsys):
     assert call("cluster", tmp_path / "out", "--slides", tmp_path / "typo", "-q") == 2
     assert "no such file or folder" in capsys.readouterr().err
     assert not (tmp_path / "out" / "clusters").exists()
+
+
+def test_many_cells_are_warned_of_before_they_are_clustered(tmp_path, monkeypatch, capsys):
+    write_cohort(tmp_path, {"one": 250})
+    monkeypatch.setattr(clustering, "MANY", 200)
+    monkeypatch.setattr(clustering, "FEW", 100)
+
+    def grouping(*_):
+        raise InputError("no further")
+
+    monkeypatch.setattr(clustering, "group", grouping)
+    said = "250 cells are clustered themselves, and each is first compared with every other: that takes about 6 times"
+    with pytest.warns(SlowWarning, match=said), pytest.raises(InputError, match="no further"):
+        cluster_cells(tmp_path)
+    assert call("cluster", tmp_path) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].startswith(f"note: {said}")
+    assert len(lines) == 2  # no line of source code
+    assert call("cluster", tmp_path, "--sample", 200) == 2
+    assert "note" not in capsys.readouterr().err
 
 
 def test_clusters_of_another_version_of_the_table_are_refused(tmp_path):

@@ -16,10 +16,12 @@ from PIL import Image
 
 from cell_tables import random_cells, write_run
 from celldetr.errors import InputError
+from celldetr.neighbours import report
+from celldetr.neighbours.collection import find_cells
 from celldetr.neighbours.nearest import Best
 from celldetr.neighbours.report import write_found
 from celldetr.neighbours.similar import similar
-from celldetr.neighbours.slides import _candidates
+from celldetr.neighbours.slides import _candidates, open_slides
 from entry_point import call
 
 SCHEMA = Path(__file__).parents[1] / "export" / "qupath_feature.schema.json"
@@ -195,5 +197,51 @@ def test_slides_that_are_not_there_are_told_before_the_search(cohort, tmp_path, 
 def test_in_a_folder_of_slides_other_files_are_no_slides(tmp_path):
     for name in ("case1.geojson", "case1.jpg", "case1.svs", "case2.png"):
         (tmp_path / name).touch()
-    assert _candidates([tmp_path]) == {"case1": tmp_path / "case1.svs"}
-    assert _candidates([tmp_path, tmp_path / "case2.png"])["case2"] == tmp_path / "case2.png"
+    assert _candidates([tmp_path]) == {"case1": [tmp_path / "case1.svs"]}
+    assert _candidates([tmp_path, tmp_path / "case2.png"])["case2"] == [tmp_path / "case2.png"]
+
+
+def test_slides_are_found_where_predict_finds_them(cohort, tmp_path):
+    for name in ("a/b/one.png", "a/two.png", "d/two.png", "a/thumbnails/x.png", "c/x.svs", ".hidden/y.svs"):
+        path = tmp_path / "slides" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (2220, 2967), (230, 190, 210)).save(path, format="PNG", compress_level=1)
+    slides = tmp_path / "slides"
+    found = _candidates([slides])
+    assert found["one"] == [slides / "a" / "b" / "one.png"]
+    assert found["x"] == [slides / "c" / "x.svs"]
+    assert set(found) == {"one", "two", "x"}
+    with open_slides(find_cells([cohort]), [slides], ["one", "two"]) as opened:
+        assert opened.readers["one"].width == 2220
+        assert set(opened.readers) == {"one"}
+        assert "two.png or" in opened.missing[0]  # not any of the two
+    with open_slides(find_cells([cohort]), [slides / "d" / "two.png", slides], ["two"]) as opened:
+        assert set(opened.readers) == {"two"}
+
+
+def test_the_picture_has_a_bound(cohort, tmp_path, monkeypatch):
+    (tmp_path / "images").mkdir()
+    for name in ("one", "two"):
+        Image.new("RGB", (2220, 2967), (230, 190, 210)).save(tmp_path / "images" / f"{name}.png")
+    drawn = []
+    monkeypatch.setattr(report, "crops_figure", lambda groups, types: drawn.append(groups))
+    monkeypatch.setattr(report, "save_figure", lambda figure, path: None)
+
+    def told(cells, **options):
+        drawn.clear()
+        return write_found(
+            similar(cohort, cells, slide="one", **options), tmp_path / "found", [tmp_path / "images"], overwrite=True
+        )
+
+    assert told([7, 8], k=60) == []
+    assert [len(crops) for crops in drawn[0].values()] == [61, 61]
+    assert told([7, 8], k=75) == [
+        "similar.png shows the first 60 neighbours of a query, 30 more cells are in the tables"
+    ]
+    assert [len(crops) for crops in drawn[0].values()] == [61, 61]
+    first = [crop.title.split(".")[0] for crop in drawn[0]["cell 7"]]
+    assert first[1:] == [str(rank) for rank in range(1, 61)]
+    assert "10 more cells" in told(range(70), mean=True, k=3)[0]
+    assert [len(crops) for crops in drawn[0].values()] == [63]
+    assert "1 more are" in told(range(13), k=3)[0]
+    assert len(drawn[0]) == 12

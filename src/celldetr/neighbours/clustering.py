@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from celldetr.config import Config, Positive
-from celldetr.errors import InputError
+from celldetr.errors import InputError, SlowWarning
 from celldetr.export import FORMATS, check_formats, find_format, write_format
 from celldetr.export.geojson import write_geojson
 from celldetr.export.table import open_table
@@ -40,6 +41,8 @@ ABOUT = "clusters.json"
 SAMPLE = "sample.parquet"
 GEOJSON = "clusters.geojson.gz"
 _KEY = b"celldetr.sample"
+FEW = 50_000  # cells that are clustered by default
+MANY = 100_000  # more are warned of
 
 Progress = Callable[[int, int], None]
 
@@ -49,7 +52,7 @@ class ClusterOptions(Config):
 
     resolution: Annotated[Positive, Field(le=1000)] = 0.5  # of Leiden; larger finds more, smaller groups
     neighbours: Annotated[int, Field(ge=2, le=200)] = 15  # of each cell in the graph; also those that vote
-    sample: Annotated[int, Field(ge=100, le=1_000_000)] = 50_000  # cells that are clustered; the others join
+    sample: Annotated[int, Field(ge=100, le=1_000_000)] = FEW  # cells that are clustered; the others join
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
 
 
@@ -107,6 +110,9 @@ def cluster_cells(
     Raises:
         InputError: an extra is not installed, no cells, earlier clusters and neither was asked for, or a place that
             cannot be written to.
+
+    Warns:
+        SlowWarning: more than ``MANY`` cells are clustered themselves.
     """
     options = options or ClusterOptions()
     check_modes(resume, overwrite)
@@ -130,6 +136,8 @@ def cluster_cells(
         grouping = _read_sample(out / SAMPLE, digest, sum(map(len, rows))) if resume else None
         vectors = gather(cells, rows)
         if grouping is None:
+            if len(vectors) > MANY:
+                warnings.warn(_slow(len(vectors)), SlowWarning, stacklevel=2)
             grouping = group(vectors, options.resolution, options.neighbours, options.seed)
             if grouping.labels.max(initial=0) >= MOST:
                 raise InputError(f"--resolution {options.resolution:g}: gives more than {MOST:,} clusters; choose less")
@@ -169,6 +177,15 @@ def cluster_cells(
             },
         )
     return Clustered(out, opened, counts, by_type, types, cells.count, len(vectors), written, mean)
+
+
+def _slow(count: int) -> str:
+    """What there is to say of so many cells that are clustered themselves."""
+    return (
+        f"{count:,} cells are clustered themselves, and each is first compared with every other: that takes about "
+        f"{(count / FEW) ** 2:.0f} times as long as of {FEW:,}, and no progress is shown; with a smaller --sample the"
+        " other cells join the clusters of these"
+    )
 
 
 def _finished(cells: Collection, out: Path, about: dict[str, Any]) -> list[str]:

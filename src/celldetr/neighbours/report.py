@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 NAMES = ("similar.parquet", "similar.csv", "similar.png", "geojson")
 DRAWN = 12  # queries in the picture
+DRAWN_CELLS = 60  # neighbours of each of them; also cells that it is the mean of
 
 
 def check_target(out: Path, overwrite: bool) -> None:
@@ -113,7 +114,8 @@ def neighbours_geojson(slide: SlideCells, cells: pd.DataFrame) -> str:
 
 def _draw(found: Found, path: Path, slides: Sequence[Path]) -> list[str]:
     names = list(dict.fromkeys(found.table["query"]))[:DRAWN]
-    shown = found.table[found.table["query"].isin(names)]
+    asked = found.table[found.table["query"].isin(names)]
+    shown = asked[asked.groupby(["query", asked["rank"] > 0]).cumcount() < DRAWN_CELLS]
     several = len(found.collection.slides) > 1
     with open_slides(found.collection, slides, sorted(set(shown["slide"]))) as opened:
         if opened.readers:
@@ -132,9 +134,14 @@ def _draw(found: Found, path: Path, slides: Sequence[Path]) -> list[str]:
             }
             types = list(dict.fromkeys(name for slide in found.collection.slides for name in slide.table.types))
             save_figure(crops_figure(rows, types), path)
-        left_out = len(set(found.table["query"])) - len(names)
-        more = [f"similar.png shows the first {DRAWN} queries, {left_out} more are in the tables"] if left_out else []
-        return [*opened.missing, *more]
+        told = list(opened.missing)
+        if opened.readers:  # else there is no picture
+            shows = "similar.png shows the first"
+            if left_out := len(set(found.table["query"])) - len(names):
+                told.append(f"{shows} {DRAWN} queries, {left_out} more are in the tables")
+            if left_out := len(asked) - len(shown):
+                told.append(f"{shows} {DRAWN_CELLS} neighbours of a query, {left_out:,} more cells are in the tables")
+        return told
 
 
 def _title(row: dict[Any, Any], several: bool) -> str:

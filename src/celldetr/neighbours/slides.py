@@ -10,8 +10,8 @@ from pathlib import Path
 
 from celldetr.errors import InputError
 from celldetr.neighbours.collection import Collection, SlideCells
-from celldetr.slide.find import slides_among
-from celldetr.slide.reader import SlideReader, open_slide, slide_name
+from celldetr.slide.find import slides_below
+from celldetr.slide.reader import IMAGES, SlideReader, open_slide, slide_name
 
 
 @dataclass(frozen=True)
@@ -33,15 +33,18 @@ def check_slides(sources: Sequence[Path]) -> None:
             raise InputError(f"--slides {source}: no such file or folder; give slide files, or folders that hold them")
 
 
-def _candidates(sources: Sequence[Path]) -> dict[str, Path]:
-    """Name of a slide's results -> file, of the files given and of all in the folders given."""
+def _candidates(sources: Sequence[Path]) -> dict[str, list[Path]]:
+    """Name of a slide's results -> its file, of the files given and of all below the folders given; the first source
+    that has one counts. Several files where a source has several slides of that name."""
     check_slides(sources)
-    found: dict[str, Path] = {}
+    found: dict[str, list[Path]] = {}
     for source in sources:
-        # Beside slides lie their labels, thumbnails and annotations.
-        files = slides_among(sorted(filter(Path.is_file, source.iterdir()))) if source.is_dir() else [source]
-        for file in files:
-            found.setdefault(slide_name(file), file)
+        below: dict[str, list[Path]] = {}
+        for file in slides_below(source) if source.is_dir() else [source]:
+            below.setdefault(slide_name(file), []).append(file)
+        for name, files in below.items():
+            # Thumbnails are often called as their slides and lie in a folder of their own.
+            found.setdefault(name, [file for file in files if file.suffix.lower() not in IMAGES] or files)
     return found
 
 
@@ -51,7 +54,7 @@ def open_slides(collection: Collection, sources: Sequence[Path], names: Sequence
 
     Args:
         collection: the cells.
-        sources: slide files, or folders that hold them.
+        sources: slide files, or folders that hold them, searched as ``celldetr predict`` does.
         names: of the slides that are wanted.
 
     Raises:
@@ -63,13 +66,16 @@ def open_slides(collection: Collection, sources: Sequence[Path], names: Sequence
     with ExitStack() as stack:
         for name in names:
             cells = collection.slides[collection.position(name)]
-            file = files.get(name) or files.get(slide_name(Path(cells.table.slide)))
-            if file is None:
+            same = files.get(name) or files.get(slide_name(Path(cells.table.slide)))
+            if same is None:
                 where = "none given with --slides" if not sources else "not among --slides"
                 missing.append(f"{name}: no slide file {cells.table.slide!r} ({where})")
                 continue
+            if len(same) > 1:
+                missing.append(f"{name}: may be {same[0]} or {same[1]}; give the file itself before the folder")
+                continue
             try:
-                reader = stack.enter_context(open_slide(file, cells.table.mpp))
+                reader = stack.enter_context(open_slide(same[0], cells.table.mpp))
                 _check(cells, reader)
             except InputError as error:
                 missing.append(f"{name}: {error}")

@@ -67,10 +67,12 @@ def neighbours(features: Features, types: Types, images: Types, units: Types, n_
 
 
 def nearest_elsewhere(features: Features, units: Types, queries: Types, count: int) -> Types:
-    """(Q, count) the nearest cells of other units, nearest first."""
+    """(Q, count) the nearest cells of other units, nearest first; -1 where other units have no more cells."""
     x = unit_length(features)
     cosine = np.where(units[queries][:, None] != units, x[queries] @ x.T, -np.inf)
-    return np.argsort(-cosine, axis=1, kind="stable")[:, :count]
+    nearest = np.argsort(-cosine, axis=1, kind="stable")[:, :count]
+    nearest[np.isneginf(np.take_along_axis(cosine, nearest, 1))] = -1
+    return np.pad(nearest, ((0, 0), (0, count - nearest.shape[1])), constant_values=-1)
 
 
 def _nearest(cosine: NDArray[np.floating], candidates: Types) -> tuple[Types, NDArray[np.bool_]]:

@@ -23,6 +23,7 @@ def contact_sheet(
     features: NDArray[np.float32], test: Truth, type_names: tuple[str, ...], seed: int = 0
 ) -> Image.Image:
     """Draw it: a row a query, the query first; a frame is blue where a neighbour has the query's type, red where not.
+    Places stay blank where other patients have fewer cells.
 
     Args:
         features: (N, d) of the test cells; they are standardised here by their own mean and spread.
@@ -42,7 +43,7 @@ def contact_sheet(
     for row, (query, found) in enumerate(zip(queries, near, strict=True)):
         top = GAP + row * step
         draw.text((GAP, top + PIXELS // 2), type_names[test.types[query]], fill="black")
-        for column, cell in enumerate([query, *found]):
+        for column, cell in enumerate([query, *found[found >= 0]]):
             same = test.types[cell] == test.types[query]
             colour = QUERY if column == 0 else HIT if same else MISS
             left = LABEL + column * step + (2 * GAP if column else 0)

@@ -63,7 +63,7 @@ def is_cohort(sources: Sequence[Path]) -> bool:
 
 def _slides_of(source: Path, out: Path | None) -> list[Slide]:
     if source.is_dir():
-        slides = [Slide(path) for path in _search(source, out, set())]
+        slides = [Slide(path) for path in slides_below(source, out)]
         if not slides:
             raise InputError(f"{source}: no slide in this folder; looked for {', '.join(sorted(SLIDES | IMAGES))}")
         return slides
@@ -72,11 +72,22 @@ def _slides_of(source: Path, out: Path | None) -> list[Slide]:
     return [Slide(source)]
 
 
-def _search(folder: Path, out: Path | None, seen: set[Path]) -> Iterator[Path]:
-    """Slides below a folder, sorted; not in hidden folders, results, or the folder that belongs to a MIRAX slide.
+def slides_below(folder: Path, out: Path | None = None) -> Iterator[Path]:
+    """Slides in a folder and the folders in it, sorted; not in hidden folders, results, or the folder that belongs to a
+    MIRAX slide. Links to folders are followed, each folder once.
 
-    Links to folders are followed, each folder once: ``seen`` are those that were searched.
+    Args:
+        folder: where to search.
+        out: where results go; not searched.
+
+    Raises:
+        InputError: a folder cannot be read.
     """
+    yield from _search(folder, out, set())
+
+
+def _search(folder: Path, out: Path | None, seen: set[Path]) -> Iterator[Path]:
+    """As ``slides_below``; ``seen`` are the folders that were searched."""
     real = folder.resolve()
     if real in seen:
         return
@@ -88,7 +99,7 @@ def _search(folder: Path, out: Path | None, seen: set[Path]) -> Iterator[Path]:
     names = {entry.name for entry in entries}
     if names & {RUN, CELLS}:
         return
-    yield from slides_among([entry for entry in entries if not entry.name.startswith(".") and entry.is_file()])
+    yield from _slides_among([entry for entry in entries if not entry.name.startswith(".") and entry.is_file()])
     for entry in entries:
         belongs_to_slide = f"{entry.name}.mrxs" in names
         is_out = out is not None and entry.resolve() == out.resolve()
@@ -96,7 +107,7 @@ def _search(folder: Path, out: Path | None, seen: set[Path]) -> Iterator[Path]:
             yield from _search(entry, out, seen)
 
 
-def slides_among(files: Sequence[Path]) -> list[Path]:
+def _slides_among(files: Sequence[Path]) -> list[Path]:
     """The slides among the files of a folder; images where it has no slide."""
     slides = [path for path in files if path.suffix.lower() in SLIDES]
     # All DICOM files of a folder are one slide, and any of them opens it.
