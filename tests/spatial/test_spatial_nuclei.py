@@ -16,7 +16,6 @@ import shapely
 
 from cell_tables import random_cells, random_embeddings, write_run
 from celldetr.errors import InputError
-from celldetr.spatial.json_items import read_items
 from celldetr.spatial.nuclei import check_nuclei, keep_nuclei, nuclei_from_cells, nuclei_from_model, read_nuclei
 from celldetr.spatial.nuclei_files import nuclei_from_file
 from celldetr.spatial.section import Nuclei
@@ -174,18 +173,6 @@ def test_a_file_that_is_cut_off_is_refused(tmp_path: Path, keep: int) -> None:
     (tmp_path / "cells.json").write_text(text[:keep])
     with pytest.raises(InputError, match="cannot be read as JSON"):
         nuclei_from_file(tmp_path / "cells.json", MPP)
-
-
-@pytest.mark.parametrize("chunk", [1, 7, 64, 2**20])
-def test_items_are_those_that_the_whole_file_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk: int) -> None:
-    monkeypatch.setattr("celldetr.spatial.json_items.CHUNK", chunk)
-    content = cellvit(*(cellvit_cell(x, 2.5e-3 * x) | {"name": 'a"],}{é'} for x in range(50))) | {"last": 12345.5}
-    path = write(tmp_path / "cells.json", content)
-    items = list(read_items(path))
-    assert [value for key, value in items if key == "cells[]"] == content["cells"]
-    assert {key: value for key, value in items if key != "cells[]"} == {
-        key: value for key, value in content.items() if key != "cells"
-    }
 
 
 def test_nuclei_of_another_image_are_refused() -> None:

@@ -20,7 +20,8 @@ import shapely
 from numpy.typing import NDArray
 
 from celldetr.errors import InputError, near
-from celldetr.untrusted import JSON_BYTES, parse_json, read_bytes, shown
+from celldetr.json_items import Item, read_items
+from celldetr.untrusted import shown
 
 # What QuPath calls the objects that are cells, not regions drawn by somebody.
 CELL_OBJECTS = ("detection", "cell", "tile")
@@ -29,6 +30,8 @@ OBJECT_CLASS = re.compile(r"(?:Path)?([A-Za-z]+)Object")
 LIMIT = 1e8  # px; no image is that wide, and beyond it fractions of a pixel get lost
 SMALLEST = 1e-9  # square px of a part; what is less is rounding
 MOST_CROSSINGS = 100_000  # of outlines with themselves and each other; drawn by hand they have some dozens
+MOST_CORNERS = 100_000_000  # of all outlines that are kept: 1.6 GB
+MOST_NAMES = 1000  # that are kept for a message, and their characters
 MOST_NEAR = 3_000_000  # pairs of edges whose bounding boxes meet, or more if these are no more than
 NEIGHBOURS = 16  # an edge
 DEEPEST = 8  # collections in collections; QuPath writes one
@@ -51,7 +54,7 @@ def read_roi(path: Path | str, name: str | None = None) -> shapely.MultiPolygon:
     """
     found: list[shapely.Geometry] = []
     names: set[str] = set()
-    cells = 0
+    cells = corners = 0
     for number, feature in enumerate(read_features(path), 1):
         where = f"{path}: object {number}"
         properties = feature.get("properties")
@@ -60,9 +63,11 @@ def read_roi(path: Path | str, name: str | None = None) -> shapely.MultiPolygon:
             cells += 1
             continue
         called = _names(properties)
-        names |= called
+        if len(names) < MOST_NAMES:
+            names |= {each[:MOST_NAMES] for each in called}
         if name is None or name in called:
             found.append(area_of(feature.get("geometry"), where))
+            corners = add_corners(corners, found[-1], where)
     if found:
         return joined(found, str(path))
     if name is not None and names:
@@ -74,10 +79,47 @@ def read_roi(path: Path | str, name: str | None = None) -> shapely.MultiPolygon:
 def read_features(path: Path | str) -> Iterator[dict[str, Any]]:
     """The Features of a GeoJSON file (also ``.gz``), in its order; what is in them is not looked at.
 
+    A bare geometry becomes a Feature. Of a collection one Feature at a time is in memory.
+
     Raises:
-        InputError: no such file, or not GeoJSON.
+        InputError: no such file, not GeoJSON, or beyond a limit of ``read_items``; this may come after some Features.
     """
-    return _features(_json(Path(path)), str(path))
+    path = Path(path)
+    top: Any = None
+    members: dict[str, Any] = {}  # of an object; lists of Features are empty
+    given: list[Any] = []  # its type, once there were Features
+    for key, item, value in _items(path):
+        if not item and key is None:
+            top = value
+        elif not item:
+            members[str(key)] = value
+        elif key != "cells":
+            if key and not given:
+                # Where the type follows the Features, which is rare, the file is read twice.
+                given = [members["type"] if "type" in members else _type(path)]
+            if key is None or given == ["FeatureCollection"]:
+                if not isinstance(value, dict) or value.get("type") != "Feature":
+                    raise InputError(f"{path}: expected Features, got {shown(value, 60)}")
+                yield value
+    kind = members.get("type")
+    if given and given != [kind]:  # two types, or another file than at the first look
+        raise InputError(f"{path}: type {kind!r} follows the features of a {given[0]!r}; export it as GeoJSON again")
+    if kind in AREAS:
+        yield {"type": "Feature", "geometry": members}
+    elif kind == "Feature":
+        yield members
+    elif not isinstance(members.get("features") if kind == "FeatureCollection" else top, list):
+        got = f"type {kind!r}" if kind else type(top).__name__
+        raise InputError(f"{path}: expected a GeoJSON FeatureCollection, Feature or list of Features, got {got}")
+
+
+def _items(path: Path) -> Iterator[Item]:
+    return read_items(path, "not GeoJSON", "export annotations from QuPath as GeoJSON")
+
+
+def _type(path: Path) -> Any:
+    """The member ``type`` of a file."""
+    return next((value for key, item, value in _items(path) if key == "type" and not item), None)
 
 
 def object_kind(feature: Mapping[str, Any]) -> str:
@@ -254,32 +296,6 @@ def roi_of_run(run: Mapping[str, Any]) -> shapely.MultiPolygon | None:
         raise InputError("run.json: options.roi is not a geometry; run predict again with --overwrite") from None
 
 
-def _json(path: Path) -> Any:
-    content = read_bytes(path, JSON_BYTES, unpack=True)
-    try:
-        return parse_json(content)
-    except ValueError as error:
-        raise InputError(f"{path}: not GeoJSON ({error}); export annotations from QuPath as GeoJSON") from None
-
-
-def _features(content: Any, path: str) -> Iterator[dict[str, Any]]:
-    """The Features of whatever a file holds; a bare geometry becomes one."""
-    kind = content.get("type") if isinstance(content, dict) else None
-    if kind in AREAS:
-        content = [{"type": "Feature", "geometry": content}]
-    elif kind == "Feature":
-        content = [content]
-    elif kind == "FeatureCollection":
-        content = content.get("features")
-    if not isinstance(content, list):
-        got = f"type {kind!r}" if kind else type(content).__name__
-        raise InputError(f"{path}: expected a GeoJSON FeatureCollection, Feature or list of Features, got {got}")
-    for item in content:
-        if not isinstance(item, dict) or item.get("type") != "Feature":
-            raise InputError(f"{path}: expected Features, got {shown(item, 60)}")
-        yield item
-
-
 def _names(properties: dict[str, Any]) -> set[str]:
     """What an annotation is called: its own name, its classification, and the parts of a derived one."""
     found = [properties.get("name"), class_name(properties)]
@@ -311,6 +327,18 @@ def area_of(value: Any, where: str, depth: int = 0) -> shapely.Geometry:
     if not isinstance(polygons, list) or not all(isinstance(rings, list) and rings for rings in polygons):
         raise InputError(f"{where}: a {kind} without coordinates")
     return shapely.MultiPolygon([_polygon([_ring(ring, where) for ring in rings]) for rings in polygons])
+
+
+def add_corners(corners: int, geometry: shapely.Geometry, where: str) -> int:
+    """The corners of what was kept before and of one more geometry; ``where`` is for the message.
+
+    Raises:
+        InputError: more than ``MOST_CORNERS``.
+    """
+    corners += int(shapely.get_num_coordinates(geometry))
+    if corners > MOST_CORNERS:
+        raise InputError(f"{where}: the outlines so far have more than {MOST_CORNERS:,} corners; is it the right file?")
+    return corners
 
 
 def _polygon(rings: list[list[tuple[float, float]]]) -> shapely.Polygon:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +18,9 @@ from numpy.typing import NDArray
 
 from celldetr.data.readers.qupath_objects import POINTS, REGIONS
 from celldetr.errors import InputError
+from celldetr.json_items import read_items
 from celldetr.slide.roi import AREAS, LIMIT, NO_CELL, area_of, class_name, object_kind, read_features
 from celldetr.spatial.frames import Floats, Mpp, pixel_scale
-from celldetr.spatial.json_items import read_items
 from celldetr.spatial.section import Nuclei, Polygons
 from celldetr.untrusted import shown
 
@@ -75,17 +74,17 @@ def nuclei_from_file(path: Path | str, mpp: Mpp, origin: tuple[float, float] = (
     if not path.name.lower().endswith(SUFFIXES):
         raise InputError(f"{path}: expected nuclei as {', '.join(SUFFIXES)}, or the cells.parquet of celldetr predict")
     found, kind = _Found(), "GeoJSON"
-    items = read_items(path)
-    first = next(items, None)
     number = 0
     single = False
-    for key, value in chain([first] if first else [], items):
-        if key in ("[]", "features[]"):
+    for key, item, value in read_items(path, "cannot be read as JSON", "export the nuclei again"):
+        if item and key != "cells":
             number += 1
             _add_feature(value, f"{path}: object {number}", found, pixel_scale(mpp))
-        elif key == "cells[]":
+        elif item:
             number, kind = number + 1, "CellViT"
             _add_cell(value, f"{path}: cell {number}", found)
+        elif key is None and not isinstance(value, list | dict):
+            raise InputError(f"{path}: expected a list or an object with nuclei, got {shown(value, 60)}")
         elif key == "type" and value != "FeatureCollection":
             single = True  # a Feature or a bare geometry
             break

@@ -7,8 +7,10 @@ regions (``Region*``, say, which QuPath offers). Another one around the places o
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +19,15 @@ import shapely
 from numpy.typing import NDArray
 
 from celldetr.errors import InputError
-from celldetr.slide.roi import LIMIT, NO_CELL, area_of, class_name, joined, object_kind, read_features
+from celldetr.json_items import MOST_ITEMS
+from celldetr.slide.roi import LIMIT, NO_CELL, add_corners, area_of, class_name, joined, object_kind, read_features
 from celldetr.untrusted import shown
 
 REGIONS = ("Region*", "Region", "region", "train")  # class or name of a labelled area; the first is QuPath's own
 IGNORED = "Ignore*"  # QuPath's class of what takes no part in a classification: a cell of unknown type
 SUFFIXES = (".geojson", ".geojson.gz")
 POINTS = ("Point", "MultiPoint")
+MOST_CLASSES = 10_000  # of a file; the characters of one
 SMALLER = 0.25  # of an annotation's bounds: another of less inside makes it an outline, not a nucleus over a nucleus
 
 
@@ -51,15 +55,20 @@ class Objects:
 def read_objects(path: Path, regions: Sequence[str] = REGIONS) -> Objects:
     """Read a GeoJSON file as QuPath exports it, also compressed (``.gz``).
 
+    The file may be larger than memory: of a detection or cell its box and class are kept, of an annotation its outline.
+
     Args:
         path: the file.
         regions: classes or names of the annotations that delimit what was labelled.
 
     Raises:
-        InputError: not GeoJSON, an object that is neither an area nor points, or an annotation around others that is no
-            region while there is none.
+        InputError: not GeoJSON, an object that is neither an area nor points, an annotation around others that is no
+            region while there is none, or more than ``MOST_ITEMS`` cells, ``MOST_CORNERS`` of annotations or
+            ``MOST_CLASSES``.
     """
-    boxes: list[tuple[float, float, float, float]] = []
+    boxes = array("d")  # four a cell; lists of tuples would take six times as much
+    known: dict[str, str] = {}  # one text a class, not a cell
+    corners = 0
     classes, rows = list[str](), list[str]()
     areas: dict[int, shapely.Geometry] = {}  # position -> of annotations, which may be outlines
     delimited = []
@@ -81,14 +90,18 @@ def read_objects(path: Path, regions: Sequence[str] = REGIONS) -> Objects:
             if geometry.is_empty:
                 continue
             if kind == "annotation":
+                corners = add_corners(corners, geometry, where)
                 if name in regions or properties.get("name") in regions:
                     delimited.append(geometry)
                     continue
-                areas[len(boxes)] = geometry
+                areas[len(rows)] = geometry
             found = [geometry.bounds]
-        boxes += found
-        classes += [name] * len(found)
+        boxes.extend(chain.from_iterable(found))
+        classes += [known.setdefault(name, name)] * len(found)
         rows += [where] * len(found)
+        if len(known) > MOST_CLASSES or len(name) > MOST_CLASSES or len(rows) > MOST_ITEMS:
+            limits = f"{MOST_ITEMS:,} cells, or {MOST_CLASSES:,} classes or characters of one"
+            raise InputError(f"{where}: the file holds more than {limits}; is it the right one?")
     table = np.array(boxes, dtype=np.float64).reshape(-1, 4)
     places = (table[:, :2] + table[:, 2:]) / 2
     outlines = _outlines(table, places, areas)
