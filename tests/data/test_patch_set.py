@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from patches import random_patch, write_set
@@ -29,6 +30,7 @@ from celldetr.recipes import load_recipe
 from celldetr.recipes.own_data import patch_sources
 from celldetr.training.card import provenance
 from celldetr.training.data import load_data
+from entry_point import call
 
 CONFIG = AugmentConfig(crop=24)
 
@@ -337,3 +339,26 @@ def test_pretraining_takes_a_set_by_its_folder(types: tuple[str, ...], tmp_path:
     assert sum(found.counts) == (0 if not types else sum((s.types >= 0).sum() for s in found.samples))
     with pytest.raises(InputError, match="no patch set; make one with celldetr data sample"):
         patch_sources(tmp_path)
+
+
+def test_pretraining_from_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("celldetr.training.pretraining.VIEWS", 4)
+    make(tmp_path / "set", slides=4)
+    small = ["model.pretrained=none", "model.d_model=32", "model.encoder_layers=1", "model.detection_layers=1"]
+    short = [
+        "training.steps=1",
+        "training.batch_size=1",
+        "training.workers=0",
+        "training.contrastive.border=0",
+        "augment.crop=32",
+        "model.num_queries=9",
+    ]
+    out = tmp_path / "run"
+    told = ("--data", tmp_path / "set", "-o", out, "--device", "cpu")
+    assert call("pretrain", "pretrain-small", *small, *short, *told) == 0
+    said = yaml.safe_load((out / "recipe.yaml").read_text())
+    assert [(each["card"], each["split"]) for each in said["train"]] == [(str(tmp_path / "set"), "train")]
+    assert said["training"]["objective"] == "contrastive"
+    # It is what a recipe with types starts from.
+    typed = load_recipe("finetune-all", [f"init={out}", "model.types=[a, b]"])
+    assert (typed.model.d_model, typed.model.content, typed.model.types) == (32, "features", ("a", "b"))

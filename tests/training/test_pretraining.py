@@ -147,6 +147,8 @@ def test_two_processes_have_the_gradients_of_one(recipes: Recipes, tmp_path: Pat
         ("two", {}, {"views": "two"}),
         ("released", {}, {"views": "released"}),
         ("whitened", {"content": "features", "residual_start": "zero"}, {"start": "whitened"}),
+        ("both", {"self_attention": "after_first"}, {"views": "two", "detection": "both", "debias": 0.2}),
+        ("letter", {"self_attention": "after_first"}, {"views": "released", "negatives": "image", "border": 0}),
     ):
         folder = tmp_path / name
         folder.mkdir()

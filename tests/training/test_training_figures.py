@@ -1,0 +1,78 @@
+"""Pictures of a pretraining run: what is on the diagonal, and whether groups of vectors stay apart on the map."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from celldetr.training import figures
+from celldetr.training.figures import NEIGHBOURS, draw_embedding, map_vectors, own_similarity
+from celldetr.training.held_out_cells import HeldOutCells
+from celldetr.training.infonce import Contrast
+
+
+def test_own_cells_are_on_the_diagonal() -> None:
+    """Five anchors, of which two see another set; cells in no order, one asked for twice, one by nobody."""
+    similarity = torch.arange(30, dtype=torch.float32).reshape(5, 6)
+    contrast = Contrast(
+        loss=torch.zeros(()),
+        similarity=similarity,
+        told_from=torch.ones(5, 6, dtype=torch.bool),
+        own=torch.tensor([4, 1, 4, 2, 0]),
+        instances=torch.zeros(6, 2),
+        anchor_image=torch.tensor([0, 0, 0, 1, 1]),
+        anchor_set=torch.tensor([0, 0, 0, 0, 1]),
+    )
+    found = own_similarity(contrast)
+    rows, columns = [1, 3, 0], [1, 2, 4]  # anchors of the cells 1, 2 and 4, the first of each
+    assert found.tolist() == similarity[rows][:, columns].tolist()
+    assert own_similarity(contrast, 1).tolist() == [[float(similarity[3, 2])]]
+
+
+def test_groups_stay_apart_on_the_map(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(figures, "find_spec", lambda name: None)
+    rng = np.random.default_rng(0)
+    group = np.repeat([0, 1], 2 * NEIGHBOURS)
+    vectors = (8 * np.eye(6)[group] + rng.normal(size=(len(group), 6))).astype(np.float32)
+    points, how = map_vectors(vectors)
+    assert "UMAP" not in how
+    distance = np.linalg.norm(points[:, None] - points[None], axis=-1) + np.diag(np.full(len(group), np.inf))
+    assert (group[distance.argmin(1)] == group).mean() > 0.95
+
+
+def test_umap_is_asked_where_it_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The package itself takes half a minute to compile."""
+    asked: dict[str, object] = {}
+
+    class Umap:
+        def __init__(self, **settings: object) -> None:
+            asked.update(settings)
+
+        def fit_transform(self, vectors: np.ndarray) -> np.ndarray:
+            return vectors[:, :2]
+
+    monkeypatch.setitem(sys.modules, "umap", SimpleNamespace(UMAP=Umap))
+    monkeypatch.setattr(figures, "find_spec", lambda name: name)
+    vectors = np.random.default_rng(0).normal(size=(NEIGHBOURS + 1, 3)).astype(np.float32)
+    points, how = map_vectors(vectors, seed=4)
+    assert how.startswith("UMAP")
+    assert np.array_equal(points, vectors[:, :2].astype(np.float64))
+    assert asked == {"n_neighbors": NEIGHBOURS, "metric": "cosine", "random_state": 4}
+    assert "UMAP" not in map_vectors(vectors[:NEIGHBOURS])[1]  # too few cells for it
+
+
+def test_each_panel_has_its_own_colours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[tuple[list[str], list[str]]] = []
+    monkeypatch.setattr(figures, "map_vectors", lambda vectors, seed: (vectors[:, :2].astype(np.float64), "plainly"))
+    monkeypatch.setattr(figures, "_scatter", lambda axis, points, labels, names: shown.append((list(labels), names)))
+    vectors = np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32)
+    vectors[3] = np.nan  # such a cell is left out
+    types, slides = np.array([1, -1, 0, 1]), np.array(["s", "t", "s", "s"])
+    cells = HeldOutCells(vectors, types, slides, np.arange(4), np.zeros(4, np.float32))
+    assert draw_embedding(cells, ["a", "b"], tmp_path / "map.png") == "plainly"
+    assert shown == [(["b", "unknown", "a"], ["a", "b", "unknown"]), (["s", "t", "s"], ["s", "t"])]
