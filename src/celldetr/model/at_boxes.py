@@ -16,7 +16,7 @@ from torch import Tensor
 
 from celldetr.boxes import normalise_boxes
 from celldetr.errors import InputError
-from celldetr.model.celldetr import Memories
+from celldetr.model.celldetr import Memories, Representations
 from celldetr.model.inference import TilePredictor, padded
 
 LARGEST_PX = 1280  # side of an image that is looked at whole
@@ -53,6 +53,24 @@ def embed_boxes(
     Raises:
         InputError: the network measures in fractions of images of one size, and this one is larger.
     """
+    return _represent(predictor, image, boxes, largest, lambda found: found.embeddings, predictor.embedding_dim)
+
+
+def type_boxes(predictor: TilePredictor, image: NDArray[np.uint8], boxes: NDArray[np.floating]) -> NDArray[np.float32]:
+    """(N, K) logits of the types of boxes, as ``embed_boxes``."""
+    kinds = len(predictor.network.config.types)
+    return _represent(predictor, image, boxes, LARGEST_PX, lambda found: found.logits, kinds)
+
+
+def _represent(
+    predictor: TilePredictor,
+    image: NDArray[np.uint8],
+    boxes: NDArray[np.floating],
+    largest: int,
+    choose: Callable[[Representations], Tensor],
+    dim: int,
+) -> NDArray[np.float32]:
+    """(N, ``dim``) what ``choose`` takes of what the representation decoder makes of boxes; see ``embed_boxes``."""
     side = predictor.image_px
     if side is not None and max(image.shape[:2]) > side:
         raise InputError(
@@ -63,8 +81,8 @@ def embed_boxes(
     # With self-attention among cells, those around a piece's own have their say, as in a run.
     together = predictor.network.config.self_attention != "none"
     network = predictor.network
-    look = look_into(predictor, lambda memories, where: network.represent(memories, where).embeddings)
-    return embed_in_pieces(look, predictor.embedding_dim, image, boxes, largest, together=together)
+    look = look_into(predictor, lambda memories, where: choose(network.represent(memories, where)))
+    return embed_in_pieces(look, dim, image, boxes, largest, together=together)
 
 
 def embed_in_pieces(

@@ -19,7 +19,7 @@ from celldetr.config import DataSource, Recipe
 from celldetr.data.dataset import rescale
 from celldetr.errors import InputError
 from celldetr.files import read_json, write_json
-from celldetr.model.at_boxes import embed_in_pieces, look_into
+from celldetr.model.at_boxes import type_boxes
 from celldetr.probe.methods import Method
 from celldetr.probe.row import Counts, Row, by_unit
 from celldetr.probe.truth import Truth
@@ -134,12 +134,5 @@ def types_at_boxes(model: Path, device: str, test: Truth) -> NDArray[np.int64]:
         test: N cells.
     """
     predictor = load_model(model, device, precision="32")
-    network = predictor.network
-    look = look_into(predictor, lambda memories, where: network.represent(memories, where).logits)
-    together = network.config.self_attention != "none"
-    found = []
-    for sample in test.samples:
-        image = rescale(sample, network.config.mpp)
-        logits = embed_in_pieces(look, len(network.config.types), image.image, image.boxes, together=together)
-        found.append(logits.argmax(1))
-    return np.concatenate(found)
+    images = (rescale(sample, predictor.mpp) for sample in test.samples)
+    return np.concatenate([type_boxes(predictor, image.image, image.boxes).argmax(1) for image in images])
