@@ -81,7 +81,8 @@ def test_an_unknown_key_lists_the_near_ones(change: dict[str, Any], key: str, me
 
 def test_an_unknown_key_near_nothing_lists_all() -> None:
     text = message(DataSource, {"card": "c", "split": "s", "zzzzzz": 1})
-    assert text.endswith("expected one of 'card', 'label_seed', 'label_share', 'mpp', 'split', 'types', 'weight'")
+    known = ("card", "image_share", "label_seed", "label_share", "mpp", "split", "types", "weight")
+    assert text.endswith(f"expected one of {', '.join(map(repr, known))}")
 
 
 def test_a_missing_key_is_named() -> None:

@@ -143,7 +143,10 @@ class DataSource(Config):
     weight: Positive = 1.0  # how often its images are drawn, relative to their area
     # Share of the cells of each type that keep it, the others are of unknown type: what fewer labels would have taught.
     label_share: float = Field(1.0, gt=0, le=1)
-    label_seed: int = Field(0, ge=0)  # of the draw; larger shares of one seed hold the smaller ones
+    image_share: float = Field(
+        1.0, gt=0, le=1
+    )  # share of the images that are used: what fewer images would have taught
+    label_seed: int = Field(0, ge=0)  # of both draws; larger shares of one seed hold the smaller ones
 
 
 class AugmentConfig(Config):

@@ -20,10 +20,11 @@ from torch.utils.data import DataLoader
 from celldetr.config import AugmentConfig, DataSource, Recipe
 from celldetr.data import shards
 from celldetr.data.dataset import load_samples, load_source
-from celldetr.data.lazy import LazySamples, areas, join, type_counts, typed_cells
+from celldetr.data.lazy import LazySamples, areas, in_pieces, join, type_counts, typed_cells
 from celldetr.data.loader import TrainingSet, collate
 from celldetr.data.own import find_card, read_own
 from celldetr.data.patch_set import PatchSet
+from celldetr.data.pieces import pieces
 from celldetr.errors import InputError
 from celldetr.probe.truth import read_splits
 from celldetr.recipes import load_recipe
@@ -229,6 +230,27 @@ def test_a_run_loads_it_lazily_and_keeps_its_licence(tmp_path: Path) -> None:
     assert provenance(recipe(tmp_path))[0]["licence"] == "unknown"
     with pytest.raises(InputError, match="name its splits"):
         load_data(recipe(tmp_path, hold_out=0.2))
+    fractions = recipe(tmp_path)
+    fractions = fractions.model_copy(update={"model": fractions.model.model_copy(update={"coordinates": "image"})})
+    assert isinstance(load_data(fractions).held_out, LazySamples)
+
+
+@pytest.mark.parametrize("px", [32, 20])
+def test_pieces_of_a_set_are_cut_when_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, px: int) -> None:
+    held = make(tmp_path / "set")
+    wanted = [piece for sample in held for piece in pieces(sample, px)]
+    more = held[:1]
+    decoded: list[int] = []
+    sample = PatchSet.sample
+    monkeypatch.setattr(PatchSet, "sample", lambda self, i: decoded.append(i) or sample(self, i))
+    lazy = in_pieces(join([held, more]), px)
+    assert decoded == [0]  # says how many pieces an image has
+    assert len(lazy) == len(wanted) + len(in_pieces(more, px))
+    assert areas(lazy).tolist() == [float(px * px)] * len(lazy)
+    for one, two in zip(lazy, [*wanted, *in_pieces(more, px)], strict=True):
+        assert (one.name, one.types.tolist(), one.boxes.tolist()) == (two.name, two.types.tolist(), two.boxes.tolist())
+        assert np.array_equal(one.image, two.image)
+    assert decoded == [0, *range(len(held))]
 
 
 def change(folder: Path, **values: Any) -> None:

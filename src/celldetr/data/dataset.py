@@ -16,7 +16,7 @@ from PIL import Image
 
 from celldetr.config import DataSource
 from celldetr.data.card import DatasetCard
-from celldetr.data.label_share import with_label_share
+from celldetr.data.label_share import with_image_share, with_label_share
 from celldetr.data.lazy import Converted
 from celldetr.data.own import PATCHES, find_card
 from celldetr.data.patch_set import PatchSet
@@ -151,6 +151,8 @@ def load_source(source: DataSource, type_names: Sequence[str], mpp: float) -> Se
         keeps = source.types is not None or bool(set(patches.type_names) & set(type_names))
         if source.label_share != 1 and keeps:
             raise InputError(f"{source.card}: label_share={source.label_share:g}: a patch set keeps all its labels")
+        if source.image_share != 1:
+            raise InputError(f"{source.card}: image_share={source.image_share:g}: a patch set keeps all its images")
         zoom = patches.info.mpp / mpp
         table = type_table(patches.type_names, type_names, source.types)
         return Converted(
@@ -160,7 +162,8 @@ def load_source(source: DataSource, type_names: Sequence[str], mpp: float) -> Se
             keeps_labels=keeps,
             relabel=partial(np.take, table),
         )
-    samples = map_types(load_samples(card, source.split), type_names, source.types)
+    samples = with_image_share(load_samples(card, source.split), source.image_share, source.label_seed)
+    samples = map_types(samples, type_names, source.types)
     return [rescale(sample, mpp) for sample in with_label_share(samples, source.label_share, source.label_seed)]
 
 

@@ -1,7 +1,8 @@
-"""Fewer labels than there are: which cells keep their type when only a share of them is to have one.
+"""Fewer labels than there are: which cells keep their type, or which images are used, when only a share of them is to.
 
-Drawn per cell, the same share of each type, and nested: of one seed, the cells that have a label at 1 % have one at
-10 % too. What differs along a curve over shares is then the number of labels, not whom they were drawn from.
+Cells are drawn one by one, the same share of each type. Both draws are nested: of one seed, the cells that have a label
+at 1 % have one at 10 % too. What differs along a curve over shares is then the number of labels, not whom they were
+drawn from.
 """
 
 from __future__ import annotations
@@ -46,3 +47,19 @@ def with_label_share(samples: Sequence[Sample], share: float, seed: int) -> list
     # A spot's composition is a label of the cells in it, and would tell of those that are to have none.
     parts = zip(samples, np.split(left, ends), strict=True)
     return [replace(sample, types=part, spots=None) for sample, part in parts]
+
+
+def with_image_share(samples: Sequence[Sample], share: float, seed: int) -> list[Sample]:
+    """A share of the images that have cells, in their order; at least one, if there is one.
+
+    Args:
+        samples: all there are.
+        share: of the images, 0 to 1.
+        seed: of the draw; larger shares of one seed hold the smaller ones.
+    """
+    if not 0 < share <= 1:
+        raise ValueError(f"share={share}: expected more than 0 and at most 1")
+    if share == 1:
+        return list(samples)
+    order = np.random.default_rng(seed).permutation([i for i, sample in enumerate(samples) if len(sample)])
+    return [samples[i] for i in sorted(order[: max(1, round(share * len(order)))].tolist())]

@@ -15,6 +15,7 @@ from typing import overload
 import numpy as np
 from numpy.typing import NDArray
 
+from celldetr.data.pieces import pieces
 from celldetr.data.sample import Sample
 
 
@@ -149,6 +150,58 @@ class Joined(LazySamples):
     def parts(self) -> list[Sequence[Sample]]:
         """What is joined."""
         return self._parts
+
+
+class Pieces(LazySamples):
+    """Squares cut from images that are all of one size, such as the patches of a set; see ``celldetr.data.pieces``.
+
+    Args:
+        source: the images, at least one.
+        size: side of a piece, px.
+    """
+
+    def __init__(self, source: LazySamples, size: int) -> None:
+        self._source, self._size = source, size
+        height, width = source[0].image.shape[:2]
+        self._each = -(-height // size) * -(-width // size)
+        self._last: tuple[int, list[Sample]] = (-1, [])  # pieces are asked for in their order: an image is decoded once
+
+    def __len__(self) -> int:
+        return len(self._source) * self._each
+
+    def sample(self, index: int) -> Sample:
+        """See ``LazySamples``."""
+        image, place = divmod(index, self._each)
+        if self._last[0] != image:
+            self._last = image, list(pieces(self._source[image], self._size))
+        return self._last[1][place]
+
+    def areas(self) -> NDArray[np.float64]:
+        """See ``LazySamples``."""
+        return np.full(len(self), float(self._size**2))
+
+    def labels(self, index: int) -> NDArray[np.int64]:
+        """See ``LazySamples``."""
+        return self.sample(index).types
+
+    @property
+    def may_have_labels(self) -> bool:
+        """See ``LazySamples``."""
+        return self._source.may_have_labels
+
+    @property
+    def has_cells(self) -> bool:
+        """See ``LazySamples``."""
+        return self._source.has_cells
+
+
+def in_pieces(samples: Sequence[Sample], size: int) -> Sequence[Sample]:
+    """Images cut into squares of ``size`` px: at once where they are in memory, else when a piece is asked for."""
+    if isinstance(samples, Joined):
+        return join([in_pieces(part, size) for part in samples.parts])
+    if isinstance(samples, LazySamples):
+        return Pieces(samples, size)
+    return [piece for sample in samples for piece in pieces(sample, size)]
 
 
 def join(parts: Sequence[Sequence[Sample]]) -> Sequence[Sample]:

@@ -132,7 +132,7 @@ class Assigner:
     def __init__(self, sample: NDArray[np.float32], labels: NDArray[np.int32], neighbours: int, seed: int) -> None:
         self._labels, self._k = labels, min(neighbours, len(sample))
         centroids = ivf.train(sample, ivf.lists_for(len(sample)), seed)
-        self._index = ivf.make_lists(centroids, [(0, sample)])
+        self._index = ivf.make_lists(ivf.quantizer_of(centroids), [(0, sample)])
 
     def __call__(self, vectors: NDArray[np.float32]) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
         """(m, d) unit vectors -> (m,) groups and (m,) share of the voters that are for it."""

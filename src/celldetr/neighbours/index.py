@@ -52,13 +52,14 @@ class Segment(Config):
 class Manifest(Config):
     """``manifest.json``."""
 
-    format: Literal[1] = 1
+    format: Literal[2] = 2  # 1: every segment had all centroids
     metric: Literal["cosine"] = "cosine"
     version: str  # of celldetr
     made: str  # UTC
     model: str | None  # hash of the model whose embeddings they are
     dim: Annotated[int, Field(ge=1, le=LONGEST_EMBEDDING)]
     lists: Annotated[int, Field(ge=1, le=ivf.MOST_LISTS)]
+    centroids: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]  # SHA-256 of those that the lists belong to
     trained_for: Annotated[int, Field(ge=0)]  # cells that the number of lists was chosen for
     seed: Annotated[int, Field(ge=0)]
     segments: Annotated[tuple[Segment, ...], Field(max_length=1_000_000)] = ()
@@ -120,6 +121,7 @@ def build_index(
             manifest, centroids = _begin(out, collection, seed)
         else:
             manifest, centroids = old, _read_centroids(out, old)
+        quantizer = ivf.quantizer_of(centroids)
         before = {(segment.slide, segment.stamp): segment for segment in manifest.segments}
         kept = {key: segment for key, segment in before.items() if _is_whole(out, segment, manifest)}
         segments: list[Segment] = []
@@ -129,7 +131,7 @@ def build_index(
             if segment is None:
                 segment = _segment(out, slide.name, slide.table.path, slide.stamp, slide.table.count)
                 if segment.rows:
-                    index = ivf.make_lists(centroids, _told(slide.blocks(), done, collection.count, progress))
+                    index = ivf.make_lists(quantizer, _told(slide.blocks(), done, collection.count, progress))
                     with replacing(out / segment.file) as temporary:
                         ivf.write_lists(index, temporary)
                 later = [s for key, s in kept.items() if key > (slide.name, slide.stamp)]
@@ -187,6 +189,7 @@ def _begin(out: Path, collection: Collection, seed: int) -> tuple[Manifest, NDAr
         model=collection.model,
         dim=collection.dim,
         lists=lists,
+        centroids=_digest(centroids),
         trained_for=collection.count,
         seed=seed,
     )
@@ -194,6 +197,10 @@ def _begin(out: Path, collection: Collection, seed: int) -> tuple[Manifest, NDAr
     with replacing(out / CENTROIDS) as temporary, temporary.open("wb") as file:
         np.save(file, centroids)
     return manifest, centroids
+
+
+def _digest(centroids: NDArray[np.float32]) -> str:
+    return hashlib.sha256(np.ascontiguousarray(centroids).tobytes()).hexdigest()
 
 
 def _segment(out: Path, name: str, table: Path, stamp: str, rows: int) -> Segment:
@@ -249,6 +256,8 @@ def _read_centroids(path: Path, manifest: Manifest) -> NDArray[np.float32]:
         found = np.load(file, allow_pickle=False)
         if found.shape != (manifest.lists, manifest.dim) or found.dtype != np.float32 or not np.isfinite(found).all():
             raise ValueError("of other lists")
+        if _digest(found) != manifest.centroids:
+            raise ValueError("not those that the lists were made with")
     except (OSError, ValueError, EOFError, SyntaxError, TypeError) as error:
         raise InputError(
             f"{file}: is damaged or not of this index ({error}); make it anew with celldetr index --overwrite"
@@ -274,7 +283,7 @@ class NeighbourIndex:
         models = {manifest.model, collection.model}
         if manifest.dim != collection.dim or (None not in models and len(models) > 1):
             raise InputError(f"{path}: is of another model's embeddings; make it anew with celldetr index --overwrite")
-        self._centroids = _read_centroids(path, manifest)
+        self._quantizer = ivf.quantizer_of(_read_centroids(path, manifest))
         known = {(segment.slide, segment.stamp): segment for segment in manifest.segments}
         names = {segment.slide for segment in manifest.segments}
         self._segments: list[Segment] = []
@@ -303,7 +312,7 @@ class NeighbourIndex:
         excluded = [{} for _ in queries] if excluded is None else excluded
         skipped = skipped or [set() for _ in queries]
         best = Best(len(queries), k)
-        lists = len(self._centroids)
+        lists = self._quantizer.ntotal
         probes, asking = ivf.probes_for(lists), list(range(len(queries)))
         while asking:
             best.forget(asking)
@@ -328,6 +337,7 @@ class NeighbourIndex:
         skipped: Sequence[set[int]],
     ) -> None:
         """Offer the cells in the ``probes`` lists nearest to each query that is ``asking``."""
+        nearest = dict(zip(asking, ivf.nearest_lists(self._quantizer, queries[asking], probes), strict=True))
         for place, segment in enumerate(self._segments):
             here = [i for i in asking if place not in skipped[i]]
             if not here or not segment.rows:
@@ -335,15 +345,20 @@ class NeighbourIndex:
             # What is excluded is found too and dropped, so as many more are looked for.
             more = max(len(excluded[i].get(place, ())) for i in here)
             path, index = self._path / segment.file, self._lists(place)
-            similarity, rows = ivf.search_lists(index, path, segment.rows, queries[here], best.k + more, probes)
+            lists = np.stack([nearest[i] for i in here])
+            similarity, rows = ivf.search_lists(index, path, segment.rows, queries[here], best.k + more, lists)
             for i, query in enumerate(here):
-                keep = (rows[i] >= 0) & ~np.isin(rows[i], excluded[query].get(place, ()))
-                best.offer(query, place, rows[i][keep], similarity[i][keep])
+                # Most slides of a large cohort have nothing better.
+                keep = (rows[i] >= 0) & (similarity[i] >= best.similarity[query, -1])
+                if len(out := excluded[query].get(place, ())):
+                    keep &= ~np.isin(rows[i], out)
+                if keep.any():
+                    best.offer(query, place, rows[i][keep], similarity[i][keep])
 
     def _lists(self, place: int) -> Any:
         if place not in self._open:
             segment = self._segments[place]
             self._open[place] = ivf.read_lists(
-                self._path / segment.file, segment.rows, self._collection.dim, self._centroids
+                self._path / segment.file, segment.rows, self._collection.dim, self._quantizer.ntotal
             )
         return self._open[place]

@@ -2,7 +2,8 @@
 
 Vectors lie in lists by the nearest of some centroids, as float16; a search looks through the lists whose centroids are
 nearest. Lists of one slide are one file (a segment), which is memory-mapped. Segments share their centroids, so a slide
-is added without touching the others. ``benchmarks/neighbour_index.py`` compares this with graphs and other libraries.
+is added without touching the others; a segment does not hold them, and which lists are nearest is asked once for all.
+``benchmarks/neighbour_index.py`` compares this with graphs and other libraries.
 
 A segment is read by C++ code from a file that may be from anywhere. Its size must be what its rows, lists and vectors
 need, faiss is given that as the most it may read at once, what it has read is compared with the manifest, and rows that
@@ -74,43 +75,46 @@ def train(sample: NDArray[np.float32], lists: int, seed: int) -> NDArray[np.floa
     return np.asarray(kmeans.centroids, dtype=np.float32)
 
 
-def make_lists(centroids: NDArray[np.float32], blocks: Iterable[tuple[int, NDArray[np.float32]]]) -> Any:
-    """An index of vectors that come in blocks, under their row numbers."""
-    faiss = faiss_module()
-    dim = centroids.shape[1]
-    quantizer = faiss.IndexFlatIP(dim)
+def quantizer_of(centroids: NDArray[np.float32]) -> Any:
+    """What says which of (lists, d) centroids are nearest to a vector."""
+    quantizer = faiss_module().IndexFlatIP(centroids.shape[1])
     quantizer.add(np.ascontiguousarray(centroids))
+    return quantizer
+
+
+def make_lists(quantizer: Any, blocks: Iterable[tuple[int, NDArray[np.float32]]]) -> Any:
+    """An index of vectors that come in blocks, under their row numbers, in the lists of ``quantizer_of``."""
+    faiss = faiss_module()
     index = faiss.IndexIVFScalarQuantizer(
-        quantizer, dim, len(centroids), faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT, False
+        quantizer, quantizer.d, quantizer.ntotal, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT, False
     )
-    index.own_fields = True
-    quantizer.this.disown()
-    index.train(np.ascontiguousarray(centroids))  # only says that nothing is left to learn
+    index.train(quantizer.reconstruct_n(0, 1))  # only says that nothing is left to learn
     for start, vectors in blocks:
         index.add_with_ids(np.ascontiguousarray(vectors), np.arange(start, start + len(vectors)))
     return index
 
 
 def write_lists(index: Any, path: Path) -> None:
-    """Write a segment."""
-    faiss_module().write_index(index, str(path))
+    """Write a segment. The index forgets its centroids by that."""
+    faiss = faiss_module()
+    index.quantizer = faiss.IndexFlatIP(index.d)
+    faiss.write_index(index, str(path))
 
 
-def read_lists(path: Path, rows: int, dim: int, centroids: NDArray[np.float32]) -> Any:
+def read_lists(path: Path, rows: int, dim: int, lists: int) -> Any:
     """Open a segment, memory-mapped where the system can.
 
     Args:
         path: the file.
         rows: that it must hold.
         dim: length of its vectors.
-        centroids: of its lists.
+        lists: that these must be in.
 
     Raises:
         InputError: it is missing, damaged, or of something else.
     """
     faiss = faiss_module()
-    lists = len(centroids)
-    least = rows * (FLOAT16 * dim + ROW) + 4 * dim * lists
+    least = rows * (FLOAT16 * dim + ROW)
     size = path.stat().st_size if path.is_file() else -1
     if not least <= size <= least + 2 * ROW * lists + HEADER:
         raise InputError(
@@ -127,9 +131,6 @@ def read_lists(path: Path, rows: int, dim: int, centroids: NDArray[np.float32]) 
         raise InputError(_damaged(path, str(error).splitlines()[0][-80:])) from None
     if not isinstance(index, faiss.IndexIVFScalarQuantizer) or not _fits(faiss, index, rows, dim, lists):
         raise InputError(_damaged(path, "of other vectors"))
-    quantizer = faiss.downcast_index(index.quantizer)
-    if not np.array_equal(quantizer.reconstruct_n(0, lists), centroids):
-        raise InputError(_damaged(path, "of other lists"))
     return index
 
 
@@ -142,9 +143,9 @@ def _fits(faiss: Any, index: Any, rows: int, dim: int, lists: int) -> bool:
         and (index.sq.d, index.sq.code_size) == (dim, FLOAT16 * dim)
         and not index.by_residual
         and isinstance(quantizer, faiss.IndexFlat)
-        and (quantizer.ntotal, quantizer.d) == (lists, dim)
+        and (quantizer.ntotal, quantizer.d) == (0, dim)
         and (index.invlists.nlist, index.invlists.code_size) == (lists, FLOAT16 * dim)
-        and sum(index.invlists.list_size(i) for i in range(lists)) == rows
+        and index.invlists.compute_ntotal() == rows
     )
 
 
@@ -152,16 +153,24 @@ def _damaged(path: Path, what: str) -> str:
     return f"{path}: is damaged or not of this index ({what}); make it anew with celldetr index --overwrite"
 
 
+def nearest_lists(quantizer: Any, queries: NDArray[np.float32], probes: int) -> NDArray[np.int64]:
+    """(Q, probes) the lists nearest to each of (Q, d) queries."""
+    return np.asarray(quantizer.search(np.ascontiguousarray(queries), probes)[1])
+
+
 def search_lists(
-    index: Any, path: Path, rows: int, queries: NDArray[np.float32], k: int, probes: int
+    index: Any, path: Path, rows: int, queries: NDArray[np.float32], k: int, lists: NDArray[np.int64]
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """(Q, k) similarities, falling, and rows in the ``probes`` nearest lists; -1 where there are no more.
+    """(Q, k) similarities, falling, and rows among those in each query's ``lists`` (Q, probes); -1 where there are no
+    more.
 
     Raises:
         InputError: the segment names rows that its table does not have.
     """
-    index.nprobe = probes
-    similarity, found = index.search(np.ascontiguousarray(queries), min(k, rows))
+    index.nprobe = lists.shape[1]
+    queries, lists = np.ascontiguousarray(queries), np.ascontiguousarray(lists)
+    # Similarities to centroids are used where vectors are stored as what differs from them, which they are not.
+    similarity, found = index.search_preassigned(queries, min(k, rows), lists, np.zeros(lists.shape, np.float32))
     if found.size and not -1 <= found.min() <= found.max() < rows:
         raise InputError(_damaged(path, "it names cells that the table does not have"))
     return similarity, found

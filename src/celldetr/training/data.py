@@ -11,8 +11,7 @@ import numpy as np
 
 from celldetr.config import Recipe
 from celldetr.data.dataset import load_source
-from celldetr.data.lazy import LazySamples, areas, has_cells, join, type_counts
-from celldetr.data.pieces import pieces
+from celldetr.data.lazy import LazySamples, areas, has_cells, in_pieces, join, type_counts
 from celldetr.data.sample import Sample
 from celldetr.errors import InputError
 from celldetr.training.hold_out import hold_out
@@ -71,7 +70,7 @@ def load_data(recipe: Recipe) -> TrainingData:
     if settings.validation_images and len(held_out) > settings.validation_images:
         held_out = [held_out[i] for i in spread(len(held_out), settings.validation_images)]
     if recipe.model.coordinates == "image":  # such a network sees images of the size it was trained on
-        held_out = [piece for sample in held_out for piece in pieces(sample, recipe.augment.crop)]
+        held_out = in_pieces(held_out, recipe.augment.crop)
     for part, images in (("train", samples), ("validation", held_out)):
         if not has_cells(images):
             raise InputError(
