@@ -140,9 +140,7 @@ def main() -> None:
     if args.one:
         print(json.dumps(step(args.one[0], Path(args.one[1]), args.sample)))
         return
-    lines = [
-        f"{args.cells:,} cells of {args.slides:,} slide(s), embeddings of 128 float16, {args.sample:,} of them clustered"
-    ]
+    lines = [f"{args.cells:,} cells of {args.slides:,} slide(s), embeddings of 128 float16, {args.sample:,} clustered"]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name) / "big"
         write_tables(folder, args.cells, args.slides)

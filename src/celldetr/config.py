@@ -30,16 +30,16 @@ def _noise(jitter: tuple[float, float, float, float]) -> tuple[float, float, flo
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
+Share = Annotated[float, Field(gt=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 # Bounds of a network, far beyond any that is of use: a checkpoint from anywhere must not ask for endless memory.
 Width = Annotated[int, Field(ge=1, le=8192)]
 Depth = Annotated[int, Field(ge=1, le=64)]
 Mpp = Annotated[float, Field(ge=0.05, le=10)]  # micrometres per pixel that a microscope can have
 RGB = tuple[float, float, float]
-# Types become columns, map keys and legends: one line of printable text.
-
 # Noise of boxes, as ``training.box_noise.jitter_boxes`` takes it: low, high, grow, share.
 Jitter = Annotated[tuple[Probability, Probability, Probability, Probability], AfterValidator(_noise)]
+# Types become columns, map keys and legends: one line of printable text.
 TypeName = Annotated[str, AfterValidator(_printable)]
 
 
@@ -141,11 +141,8 @@ class DataSource(Config):
     mpp: Mpp | None = None  # micrometres per pixel of the images, instead of what they or their card say
     types: dict[str, str] | None = None  # dataset type -> model type ("" = cell of unknown type); default: same names
     weight: Positive = 1.0  # how often its images are drawn, relative to their area
-    # Share of the cells of each type that keep it, the others are of unknown type: what fewer labels would have taught.
-    label_share: float = Field(1.0, gt=0, le=1)
-    image_share: float = Field(
-        1.0, gt=0, le=1
-    )  # share of the images that are used: what fewer images would have taught
+    label_share: Share = 1.0  # of the cells of each type that keep it; the others are nuclei of unknown type
+    image_share: Share = 1.0  # of the images that are used
     label_seed: int = Field(0, ge=0)  # of both draws; larger shares of one seed hold the smaller ones
 
 
