@@ -19,19 +19,23 @@ from celldetr.training.infonce import Contrast
 def test_own_cells_are_on_the_diagonal() -> None:
     """Five anchors, of which two see another set; cells in no order, one asked for twice, one by nobody."""
     similarity = torch.arange(30, dtype=torch.float32).reshape(5, 6)
+    told_from = torch.ones(5, 6, dtype=torch.bool)
+    told_from[0, 5] = False  # anchor 0 is not told from the cell that is most like it, and is next most like its own
     contrast = Contrast(
         loss=torch.zeros(()),
         similarity=similarity,
-        told_from=torch.ones(5, 6, dtype=torch.bool),
+        told_from=told_from,
         own=torch.tensor([4, 1, 4, 2, 0]),
         instances=torch.zeros(6, 2),
         anchor_image=torch.tensor([0, 0, 0, 1, 1]),
         anchor_set=torch.tensor([0, 0, 0, 0, 1]),
     )
-    found = own_similarity(contrast)
+    matrix, found = own_similarity(contrast)
     rows, columns = [1, 3, 0], [1, 2, 4]  # anchors of the cells 1, 2 and 4, the first of each
-    assert found.tolist() == similarity[rows][:, columns].tolist()
-    assert own_similarity(contrast, 1).tolist() == [[float(similarity[3, 2])]]
+    assert matrix.tolist() == similarity[rows][:, columns].tolist()
+    assert found.tolist() == [False, False, True]
+    matrix, found = own_similarity(contrast, 1)
+    assert (matrix.tolist(), found.tolist()) == ([[float(similarity[3, 2])]], [False])
 
 
 def test_groups_stay_apart_on_the_map(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,13 +25,16 @@ NEIGHBOURS = 30  # of UMAP
 LEGEND = 12  # slides named in the legend at most
 
 
-def own_similarity(contrast: Contrast, image: int | None = None) -> NDArray[np.float32]:
+def own_similarity(contrast: Contrast, image: int | None = None) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """Similarities of anchors (rows) to the cells they are of (columns, in their order): own cells on the diagonal.
 
     Args:
         contrast: of a batch.
         image: of it; None: of all images, those that see the same instances. A cell that has several anchors is there
             once.
+
+    Returns:
+        similarities (n, n), and for each anchor whether it found its own among all cells that it is told from (n,).
     """
     mine = contrast.anchor_set == 0
     if image is not None:
@@ -39,7 +42,7 @@ def own_similarity(contrast: Contrast, image: int | None = None) -> NDArray[np.f
     rows = mine.nonzero()[:, 0].cpu().numpy()
     columns, first = np.unique(contrast.own.cpu().numpy()[rows], return_index=True)
     rows = rows[first]
-    return contrast.similarity.float().cpu().numpy()[rows][:, columns]
+    return contrast.similarity.float().cpu().numpy()[rows][:, columns], contrast.found.cpu().numpy()[rows]
 
 
 def draw_similarity(contrast: Contrast, path: Path) -> Path:
@@ -53,11 +56,11 @@ def draw_similarity(contrast: Contrast, path: Path) -> Path:
     figure = Figure(figsize=(4.2 * len(matrices) + 0.6, 4.4), layout="constrained")
     axes = np.atleast_1d(np.asarray(figure.subplots(1, len(matrices))))
     picture = None
-    for axis, (name, matrix) in zip(axes, matrices, strict=True):
+    for axis, (name, (matrix, found)) in zip(axes, matrices, strict=True):
         if matrix.size:
             picture = axis.imshow(matrix, vmin=-1, vmax=1, cmap="RdBu_r", interpolation="nearest")
-        best = float((matrix.argmax(1) == np.arange(len(matrix))).mean()) if matrix.size else 0.0
-        axis.set(title=f"{name}\n{len(matrix)} cells, {best:.0%} found", xlabel="cell", ylabel="anchor")
+        share = float(found.mean()) if len(found) else 0.0
+        axis.set(title=f"{name}\n{len(matrix)} cells, {share:.0%} found", xlabel="cell", ylabel="anchor")
         for ruler in (axis.xaxis, axis.yaxis):
             ruler.set_major_locator(MaxNLocator(5, integer=True))
     if picture is not None:
