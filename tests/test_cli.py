@@ -24,7 +24,7 @@ import tifffile
 import yaml
 
 import celldetr
-from celldetr.slide import store
+from celldetr.cells import store
 from entry_point import call
 from sample_crop import COLUMNS, MPP, crop, default_model, save, white
 

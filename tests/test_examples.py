@@ -14,8 +14,8 @@ import pytest
 from scipy.spatial.distance import cdist
 
 import celldetr
-from celldetr.data.dataset import load_samples
-from celldetr.data.own import find_card
+from celldetr.data.autocard import find_card
+from celldetr.data.sources import load_samples
 from sample_crop import MPP, crop, default_model, save
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"

@@ -129,7 +129,7 @@ def predict_slide(
     Raises:
         InputError: anything wrong with the slide, the options or the output; one line says what to do.
     """
-    from celldetr.export import check_formats, check_free
+    from celldetr.cells.export import check_formats, check_free
 
     check_formats(formats)  # better told before the slide is read than after
     settings = options or PredictOptions()
@@ -162,9 +162,9 @@ def illustrate(
     Raises:
         InputError: the slide cannot be read any more, or a file cannot be written.
     """
-    from celldetr.export import is_current, write_format
-    from celldetr.view.overview import OVERVIEW_NAME, write_overview
-    from celldetr.view.summary import SUMMARY_NAME, write_summary
+    from celldetr.cells.export import is_current, write_format
+    from celldetr.report.overview import OVERVIEW_NAME, write_overview
+    from celldetr.report.summary import SUMMARY_NAME, write_summary
 
     for name, write in ((OVERVIEW_NAME, write_overview), (SUMMARY_NAME, write_summary)):
         if not (keep and (directory / name).is_file()):

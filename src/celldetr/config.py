@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from celldetr.errors import InputError, near
-from celldetr.untrusted import parse_yaml, shown
+from celldetr.io.safe_io import parse_yaml, shown
 
 
 def _printable(name: str) -> str:

@@ -51,10 +51,10 @@ def _serve_worker(scheduler: str, log: Path, delay: float, folder: Path) -> None
     from distributed import Worker
 
     import celldetr.api
-    import celldetr.view.summary
+    import celldetr.report.summary
 
     celldetr.api.load_model = lambda *_, **__: LoggedModel(log, delay)  # type: ignore[assignment,return-value]
-    celldetr.view.summary._map = lambda page: ""
+    celldetr.report.summary._map = lambda page: ""
 
     async def serve() -> None:
         dask.config.set({"distributed.worker.profile.enabled": False})

@@ -9,8 +9,8 @@ import pytest
 from folders import write_card, write_csv, write_image
 
 from celldetr.config import DataSource, parse
-from celldetr.data.dataset import load_source
 from celldetr.data.sample import UNKNOWN
+from celldetr.data.sources import load_source
 from celldetr.errors import InputError
 
 

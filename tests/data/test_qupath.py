@@ -12,13 +12,13 @@ import pytest
 import shapely
 from PIL import Image
 
-from celldetr import json_items
 from celldetr.data.card import DatasetCard
-from celldetr.data.dataset import load_samples
 from celldetr.data.readers import qupath_geojson, qupath_objects
 from celldetr.data.readers.qupath_objects import read_objects
+from celldetr.data.sources import load_samples
 from celldetr.demo_slide import sample_slide
 from celldetr.errors import InputError
+from celldetr.io import json_items
 from celldetr.slide import roi
 
 

@@ -19,7 +19,7 @@ from celldetr.data.patch_set import PatchSet, PatchSetInfo
 from celldetr.errors import InputError
 from celldetr.model.output import TileCells
 from celldetr.sampling import run as sampling
-from celldetr.sampling.doubts import size_doubts
+from celldetr.sampling.checks import size_doubts
 from celldetr.sampling.nuclei import FoundByModel, FromQuPath, within
 from celldetr.sampling.options import SampleOptions
 from celldetr.sampling.picture import write_picture

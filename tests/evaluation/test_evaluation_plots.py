@@ -20,7 +20,7 @@ from celldetr.evaluation.plots import (
     threshold_figure,
 )
 from celldetr.evaluation.threshold import best_threshold
-from celldetr.figures import save_figure
+from celldetr.io.figures import save_figure
 
 IMAGES = [random_image(seed) for seed in range(8)]
 REPORT = score_images(IMAGES, TYPES, threshold=0.3, resamples=0)

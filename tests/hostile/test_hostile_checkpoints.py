@@ -29,7 +29,7 @@ from celldetr.model.checkpoint import (
     save_checkpoint,
 )
 from celldetr.model.onnx import _file_name
-from celldetr.view.models import models_table
+from celldetr.report.models import models_table
 from hostile import examples, flipped, in_little_memory, nothing_written, refused
 
 TINY: dict[str, Any] = {

@@ -14,10 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from celldetr.data.autocard import SPLIT, find_card, read_own
 from celldetr.data.card import DatasetCard, load_card
-from celldetr.data.dataset import load_samples
-from celldetr.data.own import SPLIT, find_card, read_own
 from celldetr.data.readers.instance_maps import read_map
+from celldetr.data.sources import load_samples
 from hostile import examples, flipped, in_little_memory, nothing_written, refused
 
 COCO: dict[str, Any] = {

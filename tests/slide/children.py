@@ -23,8 +23,8 @@ from blobs import BlobModel
 from numpy.typing import NDArray
 
 IMPORTED = (
-    "celldetr.api", "celldetr.cli", "celldetr.export", "celldetr.slide.image_reader", "celldetr.view.overview",
-    "celldetr.view.summary", "matplotlib", "pandas", "pyarrow.parquet", "rich.progress", "scipy.ndimage",
+    "celldetr.api", "celldetr.cli", "celldetr.cells.export", "celldetr.slide.image_reader", "celldetr.report.overview",
+    "celldetr.report.summary", "matplotlib", "pandas", "pyarrow.parquet", "rich.progress", "scipy.ndimage",
 )  # fmt: skip
 
 
@@ -92,7 +92,7 @@ def run_cli(
         watch: arguments of ``watch_writing``.
     """
     import celldetr.api
-    import celldetr.view.summary
+    import celldetr.report.summary
     from celldetr import cli
 
     os.dup2(os.open(errors, os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)
@@ -104,7 +104,7 @@ def run_cli(
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
     celldetr.api.load_model = lambda *_, **__: SlowModel(delay=delay, stay_at=stay_at)  # type: ignore[assignment]
-    celldetr.view.summary._map = lambda page: ""  # a drawing that takes longer than all the rest
+    celldetr.report.summary._map = lambda page: ""  # a drawing that takes longer than all the rest
     sys.argv = ["celldetr", *arguments]
     if watch is not None:
         watch_writing(*watch)

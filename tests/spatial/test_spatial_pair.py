@@ -16,8 +16,8 @@ from scipy.spatial.distance import cdist
 from celldetr.errors import InputError
 from celldetr.spatial.matching import cheapest_matching
 from celldetr.spatial.pair import PairOptions, keep_pairs, pair, read_pairs, summary
+from celldetr.spatial.schemas import PAIRS
 from celldetr.spatial.section import Nuclei
-from celldetr.spatial.steps import PAIRS
 
 MPP = 0.25
 BY_DISTANCE = PairOptions(polygons=False)

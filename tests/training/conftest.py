@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor, nn
 
 from celldetr.config import ModelConfig, Recipe
-from celldetr.data.loader import Batch
+from celldetr.data.dataset import Batch
 from celldetr.data.patch_set import PatchSetInfo, Position, SlideInfo
 from celldetr.data.patch_writer import PatchWriter
 from celldetr.data.shards import Patch

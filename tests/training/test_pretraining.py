@@ -14,8 +14,8 @@ import yaml
 from PIL import Image
 from safetensors.torch import load_file
 
-from celldetr import cli_checks
 from celldetr.api import load_model
+from celldetr.cli import checks as cli_checks
 from celldetr.config import Recipe
 from celldetr.errors import InputError, UntypedWarning
 from celldetr.model.checkpoint import load_checkpoint, read_card

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 from celldetr.slide.engine import RunSummary
 from celldetr.slide.find import Slide
 from celldetr.slide.options import PredictOptions
-from celldetr.slide.session import Progress
+from celldetr.slide.run import Progress
 
 if TYPE_CHECKING:
     from celldetr.api import Model

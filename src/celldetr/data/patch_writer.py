@@ -13,8 +13,8 @@ from typing import Any, Self
 from celldetr.data.patch_set import SET_FILE, PatchSetInfo, Position, ShardInfo, SlideInfo, is_patch_set, read_info
 from celldetr.data.shards import Patch, ShardWriter
 from celldetr.errors import InputError
-from celldetr.files import flush_directory, output_errors, write_json
-from celldetr.resume import check_modes, differences
+from celldetr.io.files import flush_directory, output_errors, write_json
+from celldetr.io.resume import check_modes, differences
 
 PICTURE = "set.png"
 SHARDS = "patches-*.arrow"

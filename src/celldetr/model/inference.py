@@ -26,8 +26,8 @@ from celldetr.model.celldetr import CellDETR, Memories, Representations
 from celldetr.model.cpu_caches import limit_caches
 from celldetr.model.detection import DetectionOutput, SelectedQueries
 from celldetr.model.device import Precision, in_bf16
-from celldetr.model.duplicates import distinct
 from celldetr.model.folding import fold_batchnorm
+from celldetr.model.nms import distinct
 from celldetr.model.orientations import Orientation, merge, orientations
 from celldetr.model.output import TileCells
 from celldetr.model.representation import hide_padding

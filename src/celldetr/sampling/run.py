@@ -21,14 +21,14 @@ from celldetr.data.patch_writer import PatchWriter, earlier_set
 from celldetr.data.sample import UNKNOWN
 from celldetr.data.shards import Patch
 from celldetr.errors import InputError
-from celldetr.files import output_errors
+from celldetr.io.files import output_errors
+from celldetr.io.lock import RunLock
 from celldetr.sampling.nuclei import Cut, NucleusSource, SlideNuclei
 from celldetr.sampling.options import SampleOptions
 from celldetr.sampling.places import Places, find_places
 from celldetr.sampling.quality import glass_density, pen_share, sharpness
 from celldetr.slide.damage import DamageError
 from celldetr.slide.find import Slide
-from celldetr.slide.lock import RunLock
 from celldetr.slide.pipeline import ahead, usable_threads
 from celldetr.slide.reader import SlideReader, open_slide
 

@@ -20,21 +20,21 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from celldetr.cells.clusters import CLUSTERS
+from celldetr.cells.schema import cell_schema, number_rows, table_metadata, table_to_frame
+from celldetr.cells.store import CELLS, FINISHED, PARTS, RUN, ZARR_FILE, PartStore, joint_bounds
 from celldetr.errors import InputError
-from celldetr.files import flush_directory, output_errors, read_json
-from celldetr.resume import check_modes
-from celldetr.slide.clusters import CLUSTERS
+from celldetr.io.files import flush_directory, output_errors, read_json
+from celldetr.io.lock import RunLock
+from celldetr.io.resume import check_modes
 from celldetr.slide.damage import FailedTile
-from celldetr.slide.lock import RunLock
 from celldetr.slide.nucleus_size import NucleusSizes
 from celldetr.slide.options import PredictOptions
 from celldetr.slide.pipeline import Counter, Job, Seconds, predict_bands
 from celldetr.slide.plan import make_plan
 from celldetr.slide.provenance import changed, doubts, identity, table_provenance
 from celldetr.slide.reader import SlideReader, from_array
-from celldetr.slide.session import Progress, Session
-from celldetr.slide.store import CELLS, FINISHED, PARTS, RUN, ZARR_FILE, PartStore, joint_bounds
-from celldetr.slide.table import cell_schema, number_rows, table_metadata, table_to_frame
+from celldetr.slide.run import Progress, Session
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -237,7 +237,7 @@ def predict_array(
         options: how it is read; unless ``tissue`` is given, all of it is, without looking for tissue.
 
     Returns:
-        The columns of ``celldetr.slide.table``; ``x_px`` ... are pixels of ``array``.
+        The columns of ``celldetr.cells.schema``; ``x_px`` ... are pixels of ``array``.
 
     Raises:
         InputError: not such an array (the message says how to make it one), or an mpp out of range.

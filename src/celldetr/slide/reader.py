@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from celldetr.errors import InputError
+from celldetr.io.safe_io import is_dir
 from celldetr.slide.resolution import Resolution
-from celldetr.untrusted import is_dir
 
 # What files of slides, and of plain images, are called where a folder is searched; a file that is named may be called
 # anything.

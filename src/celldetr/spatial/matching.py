@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from celldetr.spatial.frames import Floats
+from celldetr.spatial.coordinates import Floats
 
 Index = NDArray[np.int64]
 BATCH = 1000  # left sides solved in one call: its time has a part that grows with their square

@@ -19,12 +19,12 @@ import shapely
 from numpy.typing import NDArray
 
 from celldetr.config import Config, Positive
-from celldetr.files import replacing
+from celldetr.io.files import replacing
 from celldetr.spatial.affine import apply
-from celldetr.spatial.frames import Floats, Mpp, in_image_um, pixel_scale
+from celldetr.spatial.coordinates import Floats, Mpp, in_image_um, pixel_scale
 from celldetr.spatial.matching import Index, cheapest_matching
+from celldetr.spatial.schemas import PAIRS
 from celldetr.spatial.section import Nuclei, Polygons
-from celldetr.spatial.steps import PAIRS
 from celldetr.spatial.tables import read_columns
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def pair(
         progress: told the share that is done.
 
     Returns:
-        columns ``PAIRS`` (``celldetr.spatial.steps``), by nucleus.
+        columns ``PAIRS`` (``celldetr.spatial.schemas``), by nucleus.
     """
     import pandas as pd
 
