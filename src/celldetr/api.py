@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from celldetr.config import Precision
 from celldetr.errors import InputError, UntypedWarning, untyped
 from celldetr.model.checkpoint import Card, load_checkpoint
-from celldetr.model.device import Precision, pick_device
+from celldetr.model.device import pick_device
 from celldetr.model.hub import find_model
 from celldetr.model.inference import TilePredictor
 from celldetr.slide.base_reader import SlideReader

@@ -28,7 +28,7 @@ from celldetr.slide.base_reader import Level, slide_name
 from celldetr.slide.damage import DamageError, read_around
 from celldetr.slide.reader import open_slide
 from celldetr.slide.tissue import find_tissue
-from hostile import examples, flipped, in_little_memory, in_time, nothing_written, refused
+from helpers.hostile import examples, flipped, in_little_memory, in_time, nothing_written, refused
 
 PIXELS = np.random.default_rng(0).integers(60, 255, (200, 260, 3), dtype=np.uint8)
 APERIO = "Aperio Image Library v12.0.1\r\n260x200|MPP = 0.5|AppMag = 20"

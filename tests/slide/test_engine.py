@@ -15,7 +15,6 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
-from blobs import BlobModel, blob_image, scattered
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -33,6 +32,7 @@ from celldetr.slide.grid import lay_grid
 from celldetr.slide.options import PredictOptions
 from celldetr.slide.pipeline import read_ahead, usable_threads
 from celldetr.slide.reader import from_array, open_slide
+from helpers.blobs import BlobModel, blob_image, scattered
 
 HEIGHT, WIDTH = 420, 610
 POINTS = scattered(500, HEIGHT, WIDTH)
