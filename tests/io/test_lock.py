@@ -11,13 +11,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-import children
-import lock_race
 import pytest
 
 from celldetr.errors import InputError
 from celldetr.io import lock as lock_module
 from celldetr.io.lock import LOCK, RunLock
+from helpers import children, lock_race
 
 RACERS, ROUNDS = 8, 40
 GONE = 2**22 + 1  # more than Linux numbers processes
