@@ -26,7 +26,7 @@ from celldetr.cells.store import CELLS, FINISHED, PARTS, RUN, ZARR_FILE, FailedT
 from celldetr.errors import InputError
 from celldetr.io.files import flush_directory, output_errors, read_json
 from celldetr.io.lock import RunLock
-from celldetr.io.resume import check_modes
+from celldetr.io.run_folder import check_modes
 from celldetr.slide.base_reader import SlideReader
 from celldetr.slide.nucleus_size import NucleusSizes
 from celldetr.slide.options import PredictOptions
