@@ -14,8 +14,7 @@ import shapely
 from numpy.typing import NDArray
 
 from celldetr.cells.export import export_cells
-from celldetr.cells.reader import open_table
-from celldetr.cells.store import read_cells
+from celldetr.cells.reader import open_table, read_cells
 from celldetr.model.output import TileCells
 from celldetr.report.facts import facts, origin, tissue_mm2, warnings
 from celldetr.report.overview import write_overview

@@ -21,15 +21,16 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from celldetr import sample_slide
-from celldetr.cells import store as store_module
-from celldetr.cells.store import PartStore, read_cells, read_embeddings
+from celldetr.cells.reader import read_cells, read_embeddings
 from celldetr.config import parse
 from celldetr.errors import InputError
 from celldetr.model.output import TileCells
+from celldetr.slide import parts as parts_module
 from celldetr.slide.base_reader import SlideReader
 from celldetr.slide.engine import Progress, RunSummary, predict_array, run_slide
 from celldetr.slide.grid import lay_grid
 from celldetr.slide.options import PredictOptions
+from celldetr.slide.parts import PartStore
 from celldetr.slide.pipeline import read_ahead, usable_threads
 from celldetr.slide.reader import from_array, open_slide
 from helpers.blobs import BlobModel, blob_image, scattered
@@ -503,7 +504,7 @@ def test_options_out_of_range_are_refused(values: dict[str, Any]) -> None:
 
 
 def test_row_groups_do_not_depend_on_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store_module, "ROW_GROUP", 100)
+    monkeypatch.setattr(parts_module, "ROW_GROUP", 100)
     summary = run_slide(slide(), BlobModel(), tmp_path, SMALL)
     groups = pq.ParquetFile(summary.directory / "cells.parquet").metadata
     sizes = [groups.row_group(i).num_rows for i in range(groups.num_row_groups)]

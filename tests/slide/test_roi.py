@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from celldetr.cells.store import read_cells
+from celldetr.cells.reader import read_cells
 from celldetr.errors import InputError
 from celldetr.model.output import TileCells
 from celldetr.slide.engine import predict_array, run_slide

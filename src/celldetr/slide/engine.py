@@ -21,15 +21,23 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from celldetr.cells.clusters import CLUSTERS
-from celldetr.cells.schema import cell_schema, number_rows, table_metadata, table_to_frame
-from celldetr.cells.store import CELLS, FINISHED, PARTS, RUN, ZARR_FILE, FailedTile, PartStore, joint_bounds
+from celldetr.cells.schema import (
+    CELLS,
+    FINISHED,
+    RUN,
+    cell_schema,
+    number_rows,
+    table_metadata,
+    table_to_frame,
+)
 from celldetr.errors import InputError
-from celldetr.io.files import flush_directory, output_errors, read_json
+from celldetr.io.files import ZARR_FILE, flush_directory, output_errors, read_json
 from celldetr.io.lock import RunLock
 from celldetr.io.run_folder import check_modes
 from celldetr.slide.base_reader import SlideReader
 from celldetr.slide.nucleus_size import NucleusSizes
 from celldetr.slide.options import PredictOptions
+from celldetr.slide.parts import PARTS, FailedTile, PartStore, joint_bounds
 from celldetr.slide.pipeline import Counter, Job, Seconds, predict_bands
 from celldetr.slide.plan import make_plan
 from celldetr.slide.provenance import changed, doubts, identity, table_provenance
@@ -269,4 +277,4 @@ def predict_array(
     warnings = [*doubts(job), *sizes.doubts()]
     provenance = table_provenance(identity(reader, model, options)) | {"warnings": warnings}
     bounds = joint_bounds([info for _, info in bands])
-    return table_to_frame(rows.replace_schema_metadata(table_metadata(provenance, bounds)))
+    return table_to_frame(rows.replace_schema_metadata(table_metadata(provenance, bounds)), model.types)
