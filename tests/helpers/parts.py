@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from celldetr.cells.schema import tile_rows
+from celldetr.cells.schema import cell_rows
 from celldetr.model.output import TileCells
 from celldetr.slide.parts import PartInfo, PartStore
 
@@ -20,7 +20,7 @@ def some_cells(n: int, seed: int = 0) -> tuple[TileCells, NDArray[np.float64]]:
     boxes = np.concatenate([low, low + rng.uniform(4, 40, (n, 2))], 1)
     probabilities = rng.dirichlet(np.ones(len(TYPES)), n).astype(np.float32).reshape(n, len(TYPES))
     embeddings = rng.normal(size=(n, 8)).astype(np.float16)
-    return TileCells(boxes.astype(np.float32), rng.random(n).astype(np.float32), probabilities, embeddings), boxes
+    return TileCells(boxes, rng.random(n).astype(np.float32), probabilities, embeddings), boxes
 
 
 def write_parts(directory: Path, sizes: list[int]) -> tuple[Path, list[tuple[TileCells, NDArray[np.float64]]]]:
@@ -29,6 +29,6 @@ def write_parts(directory: Path, sizes: list[int]) -> tuple[Path, list[tuple[Til
     for band, (cells, boxes) in enumerate(parts):
         bounds = (*boxes[:, :2].min(0).tolist(), *boxes[:, 2:].max(0).tolist()) if len(boxes) else None
         info = PartInfo(band, len(boxes), 1, 0.1, dict.fromkeys(TYPES, 0), bounds)
-        store.write(tile_rows(cells, boxes, TYPES, (0.25, 0.25)), info)
+        store.write(cell_rows(cells, TYPES, (0.25, 0.25)), info)
     infos = store.infos(range(len(sizes)))
     return store.finish(infos, {"slide": "s.svs", "mpp": 0.25, "types": list(TYPES)}), parts

@@ -36,7 +36,7 @@ class GridModel:
     def describe(self) -> dict[str, object]:
         return {"name": "grid", "licence": "none"}
 
-    def predict_tiles(self, tiles: Sequence[NDArray[np.uint8]]) -> list[TileCells]:
+    def predict_tiles(self, tiles: Sequence[NDArray[np.uint8]], least_score: float | None = None) -> list[TileCells]:
         found = []
         for tile in tiles:
             y, x = (v.ravel() for v in np.mgrid[16 : tile.shape[0] : 32, 16 : tile.shape[1] : 32])

@@ -26,8 +26,9 @@ from celldetr.config import parse
 from celldetr.errors import InputError
 from celldetr.model.output import TileCells
 from celldetr.slide import parts as parts_module
+from celldetr.slide.array import predict_array
 from celldetr.slide.base_reader import SlideReader
-from celldetr.slide.engine import Progress, RunSummary, predict_array, run_slide
+from celldetr.slide.engine import Progress, RunSummary, run_slide
 from celldetr.slide.grid import lay_grid
 from celldetr.slide.options import PredictOptions
 from celldetr.slide.parts import PartStore
@@ -179,7 +180,9 @@ def test_windows_cut_to_the_tissue_lose_no_cell() -> None:
     pixels = []
 
     class Model(BlobModel):
-        def predict_tiles(self, tiles: Sequence[NDArray[np.uint8]]) -> list[TileCells]:
+        def predict_tiles(
+            self, tiles: Sequence[NDArray[np.uint8]], least_score: float | None = None
+        ) -> list[TileCells]:
             pixels.append(sum(tile.shape[0] * tile.shape[1] for tile in tiles))
             return super().predict_tiles(tiles)
 
@@ -199,7 +202,9 @@ def test_a_model_of_one_size_of_image_sees_no_other(tmp_path: Path) -> None:
     shapes = set()
 
     class Model(BlobModel):
-        def predict_tiles(self, tiles: Sequence[NDArray[np.uint8]]) -> list[TileCells]:
+        def predict_tiles(
+            self, tiles: Sequence[NDArray[np.uint8]], least_score: float | None = None
+        ) -> list[TileCells]:
             shapes.update(tile.shape for tile in tiles)
             return super().predict_tiles(tiles)
 
@@ -413,7 +418,7 @@ def holder(directory: Path, **changes: Any) -> None:
 
 def test_a_second_run_at_the_same_time_is_refused(tmp_path: Path) -> None:
     class Nosy(BlobModel):
-        def predict_tiles(self, tiles: Any) -> Any:
+        def predict_tiles(self, tiles: Any, least_score: float | None = None) -> Any:
             with pytest.raises(InputError, match=r"in use by another run|holds an unfinished run"):
                 run_slide(slide(), BlobModel(), tmp_path, SMALL, resume=True)
             return super().predict_tiles(tiles)

@@ -1,4 +1,4 @@
-"""The cell table: its columns, and how the cells of a tile become rows of it.
+"""The cell table: its columns, and how cells become rows of it.
 
 One row a cell. It is GeoParquet 1.1, so that GIS tools and geopandas open it as polygons, and an ordinary Parquet
 file to everyone else. ``celldetr`` in the file's metadata says which slide, model and resolution it is from.
@@ -86,7 +86,7 @@ def check_columns(schema: pa.Schema) -> None:
             raise ValueError(f"column {field.name!r} must hold {expected}, got {kind}")
 
 
-def box_polygons(boxes: NDArray[np.float64]) -> pa.BinaryArray:
+def box_polygons(boxes: NDArray[np.floating]) -> pa.BinaryArray:
     """(N, 4) xyxy -> N WKB polygons, exterior ring counterclockwise in (x, y)."""
     records = np.zeros(len(boxes), dtype=_WKB)
     records["order"], records["kind"], records["rings"], records["points"] = 1, _WKB_POLYGON, 1, 5
@@ -97,15 +97,15 @@ def box_polygons(boxes: NDArray[np.float64]) -> pa.BinaryArray:
     )
 
 
-def tile_rows(cells: TileCells, boxes: NDArray[np.float64], types: Sequence[str], mpp: tuple[float, float]) -> pa.Table:
-    """Rows of the cells of a tile, without ``cell_id``.
+def cell_rows(cells: TileCells, types: Sequence[str], mpp: tuple[float, float]) -> pa.Table:
+    """Rows of cells, without ``cell_id``.
 
     Args:
-        cells: N cells, of which scores, probabilities and embeddings are taken.
-        boxes: (N, 4) their xyxy in level-0 pixels.
+        cells: N cells with boxes in level-0 pixels.
         types: names of the K types.
         mpp: micrometres per level-0 pixel along x and y.
     """
+    boxes = cells.boxes
     x, y = (boxes[:, 0] + boxes[:, 2]) / 2, (boxes[:, 1] + boxes[:, 3]) / 2
     probabilities = np.ascontiguousarray(cells.probabilities, dtype=np.float32)
     best = probabilities.argmax(1).astype(np.int32)

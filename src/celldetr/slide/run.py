@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from celldetr.cells.schema import CELLS, RUN
+from celldetr.cells.schema import CELLS, RUN, cell_rows
 from celldetr.errors import InputError
 from celldetr.io.files import write_json
 from celldetr.slide.band_cache import FoundStore, digest
@@ -129,9 +129,10 @@ class Session:
         self._tell(self._counter)
         todo = self._job.plan.bands[len(self._infos) :]
         with closing(predict_bands(self._job, todo, ownership, self._counter, self._found)) as bands:
-            for rows, info in bands:
+            for cells, info in bands:
                 start = time.perf_counter()
-                self._store.write(rows, info)
+                mpp = (self._job.reader.mpp_x, self._job.reader.mpp_y)
+                self._store.write(cell_rows(cells, self._job.model.types, mpp), info)
                 self._counter.seconds.write += time.perf_counter() - start
                 self._infos.append(info)
 
