@@ -11,7 +11,7 @@ import argparse
 
 from celldetr.config import DataSource
 from celldetr.data.sources import load_source
-from celldetr.evaluation.cells import image_cells
+from celldetr.evaluation.image_cells import image_cells
 from celldetr.evaluation.threshold import best_threshold
 from celldetr.model.checkpoint import load_checkpoint
 from celldetr.model.hub import find_model

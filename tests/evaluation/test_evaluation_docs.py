@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from celldetr.evaluation.evaluate import score_images
 from celldetr.evaluation.report import write_metrics
+from celldetr.evaluation.score import score_images
 from helpers.scenes import TYPES, random_image
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "evaluation.md"

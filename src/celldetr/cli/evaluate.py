@@ -74,7 +74,7 @@ def evaluate(
 
     from celldetr.api import load_model
     from celldetr.evaluation.confusion import write_confusion
-    from celldetr.evaluation.evaluate_model import evaluate_model
+    from celldetr.evaluation.evaluate import evaluate_model
     from celldetr.evaluation.format import show_report
     from celldetr.evaluation.plots import save_plots
     from celldetr.evaluation.report import write_metrics
@@ -133,7 +133,7 @@ def threshold(
     that it was chosen on say nothing about how good the model is.
     """
     from celldetr.api import load_model
-    from celldetr.evaluation.evaluate_model import choose_threshold
+    from celldetr.evaluation.evaluate import choose_threshold
     from celldetr.evaluation.format import show_threshold
     from celldetr.evaluation.plots import threshold_figure
     from celldetr.evaluation.threshold import THRESHOLD_PROTOCOLS
