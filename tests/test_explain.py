@@ -13,8 +13,8 @@ from celldetr.errors import InputError
 from celldetr.explain import choose_cells, run_cells
 from celldetr.report.attention import Attention, CellRow, attention_figure
 from celldetr.slide.reader import open_slide
-from entry_point import call
-from sample_crop import MPP, crop, save
+from helpers.cli import call
+from helpers.sample_crop import MPP, crop, save
 
 
 @pytest.fixture(scope="module")

@@ -12,9 +12,6 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from blobs import blob_image, scattered
-from children import SlowModel, start
-from cluster_children import Cluster, cluster
 from PIL import Image
 
 from celldetr.cohort.coordinator import move_results
@@ -23,6 +20,9 @@ from celldetr.cohort.run import predict_slides
 from celldetr.errors import InputError
 from celldetr.slide.find import Slide, find_slides
 from celldetr.slide.options import PredictOptions
+from helpers.blobs import blob_image, scattered
+from helpers.children import SlowModel, start
+from helpers.cluster_children import Cluster, cluster
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
 

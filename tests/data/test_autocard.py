@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from folders import write_csv, write_image
-from test_qupath import disc, feature, write
 
 from celldetr.data.autocard import SPLIT, find_card, read_own
 from celldetr.data.sources import load_samples
 from celldetr.errors import InputError
 from celldetr.recipes import load_recipe
 from celldetr.recipes.own_data import own_sources
+from helpers.folders import write_csv, write_image
+from helpers.qupath import disc, feature, write
 
 
 def coco(folder: Path) -> None:

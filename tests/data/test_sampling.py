@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from patches import MPP, PX, DiscModel, tissue, write_slide
 from PIL import Image
 from scipy import ndimage
 
@@ -29,7 +28,8 @@ from celldetr.slide.damage import DamageError
 from celldetr.slide.find import Slide
 from celldetr.slide.image_reader import ArrayReader
 from celldetr.slide.reader import from_array, open_slide
-from entry_point import call
+from helpers.cli import call
+from helpers.patches import MPP, PX, DiscModel, tissue, write_slide
 
 OPTIONS = {"px": PX, "shard": 5}
 

@@ -18,7 +18,7 @@ from celldetr.data.autocard import SPLIT, find_card, read_own
 from celldetr.data.card import DatasetCard, load_card
 from celldetr.data.readers.instance_maps import read_map
 from celldetr.data.sources import load_samples
-from hostile import examples, flipped, in_little_memory, nothing_written, refused
+from helpers.hostile import examples, flipped, in_little_memory, nothing_written, refused
 
 COCO: dict[str, Any] = {
     "images": [{"id": 1, "file_name": "a.png", "width": 60, "height": 40}],

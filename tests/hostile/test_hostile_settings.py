@@ -17,7 +17,7 @@ from celldetr.errors import InputError
 from celldetr.io.safe_io import YAML_BYTES, parse_yaml, read_yaml
 from celldetr.recipes import load_recipe
 from celldetr.slide.find import find_slides
-from hostile import examples, flipped, in_little_memory, nothing_written, refused
+from helpers.hostile import examples, flipped, in_little_memory, nothing_written, refused
 
 CARD: dict[str, Any] = {
     "name": "toy",

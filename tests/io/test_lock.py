@@ -10,13 +10,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import children
-import lock_race
 import pytest
 
 from celldetr.errors import InputError
 from celldetr.io import lock as lock_module
 from celldetr.io.lock import LOCK, TAKEOVER, RunLock, boot_id, process_start
+from helpers import children, lock_race
 
 RACERS, ROUNDS = 8, 40
 posix = pytest.mark.skipif(os.name != "posix", reason="whether a process is gone is asked the POSIX way")

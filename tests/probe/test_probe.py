@@ -16,8 +16,8 @@ from celldetr.probe.row import Row, measure, read_row, write_row
 from celldetr.probe.run import read_vectors
 from celldetr.probe.summary import interval, summarise
 from celldetr.probe.truth import check_apart, read_splits
-from cells import truth, vectors, write_data_set
-from entry_point import call
+from helpers.cli import call
+from helpers.probe_cells import truth, vectors, write_data_set
 
 
 def row(name: str, spread: float) -> Row:

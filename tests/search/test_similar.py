@@ -9,12 +9,10 @@ import jsonschema
 import numpy as np
 import pandas as pd
 import pytest
-from cohorts import planted, shuffled, write_cohort
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from cell_tables import random_cells, write_run
 from celldetr.errors import InputError
 from celldetr.search import report
 from celldetr.search.collection import find_cells
@@ -22,7 +20,9 @@ from celldetr.search.nearest import Best
 from celldetr.search.report import write_found
 from celldetr.search.similar import similar
 from celldetr.search.slides import _candidates, open_slides
-from entry_point import call
+from helpers.cell_tables import random_cells, write_run
+from helpers.cli import call
+from helpers.cohorts import planted, shuffled, write_cohort
 
 SCHEMA = Path(__file__).parents[1] / "export" / "qupath_feature.schema.json"
 

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import tifffile
-from blobs import BlobModel, blob_image, scattered
 from PIL import Image
 from scipy import ndimage
 
@@ -27,6 +26,7 @@ from celldetr.slide.options import PredictOptions
 from celldetr.slide.reader import from_array, open_slide
 from celldetr.slide.seams import REACH_UM
 from celldetr.slide.tissue import find_tissue
+from helpers.blobs import BlobModel, blob_image, scattered
 
 HEIGHT, WIDTH = 420, 610
 IMAGE = blob_image(scattered(500, HEIGHT, WIDTH), HEIGHT, WIDTH)

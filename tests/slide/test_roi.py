@@ -12,12 +12,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import shapely
-from blobs import BlobModel, blob_image, scattered
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
-from synthetic import SCN_OFFSET, CentroidModel, draw, scn
 
 from celldetr.cells.store import read_cells
 from celldetr.errors import InputError
@@ -29,6 +27,8 @@ from celldetr.slide.reader import from_array, open_slide
 from celldetr.slide.roi import joined, read_roi
 from celldetr.slide.roi_cells import share_of_pixels
 from celldetr.slide.seams import REACH_UM, influence
+from helpers.blobs import BlobModel, blob_image, scattered
+from helpers.synthetic import SCN_OFFSET, CentroidModel, draw, scn
 
 HEIGHT, WIDTH = 420, 610
 POINTS = scattered(500, HEIGHT, WIDTH)

@@ -20,7 +20,7 @@ from celldetr.research.simulation.expression import ExpressionOptions
 from celldetr.research.simulation.simulate import SimulateOptions, Truth, simulate
 from celldetr.spatial.label import begin
 from celldetr.spatial.pair import read_pairs
-from entry_point import call
+from helpers.cli import call
 
 MPP, STEP, SIDE = 0.25, 44, 1000  # nuclei 11 um apart
 KINDS = {"dark": ("A",), "pale": ("B",)}

@@ -14,12 +14,12 @@ from typing import Any
 
 import numpy as np
 import tifffile
-from blobs import TISSUE, BlobModel
 from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 
 from celldetr.model.output import TileCells
+from helpers.blobs import TISSUE, BlobModel
 
 DARK = (70, 40, 90)
 RADIUS_UM = 4.0

@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from blobs import BlobModel
 from numpy.typing import NDArray
+
+from helpers.blobs import BlobModel
 
 IMPORTED = (
     "celldetr.api", "celldetr.cli", "celldetr.cells.export", "celldetr.slide.image_reader", "celldetr.report.overview",
@@ -69,7 +70,7 @@ def watch_writing(folder: str, log: Path, die_at: int | None) -> None:
 def context() -> ForkServerContext:
     """Where processes come from: the same server for all tests."""
     found = multiprocessing.get_context("forkserver")
-    found.set_forkserver_preload(["children", "lock_race", *IMPORTED])
+    found.set_forkserver_preload(["helpers.children", "helpers.lock_race", *IMPORTED])
     return found
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from cell_tables import random_cells, write_run
+from helpers.cell_tables import random_cells, write_run
 
 
 def planted(n: int, groups: int, d: int = 16, seed: int = 0) -> tuple[NDArray[np.float16], NDArray[np.intp]]:

@@ -14,7 +14,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from children import SlowModel, context
+from helpers.children import SlowModel, context
 
 # A worker that says nothing for so long is taken for dead. On a busy machine the living are, too: that must not matter.
 SETTINGS = {"distributed.scheduler.worker-ttl": "4 s", "distributed.scheduler.allowed-failures": 30}
