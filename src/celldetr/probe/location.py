@@ -4,7 +4,7 @@ Location-feature decoupling promises that where a cell is does not enter what it
 on trained weights, at given boxes:
 
 - **Readout**: tiles are embedded one by one, and a ridge regression (and a small multi-layer perceptron beside it)
-  predicts each cell's place in its tile, x, y and the distance to the tile's border, on tiles that it was not fitted on.
+  predicts each cell's place in its tile, x, y and the distance to the border, on images that it was not fitted on.
   R2 = 0: the embedding says nothing about the place; R2 = 1: it says it exactly.
 - **Shifts**: the same pixels are embedded with another origin of coordinates, and the same cells in another tile
   (shifted by half a tile over the image). The movement is given in units of the spread of embeddings: the root mean
