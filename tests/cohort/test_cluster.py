@@ -15,8 +15,9 @@ import pytest
 from PIL import Image
 
 from celldetr.cohort.coordinator import move_results
-from celldetr.cohort.request import ModelChoice, Outcome, Request
+from celldetr.cohort.request import Outcome, Request
 from celldetr.cohort.run import predict_slides
+from celldetr.config import InferenceOptions
 from celldetr.errors import InputError
 from celldetr.slide.find import Slide, find_slides
 from celldetr.slide.options import PredictOptions
@@ -49,7 +50,7 @@ def discs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def request(out: Path, resume: bool = False, overwrite: bool = False) -> Request:
-    return Request(out, ModelChoice(), OPTIONS, ("csv",), resume, overwrite, task_tiles=4)
+    return Request(out, InferenceOptions(), OPTIONS, ("csv",), resume, overwrite, task_tiles=4)
 
 
 @pytest.fixture(scope="module")
