@@ -120,7 +120,7 @@ def test_an_existing_run_is_neither_overwritten_nor_continued_unasked(
 ) -> None:
     folder, recipe = tmp_path / "run", tiny_recipe()
     prepare_folder(folder, recipe, resume=False, overwrite=False)
-    with pytest.raises(InputError, match=r"--resume to continue .* --overwrite"):
+    with pytest.raises(InputError, match=r"`resume=True` to continue .* `overwrite=True`"):
         prepare_folder(folder, recipe, resume=False, overwrite=False)
     prepare_folder(folder, recipe, resume=True, overwrite=False)
     with pytest.raises(InputError, match="contradict"):

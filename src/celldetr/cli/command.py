@@ -13,7 +13,11 @@ from celldetr.config import Config
 from celldetr.errors import InputError
 
 # Options that were renamed in 0.2.0, by command. They are understood for one version.
-RENAMED: dict[str, dict[str, list[str]]] = {}
+RENAMED: dict[str, dict[str, list[str]]] = {
+    "evaluate": {"--types": ["--join"]},
+    "label": {"--types": ["--type-column"]},
+    "type": {"--types": ["--type-column"]},
+}
 
 
 def settings_of(command: Any) -> dict[str, FieldInfo]:

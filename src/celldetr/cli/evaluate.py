@@ -8,83 +8,54 @@ from typing import Annotated
 import typer
 
 from celldetr.cli import checks
+from celldetr.cli.from_config import Fields, with_settings
 from celldetr.cli.messages import note
-from celldetr.cli.options import Dataset, Device, ImageMpp, ModelName, Orientations, Overwrite, PrecisionName, Quiet
+from celldetr.cli.options import Dataset, Inference, Overwrite, Quiet
 from celldetr.cli.progress import Progress
+from celldetr.config import EvaluateOptions
 
 
+@with_settings
 def evaluate(
+    *,
     dataset: Dataset,
-    model: ModelName = None,
-    split: Annotated[str, typer.Option(help="Which of the card's splits; of a folder of labels: all.")] = "test",
-    out: Annotated[Path, typer.Option("--out", "-o", help="JSON file for the metrics.")] = Path("metrics.json"),
-    protocol: Annotated[
-        str,
-        typer.Option(
-            help="Rules of the main numbers: standard, within-radius, points-compat, cellvit-compat or "
-            "celldetr-compat. Those of the others are reported too."
-        ),
-    ] = "standard",
-    types: Annotated[
-        list[str] | None,
-        typer.Option("--map", help="THEIRS=OURS: a type of the data set is one of the model's; THEIRS= for unknown."),
-    ] = None,
-    renamed: Annotated[
-        str | None,
-        typer.Option(
-            "--types",
-            metavar="MAP",
-            help="Judge by the types of the data set: OURS:THEIRS,OURS:THEIRS, several to one, OURS: to leave out; or "
-            "a YAML file of name: parent.",
-        ),
-    ] = None,
-    threshold: Annotated[
-        float | None, typer.Option(help="Least score of a cell that counts, 0 to 1.", show_default="the model's own")
-    ] = None,
-    mpp: ImageMpp = None,
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="JSON file for the metrics.")] = Path(
+        "metrics.json"
+    ),
+    options: Annotated[EvaluateOptions, Fields("split", "protocol", "mapping=--map", "join", "mpp")],
+    inference: Inference,
     plots: Annotated[
         Path | None,
         typer.Option(
-            help="Folder for plots (precision-recall, confusion, scores, reliability) and confusion.csv; none without."
+            metavar="FOLDER",
+            help="Folder for plots (precision-recall, confusion, scores, reliability) and confusion.csv; none without.",
         ),
     ] = None,
-    device: Device = "auto",
-    precision: PrecisionName = "auto",
-    orientations: Orientations = 1,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
-    """Score a model on labelled images, at the threshold chosen on its validation data unless another is given.
+    """Score a model on labelled images.
 
-    Precision, recall and F1 of detection and of each type under every protocol, with 95 % intervals; average precision;
-    AP at box IoU .5 and IoU of pairs where boxes were annotated; calibration of scores and types; a table by tissue
-    where the data tell it. What is counted, and every key of the JSON: docs/evaluation.md.
+    At the threshold chosen on its validation data unless another is given. Precision, recall and F1 of detection and of
+    each type under every protocol, with 95 % intervals; average precision; AP at box IoU .5 and IoU of pairs where
+    boxes were annotated; calibration of scores and types; a table by tissue where the data tell it. What is counted,
+    and every key of the JSON: docs/evaluation.md.
     """
     from rich.console import Console
 
-    from celldetr.api import load_model
+    from celldetr.api import load
     from celldetr.evaluation.confusion import write_confusion
     from celldetr.evaluation.evaluate_model import evaluate_model
     from celldetr.evaluation.format import show_report
     from celldetr.evaluation.plots import save_plots
     from celldetr.evaluation.report import write_metrics
-    from celldetr.evaluation.type_map import read_type_map
     from celldetr.io.files import output_errors
 
     checks.free(out, overwrite)
-    views = checks.orientations(orientations)
-    loaded = load_model(model, device, precision=checks.precision(precision), threshold=threshold, orientations=views)
+    model = load(inference)
     with Progress(quiet) as progress:
-        verdict = evaluate_model(
-            loaded,
-            dataset,
-            split,
-            protocol=protocol,
-            mapping=checks.pairs(types),
-            renamed=read_type_map(renamed) if renamed else None,
-            mpp=mpp,
-            progress=progress.counter(f"{dataset}, {split}", "images"),
-        )
+        counter = progress.counter(f"{dataset}, {options.split}", "images")
+        verdict = evaluate_model(model, dataset, options, progress=counter)
     write_metrics(verdict.report, out, others=verdict.others, context=verdict.context)
     if plots:
         with output_errors(plots):

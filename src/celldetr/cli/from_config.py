@@ -22,7 +22,7 @@ from pydantic.fields import FieldInfo
 
 from celldetr.config import Config, override, parse
 from celldetr.errors import InputError, near
-from celldetr.io.safe_io import read_yaml
+from celldetr.io.safe_io import expand_user, is_file, read_yaml
 
 Assignments = Annotated[
     list[str] | None,
@@ -66,7 +66,7 @@ def with_settings(command: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(command)
     def run(assignments: list[str] | None, config: Path | None, **given: Any) -> Any:
         values = override(read_yaml(config) if config else {}, assignments or [])
-        origin = "--set" if config is None else f"{config} and --set" if assignments else str(config)
+        origin = " and ".join([str(config)] * bool(config) + ["--set"] * bool(assignments))
         known = {name for each in configs.values() for name in each.model_fields}
         for name in values:
             if name not in known:
@@ -135,9 +135,20 @@ def _spelled(default: Any, declaration: str) -> str:
     return ",".join(map(str, default)) if isinstance(default, tuple) else str(default)
 
 
-def _pairs(texts: Any, flag: str) -> dict[str, str]:
-    """``NAME=NAME`` of a repeated option as a dictionary."""
+def _pairs(texts: list[str], flag: str) -> dict[str, str]:
+    """``NAME=NAME`` of a repeated option, or YAML files of such pairs, as a dictionary."""
+    pairs: dict[str, str] = {}
     for text in texts:
-        if "=" not in text:
-            raise InputError(f"{flag} {text!r}: expected NAME=NAME")
-    return dict(text.split("=", 1) for text in texts)
+        path = expand_user(Path(text))
+        if is_file(path):
+            pairs |= {str(name): "" if value is None else value for name, value in read_yaml(path).items()}
+        elif "=" in text:
+            name, _, value = text.partition("=")
+            pairs[name.strip()] = value.strip()
+        elif ":" in text:  # NAME:NAME,NAME:NAME, as `evaluate --types` of 0.1.0 took it
+            pairs |= {
+                name.strip(): value.strip() for name, _, value in (part.partition(":") for part in text.split(","))
+            }
+        else:
+            raise InputError(f"{flag} {text!r}: expected NAME=NAME, or a YAML file of name: name")
+    return pairs

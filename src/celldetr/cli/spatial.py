@@ -38,7 +38,7 @@ Name = Annotated[str, typer.Option(help="Of the section.", show_default="the run
 Reference = Annotated[
     Path | None, typer.Option("--reference", metavar="H5AD", help="Single-cell data with whole counts and types.")
 ]
-Column = Annotated[str, typer.Option("--types", metavar="COLUMN", help="Column of the reference's obs: the types.")]
+TypeColumn = Annotated[str, typer.Option(metavar="COLUMN", help="Column of the reference's obs that holds the types.")]
 Method = Annotated[
     str, typer.Option(help="tacco; celltypist; or labels: types that exist already, in --labels FILE or COLUMN.")
 ]
@@ -94,7 +94,7 @@ def label(
     he: Image,
     out: Out,
     reference: Reference = None,
-    types: Column = "",
+    type_column: TypeColumn = "",
     kind: Kind = "auto",
     name: Name = "",
     method: Method = "tacco",
@@ -140,7 +140,7 @@ def label(
         tasks: dict[str, tuple[Callable[..., bool], tuple[Any, ...], dict[str, Any]]] = {
             "read": (steps.read_step, (bundle,), read_as),
             "qc": (steps.qc_step, (chosen.qc,), {}),
-            "type": (type_step, (reference, types), typed_as),
+            "type": (type_step, (reference, type_column), typed_as),
             "nuclei": (steps.nuclei_step, (he,), found_as),
             "align": (steps.align_step, (alignment,), laid_as),
             "write": (steps.write_step, (chosen.write,), written_as),
@@ -192,7 +192,7 @@ def qc(folder: Set, settings: Settings = None, options: SettingsFile = None) -> 
 def type_(
     folder: Set,
     reference: Reference = None,
-    types: Column = "",
+    type_column: TypeColumn = "",
     method: Method = "tacco",
     labels: Labels = None,
     hierarchy: Hierarchy = None,
@@ -209,7 +209,7 @@ def type_(
         type_step(
             record,
             reference,
-            types,
+            type_column,
             method=method,
             labels=labels,
             hierarchy=hierarchy,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from celldetr.config.base import Config, Count, Mpp, Positive, Precision, Probability, Share, TypeName, override, parse
 from celldetr.config.data import AugmentConfig, DataSource
+from celldetr.config.evaluation import EvaluateOptions, ProbeOptions, ThresholdOptions
 from celldetr.config.inference import InferenceOptions
 from celldetr.config.model import ModelConfig
 from celldetr.config.recipe import Recipe
@@ -19,6 +20,7 @@ __all__ = [
     "ContrastiveConfig",
     "Count",
     "DataSource",
+    "EvaluateOptions",
     "InferenceOptions",
     "ModelConfig",
     "Mpp",
@@ -26,8 +28,10 @@ __all__ = [
     "Positive",
     "Precision",
     "Probability",
+    "ProbeOptions",
     "Recipe",
     "Share",
+    "ThresholdOptions",
     "TrainConfig",
     "TypeName",
     "override",

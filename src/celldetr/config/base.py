@@ -67,7 +67,9 @@ def _explain(error: ValidationError, root: type[BaseModel], origin: str, flags: 
     message = first["msg"].removeprefix("Value error, ")
     if path and path[0] in flags:
         return f"{' '.join([flags[path[0]], *path[1:]])}: {message}{got}"
-    return f"{origin}: {'.'.join(path) or 'settings'}: {message}{got}"
+    if not path and not origin:
+        return message
+    return f"{origin or 'settings'}: {'.'.join(path) or 'settings'}: {message}{got}"
 
 
 def parse(cls: type[T], values: Mapping[str, Any], origin: str, flags: Mapping[str, str] | None = None) -> T:
@@ -76,7 +78,7 @@ def parse(cls: type[T], values: Mapping[str, Any], origin: str, flags: Mapping[s
     Args:
         cls: the config class.
         values: what was read, nested dictionaries and lists.
-        origin: where it came from, for the message.
+        origin: where it came from, for the message; "": all was given by flags.
         flags: how values that came from elsewhere were given, by key.
 
     Raises:

@@ -47,12 +47,14 @@ def earlier_set(folder: Path, made_with: dict[str, Any], *, resume: bool, overwr
     if overwrite:
         return None
     if not resume:
-        raise InputError(f"{folder}: holds a patch set; pass --overwrite to replace it, or --resume to go on with it")
+        raise InputError(
+            f"{folder}: holds a patch set; pass `overwrite=True` to replace, or `resume=True` to continue it"
+        )
     info = read_info(folder)
     wrong = differences(info.made_with, made_with)
     if wrong:
         raise InputError(
-            f"{folder}: cannot be resumed, it was made with {'; '.join(wrong)}; pass --overwrite to replace it"
+            f"{folder}: cannot be resumed, it was made with {'; '.join(wrong)}; pass `overwrite=True` to replace it"
         )
     return info
 

@@ -12,7 +12,7 @@ from celldetr.errors import InputError
 def check_modes(resume: bool, overwrite: bool) -> None:
     """Refuse to go on with what is there and to replace it at once."""
     if resume and overwrite:
-        raise InputError("resume and overwrite contradict each other; pass one of --resume and --overwrite")
+        raise InputError("`resume=True` and `overwrite=True` contradict each other; pass one of them")
 
 
 def differences(then: Mapping[str, Any], now: Mapping[str, Any], within: str = "") -> list[str]:

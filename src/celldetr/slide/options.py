@@ -52,9 +52,11 @@ class PredictOptions(Config):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.tile is not None and self.overlap > self.tile // 2:
-            raise ValueError(f"overlap={self.overlap} must not exceed half of tile={self.tile}")
+            raise ValueError(f"`overlap={self.overlap}` must not exceed half of `tile={self.tile}`")
         if self.region is not None and min(self.region[2:]) <= 0:
-            raise ValueError(f"region={self.region} must be x, y, width, height with a positive width and height")
+            raise ValueError(
+                f"`region={' '.join(f'{value:g}' for value in self.region)}` must have a positive width and height"
+            )
         return self
 
     def tile_for(self, image_px: int | None) -> int:
@@ -71,7 +73,7 @@ class PredictOptions(Config):
         side = image_px or TILE
         if self.overlap > side // 2:
             raise InputError(
-                f"overlap={self.overlap} must not exceed half of a tile, which has {side} px with this model; "
+                f"`overlap={self.overlap}` must not exceed half of a tile, which has {side} px with this model; "
                 f"choose {side // 2} or less"
             )
         return side

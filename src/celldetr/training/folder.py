@@ -36,13 +36,15 @@ def check_folder(folder: Path, recipe: Recipe, *, resume: bool, overwrite: bool)
     check_modes(resume, overwrite)
     if resume:
         if not path.is_file():
-            raise InputError(f"{folder}: nothing to resume, there is no {RECIPE_FILE}; start without --resume")
+            raise InputError(f"{folder}: nothing to resume, there is no {RECIPE_FILE}; start without `resume=True`")
         earlier = parse(Recipe, read_yaml(path), str(path))
         if changed := differences(earlier.model_dump(mode="json"), recipe.model_dump(mode="json")):
             raise InputError(f"{folder}: holds a run of another recipe ({changed[0]}); resume with the same settings")
     elif folder.exists() and any(folder.iterdir()):
         if not overwrite:
-            raise InputError(f"{folder}: exists; add --resume to continue the run in it, or --overwrite to start anew")
+            raise InputError(
+                f"{folder}: holds a run; add `resume=True` to continue it, or `overwrite=True` to start anew"
+            )
         if not path.is_file():
             raise InputError(f"{folder}: holds other files than a run, which are not overwritten; name another folder")
         if recipe.init and folder.resolve() in (start := find_model(recipe.init).resolve(), *start.parents):
