@@ -179,7 +179,7 @@ def test_a_graph_that_differs_is_not_kept(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(exporting, "_record", lambda module, path: path.write_text("a graph"))
     monkeypatch.setattr(exporting, "_describe", lambda path, card: None)
     monkeypatch.setattr(exporting, "run_onnx", wrong)
-    with pytest.raises(InputError, match="'toy'.*100%"):
+    with pytest.raises(InputError, match=r"'toy'.*100%"):
         export_onnx(made, tmp_path / "toy.onnx")
     assert not list(tmp_path.iterdir())
 
