@@ -13,14 +13,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from celldetr.config import Precision
 from celldetr.errors import InputError, UntypedWarning, untyped
 from celldetr.model.checkpoint import Card, load_checkpoint
-from celldetr.model.device import Precision, pick_device
+from celldetr.model.device import pick_device
 from celldetr.model.hub import find_model
 from celldetr.model.inference import TilePredictor
+from celldetr.slide.base_reader import SlideReader
 from celldetr.slide.engine import Progress, RunSummary, predict_array, run_slide
 from celldetr.slide.options import PredictOptions
-from celldetr.slide.reader import SlideReader, open_slide
+from celldetr.slide.reader import open_slide
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -23,8 +23,9 @@ from celldetr.model.attention_trace import AttentionTrace, trace_attention
 from celldetr.model.display_names import short_titles
 from celldetr.model.hub import DEFAULT_MODEL
 from celldetr.report.attention import Attention, CellRow, attention_figure
+from celldetr.slide.base_reader import SlideReader
 from celldetr.slide.damage import read_around
-from celldetr.slide.reader import SlideReader, open_slide
+from celldetr.slide.reader import open_slide
 
 SAME_MPP = 0.001  # relative: rounding of what was written
 COLUMNS = ["cell_id", "x_px", "y_px", "w_px", "h_px", "type", "type_score"]

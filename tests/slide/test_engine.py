@@ -26,11 +26,12 @@ from celldetr.cells.store import PartStore, read_cells, read_embeddings
 from celldetr.config import parse
 from celldetr.errors import InputError
 from celldetr.model.output import TileCells
+from celldetr.slide.base_reader import SlideReader
 from celldetr.slide.engine import Progress, RunSummary, predict_array, run_slide
 from celldetr.slide.grid import lay_grid
 from celldetr.slide.options import PredictOptions
 from celldetr.slide.pipeline import read_ahead, usable_threads
-from celldetr.slide.reader import SlideReader, from_array, open_slide
+from celldetr.slide.reader import from_array, open_slide
 from helpers.blobs import BlobModel, blob_image, scattered
 
 HEIGHT, WIDTH = 420, 610

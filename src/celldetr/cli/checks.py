@@ -14,7 +14,7 @@ from celldetr.errors import InputError, UntypedWarning, near, untyped
 
 if TYPE_CHECKING:
     from celldetr.cohort.schedulers import ClusterSettings
-    from celldetr.model.device import Precision
+    from celldetr.config import Precision
 
 
 def precision(name: str) -> Precision:

@@ -14,7 +14,7 @@ from celldetr.slide.run import Progress
 
 if TYPE_CHECKING:
     from celldetr.api import Model
-    from celldetr.model.device import Precision
+    from celldetr.config import Precision
 
 TASK_TILES = 128  # some seconds of work: far more than handing it out costs, little to lose with a worker
 

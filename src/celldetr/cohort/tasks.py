@@ -30,12 +30,13 @@ from celldetr.cohort.regions import found_store
 from celldetr.cohort.request import ModelChoice, Request
 from celldetr.errors import InputError
 from celldetr.io.files import output_errors
+from celldetr.slide.base_reader import SlideReader
 from celldetr.slide.engine import RunSummary, summarise
 from celldetr.slide.find import Slide
 from celldetr.slide.pipeline import Job, Seconds, find_bands
 from celldetr.slide.plan import Plan, make_plan
 from celldetr.slide.provenance import changed, identity
-from celldetr.slide.reader import SlideReader, open_slide
+from celldetr.slide.reader import open_slide
 from celldetr.slide.run import Session
 
 if TYPE_CHECKING:

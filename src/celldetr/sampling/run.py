@@ -27,10 +27,11 @@ from celldetr.sampling.nuclei import Cut, NucleusSource, SlideNuclei
 from celldetr.sampling.options import SampleOptions
 from celldetr.sampling.places import Places, find_places
 from celldetr.sampling.quality import glass_density, pen_share, sharpness
+from celldetr.slide.base_reader import SlideReader
 from celldetr.slide.damage import DamageError
 from celldetr.slide.find import Slide
 from celldetr.slide.pipeline import ahead, usable_threads
-from celldetr.slide.reader import SlideReader, open_slide
+from celldetr.slide.reader import open_slide
 
 BATCH = 8  # patches that a model sees together
 EMPTY, DAMAGED, BLURRED, PEN, FEW = "little tissue", "damaged", "blurred", "pen", "few nuclei"

@@ -10,8 +10,9 @@ from pathlib import Path
 
 from celldetr.errors import InputError
 from celldetr.search.collection import Collection, SlideCells
+from celldetr.slide.base_reader import SlideReader, slide_name
 from celldetr.slide.find import slides_below
-from celldetr.slide.reader import IMAGES, SlideReader, open_slide, slide_name
+from celldetr.slide.reader import IMAGES, open_slide
 
 
 @dataclass(frozen=True)

@@ -22,18 +22,18 @@ from numpy.typing import NDArray
 
 from celldetr.cells.clusters import CLUSTERS
 from celldetr.cells.schema import cell_schema, number_rows, table_metadata, table_to_frame
-from celldetr.cells.store import CELLS, FINISHED, PARTS, RUN, ZARR_FILE, PartStore, joint_bounds
+from celldetr.cells.store import CELLS, FINISHED, PARTS, RUN, ZARR_FILE, FailedTile, PartStore, joint_bounds
 from celldetr.errors import InputError
 from celldetr.io.files import flush_directory, output_errors, read_json
 from celldetr.io.lock import RunLock
 from celldetr.io.resume import check_modes
-from celldetr.slide.damage import FailedTile
+from celldetr.slide.base_reader import SlideReader
 from celldetr.slide.nucleus_size import NucleusSizes
 from celldetr.slide.options import PredictOptions
 from celldetr.slide.pipeline import Counter, Job, Seconds, predict_bands
 from celldetr.slide.plan import make_plan
 from celldetr.slide.provenance import changed, doubts, identity, table_provenance
-from celldetr.slide.reader import SlideReader, from_array
+from celldetr.slide.reader import from_array
 from celldetr.slide.run import Progress, Session
 
 if TYPE_CHECKING:

@@ -21,9 +21,10 @@ from celldetr.errors import InputError, near
 from celldetr.io.files import output_errors
 from celldetr.io.lock import LOCK, RunLock
 from celldetr.io.resume import check_modes
+from celldetr.slide.base_reader import SlideReader
 from celldetr.slide.options import PredictOptions
 from celldetr.slide.provenance import package_version
-from celldetr.slide.reader import SlideReader, open_slide
+from celldetr.slide.reader import open_slide
 from celldetr.spatial import affine as affines
 from celldetr.spatial.align import AlignOptions, read_alignment, refine
 from celldetr.spatial.coordinates import pixel_scale
