@@ -24,7 +24,7 @@ from helpers.cell_tables import random_cells, write_run
 from helpers.cli import call
 from helpers.cohorts import planted, shuffled, write_cohort
 
-SCHEMA = Path(__file__).parents[1] / "export" / "qupath_feature.schema.json"
+SCHEMA = Path(__file__).parents[1] / "cells" / "qupath_feature.schema.json"
 
 
 def brute(embeddings: np.ndarray, row: int, k: int) -> tuple[list[int], np.ndarray]:

@@ -75,7 +75,9 @@ def with_settings(command: Callable[..., Any]) -> Callable[..., Any]:
         for parameter, each in configs.items():
             own = {name: value for name, value in values.items() if name in each.model_fields}
             own |= {
-                name: _pairs(value, flags[name]) if _kind(each.model_fields[name])[0] is dict else value
+                name: _pairs(value, flags[name], each.model_fields[name])
+                if _kind(each.model_fields[name])[0] is dict
+                else value
                 for name, value in chosen.items()
                 if name in each.model_fields
             }
@@ -135,7 +137,7 @@ def _spelled(default: Any, declaration: str) -> str:
     return ",".join(map(str, default)) if isinstance(default, tuple) else str(default)
 
 
-def _pairs(texts: list[str], flag: str) -> dict[str, str]:
+def _pairs(texts: list[str], flag: str, field: FieldInfo) -> dict[str, str]:
     """``NAME=NAME`` of a repeated option, or YAML files of such pairs, as a dictionary."""
     pairs: dict[str, str] = {}
     for text in texts:
@@ -150,5 +152,5 @@ def _pairs(texts: list[str], flag: str) -> dict[str, str]:
                 name.strip(): value.strip() for name, _, value in (part.partition(":") for part in text.split(","))
             }
         else:
-            raise InputError(f"{flag} {text!r}: expected NAME=NAME, or a YAML file of name: name")
+            raise InputError(f"{flag} {text!r}: expected {field.title or 'NAME=NAME'}, or a YAML file of such pairs")
     return pairs
