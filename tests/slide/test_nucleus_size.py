@@ -73,7 +73,7 @@ def test_the_sentence_names_the_value_what_was_expected_and_what_to_do() -> None
     assert "really 0.25 um per pixel, or rather near 0.5?" in small
     assert "come out large: 11.0 um" in large
     assert "really 0.5 um per pixel, or rather near 0.25?" in large
-    assert "--mpp" in small
+    assert "`mpp`" in small
 
 
 def test_a_table_on_disk_is_read_in_parts(tmp_path: Path) -> None:

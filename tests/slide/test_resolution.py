@@ -61,12 +61,12 @@ def test_given_overrides_and_a_disagreement_is_noted(given: float, warned: bool)
 
 
 def test_objective_power_suggests_but_never_decides() -> None:
-    with pytest.raises(InputError, match=r"objective power is 20x: if that is right, pass --mpp 0.5$"):
+    with pytest.raises(InputError, match=r"objective power is 20x: if that is right, pass `mpp=0.5`$"):
         resolve("s", None, [], power=20)
 
 
 def test_impossible_metadata_is_quoted() -> None:
-    with pytest.raises(InputError, match=r"gives 352.8 \(tags\) um per pixel, outside 0.05 to 10; pass --mpp"):
+    with pytest.raises(InputError, match=r"gives 352.8 \(tags\) um per pixel, outside 0.05 to 10; pass `mpp`"):
         resolve("s", None, [Candidate(352.8, "tags")])
 
 
