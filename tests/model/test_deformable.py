@@ -341,8 +341,7 @@ def test_numba_refuses_other_devices() -> None:
     assert deformable_attention_reference(**tensors, shapes=GOOD.shapes).shape == (2, 3, 6)
 
 
-<<<<<<< HEAD
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     st.integers(0, 2**32 - 1),
     st.sampled_from([(2, None), (4, None), (4, 1.0), (4, 1.7)]),
@@ -351,12 +350,6 @@ def test_numba_refuses_other_devices() -> None:
 )
 def test_fused_equals_the_steps_one_by_one(seed: int, kind: tuple[int, float | None], wild: bool, inside: bool) -> None:
     """Results and gradients of the kernel that makes locations and weights, and of the layer that does in PyTorch."""
-=======
-@settings(max_examples=40, deadline=None)
-@given(st.integers(0, 2**32 - 1), st.sampled_from([(2, None), (4, None), (4, 1.0), (4, 1.7)]), st.booleans())
-def test_fused_equals_the_steps_one_by_one(seed: int, kind: tuple[int, float | None], wild: bool) -> None:
-    """With gradients on, the layer computes locations and weights in PyTorch; without, the kernel does."""
->>>>>>> main
     torch.manual_seed(seed)
     numbers, margin = kind
     start = "interior" if margin else "stock"
