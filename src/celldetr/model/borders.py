@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import cast
 
-from timm.layers import Conv2dSame
+from timm.layers.conv2d_same import Conv2dSame
 from torch import Tensor, nn
 from torch.nn import functional
 

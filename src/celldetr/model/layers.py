@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
-from typing import Literal, cast
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -157,7 +157,7 @@ class DeformableAttention(nn.Module):
     def weights(self, query: Tensor) -> Tensor:
         """How much each sampled point counts: (B, Q, d) -> (B, Q, heads, L, P) float32, each head's sum being 1."""
         logits = at_least_single(self.attention_weights(query)).view(*query.shape[:2], self.heads, -1)
-        return cast(Tensor, logits.softmax(-1).view(*query.shape[:2], self.heads, self.levels, self.points))
+        return logits.softmax(-1).view(*query.shape[:2], self.heads, self.levels, self.points)
 
     def forward(self, query: Tensor, reference: Tensor, memory: Memory) -> Tensor:
         """Sample the memory around each query's reference.
