@@ -12,7 +12,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import shapely
 import yaml
 from PIL import Image
 
@@ -22,7 +21,7 @@ from celldetr.data.card import load_card
 from celldetr.data.readers.instance_maps import read_map
 from celldetr.data.sources import load_samples
 from celldetr.io.safe_io import YAML_BYTES, read_yaml
-from celldetr.slide.roi import joined, read_roi
+from celldetr.slide.roi import read_roi
 from helpers.cell_tables import random_cells, random_embeddings, write_run
 from helpers.hostile import in_little_memory, refused
 
@@ -68,11 +67,6 @@ def test_geojson_that_unpacks_to_gigabytes(tmp_path: Path) -> None:
 def test_geojson_that_is_nested_without_end(content: str, tmp_path: Path) -> None:
     (tmp_path / "roi.geojson").write_text(content)
     assert refused(lambda: read_roi(tmp_path / "roi.geojson")) is not None
-
-
-def test_outlines_that_cross_without_end() -> None:
-    scribble = shapely.Polygon(np.random.default_rng(0).uniform(0, 1e5, (20_000, 2)))
-    assert in_little_memory(lambda: joined([scribble], "here")) is not None
 
 
 # Data sets
