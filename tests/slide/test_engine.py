@@ -209,7 +209,9 @@ def test_a_model_of_one_size_of_image_sees_no_other(tmp_path: Path) -> None:
     assert json.loads((summary.directory / "run.json").read_text())["options"]["tile"] == 160
     asked = run_slide(reader, model, tmp_path / "asked", PredictOptions(tile=256))
     assert any("tile=256: this model measures" in warning for warning in asked.warnings)
-    with pytest.raises(InputError, match=r"overlap=96 must not exceed half of a tile, which has 160 px .* 80 or less"):
+    with pytest.raises(
+        InputError, match=r"`overlap=96` must not exceed half of a tile, which has 160 px .* 80 or less"
+    ):
         run_slide(reader, model, tmp_path / "wide", PredictOptions(overlap=96))
     plain = run_slide(reader, BlobModel(), tmp_path / "plain", PredictOptions())
     assert json.loads((plain.directory / "run.json").read_text())["options"]["tile"] == 768
@@ -324,7 +326,7 @@ def test_batch_size_may_change_on_resuming_but_nothing_else(tmp_path: Path) -> N
         (SMALL.model_copy(update={"tile": 160}), BlobModel(), r"options.tile: 128, now 160"),
         (SMALL, BlobModel(name="other"), r"model.name: 'blobs', now 'other'"),
     ]:
-        with pytest.raises(InputError, match=rf"cannot be resumed, it was made with {message}; pass --overwrite"):
+        with pytest.raises(InputError, match=rf"cannot be resumed, it was made with {message}; pass `overwrite=True`"):
             run_slide(slide(), model, tmp_path, options, resume=True)
     with pytest.raises(InputError, match=r"width: 610, now 600"):
         run_slide(from_array(IMAGE[:, :600], 0.5, "blobs"), BlobModel(), tmp_path, SMALL, resume=True)
@@ -362,7 +364,9 @@ def test_existing_output_is_refused_and_replaced_only_when_asked(tmp_path: Path)
     for name in ("cells.zarr", "cells.mine"):
         (first.directory / name).mkdir()
     (first.directory / "cells.zarr" / "zarr.json").write_text("{}")
-    with pytest.raises(InputError, match=r"holds a finished run; pass --overwrite to replace it, or --resume to keep"):
+    with pytest.raises(
+        InputError, match=r"holds a finished run; pass `overwrite=True` to replace it, or `resume=True` to keep"
+    ):
         run_slide(slide(), BlobModel(), tmp_path, SMALL)
     with pytest.raises(InputError, match="contradict"):
         run_slide(slide(), BlobModel(), tmp_path, SMALL, resume=True, overwrite=True)
@@ -372,7 +376,7 @@ def test_existing_output_is_refused_and_replaced_only_when_asked(tmp_path: Path)
     with pytest.raises(RuntimeError):
         run_slide(slide("other"), BlobModel(fail_at=5), tmp_path, SMALL)
     with pytest.raises(
-        InputError, match=r"holds an unfinished run; pass --overwrite to replace it, or --resume to cont"
+        InputError, match=r"holds an unfinished run; pass `overwrite=True` to replace it, or `resume=True` to cont"
     ):
         run_slide(slide("other"), BlobModel(), tmp_path, SMALL)
 

@@ -72,7 +72,7 @@ def test_the_sentence_names_the_value_what_was_expected_and_what_to_do() -> None
     (small,), (large,) = of(3.0, ENOUGH, mpp=0.25).doubts(), of(11.0, ENOUGH, mpp=0.5).doubts()
     for sentence, size, mpp, rather in ((small, "3.0 um", "0.25", "0.5"), (large, "11.0 um", "0.5", "0.25")):
         assert re.search(rf"{size}.* {mpp} um per pixel.* {rather}\?", sentence)
-        assert "--mpp" in sentence
+        assert "`mpp" in sentence
 
 
 def test_a_table_on_disk_is_read_in_parts(tmp_path: Path) -> None:

@@ -58,7 +58,7 @@ def test_given_overrides_and_a_disagreement_is_noted(given: float, warned: bool)
 
 
 def test_objective_power_suggests_but_never_decides() -> None:
-    with pytest.raises(InputError, match=r"20x.*--mpp 0.5"):
+    with pytest.raises(InputError, match=r"20x.*`mpp=0.5"):
         resolve("s", None, [], power=20)
 
 

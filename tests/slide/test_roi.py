@@ -421,7 +421,7 @@ def test_the_outline_is_drawn(tmp_path: Path) -> None:
 def test_tiles_too_close_for_a_roi_are_told() -> None:
     """The chain of tiles that settle a cell between them had no end."""
     grid = lay_grid((0, 0, 60_000, 60_000), (1.0, 1.0), 80, 40, 0)
-    with pytest.raises(InputError, match="--tile"):
+    with pytest.raises(InputError, match="`tile"):
         influence(grid, 0.4)
     wide = lay_grid((0, 0, 60_000, 60_000), (1.0, 1.0), 128, 64, 0)
     assert influence(wide, 0.4)[0] < 100
@@ -430,5 +430,5 @@ def test_tiles_too_close_for_a_roi_are_told() -> None:
 def test_a_roi_beside_the_region_is_an_error() -> None:
     options = SMALL.model_copy(update={"region": (0, 0, 100, 100)})
     options = PredictOptions(**options.model_dump() | {"roi": shapely.box(300, 300, 350, 350)})
-    with pytest.raises(InputError, match="--region 0 0 100 100"):
+    with pytest.raises(InputError, match="`region=0 0 100 100"):
         predict_array(IMAGE, 0.5, BlobModel(0.5), options)

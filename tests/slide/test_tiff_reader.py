@@ -248,7 +248,7 @@ def test_resolution_tags_of_a_microscope(tmp_path: Path, options: dict[str, Any]
 )
 def test_resolution_tags_of_a_screen_are_refused(tmp_path: Path, options: dict[str, Any]) -> None:
     tifffile.imwrite(tmp_path / "a.tif", IMAGE, photometric="rgb", **options)
-    with pytest.raises(InputError, match="pass --mpp"):
+    with pytest.raises(InputError, match="pass `mpp`"):
         open_slide(tmp_path / "a.tif")
 
 
