@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import sys
 from collections.abc import Sequence
 from itertools import pairwise
@@ -408,12 +407,6 @@ def test_a_region_of_a_slide_with_bounds_says_where_it_counts_from(tmp_path: Pat
 # The world goes wrong
 
 
-def holder(directory: Path, **changes: Any) -> None:
-    directory.mkdir(parents=True)
-    content = {"host": platform.node(), "pid": os.getpid(), "started": None} | changes
-    (directory / ".lock").write_text(json.dumps(content))
-
-
 def test_a_second_run_at_the_same_time_is_refused(tmp_path: Path) -> None:
     class Nosy(BlobModel):
         def predict_tiles(self, tiles: Any) -> Any:
@@ -423,23 +416,6 @@ def test_a_second_run_at_the_same_time_is_refused(tmp_path: Path) -> None:
 
     assert run_slide(slide(), Nosy(), tmp_path, SMALL).cells == len(POINTS)
     assert list(tmp_path.rglob(".lock")) == []
-
-
-@pytest.mark.parametrize("changes", [{"host": "elsewhere"}, {}])
-def test_a_lock_that_may_be_held_stands(tmp_path: Path, changes: dict[str, Any]) -> None:
-    holder(tmp_path / "blobs", **changes)
-    with pytest.raises(InputError, match=r"in use by another run \(process \d+ on .*or delete .*\.lock"):
-        run_slide(slide(), BlobModel(), tmp_path, SMALL)
-    assert (tmp_path / "blobs" / ".lock").exists()
-
-
-@pytest.mark.skipif(os.name != "posix", reason="whether a process is gone is asked the POSIX way")
-@pytest.mark.parametrize("changes", [{"pid": 2**22 + 1}, {"started": "0"}])
-def test_the_lock_of_a_dead_run_is_taken_over(tmp_path: Path, changes: dict[str, Any]) -> None:
-    if "started" in changes and not Path("/proc/self/stat").exists():
-        pytest.skip("this system does not say when a process started")
-    holder(tmp_path / "blobs", **changes)
-    assert run_slide(slide(), BlobModel(), tmp_path, SMALL).cells == len(POINTS)
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
