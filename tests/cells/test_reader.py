@@ -96,7 +96,7 @@ def test_what_is_not_a_table_says_so(tmp_path: Path, run: Path) -> None:
 
 def test_an_unfinished_run_says_so(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text('{"status": "interrupted"}')
-    with pytest.raises(InputError, match=r"not finished \(it is interrupted\); run predict again with --resume"):
+    with pytest.raises(InputError, match=r"not finished \(it is interrupted\); run predict again with `resume=True`"):
         read_cells(tmp_path)
 
 
