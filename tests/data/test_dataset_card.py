@@ -32,9 +32,7 @@ def test_what_may_ship_is_what_its_licence_allows() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "name", ["brca-m2c", "consep", "consep-train", "monuseg-train", "nucls-examples", "nuinsseg", "tnbc"]
-)
+@pytest.mark.parametrize("name", ["brca-m2c", "consep", "consep-train", "nucls-examples", "nuinsseg", "tnbc"])
 def test_splits_share_no_patient_and_no_image(name: str, shared_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CELLDETR_DATA", str(shared_data))
     card = load_card(name)
