@@ -30,7 +30,7 @@ Assignments = Annotated[
 ]
 SettingsFile = Annotated[
     Path | None,
-    typer.Option("--config", metavar="FILE", help="YAML file of settings; --set and the options above win over it."),
+    typer.Option("--config", metavar="FILE", help="YAML file of settings; --set and the other options win over it."),
 ]
 
 
@@ -51,6 +51,7 @@ def with_settings(command: Callable[..., Any]) -> Callable[..., Any]:
     """Replace the parameters that ``Fields`` marks by options of their fields, ``--set`` and ``--config``."""
     configs: dict[str, type[Config]] = {}  # by parameter of the command
     flags: dict[str, str] = {}  # by field
+    pairs: dict[str, str] = {}  # fields that are dictionaries, and what is expected of them
     parameters: list[inspect.Parameter] = []
     for parameter in inspect.signature(command, eval_str=True).parameters.values():
         config, *marks = get_args(parameter.annotation) or (None,)
@@ -60,7 +61,10 @@ def with_settings(command: Callable[..., Any]) -> Callable[..., Any]:
         configs[parameter.name] = config
         for name, declaration in marks[0].flags.items():
             flags[name] = declaration.split(",")[0].split("/")[0]
-            parameters.append(_keyword(name, _option(config.model_fields[name], declaration)))
+            field = config.model_fields[name]
+            if _kind(field)[0] is dict:
+                pairs[name] = f"{flags[name]} {field.title}"
+            parameters.append(_keyword(name, _option(field, declaration)))
     parameters += [_keyword("assignments", Assignments), _keyword("config", SettingsFile)]
 
     @functools.wraps(command)
@@ -72,21 +76,25 @@ def with_settings(command: Callable[..., Any]) -> Callable[..., Any]:
             if name not in known:
                 raise InputError(f"{origin}: unknown key {name!r}; {near(name, known)}")
         chosen = {name: value for name in flags if (value := given.pop(name)) not in (None, [], ())}
+        chosen |= {name: read_pairs(chosen[name], expected) for name, expected in pairs.items() if name in chosen}
         for parameter, each in configs.items():
-            own = {name: value for name, value in values.items() if name in each.model_fields}
-            own |= {
-                name: _pairs(value, flags[name], each.model_fields[name])
-                if _kind(each.model_fields[name])[0] is dict
-                else value
-                for name, value in chosen.items()
-                if name in each.model_fields
-            }
+            own = {name: value for name, value in (values | chosen).items() if name in each.model_fields}
             given[parameter] = parse(each, own, origin, {name: flags[name] for name in chosen})
         return command(**given)
 
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     run.configs = tuple(configs.values())  # type: ignore[attr-defined]
     return run
+
+
+def has_settings(*configs: type[Config]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Say which configs a command reads by itself with ``--set`` and ``--config``, for messages and docs/cli.md."""
+
+    def mark(command: Callable[..., Any]) -> Callable[..., Any]:
+        command.configs = configs  # type: ignore[attr-defined]
+        return command
+
+    return mark
 
 
 def _keyword(name: str, annotation: Any) -> inspect.Parameter:
@@ -107,8 +115,8 @@ def _option(field: FieldInfo, declaration: str) -> Any:
         given, metavar = list[arguments[0]], "NAME"  # type: ignore[valid-type]
     elif kind is tuple:
         given, metavar = tuple[arguments], " ".join("N" for _ in arguments)  # type: ignore[valid-type]
-    if field.default not in (None, "", ()):
-        notes.insert(0, f"default: {_spelled(field.default, declaration)}")
+    if field.default not in (None, "", ()) and (kind is not bool or "/" in declaration):
+        notes = [f"default: {_spelled(field.default, declaration)}", *notes]
     text = f"{field.description}  [{'; '.join(notes)}]" if notes else field.description
     option = typer.Option(*declaration.split(","), help=text, show_default=False, metavar=field.title or metavar)
     return Annotated[given | None, option]
@@ -132,12 +140,13 @@ def _kind(field: FieldInfo) -> tuple[Any, tuple[Any, ...], list[str]]:
 def _spelled(default: Any, declaration: str) -> str:
     """A default as it would be given."""
     if isinstance(default, bool):
-        on, _, off = declaration.partition("/")
-        return on if default else off or "off"
-    return ",".join(map(str, default)) if isinstance(default, tuple) else str(default)
+        return declaration.split("/")[not default]
+    if isinstance(default, tuple):
+        return ",".join(map(str, default))
+    return f"{default:g}" if isinstance(default, float) else str(default)
 
 
-def _pairs(texts: list[str], flag: str, field: FieldInfo) -> dict[str, str]:
+def read_pairs(texts: list[str], expected: str) -> dict[str, str]:
     """``NAME=NAME`` of a repeated option, or YAML files of such pairs, as a dictionary."""
     pairs: dict[str, str] = {}
     for text in texts:
@@ -152,5 +161,5 @@ def _pairs(texts: list[str], flag: str, field: FieldInfo) -> dict[str, str]:
                 name.strip(): value.strip() for name, _, value in (part.partition(":") for part in text.split(","))
             }
         else:
-            raise InputError(f"{flag} {text!r}: expected {field.title or 'NAME=NAME'}, or a YAML file of such pairs")
+            raise InputError(f"{text!r}: expected {expected}, or a YAML file of such pairs")
     return pairs

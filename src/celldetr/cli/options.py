@@ -20,6 +20,10 @@ Out = Annotated[
     Path, typer.Option("--out", "-o", metavar="OUT", help="Folder for the results, one folder a slide; made if needed.")
 ]
 RunFolder = Annotated[Path, typer.Option("--out", "-o", metavar="RUN", help="Folder of the run.")]
+RecipeChanges = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="KEY=VALUE", help="Changes to it, as with --set, e.g. training.steps=2000 model.d_model=64"),
+]
 Formats = Annotated[
     list[str] | None,
     typer.Option(
@@ -38,14 +42,9 @@ ModelName = Annotated[
 Dataset = Annotated[
     str, typer.Argument(metavar="DATASET", help="A data set's card (YAML), one in the package, or a folder of labels.")
 ]
-ImageMpp = Annotated[
-    float | None, typer.Option(help="Micrometres per pixel of the images, instead of what they or their card say.")
-]
-Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 or mps; auto takes the fastest there is.")]
-Devices = Annotated[int, typer.Option(help="Processes that share each batch, each with a device of its own.")]
-PrecisionName = Annotated[str, typer.Option("--precision", help="32, bf16, or auto: bf16 where it is native.")]
-Orientations = Annotated[
-    int, typer.Option(help="1, 2, 4 or 8: average over so many flips and turns of each tile; costs as many times.")
+Device = Annotated[str, typer.Option(metavar="NAME", help="cpu, cuda, cuda:1 or mps; auto: the fastest there is.")]
+Devices = Annotated[
+    int, typer.Option(metavar="INT", help="Processes that share each batch, each with a device of its own.")
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace earlier results.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Continue an interrupted run; keep what is finished.")]
