@@ -7,9 +7,8 @@ from typing import Annotated
 
 import typer
 
-from celldetr.cli import checks
 from celldetr.cli.from_config import Fields, with_settings
-from celldetr.cli.options import Device, Overwrite, Quiet
+from celldetr.cli.options import Device, Overwrite, Quiet, check_file
 from celldetr.cli.progress import Progress
 from celldetr.config import ExplainOptions
 
@@ -53,7 +52,7 @@ def explain(
     """
     from celldetr.explain import explain_slide
 
-    checks.free(out, overwrite, "explain.png")
+    check_file(out, overwrite, "explain.png")
     with Progress(quiet) as progress:
         lines = explain_slide(
             slide,

@@ -147,19 +147,18 @@ def _spelled(default: Any, declaration: str) -> str:
 
 
 def read_pairs(texts: list[str], expected: str) -> dict[str, str]:
-    """``NAME=NAME`` of a repeated option, or YAML files of such pairs, as a dictionary."""
+    """``NAME=NAME`` of a repeated option, also with commas between, or YAML files of such pairs, as a dictionary."""
     pairs: dict[str, str] = {}
     for text in texts:
         path = expand_user(Path(text))
         if is_file(path):
             pairs |= {str(name): "" if value is None else value for name, value in read_yaml(path).items()}
-        elif "=" in text:
-            name, _, value = text.partition("=")
+            continue
+        sign = "=" if "=" in text else ":"  # `evaluate --types` of 0.1.0 took NAME:NAME
+        parts = text.split(",") if all(sign in part for part in text.split(",")) else [text]  # names may have commas
+        for part in parts:
+            name, found, value = part.partition(sign)
+            if not found:
+                raise InputError(f"{text!r}: expected {expected}, or a YAML file of such pairs")
             pairs[name.strip()] = value.strip()
-        elif ":" in text:  # NAME:NAME,NAME:NAME, as `evaluate --types` of 0.1.0 took it
-            pairs |= {
-                name.strip(): value.strip() for name, _, value in (part.partition(":") for part in text.split(","))
-            }
-        else:
-            raise InputError(f"{text!r}: expected {expected}, or a YAML file of such pairs")
     return pairs

@@ -9,11 +9,24 @@ import typer
 
 from celldetr.cli.from_config import Fields
 from celldetr.config import InferenceOptions
+from celldetr.errors import InputError
 
 
 def split_commas(values: list[str] | None) -> list[str]:
     """A repeated option whose values may also be given with commas between: ``-f a,b -f c``."""
     return [part for value in values or () for part in value.split(",") if part]
+
+
+def check_file(out: Path, overwrite: bool, example: str = "metrics.json") -> None:
+    """Say before the work, not after it, that the file for its result cannot be written.
+
+    Raises:
+        InputError: it is there and ``overwrite`` was not asked for, or its folder is not.
+    """
+    if out.is_dir() or not out.parent.is_dir():
+        raise InputError(f"{out}: expected the name of a file in a folder that exists, e.g. {example}")
+    if out.exists() and not overwrite:
+        raise InputError(f"{out}: exists already; choose another name or add `overwrite=True`")
 
 
 Out = Annotated[
