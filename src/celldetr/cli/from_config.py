@@ -104,22 +104,50 @@ def _keyword(name: str, annotation: Any) -> inspect.Parameter:
 
 def _option(field: FieldInfo, declaration: str) -> Any:
     """The option of a field, as typer reads it. Values are converted by typer and checked by the config."""
-    kind, arguments, notes = _kind(field)
+    kind, arguments, _ = _kind(field)
     given: Any = kind
-    metavar = {int: "INT", float: "NUMBER", str: "TEXT", Path: "PATH"}.get(kind)
     if kind is Literal:
-        given, metavar = type(arguments[0]), "|".join(map(str, arguments))
+        given = type(arguments[0])
     elif kind is dict:
-        given, metavar = list[str], "NAME=NAME"
-    elif kind is tuple and arguments[-1] is Ellipsis:
-        given, metavar = list[arguments[0]], "NAME"  # type: ignore[valid-type]
+        given = list[str]
     elif kind is tuple:
-        given, metavar = tuple[arguments], " ".join("N" for _ in arguments)  # type: ignore[valid-type]
-    if field.default not in (None, "", ()) and (kind is not bool or "/" in declaration):
-        notes = [f"default: {_spelled(field.default, declaration)}", *notes]
-    text = f"{field.description}  [{'; '.join(notes)}]" if notes else field.description
-    option = typer.Option(*declaration.split(","), help=text, show_default=False, metavar=field.title or metavar)
+        given = list[arguments[0]] if arguments[-1] is Ellipsis else tuple[arguments]  # type: ignore[valid-type]
+    metavar, text = describe(field, declaration)
+    option = typer.Option(*declaration.split(","), help=text, show_default=False, metavar=metavar)
     return Annotated[given | None, option]
+
+
+def describe(field: FieldInfo, declaration: str = "") -> tuple[str | None, str]:
+    """How a value of a field is written, and what it means, with default and bounds.
+
+    Args:
+        field: of a config.
+        declaration: of its option, if it has one; what is said of a default depends on it.
+    """
+    kind, arguments, notes = _kind(field)
+    metavar = {int: "INT", float: "NUMBER", bool: "true|false", dict: "NAME=NAME", str: "TEXT"}.get(kind, "VALUE")
+    if kind is Literal:
+        metavar = "|".join(map(str, arguments))
+    elif kind is tuple and not declaration:
+        metavar = "LIST"
+    elif kind is tuple:
+        metavar = "NAME" if arguments[-1] is Ellipsis else " ".join("N" for _ in arguments)
+    if kind is bool and declaration:
+        on, _, off = declaration.partition("/")
+        notes = [f"default: {on if field.default else off}"] * bool(off)
+    elif not field.is_required() and field.default not in (None, "", ()):
+        notes = [f"default: {_plain(field.default)}", *notes]
+    text = f"{field.description}  [{'; '.join(notes)}]" if notes else str(field.description)
+    return (None if kind is bool and declaration else field.title or metavar), text
+
+
+def _plain(value: Any) -> str:
+    """A default as YAML has it."""
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(_plain, value))}]"
+    if isinstance(value, float):
+        return f"{value:g}"
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _kind(field: FieldInfo) -> tuple[Any, tuple[Any, ...], list[str]]:
@@ -128,22 +156,13 @@ def _kind(field: FieldInfo) -> tuple[Any, tuple[Any, ...], list[str]]:
     while get_origin(annotation) in (Union, UnionType, Annotated):
         annotation, *rest = (kind for kind in get_args(annotation) if kind is not NoneType)
         metadata += [limit for info in rest if isinstance(info, FieldInfo) for limit in info.metadata]
-    words = {"ge": "{:g} or more", "gt": "above {:g}", "le": "at most {:g}", "lt": "below {:g}"}
+    words = {"ge": "{} or more", "gt": "above {}", "le": "at most {}", "lt": "below {}"}
     limits = {name: getattr(limit, name) for limit in metadata for name in words if hasattr(limit, name)}
     if {"ge", "le"} <= set(limits):
-        bounds = [f"{limits['ge']:g} to {limits['le']:g}"]
+        bounds = [f"{limits['ge']} to {limits['le']}"]
     else:
         bounds = [words[name].format(value) for name, value in limits.items()]
     return get_origin(annotation) or annotation, get_args(annotation), bounds
-
-
-def _spelled(default: Any, declaration: str) -> str:
-    """A default as it would be given."""
-    if isinstance(default, bool):
-        return declaration.split("/")[not default]
-    if isinstance(default, tuple):
-        return ",".join(map(str, default))
-    return f"{default:g}" if isinstance(default, float) else str(default)
 
 
 def read_pairs(texts: list[str], expected: str) -> dict[str, str]:

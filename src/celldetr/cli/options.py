@@ -69,6 +69,8 @@ Cells = Annotated[
 SlideFiles = Annotated[
     list[Path] | None,
     typer.Option(
-        "--slides", help="Slide files, or folders to be searched for them, for pictures of cells; repeat for more."
+        "--slides",
+        metavar="PATH",
+        help="Slide files, or folders to be searched for them, for pictures of cells; repeat for more.",
     ),
 ]
