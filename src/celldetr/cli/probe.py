@@ -7,12 +7,12 @@ from typing import Annotated
 
 import typer
 
-from celldetr.cli import checks
 from celldetr.cli.from_config import Fields, with_settings
 from celldetr.cli.interrupt import resumable
 from celldetr.cli.options import Dataset, Device, Overwrite, Quiet, Resume
 from celldetr.cli.progress import Progress, training_listener
 from celldetr.config import ProbeOptions
+from celldetr.errors import InputError
 
 
 @resumable()
@@ -89,7 +89,8 @@ def measure_where(
     from celldetr.probe.location import location_table, measure_location
 
     path = out / "where.json"
-    checks.free(path, overwrite)
+    if path.exists() and not overwrite:
+        raise InputError(f"{path}: exists already; choose another folder or pass `overwrite`")
     samples = load_samples(find_card(dataset, options.mpp), options.test_split)
     reports = {}
     with Progress(quiet) as progress:

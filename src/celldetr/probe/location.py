@@ -286,17 +286,18 @@ def occluded(image: NDArray[np.uint8], box: NDArray[np.floating], margin: float)
 
 
 def location_table(reports: Mapping[str, LocationReport]) -> Table:
-    """A row per model: R2 of each readout, and movements with the share of types that stay."""
+    """A column per model: R2 of each readout, and movements with the share of types that stay."""
     from rich.table import Table
 
     first = next(iter(reports.values()))
     table = Table(title=f"Place in embeddings: {first.cells:,} cells of {first.images} images")
-    for name in ("", "R2 x / y / border (ridge)", "(perceptron)"):
-        table.add_column(name)
-    for name in (*(f"origin +{px} px" for px in ORIGINS_PX), "another tile", "without surroundings"):
-        table.add_column(f"{name}: moved, types kept")
-    for name, report in reports.items():
-        fits = [" / ".join(f"{r2[target]:.3f}" for target in TARGETS) for r2 in report.readout.values()]
-        moves = (*report.origin.values(), report.tile, report.surroundings)
-        table.add_row(name, *fits, *(f"{moved:.3f}, {kept:.1%}" for moved, kept in moves))
+    for name in ("", *reports):
+        table.add_column(name, justify="right" if name else "left")
+    for name in first.readout:
+        r2 = (report.readout[name] for report in reports.values())
+        table.add_row(f"R2 of x / y / border, {name}", *(" / ".join(f"{x[t]:.3f}" for t in TARGETS) for x in r2))
+    moves = [[*report.origin.values(), report.tile, report.surroundings] for report in reports.values()]
+    names = (*(f"origin moved by {px} px" for px in ORIGINS_PX), "another tile", "surroundings painted over")
+    for name, row in zip(names, zip(*moves, strict=True), strict=True):
+        table.add_row(name, *(f"moved {moved:.3f}, types kept {kept:.1%}" for moved, kept in row))
     return table
