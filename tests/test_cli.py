@@ -24,7 +24,7 @@ import tifffile
 import yaml
 
 import celldetr
-from celldetr.cells import store
+from celldetr.slide import parts
 from helpers.cli import call
 from helpers.sample_crop import COLUMNS, MPP, crop, default_model, save, white
 
@@ -246,7 +246,7 @@ def test_a_full_disk_leaves_nothing(run: Run, tmp_path: Path, monkeypatch: pytes
     image = save(crop(), tmp_path / "crop.png")
     arguments = ["predict", image, "-o", tmp_path / "out", "--mpp", MPP, "-q"]
     with monkeypatch.context() as patch:
-        patch.setattr(store.pq, "write_table", full)  # what writes the parts
+        patch.setattr(parts.pq, "write_table", full)  # what writes the parts
         refused(run(*arguments), "the disk is full")
     assert not files_in(tmp_path / "out")
     with monkeypatch.context() as patch:

@@ -116,7 +116,7 @@ class MortalModel(DiscModel):
         super().__init__()
         self.batches, self.last = 0, last
 
-    def predict_tiles(self, tiles: Sequence[NDArray[np.uint8]]) -> list[TileCells]:
+    def predict_tiles(self, tiles: Sequence[NDArray[np.uint8]], least_score: float | None = None) -> list[TileCells]:
         if self.batches == self.last:
             raise Killed
         self.batches += 1

@@ -45,7 +45,7 @@ def evaluate(
 
     from celldetr.api import load
     from celldetr.evaluation.confusion import write_confusion
-    from celldetr.evaluation.evaluate_model import evaluate_model
+    from celldetr.evaluation.evaluate import evaluate_model
     from celldetr.evaluation.format import show_report
     from celldetr.evaluation.plots import save_plots
     from celldetr.evaluation.report import write_metrics

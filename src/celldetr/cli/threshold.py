@@ -33,7 +33,7 @@ def threshold(
     --threshold of predict and evaluate; images that it was chosen on say nothing about how good the model is.
     """
     from celldetr.api import load
-    from celldetr.evaluation.evaluate_model import choose_threshold
+    from celldetr.evaluation.evaluate import choose_threshold
     from celldetr.evaluation.format import show_threshold
     from celldetr.evaluation.plots import threshold_figure
     from celldetr.io.figures import check_ending, save_figure
