@@ -157,7 +157,7 @@ def embed_tiles(
             parts.append((vectors, types, places, np.full(len(inside), number), first + inside))
         first += len(sample)
     if not parts:
-        return TileCells(np.zeros((0, predictor.embedding_dim), np.float32), *(np.zeros(0, np.int64),) * 4)
+        raise InputError(f"no image holds a tile of {TILE_PX} px with cells at {predictor.mpp:g} um per pixel")
     return TileCells(*(np.concatenate(part) for part in zip(*parts, strict=True)))
 
 
