@@ -20,7 +20,7 @@ from celldetr.model.device import pick_device
 from celldetr.model.hub import find_model
 from celldetr.model.inference import TilePredictor
 from celldetr.slide.array import predict_array
-from celldetr.slide.engine import Progress, RunSummary, slide_run
+from celldetr.slide.engine import RunSummary, SlideProgress, slide_run
 from celldetr.slide.options import PredictOptions
 from celldetr.slide.reader import open_slide
 
@@ -120,7 +120,7 @@ def predict_slide(
     formats: Sequence[str] = (),
     resume: bool = False,
     overwrite: bool = False,
-    progress: Callable[[Progress], None] | None = None,
+    progress: Callable[[SlideProgress], None] | None = None,
 ) -> RunSummary:
     """Find every cell of a slide and write ``out/<slide>/``: the table, its provenance, a picture and a summary.
 
