@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 
 from celldetr.errors import InputError
 from celldetr.io.files import replacing
-from celldetr.io.safe_io import is_file, parse_json
+from celldetr.io.safe_io import is_file
 
 CLUSTERS = "clusters.parquet"
 CLUSTER = "cluster"
@@ -114,7 +114,7 @@ def clusters_about(table: Path) -> dict[str, Any] | None:
         return None
     try:
         schema = pq.read_schema(path)
-        about = parse_json((schema.metadata or {})[_KEY])
+        about = json.loads((schema.metadata or {})[_KEY])
         fits = schema.remove_metadata().equals(_SCHEMA) and isinstance(about, dict)
         count = about["count"] if fits else 0
     except (OSError, pa.ArrowException, KeyError, TypeError, ValueError):

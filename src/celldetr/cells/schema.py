@@ -18,8 +18,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from celldetr.io.safe_io import parse_json
-
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -164,7 +162,7 @@ def table_metadata(
 def provenance_of(schema: pa.Schema) -> dict[str, Any]:
     """What a table's own metadata say about its run; nothing where they are not as we write them."""
     try:
-        values = parse_json((schema.metadata or {}).get(PROVENANCE, b"{}"))
+        values = json.loads((schema.metadata or {}).get(PROVENANCE, b"{}"))
     except ValueError:
         return {}
     return values if isinstance(values, dict) else {}
