@@ -157,7 +157,7 @@ def test_a_set_is_neither_replaced_nor_mixed_by_accident(tmp_path: Path) -> None
     take([path], out)
     with pytest.raises(InputError, match="pass --overwrite to replace it, or --resume"):
         take([path], out)
-    with pytest.raises(InputError, match=r"made with options\.seed: .* now .*; pass --overwrite"):
+    with pytest.raises(InputError, match=r"patch set there differs \(made_with\.options\.seed: 0, now 3\); pass --ov"):
         take([path], out, seed=3, resume=True)
     assert take([path], out, per_slide=2, overwrite=True).patches == 2
     assert len(list(out.glob("*.arrow"))) == 1

@@ -7,15 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from celldetr.errors import InputError
-from celldetr.io import lock as lock_module
+from celldetr.io.lock import RunLock
 
 
-def race(folder: Path, turns: int, start: Barrier, end: Barrier, flock: bool, results: Any) -> None:
+def race(folder: Path, turns: int, start: Barrier, end: Barrier, results: Any) -> None:
     """Try to lock each directory at the same moment as the others, and hold what was won until all have tried."""
-    if not flock:
-        lock_module._flock = lambda file: None  # type: ignore[assignment]
     for turn in range(turns):
-        lock = lock_module.RunLock(folder / str(turn))
+        lock = RunLock(folder / str(turn))
         start.wait(60)
         try:
             lock.__enter__()

@@ -110,7 +110,6 @@ def sample(
     from celldetr.data.patch_set import PatchSet
     from celldetr.sampling.checks import size_doubts
     from celldetr.sampling.nuclei import FoundByModel, FromQuPath, NucleusSource
-    from celldetr.sampling.picture import write_picture
     from celldetr.sampling.run import sample_slides
 
     resolution = patch_mpp
@@ -138,7 +137,6 @@ def sample(
             resume=resume,
             overwrite=overwrite,
             progress=sampling_listener(bar),
-            then=lambda: write_picture(out),
         )
     tell_set(info, out)
     for doubt in size_doubts(PatchSet(out)) if info.patches else ():

@@ -24,7 +24,7 @@ from celldetr.cohort.regions import area_of, count_tiles, cut_regions, found_sto
 from celldetr.cohort.request import Listener, Outcome, Request, one_line
 from celldetr.errors import InputError
 from celldetr.io.files import flush_directory, output_errors, read_json, write_json
-from celldetr.io.resume import check_modes
+from celldetr.io.run_folder import check_modes
 from celldetr.slide.engine import RunSummary, claim, is_complete, summarise
 from celldetr.slide.find import Slide
 from celldetr.slide.pipeline import Seconds

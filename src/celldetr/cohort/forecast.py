@@ -11,7 +11,7 @@ from celldetr.cells.store import PartStore
 from celldetr.cohort.regions import count_tiles, cut_regions, found_store, missing_bands
 from celldetr.cohort.request import Request, one_line
 from celldetr.errors import InputError
-from celldetr.io.resume import check_modes
+from celldetr.io.run_folder import check_modes
 from celldetr.slide.engine import earlier_run, is_complete
 from celldetr.slide.find import Slide
 from celldetr.slide.plan import make_plan

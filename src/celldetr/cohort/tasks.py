@@ -187,7 +187,7 @@ def finish(request: Request, slide: Slide, outline: Outline, history: History) -
 
     A band whose file is missing or damaged is found again here.
     """
-    from celldetr import api
+    from celldetr.report.outputs import write_outputs  # not needed where tasks are handed out
 
     directory = request.out / slide.name
     attempt = _working_folder(request, slide) / f"{ATTEMPT}{uuid4().hex}"
@@ -201,7 +201,7 @@ def finish(request: Request, slide: Slide, outline: Outline, history: History) -
             found = found_store(directory, outline.identity)
             session = Session(job, target, outline.identity, history.earlier, start, history.seconds, found)
             summarise(target, session.complete())
-            api.illustrate(target, reader, request.formats)
+            write_outputs(target, reader, request.formats)
     except BaseException:
         shutil.rmtree(attempt, ignore_errors=True)
         raise

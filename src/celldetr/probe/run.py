@@ -25,7 +25,7 @@ from celldetr.data.autocard import find_card
 from celldetr.data.sources import rescale
 from celldetr.errors import InputError
 from celldetr.io.files import output_errors, read_json, replacing, write_json
-from celldetr.io.resume import differences
+from celldetr.io.run_folder import differences
 from celldetr.model.device import pick_device
 from celldetr.probe.finetuning import Finetuning, check_recipes, with_finetuning
 from celldetr.probe.methods import Embed, Method, methods

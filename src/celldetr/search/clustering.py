@@ -30,7 +30,7 @@ from celldetr.config import Config, Positive
 from celldetr.errors import InputError, SlowWarning
 from celldetr.io.files import output_errors, read_json, replacing, write_json
 from celldetr.io.lock import RunLock
-from celldetr.io.resume import check_modes
+from celldetr.io.run_folder import check_modes
 from celldetr.io.safe_io import is_file
 from celldetr.search.collection import Collection, Rows, SlideCells, find_cells, gather, sample_rows
 from celldetr.search.grouping import Assigner, Grouping, group, scanpy_module

@@ -14,7 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 from celldetr.cells.store import FailedTile, PartInfo
-from celldetr.io.resume import differences
+from celldetr.io.run_folder import differences
 from celldetr.slide.base_reader import SlideReader
 from celldetr.slide.options import PredictOptions
 from celldetr.slide.pipeline import Job

@@ -20,7 +20,7 @@ from celldetr.config import Config
 from celldetr.errors import InputError, near
 from celldetr.io.files import output_errors
 from celldetr.io.lock import LOCK, RunLock
-from celldetr.io.resume import check_modes
+from celldetr.io.run_folder import check_modes
 from celldetr.slide.base_reader import SlideReader
 from celldetr.slide.options import PredictOptions
 from celldetr.slide.provenance import package_version

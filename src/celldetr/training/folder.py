@@ -13,7 +13,7 @@ import yaml
 from celldetr.config import Recipe, parse
 from celldetr.errors import InputError
 from celldetr.io.files import output_errors, replacing
-from celldetr.io.resume import check_modes, differences
+from celldetr.io.run_folder import check_modes, differences
 from celldetr.io.safe_io import read_yaml
 from celldetr.model.hub import find_model
 from celldetr.training.figures import EMBEDDING_FACTS, EMBEDDING_FILE, SIMILARITY_FILE
