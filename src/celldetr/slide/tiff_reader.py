@@ -7,6 +7,7 @@ memory; a compressed one is decoded whole if it is small and strip by strip if i
 from __future__ import annotations
 
 import math
+import struct
 import threading
 from collections import OrderedDict
 from pathlib import Path
@@ -55,6 +56,7 @@ def open_tiff(path: Path, mpp: float | None) -> SlideReader:
 
 
 def _open(path: Path, file: Any, mpp: float | None) -> SlideReader:
+    _check_chain(path, file)
     series = max(file.series, key=lambda s: series_size(s)[0] * series_size(s)[1]) if file.series else None
     if series is None:
         raise InputError(f"{path}: a TIFF without an image; damaged or incomplete?")
@@ -75,6 +77,26 @@ def _open(path: Path, file: Any, mpp: float | None) -> SlideReader:
     if highest > 255 and not pyramid[0].is_palette:
         notes.append(range_note(highest, source))
     return TiffReader(path, file, pyramid, tiff_resolution(path, file, series, mpp), tuple(notes))
+
+
+def _check_chain(path: Path, file: Any) -> None:
+    """Follow the directories of a file to the last; a truncated file often keeps its first image and loses the others.
+
+    Raises:
+        InputError: a directory lies beyond the end of the file.
+    """
+    form, handle = file.tiff, file.filehandle
+    handle.seek(8 if form.is_bigtiff else 4)
+    seen: set[int] = set()
+    while (offset := struct.unpack(form.offsetformat, handle.read(form.offsetsize))[0]) not in seen | {0}:
+        seen.add(offset)
+        end = offset + form.tagnosize
+        if end < handle.size:
+            handle.seek(offset)
+            end += struct.unpack(form.tagnoformat, handle.read(form.tagnosize))[0] * form.tagsize
+        if end + form.offsetsize > handle.size:
+            raise InputError(f"{path}: the file is truncated: a directory of it should be at byte {offset}")
+        handle.seek(end)
 
 
 def _pyramid(file: Any, series: Any) -> list[Any]:
