@@ -12,7 +12,6 @@ import shapely
 from PIL import Image
 
 from celldetr.data.card import DatasetCard
-from celldetr.data.readers import qupath_geojson
 from celldetr.data.readers.qupath_objects import read_objects
 from celldetr.data.sources import load_samples
 from celldetr.demo_slide import sample_slide
