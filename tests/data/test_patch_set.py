@@ -258,7 +258,7 @@ def test_what_is_no_set_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="did you mean 'train'"):
         PatchSet(tmp_path, "trian")
     for values, message in (
-        ({"status": "incomplete"}, "--resume"),
+        ({"status": "incomplete"}, "is not finished"),
         ({"version": 2}, "version 2"),
         ({"format": "other"}, "not of a patch set"),
         ({"px": 10**9}, "px"),
