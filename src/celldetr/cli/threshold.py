@@ -7,9 +7,8 @@ from typing import Annotated
 
 import typer
 
-from celldetr.cli import checks
 from celldetr.cli.from_config import Fields, with_settings
-from celldetr.cli.options import Dataset, Overwrite, Quiet
+from celldetr.cli.options import Dataset, Overwrite, Quiet, check_file
 from celldetr.cli.progress import Progress
 from celldetr.config import InferenceOptions, ThresholdOptions
 
@@ -40,7 +39,7 @@ def threshold(
 
     if plot is not None:
         check_ending(plot)
-        checks.free(plot, overwrite, "threshold.png")
+        check_file(plot, overwrite, "threshold.png")
     model = load(inference)
     with Progress(quiet) as progress:
         counter = progress.counter(f"{dataset}, {options.split}", "images")
