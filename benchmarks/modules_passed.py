@@ -2,9 +2,9 @@
 
 python benchmarks/modules_passed.py
 
-A module is passed if one of its functions holds what is on the way: the open slide, pixels, detected cells, rows. Modules
-of ``celldetr.model`` are not counted. The way ends when ``cells.parquet`` is there. A call that leads from a subpackage
-up into a module of the package root (``celldetr/api.py``) is a climb.
+A module is passed if one of its functions holds what is on the way: the open slide, pixels, detected cells, rows.
+Modules of ``celldetr.model`` are not counted. The way ends when ``cells.parquet`` is there. A call that leads from a
+subpackage up into a module of the package root (``celldetr/api.py``) is a climb.
 """
 
 from __future__ import annotations
@@ -65,12 +65,23 @@ class Way:
             above = None if caller is None else module_of(caller)
             if above is not None and "." in above and "." not in name and name not in BASE:
                 self.climbs[f"{above} -> {name}"] = None
-        if any(map(carried, frame.f_locals.values())) or (event == "return" and carried(value)):
+        if event == "return" and carried(value):
             self.modules.setdefault(name, frame.f_code.co_qualname)
+        self.look(frame)
         if event == "return" and frame.f_code is PartStore.finish.__code__:
             self.ended = True
+            outer = frame.f_back
+            while outer is not None:  # functions that have not returned yet
+                self.look(outer)
+                outer = outer.f_back
             sys.setprofile(None)
             threading.setprofile(None)
+
+    def look(self, frame: FrameType) -> None:
+        """Note the module of a frame that holds a part of the slide."""
+        name = module_of(frame)
+        if name is not None and any(map(carried, frame.f_locals.values())):
+            self.modules.setdefault(name, frame.f_code.co_qualname)
 
 
 def module_of(frame: FrameType) -> str | None:
