@@ -16,8 +16,8 @@ from celldetr.io.run_folder import Layout, RunFolder, differences
 
 LAYOUT = Layout(
     "run.json",
-    outputs=("table.csv", "steps/*.txt", "steps", "store.zarr"),
-    working=("parts/*.txt", "parts"),
+    outputs=("table.csv", "steps/*.txt", "steps/*/", "steps/", "store.zarr/"),
+    working=("parts/*.txt", "parts/"),
     results=("table.csv",),
 )
 REQUEST = {"version": 1, "options": {"tile": 512, "batch_size": 4}}
@@ -224,6 +224,11 @@ def test_a_step_that_fails_is_not_done(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="wrong"):
         fail()
     assert recorded(tmp_path)["steps"] == {}
+    with folder(tmp_path).open(resume=True) as run:
+        run.begin()
+        assert [run.step("read", {"setting": setting}).is_begun for setting in (1, 2)] == [False, True]
+        assert run_step(run, "read", 2)
+        assert not run.step("read", {"setting": 2}).is_begun
 
 
 def test_differences_name_the_keys() -> None:

@@ -4,7 +4,7 @@ Every command that fills a folder over minutes or hours opens it here. A ``Layou
 makes. One of them is the record, a JSON file: the request (settings and inputs that decide the result, compared key by
 key), the steps that are done, and ``status``, which says that the run is finished only after all else is written.
 
-    SET = Layout("spatial.json", outputs=("steps/*.parquet", "steps", "patches-*.arrow"), noun="set")
+    SET = Layout("spatial.json", outputs=("steps/*.parquet", "steps/", "patches-*.arrow"), noun="set")
     folder = RunFolder(out, SET, {"section": stamp(bundle)})
     folder.check(resume=resume, overwrite=overwrite)  # where work precedes opening: refuse now; touches nothing
     with folder.open(resume=resume, overwrite=overwrite):  # locked, and without leftovers of a killed process
@@ -44,7 +44,7 @@ LEFTOVERS = (".tmp", ".*.tmp")  # what ``io.files.replacing`` adds to a name
 
 @dataclass(frozen=True)
 class Layout:
-    """The files that a command makes in its folder, as glob patterns; a subfolder stands after the files in it.
+    """The files that a command makes in its folder, as glob patterns; a folder (``steps/``) stands after its files.
 
     Attributes:
         record: name of the record.
@@ -53,6 +53,7 @@ class Layout:
         results: names of files without which a run is not finished, whatever the record says.
         noun: what the folder holds, for messages.
         shared: whether a run may begin in a folder that holds other files.
+        remedy: what to do where a run of another request is there, for the message.
     """
 
     record: str
@@ -61,6 +62,7 @@ class Layout:
     results: tuple[str, ...] = ()
     noun: str = "run"
     shared: bool = False
+    remedy: str = "pass --overwrite to replace it"
 
 
 class RunFolder:
@@ -122,14 +124,12 @@ class RunFolder:
                 f"{path}: holds {kind} {layout.noun}; pass --overwrite to replace it, or --resume to {how} it"
             )
         if not recorded:
-            raise InputError(f"{path}: cannot be resumed, it has no {layout.record}; pass --overwrite to replace it")
+            raise InputError(f"{path}: cannot be resumed, it has no {layout.record}; {layout.remedy}")
         wrong = differences({key: earlier.get(key) for key in self.request}, self.request)
         wrong = [text for text in wrong if not text.startswith(self._ignore)]
         if wrong:
-            raise InputError(
-                f"{path}: cannot be resumed, the {layout.noun} there differs ({'; '.join(wrong)}); pass --overwrite to"
-                " replace it"
-            )
+            what = f"the {layout.noun} there differs ({'; '.join(wrong)})"
+            raise InputError(f"{path}: cannot be resumed, {what}; {layout.remedy}")
         return earlier
 
     @contextmanager
@@ -162,7 +162,7 @@ class RunFolder:
 
     def begin(self, **values: Any) -> None:
         """Put the request on record, and ``values``; the steps of an earlier run that is resumed stay."""
-        steps = {"steps": self.record["steps"]} if self.record.get("steps") else {}
+        steps = {key: self.record[key] for key in ("steps", "unfinished") if self.record.get(key)}
         self.record = {"status": "running", **self.request, **values, **steps}
         self.save()
         self._begun = True
@@ -173,7 +173,7 @@ class RunFolder:
 
     def finish(self, status: str = "complete", **values: Any) -> None:
         """Say on record that the run is finished; then the working files are removed."""
-        self.record |= {"status": status, **values}
+        self.record |= {"status": status, **self.request, **values}
         self.save()
         self._begun = False
         self._remove(self._find(self.layout.working))
@@ -208,11 +208,12 @@ class RunFolder:
     def _find(self, patterns: Iterable[str], endings: Iterable[str] = ("",)) -> Iterator[Path]:
         for pattern in patterns:
             for ending in endings:
-                yield from self.path.glob(pattern + ending)
+                slash = "/" * pattern.endswith("/")  # which only folders match
+                yield from self.path.glob(pattern.removesuffix("/") + ending + slash)
 
     def _remove(self, paths: Iterable[Path]) -> None:
         for path in paths:
-            if not path.is_dir() or path.is_symlink():
+            if not path.is_dir():
                 path.unlink(missing_ok=True)
             elif (path / ZARR_FILE).is_file() or path.name.endswith((".tmp", ".old")):
                 shutil.rmtree(path, ignore_errors=True)
@@ -248,6 +249,7 @@ class RunFolder:
         step.is_done = self.steps.get(name, {}).get("fingerprint") == step.fingerprint and all(
             (self.path / output).exists() for output in outputs
         )
+        step.is_begun = self.record.get("unfinished") == [name, step.fingerprint]
         step.facts = self.steps[name]["facts"] if step.is_done else {}
         return step
 
@@ -265,6 +267,7 @@ class Step:
         folder: of the run.
         name, settings, after: see ``RunFolder.step``.
         is_done: whether its result is there and up to date.
+        is_begun: whether what an interrupted run left of it can be gone on with: nothing that decides it has changed.
         facts: what is on record of its result, JSON-able.
     """
 
@@ -273,6 +276,7 @@ class Step:
     settings: dict[str, Any]
     after: tuple[str, ...]
     is_done: bool = False
+    is_begun: bool = False
     facts: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -283,8 +287,9 @@ class Step:
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def __enter__(self) -> dict[str, Any]:
-        if self.folder.steps.pop(self.name, None):  # its files are being replaced: they must not pass for done
-            self.folder.save()
+        self.folder.steps.pop(self.name, None)  # its files are being replaced: they must not pass for done
+        self.folder.record["unfinished"] = [self.name, self.fingerprint]
+        self.folder.save()
         self._start = time.monotonic()
         self.facts = {}
         return self.facts
@@ -294,6 +299,7 @@ class Step:
             seconds = round(time.monotonic() - self._start, 3)
             entry = {"fingerprint": self.fingerprint, "settings": self.settings, "after": list(self.after)}
             self.folder.steps[self.name] = entry | {"facts": self.facts, "seconds": seconds}
+            del self.folder.record["unfinished"]
             self.folder.save()
             self.is_done = True
 
