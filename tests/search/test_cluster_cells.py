@@ -27,7 +27,7 @@ from helpers.cohorts import planted, write_cohort
 for name in ("scanpy", "igraph", "faiss"):
     pytest.importorskip(name, reason=f"the extra 'cluster-cells' ({name}) is not installed")
 
-SCHEMA = Path(__file__).parents[1] / "export" / "qupath_feature.schema.json"
+SCHEMA = Path(__file__).parents[1] / "cells" / "qupath_feature.schema.json"
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +107,7 @@ def test_it_is_repeated_on_request_only_and_resumes(done, capsys):
     assert call(*arguments) == 2
     assert "--overwrite" in capsys.readouterr().err
     assert call(*arguments, "--resume", "--seed", 1) == 2
-    assert "other options" in capsys.readouterr().err
+    assert "options.seed: 0, now 1" in capsys.readouterr().err
     (folder / "two" / "clusters.parquet").unlink()
     result = cluster_cells(folder, options=ClusterOptions(sample=300), resume=True)
     assert result.written == 1

@@ -179,11 +179,15 @@ def _group_sample(
         return _read_sample(folder.path / SAMPLE)
     if len(vectors) > MANY:
         warnings.warn(_slow(len(vectors)), SlowWarning, stacklevel=3)
-    with step:
-        grouping = group(vectors, options.resolution, options.neighbours, options.seed)
-        if grouping.labels.max(initial=0) >= MOST:
-            raise InputError(f"--resolution {options.resolution:g}: gives more than {MOST:,} clusters; choose less")
-        _write_sample(folder.path / SAMPLE, cells, rows, grouping)
+    try:
+        with step:
+            grouping = group(vectors, options.resolution, options.neighbours, options.seed)
+            if grouping.labels.max(initial=0) >= MOST:
+                raise InputError(f"--resolution {options.resolution:g}: gives more than {MOST:,} clusters; choose less")
+            _write_sample(folder.path / SAMPLE, cells, rows, grouping)
+    except BaseException:
+        folder.discard()  # nothing is done yet
+        raise
     return grouping
 
 
