@@ -156,7 +156,7 @@ def test_another_request_is_not_resumed(tmp_path: Path) -> None:
 @pytest.mark.parametrize("modes", [{}, {"resume": True}, {"overwrite": True}])
 def test_a_folder_of_other_files_is_refused(tmp_path: Path, modes: dict[str, bool]) -> None:
     (tmp_path / "table.csv").write_text("mine")
-    with pytest.raises(InputError, match=r"holds other files than a run \(there is no run.json\)"):
+    with pytest.raises(InputError, match=r"holds other files than those of the run \(there is no run.json\)"):
         finish(tmp_path, **modes)
     assert names(tmp_path) == ["table.csv"]
     file = tmp_path / "table.csv"

@@ -111,8 +111,8 @@ class RunFolder:
             leftovers = set(self._find((layout.record, *layout.outputs, *layout.working), LEFTOVERS))
             if any(entry not in leftovers and not entry.name.startswith(".") for entry in path.iterdir()):
                 raise InputError(
-                    f"{path}: holds other files than a {layout.noun} (there is no {layout.record}), which are not"
-                    " touched; name another folder"
+                    f"{path}: holds other files than those of the {layout.noun} (there is no {layout.record}), which are"
+                    " not touched; name another folder"
                 )
         there = recorded or any(self._find((*layout.results, *layout.working)))
         if overwrite or not there:
@@ -125,12 +125,15 @@ class RunFolder:
             )
         if not recorded:
             raise InputError(f"{path}: cannot be resumed, it has no {layout.record}; {layout.remedy}")
-        wrong = differences({key: earlier.get(key) for key in self.request}, self.request)
-        wrong = [text for text in wrong if not text.startswith(self._ignore)]
-        if wrong:
+        if wrong := self.changes(earlier):
             what = f"the {layout.noun} there differs ({'; '.join(wrong)})"
             raise InputError(f"{path}: cannot be resumed, {what}; {layout.remedy}")
         return earlier
+
+    def changes(self, record: Mapping[str, Any]) -> list[str]:
+        """How the request of a record differs from this one, in words."""
+        texts = differences({key: record.get(key) for key in self.request}, self.request)
+        return [text for text in texts if not text.startswith(self._ignore)]
 
     @contextmanager
     def open(self, *, resume: bool = False, overwrite: bool = False) -> Iterator[Self]:
@@ -161,9 +164,9 @@ class RunFolder:
                     self.path.rmdir()  # succeeds if nothing was left in it
 
     def begin(self, **values: Any) -> None:
-        """Put the request on record, and ``values``; the steps of an earlier run that is resumed stay."""
-        steps = {key: self.record[key] for key in ("steps", "unfinished") if self.record.get(key)}
-        self.record = {"status": "running", **self.request, **values, **steps}
+        """Put the request on record, and ``values``; what a run that is resumed has on record stays."""
+        self.record.pop("error", None)
+        self.record = {"status": None, **self.record, **self.request, **values} | {"status": "running"}
         self.save()
         self._begun = True
 
