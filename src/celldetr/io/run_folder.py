@@ -62,7 +62,7 @@ class Layout:
     results: tuple[str, ...] = ()
     noun: str = "run"
     shared: bool = False
-    remedy: str = "pass --overwrite to replace it"
+    remedy: str = "pass `overwrite=True` to replace it"
 
 
 class RunFolder:
@@ -111,8 +111,8 @@ class RunFolder:
             leftovers = set(self._find((layout.record, *layout.outputs, *layout.working), LEFTOVERS))
             if any(entry not in leftovers and not entry.name.startswith(".") for entry in path.iterdir()):
                 raise InputError(
-                    f"{path}: holds other files than those of the {layout.noun} (there is no {layout.record}), which are"
-                    " not touched; name another folder"
+                    f"{path}: holds other files than those of the {layout.noun} (there is no {layout.record}),"
+                    " which are not touched; name another folder"
                 )
         there = recorded or any(self._find((*layout.results, *layout.working)))
         if overwrite or not there:
@@ -121,7 +121,7 @@ class RunFolder:
         if not resume:
             kind, how = ("a finished", "keep") if self._is_finished(earlier) else ("an unfinished", "continue")
             raise InputError(
-                f"{path}: holds {kind} {layout.noun}; pass --overwrite to replace it, or --resume to {how} it"
+                f"{path}: holds {kind} {layout.noun}; pass `overwrite=True` to replace it, or `resume=True` to {how} it"
             )
         if not recorded:
             raise InputError(f"{path}: cannot be resumed, it has no {layout.record}; {layout.remedy}")
@@ -310,7 +310,7 @@ class Step:
 def check_modes(resume: bool, overwrite: bool) -> None:
     """Refuse to continue what is there and to replace it at once."""
     if resume and overwrite:
-        raise InputError("resume and overwrite contradict each other; pass one of --resume and --overwrite")
+        raise InputError("`resume=True` and `overwrite=True` contradict each other; pass one of them")
 
 
 def differences(earlier: Mapping[str, Any], now: Mapping[str, Any], within: str = "") -> list[str]:

@@ -183,7 +183,7 @@ def _group_sample(
         with step:
             grouping = group(vectors, options.resolution, options.neighbours, options.seed)
             if grouping.labels.max(initial=0) >= MOST:
-                raise InputError(f"--resolution {options.resolution:g}: gives more than {MOST:,} clusters; choose less")
+                raise InputError(f"`resolution={options.resolution:g}`: gives more than {MOST:,} clusters; choose less")
             _write_sample(folder.path / SAMPLE, cells, rows, grouping)
     except BaseException:
         folder.discard()  # nothing is done yet
@@ -195,7 +195,7 @@ def _slow(count: int) -> str:
     """What there is to say of so many cells that are clustered themselves."""
     return (
         f"{count:,} cells are clustered themselves, and each is first compared with every other: that takes about "
-        f"{(count / FEW) ** 2:.0f} times as long as of {FEW:,}, and no progress is shown; with a smaller --sample the"
+        f"{(count / FEW) ** 2:.0f} times as long as of {FEW:,}, and no progress is shown; with a smaller `sample` the"
         " other cells join the clusters of these"
     )
 
@@ -207,12 +207,12 @@ def _check_slides(cells: Collection, digest: str, resume: bool) -> None:
         if not is_file(path):
             continue
         if not resume:
-            raise InputError(f"{path}: exists already; pass --overwrite to replace it, or --resume to go on")
+            raise InputError(f"{path}: exists already; pass `overwrite=True` to replace it, or `resume=True` to go on")
         about = clusters_about(slide.table.path)
         if about is not None and about.get("digest") != digest:
             raise InputError(
                 f"{path}: was made from other cells or with other options ({json.dumps(about.get('options'))[:200]});"
-                " pass --overwrite to replace it"
+                " pass `overwrite=True` to replace it"
             )
 
 
