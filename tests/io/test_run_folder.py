@@ -141,13 +141,13 @@ def test_nothing_is_left_of_a_run_that_never_began_or_is_discarded(tmp_path: Pat
 
 def test_another_request_is_not_resumed(tmp_path: Path) -> None:
     finish(tmp_path)
-    assert folder(tmp_path, options={"tile": 512, "batch_size": 1}).check(resume=True)
+    folder(tmp_path, options={"tile": 512, "batch_size": 1}).check(resume=True)
     with pytest.raises(
         InputError,
         match=r"cannot be resumed, the run there differs \(version: 1, now 2; options.tile: 512, now 256\); pass",
     ):
         folder(tmp_path, version=2, options={"tile": 256, "batch_size": 4}).check(resume=True)
-    assert folder(tmp_path, version=2).check(overwrite=True) is None
+    folder(tmp_path, version=2).check(overwrite=True)
     (tmp_path / "run.json").write_text("{")
     with pytest.raises(InputError, match="`overwrite=True`"):
         folder(tmp_path).check(resume=True)
@@ -174,7 +174,7 @@ def test_a_shared_folder_keeps_the_files_that_were_there(tmp_path: Path) -> None
     for modes, message in (({}, "holds an unfinished run"), ({"resume": True}, "has no run.json")):
         with pytest.raises(InputError, match=message):
             RunFolder(tmp_path, layout).check(**modes)
-    assert RunFolder(tmp_path, layout).check(overwrite=True) is None
+    RunFolder(tmp_path, layout).check(overwrite=True)
 
 
 def run_step(run: RunFolder, name: str, setting: int, after: tuple[str, ...] = ()) -> bool:

@@ -86,49 +86,50 @@ class RunFolder:
         self.record: dict[str, Any] = {}
         self._ignore = tuple(f"{key}:" for key in ignore)
         self._begun = False
+        self._made = False  # whether the folder is ours, to be removed if nothing is in it at the end
 
     @property
     def is_finished(self) -> bool:
         """Whether nothing is left to do, by the record and the files that must be there."""
-        return self._is_finished(self.record)
+        there = all((self.path / name).exists() for name in self.layout.results)
+        return self.record.get("status") in FINISHED and there
 
-    def _is_finished(self, record: Mapping[str, Any]) -> bool:
-        return record.get("status") in FINISHED and all((self.path / name).exists() for name in self.layout.results)
-
-    def check(self, *, resume: bool = False, overwrite: bool = False) -> dict[str, Any] | None:
-        """The record of an earlier run to go on with, or None to begin. Nothing is touched.
+    def check(self, *, resume: bool = False, overwrite: bool = False) -> None:
+        """Refuse what cannot be done in the folder, and read the record that is to be gone on with. Touches nothing.
 
         Raises:
             InputError: the folder holds a run and neither ``resume`` nor ``overwrite`` was asked for, or a run of
                 another request than is to be resumed; it holds other files; it is a file; both were asked for.
         """
         check_modes(resume, overwrite)
-        path, layout = self.path, self.layout
+        path, layout, self.record = self.path, self.layout, {}
         if path.exists() and not path.is_dir():
             raise InputError(f"{path}: is a file; name a folder for the {layout.noun}")
         recorded = (path / layout.record).is_file()
-        if not recorded and not layout.shared and path.exists():
+        if not (recorded or layout.shared) and path.exists():
             leftovers = set(self._find((layout.record, *layout.outputs, *layout.working), LEFTOVERS))
             if any(entry not in leftovers and not entry.name.startswith(".") for entry in path.iterdir()):
                 raise InputError(
                     f"{path}: holds other files than those of the {layout.noun} (there is no {layout.record}),"
                     " which are not touched; name another folder"
                 )
-        there = recorded or any(self._find((*layout.results, *layout.working)))
-        if overwrite or not there:
-            return None
-        earlier = read_json(path / layout.record) or {}
+        if overwrite or not self._holds_run():
+            return
+        self.record = read_json(path / layout.record) or {}
         if not resume:
-            kind, how = ("a finished", "keep") if self._is_finished(earlier) else ("an unfinished", "continue")
+            kind, how = ("a finished", "keep") if self.is_finished else ("an unfinished", "continue")
             raise InputError(
                 f"{path}: holds {kind} {layout.noun}; pass `overwrite=True` to replace it, or `resume=True` to {how} it"
             )
         if not recorded:
             raise InputError(f"{path}: cannot be resumed, it has no {layout.record}; {layout.remedy}")
-        if wrong := self.changes(earlier):
+        if wrong := self.changes(self.record):
             what = f"the {layout.noun} there differs ({'; '.join(wrong)})"
             raise InputError(f"{path}: cannot be resumed, {what}; {layout.remedy}")
-        return earlier
+
+    def _holds_run(self) -> bool:
+        layout = self.layout
+        return (self.path / layout.record).is_file() or any(self._find((*layout.results, *layout.working)))
 
     def changes(self, record: Mapping[str, Any]) -> list[str]:
         """How the request of a record differs from this one, in words."""
@@ -143,13 +144,13 @@ class RunFolder:
             InputError: as ``check``; another process holds the folder; it cannot be written to.
         """
         self.check(resume=resume, overwrite=overwrite)  # before the folder is made
-        existed = self.path.exists()
+        self._made = not self.path.exists()
         with output_errors(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
             flush_directory(self.path.parent)
         try:
             with RunLock(self.path):  # another run may have come first
-                self.record = self.check(resume=resume, overwrite=overwrite) or {}
+                self.check(resume=resume, overwrite=overwrite)
                 with output_errors(self.path):
                     self._clean(overwrite)
                 try:
@@ -159,7 +160,7 @@ class RunFolder:
                     raise
                 self._stop("incomplete")
         finally:
-            if not existed:
+            if self._made:
                 with suppress(OSError):
                     self.path.rmdir()  # succeeds if nothing was left in it
 
@@ -183,7 +184,7 @@ class RunFolder:
 
     def discard(self) -> None:
         """Leave nothing of the run."""
-        self._begun = False
+        self._begun, self._made = False, True
         self._remove(self._find((*self.layout.outputs, *self.layout.working), ("", *LEFTOVERS, ".old")))
         self._remove(self._find((self.layout.record,), (*LEFTOVERS, "")))  # last: it says whose the rest is
 
@@ -198,15 +199,15 @@ class RunFolder:
     def _clean(self, overwrite: bool) -> None:
         """Remove what a killed process left unfinished, the working files of a finished run, or all of a run."""
         layout = self.layout
-        if not ((self.path / layout.record).is_file() or any(self._find((*layout.results, *layout.working)))):
+        if not self._holds_run():
             return  # what is there is the user's
         if overwrite:
             self.discard()
             flush_directory(self.path)
-            return
-        self._remove(self._find((layout.record, *layout.outputs, *layout.working), LEFTOVERS))
-        if self.is_finished:
-            self._remove(self._find(layout.working))
+        else:
+            self._remove(self._find((layout.record, *layout.outputs, *layout.working), LEFTOVERS))
+            if self.is_finished:
+                self._remove(self._find(layout.working))
 
     def _find(self, patterns: Iterable[str], endings: Iterable[str] = ("",)) -> Iterator[Path]:
         for pattern in patterns:
