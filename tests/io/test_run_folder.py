@@ -167,8 +167,9 @@ def test_a_folder_of_other_files_is_refused(tmp_path: Path, modes: dict[str, boo
 def test_a_shared_folder_keeps_the_files_that_were_there(tmp_path: Path) -> None:
     layout = Layout("run.json", outputs=("table.csv", "picture.png"), results=("table.csv",), shared=True)
     (tmp_path / "picture.png").write_text("mine")
-    with RunFolder(tmp_path, layout).open(overwrite=True):
-        pass
+    with RunFolder(tmp_path, layout).open(overwrite=True) as run:
+        run.begin()
+        run.discard()
     assert names(tmp_path) == ["picture.png"]
     (tmp_path / "table.csv").write_text("of a run whose record is lost")
     for modes, message in (({}, "holds an unfinished run"), ({"resume": True}, "has no run.json")):

@@ -183,9 +183,9 @@ class RunFolder:
         self._remove(self._find(self.layout.working))
 
     def discard(self) -> None:
-        """Leave nothing of the run."""
+        """Leave nothing of a run that has done nothing worth resuming: no results, no working files, no record."""
         self._begun, self._made = False, True
-        self._remove(self._find((*self.layout.outputs, *self.layout.working), ("", *LEFTOVERS, ".old")))
+        self._remove(self._find((*self.layout.results, *self.layout.working), ("", *LEFTOVERS)))
         self._remove(self._find((self.layout.record,), (*LEFTOVERS, "")))  # last: it says whose the rest is
 
     def _stop(self, status: str, error: BaseException | None = None) -> None:
@@ -202,6 +202,7 @@ class RunFolder:
         if not self._holds_run():
             return  # what is there is the user's
         if overwrite:
+            self._remove(self._find(layout.outputs, ("", *LEFTOVERS, ".old")))
             self.discard()
             flush_directory(self.path)
         else:
