@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from celldetr.io.lock import RunLock
 from celldetr.io.parquet import parquet_errors
 from celldetr.io.run_folder import Layout, RunFolder
 from celldetr.io.safe_io import is_file
+from celldetr.progress import Progress
 from celldetr.search.collection import Collection, Rows, SlideCells, find_cells, gather, sample_rows
 from celldetr.search.grouping import Assigner, Grouping, group, scanpy_module
 from celldetr.slide.provenance import environment, now, package_version
@@ -41,8 +42,6 @@ PICTURES = ("embedding.png", "types.png", "types.csv", "examples.png", "map-*.pn
 LAYOUT = Layout("clusters.json", outputs=(SAMPLE, *PICTURES), noun="clustering", shared=True)
 GEOJSON = "clusters.geojson.gz"
 MANY = 100_000  # more are warned of
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)

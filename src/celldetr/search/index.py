@@ -8,7 +8,7 @@ build goes on after the last slide, and slides that have not changed are not rea
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -21,6 +21,7 @@ from celldetr.config import Config, parse
 from celldetr.errors import InputError
 from celldetr.io.files import read_json, replacing
 from celldetr.io.run_folder import Layout, RunFolder
+from celldetr.progress import Progress
 from celldetr.search import ivf
 from celldetr.search.collection import Collection, Rows, find_cells, gather, sample_rows, unit
 from celldetr.search.nearest import Best, Excluded
@@ -36,8 +37,6 @@ LAYOUT = Layout(
 FORMAT = 3  # 2: another manifest
 GROWTH = 4  # more or fewer cells by this factor than the centroids were made for: they are made anew
 NPY_HEADER = 4096
-
-Progress = Callable[[int, int], None]
 
 
 class Segment(Config):
