@@ -118,7 +118,7 @@ def test_assigning_before_dropping_can_lose_a_pair() -> None:
 
 
 def test_assigning_before_dropping_loses_many_pairs_in_a_crowd() -> None:
-    """The effect docs/evaluation.md warns of: as many predictions as cells, some of each without a partner."""
+    """The effect docs/concepts/evaluation.md warns of: as many predictions as cells, some of each without a partner."""
     rng = np.random.default_rng(0)
     true = rng.uniform(0, 450, (250, 2))
     pred = np.concatenate([true[:220] + rng.normal(0, 1.5, (220, 2)), rng.uniform(0, 450, (30, 2))])
