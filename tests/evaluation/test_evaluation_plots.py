@@ -7,13 +7,13 @@ from pathlib import Path
 
 from PIL import Image
 
-from celldetr.evaluation.evaluate import score_images
 from celldetr.evaluation.plots import (
     confusion_figure,
     precision_recall_figure,
     save_plots,
     threshold_figure,
 )
+from celldetr.evaluation.score import score_images
 from celldetr.evaluation.threshold import best_threshold
 from helpers.scenes import TYPES, image, random_image
 

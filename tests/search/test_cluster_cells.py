@@ -13,9 +13,8 @@ import pytest
 from sklearn.metrics import adjusted_rand_score
 
 from celldetr.cells.export import export_cells
-from celldetr.cells.reader import open_table
-from celldetr.cells.store import read_cells
-from celldetr.errors import InputError
+from celldetr.cells.reader import open_table, read_cells
+from celldetr.errors import InputError, SlowWarning
 from celldetr.search import clustering
 from celldetr.search.clustering import ClusterOptions, cluster_cells
 from celldetr.search.grouping import by_size, group
@@ -162,6 +161,33 @@ def test_exports_that_were_cut_short_are_made_on_resuming(tmp_path, monkeypatch)
         export_cells(tmp_path / "two", "csv", overwrite=True)
 
 
+def test_slides_that_are_not_there_are_told_before_the_work(tmp_path, capsys):
+    write_cohort(tmp_path / "out", {"one": 50})
+    assert call("cluster", tmp_path / "out", "--slides", tmp_path / "typo", "-q") == 2
+    assert "no such file or folder" in capsys.readouterr().err
+    assert not (tmp_path / "out" / "clusters").exists()
+
+
+def test_many_cells_are_warned_of_before_they_are_clustered(tmp_path, monkeypatch, capsys):
+    write_cohort(tmp_path, {"one": 250})
+    monkeypatch.setattr(clustering, "MANY", 200)
+    monkeypatch.setattr(clustering, "SAMPLED_CELLS", 100)
+
+    def grouping(*_):
+        raise InputError("no further")
+
+    monkeypatch.setattr(clustering, "group", grouping)
+    said = "250 cells are clustered themselves, and each is first compared with every other: that takes about 6 times"
+    with pytest.warns(SlowWarning, match=said), pytest.raises(InputError, match="no further"):
+        cluster_cells(tmp_path)
+    assert call("cluster", tmp_path) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].startswith(f"note: {said}")
+    assert len(lines) == 2  # no line of source code
+    assert call("cluster", tmp_path, "--sample", 200) == 2
+    assert "note" not in capsys.readouterr().err
+
+
 def test_clusters_of_another_version_of_the_table_are_refused(tmp_path):
     run = write_cohort(tmp_path, {"one": 120}) and tmp_path / "one"
     cluster_cells(run)
@@ -173,7 +199,7 @@ def test_clusters_of_another_version_of_the_table_are_refused(tmp_path):
     assert cluster_cells(run, overwrite=True).cells == 120
     assert read_cells(run)["cluster"].max() >= 1
     (run / "clusters.parquet").write_bytes(b"PAR1 nonsense PAR1")
-    with pytest.raises(InputError, match="not written by celldetr cluster"):
+    with pytest.raises(InputError, match="not a readable Parquet file"):
         read_cells(run)
 
 
