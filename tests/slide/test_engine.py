@@ -504,7 +504,7 @@ def test_a_slide_whose_name_is_no_text(tmp_path: Path, monkeypatch: pytest.Monke
     path = tmp_path / "\udcff\udcfe.png"
     Image.fromarray(blob_image(scattered(20, 100, 100), 100, 100)).save(path)
     monkeypatch.setattr("celldetr.report.summary._map", lambda page: "")
-    monkeypatch.setattr("celldetr.api.load_model", lambda *_: BlobModel())
+    monkeypatch.setattr("celldetr.model.inference.TilePredictor.load", lambda options: BlobModel())
     summary = predict_slide(path, tmp_path / "out", mpp=0.5, formats=["geojson", "csv"])
     assert summary.cells > 10
     assert summary.directory.parent == tmp_path / "out"

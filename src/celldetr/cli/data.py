@@ -112,9 +112,9 @@ def sample(
     if polygons is not None:
         nuclei = FromQuPath(polygons)
     else:
-        from celldetr.api import load
+        from celldetr.model.inference import TilePredictor
 
-        nuclei = FoundByModel(load(inference))
+        nuclei = FoundByModel(TilePredictor.load(inference))
     with Progress(quiet) as progress:
         info = sample_slides(
             found,
