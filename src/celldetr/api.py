@@ -20,7 +20,7 @@ from celldetr.model.inference import TilePredictor
 from celldetr.slide.array import predict_array
 from celldetr.slide.engine import RunSummary
 from celldetr.slide.options import PredictOptions
-from celldetr.slide.run import Progress
+from celldetr.slide.run import SlideProgress
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -91,7 +91,7 @@ def predict_slide(
     formats: Sequence[str] = (),
     resume: bool = False,
     overwrite: bool = False,
-    progress: Callable[[Progress], None] | None = None,
+    progress: Callable[[SlideProgress], None] | None = None,
 ) -> RunSummary:
     """Find every cell of a slide and write ``out/<slide>/``: the table, its provenance, a picture and a summary.
 

@@ -49,7 +49,7 @@ def cluster(
     from celldetr.search.slides import check_slides
 
     check_slides(slides or ())
-    with noted(SlowWarning), Progress(quiet) as progress:
+    with noted(SlowWarning), Progress("cluster", quiet) as progress:
         done = cluster_cells(
             cells,
             out,

@@ -11,7 +11,7 @@ from celldetr.report.outputs import write_outputs
 from celldetr.slide.engine import RunSummary, slide_run
 from celldetr.slide.options import PredictOptions
 from celldetr.slide.reader import open_slide
-from celldetr.slide.run import Progress
+from celldetr.slide.run import SlideProgress
 
 
 def predict_slide(
@@ -23,7 +23,7 @@ def predict_slide(
     formats: Sequence[str] = (),
     resume: bool = False,
     overwrite: bool = False,
-    progress: Callable[[Progress], None] | None = None,
+    progress: Callable[[SlideProgress], None] | None = None,
 ) -> RunSummary:
     """Find every cell of a slide and write ``out/<slide>/``; see ``celldetr.predict_slide``.
 
