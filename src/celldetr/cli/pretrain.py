@@ -16,7 +16,7 @@ from celldetr.io.safe_io import read_yaml
 
 
 @resumable()
-@has_settings(Recipe)
+@has_settings(lambda: (Recipe,))
 def pretrain(
     *,
     recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe: pretrain-small, or a YAML file.")],
