@@ -43,7 +43,7 @@ class Model(TilePredictor):
             options: tile, overlap and the like.
 
         Returns:
-            One row a cell, the columns of ``cells.parquet`` (docs/how-to/slides.md); ``x_px`` ... are pixels of the array
+            One row a cell, the columns of ``cells.parquet`` (docs/how-to/slides.md); ``x_px`` ... are pixels of it
             and ``embedding`` holds float16 vectors.
 
         Raises:
