@@ -1,4 +1,4 @@
-"""Write docs/cli.md: all commands, their options, and their settings, from the code. Run by ``make docs-cli``."""
+"""Write docs/reference/cli.md, all commands, options and settings, from the code. Run by ``make docs-cli``."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from celldetr.cli.from_config import describe
 from celldetr.cohort.options import ClusterSettings
 from celldetr.config import Recipe
 
-PAGE = Path(__file__).with_name("cli.md")
+PAGE = Path(__file__).with_name("reference") / "cli.md"
 INTRODUCTION = """# Commands
 
 Made from the code by `make docs-cli`. `celldetr COMMAND --help` says the same.

@@ -26,7 +26,7 @@ from celldetr.io.safe_io import expand_user, is_file, read_yaml
 
 Assignments = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Any setting of docs/cli.md; repeat for more."),
+    typer.Option("--set", metavar="KEY=VALUE", help="Any setting of docs/reference/cli.md; repeat for more."),
 ]
 SettingsFile = Annotated[
     Path | None,
@@ -87,7 +87,7 @@ def with_settings(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def has_settings(configs: Callable[[], tuple[type[Config], ...]]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Say which configs ``--set`` and ``--config`` of a command are about, for messages and docs/cli.md."""
+    """Say which configs ``--set`` and ``--config`` of a command are about, for messages and the reference."""
 
     def mark(command: Callable[..., Any]) -> Callable[..., Any]:
         command.configs = configs  # type: ignore[attr-defined]

@@ -1,7 +1,8 @@
 """What every config has in common: an immutable pydantic model that refuses keys it does not know.
 
 ``Field(default, bounds, description=...)`` is the only place where a setting is described and has its default: options
-of the command line, its help and docs/cli.md are made from it. A ``title`` is how a value is written there (metavar).
+of the command line, its help and docs/reference/cli.md are made from it. A ``title`` is how a value is written there
+(metavar).
 """
 
 from __future__ import annotations
