@@ -22,9 +22,9 @@ demo: $(VENV)/.installed  ## every cell of the sample slide, into demo/
 test: $(VENV)/.installed-dev  ## run the tests
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
-lint: $(VENV)/.installed-dev  ## check format (ruff), style (ruff) and types (mypy)
+lint: $(VENV)/.installed-dev  ## check format and style (ruff), types (mypy), layers (import-linter)
 	@failed=0; \
-	for check in "ruff format --check ." "ruff check ." "mypy"; do \
+	for check in "ruff format --check ." "ruff check ." "mypy" "lint-imports --no-logo"; do \
 		echo "$$check"; $(BIN)/$$check || failed=1; \
 	done; exit $$failed
 
@@ -38,7 +38,7 @@ lock:  ## resolve requirements.lock anew (needs uv)
 		--extra dev --quiet pyproject.toml --output-file requirements.lock
 
 clean:  ## remove .venv, the demo's result and caches
-	rm -rf $(VENV) demo dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) demo dist .pytest_cache .mypy_cache .import_linter_cache .ruff_cache .hypothesis
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Stamps: nothing is done when neither the lock nor the package's metadata changed.

@@ -12,10 +12,10 @@ import argparse
 from functools import partial
 
 from celldetr.data.card import load_card
-from celldetr.evaluation.attention import attention_inside, masked_samples
 from celldetr.model.attention_trace import trace_attention
 from celldetr.model.checkpoint import load_checkpoint
 from celldetr.model.hub import find_model
+from celldetr.research.attention import attention_inside, masked_samples
 
 
 def main() -> None:

@@ -24,7 +24,7 @@ from celldetr.model.cpu_caches import limit_caches
 limit_caches()  # as `celldetr predict` does, before PyTorch is loaded
 
 from celldetr.api import load_model  # noqa: E402
-from celldetr.export import export_cells  # noqa: E402
+from celldetr.cells.export import export_cells  # noqa: E402
 from celldetr.slide.engine import Progress, run_slide  # noqa: E402
 from celldetr.slide.options import PredictOptions  # noqa: E402
 from celldetr.slide.reader import open_slide  # noqa: E402

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from celldetr.demo_slide import sample_slide
-from celldetr.files import replacing
+from celldetr.io.files import replacing
 from celldetr.slide.reader import open_slide
 
 CROP = (96, 320)  # x, y of the corner on the sample slide: tissue of all kinds it has, with some glass

@@ -17,8 +17,8 @@ import pyarrow.parquet as pq
 import shapely
 from scipy.sparse import csr_matrix
 
+from celldetr.research.simulation.bundle import PIXEL_UM
 from celldetr.spatial.section import CELL_AREA, Section, X, Y
-from celldetr.spatial.simulate_bundle import PIXEL_UM
 
 
 def bone_marrow(folder: Path, *, outlines: bool = True) -> Section:

@@ -13,13 +13,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from celldetr.data.loader import TrainingSet, collate
+from celldetr.data.dataset import TrainingSet, collate
 from celldetr.model import detection
 from celldetr.model.celldetr import CellDETR
 from celldetr.model.dropout import Dropout
 from celldetr.recipes import load_recipe
 from celldetr.training.data import load_data
-from celldetr.training.schedule import build_optimizer, clip_gradients
+from celldetr.training.optim import build_optimizer, clip_gradients
 from celldetr.training.supervised import Supervised
 
 TURNS, WARM = 14, 2
@@ -56,8 +56,8 @@ def main() -> None:
             if isinstance(module, Dropout):
                 module.p = 0.0 if way == "none" else share
         start = time.perf_counter()
-        chances = [torch.Generator().manual_seed(i) for i in range(len(batch.images))]
-        objective(batch.images, batch.boxes, batch.types, chances)[0].backward()
+        generators = [torch.Generator().manual_seed(i) for i in range(len(batch.images))]
+        objective(batch.images, batch.boxes, batch.types, generators)[0].backward()
         clip_gradients(network, settings.clip)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)

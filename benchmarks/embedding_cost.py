@@ -22,8 +22,8 @@ from threadpoolctl import threadpool_limits
 from celldetr.api import load_model
 from celldetr.boxes import normalise_boxes
 from celldetr.data.card import load_card
-from celldetr.data.dataset import load_samples, rescale
 from celldetr.data.sample import Sample
+from celldetr.data.sources import load_samples, rescale
 from celldetr.model.at_boxes import embed_boxes
 from celldetr.model.inference import TilePredictor, padded
 from celldetr.probe.crops import CropEmbedder

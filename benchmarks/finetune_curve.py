@@ -25,8 +25,8 @@ from pathlib import Path
 import numpy as np
 
 from celldetr.config import DataSource, Recipe
-from celldetr.data.dataset import load_source
 from celldetr.data.sample import Sample
+from celldetr.data.sources import load_source
 from celldetr.evaluation.cells import predict_samples
 from celldetr.evaluation.evaluate import score_images
 from celldetr.evaluation.threshold import best_threshold

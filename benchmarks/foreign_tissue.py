@@ -8,7 +8,7 @@ CoNSeP (colon, 40x) is not used in training. Its train split is looked at here, 
 from __future__ import annotations
 
 from celldetr.config import DataSource
-from celldetr.data.dataset import load_source
+from celldetr.data.sources import load_source
 from celldetr.evaluation.cells import predict_samples
 from celldetr.evaluation.threshold import best_threshold
 from celldetr.model.checkpoint import load_checkpoint

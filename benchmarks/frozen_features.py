@@ -24,8 +24,8 @@ from celldetr.api import load_model
 from celldetr.boxes import cxcywh_to_xyxy
 from celldetr.config import ModelConfig
 from celldetr.data.card import load_card
-from celldetr.data.dataset import rescale
 from celldetr.data.sample import Sample
+from celldetr.data.sources import rescale
 from celldetr.model.at_boxes import embed_boxes, embed_in_pieces, look_into
 from celldetr.model.celldetr import CellDETR, Memories
 from celldetr.model.inference import TilePredictor

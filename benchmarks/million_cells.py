@@ -22,10 +22,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from celldetr.export import FORMATS, export_cells
-from celldetr.files import write_json
-from celldetr.neighbours.nearest import Best
-from celldetr.slide.table import box_polygons, cell_schema
+from celldetr.cells.export import FORMATS, export_cells
+from celldetr.cells.schema import box_polygons, cell_schema
+from celldetr.io.files import write_json
+from celldetr.search.nearest import Best
 from neighbour_index import embeddings, peak_mb
 
 TYPES = ("lymphocyte", "epithelial", "stromal")
@@ -81,14 +81,14 @@ def step(name: str, folder: Path, sample: int) -> dict[str, object]:
     """One step in this process."""
     start = time.perf_counter()
     if name == "index":
-        from celldetr.neighbours.index import build_index
+        from celldetr.search.index import build_index
 
         build_index(folder, overwrite=True)
         told = {"mb": sum(path.stat().st_size for path in (folder / "neighbours").iterdir()) / 1e6}
     elif name == "query":
-        from celldetr.neighbours.collection import find_cells, gather, sample_rows
-        from celldetr.neighbours.index import NeighbourIndex
-        from celldetr.neighbours.nearest import search_all
+        from celldetr.search.collection import find_cells, gather, sample_rows
+        from celldetr.search.index import NeighbourIndex
+        from celldetr.search.nearest import search_all
 
         cells = find_cells([folder])
         tables = time.perf_counter() - start
@@ -120,7 +120,7 @@ def step(name: str, folder: Path, sample: int) -> dict[str, object]:
         files = [path for path in out.rglob("*") if path.is_file()] if out.is_dir() else [out]
         told = {"mb": sum(path.stat().st_size for path in files) / 1e6}
     else:
-        from celldetr.neighbours.clustering import ClusterOptions, cluster_cells
+        from celldetr.search.clustering import ClusterOptions, cluster_cells
 
         done = cluster_cells(folder, options=ClusterOptions(sample=sample), overwrite=True)
         told = {"clusters": len(done.counts), "sampled": done.sampled, "agreement": done.agreement}

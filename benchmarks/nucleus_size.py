@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from celldetr.api import load_model
 from celldetr.data.card import load_card
-from celldetr.data.dataset import load_samples
+from celldetr.data.sources import load_samples
 from celldetr.demo_slide import sample_slide
 from celldetr.slide.nucleus_size import CONFIDENT, ENOUGH, LEAST, MOST
 from celldetr.slide.reader import open_slide

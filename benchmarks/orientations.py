@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 
 from celldetr.config import DataSource
-from celldetr.data.dataset import load_source
+from celldetr.data.sources import load_source
 from celldetr.evaluation.cells import predict_samples
 from celldetr.evaluation.threshold import best_threshold
 from celldetr.model.checkpoint import load_checkpoint

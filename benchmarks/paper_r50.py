@@ -21,13 +21,13 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from celldetr.config import ModelConfig, Recipe
-from celldetr.data.loader import Batch, TrainingSet, collate
+from celldetr.data.dataset import Batch, TrainingSet, collate
 from celldetr.model.celldetr import CellDETR
 from celldetr.recipes import load_recipe
-from celldetr.training.crops import chances
+from celldetr.training.criterion import balance
+from celldetr.training.crops import image_generators
 from celldetr.training.data import load_data
-from celldetr.training.losses import balance
-from celldetr.training.schedule import build_optimizer, clip_gradients, set_rate
+from celldetr.training.optim import build_optimizer, clip_gradients, set_rate
 from celldetr.training.supervised import Supervised
 
 SAMPLE = "{card: pannuke-breast-mini, split: all, types: {neoplastic: neoplastic, other: ''}}"
@@ -78,7 +78,7 @@ def both(network: CellDETR, recipe: Recipe, batch: int) -> None:
     boxes = [torch.cat([torch.rand(25, 2, generator=draw), torch.full((25, 2), 0.1)], 1) for _ in range(batch)]
     types = [torch.randint(0, 5, (25,), generator=draw) for _ in range(batch)]
     objective = Supervised(network, recipe.training, torch.ones(len(recipe.model.types))).train()
-    objective(images(recipe, batch), boxes, types, chances(0, 0, 0, batch))[0].backward()
+    objective(images(recipe, batch), boxes, types, image_generators(0, 0, 0, batch))[0].backward()
 
 
 def alone(work: Callable[[CellDETR, Recipe, int], None], recipe: Recipe, batch: int) -> tuple[float, float, float]:
@@ -186,7 +186,7 @@ def learn(recipe: Recipe, steps: int) -> None:
         batch = collate([crops[i] for i in range(step * size, (step + 1) * size)])
         set_rate(optimizer, step, settings)
         torch.manual_seed(step)
-        loss, _ = objective(batch.images, batch.boxes, batch.types, chances(settings.seed, step, 0, size))
+        loss, _ = objective(batch.images, batch.boxes, batch.types, image_generators(settings.seed, step, 0, size))
         loss.backward()
         clip_gradients(network, settings.clip)
         optimizer.step()
@@ -208,7 +208,7 @@ def losses(objective: Supervised, batch: Batch) -> dict[str, float]:
     for i in range(len(batch.images)):
         torch.manual_seed(i)
         one = slice(i, i + 1)
-        total, terms = objective(batch.images[one], batch.boxes[one], batch.types[one], chances(0, 0, i, 1))
+        total, terms = objective(batch.images[one], batch.boxes[one], batch.types[one], image_generators(0, 0, i, 1))
         found["all"] += float(total) / len(batch.images)
         for name, value in terms.items():
             found[name.rpartition("/")[2]] += float(value) / len(batch.images)

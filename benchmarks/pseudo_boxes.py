@@ -21,10 +21,10 @@ from skimage.filters import threshold_otsu
 
 from celldetr.boxes import iou
 from celldetr.data.card import load_card
-from celldetr.data.dataset import load_samples, rescale
 from celldetr.data.pseudo_boxes import PseudoBoxConfig, basins, pseudo_boxes
 from celldetr.data.readers.instance_maps import read_map
 from celldetr.data.sample import Sample
+from celldetr.data.sources import load_samples, rescale
 from celldetr.data.stain import haematoxylin
 
 MPP = 0.5

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from celldetr.config import DataSource
-from celldetr.data.dataset import load_source
+from celldetr.data.sources import load_source
 from celldetr.model.checkpoint import load_checkpoint
 from celldetr.model.hub import find_model
 from celldetr.model.inference import QUERY_SHARE

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from celldetr.ablation.study import load_study
+from celldetr.research.ablation.study import load_study
 from celldetr.training.data import load_data
 from celldetr.training.loop import start_fabric
 from celldetr.training.run import Run

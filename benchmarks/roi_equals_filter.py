@@ -15,8 +15,8 @@ import numpy as np
 import shapely
 
 import celldetr
+from celldetr.cells.store import read_embeddings
 from celldetr.slide.options import PredictOptions
-from celldetr.slide.store import read_embeddings
 
 RING = shapely.transform(shapely.Point(0, 0).buffer(1), lambda p: p * [500, 380] + [900, 900])
 ROI = shapely.union_all(

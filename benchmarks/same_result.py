@@ -14,7 +14,7 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 from celldetr.config import DataSource
-from celldetr.data.dataset import load_source
+from celldetr.data.sources import load_source
 from celldetr.evaluation.cells import predict_samples
 from celldetr.evaluation.evaluate import score_images
 from celldetr.model.checkpoint import load_checkpoint

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from celldetr.config import Recipe, parse
-from celldetr.data.dataset import load_source
+from celldetr.data.sources import load_source
 from celldetr.model.checkpoint import load_checkpoint, save_checkpoint
 from celldetr.model.hub import PACKAGED
 from celldetr.model.inference import TilePredictor

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from celldetr.api import load_model
 from celldetr.demo_slide import sample_slide
 from celldetr.model.at_boxes import embed_boxes
-from celldetr.model.titles import short_titles
+from celldetr.model.display_names import short_titles
 from celldetr.slide.damage import read_around
 from celldetr.slide.reader import open_slide
 

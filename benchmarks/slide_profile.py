@@ -26,14 +26,16 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from celldetr.api import load_model
+from celldetr.cells import store
 from celldetr.demo_slide import sample_slide
 from celldetr.model.checkpoint import load_checkpoint
 from celldetr.model.hub import find_model
-from celldetr.slide import pipeline, plan, store
+from celldetr.slide import pipeline, plan
+from celldetr.slide.base_reader import SlideReader
 from celldetr.slide.engine import run_slide
 from celldetr.slide.options import PredictOptions
-from celldetr.slide.ownership import Ownership
-from celldetr.slide.reader import SlideReader, open_slide
+from celldetr.slide.reader import open_slide
+from celldetr.slide.seams import Ownership
 
 
 class Clock:

@@ -21,11 +21,11 @@ import anndata
 import numpy as np
 
 from bone_marrow import bone_marrow
+from celldetr.research.simulation.bundle import BundleCells, write_bundle
+from celldetr.research.simulation.section import resample
 from celldetr.spatial.affine import scaling
 from celldetr.spatial.nuclei import keep_nuclei
 from celldetr.spatial.section import Nuclei
-from celldetr.spatial.simulate_bundle import BundleCells, write_bundle
-from celldetr.spatial.simulate_section import resample
 
 MPP = 0.5
 NUCLEUS_UM, CELL_UM = 6.0, 9.0

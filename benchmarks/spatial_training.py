@@ -19,7 +19,8 @@ import pandas as pd
 import yaml
 
 from celldetr.data.card import load_card
-from celldetr.data.dataset import load_samples
+from celldetr.data.sources import load_samples
+from celldetr.research.simulation.simulate import SimulateOptions, Truth, simulate
 from celldetr.spatial import label
 from celldetr.spatial.affine import scaling
 from celldetr.spatial.nuclei import read_nuclei
@@ -27,7 +28,6 @@ from celldetr.spatial.pair import pair
 from celldetr.spatial.patches import WriteOptions
 from celldetr.spatial.reference import read_reference
 from celldetr.spatial.section import Section
-from celldetr.spatial.simulate import SimulateOptions, Truth, simulate
 from celldetr.spatial.type_step import TypeOptions, type_step
 from celldetr.spatial.write import write_set
 from spatial_truth import TYPES, halves

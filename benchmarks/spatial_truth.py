@@ -21,8 +21,9 @@ import numpy as np
 import pandas as pd
 
 from celldetr.data.card import load_card
-from celldetr.data.dataset import load_samples
+from celldetr.data.sources import load_samples
 from celldetr.errors import InputError
+from celldetr.research.simulation.simulate import SimulateOptions, Truth, simulate
 from celldetr.spatial.align import refine
 from celldetr.spatial.annotate.annotation import table
 from celldetr.spatial.annotate.hierarchy import coarsen, load_hierarchy
@@ -33,7 +34,6 @@ from celldetr.spatial.quality import check_cells, passed_cells
 from celldetr.spatial.readers import read_section
 from celldetr.spatial.reference import read_reference
 from celldetr.spatial.section import Nuclei
-from celldetr.spatial.simulate import SimulateOptions, Truth, simulate
 
 TYPES = {
     "inflammatory": ("CD4+/CD25 T Reg",),

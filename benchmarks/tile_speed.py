@@ -23,7 +23,7 @@ import torch
 from numpy.typing import NDArray
 
 from celldetr.demo_slide import sample_slide
-from celldetr.files import read_json
+from celldetr.io.files import read_json
 from celldetr.model.checkpoint import load_checkpoint
 from celldetr.model.hub import find_model
 from celldetr.model.inference import TilePredictor

@@ -45,7 +45,7 @@ def make_batches(path: Path) -> None:
     """Cut batches of the recipe and print what that costs; run with the version's own sources."""
     import torch
 
-    from celldetr.data.loader import TrainingSet, collate
+    from celldetr.data.dataset import TrainingSet, collate
     from celldetr.recipes import load_recipe
     from celldetr.training.loop import load_data  # both versions have it there
 
@@ -93,7 +93,7 @@ def work(path: Path) -> None:
     from celldetr.recipes import load_recipe
     from celldetr.training import supervised
     from celldetr.training.ema import Average
-    from celldetr.training.schedule import build_optimizer, clip_gradients, set_rate
+    from celldetr.training.optim import build_optimizer, clip_gradients, set_rate
     from celldetr.training.supervised import Supervised
 
     recipe = load_recipe("small-20x")
@@ -104,7 +104,7 @@ def work(path: Path) -> None:
     objective = Supervised(network, settings, torch.ones(len(recipe.model.types))).train()
     optimizer = build_optimizer(network, settings)
     batches = torch.load(path)
-    several = "chances" in inspect.signature(objective.forward).parameters  # a generator an image, not one for all
+    several = "generators" in inspect.signature(objective.forward).parameters  # a generator an image, not one for all
     clock = Clock()
     clock.wrap(network.backbone, "forward", "backbone")
     clock.wrap(network.encoder, "forward", "encoder")
@@ -121,9 +121,9 @@ def work(path: Path) -> None:
             for _ in range(int(line)):
                 images, boxes, types = batches[step % BATCHES]
                 set_rate(optimizer, step, settings)
-                chances = [torch.Generator().manual_seed(step) for _ in images]
+                generators = [torch.Generator().manual_seed(step) for _ in images]
                 with torch.autocast("cpu", dtype=torch.bfloat16):
-                    total, terms = objective(images, boxes, types, chances if several else chances[0])
+                    total, terms = objective(images, boxes, types, generators if several else generators[0])
                 with clock("backward"):
                     total.backward()
                 with clock("clip"):
@@ -197,7 +197,7 @@ def whole_runs(first: Path, rounds: int, precision: str) -> None:
         for turn in range(rounds):
             for name, (root, options) in ways.items():
                 target = Path(folder) / f"{turn}-{len(options)}-{root.name}"
-                command = [sys.executable, "-m", "celldetr.cli", "train", str(recipe), "-o", str(target), "--quiet"]
+                command = [sys.executable, "-m", "celldetr", "train", str(recipe), "-o", str(target), "--quiet"]
                 command += ["training.steps=41", f"training.seed={turn}", f"training.precision={precision}"]
                 command += ["--device", "cpu", *options]
                 env = os.environ | {"PYTHONPATH": str(root.resolve() / "src")}

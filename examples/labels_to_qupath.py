@@ -12,8 +12,8 @@ from pathlib import Path
 import shapely
 from PIL import Image
 
-from celldetr.data.dataset import load_samples
-from celldetr.data.own import find_card
+from celldetr.data.autocard import find_card
+from celldetr.data.sources import load_samples
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("card", help="name or path of a dataset card, or a folder of labels")

@@ -14,9 +14,9 @@ from scipy.spatial import cKDTree
 
 import celldetr
 from celldetr import InputError, Model, PredictOptions
-from celldetr.model.device import Precision
+from celldetr.config import Precision
 from celldetr.slide.grid import lay_grid
-from sample_crop import COLUMNS, MPP, crop, default_model, save, white
+from helpers.sample_crop import COLUMNS, MPP, crop, default_model, save, white
 
 
 @pytest.fixture(scope="session")

@@ -25,10 +25,10 @@ import tifffile
 import yaml
 
 import celldetr
-from celldetr.model.device import Precision
-from celldetr.slide import store
-from entry_point import call
-from sample_crop import COLUMNS, MPP, crop, default_model, save, white
+from celldetr.cells import store
+from celldetr.config import Precision
+from helpers.cli import call
+from helpers.sample_crop import COLUMNS, MPP, crop, default_model, save, white
 
 OUTPUTS = {"cells.parquet", "run.json", "overview.png", "summary.html"}
 EXPORTS = {"cells.geojson.gz", "cells.h5ad", "cells.csv"}

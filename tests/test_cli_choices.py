@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from entry_point import call
-from sample_crop import MPP, crop, default_model, save
+from helpers.cli import call
+from helpers.sample_crop import MPP, crop, default_model, save
 
 
 def labels(folder: Path) -> Path:

@@ -23,7 +23,7 @@ from celldetr.config import (
     parse,
 )
 from celldetr.errors import InputError, near
-from celldetr.untrusted import read_yaml
+from celldetr.io.safe_io import read_yaml
 
 RECIPE: dict[str, Any] = {
     "name": "tiny",

@@ -14,9 +14,9 @@ import pytest
 from scipy.spatial.distance import cdist
 
 import celldetr
-from celldetr.data.dataset import load_samples
-from celldetr.data.own import find_card
-from sample_crop import MPP, crop, default_model, save
+from celldetr.data.autocard import find_card
+from celldetr.data.sources import load_samples
+from helpers.sample_crop import MPP, crop, default_model, save
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 NAMES = sorted(path.stem for path in EXAMPLES.glob("*.py"))

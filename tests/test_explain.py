@@ -11,10 +11,10 @@ import pytest
 
 from celldetr.errors import InputError
 from celldetr.explain import choose_cells, run_cells
+from celldetr.report.attention import Attention, CellRow, attention_figure
 from celldetr.slide.reader import open_slide
-from celldetr.view.attention import Attention, CellRow, attention_figure
-from entry_point import call
-from sample_crop import MPP, crop, save
+from helpers.cli import call
+from helpers.sample_crop import MPP, crop, save
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from pathlib import Path
 from PIL import Image
 
 from celldetr.data.card import load_card
-from celldetr.data.dataset import load_samples
+from celldetr.data.sources import load_samples
 
 SETS = {"consep": ("consep-train", "fit", 680), "brca": ("brca-m2c", "train", 560)}  # card, split, px of a patch
 

@@ -16,17 +16,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from celldetr.api import Model, load_model, predict_slide
+    from celldetr.cells.export import export_cells
+    from celldetr.cells.store import read_cells, read_embeddings
     from celldetr.config import ModelConfig, Recipe
     from celldetr.demo_slide import sample_slide
     from celldetr.errors import InputError
-    from celldetr.export import export_cells
     from celldetr.model.celldetr import CellDETR
     from celldetr.model.hub import list_models
-    from celldetr.neighbours.clustering import ClusterOptions, cluster_cells
-    from celldetr.neighbours.index import build_index
-    from celldetr.neighbours.similar import similar
+    from celldetr.search.clustering import ClusterOptions, cluster_cells
+    from celldetr.search.index import build_index
+    from celldetr.search.similar import similar
     from celldetr.slide.options import PredictOptions
-    from celldetr.slide.store import read_cells, read_embeddings
     from celldetr.training.loop import train
 
 __version__ = version("celldetr")
@@ -35,20 +35,20 @@ _HOMES = {
     "Model": "celldetr.api",
     "load_model": "celldetr.api",
     "predict_slide": "celldetr.api",
-    "ClusterOptions": "celldetr.neighbours.clustering",
-    "cluster_cells": "celldetr.neighbours.clustering",
-    "build_index": "celldetr.neighbours.index",
-    "similar": "celldetr.neighbours.similar",
+    "ClusterOptions": "celldetr.search.clustering",
+    "cluster_cells": "celldetr.search.clustering",
+    "build_index": "celldetr.search.index",
+    "similar": "celldetr.search.similar",
     "ModelConfig": "celldetr.config",
     "Recipe": "celldetr.config",
     "InputError": "celldetr.errors",
-    "export_cells": "celldetr.export",
+    "export_cells": "celldetr.cells.export",
     "CellDETR": "celldetr.model.celldetr",
     "list_models": "celldetr.model.hub",
     "sample_slide": "celldetr.demo_slide",
     "PredictOptions": "celldetr.slide.options",
-    "read_cells": "celldetr.slide.store",
-    "read_embeddings": "celldetr.slide.store",
+    "read_cells": "celldetr.cells.store",
+    "read_embeddings": "celldetr.cells.store",
     "train": "celldetr.training.loop",
 }
 

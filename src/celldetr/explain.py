@@ -15,16 +15,17 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from celldetr.api import Model, load_model
+from celldetr.cells.store import RUN, cells_path, read_cells
 from celldetr.errors import InputError
-from celldetr.figures import check_ending, save_figure
-from celldetr.files import read_json
+from celldetr.io.figures import check_ending, save_figure
+from celldetr.io.files import read_json
 from celldetr.model.attention_trace import AttentionTrace, trace_attention
+from celldetr.model.display_names import short_titles
 from celldetr.model.hub import DEFAULT_MODEL
-from celldetr.model.titles import short_titles
+from celldetr.report.attention import Attention, CellRow, attention_figure
+from celldetr.slide.base_reader import SlideReader
 from celldetr.slide.damage import read_around
-from celldetr.slide.reader import SlideReader, open_slide
-from celldetr.slide.store import RUN, cells_path, read_cells
-from celldetr.view.attention import Attention, CellRow, attention_figure
+from celldetr.slide.reader import open_slide
 
 SAME_MPP = 0.001  # relative: rounding of what was written
 COLUMNS = ["cell_id", "x_px", "y_px", "w_px", "h_px", "type", "type_score"]

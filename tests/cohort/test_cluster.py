@@ -12,9 +12,6 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from blobs import blob_image, scattered
-from children import SlowModel, start
-from cluster_children import Cluster, cluster
 from PIL import Image
 
 from celldetr.cohort.coordinator import move_results
@@ -23,6 +20,9 @@ from celldetr.cohort.run import predict_slides
 from celldetr.errors import InputError
 from celldetr.slide.find import Slide, find_slides
 from celldetr.slide.options import PredictOptions
+from helpers.blobs import blob_image, scattered
+from helpers.children import SlowModel, start
+from helpers.cluster_children import Cluster, cluster
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
 
@@ -44,7 +44,7 @@ def slides(tmp_path_factory: pytest.TempPathFactory) -> list[Slide]:
 def discs(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is done in this process is done with discs too."""
     monkeypatch.setattr("celldetr.api.load_model", lambda *_, **__: SlowModel())
-    monkeypatch.setattr("celldetr.view.summary._map", lambda page: "")
+    monkeypatch.setattr("celldetr.report.summary._map", lambda page: "")
     monkeypatch.setattr("celldetr.cohort.schedulers.ANSWER", "10s")
 
 
@@ -58,7 +58,7 @@ def whole(slides: list[Slide], tmp_path_factory: pytest.TempPathFactory) -> Path
     out = tmp_path_factory.mktemp("whole")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("celldetr.api.load_model", lambda *_, **__: SlowModel())
-        patch.setattr("celldetr.view.summary._map", lambda page: "")
+        patch.setattr("celldetr.report.summary._map", lambda page: "")
         outcomes = list(predict_slides(slides, request(out)))
     assert [outcome.status for outcome in outcomes] == ["complete"] * len(slides)
     return out

@@ -9,8 +9,8 @@ import yaml
 
 from celldetr.config import parse
 from celldetr.data.card import CARDS, DatasetCard, load_card
-from celldetr.data.dataset import READERS
-from celldetr.untrusted import yaml_names
+from celldetr.data.sources import READERS
+from celldetr.io.safe_io import yaml_names
 
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")

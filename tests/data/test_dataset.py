@@ -1,86 +1,93 @@
-"""Resolution and types of samples are made what a model wants, and nothing else of them changes."""
+"""Training crops depend on seed and index only, and are drawn by area and weight."""
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+import torch
+from torch.utils.data import DataLoader, Subset
 
-from celldetr.data.dataset import map_types, rescale
-from celldetr.data.sample import UNKNOWN, Sample
+from celldetr.boxes import absolute_boxes
+from celldetr.config import AugmentConfig
+from celldetr.data.augment import augment
+from celldetr.data.dataset import Batch, TrainingSet, as_crop, collate
+from celldetr.data.sample import Sample
 from celldetr.errors import InputError
 
-
-def sample(width: int = 60, height: int = 40, types: tuple[int, ...] = (0, 1, UNKNOWN)) -> Sample:
-    image = np.full((height, width, 3), 240, dtype=np.uint8)
-    boxes = np.array([[10, 10, 20, 30], [30, 0, 60, 40], [2, 3, 4, 5]], dtype=np.float32)[: len(types)]
-    for x0, y0, x1, y1 in boxes[:1].astype(int):
-        image[y0:y1, x0:x1] = 20
-    points = (boxes[:, :2] + boxes[:, 2:]) / 2
-    return Sample("s", image, 0.5, boxes, np.array(types, dtype=np.int64), ("a", "b"), points, "p")
+CONFIG = AugmentConfig(crop=32)
+STILL = AugmentConfig(crop=32, scale=(1, 1), orientations=False, stain_p=0, colour_p=0, blur_p=0)
 
 
-def dark_extent(image: np.ndarray) -> list[float]:
-    """Sub-pixel extent of the dark rectangle, from sums of darkness along each axis."""
-    dark = np.clip((240 - image[..., 0].astype(float)) / 220, 0, 1)
-    rows, columns = dark.sum(1), dark.sum(0)
-    out = []
-    for profile in (columns, rows):
-        filled = profile / profile.max()
-        centre = (filled * (np.arange(len(filled)) + 0.5)).sum() / filled.sum()
-        out.append((centre - filled.sum() / 2, centre + filled.sum() / 2))
-    return [out[0][0], out[1][0], out[0][1], out[1][1]]
+def flat(width: int, height: int, grey: int) -> Sample:
+    boxes = np.array([[4, 4, 12, 20]], dtype=np.float32)
+    image = np.full((height, width, 3), grey, dtype=np.uint8)
+    return Sample(f"{grey}", image, 0.5, boxes, np.array([1]), ("a", "b"), boxes[:, :2] + 4)
 
 
-@settings(deadline=None, max_examples=25)
-@given(st.floats(0.2, 1.5))
-def test_boxes_follow_the_pixels(mpp: float) -> None:
-    result = rescale(sample(), mpp)
-    assert result.image.shape[1] == pytest.approx(60 * 0.5 / result.mpp, abs=0.7)
-    assert dark_extent(result.image) == pytest.approx(result.boxes[0].tolist(), abs=0.35)
-    assert result.points == pytest.approx((result.boxes[:, :2] + result.boxes[:, 2:]) / 2, abs=1e-4)
-    assert (result.boxes <= np.tile(result.image.shape[1::-1], 2)).all()
+def textured(seed: int) -> Sample:
+    rng = np.random.default_rng(seed)
+    corner = rng.uniform(0, 40, (30, 2))
+    boxes = np.concatenate([corner, corner + rng.uniform(3, 12, (30, 2))], axis=1).astype(np.float32)
+    image = rng.integers(0, 256, (60, 60, 3), dtype=np.uint8)
+    return Sample(f"t{seed}", image, 0.5, boxes, rng.integers(-1, 2, 30), ("a", "b"), (boxes[:, :2] + boxes[:, 2:]) / 2)
 
 
-def test_shrinking_does_not_alias() -> None:
-    stripes = np.zeros((64, 64, 3), dtype=np.uint8)
-    stripes[:, ::2] = 255
-    flat = rescale(replace(sample(), image=stripes), 2.0).image[4:-4, 4:-4]
-    assert np.ptp(flat.astype(int)) <= 4
-    assert flat.mean() == pytest.approx(127.5, abs=2)
+def batches(start: int, workers: int = 0) -> list[Batch]:
+    data = TrainingSet([textured(0), textured(1)], CONFIG, seed=7, length=12)
+    part = Subset(data, range(start, len(data)))
+    return list(DataLoader(part, batch_size=3, collate_fn=collate, num_workers=workers))
 
 
-def test_within_a_percent_nothing_happens() -> None:
-    original = sample()
-    assert rescale(original, 0.503) is original
-    assert rescale(original, 0.51) is not original
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_resumed_run_sees_what_it_would_have_seen(workers: int) -> None:
+    for whole, resumed in zip(batches(0)[2:], batches(6, workers), strict=True):
+        assert torch.equal(whole.images, resumed.images)
+        for ours, theirs in zip(whole.boxes + whole.types, resumed.boxes + resumed.types, strict=True):
+            assert torch.equal(ours, theirs)
 
 
-@pytest.mark.parametrize("mpp", [0.0, -1.0, float("nan")])
-def test_a_resolution_must_be_positive(mpp: float) -> None:
-    with pytest.raises(InputError, match="must be positive"):
-        rescale(sample(), mpp)
+def test_indices_and_seeds_give_different_crops() -> None:
+    one, other = (TrainingSet([textured(0)], CONFIG, seed=seed, length=5) for seed in (1, 2))
+    images = [crop.image.numpy().tobytes() for data in (one, other) for crop in (data[index] for index in range(5))]
+    assert len(set(images)) == 10
 
 
-def test_types_of_the_same_name_are_the_same() -> None:
-    (result,) = map_types([sample()], ["c", "b"], None)
-    assert result.types.tolist() == [UNKNOWN, 1, UNKNOWN]
-    assert result.type_names == ("c", "b")
+def test_images_are_drawn_by_area_and_weight() -> None:
+    samples = [flat(32, 32, 10), flat(64, 64, 100), flat(64, 32, 200)]  # areas 1 : 4 : 2
+    data = TrainingSet(samples, STILL, seed=0, length=1500, weights=[1, 1, 2.5])
+    greys = np.array([int(data[index].image[0, 0, 0]) for index in range(len(data))])
+    shares = [(greys == grey).mean() for grey in (10, 100, 200)]
+    assert shares == pytest.approx([0.1, 0.4, 0.5], abs=0.045)
 
 
-def test_types_are_mapped_merged_and_forgotten() -> None:
-    names = ["x", "y"]
-    assert map_types([sample()], names, {"a": "y", "b": "x"})[0].types.tolist() == [1, 0, UNKNOWN]
-    assert map_types([sample()], names, {"a": "x", "b": "x"})[0].types.tolist() == [0, 0, UNKNOWN]
-    assert map_types([sample()], names, {"a": "", "b": "x"})[0].types.tolist() == [UNKNOWN, 0, UNKNOWN]
-    assert map_types([sample()], names, {"b": "x"})[0].types.tolist() == [UNKNOWN, 0, UNKNOWN]
+def test_tensors_are_those_of_the_sample() -> None:
+    sample = augment(textured(4), STILL, np.random.default_rng(0))
+    crop = as_crop(sample)
+    assert crop.image.shape == (3, 32, 32)
+    assert crop.image.dtype == torch.uint8
+    assert np.array_equal(crop.image.permute(1, 2, 0).numpy(), sample.image)
+    assert crop.boxes.dtype == torch.float32
+    assert absolute_boxes(crop.boxes, 32, 32).numpy() == pytest.approx(sample.boxes, abs=1e-4)
+    assert crop.types.tolist() == sample.types.tolist()
 
 
-def test_types_that_do_not_exist_are_errors() -> None:
-    with pytest.raises(InputError, match="the dataset has no type 'q'"):
-        map_types([sample()], ["x"], {"q": "x"})
-    with pytest.raises(InputError, match=r"the model has no type 'xx' \(for 'a'\)"):
-        map_types([sample()], ["x"], {"a": "xx"})
+def test_a_batch_keeps_images_apart_even_without_nuclei() -> None:
+    empty = textured(0)
+    empty = Sample("e", empty.image, 0.5, empty.boxes[:0], empty.types[:0], ("a", "b"), empty.points[:0])
+    crops = [TrainingSet([sample], STILL, 0, 1)[0] for sample in (textured(1), empty)]
+    batch = collate(crops)
+    assert batch.images.shape == (2, 3, 32, 32)
+    assert [len(boxes) for boxes in batch.boxes] == [len(types) for types in batch.types] == [len(crops[0].boxes), 0]
+    assert batch.boxes[1].shape == (0, 4)
+
+
+def test_ends_and_mistakes() -> None:
+    data = TrainingSet([textured(0)], STILL, 0, 2)
+    assert len(data) == 2
+    with pytest.raises(IndexError):
+        data[2]
+    with pytest.raises(InputError, match="no training image"):
+        TrainingSet([], STILL, 0, 2)
+    for weights in ([1.0, 2.0], [-1.0], [0.0], [float("nan")]):
+        with pytest.raises(InputError, match="weights"):
+            TrainingSet([textured(0)], STILL, 0, 2, weights)

@@ -14,24 +14,24 @@ import torch
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from patches import random_patch, write_set
 from torch.utils.data import DataLoader
 
 from celldetr.config import AugmentConfig, DataSource, Recipe
 from celldetr.data import shards
-from celldetr.data.dataset import load_samples, load_source
-from celldetr.data.lazy import LazySamples, areas, in_pieces, join, type_counts, typed_cells
-from celldetr.data.loader import TrainingSet, collate
-from celldetr.data.own import find_card, read_own
+from celldetr.data.autocard import find_card, read_own
+from celldetr.data.dataset import TrainingSet, collate
+from celldetr.data.lazy_dataset import LazySamples, areas, in_pieces, join, type_counts, typed_cells
 from celldetr.data.patch_set import PatchSet
-from celldetr.data.pieces import pieces
+from celldetr.data.sources import load_samples, load_source
+from celldetr.data.tiling import pieces
 from celldetr.errors import InputError
 from celldetr.probe.truth import read_splits
 from celldetr.recipes import load_recipe
 from celldetr.recipes.own_data import patch_sources
 from celldetr.training.card import provenance
 from celldetr.training.data import load_data
-from entry_point import call
+from helpers.cli import call
+from helpers.patches import random_patch, write_set
 
 CONFIG = AugmentConfig(crop=24)
 

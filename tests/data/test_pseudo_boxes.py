@@ -13,8 +13,8 @@ from scipy import ndimage
 
 from celldetr.boxes import iou
 from celldetr.data.card import load_card
-from celldetr.data.dataset import load_samples, rescale
 from celldetr.data.pseudo_boxes import PseudoBoxConfig, pseudo_boxes
+from celldetr.data.sources import load_samples, rescale
 from celldetr.data.stain import STAINS, from_optical_density
 
 

@@ -12,33 +12,15 @@ import pytest
 import shapely
 from PIL import Image
 
-from celldetr import json_items
 from celldetr.data.card import DatasetCard
-from celldetr.data.dataset import load_samples
 from celldetr.data.readers import qupath_geojson, qupath_objects
 from celldetr.data.readers.qupath_objects import read_objects
+from celldetr.data.sources import load_samples
 from celldetr.demo_slide import sample_slide
 from celldetr.errors import InputError
+from celldetr.io import json_items
 from celldetr.slide import roi
-
-
-def feature(
-    geometry: shapely.Geometry | dict[str, Any], kind: str = "detection", name: str | None = "Tumor", **extra: Any
-) -> dict[str, Any]:
-    shape = geometry if isinstance(geometry, dict) else json.loads(shapely.to_geojson(geometry))
-    properties = {"objectType": kind} | ({"classification": {"name": name, "color": [1, 2, 3]}} if name else {})
-    return {"type": "Feature", "geometry": shape, "properties": properties, **extra}
-
-
-def disc(x: float, y: float, radius: float = 6) -> shapely.Polygon:
-    return shapely.Point(x, y).buffer(radius)
-
-
-def write(folder: Path, features: list[dict[str, Any]], name: str = "a.geojson") -> Path:
-    path = folder / name
-    text = json.dumps({"type": "FeatureCollection", "features": features})
-    path.write_bytes(gzip.compress(text.encode()) if name.endswith(".gz") else text.encode())
-    return path
+from helpers.qupath import disc, feature, write
 
 
 def picture(folder: Path, size: tuple[int, int] = (300, 200), name: str = "a.png") -> np.ndarray:

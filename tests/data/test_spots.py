@@ -11,17 +11,17 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from patches import random_patch
 
 from celldetr.data import shards
 from celldetr.data.augment import crop, orient
-from celldetr.data.dataset import map_types, rescale
+from celldetr.data.dataset import as_crop, collate
 from celldetr.data.label_share import with_label_share
-from celldetr.data.loader import as_crop, collate
-from celldetr.data.pieces import pieces
 from celldetr.data.sample import Sample
+from celldetr.data.sources import map_types, rescale
 from celldetr.data.spots import Spots
+from celldetr.data.tiling import pieces
 from celldetr.errors import InputError
+from helpers.patches import random_patch
 
 TYPES = ("a", "b", "c")
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from celldetr.config import AugmentConfig, ContrastiveConfig
-from celldetr.data.loader import Crop
+from celldetr.data.dataset import Crop
 from celldetr.data.sample import Sample
 from celldetr.data.views import MOST_CELLS, ViewSet, collate_views
 

@@ -8,10 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from scenes import TYPES, random_image
 
 from celldetr.evaluation.evaluate import score_images
 from celldetr.evaluation.report import write_metrics
+from helpers.scenes import TYPES, random_image
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "evaluation.md"
 

@@ -12,14 +12,14 @@ from typing import Any
 
 import pytest
 from rich.console import Console
-from scenes import TYPES, image, random_image
 
 from celldetr.errors import InputError
 from celldetr.evaluation.evaluate import score_images
+from celldetr.evaluation.format import show_rotations
 from celldetr.evaluation.protocols import PROTOCOLS
 from celldetr.evaluation.report import Report, headline, write_metrics
 from celldetr.evaluation.rotations import rotations, spread
-from celldetr.evaluation.show import show_rotations
+from helpers.scenes import TYPES, image, random_image
 
 Write = Callable[..., Path]
 TISSUES = (("Breast", "Colon"), ("Breast", "Colon"), ("Breast", "Lung"))  # of each fold

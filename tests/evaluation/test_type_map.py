@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from scenes import TYPES, image, random_image
 from sklearn.metrics import confusion_matrix
 
 from celldetr.errors import InputError
@@ -16,6 +15,7 @@ from celldetr.evaluation.evaluate import score_images
 from celldetr.evaluation.plots import confusion_figure
 from celldetr.evaluation.protocols import find_protocol, pair_image
 from celldetr.evaluation.type_map import read_type_map, type_map
+from helpers.scenes import TYPES, image, random_image
 
 IMAGES = [random_image(seed, name=str(seed)) for seed in range(12)]
 REPORT = score_images(IMAGES, TYPES, threshold=0.3, resamples=0)

@@ -29,8 +29,8 @@ from celldetr.model.checkpoint import (
     save_checkpoint,
 )
 from celldetr.model.onnx import _file_name
-from celldetr.view.models import models_table
-from hostile import examples, flipped, in_little_memory, nothing_written, refused
+from celldetr.report.models import models_table
+from helpers.hostile import examples, flipped, in_little_memory, nothing_written, refused
 
 TINY: dict[str, Any] = {
     "types": ["a", "b"], "backbone": "test_efficientnet", "d_model": 32, "heads": 4, "points": 1, "ffn": 32,

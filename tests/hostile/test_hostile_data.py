@@ -14,11 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from celldetr.data.autocard import SPLIT, find_card, read_own
 from celldetr.data.card import DatasetCard, load_card
-from celldetr.data.dataset import load_samples
-from celldetr.data.own import SPLIT, find_card, read_own
 from celldetr.data.readers.instance_maps import read_map
-from hostile import examples, flipped, in_little_memory, nothing_written, refused
+from celldetr.data.sources import load_samples
+from helpers.hostile import examples, flipped, in_little_memory, nothing_written, refused
 
 COCO: dict[str, Any] = {
     "images": [{"id": 1, "file_name": "a.png", "width": 60, "height": 40}],

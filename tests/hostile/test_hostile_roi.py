@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from celldetr.slide.options import PredictOptions
 from celldetr.slide.roi import joined, read_roi, roi_of_run, roi_text
-from hostile import examples, flipped, in_little_memory, refused
+from helpers.hostile import examples, flipped, in_little_memory, refused
 
 SQUARE = [[100, 100], [300, 100], [300, 250], [100, 250], [100, 100]]
 FILE = {

@@ -12,12 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from celldetr.data.card import DatasetCard, load_card
-from celldetr.data.dataset import load_samples
+from celldetr.data.sources import load_samples
 from celldetr.errors import InputError
+from celldetr.io.safe_io import YAML_BYTES, parse_yaml, read_yaml
 from celldetr.recipes import load_recipe
 from celldetr.slide.find import find_slides
-from celldetr.untrusted import YAML_BYTES, parse_yaml, read_yaml
-from hostile import examples, flipped, in_little_memory, nothing_written, refused
+from helpers.hostile import examples, flipped, in_little_memory, nothing_written, refused
 
 CARD: dict[str, Any] = {
     "name": "toy",

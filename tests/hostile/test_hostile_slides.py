@@ -24,10 +24,11 @@ from PIL import Image, PngImagePlugin
 from celldetr.data.readers.common import read_image
 from celldetr.data.readers.instance_maps import read_map
 from celldetr.errors import InputError
+from celldetr.slide.base_reader import Level, slide_name
 from celldetr.slide.damage import DamageError, read_around
-from celldetr.slide.reader import Level, open_slide, slide_name
+from celldetr.slide.reader import open_slide
 from celldetr.slide.tissue import find_tissue
-from hostile import examples, flipped, in_little_memory, in_time, nothing_written, refused
+from helpers.hostile import examples, flipped, in_little_memory, in_time, nothing_written, refused
 
 PIXELS = np.random.default_rng(0).integers(60, 255, (200, 260, 3), dtype=np.uint8)
 APERIO = "Aperio Image Library v12.0.1\r\n260x200|MPP = 0.5|AppMag = 20"
@@ -289,7 +290,7 @@ def test_the_name_of_a_slide_stays_in_the_folder(name: str) -> None:
 
 @pytest.mark.parametrize("width", [0, 2**23])
 def test_levels_of_impossible_sizes(width: int) -> None:
-    from celldetr.slide.reader import _check_size
+    from celldetr.slide.base_reader import _check_size
     from celldetr.slide.resolution import Resolution
 
     with pytest.raises(InputError, match=r"larger than any slide|damaged"):

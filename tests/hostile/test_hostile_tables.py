@@ -15,11 +15,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cell_tables import random_cells, random_embeddings, write_run
+from celldetr.cells.export import FORMATS, export_cells
+from celldetr.cells.store import CELLS, RUN, read_cells, read_embeddings
 from celldetr.errors import InputError
-from celldetr.export import FORMATS, export_cells
-from celldetr.slide.store import CELLS, RUN, read_cells, read_embeddings
-from hostile import EFFORT, examples, flipped, nothing_written, refused
+from helpers.cell_tables import random_cells, random_embeddings, write_run
+from helpers.hostile import EFFORT, examples, flipped, nothing_written, refused
 
 NAMES = [
     "../../x",

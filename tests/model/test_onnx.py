@@ -24,7 +24,7 @@ from celldetr.model.checkpoint import Card, Checkpoint, load_checkpoint
 from celldetr.model.hub import find_model
 from celldetr.model.inference import TilePredictor, for_inference
 from celldetr.model.onnx import OUTPUTS, AllQueries, export_onnx
-from sample_crop import crop
+from helpers.sample_crop import crop
 
 Outputs = list[NDArray[np.float32]]
 

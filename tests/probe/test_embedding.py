@@ -11,20 +11,19 @@ import timm
 import torch
 from scipy.ndimage import map_coordinates
 
-from celldetr.config import ModelConfig
+from celldetr.config import ModelConfig, Precision
 from celldetr.data.sample import Sample
 from celldetr.errors import InputError
 from celldetr.model.at_boxes import cuts, embed_boxes
 from celldetr.model.backbone import LITE0, imagenet_lite0
 from celldetr.model.celldetr import CellDETR
 from celldetr.model.checkpoint import Card, save_checkpoint
-from celldetr.model.device import Precision
 from celldetr.model.inference import TilePredictor
 from celldetr.probe.crops import CROP_PX, CropEmbedder, cut
 from celldetr.probe.handmade import FEATURES, handmade_features, nucleus_mask
 from celldetr.probe.methods import methods, refuse_queries
 from celldetr.probe.pooled import PooledEmbedder
-from sample_crop import crop, default_model
+from helpers.sample_crop import crop, default_model
 
 
 def sample(image: np.ndarray, boxes: list[list[float]] | np.ndarray) -> Sample:

@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from cells import write_data_set
 
 from celldetr.api import load_model
 from celldetr.data.card import load_card
-from celldetr.data.dataset import load_samples, rescale
+from celldetr.data.sources import load_samples, rescale
 from celldetr.model.at_boxes import embed_boxes
 from celldetr.probe.finetuning import types_at_boxes
 from celldetr.probe.truth import truth_of
 from celldetr.recipes import FOLDER
-from entry_point import call
+from helpers.cli import call
+from helpers.probe_cells import write_data_set
 
 
 @pytest.fixture

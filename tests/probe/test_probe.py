@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cells import truth, vectors, write_data_set
 
 from celldetr.data.card import load_card
 from celldetr.errors import InputError
@@ -17,7 +16,8 @@ from celldetr.probe.row import Row, measure, read_row, write_row
 from celldetr.probe.run import read_vectors
 from celldetr.probe.summary import interval, summarise
 from celldetr.probe.truth import check_apart, read_splits
-from entry_point import call
+from helpers.cli import call
+from helpers.probe_cells import truth, vectors, write_data_set
 
 
 def row(name: str, spread: float) -> Row:

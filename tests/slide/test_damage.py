@@ -10,23 +10,23 @@ from typing import Any
 import numpy as np
 import pytest
 import tifffile
-from blobs import BlobModel, blob_image, scattered
 from PIL import Image
 from scipy import ndimage
 
 from celldetr import cli, sample_slide
+from celldetr.cells.store import read_cells
 from celldetr.errors import InputError
+from celldetr.report.marks import HATCH
+from celldetr.report.overview import write_overview
+from celldetr.slide.band_cache import FoundStore, FoundTile
 from celldetr.slide.damage import TILE_SMALLEST, DamageError, read_around
 from celldetr.slide.engine import RunSummary, run_slide
-from celldetr.slide.found import FoundStore, FoundTile
 from celldetr.slide.grid import Tile
 from celldetr.slide.options import PredictOptions
-from celldetr.slide.ownership import REACH_UM
 from celldetr.slide.reader import from_array, open_slide
-from celldetr.slide.store import read_cells
+from celldetr.slide.seams import REACH_UM
 from celldetr.slide.tissue import find_tissue
-from celldetr.view.marks import HATCH
-from celldetr.view.overview import write_overview
+from helpers.blobs import BlobModel, blob_image, scattered
 
 HEIGHT, WIDTH = 420, 610
 IMAGE = blob_image(scattered(500, HEIGHT, WIDTH), HEIGHT, WIDTH)
@@ -235,7 +235,7 @@ def blob_weights(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_command_line_names_the_places_and_says_partial(
     scratched: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("celldetr.view.summary._map", lambda page: "")  # takes longer than all the rest
+    monkeypatch.setattr("celldetr.report.summary._map", lambda page: "")  # takes longer than all the rest
     region = ["--region", "1100", "860", "400", "400"]
     command = ["celldetr", "predict", str(scratched), "-o", str(tmp_path), "--tile", "256", "-q", *region]
     monkeypatch.setattr("sys.argv", command)

@@ -15,23 +15,24 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
-from blobs import BlobModel, blob_image, scattered
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
 from celldetr import sample_slide
+from celldetr.cells import store as store_module
+from celldetr.cells.store import PartStore, read_cells, read_embeddings
 from celldetr.config import parse
 from celldetr.errors import InputError
 from celldetr.model.output import TileCells
-from celldetr.slide import store as store_module
+from celldetr.slide.base_reader import SlideReader
 from celldetr.slide.engine import Progress, RunSummary, predict_array, run_slide
 from celldetr.slide.grid import lay_grid
 from celldetr.slide.options import PredictOptions
 from celldetr.slide.pipeline import read_ahead, usable_threads
-from celldetr.slide.reader import SlideReader, from_array, open_slide
-from celldetr.slide.store import PartStore, read_cells, read_embeddings
+from celldetr.slide.reader import from_array, open_slide
+from helpers.blobs import BlobModel, blob_image, scattered
 
 HEIGHT, WIDTH = 420, 610
 POINTS = scattered(500, HEIGHT, WIDTH)
@@ -516,7 +517,7 @@ def test_a_slide_whose_name_is_no_text(tmp_path: Path, monkeypatch: pytest.Monke
 
     path = tmp_path / "\udcff\udcfe.png"
     Image.fromarray(blob_image(scattered(20, 100, 100), 100, 100)).save(path)
-    monkeypatch.setattr("celldetr.view.summary._map", lambda page: "")
+    monkeypatch.setattr("celldetr.report.summary._map", lambda page: "")
     monkeypatch.setattr("celldetr.api.load_model", lambda *_: BlobModel())
     summary = predict_slide(path, tmp_path / "out", mpp=0.5, formats=["geojson", "csv"])
     assert summary.cells > 10

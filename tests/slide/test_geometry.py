@@ -12,13 +12,25 @@ import pytest
 import tifffile
 from numpy.typing import NDArray
 from PIL import Image
-from synthetic import FORMATS, HEIGHT_UM, SCN_OFFSET, TILES, WIDTH_UM, CentroidModel, draw, per_cm, plain_tiff, scn, svs
 
-from celldetr.export import export_cells
+from celldetr.cells.export import export_cells
+from celldetr.cells.store import read_cells
 from celldetr.slide.engine import predict_array, run_slide
 from celldetr.slide.options import PredictOptions
 from celldetr.slide.reader import open_slide
-from celldetr.slide.store import read_cells
+from helpers.synthetic import (
+    FORMATS,
+    HEIGHT_UM,
+    SCN_OFFSET,
+    TILES,
+    WIDTH_UM,
+    CentroidModel,
+    draw,
+    per_cm,
+    plain_tiff,
+    scn,
+    svs,
+)
 
 SQUARE = [0.092, 0.115, 0.2738, 0.5, 1.0]
 SIDES = [(side, side) for side in SQUARE] + [(0.3, 0.5), (0.5, 0.3)]

@@ -9,7 +9,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from blobs import BlobModel, blob_image, scattered
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -18,6 +17,7 @@ from celldetr.slide.engine import predict_array, run_slide
 from celldetr.slide.nucleus_size import CONFIDENT, ENOUGH, LEAST, MOST, STEP, NucleusSizes
 from celldetr.slide.options import PredictOptions
 from celldetr.slide.reader import from_array
+from helpers.blobs import BlobModel, blob_image, scattered
 
 IMAGE = blob_image(scattered(500, 420, 610), 420, 610)  # discs of 11 px
 OPTIONS = PredictOptions(tile=512, overlap=32, tissue=False)

@@ -17,8 +17,9 @@ from PIL import Image
 
 from celldetr import sample_slide
 from celldetr.errors import InputError
-from celldetr.slide import reader as reader_module
-from celldetr.slide.reader import Level, SlideReader, from_array, open_slide, reduction
+from celldetr.slide import base_reader
+from celldetr.slide.base_reader import Level, SlideReader, reduction
+from celldetr.slide.reader import from_array, open_slide
 from celldetr.slide.resolution import Resolution
 
 
@@ -90,7 +91,7 @@ def test_coarsest_level_that_is_fine_enough_is_read(step: float, level: int) -> 
 def test_large_regions_are_read_in_blocks_of_the_same_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
     array = smooth_image(300, 500)
     whole = Pyramid(array, (1,)).read_region(3.3, 2.2, 480.7, 290.1, 160, 97)
-    monkeypatch.setattr(reader_module, "SOURCE_PIXELS", 100 * 100)
+    monkeypatch.setattr(base_reader, "SOURCE_PIXELS", 100 * 100)
     slide = Pyramid(array, (1,))
     blocks = slide.read_region(3.3, 2.2, 480.7, 290.1, 160, 97)
     assert len(slide.reads) == 15
@@ -268,8 +269,8 @@ def test_a_truncated_image_is_one_clear_line(tmp_path: Path, suffix: str) -> Non
 
 
 def test_names_lose_both_extensions_of_ome(tmp_path: Path) -> None:
-    assert reader_module.slide_name(tmp_path / "case 7.ome.tif") == "case 7"
-    assert reader_module.slide_name(tmp_path / "a.b.svs") == "a.b"
+    assert base_reader.slide_name(tmp_path / "case 7.ome.tif") == "case 7"
+    assert base_reader.slide_name(tmp_path / "a.b.svs") == "a.b"
 
 
 def test_the_preview_of_a_mirax_slide_is_not_the_slide(tmp_path: Path) -> None:

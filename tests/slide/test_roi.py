@@ -12,23 +12,23 @@ import numpy as np
 import pandas as pd
 import pytest
 import shapely
-from blobs import BlobModel, blob_image, scattered
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
-from synthetic import SCN_OFFSET, CentroidModel, draw, scn
 
+from celldetr.cells.store import read_cells
 from celldetr.errors import InputError
 from celldetr.model.output import TileCells
 from celldetr.slide.engine import predict_array, run_slide
 from celldetr.slide.grid import lay_grid
 from celldetr.slide.options import PredictOptions
-from celldetr.slide.ownership import REACH_UM, influence
 from celldetr.slide.reader import from_array, open_slide
 from celldetr.slide.roi import joined, read_roi
 from celldetr.slide.roi_cells import share_of_pixels
-from celldetr.slide.store import read_cells
+from celldetr.slide.seams import REACH_UM, influence
+from helpers.blobs import BlobModel, blob_image, scattered
+from helpers.synthetic import SCN_OFFSET, CentroidModel, draw, scn
 
 HEIGHT, WIDTH = 420, 610
 POINTS = scattered(500, HEIGHT, WIDTH)
@@ -432,7 +432,7 @@ def test_options_take_a_geometry_or_its_text(roi: Any) -> None:
 
 
 def test_the_outline_is_drawn(tmp_path: Path) -> None:
-    from celldetr.view.overview import write_overview
+    from celldetr.report.overview import write_overview
 
     roi = shapely.box(100, 100, 300, 250)
     slide = from_array(IMAGE, 0.5, "blobs")

@@ -15,9 +15,10 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from blobs import blob_image, scattered
-from children import start
 from PIL import Image
+
+from helpers.blobs import blob_image, scattered
+from helpers.children import start
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
 

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from celldetr.errors import InputError
+from celldetr.io.safe_io import yaml_names
 from celldetr.spatial.annotate.annotation import Annotation, table
 from celldetr.spatial.annotate.hierarchy import HIERARCHIES, Hierarchy, coarsen, load_hierarchy
-from celldetr.untrusted import yaml_names
 
 
 def annotation(p: list[list[float]], types: tuple[str, ...], known: list[bool] | None = None) -> Annotation:

@@ -16,11 +16,11 @@ pytest.importorskip("anndata")
 pytest.importorskip("geopandas")
 
 from celldetr.data.patch_set import PatchSet
+from celldetr.research.simulation.expression import ExpressionOptions
+from celldetr.research.simulation.simulate import SimulateOptions, Truth, simulate
 from celldetr.spatial.label import begin
 from celldetr.spatial.pair import read_pairs
-from celldetr.spatial.simulate import SimulateOptions, Truth, simulate
-from celldetr.spatial.simulate_expression import ExpressionOptions
-from entry_point import call
+from helpers.cli import call
 
 MPP, STEP, SIDE = 0.25, 44, 1000  # nuclei 11 um apart
 KINDS = {"dark": ("A",), "pale": ("B",)}

@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 import shapely
 
-from cell_tables import random_cells, random_embeddings, write_run
 from celldetr.errors import InputError
 from celldetr.spatial.nuclei import check_nuclei, keep_nuclei, nuclei_from_cells, nuclei_from_model, read_nuclei
 from celldetr.spatial.nuclei_files import nuclei_from_file
 from celldetr.spatial.section import Nuclei
+from helpers.cell_tables import random_cells, random_embeddings, write_run
 
 MPP = 0.25
 

@@ -17,8 +17,8 @@ from celldetr.config import parse
 from celldetr.errors import InputError
 from celldetr.spatial.quality import QualityOptions, check_cells, limits, measures, passed_cells, summary
 from celldetr.spatial.quality_plots import quality_figure
+from celldetr.spatial.schemas import QUALITY
 from celldetr.spatial.section import Section
-from celldetr.spatial.steps import QUALITY
 
 
 def a_section(counts: np.ndarray, **columns: np.ndarray) -> Section:

@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 from torch import nn
 
 from celldetr.config import ModelConfig, TrainConfig
-from celldetr.data.loader import SoftLabels
+from celldetr.data.dataset import SoftLabels
 from celldetr.data.patch_set import PatchSet, PatchSetInfo, Position, SlideInfo
 from celldetr.data.patch_writer import PatchWriter
 from celldetr.data.shards import Patch
@@ -22,7 +22,7 @@ from celldetr.model.checkpoint import Card, load_checkpoint, save_checkpoint
 from celldetr.recipes import load_recipe
 from celldetr.recipes.own_data import own_sources
 from celldetr.training import loop
-from celldetr.training.crops import chances
+from celldetr.training.crops import image_generators
 from celldetr.training.data import load_data
 from celldetr.training.supervised import Supervised
 
@@ -155,7 +155,7 @@ def test_compositions_alone_teach_types() -> None:
     optimizer = torch.optim.Adam([p for p in network.parameters() if p.requires_grad], lr=3e-3)
     losses = []
     for step in range(25):
-        loss, terms = made(images, boxes, unknown, chances(0, step, 0, 4), soft)
+        loss, terms = made(images, boxes, unknown, image_generators(0, step, 0, 4), soft)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -16,7 +16,7 @@ from celldetr.data.views import ViewBatch, ViewSet, collate_views
 from celldetr.errors import InputError
 from celldetr.model.celldetr import CellDETR
 from celldetr.training.contrastive import ANCHOR, INSTANCE, PADDING, Contrastive, hide, projection_head
-from celldetr.training.crops import chances
+from celldetr.training.crops import image_generators
 
 Tiny = Callable[..., ModelConfig]
 BOXES = torch.tensor([[0.3, 0.3, 0.2, 0.2], [0.7, 0.6, 0.25, 0.2], [0.5, 0.9, 0.2, 0.15]])
@@ -39,7 +39,7 @@ def test_the_released_loss_is_the_one_written_down(attention: str, tiny_model: T
         tiny_model(self_attention=attention), views="released", negatives="image", temperature=0.2, projection=None
     )
     boxes, cells = [BOXES, NONE, BOXES[:2]], [torch.arange(3), NO_CELL, torch.arange(7, 9)]
-    (view,) = made.views(images(3), boxes, cells, chances(0, 0, 0, 3))
+    (view,) = made.views(images(3), boxes, cells, image_generators(0, 0, 0, 3))
     found, _ = made.contrast([view])
     # Image by image: N = 3 is the most cells of an image; the n boxes, then 2N - n anchors, anchor a of cell a mod n.
     losses = []
@@ -71,7 +71,7 @@ def test_cells_at_the_edge_are_for_detection_only(tiny_model: Tiny) -> None:
     edge = torch.tensor([[0.5, 0.9, 0.2, 0.2], [0.05, 0.5, 0.1, 0.1]])  # the one reaches the edge, the other is cut off
     boxes = [torch.cat([BOXES[:2], edge]), BOXES[:2]]
     cells = [torch.tensor([5, 6, 7, 8]), torch.tensor([5, 7])]
-    first, second = made.views(images(2), boxes, cells, chances(0, 0, 0, 1))
+    first, second = made.views(images(2), boxes, cells, image_generators(0, 0, 0, 1))
     assert [each.cells[0].tolist() for each in (first, second)] == [[5, 6], [5, 7]]
     assert [len(each.nuclei[0]) for each in (first, second)] == [4, 2]
     assert [len(each.anchors[0]) for each in (first, second)] == [1, 1]  # cell 7 is whole in one view only
@@ -96,7 +96,7 @@ def test_rows_see_what_they_may() -> None:
 def test_an_anchor_cannot_look_its_cell_up(views: str, shortcut: bool, tiny_model: Tiny) -> None:
     made = objective(tiny_model(self_attention="after_first"), views=views, negatives="image").eval()
     count = 2 if views == "two" else 1
-    seen = made.views(images(count), [BOXES] * count, [torch.arange(3)] * count, chances(0, 0, 0, 1))
+    seen = made.views(images(count), [BOXES] * count, [torch.arange(3)] * count, image_generators(0, 0, 0, 1))
     instances = BOXES.clone().requires_grad_()
     object.__setattr__(seen[0], "boxes", [instances])
     _, anchors = made._embed(seen[0])
@@ -107,7 +107,7 @@ def test_an_anchor_cannot_look_its_cell_up(views: str, shortcut: bool, tiny_mode
 def test_a_cell_in_one_view_only_is_nobodys_pair(tiny_model: Tiny) -> None:
     made = objective(tiny_model())
     cells = [torch.tensor([5, 6, 7]), torch.tensor([7, 5])]
-    seen = made.views(images(2), [BOXES, BOXES[:2]], cells, chances(0, 0, 0, 1))
+    seen = made.views(images(2), [BOXES, BOXES[:2]], cells, image_generators(0, 0, 0, 1))
     found, embeddings = made.contrast(seen)
     assert len(embeddings) == 5  # also 6 is told from
     first, second = found.anchor_set == 1, found.anchor_set == 0
@@ -122,7 +122,7 @@ def test_a_cell_in_one_view_only_is_nobodys_pair(tiny_model: Tiny) -> None:
 def test_images_without_a_cell(changes: dict[str, Any], tiny_model: Tiny) -> None:
     made = objective(tiny_model(), **changes)
     views = 1 if changes.get("views") else 2
-    loss, terms = made(images(2 * views), [NONE] * 2 * views, [NO_CELL] * 2 * views, chances(0, 0, 0, 2))
+    loss, terms = made(images(2 * views), [NONE] * 2 * views, [NO_CELL] * 2 * views, image_generators(0, 0, 0, 2))
     assert terms["contrastive/nce"].item() == 0
     loss.backward()
     representer = [p.grad for p in made.network.representer.parameters()]  # type: ignore[union-attr]
@@ -133,8 +133,10 @@ def test_images_without_a_cell(changes: dict[str, Any], tiny_model: Tiny) -> Non
     made.eval()
     with_cells = [BOXES, NONE] * views, [torch.arange(3), NO_CELL] * views
     pictures = images(2 * views)
-    both = made(pictures, *with_cells, chances(0, 0, 0, 2))[1]["contrastive/nce"]
-    alone = made(pictures[::2], [BOXES] * views, [torch.arange(3)] * views, chances(0, 0, 0, 1))[1]["contrastive/nce"]
+    both = made(pictures, *with_cells, image_generators(0, 0, 0, 2))[1]["contrastive/nce"]
+    alone = made(pictures[::2], [BOXES] * views, [torch.arange(3)] * views, image_generators(0, 0, 0, 1))[1][
+        "contrastive/nce"
+    ]
     assert both.item() == pytest.approx(alone.item(), rel=1e-3)
     assert both.item() > 0
 
@@ -177,7 +179,7 @@ def test_two_tiles_are_learnt_by_heart(tiny_model: Tiny) -> None:
     losses, found = [], []
     for step in range(steps):
         batch: ViewBatch = collate_views([views[4 * step + i] for i in range(4)])
-        loss, terms = made(*batch, chances(0, step, 0, 4))
+        loss, terms = made(*batch, image_generators(0, step, 0, 4))
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(made.parameters(), 1.0)
@@ -189,8 +191,8 @@ def test_two_tiles_are_learnt_by_heart(tiny_model: Tiny) -> None:
     assert np.mean(found[-5:]) > 0.8
     assert losses[0] > 0.5 * np.log(18)
     # The last batch has a clear diagonal.
-    seen = made.views(batch.images, batch.boxes, batch.cells, chances(0, steps, 0, 4))
+    seen = made.views(batch.images, batch.boxes, batch.cells, image_generators(0, steps, 0, 4))
     contrast, _ = made.contrast(seen)
     own = contrast.similarity.gather(1, contrast.own[:, None])
-    others = contrast.similarity[contrast.told_from].mean()
+    others = contrast.similarity[contrast.negatives].mean()
     assert float(own.mean() - others) > 0.5

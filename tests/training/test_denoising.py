@@ -10,10 +10,10 @@ from torch import Tensor
 
 from celldetr.boxes import cxcywh_to_xyxy, generalised_iou
 from celldetr.config import ModelConfig, TrainConfig
-from celldetr.data.loader import Batch
+from celldetr.data.dataset import Batch
 from celldetr.model.celldetr import CellDETR
 from celldetr.model.detection import DetectionOutput, Detections
-from celldetr.training.crops import chances
+from celldetr.training.crops import image_generators
 from celldetr.training.denoising import FAR, NEAR, Noised, denoising_losses, noised_queries
 from celldetr.training.supervised import Supervised
 
@@ -24,7 +24,7 @@ GROUPS = 2
 
 @pytest.fixture
 def noised(tiny_batch: Batch) -> Noised:
-    made = noised_queries(tiny_batch.boxes, GROUPS, chances(0, 0, 0, 3))
+    made = noised_queries(tiny_batch.boxes, GROUPS, image_generators(0, 0, 0, 3))
     assert made is not None
     return made
 
@@ -66,7 +66,7 @@ def test_groups_and_padding_are_not_seen(noised: Noised) -> None:
 
 
 def test_no_nucleus_no_query() -> None:
-    assert noised_queries([torch.zeros(0, 4)] * 2, GROUPS, chances(0, 0, 0, 2)) is None
+    assert noised_queries([torch.zeros(0, 4)] * 2, GROUPS, image_generators(0, 0, 0, 2)) is None
 
 
 @pytest.mark.parametrize("changes", [{}, LEARNED, {"query_strides": [8, 16]}])
@@ -137,7 +137,7 @@ def test_they_are_a_switch_of_training_alone(changes: dict[str, object], tiny_mo
     names: list[set[str]] = []
     for groups in (0, GROUPS):
         objective = Supervised(made, TrainConfig(mode="parallel", denoising=groups), torch.ones(2)).train()
-        loss, terms = objective(tiny_batch.images, tiny_batch.boxes, tiny_batch.types, chances(0, 0, 0, 3))
+        loss, terms = objective(tiny_batch.images, tiny_batch.boxes, tiny_batch.types, image_generators(0, 0, 0, 3))
         assert bool(loss.isfinite())
         names.append(set(terms))
     layers = {f"denoising{layer}/{name}" for layer in (0, 1) for name in ("class", "l1", "giou")}
@@ -152,8 +152,8 @@ def test_a_batch_without_a_nucleus_has_the_same_terms(
     """Processes add up their terms: each must have all."""
     objective = Supervised(network(tiny_model(**changes)), TrainConfig(denoising=1), torch.ones(2)).train()
     none: tuple[list[Tensor], list[Tensor]] = [torch.zeros(0, 4)] * 3, [torch.zeros(0, dtype=torch.long)] * 3
-    full = objective(tiny_batch.images, tiny_batch.boxes, tiny_batch.types, chances(0, 0, 0, 3))[1]
-    loss, empty = objective(tiny_batch.images, *none, chances(0, 0, 0, 3))
+    full = objective(tiny_batch.images, tiny_batch.boxes, tiny_batch.types, image_generators(0, 0, 0, 3))[1]
+    loss, empty = objective(tiny_batch.images, *none, image_generators(0, 0, 0, 3))
     loss.backward()
     assert list(full) == list(empty)
     assert float(empty["denoising1/class"]) == 0.0

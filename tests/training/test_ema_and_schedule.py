@@ -12,7 +12,7 @@ from torch import nn
 from celldetr.config import ModelConfig, TrainConfig
 from celldetr.model.celldetr import CellDETR
 from celldetr.training.ema import Average
-from celldetr.training.schedule import build_optimizer, clip_gradients, factor, set_rate
+from celldetr.training.optim import build_optimizer, clip_gradients, factor, set_rate
 
 
 def test_average_follows_its_formula() -> None:

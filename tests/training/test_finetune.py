@@ -13,17 +13,17 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from celldetr.config import ModelConfig, Recipe, TrainConfig
-from celldetr.data.loader import Batch, TrainingSet
+from celldetr.data.dataset import Batch, TrainingSet
 from celldetr.data.sample import Sample
 from celldetr.errors import InputError
 from celldetr.model.celldetr import CellDETR
 from celldetr.model.checkpoint import load_checkpoint
 from celldetr.model.warm_start import start_from, start_note
 from celldetr.recipes import load_recipe
-from celldetr.training.crops import chances
+from celldetr.training.crops import image_generators
 from celldetr.training.hold_out import hold_out
 from celldetr.training.loop import train
-from celldetr.training.schedule import build_optimizer
+from celldetr.training.optim import build_optimizer
 from celldetr.training.state import STATE_FILE
 from celldetr.training.supervised import Supervised
 from celldetr.training.validation import validate_labelled
@@ -117,7 +117,7 @@ def objective(config: ModelConfig, **training: object) -> Supervised:
 
 
 def run(made: Supervised, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-    return made(batch.images, batch.boxes, batch.types, chances(0, 0, 0, len(batch.images)))
+    return made(batch.images, batch.boxes, batch.types, image_generators(0, 0, 0, len(batch.images)))
 
 
 @pytest.mark.parametrize(

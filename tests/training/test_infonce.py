@@ -112,8 +112,8 @@ def test_the_same_cell_in_another_crop_is_neither_pair_nor_negative() -> None:
     found = info_nce(twice, 0.2)
     for a, own in enumerate(pairs.own.tolist()):
         expected = [j for j in range(9) if j == own or cells[j] != cells[own]]
-        assert found.told_from[a].nonzero()[:, 0].tolist() == expected
-    assert not bool(found.told_from.all())
+        assert found.negatives[a].nonzero()[:, 0].tolist() == expected
+    assert not bool(found.negatives.all())
     assert float(found.loss.detach()) < float(info_nce(pairs, 0.2).loss.detach())
 
 
@@ -122,7 +122,7 @@ def test_anchors_see_the_other_view_only() -> None:
     sets = torch.zeros(9, dtype=torch.long)
     sets[::2] = 1
     split = replace(pairs, sets=(sets[pairs.own], sets))
-    assert bool((info_nce(split, 0.2).told_from == (sets[pairs.own][:, None] == sets[None])).all())
+    assert bool((info_nce(split, 0.2).negatives == (sets[pairs.own][:, None] == sets[None])).all())
 
 
 def test_without_an_anchor_the_loss_is_zero_and_connected() -> None:

@@ -201,7 +201,7 @@ def test_an_image_that_cannot_be_read_is_told_in_its_own_words(
     def damaged(self: object, index: int) -> None:
         raise InputError("patches/7: row 3 is damaged")
 
-    monkeypatch.setattr("celldetr.data.loader.TrainingSet.__getitem__", damaged)
+    monkeypatch.setattr("celldetr.data.dataset.TrainingSet.__getitem__", damaged)
     with pytest.raises(OneProcessError, match=r"^patches/7: row 3 is damaged$"):
         train(tiny_recipe(workers=workers), tmp_path / "run", device="cpu")
 

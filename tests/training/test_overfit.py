@@ -14,14 +14,14 @@ import pytest
 import torch
 
 from celldetr.config import ModelConfig, TrainConfig
-from celldetr.data.loader import Batch
+from celldetr.data.dataset import Batch
 from celldetr.model.celldetr import CellDETR
 from celldetr.model.inference import TilePredictor
-from celldetr.training.crops import chances
+from celldetr.training.criterion import balance
+from celldetr.training.crops import image_generators
 from celldetr.training.ema import Average
-from celldetr.training.losses import balance
 from celldetr.training.supervised import Supervised
-from training.conftest import draw_cells
+from helpers.drawn_cells import draw_cells
 
 STEPS = 60
 LEARNED = {"queries": "learned", "coordinates": "image", "num_queries": 10}
@@ -76,7 +76,7 @@ def test_two_tiles_are_learnt_by_heart(
     for step in range(STEPS):
         for group in optimizer.param_groups:
             group["lr"] = 4e-3 * min(1.0, (step + 1) / 10, (STEPS - step) / 30)
-        loss, _ = objective(tiles.images, tiles.boxes, tiles.types, chances(0, step, 0, 3))
+        loss, _ = objective(tiles.images, tiles.boxes, tiles.types, image_generators(0, step, 0, 3))
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)

@@ -14,8 +14,8 @@ import yaml
 from PIL import Image
 from safetensors.torch import load_file
 
-from celldetr import cli_checks
 from celldetr.api import load_model
+from celldetr.cli import checks as cli_checks
 from celldetr.config import Recipe
 from celldetr.errors import InputError, UntypedWarning
 from celldetr.model.checkpoint import load_checkpoint, read_card
@@ -27,8 +27,9 @@ from celldetr.training.logs import draw_curves, read_log
 from celldetr.training.loop import train
 from celldetr.training.pretraining import Pretraining
 from celldetr.training.state import STATE_FILE
+from helpers import two_processes
+from helpers.two_processes import first_gradients
 from training.test_processes import same_gradients, torchrun
-from training.two_processes import first_gradients
 
 Recipes = Callable[..., Recipe]
 WATCHED = {"alignment", "uniformity", "rank", "rank_projected", "found", "chance"}
@@ -156,7 +157,7 @@ def test_two_processes_have_the_gradients_of_one(recipes: Recipes, tmp_path: Pat
         (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe.model_dump(mode="json")))
         folders.append(folder)
         arguments += [folder / "recipe.yaml", folder / "none", 0, folder / "two.safetensors"]
-    done = torchrun(Path(__file__).with_name("two_processes.py"), *arguments)  # once: each has to import torch
+    done = torchrun(two_processes.__file__, *arguments)  # once: each has to import torch
     assert done.returncode == 0, done.stderr[-3000:]
     for folder in folders:
         first_gradients(str(folder / "recipe.yaml"), folder / "one.safetensors")

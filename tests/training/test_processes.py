@@ -12,7 +12,6 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
-from two_processes import first_gradients
 
 from celldetr.config import DataSource, Recipe
 from celldetr.errors import InputError
@@ -23,6 +22,8 @@ from celldetr.training.logs import read_log
 from celldetr.training.loop import train
 from celldetr.training.processes import can_train, normaliser, share, start_fabric
 from celldetr.training.state import STATE_FILE
+from helpers import two_processes
+from helpers.two_processes import first_gradients
 
 Recipes = Callable[..., Recipe]
 
@@ -78,7 +79,7 @@ def test_two_processes_are_one(start: Path, tmp_path: Path, tiny_recipe: Recipes
             train(recipe, folder / "cut", device="cpu", stop_at=2)
         stop = 0 if name == "doubtful" else 4
         arguments += [folder / "recipe.yaml", folder / "cut", stop, folder / "two.safetensors"]
-    done = torchrun(Path(__file__).with_name("two_processes.py"), *arguments)  # once: each has to import torch
+    done = torchrun(two_processes.__file__, *arguments)  # once: each has to import torch
     assert done.returncode == 0, done.stderr[-3000:]
     for name in recipes:
         first_gradients(str(tmp_path / name / "recipe.yaml"), tmp_path / name / "one.safetensors")

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from celldetr.config import ModelConfig, TrainConfig
-from celldetr.data.loader import Batch, SoftLabels
+from celldetr.data.dataset import Batch, SoftLabels
 from celldetr.model.celldetr import CellDETR
 from celldetr.model.layers import DeformableAttention
-from celldetr.training.crops import chances
-from celldetr.training.losses import Losses, sigmoid_focal
-from celldetr.training.matching import match
+from celldetr.training.criterion import Losses, sigmoid_focal
+from celldetr.training.crops import image_generators
+from celldetr.training.matcher import match
 from celldetr.training.processes import normaliser
 from celldetr.training.supervised import ORIGIN_PX, Supervised
 
@@ -35,7 +35,7 @@ def objective(config: ModelConfig, **training: object) -> Supervised:
 
 
 def run(made: Supervised, batch: Batch, seed: int = 0) -> tuple[Tensor, Losses]:
-    loss, terms = made(batch.images, batch.boxes, batch.types, chances(seed, 0, 0, len(batch.images)))
+    loss, terms = made(batch.images, batch.boxes, batch.types, image_generators(seed, 0, 0, len(batch.images)))
     return loss, terms
 
 
@@ -227,7 +227,7 @@ def test_plain_deformable_detr_trains_every_part(tiny_model: Models, tiny_batch:
 def test_plain_deformable_detr_takes_types_from_the_matched_queries(tiny_model: Models, tiny_batch: Batch) -> None:
     made = objective(tiny_model(represent="queries", dropout=0.0), mode="sequential", class_balance=0.0)
     _, terms = run(made, tiny_batch)
-    chance = chances(0, 0, 0, 3)
+    chance = image_generators(0, 0, 0, 3)
     origin = torch.stack([torch.rand(2, generator=each) for each in chance]) * ORIGIN_PX
     detection = made.network.detect(made.network.memorise(tiny_batch.images, origin=origin), origin)
     layer = 0
@@ -254,11 +254,11 @@ def test_sure_labels_are_as_if_nothing_was_said(mode: str, tiny_model: Models, t
     )
     made = objective(tiny_model(), mode=mode)
     batch = tiny_batch.images, tiny_batch.boxes, tiny_batch.types
-    plain, said = (made(*batch, chances(0, 0, 0, 3), soft) for soft in (None, sure))
+    plain, said = (made(*batch, image_generators(0, 0, 0, 3), soft) for soft in (None, sure))
     assert torch.equal(plain[0], said[0])
     assert plain[1].keys() == said[1].keys()
     doubtful = sure._replace(confidence=[torch.tensor([0.2, 1.0, 0.5]), torch.zeros(0), torch.tensor([0.9])])
-    assert float(made(*batch, chances(0, 0, 0, 3), doubtful)[0]) != float(plain[0])
+    assert float(made(*batch, image_generators(0, 0, 0, 3), doubtful)[0]) != float(plain[0])
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -268,10 +268,10 @@ def test_spots_teach_whatever_boxes_are_fed(mode: str, tiny_model: Models, tiny_
     shares = [torch.tensor([[0.3, 0.7]]), torch.zeros(0, 2), torch.tensor([[1.0, 0.0]])]
     soft = SoftLabels([torch.ones(len(t)) for t in tiny_batch.types], spots, shares)
     unknown = [torch.full_like(types, -1) for types in tiny_batch.types]
-    loss, terms = made(tiny_batch.images, tiny_batch.boxes, unknown, chances(0, 0, 0, 3), soft)
+    loss, terms = made(tiny_batch.images, tiny_batch.boxes, unknown, image_generators(0, 0, 0, 3), soft)
     loss.backward()
     assert float(terms["representation1/composition"]) > 0
     assert without_gradient(made) == []
-    without = made(tiny_batch.images, tiny_batch.boxes, unknown, chances(0, 0, 0, 3))[1]
+    without = made(tiny_batch.images, tiny_batch.boxes, unknown, image_generators(0, 0, 0, 3))[1]
     assert without.keys() == terms.keys()  # the terms are those of the recipe, whatever a batch holds
     assert float(without["representation1/composition"]) == 0.0

@@ -19,12 +19,12 @@ from celldetr.training.infonce import Contrast
 def test_own_cells_are_on_the_diagonal() -> None:
     """Five anchors, of which two see another set; cells in no order, one asked for twice, one by nobody."""
     similarity = torch.arange(30, dtype=torch.float32).reshape(5, 6)
-    told_from = torch.ones(5, 6, dtype=torch.bool)
-    told_from[0, 5] = False  # anchor 0 is not told from the cell that is most like it, and is next most like its own
+    negatives = torch.ones(5, 6, dtype=torch.bool)
+    negatives[0, 5] = False  # anchor 0 is not told from the cell that is most like it, and is next most like its own
     contrast = Contrast(
         loss=torch.zeros(()),
         similarity=similarity,
-        told_from=told_from,
+        negatives=negatives,
         own=torch.tensor([4, 1, 4, 2, 0]),
         instances=torch.zeros(6, 2),
         anchor_image=torch.tensor([0, 0, 0, 1, 1]),

@@ -18,18 +18,18 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
-from celldetr.cohort import work
+from celldetr.cells.store import PARTS, RUN, PartStore
+from celldetr.cohort import tasks
 from celldetr.cohort.regions import area_of, count_tiles, cut_regions, found_store, missing_bands
 from celldetr.cohort.request import Listener, Outcome, Request, one_line
 from celldetr.errors import InputError
-from celldetr.files import flush_directory, output_errors, read_json, write_json
-from celldetr.resume import check_modes
+from celldetr.io.files import flush_directory, output_errors, read_json, write_json
+from celldetr.io.run_folder import check_modes
 from celldetr.slide.engine import RunSummary, claim, is_complete, summarise
 from celldetr.slide.find import Slide
 from celldetr.slide.pipeline import Seconds
 from celldetr.slide.provenance import environment, now
-from celldetr.slide.session import Progress, leave
-from celldetr.slide.store import PARTS, RUN, PartStore
+from celldetr.slide.run import Progress, leave
 
 if TYPE_CHECKING:
     from distributed import Client, Future
@@ -52,14 +52,14 @@ def move_results(attempt: Path, directory: Path) -> None:
 
 @dataclass
 class Begun:
-    """A slide in work.
+    """A slide in tasks.
 
     Attributes:
         slide: which.
         begun: ``time.perf_counter`` of that.
         hold: its lock.
         outlined, outline: what is known of it, where it is on the cluster and here; None until it is looked at.
-        run: ``run.json`` while it is in work.
+        run: ``run.json`` while it is in tasks.
         earlier: ``run.json`` of the sessions before.
         tasks: keys of the tasks that are handed out -> their futures.
         seconds: spent on it in this session, added up over workers.
@@ -70,7 +70,7 @@ class Begun:
     begun: float
     hold: ExitStack = field(default_factory=ExitStack)
     outlined: Future | None = None
-    outline: work.Outline | None = None
+    outline: tasks.Outline | None = None
     run: dict[str, Any] = field(default_factory=dict)
     earlier: dict[str, Any] = field(default_factory=dict)
     tasks: dict[Any, Future] = field(default_factory=dict)
@@ -134,10 +134,10 @@ class Coordinator:
         except InputError:
             earlier = None  # told when the lock is taken
         if is_complete(earlier):
-            self._submit(begun, work.revisit, priority=1)
+            self._submit(begun, tasks.revisit, priority=1)
         else:
             # Tasks are given the future, not what it holds: workers pass that on, and find it again if its holder dies.
-            begun.outlined = self._submit(begun, work.outline, priority=1)
+            begun.outlined = self._submit(begun, tasks.outline, priority=1)
 
     def _submit(self, begun: Begun, task: Any, *args: Any, priority: int = 0) -> Future:
         """Hand out a task; ``pure=False``: one that was done in an earlier run is not taken for done."""
@@ -177,24 +177,24 @@ class Coordinator:
             raise InputError(f"the connection to the scheduler is lost; {AGAIN}")
 
     def _follow(self, begun: Begun, answer: object) -> Outcome | None:
-        if isinstance(answer, work.Refusal):
+        if isinstance(answer, tasks.Refusal):
             raise InputError(answer.reason)
         if isinstance(answer, RunSummary):
             return self._end(begun, answer)
-        if isinstance(answer, work.Outline):
+        if isinstance(answer, tasks.Outline):
             self._share_out(begun, answer)
-        elif isinstance(answer, work.Report):
+        elif isinstance(answer, tasks.Report):
             begun.seconds.read += answer.seconds.read
             begun.seconds.model += answer.seconds.model
             self._count(begun, answer.bands, answer.cells)
-        elif isinstance(answer, work.Finished):
+        elif isinstance(answer, tasks.Finished):
             return self._end(begun, self._commit(begun, answer.attempt))
         if not begun.tasks:
-            history = work.History(begun.earlier, begun.seconds, time.perf_counter() - begun.begun)
-            self._submit(begun, work.finish, begun.outlined, history, priority=2)
+            history = tasks.History(begun.earlier, begun.seconds, time.perf_counter() - begun.begun)
+            self._submit(begun, tasks.finish, begun.outlined, history, priority=2)
         return None
 
-    def _share_out(self, begun: Begun, outline: work.Outline) -> None:
+    def _share_out(self, begun: Begun, outline: tasks.Outline) -> None:
         """Take the slide's lock and hand out the regions that are not found yet."""
         request, plan = self._request, outline.plan
         directory = request.out / begun.slide.name
@@ -218,7 +218,7 @@ class Coordinator:
         share = count_tiles(plan, todo) * self._left // (2 * self._count_workers())
         regions = cut_regions(plan, todo, max(1, min(request.task_tiles, share)))
         for bands in regions:
-            self._submit(begun, work.find, begun.outlined, tuple(bands))
+            self._submit(begun, tasks.find, begun.outlined, tuple(bands))
 
     def _commit(self, begun: Begun, attempt: Path) -> RunSummary:
         """Move a finished attempt's files into place, ``run.json`` last, and remove the parts."""

@@ -10,9 +10,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from celldetr.slide.found import FoundStore, digest
+from celldetr.cells.store import PARTS, PartStore
+from celldetr.slide.band_cache import FoundStore, digest
 from celldetr.slide.plan import Plan
-from celldetr.slide.store import PARTS, PartStore
 
 
 def found_store(directory: Path, identity: dict[str, Any]) -> FoundStore:

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Literal
 from celldetr.slide.engine import RunSummary
 from celldetr.slide.find import Slide
 from celldetr.slide.options import PredictOptions
-from celldetr.slide.session import Progress
+from celldetr.slide.run import Progress
 
 if TYPE_CHECKING:
     from celldetr.api import Model
-    from celldetr.model.device import Precision
+    from celldetr.config import Precision
 
 TASK_TILES = 128  # some seconds of work: far more than handing it out costs, little to lose with a worker
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from celldetr.cohort.here import predict_here
+from celldetr.cohort.local import predict_here
 from celldetr.cohort.request import Listener, Outcome, Request
 from celldetr.model.cpu_caches import limit_caches
 from celldetr.slide.find import Slide

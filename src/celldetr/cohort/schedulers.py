@@ -18,7 +18,7 @@ from pydantic import Field, model_validator
 
 from celldetr.config import Config, Count, parse
 from celldetr.errors import InputError, install
-from celldetr.untrusted import read_yaml
+from celldetr.io.safe_io import read_yaml
 
 if TYPE_CHECKING:
     from distributed import Client

@@ -28,13 +28,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from celldetr.cells.store import RUN
 from celldetr.cohort.request import Outcome
 from celldetr.errors import InputError
-from celldetr.files import output_errors, read_json, replacing
+from celldetr.io.files import output_errors, read_json, replacing
+from celldetr.io.safe_io import shown_path
+from celldetr.report.cohort import COHORT_KEY
 from celldetr.slide.provenance import now, package_version
-from celldetr.slide.store import RUN
-from celldetr.untrusted import shown_path
-from celldetr.view.cohort import COHORT_KEY
 
 COHORT = "cohort.parquet"
 

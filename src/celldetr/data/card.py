@@ -19,7 +19,7 @@ from pydantic import Field, PrivateAttr, field_validator, model_validator
 
 from celldetr.config import Config, Positive, parse
 from celldetr.errors import InputError, near
-from celldetr.untrusted import expand_user, find_yaml, is_dir, read_yaml
+from celldetr.io.safe_io import expand_user, find_yaml, is_dir, read_yaml
 
 CARDS = Path(__file__).parent / "cards"  # the cards that come with the package
 DATA_VARIABLE = "CELLDETR_DATA"

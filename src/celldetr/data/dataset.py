@@ -1,171 +1,175 @@
-"""From a card to samples: readers by name of format, resolution and types made what a model wants.
-
-A patch set stays what it is, a sequence on disk: its patches are converted when they are asked for.
-"""
+"""Training crops as a function of (seed, index), so that a run that is resumed sees what it would have seen."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
-from functools import partial
-from itertools import islice
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
 
-from celldetr.config import DataSource
-from celldetr.data.card import DatasetCard
-from celldetr.data.label_share import with_image_share, with_label_share
-from celldetr.data.lazy import Converted
-from celldetr.data.own import PATCHES, find_card
-from celldetr.data.patch_set import PatchSet
-from celldetr.data.pieces import cut
-from celldetr.data.readers import brca_m2c, coco, instance_maps, no_nuclei, pannuke, points_csv, qupath_geojson
-from celldetr.data.sample import UNKNOWN, Sample
-from celldetr.errors import InputError, near
-
-Reader = Callable[[DatasetCard, str], Iterator[Sample]]  # a card and the name of one of its splits
-
-READERS: dict[str, Reader] = {
-    "brca_m2c": brca_m2c.read,
-    "coco": coco.read,
-    "instance_maps": instance_maps.read,
-    "no_nuclei": no_nuclei.read,
-    "pannuke": pannuke.read,
-    PATCHES: lambda card, split: iter(PatchSet(card.directory(), split)),
-    "points_csv": points_csv.read,
-    "qupath_geojson": qupath_geojson.read,
-}
-
-SAME_MPP = 0.01  # relative difference in mpp that is not worth a resampling
+from celldetr.boxes import normalise_boxes
+from celldetr.config import AugmentConfig
+from celldetr.data.augment import augment
+from celldetr.data.lazy_dataset import areas, typed_cells
+from celldetr.data.sample import Sample
+from celldetr.errors import InputError
 
 
-def load_samples(card: DatasetCard, split: str, *, limit: int | None = None) -> list[Sample]:
-    """Read a split of a dataset.
+class Crop(NamedTuple):
+    """One training image.
+
+    Attributes:
+        image: (3, H, W) uint8 RGB.
+        boxes: (N, 4) float32, normalised cxcywh.
+        types: (N,) int64, or ``UNKNOWN``.
+        confidence: (N,) float32, what each cell's type weighs: 1 where the sample does not say.
+        spots: (N,) int64, the spot of each nucleus, or -1.
+        compositions: (S, K) float32, share of each type in each spot.
+    """
+
+    image: Tensor
+    boxes: Tensor
+    types: Tensor
+    confidence: Tensor
+    spots: Tensor
+    compositions: Tensor
+
+
+class SoftLabels(NamedTuple):
+    """What a batch says of types beside the types.
+
+    Attributes:
+        confidence: B tensors (N_b,) float32, what each cell's type weighs.
+        spots: B tensors (N_b,) int64, the spot of each nucleus in its image, or -1.
+        compositions: B tensors (S_b, K) float32, share of each type in each spot.
+    """
+
+    confidence: list[Tensor]
+    spots: list[Tensor]
+    compositions: list[Tensor]
+
+
+class Batch(NamedTuple):
+    """Crops of one size.
+
+    Attributes:
+        images: (B, 3, H, W) uint8 RGB.
+        boxes: B tensors (N_b, 4) float32, normalised cxcywh.
+        types: B tensors (N_b,) int64, or ``UNKNOWN``.
+        soft: confidences and spots; None where all cells weigh 1 and no image has spots.
+    """
+
+    images: Tensor
+    boxes: list[Tensor]
+    types: list[Tensor]
+    soft: SoftLabels | None = None
+
+
+class TrainingSet(Dataset[Crop]):
+    """Endlessly many crops, of which ``length`` are counted; crop i depends on ``seed`` and i alone.
 
     Args:
-        card: the dataset.
-        split: a name in ``card.splits``.
-        limit: read no more images than this, whatever pieces they come in.
+        samples: the labelled images, at the model's mpp and with its types; ``LazySamples`` are decoded one a crop.
+        config: augmentation.
+        seed: of all chance.
+        length: number of crops, steps x batch size.
+        weights: for each sample, how often it is drawn relative to its area; default: all 1.
+        around_cells: draw cells of known type, not places: every crop has one, and images without are not drawn.
 
     Raises:
-        InputError: the card or the data are wrong: unknown format or split, missing or unreadable file, unknown label,
-            box outside its image, two images of one name, no image at all. The message names file, row and value.
-
-    Returns:
-        samples in the reader's order; an image of more than ``LARGE_UM`` a side comes in pieces (``data.pieces.cut``).
+        InputError: no sample, or weights that do not fit.
     """
-    if card.format not in READERS:
-        raise InputError(f"dataset {card.name!r}: unknown format {card.format!r}; {near(card.format, READERS)}")
-    read = islice(READERS[card.format](card, split), limit)
-    samples = list(read) if card.format == PATCHES else [piece for sample in read for piece in cut(sample)]
-    if not samples:
-        raise InputError(f"dataset {card.name!r}, split {split!r}: no image found in {card.directory()}")
-    seen: set[str] = set()
-    for sample in samples:
-        if sample.name in seen:
-            raise InputError(f"dataset {card.name!r}, split {split!r}: two images are named {sample.name!r}")
-        seen.add(sample.name)
-    return samples
+
+    def __init__(
+        self,
+        samples: Sequence[Sample],
+        config: AugmentConfig,
+        seed: int,
+        length: int,
+        weights: Sequence[float] | None = None,
+        *,
+        around_cells: bool = False,
+    ) -> None:
+        if not samples:
+            raise InputError("no training image: the recipe's train sources are empty")
+        self._around_cells = around_cells
+        area = (typed_cells(samples) if around_cells else areas(samples)).astype(np.float64)
+        share = area * (1.0 if weights is None else np.asarray(weights, dtype=np.float64))
+        if share.shape != area.shape or not (share >= 0).all() or not share.sum() > 0:
+            raise InputError(
+                f"weights of {len(samples)} training images must be as many numbers above 0, got {weights}"
+            )
+        self.samples = samples
+        self.config = config
+        self.seed = seed
+        self.length = length
+        self._cumulative = np.cumsum(share / share.sum())
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> Crop:
+        rng, chosen = self.draw(index)
+        sample, around = self.samples[chosen], None
+        if self._around_cells:
+            points = sample.points[sample.types >= 0]
+            around = points[rng.integers(len(points))]
+        return as_crop(augment(sample, self.config, rng, around))
+
+    def draw(self, index: int) -> tuple[np.random.Generator, int]:
+        """The chance of a crop, and the place of its sample among the samples."""
+        if not 0 <= index < self.length:
+            raise IndexError(f"crop {index} of {self.length}")
+        rng = np.random.default_rng([self.seed, index])
+        chosen = min(int(np.searchsorted(self._cumulative, rng.uniform(), side="right")), len(self.samples) - 1)
+        return rng, chosen
 
 
-def rescale(sample: Sample, mpp: float) -> Sample:
-    """Resample a sample to another resolution; boxes and points follow. Within 1 % it is returned as it is.
+class Told(Dataset[Any]):
+    """Images of which one that cannot be read is its error: raised in a worker, it would drown in a traceback."""
 
-    Pillow's bicubic filter widens with the factor when shrinking, so nothing aliases.
+    def __init__(self, images: Any) -> None:
+        self._images = images
 
-    Raises:
-        InputError: ``mpp`` is not positive.
-    """
-    if not mpp > 0:
-        raise InputError(f"mpp={mpp} must be positive: micrometres per pixel, e.g. 0.5")
-    factor = sample.mpp / mpp
-    if abs(factor - 1) <= SAME_MPP:
-        return sample
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def __getitem__(self, index: int) -> Any:
+        try:
+            return self._images[index]
+        except InputError as error:
+            return error
+
+
+def collate_told(together: Callable[[Sequence[Any]], Any], items: Sequence[Any]) -> Any:
+    """What ``together`` makes of items of ``Told``, or the first error among them."""
+    return next((item for item in items if isinstance(item, InputError)), None) or together(items)
+
+
+def as_crop(sample: Sample) -> Crop:
+    """A sample as tensors: channels first, boxes normalised."""
     height, width = sample.image.shape[:2]
-    size = max(1, round(width * factor)), max(1, round(height * factor))
-    image = np.asarray(Image.fromarray(sample.image).resize(size, Image.Resampling.BICUBIC))
-    scale = np.array(
-        [size[0] / width, size[1] / height], dtype=np.float32
-    )  # what rounding to whole pixels made of factor
-    return replace(sample, image=image, mpp=mpp, boxes=sample.boxes * np.tile(scale, 2), points=sample.points * scale)
+    image = torch.from_numpy(np.ascontiguousarray(sample.image.transpose(2, 0, 1)))
+    boxes = normalise_boxes(torch.from_numpy(np.ascontiguousarray(sample.boxes)), width, height)
+    types = torch.from_numpy(np.ascontiguousarray(sample.types))
+    sure, spots = sample.confidence, sample.spots
+    confidence = torch.ones(len(types)) if sure is None else torch.from_numpy(sure.astype(np.float32))
+    if spots is None:
+        return Crop(image, boxes, types, confidence, torch.full_like(types, -1), torch.zeros(0, len(sample.type_names)))
+    return Crop(image, boxes, types, confidence, *map(torch.from_numpy, (spots.of.copy(), spots.compositions.copy())))
 
 
-def map_types(samples: Sequence[Sample], type_names: Sequence[str], mapping: dict[str, str] | None) -> list[Sample]:
-    """Give samples the types of a model.
-
-    Args:
-        samples: of one dataset.
-        type_names: the model's types.
-        mapping: the dataset's type -> the model's type; ``""`` or missing: the cell is of unknown type. None: types
-            of the same name are the same, the others unknown.
-
-    Raises:
-        InputError: a name in ``mapping`` that the dataset or the model does not have.
-    """
-    target = tuple(type_names)
-    out = []
-    for sample in samples:
-        lookup = type_table(sample.type_names, target, mapping)
-        spots = None if sample.spots is None else sample.spots.map_types(lookup[:-1], len(target))
-        out.append(replace(sample, types=lookup[sample.types], type_names=target, spots=spots))
-    return out
+def collate(crops: Sequence[Crop]) -> Batch:
+    """Crops of one size -> a batch; the ``collate_fn`` of a ``DataLoader``."""
+    images = torch.stack([crop.image for crop in crops])
+    return Batch(images, [crop.boxes for crop in crops], [crop.types for crop in crops], _soft(crops))
 
 
-def same_names(source: Sequence[str], target: Sequence[str]) -> dict[str, str]:
-    """Each type of a data set that a model has by the same name, as a mapping."""
-    return {name: name for name in source if name in target}
-
-
-def type_table(source: Sequence[str], target: Sequence[str], mapping: dict[str, str] | None) -> NDArray[np.int64]:
-    """What ``map_types`` makes of each type: (K + 1,), indexed by ``Sample.types``; the last is for ``UNKNOWN``.
-
-    Raises:
-        InputError: see ``map_types``.
-    """
-    pairs = same_names(source, target) if mapping is None else mapping
-    for own, name in pairs.items():
-        if own not in source:
-            raise InputError(f"types: the dataset has no type {own!r}; {near(own, source)}")
-        if name and name not in target:
-            raise InputError(f"types: the model has no type {name!r} (for {own!r}); {near(name, target)}")
-    table = [list(target).index(pairs[name]) if pairs.get(name) else UNKNOWN for name in source]
-    return np.array([*table, UNKNOWN], dtype=np.int64)  # UNKNOWN is -1: the last entry
-
-
-def load_source(source: DataSource, type_names: Sequence[str], mpp: float) -> Sequence[Sample]:
-    """What a recipe names as one source: samples at a model's resolution and with its types.
-
-    Returns:
-        A list; of a patch set ``LazySamples``, which decode a patch when it is asked for.
-
-    Raises:
-        InputError: see ``find_card``, ``load_samples``, ``map_types``.
-    """
-    card = find_card(source.card, source.mpp)
-    if card.format == PATCHES:
-        patches = PatchSet(card.directory(), source.split)
-        convert = partial(_convert, type_names=tuple(type_names), mapping=source.types, mpp=mpp)
-        convert(patches[0])  # what is wrong with the types, or the first patch, is said now
-        keeps = source.types is not None or bool(set(patches.type_names) & set(type_names))
-        if source.label_share != 1 and keeps:
-            raise InputError(f"{source.card}: label_share={source.label_share:g}: a patch set keeps all its labels")
-        if source.image_share != 1:
-            raise InputError(f"{source.card}: image_share={source.image_share:g}: a patch set keeps all its images")
-        zoom = patches.info.mpp / mpp
-        table = type_table(patches.type_names, type_names, source.types)
-        return Converted(
-            patches,
-            convert,
-            zoom if abs(zoom - 1) > SAME_MPP else 1.0,
-            keeps_labels=keeps,
-            relabel=partial(np.take, table),
-        )
-    samples = with_image_share(load_samples(card, source.split), source.image_share, source.label_seed)
-    samples = map_types(samples, type_names, source.types)
-    return [rescale(sample, mpp) for sample in with_label_share(samples, source.label_share, source.label_seed)]
-
-
-def _convert(sample: Sample, type_names: Sequence[str], mapping: dict[str, str] | None, mpp: float) -> Sample:
-    return rescale(map_types([sample], type_names, mapping)[0], mpp)
+def _soft(crops: Sequence[Crop]) -> SoftLabels | None:
+    if all(bool((crop.confidence == 1).all()) and not len(crop.compositions) for crop in crops):
+        return None
+    parts = zip(*((crop.confidence, crop.spots, crop.compositions) for crop in crops), strict=True)
+    return SoftLabels(*map(list, parts))

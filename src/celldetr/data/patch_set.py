@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from celldetr.config import Config, Mpp, Probability, TypeName, parse
-from celldetr.data.lazy import LazySamples
+from celldetr.data.lazy_dataset import LazySamples
 from celldetr.data.sample import Sample
 from celldetr.data.shards import Encoding, Shard, rows_of
 from celldetr.errors import InputError, near
-from celldetr.untrusted import is_file, load_json
+from celldetr.io.safe_io import is_file, load_json
 
 SET_FILE = "set.json"
 FORMAT, VERSION = "celldetr-patches", 1

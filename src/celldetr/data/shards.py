@@ -42,7 +42,7 @@ from PIL import Image
 
 from celldetr.data.spots import Spots, is_composition
 from celldetr.errors import InputError
-from celldetr.files import replacing
+from celldetr.io.files import replacing
 
 Encoding = Literal["jpeg", "png"]
 GROUP = 64  # rows that are written, and checked, together

@@ -18,7 +18,7 @@ from torch.utils.data import Dataset
 
 from celldetr.config import AugmentConfig, ContrastiveConfig
 from celldetr.data.augment import corner_at, crop, orient, place_at, restyle
-from celldetr.data.loader import Crop, TrainingSet, as_crop
+from celldetr.data.dataset import Crop, TrainingSet, as_crop
 from celldetr.data.sample import Sample
 
 MOST_CELLS = 2**24  # of an image; an identity is the image's place among the images, times this, plus the cell's place

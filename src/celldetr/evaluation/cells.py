@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from celldetr.data.dataset import map_types
 from celldetr.data.sample import Sample
+from celldetr.data.sources import map_types
 from celldetr.errors import InputError, near
 from celldetr.model.output import TileCells
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from celldetr.evaluation.report import Report
-from celldetr.files import replacing
+from celldetr.io.files import replacing
 
 UNKNOWN, NO_CELL, NOT_FOUND = "type unknown", "no cell", "not found"
 

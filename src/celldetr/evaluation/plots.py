@@ -18,10 +18,10 @@ from celldetr.evaluation.calibration import BINS as CALIBRATION_BINS
 from celldetr.evaluation.calibration import Reliability
 from celldetr.evaluation.confusion import read_confusion
 from celldetr.evaluation.curve import BINS
+from celldetr.evaluation.format import number
 from celldetr.evaluation.report import Report
-from celldetr.evaluation.show import number
 from celldetr.evaluation.threshold import ThresholdChoice
-from celldetr.figures import save_figure
+from celldetr.io.figures import save_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -15,7 +15,7 @@ from celldetr.evaluation.calibration import Calibration
 from celldetr.evaluation.curve import ScoreCurve
 from celldetr.evaluation.metrics import DetectionCounts, Totals, TypeCounts
 from celldetr.evaluation.protocols import Protocol
-from celldetr.files import replacing
+from celldetr.io.files import replacing
 
 FORMAT = 1  # of the JSON; changes when a key changes its meaning
 

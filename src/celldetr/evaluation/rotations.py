@@ -18,8 +18,8 @@ from pydantic import ConfigDict, Field
 from celldetr.config import Config, parse
 from celldetr.errors import InputError, near
 from celldetr.evaluation.metrics import mean_defined
-from celldetr.files import write_json
-from celldetr.untrusted import load_json, shown
+from celldetr.io.files import write_json
+from celldetr.io.safe_io import load_json, shown
 
 
 class _Part(Config):

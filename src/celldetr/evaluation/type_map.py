@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from celldetr.errors import InputError, near
-from celldetr.untrusted import expand_user, is_file, read_yaml
+from celldetr.io.safe_io import expand_user, is_file, read_yaml
 
 
 @dataclass(frozen=True)

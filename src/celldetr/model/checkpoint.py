@@ -23,9 +23,9 @@ from torch import Tensor
 
 from celldetr.config import Config, ModelConfig, Probability, parse
 from celldetr.errors import InputError
-from celldetr.files import replacing_folder
+from celldetr.io.files import replacing_folder
+from celldetr.io.safe_io import is_file, load_json, parse_json, shown
 from celldetr.model.celldetr import CellDETR
-from celldetr.untrusted import is_file, load_json, parse_json, shown
 
 WEIGHTS_FILE, CARD_FILE = "model.safetensors", "card.json"
 FORMAT = 1

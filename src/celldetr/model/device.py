@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
 from celldetr.errors import InputError
 
-Precision = Literal["auto", "32", "bf16"]
 # oneDNN runs bfloat16 at these limits too, by conversion, at half the speed of float32.
 AVX512_WITHOUT_BF16 = ("avx512_core", "avx512_core_vnni")
 

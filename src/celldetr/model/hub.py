@@ -6,8 +6,8 @@ import os
 from pathlib import Path
 
 from celldetr.errors import InputError, near
+from celldetr.io.safe_io import expand_user, is_dir, is_file
 from celldetr.model.checkpoint import CARD_FILE, Card, read_card
-from celldetr.untrusted import expand_user, is_dir, is_file
 
 DEFAULT_MODEL = "small-20x"
 PACKAGED = Path(__file__).resolve().parents[1] / "weights"

@@ -30,7 +30,7 @@ from torch.nn import functional
 
 from celldetr.boxes import cxcywh_to_xyxy
 from celldetr.errors import InputError, install
-from celldetr.files import output_errors, replacing
+from celldetr.io.files import output_errors, replacing
 from celldetr.model.celldetr import CellDETR
 from celldetr.model.checkpoint import Card, Checkpoint, load_checkpoint
 from celldetr.model.hub import find_model

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from celldetr.api import load_model
 from celldetr.config import DataSource, Recipe
-from celldetr.data.dataset import rescale
+from celldetr.data.sources import rescale
 from celldetr.errors import InputError
-from celldetr.files import read_json, write_json
+from celldetr.io.files import read_json, write_json
 from celldetr.model.at_boxes import type_boxes
 from celldetr.probe.methods import Method
 from celldetr.probe.row import Counts, Row, by_unit

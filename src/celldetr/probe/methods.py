@@ -25,9 +25,9 @@ from celldetr.model.backbone import LITE0
 from celldetr.model.celldetr import CellDETR
 from celldetr.model.checkpoint import Card, read_card
 from celldetr.model.device import pick_device
+from celldetr.model.display_names import short_titles
 from celldetr.model.hub import find_model
 from celldetr.model.inference import TilePredictor
-from celldetr.model.titles import short_titles
 from celldetr.probe.crops import CROP_PX, CropEmbedder
 from celldetr.probe.handmade import FEATURES, handmade_features
 from celldetr.probe.pooled import PooledEmbedder

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from celldetr.figures import save_figure
-from celldetr.files import replacing, write_json
+from celldetr.io.figures import save_figure
+from celldetr.io.files import replacing, write_json
 from celldetr.probe.classify import NEIGHBOURS, REPEATS
 from celldetr.probe.retrieval import FAR
 from celldetr.probe.row import DRAWS, SHARES

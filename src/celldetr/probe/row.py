@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from celldetr.data.label_share import draw_labels
 from celldetr.errors import InputError
-from celldetr.files import read_json, write_json
+from celldetr.io.files import read_json, write_json
 from celldetr.probe.classify import choose_strength, confusion, knn, linear, standardise
 from celldetr.probe.retrieval import neighbours
 from celldetr.probe.truth import Truth

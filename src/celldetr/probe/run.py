@@ -21,10 +21,11 @@ from safetensors.numpy import save_file
 from threadpoolctl import threadpool_limits
 
 from celldetr.config import DataSource
-from celldetr.data.dataset import rescale
-from celldetr.data.own import find_card
+from celldetr.data.autocard import find_card
+from celldetr.data.sources import rescale
 from celldetr.errors import InputError
-from celldetr.files import output_errors, read_json, replacing, write_json
+from celldetr.io.files import output_errors, read_json, replacing, write_json
+from celldetr.io.run_folder import differences
 from celldetr.model.device import pick_device
 from celldetr.probe.finetuning import Finetuning, check_recipes, with_finetuning
 from celldetr.probe.methods import Embed, Method, methods
@@ -32,7 +33,6 @@ from celldetr.probe.report import Context, write_report
 from celldetr.probe.row import Row, measure, read_row, write_row
 from celldetr.probe.summary import RowNumbers, summarise
 from celldetr.probe.truth import Truth, read_splits
-from celldetr.resume import differences
 from celldetr.training.loop import Listener
 
 SETTINGS = "probe.json"

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from celldetr.data.autocard import PATCHES
 from celldetr.data.card import DatasetCard
-from celldetr.data.dataset import load_samples, map_types
-from celldetr.data.own import PATCHES
 from celldetr.data.patch_set import PatchSet
 from celldetr.data.sample import UNKNOWN, Sample
+from celldetr.data.sources import load_samples, map_types
 from celldetr.errors import InputError
 from celldetr.evaluation.bootstrap import units_of
 

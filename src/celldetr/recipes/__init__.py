@@ -7,7 +7,7 @@ from typing import Any
 
 from celldetr.config import Recipe, override, parse
 from celldetr.errors import InputError
-from celldetr.untrusted import find_yaml, read_yaml
+from celldetr.io.safe_io import find_yaml, read_yaml
 
 FOLDER = Path(__file__).parent
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from celldetr.data.own import SPLIT, read_own
+from celldetr.data.autocard import SPLIT, read_own
 from celldetr.data.patch_set import is_patch_set, read_info
 from celldetr.errors import InputError, near
-from celldetr.untrusted import expand_user, is_dir
+from celldetr.io.safe_io import expand_user, is_dir
 
 FEWEST = 2  # cells of a type: one to train on, one to validate on
 TRAIN, VALIDATION = "train", ("validation", "val")  # folders in the folder of the data
@@ -18,8 +18,8 @@ def own_sources(path: Path, mpp: float | None = None, mapping: dict[str, str] | 
     """Sources and types for ``load_recipe``.
 
     Args:
-        path: a folder or file as ``celldetr.data.own`` reads it; or a folder with one called ``train`` and one called
-            ``validation`` or ``val``. A patch set has splits of these names.
+        path: a folder or file as ``celldetr.data.autocard`` reads it, or a folder with one called ``train`` and one
+            called ``validation`` or ``val``. A patch set has splits of these names.
         mpp: micrometres per pixel of the images; needed where they do not say it.
         mapping: class -> type of the model, or "" for a cell of unknown type; classes not named are types themselves.
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from celldetr.data.patch_set import PatchSet, read_info
 from celldetr.data.patch_writer import PICTURE
-from celldetr.view.contact_sheet import Picture, write_contact_sheet
+from celldetr.report.contact_sheet import Picture, write_contact_sheet
 
 SHOWN, COLUMNS = 24, 6
 

@@ -10,8 +10,8 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
-from celldetr.data.dataset import SAME_MPP
-from celldetr.slide.reader import SlideReader
+from celldetr.data.sources import SAME_MPP
+from celldetr.slide.base_reader import SlideReader
 from celldetr.slide.tissue import find_tissue
 
 

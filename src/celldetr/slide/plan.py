@@ -11,13 +11,13 @@ import shapely
 from numpy.typing import NDArray
 
 from celldetr.errors import InputError
+from celldetr.slide.base_reader import SlideReader
 from celldetr.slide.colour import GREY_NOTE
 from celldetr.slide.grid import Grid, Tile, lay_grid
 from celldetr.slide.options import PredictOptions
-from celldetr.slide.ownership import influence
-from celldetr.slide.reader import SlideReader
 from celldetr.slide.roi import place_roi
 from celldetr.slide.roi_cells import RoiCells, share_of_pixels
+from celldetr.slide.seams import influence
 from celldetr.slide.tissue import find_tissue
 
 if TYPE_CHECKING:

@@ -13,13 +13,12 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
-from celldetr.resume import differences
-from celldetr.slide.damage import FailedTile
+from celldetr.cells.store import FailedTile, PartInfo
+from celldetr.io.run_folder import differences
+from celldetr.slide.base_reader import SlideReader
 from celldetr.slide.options import PredictOptions
 from celldetr.slide.pipeline import Job
 from celldetr.slide.plan import Plan
-from celldetr.slide.reader import SlideReader
-from celldetr.slide.store import PartInfo
 
 if TYPE_CHECKING:
     from celldetr.model.output import TileModel

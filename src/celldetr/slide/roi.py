@@ -20,8 +20,8 @@ import shapely
 from numpy.typing import NDArray
 
 from celldetr.errors import InputError, near
-from celldetr.json_items import Item, read_items
-from celldetr.untrusted import shown
+from celldetr.io.json_items import Item, read_items
+from celldetr.io.safe_io import shown
 
 # What QuPath calls the objects that are cells, not regions drawn by somebody.
 CELL_OBJECTS = ("detection", "cell", "tile")

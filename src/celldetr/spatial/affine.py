@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from celldetr.errors import InputError, near
-from celldetr.untrusted import parse_json, read_bytes
+from celldetr.io.safe_io import parse_json, read_bytes
 
 Affine = NDArray[np.float64]  # (3, 3)
 Direction = Literal["image_to_xenium", "xenium_to_image", "image_to_um", "um_to_image"]

@@ -18,10 +18,10 @@ from pydantic import Field
 
 from celldetr.config import Config, Count, Positive, Probability
 from celldetr.errors import InputError
-from celldetr.files import read_json, write_json
+from celldetr.io.files import read_json, write_json
 from celldetr.spatial.affine import apply
+from celldetr.spatial.coordinates import Floats, Mpp, in_image_um, pixel_scale
 from celldetr.spatial.evidence import Evidence, evidence
-from celldetr.spatial.frames import Floats, Mpp, in_image_um, pixel_scale
 from celldetr.spatial.registration import ANCHOR_CELLS, Clouds, Index, Peak, find_peak, grow, settle
 
 FEWEST_HELD_OUT = 10  # pairs; fewer judge nothing

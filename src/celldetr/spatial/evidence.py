@@ -9,7 +9,7 @@ import numpy as np
 
 from celldetr.errors import InputError
 from celldetr.spatial.affine import apply
-from celldetr.spatial.frames import Floats, Mpp, in_image_um, pixel_scale
+from celldetr.spatial.coordinates import Floats, Mpp, in_image_um, pixel_scale
 
 NEAR = 3.0  # um: nearer than neighbouring nuclei are to each other
 COVERED = 25.0  # um: a cell counts only where there are nuclei around, so that shifts over the rim of tissue do not

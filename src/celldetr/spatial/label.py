@@ -18,17 +18,17 @@ import numpy as np
 
 from celldetr.config import Config
 from celldetr.errors import InputError, near
-from celldetr.files import output_errors
-from celldetr.resume import check_modes
-from celldetr.slide.lock import LOCK, RunLock
+from celldetr.io.files import output_errors
+from celldetr.io.lock import LOCK, RunLock
+from celldetr.io.run_folder import check_modes
+from celldetr.slide.base_reader import SlideReader
 from celldetr.slide.options import PredictOptions
 from celldetr.slide.provenance import package_version
-from celldetr.slide.reader import SlideReader, open_slide
+from celldetr.slide.reader import open_slide
 from celldetr.spatial import affine as affines
 from celldetr.spatial.align import AlignOptions, read_alignment, refine
+from celldetr.spatial.coordinates import pixel_scale
 from celldetr.spatial.evidence import require_same_section
-from celldetr.spatial.frames import pixel_scale
-from celldetr.spatial.keep import SECTION, read_kept, write_section
 from celldetr.spatial.nuclei import check_nuclei, keep_nuclei, nuclei_from_cells, nuclei_from_model, read_nuclei
 from celldetr.spatial.nuclei_files import nuclei_from_file
 from celldetr.spatial.pair import PairOptions, keep_pairs, pair, read_pairs
@@ -41,6 +41,7 @@ from celldetr.spatial.readers.common import ReadOptions
 from celldetr.spatial.record import RECORD_FILE, STEPS_FOLDER, Record, open_record, stamp
 from celldetr.spatial.residuals import misfit_warnings, residual_map
 from celldetr.spatial.section import Nuclei, Section
+from celldetr.spatial.section_io import SECTION, read_kept, write_section
 from celldetr.spatial.tables import read_table, write_table
 from celldetr.spatial.write import write_set
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from celldetr.config import Config, Count, Probability
 from celldetr.data.sample import UNKNOWN
 from celldetr.errors import InputError
-from celldetr.spatial.steps import PROBABILITY
+from celldetr.spatial.schemas import PROBABILITY
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -12,13 +12,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import shapely
 
+from celldetr.cells.schema import provenance_of, table_metadata
+from celldetr.cells.store import read_cells, table_errors
 from celldetr.errors import InputError
-from celldetr.files import replacing
-from celldetr.slide.store import read_cells, table_errors
-from celldetr.slide.table import provenance_of, table_metadata
-from celldetr.spatial.frames import Mpp, pixel_scale
+from celldetr.io.files import replacing
+from celldetr.spatial.coordinates import Mpp, pixel_scale
+from celldetr.spatial.schemas import NUCLEI
 from celldetr.spatial.section import Nuclei, Polygons
-from celldetr.spatial.steps import NUCLEI
 from celldetr.spatial.tables import read_columns
 
 if TYPE_CHECKING:

@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 
 from celldetr.data.readers.qupath_objects import POINTS, REGIONS
 from celldetr.errors import InputError
-from celldetr.json_items import read_items
+from celldetr.io.json_items import read_items
+from celldetr.io.safe_io import shown
 from celldetr.slide.roi import AREAS, LIMIT, NO_CELL, area_of, class_name, object_kind, read_features
-from celldetr.spatial.frames import Floats, Mpp, pixel_scale
+from celldetr.spatial.coordinates import Floats, Mpp, pixel_scale
 from celldetr.spatial.section import Nuclei, Polygons
-from celldetr.untrusted import shown
 
 SUFFIXES = (".geojson", ".geojson.gz", ".json", ".json.gz")
 POINT_UM = 7.0  # diameter that a point stands for: about that of a lymphocyte's nucleus

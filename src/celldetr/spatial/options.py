@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from celldetr.config import Config, override, parse
+from celldetr.io.safe_io import read_yaml
 from celldetr.spatial.align import AlignOptions
 from celldetr.spatial.pair import PairOptions
 from celldetr.spatial.patches import WriteOptions
 from celldetr.spatial.quality import QualityOptions
 from celldetr.spatial.readers.common import ReadOptions
 from celldetr.spatial.type_step import TypeOptions
-from celldetr.untrusted import read_yaml
 
 
 class SpatialOptions(Config):

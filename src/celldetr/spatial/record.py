@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from celldetr.errors import InputError
-from celldetr.files import output_errors, write_json
-from celldetr.untrusted import load_json
+from celldetr.io.files import output_errors, write_json
+from celldetr.io.safe_io import load_json
 
 RECORD_FILE = "spatial.json"
 STEPS_FOLDER = "steps"

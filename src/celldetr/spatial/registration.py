@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from celldetr.spatial.affine import apply
-from celldetr.spatial.frames import Floats
+from celldetr.spatial.coordinates import Floats
 
 Index = NDArray[np.int64]
 Map = NDArray[np.float32]  # half the time of float64

@@ -16,11 +16,12 @@ import numpy as np
 from PIL import Image
 
 from celldetr.data.patch_set import PatchSet, split_rows
-from celldetr.files import replacing
+from celldetr.io.files import replacing
+from celldetr.report.contact_sheet import Picture, contact_sheet
+from celldetr.report.page import document, duration, number
 from celldetr.spatial.align import read_alignment
 from celldetr.spatial.alignment_plots import overlay, pair_positions, residual_figure
 from celldetr.spatial.evidence import nearest_distances
-from celldetr.spatial.keep import read_kept
 from celldetr.spatial.label import (
     ALIGNMENT_FILE,
     NUCLEI_FILE,
@@ -36,11 +37,10 @@ from celldetr.spatial.patches import WriteOptions
 from celldetr.spatial.quality import QualityOptions
 from celldetr.spatial.quality_plots import quality_figure
 from celldetr.spatial.record import STEPS, Record
+from celldetr.spatial.section_io import read_kept
 from celldetr.spatial.tables import read_table
 from celldetr.spatial.type_plots import expression_figure, types_figure
 from celldetr.spatial.type_step import EXPRESSION_FILE, read_expression
-from celldetr.view.contact_sheet import Picture, contact_sheet
-from celldetr.view.page import document, duration, number
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from celldetr.spatial.frames import Floats
+from celldetr.spatial.coordinates import Floats
 
 PAIRS_A_SQUARE = 40  # on average
 FEWEST = 8  # pairs in a square that is shown

@@ -14,8 +14,8 @@ from celldetr.data.spots import NO_SPOT, Spots, is_composition
 from celldetr.errors import InputError
 from celldetr.spatial.labelling import NucleusLabels
 from celldetr.spatial.regions import Grid
+from celldetr.spatial.schemas import PROBABILITY
 from celldetr.spatial.section import X, Y
-from celldetr.spatial.steps import PROBABILITY
 
 if TYPE_CHECKING:
     import pandas as pd

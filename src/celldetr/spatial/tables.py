@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from celldetr.cells.store import table_errors
 from celldetr.errors import InputError
-from celldetr.files import replacing
-from celldetr.slide.store import table_errors
+from celldetr.io.files import replacing
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from celldetr.export.palette import hex_colour, type_colours
+from celldetr.cells.palette import hex_colour, type_colours
 from celldetr.spatial.section import Section
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from celldetr.config import Recipe
-from celldetr.data.own import find_card
+from celldetr.data.autocard import find_card
 from celldetr.model.checkpoint import Card, read_card
 from celldetr.model.hub import find_model
 

@@ -19,14 +19,14 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from celldetr.config import ModelConfig, TrainConfig
-from celldetr.data.loader import SoftLabels
+from celldetr.data.dataset import SoftLabels
 from celldetr.data.sample import UNKNOWN
 from celldetr.model.celldetr import CellDETR, Memories
 from celldetr.training.box_noise import jitter_boxes
 from celldetr.training.collapse import alignment, effective_rank, uniformity
+from celldetr.training.criterion import Losses
 from celldetr.training.infonce import Contrast, Pairs, batch_contrast, info_nce
 from celldetr.training.labels import Labels
-from celldetr.training.losses import Losses
 from celldetr.training.processes import gather_rows, largest, normaliser
 from celldetr.training.supervised import Supervised
 
@@ -79,7 +79,7 @@ class Contrastive(Supervised):
         images: Tensor,
         boxes: Sequence[Tensor],
         types: Sequence[Tensor],
-        chances: Sequence[torch.Generator],
+        generators: Sequence[torch.Generator],
         soft: SoftLabels | None = None,
     ) -> tuple[Tensor, Losses]:
         """Loss of a batch of B images in V views.
@@ -88,21 +88,21 @@ class Contrastive(Supervised):
             images: (V * B, 3, H, W) uint8: the first view of each image, then the second of each.
             boxes: V * B tensors (N, 4), cxcywh fractions; N may be 0.
             types: V * B tensors (N,), the identities of the cells (``ViewBatch.cells``).
-            chances: B sources of all randomness, one an image, on the CPU.
+            generators: B sources of all randomness, one an image, on the CPU.
             soft: is about types, and not looked at.
 
         Returns:
             the loss, and by name its parts (detached) and, if ``measure``, what ``collapse`` watches.
         """
         settings = self.config.contrastive
-        seen = self.views(images, boxes, types, chances)
+        seen = self.views(images, boxes, types, generators)
         terms: Losses = {}
         learnt = [] if settings.detection == "none" or self.config.detection_frozen else seen
         learnt = learnt[:1] if settings.detection == "first" else learnt
         for view in learnt:
             nuclei = normaliser(sum(len(b) for b in view.nuclei), images.device)
             none = Labels([torch.full_like(b[:, 0], UNKNOWN, dtype=torch.long) for b in view.nuclei])
-            parts = view.memories, view.nuclei, none, view.origin, view.sizes, nuclei, chances
+            parts = view.memories, view.nuclei, none, view.origin, view.sizes, nuclei, generators
             for name, value in self._detection(*parts)[1].items():
                 terms[name] = terms.get(name, torch.zeros_like(value)) + value / len(learnt)
         contrast, embeddings = self.contrast(seen)
@@ -121,25 +121,25 @@ class Contrastive(Supervised):
         return torch.stack(connected).sum() * 0
 
     def views(
-        self, images: Tensor, boxes: Sequence[Tensor], cells: Sequence[Tensor], chances: Sequence[torch.Generator]
+        self, images: Tensor, boxes: Sequence[Tensor], cells: Sequence[Tensor], generators: Sequence[torch.Generator]
     ) -> list[View]:
         """Look at the V views of B images, and draw anchors; arguments as of ``forward``."""
-        count, out = len(chances), []
+        count, out = len(generators), []
         for start in range(0, len(images), count):
             part = slice(start, start + count)
-            memories, origin, sizes = self.look(images[part], chances)
+            memories, origin, sizes = self.look(images[part], generators)
             away = [inside(b, size, self.config.contrastive.border) for b, size in zip(boxes[part], sizes, strict=True)]
             shown = [[each[keep] for each, keep in zip(values[part], away, strict=True)] for values in (boxes, cells)]
             out.append(View(memories, origin, sizes, boxes[part], *shown))
         if self.config.contrastive.views == "released":
             most = max((len(b) for b in out[0].boxes), default=0)
             rows = 2 * (most if self.alone else largest(most, images.device))
-            for b, chance in enumerate(chances):
+            for b, chance in enumerate(generators):
                 n = len(out[0].boxes[b])
                 own = torch.arange(rows - n if n else 0, device=images.device) % max(n, 1)
                 self._add_anchors(out[0], b, own, own, chance)
             return out
-        for b, chance in enumerate(chances):
+        for b, chance in enumerate(generators):
             for view, other in zip(out, reversed(out), strict=True):
                 same = view.cells[b][:, None] == other.cells[b][None]
                 mine, theirs = same.nonzero(as_tuple=True)  # a cell may be in one view only

@@ -26,7 +26,7 @@ class StepSampler(Sampler[list[int]]):
         return self.steps - self.start
 
 
-def chances(seed: int, step: int, first: int, count: int) -> list[torch.Generator]:
+def image_generators(seed: int, step: int, first: int, count: int) -> list[torch.Generator]:
     """A source of randomness, on the CPU, for each of the crops ``first`` to ``first + count`` of a step's batch."""
     seeds = (np.random.SeedSequence([seed, step, place]).generate_state(1)[0] for place in range(first, first + count))
     return [torch.Generator().manual_seed(int(state)) for state in seeds]

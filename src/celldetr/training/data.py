@@ -10,9 +10,9 @@ from functools import cached_property
 import numpy as np
 
 from celldetr.config import Recipe
-from celldetr.data.dataset import load_source
-from celldetr.data.lazy import LazySamples, areas, has_cells, in_pieces, join, type_counts
+from celldetr.data.lazy_dataset import LazySamples, areas, has_cells, in_pieces, join, type_counts
 from celldetr.data.sample import Sample
+from celldetr.data.sources import load_source
 from celldetr.errors import InputError
 from celldetr.training.hold_out import hold_out
 

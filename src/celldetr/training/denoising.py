@@ -19,7 +19,7 @@ from torch.nn.utils.rnn import pad_sequence
 from celldetr.model.detection import DetectionOutput, ExtraQueries
 from celldetr.model.representation import hide_padding
 from celldetr.training.box_noise import jitter_boxes
-from celldetr.training.losses import Losses, box_losses, sigmoid_focal
+from celldetr.training.criterion import Losses, box_losses, sigmoid_focal
 
 NEAR, FAR = (0.0, 0.4), (0.6, 0.9)  # of a box's half side (centre) or side (size); what lies between teaches neither
 
@@ -41,13 +41,13 @@ class Noised:
     real: Tensor
 
 
-def noised_queries(boxes: Sequence[Tensor], groups: int, chances: Sequence[torch.Generator]) -> Noised | None:
+def noised_queries(boxes: Sequence[Tensor], groups: int, generators: Sequence[torch.Generator]) -> Noised | None:
     """Perturb the true boxes of a batch.
 
     Args:
         boxes: B tensors (N_b, 4), cxcywh fractions.
         groups: how many pairs, near and far, each nucleus gets.
-        chances: B sources of randomness, on the CPU.
+        generators: B sources of randomness, on the CPU.
 
     Returns:
         the queries; None if there is no nucleus in the batch.
@@ -57,7 +57,7 @@ def noised_queries(boxes: Sequence[Tensor], groups: int, chances: Sequence[torch
         return None
     true = pad_sequence(list(boxes), batch_first=True)
     start = []
-    for image, chance in zip(boxes, chances, strict=True):
+    for image, chance in zip(boxes, generators, strict=True):
         copies = image.cpu().expand(groups, -1, -1)
         pair = [jitter_boxes(copies, *bounds, generator=chance) for bounds in (NEAR, FAR)]
         noisy = torch.full((groups, 2, most, 4), 0.5)  # padding is somewhere, with a size

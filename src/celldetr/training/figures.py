@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from celldetr.figures import save_figure
+from celldetr.io.figures import save_figure
+from celldetr.report.embedding_map import SAMPLE, lay_out
 from celldetr.training.held_out_cells import HeldOutCells, known
 from celldetr.training.infonce import Contrast
-from celldetr.view.embedding_map import SAMPLE, lay_out
 
 SIMILARITY_FILE, EMBEDDING_FILE, EMBEDDING_FACTS = "similarity.png", "embedding.png", "embedding.json"
 IMAGES = 3  # whose similarities are drawn beside those of the batch

@@ -12,13 +12,13 @@ import yaml
 
 from celldetr.config import Recipe, parse
 from celldetr.errors import InputError
-from celldetr.files import output_errors, replacing
+from celldetr.io.files import output_errors, replacing
+from celldetr.io.run_folder import check_modes, differences
+from celldetr.io.safe_io import read_yaml
 from celldetr.model.hub import find_model
-from celldetr.resume import check_modes, differences
 from celldetr.training.figures import EMBEDDING_FACTS, EMBEDDING_FILE, SIMILARITY_FILE
 from celldetr.training.logs import CURVES_FILE, LOG_FILE, TENSORBOARD_FOLDER
 from celldetr.training.state import STATE_FILE
-from celldetr.untrusted import read_yaml
 
 RECIPE_FILE, MODEL_FOLDER = "recipe.yaml", "model"
 

@@ -63,7 +63,7 @@ class Contrast:
     Attributes:
         loss: sum over the anchors, divided by what was asked.
         similarity: (A, I) cosines, detached.
-        told_from: (A, I) True where an instance is in an anchor's sum.
+        negatives: (A, I) True where an instance is in an anchor's sum.
         own: (A,) as in ``Pairs``.
         instances: (I, d) of length 1, detached.
         anchor_image, anchor_set: (A,) as in ``Pairs``.
@@ -71,7 +71,7 @@ class Contrast:
 
     loss: Tensor
     similarity: Tensor
-    told_from: Tensor
+    negatives: Tensor
     own: Tensor
     instances: Tensor
     anchor_image: Tensor
@@ -80,13 +80,13 @@ class Contrast:
     @property
     def found(self) -> Tensor:
         """(A,) whether an anchor is more like its own cell than like all others."""
-        best = self.similarity.masked_fill(~self.told_from, -torch.inf).argmax(1)
+        best = self.similarity.masked_fill(~self.negatives, -torch.inf).argmax(1)
         return best == self.own
 
     @property
     def chance(self) -> float:
         """The loss of vectors that say nothing: the mean logarithm of how many cells there are to choose from."""
-        return float(self.told_from.sum(1).clamp(min=1).float().log().mean()) if len(self.own) else 0.0
+        return float(self.negatives.sum(1).clamp(min=1).float().log().mean()) if len(self.own) else 0.0
 
 
 def info_nce(
@@ -112,13 +112,13 @@ def _info_nce(pairs: Pairs, temperature: float, within_images: bool, debias: flo
     anchors = functional.normalize(pairs.anchors.float(), dim=1)
     instances = functional.normalize(pairs.instances.float(), dim=1)
     similarity = anchors @ instances.T
-    told_from = pairs.sets[0][:, None] == pairs.sets[1][None]
+    negatives = pairs.sets[0][:, None] == pairs.sets[1][None]
     if within_images:
-        told_from &= pairs.anchor_image[:, None] == pairs.instance_image[None]
+        negatives &= pairs.anchor_image[:, None] == pairs.instance_image[None]
     same = pairs.cells[pairs.own][:, None] == pairs.cells[None]
     itself = torch.zeros_like(same).scatter_(1, pairs.own[:, None], True)
-    told_from = (told_from & ~same) | itself
-    scores = (similarity / temperature).masked_fill(~told_from, -torch.inf)
+    negatives = (negatives & ~same) | itself
+    scores = (similarity / temperature).masked_fill(~negatives, -torch.inf)
     if len(scores):
         wanted = scores.gather(1, pairs.own[:, None])[:, 0]
         if debias:
@@ -130,7 +130,7 @@ def _info_nce(pairs: Pairs, temperature: float, within_images: bool, debias: flo
     else:
         loss = (anchors.sum() + instances.sum()) * 0
     facts = pairs.own, instances.detach(), pairs.anchor_image, pairs.sets[0]
-    return Contrast(loss, similarity.detach(), told_from, *facts)
+    return Contrast(loss, similarity.detach(), negatives, *facts)
 
 
 def others(wanted: Tensor, rest: Tensor, share: float, most: float) -> Tensor:

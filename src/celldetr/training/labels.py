@@ -9,13 +9,13 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from celldetr.data.loader import SoftLabels
-from celldetr.training.losses import composition_loss, type_loss
+from celldetr.data.dataset import SoftLabels
+from celldetr.training.criterion import composition_loss, type_loss
 from celldetr.training.processes import normaliser
 
 
 @dataclass(frozen=True)
-class Taken:
+class Targets:
     """Labels of M boxes of a batch, image by image.
 
     Attributes:
@@ -78,13 +78,13 @@ class Labels:
             torch.cat(soft.compositions),
         )
 
-    def take(self, nuclei: Sequence[Tensor]) -> Taken:
+    def take(self, nuclei: Sequence[Tensor]) -> Targets:
         """Labels of boxes: of each image, which nucleus each of its boxes is."""
 
         def pick(values: Sequence[Tensor]) -> Tensor:
             return torch.cat([each[own] for each, own in zip(values, nuclei, strict=True)])
 
-        return Taken(
+        return Targets(
             pick(self.types),
             None if self.confidence is None else pick(self.confidence),
             None if self.spots is None else pick(self.spots),

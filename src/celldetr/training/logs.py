@@ -7,8 +7,8 @@ import math
 from pathlib import Path
 from typing import Any
 
-from celldetr.figures import save_figure
-from celldetr.files import replacing
+from celldetr.io.figures import save_figure
+from celldetr.io.files import replacing
 
 LOG_FILE, CURVES_FILE, TENSORBOARD_FOLDER = "log.jsonl", "curves.png", "tensorboard"
 LOG_EVERY = 10  # steps

@@ -20,11 +20,11 @@ from torch.utils.data import Dataset
 from celldetr.data.sample import Sample
 from celldetr.data.views import ViewSet, collate_views
 from celldetr.errors import InputError
-from celldetr.files import write_json
+from celldetr.io.files import write_json
 from celldetr.model.inference import TilePredictor
 from celldetr.training.collapse import collapse
 from celldetr.training.contrastive import Contrastive, projection_head
-from celldetr.training.crops import chances
+from celldetr.training.crops import image_generators
 from celldetr.training.data import spread
 from celldetr.training.figures import (
     EMBEDDING_FACTS,
@@ -149,7 +149,7 @@ class Pretraining(Run):
         for start in range(0, count, size):
             batch = collate_views([views[i] for i in range(start, start + size)])
             boxes, names = ([each.to(device) for each in part] for part in (batch.boxes, batch.cells))
-            generators = chances(settings.seed + OTHER_SEED, 0, start, size)
+            generators = image_generators(settings.seed + OTHER_SEED, 0, start, size)
             seen = self.judged.views(batch.images.to(device), boxes, names, generators)
             contrast, embeddings = self.judged.contrast(seen)
             if not len(contrast.own):

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from celldetr.config import Recipe
-from celldetr.data.loader import Batch, SoftLabels, Told, TrainingSet, collate, collate_told
+from celldetr.data.dataset import Batch, SoftLabels, Told, TrainingSet, collate, collate_told
 from celldetr.errors import InputError, OneProcessError
 from celldetr.model.celldetr import CellDETR
 from celldetr.model.checkpoint import Card, load_checkpoint, save_checkpoint
@@ -23,14 +23,14 @@ from celldetr.model.hub import find_model
 from celldetr.model.inference import TilePredictor
 from celldetr.model.warm_start import start_from, start_note, without_types
 from celldetr.training.card import make_card, provenance
-from celldetr.training.crops import StepSampler, chances
+from celldetr.training.criterion import Losses, balance
+from celldetr.training.crops import StepSampler, image_generators
 from celldetr.training.data import TrainingData
 from celldetr.training.ema import Average
 from celldetr.training.folder import MODEL_FOLDER
 from celldetr.training.freezing import check_known
-from celldetr.training.losses import Losses, balance
+from celldetr.training.optim import build_optimizer, clip_gradients, set_rate
 from celldetr.training.processes import share
-from celldetr.training.schedule import build_optimizer, clip_gradients, set_rate
 from celldetr.training.state import STATE_FILE, load_state, save_state
 from celldetr.training.supervised import Supervised
 from celldetr.training.validation import LOWEST_SCORE, validate, validate_labelled
@@ -151,7 +151,7 @@ class Run:
         """Give the network the gradients of a step; returns loss and terms. Arguments and errors as in ``step``."""
         settings = self.recipe.training
         count = share(settings.batch_size, self.fabric.world_size)
-        generators = chances(settings.seed, step, self.fabric.global_rank * count, count)
+        generators = image_generators(settings.seed, step, self.fabric.global_rank * count, count)
         torch.manual_seed(generators[0].initial_seed())  # dropout draws from the global generator
         images = batch.images.to(self.fabric.device, non_blocking=True)
         soft = getattr(batch, "soft", None)  # views of cells have none

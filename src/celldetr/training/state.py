@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from celldetr.errors import InputError
-from celldetr.files import replacing
+from celldetr.io.files import replacing
 
 STATE_FILE = "state.safetensors"
 

@@ -9,16 +9,16 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from celldetr.config import TrainConfig
-from celldetr.data.loader import SoftLabels
+from celldetr.data.dataset import SoftLabels
 from celldetr.model.celldetr import CellDETR, Memories, Representations
 from celldetr.model.detection import DetectionOutput, Detections
 from celldetr.model.representation import hide_padding
+from celldetr.training.box_sources import Source, feed
+from celldetr.training.criterion import Losses, dense_losses, detection_losses, no_type_loss
 from celldetr.training.denoising import denoising_losses, noised_queries
-from celldetr.training.feeding import Source, feed
 from celldetr.training.freezing import freeze
 from celldetr.training.labels import Labels
-from celldetr.training.losses import Losses, dense_losses, detection_losses, no_type_loss
-from celldetr.training.matching import Match, match
+from celldetr.training.matcher import Match, match
 from celldetr.training.processes import normaliser
 
 ORIGIN_PX = 1024.0  # training images lie anywhere in a field of this many pixels
@@ -41,7 +41,7 @@ class Supervised(nn.Module):
         images: Tensor,
         boxes: Sequence[Tensor],
         types: Sequence[Tensor],
-        chances: Sequence[torch.Generator],
+        generators: Sequence[torch.Generator],
         soft: SoftLabels | None = None,
     ) -> tuple[Tensor, Losses]:
         """Loss of a batch.
@@ -50,7 +50,7 @@ class Supervised(nn.Module):
             images: (B, 3, H, W) uint8.
             boxes: B tensors (N_b, 4), cxcywh fractions; N_b may be 0.
             types: B tensors (N_b,), index of the type or -1.
-            chances: B sources of all randomness, one an image, on the CPU.
+            generators: B sources of all randomness, one an image, on the CPU.
             soft: confidences of the types, and spots.
 
         Returns:
@@ -58,21 +58,21 @@ class Supervised(nn.Module):
         """
         config = self.config
         labels = Labels.of(types, soft)
-        memories, origin, sizes = self.look(images, chances)
+        memories, origin, sizes = self.look(images, generators)
         nuclei = normaliser(sum(len(b) for b in boxes), images.device)
         found: list[tuple[Tensor, Tensor]] = []
         terms: Losses = {}
         if not config.detection_frozen:
-            found, terms = self._detection(memories, boxes, labels, origin, sizes, nuclei, chances)
+            found, terms = self._detection(memories, boxes, labels, origin, sizes, nuclei, generators)
         elif config.mode in ("sequential", "mixed"):
             found = self._found(memories, boxes, origin)
         if self.network.representer is not None and config.learns_types:
-            terms |= self.type_losses(memories, feed(config, found, boxes, chances), labels, origin, nuclei)
+            terms |= self.type_losses(memories, feed(config, found, boxes, generators), labels, origin, nuclei)
         return self.total(terms), {name: value.detach() for name, value in terms.items()}
 
-    def look(self, images: Tensor, chances: Sequence[torch.Generator]) -> tuple[Memories, Tensor, Tensor]:
+    def look(self, images: Tensor, generators: Sequence[torch.Generator]) -> tuple[Memories, Tensor, Tensor]:
         """Memories of images (B, 3, H, W), their places (B, 2) in a field of ``ORIGIN_PX`` and sizes (B, 2), pixels."""
-        origin = torch.stack([torch.rand(2, generator=chance) for chance in chances]).to(images.device) * ORIGIN_PX
+        origin = torch.stack([torch.rand(2, generator=chance) for chance in generators]).to(images.device) * ORIGIN_PX
         sizes = images.new_tensor([images.shape[3], images.shape[2]], dtype=torch.float32).expand(len(images), 2)
         # Where everything before is frozen no graph is kept, and the layers take their faster ways without one.
         frozen = {"backbone", "encoder"} <= set(self.config.freeze)
@@ -101,11 +101,11 @@ class Supervised(nn.Module):
         origin: Tensor,
         sizes: Tensor,
         nuclei: float,
-        chances: Sequence[torch.Generator],
+        generators: Sequence[torch.Generator],
     ) -> tuple[list[tuple[Tensor, Tensor]], Losses]:
         """Boxes found and which nuclei they are, of each image, and the losses of finding them."""
         groups = self.config.denoising
-        noised = noised_queries(boxes, groups, chances) if groups else None
+        noised = noised_queries(boxes, groups, generators) if groups else None
         detection = self.network.detect(memories, origin, noised.queries if noised else None)
         layers = Detections(
             torch.stack([layer.boxes for layer in detection.layers]),

@@ -19,7 +19,7 @@ from celldetr.data.card import DatasetCard
 from celldetr.data.readers.common import box_sample, read_image, type_index
 from celldetr.data.sample import Sample
 from celldetr.errors import InputError
-from celldetr.untrusted import is_inside, load_json, shown
+from celldetr.io.safe_io import is_inside, load_json, shown
 
 
 class CocoOptions(Config):

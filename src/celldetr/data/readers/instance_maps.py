@@ -20,7 +20,7 @@ from celldetr.data.readers.common import FORMATS, box_sample, read_image, type_i
 from celldetr.data.readers.layout import Item, Layout, find_items
 from celldetr.data.sample import Sample
 from celldetr.errors import InputError
-from celldetr.untrusted import load_json
+from celldetr.io.safe_io import load_json
 
 
 class InstanceOptions(Layout):

@@ -11,7 +11,7 @@ from celldetr.config import Config
 from celldetr.data.card import DatasetCard
 from celldetr.data.readers.common import read_lines
 from celldetr.errors import InputError, near
-from celldetr.untrusted import is_dir, is_file
+from celldetr.io.safe_io import is_dir, is_file
 
 SUFFIXES = {".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp"}
 

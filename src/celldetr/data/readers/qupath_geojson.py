@@ -20,14 +20,15 @@ from numpy.typing import NDArray
 from celldetr.config import Config, parse
 from celldetr.data.augment import background_colour
 from celldetr.data.card import DatasetCard
-from celldetr.data.pieces import Rectangle, piece_name, rectangles
 from celldetr.data.pseudo_boxes import pseudo_boxes
 from celldetr.data.readers.common import SLACK, check_inside, read_lines, type_index
 from celldetr.data.readers.qupath_objects import REGIONS, SUFFIXES, Objects, read_objects
 from celldetr.data.sample import UNKNOWN, Sample
+from celldetr.data.tiling import Rectangle, piece_name, rectangles
 from celldetr.errors import InputError
-from celldetr.slide.reader import IMAGES, SLIDES, SlideReader, open_slide
-from celldetr.untrusted import is_dir, is_file, is_inside
+from celldetr.io.safe_io import is_dir, is_file, is_inside
+from celldetr.slide.base_reader import SlideReader
+from celldetr.slide.reader import IMAGES, SLIDES, open_slide
 
 WHOLE_UM = 1600.0  # an image of no more than this a side is read as a whole, without a region too
 MOST_PIXELS = 256 * 2**20  # of the images of one file, which are held in memory

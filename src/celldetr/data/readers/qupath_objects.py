@@ -19,9 +19,9 @@ import shapely
 from numpy.typing import NDArray
 
 from celldetr.errors import InputError
-from celldetr.json_items import MOST_ITEMS
+from celldetr.io.json_items import MOST_ITEMS
+from celldetr.io.safe_io import shown
 from celldetr.slide.roi import LIMIT, NO_CELL, add_corners, area_of, class_name, joined, object_kind, read_features
-from celldetr.untrusted import shown
 
 REGIONS = ("Region*", "Region", "region", "train")  # class or name of a labelled area; the first is QuPath's own
 IGNORED = "Ignore*"  # QuPath's class of what takes no part in a classification: a cell of unknown type

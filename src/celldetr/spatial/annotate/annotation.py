@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from celldetr.spatial.steps import PROBABILITY, TYPES
+from celldetr.spatial.schemas import PROBABILITY, TYPES
 
 if TYPE_CHECKING:
     import anndata

@@ -21,8 +21,8 @@ from pydantic import Field, model_validator
 
 from celldetr.config import Config, TypeName, parse
 from celldetr.errors import InputError, near
+from celldetr.io.safe_io import find_yaml, read_yaml
 from celldetr.spatial.annotate.annotation import Annotation, uniform
-from celldetr.untrusted import find_yaml, read_yaml
 
 HIERARCHIES = Path(__file__).parents[1] / "hierarchies"  # those that come with the package
 

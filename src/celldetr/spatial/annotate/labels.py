@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from celldetr.errors import InputError, near
+from celldetr.io.safe_io import is_file
 from celldetr.spatial.annotate.annotation import Annotation, Progress, uniform
-from celldetr.untrusted import is_file
 
 if TYPE_CHECKING:
     import anndata

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from celldetr.errors import InputError, near
+from celldetr.io.safe_io import expand_user, is_dir, is_file
 from celldetr.spatial.readers.anndata_file import load, read_anndata
 from celldetr.spatial.readers.common import Progress, ReadOptions
 from celldetr.spatial.readers.hest import looks_like_hest, read_hest
 from celldetr.spatial.readers.xenium import EXPERIMENT, is_bundle, read_xenium
 from celldetr.spatial.section import Section
-from celldetr.untrusted import expand_user, is_dir, is_file
 
 __all__ = ["Kind", "ReadOptions", "read_section"]
 

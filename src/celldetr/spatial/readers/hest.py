@@ -16,11 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from celldetr.errors import InputError
+from celldetr.io.safe_io import load_json
 from celldetr.spatial.affine import SCALES
 from celldetr.spatial.readers.anndata_file import AMBIGUOUS, coordinates, load, section
 from celldetr.spatial.readers.common import ReadOptions
 from celldetr.spatial.section import Section
-from celldetr.untrusted import load_json
 
 if TYPE_CHECKING:
     import anndata

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from celldetr.errors import InputError
+from celldetr.io.safe_io import load_json
 from celldetr.spatial.affine import PIXEL_UM, read_affine, to_image
 from celldetr.spatial.readers.boundaries import one_per_cell, read_boundaries
 from celldetr.spatial.readers.common import Progress, ReadOptions, as_text, check_ids, make_cells, places, whole
@@ -32,7 +33,6 @@ from celldetr.spatial.readers.tables import (
     read_matrix,
 )
 from celldetr.spatial.section import CELL_AREA, NUCLEUS_AREA, Polygons, Section
-from celldetr.untrusted import load_json
 
 if TYPE_CHECKING:
     import anndata

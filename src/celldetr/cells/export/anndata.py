@@ -1,0 +1,129 @@
+"""AnnData (``.h5ad``) for scanpy, squidpy and the rest of scverse.
+
+X is the embedding, so that neighbours, UMAP and Leiden run on it as they run on gene expression. It is float32, which
+scanpy computes in, although the table holds float16. X is streamed into the file after the rest has been written: the
+embeddings of a large slide need not fit in memory.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from celldetr.cells.clusters import CLUSTER
+from celldetr.cells.palette import hex_colour, type_colours
+from celldetr.cells.reader import CellTable, batch_embeddings, by_cluster
+
+if TYPE_CHECKING:
+    import anndata
+    import h5py
+    import pandas as pd
+
+
+def _observations(table: CellTable) -> pd.DataFrame:
+    """All columns but the embedding and the geometry, one row a cell."""
+    import pandas as pd
+
+    names = [name for name in table.columns if name not in ("geometry", "embedding")]
+    parts: dict[str, list[np.ndarray]] = {name: [] for name in names}
+    for batch in table.batches(names):
+        for name in names:
+            column = batch.column(name)
+            parts[name].append(table.type_codes(batch) if name == "type" else column.to_numpy(zero_copy_only=False))
+    joined = {name: np.concatenate(part) if part else np.zeros(0) for name, part in parts.items()}
+    cell_id = joined["cell_id"].astype(np.int64)
+    frame = pd.DataFrame({**joined, "cell_id": cell_id}, index=pd.Index(cell_id.astype(str), dtype=object))
+    frame["type"] = pd.Categorical.from_codes(joined["type"].astype(np.intp), categories=pd.Index(table.types))
+    if table.clusters:
+        names = [str(number) for number in range(table.clusters)]  # as scanpy's own clusterings have them
+        frame[CLUSTER] = pd.Categorical.from_codes(joined[CLUSTER].astype(np.intp), categories=pd.Index(names))
+    return frame.rename(columns=lambda name: name.replace("/", "_"))  # of types; in HDF5 it would make groups
+
+
+def _stream_embeddings(table: CellTable, file: h5py.File) -> None:
+    """Write X as AnnData's on-disk format has it (encoding ``array`` 0.2.0), uncompressed: noise does not pack."""
+    if "X" in file:
+        del file["X"]
+    matrix = file.create_dataset("X", (table.count, table.embedding_dim), dtype=np.float32)
+    matrix.attrs["encoding-type"] = "array"
+    matrix.attrs["encoding-version"] = "0.2.0"
+    start = 0
+    for batch in table.batches(["embedding"]):
+        matrix[start : start + len(batch)] = batch_embeddings(batch)
+        start += len(batch)
+
+
+def size_needed(table: CellTable) -> int:
+    """Upper bound of the size of the file, bytes."""
+    numbers = 8 * len(table.columns) + 2 * 2 * 8  # obs and obsm
+    name = 80  # the index is text of variable length: a reference, the text and its place in HDF5's heap
+    return table.count * (4 * table.embedding_dim + numbers + name) + 2 * len(json.dumps(table.run)) + 2**20
+
+
+def _reserve(table: CellTable, out: Path) -> None:
+    """Fail as a full disk does if it would become full: HDF5 itself takes the whole process down then."""
+    if shutil.disk_usage(out.parent).free < size_needed(table):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(out))
+
+
+def _cluster_colours(table: CellTable) -> dict[str, list[str]]:
+    if not table.clusters:
+        return {}
+    return {"cluster_colors": [hex_colour(colour) for colour in type_colours(by_cluster(table).types).values()]}
+
+
+def as_anndata(table: CellTable) -> anndata.AnnData:
+    """All but ``X`` of what ``write_anndata`` writes."""
+    import anndata
+    import pandas as pd
+
+    obs = _observations(table)
+    colours = type_colours(table.types)
+    return anndata.AnnData(
+        obs=obs,
+        var=pd.DataFrame(index=pd.Index([f"e{i}" for i in range(table.embedding_dim)], dtype=object)),
+        obsm={
+            "spatial": obs[["x_px", "y_px"]].to_numpy(dtype=np.float64),
+            "spatial_um": obs[["x_um", "y_um"]].to_numpy(dtype=np.float64),
+        },
+        uns={
+            "type_colors": [hex_colour(colours[name]) for name in table.types],
+            **_cluster_colours(table),
+            "celldetr": {
+                "slide": table.slide,
+                "mpp": float("nan") if table.mpp is None else table.mpp,
+                "run_json": json.dumps(table.run),
+            },
+        },
+    )
+
+
+def write_anndata(table: CellTable, out: Path) -> None:
+    """Write the cells as AnnData.
+
+    - ``X`` (N, d) float32, embeddings;
+    - ``obs`` every other column, ``type`` categorical with all of the model's types, ``cluster`` too if there are
+      clusters; the index is ``cell_id`` as text;
+    - ``obsm["spatial"]`` (N, 2) float64, centres (x, y) in level-0 pixels, as squidpy lays cells over an image, and
+      ``obsm["spatial_um"]`` the same in micrometres;
+    - ``uns["type_colors"]`` for scanpy's plots, ``uns["celldetr"]`` slide, mpp and the text of ``run.json``.
+
+    Args:
+        table: what to write.
+        out: the file, replaced if it exists.
+
+    Raises:
+        OSError: the disk has no room for it.
+    """
+    import h5py
+
+    _reserve(table, out)
+    as_anndata(table).write_h5ad(out)
+    with h5py.File(out, "r+") as file:
+        _stream_embeddings(table, file)

@@ -1,0 +1,54 @@
+"""CSV for spreadsheets, R and everything else.
+
+One row a cell with the columns of the cell table. The geometry is left out: it is the box that ``x_px, y_px, w_px,
+h_px`` already give. Embeddings multiply the size of the file by ten or more, so they are written only when asked for.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv as pa_csv
+
+from celldetr.cells.export.stream import binary_stream
+from celldetr.cells.reader import CellTable, batch_embeddings
+
+# Of float64 columns, which are positions: a nanometre, and half the digits.
+DECIMALS = 3
+
+
+def _flat(table: CellTable, batch: pa.RecordBatch, columns: list[str], with_embeddings: bool) -> pa.RecordBatch:
+    """The batch as columns that a text file can hold."""
+    arrays = {name: batch.column(name) for name in columns}
+    for name, array in arrays.items():
+        if pa.types.is_float64(array.type):
+            arrays[name] = pc.round(array, DECIMALS)
+    arrays["type"] = arrays["type"].cast(pa.string())
+    if with_embeddings:
+        matrix = batch_embeddings(batch)
+        arrays |= {f"e{i}": pa.array(matrix[:, i]) for i in range(table.embedding_dim)}
+    return pa.RecordBatch.from_pydict(arrays)
+
+
+def write_csv(table: CellTable, out: Path, *, embeddings: bool = False) -> None:
+    """Write the cells as CSV (UTF-8, comma, header line), compressed if ``out`` ends in ``.gz``.
+
+    Args:
+        table: what to write.
+        out: the file, replaced if it exists.
+        embeddings: add ``e0`` to ``e{d-1}``.
+    """
+    columns = [name for name in table.columns if name not in ("geometry", "embedding")]
+    read = [*columns, "embedding"] if embeddings else columns
+    header = [*columns, *(f"e{i}" for i in range(table.embedding_dim) if embeddings)]
+    options = pa_csv.WriteOptions(include_header=False)
+    with binary_stream(out) as stream:
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerow(header)
+        stream.write(text.getvalue().encode())
+        for batch in table.batches(read):
+            pa_csv.write_csv(_flat(table, batch, columns, embeddings), stream, options)

@@ -1,0 +1,188 @@
+"""GeoJSON that QuPath opens: one detection object a cell, with its class, its colour and its measurements.
+
+The form is that of QuPath 0.4 and later: ``properties.objectType``, a classification with a name and an RGB colour, and
+measurements as a map from name to number. Coordinates are level-0 pixels from the top left corner of what QuPath shows.
+That is the slide, except where a file says which part of it was scanned (OpenSlide's ``bounds``, in MIRAX and Leica SCN
+above all): QuPath crops to this part unless told not to, and so do we. Cells are classified by type, or by the clusters
+of ``celldetr cluster``; where there are clusters, their number is a measurement in any case. QuPath opens ``.geojson``
+and ``.geojson.gz`` by drag and drop.
+
+A feature's id is a UUID (version 5, RFC 9562) of the slide's name and the ``cell_id``: exporting twice gives the same
+ids, and two slides never share one.
+
+Lines are formatted straight from the arrays; a million features through dictionaries and the ``json`` module would take
+several times as long.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import uuid
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from celldetr.cells.clusters import CLUSTER
+from celldetr.cells.export.stream import binary_stream
+from celldetr.cells.palette import type_colours
+from celldetr.cells.reader import BOX, CellTable, by_cluster, numbers
+from celldetr.errors import InputError, near
+from celldetr.io.safe_io import shown
+
+Shape = Literal["box", "ellipse"]
+SHAPES = ("box", "ellipse")
+Origin = Literal["bounds", "slide"]
+ORIGINS = ("bounds", "slide")
+Classes = Literal["type", "cluster"]
+CLASSES = ("type", "cluster")
+
+# Ids are made in two steps, this namespace and the slide's name, then that and the cell: a constant of the format.
+NAMESPACE = uuid.UUID("5d0b9f0e-3c1f-5c58-9d0a-6a1f3f1f7f0a")
+ELLIPSE_VERTICES = 24
+
+
+def _unit_outline(shape: Shape) -> NDArray[np.float64]:
+    """(V, 2) closed outline of a shape in a box of half side 1, in the ring order of RFC 7946."""
+    if shape == "box":
+        return np.array([[-1, -1], [1, -1], [1, 1], [-1, 1], [-1, -1]], dtype=np.float64)
+    angle = np.linspace(0, 2 * np.pi, ELLIPSE_VERTICES + 1)
+    outline = np.stack([np.cos(angle), np.sin(angle)], axis=1)
+    outline[-1] = outline[0]  # the ring must close exactly, sin(2 pi) is not quite 0
+    return outline
+
+
+def _measured(table: CellTable) -> dict[str, str]:
+    """Column -> the name that QuPath shows for it."""
+    clusters = {CLUSTER: CLUSTER} if table.clusters else {}
+    return {
+        "score": "score",
+        "type_score": "type score",
+        **{f"p_{name}": f"p {name}" for name in table.types},
+    } | clusters
+
+
+def _property_heads(types: tuple[str, ...]) -> list[str]:
+    """The part of ``properties`` that all cells of a type share."""
+    heads = []
+    for name, colour in type_colours(types).items():
+        classification = json.dumps({"name": name, "color": list(colour)})
+        heads.append(f'{{"objectType":"detection","classification":{classification},"isLocked":false,"measurements":{{')
+    return heads
+
+
+def _measurement_texts(names: list[str], values: NDArray[np.float64]) -> list[str]:
+    """(N, M) values -> the N insides of a ``measurements`` map; a value that is not finite is left out."""
+    keys = [json.dumps(name) for name in names]
+    row = ",".join(key.replace("%", "%%") + ":%.4g" for key in keys)
+    complete: NDArray[np.bool_] = np.all(np.isfinite(values), axis=1)
+    texts = [row % tuple(line) for line in np.where(complete[:, None], values, 0).tolist()]
+    for i in np.flatnonzero(~complete):
+        texts[i] = ",".join(
+            f"{key}:{value:.4g}" for key, value in zip(keys, values[i], strict=True) if np.isfinite(value)
+        )
+    return texts
+
+
+def _features(
+    table: CellTable,
+    batch: pa.RecordBatch,
+    outline: NDArray[np.float64],
+    origin: tuple[float, float],
+    namespace: uuid.UUID,
+    classes: Classes,
+) -> list[str]:
+    """The cells of a batch, each as the text of one feature."""
+    box = np.stack([numbers(batch, name) for name in BOX], axis=1)  # (N, 4) cxcywh, px
+    if not np.isfinite(box).all():
+        cell = batch.column("cell_id")[int(np.flatnonzero(~np.isfinite(box).all(axis=1))[0])]
+        raise InputError(f"{table.path}: cell {cell} has no finite box; write the table again with celldetr predict")
+    ring = box[:, None, :2] - np.array(origin) + outline * box[:, None, 2:] / 2  # (N, V, 2)
+    ring = np.round(ring, 2) + 0.0  # adding zero turns -0.0 into 0.0
+    names = _measured(table)
+    measurements = _measurement_texts(list(names.values()), np.stack([numbers(batch, c) for c in names], axis=1))
+    if classes == "cluster":
+        heads = _property_heads(by_cluster(table).types)
+        codes = np.asarray(batch.column(CLUSTER), dtype=np.intp)
+    else:
+        heads, codes = _property_heads(table.types), table.type_codes(batch)
+    template = ",".join(["[%.2f,%.2f]"] * len(outline))
+    return [
+        f'{{"type":"Feature","id":"{uuid.uuid5(namespace, str(cell))}",'
+        f'"geometry":{{"type":"Polygon","coordinates":[[{template % tuple(points)}]]}},'
+        f'"properties":{heads[code]}{measured}}}}}}}'
+        for cell, points, code, measured in zip(
+            batch.column("cell_id").to_pylist(),
+            ring.reshape(len(ring), -1).tolist(),
+            codes.tolist(),
+            measurements,
+            strict=True,
+        )
+    ]
+
+
+def corner(table: CellTable, origin: Origin | tuple[float, float]) -> tuple[float, float]:
+    """The level-0 pixel that becomes (0, 0)."""
+    if isinstance(origin, str):
+        if origin not in ORIGINS:
+            raise InputError(f"origin {origin!r} is unknown; {near(origin, ORIGINS)}")
+        bounds = table.run.get("bounds_px") if origin == "bounds" else None
+        if not bounds:
+            return 0.0, 0.0
+        try:
+            x, y, _, _ = (float(value) for value in bounds)
+        except (TypeError, ValueError, OverflowError):
+            x = y = math.nan
+        if not math.isfinite(x + y):
+            raise InputError(f"{table.path}: bounds_px in its run.json is {shown(bounds)}, not four numbers")
+        return x, y
+    if len(origin) != 2 or not np.isfinite(origin).all():
+        raise InputError(f"origin {origin!r}: expected two numbers, x and y in level-0 pixels")
+    return origin
+
+
+def write_geojson(
+    table: CellTable,
+    out: Path,
+    *,
+    shape: Shape = "box",
+    origin: Origin | tuple[float, float] = "bounds",
+    classify: Classes = "type",
+) -> None:
+    """Write the cells as a FeatureCollection of QuPath detections, compressed if ``out`` ends in ``.gz``.
+
+    Args:
+        table: what to write.
+        out: the file, replaced if it exists.
+        shape: outline of a cell: its box, or the ellipse in it (which looks more like a nucleus and makes the file
+            twice as large).
+        origin: what becomes (0, 0): ``bounds``, the corner of what was scanned, where the slide says so; ``slide``, the
+            corner of the slide; or a level-0 pixel (x, y).
+        classify: what becomes QuPath's classification: ``type``, or ``cluster``.
+
+    Raises:
+        InputError: an unknown shape, origin or class, no clusters, or a cell without a finite box.
+    """
+    if classify not in CLASSES:
+        raise InputError(f"classify {classify!r} is unknown; {near(classify, CLASSES)}")
+    if classify == "cluster":
+        by_cluster(table)  # says what to do if there are none
+    if shape not in SHAPES:
+        raise InputError(f"shape {shape!r} is unknown; {near(shape, SHAPES)}")
+    shift = corner(table, origin)
+    outline = _unit_outline(shape)
+    namespace = uuid.uuid5(NAMESPACE, table.slide)
+    columns = ["cell_id", *BOX, "type", *_measured(table)]
+    with binary_stream(out) as stream:
+        stream.write(b'{"type":"FeatureCollection","features":[')
+        separator = "\n"
+        for batch in table.batches(columns):
+            if len(batch):
+                stream.write(
+                    (separator + ",\n".join(_features(table, batch, outline, shift, namespace, classify))).encode()
+                )
+                separator = ",\n"
+        stream.write(b"\n]}\n")

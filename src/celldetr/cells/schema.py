@@ -1,0 +1,215 @@
+"""The cell table: its columns, and how the cells of a tile become rows of it.
+
+One row a cell. It is GeoParquet 1.1, so that GIS tools and geopandas open it as polygons, and an ordinary Parquet
+file to everyone else. ``celldetr`` in the file's metadata says which slide, model and resolution it is from.
+
+docs/slides.md says what each column means. ``cell_id`` counts tile by tile in reading order, in a tile by y, then x, so
+that it is the same whenever the run is repeated.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from celldetr.io.safe_io import parse_json
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from celldetr.model.output import TileCells
+
+PROVENANCE = b"celldetr"
+LONGEST_EMBEDDING = 65_536
+_NUMBERS = ("x_px", "y_px", "w_px", "h_px", "x_um", "y_um", "score", "type_score")
+
+# A WKB polygon of one closed ring of five points: 93 bytes (OGC 06-103r4, 8.2).
+_WKB = np.dtype([("order", "u1"), ("kind", "<u4"), ("rings", "<u4"), ("points", "<u4"), ("xy", "<f8", (5, 2))])
+_WKB_POLYGON = 3
+
+
+def cell_schema(types: Sequence[str], embedding_dim: int) -> pa.Schema:
+    """Columns of the cell table for a model with K types and embeddings of length d."""
+    return pa.schema(
+        [
+            pa.field("cell_id", pa.int64(), nullable=False),
+            *(pa.field(name, pa.float64(), nullable=False) for name in ("x_px", "y_px")),
+            *(pa.field(name, pa.float32(), nullable=False) for name in ("w_px", "h_px")),
+            *(pa.field(name, pa.float64(), nullable=False) for name in ("x_um", "y_um")),
+            pa.field("score", pa.float32(), nullable=False),
+            pa.field("type", pa.dictionary(pa.int32(), pa.string()), nullable=False),
+            pa.field("type_score", pa.float32(), nullable=False),
+            *(pa.field(f"p_{name}", pa.float32(), nullable=False) for name in types),
+            pa.field("embedding", pa.list_(pa.float16(), embedding_dim), nullable=False),
+            pa.field("geometry", pa.binary(), nullable=False),
+        ]
+    )
+
+
+def types_of(schema: pa.Schema) -> tuple[str, ...]:
+    """Names of the K types of a cell table, in the model's order."""
+    return tuple(name[2:] for name in schema.names if name.startswith("p_"))
+
+
+def wrong_column(schema: pa.Schema) -> str | None:
+    """What of a schema does not go with a cell table, for a message; None if all that is there does."""
+    if "cell_id" not in schema.names:
+        return "it has no column 'cell_id'"
+    twice = next((name for name in schema.names if schema.names.count(name) > 1), None)
+    if twice is not None:
+        return f"it has two columns {twice!r}"
+    for field in schema:
+        kind = field.type
+        inner = kind.value_type if pa.types.is_dictionary(kind) else kind
+        text = pa.types.is_string(inner) or pa.types.is_large_string(inner)
+        number = pa.types.is_integer(kind) or pa.types.is_floating(kind)
+        vector = pa.types.is_fixed_size_list(kind) and pa.types.is_floating(kind.value_type)
+        if "\0" in field.name:  # the end of a name to the libraries of other formats
+            return f"the name of column {field.name!r} holds a zero byte"
+        if field.name == "cell_id":
+            expected, fits = "a whole number", pa.types.is_signed_integer(kind)
+        elif field.name == "type":
+            expected, fits = "text", text
+        elif field.name == "embedding":
+            expected, fits = "a fixed-size list of floats", vector and 0 < kind.list_size <= LONGEST_EMBEDDING
+        elif field.name == "geometry":
+            expected, fits = "binary", pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+        elif field.name in _NUMBERS or field.name.startswith("p_"):
+            expected, fits = "a number", number
+        else:
+            continue
+        if not fits:
+            return f"column {field.name!r} must be {expected}, got {kind}"
+    return None
+
+
+def box_polygons(boxes: NDArray[np.float64]) -> pa.BinaryArray:
+    """(N, 4) xyxy -> N WKB polygons, exterior ring counterclockwise in (x, y)."""
+    records = np.zeros(len(boxes), dtype=_WKB)
+    records["order"], records["kind"], records["rings"], records["points"] = 1, _WKB_POLYGON, 1, 5
+    records["xy"] = boxes[:, [0, 1, 2, 1, 2, 3, 0, 3, 0, 1]].reshape(-1, 5, 2)
+    offsets = np.arange(len(boxes) + 1, dtype=np.int32) * _WKB.itemsize
+    return pa.Array.from_buffers(
+        pa.binary(), len(boxes), [None, pa.py_buffer(offsets), pa.py_buffer(records.tobytes())]
+    )
+
+
+def tile_rows(cells: TileCells, boxes: NDArray[np.float64], types: Sequence[str], mpp: tuple[float, float]) -> pa.Table:
+    """Rows of the cells of a tile, without ``cell_id``.
+
+    Args:
+        cells: N cells, of which scores, probabilities and embeddings are taken.
+        boxes: (N, 4) their xyxy in level-0 pixels.
+        types: names of the K types.
+        mpp: micrometres per level-0 pixel along x and y.
+    """
+    x, y = (boxes[:, 0] + boxes[:, 2]) / 2, (boxes[:, 1] + boxes[:, 3]) / 2
+    probabilities = np.ascontiguousarray(cells.probabilities, dtype=np.float32)
+    best = probabilities.argmax(1).astype(np.int32)
+    dim = cells.embeddings.shape[1]
+    embeddings = np.ascontiguousarray(cells.embeddings, dtype=np.float16)
+    columns: dict[str, Any] = {
+        "x_px": x,
+        "y_px": y,
+        "w_px": (boxes[:, 2] - boxes[:, 0]).astype(np.float32),
+        "h_px": (boxes[:, 3] - boxes[:, 1]).astype(np.float32),
+        "x_um": x * mpp[0],
+        "y_um": y * mpp[1],
+        "score": cells.scores.astype(np.float32),
+        "type": pa.DictionaryArray.from_arrays(pa.array(best), pa.array(types, pa.string())),
+        "type_score": np.take_along_axis(probabilities, best[:, None], 1)[:, 0],
+        **{f"p_{name}": np.ascontiguousarray(probabilities[:, k]) for k, name in enumerate(types)},
+        "embedding": pa.FixedSizeListArray.from_arrays(pa.array(embeddings.reshape(-1), pa.float16()), dim),
+        "geometry": box_polygons(boxes),
+    }
+    return pa.table(columns, schema=cell_schema(types, dim).remove(0))
+
+
+def number_rows(rows: pa.Table, start: int) -> pa.Table:
+    """Put ``cell_id`` in front, from ``start`` on, and give ``type`` the dictionary of all types, in order."""
+    types = types_of(rows.schema)
+    codes = pc.index_in(rows["type"].cast(pa.string()), value_set=pa.array(types, pa.string()))
+    chunks = [pa.DictionaryArray.from_arrays(chunk, pa.array(types, pa.string())) for chunk in codes.chunks]
+    kind = pa.dictionary(pa.int32(), pa.string())
+    rows = rows.set_column(
+        rows.schema.get_field_index("type"), pa.field("type", kind, nullable=False), pa.chunked_array(chunks, kind)
+    )
+    cell_id = pa.array(np.arange(start, start + len(rows), dtype=np.int64))
+    return rows.add_column(0, pa.field("cell_id", pa.int64(), nullable=False), cell_id)
+
+
+def table_metadata(
+    provenance: Mapping[str, Any], bounds: tuple[float, float, float, float] | None
+) -> dict[bytes, bytes]:
+    """Metadata of the file: GeoParquet 1.1.0, and where the cells are from.
+
+    Args:
+        provenance: JSON-able; must not differ between a run and its repetition.
+        bounds: xyxy of all boxes in level-0 pixels; None if there are none.
+    """
+    # crs null: coordinates are pixels of an image, which no coordinate reference system knows.
+    column: dict[str, Any] = {"encoding": "WKB", "geometry_types": [], "crs": None}
+    if bounds is not None:
+        column |= {"geometry_types": ["Polygon"], "orientation": "counterclockwise", "bbox": list(bounds)}
+    geo = {"version": "1.1.0", "primary_column": "geometry", "columns": {"geometry": column}}
+    return {b"geo": json.dumps(geo).encode(), PROVENANCE: json.dumps(provenance, sort_keys=True).encode()}
+
+
+def provenance_of(schema: pa.Schema) -> dict[str, Any]:
+    """What a table's own metadata say about its run; nothing where they are not as we write them."""
+    try:
+        values = parse_json((schema.metadata or {}).get(PROVENANCE, b"{}"))
+    except ValueError:
+        return {}
+    return values if isinstance(values, dict) else {}
+
+
+def embedding_matrix(column: pa.ChunkedArray) -> NDArray[np.float16]:
+    """An ``embedding`` column -> (N, d) float16.
+
+    Raises:
+        ValueError: a cell has no embedding.
+    """
+    if column.null_count:
+        raise ValueError(f"{column.null_count} cells have no embedding")
+    out = np.empty((len(column), column.type.list_size), dtype=np.float16)
+    start = 0
+    for chunk in column.chunks:
+        out[start : start + len(chunk)] = chunk.flatten().to_numpy(zero_copy_only=False).reshape(-1, out.shape[1])
+        start += len(chunk)
+    return out
+
+
+def table_to_frame(table: pa.Table) -> pd.DataFrame:
+    """The cell table, or some columns of it, as a pandas DataFrame.
+
+    ``type`` is categorical with all types of the model; ``embedding`` holds (d,) float16 arrays; ``geometry`` is WKB,
+    which ``geopandas.GeoSeries.from_wkb`` reads. The file's ``celldetr`` metadata is in ``frame.attrs["celldetr"]``.
+    """
+    import pandas as pd
+
+    provenance = provenance_of(table.schema)
+    columns: dict[str, Any] = {}
+    for name in table.column_names:
+        column = table[name]
+        if name == "type":
+            text = column.cast(pa.string())
+            types = provenance.get("types")
+            if not isinstance(types, list) or len(set(map(str, types))) < len(types):
+                types = list(types_of(table.schema)) or sorted(set(text.to_pylist()) - {None})
+            columns[name] = pd.Categorical(text.to_pandas(), categories=types)
+        elif name == "embedding":
+            columns[name] = pd.Series(list(embedding_matrix(column)), dtype=object)
+        elif name == "geometry":
+            columns[name] = pd.Series(column.to_pylist(), dtype=object)
+        else:
+            columns[name] = column.to_numpy()
+    frame = pd.DataFrame(columns)
+    frame.attrs["celldetr"] = provenance
+    return frame

@@ -1,0 +1,319 @@
+"""The cell table on disk: written in parts as the slide goes by, joined when it is done, read back.
+
+A part holds the cells of one band (row) of tiles and appears under its name when it is whole, so what is on disk is
+always the beginning of the table, and memory holds one band. ``finish`` streams the parts into ``cells.parquet``;
+only there do cells get their ``cell_id``, which therefore does not depend on how often the run was interrupted.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from celldetr.cells.clusters import CLUSTER, clusters_about, read_clusters
+from celldetr.cells.schema import (
+    cell_schema,
+    embedding_matrix,
+    number_rows,
+    table_metadata,
+    table_to_frame,
+    wrong_column,
+)
+from celldetr.errors import InputError, near
+from celldetr.io.files import read_json, replacing
+from celldetr.io.safe_io import is_dir, is_file
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+CELLS = "cells.parquet"
+RUN = "run.json"
+PARTS = "parts"
+ZARR_FILE = "zarr.json"  # in the folder of a Zarr store: no other folder is ever replaced
+ATTEMPT = "finish-"  # begins the name of a folder in PARTS in which a worker of a cluster finishes the slide
+FINISHED = ("complete", "partial")  # of run.json's status: there is nothing left to do; partial: see failed_tiles
+ROW_GROUP = 32_768  # rows; also what joining holds in memory, beside one part
+LARGEST_RATIO = 4  # cells per byte of a table; of our own, every byte of geometry and position counts
+_PART_KEY = b"celldetr.part"
+
+
+@dataclass(frozen=True)
+class FailedTile:
+    """A tile that could not be decoded, or not all of it, and where, therefore, no cell was looked for.
+
+    Attributes:
+        row, column: of the grid.
+        x_px, y_px, w_px, h_px: what is lost of the part that it owns, level-0 pixels from the slide's top left corner.
+        mm2: area of that.
+        reason: what the file's decoder said.
+    """
+
+    row: int
+    column: int
+    x_px: float
+    y_px: float
+    w_px: float
+    h_px: float
+    mm2: float
+    reason: str
+
+
+@dataclass(frozen=True)
+class PartInfo:
+    """What is known about a part without reading its rows.
+
+    Attributes:
+        band: row of the grid.
+        rows: number of cells.
+        tiles: number of its tiles, those that are damaged too.
+        mm2: area that these own.
+        counts: cells by type.
+        bounds: xyxy of their boxes in level-0 pixels, None if there are none.
+        outside: (x, y) level-0 pixels of cells that are not in the table because they lie outside a ROI, but that can
+            decide about cells of the next band.
+        failed: tiles that could not be decoded, or not all of them.
+    """
+
+    band: int
+    rows: int
+    tiles: int
+    mm2: float
+    counts: dict[str, int]
+    bounds: tuple[float, float, float, float] | None
+    outside: tuple[tuple[float, float], ...] = ()
+    failed: tuple[FailedTile, ...] = ()
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether nothing of it could be decoded."""
+        return bool(self.failed) and sum(tile.mm2 for tile in self.failed) > 0.999999 * self.mm2
+
+    @classmethod
+    def from_json(cls, text: bytes) -> PartInfo:
+        """The inverse of ``to_json``. Raises KeyError, TypeError or ValueError on anything else."""
+        values = json.loads(text)
+        bounds = values["bounds"]
+        values["bounds"] = None if bounds is None else tuple(bounds)
+        values["outside"] = tuple((x, y) for x, y in values["outside"])
+        values["failed"] = tuple(FailedTile(**tile) for tile in values["failed"])
+        return cls(**values)
+
+    def to_json(self) -> bytes:
+        """As a part's metadata."""
+        return json.dumps(asdict(self)).encode()
+
+
+class PartStore:
+    """The parts of one slide's table.
+
+    Args:
+        directory: of the slide's output.
+        types: names of the K types.
+        embedding_dim: d.
+    """
+
+    def __init__(self, directory: Path, types: Sequence[str], embedding_dim: int) -> None:
+        self._directory = directory
+        self._parts = directory / PARTS
+        self._schema = cell_schema(types, embedding_dim)
+
+    def path(self, band: int) -> Path:
+        """Where the part of a band is or will be."""
+        return self._parts / f"part-{band:06d}.parquet"
+
+    def write(self, rows: pa.Table, info: PartInfo) -> None:
+        """Write the part of a band.
+
+        Raises:
+            InputError: the disk is full, or the place cannot be written to.
+        """
+        rows = rows.replace_schema_metadata({_PART_KEY: info.to_json()})
+        with replacing(self.path(info.band)) as temporary:
+            self._parts.mkdir(exist_ok=True)
+            pq.write_table(rows, temporary, compression="zstd", use_dictionary=["type"])
+
+    def infos(self, bands: Sequence[int]) -> list[PartInfo]:
+        """The parts that exist of the beginning of ``bands``; the first that is missing or damaged ends it."""
+        found = []
+        for band in bands:
+            try:
+                metadata = pq.read_schema(self.path(band)).metadata or {}
+                found.append(PartInfo.from_json(metadata[_PART_KEY]))
+            except (OSError, pa.ArrowException, KeyError, TypeError, ValueError):
+                break
+        return found
+
+    def centres(self, band: int) -> NDArray[np.float64]:
+        """(N, 2) centres of the cells that a band kept, level-0 pixels: those of its part, and those outside a ROI."""
+        with table_errors(self.path(band)):
+            table = pq.read_table(self.path(band), columns=["x_px", "y_px"])
+        outside = json.loads(table.schema.metadata[_PART_KEY])["outside"]
+        inside = np.stack([table["x_px"].to_numpy(), table["y_px"].to_numpy()], axis=1)
+        return np.concatenate([inside, np.array(outside, dtype=np.float64).reshape(-1, 2)])
+
+    def finish(self, infos: Sequence[PartInfo], provenance: Mapping[str, Any]) -> Path:
+        """Join the parts into ``cells.parquet``, which appears when it is whole. The parts stay.
+
+        Args:
+            infos: of all parts, in order.
+            provenance: for the file's metadata; the same for every repetition of the run.
+
+        Raises:
+            InputError: the disk is full.
+        """
+        metadata = table_metadata(provenance, joint_bounds(infos))
+        schema = self._schema.with_metadata(metadata)
+        path = self._directory / CELLS
+        with replacing(path) as temporary, _writer(temporary, schema) as writer:
+            for group in _row_groups(self._numbered(infos), self._schema):
+                writer.write_table(group.replace_schema_metadata(metadata), row_group_size=ROW_GROUP)
+        return path
+
+    def _numbered(self, infos: Sequence[PartInfo]) -> Iterator[pa.Table]:
+        start = 0
+        for info in infos:
+            with table_errors(self.path(info.band)):
+                rows = pq.read_table(self.path(info.band)).replace_schema_metadata(None)
+            yield number_rows(rows, start)
+            start += info.rows
+
+    def remove(self) -> None:
+        """Delete the parts, the bands found for them (``found``) and what an interruption left beside them."""
+        if self._parts.is_dir():
+            for attempt in self._parts.glob(f"{ATTEMPT}*"):
+                shutil.rmtree(attempt, ignore_errors=True)  # a process taken for dead may be writing there
+            for path in (*self._parts.glob("part-*.parquet*"), *self._parts.glob("found-*.npz*")):
+                path.unlink(missing_ok=True)  # a process taken for dead may have renamed it a moment ago
+            if not any(self._parts.iterdir()):
+                self._parts.rmdir()
+
+
+def _writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
+    # Statistics of embeddings and polygons are as large as they are useless.
+    plain = [name for name in schema.names if name not in ("embedding", "geometry")]
+    return pq.ParquetWriter(path, schema, compression="zstd", use_dictionary=["type"], write_statistics=plain)
+
+
+def _row_groups(tables: Iterator[pa.Table], schema: pa.Schema) -> Iterator[pa.Table]:
+    """Cut a stream of tables into groups of ``ROW_GROUP`` rows, the last one smaller (but one at least)."""
+    held = schema.empty_table()
+    written = False
+    for table in tables:
+        held = pa.concat_tables([held, table])
+        while len(held) >= ROW_GROUP:
+            yield held.slice(0, ROW_GROUP).combine_chunks()
+            held, written = held.slice(ROW_GROUP), True
+    if len(held) or not written:
+        yield held.combine_chunks()
+
+
+def joint_bounds(infos: Sequence[PartInfo]) -> tuple[float, float, float, float] | None:
+    """xyxy of all boxes of all parts; None if there are none."""
+    bounds = np.array([info.bounds for info in infos if info.bounds is not None])
+    if not len(bounds):
+        return None
+    low, high = bounds[:, :2].min(0), bounds[:, 2:].max(0)
+    return float(low[0]), float(low[1]), float(high[0]), float(high[1])
+
+
+def cells_path(path: Path | str) -> Path:
+    """The table of a run: ``path`` itself, or ``cells.parquet`` in it if it is a run's directory.
+
+    Raises:
+        InputError: there is none; an unfinished run is named as such.
+    """
+    path = Path(path)
+    table = path / CELLS if is_dir(path) else path
+    if is_file(table):
+        return table
+    run = read_json(path / RUN) if is_dir(path) else None
+    if run is not None and run.get("status") not in FINISHED:
+        raise InputError(
+            f"{path}: the run is not finished (it is {run.get('status')}); run predict again with --resume"
+        )
+    raise InputError(f"{path}: no such cell table; give cells.parquet or the directory that predict wrote for a slide")
+
+
+@contextmanager
+def table_errors(file: Path) -> Iterator[None]:
+    """Turn failures of reading Parquet into ``InputError``: damaged anywhere, cut off, not Parquet at all."""
+    try:
+        yield
+    except InputError:
+        raise
+    # Whatever Arrow cannot make sense of: its own exceptions, and Python's where metadata are no text or no number.
+    except (OSError, pa.ArrowException, ValueError, TypeError, KeyError, MemoryError, OverflowError) as error:
+        first = (str(error) or type(error).__name__).splitlines()[0]
+        raise InputError(f"{file}: not a readable Parquet file ({first})") from None
+
+
+def check_table(file: Path, metadata: pq.FileMetaData, schema: pa.Schema) -> None:
+    """Refuse a file that is no cell table, or claims more cells than it can hold.
+
+    Raises:
+        InputError: a column is missing or of a wrong type.
+    """
+    wrong = wrong_column(schema)
+    if wrong:
+        raise InputError(f"{file}: not a cell table, {wrong}")
+    groups = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
+    if min(groups, default=0) < 0 or sum(groups) != metadata.num_rows:
+        raise InputError(f"{file}: claims {metadata.num_rows:,} cells, its parts others; the file is damaged")
+    if metadata.num_rows > LARGEST_RATIO * file.stat().st_size:
+        raise InputError(f"{file}: claims {metadata.num_rows:,} cells, too many for its size; the file is damaged")
+
+
+def _read(path: Path | str, columns: Sequence[str] | None) -> pa.Table:
+    file = cells_path(path)
+    with table_errors(file):
+        metadata = pq.read_metadata(file)
+        schema = metadata.schema.to_arrow_schema()
+        check_table(file, metadata, schema)
+        clustered = (columns is None or CLUSTER in columns) and CLUSTER not in schema.names
+        clustered = clustered and clusters_about(file) is not None
+        for name in columns or ():
+            if name not in schema.names and not (name == CLUSTER and clustered):
+                raise InputError(f"{file}: has no column {name!r}; {near(name, schema.names)}")
+        stored = None if columns is None else [name for name in columns if name in schema.names]
+        table = pq.read_table(file, columns=stored)
+        if clustered:
+            table = table.append_column(CLUSTER, pa.array(read_clusters(file, metadata.num_rows)))
+        return table if columns is None else table.select(list(columns))
+
+
+def read_cells(path: Path | str, columns: Sequence[str] | None = None) -> pd.DataFrame:
+    """Read the cells of a slide as a pandas DataFrame.
+
+    Args:
+        path: ``cells.parquet``, or the directory of a finished run.
+        columns: the ones to read, all by default. Without ``embedding`` and ``geometry`` a million cells take 100 MB.
+
+    Returns:
+        See ``celldetr.cells.schema``; ``embedding`` holds (d,) float16 arrays, ``geometry`` WKB. After ``celldetr
+        cluster``, ``cluster`` too (``celldetr.cells.clusters``).
+
+    Raises:
+        InputError: no such table, an unfinished run, or an unknown column (near ones are named).
+    """
+    with table_errors(Path(path)):
+        return table_to_frame(_read(path, columns))
+
+
+def read_embeddings(path: Path | str) -> NDArray[np.float16]:
+    """The embeddings of a slide's cells -> (N, d) float16, in the order of ``cell_id``.
+
+    Raises:
+        InputError: see ``read_cells``.
+    """
+    with table_errors(Path(path)):
+        return embedding_matrix(_read(path, ["embedding"])["embedding"])

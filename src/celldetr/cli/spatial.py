@@ -1,0 +1,360 @@
+"""Commands about spatial transcriptomics: ``celldetr spatial ...``; as in ``cli``: parse, call, report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from celldetr.cli.options import Device, ModelName, Overwrite, Quiet, Resume, resumable
+from celldetr.cli.progress import progress_bar, stage_listener
+from celldetr.errors import InputError
+
+if TYPE_CHECKING:
+    from celldetr.spatial.align import AlignOptions
+    from celldetr.spatial.options import SpatialOptions
+    from celldetr.spatial.record import Record
+
+spatial_app = typer.Typer(
+    name="spatial",
+    help="Make a training set from a spatial transcriptomics run and its H&E image.",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+)
+
+Set = Annotated[Path, typer.Argument(metavar="SET", help="Folder of the set, as the steps before have left it.")]
+Out = Annotated[Path, typer.Option("--out", "-o", metavar="SET", help="Folder of the set; made if needed.")]
+Bundle = Annotated[
+    Path,
+    typer.Argument(metavar="BUNDLE", help="Output folder of a Xenium run; or an .h5ad: HEST-1k sample, or AnnData."),
+]
+Kind = Annotated[str, typer.Option(help="What BUNDLE is: auto, xenium, hest or anndata.")]
+Name = Annotated[str, typer.Option(help="Of the section.", show_default="the run's own")]
+Reference = Annotated[
+    Path | None, typer.Option("--reference", metavar="H5AD", help="Single-cell data with whole counts and types.")
+]
+Column = Annotated[str, typer.Option("--types", metavar="COLUMN", help="Column of the reference's obs: the types.")]
+Method = Annotated[
+    str, typer.Option(help="tacco; celltypist; or labels: types that exist already, in --labels FILE or COLUMN.")
+]
+Labels = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Types that exist already: cell_id,type[,probability].")
+]
+Hierarchy = Annotated[
+    str | None, typer.Option(metavar="NAME|FILE", help="Fine types to coarse ones: a YAML file, or one of ours.")
+]
+Level = Annotated[str | None, typer.Option(help="Of the hierarchy.", show_default="the coarsest")]
+Image = Annotated[Path, typer.Option("--he", metavar="IMAGE", help="The H&E image: OME-TIFF, or what OpenSlide reads.")]
+Mpp = Annotated[float | None, typer.Option(help="Micrometres per pixel of the image, instead of what it says.")]
+Polygons = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Nuclei drawn by others: QuPath's GeoJSON, CellViT's JSON.")
+]
+Cells = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Nuclei in the cells.parquet of a `celldetr predict` run.")
+]
+Alignment = Annotated[
+    Path | None,
+    typer.Option(metavar="CSV", help="Xenium Explorer's matrix or keypoints.", show_default="the run's own"),
+]
+Direction = Annotated[
+    str, typer.Option(help="What the matrix maps: image_to_xenium, xenium_to_image, image_to_um or um_to_image.")
+]
+Inverse = Annotated[bool, typer.Option("--inverse", help="The matrix maps the other way.")]
+Refine = Annotated[bool, typer.Option("--refine/--no-refine", help="Refine the alignment by the nuclei.")]
+Spots = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Spots with shares of types; with --set write.composition=spots.")
+]
+Donor = Annotated[str, typer.Option(help="Who the section is of.")]
+Licence = Annotated[str, typer.Option(help="Of the data; models trained on the set name it.")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="STEP.KEY=VALUE", help="See `celldetr spatial options`; may be given several times."),
+]
+SettingsFile = Annotated[Path | None, typer.Option("--options", metavar="YAML", help="Such settings from a file.")]
+
+
+@spatial_app.callback()
+def group() -> None:
+    """Make a training set from a spatial transcriptomics run and its H&E image.
+
+    `label` does all of it. The other commands do one step each, in this order: read, qc, type, nuclei, align, write,
+    report. They redo their step; `label --resume` keeps what is finished and unchanged.
+    """
+
+
+@spatial_app.command()
+@resumable()
+def label(
+    bundle: Bundle,
+    he: Image,
+    out: Out,
+    reference: Reference = None,
+    types: Column = "",
+    kind: Kind = "auto",
+    name: Name = "",
+    method: Method = "tacco",
+    labels: Labels = None,
+    hierarchy: Hierarchy = None,
+    level: Level = None,
+    model: ModelName = None,
+    polygons: Polygons = None,
+    cells: Cells = None,
+    mpp: Mpp = None,
+    alignment: Alignment = None,
+    direction: Direction = "image_to_xenium",
+    inverse: Inverse = False,
+    refine: Refine = True,
+    spots: Spots = None,
+    donor: Donor = "",
+    licence: Licence = "unknown",
+    settings: Settings = None,
+    options: SettingsFile = None,
+    device: Device = "auto",
+    overwrite: Overwrite = False,
+    resume: Resume = False,
+    quiet: Quiet = False,
+) -> None:
+    """From a run and its H&E image to a training set: SET gets set.json, patches-*.arrow, report.html and steps/.
+
+    Look at report.html before training: every step shows its evidence there. Then
+    `celldetr train xenium --data SET -o RUN`. With --resume, steps that are finished and unchanged are kept, also
+    where later ones are given other settings.
+    """
+    chosen = _chosen(settings, options)
+    with _begun(out, overwrite=overwrite, resume=resume) as record, progress_bar(quiet) as bar:
+        from celldetr.spatial import label as steps
+        from celldetr.spatial.type_step import type_step
+
+        keep = not overwrite
+        read_as = {"kind": kind, "name": name, "options": chosen.read}
+        typed_as = {"method": method, "labels": labels, "hierarchy": hierarchy, "level": level, "options": chosen.type}
+        found_as = {"model": model, "polygons": polygons, "cells": cells, "mpp": mpp, "device": device}
+        laid_as: dict[str, Any] = {"direction": direction, "inverse": inverse}
+        laid_as |= {"options": _refined(chosen, refine), "pairing": chosen.pair}
+        written_as = {"spots": spots, "donor": donor, "licence": licence}
+        tasks: dict[str, tuple[Callable[..., bool], tuple[Any, ...], dict[str, Any]]] = {
+            "read": (steps.read_step, (bundle,), read_as),
+            "qc": (steps.qc_step, (chosen.qc,), {}),
+            "type": (type_step, (reference, types), typed_as),
+            "nuclei": (steps.nuclei_step, (he,), found_as),
+            "align": (steps.align_step, (alignment,), laid_as),
+            "write": (steps.write_step, (chosen.write,), written_as),
+        }
+        for task, (do, inputs, given) in tasks.items():
+            ran = do(record, *inputs, **given, keep=keep, progress=stage_listener(bar, task))
+            _tell(record, task, kept=not ran)
+        _report(record)
+
+
+@spatial_app.command()
+@resumable()
+def read(
+    bundle: Bundle,
+    out: Out,
+    kind: Kind = "auto",
+    name: Name = "",
+    settings: Settings = None,
+    options: SettingsFile = None,
+    overwrite: Overwrite = False,
+    resume: Resume = False,
+    quiet: Quiet = False,
+) -> None:
+    """Step 1: read a section. steps/section.h5ad opens in scanpy."""
+    chosen = _chosen(settings, options)
+    with _begun(out, overwrite=overwrite, resume=resume) as record, progress_bar(quiet) as bar:
+        from celldetr.spatial.label import read_step
+
+        ran = read_step(
+            record, bundle, kind=kind, name=name, options=chosen.read, keep=resume, progress=stage_listener(bar, "read")
+        )
+        _tell(record, "read", kept=not ran)
+
+
+@spatial_app.command()
+@resumable("run it again")
+def qc(folder: Set, settings: Settings = None, options: SettingsFile = None) -> None:
+    """Step 2: which cells go on, by counts, genes and area; all are in steps/quality.parquet, with the reasons."""
+    chosen = _chosen(settings, options)
+    with _going_on(folder) as record:
+        from celldetr.spatial.label import qc_step
+
+        qc_step(record, chosen.qc, keep=False)
+        _tell(record, "qc")
+
+
+@spatial_app.command("type")
+@resumable("run it again")
+def type_(
+    folder: Set,
+    reference: Reference = None,
+    types: Column = "",
+    method: Method = "tacco",
+    labels: Labels = None,
+    hierarchy: Hierarchy = None,
+    level: Level = None,
+    settings: Settings = None,
+    options: SettingsFile = None,
+    quiet: Quiet = False,
+) -> None:
+    """Step 3: types of cells, from a single-cell reference or from elsewhere; steps/types.parquet."""
+    chosen = _chosen(settings, options)
+    with _going_on(folder) as record, progress_bar(quiet) as bar:
+        from celldetr.spatial.type_step import type_step
+
+        type_step(
+            record,
+            reference,
+            types,
+            method=method,
+            labels=labels,
+            hierarchy=hierarchy,
+            level=level,
+            options=chosen.type,
+            keep=False,
+            progress=stage_listener(bar, "types"),
+        )
+        _tell(record, "type")
+
+
+@spatial_app.command()
+@resumable("run it again")
+def nuclei(
+    folder: Set,
+    he: Image,
+    model: ModelName = None,
+    polygons: Polygons = None,
+    cells: Cells = None,
+    mpp: Mpp = None,
+    device: Device = "auto",
+    quiet: Quiet = False,
+) -> None:
+    """Step 4: the nuclei of the H&E image, by a model, or from a file; steps/nuclei.parquet."""
+    with _going_on(folder) as record, progress_bar(quiet) as bar:
+        from celldetr.spatial.label import nuclei_step
+
+        told = stage_listener(bar, "nuclei")
+        nuclei_step(
+            record,
+            he,
+            model=model,
+            polygons=polygons,
+            cells=cells,
+            mpp=mpp,
+            device=device,
+            keep=False,
+            progress=told,
+        )
+        _tell(record, "nuclei")
+
+
+@spatial_app.command()
+@resumable("run it again")
+def align(
+    folder: Set,
+    alignment: Alignment = None,
+    direction: Direction = "image_to_xenium",
+    inverse: Inverse = False,
+    refine: Refine = True,
+    settings: Settings = None,
+    options: SettingsFile = None,
+    quiet: Quiet = False,
+) -> None:
+    """Step 5: bring the cells onto the image, and pair them with nuclei; steps/alignment.json and pairs.parquet."""
+    chosen = _chosen(settings, options)
+    with _going_on(folder) as record, progress_bar(quiet) as bar:
+        from celldetr.spatial.label import align_step
+
+        told = stage_listener(bar, "alignment and pairs")
+        align_step(
+            record,
+            alignment,
+            direction=direction,
+            inverse=inverse,
+            options=_refined(chosen, refine),
+            pairing=chosen.pair,
+            keep=False,
+            progress=told,
+        )
+        _tell(record, "align")
+
+
+@spatial_app.command()
+@resumable("run it again")
+def write(
+    folder: Set,
+    spots: Spots = None,
+    donor: Donor = "",
+    licence: Licence = "unknown",
+    settings: Settings = None,
+    options: SettingsFile = None,
+    quiet: Quiet = False,
+) -> None:
+    """Step 6: the training set; set.json and patches-*.arrow."""
+    chosen = _chosen(settings, options)
+    with _going_on(folder) as record, progress_bar(quiet) as bar:
+        from celldetr.spatial.label import write_step
+
+        told = stage_listener(bar, "patches")
+        write_step(record, chosen.write, spots=spots, donor=donor, licence=licence, keep=False, progress=told)
+        _tell(record, "write")
+
+
+@spatial_app.command()
+def report(folder: Set) -> None:
+    """Make report.html again, from the steps that were run."""
+    with _going_on(folder) as record:
+        _report(record)
+
+
+@spatial_app.command("options")
+def options_(settings: Settings = None, options: SettingsFile = None) -> None:
+    """Print all settings of all steps as YAML, for --options FILE; those given here are put in."""
+    import yaml
+
+    typer.echo(yaml.safe_dump(_chosen(settings, options).model_dump(mode="json"), sort_keys=False), nl=False)
+
+
+def _chosen(settings: list[str] | None, file: Path | None) -> SpatialOptions:
+    from celldetr.spatial.options import spatial_options
+
+    return spatial_options(settings or (), file)
+
+
+def _refined(chosen: SpatialOptions, refine: bool) -> AlignOptions:
+    return chosen.align if refine else chosen.align.model_copy(update={"refine": False})
+
+
+def _begun(folder: Path, *, overwrite: bool, resume: bool) -> Any:
+    """The record of a set to begin with."""
+    from celldetr.spatial.label import begin
+
+    return begin(folder, overwrite=overwrite, resume=resume)
+
+
+def _going_on(folder: Path) -> Any:
+    """The record of a set that was begun."""
+    from celldetr.spatial.record import RECORD_FILE
+
+    if not (folder / RECORD_FILE).is_file():
+        raise InputError(f"{folder}: holds no {RECORD_FILE}; begin with celldetr spatial read BUNDLE -o {folder}")
+    from celldetr.spatial.label import working_on
+
+    return working_on(folder)
+
+
+def _tell(record: Record, name: str, *, kept: bool = False) -> None:
+    """One line about a step that is finished."""
+    from celldetr.spatial.format import sentence
+
+    typer.echo(f"{name}: {sentence(name, record.steps[name].facts)}{' (kept)' if kept else ''}")
+
+
+def _report(record: Record) -> None:
+    from celldetr.spatial.report import warnings, write_report
+
+    path = write_report(record)
+    for text in warnings(record):
+        typer.echo(f"note: {text}", err=True)
+    typer.echo(f"look at it: {path}")

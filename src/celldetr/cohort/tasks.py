@@ -1,0 +1,244 @@
+"""What a worker does, three kinds of task: outline a slide, find the cells of a region, finish the slide.
+
+A worker holds nothing that is missed when it dies. *Outline* writes nothing, and depends on the slide only. *Find*
+writes whole files whose content depends on the run only, so a region done twice is a region done. *Finish* builds the
+slide's results in a folder of its own and says where; whoever handed the task out moves the files of one such folder
+into place. A worker that was taken for dead and wakes up later therefore changes nothing: it writes files that are
+there, or finds its folder gone.
+
+What a user can mend comes back as a ``Refusal`` rather than raised, because what is raised is tried again elsewhere.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import threading
+import time
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass, field
+from functools import lru_cache, wraps
+from itertools import chain, groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from uuid import uuid4
+
+from celldetr.cells.store import ATTEMPT, PARTS
+from celldetr.cohort.regions import found_store
+from celldetr.cohort.request import ModelChoice, Request
+from celldetr.errors import InputError
+from celldetr.io.files import output_errors
+from celldetr.slide.base_reader import SlideReader
+from celldetr.slide.engine import RunSummary, summarise
+from celldetr.slide.find import Slide
+from celldetr.slide.pipeline import Job, Seconds, find_bands
+from celldetr.slide.plan import Plan, make_plan
+from celldetr.slide.provenance import changed, identity
+from celldetr.slide.reader import open_slide
+from celldetr.slide.run import Session
+
+if TYPE_CHECKING:
+    from celldetr.api import Model
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_turn = threading.Lock()  # one task of ours at a time in a process: each uses all the cores that the process may
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why a task cannot be done, there or elsewhere: the text of an ``InputError``."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Outline:
+    """What is known of a slide before a tile is read.
+
+    Attributes:
+        identity: of the run.
+        plan: what is to be read.
+        types: names of the model's K types.
+        embedding_dim: d.
+        seconds: spent.
+    """
+
+    identity: dict[str, Any]
+    plan: Plan
+    types: tuple[str, ...]
+    embedding_dim: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Report:
+    """A region that is found.
+
+    Attributes:
+        bands: of it, all of them on disk.
+        cells: that were found, beyond what their tiles own too.
+        seconds: spent.
+    """
+
+    bands: tuple[int, ...]
+    cells: int
+    seconds: Seconds
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A slide's results, not yet where they belong.
+
+    Attributes:
+        attempt: folder that holds them.
+    """
+
+    attempt: Path
+
+
+@dataclass(frozen=True)
+class History:
+    """What was spent on a slide before it is finished.
+
+    Attributes:
+        earlier: ``run.json`` of earlier sessions, as far as it matters: ``seconds``, ``sessions``, ``started``.
+        seconds: of the regions, added up over workers.
+        elapsed: seconds since this session began with the slide.
+    """
+
+    earlier: dict[str, Any] = field(default_factory=dict)
+    seconds: Seconds = field(default_factory=Seconds)
+    elapsed: float = 0.0
+
+
+def _task(work: Callable[P, T]) -> Callable[P, T | Refusal]:
+    """One at a time; an ``InputError`` becomes a ``Refusal``, and the refusal of what is needed is passed on."""
+
+    @wraps(work)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> T | Refusal:
+        for needed in args:
+            if isinstance(needed, Refusal):
+                return needed
+        with _turn:
+            try:
+                return work(*args, **kwargs)
+            except InputError as error:
+                return Refusal(str(error))
+
+    return wrapped
+
+
+@lru_cache(maxsize=1)
+def _model(choice: ModelChoice) -> Model:
+    return choice.load()
+
+
+@_task
+def outline(request: Request, slide: Slide) -> Outline:
+    """Look at a slide: what it is and what is to be read of it."""
+    model, options = _model(request.model), request.options_of(slide)
+    with open_slide(slide.path, options.mpp) as reader:
+        start = time.perf_counter()
+        plan = make_plan(reader, model, options)
+        run = identity(reader, model, options)
+    return Outline(run, plan, tuple(model.types), model.embedding_dim, time.perf_counter() - start)
+
+
+@_task
+def revisit(request: Request, slide: Slide) -> RunSummary:
+    """A slide that is finished: what was found, after making the pictures and exports that are missing."""
+    from celldetr import api
+
+    return api.predict_slide(
+        slide.path,
+        request.out,
+        model=_model(request.model),
+        options=request.options_of(slide),
+        formats=request.formats,
+        resume=True,
+    )
+
+
+@_task
+def find(request: Request, slide: Slide, outline: Outline, bands: tuple[int, ...]) -> Report:
+    """Find the cells of a region, all that the model sees in its tiles; bands that are there are passed over."""
+    store = found_store(request.out / slide.name, outline.identity)
+    todo = [band for band in bands if not store.has(band)]
+    seconds, cells = Seconds(), 0
+    if todo:
+        _working_folder(request, slide)
+        with open_slide(slide.path, request.options_of(slide).mpp) as reader:
+            job = _job(request, slide, outline, reader)
+            with closing(find_bands(job, todo, seconds)) as batches:
+                for band, items in groupby(chain.from_iterable(batches), key=lambda item: item.tile.row):
+                    found = list(items)
+                    store.write(band, found)
+                    cells += sum(len(item.cells) for item in found if item.cells is not None)
+    return Report(bands, cells, seconds)
+
+
+@_task
+def finish(request: Request, slide: Slide, outline: Outline, history: History) -> Finished:
+    """Settle whose the found cells are, join them, draw and export, in a folder of this attempt.
+
+    A band whose file is missing or damaged is found again here.
+    """
+    from celldetr.report.outputs import write_outputs  # not needed where tasks are handed out
+
+    directory = request.out / slide.name
+    attempt = _working_folder(request, slide) / f"{ATTEMPT}{uuid4().hex}"
+    target = attempt / slide.name
+    try:
+        with output_errors(attempt), open_slide(slide.path, request.options_of(slide).mpp) as reader:
+            job = _job(request, slide, outline, reader)
+            attempt.mkdir()
+            _share_parts(directory / PARTS, target / PARTS)
+            start = time.perf_counter() - history.elapsed
+            found = found_store(directory, outline.identity)
+            session = Session(job, target, outline.identity, history.earlier, start, history.seconds, found)
+            summarise(target, session.complete())
+            write_outputs(target, reader, request.formats)
+    except BaseException:
+        shutil.rmtree(attempt, ignore_errors=True)
+        raise
+    return Finished(target)
+
+
+def _job(request: Request, slide: Slide, outline: Outline, reader: SlideReader) -> Job:
+    """The work on a slide here, where it must be the same as where it was outlined.
+
+    Raises:
+        InputError: this worker has another version, model, precision, or another file under the slide's name.
+    """
+    model, options = _model(request.model), request.options_of(slide)
+    wrong = changed(outline.identity, identity(reader, model, options))
+    if wrong:
+        raise InputError(
+            f"{slide.path}: worker {platform.node()} would find other cells, it has {'; '.join(wrong)}; "
+            "all workers need the same version, model, precision and files"
+        )
+    return Job(reader, model, options, outline.plan)
+
+
+def _working_folder(request: Request, slide: Slide) -> Path:
+    folder = request.out / slide.name / PARTS
+    if not folder.is_dir():
+        raise InputError(
+            f"{folder}: not seen from {platform.node()}; the output folder must be on a file system that all workers "
+            "share, under one name"
+        )
+    return folder
+
+
+def _share_parts(source: Path, target: Path) -> None:
+    """Give an attempt the bands that an interrupted run had settled: the files never change, so links will do."""
+    target.mkdir(parents=True)
+    for part in source.glob("part-*.parquet"):
+        try:
+            os.link(part, target / part.name)
+        except OSError:  # this file system has no links
+            shutil.copyfile(part, target / part.name)

@@ -1,0 +1,33 @@
+"""Every setting, once: frozen pydantic models that the command line, recipes (YAML), checkpoints and Python share.
+
+Unknown keys are refused and the near ones named.
+"""
+
+from __future__ import annotations
+
+from celldetr.config.base import Config, Count, Mpp, Positive, Probability, Share, TypeName, override, parse
+from celldetr.config.data import AugmentConfig, DataSource
+from celldetr.config.model import ModelConfig
+from celldetr.config.recipe import Recipe
+from celldetr.config.training import DETECTION, ContrastiveConfig, Part, Precision, TrainConfig
+
+__all__ = [
+    "DETECTION",
+    "AugmentConfig",
+    "Config",
+    "ContrastiveConfig",
+    "Count",
+    "DataSource",
+    "ModelConfig",
+    "Mpp",
+    "Part",
+    "Positive",
+    "Precision",
+    "Probability",
+    "Recipe",
+    "Share",
+    "TrainConfig",
+    "TypeName",
+    "override",
+    "parse",
+]

@@ -1,0 +1,98 @@
+"""What every config has in common: an immutable pydantic model that refuses keys it does not know.
+
+``Field(description=...)`` is the only place where a setting is described, and its bounds and default the only place
+where these stand: options of the command line, its help and docs/cli.md are made from them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from typing import Annotated, Any, TypeVar
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+from celldetr.errors import InputError, near
+from celldetr.io.safe_io import parse_yaml, shown
+
+
+def _printable(name: str) -> str:
+    if not name.isprintable() or not 0 < len(name) <= 100:
+        raise ValueError(f"{shown(name)}: expected a name of 1 to 100 printable characters")
+    return name
+
+
+Probability = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+Share = Annotated[float, Field(gt=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
+Mpp = Annotated[float, Field(ge=0.05, le=10)]  # micrometres per pixel that a microscope can have
+# Types become columns, map keys and legends: one line of printable text.
+TypeName = Annotated[str, AfterValidator(_printable)]
+
+
+class Config(BaseModel):
+    """Base of all settings: immutable, and closed to keys it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+T = TypeVar("T", bound=Config)
+
+
+def _explain(error: ValidationError, root: type[BaseModel], origin: str) -> str:
+    """One line for the first thing wrong in ``error``, with the near names of an unknown key."""
+    first = error.errors()[0]
+    path = [str(part) for part in first["loc"]]
+    if first["type"] == "extra_forbidden":
+        model: type[BaseModel] = root
+        for part in path[:-1]:
+            annotation = model.model_fields[part].annotation if part in model.model_fields else None
+            inner = [annotation, *getattr(annotation, "__args__", ())]
+            model = next((m for m in inner if isinstance(m, type) and issubclass(m, BaseModel)), model)
+        return f"{origin}: unknown key {'.'.join(path)!r}; {near(path[-1], model.model_fields)}"
+    value = first.get("input")
+    got = "" if isinstance(value, dict) else f", got {shown(value)}"
+    message = first["msg"].removeprefix("Value error, ")
+    return f"{origin}: {'.'.join(path) or 'settings'}: {message}{got}"
+
+
+def parse(cls: type[T], values: Mapping[str, Any], origin: str) -> T:
+    """Build a config from plain values.
+
+    Args:
+        cls: the config class.
+        values: what was read, nested dictionaries and lists.
+        origin: where it came from, for the message.
+
+    Raises:
+        InputError: an unknown key (near ones are named), a missing one, or a value out of range.
+    """
+    try:
+        return cls.model_validate(values)
+    except ValidationError as error:
+        raise InputError(_explain(error, cls, origin)) from None
+
+
+def override(values: Mapping[str, Any], assignments: Sequence[str]) -> dict[str, Any]:
+    """Apply ``dotted.key=value`` assignments (values are YAML) to nested settings; returns a changed copy.
+
+    Raises:
+        InputError: an assignment without ``=``, or one that goes through a value that is not a mapping.
+    """
+    out = deepcopy(dict(values))
+    for assignment in assignments:
+        key, equals, text = assignment.partition("=")
+        if not equals or not key:
+            raise InputError(f"{assignment!r}: expected key=value, e.g. training.steps=2000")
+        node = out
+        *parents, last = key.split(".")
+        for parent in parents:
+            node = node.setdefault(parent, {})
+            if not isinstance(node, dict):
+                raise InputError(f"{assignment!r}: {parent!r} is not a group of settings")
+        try:
+            node[last] = parse_yaml(text)
+        except ValueError:
+            raise InputError(f"{assignment!r}: {text!r} is not a YAML value") from None
+    return out

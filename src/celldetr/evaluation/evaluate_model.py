@@ -1,0 +1,195 @@
+"""Evaluate a model on a labelled data set: the commands ``celldetr evaluate`` and ``celldetr threshold``.
+
+Images go through the same path as a user's (``Model.predict``: resampling, tiles, ownership), at the threshold that the
+model was loaded with: the one chosen on its validation data, unless the user gave another. ``evaluate_model`` never
+chooses a threshold; ``choose_threshold`` does nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from celldetr.api import Model
+from celldetr.data.autocard import PATCHES, find_card
+from celldetr.data.card import DatasetCard
+from celldetr.data.lazy_dataset import Converted
+from celldetr.data.patch_set import PatchSet
+from celldetr.data.sample import Sample
+from celldetr.data.sources import load_samples, map_types, same_names
+from celldetr.errors import InputError
+from celldetr.evaluation.cells import ImageCells, Predict, predict_samples
+from celldetr.evaluation.evaluate import score_under
+from celldetr.evaluation.metrics import DetectionCounts
+from celldetr.evaluation.protocols import PROTOCOLS, find_protocol
+from celldetr.evaluation.report import Report
+from celldetr.evaluation.threshold import THRESHOLD_PROTOCOLS, ThresholdChoice, best_threshold, count_at
+from celldetr.evaluation.type_map import TypeMap, type_map
+from celldetr.model.output import TileCells
+
+Progress = Callable[[int, int], None]
+LOWEST_SCORE = 0.05  # kept for the precision-recall curve; what counts is decided by the model's threshold
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A model's reports on a split: under the protocol asked for, and under all others."""
+
+    report: Report
+    others: tuple[Report, ...]
+    context: dict[str, Any]
+
+
+def as_predict(model: Model, renamed: TypeMap | None = None) -> Predict:
+    """A model as the evaluation wants it: an image in, ``TileCells`` in that image's pixels out.
+
+    Args:
+        model: the model.
+        renamed: to the types of a data set; None: its own.
+    """
+
+    def predict(image: NDArray[np.uint8], mpp: float) -> TileCells:
+        frame = model.predict(image, mpp)
+        centre = frame[["x_px", "y_px"]].to_numpy(np.float32)
+        half = frame[["w_px", "h_px"]].to_numpy(np.float32) / 2
+        probabilities = frame[[f"p_{name}" for name in model.types]].to_numpy(np.float32)
+        return TileCells(
+            boxes=np.concatenate([centre - half, centre + half], axis=1),
+            scores=frame["score"].to_numpy(np.float32),
+            probabilities=probabilities if renamed is None else renamed.merge(probabilities),
+            embeddings=np.stack(list(frame["embedding"]))
+            if len(frame)
+            else np.zeros((0, model.embedding_dim), np.float16),
+        )
+
+    return predict
+
+
+def labelled_images(
+    card: DatasetCard, split: str, types: tuple[str, ...], mapping: dict[str, str] | None
+) -> Sequence[Sample]:
+    """Samples of a split, with a model's types; those of a patch set are decoded one by one.
+
+    Args:
+        card, split: of the data set.
+        types: of the model.
+        mapping: type of the data set -> type of the model, ``""`` for unknown; what it does not name keeps its name.
+
+    Raises:
+        InputError: the data are wrong, or no type of the data set is a type of the model.
+    """
+    if not mapping and not set(card.type_names) & set(types):
+        raise InputError(
+            f"dataset {card.name!r} has types {list(card.type_names)}, the model {list(types)}: none in common; "
+            "say which is which with --map theirs=ours, or --map theirs= for a cell of unknown type"
+        )
+    names = same_names(card.type_names, types) | (mapping or {})
+    if card.format == PATCHES:
+        return Converted(PatchSet(card.directory(), split), lambda sample: map_types([sample], types, names)[0])
+    return map_types(load_samples(card, split), types, names)
+
+
+def evaluate_model(
+    model: Model,
+    dataset: str,
+    split: str = "test",
+    *,
+    protocol: str = "standard",
+    mapping: dict[str, str] | None = None,
+    renamed: dict[str, str] | None = None,
+    mpp: float | None = None,
+    progress: Progress | None = None,
+) -> Verdict:
+    """Score a model on a split of a data set.
+
+    Args:
+        model: its threshold is the one used.
+        dataset: name or path of a card, or a folder or file of labels.
+        split: of the card.
+        protocol: of the main report; the others are computed beside it.
+        mapping: type of the data set -> type of the model, ``""`` for unknown; what it does not name keeps its name.
+        renamed: the other way round: type of the model -> type of the data set, by which it is judged then, ``""`` to
+            leave it out: see ``evaluation.type_map``. With it ``mapping`` has nothing to say.
+        mpp: micrometres per pixel of the images, instead of what they or their card say.
+        progress: told how many images are done, of how many.
+
+    Raises:
+        InputError: unknown protocol, wrong data, no type in common; both maps.
+    """
+    rules = find_protocol(protocol)
+    card = find_card(dataset, mpp)
+    if renamed is not None and mapping is not None:
+        raise InputError("--types says which type of the data set each of the model's is; leave out --map")
+    types = None if renamed is None else type_map(renamed, model.types, card.type_names)
+    names = model.types if types is None else types.names
+    samples = labelled_images(card, split, names, mapping)
+    threshold = model.threshold
+    images = _all_cells(model, as_predict(model, types), samples, names, progress)
+    every = [rules, *(other for other in PROTOCOLS.values() if other != rules)]
+    report, *others = score_under(every, images, names, threshold=threshold)
+    context: dict[str, Any] = {
+        "dataset": card.name,
+        "split": split,
+        "model": model.describe(),
+        "trained_on": [
+            {key: str(source.get(key, "")) for key in ("name", "split")} for source in model.info.training_data
+        ],
+        "types": mapping,
+    }
+    if types is not None:
+        context["model_types"] = dict(zip(model.types, types.targets, strict=True))
+        context["types_without_counterpart"] = list(types.without)
+    else:
+        known = set(names) | set(mapping or {})
+        context["types_without_counterpart"] = [name for name in card.type_names if name not in known]
+    return Verdict(report, tuple(others), context)
+
+
+def choose_threshold(
+    model: Model,
+    dataset: str,
+    split: str = "val",
+    *,
+    protocols: Sequence[str] = THRESHOLD_PROTOCOLS,
+    mpp: float | None = None,
+    progress: Progress | None = None,
+) -> tuple[ThresholdChoice, DetectionCounts]:
+    """The threshold that suits a model on a split of a data set, by detection alone.
+
+    Args:
+        model: its own threshold has no say.
+        dataset, mpp, progress: as of ``evaluate_model``.
+        split: of the card; every nucleus of its images is labelled.
+        protocols: rules of pairing; of several, the mean of F1 under each is what counts.
+
+    Returns:
+        the choice, and detection at the model's own threshold, both under the first protocol.
+
+    Raises:
+        InputError: unknown protocol, wrong data, or no cell in them.
+    """
+    rules = [find_protocol(name) for name in protocols]
+    card = find_card(dataset, mpp)
+    samples = labelled_images(card, split, model.types, dict.fromkeys(card.type_names, ""))
+    images = _all_cells(model, as_predict(model), samples, model.types, progress)
+    return best_threshold(images, rules), count_at(images, rules[0], model.threshold)
+
+
+def _all_cells(
+    model: Model, predict: Predict, samples: Sequence[Sample], types: Sequence[str], progress: Progress | None
+) -> list[ImageCells]:
+    """Cells of each image down to a score at which few are right."""
+    threshold, images = model.threshold, list[ImageCells]()
+    model.threshold = min(LOWEST_SCORE, threshold)
+    try:
+        for cells in predict_samples(predict, samples, tuple(types)):
+            images.append(cells)
+            if progress:
+                progress(len(images), len(samples))
+    finally:
+        model.threshold = threshold
+    return images

@@ -1,0 +1,42 @@
+"""Matplotlib figures as files. Figures are made without pyplot, so that nothing is shown, kept or shared."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from celldetr.errors import InputError
+from celldetr.io.files import replacing
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+FORMATS = (".pdf", ".png", ".svg")
+
+
+def check_ending(path: Path) -> None:
+    """Refuse a file for a figure that has none of the known endings, before there is anything to draw.
+
+    Raises:
+        InputError: it has another.
+    """
+    if path.suffix.lower() not in FORMATS:
+        raise InputError(f"{path}: a figure is written as one of {', '.join(FORMATS)}; give such an ending")
+
+
+def save_figure(figure: Figure, path: str | os.PathLike[str], dpi: int = 150) -> None:
+    """Write a figure, whole or not at all.
+
+    Args:
+        figure: any.
+        path: ends in .png, .svg or .pdf.
+        dpi: pixels an inch, of a PNG.
+
+    Raises:
+        InputError: another ending, or the file cannot be written.
+    """
+    path = Path(path)
+    check_ending(path)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format=path.suffix[1:].lower(), dpi=dpi)

@@ -1,0 +1,53 @@
+"""Small pictures of single cells, each with its box, all of the same physical size so that they can be compared."""
+
+from __future__ import annotations
+
+import base64
+import io
+from html import escape
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from celldetr.slide.damage import read_around
+
+if TYPE_CHECKING:
+    from celldetr.slide.base_reader import SlideReader
+
+FIELD_UM = 32.0  # side of what a crop shows: a nucleus and its neighbourhood
+PIXELS = 112  # side of the picture inside the page
+QUALITY = 88  # of JPEG
+
+
+def jpeg_uri(image: Image.Image, quality: int = QUALITY) -> str:
+    """An RGB picture as a ``data:`` address that can stand in a page."""
+    stream = io.BytesIO()
+    image.save(stream, format="JPEG", quality=quality, optimize=True)
+    return "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode("ascii")
+
+
+def crop_figure(
+    reader: SlideReader, cell: NDArray[np.float64], mpp: tuple[float, float], colour: str, name: str
+) -> str:
+    """One cell as SVG: the tissue around it and its box.
+
+    Args:
+        reader: the slide.
+        cell: (6,) x, y, w, h in level-0 px, score, type score.
+        mpp: micrometres per level-0 pixel along x and y.
+        colour: of the box, CSS.
+        name: of the type.
+    """
+    x, y, w, h, score, type_score = (float(value) for value in cell)
+    across, down = FIELD_UM / mpp[0], FIELD_UM / mpp[1]
+    pixels, _ = read_around(reader, x - across / 2, y - down / 2, across, down, PIXELS, PIXELS)
+    width, height = w * PIXELS / across, h * PIXELS / down
+    left, top = (PIXELS - width) / 2, (PIXELS - height) / 2
+    title = f"{name} {type_score:.2f}, score {score:.2f}, at {x:.0f}, {y:.0f} px"
+    return (
+        f'<svg class="crop" viewBox="0 0 {PIXELS} {PIXELS}" role="img"><title>{escape(title)}</title>'
+        f'<image width="{PIXELS}" height="{PIXELS}" href="{jpeg_uri(Image.fromarray(pixels))}"/>'
+        f'<rect x="{left:.1f}" y="{top:.1f}" width="{width:.1f}" height="{height:.1f}" stroke="{colour}"/></svg>'
+    )

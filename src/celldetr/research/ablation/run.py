@@ -1,0 +1,164 @@
+"""Runs the trials of a study, seed by seed, so that a study that is cut short has its variants compared on some seeds.
+
+Trials are independent: several run side by side as processes of their own, each with its share of the processors. What
+is finished is kept, an interrupted training goes on, and a study is the same whatever the number of processes.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from celldetr.errors import InputError, near
+from celldetr.io.files import output_errors
+from celldetr.research.ablation.study import Study
+
+if TYPE_CHECKING:
+    from celldetr.training.loop import Listener
+
+Told = Callable[[str], object]
+
+
+@dataclass(frozen=True)
+class Task:
+    """What one process does: a trial of a ``whole`` study, or all trials of a seed of a ``decoder`` study."""
+
+    study: Study
+    seed: int
+    variants: tuple[str, ...]
+    out: Path
+    device: str
+    finished: Path | None = None  # results from elsewhere, see ``find_result``
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        what = self.variants[0] if self.study.kind == "whole" else f"{len(self.variants)} variants"
+        return f"{self.study.name}: {what}, seed {self.seed}"
+
+    def missing(self) -> list[str]:
+        """The variants that have no result yet."""
+        from celldetr.research.ablation.trial import find_result
+
+        return [name for name in self.variants if not find_result(self.study, name, self.seed, self.out, self.finished)]
+
+
+def tasks_of(
+    study: Study,
+    out: Path,
+    variants: Sequence[str] = (),
+    device: str = "auto",
+    seeds: Sequence[int] = (),
+    finished: Path | None = None,
+) -> list[Task]:
+    """What is to be done, in order; what is finished is found out by those who do it.
+
+    Args:
+        study: whose trials.
+        out: folder of studies.
+        variants, seeds: only these; none named: all.
+        device: where to run.
+        finished: another folder of studies, whose results count as done.
+
+    Raises:
+        InputError: a variant or a seed the study does not have, or no such folder.
+    """
+    for name in variants:
+        if name not in study.variants:
+            raise InputError(f"study {study.name!r} has no variant {name!r}; {near(name, study.variants)}")
+    for seed in seeds:
+        if seed not in study.seeds:
+            raise InputError(f"study {study.name!r} has no seed {seed}; it has {', '.join(map(str, study.seeds))}")
+    if finished is not None and not finished.is_dir():
+        raise InputError(f"{finished}: no such folder; --finished takes a folder that holds STUDY/VARIANT/seedN")
+    chosen = tuple(variants) or tuple(study.variants)
+    groups = [chosen] if study.kind == "decoder" else [(name,) for name in chosen]
+    return [Task(study, seed, group, out, device, finished) for seed in tuple(seeds) or study.seeds for group in groups]
+
+
+def do_task(task: Task, listener: Listener | None = None) -> str:
+    """Run what is not finished of a task in this process; returns its name."""
+    missing = task.missing()
+    if missing and task.study.kind == "whole":
+        from celldetr.research.ablation.trial import run_trial
+
+        run_trial(task.study, task.variants[0], task.seed, task.out, task.device, listener)
+    elif missing:
+        from celldetr.model.checkpoint import load_checkpoint
+        from celldetr.model.device import pick_device
+        from celldetr.research.ablation.decoder import remember, run_variant, train_detector
+
+        device = pick_device(task.device)
+        detector = load_checkpoint(
+            train_detector(task.study, task.seed, task.out, task.device, listener), device=device
+        )
+        memo = remember(task.study, task.seed, detector, device)
+        for name in missing:
+            run_variant(task.study, name, task.seed, task.out, detector, memo, task.device, listener)
+    return task.name
+
+
+def run_tasks(tasks: Sequence[Task], jobs: int, told: Told, listener: Listener | None = None) -> None:
+    """Run tasks; ``told`` hears of each that is finished.
+
+    Args:
+        tasks: of ``tasks_of``.
+        jobs: how many side by side; 1: in this process, where ``listener`` sees every step.
+        told: gets the name of a task.
+        listener: of ``train``.
+
+    Raises:
+        InputError: a recipe is wrong, or a model to start from is not there, said before the first hour of training; or
+            from a task; those that run beside it are finished first.
+    """
+    if jobs < 1:
+        raise InputError(f"jobs={jobs} must be 1 or more")
+    for task in tasks:
+        task.study.check(task.missing(), task.seed)
+    for task in tasks:
+        with output_errors(task.out):
+            task.out.mkdir(parents=True, exist_ok=True)
+    if jobs == 1:
+        for task in tasks:
+            told(do_task(task, listener))
+        return
+    with _shared_processors(jobs), ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+        try:
+            for name in _results(pool, tasks):
+                told(name)
+        except KeyboardInterrupt:
+            # The pool would wait for trials of an hour; they have saved their state and go on from there.
+            for process in list(pool._processes.values()):
+                process.terminate()
+            raise
+
+
+def _results(pool: ProcessPoolExecutor, tasks: Sequence[Task]) -> Iterator[str]:
+    waiting = {pool.submit(do_task, task) for task in tasks}
+    while waiting:
+        done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+        for future in done:
+            if future.exception() is not None:
+                for other in waiting:
+                    other.cancel()
+            yield future.result()
+
+
+@contextmanager
+def _shared_processors(jobs: int) -> Iterator[None]:
+    """Processes that start inside have their share of the processors each, unless the user has said otherwise."""
+    if "OMP_NUM_THREADS" in os.environ:
+        yield
+        return
+    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    os.environ["OMP_NUM_THREADS"] = str(max(1, available // jobs))
+    try:
+        yield
+    finally:
+        del os.environ["OMP_NUM_THREADS"]

@@ -1,0 +1,178 @@
+"""A study as data: one recipe, variants of it that differ in what they name, seeds, and a test split."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from celldetr.config import Config, Count, Recipe, parse
+from celldetr.errors import InputError, near
+from celldetr.io.safe_io import find_yaml, read_yaml
+from celldetr.recipes import load_recipe
+
+FOLDER = Path(__file__).parent / "studies"
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+SEED = "$seed"  # in a change: the seed of the trial
+
+
+class Variant(Config):
+    """One row of a study's table.
+
+    Attributes:
+        title: what it is, for people.
+        set: ``dotted.key=value`` changes to the study's recipe; ``$seed`` in a value becomes the trial's seed, for what
+            has one of its own (``init=runs/pretrained-$seed``, ``label_seed: $seed``).
+    """
+
+    title: str
+    set: tuple[str, ...] = ()
+
+
+class Benchmark(Config):
+    """What a study is scored on, once a trial; whatever is chosen, is chosen on the recipe's validation data.
+
+    Attributes:
+        card, split: of a data set.
+        types: of which the mean type F1 is taken; none named: all.
+        cut: images are cut into pieces of so many pixels, at the model's mpp; for ``coordinates: image``.
+    """
+
+    card: str
+    split: str
+    types: tuple[str, ...] = ()
+    cut: Count | None = None
+
+
+class Study(Config):
+    """A study.
+
+    Attributes:
+        name: of the file, and of the folder of results.
+        title: heading of its report.
+        kind: ``whole``: a trial trains a network; ``decoder``: a trial trains a representation decoder on the memory of
+            a detector, one a seed, that all variants share.
+        recipe: name or file.
+        set: changes to it that hold for all variants.
+        detector: of ``decoder`` studies: further changes for the training of the shared detector.
+        crops: of ``decoder`` studies: how many training crops are remembered.
+        seeds: of all chance.
+        baseline: the variant that others are compared with.
+        variants: by short name.
+        test: what its trials are scored on.
+    """
+
+    name: str
+    title: str
+    kind: Literal["whole", "decoder"] = "whole"
+    recipe: str
+    set: tuple[str, ...] = ()
+    detector: tuple[str, ...] = ()
+    crops: Count = 800
+    seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1)
+    baseline: str
+    variants: dict[str, Variant] = Field(min_length=1)
+    test: Benchmark
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.baseline not in self.variants:
+            raise ValueError(f"baseline={self.baseline!r} is no variant; {near(self.baseline, self.variants)}")
+        wrong = [name for name in self.variants if not NAME.fullmatch(name)]
+        if wrong:
+            raise ValueError(f"variant {wrong[0]!r}: names become folders; use letters, digits, -, _ and dots inside")
+        if "detector" in self.variants:
+            raise ValueError("variant 'detector': that name is the shared detector's; choose another")
+        return self
+
+    def recipe_of(self, variant: str, seed: int) -> Recipe:
+        """The recipe of a trial.
+
+        Raises:
+            InputError: a variant's setting does not exist or does not fit.
+        """
+        return self._recipe([*self.set, *self.variants[variant].set], seed, variant)
+
+    def trial_of(self, variant: str) -> dict[str, Any]:
+        """What decides the result of a trial, beside its seed, as the study has it: kept with the result."""
+        shared = {"detector": list(self.detector), "crops": self.crops} if self.kind == "decoder" else {}
+        changes = [*self.set, *self.variants[variant].set]
+        test = self.test.model_dump(mode="json", exclude={"types"})  # which of the types are told is the report's
+        return {"recipe": self.recipe, "set": changes, **shared, "test": test}
+
+    def check(self, variants: Iterable[str], seed: int) -> None:
+        """Try the recipes of trials that are to be run.
+
+        Args:
+            variants: short names.
+            seed: of the trials.
+
+        Raises:
+            InputError: a setting does not exist or does not fit, a model to start from is not there, or variants of a
+                ``decoder`` study cannot share a detector.
+        """
+        recipes = {variant: self.recipe_of(variant, seed) for variant in variants}
+        if self.kind != "decoder" or not recipes:
+            return
+        detector = self.detector_recipe(seed)
+        most = max(recipe.training.batch_size for recipe in recipes.values())
+        if self.crops < most:
+            raise InputError(f"{self.name}: crops={self.crops} are remembered, fewer than training.batch_size={most}")
+        for variant, recipe in recipes.items():
+            _check_shared(detector, recipe, f"{self.name}, variant {variant!r}")
+
+    def detector_recipe(self, seed: int) -> Recipe:
+        """The recipe of the detector that all variants of a seed share."""
+        return self._recipe([*self.set, *self.detector], seed, "detector")
+
+    def _recipe(self, changes: Sequence[str], seed: int, part: str) -> Recipe:
+        own = [change.replace(SEED, str(seed)) for change in changes]
+        return load_recipe(self.recipe, [*own, f"training.seed={seed}", f"name={self.name}-{part}"])
+
+
+def load_study(name: str | Path) -> Study:
+    """Read a study.
+
+    Its recipes are tried by ``Study.check``: to report on results, what they began with need not be there any more.
+
+    Args:
+        name: of a study in the package, or a YAML file.
+
+    Raises:
+        InputError: no such study, or a wrong setting of its own.
+    """
+    return parse(Study, read_yaml(find_yaml(name, FOLDER, "study")), str(name))
+
+
+# What a variant of a ``decoder`` study may change of the network: the representation decoder alone.
+OWN = {
+    "representation_layers",
+    "representation_strides",
+    "self_attention",
+    "decoupled",
+    "content",
+    "constrained",
+    "margin",
+    "offset_start",
+    "location_encoding",
+    "dropout",
+    "pretrained",
+}
+
+
+def _check_shared(detector: Recipe, variant: Recipe, where: str) -> None:
+    for key, value in detector.model.model_dump().items():
+        other = getattr(variant.model, key)
+        if key not in OWN and value != other:
+            raise InputError(
+                f"{where}: model.{key}={other!r}, but the detector that all variants share has {value!r}; "
+                f"variants of a decoder study may change {', '.join(sorted(OWN))}"
+            )
+    if unknown := set(variant.model.representation_strides) - set(detector.model.representation_strides):
+        raise InputError(
+            f"{where}: model.representation_strides has {sorted(unknown)}, of which nothing is remembered: name them in"
+            " the study's set, and fewer in a variant"
+        )

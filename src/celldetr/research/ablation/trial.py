@@ -1,0 +1,247 @@
+"""One trial: a variant with a seed is trained, and scored on the test split once.
+
+A trial's result is one small JSON file with the counts of each test image under each protocol, so that any number and
+any interval can be had from it later. A trial whose result is there is not run again.
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import chain, groupby
+from pathlib import Path
+from typing import Any
+
+from celldetr.api import load_model
+from celldetr.data.card import load_card
+from celldetr.data.sources import rescale
+from celldetr.data.tiling import pieces, whole_name
+from celldetr.errors import InputError, UntypedWarning
+from celldetr.evaluation.bootstrap import flatten, restore
+from celldetr.evaluation.cells import predict_samples
+from celldetr.evaluation.evaluate_model import LOWEST_SCORE, as_predict, labelled_images
+from celldetr.evaluation.metrics import Totals, count_image
+from celldetr.evaluation.protocols import PROTOCOLS
+from celldetr.io.files import read_json, write_json
+from celldetr.research.ablation.study import Study
+from celldetr.training.folder import RECIPE_FILE
+from celldetr.training.logs import read_log
+from celldetr.training.loop import Listener, train
+
+RESULT_FILE = "result.json"
+REPORTED = ("standard", "within-radius")  # protocols
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a trial found.
+
+    Attributes:
+        variant, seed: which trial.
+        types: of the model, in the order of the counts; none if it was trained without (``training.w_type=0``).
+        names: of the test images.
+        counts: by protocol, counts of each image.
+        seconds: of training.
+        curve: of validation: seconds of training so far, detection F1, mean type F1.
+    """
+
+    variant: str
+    seed: int
+    types: tuple[str, ...]
+    names: tuple[str, ...]
+    counts: dict[str, tuple[Totals, ...]]
+    seconds: float
+    curve: tuple[tuple[float, float | None, float | None], ...]
+
+
+def trial_folder(out: Path, study: Study, variant: str, seed: int) -> Path:
+    """Where a trial is."""
+    return out / study.name / variant / f"seed{seed}"
+
+
+def find_result(study: Study, variant: str, seed: int, out: Path, finished: Path | None = None) -> Path | None:
+    """The file of a trial's result, or None if the trial is to be run.
+
+    Args:
+        study, variant, seed: which trial.
+        out: folder of studies that is written to, looked into first.
+        finished: another such folder, which is read only; of its trials it need hold the results alone.
+
+    Raises:
+        InputError: it is the result of what the study said before it was edited.
+    """
+    paths = [trial_folder(folder, study, variant, seed) / RESULT_FILE for folder in (out, finished) if folder]
+    path = next((path for path in paths if path.is_file()), None)
+    if path is not None:
+        _check_same(study, variant, path)
+    return path
+
+
+def _check_same(study: Study, variant: str, path: Path) -> None:
+    """Refuse a result that was made of something else than the study says by now."""
+    was, now = (read_json(path) or {}).get("trial"), study.trial_of(variant)
+    if was is None:  # results did not say it from the beginning
+        return
+    for key in now.keys() | was.keys():
+        if now.get(key) != was.get(key):
+            raise InputError(
+                f"{path}: was made with {key} {was.get(key)!r}; the study now says {now.get(key)!r}: delete the folder"
+                " to run the trial again, or give the edited study another name"
+            )
+
+
+def run_trial(
+    study: Study, variant: str, seed: int, out: Path, device: str = "auto", listener: Listener | None = None
+) -> Path:
+    """Train and score one variant of a ``whole`` study; an interrupted training goes on.
+
+    Returns:
+        the file of the result.
+
+    Raises:
+        InputError: wrong data, or the folder holds a run of another recipe.
+    """
+    folder = trial_folder(out, study, variant, seed)
+    path = folder / RESULT_FILE
+    if find_result(study, variant, seed, out):
+        return path
+    recipe = study.recipe_of(variant, seed)
+    resume = (folder / RECIPE_FILE).is_file()
+    model = train(recipe, folder, resume=resume, device=device, listener=listener)
+    curve = validation_curve(folder)
+    score_trial(study, variant, seed, model, path, curve, device)
+    return path
+
+
+def validation_curve(folder: Path) -> list[tuple[float, float | None, float | None]]:
+    """Seconds of training, detection F1 and mean type F1 at each validation."""
+    curve, seconds = [], None
+    for row in read_log(folder):
+        if row["kind"] == "train":
+            seconds = row.get("seconds")
+        elif seconds is not None:
+            curve.append((seconds, row.get("f1_detection"), row.get("f1_type_mean")))
+    return curve
+
+
+def score_trial(
+    study: Study,
+    variant: str,
+    seed: int,
+    model: Path,
+    path: Path,
+    curve: Sequence[tuple[float, float | None, float | None]],
+    device: str = "auto",
+    facts: dict[str, Any] | None = None,
+) -> None:
+    """Count a checkpoint's cells on the test split, at its own threshold, and write the result.
+
+    Args:
+        study, variant, seed: which trial.
+        model: folder of the checkpoint.
+        path: of the result.
+        curve: of validation, as in ``Result``; the last entry's seconds are the trial's.
+        device: where to run.
+        facts: more to keep in the file.
+    """
+    start, test = time.monotonic(), study.test
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UntypedWarning)  # a study of detection alone knows
+        loaded = load_model(model, device)
+    card = load_card(test.card)
+    types = loaded.types if loaded.info.types_trained else ()
+    samples = labelled_images(card, test.split, loaded.types, None if types else dict.fromkeys(card.type_names, ""))
+    threshold, loaded.threshold = loaded.threshold, min(LOWEST_SCORE, loaded.threshold)
+    counts: dict[str, list[list[int]]] = {name: [] for name in REPORTED}
+    names = []
+    for name, image in groupby(samples, lambda sample: whole_name(sample.name)):
+        names.append(name)  # the counts of an image are those of its pieces together
+        parts = (pieces(rescale(sample, loaded.mpp), test.cut) if test.cut else [sample] for sample in image)
+        predicted = predict_samples(as_predict(loaded), chain.from_iterable(parts), loaded.types)
+        cells = [each.above(threshold) for each in predicted]
+        for protocol, rows in counts.items():
+            totals = [count_image(each, PROTOCOLS[protocol], len(types))[0] for each in cells]
+            rows.append(flatten(sum(totals[1:], totals[0])))
+    write_json(
+        path,
+        {
+            "variant": variant,
+            "seed": seed,
+            "types": list(types),
+            "threshold": threshold,
+            "seconds": curve[-1][0] if curve else 0.0,
+            "test_seconds": time.monotonic() - start,
+            "validation": list(curve),
+            "images": names,
+            "counts": counts,
+            "trial": study.trial_of(variant),
+            **(facts or {}),
+        },
+    )
+
+
+def read_result(path: Path) -> Result:
+    """Read what ``score_trial`` wrote.
+
+    Raises:
+        InputError: it is not such a file.
+    """
+    values = read_json(path)
+    try:
+        if values is None:
+            raise KeyError("JSON")
+        types = tuple(values["types"])
+        counts = {str(name): tuple(restore(row, len(types)) for row in rows) for name, rows in values["counts"].items()}
+        return Result(
+            str(values["variant"]),
+            int(values["seed"]),
+            types,
+            tuple(values["images"]),
+            counts,
+            float(values["seconds"]),
+            tuple((float(a), b, c) for a, b, c in values["validation"]),
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise InputError(f"{path}: not the result of a trial ({error}); delete it to run the trial again") from None
+
+
+def read_results(out: Path, study: Study, finished: Path | None = None) -> list[Result]:
+    """Results of a study that are there, in the order of its variants and seeds; folders as in ``find_result``."""
+    paths = [find_result(study, variant, seed, out, finished) for variant in study.variants for seed in study.seeds]
+    return [read_result(path) for path in paths if path]
+
+
+Metric = Callable[[Totals], float | None]
+
+
+def metrics_of(types: Sequence[str], chosen: Sequence[str]) -> dict[str, Metric]:
+    """The numbers of a study's table, from added counts.
+
+    Args:
+        types: of the model; none: it was trained without, and there is nothing to say but what it finds.
+        chosen: those of which the mean type F1 is taken; none: all.
+
+    Raises:
+        InputError: a chosen type is not the model's.
+    """
+    found: dict[str, Metric] = {"detection F1": lambda totals: totals.detection.f1}
+    if not types:
+        return found
+    unknown = set(chosen) - set(types)
+    if unknown:
+        raise InputError(f"test.types {sorted(unknown)} are not types of the model ({', '.join(types)})")
+    places = [types.index(name) for name in (chosen or types)]
+
+    def mean_type(totals: Totals) -> float | None:
+        values = [totals.types[place].f1 for place in places]
+        defined = [value for value in values if value is not None]
+        return sum(defined) / len(defined) if defined else None
+
+    def accuracy(totals: Totals) -> float | None:
+        right = sum(counts.tp for counts in totals.types)
+        pairs = right + sum(counts.fn for counts in totals.types)
+        return right / pairs if pairs else None
+
+    return found | {"mean type F1": mean_type, "types right, of cells found": accuracy}

@@ -1,0 +1,124 @@
+"""What a model found, tile by tile, before anybody asked whose a cell is; and how it waits on disk to be asked.
+
+Finding is nearly all of the work and depends on one band of tiles only; who owns a cell depends on the bands above. So
+bands are found in any order, by any number of processes, and settled in one go. What a process found is a file of its
+own, named after the run's identity, so that what a process of an earlier run leaves behind is never taken for it. Two
+processes that find the same band write the same content: the later rename changes nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+import numpy as np
+from numpy.typing import NDArray
+
+from celldetr.io.files import replacing
+from celldetr.slide.grid import Tile
+
+if TYPE_CHECKING:
+    from celldetr.model.output import TileCells
+
+_FIELDS = ("boxes", "scores", "probabilities", "embeddings")
+
+
+@dataclass(frozen=True)
+class FoundTile:
+    """All that was found in a tile, also beyond what it owns.
+
+    Attributes:
+        tile: where.
+        cells: None if nothing of it could be decoded.
+        lost: left, top, right, bottom, in pixels of the tile, of what could not be; None if all could.
+        reason: why it could not.
+    """
+
+    tile: Tile
+    cells: TileCells | None
+    lost: tuple[int, int, int, int] | None = None
+    reason: str = ""
+
+
+def digest(identity: Mapping[str, Any]) -> str:
+    """Short name of a run's identity (``provenance.identity``), the same for every batch size."""
+    options = {key: value for key, value in identity["options"].items() if key != "batch_size"}
+    text = json.dumps({**identity, "options": options}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+class FoundStore:
+    """The bands of one run that have been found and are not settled.
+
+    Args:
+        folder: where they are; it need not exist for reading.
+        run: ``digest`` of the run's identity.
+    """
+
+    def __init__(self, folder: Path, run: str) -> None:
+        self._folder = folder
+        self._run = run
+
+    def path(self, band: int) -> Path:
+        """Where the file of a band is or will be."""
+        return self._folder / f"found-{self._run}-{band:06d}.npz"
+
+    def write(self, band: int, found: Sequence[FoundTile]) -> None:
+        """Write a band; the folder exists.
+
+        Raises:
+            InputError: the disk is full, or the folder is not there (any more) or cannot be written to.
+        """
+        arrays: dict[str, NDArray[Any]] = {
+            "columns": np.array([item.tile.column for item in found], np.int64),
+            "counts": np.array([len(item.cells or ()) for item in found], np.int64),
+            "lost": np.array([item.lost or (0, 0, 0, 0) for item in found], np.int64).reshape(-1, 4),
+            "reasons": np.array([item.reason for item in found], np.str_),
+        }
+        cells = [item.cells for item in found if item.cells is not None] or [_no_cells()]
+        arrays |= {name: np.concatenate([getattr(item, name) for item in cells]) for name in _FIELDS}
+        # A process that was taken for dead may write the same band at the same time.
+        with replacing(self.path(band), tag=uuid4().hex) as temporary, temporary.open("wb") as file:
+            np.savez(file, allow_pickle=False, **arrays)
+
+    def has(self, band: int) -> bool:
+        """Whether a band is there; ``read`` tells whether it is whole."""
+        return self.path(band).is_file()
+
+    def read(self, band: int, tiles: Sequence[Tile]) -> list[FoundTile] | None:
+        """What was found in the ``tiles`` of a band, or None if that is not there, damaged, or of other tiles."""
+        from celldetr.model.output import TileCells
+
+        try:
+            with np.load(self.path(band), allow_pickle=False) as file:
+                arrays = {name: file[name] for name in ("columns", "counts", "lost", "reasons", *_FIELDS)}
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+            return None
+        if arrays["columns"].tolist() != [tile.column for tile in tiles]:
+            return None
+        ends = arrays["counts"].cumsum()
+        if len(ends) and any(len(arrays[name]) != ends[-1] for name in _FIELDS):
+            return None
+        starts = ends - arrays["counts"]
+        items = []
+        for i, tile in enumerate(tiles):
+            cells = TileCells(*(arrays[name][starts[i] : ends[i]] for name in _FIELDS))
+            left, top, right, bottom = arrays["lost"][i].tolist()
+            lost = (left, top, right, bottom) if right > left else None
+            whole = lost == (0, 0, tile.width, tile.height)
+            items.append(FoundTile(tile, None if whole else cells, lost, str(arrays["reasons"][i])))
+        return items
+
+
+def _no_cells() -> TileCells:
+    """For a band of which no tile could be decoded."""
+    from celldetr.model.output import TileCells
+
+    boxes, scores, probabilities = (np.zeros(shape, np.float32) for shape in ((0, 4), (0,), (0, 1)))
+    return TileCells(boxes, scores, probabilities, np.zeros((0, 1), np.float16))
