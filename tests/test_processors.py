@@ -9,7 +9,7 @@ from pathlib import Path
 
 TESTS = Path(__file__).parent
 # All that have the mark but test_api: bfloat16 is emulated here, and its wide images would take minutes.
-FILES = ("model/test_inference.py", "probe/test_embedding.py", "test_cli.py")
+FILES = ("model/test_inference.py", "model/test_orientations.py", "probe/test_embedding.py", "test_cli.py")
 HELD = {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2"}  # read once by a process, hence one of its own
 
 
