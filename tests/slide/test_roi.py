@@ -24,7 +24,7 @@ from celldetr.slide.engine import predict_array, run_slide
 from celldetr.slide.grid import lay_grid
 from celldetr.slide.options import PredictOptions
 from celldetr.slide.reader import from_array, open_slide
-from celldetr.slide.roi import joined, read_roi
+from celldetr.slide.roi import join_areas, read_roi
 from celldetr.slide.roi_cells import share_of_pixels
 from celldetr.slide.seams import REACH_UM, influence
 from helpers.blobs import BlobModel, blob_image, scattered
@@ -83,13 +83,6 @@ HOLE = [[150, 140], [220, 140], [220, 200], [150, 200], [150, 140]]
 FAR = [[400, 300], [500, 310], [450, 400], [400, 300]]
 
 
-def nested(depth: int) -> dict[str, Any]:
-    inner = {"type": "Polygon", "coordinates": [SQUARE]}
-    for _ in range(depth):
-        inner = {"type": "GeometryCollection", "geometries": [inner]}
-    return inner
-
-
 coordinate = st.one_of(
     st.floats(-20, 400).map(lambda value: round(value, 3)),
     # On the lines between tiles of 128 with overlap 32, where two tiles see a blob at two places.
@@ -122,7 +115,7 @@ def test_a_roi_is_the_whole_slide_filtered(
     rings: list[list[tuple[float, float]]], tiling: tuple[int, int], offset: int, tissue: bool
 ) -> None:
     try:
-        roi = joined([shapely.Polygon(points) for points in rings], "here")
+        roi = join_areas([shapely.Polygon(points) for points in rings], "here")
     except InputError:  # no area
         return
     options = PredictOptions(tile=tiling[0], overlap=tiling[1], offset=offset, tissue=tissue)
@@ -272,7 +265,7 @@ def test_tissue_is_measured_inside(tmp_path: Path) -> None:
 @settings(deadline=None, max_examples=25)
 def test_shares_of_pixels_add_up_to_the_area(rings: list[list[tuple[float, float]]], shape: tuple[int, int]) -> None:
     try:
-        geometry = joined([shapely.Polygon(rings[0])], "here")
+        geometry = join_areas([shapely.Polygon(rings[0])], "here")
     except InputError:
         return
     scale = (WIDTH / shape[1], HEIGHT / shape[0])
@@ -376,28 +369,10 @@ def test_outlines_that_cross_themselves_are_filled_even_odd(
     ("content", "message"),
     [
         ("{", "not GeoJSON"),
-        ("[" * 100_000, "not GeoJSON"),
-        ("7", "expected a GeoJSON FeatureCollection, Feature or list of Features, got int"),
-        ('{"type": "Topology"}', "got type 'Topology'"),
-        ('{"type": "FeatureCollection", "features": 3}', "expected a GeoJSON FeatureCollection"),
-        ("[1]", "expected Features, got 1"),
         ("[]", "holds no annotation; draw one in QuPath"),
         (json.dumps([feature([SQUARE], objectType="cell")]), "holds no annotation, only 1 cells or tiles"),
         (json.dumps(feature([1, 2], "Point")), r"object 1 is a Point; expected an area"),
-        (json.dumps(feature(SQUARE, "LineString")), r"object 1 is a LineString; expected an area"),
-        (json.dumps({**feature([]), "geometry": None}), "object 1 has no geometry"),
-        (json.dumps(feature([])), "object 1: a polygon of 0 points|without coordinates|has no area"),
-        (json.dumps(feature([[]])), "a polygon of 0 points; expected at least 3"),
-        (json.dumps(feature([[[0, 0], [5, 5], [0, 0]]])), "a polygon of 2 points; expected at least 3"),
         (json.dumps(feature([[[0, 0], [5, 5], [9, 9]]])), "the ROI has no area"),
-        (json.dumps(feature([[[0, 0], [5, float("nan")], [9, 0]]])), "expected points of two finite numbers"),
-        (json.dumps(feature([[[0, 0], ["5", 5], [9, 0]]])), "expected points of two finite numbers"),
-        (json.dumps(feature([[[0, 0], [10**400, 5], [9, 0]]])), "expected p"),
-        (json.dumps(feature([[[0, 0], [1e12, 5], [9, 0]]])), "expected pixels of full resolution"),
-        (json.dumps(feature([[0, 1, 2]])), "expected points of two finite numbers"),
-        (json.dumps(feature("x")), "without coordinates"),
-        (json.dumps({**feature([]), "geometry": {"type": "GeometryCollection"}}), "without a list of geometries"),
-        (json.dumps({**feature([]), "geometry": nested(300)}), "GeometryCollections in each other"),
     ],
 )
 def test_what_is_no_roi_is_one_clear_line(tmp_path: Path, content: str, message: str) -> None:

@@ -57,6 +57,10 @@ def pair_cells(
         ValueError: arrays of another shape, coordinates that are not finite, a negative radius, no scores for
             ``greedy``.
         InputError: too many cells for ``assign_then_drop``.
+
+    >>> pred, true = pair_cells(np.array([[0.0, 0.0], [9.0, 9.0]]), np.array([[9.0, 8.0], [1.0, 0.0]]), 6)
+    >>> pred.tolist(), true.tolist()
+    ([0, 1], [1, 0])
     """
     pred, true = _points(pred_xy, "pred_xy"), _points(true_xy, "true_xy")
     if not radius >= 0:

@@ -181,7 +181,7 @@ class RunFolder:
     def discard(self) -> None:
         """Leave nothing of the run."""
         self._begun = False
-        self._remove(self._find((*self.layout.outputs, *self.layout.working), ("", *LEFTOVERS)))
+        self._remove(self._find((*self.layout.outputs, *self.layout.working), ("", *LEFTOVERS, ".old")))
         self._remove(self._find((self.layout.record,), (*LEFTOVERS, "")))  # last: it says whose the rest is
 
     def _stop(self, status: str, error: BaseException | None = None) -> None:

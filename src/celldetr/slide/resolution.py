@@ -95,7 +95,11 @@ class Resolution:
 
 
 def micrometres(value: float, unit: str) -> float | None:
-    """A length in micrometres; None for a unit that is not a length (``pixel``, ``reference frame``)."""
+    """A length in micrometres; None for a unit that is not a length (``pixel``, ``reference frame``).
+
+    >>> micrometres(250, "nm")
+    0.25
+    """
     factor = _MICROMETRES.get(unit.strip().replace("\\u00B5", "µ").lower())
     return None if factor is None else value * factor
 

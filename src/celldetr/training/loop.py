@@ -1,7 +1,7 @@
 """The training loop, readable from top to bottom; Lightning Fabric brings devices, precision and processes.
 
 Everything random is a function of (seed, step, place in the batch): crop i of the run is always the same, so ``resume``
-continues as if nothing had happened, with any number of processes. A run is a folder: ``recipe.yaml``,
+continues as if nothing had happened, with any number of processes. A run is a folder: ``run.json``, ``recipe.yaml``,
 ``state.safetensors``, ``log.jsonl``, ``tensorboard/``, ``curves.png`` and ``model/``, the checkpoint with the averaged
 weights that did best on validation.
 """
@@ -17,7 +17,7 @@ from lightning_fabric import Fabric
 
 from celldetr.config import Recipe
 from celldetr.training.data import load_data
-from celldetr.training.folder import MODEL_FOLDER, check_folder, prepare_folder
+from celldetr.training.folder import MODEL_FOLDER, check_folder, open_folder
 from celldetr.training.logs import LOG_EVERY, RunLog, draw_curves
 from celldetr.training.pretraining import Pretraining
 from celldetr.training.processes import agree, end_others, share, start_fabric
@@ -58,7 +58,7 @@ def train(
     Args:
         recipe: network, data, schedule.
         folder: of the run; see the module's docstring for what is put there.
-        resume: continue the run in ``folder`` from its last state.
+        resume: continue the run in ``folder`` from its last state; where there is none, begin.
         overwrite: start anew in a folder that holds a run.
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
         devices: processes, each with its own device, that share each batch.
@@ -96,15 +96,24 @@ def _train(
     if not (resume and (folder / STATE_FILE).is_file()):
         agree(fabric, run.initialise)
     # Only now: wrong data or a wrong network must leave nothing behind.
-    agree(fabric, lambda: prepare_folder(folder, recipe, resume=resume, overwrite=overwrite))
-    start = run.restore() if resume else 0
+    with open_folder(fabric, folder, recipe, resume=resume, overwrite=overwrite) as held:
+        done = _loop(run, run.restore() if resume else 0, listener, stop_at)
+        if first and done == settings.steps:
+            held.finish(steps=done, seconds=round(run.seconds, 1))
+    return folder / MODEL_FOLDER
+
+
+def _loop(run: Run, start: int, listener: Listener | None, stop_at: int | None) -> int:
+    """Train from step ``start`` on; returns how many steps are done."""
+    fabric, folder, settings = run.fabric, run.folder, run.recipe.training
+    first = fabric.is_global_zero
     run.distribute()  # which gives all processes the weights of the first
     log = RunLog(folder, start) if first else None
     if log and not start and (before := run.begin()) is not None:
         log.write("validation", 0, before)
     fabric.barrier()
     saved = clock = time.monotonic()
-    seen, earlier = 0, run.seconds
+    seen, earlier, done = 0, run.seconds, start
     for step, batch in enumerate(run.crops(start), start):
         numbers = run.step(step, batch)
         done = step + 1
@@ -133,4 +142,4 @@ def _train(
         clock = time.monotonic()  # what validating and saving took is not training
     if log:
         log.close()
-    return folder / MODEL_FOLDER
+    return done

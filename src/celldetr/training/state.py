@@ -65,8 +65,6 @@ def load_state(
         InputError: no state, a broken one, or one of another network.
     """
     path = folder / STATE_FILE
-    if not path.is_file():
-        raise InputError(f"{folder}: nothing to resume, there is no {STATE_FILE}; start without --resume")
     try:
         with safe_open(path, framework="pt") as file:
             facts: dict[str, object] = json.loads((file.metadata() or {})["facts"])
