@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from celldetr.api import Model, load_model, predict_slide
     from celldetr.cells.export import export_cells
-    from celldetr.cells.store import read_cells, read_embeddings
+    from celldetr.cells.reader import read_cells, read_embeddings
     from celldetr.config import ModelConfig, Recipe
     from celldetr.demo_slide import sample_slide
     from celldetr.errors import InputError
@@ -47,8 +47,8 @@ _HOMES = {
     "list_models": "celldetr.model.hub",
     "sample_slide": "celldetr.demo_slide",
     "PredictOptions": "celldetr.slide.options",
-    "read_cells": "celldetr.cells.store",
-    "read_embeddings": "celldetr.cells.store",
+    "read_cells": "celldetr.cells.reader",
+    "read_embeddings": "celldetr.cells.reader",
     "train": "celldetr.training.loop",
 }
 

@@ -14,8 +14,7 @@ import pytest
 from sklearn.metrics import adjusted_rand_score
 
 from celldetr.cells.export import export_cells
-from celldetr.cells.reader import open_table
-from celldetr.cells.store import read_cells
+from celldetr.cells.reader import open_table, read_cells
 from celldetr.errors import InputError, SlowWarning
 from celldetr.search import clustering
 from celldetr.search.clustering import ClusterOptions, cluster_cells
@@ -27,7 +26,7 @@ from helpers.cohorts import planted, write_cohort
 for name in ("scanpy", "igraph", "faiss"):
     pytest.importorskip(name, reason=f"the extra 'cluster-cells' ({name}) is not installed")
 
-SCHEMA = Path(__file__).parents[1] / "export" / "qupath_feature.schema.json"
+SCHEMA = Path(__file__).parents[1] / "cells" / "qupath_feature.schema.json"
 
 
 @pytest.fixture(scope="module")
@@ -201,7 +200,7 @@ def test_clusters_of_another_version_of_the_table_are_refused(tmp_path):
     assert cluster_cells(run, overwrite=True).cells == 120
     assert read_cells(run)["cluster"].max() >= 1
     (run / "clusters.parquet").write_bytes(b"PAR1 nonsense PAR1")
-    with pytest.raises(InputError, match="not written by celldetr cluster"):
+    with pytest.raises(InputError, match="not a readable Parquet file"):
         read_cells(run)
 
 

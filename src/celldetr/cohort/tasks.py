@@ -25,14 +25,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 from uuid import uuid4
 
-from celldetr.cells.store import ATTEMPT, PARTS
 from celldetr.cohort.regions import found_store
-from celldetr.cohort.request import ModelChoice, Request
+from celldetr.cohort.request import Request
+from celldetr.config import InferenceOptions
 from celldetr.errors import InputError
 from celldetr.io.files import output_errors
 from celldetr.slide.base_reader import SlideReader
 from celldetr.slide.engine import RunSummary, summarise
 from celldetr.slide.find import Slide
+from celldetr.slide.parts import ATTEMPT, PARTS
 from celldetr.slide.pipeline import Job, Seconds, find_bands
 from celldetr.slide.plan import Plan, make_plan
 from celldetr.slide.provenance import changed, identity
@@ -133,8 +134,10 @@ def _task(work: Callable[P, T]) -> Callable[P, T | Refusal]:
 
 
 @lru_cache(maxsize=1)
-def _model(choice: ModelChoice) -> Model:
-    return choice.load()
+def _model(options: InferenceOptions) -> Model:
+    from celldetr.api import load
+
+    return load(options)
 
 
 @_task

@@ -19,6 +19,7 @@ from typing import Any
 from celldetr.errors import InputError
 from celldetr.io.safe_io import JSON_BYTES, parse_json, read_bytes
 
+ZARR_FILE = "zarr.json"  # in the folder of a Zarr store: no other folder is ever replaced
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _REFUSED = {
     errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG, errno.EFBIG,
@@ -141,7 +142,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
     except InputError:
         raise
     except ValueError as error:
-        raise InputError(f"{path}: not readable as JSON ({error}); run again with --overwrite") from None
+        raise InputError(f"{path}: not readable as JSON ({error}); run again with `overwrite=True`") from None
     if not isinstance(values, dict):
-        raise InputError(f"{path}: expected a JSON object, got {type(values).__name__}; run again with --overwrite")
+        raise InputError(f"{path}: not a JSON object but {type(values).__name__}; run again with `overwrite=True`")
     return values

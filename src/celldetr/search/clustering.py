@@ -21,15 +21,15 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pydantic import Field
 
-from celldetr.cells.clusters import CLUSTER, CLUSTERS, MOST, clusters_about, read_clusters, write_clusters
+from celldetr.cells.clusters import CLUSTER, CLUSTERS, MOST, cluster_summary, read_clusters, write_clusters
 from celldetr.cells.export import FORMATS, check_formats, find_format, write_format
 from celldetr.cells.export.geojson import write_geojson
 from celldetr.cells.reader import open_table
-from celldetr.cells.store import table_errors
 from celldetr.config import Config, Positive
 from celldetr.errors import InputError, SlowWarning
 from celldetr.io.files import output_errors, read_json, replacing, write_json
 from celldetr.io.lock import RunLock
+from celldetr.io.parquet import parquet_errors
 from celldetr.io.run_folder import check_modes
 from celldetr.io.safe_io import is_file
 from celldetr.search.collection import Collection, Rows, SlideCells, find_cells, gather, sample_rows
@@ -140,7 +140,7 @@ def cluster_cells(
                 warnings.warn(_slow(len(vectors)), SlowWarning, stacklevel=2)
             grouping = group(vectors, options.resolution, options.neighbours, options.seed)
             if grouping.labels.max(initial=0) >= MOST:
-                raise InputError(f"--resolution {options.resolution:g}: gives more than {MOST:,} clusters; choose less")
+                raise InputError(f"`resolution={options.resolution:g}`: gives more than {MOST:,} clusters; choose less")
             _write_sample(out / SAMPLE, cells, rows, grouping, digest)
         about = {
             "digest": digest,
@@ -183,7 +183,7 @@ def _slow(count: int) -> str:
     """What there is to say of so many cells that are clustered themselves."""
     return (
         f"{count:,} cells are clustered themselves, and each is first compared with every other: that takes about "
-        f"{(count / FEW) ** 2:.0f} times as long as of {FEW:,}, and no progress is shown; with a smaller --sample the"
+        f"{(count / FEW) ** 2:.0f} times as long as of {FEW:,}, and no progress is shown; with a smaller `sample` the"
         " other cells join the clusters of these"
     )
 
@@ -217,14 +217,14 @@ def _check_earlier(cells: Collection, out: Path, digest: str, resume: bool, over
     if not resume and (there or run is not None):
         where = there[0].table.path.with_name(CLUSTERS) if there else out / ABOUT
         raise InputError(
-            f"{where}: exists already; --overwrite makes the clusters anew, --resume goes on with the same"
+            f"{where}: exists already; `overwrite=True` makes the clusters anew, `resume=True` goes on with the same"
         )
     for slide in there:
-        about = clusters_about(slide.table.path)
+        about = cluster_summary(slide.table.path)
         if about is not None and about.get("digest") != digest:
             raise InputError(
                 f"{slide.table.path.with_name(CLUSTERS)}: was made from other cells or with other options "
-                f"({json.dumps(about.get('options'))[:200]}); pass --overwrite to replace it"
+                f"({json.dumps(about.get('options'))[:200]}); pass `overwrite=True` to replace it"
             )
 
 
@@ -262,7 +262,7 @@ def _write_slides(
             finished = [*finished, slide.name]
             _write_running(out, about, finished)
         slides.append(SlideCells(slide.name, table, slide.stamp))
-        with table_errors(path):
+        with parquet_errors(path):
             side = pq.read_table(path.with_name(CLUSTERS), columns=["sampled", "agreement"])
         apart = ~np.asarray(side["sampled"])
         joined += int(apart.sum())
@@ -270,7 +270,7 @@ def _write_slides(
         place = np.array([types.index(name) for name in table.types], dtype=np.intp)
         for batch in table.batches(("type", CLUSTER)):
             np.add.at(by_type, (np.asarray(batch.column(CLUSTER)), place[table.type_codes(batch)]), 1)
-        counts += np.bincount(read_clusters(path, table.count), minlength=len(counts))
+        counts += np.bincount(read_clusters(path), minlength=len(counts))
         done += slide.table.count
         if progress:
             progress(done, cells.count)
@@ -280,7 +280,7 @@ def _write_slides(
 def _is_of(path: Path, about: dict[str, Any]) -> bool:
     """Whether the clusters that are there are those of this run."""
     try:
-        there = clusters_about(path)
+        there = cluster_summary(path)
     except InputError:  # damaged, or of an earlier table
         return False
     return there is not None and there.get("digest") == about["digest"]
@@ -306,8 +306,8 @@ def _assign(
             if progress:
                 progress(done + at.stop, total)
     labels[mine], agreement[mine], sampled[mine] = known, 1, True
-    ids = [np.empty(0, np.int64), *(batch.column(0).to_numpy() for batch in slide.table.batches(("cell_id",)))]
-    write_clusters(slide.table.path, np.concatenate(ids).astype(np.int64), labels, sampled, agreement, about)
+    ids = slide.table.read(["cell_id"])["cell_id"].to_numpy()
+    write_clusters(slide.table.path, ids.astype(np.int64), labels, sampled, agreement, about)
 
 
 def _export(directory: Path, formats: Sequence[str], fresh: bool) -> None:
@@ -325,7 +325,7 @@ def _write_sample(path: Path, cells: Collection, rows: Sequence[Rows], grouping:
     names, parts = [], []
     for slide, mine in zip(cells.slides, rows, strict=True):
         names += [slide.name] * len(mine)
-        parts.append(slide.take(mine, ["cell_id", "type"]) if len(mine) else None)
+        parts.append(slide.table.take(mine, ["cell_id", "type"]) if len(mine) else None)
     table = pa.table(
         {
             "slide": pa.array(names, pa.string()).dictionary_encode(),

@@ -19,7 +19,6 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from celldetr.cells.schema import LONGEST_EMBEDDING
 from celldetr.config import Config, parse
 from celldetr.errors import InputError
 from celldetr.io.files import output_errors, read_json, replacing, write_json
@@ -57,7 +56,7 @@ class Manifest(Config):
     version: str  # of celldetr
     made: str  # UTC
     model: str | None  # hash of the model whose embeddings they are
-    dim: Annotated[int, Field(ge=1, le=LONGEST_EMBEDDING)]
+    dim: Annotated[int, Field(ge=1)]
     lists: Annotated[int, Field(ge=1, le=ivf.MOST_LISTS)]
     centroids: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]  # SHA-256 of those that the lists belong to
     trained_for: Annotated[int, Field(ge=0)]  # cells that the number of lists was chosen for
@@ -260,7 +259,7 @@ def _read_centroids(path: Path, manifest: Manifest) -> NDArray[np.float32]:
             raise ValueError("not those that the lists were made with")
     except (OSError, ValueError, EOFError, SyntaxError, TypeError) as error:
         raise InputError(
-            f"{file}: is damaged or not of this index ({error}); make it anew with celldetr index --overwrite"
+            f"{file}: is damaged or not of this index ({error}); make it anew (celldetr index, `overwrite=True`)"
         ) from None
     return np.asarray(found)
 
@@ -282,7 +281,7 @@ class NeighbourIndex:
         manifest = read_manifest(path)
         models = {manifest.model, collection.model}
         if manifest.dim != collection.dim or (None not in models and len(models) > 1):
-            raise InputError(f"{path}: is of another model's embeddings; make it anew with celldetr index --overwrite")
+            raise InputError(f"{path}: holds another model's cells; make it anew (celldetr index, `overwrite=True`)")
         self._quantizer = ivf.quantizer_of(_read_centroids(path, manifest))
         known = {(segment.slide, segment.stamp): segment for segment in manifest.segments}
         names = {segment.slide for segment in manifest.segments}
@@ -292,7 +291,7 @@ class NeighbourIndex:
             if segment is None:
                 what = "has changed since then" if slide.name in names else "is not in the index"
                 raise InputError(
-                    f"{path}: is stale, slide {slide.name!r} {what}; run celldetr index again, or use --exact"
+                    f"{path}: is stale, slide {slide.name!r} {what}; run celldetr index again, or use `exact=True`"
                 )
             if segment.rows != slide.table.count:
                 raise InputError(f"{path / MANIFEST}: gives slide {slide.name!r} other cells; make the index anew")

@@ -86,9 +86,11 @@ def make_plan(reader: SlideReader, model: TileModel, options: PredictOptions) ->
         options: how it is read.
 
     Raises:
-        InputError: the region lies outside the slide, the slide is damaged, or the overlap is too large for the tiles
-            that the model needs.
+        InputError: the region lies outside the slide, the slide is damaged, the overlap is too large for the tiles
+            that the model needs, or the options name another mpp than the slide was opened with.
     """
+    if options.mpp is not None and options.mpp != reader.mpp:
+        raise InputError(f"mpp={options.mpp:g} in the options, but the slide was opened with {reader.mpp:g}")
     region = _region(reader, options.region)
     roi = _roi(reader, options)
     scale = (model.mpp / reader.mpp_x, model.mpp / reader.mpp_y)
@@ -102,7 +104,7 @@ def make_plan(reader: SlideReader, model: TileModel, options: PredictOptions) ->
         roi = shapely.intersection(roi, shapely.box(x, y, x + width, y + height))
         if options.region is not None and not roi.area:
             raise InputError(
-                f"--roi lies outside of --region {x:g} {y:g} {width:g} {height:g}: nothing is left to look at"
+                f"`roi` lies outside of `region={x:g} {y:g} {width:g} {height:g}`: nothing is left to look at"
             )
     areas = ((owned[:, 2:] - owned[:, :2]).prod(1) * (reader.mpp / 1000) ** 2).reshape(shape)
     if not options.tissue:

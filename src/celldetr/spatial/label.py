@@ -72,7 +72,9 @@ def begin(folder: Path, *, overwrite: bool = False, resume: bool = False) -> Ite
         raise InputError(f"{folder}: is a file; name a folder for the set")
     begun = (folder / RECORD_FILE).is_file()
     if begun and not (overwrite or resume):
-        raise InputError(f"{folder}: holds a set; pass --resume to go on with it, or --overwrite to begin again")
+        raise InputError(
+            f"{folder}: holds a set; pass `resume=True` to continue it, or `overwrite=True` to begin again"
+        )
     if not begun and folder.is_dir() and not all(map(_of_a_start, folder.iterdir())):
         raise InputError(f"{folder}: holds other files, which are not touched; name another folder for the set")
     with working_on(folder) as record:
@@ -244,7 +246,7 @@ def align_step(
         if start is None:
             raise InputError(
                 f"{record.folder}: the section does not say where it lies on the image; give the alignment that Xenium"
-                " Explorer exports (--alignment FILE.csv)"
+                " Explorer exports (`alignment`, a CSV)"
             )
         with open_image(record) as reader:
             size, mpp = (reader.width, reader.height), (reader.mpp_x, reader.mpp_y)
