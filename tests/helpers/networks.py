@@ -46,10 +46,10 @@ def tile(height: int, width: int, seed: int) -> NDArray[np.uint8]:
 TILES = [tile(64, 64, 0), tile(50, 70, 1), tile(64, 64, 2), tile(1, 5, 3), tile(64, 64, 4)]
 
 
-def assert_same(a: TileCells, b: TileCells) -> None:
+def assert_same(a: TileCells, b: TileCells, tolerance: float = 2e-3) -> None:
     """The same cells, but for rounding that depends on how many tiles are computed together."""
     assert len(a) == len(b)
     order_a, order_b = (np.lexsort(np.round(c.boxes, 2).T) for c in (a, b))
     for name in ("boxes", "scores", "probabilities", "embeddings"):
         x, y = getattr(a, name)[order_a], getattr(b, name)[order_b]
-        np.testing.assert_allclose(x.astype(np.float32), y.astype(np.float32), atol=2e-3, rtol=2e-3)
+        np.testing.assert_allclose(x.astype(np.float32), y.astype(np.float32), atol=tolerance, rtol=tolerance)

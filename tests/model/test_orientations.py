@@ -179,7 +179,7 @@ def test_turning_the_tile_turns_the_cells(precision: Precision) -> None:
     boxes = mirrored.boxes.copy()
     boxes[:, [0, 2]] = 64 - boxes[:, [2, 0]]
     moved = type(mirrored)(boxes, mirrored.scores, mirrored.probabilities, mirrored.embeddings)
-    assert_same(found, moved)
+    assert_same(found, moved, 2e-3 if precision == "32" else 8e-3)  # bfloat16 has steps of 2 to the -8
 
 
 # On a grid of 8 px, up to 2 px off: within a view 6 px apart at least.
