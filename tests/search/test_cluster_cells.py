@@ -172,7 +172,7 @@ def test_slides_that_are_not_there_are_told_before_the_work(tmp_path, capsys):
 def test_many_cells_are_warned_of_before_they_are_clustered(tmp_path, monkeypatch, capsys):
     write_cohort(tmp_path, {"one": 250})
     monkeypatch.setattr(clustering, "MANY", 200)
-    monkeypatch.setattr(clustering, "FEW", 100)
+    monkeypatch.setattr(clustering, "SAMPLED_CELLS", 100)
 
     def grouping(*_):
         raise InputError("no further")

@@ -37,7 +37,7 @@ from celldetr.training.loop import Listener
 
 SETTINGS = "probe.json"
 PARTS = ("train", "test")
-Progress = Callable[[int, int, str], None]
+RowProgress = Callable[[int, int, str], object]
 """Called with images embedded, all images, and the row."""
 
 
@@ -58,7 +58,7 @@ def probe(
     device: str = "auto",
     resume: bool = False,
     overwrite: bool = False,
-    progress: Progress | None = None,
+    progress: RowProgress | None = None,
     listen: Callable[[str], Listener] | None = None,
 ) -> tuple[list[RowNumbers], Context]:
     """Measure a model's embeddings at true boxes, beside others.

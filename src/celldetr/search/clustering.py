@@ -10,28 +10,28 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from pydantic import Field
 
 from celldetr.cells.clusters import CLUSTER, CLUSTERS, MOST, cluster_summary, read_clusters, write_clusters
 from celldetr.cells.export import FORMATS, check_formats, find_format, write_format
 from celldetr.cells.export.geojson import write_geojson
 from celldetr.cells.reader import open_table
-from celldetr.config import Config, Positive
+from celldetr.config.cells import SAMPLED_CELLS, ClusterOptions
 from celldetr.errors import InputError, SlowWarning
 from celldetr.io.files import output_errors, read_json, replacing, write_json
 from celldetr.io.lock import RunLock
 from celldetr.io.parquet import parquet_errors
 from celldetr.io.run_folder import check_modes
 from celldetr.io.safe_io import is_file
+from celldetr.progress import Progress
 from celldetr.search.collection import Collection, Rows, SlideCells, find_cells, gather, sample_rows
 from celldetr.search.grouping import Assigner, Grouping, group, scanpy_module
 from celldetr.slide.provenance import environment, now, package_version
@@ -41,19 +41,7 @@ ABOUT = "clusters.json"
 SAMPLE = "sample.parquet"
 GEOJSON = "clusters.geojson.gz"
 _KEY = b"celldetr.sample"
-FEW = 50_000  # cells that are clustered by default
 MANY = 100_000  # more are warned of
-
-Progress = Callable[[int, int], None]
-
-
-class ClusterOptions(Config):
-    """Settings of a clustering: all decide which groups come out."""
-
-    resolution: Annotated[Positive, Field(le=1000)] = 0.5  # of Leiden; larger finds more, smaller groups
-    neighbours: Annotated[int, Field(ge=2, le=200)] = 15  # of each cell in the graph; also those that vote
-    sample: Annotated[int, Field(ge=100, le=1_000_000)] = FEW  # cells that are clustered; the others join
-    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
 
 
 @dataclass(frozen=True)
@@ -183,7 +171,7 @@ def _slow(count: int) -> str:
     """What there is to say of so many cells that are clustered themselves."""
     return (
         f"{count:,} cells are clustered themselves, and each is first compared with every other: that takes about "
-        f"{(count / FEW) ** 2:.0f} times as long as of {FEW:,}, and no progress is shown; with a smaller `sample` the"
+        f"{(count / SAMPLED_CELLS) ** 2:.0f} times as long as of {SAMPLED_CELLS:,}; with a smaller `sample` the"
         " other cells join the clusters of these"
     )
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -23,6 +23,7 @@ from celldetr.config import Config, parse
 from celldetr.errors import InputError
 from celldetr.io.files import output_errors, read_json, replacing, write_json
 from celldetr.io.lock import LOCK, RunLock
+from celldetr.progress import Progress
 from celldetr.search import ivf
 from celldetr.search.collection import Collection, Rows, find_cells, gather, sample_rows, unit
 from celldetr.search.nearest import Best, Excluded
@@ -34,8 +35,6 @@ CENTROIDS = "centroids.npy"
 BEGUN = (f"{LOCK}*", f"{MANIFEST}.tmp", f"{CENTROIDS}*")  # what a run that was killed may leave and no manifest
 GROWTH = 4  # more or fewer cells by this factor than the centroids were made for: they are made anew
 NPY_HEADER = 4096
-
-Progress = Callable[[int, int], None]
 
 
 class Segment(Config):
