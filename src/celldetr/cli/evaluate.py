@@ -52,7 +52,7 @@ def evaluate(
 
     check_file(out, overwrite)
     model = TilePredictor.load(inference)
-    with Progress(quiet) as progress:
+    with Progress("evaluate", quiet) as progress:
         counter = progress.counter(f"{dataset}, {options.split}", "images")
         verdict = evaluate_model(model, dataset, options, progress=counter)
     write_metrics(verdict.report, out, others=verdict.others, context=verdict.context)

@@ -41,7 +41,7 @@ def threshold(
         check_ending(plot)
         check_file(plot, overwrite, "threshold.png")
     model = TilePredictor.load(inference)
-    with Progress(quiet) as progress:
+    with Progress("threshold", quiet) as progress:
         counter = progress.counter(f"{dataset}, {options.split}", "images")
         choice, own = choose_threshold(model, dataset, options, progress=counter)
     if plot is not None:
