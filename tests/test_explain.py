@@ -88,7 +88,7 @@ def test_a_run_of_another_slide_is_refused(run, tmp_path) -> None:
     other = save(crop(width=200), tmp_path / "other.png")
     with pytest.raises(InputError, match="give the run of this slide"):
         open_and_read(other, run[1])
-    with open_slide(run[0], MPP / 2) as reader, pytest.raises(InputError, match=rf"resolution of the run, --mpp {MPP}"):
+    with open_slide(run[0], MPP / 2) as reader, pytest.raises(InputError, match=rf"resolution of the run, `mpp={MPP}`"):
         run_cells(run[1], reader)
 
 

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from celldetr.config import Precision
-from celldetr.errors import InputError, UntypedWarning, untyped
+from celldetr.config import InferenceOptions, Precision, parse
+from celldetr.errors import UntypedWarning, untyped
 from celldetr.model.checkpoint import Card, load_checkpoint
 from celldetr.model.device import pick_device
 from celldetr.model.hub import find_model
@@ -78,10 +78,8 @@ def load_model(
         InputError: no such model or device, a broken checkpoint, a threshold outside [0, 1], no tile in a batch,
             another number of orientations.
     """
-    if threshold is not None and not 0 <= threshold <= 1:
-        raise InputError(f"threshold={threshold}: expected a score between 0 and 1")
-    if batch_size < 1:
-        raise InputError(f"batch_size={batch_size}: expected 1 or more")
+    chosen = {"threshold": threshold, "precision": precision, "batch_size": batch_size, "orientations": orientations}
+    options = parse(InferenceOptions, chosen, "load_model")
     where = pick_device(device)
     checkpoint = load_checkpoint(find_model(name), device=where)
     model = Model(
@@ -89,14 +87,26 @@ def load_model(
         threshold=checkpoint.card.threshold if threshold is None else threshold,
         card=checkpoint.card.model_dump(mode="json"),
         device=where,
-        precision=precision,
-        batch_size=batch_size,
-        orientations=orientations,
+        precision=options.precision,
+        batch_size=options.batch_size,
+        orientations=options.orientations,
     )
     model.info = checkpoint.card
     if not model.info.types_trained:
         warnings.warn(untyped(model.info.name), UntypedWarning, stacklevel=2)
     return model
+
+
+def load(options: InferenceOptions) -> Model:
+    """Load a model as options say; raises what ``load_model`` raises."""
+    return load_model(
+        options.model,
+        options.device,
+        precision=options.precision,
+        threshold=options.threshold,
+        batch_size=options.batch_size,
+        orientations=options.orientations,
+    )
 
 
 def predict_slide(

@@ -58,7 +58,7 @@ def test_a_finished_run_leaves_its_results_and_says_so_last(tmp_path: Path) -> N
 
 def test_a_finished_run_is_kept_or_replaced_only_when_asked(tmp_path: Path) -> None:
     finish(tmp_path)
-    with pytest.raises(InputError, match=r"holds a finished run; pass --overwrite to replace it, or --resume to keep"):
+    with pytest.raises(InputError, match=r"holds a finished run; pass `overwrite=True` .* `resume=True` to keep"):
         finish(tmp_path)
     with pytest.raises(InputError, match="contradict"):
         finish(tmp_path, resume=True, overwrite=True)
@@ -76,7 +76,7 @@ def test_a_finished_run_is_kept_or_replaced_only_when_asked(tmp_path: Path) -> N
 def test_without_its_result_a_run_is_not_finished(tmp_path: Path) -> None:
     finish(tmp_path)
     (tmp_path / "table.csv").unlink()
-    with pytest.raises(InputError, match=r"holds an unfinished run; .* --resume to continue"):
+    with pytest.raises(InputError, match=r"holds an unfinished run; .* `resume=True` to continue"):
         folder(tmp_path).check()
     with folder(tmp_path).open(resume=True) as run:
         assert not run.is_finished
@@ -149,7 +149,7 @@ def test_another_request_is_not_resumed(tmp_path: Path) -> None:
         folder(tmp_path, version=2, options={"tile": 256, "batch_size": 4}).check(resume=True)
     assert folder(tmp_path, version=2).check(overwrite=True) is None
     (tmp_path / "run.json").write_text("{")
-    with pytest.raises(InputError, match="--overwrite"):
+    with pytest.raises(InputError, match="`overwrite=True`"):
         folder(tmp_path).check(resume=True)
 
 

@@ -194,6 +194,24 @@ def test_a_config_without_a_newer_setting_still_loads(folder: Path) -> None:
     assert load_checkpoint(folder).card.config == CONFIG
 
 
+def test_what_a_card_of_0_1_0_does_not_say_is_as_in_0_1_0(tmp_path: Path) -> None:
+    """Weights fit both ways, so that a wrong default would load in silence: the embeddings tell."""
+    old = CONFIG.model_copy(update=module.SETTINGS_OF_0_1)
+    network = CellDETR(old).eval()
+    folder = tmp_path / "old"
+    save_checkpoint(folder, network, Card(name="old", config=old, threshold=0.5))
+    config = {k: v for k, v in old.model_dump(mode="json").items() if k not in module.SETTINGS_OF_0_1}
+    path = folder / WEIGHTS_FILE
+    save_file(load_file(path), path, metadata={"config": json.dumps(config)})
+    rewrite_card(folder, config=config, sha256=module._digest(path))
+    read = load_checkpoint(folder)
+    assert read.card.config == old
+    images, boxes = torch.randint(0, 256, (1, 3, 64, 64), dtype=torch.uint8), torch.tensor([[[0.9, 0.5, 0.1, 0.1]]])
+    with torch.no_grad():
+        before, after = (each.represent(each.memorise(images), boxes).embeddings for each in (network, read.network))
+    assert torch.equal(before, after)
+
+
 def test_missing_files_are_named(folder: Path, tmp_path: Path) -> None:
     (folder / WEIGHTS_FILE).unlink()
     with pytest.raises(InputError, match=WEIGHTS_FILE):

@@ -342,22 +342,51 @@ def test_numba_refuses_other_devices() -> None:
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.integers(0, 2**32 - 1), st.sampled_from([(2, None), (4, None), (4, 1.0), (4, 1.7)]), st.booleans())
-def test_fused_equals_the_steps_one_by_one(seed: int, kind: tuple[int, float | None], wild: bool) -> None:
-    """With gradients on, the layer computes locations and weights in PyTorch; without, the kernel does."""
+@given(
+    st.integers(0, 2**32 - 1),
+    st.sampled_from([(2, None), (4, None), (4, 1.0), (4, 1.7)]),
+    st.booleans(),
+    st.booleans(),
+)
+def test_fused_equals_the_steps_one_by_one(seed: int, kind: tuple[int, float | None], wild: bool, inside: bool) -> None:
+    """Results and gradients of the kernel that makes locations and weights, and of the layer that does in PyTorch."""
     torch.manual_seed(seed)
     numbers, margin = kind
-    layer = DeformableAttention(24, 3, 2, 5, margin=margin, offset_start="interior" if margin else "stock")
+    start = "interior" if margin else "stock"
+    layer = DeformableAttention(24, 3, 2, 5, margin=margin, offset_start=start, inside=inside)
     with torch.no_grad():
         for parameter in layer.parameters():
             parameter.add_(torch.randn_like(parameter) * (3.0 if wild else 0.1))
     shapes = ((5, 7), (3, 1))
     memory = Memory(torch.randn(2, 38, 24), shapes, (8, 16), torch.rand(2, 2, 2) + 0.1, None, torch.ones(2, 2))
     query, reference = torch.randn(2, 6, 24), torch.rand(2, 6, numbers) * 1.5 - 0.2
-    slow = layer(query, reference, memory).detach()
+
+    def results(fused: bool) -> list[torch.Tensor]:
+        layer.fused = fused
+        layer.zero_grad()
+        out = layer(query, reference, memory)
+        (out * torch.cos(torch.arange(out.numel()).view(out.shape))).sum().backward()
+        return [out.detach(), *(p.grad.clone() for p in layer.parameters() if p.grad is not None)]
+
+    for fast, slow in zip(results(True), results(False), strict=True):
+        torch.testing.assert_close(fast, slow, atol=5e-5 * float(slow.abs().max() + 1), rtol=1e-4)
+
+
+def test_points_clamped_inside_are_those_of_border_padding() -> None:
+    """Against ``grid_sample`` with ``padding_mode="border"``, one level and equal weights."""
+    torch.manual_seed(0)
+    layer = DeformableAttention(6, 1, 1, 4, inside=True).double()
+    memory = Memory(
+        torch.randn(1, 20, 6).double(), ((4, 5),), (8,), torch.ones(1, 1, 2).double(), None, torch.ones(1, 2)
+    )
+    query, reference = torch.randn(1, 30, 6).double(), torch.rand(1, 30, 2).double() * 3 - 1
     with torch.no_grad():
-        fast = layer(query, reference, memory)
-    torch.testing.assert_close(fast, slow, atol=2e-5 * float(slow.abs().max() + 1), rtol=1e-4)
+        value = layer.value_proj(memory.tokens).view(1, 4, 5, 6).permute(0, 3, 1, 2)
+        offsets = layer.sampling_offsets(query).view(1, 30, 4, 2) / torch.tensor([5.0, 4.0])
+        grid = 2 * (reference[:, :, None] + offsets) - 1
+        samples = torch.nn.functional.grid_sample(value, grid, padding_mode="border", align_corners=False)
+        expected = layer.output_proj(samples.mean(-1).transpose(1, 2))
+        torch.testing.assert_close(layer(query, reference, memory), expected)
 
 
 @settings(max_examples=30, deadline=None)

@@ -71,7 +71,7 @@ def test_a_row_comes_back_as_it_was(tmp_path: Path) -> None:
     assert all((again.linear[share] == counts).all() for share, counts in kept.linear.items())
     assert np.allclose(again.retrieval, kept.retrieval)
     (tmp_path / "r.json").write_text('{"knn": 3}')
-    with pytest.raises(InputError, match="--overwrite"):
+    with pytest.raises(InputError, match="`overwrite=True`"):
         read_row(tmp_path / "r.json")
     assert read_row(tmp_path / "none.json") is None
 

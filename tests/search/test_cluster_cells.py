@@ -27,7 +27,7 @@ from helpers.cohorts import planted, write_cohort
 for name in ("scanpy", "igraph", "faiss"):
     pytest.importorskip(name, reason=f"the extra 'cluster-cells' ({name}) is not installed")
 
-SCHEMA = Path(__file__).parents[1] / "export" / "qupath_feature.schema.json"
+SCHEMA = Path(__file__).parents[1] / "cells" / "qupath_feature.schema.json"
 
 
 @pytest.fixture(scope="module")

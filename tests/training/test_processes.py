@@ -126,7 +126,7 @@ def test_a_batch_that_cannot_be_shared() -> None:
 
 
 def test_devices_that_are_not_there() -> None:
-    with pytest.raises(InputError, match="--devices 0: expected 1"):
+    with pytest.raises(InputError, match="`devices=0`: expected 1"):
         start_fabric("32", "cpu", 0)
 
 

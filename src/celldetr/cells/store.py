@@ -239,7 +239,7 @@ def cells_path(path: Path | str) -> Path:
     run = read_json(path / RUN) if is_dir(path) else None
     if run is not None and run.get("status") not in FINISHED:
         raise InputError(
-            f"{path}: the run is not finished (it is {run.get('status')}); run predict again with --resume"
+            f"{path}: the run is not finished (it is {run.get('status')}); run predict again with `resume=True`"
         )
     raise InputError(f"{path}: no such cell table; give cells.parquet or the directory that predict wrote for a slide")
 

@@ -59,7 +59,9 @@ def forecast(slides: Sequence[Slide], request: Request) -> Iterator[Forecast]:
         InputError: the model cannot be loaded.
     """
     check_modes(request.resume, request.overwrite)
-    model = request.model.load()
+    from celldetr.api import load
+
+    model = load(request.model)
     for slide in slides:
         directory = request.out / slide.name
         try:

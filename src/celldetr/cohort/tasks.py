@@ -27,7 +27,8 @@ from uuid import uuid4
 
 from celldetr.cells.store import ATTEMPT, PARTS
 from celldetr.cohort.regions import found_store
-from celldetr.cohort.request import ModelChoice, Request
+from celldetr.cohort.request import Request
+from celldetr.config import InferenceOptions
 from celldetr.errors import InputError
 from celldetr.io.files import output_errors
 from celldetr.slide.base_reader import SlideReader
@@ -133,8 +134,10 @@ def _task(work: Callable[P, T]) -> Callable[P, T | Refusal]:
 
 
 @lru_cache(maxsize=1)
-def _model(choice: ModelChoice) -> Model:
-    return choice.load()
+def _model(options: InferenceOptions) -> Model:
+    from celldetr.api import load
+
+    return load(options)
 
 
 @_task

@@ -5,11 +5,13 @@ Unknown keys are refused and the near ones named.
 
 from __future__ import annotations
 
-from celldetr.config.base import Config, Count, Mpp, Positive, Probability, Share, TypeName, override, parse
+from celldetr.config.base import Config, Count, Mpp, Positive, Precision, Probability, Share, TypeName, override, parse
 from celldetr.config.data import AugmentConfig, DataSource
+from celldetr.config.evaluation import EvaluateOptions, ProbeOptions, ThresholdOptions
+from celldetr.config.inference import InferenceOptions
 from celldetr.config.model import ModelConfig
 from celldetr.config.recipe import Recipe
-from celldetr.config.training import DETECTION, ContrastiveConfig, Part, Precision, TrainConfig
+from celldetr.config.training import DETECTION, ContrastiveConfig, Part, TrainConfig
 
 __all__ = [
     "DETECTION",
@@ -18,14 +20,18 @@ __all__ = [
     "ContrastiveConfig",
     "Count",
     "DataSource",
+    "EvaluateOptions",
+    "InferenceOptions",
     "ModelConfig",
     "Mpp",
     "Part",
     "Positive",
     "Precision",
     "Probability",
+    "ProbeOptions",
     "Recipe",
     "Share",
+    "ThresholdOptions",
     "TrainConfig",
     "TypeName",
     "override",

@@ -1,16 +1,17 @@
 """What every config has in common: an immutable pydantic model that refuses keys it does not know.
 
-``Field(description=...)`` is the only place where a setting is described, and its bounds and default the only place
-where these stand: options of the command line, its help and docs/cli.md are made from them.
+``Field(default, bounds, description=...)`` is the only place where a setting is described and has its default: options
+of the command line, its help and docs/cli.md are made from it. A ``title`` is how a value is written there (metavar).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic.fields import FieldInfo
 
 from celldetr.errors import InputError, near
 from celldetr.io.safe_io import parse_yaml, shown
@@ -26,6 +27,7 @@ Probability = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(gt=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
+Precision = Literal["auto", "32", "bf16"]
 Mpp = Annotated[float, Field(ge=0.05, le=10)]  # micrometres per pixel that a microscope can have
 # Types become columns, map keys and legends: one line of printable text.
 TypeName = Annotated[str, AfterValidator(_printable)]
@@ -36,11 +38,20 @@ class Config(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
+    @classmethod
+    def settings(cls, prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
+        """Every field and those of the configs it holds, with dotted names."""
+        for name, field in cls.model_fields.items():
+            if isinstance(field.annotation, type) and issubclass(field.annotation, Config):
+                yield from field.annotation.settings(f"{prefix}{name}.")
+            else:
+                yield f"{prefix}{name}", field
+
 
 T = TypeVar("T", bound=Config)
 
 
-def _explain(error: ValidationError, root: type[BaseModel], origin: str) -> str:
+def _explain(error: ValidationError, root: type[BaseModel], origin: str, flags: Mapping[str, str]) -> str:
     """One line for the first thing wrong in ``error``, with the near names of an unknown key."""
     first = error.errors()[0]
     path = [str(part) for part in first["loc"]]
@@ -54,16 +65,21 @@ def _explain(error: ValidationError, root: type[BaseModel], origin: str) -> str:
     value = first.get("input")
     got = "" if isinstance(value, dict) else f", got {shown(value)}"
     message = first["msg"].removeprefix("Value error, ")
-    return f"{origin}: {'.'.join(path) or 'settings'}: {message}{got}"
+    if path and path[0] in flags:
+        return f"{' '.join([flags[path[0]], *path[1:]])}: {message}{got}"
+    if not path and not origin:
+        return message
+    return f"{origin or 'settings'}: {'.'.join(path) or 'settings'}: {message}{got}"
 
 
-def parse(cls: type[T], values: Mapping[str, Any], origin: str) -> T:
+def parse(cls: type[T], values: Mapping[str, Any], origin: str, flags: Mapping[str, str] | None = None) -> T:
     """Build a config from plain values.
 
     Args:
         cls: the config class.
         values: what was read, nested dictionaries and lists.
-        origin: where it came from, for the message.
+        origin: where it came from, for the message; "": all was given by flags.
+        flags: how values that came from elsewhere were given, by key.
 
     Raises:
         InputError: an unknown key (near ones are named), a missing one, or a value out of range.
@@ -71,7 +87,7 @@ def parse(cls: type[T], values: Mapping[str, Any], origin: str) -> T:
     try:
         return cls.model_validate(values)
     except ValidationError as error:
-        raise InputError(_explain(error, cls, origin)) from None
+        raise InputError(_explain(error, cls, origin, flags or {})) from None
 
 
 def override(values: Mapping[str, Any], assignments: Sequence[str]) -> dict[str, Any]:

@@ -40,10 +40,16 @@ class ModelConfig(Config):
     std: tuple[Positive, Positive, Positive] = Field(
         (0.5, 0.5, 0.5), description="Standard deviation of each channel, of pixel values / 255."
     )
-    level_norm: Literal["group", "layer"] = Field(
-        "group",
+    level_norm: Literal["layer", "group"] = Field(
+        "layer",
         description="Normalisation of the projected levels. group: over each image and group of channels, as in DETR, "
         "so that a cell's features depend on the rest of its image; layer: each location by itself.",
+    )
+
+    border: Literal["replicate", "zeros"] = Field(
+        "replicate",
+        description="What convolutions and attention read beyond the image. replicate: its nearest pixel or token; "
+        "zeros: as in the paper, which marks the border, so that a cell's place in its tile enters its embedding.",
     )
 
     d_model: Width = Field(128, description="Width of the transformer and of a cell embedding.")
@@ -64,6 +70,11 @@ class ModelConfig(Config):
     )
 
     encoder_layers: int = Field(3, ge=0, le=64, description="Layers of the deformable encoder.")
+    encoder_position: Literal["none", "absolute"] = Field(
+        "none",
+        description="Position added to the encoder's tokens where they choose what to attend to. none: offsets depend "
+        "on content and level alone; absolute: sine encoding of the position in the image, as in Deformable DETR.",
+    )
     encoder_strides: tuple[int, ...] = Field(
         (8, 16, 32), description="Levels whose tokens the encoder mixes and the detection decoder attends to."
     )
@@ -109,6 +120,11 @@ class ModelConfig(Config):
     )
     location_encoding: Literal["linear", "sine"] = Field(
         "linear", description="How (w, h) becomes the content and (x, y) the position of a query."
+    )
+    query_position: Literal["none", "absolute"] = Field(
+        "none",
+        description="Position added to a representation query where it chooses what to attend to. none: sampling is "
+        "relative to the box already; absolute: a projection of (x, y), as in the paper.",
     )
 
     @model_validator(mode="after")

@@ -6,9 +6,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from celldetr.config.base import Config, Count, Positive, Probability
+from celldetr.config.base import Config, Count, Positive, Precision, Probability
 
-Precision = Literal["auto", "32", "bf16"]
 Part = Literal["backbone", "encoder", "detector", "representer"]
 DETECTION: tuple[Part, ...] = ("backbone", "encoder", "detector")  # the parts that decide which nuclei are found
 

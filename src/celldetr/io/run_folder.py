@@ -119,16 +119,16 @@ class RunFolder:
         if not resume:
             kind, how = ("a finished", "keep") if self._is_finished(earlier) else ("an unfinished", "continue")
             raise InputError(
-                f"{path}: holds {kind} {layout.noun}; pass --overwrite to replace it, or --resume to {how} it"
+                f"{path}: holds {kind} {layout.noun}; pass `overwrite=True` to replace it, or `resume=True` to {how} it"
             )
         if not recorded:
-            raise InputError(f"{path}: cannot be resumed, it has no {layout.record}; pass --overwrite to replace it")
+            raise InputError(f"{path}: cannot be resumed, it has no {layout.record}; replace it with `overwrite=True`")
         wrong = differences({key: earlier.get(key) for key in self.request}, self.request)
         wrong = [text for text in wrong if not text.startswith(self._ignore)]
         if wrong:
             raise InputError(
-                f"{path}: cannot be resumed, the {layout.noun} there differs ({'; '.join(wrong)}); pass --overwrite to"
-                " replace it"
+                f"{path}: cannot be resumed, the {layout.noun} there differs ({'; '.join(wrong)}); pass"
+                " `overwrite=True` to replace it"
             )
         return earlier
 
@@ -301,7 +301,7 @@ class Step:
 def check_modes(resume: bool, overwrite: bool) -> None:
     """Refuse to continue what is there and to replace it at once."""
     if resume and overwrite:
-        raise InputError("resume and overwrite contradict each other; pass one of --resume and --overwrite")
+        raise InputError("`resume=True` and `overwrite=True` contradict each other; pass one of them")
 
 
 def differences(earlier: Mapping[str, Any], now: Mapping[str, Any], within: str = "") -> list[str]:

@@ -204,7 +204,7 @@ class _Run:
         if not places.grid:
             size = f"{reader.width} x {reader.height} px"
             side = f"{options.px * places.step[0]:.0f} x {options.px * places.step[1]:.0f} px there"
-            raise InputError(f"{reader.file}: {size}, smaller than a patch, which is {side}; choose a smaller --px")
+            raise InputError(f"{reader.file}: {size}, smaller than a patch, which is {side}; choose a smaller `px`")
         return places
 
     def _sample(self, index: int, first: int, tally: _Tally, look: _Look, found: SlideNuclei) -> None:

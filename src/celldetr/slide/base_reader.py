@@ -214,7 +214,7 @@ def _check_size(name: str, levels: tuple[Level, ...], resolution: Resolution) ->
     if not 0 < max(width, height) <= LONGEST_SIDE or min(width, height) < 1 or area > LARGEST_MM2:
         raise InputError(
             f"{name}: {width} x {height} px at {resolution.mpp:g} um per pixel: expected at most {LONGEST_SIDE:,} px a "
-            f"side and {LARGEST_MM2:,} mm², which is larger than any slide; damaged, or pass the right --mpp"
+            f"side and {LARGEST_MM2:,} mm², which is larger than any slide; damaged, or pass the right `mpp`"
         )
     for level in levels:
         if min(level.width, level.height) < 1 or min(level.downsample) <= 0:

@@ -145,7 +145,7 @@ def claim(directory: Path, run: dict[str, Any], resume: bool, overwrite: bool) -
         InputError: see ``earlier_run``; the directory is in use, or cannot be made.
     """
     if (directory / MIRAX_FILE).is_file():
-        raise InputError(f"{directory}: holds the pixels of a MIRAX slide; choose another folder with -o")
+        raise InputError(f"{directory}: holds the pixels of a MIRAX slide; choose another folder for results")
     with output_errors(directory):
         directory.mkdir(parents=True, exist_ok=True)
         flush_directory(directory.parent)
@@ -178,16 +178,16 @@ def earlier_run(directory: Path, run: dict[str, Any], resume: bool, overwrite: b
     if not resume:
         what = "a finished" if CELLS in there else "an unfinished"
         raise InputError(
-            f"{directory}: holds {what} run; pass --overwrite to replace it, or --resume to "
+            f"{directory}: holds {what} run; pass `overwrite=True` to replace it, or `resume=True` to "
             + ("keep it" if CELLS in there else "continue it")
         )
     earlier = read_json(directory / RUN)
     if earlier is None:
-        raise InputError(f"{directory}: has no {RUN}, so it cannot be resumed; pass --overwrite to replace it")
+        raise InputError(f"{directory}: has no {RUN}, so it cannot be resumed; pass `overwrite=True` to replace it")
     wrong = changed(earlier, run)
     if wrong:
         raise InputError(
-            f"{directory}: cannot be resumed, it was made with {'; '.join(wrong)}; pass --overwrite to replace it"
+            f"{directory}: cannot be resumed, it was made with {'; '.join(wrong)}; pass `overwrite=True` to replace it"
         )
     if earlier.get("status") in FINISHED and CELLS not in there:
         earlier["status"] = "incomplete"
@@ -234,7 +234,7 @@ def summarise(directory: Path, run: dict[str, Any]) -> RunSummary:
         )
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise InputError(
-            f"{directory / RUN}: not as a run writes it ({type(error).__name__}: {error}); pass --overwrite"
+            f"{directory / RUN}: not as a run writes it ({type(error).__name__}: {error}); pass `overwrite=True`"
         ) from None
 
 

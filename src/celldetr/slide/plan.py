@@ -102,7 +102,7 @@ def make_plan(reader: SlideReader, model: TileModel, options: PredictOptions) ->
         roi = shapely.intersection(roi, shapely.box(x, y, x + width, y + height))
         if options.region is not None and not roi.area:
             raise InputError(
-                f"--roi lies outside of --region {x:g} {y:g} {width:g} {height:g}: nothing is left to look at"
+                f"`roi` lies outside of `region={x:g} {y:g} {width:g} {height:g}`: nothing is left to look at"
             )
     areas = ((owned[:, 2:] - owned[:, :2]).prod(1) * (reader.mpp / 1000) ** 2).reshape(shape)
     if not options.tissue:

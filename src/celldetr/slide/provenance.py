@@ -120,7 +120,7 @@ def scarcity(cells: int, tissue_mm2: float) -> list[str]:
         return []
     return [
         f"hardly a cell found: {cells} on {tissue_mm2:.3g} mm2 of tissue; is this an H&E image at this resolution? "
-        "Look at it, and give the right one with --mpp, or a lower --threshold"
+        "Look at it, and give the right one with `mpp`, or a lower `threshold`"
     ]
 
 

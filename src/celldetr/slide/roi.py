@@ -154,4 +154,4 @@ def roi_of_run(run: Mapping[str, Any]) -> shapely.MultiPolygon | None:
     try:
         return place_roi(options["roi"], options.get("roi_origin", "slide"), tuple(bounds) if bounds else None)
     except (shapely.errors.GEOSException, TypeError, ValueError):
-        raise InputError("run.json: options.roi is not a geometry; run predict again with --overwrite") from None
+        raise InputError("run.json: options.roi is not a geometry; run predict again with `overwrite=True`") from None

@@ -2,7 +2,7 @@
 
     section.h5ad     step 1  ``Section.cells``; polygons in nuclei_um.parquet and outlines_um.parquet (GeoParquet)
     quality.parquet  step 2  table ``QUALITY``
-    types.parquet    step 3  table ``TYPES``; types_fine.parquet: before the hierarchy; expression.parquet: means by type
+    types.parquet    step 3  table ``TYPES``; types_fine.parquet: before the hierarchy; expression.parquet: means
     nuclei.parquet   step 4  boxes (xmin, ymin, xmax, ymax: level-0 px), score, geometry where there are polygons
     alignment.json   step 5  both affines, how they fit, numbers of the pairs; pairs.parquet: table ``PAIRS``
 

@@ -98,8 +98,8 @@ class Run:
         self.best = float(str(facts["best"]))
         if facts.get("data", self.data.digest) != self.data.digest:
             raise InputError(
-                f"{self.folder}: the labelled cells of its data have changed since it was interrupted; bring them back"
-                " to --resume, or train anew with --overwrite"
+                f"{self.folder}: the labelled cells of its data have changed since it was interrupted; bring them back,"
+                " or train anew with `overwrite=True`"
             )
         self.seconds = float(str(facts.get("seconds", 0.0)))
         self.kept = cast(dict[str, float], facts.get("kept", {}))
@@ -165,8 +165,8 @@ class Run:
     def _check_finite(self, what: str, value: float, step: int) -> None:
         if not math.isfinite(value):
             raise InputError(
-                f"{self.folder}: {what} is {value} at step {step}; train anew, in another folder or with --overwrite,"
-                f" with a training.lr below {self.recipe.training.lr:g} or with training.precision=32"
+                f"{self.folder}: {what} is {value} at step {step}; train anew, in another folder or with"
+                f" `overwrite=True`, with a training.lr below {self.recipe.training.lr:g} or with training.precision=32"
             )
 
     def _labels(self, parts: Iterable[Iterable[Tensor]]) -> list[list[Tensor]]:

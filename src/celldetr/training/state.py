@@ -70,7 +70,7 @@ def load_state(
             facts: dict[str, object] = json.loads((file.metadata() or {})["facts"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except (SafetensorError, OSError, KeyError, ValueError) as error:
-        raise InputError(f"{path}: not a training state ({error}); start again with --overwrite") from None
+        raise InputError(f"{path}: not a training state ({error}); start again with `overwrite=True`") from None
     parts: dict[str, dict[str, Tensor]] = {"network": {}, "average": {}, "optimizer": {}, "head": {}}
     for key, value in tensors.items():
         kind, _, name = key.partition("/")

@@ -153,7 +153,7 @@ def section(
     """
     ids = as_text(data.obs_names.to_numpy())
     check_ids(ids, path)
-    advice = "what its values were cannot be proved" if options.undo_log else "if they are normalised, try undo_log=True"
+    advice = "what they were cannot be proved" if options.undo_log else "if they are normalised, try undo_log=True"
     undo = undo_log_provably if options.undo_log else None
     whole = find_counts(data, path, options.layer or "auto", undo, f"; {advice}")
     counts, var = whole.matrix, whole.var
