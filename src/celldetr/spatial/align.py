@@ -147,7 +147,6 @@ def align_and_pair(
     Raises:
         InputError: the start cannot be right, or cells and nuclei do not look like one section.
     """
-<<<<<<< HEAD
     options = options or AlignOptions()
     report = progress or (lambda _: None)
     pixel_um = section.source.get("pixel_um") or PIXEL_UM
@@ -176,34 +175,6 @@ def align_and_pair(
         "pairs": pairs_summary(pairs, section.cells.n_obs, len(nuclei)),
     }
     return PairedCells(alignment.after, pairs, facts)
-=======
-    values = read_json(path)
-    if values is None:
-        raise InputError(f"{path}: no such file; run the step 'align' first")
-    try:
-        before, after = (np.array(values[name], dtype=np.float64).reshape(3, 3) for name in ("before", "after"))
-        return Alignment(
-            before=before,
-            after=after,
-            accepted=bool(values["accepted"]),
-            why=str(values["why"]),
-            fit_before=_fit_of(values["fit_before"]),
-            fit_after=_fit_of(values["fit_after"]),
-            moved_um=float(values["moved_um"]),
-            evidence=Evidence(**values["evidence"]),
-        )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise InputError(f"{path}: not an alignment ({error}); run the step 'align' again") from None
-
-
-def _fit_of(values: dict[str, Any]) -> Fit:
-    median, p90 = (np.nan if values[name] is None else float(values[name]) for name in ("median_um", "p90_um"))
-    return Fit(int(values["cells"]), int(values["pairs"]), median, p90)
-
-
-def _jsonable(fit: Fit) -> dict[str, Any]:
-    return {key: None if value != value else value for key, value in vars(fit).items()}  # NaN is no JSON
->>>>>>> main
 
 
 def refine(

@@ -70,9 +70,9 @@ def find_counts(
         matrix, var = matrices[name]
         if is_whole(matrix) and np.any(matrix.data if hasattr(matrix, "tocsr") else matrix):
             return Counts(csr_counts(matrix), var, name)
-    for name in reversed(order) if undo else ():
+    for name in reversed(order):
         matrix, var = matrices[name]
-        if (counts := undo(matrix)) is not None:
+        if undo is not None and (counts := undo(matrix)) is not None:
             return Counts(counts, var, f"{name}, normalisation undone")
     looked = ", ".join(order) or "no matrix"
     others = ", ".join(name for name in matrices if name not in order)

@@ -91,6 +91,7 @@ def write_section(section: Section, folder: Path) -> None:
         "name": section.name,
         "to_image": None if section.to_image is None else section.to_image.tolist(),
         "source": section.source,
+        "polygons": [kind for kind in POLYGONS if getattr(section, kind) is not None],
     }
     cells = anndata.AnnData(section.cells.X, section.cells.obs, section.cells.var, uns={_ABOUT: json.dumps(about)})
     with replacing(folder / SECTION) as temporary, warnings.catch_warnings():
@@ -112,13 +113,13 @@ def read_section_files(folder: Path) -> Section:
         cells = anndata.read_h5ad(path)
         about = json.loads(cells.uns.pop(_ABOUT))
     polygons: dict[str, Polygons] = {}
-    for kind, file in POLYGONS.items():
-        if (folder / file).is_file():
-            with reading(folder / file):
-                frame = geopandas.read_parquet(folder / file)
-            if not np.array_equal(frame["cell_id"].to_numpy(dtype=object), cells.obs_names.to_numpy(dtype=object)):
-                raise InputError(f"{folder / file}: its cells are not those of {SECTION}; run the step 'read' again")
-            polygons[kind] = frame.geometry.to_numpy().astype(object)
+    for kind in about["polygons"]:
+        file = folder / POLYGONS[kind]
+        with reading(file):
+            frame = geopandas.read_parquet(file)
+        if not np.array_equal(frame["cell_id"].to_numpy(dtype=object), cells.obs_names.to_numpy(dtype=object)):
+            raise InputError(f"{file}: its cells are not those of {SECTION}; run the step 'read' again")
+        polygons[kind] = frame.geometry.to_numpy().astype(object)
     affine = None if about["to_image"] is None else np.array(about["to_image"], dtype=np.float64)
     return Section(about["name"], cells, polygons.get("nuclei"), polygons.get("outlines"), affine, about["source"])
 

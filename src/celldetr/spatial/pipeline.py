@@ -18,10 +18,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, cast
 
 from celldetr.data.patch_set import SET_FILE
-from celldetr.errors import InputError, near
+from celldetr.errors import InputError
 from celldetr.io.files import write_json
 from celldetr.io.run_folder import RunFolder
 from celldetr.spatial import affine as affines
@@ -85,12 +85,10 @@ class Pipeline(StepResults):
     ) -> bool:
         """Step 1: read a section, see ``read_section``."""
         options = options or ReadOptions()
-        if kind not in get_args(Kind):
-            raise InputError(f"kind {kind!r} is unknown; {near(kind, get_args(Kind))}")
         settings = {"bundle": stamp(bundle), "kind": kind, "name": name, "options": options.model_dump(mode="json")}
 
         def work() -> dict[str, Any]:
-            section = read_section(bundle, kind=kind, name=name, options=options, progress=progress)
+            section = read_section(bundle, kind=cast(Kind, kind), name=name, options=options, progress=progress)
             files.write_section(section, self.files)
             self._results = {"section": section}
             return section_summary(section)
@@ -216,8 +214,7 @@ class Pipeline(StepResults):
             progress: called with the share that is done.
         """
         options, pairing = options or AlignOptions(), pairing or PairOptions()
-        if direction not in get_args(affines.Direction):
-            raise InputError(f"direction {direction!r} is unknown; {near(direction, get_args(affines.Direction))}")
+        way = cast(affines.Direction, direction)
         settings = {
             "alignment": stamp(alignment),
             "direction": direction,
@@ -230,7 +227,7 @@ class Pipeline(StepResults):
             start = self.section.to_image
             if alignment is not None:
                 pixel_um = self.section.source.get("pixel_um") or affines.PIXEL_UM
-                start = affines.to_image(affines.read_affine(alignment), direction, pixel_um, inverse=inverse)
+                start = affines.to_image(affines.read_affine(alignment), way, pixel_um, inverse=inverse)
             if start is None:
                 raise InputError(
                     f"{self.folder}: the section does not say where it lies on the image; give the alignment that"
