@@ -7,7 +7,7 @@ with self-attention they matter.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,13 +15,13 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from celldetr.api import Model, load_model
-from celldetr.cells.store import RUN, cells_path, read_cells
+from celldetr.cells.reader import open_table
 from celldetr.errors import InputError
 from celldetr.io.figures import check_ending, save_figure
-from celldetr.io.files import read_json
 from celldetr.model.attention_trace import AttentionTrace, trace_attention
 from celldetr.model.display_names import short_titles
 from celldetr.model.hub import DEFAULT_MODEL
+from celldetr.progress import Progress
 from celldetr.report.attention import Attention, CellRow, attention_figure
 from celldetr.slide.base_reader import SlideReader
 from celldetr.slide.damage import read_around
@@ -47,7 +47,7 @@ def explain_slide(
     mpp: float | None = None,
     tile: int = 768,
     device: str = "auto",
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> list[str]:
     """Open, load, choose and draw; see ``explain``.
 
@@ -85,8 +85,8 @@ def run_cells(run: Path, reader: SlideReader) -> pd.DataFrame:
     Raises:
         InputError: no finished run, or one of another slide.
     """
-    cells = read_cells(run, COLUMNS)
-    record = read_json(cells_path(run).parent / RUN) or {}
+    table = open_table(run)
+    record = table.run
     for key, actual in (("width", reader.width), ("height", reader.height)):
         if record.get(key, actual) != actual:
             raise InputError(
@@ -100,7 +100,7 @@ def run_cells(run: Path, reader: SlideReader) -> pd.DataFrame:
                 f"`cells={run}`: was made at {was} um per pixel ({key}), and {reader.file} is opened at {size:g}; give"
                 f" the resolution of the run, `mpp={record.get('mpp')}`"
             )
-    return cells
+    return table.frame(COLUMNS)
 
 
 def found_cells(reader: SlideReader, region: Region | None, model: Model) -> pd.DataFrame:
@@ -171,7 +171,7 @@ def explain(
     out: Path,
     *,
     tile: int = 768,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> list[str]:
     """Draw where models look, in the last layer of their representation decoder.
 

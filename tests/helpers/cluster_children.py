@@ -27,7 +27,7 @@ class LoggedModel(SlowModel):
         super().__init__(delay=delay)
         self._log = log
 
-    def predict_tiles(self, tiles: Sequence[Any]) -> Any:
+    def predict_tiles(self, tiles: Sequence[Any], least_score: float | None = None) -> Any:
         with self._log.open("a") as file:
             file.write(f"{os.getpid()} {len(tiles)}\n")
         return super().predict_tiles(tiles)
@@ -50,10 +50,10 @@ def _serve_worker(scheduler: str, log: Path, delay: float, folder: Path) -> None
     import dask
     from distributed import Worker
 
-    import celldetr.api
     import celldetr.report.summary
+    from celldetr.model.inference import TilePredictor
 
-    celldetr.api.load_model = lambda *_, **__: LoggedModel(log, delay)  # type: ignore[assignment,return-value]
+    TilePredictor.load = lambda options: LoggedModel(log, delay)  # type: ignore[method-assign,assignment,return-value]
     celldetr.report.summary._map = lambda page: ""
 
     async def serve() -> None:

@@ -82,7 +82,7 @@ def test_a_memo_gives_the_type_loss_of_the_images_themselves(tmp_path: Path, tin
     study = tiny_study(kind="decoder", set=["training.mode=mixed", "model.dropout=0.0"], detector=SHORT)
     detector = load_checkpoint(train_detector(study, 0, tmp_path / "out", "cpu"))
     edited = study.model_copy(update={"detector": (*study.detector, "training.lr=0.001")})
-    with pytest.raises(InputError, match="holds a run of another recipe"):
+    with pytest.raises(InputError, match=r"differs \(recipe\.training\.lr: .*, now 0\.001\)"):
         train_detector(edited, 0, tmp_path / "out", "cpu")
     memo = remember(study, 0, detector, torch.device("cpu"))
     recipe = study.recipe_of("both", 0)
@@ -243,7 +243,7 @@ def test_studies_of_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixtu
     folder = tmp_path / "decoder-brca" / "both" / "seed1"
     folder.mkdir(parents=True)
     (folder / RESULT_FILE).write_text("{}")
-    arguments = ["ablate", "decoder-brca", "-o", tmp_path / "out", "--seeds"]
+    arguments = ["ablate", "decoder-brca", "-o", tmp_path / "out", "--only-seeds"]
     assert call(*arguments, "0,one") == 2
     assert "expected whole numbers" in capsys.readouterr().err
     assert call(*arguments, "0,9") == 2
@@ -392,7 +392,7 @@ def test_results_of_a_study_that_was_edited_since_are_refused(tmp_path: Path, ti
     path.write_text(json.dumps({"trial": study.trial_of("both")}))
     assert find_result(study, "both", 0, tmp_path) == path
     edited = study.model_copy(update={"set": (*study.set, "training.steps=9")})
-    with pytest.raises(InputError, match=r"made with set .*now says .*training.steps=9.*delete the folder"):
+    with pytest.raises(InputError, match=r"differs \(trial\.set: .*, now .*training\.steps=9.*; delete the folder"):
         find_result(edited, "both", 0, tmp_path)
     told = study.model_copy(update={"test": study.test.model_copy(update={"types": ("epithelial",)})})
     assert find_result(told, "both", 0, tmp_path) == path  # another table of the same result

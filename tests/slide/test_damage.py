@@ -14,7 +14,7 @@ from PIL import Image
 from scipy import ndimage
 
 from celldetr import cli, sample_slide
-from celldetr.cells.store import read_cells
+from celldetr.cells.reader import read_cells
 from celldetr.errors import InputError
 from celldetr.report.marks import HATCH
 from celldetr.report.overview import write_overview
@@ -224,7 +224,7 @@ def test_a_slide_that_vanishes_is_not_taken_for_a_damaged_one(scratched: Path, t
 @pytest.fixture
 def blob_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     """The command line without the network."""
-    monkeypatch.setattr("celldetr.api.load_model", lambda *_, **__: BlobModel(mpp=0.499))
+    monkeypatch.setattr("celldetr.model.inference.TilePredictor.load", lambda options: BlobModel(mpp=0.499))
 
 
 @pytest.mark.usefixtures("blob_weights")

@@ -86,7 +86,7 @@ def soft_set(tmp_path: Path) -> Path:
         next=Position(slide=0, place=0),
     )
     rng = np.random.default_rng(3)
-    with PatchWriter(tmp_path / "soft", info, 100, soft=True) as writer:
+    with PatchWriter(tmp_path / "soft", info, 100) as writer:
         for number in range(6):
             cells = [(int(x), int(y), int(r)) for x, y, r in rng.integers((10, 10, 4), (54, 54, 8), (4, 3))]
             boxes = np.array([[x - r, y - r, x + r + 1, y + r + 1] for x, y, r in cells], np.float32)

@@ -128,7 +128,7 @@ def label(
     from celldetr.spatial.pipeline import open_set
 
     chosen = _chosen(settings, options)
-    with open_set(out, overwrite=overwrite, resume=resume) as pipeline, Progress(quiet) as bar:
+    with open_set(out, overwrite=overwrite, resume=resume) as pipeline, Progress("spatial", quiet) as bar:
         steps: dict[str, Callable[[], bool]] = {
             "read": lambda: pipeline.read(
                 bundle, kind=kind, name=name, options=chosen.read, progress=bar.share("read")
@@ -181,7 +181,7 @@ def read(
     from celldetr.spatial.pipeline import open_set
 
     chosen = _chosen(settings, options)
-    with open_set(out, overwrite=overwrite, resume=resume) as pipeline, Progress(quiet) as bar:
+    with open_set(out, overwrite=overwrite, resume=resume) as pipeline, Progress("spatial", quiet) as bar:
         ran = pipeline.read(bundle, kind=kind, name=name, options=chosen.read, progress=bar.share("read"))
         _summarise(pipeline, "read", ran=ran)
 
@@ -319,7 +319,7 @@ def _again(folder: Path, quiet: bool = True) -> Iterator[tuple[Pipeline, Progres
     """The pipeline of a set that was begun, for a command that does its step whether it is done or not."""
     from celldetr.spatial.pipeline import open_set
 
-    with open_set(folder, resume=True) as pipeline, Progress(quiet) as bar:
+    with open_set(folder, resume=True) as pipeline, Progress("spatial", quiet) as bar:
         pipeline.redo = True
         yield pipeline, bar
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
-from celldetr.cells.store import PARTS, RUN, PartStore
+from celldetr.cells.schema import RUN
 from celldetr.cohort import tasks
 from celldetr.cohort.regions import area_of, count_tiles, cut_regions, found_store, missing_bands
 from celldetr.cohort.request import Listener, Outcome, Request, one_line
@@ -27,9 +27,10 @@ from celldetr.io.files import flush_directory, output_errors, read_json, write_j
 from celldetr.io.run_folder import check_modes
 from celldetr.slide.engine import RunSummary, claim, is_complete, summarise
 from celldetr.slide.find import Slide
+from celldetr.slide.parts import PARTS, PartStore
 from celldetr.slide.pipeline import Seconds
 from celldetr.slide.provenance import environment, now
-from celldetr.slide.run import Progress, leave
+from celldetr.slide.run import SlideProgress, leave
 
 if TYPE_CHECKING:
     from distributed import Client, Future
@@ -267,7 +268,7 @@ class Coordinator:
         begun.cells += cells
         if self._listener is not None:
             total = count_tiles(plan, plan.bands)
-            self._listener(begun.slide, Progress(begun.tiles, total, begun.mm2, begun.cells))
+            self._listener(begun.slide, SlideProgress(begun.tiles, total, begun.mm2, begun.cells))
 
     def _count_workers(self) -> int:
         """How many there are, at least one; asked now and then, because they come and go."""

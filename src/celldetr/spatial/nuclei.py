@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from celldetr.cells.store import read_cells
+from celldetr.cells.reader import read_cells
 from celldetr.errors import InputError
 from celldetr.slide.options import PredictOptions
 from celldetr.slide.provenance import package_version

@@ -121,8 +121,7 @@ def write_set(
             licence=licence,
             made_with=made_with,
         )
-        soft = options.confidence or layout.spots is not None
-        with PatchWriter(out, info, options.shard, soft=soft) as writer:
+        with PatchWriter(out, info, options.shard) as writer:
             _write_patches(writer, reader, nuclei, labels, layout, options, donor, progress)
             return writer.info
 
@@ -208,7 +207,7 @@ def _patch(
         boxes=boxes[kept],
         scores=np.clip(nuclei.scores[own], 0, 1),
         types=types,
-        confidence=np.where(types == UNKNOWN, np.float32(1), labels.confidence[own]),
+        confidence=np.where(types == UNKNOWN, 1, labels.confidence[own]) if options.confidence else None,
         spots=None if layout.spots is None else layout.spots.of_place(place, own),
     )
 

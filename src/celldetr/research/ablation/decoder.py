@@ -27,14 +27,14 @@ from celldetr.model.checkpoint import Checkpoint, save_checkpoint
 from celldetr.model.device import in_bf16
 from celldetr.model.memory import Memory
 from celldetr.research.ablation.study import Study
-from celldetr.research.ablation.trial import RESULT_FILE, find_result, score_trial, trial_folder
+from celldetr.research.ablation.trial import find_result, score_trial, trial_folder
 from celldetr.training.box_sources import feed
 from celldetr.training.card import make_card
 from celldetr.training.criterion import balance
 from celldetr.training.crops import image_generators
 from celldetr.training.data import load_data
 from celldetr.training.ema import Average
-from celldetr.training.folder import MODEL_FOLDER, RECIPE_FILE, check_folder
+from celldetr.training.folder import MODEL_FOLDER
 from celldetr.training.labels import Labels
 from celldetr.training.loop import Listener, Progress, train
 from celldetr.training.matcher import match
@@ -77,14 +77,7 @@ class Memo:
 def train_detector(study: Study, seed: int, out: Path, device: str = "auto", listener: Listener | None = None) -> Path:
     """The detector of a seed; trained unless it is there. Returns the folder of its checkpoint."""
     folder = trial_folder(out, study, DETECTOR, seed)
-    recipe = study.detector_recipe(seed)
-    done, begun = folder / "done", (folder / RECIPE_FILE).is_file()
-    if begun:
-        check_folder(folder, recipe, resume=True, overwrite=False)  # the study may have been edited since
-    if not done.is_file():
-        train(recipe, folder, resume=begun, device=device, listener=listener)
-        done.touch()
-    return folder / MODEL_FOLDER
+    return train(study.detector_recipe(seed), folder, resume=True, device=device, listener=listener)
 
 
 @torch.no_grad()
@@ -145,8 +138,7 @@ def run_variant(
         the file of the result.
     """
     folder = trial_folder(out, study, variant, seed)
-    path = folder / RESULT_FILE
-    if find_result(study, variant, seed, out):
+    if path := find_result(study, variant, seed, out):
         return path
     recipe = study.recipe_of(variant, seed)
     start = time.monotonic()
@@ -155,8 +147,8 @@ def run_variant(
     folder.mkdir(parents=True, exist_ok=True)
     card = make_card(recipe, detector.card.threshold, {}, recipe.training.steps)
     save_checkpoint(folder / MODEL_FOLDER, network, card, dtype=torch.float16)
-    score_trial(study, variant, seed, folder / MODEL_FOLDER, path, [(seconds, None, None)], device, {"type_loss": loss})
-    return path
+    curve = [(seconds, None, None)]
+    return score_trial(study, variant, seed, folder / MODEL_FOLDER, folder, curve, device, {"type_loss": loss})
 
 
 def fit(recipe: Recipe, detector: Checkpoint, memo: Memo, listener: Listener | None = None) -> tuple[CellDETR, float]:
