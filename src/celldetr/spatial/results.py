@@ -34,10 +34,10 @@ STEPS: dict[str, tuple[str, ...]] = {
     "write": ("read", "qc", "type", "nuclei", "align"),
 }
 FOLDER, REPORT_FILE = "steps", "report.html"
-_PREDICTED = tuple(f"{FOLDER}/{PREDICTED}*{inside}" for inside in ("/*/*", "/*", ""))
+_PREDICTED = tuple(f"{FOLDER}/{PREDICTED}*{inside}" for inside in ("/*/*", "/*/", "/"))
 LAYOUT = Layout(
     "spatial.json",
-    outputs=(SET_FILE, "patches-*.arrow", REPORT_FILE, *_PREDICTED, f"{FOLDER}/*", FOLDER),
+    outputs=(SET_FILE, "patches-*.arrow", REPORT_FILE, *_PREDICTED, f"{FOLDER}/*", f"{FOLDER}/"),
     noun="set",
 )
 
@@ -72,10 +72,14 @@ class StepResults:
         step = self.run.step(name, settings, [f"{FOLDER}/{output}" for output in outputs], STEPS[name])
         if step.is_done and not self.redo:
             return False
-        if self.run.steps:  # a first step that fails leaves nothing to resume
-            self.run.begin()
-        with step as facts:
-            facts |= work()
+        self.run.begin()
+        try:
+            with step as facts:
+                facts |= work()
+        except BaseException:
+            if not self.run.steps:
+                self.run.discard()  # a first step that fails leaves nothing to resume
+            raise
         return True
 
     @property
