@@ -119,7 +119,7 @@ def work(path: Path) -> None:
         loss = 0.0
         with clock("step"):
             for _ in range(int(line)):
-                images, boxes, types = batches[step % BATCHES]
+                images, boxes, types = batches[step % BATCHES][:3]
                 set_rate(optimizer, step, settings)
                 generators = [torch.Generator().manual_seed(step) for _ in images]
                 with torch.autocast("cpu", dtype=torch.bfloat16):

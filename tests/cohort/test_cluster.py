@@ -45,7 +45,7 @@ def slides(tmp_path_factory: pytest.TempPathFactory) -> list[Slide]:
 def discs(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is done in this process is done with discs too."""
     monkeypatch.setattr("celldetr.model.inference.TilePredictor.load", lambda options: SlowModel())
-    monkeypatch.setattr("celldetr.report.summary._map", lambda page: "")
+    monkeypatch.setattr("celldetr.report.summary.map_embeddings", lambda table: None)
     monkeypatch.setattr("celldetr.cohort.schedulers.ANSWER", "10s")
 
 
@@ -59,7 +59,7 @@ def whole(slides: list[Slide], tmp_path_factory: pytest.TempPathFactory) -> Path
     out = tmp_path_factory.mktemp("whole")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("celldetr.model.inference.TilePredictor.load", lambda options: SlowModel())
-        patch.setattr("celldetr.report.summary._map", lambda page: "")
+        patch.setattr("celldetr.report.summary.map_embeddings", lambda table: None)
         outcomes = list(predict_slides(slides, request(out)))
     assert [outcome.status for outcome in outcomes] == ["complete"] * len(slides)
     return out
@@ -188,12 +188,11 @@ def test_a_finished_attempt_is_moved_with_its_stores(tmp_path: Path) -> None:
         (place / "cells.zarr" / "tables").mkdir(parents=True)
         (place / "cells.zarr" / "zarr.json").write_text(text)
         (place / "cells.parquet").write_text(text)
-    (attempt / "run.json").write_text("new")
-    (attempt / "parts").mkdir()
+    (attempt / "run.json").write_text('{"status": "complete"}')
     (directory / "parts").mkdir()
     (directory / "parts" / "band").write_text("kept")
-    move_results(attempt, directory)
+    assert move_results(attempt, directory) == {"status": "complete"}
     assert (directory / "cells.zarr" / "zarr.json").read_text() == "new"
-    assert (directory / "run.json").read_text() == (directory / "cells.parquet").read_text() == "new"
+    assert (directory / "cells.parquet").read_text() == "new"
     assert (directory / "parts" / "band").read_text() == "kept"
-    assert [path.name for path in attempt.iterdir()] == ["parts"]
+    assert [path.name for path in attempt.iterdir()] == ["run.json"]

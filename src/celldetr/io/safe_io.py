@@ -13,7 +13,6 @@ from celldetr.errors import InputError, near
 
 YAML_BYTES = 2**20  # settings, also with long lists of images
 JSON_BYTES = 256 * 2**20  # annotations of a large data set; in memory it is some ten times that
-GZIP_MAGIC = b"\x1f\x8b"
 
 
 def is_file(path: Path) -> bool:

@@ -13,7 +13,6 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
-from celldetr.io.run_folder import differences
 from celldetr.slide.base_reader import SlideReader
 from celldetr.slide.options import PredictOptions
 from celldetr.slide.parts import FailedTile, PartInfo
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
 
 COARSE = 1.5  # times the model's mpp beyond which a slide is magnified more than training ever did
 FEW_ON_MM2, FEW_PER_MM2 = 0.02, 5  # tissue larger than this has more cells than so many a mm2; fat has a hundred
-FREE = ("options.batch_size:", "mpp_source:")  # may change under a run: neither decides which cells come out
 LIBRARIES = (
     "numpy", "scipy", "pyarrow", "pillow", "openslide-python", "openslide-bin", "tifffile", "imagecodecs",
     "torch", "timm", "numba",
@@ -54,24 +52,6 @@ def identity(reader: SlideReader, model: TileModel, options: PredictOptions) -> 
     return values
 
 
-def changed(run: dict[str, Any], identity: dict[str, Any]) -> list[str]:
-    """How a run (``run.json``, which says more than its identity) differs from an identity; batch size may differ."""
-    then = {key: run.get(key) for key in identity}
-    return [text for text in differences(then, identity) if not text.startswith(FREE)]
-
-
-def history(earlier: dict[str, Any]) -> tuple[dict[str, float], int, str]:
-    """Seconds spent, sessions and the beginning of a run so far, from its ``run.json``, which anybody may have edited.
-
-    What is not as a run writes it is forgotten: no cell depends on it.
-    """
-    spent, sessions, started = (earlier.get(key) for key in ("seconds", "sessions", "started"))
-    numbers = spent.items() if isinstance(spent, dict) else ()
-    seconds = {key: float(value) for key, value in numbers if isinstance(value, int | float) and 0 <= value < 1e12}
-    count = sessions if isinstance(sessions, int) and 0 <= sessions < 1e9 else 0
-    return seconds, count, started if isinstance(started, str) else now()
-
-
 def table_provenance(run: dict[str, Any], failed: int = 0) -> dict[str, Any]:
     """What the table's own metadata says: the identity without what leaves the table as it is, and what is missing.
 
@@ -83,7 +63,7 @@ def table_provenance(run: dict[str, Any], failed: int = 0) -> dict[str, Any]:
     return {key: run[key] for key in keys} | ({"failed_tiles": failed} if failed else {})
 
 
-def doubts(job: Job) -> list[str]:
+def job_warnings(job: Job) -> list[str]:
     """What the user should know about the result, one sentence each."""
     found = [*job.reader.warnings, *job.plan.notes]
     coarsest = max(job.reader.mpp_x, job.reader.mpp_y)
@@ -114,7 +94,7 @@ def doubts(job: Job) -> list[str]:
     return found
 
 
-def scarcity(cells: int, tissue_mm2: float) -> list[str]:
+def scarcity_warnings(cells: int, tissue_mm2: float) -> list[str]:
     """One sentence if tissue has hardly a cell: then it is probably no H&E, or of another resolution than was said."""
     if tissue_mm2 <= FEW_ON_MM2 or cells >= FEW_PER_MM2 * tissue_mm2:
         return []
@@ -143,7 +123,7 @@ def results(infos: Sequence[PartInfo], plan: Plan, types: Sequence[str]) -> dict
     }
 
 
-def loss(failed: Sequence[FailedTile]) -> str:
+def damage_warning(failed: Sequence[FailedTile]) -> str:
     """One sentence about the tiles that could not be decoded, of which there are some."""
     area = sum(tile.mm2 for tile in failed)
     tiles = f"{len(failed):,} tile{'s' * (len(failed) > 1)}"

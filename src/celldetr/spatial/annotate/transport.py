@@ -2,7 +2,7 @@
 
 Cells of the section are transported onto the profiles of the reference's types. TACCO's own defaults are for spots that
 mix cells, in a tissue composed like the reference. Cells of an imaging instrument are one type each, few transcripts,
-and a section is composed as it is, so the defaults here differ; docs/spatial.md has the measurements behind them.
+and a section is composed as it is, so the defaults here differ; docs/how-to/spatial.md has the measurements.
 
 Large sections are cut into tiles of cells drawn at random, so that each has the section's composition, and transported
 one after the other with the same prior: memory follows the tile, not the section.
