@@ -29,7 +29,7 @@ from celldetr.api import load_model
 from celldetr.demo_slide import sample_slide
 from celldetr.model.checkpoint import load_checkpoint
 from celldetr.model.hub import find_model
-from celldetr.slide import parts, plan, run
+from celldetr.slide import engine, parts, plan
 from celldetr.slide.base_reader import SlideReader
 from celldetr.slide.engine import run_slide
 from celldetr.slide.options import PredictOptions
@@ -83,7 +83,7 @@ def clocks(model: Any, clock: Clock) -> Iterator[None]:
         (network, "detect", "detection decoder"),
         (network, "represent", "representation decoder"),
         (Ownership, "keep", "merge (ownership)"),
-        (run, "cell_rows", "rows"),
+        (engine, "cell_rows", "rows"),
         (parts.PartStore, "write", "write parts"),
         (parts.PartStore, "finish", "join parts"),
     ]

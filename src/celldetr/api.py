@@ -18,9 +18,8 @@ from celldetr.config import InferenceOptions, Precision, parse
 from celldetr.model.checkpoint import Card
 from celldetr.model.inference import TilePredictor
 from celldetr.slide.array import predict_array
-from celldetr.slide.engine import RunSummary
+from celldetr.slide.engine import RunSummary, SlideProgress
 from celldetr.slide.options import PredictOptions
-from celldetr.slide.run import SlideProgress
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -25,13 +25,21 @@ from celldetr.errors import InputError
 from celldetr.io.files import output_errors, read_json
 from celldetr.io.run_folder import RunFolder, check_modes
 from celldetr.slide.band_cache import BandCache
-from celldetr.slide.engine import LAYOUT, RunSummary, slide_folder, summarise
+from celldetr.slide.engine import (
+    LAYOUT,
+    RunSummary,
+    SlideProgress,
+    begin_session,
+    keep_or_discard,
+    session_times,
+    slide_folder,
+    summarise,
+)
 from celldetr.slide.find import Slide
 from celldetr.slide.parts import PARTS, PartStore
 from celldetr.slide.pipeline import Counter
 from celldetr.slide.plan import Plan
 from celldetr.slide.provenance import environment
-from celldetr.slide.run import SlideProgress, begin_session, keep_or_discard, session_times
 
 if TYPE_CHECKING:
     from distributed import Client, Future

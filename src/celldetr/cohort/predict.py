@@ -8,10 +8,9 @@ from pathlib import Path
 from celldetr.cells.export import check_formats, check_free
 from celldetr.model.output import TileModel
 from celldetr.report.outputs import write_outputs
-from celldetr.slide.engine import RunSummary, slide_run
+from celldetr.slide.engine import RunSummary, SlideProgress, slide_run
 from celldetr.slide.options import PredictOptions
 from celldetr.slide.reader import open_slide
-from celldetr.slide.run import SlideProgress
 
 
 def predict_slide(

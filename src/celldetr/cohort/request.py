@@ -9,10 +9,9 @@ from typing import Literal
 
 from celldetr.cohort.options import CohortOptions
 from celldetr.config import InferenceOptions
-from celldetr.slide.engine import RunSummary
+from celldetr.slide.engine import RunSummary, SlideProgress
 from celldetr.slide.find import Slide
 from celldetr.slide.options import PredictOptions
-from celldetr.slide.run import SlideProgress
 
 
 @dataclass(frozen=True)

@@ -31,14 +31,13 @@ from celldetr.errors import InputError
 from celldetr.io.files import output_errors
 from celldetr.slide.band_cache import BandCache
 from celldetr.slide.base_reader import SlideReader
-from celldetr.slide.engine import RunSummary, slide_folder
+from celldetr.slide.engine import RunSummary, Session, slide_folder
 from celldetr.slide.find import Slide
 from celldetr.slide.parts import ATTEMPTS, PART_FILES, PARTS
 from celldetr.slide.pipeline import Job, Seconds, find_bands
 from celldetr.slide.plan import Plan, make_plan
 from celldetr.slide.provenance import identity
 from celldetr.slide.reader import open_slide
-from celldetr.slide.run import Session
 
 if TYPE_CHECKING:
     from celldetr.model.inference import TilePredictor

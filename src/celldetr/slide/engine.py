@@ -3,34 +3,39 @@
 A run builds ``OUT/<slide>/``. Until it is done there are ``run.json`` with another status than ``complete``, and
 parts; ``cells.parquet`` appears last. Whatever ends a run early (Ctrl-C, a crash, a full disk, a damaged slide)
 leaves the parts that are whole, and ``resume`` continues after them. A run that fails before its first part leaves
-nothing.
+nothing. Parts that exist are trusted: they are renamed only when whole, and the run's identity has been compared.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from celldetr.cells.schema import CELLS, RUN
+from celldetr.cells.schema import CELLS, RUN, cell_rows
 from celldetr.errors import InputError
 from celldetr.io.run_folder import Layout, RunFolder, check_modes
-from celldetr.slide.band_cache import BANDS
+from celldetr.model.output import TileModel
+from celldetr.slide.band_cache import BANDS, BandCache
 from celldetr.slide.base_reader import SlideReader
+from celldetr.slide.nucleus_size import NucleusSizes
 from celldetr.slide.options import PredictOptions
-from celldetr.slide.parts import ATTEMPTS, PART_FILES, PARTS, FailedTile
-from celldetr.slide.pipeline import Job, Seconds
+from celldetr.slide.parts import ATTEMPTS, PART_FILES, PARTS, FailedTile, PartStore
+from celldetr.slide.pipeline import Counter, Job, Seconds, predict_bands
 from celldetr.slide.plan import make_plan
-from celldetr.slide.provenance import identity
-from celldetr.slide.run import Session, SlideProgress
-
-if TYPE_CHECKING:
-    from celldetr.model.output import TileModel
-
-__all__ = ["RunSummary", "SlideProgress", "run_slide", "slide_run"]
+from celldetr.slide.provenance import (
+    damage_warning,
+    environment,
+    identity,
+    job_warnings,
+    now,
+    results,
+    scarcity_warnings,
+    table_provenance,
+)
 
 LAYOUT = Layout(
     RUN,
@@ -41,6 +46,22 @@ LAYOUT = Layout(
 )
 FREE = ("options.batch_size", "mpp_source")  # may change when a run is resumed: neither decides which cells come out
 MIRAX_FILE = "Slidedat.ini"  # in the folder of a MIRAX slide, which has the name of the slide
+
+
+@dataclass(frozen=True)
+class SlideProgress:
+    """How far a run is.
+
+    Attributes:
+        tiles, tiles_total: read, and to be read.
+        mm2: the area that those read own.
+        cells: found so far.
+    """
+
+    tiles: int
+    tiles_total: int
+    mm2: float
+    cells: int
 
 
 @dataclass(frozen=True)
@@ -152,3 +173,142 @@ def summarise(folder: RunFolder) -> RunSummary:
         tuple(run["warnings"]),
         tuple(FailedTile(**tile) for tile in run["failed_tiles"]),
     )
+
+
+class Session:
+    """One session of a run: from what the folder holds to ``cells.parquet``, or to a state that can be resumed.
+
+    Args:
+        job: the work.
+        folder: of the slide's results, open; its record is that of the sessions before, or empty.
+        start: ``time.perf_counter`` when work on the slide began.
+        seconds: spent on it since then.
+        cache: bands that were detected already, by other processes or an earlier session; by default those in the
+            folder.
+        progress: called at the beginning and after every batch.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        folder: RunFolder,
+        start: float,
+        seconds: Seconds,
+        cache: BandCache | None = None,
+        progress: Callable[[SlideProgress], None] | None = None,
+    ) -> None:
+        self._job, self._folder, self._progress = job, folder, progress
+        self._store = PartStore(folder.path, job.model.types, job.model.embedding_dim)
+        self._cache = cache or BandCache(folder.path, folder.request)
+        self._infos = self._store.infos(job.plan.bands)
+        self._counter = Counter(seconds=seconds)
+        for info in self._infos:
+            self._counter.add(info.tiles, info.rows, info.mm2)
+        self._before = (self._counter.cells, self._counter.mm2)
+        self._start, self._earlier = start, folder.record
+
+    def complete(self) -> None:
+        """Do what is left to do, and finish the run in its folder."""
+        folder, job = self._folder, self._job
+        warnings = job_warnings(job)
+        begin_session(folder, warnings=warnings)
+        try:
+            self._predict()
+            failed = [tile for info in self._infos for tile in info.failed]
+            if failed:
+                self._check_worth(failed)
+                warnings.append(damage_warning(failed))
+            start = time.perf_counter()
+            table = self._store.finish(self._infos, table_provenance(folder.request, len(failed)))
+            warnings += self._sizes(table).doubts()
+            if job.options.tissue and not failed:
+                warnings += scarcity_warnings(self._counter.cells, job.plan.tissue_mm2)
+            self._counter.seconds.write += time.perf_counter() - start
+            found = results(self._infos, job.plan, job.model.types)
+            folder.finish("partial" if failed else "complete", warnings=warnings, **self._facts(), **found)
+        except BaseException:
+            keep_or_discard(folder, self._store, self._cache, job.plan.bands, self._facts())
+            raise
+
+    def _check_worth(self, failed: list[FailedTile]) -> None:
+        """Refuse a slide of which nothing could be decoded: no cells would look like a result."""
+        if all(info.is_lost for info in self._infos):
+            slide, first = self._job.reader.file or self._job.reader.name, failed[0].reason
+            raise InputError(f"{slide}: none of its {len(failed)} tiles can be decoded; the first: {first}")
+
+    def _sizes(self, table: Path) -> NucleusSizes:
+        sizes = NucleusSizes(self._job.reader.mpp)
+        sizes.add_file(table)
+        return sizes
+
+    def _predict(self) -> None:
+        ownership = self._job.ownership()
+        if self._infos:
+            last = self._infos[-1].band
+            ownership.resume(last, self._store.centres(last))
+        self._counter.tell = self._report
+        self._report(self._counter)
+        todo = self._job.plan.bands[len(self._infos) :]
+        with closing(predict_bands(self._job, todo, ownership, self._counter, self._cache)) as bands:
+            for cells, info in bands:
+                start = time.perf_counter()
+                mpp = (self._job.reader.mpp_x, self._job.reader.mpp_y)
+                self._store.write(cell_rows(cells, self._job.model.types, mpp), info)
+                self._counter.seconds.write += time.perf_counter() - start
+                self._infos.append(info)
+
+    def _report(self, counter: Counter) -> None:
+        if self._progress is not None:
+            total = int(self._job.plan.selected.sum())
+            self._progress(SlideProgress(counter.tiles, total, counter.mm2, counter.cells))
+
+    def _facts(self) -> dict[str, Any]:
+        """For the record: times, speed of this session, machine."""
+        times = session_times(self._earlier, self._start, self._counter.seconds)
+        total = time.perf_counter() - self._start
+        cells, mm2 = self._counter.cells - self._before[0], self._counter.mm2 - self._before[1]
+        speed = {"cells_per_s": round(cells / total, 3), "mm2_per_s": round(mm2 / total, 6)}
+        return {**times, "speed": speed, **environment()}
+
+
+def begin_session(folder: RunFolder, **values: Any) -> None:
+    """Put one more session on a run's record."""
+    sessions, started = folder.record.get("sessions", 0) + 1, folder.record.get("started") or now()
+    folder.begin(**values, sessions=sessions, started=started)
+
+
+def session_times(record: Mapping[str, Any], start: float, seconds: Seconds) -> dict[str, Any]:
+    """Times at the end of a session, for the record: now, and seconds spent in all sessions.
+
+    Args:
+        record: of the run before this session.
+        start: ``time.perf_counter`` when the session began.
+        seconds: spent in it.
+    """
+    before, total = record.get("seconds", {}), time.perf_counter() - start
+    spent = {**asdict(seconds), "total": total}
+    return {"ended": now(), "seconds": {key: round(value + before.get(key, 0), 3) for key, value in spent.items()}}
+
+
+def keep_or_discard(
+    folder: RunFolder, store: PartStore, cache: BandCache, bands: Sequence[int], facts: dict[str, Any]
+) -> None:
+    """Leave a run that ends early for resuming, or nothing if no tile was decoded. Must not hide what ends it.
+
+    Args:
+        folder: of the slide's results, open.
+        store: its parts.
+        cache: its bands that are detected and not settled.
+        bands: of the plan.
+        facts: for the record of a run that is left.
+    """
+    if folder.is_finished:  # what ends it came while working files were removed
+        return
+    folder.record |= facts
+    with suppress(OSError, InputError):
+        # By what is on disk: signals come at any time.
+        infos = store.infos(bands)
+        settled = {info.band for info in infos}
+        detected = any(cache.has(band) for band in bands if band not in settled)
+        if not detected and all(info.is_lost for info in infos):
+            folder.discard()
