@@ -8,17 +8,16 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Iterable, Mapping
-from html import escape
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image
 
 from celldetr.data.patch_set import PatchSet, split_rows
-from celldetr.io.files import replacing
 from celldetr.report.contact_sheet import Picture, contact_sheet
-from celldetr.report.page import document, duration, number
+from celldetr.report.crops import jpeg_uri
+from celldetr.report.page import duration, number, write_page
 from celldetr.spatial.alignment_plots import overlay, pair_positions, residual_figure
 from celldetr.spatial.annotate.expression import split_expression
 from celldetr.spatial.colocalization import nearest_distances
@@ -44,6 +43,23 @@ TITLES = {
 }
 
 
+@dataclass(frozen=True)
+class Block:
+    """A part of a section, of which the template shows what is there.
+
+    Attributes:
+        heading, text, note: plain text.
+        table: heads and rows.
+        picture: address (``data:``) of a picture and its caption.
+    """
+
+    heading: str = ""
+    text: str = ""
+    note: str = ""
+    table: tuple[tuple[str, ...], list[list[str]]] | None = None
+    picture: tuple[str, str] | None = None
+
+
 def write_report(results: StepResults) -> Path:
     """Make the report of a set from the steps that are done -> the file.
 
@@ -51,21 +67,18 @@ def write_report(results: StepResults) -> Path:
         InputError: no step was run yet, or a checkpoint is damaged.
     """
     name = str(results.facts("read")["name"])
-    body = [f"<h1>{escape(name)}</h1>", _lead(results), *_warnings(results), _numbers(results), _timetable(results)]
-    for step in results.done:
-        body += [f"<h2>{escape(TITLES[step])}</h2>", *_SECTIONS[step](results)]
-    path = results.folder / REPORT_FILE
-    with replacing(path) as temporary:
-        temporary.write_text(document(f"{name}: labels from expression", body), encoding="utf-8")
-    return path
-
-
-def _lead(results: StepResults) -> str:
-    missing = [name for name in STEPS if name not in results.done]
-    text = "Nuclei of an H&amp;E image, labelled by the gene expression of the cells they belong to."
-    if missing:
-        text += f" Not run yet: {', '.join(missing)}."
-    return f'<p class="lead">{text}</p>'
+    times = [(TITLES[step], duration(results.run.steps[step]["seconds"])) for step in results.done]
+    return write_page(
+        results.folder / REPORT_FILE,
+        "spatial.html",
+        title=f"{name}: labels from expression",
+        name=name,
+        missing=[step for step in STEPS if step not in results.done],
+        warnings=warnings(results),
+        facts=_numbers(results),
+        times=times,
+        sections=[(TITLES[step], _SECTIONS[step](results)) for step in results.done],
+    )
 
 
 def warnings(results: StepResults) -> list[str]:
@@ -88,12 +101,7 @@ def warnings(results: StepResults) -> list[str]:
     return texts
 
 
-def _warnings(results: StepResults) -> list[str]:
-    texts = warnings(results)
-    return [f'<ul class="warnings">{"".join(f"<li>{escape(text)}</li>" for text in texts)}</ul>'] if texts else []
-
-
-def _numbers(results: StepResults) -> str:
+def _numbers(results: StepResults) -> list[tuple[str, str]]:
     facts = {name: results.facts(name) for name in results.done}
     shown: list[tuple[str, str]] = []
     if "read" in facts:
@@ -111,95 +119,74 @@ def _numbers(results: StepResults) -> str:
         ]
     if "write" in facts:
         shown.append(("patches", number(facts["write"]["patches"])))
-    return '<dl class="facts">' + "".join(f"<div><dt>{a}</dt><dd>{b}</dd></div>" for a, b in shown) + "</dl>"
+    return shown
 
 
-def _timetable(results: StepResults) -> str:
-    return table(
-        ("step", "took"), [(TITLES[name], duration(results.run.steps[name]["seconds"])) for name in results.done]
-    )
+def _text(value: Any) -> str:
+    """A fact in words; numbers with separators of thousands, nested facts one after the other."""
+    if isinstance(value, Mapping):
+        return "; ".join(f"{key}: {_text(item)}" for key, item in value.items()) or "none"
+    if isinstance(value, list | tuple):
+        return ", ".join(_text(item) for item in value) or "none"
+    if isinstance(value, float):
+        return f"{value:,.4g}"
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
 
 
-def table(heads: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
-    """An HTML table; numbers with thousands separators, text escaped."""
-
-    def cell(value: object) -> str:
-        text = f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
-        return f"<td>{escape(text)}</td>"
-
-    head = "".join(f"<th>{escape(text)}</th>" for text in heads)
-    body = "".join(f"<tr>{''.join(map(cell, row))}</tr>" for row in rows)
-    return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+def _table(heads: Iterable[str], rows: Iterable[Iterable[object]]) -> Block:
+    return Block(table=(tuple(heads), [[_text(value) for value in row] for row in rows]))
 
 
-def figure_html(figure: Figure, caption: str) -> str:
-    """A matplotlib figure inside the page."""
+def _facts(values: Mapping[str, Any], without: Iterable[str] = ()) -> Block:
+    """Facts as a table of two columns."""
+    skipped = set(without)
+    return _table(("", ""), [(key.replace("_", " "), item) for key, item in values.items() if key not in skipped])
+
+
+def _figure(figure: Figure, caption: str) -> Block:
     stream = io.BytesIO()
     figure.savefig(stream, format="png", dpi=DPI, facecolor="white")
-    return _picture(stream.getvalue(), "png", caption)
+    data = base64.b64encode(stream.getvalue()).decode("ascii")
+    return Block(picture=(f"data:image/png;base64,{data}", caption))
 
 
-def _picture(content: bytes, kind: str, caption: str) -> str:
-    data = base64.b64encode(content).decode("ascii")
-    return (
-        f'<figure><img src="data:image/{kind};base64,{data}" alt="{escape(caption)}" style="max-width:100%">'
-        f"<figcaption>{escape(caption)}</figcaption></figure>"
-    )
-
-
-def _pairs_of(values: Mapping[str, Any], without: Iterable[str] = ()) -> str:
-    """Facts as a table of two columns; nested ones in words."""
-
-    def words(value: Any) -> str:
-        if isinstance(value, Mapping):
-            return "; ".join(f"{key}: {words(item)}" for key, item in value.items()) or "none"
-        if isinstance(value, list | tuple):
-            return ", ".join(words(item) for item in value) or "none"
-        if isinstance(value, float):
-            return f"{value:,.4g}"
-        return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
-
-    skipped = set(without)
-    return table(("", ""), [(key.replace("_", " "), words(item)) for key, item in values.items() if key not in skipped])
-
-
-def _read(results: StepResults) -> list[str]:
+def _read(results: StepResults) -> list[Block]:
     facts = results.facts("read")
-    return [_pairs_of(facts, without=("source",)), "<h3>Source</h3>", _pairs_of(facts["source"])]
+    return [_facts(facts, without=("source",)), Block(heading="Source"), _facts(facts["source"])]
 
 
-def _qc(results: StepResults) -> list[str]:
+def _qc(results: StepResults) -> list[Block]:
     options = QualityOptions.model_validate(results.settings("qc")["options"])
     figure = qc_figure(results.section, results.quality, options)
     rows = sorted(results.facts("qc")["reasons"].items(), key=lambda item: -item[1])
     return [
-        figure_html(figure, "Counts, genes and areas with the limits, and where the cells are that fail."),
-        table(("why a cell fails", "cells"), rows) if rows else '<p class="note">All cells passed.</p>',
-        '<p class="note">A cell can have several reasons. Nuclei of cells that fail have no type.</p>',
+        _figure(figure, "Counts, genes and areas with the limits, and where the cells are that fail."),
+        _table(("why a cell fails", "cells"), rows) if rows else Block(note="All cells passed."),
+        Block(note="A cell can have several reasons. Nuclei of cells that fail have no type."),
     ]
 
 
-def _type(results: StepResults) -> list[str]:
+def _type(results: StepResults) -> list[Block]:
     written = "write" in results.done
     limits = WriteOptions.model_validate(results.settings("write")["options"]) if written else WriteOptions()
     figure = types_figure(results.passed, results.types, limits.min_probability, limits.min_margin)
-    parts = [figure_html(figure, "Cells of each type, how sure they are, and where they lie.")]
+    parts = [_figure(figure, "Cells of each type, how sure they are, and where they lie.")]
     if results.expression is not None:
         parts.append(
-            figure_html(
+            _figure(
                 expression_figure(*split_expression(results.expression)),
                 "Genes that distinguish the reference's types, each scaled to its largest mean: the two should look"
                 " alike. At the right the correlation of types over genes: the diagonal should be red, the rest not.",
             )
         )
-    return [*parts, _pairs_of(results.facts("type"), without=("warnings",))]
+    return [*parts, _facts(results.facts("type"), without=("warnings",))]
 
 
-def _nuclei(results: StepResults) -> list[str]:
-    return [_pairs_of(results.facts("nuclei"))]
+def _nuclei(results: StepResults) -> list[Block]:
+    return [_facts(results.facts("nuclei"))]
 
 
-def _align(results: StepResults) -> list[str]:
+def _align(results: StepResults) -> list[Block]:
     facts = results.facts("align")
     cells, nuclei, pairs, to_image = results.passed, results.nuclei, results.pairs, results.to_image
     positions = pair_positions(pairs, cells.cell_ids)
@@ -210,18 +197,16 @@ def _align(results: StepResults) -> list[str]:
     chance = np.concatenate(shifted)
     residuals = residual_figure(pairs, cells.points, positions[0], to_image, mpp, chance, distances)
     return [
-        f"<p>{escape(facts['why'].capitalize())}.</p>",
-        figure_html(
-            picture, "Cells of the section on the image, and fields of it: points are cells, lines join pairs."
-        ),
-        figure_html(residuals, "How far nuclei lie from their cells, and where cells have none."),
-        _pairs_of(facts["pairs"]),
-        "<h3>Alignment</h3>",
-        _pairs_of(facts, without=("pairs", "before", "after", "warnings", "why")),
+        Block(text=f"{facts['why'].capitalize()}."),
+        _figure(picture, "Cells of the section on the image, and fields of it: points are cells, lines join pairs."),
+        _figure(residuals, "How far nuclei lie from their cells, and where cells have none."),
+        _facts(facts["pairs"]),
+        Block(heading="Alignment"),
+        _facts(facts, without=("pairs", "before", "after", "warnings", "why")),
     ]
 
 
-def _write(results: StepResults) -> list[str]:
+def _write(results: StepResults) -> list[Block]:
     facts = results.facts("write")
     patches = PatchSet(results.folder)
     held_out = {patches.info.slides[place].name for place in _held_out(patches)}
@@ -230,9 +215,9 @@ def _write(results: StepResults) -> list[str]:
         for slide in facts["regions"]
     ]
     return [
-        table(("region", "split", "patches", "nuclei"), rows),
+        _table(("region", "split", "patches", "nuclei"), rows),
         *_examples(patches),
-        _pairs_of(facts["made_with"]),
+        _facts(facts["made_with"]),
     ]
 
 
@@ -244,7 +229,7 @@ def _held_out(patches: PatchSet) -> list[int]:
             if slide.patches and int(end) - slide.patches in starts]  # fmt: skip
 
 
-def _examples(patches: PatchSet) -> list[str]:
+def _examples(patches: PatchSet) -> list[Block]:
     """Nuclei of each type, drawn at random."""
     rng = np.random.default_rng(0)
     shown: dict[int, list[Picture]] = {k: [] for k in range(len(patches.type_names))}
@@ -265,17 +250,11 @@ def _examples(patches: PatchSet) -> list[str]:
                 box = sample.boxes[cell] - np.array([x, y, x, y], dtype=np.float32)
                 if len(shown[k]) < EXAMPLES:
                     shown[k].append(Picture(crop, box[None], ""))
-    parts = ["<h3>Nuclei of each type</h3>"]
+    parts = [Block(heading="Nuclei of each type")]
     for k, pictures in shown.items():
         if pictures:
-            parts.append(_sheet(contact_sheet(pictures, EXAMPLES), patches.type_names[k]))
+            parts.append(Block(picture=(jpeg_uri(contact_sheet(pictures, EXAMPLES)), patches.type_names[k])))
     return parts
-
-
-def _sheet(image: Image.Image, caption: str) -> str:
-    stream = io.BytesIO()
-    image.save(stream, format="JPEG", quality=88)
-    return _picture(stream.getvalue(), "jpeg", caption)
 
 
 _SECTIONS = {"read": _read, "qc": _qc, "type": _type, "nuclei": _nuclei, "align": _align, "write": _write}
