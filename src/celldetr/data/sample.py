@@ -32,6 +32,8 @@ class Sample:
         confidence: (N,) float32 in [0, 1], how sure each type is, which is what the cell weighs when types are
             learned; None: all alike.
         spots: compositions of groups of nuclei; None: there are none.
+        identities: (N,) int64, a number of each nucleus that no other nucleus of the training data has, by which it is
+            recognised in several crops of its image; None: not numbered.
     """
 
     name: str
@@ -46,6 +48,7 @@ class Sample:
     derived_boxes: bool = field(default=False)
     confidence: NDArray[np.float32] | None = field(default=None)
     spots: Spots | None = field(default=None)
+    identities: NDArray[np.int64] | None = field(default=None)
 
     def __post_init__(self) -> None:
         n = len(self.boxes)
@@ -81,5 +84,6 @@ class Sample:
             points=points[which],
             confidence=None if self.confidence is None else self.confidence[which],
             spots=None if self.spots is None else self.spots.keep(which),
+            identities=None if self.identities is None else self.identities[which],
             **changes,
         )

@@ -1,9 +1,7 @@
-"""The training loop, readable from top to bottom; Lightning Fabric brings devices, precision and processes.
+"""The training loop: steps, validation, checkpoints and log of a run; Lightning Fabric brings devices and processes.
 
-Everything random is a function of (seed, step, place in the batch): crop i of the run is always the same, so ``resume``
-continues as if nothing had happened, with any number of processes. A run is a folder: ``recipe.yaml``,
-``state.safetensors``, ``log.jsonl``, ``tensorboard/``, ``curves.png`` and ``model/``, the checkpoint with the averaged
-weights that did best on validation.
+A run is a folder: ``recipe.yaml``, ``state.safetensors``, ``log.jsonl``, ``tensorboard/``, ``curves.png`` and
+``model/``, the checkpoint with the averaged weights that did best on validation.
 """
 
 from __future__ import annotations
@@ -12,34 +10,56 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
+import torch
 from lightning_fabric import Fabric
 
 from celldetr.config import Recipe
-from celldetr.training.data import load_data
+from celldetr.errors import InputError
+from celldetr.model.celldetr import CellDETR
+from celldetr.model.checkpoint import load_checkpoint
+from celldetr.model.hub import find_model
+from celldetr.model.warm_start import start_from, start_note
+from celldetr.training.card import provenance, save_model
+from celldetr.training.data import TrainingData, load_data
 from celldetr.training.folder import MODEL_FOLDER, check_folder, prepare_folder
 from celldetr.training.logs import LOG_EVERY, RunLog, draw_curves
-from celldetr.training.pretraining import Pretraining
+from celldetr.training.objective import Numbers, Objective, Start, TrainingLoss
+from celldetr.training.optim import check_frozen
+from celldetr.training.pretraining import ContrastiveObjective
 from celldetr.training.processes import agree, end_others, share, start_fabric
-from celldetr.training.run import Run
-from celldetr.training.state import STATE_FILE
+from celldetr.training.state import STATE_FILE, load_state, save_state
+from celldetr.training.supervised import SupervisedObjective
+from celldetr.training.trainer import Trainer
 
-RUNS: dict[str, type[Run]] = {"supervised": Run, "contrastive": Pretraining}
+OBJECTIVES: dict[str, Callable[[Recipe, CellDETR, TrainingData, Start | None], Objective]] = {
+    "supervised": SupervisedObjective,
+    "contrastive": ContrastiveObjective,
+}
 
 
 @dataclass(frozen=True)
-class Progress:
-    """Told to a listener after every step and every validation."""
+class TrainingProgress:
+    """State of a run after a step, for a listener.
+
+    Attributes:
+        step, steps: done, and of the run.
+        loss: of the step.
+        images_per_second: since the process began.
+        validation: numbers by name, after steps that are validated.
+        warning: for the user; "" where nothing is wrong.
+    """
 
     step: int
     steps: int
     loss: float
     images_per_second: float
-    validation: dict[str, float | None] | None = None
+    validation: Numbers | None = None
     warning: str = ""
 
 
-Listener = Callable[[Progress], None]
+Listener = Callable[[TrainingProgress], None]
 
 
 def train(
@@ -62,14 +82,14 @@ def train(
         overwrite: start anew in a folder that holds a run.
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
         devices: processes, each with its own device, that share each batch.
-        listener: told of progress.
+        listener: called after every step.
         stop_at: end when this many steps are done, as if interrupted (the state is saved), for tests and time limits.
 
     Returns:
         the folder of the best checkpoint.
 
     Raises:
-        InputError: wrong settings or data; a folder that cannot be used; a loss that is no number any more.
+        InputError: wrong settings or data; a folder that cannot be used; a loss that is not finite.
     """
     fabric = start_fabric(recipe.training.precision, device, devices)
     try:
@@ -77,6 +97,72 @@ def train(
     except BaseException:  # interrupted, too
         end_others(fabric)
         raise
+
+
+def build(recipe: Recipe, data: TrainingData, device: torch.device) -> tuple[Objective, Start | None]:
+    """Make the network of a recipe with its objective, with the weights of ``recipe.init`` if there is one."""
+    torch.manual_seed(recipe.training.seed)
+    network = CellDETR(recipe.model)
+    start = None
+    if recipe.init:
+        source = load_checkpoint(find_model(recipe.init))
+        new = start_from(network, source.network, types=source.card.types_trained)
+        check_frozen(recipe.training.freeze, new, recipe.init)
+        start = Start(source.card, new, start_note(network, source.network, new, recipe.init))
+    return OBJECTIVES[recipe.training.objective](recipe, network.to(device), data, start), start
+
+
+class _Run:
+    """A run with its folder: what is saved, restored and validated."""
+
+    def __init__(self, recipe: Recipe, folder: Path, data: TrainingData, objective: Objective, trainer: Trainer):
+        self.recipe, self.folder, self.data = recipe, folder, data
+        self.objective, self.trainer = objective, trainer
+        self.sources = provenance(recipe)  # now: files may change while the run goes on
+        self.best = -1.0  # score of the validations so far
+        self.seconds = 0.0  # of training so far, without validating and saving, before an interruption too
+
+    @property
+    def average(self) -> TrainingLoss:
+        return cast(TrainingLoss, self.trainer.average.module)
+
+    def restore(self) -> int:
+        """Continue from the state in the folder, if there is one; returns the steps done."""
+        if not (self.folder / STATE_FILE).is_file():
+            return 0
+        trainer = self.trainer
+        facts = load_state(self.folder, trainer.loss, trainer.average, trainer.optimizer)
+        if facts.get("data", self.data.digest) != self.data.digest:
+            raise InputError(
+                f"{self.folder}: the labelled cells of its data have changed since it was interrupted; bring them back"
+                " to --resume, or train anew with --overwrite"
+            )
+        self.best, self.seconds = float(str(facts["best"])), float(str(facts["seconds"]))
+        self.objective.memory = cast(dict[str, float], facts["memory"])
+        return int(str(facts["step"]))
+
+    def save(self, done: int) -> None:
+        """Write all that ``restore`` needs."""
+        facts: dict[str, object] = {"step": done, "best": self.best, "seconds": self.seconds}
+        facts |= {"memory": self.objective.memory, "data": self.data.digest}
+        save_state(self.folder, self.trainer.loss, self.trainer.average, self.trainer.optimizer, facts)
+
+    def validate(self, done: int) -> tuple[Numbers, str]:
+        """Score the averaged weights and keep them if they are the best so far; returns numbers and a warning."""
+        validation = self.objective.validate(self.average)
+        if validation.score > self.best:
+            self.best = validation.score
+            save_model(
+                self.folder / MODEL_FOLDER,
+                self.average.network,
+                self.recipe,
+                validation.threshold,
+                metrics={**validation.numbers, "step": done}
+                | ({"held_out": self.data.apart} if self.data.apart else {}),
+                sources=self.sources,
+                types_trained=self.objective.types_trained,
+            )
+        return validation.numbers, validation.warning
 
 
 def _train(
@@ -92,42 +178,50 @@ def _train(
     first = fabric.is_global_zero  # the one process that writes
     share(settings.batch_size, fabric.world_size)
     agree(fabric, lambda: check_folder(folder, recipe, resume=resume, overwrite=overwrite))
-    run = RUNS[settings.objective](recipe, folder, fabric, load_data(recipe))
+    data = load_data(recipe)
+    objective, weights = build(recipe, data, fabric.device)
     if not (resume and (folder / STATE_FILE).is_file()):
-        agree(fabric, run.initialise)
+        agree(fabric, objective.initialise)
+    trainer = Trainer(objective.loss, settings, fabric)
+    run = _Run(recipe, folder, data, objective, trainer)
     # Only now: wrong data or a wrong network must leave nothing behind.
     agree(fabric, lambda: prepare_folder(folder, recipe, resume=resume, overwrite=overwrite))
     start = run.restore() if resume else 0
-    run.distribute()  # which gives all processes the weights of the first
+    trainer.distribute()
     log = RunLog(folder, start) if first else None
-    if log and not start and (before := run.begin()) is not None:
-        log.write("validation", 0, before)
+    if log and not start and (baseline := objective.baseline(run.average)) is not None:
+        log.write("validation", 0, baseline)
     fabric.barrier()
     saved = clock = time.monotonic()
     seen, earlier = 0, run.seconds
-    for step, batch in enumerate(run.crops(start), start):
-        numbers = run.step(step, batch)
+    dataset = objective.dataset(settings.steps * settings.batch_size)
+    for step, batch in enumerate(trainer.batches(dataset, objective.collate, start), start):
         done = step + 1
+        logged = step % LOG_EVERY == 0 or done == settings.steps
+        numbers = trainer.step(step, batch, logged)
         seen += settings.batch_size
         run.seconds += time.monotonic() - clock
         speed = seen / max(run.seconds - earlier, 1e-9)
         ended = done == settings.steps or (stop_at is not None and done >= stop_at)
-        if log and (step % LOG_EVERY == 0 or done == settings.steps):
-            log.write("train", step, {**numbers, "images_per_second": speed, "seconds": run.seconds})
+        warning = weights.note if weights and step == start else ""
+        if logged:
+            warning = objective.warning(numbers) or warning
+            if log:
+                log.write("train", step, {**numbers, "images_per_second": speed, "seconds": run.seconds})
         validation = None
         if done % settings.validate_every == 0 or done == settings.steps:
             if log:
-                validation = run.validate(done)
+                validation, validation_warning = run.validate(done)
+                warning = validation_warning or warning
                 log.write("validation", step, validation)
                 draw_curves(folder)
-                run.illustrate()
+                objective.draw(folder)
             fabric.barrier()
         if log and (ended or validation is not None or time.monotonic() - saved > settings.checkpoint_minutes * 60):
             run.save(done)
             saved = time.monotonic()
         if listener and first:
-            told = run.warning or (run.note if step == start else "")
-            listener(Progress(done, settings.steps, numbers["loss"], speed, validation, told))
+            listener(TrainingProgress(done, settings.steps, numbers["loss"], speed, validation, warning))
         if ended:
             break
         clock = time.monotonic()  # what validating and saving took is not training
