@@ -10,21 +10,24 @@ export UV_HTTP_TIMEOUT ?= 300
 export OMP_WAIT_POLICY ?= passive
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format lock clean
+.PHONY: help demo test test-fast lint format lock clean
 
 help:  ## list what can be made
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 11
 
 demo: $(VENV)/.installed  ## every cell of the sample slide, into demo/
 	$(BIN)/celldetr demo -o demo --overwrite
 	@find demo -name summary.html -exec echo "Open {}" \;
 
-test: $(VENV)/.installed-dev  ## run the tests
+test: $(VENV)/.installed-dev  ## run all tests (minutes)
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
-lint: $(VENV)/.installed-dev  ## check format (ruff), style (ruff) and types (mypy)
+test-fast: $(VENV)/.installed-dev  ## run all but the slow tests
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile -m "not slow"
+
+lint: $(VENV)/.installed-dev  ## check format and style (ruff), types (mypy), layers (import-linter)
 	@failed=0; \
-	for check in "ruff format --check ." "ruff check ." "mypy"; do \
+	for check in "ruff format --check ." "ruff check ." "mypy" "lint-imports --no-logo"; do \
 		echo "$$check"; $(BIN)/$$check || failed=1; \
 	done; exit $$failed
 
@@ -38,7 +41,7 @@ lock:  ## resolve requirements.lock anew (needs uv)
 		--extra dev --quiet pyproject.toml --output-file requirements.lock
 
 clean:  ## remove .venv, the demo's result and caches
-	rm -rf $(VENV) demo dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) demo dist .pytest_cache .mypy_cache .import_linter_cache .ruff_cache .hypothesis
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Stamps: nothing is done when neither the lock nor the package's metadata changed.

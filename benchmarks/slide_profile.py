@@ -31,9 +31,10 @@ from celldetr.demo_slide import sample_slide
 from celldetr.model.checkpoint import load_checkpoint
 from celldetr.model.hub import find_model
 from celldetr.slide import pipeline, plan
+from celldetr.slide.base_reader import SlideReader
 from celldetr.slide.engine import run_slide
 from celldetr.slide.options import PredictOptions
-from celldetr.slide.reader import SlideReader, open_slide
+from celldetr.slide.reader import open_slide
 from celldetr.slide.seams import Ownership
 
 

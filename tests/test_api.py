@@ -15,7 +15,7 @@ from scipy.spatial import cKDTree
 import celldetr
 from celldetr import InputError, Model, PredictOptions
 from celldetr.slide.grid import lay_grid
-from sample_crop import COLUMNS, MPP, crop, default_model, save, white
+from helpers.sample_crop import COLUMNS, MPP, crop, default_model, save, white
 
 
 @pytest.fixture(scope="session")
@@ -155,9 +155,9 @@ def test_a_model_says_what_it_is(model: Model) -> None:
     [
         ({"name": "smal-20x"}, "did you mean 'small-20x'?"),
         ({"device": "gpu"}, "device 'gpu'"),
-        ({"threshold": 1.5}, "between 0 and 1"),
-        ({"threshold": float("nan")}, "between 0 and 1"),
-        ({"batch_size": 0}, "batch_size=0"),
+        ({"threshold": 1.5}, "threshold: Input should be less than or equal to 1"),
+        ({"threshold": float("nan")}, "threshold: Input should be a finite number"),
+        ({"batch_size": 0}, "batch_size: Input should be greater than or equal to 1, got 0"),
     ],
 )
 def test_what_cannot_be_loaded_is_refused(arguments: dict, says: str) -> None:

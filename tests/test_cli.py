@@ -25,8 +25,8 @@ import yaml
 
 import celldetr
 from celldetr.cells import store
-from entry_point import call
-from sample_crop import COLUMNS, MPP, crop, default_model, save, white
+from helpers.cli import call
+from helpers.sample_crop import COLUMNS, MPP, crop, default_model, save, white
 
 OUTPUTS = {"cells.parquet", "run.json", "overview.png", "summary.html"}
 EXPORTS = {"cells.geojson.gz", "cells.h5ad", "cells.csv"}
@@ -214,16 +214,24 @@ def inputs(tmp_path: Path) -> Path:
         ("white.png", ["--mpp", "0.5", "--format", "geojsn"], "did you mean 'geojson'?"),
         ("white.png", ["--mpp", "0.5", "--model", "small-2x"], "did you mean 'small-20x'?"),
         ("white.png", ["--mpp", "0.5", "--device", "gpu"], "device 'gpu' is not available here"),
-        ("white.png", ["--mpp", "0.5", "--precision", "fp16"], "precision 'fp16'"),
-        ("white.png", ["--mpp", "0.5", "--orientations", "3"], "orientations=3: expected 1, 2, 4 or 8"),
-        ("white.png", ["--mpp", "0.5", "--threshold", "2"], "between 0 and 1"),
-        ("white.png", ["--mpp", "0.5", "--tile", "8"], "tile"),
-        ("white.png", ["--mpp", "0.5", "--batch-size", "0"], "batch_size"),
-        ("white.png", ["--mpp", "0.5", "--overlap", "400"], "overlap=400"),
+        (
+            "white.png",
+            ["--mpp", "0.5", "--precision", "fp16"],
+            "--precision: Input should be 'auto', '32' or 'bf16', got 'fp16'",
+        ),
+        ("white.png", ["--mpp", "0.5", "--orientations", "3"], "--orientations: Input should be 1, 2, 4 or 8, got 3"),
+        ("white.png", ["--mpp", "0.5", "--threshold", "2"], "--threshold: Input should be less than or equal to 1"),
+        ("white.png", ["--mpp", "0.5", "--tile", "8"], "--tile: Input should be"),
+        ("white.png", ["--mpp", "0.5", "--batch-size", "0"], "--batch-size: Input should be"),
+        (
+            "white.png",
+            ["--mpp", "0.5", "--overlap", "400", "--tile", "512"],
+            "--overlap 400 must not exceed half of --tile 512",
+        ),
         ("white.png", ["--mpp", "0.5", "--region", "900", "0", "10", "10"], "outside the slide of 220 x 200 px"),
         ("white.png", ["--mpp", "0.5", "--roi", "none.geojson"], "none.geojson: no such file"),
-        ("white.png", ["--mpp", "0.5", "--roi-name", "Tumor"], "--roi FILE, which is missing"),
-        ("white.png", ["--mpp", "0.5", "--roi-origin", "corner"], "roi_origin"),
+        ("white.png", ["--mpp", "0.5", "--roi-name", "Tumor"], "--roi, which is missing"),
+        ("white.png", ["--mpp", "0.5", "--roi-origin", "corner"], "--roi-origin: Input should be"),
     ],
 )
 def test_what_cannot_be_predicted(run: Run, inputs: Path, slide: str, options: list[str], says: str) -> None:
@@ -416,7 +424,7 @@ def test_a_model_of_other_types(run: Run, card: Callable[..., Path], tmp_path: P
     other = card(types={"tumour": ["epithelial"], "rest": ["lymphocyte", "stromal"]})
     arguments = ["evaluate", other, "-o", out, "-q"]
     refused(run(*arguments), "none in common")
-    refused(run(*arguments, "--map", "tumour"), "expected theirs=ours")
+    refused(run(*arguments, "--map", "tumour"), "expected THEIRS=OURS")
     refused(run(*arguments, "--map", "tumor=epithelial"), "did you mean 'tumour'?")
     assert not out.exists()
     assert run(*arguments, "--map", "tumour=epithelial", "--map", "rest=").code == 0

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from entry_point import call
-from sample_crop import MPP, crop, default_model, save
+from helpers.cli import call
+from helpers.sample_crop import MPP, crop, default_model, save
 
 
 def labels(folder: Path) -> Path:
@@ -35,7 +35,7 @@ def test_a_threshold_that_is_given_counts(tmp_path: Path, capsys: pytest.Capture
     assert min(metrics["curve"]["thresholds"]) < default_model().threshold  # the curve goes on below it
     capsys.readouterr()
     assert call(*arguments, "-o", tmp_path / "n.json", "--threshold", 1.5) == 2
-    assert "threshold=1.5: expected a score between 0 and 1" in capsys.readouterr().err
+    assert "--threshold: Input should be less than or equal to 1, got 1.5" in capsys.readouterr().err
 
 
 def test_devices_are_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -49,7 +49,7 @@ def test_results_need_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str
     image, out = save(crop(), tmp_path / "one.png"), tmp_path / "out"
     out.write_text("mine")
     assert call("predict", image, "-o", out, "--mpp", MPP) == 2
-    assert "is a file; -o must be a folder" in capsys.readouterr().err
+    assert "is a file; --out must be a folder" in capsys.readouterr().err
     assert out.read_text() == "mine"
 
 

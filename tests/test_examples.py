@@ -16,7 +16,7 @@ from scipy.spatial.distance import cdist
 import celldetr
 from celldetr.data.autocard import find_card
 from celldetr.data.sources import load_samples
-from sample_crop import MPP, crop, default_model, save
+from helpers.sample_crop import MPP, crop, default_model, save
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 NAMES = sorted(path.stem for path in EXAMPLES.glob("*.py"))

@@ -13,8 +13,8 @@ from celldetr.errors import InputError
 from celldetr.explain import choose_cells, run_cells
 from celldetr.report.attention import Attention, CellRow, attention_figure
 from celldetr.slide.reader import open_slide
-from entry_point import call
-from sample_crop import MPP, crop, save
+from helpers.cli import call
+from helpers.sample_crop import MPP, crop, save
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +88,7 @@ def test_a_run_of_another_slide_is_refused(run, tmp_path) -> None:
     other = save(crop(width=200), tmp_path / "other.png")
     with pytest.raises(InputError, match="give the run of this slide"):
         open_and_read(other, run[1])
-    with open_slide(run[0], MPP / 2) as reader, pytest.raises(InputError, match=rf"resolution of the run, --mpp {MPP}"):
+    with open_slide(run[0], MPP / 2) as reader, pytest.raises(InputError, match=rf"resolution of the run, `mpp={MPP}`"):
         run_cells(run[1], reader)
 
 

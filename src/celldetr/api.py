@@ -13,14 +13,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from celldetr.errors import InputError, UntypedWarning, untyped
+from celldetr.config import InferenceOptions, Precision, parse
+from celldetr.errors import UntypedWarning, untyped
 from celldetr.model.checkpoint import Card, load_checkpoint
-from celldetr.model.device import Precision, pick_device
+from celldetr.model.device import pick_device
 from celldetr.model.hub import find_model
 from celldetr.model.inference import TilePredictor
-from celldetr.slide.engine import Progress, RunSummary, predict_array, run_slide
+from celldetr.slide.engine import Progress, RunSummary, predict_array, slide_run
 from celldetr.slide.options import PredictOptions
-from celldetr.slide.reader import SlideReader, open_slide
+from celldetr.slide.reader import open_slide
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -77,10 +78,8 @@ def load_model(
         InputError: no such model or device, a broken checkpoint, a threshold outside [0, 1], no tile in a batch,
             another number of orientations.
     """
-    if threshold is not None and not 0 <= threshold <= 1:
-        raise InputError(f"threshold={threshold}: expected a score between 0 and 1")
-    if batch_size < 1:
-        raise InputError(f"batch_size={batch_size}: expected 1 or more")
+    chosen = {"threshold": threshold, "precision": precision, "batch_size": batch_size, "orientations": orientations}
+    options = parse(InferenceOptions, chosen, "load_model")
     where = pick_device(device)
     checkpoint = load_checkpoint(find_model(name), device=where)
     model = Model(
@@ -88,14 +87,26 @@ def load_model(
         threshold=checkpoint.card.threshold if threshold is None else threshold,
         card=checkpoint.card.model_dump(mode="json"),
         device=where,
-        precision=precision,
-        batch_size=batch_size,
-        orientations=orientations,
+        precision=options.precision,
+        batch_size=options.batch_size,
+        orientations=options.orientations,
     )
     model.info = checkpoint.card
     if not model.info.types_trained:
         warnings.warn(untyped(model.info.name), UntypedWarning, stacklevel=2)
     return model
+
+
+def load(options: InferenceOptions) -> Model:
+    """Load a model as options say; raises what ``load_model`` raises."""
+    return load_model(
+        options.model,
+        options.device,
+        precision=options.precision,
+        threshold=options.threshold,
+        batch_size=options.batch_size,
+        orientations=options.orientations,
+    )
 
 
 def predict_slide(
@@ -130,6 +141,7 @@ def predict_slide(
         InputError: anything wrong with the slide, the options or the output; one line says what to do.
     """
     from celldetr.cells.export import check_formats, check_free
+    from celldetr.report.outputs import write_outputs
 
     check_formats(formats)  # better told before the slide is read than after
     settings = options or PredictOptions()
@@ -139,37 +151,7 @@ def predict_slide(
         if not (resume or overwrite):
             check_free(Path(out) / reader.name, formats)
         loaded = model if isinstance(model, Model) else load_model(model)
-
-        def finish(summary: RunSummary) -> None:
-            # Pictures are made from a finished table only, so those that a resumed run finds are of this one.
-            illustrate(summary.directory, reader, formats, keep=resume, overwrite=overwrite or resume)
-
-        return run_slide(reader, loaded, out, settings, progress, resume=resume, overwrite=overwrite, then=finish)
-
-
-def illustrate(
-    directory: Path, reader: SlideReader, formats: Sequence[str] = (), *, keep: bool = False, overwrite: bool = False
-) -> None:
-    """Make what is made from a finished table: picture, summary, exports.
-
-    Args:
-        directory: of the slide's output.
-        reader: the slide.
-        formats: exports to write.
-        keep: leave a picture and a summary that are there, and exports that are newer than the cells.
-        overwrite: replace exports that are there.
-
-    Raises:
-        InputError: the slide cannot be read any more, or a file cannot be written.
-    """
-    from celldetr.cells.export import is_current, write_format
-    from celldetr.report.overview import OVERVIEW_NAME, write_overview
-    from celldetr.report.summary import SUMMARY_NAME, write_summary
-
-    for name, write in ((OVERVIEW_NAME, write_overview), (SUMMARY_NAME, write_summary)):
-        if not (keep and (directory / name).is_file()):
-            write(directory, reader)
-    for name in formats:
-        if keep and is_current(directory, name):
-            continue
-        write_format(directory, name, overwrite=overwrite)
+        run = slide_run(reader, loaded, out, settings, progress, resume=resume, overwrite=overwrite)
+        with run as summary:  # pictures are made from a finished table only: those that are there are of this one
+            write_outputs(summary.directory, reader, formats, keep=resume, overwrite=overwrite or resume)
+        return summary

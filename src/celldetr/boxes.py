@@ -11,7 +11,11 @@ from torch import Tensor
 
 
 def cxcywh_to_xyxy(boxes: Tensor) -> Tensor:
-    """(..., 4) centre and size -> (..., 4) corners, same units."""
+    """(..., 4) centre and size -> (..., 4) corners, same units.
+
+    >>> cxcywh_to_xyxy(torch.tensor([0.5, 0.5, 0.5, 0.25])).tolist()
+    [0.25, 0.375, 0.75, 0.625]
+    """
     centre, size = boxes.split(2, dim=-1)
     return torch.cat([centre - size / 2, centre + size / 2], dim=-1)
 
@@ -54,7 +58,11 @@ def _overlap(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def iou(a: Tensor, b: Tensor) -> Tensor:
-    """Intersection over union of broadcastable xyxy boxes (..., 4) -> (...); 0 where both are empty."""
+    """Intersection over union of broadcastable xyxy boxes (..., 4) -> (...); 0 where both are empty.
+
+    >>> iou(torch.tensor([0.0, 0.0, 2.0, 2.0]), torch.tensor([1.0, 0.0, 4.0, 2.0])).item()
+    0.25
+    """
     intersection, union, _ = _overlap(a, b)
     return intersection / union.clamp(min=torch.finfo(union.dtype).tiny)
 

@@ -23,8 +23,9 @@ from celldetr.model.attention_trace import AttentionTrace, trace_attention
 from celldetr.model.display_names import short_titles
 from celldetr.model.hub import DEFAULT_MODEL
 from celldetr.report.attention import Attention, CellRow, attention_figure
+from celldetr.slide.base_reader import SlideReader
 from celldetr.slide.damage import read_around
-from celldetr.slide.reader import SlideReader, open_slide
+from celldetr.slide.reader import open_slide
 
 SAME_MPP = 0.001  # relative: rounding of what was written
 COLUMNS = ["cell_id", "x_px", "y_px", "w_px", "h_px", "type", "type_score"]
@@ -66,7 +67,7 @@ def explain_slide(
     """
     check_ending(out)
     if run is not None and region is not None:
-        raise InputError("--region: says where to look for cells, which --cells has already; leave one of them out")
+        raise InputError("`region`: says where to look for cells, which `cells` has already; leave one of them out")
     with open_slide(path, mpp) as reader:
         cells = None if run is None else run_cells(run, reader)
         chosen = None if cells is None else choose_cells(cells, ids)  # a wrong id is told before models are loaded
@@ -89,15 +90,15 @@ def run_cells(run: Path, reader: SlideReader) -> pd.DataFrame:
     for key, actual in (("width", reader.width), ("height", reader.height)):
         if record.get(key, actual) != actual:
             raise InputError(
-                f"--cells {run}: is of {record.get('slide')!r}, whose {key} is {record.get(key)} px; "
+                f"`cells={run}`: is of {record.get('slide')!r}, whose {key} is {record.get(key)} px; "
                 f"{reader.file} has {actual}; give the run of this slide"
             )
     for key, size in (("mpp_x", reader.mpp_x), ("mpp_y", reader.mpp_y)):
         was = record.get(key, size)
         if not isinstance(was, int | float) or abs(was - size) > SAME_MPP * size:
             raise InputError(
-                f"--cells {run}: was made at {was} um per pixel ({key}), and {reader.file} is opened at {size:g}; give"
-                f" the resolution of the run, --mpp {record.get('mpp')}"
+                f"`cells={run}`: was made at {was} um per pixel ({key}), and {reader.file} is opened at {size:g}; give"
+                f" the resolution of the run, `mpp={record.get('mpp')}`"
             )
     return cells
 
@@ -112,14 +113,14 @@ def found_cells(reader: SlideReader, region: Region | None, model: Model) -> pd.
     inside = x >= 0 and y >= 0 and x + width <= reader.width and y + height <= reader.height
     if not (inside and width >= 1 and height >= 1):
         raise InputError(
-            f"--region {x:g} {y:g} {width:g} {height:g}: expected X Y WIDTH HEIGHT inside the slide of "
+            f"`region={x:g} {y:g} {width:g} {height:g}`: expected X Y WIDTH HEIGHT inside the slide of "
             f"{reader.width} x {reader.height} px"
         )
     area = width * reader.mpp_x * height * reader.mpp_y / 1e6
     if area > LARGEST_MM2:
         raise InputError(
             f"{reader.file}: {area:.3g} mm² are too many to look for cells first (at most {LARGEST_MM2:g}); give "
-            "--region X Y WIDTH HEIGHT, or --cells with a finished run: celldetr predict SLIDE -o OUT"
+            "`region`, or `cells` of a finished run (celldetr predict)"
         )
     step_x, step_y = reader.mpp / reader.mpp_x, reader.mpp / reader.mpp_y
     size = max(1, round(width / step_x)), max(1, round(height / step_y))
@@ -143,7 +144,7 @@ def choose_cells(cells: pd.DataFrame, ids: Sequence[int]) -> pd.DataFrame:
         InputError: there is no cell, or none of such an id.
     """
     if cells.empty:
-        raise InputError("there is no cell here to look at; choose another --region, or --cells of another run")
+        raise InputError("there is no cell here to look at; choose another `region`, or `cells` of another run")
     if ids:
         known = cells.set_index("cell_id", drop=False)
         for number in ids:
@@ -151,7 +152,7 @@ def choose_cells(cells: pd.DataFrame, ids: Sequence[int]) -> pd.DataFrame:
                 nearest = cells["cell_id"].iloc[(cells["cell_id"] - number).abs().argsort().iloc[:3]]
                 low, high = cells["cell_id"].min(), cells["cell_id"].max()
                 raise InputError(
-                    f"--cell {number}: there is no such cell; cell_id goes from {low} to {high}, near ones are "
+                    f"`cell={number}`: there is no such cell; cell_id goes from {low} to {high}, near ones are "
                     + ", ".join(str(near) for near in sorted(nearest))
                 )
         return known.loc[list(ids)]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cell_tables import random_cells, random_embeddings, write_run
+from helpers.cell_tables import random_cells, random_embeddings, write_run
 
 
 @pytest.fixture

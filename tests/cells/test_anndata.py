@@ -11,12 +11,12 @@ import anndata
 import numpy as np
 import pytest
 
-from cell_tables import TYPES, random_cells, random_embeddings, write_run
 from celldetr.cells.export import export_cells
 from celldetr.cells.export.anndata import size_needed
 from celldetr.cells.palette import hex_colour, type_colours
 from celldetr.cells.reader import open_table
 from celldetr.errors import InputError
+from helpers.cell_tables import TYPES, random_cells, random_embeddings, write_run
 
 
 def test_everything_of_the_table_is_where_scverse_looks(run: Path) -> None:

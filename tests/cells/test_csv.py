@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from cell_tables import random_cells, random_embeddings, write_run
 from celldetr.cells.export import export_cells
+from helpers.cell_tables import random_cells, random_embeddings, write_run
 
 
 def test_a_row_a_cell(run: Path) -> None:

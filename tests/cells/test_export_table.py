@@ -9,9 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from cell_tables import TYPES, random_cells, random_embeddings, write_run
 from celldetr.cells.reader import batch_embeddings, numbers, open_table
 from celldetr.errors import InputError
+from helpers.cell_tables import TYPES, random_cells, random_embeddings, write_run
 
 
 def test_a_run_and_its_table_open_alike(run: Path) -> None:

@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 import shapely
 
-from cell_tables import TYPES, random_cells, random_embeddings, write_run
 from celldetr.cells.export import export_cells
 from celldetr.cells.palette import type_colours
 from celldetr.errors import InputError
+from helpers.cell_tables import TYPES, random_cells, random_embeddings, write_run
 
 SCHEMA = json.loads((Path(__file__).parent / "qupath_feature.schema.json").read_text())
 

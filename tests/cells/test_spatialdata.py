@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cell_tables import random_cells, random_embeddings, write_run
 from celldetr.cells.export import export_cells
 from celldetr.errors import InputError
+from helpers.cell_tables import random_cells, random_embeddings, write_run
 
 spatialdata = pytest.importorskip("spatialdata")
 

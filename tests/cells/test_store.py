@@ -112,7 +112,7 @@ def test_what_is_no_table_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such cell table"):
         read_cells(tmp_path)
     (tmp_path / "run.json").write_text('{"status": "interrupted"}')
-    with pytest.raises(InputError, match=r"not finished \(it is interrupted\); run predict again with --resume"):
+    with pytest.raises(InputError, match=r"not finished \(it is interrupted\); run predict again with `resume=True`"):
         read_cells(tmp_path)
     (tmp_path / "cells.parquet").write_bytes(b"PAR1 and no more")
     with pytest.raises(InputError, match="not a readable Parquet file"):

@@ -12,17 +12,18 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from blobs import blob_image, scattered
-from children import SlowModel, start
-from cluster_children import Cluster, cluster
 from PIL import Image
 
 from celldetr.cohort.coordinator import move_results
-from celldetr.cohort.request import ModelChoice, Outcome, Request
+from celldetr.cohort.request import Outcome, Request
 from celldetr.cohort.run import predict_slides
+from celldetr.config import InferenceOptions
 from celldetr.errors import InputError
 from celldetr.slide.find import Slide, find_slides
 from celldetr.slide.options import PredictOptions
+from helpers.blobs import blob_image, scattered
+from helpers.children import SlowModel, start
+from helpers.cluster_children import Cluster, cluster
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
 
@@ -49,7 +50,7 @@ def discs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def request(out: Path, resume: bool = False, overwrite: bool = False) -> Request:
-    return Request(out, ModelChoice(), OPTIONS, ("csv",), resume, overwrite, task_tiles=4)
+    return Request(out, InferenceOptions(), OPTIONS, ("csv",), resume, overwrite, task_tiles=4)
 
 
 @pytest.fixture(scope="module")
@@ -138,7 +139,7 @@ def test_an_interrupted_run_goes_on(slides: list[Slide], whole: Path, tmp_path: 
         left = len(list(first.glob("found-*.npz")))
         assert left >= 2
         refused = list(predict_slides(slides[:1], request(out), there.address))
-        assert "pass --overwrite to replace it, or --resume to continue it" in refused[0].reason
+        assert "pass `overwrite=True` to replace it, or `resume=True` to continue it" in refused[0].reason
         assert len(list(first.glob("found-*.npz"))) >= left
         outcomes = list(predict_slides(slides, request(out, resume=True), there.address))
         assert {outcome.status for outcome in outcomes} == {"complete"}
@@ -160,7 +161,7 @@ def test_the_scheduler_is_lost(
     with cluster(tmp_path / "cluster", 1, delay=0.1) as there:
         outcomes = predict_slides(slides, request(out), there.address)
         threading.Thread(target=lambda: (until(lambda: there.batches(0) >= 4), there.scheduler.kill())).start()
-        with pytest.raises(InputError, match="--resume"):
+        with pytest.raises(InputError, match="`resume=True`"):
             list(outcomes)
     assert not list(out.glob("*/.lock"))
     for record in out.glob("*/run.json"):

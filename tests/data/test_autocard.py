@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from folders import write_csv, write_image
-from test_qupath import disc, feature, write
 
 from celldetr.data.autocard import SPLIT, find_card, read_own
 from celldetr.data.sources import load_samples
 from celldetr.errors import InputError
 from celldetr.recipes import load_recipe
 from celldetr.recipes.own_data import own_sources
+from helpers.folders import write_csv, write_image
+from helpers.qupath import disc, feature, write
 
 
 def coco(folder: Path) -> None:
@@ -89,7 +89,7 @@ def test_classes_are_types_unless_said_otherwise(tmp_path: Path) -> None:
     write_image(tmp_path / "a.png")
     rows = [[10 + i, 10, kind] for i, kind in enumerate("aabbccd")]
     write_csv(tmp_path / "a.csv", rows)
-    with pytest.raises(InputError, match=r"type 'd' has 1 labelled cell, expected at least 2; .*--map d="):
+    with pytest.raises(InputError, match=r"type 'd' has 1 labelled cell, expected at least 2; .*`mapping=d=`"):
         own_sources(tmp_path, 0.5)
     values = own_sources(tmp_path, 0.5, {"d": "", "b": "a"})
     assert values["model"] == {"types": ["a", "c"]}

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from folders import write_card
 
 from celldetr.data.card import CARDS, load_card
 from celldetr.errors import InputError
 from celldetr.io.safe_io import yaml_names
+from helpers.folders import write_card
 
 
 def test_every_card_of_the_package_is_valid_and_named_by_its_file() -> None:

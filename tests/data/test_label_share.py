@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from folders import write_card, write_csv, write_image
 
 from celldetr.config import DataSource, parse
 from celldetr.data.sample import UNKNOWN
 from celldetr.data.sources import load_source
 from celldetr.errors import InputError
+from helpers.folders import write_card, write_csv, write_image
 
 
 def test_a_source_can_be_read_with_fewer_labels(tmp_path: Path) -> None:

@@ -14,7 +14,6 @@ import torch
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from patches import random_patch, write_set
 from torch.utils.data import DataLoader
 
 from celldetr.config import AugmentConfig, DataSource, Recipe
@@ -31,7 +30,8 @@ from celldetr.recipes import load_recipe
 from celldetr.recipes.own_data import patch_sources
 from celldetr.training.card import provenance
 from celldetr.training.data import load_data
-from entry_point import call
+from helpers.cli import call
+from helpers.patches import random_patch, write_set
 
 CONFIG = AugmentConfig(crop=24)
 

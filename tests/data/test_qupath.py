@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 from pathlib import Path
 from typing import Any
@@ -13,32 +12,12 @@ import shapely
 from PIL import Image
 
 from celldetr.data.card import DatasetCard
-from celldetr.data.readers import qupath_geojson, qupath_objects
+from celldetr.data.readers import qupath_geojson
 from celldetr.data.readers.qupath_objects import read_objects
 from celldetr.data.sources import load_samples
 from celldetr.demo_slide import sample_slide
 from celldetr.errors import InputError
-from celldetr.io import json_items
-from celldetr.slide import roi
-
-
-def feature(
-    geometry: shapely.Geometry | dict[str, Any], kind: str = "detection", name: str | None = "Tumor", **extra: Any
-) -> dict[str, Any]:
-    shape = geometry if isinstance(geometry, dict) else json.loads(shapely.to_geojson(geometry))
-    properties = {"objectType": kind} | ({"classification": {"name": name, "color": [1, 2, 3]}} if name else {})
-    return {"type": "Feature", "geometry": shape, "properties": properties, **extra}
-
-
-def disc(x: float, y: float, radius: float = 6) -> shapely.Polygon:
-    return shapely.Point(x, y).buffer(radius)
-
-
-def write(folder: Path, features: list[dict[str, Any]], name: str = "a.geojson") -> Path:
-    path = folder / name
-    text = json.dumps({"type": "FeatureCollection", "features": features})
-    path.write_bytes(gzip.compress(text.encode()) if name.endswith(".gz") else text.encode())
-    return path
+from helpers.qupath import disc, feature, write
 
 
 def picture(folder: Path, size: tuple[int, int] = (300, 200), name: str = "a.png") -> np.ndarray:
@@ -241,23 +220,3 @@ def test_nuclei_drawn_by_hand_may_overlap(tmp_path: Path) -> None:
     for outlined in ([feature(disc(40, 50, 3), "annotation")], [feature(disc(40, 50, 8))], drawn):
         with pytest.raises(InputError, match="lies around other objects"):
             read_objects(write(tmp_path, [feature(disc(40, 50, 9), "annotation"), *outlined]))
-
-
-def test_a_file_of_many_cells_is_not_held_as_a_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of what was read, 256 MB used to be the most; now that is for one object, and cells have limits of their own."""
-    monkeypatch.setattr(json_items, "CHUNK", 1000)
-    monkeypatch.setattr(json_items, "LARGEST", 6000)
-    path = write(tmp_path, [feature(disc(x, 50)) for x in range(40)], "a.geojson.gz")
-    assert len(gzip.decompress(path.read_bytes())) > 10 * json_items.LARGEST
-    assert read_objects(path).places[:, 0].tolist() == pytest.approx(range(40))
-    for limit, value in (("MOST_ITEMS", 39), ("MOST_CLASSES", 4)):
-        monkeypatch.setattr(qupath_objects, limit, value)
-        with pytest.raises(InputError, match=r"holds more than .*; is it the right one\?"):
-            read_objects(path)
-        monkeypatch.undo()
-    monkeypatch.setattr(roi, "MOST_CORNERS", 100)
-    drawn = write(tmp_path, [feature(disc(x, 50, 3), "annotation") for x in range(0, 80, 20)])
-    with pytest.raises(InputError, match="object 2: the outlines so far have more than 100 corners"):
-        read_objects(drawn)
-    with pytest.raises(InputError, match="object 2: the outlines so far have more than 100 corners"):
-        roi.read_roi(drawn)

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from folders import HEIGHT, WIDTH, write_card, write_csv, write_image, write_instances
 
 from celldetr.data.card import load_card
 from celldetr.data.readers.instance_maps import extents
 from celldetr.data.sources import load_samples
 from celldetr.errors import InputError
+from helpers.folders import HEIGHT, WIDTH, write_card, write_csv, write_image, write_instances
 
 BOXES = {3: (4, 5, 10, 9), 700: (20, 30, 60, 40)}
 

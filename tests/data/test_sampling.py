@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from patches import MPP, PX, DiscModel, tissue, write_slide
 from PIL import Image
 from scipy import ndimage
 
@@ -29,7 +28,8 @@ from celldetr.slide.damage import DamageError
 from celldetr.slide.find import Slide
 from celldetr.slide.image_reader import ArrayReader
 from celldetr.slide.reader import from_array, open_slide
-from entry_point import call
+from helpers.cli import call
+from helpers.patches import MPP, PX, DiscModel, tissue, write_slide
 
 OPTIONS = {"px": PX, "shard": 5}
 
@@ -155,9 +155,9 @@ def test_a_set_is_neither_replaced_nor_mixed_by_accident(tmp_path: Path) -> None
     path = write_slide(tmp_path / "a.png", ["sharp"] * 2)
     out = tmp_path / "set"
     take([path], out)
-    with pytest.raises(InputError, match="pass --overwrite to replace it, or --resume"):
+    with pytest.raises(InputError, match="pass `overwrite=True` to replace it, or `resume=True`"):
         take([path], out)
-    with pytest.raises(InputError, match=r"made with options\.seed: .* now .*; pass --overwrite"):
+    with pytest.raises(InputError, match=r"patch set there differs \(made_with\.options\.seed: 0, now 3\)"):
         take([path], out, seed=3, resume=True)
     assert take([path], out, per_slide=2, overwrite=True).patches == 2
     assert len(list(out.glob("*.arrow"))) == 1
@@ -175,13 +175,13 @@ def test_slides_that_cannot_be_used_are_named(tmp_path: Path) -> None:
     Image.open(small).crop((0, 0, 40, 40)).save(small)
     info = take([good, small, tmp_path / "none.png"], tmp_path / "set")
     assert [slide.patches for slide in info.slides] == [4, 0, 0]
-    assert "smaller than a patch, which is 64 x 64 px there; choose a smaller --px" in info.slides[1].failed
+    assert "smaller than a patch, which is 64 x 64 px there; choose a smaller `px`" in info.slides[1].failed
     assert "no such file" in info.slides[2].failed
     for paths, message in (([small], "smaller than a patch"), ([small, tmp_path / "none.png"], "none of 2 slides")):
         with pytest.raises(InputError, match=message):
             take(paths, tmp_path / "empty")
         assert not (tmp_path / "empty").exists()
-    with pytest.raises(InputError, match="gives no micrometres per pixel; pass --mpp"):
+    with pytest.raises(InputError, match="gives no micrometres per pixel; pass `mpp`"):
         sampling.sample_slides([Slide(good)], tmp_path / "empty", FoundByModel(DiscModel()), patch_mpp=MPP)
     one_size = DiscModel()
     one_size.image_px = 256

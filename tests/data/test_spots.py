@@ -11,7 +11,6 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from patches import random_patch
 
 from celldetr.data import shards
 from celldetr.data.augment import crop, orient
@@ -22,6 +21,7 @@ from celldetr.data.sources import map_types, rescale
 from celldetr.data.spots import Spots
 from celldetr.data.tiling import pieces
 from celldetr.errors import InputError
+from helpers.patches import random_patch
 
 TYPES = ("a", "b", "c")
 

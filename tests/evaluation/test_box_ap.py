@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scenes import TYPES, image
 
 from celldetr.evaluation.box_ap import box_ap, overlapping
 from celldetr.evaluation.cells import ImageCells
 from celldetr.evaluation.evaluate import score_images
+from helpers.scenes import TYPES, image
 
 Box = Sequence[float]
 

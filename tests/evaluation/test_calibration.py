@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scenes import image, random_image
 
 from celldetr.evaluation.calibration import BINS, calibration, reliability
 from celldetr.evaluation.pairing import pair_cells
+from helpers.scenes import image, random_image
 
 SCORE = st.one_of(st.floats(0, 1), st.integers(0, BINS).map(lambda k: k / BINS))
 

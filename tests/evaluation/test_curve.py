@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scenes import image, random_image
 from sklearn.metrics import precision_recall_curve
 
 from celldetr.evaluation.cells import ImageCells
 from celldetr.evaluation.curve import score_curve
 from celldetr.evaluation.metrics import DetectionCounts, count_detection
 from celldetr.evaluation.protocols import PROTOCOLS, pair_image
+from helpers.scenes import image, random_image
 
 
 def row(hits: list[bool], scores: list[float], missed: int = 0) -> ImageCells:

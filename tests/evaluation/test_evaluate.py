@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from rich.console import Console
-from scenes import TYPES, Oracle, image, perfect, random_image, sample, tile_cells
 
 from celldetr.errors import InputError
 from celldetr.evaluation.evaluate import evaluate, score_images
@@ -18,6 +17,7 @@ from celldetr.evaluation.format import show_report
 from celldetr.evaluation.metrics import DetectionCounts
 from celldetr.evaluation.protocols import PROTOCOLS
 from celldetr.evaluation.report import headline, write_metrics
+from helpers.scenes import TYPES, Oracle, image, perfect, random_image, sample, tile_cells
 
 SAMPLES = [
     sample([(10, 10), (30, 30), (50, 50)], [0, 1, -1], name="a", group="p1", pixel=1),

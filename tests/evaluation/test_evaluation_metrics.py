@@ -7,7 +7,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scenes import boxes_at, image, random_image
 from sklearn.metrics import confusion_matrix
 
 from celldetr.boxes import iou
@@ -23,6 +22,7 @@ from celldetr.evaluation.metrics import (
     count_types,
 )
 from celldetr.evaluation.protocols import PROTOCOLS, pair_image
+from helpers.scenes import boxes_at, image, random_image
 
 STANDARD = PROTOCOLS["standard"]
 WITHIN = PROTOCOLS["within-radius"]

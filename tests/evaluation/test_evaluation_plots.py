@@ -8,7 +8,6 @@ from xml.etree import ElementTree
 
 import pytest
 from PIL import Image
-from scenes import TYPES, image, random_image
 
 from celldetr.errors import InputError
 from celldetr.evaluation.evaluate import score_images
@@ -21,6 +20,7 @@ from celldetr.evaluation.plots import (
 )
 from celldetr.evaluation.threshold import best_threshold
 from celldetr.io.figures import save_figure
+from helpers.scenes import TYPES, image, random_image
 
 IMAGES = [random_image(seed) for seed in range(8)]
 REPORT = score_images(IMAGES, TYPES, threshold=0.3, resamples=0)

@@ -15,7 +15,7 @@ from scipy.sparse.csgraph import maximum_bipartite_matching
 
 from celldetr.errors import InputError
 from celldetr.evaluation import pairing
-from celldetr.evaluation.pairing import Pairing, candidate_pairs, pair_cells
+from celldetr.evaluation.pairing import Pairing, pair_cells
 
 RULES: tuple[Pairing, ...] = ("assign_then_drop", "within_radius", "greedy")
 Pairs = set[tuple[int, int]]
@@ -133,14 +133,6 @@ def test_a_pair_exactly_at_the_radius_counts(rule: Pairing, offset: tuple[float,
     pred, true, scores = np.array([[0.0, 0.0]]), np.array([offset]), np.ones(1)
     assert len(paired(pred, true, 6.0, rule, scores)) == 1
     assert len(paired(pred, true, np.nextafter(6.0, 0) - 1e-12, rule, scores)) == 0
-
-
-def test_candidates_are_all_the_near_pairs() -> None:
-    pred, true, _ = scene(1, most=60, side=50)
-    i, j, distance = candidate_pairs(pred, true, 7.0)
-    full = np.linalg.norm(pred[:, None] - true[None], axis=-1)
-    assert {*zip(i, j, strict=True)} == {*zip(*np.nonzero(full <= 7.0), strict=True)}
-    np.testing.assert_allclose(distance, full[i, j])
 
 
 def test_greedy_prefers_the_score_to_the_distance() -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from scenes import image
 
 from celldetr.errors import InputError
 from celldetr.evaluation.metrics import DetectionCounts, Totals, TypeCounts, confusion, count_image
 from celldetr.evaluation.protocols import PROTOCOLS, Protocol, find_protocol, pair_image
+from helpers.scenes import image
 
 NOTHING = image()
 ONLY_PREDICTED = image([(100, 100), (200, 100)], [], pred_types=[1, 1])

@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from scenes import TYPES, image
 from scipy.optimize import linear_sum_assignment
 
 from celldetr.evaluation.cells import ImageCells
 from celldetr.evaluation.evaluate import score_images
+from helpers.scenes import TYPES, image
 
 NO_TYPE = "none"  # the point CellViT's evaluation puts into an empty image: background
 STAND_IN = {"standard": None, "cellvit-compat": NO_TYPE, "celldetr-compat": 0}

@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 from rich.console import Console
-from scenes import TYPES, image, random_image
 
 from celldetr.errors import InputError
 from celldetr.evaluation.evaluate import score_images
@@ -20,6 +19,7 @@ from celldetr.evaluation.format import show_rotations
 from celldetr.evaluation.protocols import PROTOCOLS
 from celldetr.evaluation.report import Report, headline, write_metrics
 from celldetr.evaluation.rotations import rotations, spread
+from helpers.scenes import TYPES, image, random_image
 
 Write = Callable[..., Path]
 TISSUES = (("Breast", "Colon"), ("Breast", "Colon"), ("Breast", "Lung"))  # of each fold

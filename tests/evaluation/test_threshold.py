@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
-from scenes import TYPES, Oracle, image, random_image, sample, tile_cells
 
 from celldetr.errors import InputError
 from celldetr.evaluation.cells import ImageCells
@@ -17,6 +16,7 @@ from celldetr.evaluation.evaluate import evaluate
 from celldetr.evaluation.metrics import DetectionCounts, count_detection
 from celldetr.evaluation.protocols import PROTOCOLS, pair_image
 from celldetr.evaluation.threshold import TOP, best_threshold, choose_threshold
+from helpers.scenes import TYPES, Oracle, image, random_image, sample, tile_cells
 
 
 def f1_at(images: list[ImageCells], threshold: float, protocol: str = "within-radius") -> float:

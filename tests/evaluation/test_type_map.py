@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from scenes import TYPES, image, random_image
 from sklearn.metrics import confusion_matrix
 
 from celldetr.errors import InputError
@@ -15,7 +14,8 @@ from celldetr.evaluation.confusion import NO_CELL, NOT_FOUND, read_confusion, wr
 from celldetr.evaluation.evaluate import score_images
 from celldetr.evaluation.plots import confusion_figure
 from celldetr.evaluation.protocols import find_protocol, pair_image
-from celldetr.evaluation.type_map import read_type_map, type_map
+from celldetr.evaluation.type_map import type_map
+from helpers.scenes import TYPES, image, random_image
 
 IMAGES = [random_image(seed, name=str(seed)) for seed in range(12)]
 REPORT = score_images(IMAGES, TYPES, threshold=0.3, resamples=0)
@@ -101,17 +101,3 @@ def test_a_type_of_the_same_name_needs_no_entry() -> None:
 def test_maps_that_lead_nowhere(pairs: dict[str, str], says: str) -> None:
     with pytest.raises(InputError, match=says):
         type_map(pairs, ("t", "b"), ("x", "y"))
-
-
-def test_maps_are_read(tmp_path: Path) -> None:
-    assert read_type_map("a: x, b:x,c:") == {"a": "x", "b": "x", "c": ""}
-    (tmp_path / "m.yaml").write_text("a: x\nb: null\n")
-    assert read_type_map(str(tmp_path / "m.yaml")) == {"a": "x", "b": ""}
-    (tmp_path / "m.yaml").write_text("a: [x]\n")
-    for text, says in (
-        (str(tmp_path / "m.yaml"), "'a' is"),
-        ("a=x", "expected ours:theirs"),
-        ("no.yaml", "no such file"),
-    ):
-        with pytest.raises(InputError, match=says):
-            read_type_map(text)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import codecs
 import gzip
 import json
-import os
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +15,6 @@ from hypothesis import strategies as st
 from celldetr.errors import InputError
 from celldetr.io import json_items
 from celldetr.io.json_items import read_items
-from celldetr.slide.roi import read_features
 
 SMALL_CHUNKS = (1, 2, 7, 64)
 KEYS = ("type", "features", "cells", "properties", "", '\\"}{', "é\U0001f52c")
@@ -80,74 +77,6 @@ def test_what_comes_is_what_json_loads_gives(
     assert put_together(path) == json.loads(content)
 
 
-@given(value=collection | st.lists(feature, min_size=1), layout=layouts, share=st.floats(0, 1, exclude_max=True))
-@anywhere
-@pytest.mark.usefixtures("small_chunks")
-def test_what_is_cut_off_is_refused(
-    value: Any, layout: dict[str, Any], share: float, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    path, content = tmp_path_factory.getbasetemp() / "cut.json", text_of(value, layout)
-    path.write_bytes(content[: int(len(content) * share)])
-    with pytest.raises(InputError, match=r"cut\.json: not JSON"):
-        items(path)
-
-
-@given(content=st.text('{}[]",:1-.eE \\utrfnNa', max_size=30))
-@anywhere
-@pytest.mark.usefixtures("small_chunks")
-def test_what_json_loads_refuses_is_refused(content: str, tmp_path_factory: pytest.TempPathFactory) -> None:
-    path = tmp_path_factory.getbasetemp() / "any.json"
-    path.write_text(content)
-    try:
-        wanted = json.loads(content)
-    except ValueError:
-        with pytest.raises(InputError, match="not JSON"):
-            items(path)
-    else:
-        assert repr(put_together(path)) == repr(wanted)  # NaN is not equal to itself
-
-
-@given(value=collection, reverse=st.booleans(), layout=layouts)
-@anywhere
-@pytest.mark.usefixtures("small_chunks")
-def test_features_come_in_order_wherever_the_type_is(
-    value: dict[str, Any], reverse: bool, layout: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    """Also where Features have lists called features, and members are called like those of the top."""
-    path = tmp_path_factory.getbasetemp() / "a.geojson"
-    members = dict(reversed(value.items())) if reverse else value
-    content = text_of(members, layout)
-    path.write_bytes(content)
-    assert list(read_features(path)) == json.loads(content)["features"]
-
-
-@pytest.mark.parametrize(
-    ("content", "wanted"),
-    [
-        ('{"type": "Feature", "features": [7], "id": 1}', [{"type": "Feature", "features": [], "id": 1}]),
-        ('{"features": [7], "type": "Feature"}', [{"features": [], "type": "Feature"}]),
-        ('{"type": "FeatureCollection", "features": []}', []),
-        ("[]", []),
-        ('{"": 5, "features[]": 5, "[]": 5, "type": "FeatureCollection", "features": []}', []),
-        ('{"type": "FeatureCollection"}', "got type 'FeatureCollection'"),
-        ('{"features": [{"type": "Feature"}]}', "got dict"),
-        ('{"features": [{"type": "Feature"}], "type": "Topology"}', "got type 'Topology'"),
-        ('{"type": "A", "features": [{"type": "Feature"}], "type": "FeatureCollection"}', "follows the features"),
-        ('{"type": "FeatureCollection", "features": [], "features": []}', "'features' is there twice"),
-        ('[{"type": "Feature"}]\n[{"type": "Feature"}]', "something follows its end at character 23"),
-        ('[{"type": "Feature"}, {"type" 7}]', "not GeoJSON .*':' delimiter at character 31"),
-    ],
-)
-def test_the_shapes_of_geojson(content: str, wanted: list[Any] | str, tmp_path: Path) -> None:
-    path = tmp_path / "a.geojson"
-    path.write_text(content)
-    if isinstance(wanted, list):
-        assert list(read_features(path)) == wanted
-    else:
-        with pytest.raises(InputError, match=wanted):
-            list(read_features(path))
-
-
 def test_a_string_longer_than_many_chunks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """While its end has not been read it looks like damage at its beginning."""
     monkeypatch.setattr(json_items, "CHUNK", 64)
@@ -206,14 +135,3 @@ def test_no_more_is_held_than_the_item_at_hand(tmp_path: Path, monkeypatch: pyte
     assert [value for _, _, value in (next(found) for _ in range(10_000))] == [[], *range(9999)]
     with pytest.raises(InputError, match="cut off"):
         list(found)
-
-
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes")
-def test_a_pipe_is_read_once(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "pipe")
-    content = gzip.compress(json.dumps({"type": "FeatureCollection", "features": [{"type": "Feature"}] * 9}).encode())
-    writer = threading.Thread(target=(tmp_path / "pipe").write_bytes, args=(content,), daemon=True)
-    writer.start()
-    assert len(list(read_features(tmp_path / "pipe"))) == 9
-    writer.join(10)
-    assert not writer.is_alive()

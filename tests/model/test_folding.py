@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import pytest
 import torch
 from torch import nn
@@ -10,9 +12,9 @@ from celldetr.model.backbone import Backbone
 from celldetr.model.folding import fold_batchnorm
 
 
-def backbone(name: str) -> Backbone:
+def backbone(name: str, border: Literal["zeros", "replicate"] = "zeros") -> Backbone:
     torch.manual_seed(0)
-    made = Backbone(name, (4, 8), frozen_batchnorm=True).eval()
+    made = Backbone(name, (4, 8), frozen_batchnorm=True, border=border).eval()
     for module in made.modules():
         if isinstance(module, nn.BatchNorm2d):  # as after training: no statistic is 0 or 1
             module.running_mean = torch.randn(module.num_features) * 0.1
@@ -24,8 +26,9 @@ def backbone(name: str) -> Backbone:
 
 @pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "resnet18", "mobilenetv3_small_100", "efficientnet_b0"])
 @pytest.mark.parametrize("size", [(64, 64), (75, 97)])
-def test_folded_equals_unfolded(name: str, size: tuple[int, int]) -> None:
-    made = backbone(name)
+@pytest.mark.parametrize("border", ["zeros", "replicate"])
+def test_folded_equals_unfolded(name: str, size: tuple[int, int], border: Literal["zeros", "replicate"]) -> None:
+    made = backbone(name, border)
     before = {key: value.clone() for key, value in made.state_dict().items()}
     folded = fold_batchnorm(made)
     image = torch.randn(2, 3, *size)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Literal
 
 import pytest
 import torch
@@ -34,20 +35,16 @@ def gradients(function: nn.Module, x: Tensor, weight: Tensor, up: Tensor) -> lis
     return [result.detach(), *torch.autograd.grad(result, (x, weight), up.to(result.dtype))]
 
 
-@pytest.mark.parametrize("activation", [nn.ReLU6, nn.ReLU, nn.SiLU, nn.Identity])
+@pytest.mark.parametrize("activation", [nn.ReLU6, nn.SiLU])
 @pytest.mark.parametrize(
     "options",
     [
-        {"kernel_size": 1},
         {"kernel_size": 1, "stride": 2},
         {"kernel_size": 3, "bias": True},
         {"kernel_size": 3, "dilation": 2},
-        {"kernel_size": 3, "stride": 2, "padding": "same"},
         {"kernel_size": 3, "groups": 2},
-        {"kernel_size": 3, "depthwise": True},
         {"kernel_size": 5, "depthwise": True},
         {"kernel_size": 3, "stride": 2, "depthwise": True, "padding": "same"},
-        {"kernel_size": 5, "stride": 2, "depthwise": True, "padding": "same"},
         {"kernel_size": 5, "stride": 2, "depthwise": True},
     ],
     ids=str,
@@ -92,9 +89,9 @@ def test_depthwise_gradients_do_not_depend_on_the_threads() -> None:
     assert depthwise_backward(x, weight, grad, (2, 2), (1, 1), of_input=False)[0] is None
 
 
-def backbone(name: str) -> Backbone:
+def backbone(name: str, border: Literal["zeros", "replicate"] = "zeros") -> Backbone:
     torch.manual_seed(0)
-    made = Backbone(name, (4, 8), frozen_batchnorm=True)
+    made = Backbone(name, (4, 8), frozen_batchnorm=True, border=border)
     settle(made)
     return made.train()
 
@@ -107,9 +104,10 @@ def learned(function: nn.Module, made: Backbone, image: Tensor) -> tuple[list[Te
     return maps, {name: p.grad.clone() for name, p in made.named_parameters() if p.grad is not None}
 
 
-@pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "resnet18", "mobilenetv3_small_100", "convnext_atto"])
-def test_a_backbone_is_what_it_was(name: str) -> None:
-    made = backbone(name).double()  # of which no kernel of ours knows
+@pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "resnet18", "convnext_atto"])
+@pytest.mark.parametrize("border", ["zeros", "replicate"])
+def test_a_backbone_is_what_it_was(name: str, border: Literal["zeros", "replicate"]) -> None:
+    made = backbone(name, border).double()  # of which no kernel of ours knows
     state = {key: value.clone() for key, value in made.state_dict().items()}
     image = torch.randn(2, 3, 64, 96, dtype=torch.float64)
     maps, expected = learned(made.body, made, image)
@@ -124,9 +122,10 @@ def test_a_backbone_is_what_it_was(name: str) -> None:
     assert not [key for key in got if ".bn" in key]
 
 
-def test_on_a_cpu_too() -> None:
+@pytest.mark.parametrize("border", ["zeros", "replicate"])
+def test_on_a_cpu_too(border: Literal["zeros", "replicate"]) -> None:
     """MobileNetV3's activations are smooth nearly everywhere."""
-    made = backbone("mobilenetv3_small_100")
+    made = backbone("mobilenetv3_small_100", border)
     image = torch.randn(2, 3, 64, 64)
     expected, got = (learned(function, made, image)[1] for function in (made.body, made))
     for key in expected:

@@ -21,12 +21,12 @@ def random_queries(
     return [q, k, v], Neighbours.of(places, torch.full((batch, 2), side))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(
     st.integers(0, 2**32 - 1),
     st.integers(1, 3),
     st.integers(1, 90),
-    st.sampled_from([(1, 8), (8, 16), (3, 5)]),
+    st.sampled_from([(8, 16), (3, 5)]),
     st.sampled_from([20.0, 300.0, 1500.0]),
 )
 def test_the_kernel_equals_the_mask(seed: int, batch: int, queries: int, shape: tuple[int, int], side: float) -> None:
@@ -68,14 +68,13 @@ def test_what_is_far_away_changes_nothing() -> None:
     torch.testing.assert_close(after[0, :30], before[0, :30], atol=0, rtol=0)
 
 
-@pytest.mark.parametrize("threads", [1, 2, 5])
-def test_threads_change_nothing(threads: int) -> None:
+def test_threads_change_nothing() -> None:
     qkv, neighbours = random_queries(3, 2, 500, 64, 900.0)
     before = torch.get_num_threads()
     try:
         with torch.no_grad():
             one = near_attention(*qkv, 4, neighbours)
-            torch.set_num_threads(threads)
+            torch.set_num_threads(3)
             several = near_attention(*qkv, 4, neighbours)
     finally:
         torch.set_num_threads(before)

@@ -17,7 +17,7 @@ from celldetr.model.celldetr import CellDETR, Memories, Representations
 from celldetr.model.detection import DetectionOutput, Detections
 from celldetr.model.inference import TilePredictor
 from celldetr.model.orientations import ORIENTATIONS, merge, orientations
-from model.test_inference import TILES, assert_same, predictor
+from helpers.networks import TILES, assert_same, predictor
 
 SIDE = 9  # px of a square that stands for a cell
 DISTANCE = 5.0  # px of 2.5 um at 0.5 um

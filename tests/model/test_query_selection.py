@@ -12,7 +12,7 @@ import celldetr
 from celldetr.model.checkpoint import load_checkpoint
 from celldetr.model.detection import QUERY_STEP
 from celldetr.model.inference import QUERY_SHARE, TilePredictor, for_inference
-from sample_crop import crop
+from helpers.sample_crop import crop
 
 
 @pytest.fixture(scope="module")

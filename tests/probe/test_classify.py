@@ -34,7 +34,7 @@ from celldetr.probe.retrieval import FAR, nearest_elsewhere, neighbours
 from celldetr.probe.row import measure
 from celldetr.probe.sheet import ACROSS, FRAME, GAP, LABEL, PIXELS, contact_sheet
 from celldetr.probe.truth import truth_of
-from cells import TYPES, truth, vectors
+from helpers.probe_cells import TYPES, truth, vectors
 
 
 def test_knn_is_scikit_learns(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,7 +23,7 @@ from celldetr.probe.crops import CROP_PX, CropEmbedder, cut
 from celldetr.probe.handmade import FEATURES, handmade_features, nucleus_mask
 from celldetr.probe.methods import methods, refuse_queries
 from celldetr.probe.pooled import PooledEmbedder
-from sample_crop import crop, default_model
+from helpers.sample_crop import crop, default_model
 
 
 def sample(image: np.ndarray, boxes: list[list[float]] | np.ndarray) -> Sample:

@@ -17,8 +17,8 @@ from celldetr.model.at_boxes import embed_boxes
 from celldetr.probe.finetuning import types_at_boxes
 from celldetr.probe.truth import truth_of
 from celldetr.recipes import FOLDER
-from cells import write_data_set
-from entry_point import call
+from helpers.cli import call
+from helpers.probe_cells import write_data_set
 
 
 @pytest.fixture

@@ -16,8 +16,8 @@ from celldetr.probe.row import Row, measure, read_row, write_row
 from celldetr.probe.run import read_vectors
 from celldetr.probe.summary import interval, summarise
 from celldetr.probe.truth import check_apart, read_splits
-from cells import truth, vectors, write_data_set
-from entry_point import call
+from helpers.cli import call
+from helpers.probe_cells import truth, vectors, write_data_set
 
 
 def row(name: str, spread: float) -> Row:
@@ -71,7 +71,7 @@ def test_a_row_comes_back_as_it_was(tmp_path: Path) -> None:
     assert all((again.linear[share] == counts).all() for share, counts in kept.linear.items())
     assert np.allclose(again.retrieval, kept.retrieval)
     (tmp_path / "r.json").write_text('{"knn": 3}')
-    with pytest.raises(InputError, match="--overwrite"):
+    with pytest.raises(InputError, match="`overwrite=True`"):
         read_row(tmp_path / "r.json")
     assert read_row(tmp_path / "none.json") is None
 

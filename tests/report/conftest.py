@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cell_tables import ArraySlide, random_cells, random_embeddings, write_run
+from helpers.cell_tables import ArraySlide, random_cells, random_embeddings, write_run
 
 
 @pytest.fixture

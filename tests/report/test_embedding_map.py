@@ -9,9 +9,9 @@ import pytest
 from sklearn.decomposition import PCA
 from sklearn.metrics import silhouette_score
 
-from cell_tables import TYPES, random_cells, random_embeddings, write_run
 from celldetr.cells.reader import CellTable, open_table
 from celldetr.report.embedding_map import FEWEST, map_embeddings, sample_embeddings
+from helpers.cell_tables import TYPES, random_cells, random_embeddings, write_run
 
 
 def table_of(directory: Path, embeddings: np.ndarray) -> CellTable:

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from cell_tables import random_cells, random_embeddings, write_run
 from celldetr.cells.reader import CellTable, open_table
 from celldetr.report.marks import DOT_ALPHA, FADE, DotLayer, dot_radius, draw_boxes, draw_cells, mean_diameter
+from helpers.cell_tables import random_cells, random_embeddings, write_run
 
 COLOURS = [(10, 20, 200), (200, 120, 0), (0, 160, 80)]
 

@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from cell_tables import ArraySlide, random_cells, random_embeddings, write_run
 from celldetr.cells.palette import type_colours
 from celldetr.cells.reader import open_table
 from celldetr.report.overview import (
@@ -25,6 +24,7 @@ from celldetr.report.overview import (
     picture_size,
     write_overview,
 )
+from helpers.cell_tables import ArraySlide, random_cells, random_embeddings, write_run
 
 
 @given(st.integers(1, 300_000), st.integers(1, 300_000))

@@ -20,9 +20,10 @@ from celldetr.model.output import TileCells
 from celldetr.report.facts import facts, origin, tissue_mm2, warnings
 from celldetr.report.overview import write_overview
 from celldetr.report.summary import write_summary
+from celldetr.slide.base_reader import SlideReader
 from celldetr.slide.engine import run_slide
 from celldetr.slide.options import PredictOptions
-from celldetr.slide.reader import SlideReader, from_array
+from celldetr.slide.reader import from_array
 
 
 class GridModel:

@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cell_tables import TYPES, random_cells, random_embeddings, write_run
 from celldetr.cells.reader import open_table
 from celldetr.report.statistics import (
     DIAMETER_STEP,
@@ -19,6 +18,7 @@ from celldetr.report.statistics import (
     gather,
     histogram_median,
 )
+from helpers.cell_tables import TYPES, random_cells, random_embeddings, write_run
 
 
 def test_numbers_equal_those_of_the_whole_table(tmp_path: Path) -> None:

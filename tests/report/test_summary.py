@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cell_tables import TYPES, ArraySlide, random_cells, random_embeddings, write_run
 from celldetr.report.overview import write_overview
 from celldetr.report.summary import rebin, write_summary
+from helpers.cell_tables import TYPES, ArraySlide, random_cells, random_embeddings, write_run
 
 VOID = {"meta", "img", "br", "image", "rect", "path"}
 

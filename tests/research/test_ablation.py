@@ -40,7 +40,7 @@ from celldetr.training.criterion import balance
 from celldetr.training.crops import image_generators
 from celldetr.training.data import load_data
 from celldetr.training.supervised import Supervised
-from entry_point import call
+from helpers.cli import call
 
 Recipes = Callable[..., Recipe]
 Studies = Callable[..., Study]

@@ -11,10 +11,8 @@ import jsonschema
 import numpy as np
 import pandas as pd
 import pytest
-from cohorts import planted, write_cohort
 from sklearn.metrics import adjusted_rand_score
 
-from cell_tables import random_cells, write_run
 from celldetr.cells.export import export_cells
 from celldetr.cells.reader import open_table
 from celldetr.cells.store import read_cells
@@ -22,12 +20,14 @@ from celldetr.errors import InputError, SlowWarning
 from celldetr.search import clustering
 from celldetr.search.clustering import ClusterOptions, cluster_cells
 from celldetr.search.grouping import by_size, group
-from entry_point import call
+from helpers.cell_tables import random_cells, write_run
+from helpers.cli import call
+from helpers.cohorts import planted, write_cohort
 
 for name in ("scanpy", "igraph", "faiss"):
     pytest.importorskip(name, reason=f"the extra 'cluster-cells' ({name}) is not installed")
 
-SCHEMA = Path(__file__).parents[1] / "export" / "qupath_feature.schema.json"
+SCHEMA = Path(__file__).parents[1] / "cells" / "qupath_feature.schema.json"
 
 
 @pytest.fixture(scope="module")

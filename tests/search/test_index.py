@@ -10,15 +10,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cohorts import planted, write_cohort
 
-from cell_tables import random_cells, write_run
 from celldetr.errors import InputError
 from celldetr.search.collection import find_cells, gather, sample_rows
 from celldetr.search.index import NeighbourIndex, build_index
 from celldetr.search.nearest import search_all
 from celldetr.search.similar import similar
-from entry_point import call
+from helpers.cell_tables import random_cells, write_run
+from helpers.cli import call
+from helpers.cohorts import planted, write_cohort
 
 faiss = pytest.importorskip("faiss", reason="the extra 'search' (faiss-cpu) is not installed")
 

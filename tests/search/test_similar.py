@@ -9,12 +9,10 @@ import jsonschema
 import numpy as np
 import pandas as pd
 import pytest
-from cohorts import planted, shuffled, write_cohort
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from cell_tables import random_cells, write_run
 from celldetr.errors import InputError
 from celldetr.search import report
 from celldetr.search.collection import find_cells
@@ -22,9 +20,11 @@ from celldetr.search.nearest import Best
 from celldetr.search.report import write_found
 from celldetr.search.similar import similar
 from celldetr.search.slides import _candidates, open_slides
-from entry_point import call
+from helpers.cell_tables import random_cells, write_run
+from helpers.cli import call
+from helpers.cohorts import planted, shuffled, write_cohort
 
-SCHEMA = Path(__file__).parents[1] / "export" / "qupath_feature.schema.json"
+SCHEMA = Path(__file__).parents[1] / "cells" / "qupath_feature.schema.json"
 
 
 def brute(embeddings: np.ndarray, row: int, k: int) -> tuple[list[int], np.ndarray]:
@@ -124,10 +124,10 @@ def test_cells_without_a_place_are_not_near(tmp_path):
         ({"cell": 300, "slide": "one"}, "cell_id goes from 0 to 299"),
         ({"cell": 0, "slide": "three"}, "it has no cells"),
         ({"cell": 7, "slide": "on"}, "did you mean 'one'"),
-        ({"cell": 10**19, "slide": "one"}, "--cell 10000000000000000000: .* cell_id goes from 0 to 299"),
+        ({"cell": 10**19, "slide": "one"}, "`cell=10000000000000000000`: .* cell_id goes from 0 to 299"),
         ({"type": "lymphocytes"}, "did you mean 'lymphocyte'"),
-        ({"type": "lymphocyte", "apart_um": 5}, "--apart 5: .* give --cell ID"),
-        ({"type": "lymphocyte", "other_slides": True}, "--other-slides: .* add --slide NAME"),
+        ({"type": "lymphocyte", "apart_um": 5}, "`apart_um=5`: .* give `cell`"),
+        ({"type": "lymphocyte", "other_slides": True}, "`other_slides=True`: .* add `slide`"),
         ({}, "give either cells"),
         ({"cell": 7, "slide": "one", "k": 0}, "expected 1 to"),
         ({"cell": 7, "slide": "one", "index": "nowhere"}, "no index here"),
@@ -172,7 +172,7 @@ def test_the_command_writes_tables_geojson_and_a_picture(cohort, tmp_path, capsy
 
 def test_without_the_slide_it_says_so_and_draws_nothing(cohort, tmp_path):
     told = write_found(similar(cohort / "one", 7), tmp_path / "found")
-    assert told == ["one: no slide file 'one.svs' (none given with --slides)"]
+    assert told == ["one: no slide file 'one.svs' (none given with `slides`)"]
     assert not (tmp_path / "found" / "similar.png").exists()
 
 

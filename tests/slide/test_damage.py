@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import tifffile
-from blobs import BlobModel, blob_image, scattered
 from PIL import Image
 from scipy import ndimage
 
@@ -27,6 +26,7 @@ from celldetr.slide.options import PredictOptions
 from celldetr.slide.reader import from_array, open_slide
 from celldetr.slide.seams import REACH_UM
 from celldetr.slide.tissue import find_tissue
+from helpers.blobs import BlobModel, blob_image, scattered
 
 HEIGHT, WIDTH = 420, 610
 IMAGE = blob_image(scattered(500, HEIGHT, WIDTH), HEIGHT, WIDTH)
@@ -57,8 +57,7 @@ def predict(path: Path, out: Path, **options: Any) -> RunSummary:
         return run_slide(slide, BlobModel(), out, SMALL, **options)
 
 
-@pytest.mark.parametrize("compression", ["jpeg", "zlib"])
-@pytest.mark.parametrize("tiles", [(0,), (33, 34, 43), (69,)])
+@pytest.mark.parametrize(("compression", "tiles"), [("jpeg", (0, 69)), ("zlib", (33, 34, 43))])
 def test_all_but_the_damaged_places_is_found(tmp_path: Path, compression: str, tiles: tuple[int, ...]) -> None:
     whole = read_cells(predict(tiled(tmp_path / "a.tif", compression), tmp_path / "whole").directory, COLUMNS)
     summary = predict(scratch(tmp_path / "a.tif", *tiles), tmp_path / "out")
@@ -111,12 +110,11 @@ def test_a_partial_run_is_finished(tmp_path: Path) -> None:
     assert predict(path, tmp_path / "out", overwrite=True).failed_tiles == ()
 
 
-@pytest.mark.parametrize("stop", [6, 12])
-def test_failed_tiles_of_an_interrupted_run_are_kept(tmp_path: Path, stop: int) -> None:
+def test_failed_tiles_of_an_interrupted_run_are_kept(tmp_path: Path) -> None:
     path = scratch(tiled(tmp_path / "a.tif"), 13, 33, 66)
     whole = predict(path, tmp_path / "whole")
     with open_slide(path, 0.5) as slide, pytest.raises(KeyboardInterrupt):
-        run_slide(slide, BlobModel(fail_at=stop, error=KeyboardInterrupt()), tmp_path / "out", SMALL)
+        run_slide(slide, BlobModel(fail_at=6, error=KeyboardInterrupt()), tmp_path / "out", SMALL)
     resumed = predict(path, tmp_path / "out", resume=True)
     assert resumed.failed_tiles == whole.failed_tiles
     files = [summary.directory / "cells.parquet" for summary in (whole, resumed)]
@@ -125,9 +123,7 @@ def test_failed_tiles_of_an_interrupted_run_are_kept(tmp_path: Path, stop: int) 
 
 def test_a_slide_without_any_whole_tile_is_an_error(tmp_path: Path) -> None:
     path = scratch(tiled(tmp_path / "a.tif"))
-    with pytest.raises(
-        InputError, match=r"a.tif: none of its 35 tiles can be decoded; the first: cannot read"
-    ) as error:
+    with pytest.raises(InputError, match=r"a.tif.*35 tiles") as error:
         predict(path, tmp_path / "out")
     assert "\n" not in str(error.value)
     assert list((tmp_path / "out").iterdir()) == []
@@ -194,7 +190,7 @@ def scratched(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_openslide_goes_on_after_damage(scratched: Path) -> None:
     with open_slide(scratched) as damaged, open_slide(sample_slide()) as whole:
         for _ in range(2):
-            with pytest.raises(DamageError, match=r"scratched.svs: cannot read 100 x 100 px at \(1250, 1000\)"):
+            with pytest.raises(DamageError, match=r"scratched.svs.*1250, 1000"):
                 damaged.read_region(1250, 1000, 100, 100, 100, 100)
             np.testing.assert_array_equal(
                 damaged.read_region(900, 1000, 100, 100, 100, 100), whole.read_region(900, 1000, 100, 100, 100, 100)
@@ -244,8 +240,8 @@ def test_the_command_line_names_the_places_and_says_partial(
     assert end.value.code == 3
     out, err = capsys.readouterr()
     assert "cells (" in out
-    assert "note: the slide is damaged: 0.028 mm² in 4 tiles could not be decoded" in err
-    assert err.count("  missing: ") == 4
+    assert "0.028 mm² in 4 tiles" in err
+    assert err.count("missing: ") == 4
     monkeypatch.setattr("sys.argv", [*command, "--resume"])
     with pytest.raises(SystemExit) as end:
         cli.main()

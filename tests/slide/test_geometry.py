@@ -12,17 +12,31 @@ import pytest
 import tifffile
 from numpy.typing import NDArray
 from PIL import Image
-from synthetic import FORMATS, HEIGHT_UM, SCN_OFFSET, TILES, WIDTH_UM, CentroidModel, draw, per_cm, plain_tiff, scn, svs
 
 from celldetr.cells.export import export_cells
 from celldetr.cells.store import read_cells
 from celldetr.slide.engine import predict_array, run_slide
 from celldetr.slide.options import PredictOptions
 from celldetr.slide.reader import open_slide
+from helpers.synthetic import (
+    FORMATS,
+    HEIGHT_UM,
+    SCN_OFFSET,
+    TILES,
+    WIDTH_UM,
+    CentroidModel,
+    draw,
+    per_cm,
+    plain_tiff,
+    scn,
+    svs,
+)
 
-SQUARE = [0.092, 0.115, 0.2738, 0.5, 1.0]
-SIDES = [(side, side) for side in SQUARE] + [(0.3, 0.5), (0.5, 0.3)]
 SQUARE_ONLY = ("png", "svs", "scn")  # these have one number for both axes, or none
+# A TIFF at every resolution, the other formats at one of each kind.
+SIDES = [("plain-tiff", (side, side)) for side in (0.092, 0.115, 0.5, 1.0)]
+SIDES += [(name, (0.2738, 0.2738)) for name in FORMATS]
+SIDES += [(name, (0.3, 0.5)) for name in FORMATS if name not in SQUARE_ONLY]
 OPTIONS = PredictOptions(tile=192, overlap=64)
 
 
@@ -43,11 +57,9 @@ def check(cells: pd.DataFrame, centres: NDArray[np.float64]) -> None:
     assert np.abs(error.mean(0)).max() <= 0.1
 
 
-@pytest.mark.parametrize(("mpp_x", "mpp_y"), SIDES)
-@pytest.mark.parametrize("name", FORMATS)
-def test_every_format_at_every_resolution(tmp_path: Path, name: str, mpp_x: float, mpp_y: float) -> None:
-    if mpp_x != mpp_y and name in SQUARE_ONLY:
-        pytest.skip(f"{name} has no pixels that are not square")
+@pytest.mark.parametrize(("name", "sides"), SIDES)
+def test_every_format_and_every_resolution(tmp_path: Path, name: str, sides: tuple[float, float]) -> None:
+    mpp_x, mpp_y = sides
     image, centres = draw(mpp_x, mpp_y)
     written = FORMATS[name](tmp_path / "slide", image, mpp_x, mpp_y)
     cells, run = cells_of(written["path"], tmp_path / "out", written.get("mpp"))
@@ -62,8 +74,7 @@ def test_every_format_at_every_resolution(tmp_path: Path, name: str, mpp_x: floa
     assert run["tissue_mm2"] == pytest.approx(WIDTH_UM * HEIGHT_UM * 1e-6, rel=0.1)
 
 
-@pytest.mark.parametrize("factors", [(1, 4), (1, 2, 4), (1, 3, 7)])
-@pytest.mark.parametrize("writer", [svs, scn])
+@pytest.mark.parametrize(("writer", "factors"), [(svs, (1, 3, 7)), (scn, (1, 4))])
 def test_levels_that_openslide_places_by_an_odd_ratio(tmp_path: Path, writer: Any, factors: tuple[int, ...]) -> None:
     # 2391 x 1739 px: no level is a whole fraction, so OpenSlide's idea of the reduction is 4.0024 or the like.
     image, centres = draw(0.092, 0.092)
@@ -83,7 +94,7 @@ def test_a_slide_of_pixels_that_are_not_square_is_the_same_tissue(tmp_path: Path
         path = plain_tiff(out / "slide", draw(*sides)[0], *sides)["path"]
         cells, run = cells_of(path, out)
         found.append(cells.sort_values("x_um"))
-    assert run["warnings"] == ["pixels are not square (0.25 x 0.5 um); each axis is read at its own scale"]
+    assert "0.25 x 0.5 um" in run["warnings"][0]
     for name in ("x_um", "y_um"):
         np.testing.assert_allclose(found[0][name], found[1][name], atol=0.1)
 
@@ -102,11 +113,11 @@ def grey(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return image[..., 1].copy()
 
 
-@pytest.mark.parametrize("mpp", [0.2738, 0.5])
 @pytest.mark.parametrize(
     "kind", ["rgba", "rgb16", "rgb12", "grey8", "grey16", "grey-inverted", "grey-png", "grey16-png"]
 )
-def test_every_kind_of_sample(tmp_path: Path, kind: str, mpp: float) -> None:
+def test_every_kind_of_sample(tmp_path: Path, kind: str) -> None:
+    mpp = 0.2738
     image, centres = draw(mpp, mpp)
     path = tmp_path / "slide.tif"
     if kind == "rgba":

@@ -8,7 +8,7 @@ import pytest
 
 import celldetr
 from celldetr.slide.provenance import scarcity
-from sample_crop import MPP, crop, save, white
+from helpers.sample_crop import MPP, crop, save, white
 
 
 def test_tissue_in_which_nothing_is_found_is_warned_of(tmp_path: Path) -> None:

@@ -15,9 +15,10 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from blobs import blob_image, scattered
-from children import start
 from PIL import Image
+
+from helpers.blobs import blob_image, scattered
+from helpers.children import start
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
 
@@ -34,15 +35,13 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def whole(image: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, float]:
-    """The directory of an undisturbed run, and the seconds that it took."""
+def whole(image: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of an undisturbed run."""
     folder = tmp_path_factory.mktemp("whole")
-    for _ in range(2):  # the first also starts the server of processes
-        begun = time.monotonic()
-        child = start(["predict", image, "-o", folder, *OPTIONS, "--overwrite"], folder / "errors")
-        child.join()
-        assert child.exitcode == 0, (folder / "errors").read_text()
-    return folder / "blobs", time.monotonic() - begun
+    child = start(["predict", image, "-o", folder, *OPTIONS], folder / "errors")
+    child.join()
+    assert child.exitcode == 0, (folder / "errors").read_text()
+    return folder / "blobs"
 
 
 def same(directory: Path, whole: Path) -> None:
@@ -65,11 +64,9 @@ def whole_files(directory: Path) -> None:
         pq.read_table(part)
 
 
-def test_killed_at_twenty_moments_from_the_first_file_to_the_last(
-    image: Path, whole: tuple[Path, float], tmp_path: Path
-) -> None:
-    # Twenty of the moments at which the disk changes, a random one of each twentieth of a run: while tiles become
-    # parts, parts the table, and the table everything else. Resuming is killed, too, before it may end.
+def test_killed_at_ten_moments_from_the_first_file_to_the_last(image: Path, whole: Path, tmp_path: Path) -> None:
+    # Ten of the moments at which the disk changes, a random one of each tenth of a run: while tiles become parts, parts
+    # the table, and the table everything else. Resuming is killed, too, before it may end.
     moments, log = random.Random(7), tmp_path / "log"
 
     def run(out: Path, die_at: int | None) -> list[str]:
@@ -83,43 +80,20 @@ def test_killed_at_twenty_moments_from_the_first_file_to_the_last(
 
     total = len(run(tmp_path / "whole", None))
     died = set()
-    for twentieth in range(20):
-        out = tmp_path / str(twentieth)
-        at = int(total * (twentieth + moments.random()) / 20)
+    for tenth in range(10):
+        out = tmp_path / str(tenth)
+        at = int(total * (tenth + moments.random()) / 10)
         done = run(out, at)
         assert len(done) == at + 1
         died.add(done[-1].split("/")[-1].split(".")[0].split("-")[0])
         whole_files(out / "blobs")
-        if twentieth % 4 == 0:
+        if tenth % 4 == 0:
             run(out, moments.randrange(total))
             whole_files(out / "blobs")
         run(out, None)
-        same(out / "blobs", whole[0])
-    assert {"part", "cells", "run", "overview", "summary"} <= died
-
-
-def test_killed_at_random_moments(image: Path, whole: tuple[Path, float], tmp_path: Path) -> None:
-    moments = random.Random(3)
-    directory, seconds = whole
-    kills = 0
-    for slide in range(20):
-        out = tmp_path / str(slide)
-        for _ in range(3):  # times in a row
-            child = start(["predict", image, "-o", out, *OPTIONS, "--resume"], tmp_path / "errors")
-            child.join(moments.uniform(0.05, 1.0) * seconds)
-            if child.exitcode is not None:
-                break
-            child.kill()
-            child.join()
-            kills += 1
-            whole_files(out / "blobs")
-        child = start(["predict", image, "-o", out, *OPTIONS, "--resume"], tmp_path / "errors", delay=0)
-        child.join()
-        assert child.exitcode == 0, (tmp_path / "errors").read_text()
-        same(out / "blobs", directory)
-        if kills >= 6:
-            return
-    raise AssertionError("the processes were too quick to be killed")
+        same(out / "blobs", whole)
+    assert {"part", "cells", "run"} <= died
+    assert died & {"overview", "summary"}
 
 
 def wait_for(child: BaseProcess, condition: Callable[[], bool]) -> None:
@@ -132,7 +106,7 @@ def wait_for(child: BaseProcess, condition: Callable[[], bool]) -> None:
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_leaves_what_can_be_resumed_and_says_how(
-    image: Path, whole: tuple[Path, float], tmp_path: Path, number: signal.Signals, code: int
+    image: Path, whole: Path, tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
     command = ["predict", image, "-o", tmp_path, *OPTIONS]
     child = start(command, tmp_path / "errors", delay=0.1)
@@ -148,13 +122,11 @@ def test_a_signal_leaves_what_can_be_resumed_and_says_how(
     child = start([*command, "--resume"], tmp_path / "errors")
     child.join()
     assert child.exitcode == 0
-    same(tmp_path / "blobs", whole[0])
+    same(tmp_path / "blobs", whole)
 
 
-@pytest.mark.parametrize("numbers", [(signal.SIGINT, signal.SIGINT), (signal.SIGTERM, signal.SIGINT)])
-def test_a_second_signal_ends_at_once_and_loses_nothing(
-    image: Path, whole: tuple[Path, float], tmp_path: Path, numbers: tuple[signal.Signals, signal.Signals]
-) -> None:
+def test_a_second_signal_ends_at_once_and_loses_nothing(image: Path, whole: Path, tmp_path: Path) -> None:
+    numbers = signal.SIGTERM, signal.SIGINT
     command = ["predict", image, "-o", tmp_path, *OPTIONS]
     child = start(command, tmp_path / "errors", delay=0.1)
     wait_for(child, (tmp_path / "blobs" / "parts" / "part-000000.parquet").exists)
@@ -168,7 +140,7 @@ def test_a_second_signal_ends_at_once_and_loses_nothing(
     child = start([*command, "--resume"], tmp_path / "errors")
     child.join()
     assert child.exitcode == 0
-    same(tmp_path / "blobs", whole[0])
+    same(tmp_path / "blobs", whole)
 
 
 def test_a_slide_that_a_living_process_holds_is_not_touched(image: Path, tmp_path: Path) -> None:
@@ -191,10 +163,8 @@ def test_a_slide_that_a_living_process_holds_is_not_touched(image: Path, tmp_pat
     assert third.exitcode == 0
 
 
-@pytest.mark.parametrize("limit", [2_000, 8_000, 20_000, 60_000])
-def test_a_disk_that_takes_no_more_stops_the_run_cleanly(
-    image: Path, whole: tuple[Path, float], tmp_path: Path, limit: int
-) -> None:
+@pytest.mark.parametrize("limit", [8_000, 60_000])
+def test_a_disk_that_takes_no_more_stops_the_run_cleanly(image: Path, whole: Path, tmp_path: Path, limit: int) -> None:
     # A file may not grow beyond the limit: the smaller that is, the earlier something fails, and every time another.
     command = ["predict", image, "-o", tmp_path, *OPTIONS]
     child = start(command, tmp_path / "errors", delay=0, limit=limit)
@@ -210,7 +180,7 @@ def test_a_disk_that_takes_no_more_stops_the_run_cleanly(
     child = start([*command, "--resume"], tmp_path / "errors", delay=0)
     child.join()
     assert child.exitcode == 0
-    same(left, whole[0])
+    same(left, whole)
 
 
 @pytest.fixture
@@ -231,9 +201,9 @@ def small_disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="tmpfs")
-@pytest.mark.parametrize("size", ["12k", "40k", "64k", "140k"])
+@pytest.mark.parametrize("size", ["12k", "64k"])
 def test_a_disk_that_is_full(
-    image: Path, whole: tuple[Path, float], tmp_path: Path, small_disk: Callable[[str], Path], size: str
+    image: Path, whole: Path, tmp_path: Path, small_disk: Callable[[str], Path], size: str
 ) -> None:
     out = small_disk(size)
     command = ["predict", image, "-o", out, *OPTIONS]
@@ -250,4 +220,4 @@ def test_a_disk_that_is_full(
     child = start([*command, "--resume"], tmp_path / "errors", delay=0)
     child.join()
     assert child.exitcode == 0, (tmp_path / "errors").read_text()
-    same(out / "blobs", whole[0])
+    same(out / "blobs", whole)

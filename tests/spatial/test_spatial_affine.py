@@ -164,7 +164,7 @@ def test_missing_and_binary_files(tmp_path: Path) -> None:
 
 
 def test_implausible_scale_and_direction() -> None:
-    with pytest.raises(InputError, match=r"would measure 42\.5 um.*--inverse"):
+    with pytest.raises(InputError, match=r"would measure 42\.5 um.*`inverse=True`"):
         af.to_image(np.diag([200.0, 200, 1]))
     with pytest.raises(InputError, match="did you mean 'um_to_image'"):
         af.to_image(np.eye(3), "um_to_imag")  # type: ignore[arg-type]
@@ -186,7 +186,7 @@ def test_check_says_what_fits() -> None:
     assert check.warnings == ()
     assert check.um_per_pixel == pytest.approx(0.27404, rel=1e-4)
     assert "another resolution" in af.check_affine(right, points, size, mpp=0.5).warnings[0]
-    with pytest.raises(InputError, match=r"only 0% of the 500 cells.*100% would: .*pass --inverse"):
+    with pytest.raises(InputError, match=r"only 0% of the 500 cells.*100% would: .*pass `inverse=True`"):
         af.check_affine(af.to_image(KB, "xenium_to_image"), points, size)
     with pytest.raises(InputError, match=r"in Xenium pixels, not in micrometres"):
         af.check_affine(af.to_image(KB, "image_to_um"), points, size)
@@ -203,7 +203,7 @@ def test_wrong_direction_of_a_map_in_micrometres() -> None:
     size = (8000, 8000)
     right = built(30, 2, 2, 0, True, 4000, 500)
     points = section_points(right, size)
-    with pytest.raises(InputError, match="--inverse"):
+    with pytest.raises(InputError, match="`inverse=True`"):
         af.check_affine(af.to_image(af.invert(right), "um_to_image"), points, size)
     assert np.allclose(af.to_image(af.invert(right), "um_to_image", inverse=True), right)
 

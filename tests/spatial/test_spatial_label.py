@@ -20,7 +20,7 @@ from celldetr.research.simulation.expression import ExpressionOptions
 from celldetr.research.simulation.simulate import SimulateOptions, Truth, simulate
 from celldetr.spatial.label import begin
 from celldetr.spatial.pair import read_pairs
-from entry_point import call
+from helpers.cli import call
 
 MPP, STEP, SIDE = 0.25, 44, 1000  # nuclei 11 um apart
 KINDS = {"dark": ("A",), "pale": ("B",)}
@@ -133,7 +133,7 @@ def test_the_report_shows_every_step(finished: Path) -> None:
 def test_what_is_finished_is_kept(made: Made, finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = (finished / "set.json").read_bytes()
     assert call(*made.command(finished)) == 2
-    assert "pass --resume to go on with it, or --overwrite" in capsys.readouterr().err
+    assert "pass --resume to continue it, or --overwrite" in capsys.readouterr().err
     assert call(*made.command(finished, "--resume")) == 0
     assert capsys.readouterr().out.count("(kept)") == 6
     assert (finished / "set.json").read_bytes() == before

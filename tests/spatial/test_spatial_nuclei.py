@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 import shapely
 
-from cell_tables import random_cells, random_embeddings, write_run
 from celldetr.errors import InputError
 from celldetr.spatial.nuclei import check_nuclei, keep_nuclei, nuclei_from_cells, nuclei_from_model, read_nuclei
 from celldetr.spatial.nuclei_files import nuclei_from_file
 from celldetr.spatial.section import Nuclei
+from helpers.cell_tables import random_cells, random_embeddings, write_run
 
 MPP = 0.25
 
@@ -152,7 +152,11 @@ def test_a_polygon_that_crosses_itself_becomes_its_largest_part(tmp_path: Path) 
         ("a.geojson", {"type": "FeatureCollection", "features": []}, "holds no nuclei"),
         ("a.geojson", [feature({"type": "LineString", "coordinates": [[0, 0], [1, 1]]})], "object 1 is a LineString"),
         ("a.geojson", [feature(polygon(100, 50)), {"type": "Fish"}], "object 2: expected a Feature"),
-        ("a.geojson", [feature({"type": "Point", "coordinates": [1, "x"]})], "object 1: points: expected pairs"),
+        (
+            "a.geojson",
+            [feature({"type": "Point", "coordinates": [1, "x"]})],
+            "object 1: expected points of two numbers",
+        ),
         ("cells.json", cellvit(), "holds no nuclei"),
         ("cells.json", cellvit(cellvit_cell(9, 9), {"type": 1}), "cell 2: has neither 'bbox' nor a 'contour'"),
         ("cells.json", cellvit({"bbox": [[9, 9], [1, 1]]}), "cell 1: bbox .* expected"),

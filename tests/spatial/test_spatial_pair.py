@@ -10,11 +10,9 @@ import pytest
 import shapely
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import cdist
 
 from celldetr.errors import InputError
-from celldetr.spatial.matching import cheapest_matching
 from celldetr.spatial.pair import PairOptions, keep_pairs, pair, read_pairs, summary
 from celldetr.spatial.schemas import PAIRS
 from celldetr.spatial.section import Nuclei
@@ -36,41 +34,6 @@ def nuclei_at(centres_um: np.ndarray, half_um: float = 0.01, polygons: np.ndarra
 
 def run(cells: np.ndarray, nuclei: Nuclei, options: PairOptions | None = None, outlines: object = None) -> pd.DataFrame:
     return pair([f"c{k}" for k in range(len(cells))], cells, outlines, nuclei, TO_IMAGE, MPP, options)
-
-
-def brute_force(cost: np.ndarray, alone: float) -> float:
-    """Least total cost where a row without a column costs ``alone``: dense assignment with a place for each row."""
-    n, m = cost.shape
-    full = np.full((n, m + n), np.inf)
-    full[:, :m] = np.where(cost <= alone, cost, 1e9)
-    full[:, m:] = 1e9
-    full[np.arange(n), m + np.arange(n)] = alone
-    rows, columns = linear_sum_assignment(full)
-    return float(full[rows, columns].sum())
-
-
-@pytest.mark.parametrize("seed", range(20))
-def test_the_matching_costs_as_little_as_the_dense_one(seed: int) -> None:
-    random = np.random.default_rng(seed)
-    n, m = random.integers(1, 60, 2)
-    a, b = random.uniform(0, 40, (n, 2)), random.uniform(0, 40, (m, 2))
-    full = cdist(a, b)
-    i, j = np.nonzero(full <= 12)  # so dense that components are large
-    chosen = cheapest_matching(i, j, full[i, j], alone=10.0)
-    assert len(set(i[chosen])) == len(set(j[chosen])) == len(chosen)
-    total = full[i[chosen], j[chosen]].sum() + 10.0 * (n - len(chosen))
-    assert total == pytest.approx(brute_force(full, 10.0))
-
-
-def test_batches_do_not_change_the_matching(monkeypatch: pytest.MonkeyPatch) -> None:
-    random = np.random.default_rng(3)
-    a, b = random.uniform(0, 300, (900, 2)), random.uniform(0, 300, (900, 2))
-    full = cdist(a, b)
-    i, j = np.nonzero(full <= 6)
-    whole = cheapest_matching(i, j, full[i, j], alone=6.0)
-    monkeypatch.setattr("celldetr.spatial.matching.BATCH", 7)
-    np.testing.assert_array_equal(whole, cheapest_matching(i, j, full[i, j], alone=6.0))
-    assert full[i[whole], j[whole]].sum() + 6 * (900 - len(whole)) == pytest.approx(brute_force(full, 6.0))
 
 
 def test_two_that_want_the_same_nucleus_are_settled_together() -> None:

@@ -13,7 +13,13 @@ import pandas as pd
 import pytest
 import shapely
 from scipy import sparse
-from xenium_files import (
+
+from celldetr.errors import InputError
+from celldetr.spatial.readers import ReadOptions, read_section
+from celldetr.spatial.readers.boundaries import read_boundaries, split_rings
+from celldetr.spatial.readers.common import unlog, whole
+from celldetr.spatial.readers.tables import cell_ids_as_text, check_zarr_zip, read_matrix
+from helpers.xenium_files import (
     CONTROLS,
     GENES,
     VERSIONS,
@@ -24,12 +30,6 @@ from xenium_files import (
     write_mex,
     write_zarr_matrix,
 )
-
-from celldetr.errors import InputError
-from celldetr.spatial.readers import ReadOptions, read_section
-from celldetr.spatial.readers.boundaries import read_boundaries, split_rings
-from celldetr.spatial.readers.common import unlog, whole
-from celldetr.spatial.readers.tables import cell_ids_as_text, check_zarr_zip, read_matrix
 
 PLAIN = ReadOptions(reader="plain")
 

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from PIL import Image, ImageDraw
 from torch import Tensor, nn
 
 from celldetr.config import ModelConfig, Recipe
@@ -22,6 +21,7 @@ from celldetr.data.spots import Spots
 from celldetr.model.celldetr import CellDETR
 from celldetr.model.checkpoint import Card, save_checkpoint
 from celldetr.training import loop
+from helpers.drawn_cells import draw_cells
 
 TINY = {
     "types": ["round", "long"],
@@ -66,14 +66,6 @@ def tiny_batch() -> Batch:
     boxes: list[Tensor] = [several, torch.zeros(0, 4), several[:1]]
     types = [torch.tensor([0, 1, -1]), torch.zeros(0, dtype=torch.long), torch.tensor([1])]
     return Batch(images, boxes, types)
-
-
-def draw_cells(cells: list[tuple[int, int, int]], size: int = 64) -> Image.Image:
-    """Dark discs (x, y, radius) on pink."""
-    picture = Image.new("RGB", (size, size), (235, 190, 215))
-    for x, y, radius in cells:
-        ImageDraw.Draw(picture).ellipse((x - radius, y - radius, x + radius, y + radius), fill=(80, 40, 120))
-    return picture
 
 
 @pytest.fixture

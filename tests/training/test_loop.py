@@ -87,13 +87,26 @@ def test_resuming_a_finished_run_changes_nothing(tmp_path: Path, tiny_recipe: Re
     before = (tmp_path / "run" / STATE_FILE).read_bytes()
     train(recipe, tmp_path / "run", device="cpu", resume=True)
     assert (tmp_path / "run" / STATE_FILE).read_bytes() == before
-    with pytest.raises(InputError, match="another recipe"):
+    with pytest.raises(InputError, match=r"recipe\.training\.steps: 1, now 2"):
         train(tiny_recipe(steps=2), tmp_path / "run", device="cpu", resume=True)
-    with pytest.raises(InputError, match="exists"):
+    with pytest.raises(InputError, match="holds a finished training run"):
         train(recipe, tmp_path / "run", device="cpu")
     other = train(tiny_recipe(steps=1, seed=1), tmp_path / "run", device="cpu", overwrite=True)
     assert (tmp_path / "run" / STATE_FILE).read_bytes() != before
     assert load_checkpoint(other).card.recipe["training"]["seed"] == 1
+
+
+def test_a_folder_is_trained_in_once_at_a_time(tmp_path: Path, tiny_recipe: Recipes) -> None:
+    recipe, refused = tiny_recipe(steps=1), []
+
+    def again(progress: Progress) -> None:
+        with pytest.raises(InputError, match="in use by another run") as error:
+            train(recipe, tmp_path / "run", device="cpu", resume=True)
+        refused.append(error)
+
+    train(recipe, tmp_path / "run", device="cpu", listener=again)
+    assert refused
+    assert not (tmp_path / "run" / ".lock").exists()
 
 
 def test_each_process_takes_its_own_crops() -> None:

@@ -21,7 +21,7 @@ from celldetr.training.criterion import balance
 from celldetr.training.crops import image_generators
 from celldetr.training.ema import Average
 from celldetr.training.supervised import Supervised
-from training.conftest import draw_cells
+from helpers.drawn_cells import draw_cells
 
 STEPS = 60
 LEARNED = {"queries": "learned", "coordinates": "image", "num_queries": 10}

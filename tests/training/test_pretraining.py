@@ -27,8 +27,6 @@ from celldetr.training.logs import draw_curves, read_log
 from celldetr.training.loop import train
 from celldetr.training.pretraining import Pretraining
 from celldetr.training.state import STATE_FILE
-from training.test_processes import same_gradients, torchrun
-from training.two_processes import first_gradients
 
 Recipes = Callable[..., Recipe]
 WATCHED = {"alignment", "uniformity", "rank", "rank_projected", "found", "chance"}
@@ -138,31 +136,6 @@ def test_a_collapse_is_told_to_who_listens(recipes: Recipes, tmp_path: Path, mon
     train(recipes(steps=1), tmp_path / "collapsed", device="cpu", listener=told.append)
     assert told[0].warning == ""
     assert "the embeddings have collapsed" in told[1].warning
-
-
-def test_two_processes_have_the_gradients_of_one(recipes: Recipes, tmp_path: Path) -> None:
-    """One of the three images has no cell, so that a process can be without any."""
-    folders, arguments = [], []
-    for name, model, contrastive in (
-        ("two", {}, {"views": "two"}),
-        ("released", {}, {"views": "released"}),
-        ("whitened", {"content": "features", "residual_start": "zero"}, {"start": "whitened"}),
-        ("both", {"self_attention": "after_first"}, {"views": "two", "detection": "both", "debias": 0.2}),
-        ("letter", {"self_attention": "after_first"}, {"views": "released", "negatives": "image", "border": 0}),
-    ):
-        folder = tmp_path / name
-        folder.mkdir()
-        recipe = recipes(model, batch_size=4, contrastive=contrastive)
-        (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe.model_dump(mode="json")))
-        folders.append(folder)
-        arguments += [folder / "recipe.yaml", folder / "none", 0, folder / "two.safetensors"]
-    done = torchrun(Path(__file__).with_name("two_processes.py"), *arguments)  # once: each has to import torch
-    assert done.returncode == 0, done.stderr[-3000:]
-    for folder in folders:
-        first_gradients(str(folder / "recipe.yaml"), folder / "one.safetensors")
-        one = same_gradients(folder)
-        assert {name.partition(".")[0] for name in one} >= {"backbone", "detector", "representer", "head"}
-        assert max(float(gradient.abs().max()) for name, gradient in one.items() if name.startswith("head")) > 0.001
 
 
 def held_out(slides: int, images: int, shift: float, seed: int = 0) -> HeldOutCells:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +9,6 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
-from two_processes import first_gradients
 
 from celldetr.config import DataSource, Recipe
 from celldetr.errors import InputError
@@ -23,17 +19,9 @@ from celldetr.training.logs import read_log
 from celldetr.training.loop import train
 from celldetr.training.processes import can_train, normaliser, share, start_fabric
 from celldetr.training.state import STATE_FILE
+from helpers.two_processes import first_gradients, gradients_and_steps, in_two_processes
 
 Recipes = Callable[..., Recipe]
-
-
-def torchrun(*arguments: object) -> subprocess.CompletedProcess[str]:
-    """Two processes on loopback, one thread each."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    env = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        [*command, *map(str, arguments)], env=env, capture_output=True, text=True, timeout=240, check=False
-    )
 
 
 def test_bfloat16_is_for_what_is_computed_and_not_for_labels() -> None:
@@ -59,30 +47,43 @@ def test_a_device_without_gradients_is_not_trained_on(monkeypatch: pytest.Monkey
     assert not can_train(torch.device("cpu"))
 
 
+SUPERVISED: dict[str, dict[str, object]] = {"steps": 6, "batch_size": 4, "validate_every": 100, "warmup": 3}
+CONTRASTIVE: dict[str, tuple[dict[str, object], dict[str, object]]] = {  # changes of the network and of the objective
+    "two": ({}, {"views": "two"}),
+    "released": ({}, {"views": "released"}),
+    "whitened": ({"content": "features", "residual_start": "zero"}, {"start": "whitened"}),
+    "both": ({"self_attention": "after_first"}, {"views": "two", "detection": "both", "debias": 0.2}),
+    "letter": ({"self_attention": "after_first"}, {"views": "released", "negatives": "image", "border": 0}),
+}
+
+
 def test_two_processes_are_one(start: Path, tmp_path: Path, tiny_recipe: Recipes, soft_set: Path) -> None:
-    """All of a network, its head alone, and doubtful types and spots; of two crops a process, one of which may be
-    without a nucleus."""
+    """All of a network, its head alone, doubtful types and spots, and pretraining; of two crops a process, one of which
+    may be without a nucleus."""
     partly = {"freeze": ["backbone", "encoder", "detector"], "mode": "parallel_jittered"}
-    settings = {"steps": 6, "batch_size": 4, "validate_every": 100, "warmup": 3}
-    recipes = {"all": tiny_recipe(**settings), "head": tiny_recipe(None, start, **settings | partly)}
+    recipes = {"all": tiny_recipe(**SUPERVISED), "head": tiny_recipe(None, start, **SUPERVISED | partly)}
     source = (DataSource(card=str(soft_set), split="all"),)
-    soft = tiny_recipe(**settings, w_composition=1.0, mode="mixed")
+    soft = tiny_recipe(**SUPERVISED, w_composition=1.0, mode="mixed")
     recipes["doubtful"] = soft.model_copy(update={"train": source, "validation": source})
-    arguments: list[object] = []
+    for name, (model, contrastive) in CONTRASTIVE.items():
+        recipes[name] = tiny_recipe(model, objective="contrastive", batch_size=4, contrastive=contrastive)
+    runs = []
     for name, recipe in recipes.items():
         folder = tmp_path / name
         folder.mkdir()
         (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe.model_dump(mode="json")))
-        if name != "doubtful":  # its losses are asked about; the steps after the first are the same ones
+        resumed = name in ("all", "head")  # of the others, the gradients are compared
+        if resumed:
             train(recipe, folder / "whole", device="cpu")
             train(recipe, folder / "cut", device="cpu", stop_at=2)
-        stop = 0 if name == "doubtful" else 4
-        arguments += [folder / "recipe.yaml", folder / "cut", stop, folder / "two.safetensors"]
-    done = torchrun(Path(__file__).with_name("two_processes.py"), *arguments)  # once: each has to import torch
-    assert done.returncode == 0, done.stderr[-3000:]
+        runs.append((folder / "recipe.yaml", folder / "two.safetensors", folder / "cut" if resumed else None))
+    in_two_processes(gradients_and_steps, runs, 4)
     for name in recipes:
-        first_gradients(str(tmp_path / name / "recipe.yaml"), tmp_path / name / "one.safetensors")
-        same_gradients(tmp_path / name)
+        first_gradients(tmp_path / name / "recipe.yaml", tmp_path / name / "one.safetensors")
+        one = same_gradients(tmp_path / name)
+        if name in CONTRASTIVE:
+            assert {name.partition(".")[0] for name in one} >= {"backbone", "detector", "representer", "head"}
+            assert max(float(value.abs().max()) for name, value in one.items() if name.startswith("head")) > 0.001
     for name in ("all", "head"):
         recipe = recipes[name]
         torch.manual_seed(recipe.training.seed)
@@ -125,7 +126,7 @@ def test_a_batch_that_cannot_be_shared() -> None:
 
 
 def test_devices_that_are_not_there() -> None:
-    with pytest.raises(InputError, match="--devices 0: expected 1"):
+    with pytest.raises(InputError, match="`devices=0`: expected 1"):
         start_fabric("32", "cpu", 0)
 
 

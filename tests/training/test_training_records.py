@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from lightning_fabric import Fabric
 from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
 
 from celldetr.config import Recipe
 from celldetr.errors import InputError
-from celldetr.training.folder import prepare_folder
+from celldetr.training.folder import check_folder, open_folder
 from celldetr.training.logs import RunLog, draw_curves, read_log
 from celldetr.training.state import STATE_FILE, load_state, save_state
 
@@ -53,11 +54,6 @@ def test_an_interrupted_save_leaves_the_old_state(tmp_path: Path, monkeypatch: p
     with pytest.raises(OSError, match="full"):
         save_state(tmp_path, *new, {"step": 2})
     assert load_state(tmp_path, *new) == {"step": 1}
-
-
-def test_no_state(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="nothing to resume"):
-        load_state(tmp_path, *parts(0))
 
 
 @pytest.mark.parametrize("keep", [0, 5, 400])
@@ -109,59 +105,51 @@ def test_curves_are_drawn_when_there_is_something_to_draw(tmp_path: Path) -> Non
     assert not list(tmp_path.glob(".*"))
 
 
+def prepare(folder: Path, recipe: Recipe, *, resume: bool = False, overwrite: bool = False) -> None:
+    check_folder(folder, recipe, resume=resume, overwrite=overwrite)
+    with open_folder(Fabric(accelerator="cpu"), folder, recipe, resume=resume, overwrite=overwrite):
+        pass
+
+
 def test_a_new_folder_gets_the_recipe(tmp_path: Path, tiny_recipe: Callable[..., Recipe]) -> None:
     folder = tmp_path / "a" / "run"
-    prepare_folder(folder, tiny_recipe(), resume=False, overwrite=False)
-    assert [path.name for path in folder.iterdir()] == ["recipe.yaml"]
-
-
-def test_an_existing_run_is_neither_overwritten_nor_continued_unasked(
-    tmp_path: Path, tiny_recipe: Callable[..., Recipe]
-) -> None:
-    folder, recipe = tmp_path / "run", tiny_recipe()
-    prepare_folder(folder, recipe, resume=False, overwrite=False)
-    with pytest.raises(InputError, match=r"--resume to continue .* --overwrite"):
-        prepare_folder(folder, recipe, resume=False, overwrite=False)
-    prepare_folder(folder, recipe, resume=True, overwrite=False)
-    with pytest.raises(InputError, match="contradict"):
-        prepare_folder(folder, recipe, resume=True, overwrite=True)
+    prepare(folder, tiny_recipe())
+    assert sorted(path.name for path in folder.iterdir()) == ["recipe.yaml", "run.json"]
+    assert json.loads((folder / "run.json").read_text())["status"] == "incomplete"
 
 
 def test_resuming_names_the_setting_that_changed(tmp_path: Path, tiny_recipe: Callable[..., Recipe]) -> None:
-    prepare_folder(tmp_path / "run", tiny_recipe(), resume=False, overwrite=False)
-    with pytest.raises(InputError, match=r"another recipe \(training\.lr: 0\.0004, now 0\.001\)"):
-        prepare_folder(tmp_path / "run", tiny_recipe(lr=1e-3), resume=True, overwrite=False)
-
-
-def test_resuming_nothing_is_refused(tmp_path: Path, tiny_recipe: Callable[..., Recipe]) -> None:
-    with pytest.raises(InputError, match="nothing to resume"):
-        prepare_folder(tmp_path / "run", tiny_recipe(), resume=True, overwrite=False)
-    assert not (tmp_path / "run").exists()
+    prepare(tmp_path / "run", tiny_recipe())
+    prepare(tmp_path / "run", tiny_recipe(), resume=True)
+    with pytest.raises(InputError, match=r"differs \(recipe\.training\.lr: 0\.0004, now 0\.001\)"):
+        prepare(tmp_path / "run", tiny_recipe(lr=1e-3), resume=True)
 
 
 def test_overwriting_removes_what_the_run_left_and_nothing_else(
     tmp_path: Path, tiny_recipe: Callable[..., Recipe]
 ) -> None:
     folder = tmp_path / "run"
-    prepare_folder(folder, tiny_recipe(), resume=False, overwrite=False)
+    prepare(folder, tiny_recipe())
     (folder / "model").mkdir()
-    for name in (STATE_FILE, "log.jsonl", "curves.png", "notes.txt", "model/card.json"):
+    (folder / "tensorboard").mkdir()
+    for name in (STATE_FILE, "log.jsonl", "curves.png", "notes.txt", "model/card.json", "tensorboard/events.out.1"):
         (folder / name).write_text("old")
-    prepare_folder(folder, tiny_recipe(lr=1e-3), resume=False, overwrite=True)
-    assert sorted(path.name for path in folder.iterdir()) == ["notes.txt", "recipe.yaml"]
+    prepare(folder, tiny_recipe(lr=1e-3), overwrite=True)
+    assert sorted(path.name for path in folder.iterdir()) == ["notes.txt", "recipe.yaml", "run.json"]
     assert "lr: 0.001" in (folder / "recipe.yaml").read_text()
 
 
-def test_a_folder_of_other_things_is_never_overwritten(tmp_path: Path, tiny_recipe: Callable[..., Recipe]) -> None:
-    folder = tmp_path / "home"
-    (folder / "model").mkdir(parents=True)
-    with pytest.raises(InputError, match="holds other files than a run"):
-        prepare_folder(folder, tiny_recipe(), resume=False, overwrite=True)
-    assert (folder / "model").is_dir()
+def test_the_model_to_start_from_is_not_overwritten(tmp_path: Path, tiny_recipe: Callable[..., Recipe]) -> None:
+    folder = tmp_path / "run"
+    prepare(folder, tiny_recipe())
+    (folder / "model").mkdir()
+    (folder / "model" / "card.json").write_text("{}")
+    with pytest.raises(InputError, match="holds the model to start from"):
+        prepare(folder, tiny_recipe().model_copy(update={"init": str(folder)}), overwrite=True)
 
 
-def test_a_file_is_not_a_folder(tmp_path: Path, tiny_recipe: Callable[..., Recipe]) -> None:
-    (tmp_path / "file").write_text("")
-    for place in ("file", "file/run"):
-        with pytest.raises(InputError, match=r"name a|cannot be written"):
-            prepare_folder(tmp_path / place, tiny_recipe(), resume=False, overwrite=False)
+def test_a_folder_of_0_1_is_neither_resumed_nor_overwritten(tmp_path: Path, tiny_recipe: Callable[..., Recipe]) -> None:
+    (tmp_path / "recipe.yaml").write_text("name: of 0.1.0\n")
+    for modes in ({"resume": True}, {"overwrite": True}):
+        with pytest.raises(InputError, match=r"holds other files than a training run .*; name another folder"):
+            prepare(tmp_path, tiny_recipe(), **modes)

@@ -44,7 +44,7 @@ _SCHEMA = pa.schema(
     ]
 )
 _TAIL = 8  # bytes of a Parquet file after its footer: the footer's length, "PAR1"
-_REMEDY = "run celldetr cluster again with --overwrite, or delete it"
+_REMEDY = "run celldetr cluster again with `overwrite=True`, or delete it"
 
 
 def table_stamp(path: Path) -> str:

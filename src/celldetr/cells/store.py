@@ -32,7 +32,6 @@ from celldetr.cells.schema import (
 from celldetr.errors import InputError, near
 from celldetr.io.files import read_json, replacing
 from celldetr.io.safe_io import is_dir, is_file
-from celldetr.slide.damage import FailedTile
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -46,6 +45,27 @@ FINISHED = ("complete", "partial")  # of run.json's status: there is nothing lef
 ROW_GROUP = 32_768  # rows; also what joining holds in memory, beside one part
 LARGEST_RATIO = 4  # cells per byte of a table; of our own, every byte of geometry and position counts
 _PART_KEY = b"celldetr.part"
+
+
+@dataclass(frozen=True)
+class FailedTile:
+    """A tile that could not be decoded, or not all of it, and where, therefore, no cell was looked for.
+
+    Attributes:
+        row, column: of the grid.
+        x_px, y_px, w_px, h_px: what is lost of the part that it owns, level-0 pixels from the slide's top left corner.
+        mm2: area of that.
+        reason: what the file's decoder said.
+    """
+
+    row: int
+    column: int
+    x_px: float
+    y_px: float
+    w_px: float
+    h_px: float
+    mm2: float
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -219,7 +239,7 @@ def cells_path(path: Path | str) -> Path:
     run = read_json(path / RUN) if is_dir(path) else None
     if run is not None and run.get("status") not in FINISHED:
         raise InputError(
-            f"{path}: the run is not finished (it is {run.get('status')}); run predict again with --resume"
+            f"{path}: the run is not finished (it is {run.get('status')}); run predict again with `resume=True`"
         )
     raise InputError(f"{path}: no such cell table; give cells.parquet or the directory that predict wrote for a slide")
 

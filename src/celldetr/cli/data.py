@@ -8,9 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from celldetr.cli import checks
-from celldetr.cli.options import Device, ModelName, Overwrite, PrecisionName, Quiet, Resume, resumable
-from celldetr.cli.predict import PARTIAL, complain
-from celldetr.cli.progress import progress_bar, sampling_listener
+from celldetr.cli.command import Command
+from celldetr.cli.interrupt import resumable
+from celldetr.cli.messages import complain, note
+from celldetr.cli.options import Device, ModelName, Overwrite, PrecisionName, Quiet, Resume
+from celldetr.cli.predict import PARTIAL
+from celldetr.cli.progress import Progress, sampling_listener
 from celldetr.errors import InputError
 
 if TYPE_CHECKING:
@@ -28,7 +31,7 @@ def group() -> None:
     """Make data to train on: patches of slides without labels."""
 
 
-@data_app.command()
+@data_app.command(cls=Command)
 @resumable()
 def sample(
     slides: Annotated[
@@ -110,7 +113,6 @@ def sample(
     from celldetr.data.patch_set import PatchSet
     from celldetr.sampling.checks import size_doubts
     from celldetr.sampling.nuclei import FoundByModel, FromQuPath, NucleusSource
-    from celldetr.sampling.picture import write_picture
     from celldetr.sampling.run import sample_slides
 
     resolution = patch_mpp
@@ -126,7 +128,7 @@ def sample(
         from celldetr.api import load_model
 
         nuclei = FoundByModel(load_model(model, device, precision=checks.precision(precision), threshold=threshold))
-    with progress_bar(quiet) as bar:
+    with Progress(quiet) as bar:
         info = sample_slides(
             found,
             out,
@@ -138,11 +140,10 @@ def sample(
             resume=resume,
             overwrite=overwrite,
             progress=sampling_listener(bar),
-            then=lambda: write_picture(out),
         )
     tell_set(info, out)
     for doubt in size_doubts(PatchSet(out)) if info.patches else ():
-        typer.echo(f"note: {doubt}", err=True)
+        note(doubt)
     if (out / PICTURE).is_file():
         typer.echo(f"look at it: {out / PICTURE}")
     if any(slide.failed for slide in info.slides):

@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
+import typer
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -61,3 +63,14 @@ def stoppable() -> Iterator[None]:
         if not came:  # else the process is ending, and must still hear the second one
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+
+@contextmanager
+def resumable(how: str = "run again with --resume") -> Iterator[None]:
+    """Say what an interruption leaves, and how to continue; typer itself would end without a word."""
+    try:
+        with stoppable():
+            yield
+    except KeyboardInterrupt as stop:
+        typer.echo(f"interrupted; what is finished is kept, {how} to continue", err=True)
+        raise typer.Exit(stop.code if isinstance(stop, Interrupted) else 130) from None

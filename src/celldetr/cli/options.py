@@ -1,18 +1,36 @@
-"""Options that several commands share, and what an interruption says."""
+"""Options that several commands share."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from celldetr.cli.interrupt import Interrupted, stoppable
+from celldetr.cli.from_config import Fields
+from celldetr.config import InferenceOptions
 
-Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for the results, one folder a slide; made if needed.")]
-RunFolder = Annotated[Path, typer.Option("--out", "-o", help="Folder of the run.")]
+
+def split_commas(values: list[str] | None) -> list[str]:
+    """A repeated option whose values may also be given with commas between: ``-f a,b -f c``."""
+    return [part for value in values or () for part in value.split(",") if part]
+
+
+Out = Annotated[
+    Path, typer.Option("--out", "-o", metavar="OUT", help="Folder for the results, one folder a slide; made if needed.")
+]
+RunFolder = Annotated[Path, typer.Option("--out", "-o", metavar="RUN", help="Folder of the run.")]
+Formats = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--format",
+        "-f",
+        metavar="NAME",
+        callback=split_commas,
+        help="Also write geojson (QuPath), anndata (scanpy), csv or spatialdata; several with commas, or repeated.",
+    ),
+]
+Inference = Annotated[InferenceOptions, Fields("model=--model,-m", "threshold", "device", "precision", "orientations")]
 ModelName = Annotated[
     str | None,
     typer.Option("--model", "-m", help="Name (see `celldetr models`) or folder of a model.", show_default="small-20x"),
@@ -31,15 +49,14 @@ Orientations = Annotated[
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace earlier results.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Continue an interrupted run; keep what is finished.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")]
-
-
-@contextmanager
-def resumable(how: str = "run again with --resume") -> Iterator[None]:
-    """Say what an interruption leaves, and how to continue; typer itself would end without a word."""
-    try:
-        with stoppable():
-            yield
-    except KeyboardInterrupt as stop:
-        typer.echo(f"interrupted; what is finished is kept, {how} to continue", err=True)
-        raise typer.Exit(stop.code if isinstance(stop, Interrupted) else 130) from None
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
+Cells = Annotated[
+    list[Path],
+    typer.Argument(metavar="CELLS", help="cells.parquet, OUT/SLIDE of a finished run, or OUT with many of them."),
+]
+SlideFiles = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--slides", help="Slide files, or folders to be searched for them, for pictures of cells; repeat for more."
+    ),
+]

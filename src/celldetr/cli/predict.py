@@ -1,16 +1,24 @@
-"""What ``predict`` says while it goes through slides, and the exit code that sums it up."""
+"""``celldetr predict``: the cells of slides."""
 
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from celldetr.cli.progress import progress_bar, slides_listener
+from celldetr.cli.from_config import Fields, with_settings
+from celldetr.cli.interrupt import resumable
+from celldetr.cli.messages import complain, note, with_options
+from celldetr.cli.options import Formats, Inference, Out, Overwrite, Quiet, Resume
+from celldetr.cli.progress import Progress, slides_listener
+from celldetr.cohort.options import CohortOptions
+from celldetr.errors import InputError, UntypedWarning, untyped
 from celldetr.io.safe_io import shown_path
+from celldetr.slide.options import PredictOptions
 
 if TYPE_CHECKING:
     from celldetr.cohort.forecast import Forecast
@@ -20,10 +28,99 @@ if TYPE_CHECKING:
 
 FAILED = 2  # exit code: there is no result
 PARTIAL = 3  # exit code: there is a result, and slides, or places of a slide, are missing in it
-NAMED = 10  # places that are told of one slide
+NAMED = 10  # places that are listed of one slide
 
 
-def predict_and_tell(
+@resumable()
+@with_settings
+def predict(
+    *,
+    slides: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="SLIDE",
+            help="What OpenSlide reads, TIFF (plain, OME), PNG, JPEG; a folder of slides; a list (.txt, .csv).",
+        ),
+    ],
+    out: Out,
+    formats: Formats = None,
+    inference: Inference,
+    roi: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Only cells inside the annotations of this GeoJSON file, as QuPath has it."),
+    ] = None,
+    roi_name: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Only annotations of this name or class; default: all.")
+    ] = None,
+    options: Annotated[
+        PredictOptions,
+        Fields("roi_origin", "region", "mpp", "tile", "overlap", "batch_size", "tissue=--tissue/--all-tiles"),
+    ],
+    cohort: Annotated[CohortOptions, Fields("cluster", "task_tiles")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")] = False,
+    overwrite: Overwrite = False,
+    resume: Resume = False,
+    quiet: Quiet = False,
+) -> None:
+    """Find every cell of slides.
+
+    OUT/SLIDE/ gets cells.parquet, run.json, overview.png and summary.html. Of several slides OUT/cohort.parquet and
+    cohort.html sum up.
+
+    Exit code 0: all done; 2: no slide is done, an option cannot be used, or the disk is full; 3: done in part, some
+    slides have failed or are damaged in places, which are named; 130 or 143: interrupted, continue with --resume.
+    """
+    from celldetr.cells.export import check_formats
+    from celldetr.cohort.request import Request
+    from celldetr.cohort.schedulers import read_cluster
+    from celldetr.slide.find import find_slides, is_cohort
+    from celldetr.slide.reader import open_slide
+
+    if out.exists() and not out.is_dir():
+        raise InputError(f"{out}: is a file; `out` must be a folder, in which each slide gets one of its own")
+    found = find_slides(slides, out)
+    # What can be checked at once is checked before seconds are spent on a model.
+    check_formats(formats or ())
+    where = read_cluster(cohort.cluster) if cohort.cluster else None
+    if roi is not None or roi_name is not None:
+        options = options.model_copy(update={"roi": _roi(roi, roi_name, len(found))})
+    if len(found) == 1:
+        open_slide(found[0].path, found[0].mpp or options.mpp).close()
+    request = Request(out, inference, options, tuple(formats or ()), resume, overwrite, cohort.task_tiles)
+    if dry_run:
+        from celldetr.cohort.forecast import forecast
+
+        code = report_forecast(forecast(found, request), where)
+    else:
+        _note_untyped(inference.model)
+        code = run_slides(found, request, where, sum_up=is_cohort(slides) or where is not None, quiet=quiet)
+    if code:
+        raise typer.Exit(code)
+
+
+def _roi(path: Path | None, name: str | None, slides: int) -> str | None:
+    """The annotations of a file as WKT."""
+    if path is None:
+        raise InputError(f"`roi_name={name}`: says which annotations of `roi`, which is missing")
+    if slides > 1:
+        raise InputError(f"`roi={path}`: is drawn on one slide, but {slides} are given; run them one by one")
+    from celldetr.slide.roi import read_roi, roi_text
+
+    return roi_text(read_roi(path, name))
+
+
+def _note_untyped(model: str | None) -> None:
+    """Say of a model that was pretrained without types, and of no other, that it types no cell."""
+    from celldetr.model.checkpoint import read_card
+    from celldetr.model.hub import find_model
+
+    card = read_card(find_model(model))
+    if not card.types_trained:
+        warnings.simplefilter("ignore", UntypedWarning)  # said here, in one line
+        note(untyped(card.name))
+
+
+def run_slides(
     slides: Sequence[Slide],
     request: Request,
     cluster: str | ClusterSettings | None,
@@ -38,24 +135,19 @@ def predict_and_tell(
         request: what is wanted of each.
         cluster: where; None: here.
         sum_up: write ``cohort.parquet`` and ``cohort.html``.
-        quiet: no progress bar, no notes on what is waited for.
+        quiet: no progress, no notes on what is waited for.
     """
     from celldetr.cohort.run import predict_slides
 
     start = time.monotonic()
     outcomes: list[Outcome] = []
 
-    def note(text: str) -> None:
-        if not quiet:
-            typer.echo(text, err=True)
-
-    with progress_bar(quiet) as bar:
-        for outcome in predict_slides(slides, request, cluster, slides_listener(bar, len(slides)), note):
+    with Progress(quiet) as progress:
+        listener = slides_listener(progress, len(slides))
+        for outcome in predict_slides(slides, request, cluster, listener, progress.say):
             outcomes.append(outcome)
-            bar.stop()  # while it is shown, what goes to standard output would go to it
-            tell(outcome)
-            if len(outcomes) < len(slides):
-                bar.start()
+            with progress.paused():
+                _report(outcome)
     if sum_up:
         typer.echo(_sum_up(request.out, outcomes, time.monotonic() - start))
     failed = [outcome for outcome in outcomes if outcome.status == "failed"]
@@ -75,7 +167,7 @@ def _sum_up(out: Path, outcomes: Sequence[Outcome], seconds: float) -> str:
     return f"{len(done)} of {len(outcomes)} slides{f', {failed} failed' * bool(failed)}: {found}; see {page}"
 
 
-def tell(outcome: Outcome) -> None:
+def _report(outcome: Outcome) -> None:
     """Say how it ended with a slide: a result to standard output, what is wrong to standard error."""
     summary = outcome.summary
     if summary is None:
@@ -85,7 +177,7 @@ def tell(outcome: Outcome) -> None:
     found = f"{summary.cells:,} cells ({by_type}) on {summary.tissue_mm2:.2f} mm² in {summary.seconds:.0f} s"
     typer.echo(f"{summary.directory}: {found}")
     for warning in summary.warnings:
-        typer.echo(f"  note: {warning}", err=True)
+        typer.echo(f"  note: {with_options(warning)}", err=True)
     for tile in summary.failed_tiles[:NAMED]:
         place = f"{tile.w_px:.0f} x {tile.h_px:.0f} px at ({tile.x_px:.0f}, {tile.y_px:.0f})"
         typer.echo(f"  missing: {place}: {tile.reason}", err=True)
@@ -93,7 +185,7 @@ def tell(outcome: Outcome) -> None:
         typer.echo(f"  ... and {len(summary.failed_tiles) - NAMED:,} more, see failed_tiles in run.json", err=True)
 
 
-def tell_forecast(forecasts: Iterable[Forecast], cluster: str | ClusterSettings | None) -> int:
+def report_forecast(forecasts: Iterable[Forecast], cluster: str | ClusterSettings | None) -> int:
     """Say what a run would do; returns the exit code that it would have, as far as can be told.
 
     Args:
@@ -106,7 +198,7 @@ def tell_forecast(forecasts: Iterable[Forecast], cluster: str | ClusterSettings 
         slides += 1
         if item.reason:
             failed += 1
-            typer.echo(f"{shown_path(item.slide.path)}: would fail: {item.reason}")
+            typer.echo(f"{shown_path(item.slide.path)}: would fail: {with_options(item.reason)}")
             continue
         finished += item.finished
         tiles, tasks, tissue = tiles + item.tiles_left, tasks + item.tasks, tissue + item.tissue_mm2
@@ -130,8 +222,3 @@ def _place(cluster: str | ClusterSettings | None) -> str:
     if cluster is None:
         return "one slide after the other in this process"
     return f"on {cluster}" if isinstance(cluster, str) else f"on a cluster of kind {cluster.kind}"
-
-
-def complain(error: Exception | str) -> None:
-    """Say what is wrong, on one line."""
-    typer.echo(f"error: {' '.join(str(error).split())}", err=True)

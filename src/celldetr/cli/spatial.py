@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from celldetr.cli.options import Device, ModelName, Overwrite, Quiet, Resume, resumable
-from celldetr.cli.progress import progress_bar, stage_listener
+from celldetr.cli.command import Command
+from celldetr.cli.interrupt import resumable
+from celldetr.cli.messages import note
+from celldetr.cli.options import Device, ModelName, Overwrite, Quiet, Resume
+from celldetr.cli.progress import Progress
 from celldetr.errors import InputError
 
 if TYPE_CHECKING:
@@ -21,7 +24,7 @@ spatial_app = typer.Typer(
     name="spatial",
     help="Make a training set from a spatial transcriptomics run and its H&E image.",
     no_args_is_help=True,
-    rich_markup_mode="markdown",
+    rich_markup_mode=None,
 )
 
 Set = Annotated[Path, typer.Argument(metavar="SET", help="Folder of the set, as the steps before have left it.")]
@@ -35,7 +38,7 @@ Name = Annotated[str, typer.Option(help="Of the section.", show_default="the run
 Reference = Annotated[
     Path | None, typer.Option("--reference", metavar="H5AD", help="Single-cell data with whole counts and types.")
 ]
-Column = Annotated[str, typer.Option("--types", metavar="COLUMN", help="Column of the reference's obs: the types.")]
+TypeColumn = Annotated[str, typer.Option(metavar="COLUMN", help="Column of the reference's obs that holds the types.")]
 Method = Annotated[
     str, typer.Option(help="tacco; celltypist; or labels: types that exist already, in --labels FILE or COLUMN.")
 ]
@@ -84,14 +87,14 @@ def group() -> None:
     """
 
 
-@spatial_app.command()
+@spatial_app.command(cls=Command)
 @resumable()
 def label(
     bundle: Bundle,
     he: Image,
     out: Out,
     reference: Reference = None,
-    types: Column = "",
+    type_column: TypeColumn = "",
     kind: Kind = "auto",
     name: Name = "",
     method: Method = "tacco",
@@ -123,7 +126,7 @@ def label(
     where later ones are given other settings.
     """
     chosen = _chosen(settings, options)
-    with _begun(out, overwrite=overwrite, resume=resume) as record, progress_bar(quiet) as bar:
+    with _begun(out, overwrite=overwrite, resume=resume) as record, Progress(quiet) as bar:
         from celldetr.spatial import label as steps
         from celldetr.spatial.type_step import type_step
 
@@ -137,18 +140,18 @@ def label(
         tasks: dict[str, tuple[Callable[..., bool], tuple[Any, ...], dict[str, Any]]] = {
             "read": (steps.read_step, (bundle,), read_as),
             "qc": (steps.qc_step, (chosen.qc,), {}),
-            "type": (type_step, (reference, types), typed_as),
+            "type": (type_step, (reference, type_column), typed_as),
             "nuclei": (steps.nuclei_step, (he,), found_as),
             "align": (steps.align_step, (alignment,), laid_as),
             "write": (steps.write_step, (chosen.write,), written_as),
         }
         for task, (do, inputs, given) in tasks.items():
-            ran = do(record, *inputs, **given, keep=keep, progress=stage_listener(bar, task))
+            ran = do(record, *inputs, **given, keep=keep, progress=bar.share(task))
             _tell(record, task, kept=not ran)
         _report(record)
 
 
-@spatial_app.command()
+@spatial_app.command(cls=Command)
 @resumable()
 def read(
     bundle: Bundle,
@@ -163,16 +166,16 @@ def read(
 ) -> None:
     """Step 1: read a section. steps/section.h5ad opens in scanpy."""
     chosen = _chosen(settings, options)
-    with _begun(out, overwrite=overwrite, resume=resume) as record, progress_bar(quiet) as bar:
+    with _begun(out, overwrite=overwrite, resume=resume) as record, Progress(quiet) as bar:
         from celldetr.spatial.label import read_step
 
         ran = read_step(
-            record, bundle, kind=kind, name=name, options=chosen.read, keep=resume, progress=stage_listener(bar, "read")
+            record, bundle, kind=kind, name=name, options=chosen.read, keep=resume, progress=bar.share("read")
         )
         _tell(record, "read", kept=not ran)
 
 
-@spatial_app.command()
+@spatial_app.command(cls=Command)
 @resumable("run it again")
 def qc(folder: Set, settings: Settings = None, options: SettingsFile = None) -> None:
     """Step 2: which cells go on, by counts, genes and area; all are in steps/quality.parquet, with the reasons."""
@@ -184,12 +187,12 @@ def qc(folder: Set, settings: Settings = None, options: SettingsFile = None) -> 
         _tell(record, "qc")
 
 
-@spatial_app.command("type")
+@spatial_app.command("type", cls=Command)
 @resumable("run it again")
 def type_(
     folder: Set,
     reference: Reference = None,
-    types: Column = "",
+    type_column: TypeColumn = "",
     method: Method = "tacco",
     labels: Labels = None,
     hierarchy: Hierarchy = None,
@@ -200,25 +203,25 @@ def type_(
 ) -> None:
     """Step 3: types of cells, from a single-cell reference or from elsewhere; steps/types.parquet."""
     chosen = _chosen(settings, options)
-    with _going_on(folder) as record, progress_bar(quiet) as bar:
+    with _going_on(folder) as record, Progress(quiet) as bar:
         from celldetr.spatial.type_step import type_step
 
         type_step(
             record,
             reference,
-            types,
+            type_column,
             method=method,
             labels=labels,
             hierarchy=hierarchy,
             level=level,
             options=chosen.type,
             keep=False,
-            progress=stage_listener(bar, "types"),
+            progress=bar.share("types"),
         )
         _tell(record, "type")
 
 
-@spatial_app.command()
+@spatial_app.command(cls=Command)
 @resumable("run it again")
 def nuclei(
     folder: Set,
@@ -231,10 +234,10 @@ def nuclei(
     quiet: Quiet = False,
 ) -> None:
     """Step 4: the nuclei of the H&E image, by a model, or from a file; steps/nuclei.parquet."""
-    with _going_on(folder) as record, progress_bar(quiet) as bar:
+    with _going_on(folder) as record, Progress(quiet) as bar:
         from celldetr.spatial.label import nuclei_step
 
-        told = stage_listener(bar, "nuclei")
+        told = bar.share("nuclei")
         nuclei_step(
             record,
             he,
@@ -249,7 +252,7 @@ def nuclei(
         _tell(record, "nuclei")
 
 
-@spatial_app.command()
+@spatial_app.command(cls=Command)
 @resumable("run it again")
 def align(
     folder: Set,
@@ -263,10 +266,10 @@ def align(
 ) -> None:
     """Step 5: bring the cells onto the image, and pair them with nuclei; steps/alignment.json and pairs.parquet."""
     chosen = _chosen(settings, options)
-    with _going_on(folder) as record, progress_bar(quiet) as bar:
+    with _going_on(folder) as record, Progress(quiet) as bar:
         from celldetr.spatial.label import align_step
 
-        told = stage_listener(bar, "alignment and pairs")
+        told = bar.share("alignment and pairs")
         align_step(
             record,
             alignment,
@@ -280,7 +283,7 @@ def align(
         _tell(record, "align")
 
 
-@spatial_app.command()
+@spatial_app.command(cls=Command)
 @resumable("run it again")
 def write(
     folder: Set,
@@ -293,22 +296,22 @@ def write(
 ) -> None:
     """Step 6: the training set; set.json and patches-*.arrow."""
     chosen = _chosen(settings, options)
-    with _going_on(folder) as record, progress_bar(quiet) as bar:
+    with _going_on(folder) as record, Progress(quiet) as bar:
         from celldetr.spatial.label import write_step
 
-        told = stage_listener(bar, "patches")
+        told = bar.share("patches")
         write_step(record, chosen.write, spots=spots, donor=donor, licence=licence, keep=False, progress=told)
         _tell(record, "write")
 
 
-@spatial_app.command()
+@spatial_app.command(cls=Command)
 def report(folder: Set) -> None:
     """Make report.html again, from the steps that were run."""
     with _going_on(folder) as record:
         _report(record)
 
 
-@spatial_app.command("options")
+@spatial_app.command("options", cls=Command)
 def options_(settings: Settings = None, options: SettingsFile = None) -> None:
     """Print all settings of all steps as YAML, for --options FILE; those given here are put in."""
     import yaml
@@ -356,5 +359,5 @@ def _report(record: Record) -> None:
 
     path = write_report(record)
     for text in warnings(record):
-        typer.echo(f"note: {text}", err=True)
+        note(text)
     typer.echo(f"look at it: {path}")

@@ -24,7 +24,7 @@ from celldetr.cohort.regions import area_of, count_tiles, cut_regions, found_sto
 from celldetr.cohort.request import Listener, Outcome, Request, one_line
 from celldetr.errors import InputError
 from celldetr.io.files import flush_directory, output_errors, read_json, write_json
-from celldetr.io.resume import check_modes
+from celldetr.io.run_folder import check_modes
 from celldetr.slide.engine import RunSummary, claim, is_complete, summarise
 from celldetr.slide.find import Slide
 from celldetr.slide.pipeline import Seconds
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 AHEAD = 3  # tasks a worker that are handed out before they can begin, so that none waits for this process
 RETRIES = 2  # after an error that is not the user's; a worker that dies is counted by the scheduler
 LOOK = 2.0  # seconds between two counts of the workers
-AGAIN = "what is finished is kept, run again with --resume to continue"
+AGAIN = "what is finished is kept, run again with `resume=True` to continue"
 
 
 def move_results(attempt: Path, directory: Path) -> None:
@@ -200,7 +200,7 @@ class Coordinator:
         directory = request.out / begun.slide.name
         earlier = begun.hold.enter_context(claim(directory, outline.identity, request.resume, request.overwrite))
         if is_complete(earlier):
-            raise InputError(f"{directory}: another run has just finished it; run again with --resume")
+            raise InputError(f"{directory}: another run has just finished it; run again with `resume=True`")
         begun.earlier = {"started": now(), **(earlier or {})}
         begun.outline, begun.seconds.tissue = outline, outline.seconds
         begun.run = {

@@ -11,7 +11,7 @@ from celldetr.cells.store import PartStore
 from celldetr.cohort.regions import count_tiles, cut_regions, found_store, missing_bands
 from celldetr.cohort.request import Request, one_line
 from celldetr.errors import InputError
-from celldetr.io.resume import check_modes
+from celldetr.io.run_folder import check_modes
 from celldetr.slide.engine import earlier_run, is_complete
 from celldetr.slide.find import Slide
 from celldetr.slide.plan import make_plan
@@ -59,7 +59,9 @@ def forecast(slides: Sequence[Slide], request: Request) -> Iterator[Forecast]:
         InputError: the model cannot be loaded.
     """
     check_modes(request.resume, request.overwrite)
-    model = request.model.load()
+    from celldetr.api import load
+
+    model = load(request.model)
     for slide in slides:
         directory = request.out / slide.name
         try:

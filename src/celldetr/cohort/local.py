@@ -22,7 +22,7 @@ def predict_here(slides: Sequence[Slide], request: Request, listener: Listener |
     """
     from celldetr import api
 
-    model = request.model.load()
+    model = api.load(request.model)
     for slide in slides:
         progress = None if listener is None else partial(listener, slide)
         try:

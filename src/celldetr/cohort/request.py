@@ -5,47 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
+from celldetr.cohort.options import CohortOptions
+from celldetr.config import InferenceOptions
 from celldetr.slide.engine import RunSummary
 from celldetr.slide.find import Slide
 from celldetr.slide.options import PredictOptions
 from celldetr.slide.run import Progress
-
-if TYPE_CHECKING:
-    from celldetr.api import Model
-    from celldetr.model.device import Precision
-
-TASK_TILES = 128  # some seconds of work: far more than handing it out costs, little to lose with a worker
-
-
-@dataclass(frozen=True)
-class ModelChoice:
-    """The arguments of ``celldetr.load_model``: each process loads its own model."""
-
-    name: str | None = None
-    device: str = "auto"
-    precision: Precision = "auto"
-    threshold: float | None = None
-    batch_size: int = 4
-    orientations: int = 1
-
-    def load(self) -> Model:
-        """Load it.
-
-        Raises:
-            InputError: see ``load_model``.
-        """
-        from celldetr import api
-
-        return api.load_model(
-            self.name,
-            self.device,
-            precision=self.precision,
-            threshold=self.threshold,
-            batch_size=self.batch_size,
-            orientations=self.orientations,
-        )
 
 
 @dataclass(frozen=True)
@@ -63,12 +30,12 @@ class Request:
     """
 
     out: Path
-    model: ModelChoice = field(default_factory=ModelChoice)
+    model: InferenceOptions = field(default_factory=InferenceOptions)
     options: PredictOptions = field(default_factory=PredictOptions)
     formats: tuple[str, ...] = ()
     resume: bool = False
     overwrite: bool = False
-    task_tiles: int = TASK_TILES
+    task_tiles: int = CohortOptions().task_tiles
 
     def options_of(self, slide: Slide) -> PredictOptions:
         """The options for one slide, whose own mpp wins."""

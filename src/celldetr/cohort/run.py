@@ -42,10 +42,10 @@ def predict_slides(
     from celldetr.cohort.schedulers import connect
     from celldetr.model.hub import PACKAGED, find_model
 
-    folder = find_model(request.model.name)  # that there is none is better told once than by every slide
+    folder = find_model(request.model.model)  # that there is none is better told once than by every slide
     # Workers have other current directories, and other variables; their package has its own models.
-    name = request.model.name if folder.parent == PACKAGED else str(folder.resolve())
-    everywhere = replace(request, out=request.out.resolve(), model=replace(request.model, name=name))
+    name = request.model.model if folder.parent == PACKAGED else str(folder.resolve())
+    everywhere = replace(request, out=request.out.resolve(), model=request.model.model_copy(update={"model": name}))
     originals = {slide.path.absolute(): slide for slide in slides}  # a link keeps its name
     with connect(cluster, request.model.device) as client:
         workers = len(client.nthreads())

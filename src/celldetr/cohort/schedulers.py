@@ -76,7 +76,7 @@ def read_cluster(text: str) -> str | ClusterSettings:
     elif Path(text).suffix.lower() in (".yaml", ".yml"):
         found = parse(ClusterSettings, read_yaml(Path(text)), text)
     else:
-        raise InputError(f"--cluster {text!r}: expected local, tcp://HOST:PORT of a scheduler, or a YAML file")
+        raise InputError(f"`cluster={text!r}`: expected local, tcp://HOST:PORT of a scheduler, or a YAML file")
     _need("distributed")
     if isinstance(found, ClusterSettings) and found.kind != "local":
         _need("dask_jobqueue")
@@ -92,7 +92,7 @@ def _need(module: str) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError:
-        raise InputError(f"--cluster needs {module}, which is not installed: {INSTALL}") from None
+        raise InputError(f"`cluster` needs {module}, which is not installed: {INSTALL}") from None
 
 
 @contextmanager
@@ -115,7 +115,7 @@ def connect(cluster: str | ClusterSettings, device: str = "auto") -> Iterator[Cl
                 client = stack.enter_context(distributed.Client(cluster, timeout=ANSWER, set_as_default=False))
             except (OSError, ValueError) as error:
                 raise InputError(
-                    f"--cluster {cluster}: no scheduler answers ({' '.join(str(error).split())})"
+                    f"`cluster={cluster}`: no scheduler answers ({' '.join(str(error).split())})"
                 ) from None
         else:
             started = _start_local(cluster, device) if cluster.kind == "local" else _start_queue(cluster)
@@ -175,7 +175,7 @@ def _start_queue(settings: ClusterSettings) -> Any:
     try:
         cluster = getattr(jobqueue, name)(**queue_arguments(settings))
     except (TypeError, ValueError) as error:
-        raise InputError(f"--cluster: arguments of {name}: {' '.join(str(error).split())}") from None
+        raise InputError(f"`cluster`: arguments of {name}: {' '.join(str(error).split())}") from None
     if settings.adaptive is not None:
         cluster.adapt(minimum_jobs=settings.adaptive.minimum, maximum_jobs=settings.adaptive.maximum)
     else:

@@ -27,15 +27,17 @@ from uuid import uuid4
 
 from celldetr.cells.store import ATTEMPT, PARTS
 from celldetr.cohort.regions import found_store
-from celldetr.cohort.request import ModelChoice, Request
+from celldetr.cohort.request import Request
+from celldetr.config import InferenceOptions
 from celldetr.errors import InputError
 from celldetr.io.files import output_errors
+from celldetr.slide.base_reader import SlideReader
 from celldetr.slide.engine import RunSummary, summarise
 from celldetr.slide.find import Slide
 from celldetr.slide.pipeline import Job, Seconds, find_bands
 from celldetr.slide.plan import Plan, make_plan
 from celldetr.slide.provenance import changed, identity
-from celldetr.slide.reader import SlideReader, open_slide
+from celldetr.slide.reader import open_slide
 from celldetr.slide.run import Session
 
 if TYPE_CHECKING:
@@ -132,8 +134,10 @@ def _task(work: Callable[P, T]) -> Callable[P, T | Refusal]:
 
 
 @lru_cache(maxsize=1)
-def _model(choice: ModelChoice) -> Model:
-    return choice.load()
+def _model(options: InferenceOptions) -> Model:
+    from celldetr.api import load
+
+    return load(options)
 
 
 @_task
@@ -186,7 +190,7 @@ def finish(request: Request, slide: Slide, outline: Outline, history: History) -
 
     A band whose file is missing or damaged is found again here.
     """
-    from celldetr import api
+    from celldetr.report.outputs import write_outputs  # not needed where tasks are handed out
 
     directory = request.out / slide.name
     attempt = _working_folder(request, slide) / f"{ATTEMPT}{uuid4().hex}"
@@ -200,7 +204,7 @@ def finish(request: Request, slide: Slide, outline: Outline, history: History) -
             found = found_store(directory, outline.identity)
             session = Session(job, target, outline.identity, history.earlier, start, history.seconds, found)
             summarise(target, session.complete())
-            api.illustrate(target, reader, request.formats)
+            write_outputs(target, reader, request.formats)
     except BaseException:
         shutil.rmtree(attempt, ignore_errors=True)
         raise

@@ -174,7 +174,7 @@ class PatchSet(LazySamples):
         self.path = Path(path)
         self.info = read_info(self.path)
         if self.info.status != "complete":
-            raise InputError(f"{path}: is not finished; run celldetr data sample again with --resume")
+            raise InputError(f"{path}: is not finished; run celldetr data sample again with `resume=True`")
         self.type_names = self.info.types or UNTYPED
         self._ranges = [rows for rows in split_rows(self.info, split) if len(rows)]
         self._ends = np.cumsum([len(rows) for rows in self._ranges], dtype=np.int64)

@@ -1,6 +1,6 @@
-"""Writing a patch set, so that whatever ends it early leaves whole shards and a ``set.json`` that says where to go on.
+"""Write a patch set shard by shard; an interruption leaves whole shards and a ``set.json`` that says where to go on.
 
-``set.json`` is replaced after every shard; a shard that it does not name is written again.
+``set.json`` is there from the beginning and replaced after every shard; a shard that it does not name is written again.
 """
 
 from __future__ import annotations
@@ -8,53 +8,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
-from celldetr.data.patch_set import SET_FILE, PatchSetInfo, Position, ShardInfo, SlideInfo, is_patch_set, read_info
+from celldetr.data.patch_set import SET_FILE, PatchSetInfo, Position, ShardInfo, SlideInfo
 from celldetr.data.shards import Patch, ShardWriter
-from celldetr.errors import InputError
 from celldetr.io.files import flush_directory, output_errors, write_json
-from celldetr.io.resume import check_modes, differences
+from celldetr.io.run_folder import Layout
 
 PICTURE = "set.png"
 SHARDS = "patches-*.arrow"
-OURS = (SHARDS, "patches-*.arrow.tmp", f"{PICTURE}*", f"{SET_FILE}.tmp")  # and ``SET_FILE``, which goes last
-
-
-def earlier_set(folder: Path, made_with: dict[str, Any], *, resume: bool, overwrite: bool) -> PatchSetInfo | None:
-    """What an earlier run has left to go on with; None to begin. Nothing is touched.
-
-    Args:
-        folder: of the set.
-        made_with: what decides what is in it.
-        resume: whether to go on with what is there.
-        overwrite: whether to replace it.
-
-    Raises:
-        InputError: there is a set and neither ``resume`` nor ``overwrite`` was asked for, both were, it was made with
-            other settings, or the folder holds other things.
-    """
-    check_modes(resume, overwrite)
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"{folder}: is a file; name a folder for the set")
-    if not is_patch_set(folder):
-        ours = {path for pattern in OURS for path in folder.glob(pattern)}
-        if any(path not in ours and path.name != ".lock" for path in (folder.iterdir() if folder.exists() else ())):
-            raise InputError(
-                f"{folder}: holds other files than a patch set, which are not touched; name another folder"
-            )
-        return None
-    if overwrite:
-        return None
-    if not resume:
-        raise InputError(f"{folder}: holds a patch set; pass --overwrite to replace it, or --resume to go on with it")
-    info = read_info(folder)
-    wrong = differences(info.made_with, made_with)
-    if wrong:
-        raise InputError(
-            f"{folder}: cannot be resumed, it was made with {'; '.join(wrong)}; pass --overwrite to replace it"
-        )
-    return info
+LAYOUT = Layout(SET_FILE, outputs=(SHARDS, PICTURE), noun="patch set")
 
 
 class PatchWriter:
@@ -78,13 +41,13 @@ class PatchWriter:
         kept = {shard.file for shard in self.info.shards}
         with output_errors(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
-            for pattern in OURS:
+            for pattern in (SHARDS, f"{SHARDS}.tmp", f"{PICTURE}*"):
                 for path in self.folder.glob(pattern):
                     if path.name not in kept:
                         path.unlink()
-            if not kept:
-                (self.folder / SET_FILE).unlink(missing_ok=True)
             flush_directory(self.folder)
+        if not kept:
+            self._save()
         return self
 
     @property
@@ -124,6 +87,9 @@ class PatchWriter:
             "next": position,
         }
         self.info = PatchSetInfo.model_validate(self.info.model_dump() | changes)
+        self._save()
+
+    def _save(self) -> None:
         write_json(self.folder / SET_FILE, self.info.model_dump(mode="json"))
 
     def __exit__(
@@ -133,3 +99,5 @@ class PatchWriter:
             stopped = error or RuntimeError("the last shard was not closed")
             self._shard.__exit__(kind or type(stopped), stopped, trace)
             self._shard = None
+        if kind is not None and not self.info.shards:
+            (self.folder / SET_FILE).unlink(missing_ok=True)

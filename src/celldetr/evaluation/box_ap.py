@@ -23,10 +23,11 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
+from celldetr.assignment import Index, assign_greedily
 from celldetr.data.sample import UNKNOWN
 from celldetr.evaluation.cells import ImageCells
 from celldetr.evaluation.metrics import box_iou, mean_defined
-from celldetr.evaluation.pairing import Floats, Index, choose_greedily
+from celldetr.evaluation.pairing import Floats
 
 IOU = 0.5
 RECALLS = np.linspace(0, 1, 101)
@@ -113,7 +114,7 @@ def _choose(
     rank = np.empty(len(scores), np.intp)
     # Equal scores go by position, so that input order has no say.
     rank[np.lexsort((*image.pred_boxes.T, -scores))] = np.arange(len(scores))
-    chosen = choose_greedily(i, j, cost, rank, len(scores), len(true))
+    chosen = assign_greedily(i, j, cost, rank)
     right = np.zeros(len(scores), bool)
     right[i[chosen]] = true[j[chosen]]
     counted = predictions.copy()

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from celldetr.assignment import Index
 from celldetr.evaluation.cells import ImageCells
-from celldetr.evaluation.pairing import Index, pair_cells
+from celldetr.evaluation.pairing import pair_cells
 
 POINTS = 200  # of the curve that a report keeps
 BINS = 20  # of the score histogram

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from celldetr.api import Model
+from celldetr.config import EvaluateOptions, ThresholdOptions
 from celldetr.data.autocard import PATCHES, find_card
 from celldetr.data.card import DatasetCard
 from celldetr.data.lazy_dataset import Converted
@@ -27,7 +28,7 @@ from celldetr.evaluation.evaluate import score_under
 from celldetr.evaluation.metrics import DetectionCounts
 from celldetr.evaluation.protocols import PROTOCOLS, find_protocol
 from celldetr.evaluation.report import Report
-from celldetr.evaluation.threshold import THRESHOLD_PROTOCOLS, ThresholdChoice, best_threshold, count_at
+from celldetr.evaluation.threshold import ThresholdChoice, best_threshold, count_at
 from celldetr.evaluation.type_map import TypeMap, type_map
 from celldetr.model.output import TileCells
 
@@ -85,7 +86,7 @@ def labelled_images(
     if not mapping and not set(card.type_names) & set(types):
         raise InputError(
             f"dataset {card.name!r} has types {list(card.type_names)}, the model {list(types)}: none in common; "
-            "say which is which with --map theirs=ours, or --map theirs= for a cell of unknown type"
+            "say which is which with `mapping`: theirs=ours, or theirs= for cells of unknown type"
         )
     names = same_names(card.type_names, types) | (mapping or {})
     if card.format == PATCHES:
@@ -96,12 +97,8 @@ def labelled_images(
 def evaluate_model(
     model: Model,
     dataset: str,
-    split: str = "test",
+    options: EvaluateOptions | None = None,
     *,
-    protocol: str = "standard",
-    mapping: dict[str, str] | None = None,
-    renamed: dict[str, str] | None = None,
-    mpp: float | None = None,
     progress: Progress | None = None,
 ) -> Verdict:
     """Score a model on a split of a data set.
@@ -109,22 +106,20 @@ def evaluate_model(
     Args:
         model: its threshold is the one used.
         dataset: name or path of a card, or a folder or file of labels.
-        split: of the card.
-        protocol: of the main report; the others are computed beside it.
-        mapping: type of the data set -> type of the model, ``""`` for unknown; what it does not name keeps its name.
-        renamed: the other way round: type of the model -> type of the data set, by which it is judged then, ``""`` to
-            leave it out: see ``evaluation.type_map``. With it ``mapping`` has nothing to say.
-        mpp: micrometres per pixel of the images, instead of what they or their card say.
+        options: split, protocol of the main report, and which types correspond: ``mapping`` gives the data set's cells
+            the model's types; ``join`` (see ``evaluation.type_map``) gives the model's cells the data set's.
         progress: told how many images are done, of how many.
 
     Raises:
         InputError: unknown protocol, wrong data, no type in common; both maps.
     """
-    rules = find_protocol(protocol)
-    card = find_card(dataset, mpp)
-    if renamed is not None and mapping is not None:
-        raise InputError("--types says which type of the data set each of the model's is; leave out --map")
-    types = None if renamed is None else type_map(renamed, model.types, card.type_names)
+    options = options or EvaluateOptions()
+    split, mapping = options.split, options.mapping
+    rules = find_protocol(options.protocol)
+    card = find_card(dataset, options.mpp)
+    if options.join is not None and mapping is not None:
+        raise InputError("`join` says which type of the data set each of the model's is; leave out `mapping`")
+    types = None if options.join is None else type_map(options.join, model.types, card.type_names)
     names = model.types if types is None else types.names
     samples = labelled_images(card, split, names, mapping)
     threshold = model.threshold
@@ -152,19 +147,17 @@ def evaluate_model(
 def choose_threshold(
     model: Model,
     dataset: str,
-    split: str = "val",
+    options: ThresholdOptions | None = None,
     *,
-    protocols: Sequence[str] = THRESHOLD_PROTOCOLS,
-    mpp: float | None = None,
     progress: Progress | None = None,
 ) -> tuple[ThresholdChoice, DetectionCounts]:
     """The threshold that suits a model on a split of a data set, by detection alone.
 
     Args:
         model: its own threshold has no say.
-        dataset, mpp, progress: as of ``evaluate_model``.
-        split: of the card; every nucleus of its images is labelled.
-        protocols: rules of pairing; of several, the mean of F1 under each is what counts.
+        dataset, progress: as of ``evaluate_model``.
+        options: the split, in whose images every nucleus is labelled, and rules of pairing; of several, the mean of F1
+            under each is what counts.
 
     Returns:
         the choice, and detection at the model's own threshold, both under the first protocol.
@@ -172,9 +165,10 @@ def choose_threshold(
     Raises:
         InputError: unknown protocol, wrong data, or no cell in them.
     """
-    rules = [find_protocol(name) for name in protocols]
-    card = find_card(dataset, mpp)
-    samples = labelled_images(card, split, model.types, dict.fromkeys(card.type_names, ""))
+    options = options or ThresholdOptions()
+    rules = [find_protocol(name) for name in options.protocols]
+    card = find_card(dataset, options.mpp)
+    samples = labelled_images(card, options.split, model.types, dict.fromkeys(card.type_names, ""))
     images = _all_cells(model, as_predict(model), samples, model.types, progress)
     return best_threshold(images, rules), count_at(images, rules[0], model.threshold)
 

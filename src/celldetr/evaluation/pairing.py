@@ -22,16 +22,13 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import connected_components
-from scipy.spatial import cKDTree
 from scipy.spatial.distance import cdist
 
+from celldetr.assignment import Index, assign, assign_greedily, candidate_pairs
 from celldetr.errors import InputError
 
 Pairing = Literal["assign_then_drop", "within_radius", "greedy"]
 Floats = NDArray[np.floating]
-Index = NDArray[np.intp]
 
 MAX_DISTANCES = 250_000_000  # 2 GB of float64: the largest full distance matrix ``assign_then_drop`` will make
 
@@ -60,6 +57,10 @@ def pair_cells(
         ValueError: arrays of another shape, coordinates that are not finite, a negative radius, no scores for
             ``greedy``.
         InputError: too many cells for ``assign_then_drop``.
+
+    >>> pred, true = pair_cells(np.array([[0.0, 0.0], [9.0, 9.0]]), np.array([[9.0, 8.0], [1.0, 0.0]]), 6)
+    >>> pred.tolist(), true.tolist()
+    ([0, 1], [1, 0])
     """
     pred, true = _points(pred_xy, "pred_xy"), _points(true_xy, "true_xy")
     if not radius >= 0:
@@ -72,29 +73,13 @@ def pair_cells(
         return _assign_then_drop(pred, true, radius)
     i, j, distance = candidate_pairs(pred, true, radius)
     if rule == "within_radius":
-        chosen = _largest_matching(i, j, distance, len(pred), len(true))
+        chosen = assign(i, j, distance)
     elif rule == "greedy" and scores is not None:
-        chosen = choose_greedily(i, j, distance, _rank(pred, scores), len(pred), len(true))
+        chosen = assign_greedily(i, j, distance, _rank(pred, scores))
     else:
         raise ValueError(f"unknown pairing rule {rule!r}")
     chosen = chosen[np.argsort(i[chosen])]
     return i[chosen], j[chosen]
-
-
-def candidate_pairs(pred: NDArray[np.float64], true: NDArray[np.float64], radius: float) -> tuple[Index, Index, Floats]:
-    """All pairs of points at most ``radius`` apart.
-
-    Returns:
-        (E,) positions in ``pred``, (E,) positions in ``true``, (E,) distances, in no particular order.
-    """
-    # The tree is asked for a hair more and the distances decided here, so that its rounding cannot lose the limit
-    # itself.
-    reach = np.nextafter(radius * (1 + 1e-9), np.inf)
-    near = cKDTree(pred).sparse_distance_matrix(cKDTree(true), reach, output_type="ndarray")
-    i, j = near["i"].astype(np.intp), near["j"].astype(np.intp)
-    distance = np.sqrt(np.square(pred[i] - true[j]).sum(axis=1))
-    inside = distance <= radius
-    return i[inside], j[inside], distance[inside]
 
 
 def _points(xy: Floats, name: str) -> NDArray[np.float64]:
@@ -118,59 +103,8 @@ def _assign_then_drop(pred: NDArray[np.float64], true: NDArray[np.float64], radi
     return i[near], j[near]
 
 
-def _largest_matching(i: Index, j: Index, distance: Floats, n_pred: int, n_true: int) -> Index:
-    """Positions of the candidate pairs that make the largest matching, and the shortest of those."""
-    edges = coo_matrix((np.ones(len(i)), (i, j + n_pred)), shape=(n_pred + n_true, n_pred + n_true))
-    n_components, node = connected_components(edges, directed=False)
-    component = node[i]
-    rows, columns = (np.bincount(side, minlength=n_components) for side in (node[:n_pred], node[n_pred:]))
-    # Edges by component, the shortest of each first. With one cell on either side, that one is the answer; in tissue
-    # this leaves few components to solve.
-    order = np.lexsort((distance, component))
-    starts = np.flatnonzero(np.diff(component[order], prepend=-1))
-    single = np.minimum(rows, columns)[component[order[starts]]] == 1
-    ends = np.append(starts[1:], len(order))
-    parts = [order[start:end] for start, end in zip(starts[~single], ends[~single], strict=True)]
-    return np.concatenate([order[starts[single]], *(part[_solve(i[part], j[part], distance[part])] for part in parts)])
-
-
-def _solve(i: Index, j: Index, distance: Floats) -> Index:
-    """The largest, then shortest matching within one component; positions of its pairs."""
-    rows, row = np.unique(i, return_inverse=True)
-    columns, column = np.unique(j, return_inverse=True)
-    # A forbidden pair costs more than all allowed ones together, hence is used only where one pair fewer is possible.
-    forbidden = distance.max() * min(len(rows), len(columns)) + 1
-    cost = np.full((len(rows), len(columns)), forbidden)
-    cost[row, column] = distance
-    position = np.full(cost.shape, -1, np.intp)
-    position[row, column] = np.arange(len(i))
-    solution = position[linear_sum_assignment(cost)]
-    return solution[solution >= 0]
-
-
 def _rank(pred: NDArray[np.float64], scores: Floats) -> Index:
     """Place of each prediction by falling score; equal scores go by position, so that input order has no say."""
     rank = np.empty(len(pred), np.intp)
     rank[np.lexsort((pred[:, 1], pred[:, 0], -np.asarray(scores, np.float64)))] = np.arange(len(pred))
     return rank
-
-
-def choose_greedily(i: Index, j: Index, cost: Floats, rank: Index, n_pred: int, n_true: int) -> Index:
-    """Each prediction in turn takes what costs it least of what is still free.
-
-    Args:
-        i, j: (E,) prediction and true cell of each candidate pair.
-        cost: (E,) of each, a distance for example.
-        rank: (M,) place of each prediction in the order in which they choose.
-        n_pred, n_true: M and N.
-
-    Returns:
-        (P,) positions of the pairs taken among the candidates, in the order in which they were taken.
-    """
-    pred_free, true_free = np.ones(n_pred, bool), np.ones(n_true, bool)
-    chosen = []
-    for edge in np.lexsort((j, cost, rank[i])):
-        if pred_free[i[edge]] and true_free[j[edge]]:
-            pred_free[i[edge]] = true_free[j[edge]] = False
-            chosen.append(edge)
-    return np.asarray(chosen, np.intp)

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from celldetr.config import ThresholdOptions
 from celldetr.data.sample import Sample
 from celldetr.errors import InputError
 from celldetr.evaluation.cells import ImageCells, Predict, predict_samples
@@ -30,7 +31,7 @@ TOP = 1e-3  # F1 within this of the best belongs to the top
 
 # Of a model that is to be used: where within-radius has its broad top, ``standard`` has a slope, and tissue that a
 # network has not seen scores lower than what it was trained on. Both want the lower end of that top.
-THRESHOLD_PROTOCOLS = ("within-radius", "standard")
+THRESHOLD_PROTOCOLS = ThresholdOptions().protocols
 
 Protocols = str | Protocol | Sequence[str | Protocol]
 

@@ -9,13 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from celldetr.errors import InputError, near
-from celldetr.io.safe_io import expand_user, is_file, read_yaml
 
 
 @dataclass(frozen=True)
@@ -42,35 +40,6 @@ class TypeMap:
         total = merged.sum(axis=1, keepdims=True)
         even = np.full_like(merged, 1 / len(self.names))
         return np.divide(merged, total, out=even, where=total > 0)
-
-
-def read_type_map(text: str) -> dict[str, str]:
-    """A map as it is given on the command line.
-
-    Args:
-        text: a YAML file, name -> parent, or ``ours:theirs,ours:theirs``; nothing after the colon leaves a type out.
-
-    Raises:
-        InputError: it is neither.
-    """
-    path = expand_user(Path(text))
-    if is_file(path):
-        values = read_yaml(path)
-        pairs = {str(name): "" if parent is None else parent for name, parent in values.items()}
-        wrong = next((name for name, parent in pairs.items() if not isinstance(parent, str)), None)
-        if wrong is not None:
-            raise InputError(f"{path}: {wrong!r} is {pairs[wrong]!r}; expected a name, name: parent")
-        return pairs
-    if path.suffix.lower() in (".yaml", ".yml"):
-        raise InputError(f"{path}: no such file; expected a YAML file of name: parent, or ours:theirs,ours:theirs")
-    parts = [part.strip() for part in text.split(",") if part.strip()]
-    bare = next((part for part in parts if ":" not in part), None)
-    if bare is not None or not parts:
-        raise InputError(
-            f"type map {bare or text!r}: expected ours:theirs, e.g. lymphocyte:inflammatory,stromal:connective, or the"
-            " name of a YAML file"
-        )
-    return {name.strip(): target.strip() for name, _, target in (part.partition(":") for part in parts)}
 
 
 def type_map(pairs: Mapping[str, str], model: Sequence[str], dataset: Sequence[str]) -> TypeMap:

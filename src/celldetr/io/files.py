@@ -141,7 +141,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
     except InputError:
         raise
     except ValueError as error:
-        raise InputError(f"{path}: not readable as JSON ({error}); run again with --overwrite") from None
+        raise InputError(f"{path}: not readable as JSON ({error}); run again with `overwrite=True`") from None
     if not isinstance(values, dict):
-        raise InputError(f"{path}: expected a JSON object, got {type(values).__name__}; run again with --overwrite")
+        raise InputError(f"{path}: not a JSON object but {type(values).__name__}; run again with `overwrite=True`")
     return values

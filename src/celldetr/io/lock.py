@@ -1,15 +1,10 @@
-"""One run at a time in an output directory: a lock file that says who holds it, and that a crash does not leave for
-ever.
+"""Lock file of an output directory: at most one process writes there at a time.
 
-The file names the machine, the process and when that started, and the holder keeps it open and locked (``flock``),
-which ends with the process however that ends. Whoever gets that lock on a file left by the same machine knows that its
-writer is gone, and has taken over in the same instant: of several that try, one succeeds. A holder deletes the
-file before letting go, so who gets the lock looks whether the file is still the one in the directory. A new file is
-written and locked under another name and then linked to its own, so nobody ever sees it unlocked or half written.
-
-Some file systems know no ``flock`` (Lustre without its option). There the process is asked whether it lives, and taking
-over happens under a second such file. A run on another machine cannot be asked, and not every network file system
-passes ``flock`` on, so its lock stands until the user removes it.
+``.lock`` names its holder: machine, process, since when. The holder keeps it open and locked with ``flock``, which the
+kernel releases however the process ends, so the file that a killed process left on this machine is taken over by
+whoever gets its ``flock``. The file of another machine stands, because not every network file system passes ``flock``
+on; so does any file where there is no ``flock`` (Windows, Lustre mounted without the option). The error names the
+holder and the file to delete.
 """
 
 from __future__ import annotations
@@ -18,127 +13,109 @@ import json
 import os
 import platform
 import sys
-from contextlib import suppress
+import time
+from contextlib import ExitStack, suppress
+from datetime import UTC, datetime
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
-from uuid import uuid4
 
 from celldetr.errors import InputError
 from celldetr.io.files import output_errors
 
 LOCK = ".lock"
-TAKEOVER = ".lock.takeover"
-ATTEMPTS = 100  # each but the last was lost to a holder that let go at that very moment
+ATTEMPTS, PAUSE = 20, 0.01  # seconds; a lock file without content is being written, or its writer died just then
+_held: set[int] = set()  # descriptors of the lock files that this process holds
+
+
+def _release_in_child() -> None:
+    """A forked child (a worker of a DataLoader) must not keep the lock of a parent that was killed."""
+    for file in _held:
+        os.close(file)
+    _held.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_release_in_child)
 
 
 class RunLock:
-    """Holds an output directory while in context.
-
-    Args:
-        directory: of the slide's output; it exists.
+    """Holds a directory, which exists, while in context.
 
     Raises:
-        InputError: on entering, if another run holds it.
+        InputError: on entering: another process holds the directory, or it cannot be written to.
     """
 
     def __init__(self, directory: Path) -> None:
-        self._path = directory / LOCK
         self._directory = directory
-        self._file: int | None = None  # the open lock file, where flock works
+        self._path = directory / LOCK
+        self._file: int | None = None  # descriptor, where flock works
 
     def __enter__(self) -> Self:
         with output_errors(self._directory):
-            for _ in range(ATTEMPTS):
-                taken = self._take()
-                if taken is not None:
-                    break
-        if not taken:
-            raise InputError(f"{self._directory}: in use by another run ({self._holder_name()}")
-        for draft in self._directory.glob(f"{LOCK}.*.tmp"):  # of a process that was killed; the living take another
-            draft.unlink(missing_ok=True)
-        return self
+            for attempt in range(1, ATTEMPTS + 1):
+                if self._acquire(last=attempt == ATTEMPTS):
+                    return self
+                time.sleep(PAUSE)
+        raise self._in_use()
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._path.unlink(missing_ok=True)
+    def __exit__(self, *error: object) -> None:
+        self._path.unlink(missing_ok=True)  # while it is locked: whoever opened it meanwhile sees that it is gone
         if self._file is not None:
+            _held.remove(self._file)
             os.close(self._file)
             self._file = None
 
-    def _take(self) -> bool | None:
-        """True if the lock is ours now, False if somebody has it, None if its file vanished meanwhile: try again."""
-        draft = self._directory / f"{LOCK}.{uuid4().hex}.tmp"
-        file = os.open(draft, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
+    def _acquire(self, last: bool) -> bool:
+        """Whether the lock is ours now; False: it has just changed hands, try again."""
+        created = True
         try:
-            flock = bool(_flock(file))
-            os.write(file, _myself(flock))
-            if not flock:  # nothing needs it open, and Windows deletes no file that is
-                os.close(file)
-                file = -1
-            if _publish(draft, self._path):
-                self._file, file = (file if flock else None), -1
-                return True
-            return self._take_over() if flock else self._take_over_guarded(draft)
-        finally:
-            draft.unlink(missing_ok=True)
-            if file >= 0:
-                os.close(file)
-
-    def _take_over(self) -> bool | None:
-        try:
-            file = os.open(self._path, os.O_RDWR)
-        except FileNotFoundError:
-            return None
-        try:
-            if not _flock(file):
+            file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+        except FileExistsError:
+            created = False
+            try:
+                file = os.open(self._path, os.O_RDWR)
+            except FileNotFoundError:
                 return False
-            if not _is_same(file, self._path):
-                return None
-            if not is_gone(_parse(os.pread(file, 4096, 0)), flocked=True):
+        with ExitStack() as stack:
+            stack.callback(os.close, file)
+            locked = _flock(file)
+            if locked is False or (locked is None and not created):
+                raise self._in_use()
+            if not _is_at(file, self._path):
                 return False
-            os.ftruncate(file, 0)
-            os.pwrite(file, _myself(flock=True), 0)
-            self._file, file = file, -1
-            return True
-        finally:
-            if file >= 0:
-                os.close(file)
-
-    def _take_over_guarded(self, draft: Path) -> bool:
-        if not is_gone(_read(self._path), flocked=False):
-            return False
-        guard = self._directory / TAKEOVER
-        if not _publish(draft, guard):
-            return False
-        try:
-            # Only who has the guard removes the file of a dead process, so the one judged now is the one removed.
-            if is_gone(_read(self._path), flocked=False):
+            holder = self._holder()
+            if not (created or holder or last):
+                return False
+            if holder and not _was_here(holder):
+                raise self._in_use()
+            try:
+                _write_self(file)
+            except OSError:  # the disk is full
                 self._path.unlink(missing_ok=True)
-            return _publish(draft, self._path)
-        finally:
-            guard.unlink(missing_ok=True)
+                raise
+            if locked:
+                stack.pop_all()
+                self._file = file
+                _held.add(file)
+        return True
 
-    def _holder_name(self) -> str:
-        holder = _read(self._path) or {}
-        files = [path for path in (self._path, self._directory / TAKEOVER) if path.exists()] or [self._path]
-        return (
-            f"process {holder.get('pid')} on {holder.get('host')}); wait for it, or delete "
-            f"{' and '.join(map(str, files))} if it is no longer running"
-        )
+    def _holder(self) -> dict[str, Any]:
+        """Who the lock file says; empty if it has no such content (yet)."""
+        try:
+            holder = json.loads(self._path.read_bytes())
+        except (OSError, ValueError):
+            return {}
+        return holder if isinstance(holder, dict) else {}
 
-
-def _is_same(file: int, path: Path) -> bool:
-    """Whether an open file is the one that has a name; a holder may have deleted it."""
-    try:
-        return os.path.samestat(os.fstat(file), path.stat())
-    except FileNotFoundError:
-        return False
+    def _in_use(self) -> InputError:
+        holder = self._holder()
+        who = f"process {holder.get('pid')} on {holder.get('host')} since {holder.get('since')}"
+        remedy = f"wait for it, or delete {self._path} if it is no longer running"
+        return InputError(f"{self._directory}: in use by another run ({who}); {remedy}")
 
 
 def _flock(file: int) -> bool | None:
-    """Lock an open file: True if that worked, False if somebody else has, None if it cannot be done here."""
+    """Lock an open file: True if that worked, False if another process has, None if it cannot be done here."""
     if sys.platform == "win32":
         return None
     import fcntl
@@ -152,81 +129,30 @@ def _flock(file: int) -> bool | None:
     return True
 
 
-def _publish(draft: Path, path: Path) -> bool:
-    """Give a file a second name, unless that is taken."""
+def _is_at(file: int, path: Path) -> bool:
+    """Whether an open file still has its name: the holder before may have deleted it."""
     try:
-        path.hardlink_to(draft)
-    except FileExistsError:
+        return os.path.samestat(os.fstat(file), path.stat())
+    except FileNotFoundError:
         return False
-    except OSError:  # this file system has no links
-        try:
-            with path.open("xb") as file:
-                file.write(_myself(flock=False))
-        except FileExistsError:
-            return False
-    return True
 
 
-def _myself(flock: bool) -> bytes:
-    pid = os.getpid()
-    values = {"host": platform.node(), "boot": boot_id(), "pid": pid, "started": process_start(pid), "flock": flock}
-    return json.dumps(values).encode()
+def _write_self(file: int) -> None:
+    since = datetime.now(UTC).isoformat(timespec="seconds")
+    holder = {"host": platform.node(), "boot": _boot_id(), "pid": os.getpid(), "since": since}
+    os.ftruncate(file, 0)
+    os.write(file, json.dumps(holder).encode())
+    os.fsync(file)  # from now on other machines can read it
 
 
-def _read(path: Path) -> dict[str, Any] | None:
-    try:
-        return _parse(path.read_bytes())
-    except OSError:
-        return None
+def _was_here(holder: dict[str, Any]) -> bool:
+    """Whether a holder whose ``flock`` we got was a process of this machine, or of a container on it: it has ended."""
+    boot = _boot_id()
+    return holder.get("host") == platform.node() or (boot is not None and holder.get("boot") == boot)
 
 
-def _parse(content: bytes) -> dict[str, Any] | None:
-    """What a lock file says; None if it is being written at this moment, or was when its writer died."""
-    try:
-        holder = json.loads(content)
-    except ValueError:
-        return None
-    return holder if isinstance(holder, dict) else None
-
-
-def boot_id() -> str | None:
-    """Names a running kernel: the same in all its containers, another after a restart; None where there is none."""
+def _boot_id() -> str | None:
+    """Names the running kernel, the same in all its containers; None outside Linux."""
     with suppress(OSError):
         return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     return None
-
-
-def process_start(pid: int) -> str | None:
-    """When a process started, in a form only good for comparison; None where the system does not say (not Linux)."""
-    try:
-        # The name, in parentheses, may hold anything; the 22nd field is the start in clock ticks since boot.
-        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[19]
-    except (OSError, IndexError):
-        return None
-
-
-def is_gone(holder: dict[str, Any] | None, flocked: bool) -> bool:
-    """Whether the process that wrote a lock has certainly ended.
-
-    Args:
-        holder: what it wrote; None if that is not readable.
-        flocked: whether we hold the flock of the file, which a living holder would have unless it wrote otherwise.
-    """
-    if holder is None:
-        return flocked  # it is written under the flock, so its writer died while writing
-    boot, host, pid = holder.get("boot"), holder.get("host"), holder.get("pid")
-    same_kernel = boot == boot_id() if boot else host == platform.node()
-    if not same_kernel:
-        return bool(boot) and host == platform.node()  # this machine, before it was started anew
-    if holder.get("flock") is True:
-        return flocked
-    if not isinstance(pid, int) or os.name != "posix" or host != platform.node():
-        return False
-    try:
-        os.kill(pid, 0)  # asks, does not kill
-    except (ProcessLookupError, OverflowError):
-        return True
-    except PermissionError:
-        return False
-    started = process_start(pid)
-    return None not in (started, holder.get("started")) and started != holder["started"]

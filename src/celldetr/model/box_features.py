@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from celldetr.config import ModelConfig
 from celldetr.model.deformable import deformable_attention, split_levels
-from celldetr.model.memory import Memory
+from celldetr.model.memory import Memory, as_tensor, clamp_inside
 
 SIDE = 3  # points along each side of a box
 
@@ -24,7 +24,7 @@ class BoxFeatures(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.heads = config.heads
+        self.heads, self.inside = config.heads, config.border == "replicate"
         features = config.d_model * len(config.representation_strides)
         self.norm = nn.LayerNorm(features)
         self.project = nn.Linear(features, config.d_model)
@@ -41,7 +41,7 @@ class BoxFeatures(nn.Module):
         """(B, N, 4) -> (B, N, L * d), the levels' averages side by side, normalised."""
         batch, _, d_model = memory.tokens.shape
         tokens = memory.tokens
-        if memory.padding is not None:
+        if memory.padding is not None and not self.inside:
             tokens = tokens.masked_fill(memory.padding[..., None], 0.0)
         value = tokens.view(batch, -1, self.heads, d_model // self.heads)
         points = boxes[:, :, None, :2] + boxes[:, :, None, 2:] / 2 * self.grid  # (B, N, P, 2)
@@ -49,7 +49,10 @@ class BoxFeatures(nn.Module):
         weights = points.new_full((), 1 / SIDE**2).expand(shape)
         seen = []
         for level, pixels in enumerate(split_levels(value, [height * width for height, width in memory.shapes])):
-            places = (points * memory.ratios[:, None, level, None, :])[:, :, None, None].expand(*shape, 2)
+            places = points * memory.ratios[:, None, level, None, :]
+            if self.inside:
+                places = clamp_inside(places, as_tensor([memory.shapes[level][::-1]], like=places))
+            places = places[:, :, None, None].expand(*shape, 2)
             seen.append(deformable_attention(pixels, memory.shapes[level : level + 1], places, weights))
         normalised: Tensor = self.norm(torch.cat(seen, dim=-1))
         return normalised

@@ -20,6 +20,7 @@ from celldetr.model.backbone import build_backbone
 from celldetr.model.detection import PRIOR_LOGIT, DetectionDecoder, DetectionOutput, ExtraQueries
 from celldetr.model.encoder import Encoder
 from celldetr.model.geometry import geometry
+from celldetr.model.layers import at_least_single
 from celldetr.model.memory import Memory, as_tensor
 from celldetr.model.representation import RepresentationDecoder
 
@@ -115,14 +116,17 @@ class CellDETR(nn.Module):
             raise ValueError(f"sizes must be ({batch}, 2) between 1 and ({width}, {height}), got {sizes.tolist()}")
         padding = self._padding(sizes, height, width)
         if padding is not None:
-            images = images.masked_fill(padding[:, None], 0.0)
+            if self.config.border == "replicate":
+                images = replicate_edges(images, sizes)
+            else:
+                images = images.masked_fill(padding[:, None], 0.0)
         return self.encode(images, sizes, padding, origin)
 
     def encode(self, images: Tensor, sizes: Tensor, padding: Tensor | None, origin: Tensor | None = None) -> Memories:
         """``memorise`` without its checks.
 
         Args:
-            images: (B, 3, H, W) normalised, zero in the padding.
+            images: (B, 3, H, W) normalised; in the padding as ``config.border`` says.
             sizes: (B, 2) float, valid width and height of each.
             padding: (B, H, W) True outside each image; None: there is none.
             origin: as in ``memorise``.
@@ -138,8 +142,10 @@ class CellDETR(nn.Module):
     ) -> Memories:
         """``encode`` from the backbone's features on, all of ``levels``."""
         read = self._flatten(levels, self.config.encoder_strides, sizes, padding)
-        position = self.geometry.place(read.centres(), sizes, origin, self.config.d_model)
-        return self.complete(self.encoder(read, position.to(read.tokens.dtype)), levels, padding)
+        position = None
+        if self.config.encoder_position == "absolute":
+            position = self.geometry.place(read.centres(), sizes, origin, self.config.d_model).to(read.tokens.dtype)
+        return self.complete(self.encoder(read, position), levels, padding)
 
     @property
     def own_strides(self) -> list[int]:
@@ -204,7 +210,7 @@ class CellDETR(nn.Module):
 
     def _typed(self, layers: Sequence[Tensor]) -> Representations:
         """Contents (B, N, d) after each layer, with the types read off them; of the last only, at inference."""
-        *auxiliary, logits = [self.type_head(content).float() for content in (layers if self.training else layers[-1:])]
+        *auxiliary, logits = [at_least_single(self.type_head(x)) for x in (layers if self.training else layers[-1:])]
         return Representations(layers[-1], logits, tuple(auxiliary))
 
     def forward(self, images: Tensor, sizes: Tensor | None = None, origin: Tensor | None = None) -> Output:
@@ -263,6 +269,15 @@ class CellDETR(nn.Module):
             padding=torch.cat(masks, dim=1) if masks else None,
             sizes=sizes,
         )
+
+
+def replicate_edges(images: Tensor, sizes: Tensor) -> Tensor:
+    """(B, C, H, W) images whose padding, beyond (B, 2) valid width and height, repeats their last column and row."""
+    height, width = images.shape[2:]
+    last = sizes.ceil().long() - 1
+    x = torch.arange(width, device=images.device).minimum(last[:, :1])
+    y = torch.arange(height, device=images.device).minimum(last[:, 1:])
+    return torch.stack([image[:, rows][:, :, columns] for image, rows, columns in zip(images, y, x, strict=True)])
 
 
 def _level_norm(config: ModelConfig) -> nn.Module:

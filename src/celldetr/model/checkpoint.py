@@ -30,6 +30,13 @@ from celldetr.model.celldetr import CellDETR
 WEIGHTS_FILE, CARD_FILE = "model.safetensors", "card.json"
 FORMAT = 1
 CARD_BYTES = 16 * 2**20
+# Settings of 0.1.0 for cards that lack them: with another value the weights fit as well, and mean something else.
+SETTINGS_OF_0_1 = {
+    "border": "zeros",
+    "encoder_position": "absolute",
+    "query_position": "absolute",
+    "level_norm": "group",
+}
 
 
 class Card(Config):
@@ -135,7 +142,12 @@ def read_card(folder: Path) -> Card:
         raise InputError(f"{path}: not the card of a CellDETR checkpoint ({error})") from None
     if values.get("card_sha256") != digest:
         raise InputError(f"{path}: was changed after it was written (SHA-256 differs); fetch the checkpoint again")
-    return parse(Card, values, str(path))
+    return parse(Card, values | {"config": _with_old_settings(values.get("config"))}, str(path))
+
+
+def _with_old_settings(config: Any) -> Any:
+    """The settings of a network as version 0.1.0 wrote them, with its value for each that it did not know."""
+    return SETTINGS_OF_0_1 | config if isinstance(config, dict) else config
 
 
 def load_checkpoint(folder: Path, *, device: str | torch.device = "cpu") -> Checkpoint:
@@ -167,8 +179,8 @@ def load_checkpoint(folder: Path, *, device: str | torch.device = "cpu") -> Chec
         raise
     except (SafetensorError, OSError, ValueError, TypeError, AttributeError) as error:
         raise InputError(f"{path}: not a safetensors file of CellDETR ({error})") from None
-    # Compared as settings, not as text: a setting that a later version adds has its default in both.
-    if parse(ModelConfig, inside, f"{path}: its config") != card.config:
+    # Compared as settings, not as text: one that a later version added has the same value in both.
+    if parse(ModelConfig, _with_old_settings(inside), f"{path}: its config") != card.config:
         raise InputError(f"{path}: its weights were saved with another config than {CARD_FILE} states")
     network = CellDETR(_offline(card.config))
     _check_values(path, network, tensors)

@@ -102,6 +102,8 @@ def deformable_attention_fused(
     reference: Tensor,
     ratios: Tensor,
     margin: float | None,
+    *,
+    inside: bool = False,
 ) -> Tensor:
     """``deformable_attention`` with its locations and weights computed on the way, on the CPU.
 
@@ -111,11 +113,12 @@ def deformable_attention_fused(
         reference: (B, Q, 2 | 4) points or boxes; see ``DeformableAttention``.
         ratios: (B, L, 2) valid share of each level.
         margin: of constrained boxes; None: unconstrained.
+        inside: clamp points to the outermost pixel centres of their level, instead of reading zeros beyond.
 
     Returns:
         (B, Q, H * D), of the dtype of ``value``; differentiable once in value, offsets and logits.
     """
-    out: Tensor = _FusedAttention.apply(value, shapes, offsets, logits, reference, ratios, margin)
+    out: Tensor = _FusedAttention.apply(value, shapes, offsets, logits, reference, ratios, margin, inside)
     return out.flatten(2)
 
 
@@ -127,6 +130,7 @@ def _fused(
     reference: Tensor,
     ratios: Tensor,
     margin: float | None,
+    inside: bool,
 ) -> Tensor:
     """``deformable_attention_fused`` without gradients; (B, Q, H, D)."""
     from celldetr.model.deformable_cpu import fused
@@ -141,7 +145,7 @@ def _fused(
         weights = logits.detach().contiguous().view(torch.int16).numpy()
     else:
         pixels, raw, weights = (x.detach().float().contiguous().numpy() for x in (value, offsets, logits))
-    out = torch.from_numpy(fused(pixels, levels, raw, weights, *places, margin or 0.0, threads))
+    out = torch.from_numpy(fused(pixels, levels, raw, weights, *places, margin or 0.0, threads, inside=inside))
     return (out.view(torch.bfloat16) if half else out).to(value.dtype)
 
 
@@ -158,10 +162,11 @@ class _FusedAttention(torch.autograd.Function):
         reference: Tensor,
         ratios: Tensor,
         margin: float | None,
+        inside: bool,
     ) -> Tensor:
-        ctx.shapes, ctx.margin = shapes, margin
+        ctx.shapes, ctx.margin, ctx.inside = shapes, margin, inside
         ctx.save_for_backward(value, offsets, logits, reference, ratios)
-        return _fused(value, shapes, offsets, logits, reference, ratios, margin)
+        return _fused(value, shapes, offsets, logits, reference, ratios, margin, inside)
 
     @staticmethod
     @once_differentiable
@@ -172,9 +177,10 @@ class _FusedAttention(torch.autograd.Function):
         tensors = ctx.saved_tensors
         pixels, raw, weights, place, ratios, up = (x.detach().float().contiguous().numpy() for x in (*tensors, grad))
         threads = torch.get_num_threads()
-        arrays = fused_backward(pixels, levels, raw, weights, place, ratios, ctx.margin or 0.0, up, threads)
+        places = raw, weights, place, ratios, ctx.margin or 0.0
+        arrays = fused_backward(pixels, levels, *places, up, threads, inside=ctx.inside)
         grads = [torch.from_numpy(a).to(x.dtype) for a, x in zip(arrays, tensors[:3], strict=True)]
-        return grads[0], None, grads[1], grads[2], None, None, None
+        return grads[0], None, grads[1], grads[2], None, None, None, None
 
 
 class _NumbaAttention(torch.autograd.Function):

@@ -61,6 +61,8 @@ def fused(
     ratios: NDArray[np.float32],
     margin: float,
     threads: int,
+    *,
+    inside: bool = False,
 ) -> NDArray[Any]:
     """``forward`` with locations and weights made where they are used: at inference this saves half the time.
 
@@ -72,6 +74,7 @@ def fused(
         reference: (B, Q, 2) points or (B, Q, 4) cxcywh boxes, fractions of each image's valid region.
         ratios: (B, L, 2) share of each level's map that is valid.
         margin: above 0, offsets go through tanh and reach this many times the box's half side; 0: stock.
+        inside: clamp points to the outermost pixel centres of their level, instead of reading zeros beyond.
 
     Returns:
         (B, Q, H, D).
@@ -84,7 +87,7 @@ def fused(
     batch, queries, heads = logits.shape[:3]
     out = np.empty((batch, queries, heads, value.shape[3]), value.dtype)
     if out.size:
-        arrays = (value, shapes, offsets, logits, reference, ratios, np.float32(margin), out)
+        arrays = (value, shapes, offsets, logits, reference, ratios, np.float32(margin), np.float32(inside), out)
         _run(fused_kernel, arrays, batch * queries, _useful_threads(value, logits, threads))
     return out
 
@@ -118,13 +121,15 @@ def fused_backward(
     margin: float,
     grad: NDArray[np.float32],
     threads: int,
+    *,
+    inside: bool = False,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
     """Gradients of value, offsets and logits, given ``grad`` (B, Q, H, D) of the result of ``fused``."""
     locations, weights = np.empty_like(offsets), np.empty_like(logits)
     if not grad.size:
         return np.zeros_like(value), np.zeros_like(offsets), np.zeros_like(logits)
     queries, useful = logits.shape[0] * logits.shape[1], _useful_threads(value, logits, threads)
-    fixed = (shapes, reference, ratios, np.float32(margin))
+    fixed = (shapes, reference, ratios, np.float32(margin), np.float32(inside))
     _run(prepare_kernel, (offsets, logits, *fixed, locations, weights), queries, useful)
     of_value, of_locations, of_weights = backward(value, shapes, locations, weights, grad, threads)
     _run(finish_kernel, (offsets, weights, *fixed, of_locations, of_weights), queries, useful)

@@ -65,7 +65,7 @@ def forward_kernel(lanes, value, shapes, locations, weights, out, start, stop): 
 
 
 def fused_kernel(  # type: ignore[no-untyped-def]
-    lanes, value, shapes, offsets, logits, reference, ratios, margin, out, start, stop
+    lanes, value, shapes, offsets, logits, reference, ratios, margin, inside, out, start, stop
 ):
     """As ``forward_kernel``, from what the linear layers return; see ``fused``. A channel here may be a pair.
 
@@ -93,7 +93,7 @@ def fused_kernel(  # type: ignore[no-untyped-def]
             first = (b * pixels * heads + h) * channels
             highest, together = maximum(raw, count), np.float32(0)
             for group in range(groups):
-                together += _find_corners(table, places, raw, group, highest, weights, corners)
+                together += _find_corners(table, places, raw, group, highest, inside, weights, corners)
                 if group == groups - 1 and item * heads + h + 1 < stop * heads:
                     # Of the next head already: numbers just written one by one cannot yet be read as a register.
                     _lay_offsets(offsets, logits, (item * heads + h + 1) * count, count, margin, table, raw)
@@ -156,10 +156,11 @@ def _lay_offsets(offsets, logits, start, count, margin, table, raw):  # type: ig
 
 
 @_njit(forceinline=True, **OPTIONS)
-def _find_corners(table, places, raw, group, highest, weights, corners):  # type: ignore[no-untyped-def]
-    """Weight and pixel of the four corners of each point of a group; one outside its level has weight 0.
+def _find_corners(table, places, raw, group, highest, inside, weights, corners):  # type: ignore[no-untyped-def]
+    """Weight and pixel of the four corners of each point of a group.
 
-    The weights are those of a softmax but for a factor, their sum, which is returned.
+    ``inside`` = 0: a corner outside its level has weight 0; 1: points are clamped to its outermost pixel centres. The
+    weights are those of a softmax but for a factor, their sum, which is returned.
     """
     zero, one = np.float32(0), np.float32(1)
     together = zero
@@ -169,10 +170,11 @@ def _find_corners(table, places, raw, group, highest, weights, corners):  # type
         x = get(table, at + _CENTRE) + get(table, at + _OFFSET) * get(table, at + _REACH)
         at += _GROUP
         y = get(table, at + _CENTRE) + get(table, at + _OFFSET) * get(table, at + _REACH)
-        x = x if x > -one else -one  # NaN too; there, and at the width, every corner's weight is 0
-        y = y if y > -one else -one
-        x = x if x < width else width
-        y = y if y < height else height
+        # NaN too. With inside = 0 the bounds are -1 and the width, where every corner's weight is 0.
+        x = x if x > inside - one else inside - one
+        y = y if y > inside - one else inside - one
+        x = x if x < width - inside else width - inside
+        y = y if y < height - inside else height - inside
         left, top = np.floor(x), np.floor(y)
         right, low = x - left, y - top
         factor = exp(get(raw, group * _GROUP + i) - highest)
@@ -244,7 +246,7 @@ def backward_kernel(  # type: ignore[no-untyped-def]
 
 
 def prepare_kernel(  # type: ignore[no-untyped-def]
-    lanes, offsets, logits, shapes, reference, ratios, margin, locations, weights, start, stop
+    lanes, offsets, logits, shapes, reference, ratios, margin, inside, locations, weights, start, stop
 ):
     """Write what ``fused_kernel`` makes on its way, for the queries start <= b * Q + q < stop."""
     real = offsets.dtype.type
@@ -270,12 +272,12 @@ def prepare_kernel(  # type: ignore[no-untyped-def]
                     dx, dy = offsets[b, q, h, level, p, 0], offsets[b, q, h, level, p, 1]
                     if margin > 0:
                         dx, dy = tanh(dx), tanh(dy)
-                    locations[b, q, h, level, p, 0] = x + dx * reach_x
-                    locations[b, q, h, level, p, 1] = y + dy * reach_y
+                    locations[b, q, h, level, p, 0] = _inside(x + dx * reach_x, shapes[level, 1], inside)
+                    locations[b, q, h, level, p, 1] = _inside(y + dy * reach_y, shapes[level, 0], inside)
 
 
 def finish_kernel(  # type: ignore[no-untyped-def]
-    lanes, offsets, weights, shapes, reference, ratios, margin, grad_locations, grad_weights, start, stop
+    lanes, offsets, weights, shapes, reference, ratios, margin, inside, grad_locations, grad_weights, start, stop
 ):
     """Turn gradients of locations and weights into those of offsets and logits, in place; queries as above."""
     real = offsets.dtype.type
@@ -296,16 +298,21 @@ def finish_kernel(  # type: ignore[no-untyped-def]
                 for p in range(points):
                     mean += weights[b, q, h, level, p] * grad_weights[b, q, h, level, p]
             for level in range(levels):
+                x, y = reference[b, q, 0] * ratios[b, level, 0], reference[b, q, 1] * ratios[b, level, 1]
                 reach_x, reach_y = reach[level, 0], reach[level, 1]
                 for p in range(points):
                     weight = weights[b, q, h, level, p]
                     grad_weights[b, q, h, level, p] = weight * (grad_weights[b, q, h, level, p] - mean)
                     slope_x, slope_y = reach_x, reach_y
+                    dx, dy = offsets[b, q, h, level, p, 0], offsets[b, q, h, level, p, 1]
                     if margin > 0:
-                        dx, dy = tanh(offsets[b, q, h, level, p, 0]), tanh(offsets[b, q, h, level, p, 1])
+                        dx, dy = tanh(dx), tanh(dy)
                         slope_x, slope_y = reach_x * (real(1) - dx * dx), reach_y * (real(1) - dy * dy)
-                    grad_locations[b, q, h, level, p, 0] *= slope_x
-                    grad_locations[b, q, h, level, p, 1] *= slope_y
+                    # A point that was clamped does not move with its offset.
+                    x_moves = _inside(x + dx * reach_x, shapes[level, 1], inside) == x + dx * reach_x
+                    y_moves = _inside(y + dy * reach_y, shapes[level, 0], inside) == y + dy * reach_y
+                    grad_locations[b, q, h, level, p, 0] *= slope_x if x_moves else real(0)
+                    grad_locations[b, q, h, level, p, 1] *= slope_y if y_moves else real(0)
 
 
 @_njit(**OPTIONS)
@@ -345,6 +352,16 @@ def _softmax(logits, start, factors):  # type: ignore[no-untyped-def]
         factors[i] = exp(factors[i] - highest)
         total += factors[i]
     return np.float32(1) / total
+
+
+@_njit(**OPTIONS)
+def _inside(fraction, size, inside):  # type: ignore[no-untyped-def]
+    """A coordinate, with ``inside`` = 1 clamped to the centres of the first and the last pixel of a level."""
+    if inside <= 0:
+        return fraction
+    edge = np.float32(0.5) / np.float32(size)
+    low = fraction if fraction > edge else edge
+    return low if low < np.float32(1) - edge else np.float32(1) - edge
 
 
 @_njit(**OPTIONS)

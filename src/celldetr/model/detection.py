@@ -19,10 +19,11 @@ from torch.nn import functional
 from celldetr.config import ModelConfig
 from celldetr.model.dropout import Dropout
 from celldetr.model.geometry import geometry
-from celldetr.model.layers import MLP, DeformableAttention, FeedForward, lowered
+from celldetr.model.layers import MLP, DeformableAttention, FeedForward, at_least_single, lowered
 from celldetr.model.memory import Memory
 from celldetr.model.near_attention import Neighbours, near_attention
 
+LEARNED_SIZE_LOGIT = -2.0  # of the first width and height of a learned query
 PRIOR_LOGIT = -math.log(99)  # an untrained query is a nucleus with probability 1 %
 QUERY_STEP = 128  # numbers of queries differ by this: processors prepare for each anew, and keep it
 
@@ -117,7 +118,11 @@ class DetectionLayer(nn.Module):
         self.self_attention = SelfAttention(config.d_model, config.heads)
         self.self_norm = nn.LayerNorm(config.d_model)
         self.cross_attention = DeformableAttention(
-            config.d_model, config.heads, len(config.encoder_strides), config.points, offset_start="stock"
+            config.d_model,
+            config.heads,
+            len(config.encoder_strides),
+            config.points,
+            inside=config.border == "replicate",
         )
         self.cross_norm = nn.LayerNorm(config.d_model)
         self.dropout = Dropout(config.dropout)
@@ -151,12 +156,12 @@ class BoxHead(nn.Module):
             nn.init.zeros_(parameter)
 
     def score(self, content: Tensor) -> Tensor:
-        """(B, Q, d) -> logits (B, Q), float32."""
-        return self.objectness(content)[..., 0].float()
+        """(B, Q, d) -> logits (B, Q), float32 at least."""
+        return at_least_single(self.objectness(content)[..., 0])
 
     def correct(self, content: Tensor) -> Tensor:
-        """(B, Q, d) -> corrections (B, Q, 4), float32."""
-        return self.box(content).float()
+        """(B, Q, d) -> corrections (B, Q, 4), float32 at least."""
+        return at_least_single(self.box(content))
 
     def forward(self, content: Tensor) -> tuple[Tensor, Tensor]:
         """(B, Q, d) -> logits and corrections."""
@@ -220,7 +225,7 @@ class LearnedQueries(nn.Module):
     def forward(self, batch: int) -> Queries:
         """The same queries for every image of a batch."""
         position, content = self.table.weight.expand(batch, -1, -1).chunk(2, dim=-1)
-        return Queries(content, self.reference(position).float().sigmoid(), position)
+        return Queries(content, at_least_single(self.reference(position)).sigmoid(), position)
 
     def at(self, boxes: Tensor, memory: Memory) -> Queries:
         """Queries that start at the centres of ``boxes`` (B, M, 4): each is the learned one whose place is nearest."""
@@ -301,6 +306,11 @@ class DetectionDecoder(nn.Module):
         self.queries = LearnedQueries(config) if config.queries == "learned" else SelectedQueries(config)
         self.layers = nn.ModuleList(DetectionLayer(config) for _ in range(config.detection_layers))
         self.heads = nn.ModuleList(BoxHead(config.d_model) for _ in range(config.detection_layers))
+        if config.queries == "learned":
+            # A learned query is a point: its first width and height are sigmoid(-2) = 12 % of the image (Deformable
+            # DETR), 30 px of 256. Without it they would be half of the image.
+            with torch.no_grad():
+                cast(nn.Linear, cast(BoxHead, self.heads[0]).box.layers[-1]).bias[2:] = LEARNED_SIZE_LOGIT
         if config.queries == "selected":
             self.position = MLP(2 * config.d_model, config.d_model, config.d_model, layers=2)
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
 from celldetr.errors import InputError
-
-Precision = Literal["auto", "32", "bf16"]
 
 
 def pick_device(device: str = "auto") -> torch.device:

@@ -17,7 +17,11 @@ class EncoderLayer(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.attention = DeformableAttention(
-            config.d_model, config.heads, len(config.encoder_strides), config.points, offset_start="stock"
+            config.d_model,
+            config.heads,
+            len(config.encoder_strides),
+            config.points,
+            inside=config.border == "replicate",
         )
         self.norm = nn.LayerNorm(config.d_model)
         self.dropout = Dropout(config.dropout)
@@ -30,7 +34,7 @@ class EncoderLayer(nn.Module):
 
         Args:
             memory: tokens so far.
-            position: (B, S, d) positional encoding of the tokens, level embedding included.
+            position: (B | 1, S, d) positional encoding of the tokens, level embedding included.
             centres: (B, S, 2) reference points.
         """
         tokens = memory.tokens
@@ -47,17 +51,18 @@ class Encoder(nn.Module):
         self.level_embedding = nn.Parameter(torch.randn(len(config.encoder_strides), config.d_model) * 0.02)
         self.dropout = Dropout(config.dropout)
 
-    def forward(self, memory: Memory, position: Tensor) -> Memory:
+    def forward(self, memory: Memory, position: Tensor | None) -> Memory:
         """Mix the tokens.
 
         Args:
             memory: projected backbone features.
-            position: (B, S, d) encoding of each token's place, without its level.
+            position: (B, S, d) encoding of each token's place, without its level; None: offsets depend on content only.
         """
         level = torch.cat(
             [row.expand(h * w, -1) for row, (h, w) in zip(self.level_embedding, memory.shapes, strict=True)]
-        )
-        position, centres = (position + level).to(memory.tokens.dtype), memory.centres()
+        )[None]
+        position = (level if position is None else position + level).to(memory.tokens.dtype)
+        centres = memory.centres()
         memory = memory.with_tokens(self.dropout(memory.tokens))
         for layer in self.layers:
             memory = layer(memory, position, centres)

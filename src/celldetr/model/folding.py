@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
+from celldetr.model.borders import ReplicateConv2d
+
 if TYPE_CHECKING:
     from celldetr.model.backbone import Backbone
 
@@ -73,6 +75,18 @@ class FoldedConvolution(nn.Module):
                 "",
             ),
         )
+
+
+class ReplicatedConvolution(nn.Module):
+    """A convolution without padding, on an image whose edges are repeated first (``ReplicateConv2d``)."""
+
+    def __init__(self, convolution: ReplicateConv2d, folded: FoldedConvolution) -> None:
+        super().__init__()
+        self.pad, self.folded = convolution.pad, folded
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C', H', W')."""
+        return cast(Tensor, self.folded(self.pad(x)))
 
 
 class SameConvolution(nn.Module):
@@ -179,6 +193,8 @@ def _replace(backbone: Backbone, norm: nn.BatchNorm2d, convolution: nn.Conv2d) -
     new: nn.Module = FoldedConvolution(plain, activation)
     if type(convolution).__name__ == "Conv2dSame":
         new = SameConvolution(FoldedConvolution(plain, activation))
+    elif isinstance(convolution, ReplicateConv2d):
+        new = ReplicatedConvolution(convolution, FoldedConvolution(plain, activation))
     elif type(convolution) is not nn.Conv2d:
         return
     names = {module: name for name, module in backbone.named_modules()}

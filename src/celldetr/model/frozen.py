@@ -14,10 +14,12 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
+from timm.layers.conv2d_same import Conv2dSame
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
+from celldetr.model.borders import ReplicateConv2d
 from celldetr.model.folding import FUSED, onednn_runs, pairs
 
 Pair = tuple[int, int]
@@ -66,6 +68,8 @@ class FrozenConvolution(nn.Module):
             scale = scale if norm.weight is None else scale * norm.weight
             shift = -cast(Tensor, norm.running_mean) * scale
             shift = shift if norm.bias is None else shift + norm.bias
+        if isinstance(convolution, ReplicateConv2d):  # which has no padding of its own
+            x = convolution.pad(x)
         weight = convolution.weight * scale[:, None, None, None]
         bias = shift if convolution.bias is None else convolution.bias * scale + shift
         before, after = _padding(convolution, x)
@@ -158,7 +162,7 @@ def _extra(plan: Plan) -> list[int]:
 
 def _padding(convolution: nn.Conv2d, x: Tensor) -> tuple[Pair, Pair]:
     """Zeros before and after the image, along y and x; timm's ``Conv2dSame`` pads as TensorFlow does."""
-    if type(convolution) is nn.Conv2d:
+    if not isinstance(convolution, Conv2dSame):
         even = cast(Pair, convolution.padding)
         return even, even
     before, after = [], []
@@ -190,4 +194,4 @@ def with_frozen_batchnorm(body: nn.Module) -> nn.Module:
 
 def _understood(convolution: nn.Conv2d) -> bool:
     plain = type(convolution) is nn.Conv2d and not isinstance(convolution.padding, str)
-    return plain or type(convolution).__name__ == "Conv2dSame"
+    return plain or isinstance(convolution, Conv2dSame | ReplicateConv2d)

@@ -20,12 +20,12 @@ from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
 
 from celldetr.boxes import cxcywh_to_xyxy
-from celldetr.config import ModelConfig
+from celldetr.config import ModelConfig, Precision
 from celldetr.errors import InputError
 from celldetr.model.celldetr import CellDETR, Memories, Representations
 from celldetr.model.cpu_caches import limit_caches
 from celldetr.model.detection import DetectionOutput, SelectedQueries
-from celldetr.model.device import Precision, in_bf16
+from celldetr.model.device import in_bf16
 from celldetr.model.folding import fold_batchnorm
 from celldetr.model.nms import distinct
 from celldetr.model.orientations import Orientation, merge, orientations

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
-from typing import Literal, cast
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from celldetr.model.deformable import deformable_attention, deformable_attention_fused
 from celldetr.model.dropout import Dropout
-from celldetr.model.memory import Memory, as_tensor
+from celldetr.model.memory import Memory, as_tensor, clamp_inside
 
 OffsetStart = Literal["interior", "released", "stock"]
 
@@ -21,6 +21,11 @@ def lowered(x: Tensor) -> Tensor:
     """``x`` as autocast will want it for linear layers: where several read it, it is converted once and not by each."""
     kind = x.device.type
     return x.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else x
+
+
+def at_least_single(x: Tensor) -> Tensor:
+    """``x`` in float32 at least: half precision cannot hold a location to a pixel; float64 stays float64."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 class MLP(nn.Module):
@@ -83,9 +88,19 @@ class DeformableAttention(nn.Module):
         *,
         margin: float | None = None,
         offset_start: OffsetStart = "stock",
+        inside: bool = False,
     ) -> None:
-        """Create the projections; ``margin=None`` leaves the attention unconstrained."""
+        """Create the projections.
+
+        Args:
+            d_model, heads, levels, points: sizes.
+            margin: of constrained boxes; None: unconstrained.
+            offset_start: how the offsets begin.
+            inside: points beyond a level read its nearest pixel (``grid_sample``'s border padding) instead of zeros,
+                which would mark the image's border in what is read.
+        """
         super().__init__()
+        self.inside = inside
         self.heads, self.levels, self.points, self.margin = heads, levels, points, margin
         self.fused = True  # on a CPU, the kernel also makes locations and weights
         self.value_proj = nn.Linear(d_model, d_model)
@@ -127,20 +142,22 @@ class DeformableAttention(nn.Module):
         """
         batch, queries, _ = query.shape
         shape = (batch, queries, self.heads, self.levels, self.points, 2)
-        offsets = self.sampling_offsets(query).float().view(shape)
+        offsets = at_least_single(self.sampling_offsets(query)).view(shape)
         centre = reference[:, :, None, None, None, :2]
         ratios = memory.ratios[:, None, None, :, None, :]  # (B, 1, 1, L, 1, 2)
+        cells = as_tensor([(w, h) for h, w in memory.shapes], like=offsets)[None, None, None, :, None, :]
         if reference.shape[-1] == 2:
-            cells = as_tensor([(w, h) for h, w in memory.shapes], like=offsets)
-            return centre * ratios + offsets / cells[None, None, None, :, None, :]
-        half = reference[:, :, None, None, None, 2:] / 2
-        reach = offsets / self.points if self.margin is None else self.margin * torch.tanh(offsets)
-        return (centre + reach * half) * ratios
+            locations = centre * ratios + offsets / cells
+        else:
+            half = reference[:, :, None, None, None, 2:] / 2
+            reach = offsets / self.points if self.margin is None else self.margin * torch.tanh(offsets)
+            locations = (centre + reach * half) * ratios
+        return clamp_inside(locations, cells) if self.inside else locations
 
     def weights(self, query: Tensor) -> Tensor:
         """How much each sampled point counts: (B, Q, d) -> (B, Q, heads, L, P) float32, each head's sum being 1."""
-        logits = self.attention_weights(query).float().view(*query.shape[:2], self.heads, -1)
-        return cast(Tensor, logits.softmax(-1).view(*query.shape[:2], self.heads, self.levels, self.points))
+        logits = at_least_single(self.attention_weights(query)).view(*query.shape[:2], self.heads, -1)
+        return logits.softmax(-1).view(*query.shape[:2], self.heads, self.levels, self.points)
 
     def forward(self, query: Tensor, reference: Tensor, memory: Memory) -> Tensor:
         """Sample the memory around each query's reference.
@@ -156,7 +173,7 @@ class DeformableAttention(nn.Module):
         batch, queries, d_model = query.shape
         query = lowered(query)
         value = self.value_proj(memory.tokens)
-        if memory.padding is not None:
+        if memory.padding is not None and not self.inside:
             value = value.masked_fill(memory.padding[..., None], 0.0)
         value = value.view(batch, -1, self.heads, d_model // self.heads)
         on_cpu = value.device.type == "cpu" and value.dtype != torch.float64
@@ -166,7 +183,7 @@ class DeformableAttention(nn.Module):
             offsets, logits = self.sampling_offsets(query).view(*raw, 2), self.attention_weights(query).view(raw)
             margin = self.margin if reference.shape[-1] == 4 else None
             sampled = deformable_attention_fused(
-                value, memory.shapes, offsets, logits, reference, memory.ratios, margin
+                value, memory.shapes, offsets, logits, reference, memory.ratios, margin, inside=self.inside
             )
             return self.output_proj(sampled.to(query.dtype))
         locations, weights = self.locations(query, reference, memory), self.weights(query)

@@ -21,6 +21,11 @@ def as_tensor(pairs: Sequence[Sequence[int]], like: Tensor) -> Tensor:
     return like.new_tensor(pairs)
 
 
+def clamp_inside(locations: Tensor, cells: Tensor) -> Tensor:
+    """(..., 2) points, fractions of a level's map of ``cells`` (w, h), moved to its outermost pixel centres."""
+    return locations.clamp(0.5 / cells, 1 - 0.5 / cells)
+
+
 @dataclass(frozen=True)
 class Memory:
     """Tokens of L feature levels of a batch, finest level first, each level row by row.

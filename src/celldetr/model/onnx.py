@@ -108,7 +108,7 @@ def export_onnx(
     if target.is_dir() or target.suffix.lower() != ".onnx":
         raise InputError(f"{target}: expected the name of a file that ends in .onnx")
     if target.exists() and not overwrite:
-        raise InputError(f"{target}: exists already; choose another name or overwrite it (--overwrite)")
+        raise InputError(f"{target}: exists already; choose another name or overwrite it (`overwrite=True`)")
     with output_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
     module = AllQueries(copy.deepcopy(network)).eval().cpu()  # the caller's may be in training, or on a GPU

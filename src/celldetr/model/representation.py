@@ -22,7 +22,11 @@ from celldetr.model.memory import Memory
 
 
 class BoxEncoding(nn.Module):
-    """A box as a pair: content from its size (and its place, unless ``decoupled``), position from its place."""
+    """A box as content, from its size (and its place, unless ``decoupled``), and position, from its place or none.
+
+    Sampling points are relative to the box whatever the position is, so a query needs none to look at its cell. The
+    paper adds a projection of (x, y) (``query_position="absolute"``), through which the place steers the attention.
+    """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -31,7 +35,7 @@ class BoxEncoding(nn.Module):
         inputs = config.d_model if self.sine else 2
         self.decoupled = config.decoupled
         self.content = nn.Linear(inputs if config.decoupled else 2 * inputs, config.d_model)
-        self.position = nn.Linear(inputs, config.d_model)
+        self.position = nn.Linear(inputs, config.d_model) if config.query_position == "absolute" else None
 
     def forward(self, boxes: Tensor, sizes: Tensor, origin: Tensor | None) -> tuple[Tensor, Tensor]:
         """Encode boxes.
@@ -42,7 +46,7 @@ class BoxEncoding(nn.Module):
             origin: (B, 2) pixel coordinates of the images' corners, or None.
 
         Returns:
-            content (B, N, d) and position (B, N, d).
+            content (B, N, d) and position (B, N, d), zeros where there is none.
         """
         place, size = boxes.split(2, dim=-1)
         if self.sine:
@@ -52,7 +56,8 @@ class BoxEncoding(nn.Module):
         else:
             where = self.geometry.linear(place, sizes, origin)
             what = self.geometry.linear(size, sizes)
-        return self.content(what if self.decoupled else torch.cat([where, what], dim=-1)), self.position(where)
+        content = self.content(what if self.decoupled else torch.cat([where, what], dim=-1))
+        return content, torch.zeros_like(content) if self.position is None else self.position(where)
 
 
 class RepresentationLayer(nn.Module):
@@ -69,6 +74,7 @@ class RepresentationLayer(nn.Module):
             config.points,
             margin=config.margin if config.constrained else None,
             offset_start=config.offset_start if config.constrained else "stock",
+            inside=config.border == "replicate",
         )
         self.norm = nn.LayerNorm(config.d_model)
         self.dropout = Dropout(config.dropout)

@@ -72,7 +72,7 @@ class Finetuning:
         }
         recipe = load_recipe(self.recipe, [f"training.seed={seed}"], data)
         if recipe.training.objective != "supervised" or not recipe.training.learns_types:
-            raise InputError(f"--finetune {self.recipe}: teaches no types; name a recipe that does, e.g. finetune-all")
+            raise InputError(f"`finetune={self.recipe}`: teaches no types; name a recipe that does, e.g. finetune-all")
         settings = recipe.training.model_copy(update={"hold_out": recipe.training.hold_out or HOLD_OUT})
         return recipe.model_copy(update={"training": settings})
 

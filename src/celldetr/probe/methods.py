@@ -103,7 +103,7 @@ def methods(model: str, against: Sequence[str], device: str = "auto", seeds: int
         found.append(_checkpoint(name, titles[name], device, seeds) if known else _method(name, config, where))
     names = [method.file_name for method in found]
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise InputError(f"--against {twice[0]}: is there twice; name each row once, and the model not again")
+        raise InputError(f"`against={twice[0]}`: is there twice; name each row once, and the model not again")
     return found
 
 
@@ -116,7 +116,7 @@ def _check_names(against: Sequence[str]) -> None:
             find_model(_of_seed(name, 0))
         except InputError as error:
             rows = "crops, crops-N (crops-128, say), pooled, handmade, random, imagenet"
-            raise InputError(f"--against {name}: none of {rows}, and no model ({error})") from None
+            raise InputError(f"`against={name}`: none of {rows}, and no model ({error})") from None
 
 
 def _method(name: str, config: ModelConfig, where: torch.device) -> Method:
@@ -128,7 +128,7 @@ def _method(name: str, config: ModelConfig, where: torch.device) -> Method:
     if name.startswith("crops"):
         size = int(name[6:] or CROP_PX)
         if not 32 <= size <= LARGEST_CROP:
-            raise InputError(f"--against {name}: crops are enlarged to 32 to {LARGEST_CROP} px, e.g. crops-128")
+            raise InputError(f"`against={name}`: crops are enlarged to 32 to {LARGEST_CROP} px, e.g. crops-128")
         enlarged = "" if size == CROP_PX else f", enlarged to {size} px"
         about = f"crops of {CROP_PX} px{enlarged}, EfficientNet-Lite0 of ImageNet"
         identity = f"crops 1 {size} {config.mpp:g}"
@@ -146,7 +146,7 @@ def _method(name: str, config: ModelConfig, where: torch.device) -> Method:
 
 def _check_lite0(name: str, config: ModelConfig) -> None:
     if config.backbone != LITE0:
-        raise InputError(f"--against {name}: weights are at hand for {LITE0} only, the model has {config.backbone}")
+        raise InputError(f"`against={name}`: weights are at hand for {LITE0} only, the model has {config.backbone}")
 
 
 def _of_seed(name: str, seed: int) -> str:

@@ -135,4 +135,4 @@ def read_row(path: Path) -> Row | None:
         values |= {name: np.array(values[name], np.float64) for name in ("retrieval", "leak")}
         return Row(**values | {"cells": tuple(values["cells"])})
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise InputError(f"{path}: not a row of a probe ({error}); run again with --overwrite") from None
+        raise InputError(f"{path}: not a row of a probe ({error}); run again with `overwrite=True`") from None

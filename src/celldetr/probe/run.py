@@ -20,12 +20,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 from threadpoolctl import threadpool_limits
 
-from celldetr.config import DataSource
+from celldetr.config import DataSource, ProbeOptions
 from celldetr.data.autocard import find_card
 from celldetr.data.sources import rescale
 from celldetr.errors import InputError
 from celldetr.io.files import output_errors, read_json, replacing, write_json
-from celldetr.io.resume import differences
+from celldetr.io.run_folder import differences
 from celldetr.model.device import pick_device
 from celldetr.probe.finetuning import Finetuning, check_recipes, with_finetuning
 from celldetr.probe.methods import Embed, Method, methods
@@ -53,15 +53,8 @@ def probe(
     model: str,
     dataset: str,
     out: Path,
+    options: ProbeOptions | None = None,
     *,
-    train_split: str = "train",
-    test_split: str = "test",
-    against: tuple[str, ...] = (),
-    seeds: int = 3,
-    train_images: int | None = None,
-    types: tuple[str, ...] = (),
-    mpp: float | None = None,
-    finetune: str = "",
     device: str = "auto",
     resume: bool = False,
     overwrite: bool = False,
@@ -74,14 +67,7 @@ def probe(
         model: name or folder of a checkpoint; ``$seed`` in it stands for 0 to ``seeds`` - 1.
         dataset: name or path of a card, or a folder of labels.
         out: folder for everything.
-        train_split: what classifiers learn from; all that is chosen is chosen on it.
-        test_split: what is reported.
-        against: what to compare with, see ``methods``.
-        seeds: of folds, draws of labels and random weights.
-        train_images: use so many images of the training split; None: all.
-        types: look at cells of these types only; empty: at all.
-        mpp: of the images, instead of what they or their card say.
-        finetune: recipe by which networks are fine-tuned as well, see ``Finetuning``; "": they are not.
+        options: splits, rows to compare with (``methods``) and the like.
         device: where networks run.
         resume: keep rows and vectors that are in ``out``, if they were measured on the same cells.
         overwrite: begin anew in a folder that is not empty.
@@ -94,15 +80,11 @@ def probe(
     Raises:
         InputError: wrong data, models or settings, or ``out`` holds something else.
     """
-    if seeds < 1:
-        raise InputError(f"--seeds {seeds}: expected 1 or more")
-    if finetune and train_images is not None:
-        raise InputError("--finetune takes the whole training split: leave out --train-images, or name a smaller split")
-    chosen = methods(model, against, device, seeds)
-    card = find_card(dataset, mpp)
-    if train_split == test_split:
-        raise InputError(f"--train-split and --test-split are both {test_split!r}; choose two splits that share nobody")
-    train, test = read_splits(card, train_split, test_split, train_images, types=types)
+    options = options or ProbeOptions()
+    train_split, test_split, seeds = options.train_split, options.test_split, options.seeds
+    chosen = methods(model, options.against, device, seeds)
+    card = find_card(dataset, options.mpp)
+    train, test = read_splits(card, train_split, test_split, options.train_images, types=options.types)
     context = Context(
         dataset=card.name,
         train_split=train_split,
@@ -115,9 +97,10 @@ def probe(
         derived_boxes=any(sample.derived_boxes for sample in test.samples),
     )
     kept = {name: name if name in context.type_names else "" for name in card.type_names}
-    source = DataSource(card=dataset, split=train_split, mpp=mpp, types=kept)
-    tuning = Finetuning(finetune, source, context.type_names, seeds, device, listen) if finetune else None
-    if tuning:
+    source = DataSource(card=dataset, split=train_split, mpp=options.mpp, types=kept)
+    tuning = None
+    if options.finetune:
+        tuning = Finetuning(options.finetune, source, context.type_names, seeds, device, listen)
         check_recipes(tuning, chosen)
     _prepare(out, context.settings(), resume, overwrite)
     images = len(train.samples) + len(test.samples)
@@ -151,9 +134,9 @@ def _prepare(out: Path, settings: dict[str, Any], resume: bool, overwrite: bool)
             for part in ("rows", "embeddings", "finetuned"):
                 shutil.rmtree(out / part, ignore_errors=True)
         elif not resume:
-            raise InputError(f"{out}: holds a probe already; add --resume to keep its rows, or --overwrite")
+            raise InputError(f"{out}: holds a probe already; add `resume=True` to keep its rows, or `overwrite=True`")
         elif wrong := differences(earlier, settings):
-            raise InputError(f"{out}: was measured with {'; '.join(wrong)}; choose another folder, or add --overwrite")
+            raise InputError(f"{out}: was measured with {'; '.join(wrong)}; choose another folder, or `overwrite=True`")
     with output_errors(out):
         for part in ("rows", "embeddings"):
             (out / part).mkdir(parents=True, exist_ok=True)

@@ -80,9 +80,9 @@ def read_splits(
         InputError: wrong data, an unknown type, fewer than two types, a cell in both splits.
     """
     if wrong := [name for name in types if name not in card.type_names]:
-        raise InputError(f"--type {wrong[0]}: dataset {card.name!r} has the types {', '.join(card.type_names)}")
+        raise InputError(f"`types={wrong[0]}`: dataset {card.name!r} has the types {', '.join(card.type_names)}")
     if train_images is not None and train_images < 1:
-        raise InputError(f"--train-images {train_images}: expected 1 or more")
+        raise InputError(f"`train_images={train_images}`: expected 1 or more")
     # Of a patch set those alone are decoded that are drawn.
     samples = PatchSet(card.directory(), train) if card.format == PATCHES else load_samples(card, train)
     chosen = np.sort(np.random.default_rng(seed).permutation(len(samples))[:train_images])

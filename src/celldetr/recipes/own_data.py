@@ -45,7 +45,8 @@ def own_sources(path: Path, mpp: float | None = None, mapping: dict[str, str] | 
         if count < FEWEST and not only_spots:
             raise InputError(
                 f"{train}: type {kind!r} has {count} labelled cell{'s' if count != 1 else ''}, expected at least"
-                f" {FEWEST}; label more of it, leave it out with --map {kind}=, or join it with --map {kind}=OTHER"
+                f" {FEWEST}; label more of it, leave it out with `mapping={kind}=`, or join it"
+                f" with `mapping={kind}=OTHER`"
             )
     if not types:
         raise InputError(f"{train}: no class is left as a type; it has {', '.join(map(repr, classes))}")

@@ -14,7 +14,7 @@ from PIL import Image
 from celldetr.slide.damage import read_around
 
 if TYPE_CHECKING:
-    from celldetr.slide.reader import SlideReader
+    from celldetr.slide.base_reader import SlideReader
 
 FIELD_UM = 32.0  # side of what a crop shows: a nucleus and its neighbourhood
 PIXELS = 112  # side of the picture inside the page

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from celldetr.cells.reader import CellTable
 
 if TYPE_CHECKING:
-    from celldetr.slide.reader import SlideReader
+    from celldetr.slide.base_reader import SlideReader
 
 
 def lookup(run: Any, *path: str) -> Any:

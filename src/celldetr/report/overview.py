@@ -23,7 +23,7 @@ from celldetr.report.marks import draw_cells, draw_roi, hatch
 from celldetr.slide.damage import read_around
 
 if TYPE_CHECKING:
-    from celldetr.slide.reader import SlideReader
+    from celldetr.slide.base_reader import SlideReader
 
 LONG_SIDE = 3000  # px
 LARGEST_ZOOM = 4.0  # a tile of 256 px becomes a picture of 1024; none is enlarged beyond half of LONG_SIDE

@@ -28,7 +28,7 @@ from celldetr.report.page import document, number, swatch
 from celldetr.report.statistics import DIAMETER_STEP, SCORE_STEP, Picks, Statistics, gather
 
 if TYPE_CHECKING:
-    from celldetr.slide.reader import SlideReader
+    from celldetr.slide.base_reader import SlideReader
 
 SUMMARY_NAME = "summary.html"
 EXAMPLES = 12  # crops a row

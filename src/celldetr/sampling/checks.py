@@ -41,5 +41,5 @@ def _sentence(slides: list[str], what: str) -> str:
     return (
         f"{', '.join(slides[:NAMED])}{more}: nuclei come out {what} in the median, where {LEAST:g} to {MOST:g} um are"
         f" to be expected; is the resolution right, or rather {likely} as many um per pixel? Check with set.png, and"
-        " give the right one with --mpp and --overwrite"
+        " give the right one with `mpp` and `overwrite=True`"
     )

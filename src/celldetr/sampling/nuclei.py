@@ -17,7 +17,7 @@ from celldetr.data.pseudo_boxes import pseudo_boxes
 from celldetr.data.readers.qupath_objects import SUFFIXES, Objects, read_objects
 from celldetr.errors import InputError
 from celldetr.io.safe_io import is_dir, is_file
-from celldetr.slide.reader import SlideReader
+from celldetr.slide.base_reader import SlideReader
 
 if TYPE_CHECKING:
     from celldetr.model.output import TileModel

@@ -11,7 +11,7 @@ import shapely
 from numpy.typing import NDArray
 
 from celldetr.data.sources import SAME_MPP
-from celldetr.slide.reader import SlideReader
+from celldetr.slide.base_reader import SlideReader
 from celldetr.slide.tissue import find_tissue
 
 

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from celldetr.data.augment import LUMA
+from celldetr.slide.base_reader import SlideReader
 from celldetr.slide.damage import read_around
-from celldetr.slide.reader import SlideReader
 from celldetr.slide.tissue import background, density10, ink
 
 FINE_UM, COARSE_UM = 0.5, 2.0  # sigma: detail below the first is lost first; between both are edges of nuclei

@@ -8,7 +8,7 @@ a shard writes what an uninterrupted one would have written.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -16,21 +16,22 @@ from typing import Any
 
 import numpy as np
 
-from celldetr.data.patch_set import PatchSetInfo, Position, SlideInfo
-from celldetr.data.patch_writer import PatchWriter, earlier_set
+from celldetr.data.patch_set import PatchSetInfo, Position, SlideInfo, read_info
+from celldetr.data.patch_writer import LAYOUT, PICTURE, PatchWriter
 from celldetr.data.sample import UNKNOWN
 from celldetr.data.shards import Patch
 from celldetr.errors import InputError
-from celldetr.io.files import output_errors
-from celldetr.io.lock import RunLock
+from celldetr.io.run_folder import RunFolder
 from celldetr.sampling.nuclei import Cut, NucleusSource, SlideNuclei
 from celldetr.sampling.options import SampleOptions
+from celldetr.sampling.picture import write_picture
 from celldetr.sampling.places import Places, find_places
 from celldetr.sampling.quality import glass_density, pen_share, sharpness
+from celldetr.slide.base_reader import SlideReader
 from celldetr.slide.damage import DamageError
 from celldetr.slide.find import Slide
 from celldetr.slide.pipeline import ahead, usable_threads
-from celldetr.slide.reader import SlideReader, open_slide
+from celldetr.slide.reader import open_slide
 
 BATCH = 8  # patches that a model sees together
 EMPTY, DAMAGED, BLURRED, PEN, FEW = "little tissue", "damaged", "blurred", "pen", "few nuclei"
@@ -87,9 +88,8 @@ def sample_slides(
     resume: bool = False,
     overwrite: bool = False,
     progress: Callable[[SamplingProgress], None] | None = None,
-    then: Callable[[], object] | None = None,
 ) -> PatchSetInfo:
-    """Cut patches from slides and write a patch set.
+    """Cut patches from slides and write a patch set, with a picture of some of them (``set.png``).
 
     Args:
         slides: which; a slide's own mpp wins.
@@ -102,7 +102,6 @@ def sample_slides(
         resume: go on with an interrupted run, or accept a finished one; where there is none, begin.
         overwrite: replace a set.
         progress: called after every batch.
-        then: called when the set is complete, while its folder is still held against other runs.
 
     Returns:
         Content of ``set.json``. A slide that could not be opened is in it with the reason, if there are others.
@@ -122,13 +121,12 @@ def sample_slides(
         "slides": [[slide.path.name, slide.mpp or mpp] for slide in slides],
         "licence": licence,
     }
-    earlier_set(out, made_with, resume=resume, overwrite=overwrite)  # mistakes are told before a folder is made
-    existed = out.exists()
-    with output_errors(out):
-        out.mkdir(parents=True, exist_ok=True)
-    try:
-        with RunLock(out):
-            info = earlier_set(out, made_with, resume=resume, overwrite=overwrite) or PatchSetInfo.begin(
+    folder = RunFolder(out, LAYOUT, {"made_with": made_with})
+    with folder.open(resume=resume, overwrite=overwrite):
+        if folder.record:
+            info = read_info(out)
+        else:
+            info = PatchSetInfo.begin(
                 mpp=patch_mpp,
                 px=options.px,
                 encoding=options.encoding,
@@ -136,16 +134,12 @@ def sample_slides(
                 licence=licence,
                 made_with=made_with,
             )
-            if info.status != "complete":
-                with PatchWriter(out, info, options.shard) as writer:
-                    info = _Run(slides, nuclei, options, mpp, writer, progress).go()
-            if then is not None:
-                then()
-            return info
-    finally:
-        if not existed:
-            with suppress(OSError):
-                out.rmdir()  # only succeeds if nothing was left in it
+        if not folder.is_finished:
+            with PatchWriter(out, info, options.shard) as writer:
+                info = _Run(slides, nuclei, options, mpp, writer, progress).go()
+        if not (out / PICTURE).is_file():
+            write_picture(out)
+        return info
 
 
 class _Run:
@@ -210,7 +204,7 @@ class _Run:
         if not places.grid:
             size = f"{reader.width} x {reader.height} px"
             side = f"{options.px * places.step[0]:.0f} x {options.px * places.step[1]:.0f} px there"
-            raise InputError(f"{reader.file}: {size}, smaller than a patch, which is {side}; choose a smaller --px")
+            raise InputError(f"{reader.file}: {size}, smaller than a patch, which is {side}; choose a smaller `px`")
         return places
 
     def _sample(self, index: int, first: int, tally: _Tally, look: _Look, found: SlideNuclei) -> None:

@@ -30,7 +30,7 @@ from celldetr.config import Config, Positive
 from celldetr.errors import InputError, SlowWarning
 from celldetr.io.files import output_errors, read_json, replacing, write_json
 from celldetr.io.lock import RunLock
-from celldetr.io.resume import check_modes
+from celldetr.io.run_folder import check_modes
 from celldetr.io.safe_io import is_file
 from celldetr.search.collection import Collection, Rows, SlideCells, find_cells, gather, sample_rows
 from celldetr.search.grouping import Assigner, Grouping, group, scanpy_module
@@ -140,7 +140,7 @@ def cluster_cells(
                 warnings.warn(_slow(len(vectors)), SlowWarning, stacklevel=2)
             grouping = group(vectors, options.resolution, options.neighbours, options.seed)
             if grouping.labels.max(initial=0) >= MOST:
-                raise InputError(f"--resolution {options.resolution:g}: gives more than {MOST:,} clusters; choose less")
+                raise InputError(f"`resolution={options.resolution:g}`: gives more than {MOST:,} clusters; choose less")
             _write_sample(out / SAMPLE, cells, rows, grouping, digest)
         about = {
             "digest": digest,
@@ -183,7 +183,7 @@ def _slow(count: int) -> str:
     """What there is to say of so many cells that are clustered themselves."""
     return (
         f"{count:,} cells are clustered themselves, and each is first compared with every other: that takes about "
-        f"{(count / FEW) ** 2:.0f} times as long as of {FEW:,}, and no progress is shown; with a smaller --sample the"
+        f"{(count / FEW) ** 2:.0f} times as long as of {FEW:,}, and no progress is shown; with a smaller `sample` the"
         " other cells join the clusters of these"
     )
 
@@ -217,14 +217,14 @@ def _check_earlier(cells: Collection, out: Path, digest: str, resume: bool, over
     if not resume and (there or run is not None):
         where = there[0].table.path.with_name(CLUSTERS) if there else out / ABOUT
         raise InputError(
-            f"{where}: exists already; --overwrite makes the clusters anew, --resume goes on with the same"
+            f"{where}: exists already; `overwrite=True` makes the clusters anew, `resume=True` goes on with the same"
         )
     for slide in there:
         about = clusters_about(slide.table.path)
         if about is not None and about.get("digest") != digest:
             raise InputError(
                 f"{slide.table.path.with_name(CLUSTERS)}: was made from other cells or with other options "
-                f"({json.dumps(about.get('options'))[:200]}); pass --overwrite to replace it"
+                f"({json.dumps(about.get('options'))[:200]}); pass `overwrite=True` to replace it"
             )
 
 

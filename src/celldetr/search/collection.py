@@ -82,7 +82,7 @@ class SlideCells:
             absent = [number for number, found in zip(ids, known[rows].tolist(), strict=True) if found != number]
         if absent:
             reach = f"cell_id goes from {low} to {high}" if len(known) else "it has no cells"
-            raise InputError(f"--cell {absent[0]}: there is no such cell on slide {self.name!r}; {reach}")
+            raise InputError(f"`cell={absent[0]}`: there is no such cell on slide {self.name!r}; {reach}")
         return rows
 
 
@@ -122,7 +122,7 @@ class Collection:
         for i, slide in enumerate(self.slides):
             if name in (slide.name, slide.table.slide):
                 return i
-        raise InputError(f"--slide {name!r}: no such slide; {near(name, (slide.name for slide in self.slides))}")
+        raise InputError(f"`slide={name!r}`: no such slide; {near(name, (slide.name for slide in self.slides))}")
 
 
 def _rows_a_block(dim: int) -> int:

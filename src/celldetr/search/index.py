@@ -260,7 +260,7 @@ def _read_centroids(path: Path, manifest: Manifest) -> NDArray[np.float32]:
             raise ValueError("not those that the lists were made with")
     except (OSError, ValueError, EOFError, SyntaxError, TypeError) as error:
         raise InputError(
-            f"{file}: is damaged or not of this index ({error}); make it anew with celldetr index --overwrite"
+            f"{file}: is damaged or not of this index ({error}); make it anew (celldetr index, `overwrite=True`)"
         ) from None
     return np.asarray(found)
 
@@ -282,7 +282,7 @@ class NeighbourIndex:
         manifest = read_manifest(path)
         models = {manifest.model, collection.model}
         if manifest.dim != collection.dim or (None not in models and len(models) > 1):
-            raise InputError(f"{path}: is of another model's embeddings; make it anew with celldetr index --overwrite")
+            raise InputError(f"{path}: holds another model's cells; make it anew (celldetr index, `overwrite=True`)")
         self._quantizer = ivf.quantizer_of(_read_centroids(path, manifest))
         known = {(segment.slide, segment.stamp): segment for segment in manifest.segments}
         names = {segment.slide for segment in manifest.segments}
@@ -292,7 +292,7 @@ class NeighbourIndex:
             if segment is None:
                 what = "has changed since then" if slide.name in names else "is not in the index"
                 raise InputError(
-                    f"{path}: is stale, slide {slide.name!r} {what}; run celldetr index again, or use --exact"
+                    f"{path}: is stale, slide {slide.name!r} {what}; run celldetr index again, or use `exact=True`"
                 )
             if segment.rows != slide.table.count:
                 raise InputError(f"{path / MANIFEST}: gives slide {slide.name!r} other cells; make the index anew")

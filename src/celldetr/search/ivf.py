@@ -44,7 +44,7 @@ def faiss_module() -> Any:
         import faiss
     except ImportError:
         raise InputError(
-            f"this needs faiss, which is not installed: {install(EXTRA)}; similar --exact works without"
+            f"this needs faiss, which is not installed: {install(EXTRA)}; `exact=True` works without"
         ) from None
     return faiss
 
@@ -150,7 +150,7 @@ def _fits(faiss: Any, index: Any, rows: int, dim: int, lists: int) -> bool:
 
 
 def _damaged(path: Path, what: str) -> str:
-    return f"{path}: is damaged or not of this index ({what}); make it anew with celldetr index --overwrite"
+    return f"{path}: is damaged or not of this index ({what}); make it anew (celldetr index, `overwrite=True`)"
 
 
 def nearest_lists(quantizer: Any, queries: NDArray[np.float32], probes: int) -> NDArray[np.int64]:

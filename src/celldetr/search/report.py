@@ -39,7 +39,7 @@ def check_target(out: Path, overwrite: bool) -> None:
     if out.exists() and not out.is_dir():
         raise InputError(f"{out}: expected a folder for similar.parquet, similar.csv, similar.png and geojson/")
     if not overwrite and any((out / name).exists() for name in NAMES):
-        raise InputError(f"{out}: holds earlier results; choose another folder or add --overwrite")
+        raise InputError(f"{out}: holds earlier results; choose another folder or add `overwrite=True`")
 
 
 def write_found(found: Found, out: Path, slides: Sequence[Path] = (), *, overwrite: bool = False) -> list[str]:

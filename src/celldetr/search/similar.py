@@ -100,23 +100,23 @@ def similar(
         cells = find_cells([cells] if isinstance(cells, str | Path) else cells)
     ids = [int(cell)] if isinstance(cell, int | np.integer) else list(cell)
     if not 1 <= k <= MOST:
-        raise InputError(f"-k {k}: expected 1 to {MOST:,} neighbours")
+        raise InputError(f"`k={k}`: expected 1 to {MOST:,} neighbours")
     if not 0 <= apart_um < float("inf"):
-        raise InputError(f"--apart {apart_um:g}: expected a distance in micrometres, 0 or more")
+        raise InputError(f"`apart_um={apart_um:g}`: expected a distance in micrometres, 0 or more")
     if type is not None and apart_um:
-        raise InputError(f"--apart {apart_um:g}: the mean of a type lies nowhere; leave out --apart, or give --cell ID")
+        raise InputError(f"`apart_um={apart_um:g}`: the mean of a type lies nowhere; leave it out, or give `cell`")
     if type is not None and other_slides and slide is None:
         raise InputError(
-            f"--other-slides: the mean of type {type!r} is of cells of all slides; add --slide NAME for those of one"
+            f"`other_slides=True`: the mean of type {type!r} is of cells of all slides; add `slide` for those of one"
         )
     if exact and index is not None:
-        raise InputError("--exact and --index contradict each other; pass one of them")
+        raise InputError("`exact=True` and `index` contradict each other; pass one of them")
     queries = _queries(cells, ids, slide, type, mean)
     opened = None if exact else _index(cells, index)
     excluded = [_near(cells, query, apart_um) for query in queries]
     skipped = [query.slides if other_slides else set() for query in queries]
     if any(len(skip) == len(cells.slides) for skip in skipped):
-        raise InputError("--other-slides: the query is on all slides given; give the folder of a cohort")
+        raise InputError("`other_slides=True`: the query is on all slides given; give the folder of a cohort")
     vectors = np.stack([query.vector for query in queries])
     if opened is None:
         best = search_all(cells, vectors, k, excluded, skipped)
@@ -142,12 +142,12 @@ def _index(cells: Collection, path: Path | str | None) -> tuple[Path, NeighbourI
 
 def _queries(cells: Collection, ids: Sequence[int], slide: str | None, type: str | None, mean: bool) -> list[Query]:
     if bool(ids) == (type is not None):
-        raise InputError("give either cells (--cell ID) or a type (--type NAME) to look for")
+        raise InputError("give either cells (`cell`) or a type (`type`) to look for")
     if type is not None:
         return [_type_query(cells, type, range(len(cells.slides)) if slide is None else [cells.position(slide)])]
     if slide is None and len(cells.slides) > 1:
         names = ", ".join(one.name for one in cells.slides[:5]) + (", ..." if len(cells.slides) > 5 else "")
-        raise InputError(f"--cell {ids[0]}: on which of {len(cells.slides)} slides? add --slide NAME ({names})")
+        raise InputError(f"`cell={ids[0]}`: on which of {len(cells.slides)} slides? add `slide` ({names})")
     place = 0 if slide is None else cells.position(slide)
     here = cells.slides[place]
     ids = list(dict.fromkeys(ids))
@@ -155,7 +155,7 @@ def _queries(cells: Collection, ids: Sequence[int], slide: str | None, type: str
     vectors = unit(embedding_matrix(here.take(rows, ["embedding"])["embedding"]).astype(np.float32))
     for number, vector in zip(ids, vectors, strict=True):
         if not vector.any():
-            raise InputError(f"--cell {number}: its embedding is zero or not finite; nothing is like it")
+            raise InputError(f"`cell={number}`: its embedding is zero or not finite; nothing is like it")
     if mean and len(ids) > 1:
         name = f"mean of {len(ids)} cells"
         return [Query(name, _direction(vectors.mean(0), name), {place}, {place: np.sort(rows)})]
@@ -176,7 +176,7 @@ def _type_query(cells: Collection, type: str, places: Sequence[int]) -> Query:
     """The mean of all cells of a type. These may be neighbours: what is most like the mean is the type's prototype."""
     known = {name for place in places for name in cells.slides[place].table.types}
     if type not in known:
-        raise InputError(f"--type {type!r}: no such type; {near(type, known)}")
+        raise InputError(f"`type={type!r}`: no such type; {near(type, known)}")
     total, count = np.zeros(cells.dim), 0
     for place in places:
         table = cells.slides[place].table
@@ -189,7 +189,7 @@ def _type_query(cells: Collection, type: str, places: Sequence[int]) -> Query:
             total += vectors[mine[start : start + len(vectors)]].sum(0, dtype=np.float64)
         count += int(mine.sum())
     if not count:
-        raise InputError(f"--type {type!r}: there is no cell of this type here")
+        raise InputError(f"`type={type!r}`: there is no cell of this type here")
     name = f"mean of {count:,} {type}"
     return Query(name, _direction(total / count, name), set(places), {})
 
@@ -208,7 +208,7 @@ def _near(cells: Collection, query: Query, apart_um: float) -> dict[int, Rows]:
         placed = np.flatnonzero(np.isfinite(centres).all(1))
         if not np.isin(rows, placed).all():
             raise InputError(
-                f"--apart {apart_um:g}: {query.name} has no place (x_um, y_um) to be apart from; leave it out"
+                f"`apart_um={apart_um:g}`: {query.name} has no place (x_um, y_um) to be apart from; leave it out"
             )
         # Of the others one without a place is not known to be near.
         distance, _ = KDTree(centres[rows]).query(centres[placed], distance_upper_bound=apart_um)

@@ -10,8 +10,9 @@ from pathlib import Path
 
 from celldetr.errors import InputError
 from celldetr.search.collection import Collection, SlideCells
+from celldetr.slide.base_reader import SlideReader, slide_name
 from celldetr.slide.find import slides_below
-from celldetr.slide.reader import IMAGES, SlideReader, open_slide, slide_name
+from celldetr.slide.reader import IMAGES, open_slide
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ def check_slides(sources: Sequence[Path]) -> None:
     """
     for source in sources:
         if not source.exists():
-            raise InputError(f"--slides {source}: no such file or folder; give slide files, or folders that hold them")
+            raise InputError(f"`slides={source}`: no such file or folder; give slide files, or folders that hold them")
 
 
 def _candidates(sources: Sequence[Path]) -> dict[str, list[Path]]:
@@ -68,7 +69,7 @@ def open_slides(collection: Collection, sources: Sequence[Path], names: Sequence
             cells = collection.slides[collection.position(name)]
             same = files.get(name) or files.get(slide_name(Path(cells.table.slide)))
             if same is None:
-                where = "none given with --slides" if not sources else "not among --slides"
+                where = "none given with `slides`" if not sources else "not among `slides`"
                 missing.append(f"{name}: no slide file {cells.table.slide!r} ({where})")
                 continue
             if len(same) > 1:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from celldetr.errors import InputError
 
 if TYPE_CHECKING:
-    from celldetr.slide.reader import SlideReader
+    from celldetr.slide.base_reader import SlideReader
 
 # Every look for damage may cost opening the slide again, so it is found no more finely than this.
 PARTS = 64  # of the longer side of a picture
@@ -34,27 +34,6 @@ class DamageError(InputError):
     def __init__(self, path: Path, reason: str) -> None:
         super().__init__(f"{path}: {reason}")
         self.reason = reason
-
-
-@dataclass(frozen=True)
-class FailedTile:
-    """A tile that could not be decoded, or not all of it, and where, therefore, no cell was looked for.
-
-    Attributes:
-        row, column: of the grid.
-        x_px, y_px, w_px, h_px: what is lost of the part that it owns, level-0 pixels from the slide's top left corner.
-        mm2: area of that.
-        reason: what the file's decoder said.
-    """
-
-    row: int
-    column: int
-    x_px: float
-    y_px: float
-    w_px: float
-    h_px: float
-    mm2: float
-    reason: str
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Slide in, table of cells out: ``run_slide`` on disk, ``predict_array`` in memory, through the same code.
+"""Slide in, table of cells out: ``slide_run`` on disk, ``predict_array`` in memory, through the same code.
 
 A run builds ``OUT/<slide>/``. Until it is done there are ``run.json`` with another status than ``complete``, and
 parts; ``cells.parquet`` appears last. Whatever ends a run early (Ctrl-C, a crash, a full disk, a damaged slide)
@@ -22,18 +22,18 @@ from numpy.typing import NDArray
 
 from celldetr.cells.clusters import CLUSTERS
 from celldetr.cells.schema import cell_schema, number_rows, table_metadata, table_to_frame
-from celldetr.cells.store import CELLS, FINISHED, PARTS, RUN, ZARR_FILE, PartStore, joint_bounds
+from celldetr.cells.store import CELLS, FINISHED, PARTS, RUN, ZARR_FILE, FailedTile, PartStore, joint_bounds
 from celldetr.errors import InputError
 from celldetr.io.files import flush_directory, output_errors, read_json
 from celldetr.io.lock import RunLock
-from celldetr.io.resume import check_modes
-from celldetr.slide.damage import FailedTile
+from celldetr.io.run_folder import check_modes
+from celldetr.slide.base_reader import SlideReader
 from celldetr.slide.nucleus_size import NucleusSizes
 from celldetr.slide.options import PredictOptions
 from celldetr.slide.pipeline import Counter, Job, Seconds, predict_bands
 from celldetr.slide.plan import make_plan
 from celldetr.slide.provenance import changed, doubts, identity, table_provenance
-from celldetr.slide.reader import SlideReader, from_array
+from celldetr.slide.reader import from_array
 from celldetr.slide.run import Progress, Session
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
     from celldetr.model.output import TileModel
 
-__all__ = ["Progress", "RunSummary", "predict_array", "run_slide"]
+__all__ = ["Progress", "RunSummary", "predict_array", "run_slide", "slide_run"]
 
 MIRAX_FILE = "Slidedat.ini"  # in the folder of a MIRAX slide, which has the name of the slide
 # What ``overwrite`` removes: a run's own files and what other commands made from them, nothing else. ``run.json`` goes
@@ -83,9 +83,26 @@ def run_slide(
     *,
     resume: bool = False,
     overwrite: bool = False,
-    then: Callable[[RunSummary], object] | None = None,
 ) -> RunSummary:
-    """Find the cells of a slide and write them to ``out_dir/<slide>/``.
+    """Find the cells of a slide and write them to ``out_dir/<slide>/``: ``slide_run`` for its table alone."""
+    with slide_run(reader, model, out_dir, options, progress, resume=resume, overwrite=overwrite) as summary:
+        return summary
+
+
+@contextmanager
+def slide_run(
+    reader: SlideReader,
+    model: TileModel,
+    out_dir: Path | str,
+    options: PredictOptions | None = None,
+    progress: Callable[[Progress], None] | None = None,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+) -> Iterator[RunSummary]:
+    """Find the cells of a slide, write them to ``out_dir/<slide>/``, and hold that folder until the block ends.
+
+    In the block the table is finished: what is made from it (pictures, exports) is written there.
 
     Args:
         reader: the slide, open.
@@ -96,7 +113,6 @@ def run_slide(
         resume: continue an interrupted run, or accept a finished one, of the same slide, model and options; where there
             is none, begin.
         overwrite: replace what is there.
-        then: called when the table is there and the directory still held against other runs: for what is made from it.
 
     Raises:
         InputError: there is output already, or of another slide, model or options than is to be resumed; the directory
@@ -116,10 +132,7 @@ def run_slide(
             job = Job(reader, model, options, plan or make_plan(reader, model, options))
             session = Session(job, directory, run, earlier or {}, start, seconds, progress=progress)
             earlier = session.complete()
-        summary = summarise(directory, earlier)
-        if then is not None:
-            then(summary)
-        return summary
+        yield summarise(directory, earlier)
 
 
 @contextmanager
@@ -132,7 +145,7 @@ def claim(directory: Path, run: dict[str, Any], resume: bool, overwrite: bool) -
         InputError: see ``earlier_run``; the directory is in use, or cannot be made.
     """
     if (directory / MIRAX_FILE).is_file():
-        raise InputError(f"{directory}: holds the pixels of a MIRAX slide; choose another folder with -o")
+        raise InputError(f"{directory}: holds the pixels of a MIRAX slide; choose another folder for results")
     with output_errors(directory):
         directory.mkdir(parents=True, exist_ok=True)
         flush_directory(directory.parent)
@@ -165,16 +178,16 @@ def earlier_run(directory: Path, run: dict[str, Any], resume: bool, overwrite: b
     if not resume:
         what = "a finished" if CELLS in there else "an unfinished"
         raise InputError(
-            f"{directory}: holds {what} run; pass --overwrite to replace it, or --resume to "
+            f"{directory}: holds {what} run; pass `overwrite=True` to replace it, or `resume=True` to "
             + ("keep it" if CELLS in there else "continue it")
         )
     earlier = read_json(directory / RUN)
     if earlier is None:
-        raise InputError(f"{directory}: has no {RUN}, so it cannot be resumed; pass --overwrite to replace it")
+        raise InputError(f"{directory}: has no {RUN}, so it cannot be resumed; pass `overwrite=True` to replace it")
     wrong = changed(earlier, run)
     if wrong:
         raise InputError(
-            f"{directory}: cannot be resumed, it was made with {'; '.join(wrong)}; pass --overwrite to replace it"
+            f"{directory}: cannot be resumed, it was made with {'; '.join(wrong)}; pass `overwrite=True` to replace it"
         )
     if earlier.get("status") in FINISHED and CELLS not in there:
         earlier["status"] = "incomplete"
@@ -221,7 +234,7 @@ def summarise(directory: Path, run: dict[str, Any]) -> RunSummary:
         )
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise InputError(
-            f"{directory / RUN}: not as a run writes it ({type(error).__name__}: {error}); pass --overwrite"
+            f"{directory / RUN}: not as a run writes it ({type(error).__name__}: {error}); pass `overwrite=True`"
         ) from None
 
 

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from celldetr.cells.store import CELLS, RUN
 from celldetr.errors import InputError, near
-from celldetr.slide.reader import IMAGES, SLIDES, slide_name
+from celldetr.slide.base_reader import slide_name
+from celldetr.slide.reader import IMAGES, SLIDES
 
 LISTS = {".txt", ".csv"}
 SLIDE_COLUMNS = ("slide", "path", "file")

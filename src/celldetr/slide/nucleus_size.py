@@ -68,5 +68,5 @@ class NucleusSizes:
         return [
             f"nuclei come out {what}: {median:.1f} um in the median, where {LEAST:g} to {MOST:g} are to be expected; "
             f"is the resolution really {self._mpp:.3g} um per pixel, or rather near {likely:.2g}? Check, and give the "
-            "right one with --mpp; if it is right, look at the boxes before the numbers are used"
+            "right one with `mpp`; if it is right, look at the boxes before the numbers are used"
         ]

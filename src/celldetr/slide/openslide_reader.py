@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from celldetr.errors import InputError
+from celldetr.slide.base_reader import Level, SlideReader, reduction, slide_name
 from celldetr.slide.damage import DamageError
 from celldetr.slide.openslide_handle import OpenSlideHandle
-from celldetr.slide.reader import Level, SlideReader, reduction, slide_name
 from celldetr.slide.resolution import Candidate, Resolution, micrometres, number, pair, resolve
 
 # On Leica slides OpenSlide cuts quotients off, and a level can be displaced by more than one of its pixels. They are

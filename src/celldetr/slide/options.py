@@ -6,7 +6,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from celldetr.config import Config, Count
+from celldetr.config import Config
+from celldetr.config.inference import BatchSize
 from celldetr.errors import InputError
 
 
@@ -18,34 +19,44 @@ def _roi(value: Any) -> str | None:
     return roi_text(value)
 
 
-TILE = 768
+TILE = 768  # px
 
 
 class PredictOptions(Config):
     """Settings of a run. All but ``batch_size`` decide which cells come out: a run resumes only with the same ones."""
 
-    # Side in px of the model's mpp; smaller needs less memory. None: 768, or what the model was trained on if it knows
-    # images of one size only (``TileModel.image_px``).
-    tile: Annotated[int | None, Field(ge=32)] = None
-    overlap: Annotated[int, Field(ge=0)] = 64  # px that neighbouring tiles share; should exceed the largest nucleus
-    batch_size: Count = 4  # tiles the model is given at once; it may take fewer together (``load_model(batch_size=)``)
-    mpp: float | None = None  # um per pixel of level 0, instead of what the file says
-    tissue: bool = True  # only read tiles that touch tissue; False: all
-    region: tuple[float, float, float, float] | None = None  # x, y, width, height in level-0 px; None: the whole slide
-    roi: Annotated[str | None, BeforeValidator(_roi)] = None  # what read_roi gives, kept as WKT: only cells inside it
-    roi_origin: Literal["bounds", "slide"] = (
-        "bounds"  # where its pixels count from: what was scanned (QuPath), or level 0
+    mpp: float | None = Field(
+        None, description="Micrometres per pixel at full resolution, instead of what the file says."
     )
-    offset: Annotated[float, Field(ge=0)] = (
-        0.0  # px by which the seams between tiles are moved, to test that none shows
+    tile: int | None = Field(
+        None,
+        ge=32,
+        description=f"Side of a tile, px at the model's mpp; smaller needs less memory. Default: {TILE}, or the size "
+        "of the images that the model was trained on if it needs that.",
     )
+    overlap: int = Field(64, ge=0, description="Px that neighbouring tiles share; more than the largest nucleus.")
+    batch_size: BatchSize = 4
+    tissue: bool = Field(True, description="Read only tiles that touch tissue, or all.")
+    region: tuple[float, float, float, float] | None = Field(
+        None, title="X Y WIDTH HEIGHT", description="Only this part, in pixels at full resolution."
+    )
+    roi: Annotated[str | None, BeforeValidator(_roi)] = Field(
+        None, description="Only cells inside this geometry (WKT), in pixels at full resolution."
+    )
+    roi_origin: Literal["bounds", "slide"] = Field(
+        "bounds",
+        description="Where its pixels count from. bounds: the scanned part, as in QuPath; slide: the whole level 0.",
+    )
+    offset: float = Field(0.0, ge=0, description="Px by which the seams between tiles are moved, for tests.")
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.tile is not None and self.overlap > self.tile // 2:
-            raise ValueError(f"overlap={self.overlap} must not exceed half of tile={self.tile}")
+            raise ValueError(f"`overlap={self.overlap}` must not exceed half of `tile={self.tile}`")
         if self.region is not None and min(self.region[2:]) <= 0:
-            raise ValueError(f"region={self.region} must be x, y, width, height with a positive width and height")
+            raise ValueError(
+                f"`region={' '.join(f'{value:g}' for value in self.region)}` must have a positive width and height"
+            )
         return self
 
     def tile_for(self, image_px: int | None) -> int:
@@ -62,7 +73,7 @@ class PredictOptions(Config):
         side = image_px or TILE
         if self.overlap > side // 2:
             raise InputError(
-                f"overlap={self.overlap} must not exceed half of a tile, which has {side} px with this model; "
+                f"`overlap={self.overlap}` must not exceed half of a tile, which has {side} px with this model; "
                 f"choose {side // 2} or less"
             )
         return side

@@ -24,14 +24,14 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from celldetr.cells.schema import cell_schema, tile_rows
-from celldetr.cells.store import PartInfo
+from celldetr.cells.store import FailedTile, PartInfo
 from celldetr.slide.band_cache import FoundStore, FoundTile
-from celldetr.slide.damage import DamagedTile, FailedTile, read_tile
+from celldetr.slide.base_reader import SlideReader
+from celldetr.slide.damage import DamagedTile, read_tile
 from celldetr.slide.grid import Tile
 from celldetr.slide.malloc import release, share_heaps
 from celldetr.slide.options import PredictOptions
 from celldetr.slide.plan import Plan
-from celldetr.slide.reader import SlideReader
 from celldetr.slide.roi_cells import RoiCells
 from celldetr.slide.seams import Ownership
 

@@ -11,10 +11,10 @@ import shapely
 from numpy.typing import NDArray
 
 from celldetr.errors import InputError
+from celldetr.slide.base_reader import SlideReader
 from celldetr.slide.colour import GREY_NOTE
 from celldetr.slide.grid import Grid, Tile, lay_grid
 from celldetr.slide.options import PredictOptions
-from celldetr.slide.reader import SlideReader
 from celldetr.slide.roi import place_roi
 from celldetr.slide.roi_cells import RoiCells, share_of_pixels
 from celldetr.slide.seams import influence
@@ -102,7 +102,7 @@ def make_plan(reader: SlideReader, model: TileModel, options: PredictOptions) ->
         roi = shapely.intersection(roi, shapely.box(x, y, x + width, y + height))
         if options.region is not None and not roi.area:
             raise InputError(
-                f"--roi lies outside of --region {x:g} {y:g} {width:g} {height:g}: nothing is left to look at"
+                f"`roi` lies outside of `region={x:g} {y:g} {width:g} {height:g}`: nothing is left to look at"
             )
     areas = ((owned[:, 2:] - owned[:, :2]).prod(1) * (reader.mpp / 1000) ** 2).reshape(shape)
     if not options.tissue:

@@ -13,13 +13,12 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
-from celldetr.cells.store import PartInfo
-from celldetr.io.resume import differences
-from celldetr.slide.damage import FailedTile
+from celldetr.cells.store import FailedTile, PartInfo
+from celldetr.io.run_folder import differences
+from celldetr.slide.base_reader import SlideReader
 from celldetr.slide.options import PredictOptions
 from celldetr.slide.pipeline import Job
 from celldetr.slide.plan import Plan
-from celldetr.slide.reader import SlideReader
 
 if TYPE_CHECKING:
     from celldetr.model.output import TileModel
@@ -121,7 +120,7 @@ def scarcity(cells: int, tissue_mm2: float) -> list[str]:
         return []
     return [
         f"hardly a cell found: {cells} on {tissue_mm2:.3g} mm2 of tissue; is this an H&E image at this resolution? "
-        "Look at it, and give the right one with --mpp, or a lower --threshold"
+        "Look at it, and give the right one with `mpp`, or a lower `threshold`"
     ]
 
 

@@ -95,7 +95,11 @@ class Resolution:
 
 
 def micrometres(value: float, unit: str) -> float | None:
-    """A length in micrometres; None for a unit that is not a length (``pixel``, ``reference frame``)."""
+    """A length in micrometres; None for a unit that is not a length (``pixel``, ``reference frame``).
+
+    >>> micrometres(250, "nm")
+    0.25
+    """
     factor = _MICROMETRES.get(unit.strip().replace("\\u00B5", "µ").lower())
     return None if factor is None else value * factor
 
@@ -176,7 +180,7 @@ def resolve(
     if power and power > 0 and not 1 / POWER_FACTOR < found.mpp * power / 10 < POWER_FACTOR:
         notes.append(
             f"mpp {stated} does not go with an objective power of {power:g}x, which is about {10 / power:g}; "
-            "if cells come out wrong, pass --mpp"
+            "if cells come out wrong, pass `mpp`"
         )
     return replace(found, warnings=tuple(notes))
 
@@ -188,5 +192,5 @@ def _no_mpp(name: str, candidates: Sequence[Candidate], power: float | None) -> 
     else:
         problem = "its metadata gives no micrometres per pixel"
     if power and plausible(10 / power):
-        return f"{name}: {problem}; objective power is {power:g}x: if that is right, pass --mpp {10 / power:g}"
-    return f"{name}: {problem}; pass --mpp, e.g. --mpp 0.5 for a 20x scan"
+        return f"{name}: {problem}; objective power is {power:g}x: if that is right, pass `mpp={10 / power:g}`"
+    return f"{name}: {problem}; pass `mpp`, e.g. `mpp=0.5` for a 20x scan"

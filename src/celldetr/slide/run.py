@@ -13,11 +13,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from celldetr.cells.store import CELLS, PARTS, RUN, PartStore
+from celldetr.cells.store import CELLS, PARTS, RUN, FailedTile, PartStore
 from celldetr.errors import InputError
 from celldetr.io.files import write_json
 from celldetr.slide.band_cache import FoundStore, digest
-from celldetr.slide.damage import FailedTile
 from celldetr.slide.nucleus_size import NucleusSizes
 from celldetr.slide.pipeline import Counter, Job, Seconds, predict_bands
 from celldetr.slide.provenance import doubts, environment, history, loss, now, results, scarcity, table_provenance

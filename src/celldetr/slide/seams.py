@@ -106,7 +106,7 @@ def influence(grid: Grid, model_mpp: float) -> tuple[float, float]:
         if links > MOST_LINKS:
             raise InputError(
                 f"with a ROI, tiles must begin {10 * REACH_UM:g} um ({10 * reach:.0f} px of the model) or more apart;"
-                " give a larger --tile or a smaller --overlap"
+                " give a larger `tile` or a smaller `overlap`"
             )
     return links * reach * grid.scale[0], links * reach * grid.scale[1]
 

@@ -18,10 +18,10 @@ import tifffile
 from numpy.typing import NDArray
 
 from celldetr.errors import InputError
+from celldetr.slide.base_reader import Level, SlideReader, reduction, slide_name
 from celldetr.slide.codec_size import NAMES, READ, check_encoded_size
 from celldetr.slide.colour import GREY_NOTE, grey_to_rgb, over_white, range_note, to_bytes
 from celldetr.slide.damage import DamageError
-from celldetr.slide.reader import Level, SlideReader, reduction, slide_name
 from celldetr.slide.resolution import Resolution
 from celldetr.slide.tiff_resolution import channel_names, sample_range, series_size, tiff_resolution
 

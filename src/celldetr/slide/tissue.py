@@ -16,8 +16,8 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from celldetr.slide.base_reader import SlideReader
 from celldetr.slide.damage import read_around
-from celldetr.slide.reader import SlideReader
 
 MASK_MPP = 8.0  # um per mask pixel, finer for images of less than MIN_SIDE mask pixels
 MIN_SIDE = 64

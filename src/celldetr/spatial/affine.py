@@ -175,7 +175,7 @@ def to_image(
     if not SCALES[0] <= size <= SCALES[1]:
         raise InputError(
             f"affine: a pixel of the H&E image would measure {size:.3g} um (expected {SCALES[0]} to {SCALES[1]}) if it"
-            f" maps {way.replace('_', ' ')}; probably it maps the other way (--inverse), or pixel_um={pixel_um} is"
+            f" maps {way.replace('_', ' ')}; probably it maps the other way (`inverse=True`), or pixel_um={pixel_um} is"
             " wrong"
         )
     return out
@@ -368,7 +368,7 @@ def _inside(matrix: Affine, xy: NDArray[np.float64], image_size: tuple[int, int]
 def _others(matrix: Affine, pixel_um: float) -> list[tuple[str, Affine]]:
     """What the user may have meant instead, in words, and the map it would be."""
     pixels = scaling(pixel_um)
-    way = "the affine was read in the wrong direction; pass --inverse"
+    way = "the affine was read in the wrong direction; pass `inverse=True`"
     return [
         (words, other)
         for words, other in (

@@ -127,7 +127,7 @@ def read_alignment(path: Path) -> Alignment:
             evidence=Evidence(**values["evidence"]),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise InputError(f"{path}: not an alignment ({error}); run the step 'align' again with --overwrite") from None
+        raise InputError(f"{path}: not an alignment ({error}); run the step 'align' again") from None
 
 
 def _fit_of(values: dict[str, Any]) -> Fit:

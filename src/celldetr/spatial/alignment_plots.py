@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from celldetr.slide.reader import SlideReader, from_array
+from celldetr.slide.base_reader import SlideReader
+from celldetr.slide.reader import from_array
 from celldetr.spatial.affine import apply
 from celldetr.spatial.coordinates import Floats, Mpp, in_image_um, pixel_scale
 from celldetr.spatial.residuals import ResidualMap, residual_map

@@ -20,10 +20,11 @@ from celldetr.config import Config
 from celldetr.errors import InputError, near
 from celldetr.io.files import output_errors
 from celldetr.io.lock import LOCK, RunLock
-from celldetr.io.resume import check_modes
+from celldetr.io.run_folder import check_modes
+from celldetr.slide.base_reader import SlideReader
 from celldetr.slide.options import PredictOptions
 from celldetr.slide.provenance import package_version
-from celldetr.slide.reader import SlideReader, open_slide
+from celldetr.slide.reader import open_slide
 from celldetr.spatial import affine as affines
 from celldetr.spatial.align import AlignOptions, read_alignment, refine
 from celldetr.spatial.coordinates import pixel_scale
@@ -71,7 +72,9 @@ def begin(folder: Path, *, overwrite: bool = False, resume: bool = False) -> Ite
         raise InputError(f"{folder}: is a file; name a folder for the set")
     begun = (folder / RECORD_FILE).is_file()
     if begun and not (overwrite or resume):
-        raise InputError(f"{folder}: holds a set; pass --resume to go on with it, or --overwrite to begin again")
+        raise InputError(
+            f"{folder}: holds a set; pass `resume=True` to continue it, or `overwrite=True` to begin again"
+        )
     if not begun and folder.is_dir() and not all(map(_of_a_start, folder.iterdir())):
         raise InputError(f"{folder}: holds other files, which are not touched; name another folder for the set")
     with working_on(folder) as record:
@@ -243,7 +246,7 @@ def align_step(
         if start is None:
             raise InputError(
                 f"{record.folder}: the section does not say where it lies on the image; give the alignment that Xenium"
-                " Explorer exports (--alignment FILE.csv)"
+                " Explorer exports (`alignment`, a CSV)"
             )
         with open_image(record) as reader:
             size, mpp = (reader.width, reader.height), (reader.mpp_x, reader.mpp_y)

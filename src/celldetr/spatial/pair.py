@@ -18,11 +18,11 @@ import pyarrow.parquet as pq
 import shapely
 from numpy.typing import NDArray
 
+from celldetr.assignment import Index, assign, candidate_pairs
 from celldetr.config import Config, Positive
 from celldetr.io.files import replacing
 from celldetr.spatial.affine import apply
 from celldetr.spatial.coordinates import Floats, Mpp, in_image_um, pixel_scale
-from celldetr.spatial.matching import Index, cheapest_matching
 from celldetr.spatial.schemas import PAIRS
 from celldetr.spatial.section import Nuclei, Polygons
 from celldetr.spatial.tables import read_columns
@@ -76,7 +76,7 @@ def pair(
     tell = progress or (lambda _: None)
     frame, scale = in_image_um(np.asarray(to_image, dtype=np.float64), mpp), pixel_scale(mpp)
     cells, centres = apply(frame, np.asarray(cells_um, dtype=np.float64).reshape(-1, 2)), nuclei.points * scale
-    chosen_cells, chosen_nuclei = np.zeros(0, np.int64), np.zeros(0, np.int64)
+    chosen_cells, chosen_nuclei = np.zeros(0, np.intp), np.zeros(0, np.intp)
     by_polygon = 0
     if options.polygons and len(cells) and len(centres):
         i, j = _unique(
@@ -86,15 +86,14 @@ def pair(
         distance = np.linalg.norm(centres[j] - cells[i], axis=1)
         near = distance <= options.polygon_radius_um
         i, j, distance = i[near], j[near], distance[near]
-        # As many as possible, then the nearest: no sum of distances in a clump of nuclei comes near this.
-        chosen = cheapest_matching(i, j, distance, alone=1000 * options.polygon_radius_um)
+        chosen = assign(i, j, distance)
         chosen_cells, chosen_nuclei, by_polygon = i[chosen], j[chosen], len(chosen)
     tell(0.6)
     if len(cells) and len(centres):
         free_cells = np.setdiff1d(np.arange(len(cells)), chosen_cells)
         free_nuclei = np.setdiff1d(np.arange(len(centres)), chosen_nuclei)
-        i, j, distance = _within(cells[free_cells], centres[free_nuclei], options.radius_um)
-        chosen = cheapest_matching(i, j, distance, alone=options.radius_um)
+        i, j, distance = candidate_pairs(cells[free_cells], centres[free_nuclei], options.radius_um)
+        chosen = assign(i, j, distance, unmatched=options.radius_um)
         chosen_cells = np.concatenate([chosen_cells, free_cells[i[chosen]]])
         chosen_nuclei = np.concatenate([chosen_nuclei, free_nuclei[j[chosen]]])
     tell(1.0)
@@ -132,7 +131,7 @@ def _cells_in_nuclei(cells: Floats, nuclei: Nuclei, centres: Floats, scale: Floa
 def _nuclei_in_cells(centres: Floats, cell_nuclei: Polygons | None, frame: Floats) -> tuple[Index, Index]:
     """Candidates where the centre of the image's nucleus is in the polygon of the cell's nucleus."""
     if cell_nuclei is None:
-        return np.zeros(0, np.int64), np.zeros(0, np.int64)
+        return np.zeros(0, np.intp), np.zeros(0, np.intp)
     moved = shapely.transform(cell_nuclei, lambda points: apply(frame, points))
     cell, nucleus = shapely.STRtree(shapely.points(centres)).query(moved, predicate="intersects")
     return cell, nucleus
@@ -142,18 +141,6 @@ def _unique(candidates: list[tuple[Index, Index]], width: int) -> tuple[Index, I
     """Each candidate once."""
     keys = np.unique(np.concatenate([i.astype(np.int64) * width + j for i, j in candidates]))
     return keys // width, keys % width
-
-
-def _within(cells: Floats, centres: Floats, radius: float) -> tuple[Index, Index, Floats]:
-    """All candidates at most ``radius`` apart, and their distances."""
-    from scipy.spatial import cKDTree
-
-    # The tree is asked for a hair more, so that its rounding cannot lose the limit itself.
-    near = cKDTree(cells).sparse_distance_matrix(cKDTree(centres), radius * (1 + 1e-9), output_type="ndarray")
-    i, j = near["i"].astype(np.int64), near["j"].astype(np.int64)
-    distance = np.linalg.norm(centres[j] - cells[i], axis=1)
-    inside = distance <= radius
-    return i[inside], j[inside], distance[inside]
 
 
 def summary(pairs: pd.DataFrame, cells: int, nuclei: int) -> dict[str, Any]:

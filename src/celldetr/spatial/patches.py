@@ -20,9 +20,9 @@ from celldetr.data.sample import UNKNOWN
 from celldetr.data.shards import Encoding, Patch
 from celldetr.data.sources import SAME_MPP
 from celldetr.errors import InputError
+from celldetr.slide.base_reader import SlideReader
 from celldetr.slide.damage import DamageError
 from celldetr.slide.pipeline import ahead, usable_threads
-from celldetr.slide.reader import SlideReader
 from celldetr.spatial.labelling import LabelOptions, NucleusLabels, digest, label_nuclei
 from celldetr.spatial.regions import LEAST_FIELD, Grid, divide, field_shares, lay_grid
 from celldetr.spatial.section import Nuclei, Section

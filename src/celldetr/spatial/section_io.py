@@ -22,7 +22,7 @@ from celldetr.spatial.section import Polygons, Section, X, Y
 SECTION: Final = "section.h5ad"
 POLYGONS: Final = {"nuclei": "nuclei_um.parquet", "outlines": "outlines_um.parquet"}
 _KEY = "celldetr_section"  # of uns: name, frames and provenance, as JSON
-_AGAIN = "run the reading step again (--overwrite)"
+_AGAIN = "run the reading step again (`overwrite=True`)"
 
 
 def write_section(section: Section, folder: Path) -> None:

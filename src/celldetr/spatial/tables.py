@@ -53,7 +53,7 @@ def read_table(path: Path) -> pd.DataFrame:
     import pandas as pd
 
     if not path.is_file():
-        raise InputError(f"{path}: no such file; run the step that writes it again (--overwrite)")
+        raise InputError(f"{path}: no such file; run the step that writes it again (`overwrite=True`)")
     try:
         return pd.read_csv(path) if path.suffix.lower() == ".csv" else pd.read_parquet(path)
     except (OSError, ValueError, pa.ArrowInvalid, pd.errors.ParserError) as error:

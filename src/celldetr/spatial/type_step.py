@@ -78,11 +78,11 @@ def type_step(
     if method == "labels" and reference is not None:
         raise InputError(f"method 'labels' takes types that exist already; {reference} is not used: leave it out")
     if method != "labels" and reference is None:
-        raise InputError(f"method {method!r} needs --reference FILE.h5ad and --types COLUMN")
+        raise InputError(f"method {method!r} needs `reference` and `type_column`")
     if method != "labels" and not column:
-        raise InputError(f"{reference}: name the column of its types with --types COLUMN")
+        raise InputError(f"{reference}: name the column of its types with `type_column`")
     if level is not None and hierarchy is None:
-        raise InputError(f"level {level!r} is one of a hierarchy; name that too (--hierarchy)")
+        raise InputError(f"level {level!r} is one of a hierarchy; name that too (`hierarchy`)")
     tree = None if hierarchy is None else load_hierarchy(hierarchy)
     settings = {
         "reference": stamp(reference),

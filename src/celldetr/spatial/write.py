@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from celldetr.data.patch_set import PatchSetInfo
 from celldetr.data.patch_writer import PatchWriter
 from celldetr.errors import InputError
-from celldetr.slide.reader import SlideReader, open_slide
+from celldetr.slide.base_reader import SlideReader
+from celldetr.slide.reader import open_slide
 from celldetr.spatial.patches import Plan, WriteOptions
 from celldetr.spatial.section import Nuclei, Section
 

@@ -24,8 +24,8 @@ from celldetr.training.box_sources import jitter_boxes
 from celldetr.training.collapse import alignment, effective_rank, uniformity
 from celldetr.training.criterion import Losses
 from celldetr.training.infonce import Contrast, Pairs, batch_contrast, info_nce
-from celldetr.training.objective import EncodedImages, TrainingLoss
 from celldetr.training.processes import gather_rows, largest
+from celldetr.training.trainer import EncodedImages, TrainingLoss
 
 INSTANCE, ANCHOR, PADDING = 0, 1, -1
 

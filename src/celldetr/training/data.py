@@ -74,7 +74,7 @@ def load_data(recipe: Recipe) -> TrainingData:
     for part, images in (("train", samples), ("validation", held_out)):
         if not has_cells(images):
             raise InputError(
-                f"recipe {recipe.name!r}: no labelled cell in {part}; name a source that has some, or --data"
+                f"recipe {recipe.name!r}: no labelled cell in {part}; name a source that has some, or `data`"
             )
     counts = type_counts(samples, len(types)).tolist()
     if settings.labels == "some" and not sum(counts) and not settings.w_composition:

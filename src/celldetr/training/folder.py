@@ -1,68 +1,76 @@
-"""The folder of a run: made, checked before it is continued, and emptied of a run before it is used anew.
-
-Nothing is deleted that a run did not put there: a folder without a recipe is never overwritten.
-"""
+"""Output folder of a training run: its files, and how the first of several processes holds it for all."""
 
 from __future__ import annotations
 
-import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import yaml
+from lightning_fabric import Fabric
 
-from celldetr.config import Recipe, parse
+from celldetr.config import Recipe
 from celldetr.errors import InputError
-from celldetr.io.files import output_errors, replacing
-from celldetr.io.resume import check_modes, differences
-from celldetr.io.safe_io import read_yaml
+from celldetr.io.files import replacing
+from celldetr.io.run_folder import Layout, RunFolder
+from celldetr.model.checkpoint import CARD_FILE, WEIGHTS_FILE
 from celldetr.model.hub import find_model
 from celldetr.training.figures import EMBEDDING_FACTS, EMBEDDING_FILE, SIMILARITY_FILE
 from celldetr.training.logs import CURVES_FILE, LOG_FILE, TENSORBOARD_FOLDER
+from celldetr.training.processes import agree
 from celldetr.training.state import STATE_FILE
 
 RECIPE_FILE, MODEL_FOLDER = "recipe.yaml", "model"
+LAYOUT = Layout(
+    "run.json",
+    outputs=(
+        RECIPE_FILE,
+        STATE_FILE,
+        LOG_FILE,
+        *(CURVES_FILE, SIMILARITY_FILE, EMBEDDING_FILE, EMBEDDING_FACTS),
+        *(f"{TENSORBOARD_FOLDER}/events.*", TENSORBOARD_FOLDER),
+        *(f"{MODEL_FOLDER}/{name}" for name in (CARD_FILE, WEIGHTS_FILE)),
+        MODEL_FOLDER,
+    ),
+    results=(MODEL_FOLDER,),
+    noun="training run",
+)
+
+
+def run_folder(folder: Path, recipe: Recipe) -> RunFolder:
+    """The folder of a run of this recipe."""
+    return RunFolder(folder, LAYOUT, {"recipe": recipe.model_dump(mode="json")})
 
 
 def check_folder(folder: Path, recipe: Recipe, *, resume: bool, overwrite: bool) -> None:
     """Say whether a run can have a folder, without touching it.
 
     Raises:
-        InputError: it holds a run and neither ``resume`` nor ``overwrite`` was asked; there is no run to resume, or one
-            of another recipe; what would be overwritten is not a run.
+        InputError: as ``RunFolder.check``; the model to start from is in the folder that would be overwritten.
     """
-    path = folder / RECIPE_FILE
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"{folder}: is a file; name a folder for the run")
-    check_modes(resume, overwrite)
-    if resume:
-        if not path.is_file():
-            raise InputError(f"{folder}: nothing to resume, there is no {RECIPE_FILE}; start without --resume")
-        earlier = parse(Recipe, read_yaml(path), str(path))
-        if changed := differences(earlier.model_dump(mode="json"), recipe.model_dump(mode="json")):
-            raise InputError(f"{folder}: holds a run of another recipe ({changed[0]}); resume with the same settings")
-    elif folder.exists() and any(folder.iterdir()):
-        if not overwrite:
-            raise InputError(f"{folder}: exists; add --resume to continue the run in it, or --overwrite to start anew")
-        if not path.is_file():
-            raise InputError(f"{folder}: holds other files than a run, which are not overwritten; name another folder")
-        if recipe.init and folder.resolve() in (start := find_model(recipe.init).resolve(), *start.parents):
-            raise InputError(f"{folder}: holds the model to start from, init={recipe.init!r}; name another folder")
+    run_folder(folder, recipe).check(resume=resume, overwrite=overwrite)
+    if overwrite and recipe.init and folder.resolve() in (start := find_model(recipe.init).resolve(), *start.parents):
+        raise InputError(f"{folder}: holds the model to start from, init={recipe.init!r}; name another folder")
 
 
-def prepare_folder(folder: Path, recipe: Recipe, *, resume: bool, overwrite: bool) -> None:
-    """Make the folder of a run; with ``overwrite``, without what the run before left.
+@contextmanager
+def open_folder(fabric: Fabric, folder: Path, recipe: Recipe, *, resume: bool, overwrite: bool) -> Iterator[RunFolder]:
+    """Hold the folder of a run, in the first process, and put the recipe there.
+
+    Gives:
+        the folder, open in the first process only: it alone writes.
 
     Raises:
-        InputError: as ``check_folder``, or it cannot be written.
+        InputError: in all processes: as ``RunFolder.open``.
     """
-    check_folder(folder, recipe, resume=resume, overwrite=overwrite)
-    if resume:
-        return
-    with output_errors(folder):
-        for name in (STATE_FILE, LOG_FILE, CURVES_FILE, SIMILARITY_FILE, EMBEDDING_FILE, EMBEDDING_FACTS):
-            (folder / name).unlink(missing_ok=True)
-        for name in (MODEL_FOLDER, TENSORBOARD_FOLDER):
-            shutil.rmtree(folder / name, ignore_errors=True)
-        folder.mkdir(parents=True, exist_ok=True)
-    with replacing(folder / RECIPE_FILE) as unfinished:
-        unfinished.write_text(yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False), encoding="utf-8")
+    run = run_folder(folder, recipe)
+    with ExitStack() as stack:
+
+        def begin() -> None:
+            stack.enter_context(run.open(resume=resume, overwrite=overwrite))
+            run.begin()
+            with replacing(folder / RECIPE_FILE) as unfinished:
+                unfinished.write_text(yaml.safe_dump(run.request["recipe"], sort_keys=False), encoding="utf-8")
+
+        agree(fabric, begin)
+        yield run

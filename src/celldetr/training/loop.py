@@ -1,7 +1,7 @@
 """The training loop: steps, validation, checkpoints and log of a run; Lightning Fabric brings devices and processes.
 
-A run is a folder: ``recipe.yaml``, ``state.safetensors``, ``log.jsonl``, ``tensorboard/``, ``curves.png`` and
-``model/``, the checkpoint with the averaged weights that did best on validation.
+A run is a folder: ``run.json``, ``recipe.yaml``, ``state.safetensors``, ``log.jsonl``, ``tensorboard/``, ``curves.png``
+and ``model/``, the checkpoint with the averaged weights that did best on validation.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import cast
 
 import torch
-from lightning_fabric import Fabric
 
 from celldetr.config import Recipe
 from celldetr.errors import InputError
@@ -23,15 +22,15 @@ from celldetr.model.hub import find_model
 from celldetr.model.warm_start import start_from, start_note
 from celldetr.training.card import provenance, save_model
 from celldetr.training.data import TrainingData, load_data
-from celldetr.training.folder import MODEL_FOLDER, check_folder, prepare_folder
+from celldetr.training.folder import MODEL_FOLDER, check_folder, open_folder
 from celldetr.training.logs import LOG_EVERY, RunLog, draw_curves
-from celldetr.training.objective import Numbers, Objective, Start, TrainingLoss
+from celldetr.training.objective import Numbers, Objective, Start, Validation
 from celldetr.training.optim import check_frozen
 from celldetr.training.pretraining import ContrastiveObjective
 from celldetr.training.processes import agree, end_others, share, start_fabric
 from celldetr.training.state import STATE_FILE, load_state, save_state
 from celldetr.training.supervised import SupervisedObjective
-from celldetr.training.trainer import Trainer
+from celldetr.training.trainer import Trainer, TrainingLoss
 
 OBJECTIVES: dict[str, Callable[[Recipe, CellDETR, TrainingData, Start | None], Objective]] = {
     "supervised": SupervisedObjective,
@@ -78,7 +77,7 @@ def train(
     Args:
         recipe: network, data, schedule.
         folder: of the run; see the module's docstring for what is put there.
-        resume: continue the run in ``folder`` from its last state.
+        resume: continue the run in ``folder`` from its last state; where there is none, begin.
         overwrite: start anew in a folder that holds a run.
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
         devices: processes, each with its own device, that share each batch.
@@ -93,10 +92,22 @@ def train(
     """
     fabric = start_fabric(recipe.training.precision, device, devices)
     try:
-        return _train(recipe, folder, fabric, resume, overwrite, listener, stop_at)
+        share(recipe.training.batch_size, fabric.world_size)
+        agree(fabric, lambda: check_folder(folder, recipe, resume=resume, overwrite=overwrite))
+        data = load_data(recipe)
+        objective, start = build(recipe, data, fabric.device)
+        if not (resume and (folder / STATE_FILE).is_file()):
+            agree(fabric, objective.initialise)
+        run = _Run(recipe, folder, data, objective, Trainer(objective.loss, recipe.training, fabric))
+        # Only now: wrong data or a wrong network must leave nothing behind.
+        with open_folder(fabric, folder, recipe, resume=resume, overwrite=overwrite) as held:
+            done = _loop(run, run.restore() if resume else 0, start.note if start else "", listener, stop_at)
+            if fabric.is_global_zero and done == recipe.training.steps:
+                held.finish(steps=done, seconds=round(run.seconds, 1))
     except BaseException:  # interrupted, too
         end_others(fabric)
         raise
+    return folder / MODEL_FOLDER
 
 
 def build(recipe: Recipe, data: TrainingData, device: torch.device) -> tuple[Objective, Start | None]:
@@ -134,8 +145,8 @@ class _Run:
         facts = load_state(self.folder, trainer.loss, trainer.average, trainer.optimizer)
         if facts.get("data", self.data.digest) != self.data.digest:
             raise InputError(
-                f"{self.folder}: the labelled cells of its data have changed since it was interrupted; bring them back"
-                " to --resume, or train anew with --overwrite"
+                f"{self.folder}: the labelled cells of its data have changed since it was interrupted; bring them back,"
+                " or train anew with `overwrite=True`"
             )
         self.best, self.seconds = float(str(facts["best"])), float(str(facts["seconds"]))
         self.objective.memory = cast(dict[str, float], facts["memory"])
@@ -147,84 +158,64 @@ class _Run:
         facts |= {"memory": self.objective.memory, "data": self.data.digest}
         save_state(self.folder, self.trainer.loss, self.trainer.average, self.trainer.optimizer, facts)
 
-    def validate(self, done: int) -> tuple[Numbers, str]:
-        """Score the averaged weights and keep them if they are the best so far; returns numbers and a warning."""
+    def validate(self, done: int) -> Validation:
+        """Score the averaged weights, and keep them if they are the best so far."""
         validation = self.objective.validate(self.average)
         if validation.score > self.best:
             self.best = validation.score
+            apart = {"held_out": self.data.apart} if self.data.apart else {}
             save_model(
                 self.folder / MODEL_FOLDER,
                 self.average.network,
                 self.recipe,
                 validation.threshold,
-                metrics={**validation.numbers, "step": done}
-                | ({"held_out": self.data.apart} if self.data.apart else {}),
+                metrics={**validation.numbers, "step": done, **apart},
                 sources=self.sources,
                 types_trained=self.objective.types_trained,
             )
-        return validation.numbers, validation.warning
+        return validation
 
 
-def _train(
-    recipe: Recipe,
-    folder: Path,
-    fabric: Fabric,
-    resume: bool,
-    overwrite: bool,
-    listener: Listener | None,
-    stop_at: int | None,
-) -> Path:
-    settings = recipe.training
-    first = fabric.is_global_zero  # the one process that writes
-    share(settings.batch_size, fabric.world_size)
-    agree(fabric, lambda: check_folder(folder, recipe, resume=resume, overwrite=overwrite))
-    data = load_data(recipe)
-    objective, weights = build(recipe, data, fabric.device)
-    if not (resume and (folder / STATE_FILE).is_file()):
-        agree(fabric, objective.initialise)
-    trainer = Trainer(objective.loss, settings, fabric)
-    run = _Run(recipe, folder, data, objective, trainer)
-    # Only now: wrong data or a wrong network must leave nothing behind.
-    agree(fabric, lambda: prepare_folder(folder, recipe, resume=resume, overwrite=overwrite))
-    start = run.restore() if resume else 0
+def _loop(run: _Run, start: int, note: str, listener: Listener | None, stop_at: int | None) -> int:
+    """Train from step ``start`` on, with a ``note`` for the listener; returns how many steps are done."""
+    trainer, objective, fabric, settings = run.trainer, run.objective, run.trainer.fabric, run.recipe.training
     trainer.distribute()
-    log = RunLog(folder, start) if first else None
+    log = RunLog(run.folder, start) if fabric.is_global_zero else None  # one process writes
     if log and not start and (baseline := objective.baseline(run.average)) is not None:
         log.write("validation", 0, baseline)
     fabric.barrier()
     saved = clock = time.monotonic()
-    seen, earlier = 0, run.seconds
+    seen, earlier, done = 0, run.seconds, start
     dataset = objective.dataset(settings.steps * settings.batch_size)
     for step, batch in enumerate(trainer.batches(dataset, objective.collate, start), start):
-        done = step + 1
+        done, warning, validation = step + 1, note, None
         logged = step % LOG_EVERY == 0 or done == settings.steps
         numbers = trainer.step(step, batch, logged)
         seen += settings.batch_size
         run.seconds += time.monotonic() - clock
         speed = seen / max(run.seconds - earlier, 1e-9)
         ended = done == settings.steps or (stop_at is not None and done >= stop_at)
-        warning = weights.note if weights and step == start else ""
-        if logged:
+        if log and logged:
+            log.write("train", step, {**numbers, "images_per_second": speed, "seconds": run.seconds})
             warning = objective.warning(numbers) or warning
-            if log:
-                log.write("train", step, {**numbers, "images_per_second": speed, "seconds": run.seconds})
-        validation = None
         if done % settings.validate_every == 0 or done == settings.steps:
             if log:
-                validation, validation_warning = run.validate(done)
-                warning = validation_warning or warning
-                log.write("validation", step, validation)
-                draw_curves(folder)
-                objective.draw(folder)
+                validation = run.validate(done)
+                log.write("validation", step, validation.numbers)
+                draw_curves(run.folder)
+                objective.draw(run.folder)
+                warning = validation.warning or warning
             fabric.barrier()
-        if log and (ended or validation is not None or time.monotonic() - saved > settings.checkpoint_minutes * 60):
+        if log and (ended or validation or time.monotonic() - saved > settings.checkpoint_minutes * 60):
             run.save(done)
             saved = time.monotonic()
-        if listener and first:
-            listener(TrainingProgress(done, settings.steps, numbers["loss"], speed, validation, warning))
+        if log and listener:
+            validated = validation.numbers if validation else None
+            listener(TrainingProgress(done, settings.steps, numbers["loss"], speed, validated, warning))
         if ended:
             break
+        note = ""
         clock = time.monotonic()  # what validating and saving took is not training
     if log:
         log.close()
-    return folder / MODEL_FOLDER
+    return done

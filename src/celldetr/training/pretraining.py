@@ -33,9 +33,9 @@ from celldetr.training.figures import (
     draw_similarity,
 )
 from celldetr.training.infonce import Contrast
-from celldetr.training.objective import Numbers, Objective, Start, TrainingLoss, Validation
+from celldetr.training.objective import Numbers, Objective, Start, Validation
 from celldetr.training.slide_probe import HeldOutCells, SlideProbe, embed_cells, probe_slides
-from celldetr.training.trainer import image_generators
+from celldetr.training.trainer import TrainingLoss, image_generators
 from celldetr.training.validation import LOWEST_SCORE, validate
 from celldetr.training.whitening import whiten
 

@@ -58,13 +58,13 @@ def start_fabric(precision: str, device: str, devices: int) -> Fabric:
     if dist.is_available() and dist.is_torchelastic_launched():
         here, everywhere = int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ["WORLD_SIZE"])
         if devices not in (1, here):
-            raise InputError(f"--devices {devices}, but torchrun started {here} processes here; leave --devices out")
+            raise InputError(f"`devices={devices}`, but torchrun started {here} processes here; leave `devices` out")
         devices, nodes = here, everywhere // here
     most = {"cuda": torch.cuda.device_count(), "mps": 1}.get(chosen.type)
     if devices < 1 or (most is not None and devices > most):
-        raise InputError(f"--devices {devices}: expected 1 to {most or 'the number of cores'} on {chosen.type}")
+        raise InputError(f"`devices={devices}`: expected 1 to {most or 'the number of cores'} on {chosen.type}")
     if devices > 1 and chosen.index is not None:
-        raise InputError(f"--device {device} is one device, for {devices} processes; give --device {chosen.type}")
+        raise InputError(f"`device={device}` is one device, for {devices} processes; give `device={chosen.type}`")
     several = devices * nodes > 1
     if several:  # of 1x1 convolutions, whose two layouts are the same bytes
         warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides", UserWarning)

@@ -61,14 +61,12 @@ def load_state(
         InputError: no state, a broken one, or one of another network.
     """
     path = folder / STATE_FILE
-    if not path.is_file():
-        raise InputError(f"{folder}: nothing to resume, there is no {STATE_FILE}; start without --resume")
     try:
         with safe_open(path, framework="pt") as file:
             facts: dict[str, object] = json.loads((file.metadata() or {})["facts"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except (SafetensorError, OSError, KeyError, ValueError) as error:
-        raise InputError(f"{path}: not a training state ({error}); start again with --overwrite") from None
+        raise InputError(f"{path}: not a training state ({error}); start again with `overwrite=True`") from None
     parts: dict[str, dict[str, Tensor]] = {"network": {}, "average": {}, "optimizer": {}}
     for key, value in tensors.items():
         kind, _, name = key.partition("/")

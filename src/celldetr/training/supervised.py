@@ -18,7 +18,8 @@ from celldetr.training.box_sources import BoxSource, MatchedBoxes, box_sources
 from celldetr.training.criterion import Losses, TrainingOutput, TypeOutput, class_weights
 from celldetr.training.data import TrainingData
 from celldetr.training.matcher import Match
-from celldetr.training.objective import EncodedImages, Objective, Start, TrainingLoss, Validation
+from celldetr.training.objective import Objective, Start, Validation
+from celldetr.training.trainer import EncodedImages, TrainingLoss
 from celldetr.training.validation import LOWEST_SCORE, validate, validate_labelled
 
 

@@ -88,7 +88,7 @@ def find_format(name: str, others: Sequence[str] = ()) -> Exporter:
     key = name.lower().lstrip(".")
     exporter = FORMATS.get(_ALIASES.get(key, key))
     if key == MODEL_FORMAT:
-        raise InputError("format 'onnx' is for models, not for cells: celldetr export MODEL --to onnx")
+        raise InputError("format 'onnx' is for models, not for cells; celldetr export writes a model")
     if exporter is None:
         raise InputError(f"format {name!r} is unknown; {near(key, [*FORMATS, *others])}")
     return exporter
@@ -130,7 +130,7 @@ def _target(exporter: Exporter, directory: Path, out: Path | None, overwrite: bo
         accepted = " or ".join(exporter.suffixes)
         raise InputError(f"{target}: a {exporter.name} file must end in {accepted}, programs recognise it by that")
     if target.exists() and not overwrite:
-        raise InputError(f"{target}: exists already; choose another name or overwrite it (--overwrite)")
+        raise InputError(f"{target}: exists already; choose another name or overwrite it (`overwrite=True`)")
     return target
 
 

@@ -54,7 +54,7 @@ def required_mpp(card: DatasetCard) -> float:
     """
     if card.mpp is None:
         raise InputError(
-            f"dataset {card.name!r}: mpp (micrometres per pixel) is missing; pass --mpp 0.5, say, or write mpp: 0.5"
+            f"dataset {card.name!r}: mpp (micrometres per pixel) is missing; pass `mpp=0.5`, say, or write mpp: 0.5"
         )
     return card.mpp
 

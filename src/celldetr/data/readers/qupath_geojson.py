@@ -27,7 +27,8 @@ from celldetr.data.sample import UNKNOWN, Sample
 from celldetr.data.tiling import Rectangle, piece_name, rectangles
 from celldetr.errors import InputError
 from celldetr.io.safe_io import is_dir, is_file, is_inside
-from celldetr.slide.reader import IMAGES, SLIDES, SlideReader, open_slide
+from celldetr.slide.base_reader import SlideReader
+from celldetr.slide.reader import IMAGES, SLIDES, open_slide
 
 WHOLE_UM = 1600.0  # an image of no more than this a side is read as a whole, without a region too
 MOST_PIXELS = 256 * 2**20  # of the images of one file, which are held in memory

@@ -34,10 +34,9 @@ from celldetr.training.criterion import Losses, TrainingOutput, class_weights
 from celldetr.training.data import load_data
 from celldetr.training.folder import MODEL_FOLDER, RECIPE_FILE, check_folder
 from celldetr.training.loop import Listener, TrainingProgress, train
-from celldetr.training.objective import random_places
 from celldetr.training.processes import start_fabric
 from celldetr.training.supervised import SupervisedLoss, matched_boxes
-from celldetr.training.trainer import Trainer, image_generators
+from celldetr.training.trainer import Trainer, image_generators, random_places
 
 DETECTOR = "detector"  # folder beside the variants'
 

@@ -76,7 +76,7 @@ def tasks_of(
         if seed not in study.seeds:
             raise InputError(f"study {study.name!r} has no seed {seed}; it has {', '.join(map(str, study.seeds))}")
     if finished is not None and not finished.is_dir():
-        raise InputError(f"{finished}: no such folder; --finished takes a folder that holds STUDY/VARIANT/seedN")
+        raise InputError(f"{finished}: no such folder; `finished` takes a folder that holds STUDY/VARIANT/seedN")
     chosen = tuple(variants) or tuple(study.variants)
     groups = [chosen] if study.kind == "decoder" else [(name,) for name in chosen]
     return [Task(study, seed, group, out, device, finished) for seed in tuple(seeds) or study.seeds for group in groups]

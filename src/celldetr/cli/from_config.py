@@ -1,0 +1,156 @@
+"""Options made from config classes: one per field, described where the field is; ``--set`` and ``--config`` for all.
+
+    @with_settings
+    def predict(out: Out, options: Annotated[PredictOptions, Fields("tile", "tissue=--tissue/--all-tiles")]):
+        ...
+
+has the options ``--tile``, ``--tissue/--all-tiles``, ``--set KEY=VALUE`` and ``--config FILE``; the function receives a
+validated ``PredictOptions``. An option wins over ``--set``, and that over the file.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+import typer
+from pydantic.fields import FieldInfo
+
+from celldetr.config import Config, override, parse
+from celldetr.errors import InputError, near
+from celldetr.io.safe_io import expand_user, is_file, read_yaml
+
+Assignments = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Any setting of docs/cli.md; repeat for more."),
+]
+SettingsFile = Annotated[
+    Path | None,
+    typer.Option("--config", metavar="FILE", help="YAML file of settings; --set and the options above win over it."),
+]
+
+
+class Fields:
+    """Marks a parameter of a command as a config, and names the fields that have an option of their own.
+
+    Args:
+        fields: names; the others are reached with ``--set`` and ``--config`` only. One whose option is not called
+            ``--field-name`` has its declaration behind the name, e.g. ``"types=--map"`` or ``"model=--model,-m"``.
+    """
+
+    def __init__(self, *fields: str) -> None:
+        parts = [field.partition("=") for field in fields]
+        self.flags = {name: flag or f"--{name.replace('_', '-')}" for name, _, flag in parts}
+
+
+def with_settings(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Replace the parameters that ``Fields`` marks by options of their fields, ``--set`` and ``--config``."""
+    configs: dict[str, type[Config]] = {}  # by parameter of the command
+    flags: dict[str, str] = {}  # by field
+    parameters: list[inspect.Parameter] = []
+    for parameter in inspect.signature(command, eval_str=True).parameters.values():
+        config, *marks = get_args(parameter.annotation) or (None,)
+        if config is None or not isinstance(marks[0], Fields):
+            parameters.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
+            continue
+        configs[parameter.name] = config
+        for name, declaration in marks[0].flags.items():
+            flags[name] = declaration.split(",")[0].split("/")[0]
+            parameters.append(_keyword(name, _option(config.model_fields[name], declaration)))
+    parameters += [_keyword("assignments", Assignments), _keyword("config", SettingsFile)]
+
+    @functools.wraps(command)
+    def run(assignments: list[str] | None, config: Path | None, **given: Any) -> Any:
+        values = override(read_yaml(config) if config else {}, assignments or [])
+        origin = " and ".join([str(config)] * bool(config) + ["--set"] * bool(assignments))
+        known = {name for each in configs.values() for name in each.model_fields}
+        for name in values:
+            if name not in known:
+                raise InputError(f"{origin}: unknown key {name!r}; {near(name, known)}")
+        chosen = {name: value for name in flags if (value := given.pop(name)) not in (None, [], ())}
+        for parameter, each in configs.items():
+            own = {name: value for name, value in values.items() if name in each.model_fields}
+            own |= {
+                name: _pairs(value, flags[name], each.model_fields[name])
+                if _kind(each.model_fields[name])[0] is dict
+                else value
+                for name, value in chosen.items()
+                if name in each.model_fields
+            }
+            given[parameter] = parse(each, own, origin, {name: flags[name] for name in chosen})
+        return command(**given)
+
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    run.configs = tuple(configs.values())  # type: ignore[attr-defined]
+    return run
+
+
+def _keyword(name: str, annotation: Any) -> inspect.Parameter:
+    """A parameter that is None unless it is given."""
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+
+
+def _option(field: FieldInfo, declaration: str) -> Any:
+    """The option of a field, as typer reads it. Values are converted by typer and checked by the config."""
+    kind, arguments, notes = _kind(field)
+    given: Any = kind
+    metavar = {int: "INT", float: "NUMBER", str: "TEXT", Path: "PATH"}.get(kind)
+    if kind is Literal:
+        given, metavar = type(arguments[0]), "|".join(map(str, arguments))
+    elif kind is dict:
+        given, metavar = list[str], "NAME=NAME"
+    elif kind is tuple and arguments[-1] is Ellipsis:
+        given, metavar = list[arguments[0]], "NAME"  # type: ignore[valid-type]
+    elif kind is tuple:
+        given, metavar = tuple[arguments], " ".join("N" for _ in arguments)  # type: ignore[valid-type]
+    if field.default not in (None, "", ()):
+        notes.insert(0, f"default: {_spelled(field.default, declaration)}")
+    text = f"{field.description}  [{'; '.join(notes)}]" if notes else field.description
+    option = typer.Option(*declaration.split(","), help=text, show_default=False, metavar=field.title or metavar)
+    return Annotated[given | None, option]
+
+
+def _kind(field: FieldInfo) -> tuple[Any, tuple[Any, ...], list[str]]:
+    """What a field holds beside None: a type, or ``Literal``, ``tuple`` or ``dict``; its arguments; its bounds."""
+    annotation, metadata = field.annotation, list(field.metadata)
+    while get_origin(annotation) in (Union, UnionType, Annotated):
+        annotation, *rest = (kind for kind in get_args(annotation) if kind is not NoneType)
+        metadata += [limit for info in rest if isinstance(info, FieldInfo) for limit in info.metadata]
+    words = {"ge": "{:g} or more", "gt": "above {:g}", "le": "at most {:g}", "lt": "below {:g}"}
+    limits = {name: getattr(limit, name) for limit in metadata for name in words if hasattr(limit, name)}
+    if {"ge", "le"} <= set(limits):
+        bounds = [f"{limits['ge']:g} to {limits['le']:g}"]
+    else:
+        bounds = [words[name].format(value) for name, value in limits.items()]
+    return get_origin(annotation) or annotation, get_args(annotation), bounds
+
+
+def _spelled(default: Any, declaration: str) -> str:
+    """A default as it would be given."""
+    if isinstance(default, bool):
+        on, _, off = declaration.partition("/")
+        return on if default else off or "off"
+    return ",".join(map(str, default)) if isinstance(default, tuple) else str(default)
+
+
+def _pairs(texts: list[str], flag: str, field: FieldInfo) -> dict[str, str]:
+    """``NAME=NAME`` of a repeated option, or YAML files of such pairs, as a dictionary."""
+    pairs: dict[str, str] = {}
+    for text in texts:
+        path = expand_user(Path(text))
+        if is_file(path):
+            pairs |= {str(name): "" if value is None else value for name, value in read_yaml(path).items()}
+        elif "=" in text:
+            name, _, value = text.partition("=")
+            pairs[name.strip()] = value.strip()
+        elif ":" in text:  # NAME:NAME,NAME:NAME, as `evaluate --types` of 0.1.0 took it
+            pairs |= {
+                name.strip(): value.strip() for name, _, value in (part.partition(":") for part in text.split(","))
+            }
+        else:
+            raise InputError(f"{flag} {text!r}: expected {field.title or 'NAME=NAME'}, or a YAML file of such pairs")
+    return pairs

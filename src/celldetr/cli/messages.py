@@ -1,0 +1,78 @@
+"""What commands say on standard error beside their progress: errors and notes.
+
+The library names its parameters, in backticks: "holds a run; set `overwrite=True`". A command has options instead, so
+it says "set --overwrite".
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TextIO
+
+import typer
+
+PARAMETER = re.compile(r"`(\w[\w.]*)(?:=([^`]*))?`")
+_flags: Mapping[str, tuple[str, ...]] = {}  # of the command that runs: parameter -> option, and that of False if any
+
+
+@contextmanager
+def options_of_command(flags: Mapping[str, tuple[str, ...]]) -> Iterator[None]:
+    """Name parameters in messages by the options of a command, in here."""
+    global _flags
+    before, _flags = _flags, flags
+    try:
+        yield
+    finally:
+        _flags = before
+
+
+def with_options(text: str) -> str:
+    """A message of the library with parameters as options: `mpp=0.5` as --mpp 0.5, `overwrite=True` as --overwrite."""
+
+    def option(match: re.Match[str]) -> str:
+        name, value = match.groups()
+        if name not in _flags:
+            return match.group()
+        on, *off = _flags[name]
+        if value == "False" and off:
+            return off[0]
+        return on if value in (None, "True") else f"{on} {value}"
+
+    return PARAMETER.sub(option, text)
+
+
+def complain(error: Exception | str) -> None:
+    """Say what is wrong, on one line."""
+    typer.echo(f"error: {with_options(' '.join(str(error).split()))}", err=True)
+
+
+def note(text: object) -> None:
+    """Say what a user should know of a result."""
+    typer.echo(f"note: {with_options(str(text))}", err=True)
+
+
+@contextmanager
+def noted(ours: type[Warning]) -> Iterator[None]:
+    """Say warnings of one kind as notes; Python's own way adds a line of source code."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", ours)
+        show = warnings.showwarning
+
+        def say(
+            message: Warning | str,
+            category: type[Warning],
+            filename: str,
+            lineno: int,
+            file: TextIO | None = None,
+            line: str | None = None,
+        ) -> None:
+            if issubclass(category, ours):
+                note(message)
+            else:
+                show(message, category, filename, lineno, file, line)
+
+        warnings.showwarning = say
+        yield

@@ -1,0 +1,39 @@
+"""Every setting, once: frozen pydantic models that the command line, recipes (YAML), checkpoints and Python share.
+
+Unknown keys are refused and the near ones named.
+"""
+
+from __future__ import annotations
+
+from celldetr.config.base import Config, Count, Mpp, Positive, Precision, Probability, Share, TypeName, override, parse
+from celldetr.config.data import AugmentConfig, DataSource
+from celldetr.config.evaluation import EvaluateOptions, ProbeOptions, ThresholdOptions
+from celldetr.config.inference import InferenceOptions
+from celldetr.config.model import ModelConfig
+from celldetr.config.recipe import Recipe
+from celldetr.config.training import DETECTION, ContrastiveConfig, Part, TrainConfig
+
+__all__ = [
+    "DETECTION",
+    "AugmentConfig",
+    "Config",
+    "ContrastiveConfig",
+    "Count",
+    "DataSource",
+    "EvaluateOptions",
+    "InferenceOptions",
+    "ModelConfig",
+    "Mpp",
+    "Part",
+    "Positive",
+    "Precision",
+    "Probability",
+    "ProbeOptions",
+    "Recipe",
+    "Share",
+    "ThresholdOptions",
+    "TrainConfig",
+    "TypeName",
+    "override",
+    "parse",
+]

@@ -1,0 +1,193 @@
+"""GeoJSON as QuPath and other annotation tools write it, read one Feature at a time, as exports of slides are large.
+
+A file holds a FeatureCollection, a list of Features (QuPath writes both), a single Feature or a bare geometry, and may
+be compressed with gzip. Coordinates are pixels of full resolution, (x, y); z is ignored. What QuPath says of an object
+differs between its versions 0.2 to 0.5; ``Feature`` is the same for all. Geometries are parsed when asked for, so that
+objects which a caller skips cost nothing.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import shapely
+from numpy.typing import NDArray
+
+from celldetr.errors import InputError
+from celldetr.io.json_items import read_items
+from celldetr.io.safe_io import shown
+
+AREAS = ("Polygon", "MultiPolygon", "GeometryCollection")
+POINTS = ("Point", "MultiPoint")
+NOT_CELLS = ("tile", "tmacore", "root")  # kinds of objects that are neither a cell nor drawn by somebody
+LARGEST = 1e8  # px, of a coordinate: no image is that wide
+_OBJECT_ID = re.compile(r"(?:Path)?([A-Za-z]+)Object")
+
+
+@dataclass(frozen=True)
+class Feature:
+    """An object of a GeoJSON file.
+
+    Attributes:
+        kind: type of the object in QuPath: annotation (where nothing is said), detection, cell, tile, tmacore or root.
+        name: of the object; "" for none.
+        class_name: classification as QuPath shows it, ``Tumor: Positive``; "" for none.
+        class_parts: names that a derived classification is made of.
+        geometry: GeoJSON, as in the file.
+        nucleus: GeoJSON of a cell's nucleus; None where none is drawn.
+        where: file and number of the object, for messages.
+    """
+
+    kind: str
+    name: str
+    class_name: str
+    class_parts: tuple[str, ...]
+    geometry: Any
+    nucleus: Any
+    where: str
+
+    @classmethod
+    def parse(cls, value: Any, where: str) -> Feature:
+        """A Feature of a file.
+
+        Raises:
+            InputError: it is none.
+        """
+        if not isinstance(value, dict) or value.get("type") != "Feature":
+            raise InputError(f"{where}: expected a Feature, got {shown(value, 60)}")
+        properties = value.get("properties")
+        properties = properties if isinstance(properties, dict) else {}
+        kind, name = _kind(value, properties), properties.get("name")
+        name = name if isinstance(name, str) else ""
+        class_name, parts = _classification(properties.get("classification"))
+        nucleus = value.get("nucleusGeometry") if kind == "cell" else None
+        return cls(kind, name, class_name, parts, value.get("geometry"), nucleus, where)
+
+    @property
+    def names(self) -> set[str]:
+        """All that the object may be called by: its name, its classification, and the parts of a derived one."""
+        return {self.name, self.class_name, *self.class_parts} - {""}
+
+    @property
+    def has_points(self) -> bool:
+        """Whether the geometry is of points, not an area."""
+        return isinstance(self.geometry, dict) and self.geometry.get("type") in POINTS
+
+    def points(self) -> NDArray[np.float64]:
+        """(N, 2) px, where ``has_points``.
+
+        Raises:
+            InputError: malformed coordinates.
+        """
+        coordinates = self.geometry.get("coordinates")
+        return _numbers([coordinates] if self.geometry["type"] == "Point" else coordinates, self.where)
+
+    def area(self) -> shapely.Polygon | shapely.MultiPolygon:
+        """The area of the object, of a cell that of its nucleus if it is drawn; it need not be valid.
+
+        Raises:
+            InputError: a point, a line, or malformed coordinates.
+        """
+        polygons = _polygons(self.nucleus or self.geometry, self.where)
+        return polygons[0] if len(polygons) == 1 else shapely.MultiPolygon(polygons)
+
+
+def read_features(path: Path | str) -> Iterator[Feature]:
+    """The Features of a GeoJSON file (also ``.gz``), in its order; a bare geometry becomes one.
+
+    Raises:
+        InputError: no such file, or not GeoJSON; this may come after some Features.
+    """
+    path, number = Path(path), 0
+    top: Any = None
+    members: dict[str, Any] = {}  # of the object; its list of features is empty
+    for key, is_item, value in read_items(path, "not GeoJSON", "export it from QuPath as GeoJSON"):
+        if is_item and key != "cells":
+            number += 1
+            yield Feature.parse(value, f"{path}: object {number}")
+        elif key is not None:
+            members[key] = value
+        elif not is_item:
+            top = value
+    kind = members.get("type")
+    where = f"{path}: object 1"
+    if kind in (*AREAS, *POINTS):
+        yield Feature.parse({"type": "Feature", "geometry": members}, where)
+    elif kind == "Feature":
+        yield Feature.parse(members, where)
+    elif not isinstance(top, list) and not isinstance(members.get("features"), list):
+        got = f"type {kind!r}" if kind else type(top).__name__
+        raise InputError(f"{path}: expected a GeoJSON FeatureCollection, Feature or list of Features, got {got}")
+
+
+def _kind(feature: Mapping[str, Any], properties: Mapping[str, Any]) -> str:
+    """``objectType`` since QuPath 0.3, ``object_type`` by others; before, the Feature's id: ``PathCellObject``."""
+    kind = properties.get("objectType", properties.get("object_type"))
+    if kind is None:
+        match = _OBJECT_ID.fullmatch(str(feature.get("id")))
+        kind = match.group(1) if match else "annotation"
+    return str(kind).lower().replace("_", "")
+
+
+def _classification(value: Any) -> tuple[str, tuple[str, ...]]:
+    """Name of a classification, and its parts: text by other programs, ``name`` or ``names`` by QuPath."""
+    if isinstance(value, str):
+        return value, ()
+    if not isinstance(value, dict):
+        return "", ()
+    names, name = value.get("names"), value.get("name")
+    parts = tuple(map(str, names)) if isinstance(names, list) else ()
+    return name if isinstance(name, str) and name else ": ".join(parts), parts
+
+
+def _polygons(geometry: Any, where: str) -> list[shapely.Polygon]:
+    """The polygons of an area, however many collections they are in."""
+    left, polygons = [geometry], []
+    while left:
+        value = left.pop(0)
+        kind = value.get("type") if isinstance(value, dict) else None
+        if kind not in AREAS:
+            got = f"is a {kind}" if isinstance(kind, str) else "has no geometry"
+            raise InputError(
+                f"{where} {got}; expected an area (Polygon or MultiPolygon): points and lines hold no cells"
+            )
+        inner = value.get("geometries" if kind == "GeometryCollection" else "coordinates")
+        inner = [inner] if kind == "Polygon" else inner
+        if not isinstance(inner, list):
+            raise InputError(f"{where}: a {kind} without coordinates")
+        if kind == "GeometryCollection":
+            left = inner + left
+        else:
+            polygons += [_polygon(rings, where) for rings in inner]
+    return polygons
+
+
+def _polygon(rings: Any, where: str) -> shapely.Polygon:
+    if not isinstance(rings, list) or not rings:
+        raise InputError(f"{where}: a polygon without coordinates")
+    arrays = [_numbers(ring, where) for ring in rings]
+    fewest = min(len(ring) - int((ring[0] == ring[-1]).all()) for ring in arrays)
+    if fewest < 3:
+        raise InputError(f"{where}: a polygon of {fewest} points; expected at least 3")
+    return shapely.Polygon(arrays[0], arrays[1:])
+
+
+def _numbers(values: Any, where: str) -> NDArray[np.float64]:
+    """(N, 2) finite pixels from a list of coordinates."""
+    try:
+        points = np.array(values)
+    except (ValueError, OverflowError):  # rows of different lengths
+        points = np.zeros(0)
+    if (
+        points.ndim != 2
+        or points.shape[1] < 2
+        or points.dtype.kind not in "iuf"
+        or not (np.abs(points[:, :2]) <= LARGEST).all()
+    ):
+        raise InputError(f"{where}: expected points of two numbers, pixels of full resolution; got {shown(values, 60)}")
+    return points[:, :2].astype(np.float64)
