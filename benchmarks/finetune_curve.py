@@ -23,6 +23,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from celldetr.training.run import Run
 
 from celldetr.config import DataSource, Recipe
 from celldetr.data.sample import Sample
@@ -34,7 +35,6 @@ from celldetr.model.inference import TilePredictor
 from celldetr.recipes import load_recipe
 from celldetr.training.data import TrainingData
 from celldetr.training.loop import start_fabric
-from celldetr.training.run import Run
 from celldetr.training.validation import LOWEST_SCORE, PROTOCOL, THRESHOLD_PROTOCOLS, whole_image
 
 TYPES = ("inflammatory", "epithelial", "spindle", "other")

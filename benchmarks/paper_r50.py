@@ -16,6 +16,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 import torch
+from celldetr.training.crops import image_generators
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
@@ -25,7 +26,6 @@ from celldetr.data.dataset import Batch, TrainingSet, collate
 from celldetr.model.celldetr import CellDETR
 from celldetr.recipes import load_recipe
 from celldetr.training.criterion import balance
-from celldetr.training.crops import image_generators
 from celldetr.training.data import load_data
 from celldetr.training.optim import build_optimizer, clip_gradients, set_rate
 from celldetr.training.supervised import Supervised

@@ -14,11 +14,11 @@ import time
 from pathlib import Path
 
 import numpy as np
+from celldetr.training.run import Run
 
 from celldetr.research.ablation.study import load_study
 from celldetr.training.data import load_data
 from celldetr.training.loop import start_fabric
-from celldetr.training.run import Run
 
 STEPS, WARM = 3, 2  # steps of a turn, and turns that are not counted
 

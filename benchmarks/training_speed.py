@@ -88,11 +88,11 @@ class Clock:
 def work(path: Path) -> None:
     """Answer each number on stdin by that many steps: prints wall, CPU and the stages."""
     import torch
+    from celldetr.training.ema import Average
 
     from celldetr.model.celldetr import CellDETR
     from celldetr.recipes import load_recipe
     from celldetr.training import supervised
-    from celldetr.training.ema import Average
     from celldetr.training.optim import build_optimizer, clip_gradients, set_rate
     from celldetr.training.supervised import Supervised
 

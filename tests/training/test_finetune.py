@@ -20,12 +20,12 @@ from celldetr.model.celldetr import CellDETR
 from celldetr.model.checkpoint import load_checkpoint
 from celldetr.model.warm_start import start_from, start_note
 from celldetr.recipes import load_recipe
-from celldetr.training.crops import image_generators
 from celldetr.training.hold_out import hold_out
 from celldetr.training.loop import train
 from celldetr.training.optim import build_optimizer
 from celldetr.training.state import STATE_FILE
-from celldetr.training.supervised import Supervised
+from celldetr.training.supervised import SupervisedLoss
+from celldetr.training.trainer import image_generators
 from celldetr.training.validation import validate_labelled
 
 Recipes = Callable[..., Recipe]
@@ -110,14 +110,14 @@ def test_a_run_that_learns_no_types_has_none(tmp_path: Path, tiny_recipe: Recipe
     assert checkpoint.network.config.types == ("untyped",)
 
 
-def objective(config: ModelConfig, **training: object) -> Supervised:
+def objective(config: ModelConfig, **training: object) -> SupervisedLoss:
     torch.manual_seed(0)
-    made = Supervised(CellDETR(config), TrainConfig.model_validate(training), torch.ones(len(config.types)))
+    made = SupervisedLoss(CellDETR(config), TrainConfig.model_validate(training), torch.ones(len(config.types)))
     return made.train()
 
 
-def run(made: Supervised, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-    return made(batch.images, batch.boxes, batch.types, image_generators(0, 0, 0, len(batch.images)))
+def run(made: SupervisedLoss, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+    return made(batch, image_generators(0, 0, 0, len(batch.images)))
 
 
 @pytest.mark.parametrize(
@@ -225,10 +225,10 @@ def test_crops_are_drawn_around_labelled_cells(tiny_recipe: Recipes) -> None:
     empty = sample("y", [])
     config = tiny_recipe().augment.model_copy(update={"crop": 20, "scale": (0.8, 1.25)})
     crops = TrainingSet([lonely, empty], config, 0, 100, around_cells=True)
-    assert all(1 in crop.types.tolist() for crop in crops)
+    assert all(1 in crop.targets.types.tolist() for crop in crops)
     plain = TrainingSet([lonely, empty], config, 0, 100)
-    assert not all(1 in crop.types.tolist() for crop in plain)
-    centres = torch.cat([crop.boxes[crop.types == 1, :2] for crop in crops])
+    assert not all(1 in crop.targets.types.tolist() for crop in plain)
+    centres = torch.cat([crop.targets.boxes[crop.targets.types == 1, :2] for crop in crops])
     assert float(centres.std(0).min()) > 0.15  # anywhere in the crop, not always in its middle
 
 
