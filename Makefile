@@ -10,7 +10,7 @@ export UV_HTTP_TIMEOUT ?= 300
 export OMP_WAIT_POLICY ?= passive
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast lint format lock clean
+.PHONY: help demo test test-fast lint format docs-cli lock clean
 
 help:  ## list what can be made
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 11
@@ -34,6 +34,9 @@ lint: $(VENV)/.installed-dev  ## check format and style (ruff), types (mypy), la
 format: $(VENV)/.installed-dev  ## let ruff format and fix what it can
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+docs-cli: $(VENV)/.installed-dev  ## write docs/cli.md from the commands
+	$(BIN)/python docs/cli_reference.py
 
 # One version a package for every supported Python and system: what is tested here is what is installed there.
 lock:  ## resolve requirements.lock anew (needs uv)

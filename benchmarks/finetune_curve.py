@@ -28,8 +28,8 @@ from celldetr.training.run import Run
 from celldetr.config import DataSource, Recipe
 from celldetr.data.sample import Sample
 from celldetr.data.sources import load_source
-from celldetr.evaluation.cells import predict_samples
-from celldetr.evaluation.evaluate import score_images
+from celldetr.evaluation.image_cells import predict_samples
+from celldetr.evaluation.score import score_images
 from celldetr.evaluation.threshold import best_threshold
 from celldetr.model.inference import TilePredictor
 from celldetr.recipes import load_recipe

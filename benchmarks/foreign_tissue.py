@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from celldetr.config import DataSource
 from celldetr.data.sources import load_source
-from celldetr.evaluation.cells import predict_samples
+from celldetr.evaluation.image_cells import predict_samples
 from celldetr.evaluation.threshold import best_threshold
 from celldetr.model.checkpoint import load_checkpoint
 from celldetr.model.hub import find_model

@@ -11,13 +11,13 @@ import argparse
 
 from celldetr.config import DataSource
 from celldetr.data.sources import load_source
-from celldetr.evaluation.cells import predict_samples
+from celldetr.evaluation.image_cells import image_cells
 from celldetr.evaluation.threshold import best_threshold
 from celldetr.model.checkpoint import load_checkpoint
 from celldetr.model.hub import find_model
 from celldetr.model.inference import TilePredictor
 from celldetr.model.orientations import COUNTS
-from celldetr.training.validation import LOWEST_SCORE, THRESHOLD_PROTOCOLS, whole_image
+from celldetr.training.validation import LOWEST_SCORE, THRESHOLD_PROTOCOLS
 from scores import scores_at
 
 
@@ -32,8 +32,9 @@ def main() -> None:
     print("orientations  threshold          F1     standard  precision  recall  types  types(standard)  box IoU")
     for count in COUNTS:
         predictor = TilePredictor(network, threshold=shipped, orientations=count)
-        predictor.threshold = LOWEST_SCORE  # more of the same cells, for the choice of a threshold
-        images = list(predict_samples(whole_image(predictor), samples, types))
+        images = [  # down to a low score, for the choice of a threshold
+            image_cells(sample, predictor.predict_tiles([sample.image], LOWEST_SCORE)[0], types) for sample in samples
+        ]
         best = best_threshold(images, THRESHOLD_PROTOCOLS).threshold
         for name, threshold in (("shipped", shipped), ("best", best)):
             got = scores_at(threshold, images, types)

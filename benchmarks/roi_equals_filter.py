@@ -15,7 +15,7 @@ import numpy as np
 import shapely
 
 import celldetr
-from celldetr.cells.store import read_embeddings
+from celldetr.cells.reader import read_embeddings
 from celldetr.slide.options import PredictOptions
 
 RING = shapely.transform(shapely.Point(0, 0).buffer(1), lambda p: p * [500, 380] + [900, 900])

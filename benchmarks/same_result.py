@@ -15,8 +15,8 @@ from scipy.spatial import cKDTree
 
 from celldetr.config import DataSource
 from celldetr.data.sources import load_source
-from celldetr.evaluation.cells import predict_samples
-from celldetr.evaluation.evaluate import score_images
+from celldetr.evaluation.image_cells import predict_samples
+from celldetr.evaluation.score import score_images
 from celldetr.model.checkpoint import load_checkpoint
 from celldetr.model.hub import find_model
 from celldetr.model.inference import TilePredictor

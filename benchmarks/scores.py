@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from celldetr.evaluation.cells import ImageCells
-from celldetr.evaluation.evaluate import score_images
+from celldetr.evaluation.image_cells import ImageCells
+from celldetr.evaluation.score import score_images
 from celldetr.training.validation import PROTOCOL
 
 

@@ -26,11 +26,10 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from celldetr.api import load_model
-from celldetr.cells import store
 from celldetr.demo_slide import sample_slide
 from celldetr.model.checkpoint import load_checkpoint
 from celldetr.model.hub import find_model
-from celldetr.slide import pipeline, plan
+from celldetr.slide import parts, plan, run
 from celldetr.slide.base_reader import SlideReader
 from celldetr.slide.engine import run_slide
 from celldetr.slide.options import PredictOptions
@@ -84,9 +83,9 @@ def clocks(model: Any, clock: Clock) -> Iterator[None]:
         (network, "detect", "detection decoder"),
         (network, "represent", "representation decoder"),
         (Ownership, "keep", "merge (ownership)"),
-        (pipeline, "tile_rows", "rows"),
-        (store.PartStore, "write", "write parts"),
-        (store.PartStore, "finish", "join parts"),
+        (run, "cell_rows", "rows"),
+        (parts.PartStore, "write", "write parts"),
+        (parts.PartStore, "finish", "join parts"),
     ]
     undo = [clock.wrap(*place) for place in places]
     try:

@@ -1,6 +1,6 @@
 """Cells of an image with numpy, ONNX Runtime and Pillow alone: no PyTorch, no celldetr.
 
-celldetr export small-20x --to onnx -o small-20x.onnx
+celldetr export small-20x --format onnx -o small-20x.onnx
 python examples/onnx_predict.py small-20x.onnx region.png --out cells.csv  # an image at the model's mpp
 
 A nucleus on the very line between two windows may appear twice or not at all; celldetr itself settles those too.

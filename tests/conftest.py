@@ -58,7 +58,7 @@ def small_onnx(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     path = tmp_path_factory.mktemp("onnx") / "new" / "small.onnx"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["celldetr", "export", "small-20x", "--to", "onnx", "-o", str(path)])
+        patch.setattr(sys, "argv", ["celldetr", "export", "small-20x", "--format", "onnx", "-o", str(path)])
         with pytest.raises(SystemExit) as end:
             cli.main()
     assert end.value.code == 0

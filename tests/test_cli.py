@@ -24,7 +24,7 @@ import tifffile
 import yaml
 
 import celldetr
-from celldetr.cells import store
+from celldetr.slide import parts
 from helpers.cli import call
 from helpers.sample_crop import COLUMNS, MPP, crop, default_model, save, white
 
@@ -125,16 +125,16 @@ def test_export_afterwards(run: Run, finished: Path, tmp_path: Path) -> None:
 
 def test_export_of_a_model_and_of_cells_are_told_apart(run: Run, finished: Path, tmp_path: Path) -> None:
     out = tmp_path / "model.onnx"
-    refused(run("export", finished, "--to", "onnx", "-o", out), "cells of a slide; onnx is a format of models")
-    refused(run("export", finished / "cells.parquet", "--to", "onnx", "-o", out), "cells of a slide")
-    refused(run("export", "small-20x", "--to", "csv"), "no such cell table")
-    refused(run("export", "small-2x", "--to", "onnx", "-o", out), "did you mean 'small-20x'?")
-    refused(run("export", "small-20x", "--to", "onx"), "did you mean 'onnx'?")
-    refused(run("export", "small-20x", "--to", "onnx", "-o", out, "--shape", "box"), "--to onnx writes a model")
+    refused(run("export", finished, "--format", "onnx", "-o", out), "cells of a slide; onnx is a format of models")
+    refused(run("export", finished / "cells.parquet", "--format", "onnx", "-o", out), "cells of a slide")
+    refused(run("export", "small-20x", "--format", "csv"), "no such cell table")
+    refused(run("export", "small-2x", "--format", "onnx", "-o", out), "did you mean 'small-20x'?")
+    refused(run("export", "small-20x", "--format", "onx"), "did you mean 'onnx'?")
+    refused(run("export", "small-20x", "--format", "onnx", "-o", out, "--shape", "box"), "--format onnx writes a model")
     refused(run("predict", "a.png", "-o", tmp_path, "-f", "onnx"), "for models, not for cells")
-    refused(run("export", "small-20x", "--to", "onnx", "-o", tmp_path / "model.pt"), "ends in .onnx")
+    refused(run("export", "small-20x", "--format", "onnx", "-o", tmp_path / "model.pt"), "ends in .onnx")
     assert not list(tmp_path.glob("model*"))
-    assert run("export", finished, "--to", "csv", "-o", tmp_path / "cells.csv").code == 0
+    assert run("export", finished, "--format", "csv", "-o", tmp_path / "cells.csv").code == 0
 
 
 def test_demo_writes_all_formats(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -246,7 +246,7 @@ def test_a_full_disk_leaves_nothing(run: Run, tmp_path: Path, monkeypatch: pytes
     image = save(crop(), tmp_path / "crop.png")
     arguments = ["predict", image, "-o", tmp_path / "out", "--mpp", MPP, "-q"]
     with monkeypatch.context() as patch:
-        patch.setattr(store.pq, "write_table", full)  # what writes the parts
+        patch.setattr(parts.pq, "write_table", full)  # what writes the parts
         refused(run(*arguments), "the disk is full")
     assert not files_in(tmp_path / "out")
     with monkeypatch.context() as patch:
@@ -424,7 +424,7 @@ def test_a_model_of_other_types(run: Run, card: Callable[..., Path], tmp_path: P
     other = card(types={"tumour": ["epithelial"], "rest": ["lymphocyte", "stromal"]})
     arguments = ["evaluate", other, "-o", out, "-q"]
     refused(run(*arguments), "none in common")
-    refused(run(*arguments, "--map", "tumour"), "expected THEIRS=OURS")
+    refused(run(*arguments, "--map", "tumour"), "expected --map THEIRS=OURS")
     refused(run(*arguments, "--map", "tumor=epithelial"), "did you mean 'tumour'?")
     assert not out.exists()
     assert run(*arguments, "--map", "tumour=epithelial", "--map", "rest=").code == 0
@@ -563,7 +563,7 @@ def test_own_labels_from_qupath(run: Run, tmp_path: Path) -> None:
     refused(run(*train), "mpp")
     refused(run(*train, "--mpp", MPP, "--map", "stromal=x"), "has no class 'stromal'")
     refused(run("train", "finetune", "-o", out), "no labelled cell in train")
-    refused(run("train", "finetune", "-o", out, "--map", "a=b"), "--data FOLDER_OR_FILE, which is missing")
+    refused(run("train", "finetune", "-o", out, "--map", "a=b"), "--data, which is missing")
     assert not out.exists()
     done = run(*train, *quick, "--mpp", MPP, "--map", "L=lymphocyte")
     assert done.code == 0, done.err

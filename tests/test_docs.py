@@ -22,9 +22,9 @@ from PIL import Image
 import celldetr
 from celldetr.config import parse
 from celldetr.data.card import CARDS, DatasetCard, load_card
-from celldetr.evaluation.evaluate import score_images
 from celldetr.evaluation.protocols import PROTOCOLS
 from celldetr.evaluation.report import write_metrics
+from celldetr.evaluation.score import score_images
 from celldetr.io.safe_io import yaml_names
 from helpers.cell_tables import random_cells, random_embeddings, write_run
 from helpers.sample_crop import crop, default_model

@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from celldetr.api import Model, load_model, predict_slide
     from celldetr.cells.export import export_cells
-    from celldetr.cells.store import read_cells, read_embeddings
-    from celldetr.config import ModelConfig, Recipe
+    from celldetr.cells.reader import read_cells, read_embeddings
+    from celldetr.config import ClusterOptions, ModelConfig, Recipe
     from celldetr.demo_slide import sample_slide
     from celldetr.errors import InputError
     from celldetr.model.celldetr import CellDETR
     from celldetr.model.hub import list_models
-    from celldetr.search.clustering import ClusterOptions, cluster_cells
+    from celldetr.search.clustering import cluster_cells
     from celldetr.search.index import build_index
     from celldetr.search.similar import similar
     from celldetr.slide.options import PredictOptions
@@ -35,7 +35,7 @@ _HOMES = {
     "Model": "celldetr.api",
     "load_model": "celldetr.api",
     "predict_slide": "celldetr.api",
-    "ClusterOptions": "celldetr.search.clustering",
+    "ClusterOptions": "celldetr.config",
     "cluster_cells": "celldetr.search.clustering",
     "build_index": "celldetr.search.index",
     "similar": "celldetr.search.similar",
@@ -47,8 +47,8 @@ _HOMES = {
     "list_models": "celldetr.model.hub",
     "sample_slide": "celldetr.demo_slide",
     "PredictOptions": "celldetr.slide.options",
-    "read_cells": "celldetr.cells.store",
-    "read_embeddings": "celldetr.cells.store",
+    "read_cells": "celldetr.cells.reader",
+    "read_embeddings": "celldetr.cells.reader",
     "train": "celldetr.training.loop",
 }
 

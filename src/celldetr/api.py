@@ -19,7 +19,8 @@ from celldetr.model.checkpoint import Card, load_checkpoint
 from celldetr.model.device import pick_device
 from celldetr.model.hub import find_model
 from celldetr.model.inference import TilePredictor
-from celldetr.slide.engine import Progress, RunSummary, predict_array, slide_run
+from celldetr.slide.array import predict_array
+from celldetr.slide.engine import Progress, RunSummary, slide_run
 from celldetr.slide.options import PredictOptions
 from celldetr.slide.reader import open_slide
 

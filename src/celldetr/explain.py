@@ -15,10 +15,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from celldetr.api import Model, load_model
-from celldetr.cells.store import RUN, cells_path, read_cells
+from celldetr.cells.reader import open_table
 from celldetr.errors import InputError
 from celldetr.io.figures import check_ending, save_figure
-from celldetr.io.files import read_json
 from celldetr.model.attention_trace import AttentionTrace, trace_attention
 from celldetr.model.display_names import short_titles
 from celldetr.model.hub import DEFAULT_MODEL
@@ -85,8 +84,8 @@ def run_cells(run: Path, reader: SlideReader) -> pd.DataFrame:
     Raises:
         InputError: no finished run, or one of another slide.
     """
-    cells = read_cells(run, COLUMNS)
-    record = read_json(cells_path(run).parent / RUN) or {}
+    table = open_table(run)
+    record = table.run
     for key, actual in (("width", reader.width), ("height", reader.height)):
         if record.get(key, actual) != actual:
             raise InputError(
@@ -100,7 +99,7 @@ def run_cells(run: Path, reader: SlideReader) -> pd.DataFrame:
                 f"`cells={run}`: was made at {was} um per pixel ({key}), and {reader.file} is opened at {size:g}; give"
                 f" the resolution of the run, `mpp={record.get('mpp')}`"
             )
-    return cells
+    return table.frame(COLUMNS)
 
 
 def found_cells(reader: SlideReader, region: Region | None, model: Model) -> pd.DataFrame:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from celldetr.data.card import CARDS, load_card
+from celldetr.data.sources import load_samples
 from celldetr.errors import InputError
 from celldetr.io.safe_io import yaml_names
 from helpers.folders import write_card
@@ -25,8 +27,29 @@ def test_every_card_of_the_package_is_valid_and_named_by_its_file() -> None:
 
 def test_what_may_ship_is_what_its_licence_allows() -> None:
     allowed = {name for name in yaml_names(CARDS) if load_card(name).may_ship}
-    assert {load_card(name).licence for name in allowed} <= {"Apache-2.0", "BSD-3-Clause", "CC0-1.0"}
+    assert {load_card(name).licence for name in allowed} <= {"Apache-2.0", "BSD-3-Clause", "CC0-1.0", "CC-BY-4.0"}
     assert not load_card("consep").may_ship
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["brca-m2c", "consep", "consep-train", "nucls-examples", "nuinsseg", "tnbc"])
+def test_splits_share_no_patient_and_no_image(name: str, shared_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CELLDETR_DATA", str(shared_data))
+    card = load_card(name)
+    apart = [split for split in card.splits if split in ("train", "fit", "val", "test")]
+    seen: dict[str, str] = {}
+    for split in apart:
+        for sample in load_samples(card, split):
+            for key in (f"patient {sample.group}", hashlib.sha256(sample.image.tobytes()).hexdigest()):
+                assert seen.setdefault(key, split) == split, f"{key} is in {seen[key]} and in {split}"
+    assert seen
+
+
+def test_patients_of_brca_m2c_are_not_in_the_unseen_set(shared_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CELLDETR_DATA", str(shared_data))
+    brca, unseen = load_card("brca-m2c"), load_card("monuseg-train")
+    learned = {sample.group for split in brca.splits for sample in load_samples(brca, split)}
+    assert not learned & {sample.group for sample in load_samples(unseen, "unseen")}
 
 
 def test_an_unknown_name_lists_near_ones() -> None:

@@ -116,7 +116,7 @@ class MortalModel(DiscModel):
         super().__init__()
         self.batches, self.last = 0, last
 
-    def predict_tiles(self, tiles: Sequence[NDArray[np.uint8]]) -> list[TileCells]:
+    def predict_tiles(self, tiles: Sequence[NDArray[np.uint8]], least_score: float | None = None) -> list[TileCells]:
         if self.batches == self.last:
             raise Killed
         self.batches += 1
@@ -310,7 +310,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     path = write_slide(tmp_path / "a.png", ["sharp", "blurred"])
     (tmp_path / "a.geojson").write_text(geojson([(10, 10 + 64 * k, 20, 20 + 64 * k) for k in range(4)]))
     out = tmp_path / "set"
-    arguments = ["data", "sample", path, "-o", out, "--boxes", tmp_path / "a.geojson", "--px", PX, "--mpp", MPP]
+    arguments = ["data", "sample", path, "-o", out, "--polygons", tmp_path / "a.geojson", "--px", PX, "--mpp", MPP]
     assert call(*arguments, "--patch-mpp", MPP, "--licence", "CC0-1.0") == 0
     said = capsys.readouterr().out
     assert "a: 4 patches, 4 nuclei; 8 places with tissue, left out 4 blurred" in said
@@ -319,7 +319,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert PatchSet(out).info.licence == "CC0-1.0"
     (tmp_path / "labels").mkdir()
     (tmp_path / "a.geojson").rename(tmp_path / "labels" / "a.geojson")
-    some = ["data", "sample", path, tmp_path / "no.png", "-o", tmp_path / "some", "--boxes", tmp_path / "labels"]
+    some = ["data", "sample", path, tmp_path / "no.png", "-o", tmp_path / "some", "--polygons", tmp_path / "labels"]
     assert call(*some, "--px", PX, "--mpp", MPP, "--patch-mpp", MPP) == 3  # there is a set, without one of the slides
     assert "no.png: no such file" in capsys.readouterr().err
     (tmp_path / "labels" / "a.geojson").rename(tmp_path / "a.geojson")
@@ -328,9 +328,9 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert call(*arguments, "--threshold", "0.5") == 2
     assert "--threshold is a model's" in capsys.readouterr().err
     assert (
-        call("data", "sample", path, tmp_path / "no.png", "-o", tmp_path / "two", "--boxes", tmp_path / "a.geojson")
+        call("data", "sample", path, tmp_path / "no.png", "-o", tmp_path / "two", "--polygons", tmp_path / "a.geojson")
         == 2
     )
     assert "name a folder of SLIDE.geojson" in capsys.readouterr().err
     assert call("data", "sample", path, "-o", tmp_path / "two", "--px", "5000") == 2
-    assert "options: px" in capsys.readouterr().err
+    assert "--px: Input should be" in capsys.readouterr().err

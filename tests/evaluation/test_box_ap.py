@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from celldetr.evaluation.box_ap import box_ap, overlapping
-from celldetr.evaluation.cells import ImageCells
-from celldetr.evaluation.evaluate import score_images
+from celldetr.evaluation.image_cells import ImageCells
+from celldetr.evaluation.score import score_images
 from helpers.scenes import TYPES, image
 
 Box = Sequence[float]

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import precision_recall_curve
 
-from celldetr.evaluation.cells import ImageCells
 from celldetr.evaluation.curve import score_curve
+from celldetr.evaluation.image_cells import ImageCells
 from celldetr.evaluation.metrics import DetectionCounts, count_detection
 from celldetr.evaluation.protocols import PROTOCOLS, pair_image
 from helpers.scenes import image, random_image

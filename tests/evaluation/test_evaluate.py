@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from rich.console import Console
 
+from celldetr.data.sample import Sample
 from celldetr.errors import InputError
-from celldetr.evaluation.evaluate import evaluate, score_images
 from celldetr.evaluation.format import show_report
+from celldetr.evaluation.image_cells import Predict, predict_samples
 from celldetr.evaluation.metrics import DetectionCounts
 from celldetr.evaluation.protocols import PROTOCOLS
-from celldetr.evaluation.report import headline, write_metrics
+from celldetr.evaluation.report import Report, headline, write_metrics
+from celldetr.evaluation.score import score_images
 from helpers.scenes import TYPES, Oracle, image, perfect, random_image, sample, tile_cells
 
 SAMPLES = [
@@ -24,6 +28,12 @@ SAMPLES = [
     sample([(20, 20)], [0], name="b", group="p1", pixel=2),
     sample([], [], name="empty", group="p2", pixel=3),
 ]
+
+
+def evaluate(
+    predict: Predict, samples: Iterable[Sample], type_names: tuple[str, ...] = TYPES, **settings: Any
+) -> Report:
+    return score_images(list(predict_samples(predict, samples, type_names)), type_names, **settings)
 
 
 def test_a_perfect_model() -> None:

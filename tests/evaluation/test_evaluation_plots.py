@@ -10,7 +10,6 @@ import pytest
 from PIL import Image
 
 from celldetr.errors import InputError
-from celldetr.evaluation.evaluate import score_images
 from celldetr.evaluation.plots import (
     confusion_figure,
     precision_recall_figure,
@@ -18,6 +17,7 @@ from celldetr.evaluation.plots import (
     save_plots,
     threshold_figure,
 )
+from celldetr.evaluation.score import score_images
 from celldetr.evaluation.threshold import best_threshold
 from celldetr.io.figures import save_figure
 from helpers.scenes import TYPES, image, random_image

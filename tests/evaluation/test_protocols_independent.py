@@ -16,8 +16,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy.optimize import linear_sum_assignment
 
-from celldetr.evaluation.cells import ImageCells
-from celldetr.evaluation.evaluate import score_images
+from celldetr.evaluation.image_cells import ImageCells
+from celldetr.evaluation.score import score_images
 from helpers.scenes import TYPES, image
 
 NO_TYPE = "none"  # the point CellViT's evaluation puts into an empty image: background

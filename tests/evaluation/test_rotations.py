@@ -14,11 +14,11 @@ import pytest
 from rich.console import Console
 
 from celldetr.errors import InputError
-from celldetr.evaluation.evaluate import score_images
 from celldetr.evaluation.format import show_rotations
 from celldetr.evaluation.protocols import PROTOCOLS
 from celldetr.evaluation.report import Report, headline, write_metrics
 from celldetr.evaluation.rotations import rotations, spread
+from celldetr.evaluation.score import score_images
 from helpers.scenes import TYPES, image, random_image
 
 Write = Callable[..., Path]

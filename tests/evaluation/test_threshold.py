@@ -3,20 +3,17 @@ image."""
 
 from __future__ import annotations
 
-import inspect
-
 import numpy as np
 import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from celldetr.errors import InputError
-from celldetr.evaluation.cells import ImageCells
-from celldetr.evaluation.evaluate import evaluate
+from celldetr.evaluation.image_cells import ImageCells
 from celldetr.evaluation.metrics import DetectionCounts, count_detection
 from celldetr.evaluation.protocols import PROTOCOLS, pair_image
-from celldetr.evaluation.threshold import TOP, best_threshold, choose_threshold
-from helpers.scenes import TYPES, Oracle, image, random_image, sample, tile_cells
+from celldetr.evaluation.threshold import TOP, best_threshold
+from helpers.scenes import image, random_image
 
 
 def f1_at(images: list[ImageCells], threshold: float, protocol: str = "within-radius") -> float:
@@ -81,23 +78,6 @@ def test_all_predictions_right_keeps_to_the_scores_seen() -> None:
     choice = best_threshold([separable([0.4, 0.6, 0.8], [])])
     assert choice.threshold == pytest.approx(0.4)
     assert choice.counts.f1 == 1.0
-
-
-def test_choice_is_made_on_validation_images_alone() -> None:
-    validation = [sample([(20, 20), (40, 40)], name="validation", pixel=1)]
-    test = [sample([(20, 20)], name="test", pixel=2)]
-    answers = {
-        1: tile_cells([(20, 20), (40, 40), (60, 10)], [0, 0, 0], [0.8, 0.9, 0.2]),
-        2: tile_cells([(20, 20)], [0], [0.51]),
-    }
-    model = Oracle(answers)
-    chosen = choose_threshold(model, validation, TYPES)
-    assert model.asked == [(1, 0.25)]  # each validation image once, no other
-    assert chosen.threshold == pytest.approx(0.5)
-    # Whatever the test images hold, there is no way to hand them in, nor to evaluate without a threshold made before.
-    assert list(inspect.signature(choose_threshold).parameters) == ["predict", "validation", "type_names", "protocol"]
-    assert inspect.signature(evaluate).parameters["threshold"].default is inspect.Parameter.empty
-    assert evaluate(model, test, TYPES, threshold=chosen.threshold).detection_f1 == 1.0
 
 
 def test_nothing_to_choose_from_is_said() -> None:

@@ -11,9 +11,9 @@ from sklearn.metrics import confusion_matrix
 
 from celldetr.errors import InputError
 from celldetr.evaluation.confusion import NO_CELL, NOT_FOUND, read_confusion, write_confusion
-from celldetr.evaluation.evaluate import score_images
 from celldetr.evaluation.plots import confusion_figure
 from celldetr.evaluation.protocols import find_protocol, pair_image
+from celldetr.evaluation.score import score_images
 from celldetr.evaluation.type_map import type_map
 from helpers.scenes import TYPES, image, random_image
 

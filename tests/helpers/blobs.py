@@ -55,7 +55,7 @@ class BlobModel:
     def describe(self) -> dict[str, object]:
         return {"name": self.name, "sha256": "0" * 64, "mpp": self.mpp}
 
-    def predict_tiles(self, tiles: Sequence[NDArray[np.uint8]]) -> list[TileCells]:
+    def predict_tiles(self, tiles: Sequence[NDArray[np.uint8]], least_score: float | None = None) -> list[TileCells]:
         if self.calls == self.fail_at:
             raise self.error
         self.calls += 1

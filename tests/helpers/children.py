@@ -36,7 +36,7 @@ class SlowModel(BlobModel):
     delay: float = 0.0
     stay_at: int | None = None
 
-    def predict_tiles(self, tiles: Sequence[NDArray[np.uint8]]) -> Any:
+    def predict_tiles(self, tiles: Sequence[NDArray[np.uint8]], least_score: float | None = None) -> Any:
         time.sleep(600 if self.calls == self.stay_at else self.delay)
         return super().predict_tiles(tiles)
 

@@ -27,7 +27,7 @@ class LoggedModel(SlowModel):
         super().__init__(delay=delay)
         self._log = log
 
-    def predict_tiles(self, tiles: Sequence[Any]) -> Any:
+    def predict_tiles(self, tiles: Sequence[Any], least_score: float | None = None) -> Any:
         with self._log.open("a") as file:
             file.write(f"{os.getpid()} {len(tiles)}\n")
         return super().predict_tiles(tiles)

@@ -62,7 +62,7 @@ class DiscModel:
     def describe(self) -> dict[str, object]:
         return {"name": "discs", "sha256": "0" * 64}
 
-    def predict_tiles(self, tiles: Sequence[NDArray[np.uint8]]) -> list[TileCells]:
+    def predict_tiles(self, tiles: Sequence[NDArray[np.uint8]], least_score: float | None = None) -> list[TileCells]:
         self.seen += len(tiles)
         return [self._find(tile) for tile in tiles]
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from celldetr.data.sample import Sample
-from celldetr.evaluation.cells import ImageCells
+from celldetr.evaluation.image_cells import ImageCells
 from celldetr.model.output import TileCells
 
 TYPES = ("neoplastic", "inflammatory", "connective")

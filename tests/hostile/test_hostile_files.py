@@ -16,7 +16,8 @@ import yaml
 from PIL import Image
 
 from celldetr.cells.export import FORMATS, export_cells
-from celldetr.cells.store import CELLS, RUN, read_cells
+from celldetr.cells.reader import read_cells
+from celldetr.cells.schema import CELLS, RUN
 from celldetr.data.card import load_card
 from celldetr.data.readers.instance_maps import read_map
 from celldetr.data.sources import load_samples

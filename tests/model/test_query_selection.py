@@ -62,8 +62,7 @@ def test_a_lower_threshold_afterwards_shows_more_of_the_same_cells(network: Any)
     predictor = TilePredictor(network, threshold=0.3, precision="32")
     (strict,) = predictor.predict_tiles([tile])
     assert predictor.network.detector.queries.least_score == pytest.approx(0.3 * QUERY_SHARE)
-    predictor.threshold = 0.1
-    (loose,) = predictor.predict_tiles([tile])
+    (loose,) = predictor.predict_tiles([tile], least_score=0.1)
     assert len(loose.scores) > len(strict.scores) > 20
     above = loose.scores >= 0.3
     assert above.sum() == len(strict.scores)

@@ -14,8 +14,7 @@ import shapely
 from numpy.typing import NDArray
 
 from celldetr.cells.export import export_cells
-from celldetr.cells.reader import open_table
-from celldetr.cells.store import read_cells
+from celldetr.cells.reader import open_table, read_cells
 from celldetr.model.output import TileCells
 from celldetr.report.facts import facts, origin, tissue_mm2, warnings
 from celldetr.report.overview import write_overview
@@ -37,7 +36,7 @@ class GridModel:
     def describe(self) -> dict[str, object]:
         return {"name": "grid", "licence": "none"}
 
-    def predict_tiles(self, tiles: Sequence[NDArray[np.uint8]]) -> list[TileCells]:
+    def predict_tiles(self, tiles: Sequence[NDArray[np.uint8]], least_score: float | None = None) -> list[TileCells]:
         found = []
         for tile in tiles:
             y, x = (v.ravel() for v in np.mgrid[16 : tile.shape[0] : 32, 16 : tile.shape[1] : 32])

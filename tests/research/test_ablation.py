@@ -255,7 +255,7 @@ def test_studies_of_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixtu
     folder = tmp_path / "decoder-brca" / "both" / "seed1"
     folder.mkdir(parents=True)
     (folder / RESULT_FILE).write_text("{}")
-    arguments = ["ablate", "decoder-brca", "-o", tmp_path / "out", "--seeds"]
+    arguments = ["ablate", "decoder-brca", "-o", tmp_path / "out", "--only-seeds"]
     assert call(*arguments, "0,one") == 2
     assert "expected whole numbers" in capsys.readouterr().err
     assert call(*arguments, "0,9") == 2

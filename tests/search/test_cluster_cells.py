@@ -14,8 +14,7 @@ import pytest
 from sklearn.metrics import adjusted_rand_score
 
 from celldetr.cells.export import export_cells
-from celldetr.cells.reader import open_table
-from celldetr.cells.store import read_cells
+from celldetr.cells.reader import open_table, read_cells
 from celldetr.errors import InputError, SlowWarning
 from celldetr.search import clustering
 from celldetr.search.clustering import ClusterOptions, cluster_cells
@@ -173,7 +172,7 @@ def test_slides_that_are_not_there_are_told_before_the_work(tmp_path, capsys):
 def test_many_cells_are_warned_of_before_they_are_clustered(tmp_path, monkeypatch, capsys):
     write_cohort(tmp_path, {"one": 250})
     monkeypatch.setattr(clustering, "MANY", 200)
-    monkeypatch.setattr(clustering, "FEW", 100)
+    monkeypatch.setattr(clustering, "SAMPLED_CELLS", 100)
 
     def grouping(*_):
         raise InputError("no further")
@@ -201,7 +200,7 @@ def test_clusters_of_another_version_of_the_table_are_refused(tmp_path):
     assert cluster_cells(run, overwrite=True).cells == 120
     assert read_cells(run)["cluster"].max() >= 1
     (run / "clusters.parquet").write_bytes(b"PAR1 nonsense PAR1")
-    with pytest.raises(InputError, match="not written by celldetr cluster"):
+    with pytest.raises(InputError, match="not a readable Parquet file"):
         read_cells(run)
 
 

@@ -14,7 +14,7 @@ from PIL import Image
 from scipy import ndimage
 
 from celldetr import cli, sample_slide
-from celldetr.cells.store import read_cells
+from celldetr.cells.reader import read_cells
 from celldetr.errors import InputError
 from celldetr.report.marks import HATCH
 from celldetr.report.overview import write_overview

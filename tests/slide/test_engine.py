@@ -20,15 +20,17 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from celldetr import sample_slide
-from celldetr.cells import store as store_module
-from celldetr.cells.store import PartStore, read_cells, read_embeddings
+from celldetr.cells.reader import read_cells, read_embeddings
 from celldetr.config import parse
 from celldetr.errors import InputError
 from celldetr.model.output import TileCells
+from celldetr.slide import parts as parts_module
+from celldetr.slide.array import predict_array
 from celldetr.slide.base_reader import SlideReader
-from celldetr.slide.engine import Progress, RunSummary, predict_array, run_slide
+from celldetr.slide.engine import Progress, RunSummary, run_slide
 from celldetr.slide.grid import lay_grid
 from celldetr.slide.options import PredictOptions
+from celldetr.slide.parts import PartStore
 from celldetr.slide.pipeline import read_ahead, usable_threads
 from celldetr.slide.reader import from_array, open_slide
 from helpers.blobs import BlobModel, blob_image, scattered
@@ -177,7 +179,9 @@ def test_windows_cut_to_the_tissue_lose_no_cell() -> None:
     pixels = []
 
     class Model(BlobModel):
-        def predict_tiles(self, tiles: Sequence[NDArray[np.uint8]]) -> list[TileCells]:
+        def predict_tiles(
+            self, tiles: Sequence[NDArray[np.uint8]], least_score: float | None = None
+        ) -> list[TileCells]:
             pixels.append(sum(tile.shape[0] * tile.shape[1] for tile in tiles))
             return super().predict_tiles(tiles)
 
@@ -197,7 +201,9 @@ def test_a_model_of_one_size_of_image_sees_no_other(tmp_path: Path) -> None:
     shapes = set()
 
     class Model(BlobModel):
-        def predict_tiles(self, tiles: Sequence[NDArray[np.uint8]]) -> list[TileCells]:
+        def predict_tiles(
+            self, tiles: Sequence[NDArray[np.uint8]], least_score: float | None = None
+        ) -> list[TileCells]:
             shapes.update(tile.shape for tile in tiles)
             return super().predict_tiles(tiles)
 
@@ -409,7 +415,7 @@ def test_a_region_of_a_slide_with_bounds_says_where_it_counts_from(tmp_path: Pat
 
 def test_a_second_run_at_the_same_time_is_refused(tmp_path: Path) -> None:
     class Nosy(BlobModel):
-        def predict_tiles(self, tiles: Any) -> Any:
+        def predict_tiles(self, tiles: Any, least_score: float | None = None) -> Any:
             with pytest.raises(InputError, match=r"in use by another run|holds an unfinished run"):
                 run_slide(slide(), BlobModel(), tmp_path, SMALL, resume=True)
             return super().predict_tiles(tiles)
@@ -483,7 +489,7 @@ def test_options_out_of_range_are_refused(values: dict[str, Any]) -> None:
 
 
 def test_row_groups_do_not_depend_on_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store_module, "ROW_GROUP", 100)
+    monkeypatch.setattr(parts_module, "ROW_GROUP", 100)
     summary = run_slide(slide(), BlobModel(), tmp_path, SMALL)
     groups = pq.ParquetFile(summary.directory / "cells.parquet").metadata
     sizes = [groups.row_group(i).num_rows for i in range(groups.num_row_groups)]

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from celldetr.cells.export import export_cells
-from celldetr.cells.store import read_cells
-from celldetr.slide.engine import predict_array, run_slide
+from celldetr.cells.reader import read_cells
+from celldetr.slide.array import predict_array
+from celldetr.slide.engine import run_slide
 from celldetr.slide.options import PredictOptions
 from celldetr.slide.reader import open_slide
 from helpers.synthetic import (

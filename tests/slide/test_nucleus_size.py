@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from celldetr.slide.engine import predict_array, run_slide
+from celldetr.slide.array import predict_array
+from celldetr.slide.engine import run_slide
 from celldetr.slide.nucleus_size import CONFIDENT, ENOUGH, LEAST, MOST, STEP, NucleusSizes
 from celldetr.slide.options import PredictOptions
 from celldetr.slide.reader import from_array

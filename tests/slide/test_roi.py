@@ -17,10 +17,11 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from celldetr.cells.store import read_cells
+from celldetr.cells.reader import read_cells
 from celldetr.errors import InputError
 from celldetr.model.output import TileCells
-from celldetr.slide.engine import predict_array, run_slide
+from celldetr.slide.array import predict_array
+from celldetr.slide.engine import run_slide
 from celldetr.slide.grid import lay_grid
 from celldetr.slide.options import PredictOptions
 from celldetr.slide.reader import from_array, open_slide

@@ -32,7 +32,7 @@ def run(grid: Grid, points: NDArray[np.float64], jitter: float, rng: np.random.G
     return [
         int(i)
         for tile in tiles_of(grid)
-        for i in ownership.keep(tile, sightings(tile, points, jitter, rng))[0].probabilities[:, 0]
+        for i in ownership.keep(tile, sightings(tile, points, jitter, rng)).probabilities[:, 0]
     ]
 
 
@@ -72,11 +72,11 @@ def test_boxes_are_level0_pixels_cut_at_the_slide_and_ordered() -> None:
     tile = grid.tile(0, 1)
     boxes = np.array([[30, 40, 38, 50], [26, 10, 34, 20], [26, 30, 34, 70], [20, 60, 28, 64]], np.float32)
     cells = TileCells(boxes, np.arange(4, dtype=np.float32), np.ones((4, 1), np.float32), np.zeros((4, 1), np.float16))
-    kept, level0 = Ownership((2.0, 2.0), 0.5, (0, 0, 200, 100)).keep(tile, cells)
+    kept = Ownership((2.0, 2.0), 0.5, (0, 0, 200, 100)).keep(tile, cells)
     shift = tile.x * 2
     assert kept.scores.tolist() == [1.0, 2.0, 0.0]  # the last lies below the slide
-    np.testing.assert_allclose(level0[0], [52 + shift, 20, 68 + shift, 40])
-    np.testing.assert_allclose(level0[1], [52 + shift, 60, 68 + shift, 100])
+    np.testing.assert_allclose(kept.boxes[0], [52 + shift, 20, 68 + shift, 40])
+    np.testing.assert_allclose(kept.boxes[1], [52 + shift, 60, 68 + shift, 100])
 
 
 def test_resuming_after_a_row_changes_nothing() -> None:
@@ -88,11 +88,11 @@ def test_resuming_after_a_row_changes_nothing() -> None:
     ]
     bounds = (0.0, 0.0, 500.0, 700.0)
     whole = Ownership((1.0, 1.0), 0.5, bounds)
-    expected = [whole.keep(*item)[1] for item in tiles]
+    expected = [whole.keep(*item).boxes for item in tiles]
     for row in range(len(grid.rows) - 1):
         resumed = Ownership((1.0, 1.0), 0.5, bounds)
         before = [e for (tile, _), e in zip(tiles, expected, strict=True) if tile.row == row]
         resumed.resume(row, np.concatenate([(b[:, :2] + b[:, 2:]) / 2 for b in before]))
         for (tile, cells), e in zip(tiles, expected, strict=True):
             if tile.row > row:
-                np.testing.assert_array_equal(resumed.keep(tile, cells)[1], e)
+                np.testing.assert_array_equal(resumed.keep(tile, cells).boxes, e)

@@ -16,7 +16,7 @@ from torch.optim.swa_utils import AveragedModel
 from celldetr.config import Recipe
 from celldetr.data.sample import Sample
 from celldetr.errors import InputError, OneProcessError
-from celldetr.evaluation.cells import ImageCells, image_cells
+from celldetr.evaluation.image_cells import ImageCells, image_cells
 from celldetr.model.celldetr import CellDETR
 from celldetr.model.checkpoint import load_checkpoint
 from celldetr.model.inference import TilePredictor

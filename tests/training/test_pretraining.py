@@ -15,7 +15,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from celldetr.api import load_model
-from celldetr.cli import checks as cli_checks
+from celldetr.cli.predict import note_untyped
 from celldetr.config import Recipe
 from celldetr.errors import InputError, UntypedWarning
 from celldetr.model.checkpoint import load_checkpoint, read_card
@@ -82,9 +82,9 @@ def test_a_run_leaves_figures_numbers_and_a_model_without_types(
     assert model.types == (UNTYPED,)
     assert (model.network.type_head.weight == 0).all()
 
-    cli_checks.tell_untyped(str(run))
+    note_untyped(str(run))
     assert capsys.readouterr().err.count("\n") == 1
-    cli_checks.tell_untyped(None)  # the packaged model has types
+    note_untyped(None)  # the packaged model has types
     assert capsys.readouterr().err == ""
 
     # Then types: they begin anew, everything else with what was learnt.

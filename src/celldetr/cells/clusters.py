@@ -1,7 +1,7 @@
-"""``clusters.parquet``: which group each cell of a slide belongs to, beside the ``cells.parquet`` that it is of.
+"""``clusters.parquet``: the cluster of each cell of a slide, beside the ``cells.parquet`` whose cells they are.
 
-A file of its own, because ``cells.parquet`` is what a run found and stays, byte for byte, what the run would find
-again; groups are an opinion about it, made and made anew. Readers join the two, so to them ``cluster`` is a column.
+A file of its own, because ``cells.parquet`` is the result of a run and stays as it is; clusters are made from it, and
+made anew. The reader (``celldetr.cells.reader``) joins the two: to its users ``cluster`` is a column of the table.
 
 | column | type | meaning |
 |---|---|---|
@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,8 @@ from numpy.typing import NDArray
 
 from celldetr.errors import InputError
 from celldetr.io.files import replacing
-from celldetr.io.safe_io import is_file, parse_json
+from celldetr.io.parquet import parquet_errors
+from celldetr.io.safe_io import is_file
 
 CLUSTERS = "clusters.parquet"
 CLUSTER = "cluster"
@@ -48,28 +50,20 @@ _REMEDY = "run celldetr cluster again with `overwrite=True`, or delete it"
 
 
 def table_stamp(path: Path) -> str:
-    """What tells one version of a cell table from another: its size, and the SHA-256 of its Parquet footer.
+    """Fingerprint of a version of a cell table: its size, and the SHA-256 of its Parquet footer.
 
-    The footer holds the size and statistics of every column of every row group, and provenance: it differs wherever
-    tables do that were not made to deceive, costs kilobytes to read, and is the same in a copy on another machine,
-    which times of files are not.
+    The footer holds the size and statistics of every column of every row group, and provenance: it costs kilobytes to
+    read and is the same in a copy on another machine, which the times of a file are not.
 
     Raises:
-        InputError: the file is no Parquet file, or cannot be read.
+        InputError: the file cannot be read.
     """
-    try:
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            file.seek(max(size - _TAIL, 0))
-            tail = file.read(_TAIL)
-            length = int.from_bytes(tail[:4], "little")
-            if tail[4:] != b"PAR1" or not 0 < length <= size - _TAIL:
-                raise InputError(f"{path}: not a readable Parquet file (it does not end like one)")
-            file.seek(size - _TAIL - length)
-            footer = file.read(length)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None
-    return f"{size}-{hashlib.sha256(footer).hexdigest()}"
+    with parquet_errors(path), path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(size - _TAIL)
+        length = int.from_bytes(file.read(4), "little")
+        file.seek(size - _TAIL - length)
+        return f"{size}-{hashlib.sha256(file.read(length)).hexdigest()}"
 
 
 def cluster_name(number: int) -> str:
@@ -103,46 +97,31 @@ def write_clusters(
     return path
 
 
-def clusters_about(table: Path) -> dict[str, Any] | None:
-    """What ``clusters.parquet`` beside ``table`` says of itself; None if there is none.
+def cluster_summary(table: Path) -> dict[str, Any] | None:
+    """``count`` and how the clusters beside ``table`` were made; None if there are none.
 
     Raises:
-        InputError: it is damaged, or belongs to another version of the table.
+        InputError: ``clusters.parquet`` is damaged, or belongs to another version of the table.
     """
     path = table.with_name(CLUSTERS)
     if not is_file(path):
         return None
-    try:
+    with parquet_errors(path):
         schema = pq.read_schema(path)
-        about = parse_json((schema.metadata or {})[_KEY])
-        fits = schema.remove_metadata().equals(_SCHEMA) and isinstance(about, dict)
-        count = about["count"] if fits else 0
-    except (OSError, pa.ArrowException, KeyError, TypeError, ValueError):
-        fits, count = False, 0
-    if not fits or not isinstance(count, int) or not 0 <= count <= MOST:
-        raise InputError(f"{path}: not written by celldetr cluster, or damaged; {_REMEDY}")
-    if about.get("table") != table_stamp(table):
+    if not schema.equals(_SCHEMA) or _KEY not in (schema.metadata or {}):
+        raise InputError(f"{path}: not written by celldetr cluster; {_REMEDY}")
+    summary: dict[str, Any] = json.loads(schema.metadata[_KEY])
+    if summary["table"] != table_stamp(table):
         raise InputError(f"{path}: is of another version of {table.name}; {_REMEDY}")
-    return dict(about)
+    return summary
 
 
-def read_clusters(table: Path, rows: int) -> NDArray[np.int32]:
-    """(rows,) the cluster of each cell of ``table``, in its order.
+def read_clusters(table: Path) -> NDArray[np.int32]:
+    """(N,) the cluster of each cell of ``table``, in its order; ``clusters.parquet`` is there and fits.
 
     Raises:
-        InputError: there is no ``clusters.parquet``, it is damaged, or it belongs to another version of the table.
+        InputError: it is damaged.
     """
-    path, about = table.with_name(CLUSTERS), clusters_about(table)
-    if about is None:
-        raise InputError(f"{table}: has no column {CLUSTER!r}; make it with celldetr cluster")
-    try:
-        if pq.read_metadata(path).num_rows != rows:
-            raise InputError(f"{path}: has other cells than {table.name}; {_REMEDY}")
-        found = np.asarray(pq.read_table(path, columns=[CLUSTER])[CLUSTER].to_numpy(), dtype=np.int32)
-    except InputError:
-        raise
-    except (OSError, pa.ArrowException, ValueError, TypeError, KeyError, MemoryError, OverflowError) as error:
-        raise InputError(f"{path}: cannot be read ({str(error).splitlines()[0]}); {_REMEDY}") from None
-    if len(found) != rows or (rows and not 0 <= found.min() <= found.max() < about["count"]):
-        raise InputError(f"{path}: names clusters that it does not have; {_REMEDY}")
-    return found
+    path = table.with_name(CLUSTERS)
+    with parquet_errors(path):
+        return np.asarray(pq.read_table(path, columns=[CLUSTER])[CLUSTER].to_numpy())

@@ -1,8 +1,7 @@
-"""The cell table of a slide, opened for those who only read it: exports, pictures, the summary.
+"""Read the cell table of a slide: ``open_table`` checks it, its columns are then streamed, picked by row or read whole.
 
-A slide can have millions of cells, so nothing here loads a whole table: columns are streamed by record batches, and
-only the columns asked for. Type names and their order come from the ``p_<type>`` columns, because a table in which a
-type never occurs must still know it.
+A slide can have millions of cells, so opening a table reads its schema only, and nothing but the columns that are asked
+for is read after that. Clusters that ``celldetr cluster`` has written beside it are joined as a column ``cluster``.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -18,32 +17,41 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from celldetr.cells.clusters import CLUSTER, cluster_name, clusters_about, read_clusters
-from celldetr.cells.schema import embedding_matrix, provenance_of, types_of
-from celldetr.cells.store import RUN, cells_path, check_table, table_errors
-from celldetr.errors import InputError
+from celldetr.cells.clusters import CLUSTER, cluster_name, cluster_summary, read_clusters
+from celldetr.cells.schema import (
+    CELLS,
+    FINISHED,
+    RUN,
+    check_columns,
+    embedding_matrix,
+    provenance_of,
+    table_to_frame,
+    types_of,
+)
+from celldetr.errors import InputError, near
 from celldetr.io.files import read_json
+from celldetr.io.parquet import parquet_errors
+from celldetr.io.safe_io import is_dir, is_file
 
-BOX = ("x_px", "y_px", "w_px", "h_px")
-REQUIRED = ("cell_id", *BOX, "x_um", "y_um", "score", "type", "type_score", "embedding")
-NEVER_EMPTY = ("cell_id", "embedding")
+if TYPE_CHECKING:
+    import pandas as pd
+
 BATCH_ROWS = 32_768
-LARGEST_MPP = 1e6  # beyond it is no resolution
 
 
 @dataclass(frozen=True)
 class CellTable:
-    """A table of cells on disk and what is known about its run.
+    """The cells of a slide on disk, and what is known about its run. Made by ``open_table``.
 
     Attributes:
         path: the Parquet file.
         run: provenance, the content of ``run.json``; less of it if there is none beside the table.
         slide: name of the slide without its folders; identifies a cell together with ``cell_id``.
         mpp: micrometres per pixel of level 0 (its square is the area of a pixel), or None where the run does not say.
-        types: names of the K types in the order of the model.
+        types: names of the K types in the order of the model, also of those that do not occur.
         columns: all names in the table, and ``cluster`` if ``celldetr cluster`` has been over it.
         embedding_dim: d, the length of an embedding.
-        count: number of cells.
+        count: number of cells, N.
         clusters: number of clusters; 0 without.
     """
 
@@ -60,31 +68,76 @@ class CellTable:
     @property
     def mpp_xy(self) -> tuple[float, float] | None:
         """Micrometres per pixel of level 0 along x and y, or None where the run does not say."""
-        x, y = self.run.get("mpp_x"), self.run.get("mpp_y")
-        if isinstance(x, int | float) and isinstance(y, int | float) and 0 < min(x, y) <= max(x, y) < LARGEST_MPP:
-            return float(x), float(y)
+        if "mpp_x" in self.run:
+            return float(self.run["mpp_x"]), float(self.run["mpp_y"])
         return None if self.mpp is None else (self.mpp, self.mpp)
 
     def batches(self, columns: Sequence[str], rows: int = BATCH_ROWS) -> Iterator[pa.RecordBatch]:
-        """Stream ``columns`` in the order of the table, at most ``rows`` cells at a time."""
-        joined = read_clusters(self.path, self.count) if CLUSTER in columns and self.clusters else None
-        stored = [name for name in columns if joined is None or name != CLUSTER] or ["cell_id"]
-        read = 0
-        with table_errors(self.path), pq.ParquetFile(self.path) as file:
-            for batch in file.iter_batches(batch_size=rows, columns=stored):
-                empty = [name for name in NEVER_EMPTY if name in stored and batch.column(name).null_count]
-                if empty:
-                    raise InputError(
-                        f"{self.path}: a cell has no {empty[0]}; write the table again with celldetr predict"
-                    )
-                read += len(batch)
-                if read > self.count:
-                    break
-                if joined is not None:
-                    batch = batch.append_column(CLUSTER, pa.array(joined[read - len(batch) : read]))
+        """Stream ``columns`` in the order of the table, at most ``rows`` cells at a time.
+
+        Raises:
+            InputError: there is no such column, or the file is damaged.
+        """
+        stored = self._stored(columns)
+        clusters = None if len(stored) == len(columns) else read_clusters(self.path)
+        start = 0
+        with parquet_errors(self.path), pq.ParquetFile(self.path, memory_map=True) as file:
+            for batch in file.iter_batches(batch_size=rows, columns=stored or ["cell_id"]):
+                if clusters is not None:
+                    batch = batch.append_column(CLUSTER, pa.array(clusters[start : start + len(batch)]))
+                start += len(batch)
                 yield batch.select(list(columns))
-            if read != self.count:
-                raise InputError(f"{self.path}: claims {self.count:,} cells and holds others; the file is damaged")
+
+    def take(self, rows: NDArray[np.int64], columns: Sequence[str]) -> pa.Table:
+        """Some rows of ``columns``, in the order asked for; only the row groups that hold them are read.
+
+        Args:
+            rows: (n,) positions in the table.
+            columns: names.
+
+        Raises:
+            InputError: as of ``batches``.
+        """
+        stored = self._stored(columns)
+        order = np.argsort(rows, kind="stable")
+        parts = []
+        with parquet_errors(self.path), pq.ParquetFile(self.path, memory_map=True) as file:
+            sizes = [file.metadata.row_group(i).num_rows for i in range(file.metadata.num_row_groups)]
+            ends = np.searchsorted(rows, np.cumsum(sizes), sorter=order)
+            for group, mine in enumerate(np.split(rows[order], ends[:-1])):
+                if len(mine):
+                    first = sum(sizes[:group])
+                    parts.append(file.read_row_group(group, columns=stored).take(pa.array(mine - first)))
+            empty = file.schema_arrow.empty_table().select(stored)
+        table = pa.concat_tables([empty, *parts], promote_options="default").take(pa.array(np.argsort(order)))
+        if len(stored) < len(columns):
+            table = table.append_column(CLUSTER, pa.array(read_clusters(self.path)[rows]))
+        return table.select(list(columns))
+
+    def read(self, columns: Sequence[str] | None = None) -> pa.Table:
+        """Whole columns, all by default.
+
+        Raises:
+            InputError: as of ``batches``.
+        """
+        columns = self.columns if columns is None else columns
+        stored = self._stored(columns)
+        with parquet_errors(self.path):
+            table = pq.read_table(self.path, columns=stored, memory_map=True)
+        if len(stored) < len(columns):
+            table = table.append_column(CLUSTER, pa.array(read_clusters(self.path)))
+        return table.select(list(columns))
+
+    def frame(self, columns: Sequence[str] | None = None) -> pd.DataFrame:
+        """Whole columns as pandas, see ``read_cells``."""
+        return table_to_frame(self.read(columns), self.types)
+
+    def _stored(self, columns: Sequence[str]) -> list[str]:
+        """Those of ``columns`` that are in the file, which are all but clusters that are joined to it."""
+        for name in columns:
+            if name not in self.columns:
+                raise InputError(f"{self.path}: has no column {name!r}; {near(name, self.columns)}")
+        return [name for name in columns if name != CLUSTER or not self.clusters]
 
     def type_codes(self, batch: pa.RecordBatch) -> NDArray[np.intp]:
         """(N,) index into ``types`` of each cell of a batch.
@@ -92,18 +145,13 @@ class CellTable:
         Raises:
             InputError: the table has a type without a ``p_<type>`` column.
         """
-        column = batch.column("type")
-        # Each row group has its own dictionary: its codes mean nothing outside it.
-        encoded = column if pa.types.is_dictionary(column.type) else pc.dictionary_encode(column)
-        names = encoded.dictionary.to_pylist()
-        unknown = [name for name in names if name not in self.types]
-        if encoded.null_count or unknown:
-            what = "a cell without a type" if encoded.null_count else f"type {unknown[0]!r}, which has no p_ column"
-            raise InputError(f"{self.path}: holds {what}; write the table again with celldetr predict")
-        lookup = np.array([self.types.index(name) for name in names], dtype=np.intp)
-        if not len(names):
-            return np.zeros(len(batch), dtype=np.intp)
-        return lookup[np.asarray(encoded.indices)]
+        codes = pc.index_in(batch.column("type").cast(pa.string()), value_set=pa.array(self.types, pa.string()))
+        if codes.null_count:
+            unknown = batch.column("type").filter(codes.is_null())[0].as_py()
+            raise InputError(
+                f"{self.path}: holds type {unknown!r}, which has no p_ column; write it again with celldetr predict"
+            )
+        return np.asarray(codes, dtype=np.intp)
 
 
 class ClusteredTable(CellTable):
@@ -144,42 +192,74 @@ def batch_embeddings(batch: pa.RecordBatch) -> NDArray[np.float32]:
     return embedding_matrix(pa.chunked_array([batch.column("embedding")])).astype(np.float32)
 
 
-def _provenance(path: Path, schema: pa.Schema) -> dict[str, Any]:
-    """What the table says about its run, and ``run.json`` more of if it is still beside it."""
-    return {**provenance_of(schema), **(read_json(path.parent / RUN) or {})}
-
-
-def open_table(source: Path, *, clusters: bool = True) -> CellTable:
+def open_table(path: Path | str, *, clusters: bool = True) -> CellTable:
     """Open the cell table of a finished run.
 
     Args:
-        source: the run directory of a slide (``OUT/<slide>``) or its ``cells.parquet``.
+        path: ``cells.parquet``, or the directory that holds it.
         clusters: join the clusters beside it.
 
     Raises:
-        InputError: there is no table, it is not Parquet, it lacks a column, or its
-            clusters are of another version of it.
+        InputError: there is no table, the run is not finished, the file is truncated or no cell table, or its clusters
+            are of another version of it.
     """
-    path = cells_path(source)
-    with table_errors(path):
+    path = _find(Path(path))
+    with parquet_errors(path):
         metadata = pq.read_metadata(path)
         schema = metadata.schema.to_arrow_schema()
-        check_table(path, metadata, schema)
-    missing = [name for name in REQUIRED if name not in schema.names]
-    if missing:
-        raise InputError(f"{path}: not a cell table, it has no column {missing[0]!r}")
-    kind = schema.field("embedding").type
-    about = clusters_about(path) if clusters and CLUSTER not in schema.names else None
-    run = _provenance(path, schema)
-    mpp = run.get("mpp")
+    try:
+        check_columns(schema)
+    except ValueError as error:
+        raise InputError(f"{path}: not a cell table, {error}") from None
+    summary = cluster_summary(path) if clusters and CLUSTER not in schema.names else None
+    run = provenance_of(schema) | (read_json(path.parent / RUN) or {})
     return CellTable(
         path=path,
         run=run,
-        slide=PurePosixPath(str(run.get("slide") or path.resolve().parent.name)).name.encode(errors="replace").decode(),
-        mpp=float(mpp) if isinstance(mpp, int | float) and 0 < mpp < LARGEST_MPP else None,
+        slide=PurePosixPath(run.get("slide") or path.resolve().parent.name).name,
+        mpp=run.get("mpp"),
         types=types_of(schema),
-        columns=(*schema.names, *((CLUSTER,) if about and about["count"] else ())),
-        embedding_dim=int(kind.list_size),
+        columns=(*schema.names, *((CLUSTER,) if summary else ())),
+        embedding_dim=schema.field("embedding").type.list_size,
         count=metadata.num_rows,
-        clusters=about["count"] if about else 0,
+        clusters=summary["count"] if summary else 0,
     )
+
+
+def _find(path: Path) -> Path:
+    """``path`` itself, or ``cells.parquet`` in it."""
+    table = path / CELLS if is_dir(path) else path
+    if is_file(table):
+        return table
+    run = read_json(path / RUN) if is_dir(path) else None
+    if run is not None and run.get("status") not in FINISHED:
+        raise InputError(
+            f"{path}: the run is not finished (it is {run.get('status')}); run predict again with `resume=True`"
+        )
+    raise InputError(f"{path}: no such cell table; give cells.parquet or the directory that predict wrote for a slide")
+
+
+def read_cells(path: Path | str, columns: Sequence[str] | None = None) -> pd.DataFrame:
+    """Read the cells of a slide as a pandas DataFrame.
+
+    Args:
+        path: ``cells.parquet``, or the directory of a finished run.
+        columns: the ones to read, all by default. Without ``embedding`` and ``geometry`` a million cells take 100 MB.
+
+    Returns:
+        See ``celldetr.cells.schema``; ``embedding`` holds (d,) float16 arrays, ``geometry`` WKB. After ``celldetr
+        cluster``, ``cluster`` too (``celldetr.cells.clusters``).
+
+    Raises:
+        InputError: no such table, an unfinished run, or an unknown column (near ones are named).
+    """
+    return open_table(path, clusters=columns is None or CLUSTER in columns).frame(columns)
+
+
+def read_embeddings(path: Path | str) -> NDArray[np.float16]:
+    """The embeddings of a slide's cells -> (N, d) float16, in the order of ``cell_id``.
+
+    Raises:
+        InputError: see ``read_cells``.
+    """
+    return embedding_matrix(open_table(path, clusters=False).read(["embedding"])["embedding"])

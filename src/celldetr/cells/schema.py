@@ -1,4 +1,4 @@
-"""The cell table: its columns, and how the cells of a tile become rows of it.
+"""The cell table: its columns, and how cells become rows of it.
 
 One row a cell. It is GeoParquet 1.1, so that GIS tools and geopandas open it as polygons, and an ordinary Parquet
 file to everyone else. ``celldetr`` in the file's metadata says which slide, model and resolution it is from.
@@ -18,16 +18,19 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from celldetr.io.safe_io import parse_json
-
 if TYPE_CHECKING:
     import pandas as pd
 
     from celldetr.model.output import TileCells
 
-PROVENANCE = b"celldetr"
-LONGEST_EMBEDDING = 65_536
-_NUMBERS = ("x_px", "y_px", "w_px", "h_px", "x_um", "y_um", "score", "type_score")
+CELLS = "cells.parquet"
+RUN = "run.json"  # beside it: what the run was asked for and how it went
+FINISHED = ("complete", "partial")  # values of its ``status``; partial: see its ``failed_tiles``
+PROVENANCE = b"celldetr"  # key of the file's metadata
+
+BOX = ("x_px", "y_px", "w_px", "h_px")
+NUMBERS = (*BOX, "x_um", "y_um", "score", "type_score")
+REQUIRED = ("cell_id", *NUMBERS, "type", "embedding")
 
 # A WKB polygon of one closed ring of five points: 93 bytes (OGC 06-103r4, 8.2).
 _WKB = np.dtype([("order", "u1"), ("kind", "<u4"), ("rings", "<u4"), ("points", "<u4"), ("xy", "<f8", (5, 2))])
@@ -57,39 +60,33 @@ def types_of(schema: pa.Schema) -> tuple[str, ...]:
     return tuple(name[2:] for name in schema.names if name.startswith("p_"))
 
 
-def wrong_column(schema: pa.Schema) -> str | None:
-    """What of a schema does not go with a cell table, for a message; None if all that is there does."""
-    if "cell_id" not in schema.names:
-        return "it has no column 'cell_id'"
-    twice = next((name for name in schema.names if schema.names.count(name) > 1), None)
-    if twice is not None:
-        return f"it has two columns {twice!r}"
+def check_columns(schema: pa.Schema) -> None:
+    """Check that a file has the columns of a cell table.
+
+    Raises:
+        ValueError: a column is missing, or holds something else.
+    """
+    for name in REQUIRED:
+        if name not in schema.names:
+            raise ValueError(f"it has no column {name!r}")
     for field in schema:
         kind = field.type
         inner = kind.value_type if pa.types.is_dictionary(kind) else kind
-        text = pa.types.is_string(inner) or pa.types.is_large_string(inner)
-        number = pa.types.is_integer(kind) or pa.types.is_floating(kind)
-        vector = pa.types.is_fixed_size_list(kind) and pa.types.is_floating(kind.value_type)
-        if "\0" in field.name:  # the end of a name to the libraries of other formats
-            return f"the name of column {field.name!r} holds a zero byte"
-        if field.name == "cell_id":
-            expected, fits = "a whole number", pa.types.is_signed_integer(kind)
+        if field.name == "embedding":
+            fits, expected = pa.types.is_fixed_size_list(kind) and pa.types.is_floating(kind.value_type), "vectors"
         elif field.name == "type":
-            expected, fits = "text", text
-        elif field.name == "embedding":
-            expected, fits = "a fixed-size list of floats", vector and 0 < kind.list_size <= LONGEST_EMBEDDING
-        elif field.name == "geometry":
-            expected, fits = "binary", pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
-        elif field.name in _NUMBERS or field.name.startswith("p_"):
-            expected, fits = "a number", number
+            fits, expected = pa.types.is_string(inner) or pa.types.is_large_string(inner), "text"
+        elif field.name == "cell_id":
+            fits, expected = pa.types.is_signed_integer(kind), "whole numbers"
+        elif field.name in NUMBERS or field.name.startswith("p_"):
+            fits, expected = pa.types.is_integer(kind) or pa.types.is_floating(kind), "numbers"
         else:
             continue
         if not fits:
-            return f"column {field.name!r} must be {expected}, got {kind}"
-    return None
+            raise ValueError(f"column {field.name!r} must hold {expected}, got {kind}")
 
 
-def box_polygons(boxes: NDArray[np.float64]) -> pa.BinaryArray:
+def box_polygons(boxes: NDArray[np.floating]) -> pa.BinaryArray:
     """(N, 4) xyxy -> N WKB polygons, exterior ring counterclockwise in (x, y)."""
     records = np.zeros(len(boxes), dtype=_WKB)
     records["order"], records["kind"], records["rings"], records["points"] = 1, _WKB_POLYGON, 1, 5
@@ -100,15 +97,15 @@ def box_polygons(boxes: NDArray[np.float64]) -> pa.BinaryArray:
     )
 
 
-def tile_rows(cells: TileCells, boxes: NDArray[np.float64], types: Sequence[str], mpp: tuple[float, float]) -> pa.Table:
-    """Rows of the cells of a tile, without ``cell_id``.
+def cell_rows(cells: TileCells, types: Sequence[str], mpp: tuple[float, float]) -> pa.Table:
+    """Rows of cells, without ``cell_id``.
 
     Args:
-        cells: N cells, of which scores, probabilities and embeddings are taken.
-        boxes: (N, 4) their xyxy in level-0 pixels.
+        cells: N cells with boxes in level-0 pixels.
         types: names of the K types.
         mpp: micrometres per level-0 pixel along x and y.
     """
+    boxes = cells.boxes
     x, y = (boxes[:, 0] + boxes[:, 2]) / 2, (boxes[:, 1] + boxes[:, 3]) / 2
     probabilities = np.ascontiguousarray(cells.probabilities, dtype=np.float32)
     best = probabilities.argmax(1).astype(np.int32)
@@ -162,22 +159,13 @@ def table_metadata(
 
 
 def provenance_of(schema: pa.Schema) -> dict[str, Any]:
-    """What a table's own metadata say about its run; nothing where they are not as we write them."""
-    try:
-        values = parse_json((schema.metadata or {}).get(PROVENANCE, b"{}"))
-    except ValueError:
-        return {}
-    return values if isinstance(values, dict) else {}
+    """What a table's own metadata say about its run."""
+    values: dict[str, Any] = json.loads((schema.metadata or {}).get(PROVENANCE, b"{}"))
+    return values
 
 
 def embedding_matrix(column: pa.ChunkedArray) -> NDArray[np.float16]:
-    """An ``embedding`` column -> (N, d) float16.
-
-    Raises:
-        ValueError: a cell has no embedding.
-    """
-    if column.null_count:
-        raise ValueError(f"{column.null_count} cells have no embedding")
+    """An ``embedding`` column -> (N, d) float16."""
     out = np.empty((len(column), column.type.list_size), dtype=np.float16)
     start = 0
     for chunk in column.chunks:
@@ -186,24 +174,19 @@ def embedding_matrix(column: pa.ChunkedArray) -> NDArray[np.float16]:
     return out
 
 
-def table_to_frame(table: pa.Table) -> pd.DataFrame:
+def table_to_frame(table: pa.Table, types: Sequence[str]) -> pd.DataFrame:
     """The cell table, or some columns of it, as a pandas DataFrame.
 
-    ``type`` is categorical with all types of the model; ``embedding`` holds (d,) float16 arrays; ``geometry`` is WKB,
-    which ``geopandas.GeoSeries.from_wkb`` reads. The file's ``celldetr`` metadata is in ``frame.attrs["celldetr"]``.
+    ``type`` is categorical over ``types``; ``embedding`` holds (d,) float16 arrays; ``geometry`` is WKB, which
+    ``geopandas.GeoSeries.from_wkb`` reads. The file's ``celldetr`` metadata is in ``frame.attrs["celldetr"]``.
     """
     import pandas as pd
 
-    provenance = provenance_of(table.schema)
     columns: dict[str, Any] = {}
     for name in table.column_names:
         column = table[name]
         if name == "type":
-            text = column.cast(pa.string())
-            types = provenance.get("types")
-            if not isinstance(types, list) or len(set(map(str, types))) < len(types):
-                types = list(types_of(table.schema)) or sorted(set(text.to_pylist()) - {None})
-            columns[name] = pd.Categorical(text.to_pandas(), categories=types)
+            columns[name] = pd.Categorical(column.cast(pa.string()).to_pandas(), categories=list(types))
         elif name == "embedding":
             columns[name] = pd.Series(list(embedding_matrix(column)), dtype=object)
         elif name == "geometry":
@@ -211,5 +194,5 @@ def table_to_frame(table: pa.Table) -> pd.DataFrame:
         else:
             columns[name] = column.to_numpy()
     frame = pd.DataFrame(columns)
-    frame.attrs["celldetr"] = provenance
+    frame.attrs["celldetr"] = provenance_of(table.schema)
     return frame

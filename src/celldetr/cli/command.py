@@ -14,6 +14,9 @@ from celldetr.errors import InputError
 
 # Options that were renamed in 0.2.0, by command. They are understood for one version.
 RENAMED: dict[str, dict[str, list[str]]] = {
+    "sample": {"--boxes": ["--polygons"], "--val": ["--validation"], "--png": ["--encoding", "png"]},
+    "ablate": {"--seeds": ["--only-seeds"]},
+    "export": {"--to": ["--format"]},
     "evaluate": {"--types": ["--join"]},
     "label": {"--types": ["--type-column"]},
     "type": {"--types": ["--type-column"]},

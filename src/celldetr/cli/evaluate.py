@@ -7,10 +7,9 @@ from typing import Annotated
 
 import typer
 
-from celldetr.cli import checks
 from celldetr.cli.from_config import Fields, with_settings
 from celldetr.cli.messages import note
-from celldetr.cli.options import Dataset, Inference, Overwrite, Quiet
+from celldetr.cli.options import Dataset, Inference, Overwrite, Quiet, check_file
 from celldetr.cli.progress import Progress
 from celldetr.config import EvaluateOptions
 
@@ -45,13 +44,13 @@ def evaluate(
 
     from celldetr.api import load
     from celldetr.evaluation.confusion import write_confusion
-    from celldetr.evaluation.evaluate_model import evaluate_model
+    from celldetr.evaluation.evaluate import evaluate_model
     from celldetr.evaluation.format import show_report
     from celldetr.evaluation.plots import save_plots
     from celldetr.evaluation.report import write_metrics
     from celldetr.io.files import output_errors
 
-    checks.free(out, overwrite)
+    check_file(out, overwrite)
     model = load(inference)
     with Progress(quiet) as progress:
         counter = progress.counter(f"{dataset}, {options.split}", "images")

@@ -3,64 +3,52 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
+from celldetr.cli.from_config import Fields, with_settings
 from celldetr.cli.options import Overwrite
+from celldetr.config import ExportOptions
 from celldetr.errors import InputError
 
 
+@with_settings
 def export(
+    *,
     source: Annotated[
         Path,
         typer.Argument(metavar="SOURCE", help="Folder of a finished slide, or its cells.parquet. For onnx: a model."),
     ],
-    to: Annotated[
+    format: Annotated[
         str,
         typer.Option(
-            "--to", "--format", "-f", help="geojson (QuPath), anndata (scanpy), csv, spatialdata; of a model: onnx."
+            "--format",
+            "-f",
+            metavar="NAME",
+            help="geojson (QuPath), anndata (scanpy), csv, spatialdata; of a model: onnx.",
         ),
     ],
     out: Annotated[
         Path | None,
-        typer.Option("--out", "-o", help="File to write.", show_default="beside the table; for onnx, here"),
+        typer.Option("--out", "-o", metavar="FILE", help="File to write; default: beside the table; for onnx, here."),
     ] = None,
-    shape: Annotated[str | None, typer.Option(help="geojson: box or ellipse.", show_default="box")] = None,
-    origin: Annotated[
-        str | None,
-        typer.Option(
-            help="geojson: what becomes (0, 0): the corner of the slide's bounds, as in QuPath, or of the slide.",
-            show_default="bounds",
-        ),
-    ] = None,
-    classify: Annotated[
-        str | None,
-        typer.Option(
-            help="geojson: class of a cell in QuPath: type, or cluster (celldetr cluster).", show_default="type"
-        ),
-    ] = None,
-    embeddings: Annotated[
-        bool, typer.Option("--embeddings", help="csv: with the embeddings, in columns e0, e1, ...")
-    ] = False,
+    options: Annotated[ExportOptions, Fields("shape", "origin", "classify", "embeddings=--embeddings")],
     overwrite: Overwrite = False,
 ) -> None:
-    """Write the cells of a finished slide for QuPath, scverse or a spreadsheet; or a model as one ONNX file."""
+    """Write finished cells, or a model, in another format.
+
+    Cells of a slide for QuPath, scverse or a spreadsheet; a model as one ONNX file.
+    """
     from celldetr.cells.export import MODEL_FORMAT, export_cells, find_format
 
-    if to.lower().lstrip(".") == MODEL_FORMAT:
-        if shape or origin or classify or embeddings:
-            raise InputError("--shape, --origin, --classify and --embeddings are about cells; --to onnx writes a model")
+    given = options.model_dump(exclude_none=True)
+    if format.lower().lstrip(".") == MODEL_FORMAT:
+        if given:
+            raise InputError(f"`{next(iter(given))}`: is about cells; `format={MODEL_FORMAT}` writes a model")
         from celldetr.model.onnx import export_onnx
 
         typer.echo(export_onnx(source, out, overwrite=overwrite))
         return
-    find_format(to, others=[MODEL_FORMAT])
-    options: dict[str, Any] = {"shape": shape} if shape else {}
-    if origin:
-        options["origin"] = origin
-    if classify:
-        options["classify"] = classify
-    if embeddings:
-        options["embeddings"] = True
-    typer.echo(export_cells(source, to, out, overwrite=overwrite, **options))
+    find_format(format, others=[MODEL_FORMAT])
+    typer.echo(export_cells(source, format, out, overwrite=overwrite, **given))

@@ -30,7 +30,7 @@ Assignments = Annotated[
 ]
 SettingsFile = Annotated[
     Path | None,
-    typer.Option("--config", metavar="FILE", help="YAML file of settings; --set and the options above win over it."),
+    typer.Option("--config", metavar="FILE", help="YAML file of settings; --set and the other options win over it."),
 ]
 
 
@@ -51,6 +51,7 @@ def with_settings(command: Callable[..., Any]) -> Callable[..., Any]:
     """Replace the parameters that ``Fields`` marks by options of their fields, ``--set`` and ``--config``."""
     configs: dict[str, type[Config]] = {}  # by parameter of the command
     flags: dict[str, str] = {}  # by field
+    pairs: dict[str, str] = {}  # fields that are dictionaries, and what is expected of them
     parameters: list[inspect.Parameter] = []
     for parameter in inspect.signature(command, eval_str=True).parameters.values():
         config, *marks = get_args(parameter.annotation) or (None,)
@@ -60,7 +61,10 @@ def with_settings(command: Callable[..., Any]) -> Callable[..., Any]:
         configs[parameter.name] = config
         for name, declaration in marks[0].flags.items():
             flags[name] = declaration.split(",")[0].split("/")[0]
-            parameters.append(_keyword(name, _option(config.model_fields[name], declaration)))
+            field = config.model_fields[name]
+            if _kind(field)[0] is dict:
+                pairs[name] = f"{flags[name]} {field.title}"
+            parameters.append(_keyword(name, _option(field, declaration)))
     parameters += [_keyword("assignments", Assignments), _keyword("config", SettingsFile)]
 
     @functools.wraps(command)
@@ -72,21 +76,25 @@ def with_settings(command: Callable[..., Any]) -> Callable[..., Any]:
             if name not in known:
                 raise InputError(f"{origin}: unknown key {name!r}; {near(name, known)}")
         chosen = {name: value for name in flags if (value := given.pop(name)) not in (None, [], ())}
+        chosen |= {name: read_pairs(chosen[name], expected) for name, expected in pairs.items() if name in chosen}
         for parameter, each in configs.items():
-            own = {name: value for name, value in values.items() if name in each.model_fields}
-            own |= {
-                name: _pairs(value, flags[name], each.model_fields[name])
-                if _kind(each.model_fields[name])[0] is dict
-                else value
-                for name, value in chosen.items()
-                if name in each.model_fields
-            }
+            own = {name: value for name, value in (values | chosen).items() if name in each.model_fields}
             given[parameter] = parse(each, own, origin, {name: flags[name] for name in chosen})
         return command(**given)
 
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     run.configs = tuple(configs.values())  # type: ignore[attr-defined]
     return run
+
+
+def has_settings(*configs: type[Config]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Say which configs a command reads by itself with ``--set`` and ``--config``, for messages and docs/cli.md."""
+
+    def mark(command: Callable[..., Any]) -> Callable[..., Any]:
+        command.configs = configs  # type: ignore[attr-defined]
+        return command
+
+    return mark
 
 
 def _keyword(name: str, annotation: Any) -> inspect.Parameter:
@@ -96,22 +104,50 @@ def _keyword(name: str, annotation: Any) -> inspect.Parameter:
 
 def _option(field: FieldInfo, declaration: str) -> Any:
     """The option of a field, as typer reads it. Values are converted by typer and checked by the config."""
-    kind, arguments, notes = _kind(field)
+    kind, arguments, _ = _kind(field)
     given: Any = kind
-    metavar = {int: "INT", float: "NUMBER", str: "TEXT", Path: "PATH"}.get(kind)
     if kind is Literal:
-        given, metavar = type(arguments[0]), "|".join(map(str, arguments))
+        given = type(arguments[0])
     elif kind is dict:
-        given, metavar = list[str], "NAME=NAME"
-    elif kind is tuple and arguments[-1] is Ellipsis:
-        given, metavar = list[arguments[0]], "NAME"  # type: ignore[valid-type]
+        given = list[str]
     elif kind is tuple:
-        given, metavar = tuple[arguments], " ".join("N" for _ in arguments)  # type: ignore[valid-type]
-    if field.default not in (None, "", ()):
-        notes.insert(0, f"default: {_spelled(field.default, declaration)}")
-    text = f"{field.description}  [{'; '.join(notes)}]" if notes else field.description
-    option = typer.Option(*declaration.split(","), help=text, show_default=False, metavar=field.title or metavar)
+        given = list[arguments[0]] if arguments[-1] is Ellipsis else tuple[arguments]  # type: ignore[valid-type]
+    metavar, text = describe(field, declaration)
+    option = typer.Option(*declaration.split(","), help=text, show_default=False, metavar=metavar)
     return Annotated[given | None, option]
+
+
+def describe(field: FieldInfo, declaration: str = "") -> tuple[str | None, str]:
+    """How a value of a field is written, and what it means, with default and bounds.
+
+    Args:
+        field: of a config.
+        declaration: of its option, if it has one; what is said of a default depends on it.
+    """
+    kind, arguments, notes = _kind(field)
+    metavar = {int: "INT", float: "NUMBER", bool: "true|false", dict: "NAME=NAME", str: "TEXT"}.get(kind, "VALUE")
+    if kind is Literal:
+        metavar = "|".join(map(str, arguments))
+    elif kind is tuple and not declaration:
+        metavar = "LIST"
+    elif kind is tuple:
+        metavar = "NAME" if arguments[-1] is Ellipsis else " ".join("N" for _ in arguments)
+    if kind is bool and declaration:
+        on, _, off = declaration.partition("/")
+        notes = [f"default: {on if field.default else off}"] * bool(off)
+    elif not field.is_required() and field.default not in (None, "", ()):
+        notes = [f"default: {_plain(field.default)}", *notes]
+    text = f"{field.description}  [{'; '.join(notes)}]" if notes else str(field.description)
+    return (None if kind is bool and declaration else field.title or metavar), text
+
+
+def _plain(value: Any) -> str:
+    """A default as YAML has it."""
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(_plain, value))}]"
+    if isinstance(value, float):
+        return f"{value:g}"
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _kind(field: FieldInfo) -> tuple[Any, tuple[Any, ...], list[str]]:
@@ -120,37 +156,28 @@ def _kind(field: FieldInfo) -> tuple[Any, tuple[Any, ...], list[str]]:
     while get_origin(annotation) in (Union, UnionType, Annotated):
         annotation, *rest = (kind for kind in get_args(annotation) if kind is not NoneType)
         metadata += [limit for info in rest if isinstance(info, FieldInfo) for limit in info.metadata]
-    words = {"ge": "{:g} or more", "gt": "above {:g}", "le": "at most {:g}", "lt": "below {:g}"}
+    words = {"ge": "{} or more", "gt": "above {}", "le": "at most {}", "lt": "below {}"}
     limits = {name: getattr(limit, name) for limit in metadata for name in words if hasattr(limit, name)}
     if {"ge", "le"} <= set(limits):
-        bounds = [f"{limits['ge']:g} to {limits['le']:g}"]
+        bounds = [f"{limits['ge']} to {limits['le']}"]
     else:
         bounds = [words[name].format(value) for name, value in limits.items()]
     return get_origin(annotation) or annotation, get_args(annotation), bounds
 
 
-def _spelled(default: Any, declaration: str) -> str:
-    """A default as it would be given."""
-    if isinstance(default, bool):
-        on, _, off = declaration.partition("/")
-        return on if default else off or "off"
-    return ",".join(map(str, default)) if isinstance(default, tuple) else str(default)
-
-
-def _pairs(texts: list[str], flag: str, field: FieldInfo) -> dict[str, str]:
-    """``NAME=NAME`` of a repeated option, or YAML files of such pairs, as a dictionary."""
+def read_pairs(texts: list[str], expected: str) -> dict[str, str]:
+    """``NAME=NAME`` of a repeated option, also with commas between, or YAML files of such pairs, as a dictionary."""
     pairs: dict[str, str] = {}
     for text in texts:
         path = expand_user(Path(text))
         if is_file(path):
             pairs |= {str(name): "" if value is None else value for name, value in read_yaml(path).items()}
-        elif "=" in text:
-            name, _, value = text.partition("=")
+            continue
+        sign = "=" if "=" in text else ":"  # `evaluate --types` of 0.1.0 took NAME:NAME
+        parts = text.split(",") if all(sign in part for part in text.split(",")) else [text]  # names may have commas
+        for part in parts:
+            name, found, value = part.partition(sign)
+            if not found:
+                raise InputError(f"{text!r}: expected {expected}, or a YAML file of such pairs")
             pairs[name.strip()] = value.strip()
-        elif ":" in text:  # NAME:NAME,NAME:NAME, as `evaluate --types` of 0.1.0 took it
-            pairs |= {
-                name.strip(): value.strip() for name, _, value in (part.partition(":") for part in text.split(","))
-            }
-        else:
-            raise InputError(f"{flag} {text!r}: expected {field.title or 'NAME=NAME'}, or a YAML file of such pairs")
     return pairs

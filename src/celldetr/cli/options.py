@@ -9,6 +9,7 @@ import typer
 
 from celldetr.cli.from_config import Fields
 from celldetr.config import InferenceOptions
+from celldetr.errors import InputError
 
 
 def split_commas(values: list[str] | None) -> list[str]:
@@ -16,10 +17,26 @@ def split_commas(values: list[str] | None) -> list[str]:
     return [part for value in values or () for part in value.split(",") if part]
 
 
+def check_file(out: Path, overwrite: bool, example: str = "metrics.json") -> None:
+    """Say before the work, not after it, that the file for its result cannot be written.
+
+    Raises:
+        InputError: it is there and ``overwrite`` was not asked for, or its folder is not.
+    """
+    if out.is_dir() or not out.parent.is_dir():
+        raise InputError(f"{out}: expected the name of a file in a folder that exists, e.g. {example}")
+    if out.exists() and not overwrite:
+        raise InputError(f"{out}: exists already; choose another name or add `overwrite=True`")
+
+
 Out = Annotated[
     Path, typer.Option("--out", "-o", metavar="OUT", help="Folder for the results, one folder a slide; made if needed.")
 ]
 RunFolder = Annotated[Path, typer.Option("--out", "-o", metavar="RUN", help="Folder of the run.")]
+RecipeChanges = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="KEY=VALUE", help="Changes to it, as with --set, e.g. training.steps=2000 model.d_model=64"),
+]
 Formats = Annotated[
     list[str] | None,
     typer.Option(
@@ -38,14 +55,9 @@ ModelName = Annotated[
 Dataset = Annotated[
     str, typer.Argument(metavar="DATASET", help="A data set's card (YAML), one in the package, or a folder of labels.")
 ]
-ImageMpp = Annotated[
-    float | None, typer.Option(help="Micrometres per pixel of the images, instead of what they or their card say.")
-]
-Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 or mps; auto takes the fastest there is.")]
-Devices = Annotated[int, typer.Option(help="Processes that share each batch, each with a device of its own.")]
-PrecisionName = Annotated[str, typer.Option("--precision", help="32, bf16, or auto: bf16 where it is native.")]
-Orientations = Annotated[
-    int, typer.Option(help="1, 2, 4 or 8: average over so many flips and turns of each tile; costs as many times.")
+Device = Annotated[str, typer.Option(metavar="NAME", help="cpu, cuda, cuda:1 or mps; auto: the fastest there is.")]
+Devices = Annotated[
+    int, typer.Option(metavar="INT", help="Processes that share each batch, each with a device of its own.")
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace earlier results.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Continue an interrupted run; keep what is finished.")]
@@ -57,6 +69,8 @@ Cells = Annotated[
 SlideFiles = Annotated[
     list[Path] | None,
     typer.Option(
-        "--slides", help="Slide files, or folders to be searched for them, for pictures of cells; repeat for more."
+        "--slides",
+        metavar="PATH",
+        help="Slide files, or folders to be searched for them, for pictures of cells; repeat for more.",
     ),
 ]

@@ -92,7 +92,7 @@ def predict(
 
         code = report_forecast(forecast(found, request), where)
     else:
-        _note_untyped(inference.model)
+        note_untyped(inference.model)
         code = run_slides(found, request, where, sum_up=is_cohort(slides) or where is not None, quiet=quiet)
     if code:
         raise typer.Exit(code)
@@ -109,7 +109,7 @@ def _roi(path: Path | None, name: str | None, slides: int) -> str | None:
     return roi_text(read_roi(path, name))
 
 
-def _note_untyped(model: str | None) -> None:
+def note_untyped(model: str | None) -> None:
     """Say of a model that was pretrained without types, and of no other, that it types no cell."""
     from celldetr.model.checkpoint import read_card
     from celldetr.model.hub import find_model

@@ -12,6 +12,7 @@ from celldetr.cli.interrupt import resumable
 from celldetr.cli.options import Dataset, Device, Overwrite, Quiet, Resume
 from celldetr.cli.progress import Progress, training_listener
 from celldetr.config import ProbeOptions
+from celldetr.errors import InputError
 
 
 @resumable()
@@ -31,6 +32,13 @@ def probe(
         ProbeOptions,
         Fields("train_split", "test_split", "against", "seeds", "train_images", "types=--type", "mpp", "finetune"),
     ],
+    where: Annotated[
+        bool,
+        typer.Option(
+            "--where",
+            help="Measure instead how much embeddings know of where their cell lies, on the images of the test split.",
+        ),
+    ] = False,
     device: Device = "auto",
     overwrite: Overwrite = False,
     resume: Resume = False,
@@ -41,14 +49,17 @@ def probe(
     At true boxes, beside what one would use instead. Of each row: macro F1 of kNN and of a linear probe, with 1, 10 and
     100 % of the labels; whether a cell's neighbours in other images are of its type; whether neighbours are from its
     own image (a leak); milliseconds a cell. OUT gets report.md, report.json, plots and a sheet of cells with their
-    neighbours. Rows that are done are kept with --resume, so that more can be added later. What is measured and how:
-    docs/probe.md.
+    neighbours. Rows that are done are kept with --resume, so that more can be added later. With --where, OUT gets
+    where.json: R2 of a cell's place read from its embedding, and what moves it. How it is measured: docs/probe.md.
     """
     from rich.console import Console
 
     from celldetr.probe.report import show_table
     from celldetr.probe.run import probe as run
 
+    if where:
+        measure_where(model, dataset, out, options, device, overwrite, quiet)
+        return
     with Progress(quiet) as progress:
         numbers, context = run(
             model,
@@ -63,3 +74,32 @@ def probe(
         )
     Console().print(show_table(numbers, context))
     typer.echo(f"report: {out / 'report.md'}")
+
+
+def measure_where(
+    model: str, dataset: str, out: Path, options: ProbeOptions, device: str, overwrite: bool, quiet: bool
+) -> None:
+    """Measure what embeddings of models know of the place, print a table, and write ``where.json``."""
+    from rich.console import Console
+
+    from celldetr.api import load_model
+    from celldetr.data.autocard import find_card
+    from celldetr.data.sources import load_samples, rescale
+    from celldetr.io.files import write_json
+    from celldetr.probe.location import location_table, measure_location
+
+    path = out / "where.json"
+    if path.exists() and not overwrite:
+        raise InputError(f"{path}: exists already; choose another folder or pass `overwrite`")
+    samples = load_samples(find_card(dataset, options.mpp), options.test_split)
+    reports = {}
+    with Progress(quiet) as progress:
+        for name in (model, *options.against):
+            loaded = load_model(name, device, precision="32")
+            images = [rescale(sample, loaded.mpp) for sample in samples]
+            reports[name] = measure_location(loaded, images, progress=progress.counter(f"{name}: places", "passes"))
+    out.mkdir(parents=True, exist_ok=True)
+    rows = {name: report.as_dict() for name, report in reports.items()}
+    write_json(path, {"dataset": dataset, "split": options.test_split, "models": rows})
+    Console().print(location_table(reports))
+    typer.echo(f"report: {path}")

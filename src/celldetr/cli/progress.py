@@ -102,7 +102,7 @@ class Progress:
 
     def show(self, name: str, done: float, total: float, note: str = "") -> None:
         """Say how far a task is; another name begins another task."""
-        if self._state is None or self._state.name != name:
+        if self._state is None or self._state.name != name or self._state.done > done:
             self._state = State(name, first=done)
             if self._bar is not None:
                 for task in list(self._bar.task_ids):

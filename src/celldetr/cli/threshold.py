@@ -7,9 +7,8 @@ from typing import Annotated
 
 import typer
 
-from celldetr.cli import checks
 from celldetr.cli.from_config import Fields, with_settings
-from celldetr.cli.options import Dataset, Overwrite, Quiet
+from celldetr.cli.options import Dataset, Overwrite, Quiet, check_file
 from celldetr.cli.progress import Progress
 from celldetr.config import InferenceOptions, ThresholdOptions
 
@@ -33,14 +32,14 @@ def threshold(
     --threshold of predict and evaluate; images that it was chosen on say nothing about how good the model is.
     """
     from celldetr.api import load
-    from celldetr.evaluation.evaluate_model import choose_threshold
+    from celldetr.evaluation.evaluate import choose_threshold
     from celldetr.evaluation.format import show_threshold
     from celldetr.evaluation.plots import threshold_figure
     from celldetr.io.figures import check_ending, save_figure
 
     if plot is not None:
         check_ending(plot)
-        checks.free(plot, overwrite, "threshold.png")
+        check_file(plot, overwrite, "threshold.png")
     model = load(inference)
     with Progress(quiet) as progress:
         counter = progress.counter(f"{dataset}, {options.split}", "images")

@@ -4,53 +4,69 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from celldetr.cli import checks
+from celldetr.cli.from_config import Assignments, SettingsFile, has_settings, read_pairs
 from celldetr.cli.interrupt import resumable
-from celldetr.cli.options import Device, Devices, Overwrite, Quiet, Resume, RunFolder
+from celldetr.cli.options import Device, Devices, Overwrite, Quiet, RecipeChanges, Resume, RunFolder
 from celldetr.cli.progress import Progress, training_listener
+from celldetr.config import Recipe
 from celldetr.errors import InputError, OneProcessError
-
-if TYPE_CHECKING:
-    from celldetr.config import Recipe
+from celldetr.io.safe_io import read_yaml
 
 
 @resumable()
+@has_settings(Recipe)
 def train(
+    *,
     recipe: Annotated[
         str, typer.Argument(metavar="RECIPE", help="A recipe's name (finetune, small-20x, ...) or YAML file.")
     ],
     out: RunFolder,
-    settings: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="KEY=VALUE", help="Changes to it, e.g. training.steps=2000 model.d_model=64"),
-    ] = None,
+    settings: RecipeChanges = None,
     data: Annotated[
         Path | None,
-        typer.Option(help="Own labels instead of the recipe's data: QuPath GeoJSON, CSV or COCO; a folder or a file."),
-    ] = None,
-    mpp: Annotated[
-        float | None, typer.Option(help="With --data: micrometres per pixel of its images, if they do not say it.")
-    ] = None,
-    types: Annotated[
-        list[str] | None,
         typer.Option(
-            "--map", help="With --data: CLASS=TYPE renames or joins classes, CLASS= leaves its cells untyped."
+            metavar="PATH",
+            help="Own labels instead of the recipe's data: QuPath GeoJSON, CSV or COCO; a folder or a file.",
         ),
     ] = None,
+    mpp: Annotated[
+        float | None,
+        typer.Option(metavar="NUMBER", help="With --data: micrometres per pixel of its images, if they do not say it."),
+    ] = None,
+    mapping: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--map",
+            metavar="THEIRS=OURS",
+            help="With --data: one of its classes is a type of the model, THEIRS= for unknown; several may be the same "
+            "type; repeat for more, or a YAML file. Classes that are not named are types themselves.",
+        ),
+    ] = None,
+    assignments: Assignments = None,
+    config: SettingsFile = None,
     device: Device = "auto",
     devices: Devices = 1,
     overwrite: Overwrite = False,
     resume: Resume = False,
     quiet: Quiet = False,
 ) -> None:
-    """Train a model: OUT gets model/, log.jsonl, tensorboard/, curves.png and the state to resume from."""
-    from celldetr.recipes import load_recipe
+    """Train a model.
 
-    chosen = load_recipe(recipe, settings, checks.own_data(data, mpp, types))
+    OUT gets model/, log.jsonl, tensorboard/, curves.png and the state to resume from.
+    """
+    from celldetr.recipes import load_recipe
+    from celldetr.recipes.own_data import own_sources
+
+    if data is None and (mpp is not None or mapping):
+        raise InputError("`mpp` and `mapping` say something of `data`, which is missing")
+    pairs = read_pairs(mapping, "--map THEIRS=OURS") if mapping else None
+    own = None if data is None else own_sources(data, mpp, pairs)
+    changes = [*(settings or ()), *(assignments or ())]
+    chosen = load_recipe(recipe, changes, own, read_yaml(config) if config else None)
     run_recipe(chosen, out, device, devices, overwrite=overwrite, resume=resume, quiet=quiet)
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
-from celldetr.cells.store import PARTS, RUN, PartStore
+from celldetr.cells.schema import RUN
 from celldetr.cohort import tasks
 from celldetr.cohort.regions import area_of, count_tiles, cut_regions, found_store, missing_bands
 from celldetr.cohort.request import Listener, Outcome, Request, one_line
@@ -27,6 +27,7 @@ from celldetr.io.files import flush_directory, output_errors, read_json, write_j
 from celldetr.io.run_folder import check_modes
 from celldetr.slide.engine import RunSummary, claim, is_complete, summarise
 from celldetr.slide.find import Slide
+from celldetr.slide.parts import PARTS, PartStore
 from celldetr.slide.pipeline import Seconds
 from celldetr.slide.provenance import environment, now
 from celldetr.slide.run import Progress, leave

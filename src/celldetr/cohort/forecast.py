@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from celldetr.cells.store import PartStore
 from celldetr.cohort.regions import count_tiles, cut_regions, found_store, missing_bands
 from celldetr.cohort.request import Request, one_line
 from celldetr.errors import InputError
 from celldetr.io.run_folder import check_modes
 from celldetr.slide.engine import earlier_run, is_complete
 from celldetr.slide.find import Slide
+from celldetr.slide.parts import PartStore
 from celldetr.slide.plan import make_plan
 from celldetr.slide.provenance import identity
 from celldetr.slide.reader import open_slide

@@ -10,8 +10,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from celldetr.cells.store import PARTS, PartStore
 from celldetr.slide.band_cache import FoundStore, digest
+from celldetr.slide.parts import PARTS, PartStore
 from celldetr.slide.plan import Plan
 
 

@@ -28,7 +28,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from celldetr.cells.store import RUN
+from celldetr.cells.schema import RUN
 from celldetr.cohort.request import Outcome
 from celldetr.errors import InputError
 from celldetr.io.files import output_errors, read_json, replacing

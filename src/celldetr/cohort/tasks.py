@@ -25,7 +25,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 from uuid import uuid4
 
-from celldetr.cells.store import ATTEMPT, PARTS
 from celldetr.cohort.regions import found_store
 from celldetr.cohort.request import Request
 from celldetr.config import InferenceOptions
@@ -34,6 +33,7 @@ from celldetr.io.files import output_errors
 from celldetr.slide.base_reader import SlideReader
 from celldetr.slide.engine import RunSummary, summarise
 from celldetr.slide.find import Slide
+from celldetr.slide.parts import ATTEMPT, PARTS
 from celldetr.slide.pipeline import Job, Seconds, find_bands
 from celldetr.slide.plan import Plan, make_plan
 from celldetr.slide.provenance import changed, identity

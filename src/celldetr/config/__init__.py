@@ -5,7 +5,20 @@ Unknown keys are refused and the near ones named.
 
 from __future__ import annotations
 
-from celldetr.config.base import Config, Count, Mpp, Positive, Precision, Probability, Share, TypeName, override, parse
+from celldetr.config.base import (
+    Config,
+    Count,
+    Mpp,
+    Positive,
+    Precision,
+    Probability,
+    Share,
+    TypeName,
+    merge,
+    override,
+    parse,
+)
+from celldetr.config.cells import ClusterOptions, ExplainOptions, ExportOptions, IndexOptions, SimilarOptions
 from celldetr.config.data import AugmentConfig, DataSource
 from celldetr.config.evaluation import EvaluateOptions, ProbeOptions, ThresholdOptions
 from celldetr.config.inference import InferenceOptions
@@ -16,11 +29,15 @@ from celldetr.config.training import DETECTION, ContrastiveConfig, Part, TrainCo
 __all__ = [
     "DETECTION",
     "AugmentConfig",
+    "ClusterOptions",
     "Config",
     "ContrastiveConfig",
     "Count",
     "DataSource",
     "EvaluateOptions",
+    "ExplainOptions",
+    "ExportOptions",
+    "IndexOptions",
     "InferenceOptions",
     "ModelConfig",
     "Mpp",
@@ -31,9 +48,11 @@ __all__ = [
     "ProbeOptions",
     "Recipe",
     "Share",
+    "SimilarOptions",
     "ThresholdOptions",
     "TrainConfig",
     "TypeName",
+    "merge",
     "override",
     "parse",
 ]

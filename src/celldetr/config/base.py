@@ -90,6 +90,15 @@ def parse(cls: type[T], values: Mapping[str, Any], origin: str, flags: Mapping[s
         raise InputError(_explain(error, cls, origin, flags or {})) from None
 
 
+def merge(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested settings with changes put in; groups of settings are merged key by key."""
+    merged = dict(values)
+    for key, value in changes.items():
+        old = merged.get(key)
+        merged[key] = merge(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+    return merged
+
+
 def override(values: Mapping[str, Any], assignments: Sequence[str]) -> dict[str, Any]:
     """Apply ``dotted.key=value`` assignments (values are YAML) to nested settings; returns a changed copy.
 

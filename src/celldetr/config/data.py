@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
 from celldetr.config.base import Config, Count, Mpp, Positive, Probability, Share
+
+SMALLEST_PX, LARGEST_PX = 16, 4096
+PatchPx = Annotated[int, Field(ge=SMALLEST_PX, le=LARGEST_PX)]  # side of a patch
+Encoding = Literal["jpeg", "png"]  # of the pictures of a patch set
 
 
 class DataSource(Config):

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from celldetr.assignment import Index, assign_greedily
 from celldetr.data.sample import UNKNOWN
-from celldetr.evaluation.cells import ImageCells
+from celldetr.evaluation.image_cells import ImageCells
 from celldetr.evaluation.metrics import box_iou, mean_defined
 from celldetr.evaluation.pairing import Floats
 

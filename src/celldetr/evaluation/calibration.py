@@ -20,8 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from celldetr.data.sample import UNKNOWN
-from celldetr.evaluation.cells import ImageCells
 from celldetr.evaluation.curve import score_pairs
+from celldetr.evaluation.image_cells import ImageCells
 
 BINS = 15  # as in Guo et al.
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from celldetr.assignment import Index
-from celldetr.evaluation.cells import ImageCells
+from celldetr.evaluation.image_cells import ImageCells
 from celldetr.evaluation.pairing import pair_cells
 
 POINTS = 200  # of the curve that a report keeps

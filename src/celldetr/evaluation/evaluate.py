@@ -1,185 +1,166 @@
-"""From a model and labelled images to a report.
+"""Evaluate a model on a labelled data set: the commands ``celldetr evaluate`` and ``celldetr threshold``.
 
-``evaluate`` takes the threshold as a number and has no way to choose one: that is ``threshold.choose_threshold``, which
-sees validation images only. It knows no network either: anything that turns an image into ``TileCells`` can be judged.
+Images go the way of a user's (``slide.array``: resampled, in tiles, without duplicates at the seams). Cells count from
+the threshold on that the model was loaded with: the one chosen on its validation data, unless the user gave another.
+``evaluate_model`` never chooses a threshold; ``choose_threshold`` does nothing else.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from celldetr.data.sample import UNKNOWN, Sample
+from celldetr.config import EvaluateOptions, ThresholdOptions
+from celldetr.data.autocard import PATCHES, find_card
+from celldetr.data.card import DatasetCard
+from celldetr.data.lazy_dataset import Converted
+from celldetr.data.patch_set import PatchSet
+from celldetr.data.sample import Sample
+from celldetr.data.sources import load_samples, map_types, same_names
 from celldetr.errors import InputError
-from celldetr.evaluation.bootstrap import bootstrap, units_of
-from celldetr.evaluation.box_ap import box_ap
-from celldetr.evaluation.calibration import calibration
-from celldetr.evaluation.cells import ImageCells, Predict, predict_samples
-from celldetr.evaluation.curve import score_curve
-from celldetr.evaluation.metrics import Totals, box_iou, confusion, count_image
-from celldetr.evaluation.protocols import PairedTypes, Protocol, find_protocol
-from celldetr.evaluation.report import ImageRow, Report, TissueRow, headline
+from celldetr.evaluation.image_cells import LOWEST_SCORE, ImageCells, image_cells
+from celldetr.evaluation.metrics import DetectionCounts
+from celldetr.evaluation.protocols import PROTOCOLS, find_protocol
+from celldetr.evaluation.report import Report
+from celldetr.evaluation.score import score_under
+from celldetr.evaluation.threshold import ThresholdChoice, best_threshold, count_at
+from celldetr.evaluation.type_map import TypeMap, type_map
+from celldetr.model.inference import TilePredictor
+from celldetr.slide.array import array_cells
 
 
-def evaluate(
-    predict: Predict,
-    samples: Iterable[Sample],
-    type_names: Sequence[str],
-    protocol: str | Protocol = "standard",
-    *,
-    threshold: float,
-    resamples: int = 1000,
-    seed: int = 0,
-) -> Report:
-    """Predict labelled images and score the result.
+@dataclass(frozen=True)
+class Evaluation:
+    """A model's reports on a split: under the protocol asked for, and under all others.
+
+    Attributes:
+        report, others: of these protocols.
+        context: JSON-able: which model, data set and split.
+    """
+
+    report: Report
+    others: tuple[Report, ...]
+    context: dict[str, Any]
+
+
+def labelled_images(
+    card: DatasetCard, split: str, types: tuple[str, ...], mapping: dict[str, str] | None
+) -> Sequence[Sample]:
+    """Samples of a split, with a model's types; those of a patch set are decoded one by one.
 
     Args:
-        predict: (H, W, 3) uint8 image and its mpp -> ``TileCells``, boxes in pixels of the image given. It should
-            return cells down to a low score; what counts is decided here.
-        samples: the split. May be a generator, drawn once, each image dropped before the next.
-        type_names: the model's K types, in the order of its probabilities.
-        protocol: a name of ``protocols.PROTOCOLS``, or one of your own.
-        threshold: least objectness of a prediction that counts, in [0, 1], chosen on validation.
-        resamples, seed: of the 95 % bootstrap intervals; 0 resamples for none.
+        card, split: of the data set.
+        types: of the model.
+        mapping: type of the data set -> type of the model, ``""`` for unknown; what it does not name keeps its name.
 
     Raises:
-        InputError: unknown protocol, threshold outside [0, 1], no samples, or labels that do not fit the model.
+        InputError: the data are wrong, or no type of the data set is a type of the model.
     """
-    names = tuple(type_names)
-    chosen = find_protocol(protocol)
-    _check_threshold(threshold)
-    images = list(predict_samples(predict, samples, names))
-    return score_images(images, names, chosen, threshold=threshold, resamples=resamples, seed=seed)
+    if not mapping and not set(card.type_names) & set(types):
+        raise InputError(
+            f"dataset {card.name!r} has types {list(card.type_names)}, the model {list(types)}: none in common; "
+            "say which is which with `mapping`: theirs=ours, or theirs= for cells of unknown type"
+        )
+    names = same_names(card.type_names, types) | (mapping or {})
+    if card.format == PATCHES:
+        return Converted(PatchSet(card.directory(), split), lambda sample: map_types([sample], types, names)[0])
+    return map_types(load_samples(card, split), types, names)
 
 
-def score_images(
-    images: Sequence[ImageCells],
-    type_names: Sequence[str],
-    protocol: str | Protocol = "standard",
+def evaluate_model(
+    model: TilePredictor,
+    dataset: str,
+    options: EvaluateOptions | None = None,
     *,
-    threshold: float,
-    resamples: int = 1000,
-    seed: int = 0,
-) -> Report:
-    """Score predictions made before: for another protocol or threshold without another pass of the network.
+    progress: Callable[[int, int], None] | None = None,
+) -> Evaluation:
+    """Score a model on a split of a data set.
 
     Args:
-        images: of ``predict_samples``.
-        type_names, protocol, threshold, resamples, seed: as in ``evaluate``.
+        model: its threshold is the one used.
+        dataset: name or path of a card, or a folder or file of labels.
+        options: split, protocol of the main report, and which types correspond: ``mapping`` gives the data set's cells
+            the model's types; ``join`` (see ``evaluation.type_map``) gives the model's cells the data set's.
+        progress: called with how many images are done, of how many.
 
     Raises:
-        InputError: as ``evaluate``.
+        InputError: unknown protocol, wrong data, no type in common; both maps.
     """
-    reports = score_under([protocol], images, type_names, threshold=threshold, resamples=resamples, seed=seed)
-    return reports[0]
+    options = options or EvaluateOptions()
+    split, mapping = options.split, options.mapping
+    rules = find_protocol(options.protocol)
+    card = find_card(dataset, options.mpp)
+    if options.join is not None and mapping is not None:
+        raise InputError("`join` says which type of the data set each of the model's is; leave out `mapping`")
+    types = None if options.join is None else type_map(options.join, model.types, card.type_names)
+    names = model.types if types is None else types.names
+    samples = labelled_images(card, split, names, mapping)
+    images = _predict(model, samples, names, types, progress)
+    every = [rules, *(other for other in PROTOCOLS.values() if other != rules)]
+    report, *others = score_under(every, images, names, threshold=model.threshold)
+    context: dict[str, Any] = {
+        "dataset": card.name,
+        "split": split,
+        "model": model.describe(),
+        "trained_on": [
+            {key: str(source.get(key, "")) for key in ("name", "split")}
+            for source in model.card.get("training_data", ())
+        ],
+        "types": mapping,
+    }
+    if types is not None:
+        context["model_types"] = dict(zip(model.types, types.targets, strict=True))
+        context["types_without_counterpart"] = list(types.without)
+    else:
+        known = set(names) | set(mapping or {})
+        context["types_without_counterpart"] = [name for name in card.type_names if name not in known]
+    return Evaluation(report, tuple(others), context)
 
 
-def score_under(
-    protocols: Sequence[str | Protocol],
-    images: Sequence[ImageCells],
-    type_names: Sequence[str],
+def choose_threshold(
+    model: TilePredictor,
+    dataset: str,
+    options: ThresholdOptions | None = None,
     *,
-    threshold: float,
-    resamples: int = 1000,
-    seed: int = 0,
-) -> list[Report]:
-    """``score_images`` under several protocols; what does not depend on the rules of pairing is found once."""
-    names = tuple(type_names)
-    rules = [find_protocol(protocol) for protocol in protocols]
-    _check_threshold(threshold)
-    if not images:
-        raise InputError("no images to evaluate; check the data set's card and the name of the split")
-    derived = any(image.derived_boxes for image in images)
-    ap = None if derived else box_ap(images, len(names))
-    curves = {rule.radius_um: score_curve(images, rule.radius_um) for rule in rules}
-    calibrations = {radius: calibration(images, radius) for radius in curves}
-    kept = [image.above(threshold) for image in images]
-    units = units_of([image.group for image in images])
-    reports = []
-    for rule in rules:
-        counted = [count_image(image, rule, len(names)) for image in kept]
-        per_image = [totals for totals, _ in counted]
-        totals: Totals = sum(per_image[1:], per_image[0])
-        pairs = [pairs for _, pairs in counted]
-        ious, distances = _pair_quality(kept, pairs)
-        reports.append(
-            Report(
-                protocol=rule,
-                threshold=float(threshold),
-                type_names=names,
-                totals=totals,
-                n_cells=sum(len(image.true_xy) for image in images),
-                n_unknown=sum(int(np.sum(image.true_types == UNKNOWN)) for image in images),
-                n_predicted=sum(len(image.pred_xy) for image in kept),
-                n_added=(sum(pair.added[0] for pair in pairs), sum(pair.added[1] for pair in pairs)),
-                confusion=tuple(map(tuple, np.sum([confusion(pair, len(names)) for pair in pairs], axis=0).tolist())),
-                curve=curves[rule.radius_um],
-                calibration=calibrations[rule.radius_um],
-                derived_boxes=derived,
-                box_ap=ap,
-                median_iou=float(np.median(ious)) if len(ious) else None,
-                mean_iou=float(np.mean(ious)) if len(ious) else None,
-                median_distance_um=float(np.median(distances)) if len(distances) else None,
-                intervals=bootstrap(
-                    per_image, units, partial(headline, type_names=names), resamples=resamples, seed=seed
-                ),
-                # Readers name the group of an image of which nothing else is known after the image.
-                interval_unit="group" if any(i.group not in ("", i.name) for i in images) else "image",
-                n_units=max(units) + 1,
-                images=tuple(
-                    ImageRow(
-                        image.name,
-                        image.group,
-                        image.tissue,
-                        image.mpp,
-                        len(image.true_xy),
-                        len(image.pred_xy),
-                        count.detection,
-                    )
-                    for image, count in zip(kept, per_image, strict=True)
-                ),
-                tissues=_by_tissue(kept, per_image),
-            )
-        )
-    return reports
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[ThresholdChoice, DetectionCounts]:
+    """The threshold that suits a model on a split of a data set, by detection alone.
+
+    Args:
+        model: its own threshold does not matter.
+        dataset, progress: as of ``evaluate_model``.
+        options: the split, in whose images every nucleus is labelled, and rules of pairing; of several, the mean of F1
+            under each is what counts.
+
+    Returns:
+        the choice, and detection at the model's own threshold, both under the first protocol.
+
+    Raises:
+        InputError: unknown protocol, wrong data, or no cell in them.
+    """
+    options = options or ThresholdOptions()
+    rules = [find_protocol(name) for name in options.protocols]
+    card = find_card(dataset, options.mpp)
+    samples = labelled_images(card, options.split, model.types, dict.fromkeys(card.type_names, ""))
+    images = _predict(model, samples, model.types, None, progress)
+    return best_threshold(images, rules), count_at(images, rules[0], model.threshold)
 
 
-def _check_threshold(threshold: float) -> None:
-    if not 0 <= threshold <= 1:
-        raise InputError(f"threshold {threshold} is not an objectness; give a number from 0 to 1")
-
-
-def _by_tissue(images: Sequence[ImageCells], counts: Sequence[Totals]) -> tuple[TissueRow, ...]:
-    """The counts of the images of each tissue; nothing where no image has one."""
-    names = sorted({image.tissue for image in images})
-    rows = []
-    for name in names if any(names) else ():
-        members = [(image, count) for image, count in zip(images, counts, strict=True) if image.tissue == name]
-        rows.append(
-            TissueRow(
-                name,
-                n_images=len(members),
-                n_cells=sum(len(image.true_xy) for image, _ in members),
-                n_predicted=sum(len(image.pred_xy) for image, _ in members),
-                totals=sum((count for _, count in members[1:]), members[0][1]),
-            )
-        )
-    return tuple(rows)
-
-
-def _pair_quality(
-    images: Sequence[ImageCells], pairs: Sequence[PairedTypes]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Box IoU, and centre distance in micrometres, of the pairs of real cells."""
-    ious, distances = [np.empty(0)], [np.empty(0)]
-    for image, pair in zip(images, pairs, strict=True):
-        if any(pair.added):  # one side holds no real cell, so no pair is real
-            continue
-        i, j = pair.pred_idx, pair.true_idx
-        iou = box_iou(image.pred_boxes[i], image.true_boxes[j])
-        ious.append(iou[np.isfinite(iou)])
-        distances.append(np.linalg.norm(image.pred_xy[i] - image.true_xy[j], axis=1) * image.mpp)
-    return np.concatenate(ious), np.concatenate(distances)
+def _predict(
+    model: TilePredictor,
+    samples: Sequence[Sample],
+    types: Sequence[str],
+    renamed: TypeMap | None,
+    progress: Callable[[int, int], None] | None,
+) -> list[ImageCells]:
+    """The cells of each image, down to a score at which few are right."""
+    least, images = min(LOWEST_SCORE, model.threshold), list[ImageCells]()
+    for sample in samples:
+        cells = array_cells(sample.image, sample.mpp, model, least_score=least)
+        if renamed is not None:
+            cells = replace(cells, probabilities=renamed.merge(cells.probabilities))
+        images.append(image_cells(sample, cells, tuple(types)))
+        if progress:
+            progress(len(images), len(samples))
+    return images

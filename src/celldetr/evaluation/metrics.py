@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from celldetr.data.sample import UNKNOWN
-from celldetr.evaluation.cells import ImageCells
+from celldetr.evaluation.image_cells import ImageCells
 from celldetr.evaluation.pairing import pair_cells
 from celldetr.evaluation.protocols import BACKGROUND, PairedTypes, Protocol, pair_image
 

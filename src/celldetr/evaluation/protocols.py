@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from celldetr.assignment import Index
 from celldetr.errors import InputError, near
-from celldetr.evaluation.cells import ImageCells
+from celldetr.evaluation.image_cells import ImageCells
 from celldetr.evaluation.pairing import Pairing, pair_cells
 
 BACKGROUND = -2  # type of the point a protocol puts into an empty image when it belongs to none of the K types

@@ -12,16 +12,15 @@ serve under both is chosen by the mean of the two.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from celldetr.config import ThresholdOptions
-from celldetr.data.sample import Sample
 from celldetr.errors import InputError
-from celldetr.evaluation.cells import ImageCells, Predict, predict_samples
+from celldetr.evaluation.image_cells import ImageCells
 from celldetr.evaluation.metrics import DetectionCounts, count_detection
 from celldetr.evaluation.protocols import Protocol, find_protocol, pair_image
 
@@ -53,31 +52,16 @@ class ThresholdChoice:
     f1: tuple[float, ...]
 
 
-def choose_threshold(
-    predict: Predict,
-    validation: Iterable[Sample],
-    type_names: Sequence[str],
-    protocol: Protocols = "within-radius",
-) -> ThresholdChoice:
+def best_threshold(validation: Sequence[ImageCells], protocol: Protocols = "within-radius") -> ThresholdChoice:
     """The threshold of the best detection F1 on validation images.
 
     Args:
-        predict: the model, returning cells down to a low score; each image is predicted once.
-        validation: labelled images that the model was neither trained nor will be tested on.
-        type_names: the model's types.
+        validation: images that the model was neither trained nor will be tested on, with all predictions down to a low
+            score.
         protocol: rules of pairing; of several, the mean of F1 under each is what counts.
 
     Raises:
         InputError: no true cell, or no prediction, in the validation images.
-    """
-    return best_threshold(list(predict_samples(predict, validation, tuple(type_names))), protocol)
-
-
-def best_threshold(validation: Sequence[ImageCells], protocol: Protocols = "within-radius") -> ThresholdChoice:
-    """``choose_threshold`` for predictions made before.
-
-    Raises:
-        InputError: as ``choose_threshold``.
     """
     several = [protocol] if isinstance(protocol, str | Protocol) else protocol
     rules = [find_protocol(each) for each in several]

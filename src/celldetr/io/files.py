@@ -19,6 +19,7 @@ from typing import Any
 from celldetr.errors import InputError
 from celldetr.io.safe_io import JSON_BYTES, parse_json, read_bytes
 
+ZARR_FILE = "zarr.json"  # in the folder of a Zarr store: no other folder is ever replaced
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _REFUSED = {
     errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG, errno.EFBIG,

@@ -161,9 +161,9 @@ class TilePredictor:
         self.threshold = float(threshold)
         queries = self.network.detector.queries
         if isinstance(queries, SelectedQueries):
-            # Once, here: who lowers the threshold afterwards sees more of the same queries, not other cells.
+            # Of the threshold, whatever ``least_score`` is asked for: that shows more of the same queries, no others.
             queries.least_score = self.threshold * QUERY_SHARE
-        self._candidate = self.threshold * CANDIDATE_SHARE  # once, too, and for the same reason
+        self._candidate = self.threshold * CANDIDATE_SHARE  # for the same reason
         self.card = card or {}
         self.batch_size = batch_size
         self.same_nucleus_um = float(same_nucleus_um)
@@ -203,12 +203,18 @@ class TilePredictor:
             "precision": "bf16" if self.bf16 else "float32",
         }
 
-    def predict_tiles(self, tiles: Sequence[NDArray[np.uint8]]) -> list[TileCells]:
+    def predict_tiles(self, tiles: Sequence[NDArray[np.uint8]], least_score: float | None = None) -> list[TileCells]:
         """Find the cells of each (H, W, 3) uint8 RGB tile, in the order given; sizes may differ.
+
+        Args:
+            tiles: images at the model's mpp.
+            least_score: of a cell; None: the threshold. A lower one gives more of the same cells: which tokens become
+                queries depends on the threshold.
 
         Raises:
             InputError: something that is not such a tile.
         """
+        least = self.threshold if least_score is None else least_score
         results: dict[int, TileCells] = {}
         by_size: dict[tuple[int, ...], list[int]] = {}
         for index, tile in enumerate(tiles):
@@ -220,7 +226,8 @@ class TilePredictor:
             for start in range(0, len(indices), size):
                 chosen = indices[start : start + size]
                 batch = np.stack([tiles[i] for i in chosen]).transpose(0, 3, 1, 2)
-                results.update(zip(chosen, self._predict(torch.from_numpy(np.ascontiguousarray(batch))), strict=True))
+                found = self._predict(torch.from_numpy(np.ascontiguousarray(batch)), least)
+                results.update(zip(chosen, found, strict=True))
         return [results[i] for i in range(len(tiles))]
 
     def _together(self, pixels: int) -> int:
@@ -234,13 +241,13 @@ class TilePredictor:
         return torch.autocast(self.device.type, dtype=torch.bfloat16) if self.bf16 else nullcontext()
 
     @torch.inference_mode()
-    def _predict(self, images: Tensor) -> list[TileCells]:
-        """Tiles of one size, (B, 3, H, W) uint8."""
+    def _predict(self, images: Tensor, least: float) -> list[TileCells]:
+        """Cells of tiles of one size, (B, 3, H, W) uint8, that score at least ``least``."""
         size = images.shape[3], images.shape[2]
         images = images.to(self.device)
         with self._autocast():
-            views = [self._look(images, orientation) for orientation in self.orientations]
-            boxes, scores, valid = self._merge(views, size) if len(views) > 1 else _candidates(views[0])
+            views = [self._look(images, orientation, least) for orientation in self.orientations]
+            boxes, scores, valid = self._merge(views, size, least) if len(views) > 1 else _candidates(views[0])
             blocked = hide_padding(valid) if self.network.config.self_attention == "after_first" else None
             cells = [self._represent(view, boxes, blocked) for view in views]
         probabilities = _mean([type_probabilities(each.logits) for each in cells])
@@ -258,7 +265,7 @@ class TilePredictor:
             for i, keep in enumerate(valid)
         ]
 
-    def _look(self, images: Tensor, orientation: Orientation) -> _View:
+    def _look(self, images: Tensor, orientation: Orientation, least: float) -> _View:
         """Detect in one orientation of tiles of one size, (B, 3, H, W) uint8."""
         images = orientation.turn(images)
         images, sizes = padded(images, self.network.config.strides[-1])
@@ -266,12 +273,12 @@ class TilePredictor:
         detection = self.network.detect(memories)
         found = detection.last
         scores = found.logits.float().sigmoid().nan_to_num(0.0)  # NaN would be the best of all
-        chosen, valid = self._above(self.threshold if len(self.orientations) == 1 else self._candidate, scores)
+        chosen, valid = self._above(least if len(self.orientations) == 1 else self._candidate, scores)
         boxes, scores = found.boxes.gather(1, chosen[..., None].expand(-1, -1, 4)), scores.gather(1, chosen)
         valid &= self._distinct(boxes[..., :2] * sizes[:, None], scores, valid)
         return _View(orientation, memories, detection, chosen, orientation.back(boxes), scores, valid)
 
-    def _merge(self, views: Sequence[_View], size: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
+    def _merge(self, views: Sequence[_View], size: tuple[int, int], least: float) -> tuple[Tensor, Tensor, Tensor]:
         """Candidates of all orientations -> boxes (B, N, 4), scores (B, N) and validity (B, N) of cells."""
         pixels = np.array(size * 2, np.float32)
         distance = self.same_nucleus_um / self.mpp
@@ -280,7 +287,7 @@ class TilePredictor:
             seen = [view.boxes[b, view.valid[b]].float().cpu().numpy() * pixels for view in views]
             how_sure = [view.scores[b, view.valid[b]].float().cpu().numpy() for view in views]
             merged, score = merge(seen, how_sure, distance)
-            keep = distinct(merged[:, :2], score, distance) & (score >= self.threshold)
+            keep = distinct(merged[:, :2], score, distance) & (score >= least)
             found.append((torch.from_numpy(merged[keep] / pixels), torch.from_numpy(score[keep])))
         boxes, scores = (pad_sequence(list(each), batch_first=True) for each in zip(*found, strict=True))
         valid = pad_sequence([torch.ones(len(score), dtype=torch.bool) for _, score in found], batch_first=True)

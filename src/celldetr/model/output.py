@@ -12,16 +12,17 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class TileCells:
-    """What was found in one tile, N cells in no particular order, already above the model's score threshold.
+    """Detected cells of one image, N of them, above a score threshold.
 
     Attributes:
-        boxes: (N, 4) float32, absolute xyxy in the tile's own pixels (x right, y down, origin at its top left corner).
+        boxes: (N, 4), absolute xyxy (x right, y down). Of a tile, as a model returns them: float32, in its own pixels.
+            Of a slide or an image, without the duplicates of ``slide.seams``: float64, in its level-0 pixels.
         scores: (N,) float32 in [0, 1], objectness.
         probabilities: (N, K) float32, of each type; a row sums to 1.
         embeddings: (N, d) float16, the representation decoder's output.
     """
 
-    boxes: NDArray[np.float32]
+    boxes: NDArray[np.floating]
     scores: NDArray[np.float32]
     probabilities: NDArray[np.float32]
     embeddings: NDArray[np.float16]
@@ -32,6 +33,22 @@ class TileCells:
     def take(self, index: NDArray[np.intp] | NDArray[np.bool_]) -> TileCells:
         """The cells at ``index`` (positions or a mask)."""
         return TileCells(self.boxes[index], self.scores[index], self.probabilities[index], self.embeddings[index])
+
+    @classmethod
+    def join(cls, parts: Sequence[TileCells]) -> TileCells:
+        """All cells of at least one part, part by part."""
+        names = ("boxes", "scores", "probabilities", "embeddings")
+        return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
+
+    @classmethod
+    def none(cls, types: int, embedding_dim: int) -> TileCells:
+        """No cells, of a model with ``types`` types and embeddings of length ``embedding_dim``."""
+        return cls(
+            np.zeros((0, 4)),
+            np.zeros(0, np.float32),
+            np.zeros((0, types), np.float32),
+            np.zeros((0, embedding_dim), np.float16),
+        )
 
 
 class TileModel(Protocol):
@@ -61,6 +78,9 @@ class TileModel(Protocol):
         """Name, version, SHA-256, threshold, licence ...: what provenance should record. JSON-able."""
         ...
 
-    def predict_tiles(self, tiles: Sequence[NDArray[np.uint8]]) -> list[TileCells]:
-        """Find the cells of each (H, W, 3) uint8 RGB tile. Sizes may differ; an empty tile gives zero cells."""
+    def predict_tiles(self, tiles: Sequence[NDArray[np.uint8]], least_score: float | None = None) -> list[TileCells]:
+        """Find the cells of each (H, W, 3) uint8 RGB tile that score at least ``least_score`` (None: the threshold).
+
+        Sizes may differ; an empty tile gives zero cells.
+        """
         ...

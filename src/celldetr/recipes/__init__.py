@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from celldetr.config import Recipe, override, parse
+from celldetr.config import Recipe, merge, override, parse
 from celldetr.errors import InputError
 from celldetr.io.safe_io import find_yaml, read_yaml
 
 FOLDER = Path(__file__).parent
 
 
-def load_recipe(name: str | Path, assignments: list[str] | None = None, data: dict[str, Any] | None = None) -> Recipe:
+def load_recipe(
+    name: str | Path,
+    assignments: Sequence[str] = (),
+    data: dict[str, Any] | None = None,
+    settings: Mapping[str, Any] | None = None,
+) -> Recipe:
     """Read a recipe.
 
     Args:
         name: of a recipe in the package, or a YAML file.
         assignments: ``dotted.key=value`` changes to it.
         data: sources and types instead of the recipe's own, from ``own_sources``.
+        settings: nested changes to it, on which assignments win.
 
     Raises:
         InputError: no such recipe, or a wrong setting; near names are listed.
@@ -27,7 +34,7 @@ def load_recipe(name: str | Path, assignments: list[str] | None = None, data: di
     if data:
         own = values.get("model")
         values |= data | {"model": (own if isinstance(own, dict) else {}) | data["model"]}
-    return parse(Recipe, _complete(override(values, assignments or [])), str(name))
+    return parse(Recipe, _complete(override(merge(values, settings or {}), assignments)), str(name))
 
 
 def _complete(values: dict[str, Any]) -> dict[str, Any]:

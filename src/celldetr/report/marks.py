@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from celldetr.cells.palette import RGB
-from celldetr.cells.reader import BOX, CellTable, numbers
+from celldetr.cells.reader import CellTable, numbers
+from celldetr.cells.schema import BOX
 from celldetr.slide.roi import roi_of_run
 
 SMALLEST_BOX = 6.0  # px of the picture; a smaller outline hides its nucleus

@@ -12,7 +12,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from celldetr.cells.reader import BOX, CellTable, numbers
+from celldetr.cells.reader import CellTable, numbers
+from celldetr.cells.schema import BOX
 
 DIAMETER_STEP, DIAMETER_END = 0.1, 60.0  # um; what is larger falls into the last bin
 SCORE_STEP = 0.01

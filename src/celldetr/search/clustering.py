@@ -13,23 +13,22 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from pydantic import Field
 
-from celldetr.cells.clusters import CLUSTER, CLUSTERS, MOST, clusters_about, read_clusters, write_clusters
+from celldetr.cells.clusters import CLUSTER, CLUSTERS, MOST, cluster_summary, read_clusters, write_clusters
 from celldetr.cells.export import FORMATS, check_formats, find_format, write_format
 from celldetr.cells.export.geojson import write_geojson
 from celldetr.cells.reader import open_table
-from celldetr.cells.store import table_errors
-from celldetr.config import Config, Positive
+from celldetr.config.cells import SAMPLED_CELLS, ClusterOptions
 from celldetr.errors import InputError, SlowWarning
 from celldetr.io.files import output_errors, read_json, replacing, write_json
 from celldetr.io.lock import RunLock
+from celldetr.io.parquet import parquet_errors
 from celldetr.io.run_folder import check_modes
 from celldetr.io.safe_io import is_file
 from celldetr.search.collection import Collection, Rows, SlideCells, find_cells, gather, sample_rows
@@ -41,19 +40,9 @@ ABOUT = "clusters.json"
 SAMPLE = "sample.parquet"
 GEOJSON = "clusters.geojson.gz"
 _KEY = b"celldetr.sample"
-FEW = 50_000  # cells that are clustered by default
 MANY = 100_000  # more are warned of
 
 Progress = Callable[[int, int], None]
-
-
-class ClusterOptions(Config):
-    """Settings of a clustering: all decide which groups come out."""
-
-    resolution: Annotated[Positive, Field(le=1000)] = 0.5  # of Leiden; larger finds more, smaller groups
-    neighbours: Annotated[int, Field(ge=2, le=200)] = 15  # of each cell in the graph; also those that vote
-    sample: Annotated[int, Field(ge=100, le=1_000_000)] = FEW  # cells that are clustered; the others join
-    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
 
 
 @dataclass(frozen=True)
@@ -183,7 +172,7 @@ def _slow(count: int) -> str:
     """What there is to say of so many cells that are clustered themselves."""
     return (
         f"{count:,} cells are clustered themselves, and each is first compared with every other: that takes about "
-        f"{(count / FEW) ** 2:.0f} times as long as of {FEW:,}, and no progress is shown; with a smaller `sample` the"
+        f"{(count / SAMPLED_CELLS) ** 2:.0f} times as long as of {SAMPLED_CELLS:,}; with a smaller `sample` the"
         " other cells join the clusters of these"
     )
 
@@ -220,7 +209,7 @@ def _check_earlier(cells: Collection, out: Path, digest: str, resume: bool, over
             f"{where}: exists already; `overwrite=True` makes the clusters anew, `resume=True` goes on with the same"
         )
     for slide in there:
-        about = clusters_about(slide.table.path)
+        about = cluster_summary(slide.table.path)
         if about is not None and about.get("digest") != digest:
             raise InputError(
                 f"{slide.table.path.with_name(CLUSTERS)}: was made from other cells or with other options "
@@ -262,7 +251,7 @@ def _write_slides(
             finished = [*finished, slide.name]
             _write_running(out, about, finished)
         slides.append(SlideCells(slide.name, table, slide.stamp))
-        with table_errors(path):
+        with parquet_errors(path):
             side = pq.read_table(path.with_name(CLUSTERS), columns=["sampled", "agreement"])
         apart = ~np.asarray(side["sampled"])
         joined += int(apart.sum())
@@ -270,7 +259,7 @@ def _write_slides(
         place = np.array([types.index(name) for name in table.types], dtype=np.intp)
         for batch in table.batches(("type", CLUSTER)):
             np.add.at(by_type, (np.asarray(batch.column(CLUSTER)), place[table.type_codes(batch)]), 1)
-        counts += np.bincount(read_clusters(path, table.count), minlength=len(counts))
+        counts += np.bincount(read_clusters(path), minlength=len(counts))
         done += slide.table.count
         if progress:
             progress(done, cells.count)
@@ -280,7 +269,7 @@ def _write_slides(
 def _is_of(path: Path, about: dict[str, Any]) -> bool:
     """Whether the clusters that are there are those of this run."""
     try:
-        there = clusters_about(path)
+        there = cluster_summary(path)
     except InputError:  # damaged, or of an earlier table
         return False
     return there is not None and there.get("digest") == about["digest"]
@@ -306,8 +295,8 @@ def _assign(
             if progress:
                 progress(done + at.stop, total)
     labels[mine], agreement[mine], sampled[mine] = known, 1, True
-    ids = [np.empty(0, np.int64), *(batch.column(0).to_numpy() for batch in slide.table.batches(("cell_id",)))]
-    write_clusters(slide.table.path, np.concatenate(ids).astype(np.int64), labels, sampled, agreement, about)
+    ids = slide.table.read(["cell_id"])["cell_id"].to_numpy()
+    write_clusters(slide.table.path, ids.astype(np.int64), labels, sampled, agreement, about)
 
 
 def _export(directory: Path, formats: Sequence[str], fresh: bool) -> None:
@@ -325,7 +314,7 @@ def _write_sample(path: Path, cells: Collection, rows: Sequence[Rows], grouping:
     names, parts = [], []
     for slide, mine in zip(cells.slides, rows, strict=True):
         names += [slide.name] * len(mine)
-        parts.append(slide.take(mine, ["cell_id", "type"]) if len(mine) else None)
+        parts.append(slide.table.take(mine, ["cell_id", "type"]) if len(mine) else None)
     table = pa.table(
         {
             "slide": pa.array(names, pa.string()).dictionary_encode(),

@@ -12,13 +12,11 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from celldetr.cells.clusters import CLUSTER, read_clusters, table_stamp
+from celldetr.cells.clusters import table_stamp
 from celldetr.cells.reader import BATCH_ROWS, CellTable, batch_embeddings, open_table
-from celldetr.cells.store import CELLS, RUN, table_errors
+from celldetr.cells.schema import CELLS, RUN
 from celldetr.errors import InputError, near
 from celldetr.io.safe_io import is_dir, is_file
 
@@ -47,32 +45,13 @@ class SlideCells:
             yield start, unit(batch_embeddings(batch))
             start += len(batch)
 
-    def take(self, rows: Rows, columns: Sequence[str]) -> pa.Table:
-        """Some rows, in the order asked for; only the row groups that hold them are read."""
-        stored = [name for name in columns if name != CLUSTER or not self.table.clusters]
-        order = np.argsort(rows, kind="stable")
-        parts: list[pa.Table] = []
-        with table_errors(self.table.path), pq.ParquetFile(self.table.path) as file:
-            sizes = [file.metadata.row_group(i).num_rows for i in range(file.metadata.num_row_groups)]
-            edges = np.concatenate([[0], np.cumsum(sizes)])
-            for group in np.unique(np.searchsorted(edges, rows, side="right") - 1):
-                mine = rows[order][(rows[order] >= edges[group]) & (rows[order] < edges[group + 1])]
-                parts.append(file.read_row_group(int(group), columns=stored).take(pa.array(mine - edges[group])))
-            found = pa.concat_tables(parts, promote_options="default") if parts else file.schema_arrow.empty_table()
-        found = found.select(stored).take(pa.array(np.argsort(order, kind="stable")))
-        if len(stored) < len(columns):
-            found = found.append_column(CLUSTER, pa.array(read_clusters(self.table.path, self.table.count)[rows]))
-        return found.select(list(columns))
-
     def rows_of(self, ids: Sequence[int]) -> Rows:
         """Rows of the cells with these ``cell_id``.
 
         Raises:
             InputError: there is no such cell.
         """
-        known = np.concatenate(
-            [np.empty(0, np.int64), *(b.column(0).to_numpy() for b in self.table.batches(("cell_id",)))]
-        )
+        known = self.table.read(["cell_id"])["cell_id"].to_numpy()
         order = np.argsort(known, kind="stable")
         low, high = (int(known.min()), int(known.max())) if len(known) else (0, -1)
         rows = np.empty(0, np.int64)

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from celldetr.cells.clusters import CLUSTER, cluster_name
 from celldetr.cells.palette import type_colours
-from celldetr.cells.reader import BOX, by_cluster, numbers
+from celldetr.cells.reader import by_cluster, numbers
+from celldetr.cells.schema import BOX
 from celldetr.io.figures import save_figure
 from celldetr.io.files import replacing
 from celldetr.report.clusters import embedding_figure, types_figure
@@ -150,7 +151,7 @@ def _mix(counts: NDArray[np.int64], types: Sequence[str]) -> str:
 
 def _crop(done: Clustered, opened: OpenSlides, name: str, row: int) -> Crop:
     slide = done.collection.slides[done.collection.position(name)]
-    values: dict[str, Any] = slide.take(np.array([row]), ["cell_id", *BOX, "type", "type_score"]).to_pylist()[0]
+    values: dict[str, Any] = slide.table.take(np.array([row]), ["cell_id", *BOX, "type", "type_score"]).to_pylist()[0]
     mpp = slide.table.mpp_xy or (1.0, 1.0)
     return Crop(
         title=f"cell {values['cell_id']}",

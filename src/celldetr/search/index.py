@@ -19,7 +19,6 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from celldetr.cells.schema import LONGEST_EMBEDDING
 from celldetr.config import Config, parse
 from celldetr.errors import InputError
 from celldetr.io.files import output_errors, read_json, replacing, write_json
@@ -57,7 +56,7 @@ class Manifest(Config):
     version: str  # of celldetr
     made: str  # UTC
     model: str | None  # hash of the model whose embeddings they are
-    dim: Annotated[int, Field(ge=1, le=LONGEST_EMBEDDING)]
+    dim: Annotated[int, Field(ge=1)]
     lists: Annotated[int, Field(ge=1, le=ivf.MOST_LISTS)]
     centroids: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]  # SHA-256 of those that the lists belong to
     trained_for: Annotated[int, Field(ge=0)]  # cells that the number of lists was chosen for

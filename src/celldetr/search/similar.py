@@ -152,7 +152,7 @@ def _queries(cells: Collection, ids: Sequence[int], slide: str | None, type: str
     here = cells.slides[place]
     ids = list(dict.fromkeys(ids))
     rows = here.rows_of(ids)
-    vectors = unit(embedding_matrix(here.take(rows, ["embedding"])["embedding"]).astype(np.float32))
+    vectors = unit(embedding_matrix(here.table.take(rows, ["embedding"])["embedding"]).astype(np.float32))
     for number, vector in zip(ids, vectors, strict=True):
         if not vector.any():
             raise InputError(f"`cell={number}`: its embedding is zero or not finite; nothing is like it")
@@ -241,7 +241,7 @@ def _table(
     for place in sorted({line[3] for line in lines}):
         at = [i for i, line in enumerate(lines) if line[3] == place]
         taken: dict[str, Any] = {}
-        found = cells.slides[place].take(np.array([lines[i][4] for i in at], dtype=np.int64), columns)
+        found = cells.slides[place].table.take(np.array([lines[i][4] for i in at], dtype=np.int64), columns)
         for name in columns:
             taken[name] = found[name].cast("string").to_pylist() if name == "type" else found[name].to_numpy()
         parts.append(pd.DataFrame(taken, index=at))
@@ -249,5 +249,5 @@ def _table(
 
 
 def _vectors(cells: Collection, place: int, rows: Rows) -> NDArray[np.float32]:
-    found = cells.slides[place].take(rows, ["embedding"])["embedding"]
+    found = cells.slides[place].table.take(rows, ["embedding"])["embedding"]
     return unit(embedding_matrix(found).astype(np.float32))

@@ -14,17 +14,15 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from uuid import uuid4
 
 import numpy as np
 from numpy.typing import NDArray
 
 from celldetr.io.files import replacing
+from celldetr.model.output import TileCells
 from celldetr.slide.grid import Tile
-
-if TYPE_CHECKING:
-    from celldetr.model.output import TileCells
 
 _FIELDS = ("boxes", "scores", "probabilities", "embeddings")
 
@@ -81,7 +79,7 @@ class FoundStore:
             "lost": np.array([item.lost or (0, 0, 0, 0) for item in found], np.int64).reshape(-1, 4),
             "reasons": np.array([item.reason for item in found], np.str_),
         }
-        cells = [item.cells for item in found if item.cells is not None] or [_no_cells()]
+        cells = [item.cells for item in found if item.cells is not None] or [TileCells.none(1, 1)]
         arrays |= {name: np.concatenate([getattr(item, name) for item in cells]) for name in _FIELDS}
         # A process that was taken for dead may write the same band at the same time.
         with replacing(self.path(band), tag=uuid4().hex) as temporary, temporary.open("wb") as file:
@@ -93,8 +91,6 @@ class FoundStore:
 
     def read(self, band: int, tiles: Sequence[Tile]) -> list[FoundTile] | None:
         """What was found in the ``tiles`` of a band, or None if that is not there, damaged, or of other tiles."""
-        from celldetr.model.output import TileCells
-
         try:
             with np.load(self.path(band), allow_pickle=False) as file:
                 arrays = {name: file[name] for name in ("columns", "counts", "lost", "reasons", *_FIELDS)}
@@ -114,11 +110,3 @@ class FoundStore:
             whole = lost == (0, 0, tile.width, tile.height)
             items.append(FoundTile(tile, None if whole else cells, lost, str(arrays["reasons"][i])))
         return items
-
-
-def _no_cells() -> TileCells:
-    """For a band of which no tile could be decoded."""
-    from celldetr.model.output import TileCells
-
-    boxes, scores, probabilities = (np.zeros(shape, np.float32) for shape in ((0, 4), (0,), (0, 1)))
-    return TileCells(boxes, scores, probabilities, np.zeros((0, 1), np.float16))

@@ -1,4 +1,4 @@
-"""Slide in, table of cells out: ``slide_run`` on disk, ``predict_array`` in memory, through the same code.
+"""Slide in, table of cells out, in a folder of the slide's own; ``slide.array`` does the same for an image in memory.
 
 A run builds ``OUT/<slide>/``. Until it is done there are ``run.json`` with another status than ``complete``, and
 parts; ``cells.parquet`` appears last. Whatever ends a run early (Ctrl-C, a crash, a full disk, a damaged slide)
@@ -16,32 +16,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard
 
-import numpy as np
-import pyarrow as pa
-from numpy.typing import NDArray
-
 from celldetr.cells.clusters import CLUSTERS
-from celldetr.cells.schema import cell_schema, number_rows, table_metadata, table_to_frame
-from celldetr.cells.store import CELLS, FINISHED, PARTS, RUN, ZARR_FILE, FailedTile, PartStore, joint_bounds
+from celldetr.cells.schema import (
+    CELLS,
+    FINISHED,
+    RUN,
+)
 from celldetr.errors import InputError
-from celldetr.io.files import flush_directory, output_errors, read_json
+from celldetr.io.files import ZARR_FILE, flush_directory, output_errors, read_json
 from celldetr.io.lock import RunLock
 from celldetr.io.run_folder import check_modes
 from celldetr.slide.base_reader import SlideReader
-from celldetr.slide.nucleus_size import NucleusSizes
 from celldetr.slide.options import PredictOptions
-from celldetr.slide.pipeline import Counter, Job, Seconds, predict_bands
+from celldetr.slide.parts import PARTS, FailedTile, PartStore
+from celldetr.slide.pipeline import Job, Seconds
 from celldetr.slide.plan import make_plan
-from celldetr.slide.provenance import changed, doubts, identity, table_provenance
-from celldetr.slide.reader import from_array
+from celldetr.slide.provenance import changed, identity
 from celldetr.slide.run import Progress, Session
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from celldetr.model.output import TileModel
 
-__all__ = ["Progress", "RunSummary", "predict_array", "run_slide", "slide_run"]
+__all__ = ["Progress", "RunSummary", "run_slide", "slide_run"]
 
 MIRAX_FILE = "Slidedat.ini"  # in the folder of a MIRAX slide, which has the name of the slide
 # What ``overwrite`` removes: a run's own files and what other commands made from them, nothing else. ``run.json`` goes
@@ -119,7 +115,7 @@ def slide_run(
             is in use; the disk is full; nothing of the slide can be decoded; the region lies outside it.
     """
     options = options or PredictOptions()
-    _check(reader, options, resume, overwrite)
+    check_modes(resume, overwrite)
     directory = Path(out_dir) / reader.name
     run = identity(reader, model, options)
     start = time.perf_counter()
@@ -158,12 +154,6 @@ def claim(directory: Path, run: dict[str, Any], resume: bool, overwrite: bool) -
     finally:
         with suppress(OSError):
             directory.rmdir()  # only succeeds if nothing was left in it
-
-
-def _check(reader: SlideReader, options: PredictOptions, resume: bool, overwrite: bool) -> None:
-    check_modes(resume, overwrite)
-    if options.mpp is not None and options.mpp != reader.mpp:
-        raise InputError(f"mpp={options.mpp:g} in the options, but the slide was opened with {reader.mpp:g}")
 
 
 def earlier_run(directory: Path, run: dict[str, Any], resume: bool, overwrite: bool) -> dict[str, Any] | None:
@@ -236,37 +226,3 @@ def summarise(directory: Path, run: dict[str, Any]) -> RunSummary:
         raise InputError(
             f"{directory / RUN}: not as a run writes it ({type(error).__name__}: {error}); pass `overwrite=True`"
         ) from None
-
-
-def predict_array(
-    array: NDArray[np.uint8], mpp: float, model: TileModel, options: PredictOptions | None = None
-) -> pd.DataFrame:
-    """Find the cells of an image in memory.
-
-    Args:
-        array: (H, W, 3) uint8 RGB, of any size.
-        mpp: micrometres per pixel of it.
-        model: finds the cells of tiles.
-        options: how it is read; unless ``tissue`` is given, all of it is, without looking for tissue.
-
-    Returns:
-        The columns of ``celldetr.cells.schema``; ``x_px`` ... are pixels of ``array``.
-
-    Raises:
-        InputError: not such an array (the message says how to make it one), or an mpp out of range.
-    """
-    options = options or PredictOptions()
-    if "tissue" not in options.model_fields_set:
-        options = options.model_copy(update={"tissue": False})
-    reader = from_array(array, mpp)
-    _check(reader, options, False, False)
-    job = Job(reader, model, options, make_plan(reader, model, options))
-    bands = list(predict_bands(job, job.plan.bands, job.ownership(), Counter()))
-    empty = cell_schema(model.types, model.embedding_dim).remove(0).empty_table()
-    rows = number_rows(pa.concat_tables([empty, *(rows for rows, _ in bands)]), 0)
-    sizes = NucleusSizes(reader.mpp)
-    sizes.add(rows)
-    warnings = [*doubts(job), *sizes.doubts()]
-    provenance = table_provenance(identity(reader, model, options)) | {"warnings": warnings}
-    bounds = joint_bounds([info for _, info in bands])
-    return table_to_frame(rows.replace_schema_metadata(table_metadata(provenance, bounds)))

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from celldetr.cells.store import CELLS, RUN
+from celldetr.cells.schema import CELLS, RUN
 from celldetr.errors import InputError, near
 from celldetr.slide.base_reader import slide_name
 from celldetr.slide.reader import IMAGES, SLIDES

@@ -1,4 +1,4 @@
-"""From tiles to bands of rows: threads read ahead, the model works in the calling thread, ownership decides in order.
+"""From tiles to bands of cells: threads read ahead, the model works in the calling thread, ownership decides in order.
 
 *Finding* the cells of a band needs no other band; *settling* whose they are needs the bands above, and next to no time.
 
@@ -17,26 +17,22 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
-from celldetr.cells.schema import cell_schema, tile_rows
-from celldetr.cells.store import FailedTile, PartInfo
+from celldetr.model.output import TileCells, TileModel
 from celldetr.slide.band_cache import FoundStore, FoundTile
 from celldetr.slide.base_reader import SlideReader
 from celldetr.slide.damage import DamagedTile, read_tile
 from celldetr.slide.grid import Tile
 from celldetr.slide.malloc import release, share_heaps
 from celldetr.slide.options import PredictOptions
+from celldetr.slide.parts import FailedTile, PartInfo
 from celldetr.slide.plan import Plan
 from celldetr.slide.roi_cells import RoiCells
 from celldetr.slide.seams import Ownership
-
-if TYPE_CHECKING:
-    from celldetr.model.output import TileCells, TileModel
 
 CUT_OFF = 4  # px; a box that ends this near to lost pixels may be of a nucleus that goes on there
 MAX_THREADS = 8  # decoding a tile takes far less than predicting it
@@ -48,12 +44,17 @@ R = TypeVar("R")
 
 @dataclass(frozen=True)
 class Job:
-    """What a run works on: a slide, the model for it, how it is read, and which tiles."""
+    """What a run works on: a slide, the model for it, how it is read, which tiles, and which cells are reported.
+
+    Attributes:
+        least_score: of a cell; None: the model's threshold.
+    """
 
     reader: SlideReader
     model: TileModel
     options: PredictOptions
     plan: Plan
+    least_score: float | None = None
 
     def ownership(self) -> Ownership:
         """A fresh decision on who owns what, for reading from the beginning."""
@@ -134,8 +135,8 @@ def ahead(do: Callable[[T], R], items: Iterable[T], depth: int, threads: int) ->
 
 def predict_bands(
     job: Job, bands: Sequence[int], ownership: Ownership, counter: Counter, found: FoundStore | None = None
-) -> Generator[tuple[pa.Table, PartInfo], None, None]:
-    """The rows of bands, one after the other: find the cells of each, then settle whose they are.
+) -> Generator[tuple[TileCells, PartInfo], None, None]:
+    """The cells of bands, one after the other: detect those of each, then drop duplicates across tiles.
 
     Args:
         job: slide, model, options and plan.
@@ -145,7 +146,7 @@ def predict_bands(
         found: bands that are in it are taken from there instead of being found again.
 
     Yields:
-        Rows of the cell table without ``cell_id``, and what is known about them.
+        Cells with boxes in level-0 pixels, and what is known about them.
 
     Raises:
         InputError: the slide cannot be read any more. A place that is damaged raises nothing: its tile has failed.
@@ -199,7 +200,7 @@ def _find_band(
         whole = [pixels for _, pixels in read if not (isinstance(pixels, DamagedTile) and pixels.is_lost)]
         start = time.perf_counter()
         arrays = [pixels.pixels if isinstance(pixels, DamagedTile) else pixels for pixels in whole]
-        cells = iter(job.model.predict_tiles(arrays) if arrays else [])
+        cells = iter(job.model.predict_tiles(arrays, job.least_score) if arrays else [])
         seconds.model += time.perf_counter() - start
         yield [_found(tile, pixels, cells) for tile, pixels in read]
     release()
@@ -220,59 +221,50 @@ def _found(tile: Tile, pixels: Pixels, cells: Iterator[TileCells]) -> FoundTile:
 
 def settle_band(
     job: Job, band: int, batches: Iterable[Sequence[FoundTile]], ownership: Ownership, counter: Counter
-) -> tuple[pa.Table, PartInfo]:
+) -> tuple[TileCells, PartInfo]:
     """Decide which cells of a band are kept. Bands are settled in their order.
 
     Args:
         job: slide, model, options and plan.
         band: row of the grid.
-        batches: what was found in its tiles, from left to right.
+        batches: what was detected in its tiles, from left to right.
         ownership: has seen the bands before.
         counter: told of every batch.
 
     Returns:
-        Rows of the cell table without ``cell_id``, and what is known about them.
+        Cells with boxes in level-0 pixels, and what is known about them.
     """
     types = job.model.types
-    tables: list[pa.Table] = []
-    edges: list[NDArray[np.float64]] = [np.zeros((0, 4))]
+    parts = [TileCells.none(len(types), job.model.embedding_dim)]
     outside: list[tuple[float, float]] = []
     failed: list[FailedTile] = []
-    counts = np.zeros(len(types), dtype=np.int64)
     tiles, area = 0, 0.0
     for batch in batches:
-        cells = 0
+        before = len(parts)
         for found in batch:
             area += job.plan.area(found.tile)
             failed += _failure(job, found)
             if found.cells is None:
                 continue
-            kept, boxes = ownership.keep(found.tile, found.cells)
+            kept = ownership.keep(found.tile, found.cells)
             if job.plan.roi is not None:
-                kept, boxes, others = within(job.plan.roi, kept, boxes)
+                kept, others = within(job.plan.roi, kept)
                 outside.extend(others)
-            tables.append(tile_rows(kept, boxes, types, (job.reader.mpp_x, job.reader.mpp_y)))
-            edges.append(boxes)
-            counts += np.bincount(kept.probabilities.argmax(1), minlength=len(types))
-            cells += len(kept)
+            parts.append(kept)
         tiles += len(batch)
-        counter.add(len(batch), cells, sum(job.plan.area(found.tile) for found in batch))
-    if not tables:
-        tables = [cell_schema(types, job.model.embedding_dim).remove(0).empty_table()]
-    rows = pa.concat_tables(tables).combine_chunks()
+        counter.add(len(batch), sum(map(len, parts[before:])), sum(job.plan.area(found.tile) for found in batch))
+    cells = TileCells.join(parts)
+    counts = np.bincount(cells.probabilities.argmax(1), minlength=len(types))
     by_type = dict(zip(types, counts.tolist(), strict=True))
-    bounds = _bounds(np.concatenate(edges))
-    return rows, PartInfo(band, len(rows), tiles, area, by_type, bounds, tuple(outside), tuple(failed))
+    info = PartInfo(band, len(cells), tiles, area, by_type, bounds(cells.boxes), tuple(outside), tuple(failed))
+    return cells, info
 
 
-def within(
-    roi: RoiCells, cells: TileCells, boxes: NDArray[np.float64]
-) -> tuple[TileCells, NDArray[np.float64], list[tuple[float, float]]]:
-    """The cells whose centre lies in a ROI, their boxes, and the centres of others that decide about cells in it."""
-    centres = (boxes[:, :2] + boxes[:, 2:]) / 2
-    index = np.flatnonzero(roi.inside(centres))
+def within(roi: RoiCells, cells: TileCells) -> tuple[TileCells, list[tuple[float, float]]]:
+    """The cells whose centre lies in a ROI, and the centres of others that decide about cells in it."""
+    centres = (cells.boxes[:, :2] + cells.boxes[:, 2:]) / 2
     others = centres[roi.beside(centres)]
-    return cells.take(index), boxes[index], [(float(x), float(y)) for x, y in others]
+    return cells.take(np.flatnonzero(roi.inside(centres))), [(float(x), float(y)) for x, y in others]
 
 
 def _failure(job: Job, found: FoundTile) -> list[FailedTile]:
@@ -292,7 +284,8 @@ def _failure(job: Job, found: FoundTile) -> list[FailedTile]:
     return [FailedTile(tile.row, tile.column, x0, y0, x1 - x0, y1 - y0, area, found.reason)]
 
 
-def _bounds(boxes: NDArray[np.float64]) -> tuple[float, float, float, float] | None:
+def bounds(boxes: NDArray[np.floating]) -> tuple[float, float, float, float] | None:
+    """xyxy that holds all boxes (N, 4); None if there are none."""
     if not len(boxes):
         return None
     low, high = boxes[:, :2].min(0), boxes[:, 2:].max(0)

@@ -86,9 +86,11 @@ def make_plan(reader: SlideReader, model: TileModel, options: PredictOptions) ->
         options: how it is read.
 
     Raises:
-        InputError: the region lies outside the slide, the slide is damaged, or the overlap is too large for the tiles
-            that the model needs.
+        InputError: the region lies outside the slide, the slide is damaged, the overlap is too large for the tiles
+            that the model needs, or the options name another mpp than the slide was opened with.
     """
+    if options.mpp is not None and options.mpp != reader.mpp:
+        raise InputError(f"mpp={options.mpp:g} in the options, but the slide was opened with {reader.mpp:g}")
     region = _region(reader, options.region)
     roi = _roi(reader, options)
     scale = (model.mpp / reader.mpp_x, model.mpp / reader.mpp_y)

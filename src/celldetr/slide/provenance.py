@@ -13,10 +13,10 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
-from celldetr.cells.store import FailedTile, PartInfo
 from celldetr.io.run_folder import differences
 from celldetr.slide.base_reader import SlideReader
 from celldetr.slide.options import PredictOptions
+from celldetr.slide.parts import FailedTile, PartInfo
 from celldetr.slide.pipeline import Job
 from celldetr.slide.plan import Plan
 

@@ -13,11 +13,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from celldetr.cells.store import CELLS, PARTS, RUN, FailedTile, PartStore
+from celldetr.cells.schema import CELLS, RUN, cell_rows
 from celldetr.errors import InputError
 from celldetr.io.files import write_json
 from celldetr.slide.band_cache import FoundStore, digest
 from celldetr.slide.nucleus_size import NucleusSizes
+from celldetr.slide.parts import PARTS, FailedTile, PartStore
 from celldetr.slide.pipeline import Counter, Job, Seconds, predict_bands
 from celldetr.slide.provenance import doubts, environment, history, loss, now, results, scarcity, table_provenance
 
@@ -128,9 +129,10 @@ class Session:
         self._tell(self._counter)
         todo = self._job.plan.bands[len(self._infos) :]
         with closing(predict_bands(self._job, todo, ownership, self._counter, self._found)) as bands:
-            for rows, info in bands:
+            for cells, info in bands:
                 start = time.perf_counter()
-                self._store.write(rows, info)
+                mpp = (self._job.reader.mpp_x, self._job.reader.mpp_y)
+                self._store.write(cell_rows(cells, self._job.model.types, mpp), info)
                 self._counter.seconds.write += time.perf_counter() - start
                 self._infos.append(info)
 

@@ -10,16 +10,14 @@ are remembered.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from celldetr.errors import InputError
+from celldetr.model.output import TileCells
 from celldetr.slide.grid import Axis, Grid, Tile
-
-if TYPE_CHECKING:  # celldetr.model is imported with torch, which nobody needs who only reads tables
-    from celldetr.model.output import TileCells
 
 MOST_LINKS = 500  # of a chain; with tiles far enough apart there are about ten, on a small image as many as tiles
 REACH_UM = 2.0  # half the diameter of a small nucleus; tiles disagree about a centre by a tenth of this
@@ -42,15 +40,15 @@ class Ownership:
         self._above = np.zeros((0, 2))  # centres kept in the row before, level-0 px
         self._here: list[NDArray[np.float64]] = []  # the same of this row, one array a tile
 
-    def keep(self, tile: Tile, cells: TileCells) -> tuple[TileCells, NDArray[np.float64]]:
+    def keep(self, tile: Tile, cells: TileCells) -> TileCells:
         """Select the cells that are this tile's.
 
         Args:
             tile: later in reading order than those before.
-            cells: all that were found in it.
+            cells: all that were detected in it.
 
         Returns:
-            The cells kept, ordered by y, then x, and their boxes, (N, 4) float64 xyxy in level-0 pixels.
+            Its own cells, ordered by y, then x, with boxes in level-0 pixels.
         """
         self._enter(tile.row)
         boxes = cells.boxes.astype(np.float64) + np.array([tile.x, tile.y, tile.x, tile.y])
@@ -66,7 +64,7 @@ class Ownership:
         index = np.flatnonzero(mine)
         index = index[np.lexsort((centres[index, 0], centres[index, 1]))]
         self._here.append(centres[index])
-        return cells.take(index), boxes[index]
+        return replace(cells.take(index), boxes=boxes[index])
 
     def resume(self, row: int, centres: NDArray[np.float64]) -> None:
         """Take up after ``row``, all of whose kept centres, (N, 2) in level-0 pixels, are given."""

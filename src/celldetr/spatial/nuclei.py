@@ -12,10 +12,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import shapely
 
+from celldetr.cells.reader import read_cells
 from celldetr.cells.schema import provenance_of, table_metadata
-from celldetr.cells.store import read_cells, table_errors
 from celldetr.errors import InputError
 from celldetr.io.files import replacing
+from celldetr.io.parquet import parquet_errors
 from celldetr.spatial.coordinates import Mpp, pixel_scale
 from celldetr.spatial.schemas import NUCLEI
 from celldetr.spatial.section import Nuclei, Polygons
@@ -145,7 +146,7 @@ def read_nuclei(path: Path) -> Nuclei:
         InputError: no such file, damaged, or not such a table.
     """
     table = read_columns(path, NUCLEI, "nuclei", "nuclei")
-    with table_errors(path):
+    with parquet_errors(path):
         boxes = np.stack([table[name].to_numpy() for name in CORNERS], axis=1).astype(np.float32)
         scores = table["score"].to_numpy().astype(np.float32)
         about = provenance_of(table.schema)

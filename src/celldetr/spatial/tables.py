@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from celldetr.cells.store import table_errors
 from celldetr.errors import InputError
 from celldetr.io.files import replacing
+from celldetr.io.parquet import parquet_errors
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,7 +36,7 @@ def read_columns(path: Path, columns: Collection[str], what: str, step: str) -> 
     """
     if not path.is_file():
         raise InputError(f"{path}: no such file; run the step {step!r} first")
-    with table_errors(path):
+    with parquet_errors(path):
         table = pq.read_table(path)
     missing = [name for name in columns if name not in table.column_names]
     if missing:

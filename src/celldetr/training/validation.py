@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from celldetr.data.sample import Sample
-from celldetr.evaluation.cells import ImageCells, predict_samples
-from celldetr.evaluation.evaluate import score_images
+from celldetr.evaluation.image_cells import ImageCells, predict_samples
 from celldetr.evaluation.protocols import find_protocol, pair_image
 from celldetr.evaluation.report import Report
+from celldetr.evaluation.score import score_images
 from celldetr.evaluation.threshold import THRESHOLD_PROTOCOLS, best_threshold
 from celldetr.model.inference import TilePredictor
 from celldetr.model.output import TileCells

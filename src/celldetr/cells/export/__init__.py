@@ -19,9 +19,9 @@ from celldetr.cells.export.csv import write_csv
 from celldetr.cells.export.geojson import write_geojson
 from celldetr.cells.export.spatialdata import write_spatialdata
 from celldetr.cells.reader import CellTable, open_table
-from celldetr.cells.store import CELLS, ZARR_FILE
+from celldetr.cells.schema import CELLS
 from celldetr.errors import InputError, install, near
-from celldetr.io.files import output_errors, read_json, replacing, replacing_folder, write_json
+from celldetr.io.files import ZARR_FILE, output_errors, read_json, replacing, replacing_folder, write_json
 from celldetr.io.lock import RunLock
 
 
@@ -183,7 +183,7 @@ def _prepare(
         if option not in exporter.options:
             hint = near(option, exporter.options) if exporter.options else "it takes none"
             raise InputError(f"format {exporter.name} has no option {option!r}; {hint}")
-    table = open_table(Path(source))
+    table = open_table(source)
     target = _target(exporter, table.path.parent, None if out is None else Path(out), overwrite)
     with output_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)

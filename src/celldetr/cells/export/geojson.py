@@ -17,7 +17,6 @@ several times as long.
 from __future__ import annotations
 
 import json
-import math
 import uuid
 from pathlib import Path
 from typing import Literal
@@ -29,9 +28,9 @@ from numpy.typing import NDArray
 from celldetr.cells.clusters import CLUSTER
 from celldetr.cells.export.stream import binary_stream
 from celldetr.cells.palette import type_colours
-from celldetr.cells.reader import BOX, CellTable, by_cluster, numbers
+from celldetr.cells.reader import CellTable, by_cluster, numbers
+from celldetr.cells.schema import BOX
 from celldetr.errors import InputError, near
-from celldetr.io.safe_io import shown
 
 Shape = Literal["box", "ellipse"]
 SHAPES = ("box", "ellipse")
@@ -97,9 +96,6 @@ def _features(
 ) -> list[str]:
     """The cells of a batch, each as the text of one feature."""
     box = np.stack([numbers(batch, name) for name in BOX], axis=1)  # (N, 4) cxcywh, px
-    if not np.isfinite(box).all():
-        cell = batch.column("cell_id")[int(np.flatnonzero(~np.isfinite(box).all(axis=1))[0])]
-        raise InputError(f"{table.path}: cell {cell} has no finite box; write the table again with celldetr predict")
     ring = box[:, None, :2] - np.array(origin) + outline * box[:, None, 2:] / 2  # (N, V, 2)
     ring = np.round(ring, 2) + 0.0  # adding zero turns -0.0 into 0.0
     names = _measured(table)
@@ -125,23 +121,19 @@ def _features(
 
 
 def corner(table: CellTable, origin: Origin | tuple[float, float]) -> tuple[float, float]:
-    """The level-0 pixel that becomes (0, 0)."""
-    if isinstance(origin, str):
-        if origin not in ORIGINS:
-            raise InputError(f"origin {origin!r} is unknown; {near(origin, ORIGINS)}")
-        bounds = table.run.get("bounds_px") if origin == "bounds" else None
-        if not bounds:
-            return 0.0, 0.0
-        try:
-            x, y, _, _ = (float(value) for value in bounds)
-        except (TypeError, ValueError, OverflowError):
-            x = y = math.nan
-        if not math.isfinite(x + y):
-            raise InputError(f"{table.path}: bounds_px in its run.json is {shown(bounds)}, not four numbers")
-        return x, y
-    if len(origin) != 2 or not np.isfinite(origin).all():
-        raise InputError(f"origin {origin!r}: expected two numbers, x and y in level-0 pixels")
-    return origin
+    """The level-0 pixel that becomes (0, 0).
+
+    Raises:
+        InputError: an unknown origin.
+    """
+    if not isinstance(origin, str):
+        if len(origin) != 2 or not np.isfinite(origin).all():
+            raise InputError(f"origin {origin!r}: expected two numbers, x and y in level-0 pixels")
+        return origin
+    if origin not in ORIGINS:
+        raise InputError(f"origin {origin!r} is unknown; {near(origin, ORIGINS)}")
+    x, y, _, _ = (origin == "bounds" and table.run.get("bounds_px")) or (0.0, 0.0, 0.0, 0.0)
+    return x, y
 
 
 def write_geojson(
@@ -164,7 +156,7 @@ def write_geojson(
         classify: what becomes QuPath's classification: ``type``, or ``cluster``.
 
     Raises:
-        InputError: an unknown shape, origin or class, no clusters, or a cell without a finite box.
+        InputError: an unknown shape, origin or class, or no clusters.
     """
     if classify not in CLASSES:
         raise InputError(f"classify {classify!r} is unknown; {near(classify, CLASSES)}")

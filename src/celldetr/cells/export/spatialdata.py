@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 
 from celldetr.cells.export.anndata import as_anndata
-from celldetr.cells.reader import BOX, CellTable, batch_embeddings
+from celldetr.cells.reader import CellTable, batch_embeddings
+from celldetr.cells.schema import BOX
 from celldetr.errors import InputError, install
 
 SHAPES, TABLE = "cells", "table"

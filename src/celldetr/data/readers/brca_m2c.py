@@ -10,13 +10,19 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from celldetr.config import parse
 from celldetr.data.card import DatasetCard
 from celldetr.data.readers.common import point_sample, read_image, read_lines, type_index
 from celldetr.data.readers.layout import Layout, find_items
 from celldetr.data.sample import Sample
 from celldetr.errors import InputError
 
-LAYOUT = Layout(images="images", labels="labels")
+
+class BrcaOptions(Layout):
+    """Options of the format ``brca_m2c``."""
+
+    images: str = "images"
+    labels: str = "labels"
 
 
 def read(card: DatasetCard, split: str) -> Iterator[Sample]:
@@ -25,7 +31,8 @@ def read(card: DatasetCard, split: str) -> Iterator[Sample]:
     Raises:
         InputError: a file is missing, or a row is not "Y X class" with a known class and a place in the image.
     """
-    for item in find_items(card, split, LAYOUT):
+    options = parse(BrcaOptions, card.options, f"options of dataset {card.name!r}")
+    for item in find_items(card, split, options):
         path = item.label("_gt_class_coords.txt")
         points, types, rows = [], [], []
         for number, line in enumerate(read_lines(path), start=1):

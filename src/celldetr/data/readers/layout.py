@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import Field
+
 from celldetr.config import Config
 from celldetr.data.card import DatasetCard
 from celldetr.data.readers.common import read_lines
@@ -31,6 +33,8 @@ class Layout(Config):
     images: str = "{split}/images"
     labels: str = "{split}/labels"
     table: Table | None = None
+    # Split -> patients (``group_pattern``) whose images are left out of it, because another split has them too.
+    exclude: dict[str, list[str]] = Field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -81,10 +85,13 @@ def find_items(card: DatasetCard, split: str, layout: Layout) -> Iterator[Item]:
     else:
         names = list(files)
     stems = {path.stem: path for path in files.values()}
+    excluded = layout.exclude.get(split, ())
     for name in names:
         path = files.get(name) or stems.get(name)
         if path is None:
             raise InputError(f"dataset {card.name!r}, split {split!r}: no image {name!r} in {images}")
+        if excluded and card.group_of(path.stem) in excluded:
+            continue
         yield Item(path.stem, path, labels, _table_mpp(table, path, root, layout.table))
 
 

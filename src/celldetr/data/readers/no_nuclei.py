@@ -1,4 +1,4 @@
-"""Images in which there is no nucleus: glass, pen, dust, keratin. What a detector must learn to leave alone.
+"""Images in which there is no nucleus: glass, pen, dust. What a detector must learn to leave alone.
 
 Hard negatives need no labels, only somebody who has looked: the card lists the images, and of an image that is empty in
 one part only, that part.

@@ -10,6 +10,7 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain, groupby
 from pathlib import Path
 from typing import Any
@@ -20,12 +21,13 @@ from celldetr.data.sources import rescale
 from celldetr.data.tiling import pieces, whole_name
 from celldetr.errors import InputError, UntypedWarning
 from celldetr.evaluation.bootstrap import flatten, restore
-from celldetr.evaluation.cells import predict_samples
-from celldetr.evaluation.evaluate_model import LOWEST_SCORE, as_predict, labelled_images
+from celldetr.evaluation.evaluate import labelled_images
+from celldetr.evaluation.image_cells import LOWEST_SCORE, predict_samples
 from celldetr.evaluation.metrics import Totals, count_image
 from celldetr.evaluation.protocols import PROTOCOLS
 from celldetr.io.files import read_json, write_json
 from celldetr.research.ablation.study import Study
+from celldetr.slide.array import array_cells
 from celldetr.training.folder import RECIPE_FILE
 from celldetr.training.logs import read_log
 from celldetr.training.loop import Listener, train
@@ -153,13 +155,14 @@ def score_trial(
     card = load_card(test.card)
     types = loaded.types if loaded.info.types_trained else ()
     samples = labelled_images(card, test.split, loaded.types, None if types else dict.fromkeys(card.type_names, ""))
-    threshold, loaded.threshold = loaded.threshold, min(LOWEST_SCORE, loaded.threshold)
+    threshold = loaded.threshold
+    predict = partial(array_cells, model=loaded, least_score=min(LOWEST_SCORE, threshold))
     counts: dict[str, list[list[int]]] = {name: [] for name in REPORTED}
     names = []
     for name, image in groupby(samples, lambda sample: whole_name(sample.name)):
         names.append(name)  # the counts of an image are those of its pieces together
         parts = (pieces(rescale(sample, loaded.mpp), test.cut) if test.cut else [sample] for sample in image)
-        predicted = predict_samples(as_predict(loaded), chain.from_iterable(parts), loaded.types)
+        predicted = predict_samples(predict, chain.from_iterable(parts), loaded.types)
         cells = [each.above(threshold) for each in predicted]
         for protocol, rows in counts.items():
             totals = [count_image(each, PROTOCOLS[protocol], len(types))[0] for each in cells]

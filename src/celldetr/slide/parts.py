@@ -1,4 +1,4 @@
-"""The cell table on disk: written in parts as the slide goes by, joined when it is done, read back.
+"""The cell table of a slide while it is written: in parts, one a row of tiles, joined when the slide is done.
 
 A part holds the cells of one band (row) of tiles and appears under its name when it is whole, so what is on disk is
 always the beginning of the table, and memory holds one band. ``finish`` streams the parts into ``cells.parquet``;
@@ -10,40 +10,22 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from celldetr.cells.clusters import CLUSTER, clusters_about, read_clusters
-from celldetr.cells.schema import (
-    cell_schema,
-    embedding_matrix,
-    number_rows,
-    table_metadata,
-    table_to_frame,
-    wrong_column,
-)
-from celldetr.errors import InputError, near
-from celldetr.io.files import read_json, replacing
-from celldetr.io.safe_io import is_dir, is_file
+from celldetr.cells.schema import CELLS, cell_schema, number_rows, table_metadata
+from celldetr.io.files import replacing
+from celldetr.io.parquet import parquet_errors
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-CELLS = "cells.parquet"
-RUN = "run.json"
 PARTS = "parts"
-ZARR_FILE = "zarr.json"  # in the folder of a Zarr store: no other folder is ever replaced
 ATTEMPT = "finish-"  # begins the name of a folder in PARTS in which a worker of a cluster finishes the slide
-FINISHED = ("complete", "partial")  # of run.json's status: there is nothing left to do; partial: see failed_tiles
 ROW_GROUP = 32_768  # rows; also what joining holds in memory, beside one part
-LARGEST_RATIO = 4  # cells per byte of a table; of our own, every byte of geometry and position counts
 _PART_KEY = b"celldetr.part"
 
 
@@ -155,7 +137,7 @@ class PartStore:
 
     def centres(self, band: int) -> NDArray[np.float64]:
         """(N, 2) centres of the cells that a band kept, level-0 pixels: those of its part, and those outside a ROI."""
-        with table_errors(self.path(band)):
+        with parquet_errors(self.path(band)):
             table = pq.read_table(self.path(band), columns=["x_px", "y_px"])
         outside = json.loads(table.schema.metadata[_PART_KEY])["outside"]
         inside = np.stack([table["x_px"].to_numpy(), table["y_px"].to_numpy()], axis=1)
@@ -182,7 +164,7 @@ class PartStore:
     def _numbered(self, infos: Sequence[PartInfo]) -> Iterator[pa.Table]:
         start = 0
         for info in infos:
-            with table_errors(self.path(info.band)):
+            with parquet_errors(self.path(info.band)):
                 rows = pq.read_table(self.path(info.band)).replace_schema_metadata(None)
             yield number_rows(rows, start)
             start += info.rows
@@ -224,96 +206,3 @@ def joint_bounds(infos: Sequence[PartInfo]) -> tuple[float, float, float, float]
         return None
     low, high = bounds[:, :2].min(0), bounds[:, 2:].max(0)
     return float(low[0]), float(low[1]), float(high[0]), float(high[1])
-
-
-def cells_path(path: Path | str) -> Path:
-    """The table of a run: ``path`` itself, or ``cells.parquet`` in it if it is a run's directory.
-
-    Raises:
-        InputError: there is none; an unfinished run is named as such.
-    """
-    path = Path(path)
-    table = path / CELLS if is_dir(path) else path
-    if is_file(table):
-        return table
-    run = read_json(path / RUN) if is_dir(path) else None
-    if run is not None and run.get("status") not in FINISHED:
-        raise InputError(
-            f"{path}: the run is not finished (it is {run.get('status')}); run predict again with `resume=True`"
-        )
-    raise InputError(f"{path}: no such cell table; give cells.parquet or the directory that predict wrote for a slide")
-
-
-@contextmanager
-def table_errors(file: Path) -> Iterator[None]:
-    """Turn failures of reading Parquet into ``InputError``: damaged anywhere, cut off, not Parquet at all."""
-    try:
-        yield
-    except InputError:
-        raise
-    # Whatever Arrow cannot make sense of: its own exceptions, and Python's where metadata are no text or no number.
-    except (OSError, pa.ArrowException, ValueError, TypeError, KeyError, MemoryError, OverflowError) as error:
-        first = (str(error) or type(error).__name__).splitlines()[0]
-        raise InputError(f"{file}: not a readable Parquet file ({first})") from None
-
-
-def check_table(file: Path, metadata: pq.FileMetaData, schema: pa.Schema) -> None:
-    """Refuse a file that is no cell table, or claims more cells than it can hold.
-
-    Raises:
-        InputError: a column is missing or of a wrong type.
-    """
-    wrong = wrong_column(schema)
-    if wrong:
-        raise InputError(f"{file}: not a cell table, {wrong}")
-    groups = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
-    if min(groups, default=0) < 0 or sum(groups) != metadata.num_rows:
-        raise InputError(f"{file}: claims {metadata.num_rows:,} cells, its parts others; the file is damaged")
-    if metadata.num_rows > LARGEST_RATIO * file.stat().st_size:
-        raise InputError(f"{file}: claims {metadata.num_rows:,} cells, too many for its size; the file is damaged")
-
-
-def _read(path: Path | str, columns: Sequence[str] | None) -> pa.Table:
-    file = cells_path(path)
-    with table_errors(file):
-        metadata = pq.read_metadata(file)
-        schema = metadata.schema.to_arrow_schema()
-        check_table(file, metadata, schema)
-        clustered = (columns is None or CLUSTER in columns) and CLUSTER not in schema.names
-        clustered = clustered and clusters_about(file) is not None
-        for name in columns or ():
-            if name not in schema.names and not (name == CLUSTER and clustered):
-                raise InputError(f"{file}: has no column {name!r}; {near(name, schema.names)}")
-        stored = None if columns is None else [name for name in columns if name in schema.names]
-        table = pq.read_table(file, columns=stored)
-        if clustered:
-            table = table.append_column(CLUSTER, pa.array(read_clusters(file, metadata.num_rows)))
-        return table if columns is None else table.select(list(columns))
-
-
-def read_cells(path: Path | str, columns: Sequence[str] | None = None) -> pd.DataFrame:
-    """Read the cells of a slide as a pandas DataFrame.
-
-    Args:
-        path: ``cells.parquet``, or the directory of a finished run.
-        columns: the ones to read, all by default. Without ``embedding`` and ``geometry`` a million cells take 100 MB.
-
-    Returns:
-        See ``celldetr.cells.schema``; ``embedding`` holds (d,) float16 arrays, ``geometry`` WKB. After ``celldetr
-        cluster``, ``cluster`` too (``celldetr.cells.clusters``).
-
-    Raises:
-        InputError: no such table, an unfinished run, or an unknown column (near ones are named).
-    """
-    with table_errors(Path(path)):
-        return table_to_frame(_read(path, columns))
-
-
-def read_embeddings(path: Path | str) -> NDArray[np.float16]:
-    """The embeddings of a slide's cells -> (N, d) float16, in the order of ``cell_id``.
-
-    Raises:
-        InputError: see ``read_cells``.
-    """
-    with table_errors(Path(path)):
-        return embedding_matrix(_read(path, ["embedding"])["embedding"])

@@ -1,5 +1,4 @@
-"""What every metric needs of one image, and nothing else: predicted and true cells as arrays, without pixels or
-embeddings.
+"""Predicted and true cells of one image as arrays, without pixels and embeddings: what every metric is computed from.
 
 A whole split of these stays in memory, so that a threshold sweep or another protocol needs no second pass of the
 network.
@@ -18,8 +17,10 @@ from celldetr.data.sources import map_types
 from celldetr.errors import InputError, near
 from celldetr.model.output import TileCells
 
+LOWEST_SCORE = 0.05  # of predictions that are kept, for curves and the choice of a threshold
+
 Predict = Callable[[NDArray[np.uint8], float], TileCells]
-"""(H, W, 3) uint8 RGB image and its mpp -> its cells, boxes in pixels of that image."""
+"""(H, W, 3) uint8 RGB image and its mpp -> its cells, boxes in pixels of that image: ``slide.array.array_cells``."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,7 @@ def predict_samples(predict: Predict, samples: Iterable[Sample], type_names: tup
     """Run a model over labelled images, one at a time, keeping cells only.
 
     Args:
-        predict: the model. Its own score threshold should be low: what it does not return can never be counted.
+        predict: the model, returning cells down to a low score: what it does not return can never be counted.
         samples: may be a generator; each is dropped before the next is drawn.
         type_names: the model's types.
     """

@@ -1,0 +1,157 @@
+"""Score predicted cells against true ones: every metric of a split at one threshold, as a ``Report`` a protocol.
+
+The threshold is an argument: choosing one is ``threshold.best_threshold``, on validation images. No network is needed
+here: the cells are predicted before (``image_cells``), and scored under another protocol without predicting them again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from celldetr.data.sample import UNKNOWN
+from celldetr.errors import InputError
+from celldetr.evaluation.bootstrap import bootstrap, units_of
+from celldetr.evaluation.box_ap import box_ap
+from celldetr.evaluation.calibration import calibration
+from celldetr.evaluation.curve import score_curve
+from celldetr.evaluation.image_cells import ImageCells
+from celldetr.evaluation.metrics import Totals, box_iou, confusion, count_image
+from celldetr.evaluation.protocols import PairedTypes, Protocol, find_protocol
+from celldetr.evaluation.report import ImageRow, Report, TissueRow, headline
+
+
+def score_images(
+    images: Sequence[ImageCells],
+    type_names: Sequence[str],
+    protocol: str | Protocol = "standard",
+    *,
+    threshold: float,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> Report:
+    """Score the predictions on a split.
+
+    Args:
+        images: with all predictions, down to a low score; those below ``threshold`` make up the curves alone.
+        type_names: the model's K types, in the order of its probabilities.
+        protocol: a name of ``protocols.PROTOCOLS``, or one of your own.
+        threshold: least objectness of a prediction that counts, in [0, 1], chosen on validation images.
+        resamples, seed: of the 95 % bootstrap intervals; 0 resamples for none.
+
+    Raises:
+        InputError: unknown protocol, threshold outside [0, 1], or no images.
+    """
+    reports = score_under([protocol], images, type_names, threshold=threshold, resamples=resamples, seed=seed)
+    return reports[0]
+
+
+def score_under(
+    protocols: Sequence[str | Protocol],
+    images: Sequence[ImageCells],
+    type_names: Sequence[str],
+    *,
+    threshold: float,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> list[Report]:
+    """``score_images`` under several protocols; what does not depend on the rules of pairing is computed once."""
+    names = tuple(type_names)
+    rules = [find_protocol(protocol) for protocol in protocols]
+    _check_threshold(threshold)
+    if not images:
+        raise InputError("no images to evaluate; check the data set's card and the name of the split")
+    derived = any(image.derived_boxes for image in images)
+    ap = None if derived else box_ap(images, len(names))
+    curves = {rule.radius_um: score_curve(images, rule.radius_um) for rule in rules}
+    calibrations = {radius: calibration(images, radius) for radius in curves}
+    kept = [image.above(threshold) for image in images]
+    units = units_of([image.group for image in images])
+    reports = []
+    for rule in rules:
+        counted = [count_image(image, rule, len(names)) for image in kept]
+        per_image = [totals for totals, _ in counted]
+        totals: Totals = sum(per_image[1:], per_image[0])
+        pairs = [pairs for _, pairs in counted]
+        ious, distances = _pair_quality(kept, pairs)
+        reports.append(
+            Report(
+                protocol=rule,
+                threshold=float(threshold),
+                type_names=names,
+                totals=totals,
+                n_cells=sum(len(image.true_xy) for image in images),
+                n_unknown=sum(int(np.sum(image.true_types == UNKNOWN)) for image in images),
+                n_predicted=sum(len(image.pred_xy) for image in kept),
+                n_added=(sum(pair.added[0] for pair in pairs), sum(pair.added[1] for pair in pairs)),
+                confusion=tuple(map(tuple, np.sum([confusion(pair, len(names)) for pair in pairs], axis=0).tolist())),
+                curve=curves[rule.radius_um],
+                calibration=calibrations[rule.radius_um],
+                derived_boxes=derived,
+                box_ap=ap,
+                median_iou=float(np.median(ious)) if len(ious) else None,
+                mean_iou=float(np.mean(ious)) if len(ious) else None,
+                median_distance_um=float(np.median(distances)) if len(distances) else None,
+                intervals=bootstrap(
+                    per_image, units, partial(headline, type_names=names), resamples=resamples, seed=seed
+                ),
+                # Readers name the group of an image of which nothing else is known after the image.
+                interval_unit="group" if any(i.group not in ("", i.name) for i in images) else "image",
+                n_units=max(units) + 1,
+                images=tuple(
+                    ImageRow(
+                        image.name,
+                        image.group,
+                        image.tissue,
+                        image.mpp,
+                        len(image.true_xy),
+                        len(image.pred_xy),
+                        count.detection,
+                    )
+                    for image, count in zip(kept, per_image, strict=True)
+                ),
+                tissues=_by_tissue(kept, per_image),
+            )
+        )
+    return reports
+
+
+def _check_threshold(threshold: float) -> None:
+    if not 0 <= threshold <= 1:
+        raise InputError(f"threshold {threshold} is not an objectness; give a number from 0 to 1")
+
+
+def _by_tissue(images: Sequence[ImageCells], counts: Sequence[Totals]) -> tuple[TissueRow, ...]:
+    """The counts of the images of each tissue; nothing where no image has one."""
+    names = sorted({image.tissue for image in images})
+    rows = []
+    for name in names if any(names) else ():
+        members = [(image, count) for image, count in zip(images, counts, strict=True) if image.tissue == name]
+        rows.append(
+            TissueRow(
+                name,
+                n_images=len(members),
+                n_cells=sum(len(image.true_xy) for image, _ in members),
+                n_predicted=sum(len(image.pred_xy) for image, _ in members),
+                totals=sum((count for _, count in members[1:]), members[0][1]),
+            )
+        )
+    return tuple(rows)
+
+
+def _pair_quality(
+    images: Sequence[ImageCells], pairs: Sequence[PairedTypes]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Box IoU, and centre distance in micrometres, of the pairs of real cells."""
+    ious, distances = [np.empty(0)], [np.empty(0)]
+    for image, pair in zip(images, pairs, strict=True):
+        if any(pair.added):  # one side holds no real cell, so no pair is real
+            continue
+        i, j = pair.pred_idx, pair.true_idx
+        iou = box_iou(image.pred_boxes[i], image.true_boxes[j])
+        ious.append(iou[np.isfinite(iou)])
+        distances.append(np.linalg.norm(image.pred_xy[i] - image.true_xy[j], axis=1) * image.mpp)
+    return np.concatenate(ious), np.concatenate(distances)

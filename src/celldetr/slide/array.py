@@ -1,0 +1,80 @@
+"""Cells of an image in memory, through the tiles and seams that a slide goes through: as cells or as a table."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from celldetr.cells.schema import cell_rows, number_rows, table_metadata, table_to_frame
+from celldetr.model.output import TileCells, TileModel
+from celldetr.slide.nucleus_size import NucleusSizes
+from celldetr.slide.options import PredictOptions
+from celldetr.slide.pipeline import Counter, Job, bounds, predict_bands
+from celldetr.slide.plan import make_plan
+from celldetr.slide.provenance import doubts, identity, table_provenance
+from celldetr.slide.reader import from_array
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def array_cells(
+    array: NDArray[np.uint8],
+    mpp: float,
+    model: TileModel,
+    options: PredictOptions | None = None,
+    *,
+    least_score: float | None = None,
+) -> TileCells:
+    """Find the cells of an image in memory.
+
+    Args:
+        array: (H, W, 3) uint8 RGB, of any size.
+        mpp: micrometres per pixel of it.
+        model: finds the cells of tiles.
+        options: how it is read; unless ``tissue`` is given, all of it is, without looking for tissue.
+        least_score: of a cell; None: the model's threshold.
+
+    Returns:
+        Cells in the order of a table's rows, with boxes in pixels of ``array``.
+
+    Raises:
+        InputError: not such an array (the message says how to make it one), or an mpp out of range.
+    """
+    return _find(_job(array, mpp, model, options, least_score))
+
+
+def predict_array(
+    array: NDArray[np.uint8], mpp: float, model: TileModel, options: PredictOptions | None = None
+) -> pd.DataFrame:
+    """``array_cells`` as a table: the columns of ``celldetr.cells.schema``; ``x_px`` ... are pixels of ``array``."""
+    job = _job(array, mpp, model, options)
+    cells = _find(job)
+    rows = number_rows(cell_rows(cells, model.types, (job.reader.mpp_x, job.reader.mpp_y)), 0)
+    sizes = NucleusSizes(job.reader.mpp)
+    sizes.add(rows)
+    warnings = [*doubts(job), *sizes.doubts()]
+    provenance = table_provenance(identity(job.reader, model, job.options)) | {"warnings": warnings}
+    return table_to_frame(rows.replace_schema_metadata(table_metadata(provenance, bounds(cells.boxes))), model.types)
+
+
+def _job(
+    array: NDArray[np.uint8],
+    mpp: float,
+    model: TileModel,
+    options: PredictOptions | None,
+    least_score: float | None = None,
+) -> Job:
+    options = options or PredictOptions()
+    if "tissue" not in options.model_fields_set:
+        options = options.model_copy(update={"tissue": False})
+    reader = from_array(array, mpp)
+    return Job(reader, model, options, make_plan(reader, model, options), least_score)
+
+
+def _find(job: Job) -> TileCells:
+    none = TileCells.none(len(job.model.types), job.model.embedding_dim)
+    bands = predict_bands(job, job.plan.bands, job.ownership(), Counter())
+    return TileCells.join([none, *(cells for cells, _ in bands)])
