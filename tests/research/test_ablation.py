@@ -1,4 +1,4 @@
-"""Studies: what a decoder learns from stored memory is what it would learn from the images; statistics against plain loops."""
+"""Studies: a decoder learns from stored memory what it would from images; statistics against plain loops."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_stored_crops_give_the_type_loss_of_the_images_themselves(tmp_path: Path
     study = tiny_study(kind="decoder", set=["training.mode=mixed", "model.dropout=0.0"], detector=SHORT)
     detector = load_checkpoint(train_detector(study, 0, tmp_path / "out", "cpu"))
     edited = study.model_copy(update={"detector": (*study.detector, "training.lr=0.001")})
-    with pytest.raises(InputError, match="training.lr"):
+    with pytest.raises(InputError, match=r"training\.lr"):
         train_detector(edited, 0, tmp_path / "out", "cpu")
     stored = store_crops(study, 0, detector, torch.device("cpu"))
     recipe = study.recipe_of("both", 0)

@@ -100,7 +100,7 @@ def test_resuming_a_finished_run_changes_nothing(tmp_path: Path, tiny_recipe: Re
 def test_a_folder_is_trained_in_once_at_a_time(tmp_path: Path, tiny_recipe: Recipes) -> None:
     recipe, refused = tiny_recipe(steps=1), []
 
-    def again(progress: Progress) -> None:
+    def again(progress: TrainingProgress) -> None:
         with pytest.raises(InputError, match="in use by another run") as error:
             train(recipe, tmp_path / "run", device="cpu", resume=True)
         refused.append(error)
