@@ -25,7 +25,7 @@ WARM = 3  # steps that are not counted
 
 
 def work(recipe_file: Path, folder: Path, precision: str) -> None:
-    """Train; after each step print seconds of wall and CPU and the loss, when a line on stdin asks for the next step."""
+    """Train; after each step print seconds of wall and CPU and the loss, then wait for a line on stdin."""
     from celldetr import train
     from celldetr.recipes import load_recipe
 
@@ -55,7 +55,7 @@ def compare(first: Path, recipe: Path, turns: int, steps: int, threads: int, pre
                 command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
             )
         for name, worker in workers.items():
-            rows[name] += take_steps(worker, WARM)
+            rows[name] += [answer(worker), *take_steps(worker, WARM - 1)]
         for _ in range(turns):
             for name, worker in workers.items():
                 rows[name] += take_steps(worker, steps)
@@ -77,12 +77,17 @@ def take_steps(worker: subprocess.Popen[str], count: int) -> list[list[float]]:
     """Ask for steps; returns of each seconds of wall and CPU, and the loss."""
     found = []
     for _ in range(count):
-        line = worker.stdout.readline() if worker.stdout else ""
-        if not line:
-            raise RuntimeError("a worker ended; see above")
-        found.append([float(word) for word in line.split()])
-        print("", file=worker.stdin, flush=True)
+        print(file=worker.stdin, flush=True)
+        found.append(answer(worker))
     return found
+
+
+def answer(worker: subprocess.Popen[str]) -> list[float]:
+    """Numbers of the next line that a worker prints."""
+    line = worker.stdout.readline() if worker.stdout else ""
+    if not line:
+        raise RuntimeError("a worker ended; see above")
+    return [float(word) for word in line.split()]
 
 
 def main() -> None:
