@@ -25,7 +25,7 @@ limit_caches()  # as `celldetr predict` does, before PyTorch is loaded
 
 from celldetr.api import load_model  # noqa: E402
 from celldetr.cells.export import export_cells  # noqa: E402
-from celldetr.slide.engine import Progress, run_slide  # noqa: E402
+from celldetr.slide.engine import SlideProgress, run_slide  # noqa: E402
 from celldetr.slide.options import PredictOptions  # noqa: E402
 from celldetr.slide.reader import open_slide  # noqa: E402
 
@@ -47,7 +47,7 @@ def record(path: Path) -> tuple[list[list[float]], object]:
     before = rows[-1][:2] if rows else [0.0, 0.0]
     start, last = (time.perf_counter(), time.process_time()), [-EVERY]
 
-    def listener(progress: Progress) -> None:
+    def listener(progress: SlideProgress) -> None:
         wall = time.perf_counter() - start[0]
         if wall - last[0] < EVERY:
             return

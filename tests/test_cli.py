@@ -328,7 +328,7 @@ def test_an_interruption_says_how_to_go_on(run: Run, tmp_path: Path, monkeypatch
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("celldetr.api.predict_slide", interrupted)
+    monkeypatch.setattr("celldetr.cohort.predict.predict_slide", interrupted)
     done = run("predict", white(tmp_path / "white.png"), "-o", tmp_path / "out", "--mpp", 0.5, "-q")
     assert done.code == 130
     assert "--resume" in done.err

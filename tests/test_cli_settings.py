@@ -146,7 +146,7 @@ def test_defaults_of_python_are_those_of_the_configs() -> None:
 
 
 def test_progress_without_a_terminal_is_a_line_now_and_then(capsys: pytest.CaptureFixture[str]) -> None:
-    with Progress(seconds=0.05) as progress:
+    with Progress("evaluate", seconds=0.05) as progress:
         time.sleep(0.12)
         count = progress.counter("cells", "images")
         count(10, 40)
@@ -155,10 +155,11 @@ def test_progress_without_a_terminal_is_a_line_now_and_then(capsys: pytest.Captu
         time.sleep(0.12)
         progress.say("half")
     lines = capsys.readouterr().err.splitlines()
-    assert lines[0] == "cells: 25%, 10 of 40 images, 0:00:00 elapsed"
+    assert lines[0] == "evaluate: 0:00:00 elapsed"
+    assert lines[2] == "cells: 25%, 10 of 40 images, 0:00:00 elapsed"
     assert "cells: 50%, row a: 20 of 40 images, 0:00:00 elapsed, 0:00:00 left" in lines
     assert lines[-1] == "half"
-    with Progress(quiet=True, seconds=0.01) as progress:
+    with Progress("evaluate", quiet=True, seconds=0.01) as progress:
         progress.show("cells", 1, 2)
         time.sleep(0.05)
         progress.say("half")

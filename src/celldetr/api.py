@@ -1,41 +1,38 @@
-"""What the package's public names do: load a model, predict arrays and slides, read the cells.
+"""The Python API of models: load one, predict the cells of an array or of a slide.
 
-Everything here is a few lines over the parts; the command line calls the same functions.
+A few lines over the parts, which nothing inside the package goes through: the command line calls the same parts.
 """
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from celldetr.cohort import predict
 from celldetr.config import InferenceOptions, Precision, parse
-from celldetr.errors import UntypedWarning, untyped
-from celldetr.model.checkpoint import Card, load_checkpoint
-from celldetr.model.device import pick_device
-from celldetr.model.hub import find_model
+from celldetr.model.checkpoint import Card
 from celldetr.model.inference import TilePredictor
 from celldetr.slide.array import predict_array
-from celldetr.slide.engine import Progress, RunSummary, slide_run
+from celldetr.slide.engine import RunSummary
 from celldetr.slide.options import PredictOptions
-from celldetr.slide.reader import open_slide
+from celldetr.slide.run import SlideProgress
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
 class Model(TilePredictor):
-    """A trained CellDETR, ready to use. Made by ``load_model``.
+    """A trained CellDETR, ready to use. Made by ``load_model``."""
 
-    Attributes:
-        info: the checkpoint's card: types, mpp, training data, licence, metrics.
-    """
-
-    info: Card
+    @cached_property
+    def info(self) -> Card:
+        """The checkpoint's card: types, mpp, training data, licence, metrics."""
+        return Card.model_validate(self.card)
 
     def predict(self, array: NDArray[np.uint8], mpp: float, options: PredictOptions | None = None) -> pd.DataFrame:
         """Find the cells of an image.
@@ -80,34 +77,8 @@ def load_model(
             another number of orientations.
     """
     chosen = {"threshold": threshold, "precision": precision, "batch_size": batch_size, "orientations": orientations}
-    options = parse(InferenceOptions, chosen, "load_model")
-    where = pick_device(device)
-    checkpoint = load_checkpoint(find_model(name), device=where)
-    model = Model(
-        checkpoint.network,
-        threshold=checkpoint.card.threshold if threshold is None else threshold,
-        card=checkpoint.card.model_dump(mode="json"),
-        device=where,
-        precision=options.precision,
-        batch_size=options.batch_size,
-        orientations=options.orientations,
-    )
-    model.info = checkpoint.card
-    if not model.info.types_trained:
-        warnings.warn(untyped(model.info.name), UntypedWarning, stacklevel=2)
-    return model
-
-
-def load(options: InferenceOptions) -> Model:
-    """Load a model as options say; raises what ``load_model`` raises."""
-    return load_model(
-        options.model,
-        options.device,
-        precision=options.precision,
-        threshold=options.threshold,
-        batch_size=options.batch_size,
-        orientations=options.orientations,
-    )
+    named = {"model": None if name is None else str(name), "device": device}
+    return Model.load(parse(InferenceOptions, named | chosen, "load_model"))
 
 
 def predict_slide(
@@ -120,7 +91,7 @@ def predict_slide(
     formats: Sequence[str] = (),
     resume: bool = False,
     overwrite: bool = False,
-    progress: Callable[[Progress], None] | None = None,
+    progress: Callable[[SlideProgress], None] | None = None,
 ) -> RunSummary:
     """Find every cell of a slide and write ``out/<slide>/``: the table, its provenance, a picture and a summary.
 
@@ -141,18 +112,10 @@ def predict_slide(
     Raises:
         InputError: anything wrong with the slide, the options or the output; one line says what to do.
     """
-    from celldetr.cells.export import check_formats, check_free
-    from celldetr.report.outputs import write_outputs
-
-    check_formats(formats)  # better told before the slide is read than after
     settings = options or PredictOptions()
     if mpp is not None:
         settings = settings.model_copy(update={"mpp": mpp})
-    with open_slide(path, settings.mpp) as reader:
-        if not (resume or overwrite):
-            check_free(Path(out) / reader.name, formats)
-        loaded = model if isinstance(model, Model) else load_model(model)
-        run = slide_run(reader, loaded, out, settings, progress, resume=resume, overwrite=overwrite)
-        with run as summary:  # pictures are made from a finished table only: those that are there are of this one
-            write_outputs(summary.directory, reader, formats, keep=resume, overwrite=overwrite or resume)
-        return summary
+    loaded = load_model(model) if model is None or isinstance(model, str | Path) else model
+    return predict.predict_slide(
+        path, out, loaded, settings, formats=formats, resume=resume, overwrite=overwrite, progress=progress
+    )

@@ -7,7 +7,7 @@ with self-attention they matter.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +21,7 @@ from celldetr.io.figures import check_ending, save_figure
 from celldetr.model.attention_trace import AttentionTrace, trace_attention
 from celldetr.model.display_names import short_titles
 from celldetr.model.hub import DEFAULT_MODEL
+from celldetr.progress import Progress
 from celldetr.report.attention import Attention, CellRow, attention_figure
 from celldetr.slide.base_reader import SlideReader
 from celldetr.slide.damage import read_around
@@ -46,7 +47,7 @@ def explain_slide(
     mpp: float | None = None,
     tile: int = 768,
     device: str = "auto",
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> list[str]:
     """Open, load, choose and draw; see ``explain``.
 
@@ -170,7 +171,7 @@ def explain(
     out: Path,
     *,
     tile: int = 768,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> list[str]:
     """Draw where models look, in the last layer of their representation decoder.
 

@@ -44,7 +44,7 @@ def slides(tmp_path_factory: pytest.TempPathFactory) -> list[Slide]:
 @pytest.fixture(autouse=True)
 def discs(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is done in this process is done with discs too."""
-    monkeypatch.setattr("celldetr.api.load_model", lambda *_, **__: SlowModel())
+    monkeypatch.setattr("celldetr.model.inference.TilePredictor.load", lambda options: SlowModel())
     monkeypatch.setattr("celldetr.report.summary._map", lambda page: "")
     monkeypatch.setattr("celldetr.cohort.schedulers.ANSWER", "10s")
 
@@ -58,7 +58,7 @@ def whole(slides: list[Slide], tmp_path_factory: pytest.TempPathFactory) -> Path
     """The results of one process."""
     out = tmp_path_factory.mktemp("whole")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("celldetr.api.load_model", lambda *_, **__: SlowModel())
+        patch.setattr("celldetr.model.inference.TilePredictor.load", lambda options: SlowModel())
         patch.setattr("celldetr.report.summary._map", lambda page: "")
         outcomes = list(predict_slides(slides, request(out)))
     assert [outcome.status for outcome in outcomes] == ["complete"] * len(slides)

@@ -12,7 +12,6 @@ import shapely
 from PIL import Image
 
 from celldetr.data.card import DatasetCard
-from celldetr.data.readers import qupath_geojson
 from celldetr.data.readers.qupath_objects import read_objects
 from celldetr.data.sources import load_samples
 from celldetr.demo_slide import sample_slide
@@ -164,15 +163,6 @@ def test_derived_classes_are_named_as_qupath_shows_them(tmp_path: Path) -> None:
     one = feature(disc(40, 50), name=None)
     one["properties"]["classification"] = {"names": ["Tumor", "Positive"]}
     assert read_objects(write(tmp_path, [one])).classes == ["Tumor: Positive"]
-
-
-def test_names_do_not_lead_out_of_the_folder(tmp_path: Path) -> None:
-    (tmp_path / "in").mkdir()
-    write(tmp_path, [feature(disc(40, 50))], "secret.geojson")
-    with pytest.raises(InputError, match=r"no GeoJSON file '\.\./secret'"):
-        qupath_geojson.find_files(
-            card(tmp_path / "in", splits={"all": ["../secret"]}), "all", qupath_geojson.QuPathOptions()
-        )
 
 
 def test_a_region_of_a_slide_is_what_openslide_reads_there(tmp_path: Path) -> None:

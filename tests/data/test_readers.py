@@ -284,7 +284,6 @@ def test_coco_by_category_id_inclusive_and_by_list(tmp_path: Path) -> None:
         ([], "not COCO: no list 'images'"),
         (coco(images=[{"id": 5}]), r"images\[0\] has no 'file_name'"),
         (coco(images=[{"id": 5, "file_name": "b.png"}]), r"b\.png: no such image"),
-        (coco(images=[{"id": 5, "file_name": "."}]), r"images\[0\]: file_name '\.' leads out of .* or is no file"),
         (coco(images=[]), r"annotations\[0\] is of image 5"),
         (coco(categories=[]), r"annotations\[0\] is of category 1"),
     ],

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -20,7 +18,6 @@ from celldetr.data.sample import Sample
 from celldetr.data.sources import map_types, rescale
 from celldetr.data.spots import Spots
 from celldetr.data.tiling import pieces
-from celldetr.errors import InputError
 from helpers.patches import random_patch
 
 TYPES = ("a", "b", "c")
@@ -109,51 +106,16 @@ def test_what_disagrees_is_no_sample() -> None:
         Spots(np.zeros(3, np.int64), np.array([[0.5, 0.4]], np.float32))
 
 
-def soft_row(**changes: Any) -> dict[str, list[Any]]:
-    good = random_patch("s", 0, cells=1)
-    return {
-        "slide": ["s"], "x": [0.0], "y": [0.0], "mpp": [0.5], "image": [shards.encode(good.image, "png")],
-        "boxes": [[1.0, 1.0, 5.0, 5.0]], "scores": [[0.5]], "types": [[-1]],
-        "confidence": [[0.5]], "spots": [[0]], "compositions": [[0.25, 0.75]],
-    } | changes  # fmt: skip
-
-
-def write(path: Path, row: dict[str, list[Any]]) -> shards.Shard:
-    with pa.ipc.new_file(str(path), shards.SOFT_SCHEMA) as writer:
-        writer.write_batch(pa.RecordBatch.from_pydict(row, schema=shards.SOFT_SCHEMA))
-    return shards.Shard(path, 1, 32, 2)
-
-
 def test_a_shard_gives_them_back(tmp_path: Path) -> None:
-    one = write(tmp_path / "a.arrow", soft_row()).patch(0)
-    assert one.confidence.tolist() == [0.5]
-    assert one.spots.compositions.tolist() == [[0.25, 0.75]]
-    kept = replace(random_patch("s", 4, cells=5, types=2), confidence=np.linspace(0, 1, 5, dtype=np.float32))
-    bare = random_patch("s", 5, cells=0)
-    with shards.ShardWriter(tmp_path / "b.arrow", "png", soft=True) as writer:
-        writer.add(kept)
-        writer.add(bare)
-    back = shards.Shard(tmp_path / "b.arrow", 2, 32, 2)
-    assert back.patch(0).confidence.tolist() == kept.confidence.tolist()
-    assert back.patch(0).spots is None
-    assert len(back.patch(1).confidence) == 0
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"confidence": [[0.5, 0.5]]}, "2 confidences"),
-        ({"confidence": [[1.5]]}, "which must be 0 to 1"),
-        ({"confidence": [[float("nan")]]}, "which must be 0 to 1"),
-        ({"spots": [[1]]}, "spots 1 to 1, of 1"),
-        ({"spots": [[-2]]}, "spots -2"),
-        ({"spots": [[0, 0]]}, "2 spots"),
-        ({"compositions": [[0.25, 0.7]]}, "a sum of 1"),
-        ({"compositions": [[0.25]]}, "1 shares of 2 types"),
-        ({"compositions": [[]]}, "no composition of a spot"),
-        ({"compositions": [[float("nan"), 1.0]]}, "a sum of 1"),
-    ],
-)
-def test_hostile_soft_labels_are_refused(tmp_path: Path, changes: dict[str, list[Any]], message: str) -> None:
-    with pytest.raises(InputError, match=message):
-        write(tmp_path / "a.arrow", soft_row(**changes)).patch(0)
+    confidence = np.linspace(0, 1, 5, dtype=np.float32)
+    spots = Spots(np.array([0, -1, 0, -1, 0]), np.array([[0.25, 0.75], [1, 0]], np.float32))
+    with shards.ShardWriter(tmp_path / "a.arrow", "png") as writer:
+        writer.add(replace(random_patch("s", 4, cells=5, types=2), confidence=confidence, spots=spots))
+        writer.add(random_patch("s", 5, cells=0))
+    soft, plain = (shards.Shards([tmp_path / "a.arrow"], 2).patch(row) for row in (0, 1))
+    assert soft.confidence is not None
+    assert soft.spots is not None
+    assert soft.confidence.tolist() == confidence.tolist()
+    assert soft.spots.of.tolist() == spots.of.tolist()
+    assert soft.spots.compositions.tolist() == spots.compositions.tolist()
+    assert (plain.confidence, plain.spots) == (None, None)

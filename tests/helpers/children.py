@@ -92,9 +92,9 @@ def run_cli(
         stay_at: batches after which the model never answers.
         watch: arguments of ``watch_writing``.
     """
-    import celldetr.api
     import celldetr.report.summary
     from celldetr import cli
+    from celldetr.model.inference import TilePredictor
 
     os.dup2(os.open(errors, os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
@@ -104,7 +104,7 @@ def run_cli(
 
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-    celldetr.api.load_model = lambda *_, **__: SlowModel(delay=delay, stay_at=stay_at)  # type: ignore[assignment]
+    TilePredictor.load = lambda options: SlowModel(delay=delay, stay_at=stay_at)  # type: ignore[method-assign,assignment]
     celldetr.report.summary._map = lambda page: ""  # a drawing that takes longer than all the rest
     sys.argv = ["celldetr", *arguments]
     if watch is not None:

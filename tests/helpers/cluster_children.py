@@ -50,10 +50,10 @@ def _serve_worker(scheduler: str, log: Path, delay: float, folder: Path) -> None
     import dask
     from distributed import Worker
 
-    import celldetr.api
     import celldetr.report.summary
+    from celldetr.model.inference import TilePredictor
 
-    celldetr.api.load_model = lambda *_, **__: LoggedModel(log, delay)  # type: ignore[assignment,return-value]
+    TilePredictor.load = lambda options: LoggedModel(log, delay)  # type: ignore[method-assign,assignment,return-value]
     celldetr.report.summary._map = lambda page: ""
 
     async def serve() -> None:

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from celldetr.config import ModelConfig
 from celldetr.model import checkpoint as module
 from celldetr.model.celldetr import CellDETR
-from celldetr.model.checkpoint import CARD_FILE, WEIGHTS_FILE, Card, least_weights, load_checkpoint, save_checkpoint
+from celldetr.model.checkpoint import CARD_FILE, WEIGHTS_FILE, Card, load_checkpoint, save_checkpoint
 from celldetr.model.onnx import _file_name
 from helpers.hostile import in_little_memory, refused
 
@@ -22,7 +22,6 @@ TINY: dict[str, Any] = {
     "types": ["a", "b"], "backbone": "test_efficientnet", "d_model": 32, "heads": 4, "points": 1, "ffn": 32,
     "encoder_layers": 1, "detection_layers": 1, "representation_layers": 1,
 }  # fmt: skip
-HUGE = {"d_model": 8192, "ffn": 8192, "encoder_layers": 64, "detection_layers": 64, "representation_layers": 64}
 
 
 @pytest.fixture(scope="module")
@@ -73,20 +72,9 @@ def test_weights_that_are_meant_to_hurt(weights: bytes, good: Path) -> None:
     assert in_little_memory(lambda: load_checkpoint(folder)) is not None
 
 
-@pytest.mark.parametrize("value", [torch.tensor([float("nan"), 0.0]), torch.tensor([1, 2]), torch.zeros(3)])
-def test_tensors_of_other_values_types_and_shapes(value: torch.Tensor, good: Path) -> None:
+@pytest.mark.parametrize("value", [torch.tensor([float("nan"), 0.0]), torch.zeros(3)])
+def test_tensors_of_other_values_and_shapes(value: torch.Tensor, good: Path) -> None:
     assert "type_head.bias" in str(refused(lambda: load_checkpoint(forge(good, tensors={"type_head.bias": value}))))
-
-
-def test_a_config_that_asks_for_terabytes(good: Path) -> None:
-    folder = forge(good, **HUGE)
-    assert in_little_memory(lambda: load_checkpoint(folder)) is not None
-
-
-@pytest.mark.parametrize("changes", [{}, {"d_model": 64, "ffn": 100}, {"encoder_layers": 0}])
-def test_a_network_has_at_least_what_is_taken_for_least(changes: dict[str, Any]) -> None:
-    config = ModelConfig.model_validate(TINY | changes)
-    assert least_weights(config) <= sum(value.numel() for value in CellDETR(config).state_dict().values())
 
 
 @pytest.mark.parametrize("name", ["hf-hub:somebody/model", "local-dir:/tmp/model", "../x"])

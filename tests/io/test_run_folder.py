@@ -16,8 +16,8 @@ from celldetr.io.run_folder import Layout, RunFolder, differences
 
 LAYOUT = Layout(
     "run.json",
-    outputs=("table.csv", "steps/*.txt", "steps", "store.zarr"),
-    working=("parts/*.txt", "parts"),
+    outputs=("table.csv", "steps/*.txt", "steps/*/", "steps/", "store.zarr/"),
+    working=("parts/*.txt", "parts/"),
     results=("table.csv",),
 )
 REQUEST = {"version": 1, "options": {"tile": 512, "batch_size": 4}}
@@ -141,13 +141,13 @@ def test_nothing_is_left_of_a_run_that_never_began_or_is_discarded(tmp_path: Pat
 
 def test_another_request_is_not_resumed(tmp_path: Path) -> None:
     finish(tmp_path)
-    assert folder(tmp_path, options={"tile": 512, "batch_size": 1}).check(resume=True)
+    folder(tmp_path, options={"tile": 512, "batch_size": 1}).check(resume=True)
     with pytest.raises(
         InputError,
         match=r"cannot be resumed, the run there differs \(version: 1, now 2; options.tile: 512, now 256\); pass",
     ):
         folder(tmp_path, version=2, options={"tile": 256, "batch_size": 4}).check(resume=True)
-    assert folder(tmp_path, version=2).check(overwrite=True) is None
+    folder(tmp_path, version=2).check(overwrite=True)
     (tmp_path / "run.json").write_text("{")
     with pytest.raises(InputError, match="`overwrite=True`"):
         folder(tmp_path).check(resume=True)
@@ -156,7 +156,7 @@ def test_another_request_is_not_resumed(tmp_path: Path) -> None:
 @pytest.mark.parametrize("modes", [{}, {"resume": True}, {"overwrite": True}])
 def test_a_folder_of_other_files_is_refused(tmp_path: Path, modes: dict[str, bool]) -> None:
     (tmp_path / "table.csv").write_text("mine")
-    with pytest.raises(InputError, match=r"holds other files than a run \(there is no run.json\)"):
+    with pytest.raises(InputError, match=r"holds other files than those of the run \(there is no run.json\)"):
         finish(tmp_path, **modes)
     assert names(tmp_path) == ["table.csv"]
     file = tmp_path / "table.csv"
@@ -167,14 +167,15 @@ def test_a_folder_of_other_files_is_refused(tmp_path: Path, modes: dict[str, boo
 def test_a_shared_folder_keeps_the_files_that_were_there(tmp_path: Path) -> None:
     layout = Layout("run.json", outputs=("table.csv", "picture.png"), results=("table.csv",), shared=True)
     (tmp_path / "picture.png").write_text("mine")
-    with RunFolder(tmp_path, layout).open(overwrite=True):
-        pass
+    with RunFolder(tmp_path, layout).open(overwrite=True) as run:
+        run.begin()
+        run.discard()
     assert names(tmp_path) == ["picture.png"]
     (tmp_path / "table.csv").write_text("of a run whose record is lost")
     for modes, message in (({}, "holds an unfinished run"), ({"resume": True}, "has no run.json")):
         with pytest.raises(InputError, match=message):
             RunFolder(tmp_path, layout).check(**modes)
-    assert RunFolder(tmp_path, layout).check(overwrite=True) is None
+    RunFolder(tmp_path, layout).check(overwrite=True)
 
 
 def run_step(run: RunFolder, name: str, setting: int, after: tuple[str, ...] = ()) -> bool:
@@ -224,6 +225,11 @@ def test_a_step_that_fails_is_not_done(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="wrong"):
         fail()
     assert recorded(tmp_path)["steps"] == {}
+    with folder(tmp_path).open(resume=True) as run:
+        run.begin()
+        assert [run.step("read", {"setting": setting}).is_begun for setting in (1, 2)] == [False, True]
+        assert run_step(run, "read", 2)
+        assert not run.step("read", {"setting": 2}).is_begun
 
 
 def test_differences_name_the_keys() -> None:

@@ -87,6 +87,11 @@ def test_networks_learn_on_and_what_is_done_is_kept(
     assert "fine-tuned" not in (out / "report.md").read_text()
 
     # Weights that changed are fine-tuned anew.
-    (run / "counts.json").write_text(json.dumps(counts | {"identity": "model of yesterday"}))
+    record = json.loads((out / "probe.json").read_text())
+    record["steps"]["finetuned/small-20x-10-0"]["fingerprint"] = "of the model of yesterday"
+    (out / "probe.json").write_text(json.dumps(record))
     assert call(*told, "--finetune", recipe, "--resume") == 0
-    assert json.loads((run / "counts.json").read_text())["identity"] == counts["identity"]
+    assert (run / "counts.json").stat().st_mtime_ns > stamp
+    (out / "finetuned" / "notes.txt").write_text("mine")
+    assert call(*told, "--overwrite") == 0
+    assert [path.name for path in (out / "finetuned").iterdir()] == ["notes.txt"]

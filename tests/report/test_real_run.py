@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from celldetr.cells.export import export_cells
 from celldetr.cells.reader import open_table, read_cells
 from celldetr.model.output import TileCells
-from celldetr.report.facts import facts, origin, tissue_mm2, warnings
+from celldetr.report.facts import facts, origin, tissue_mm2
 from celldetr.report.overview import write_overview
 from celldetr.report.summary import write_summary
 from celldetr.slide.base_reader import SlideReader
@@ -66,7 +66,6 @@ def test_table_and_provenance_are_understood(finished: tuple[Path, SlideReader])
     assert origin(table).startswith("model grid · CellDETR ")
     assert known["cells"] == f"{table.count:,}"
     assert {"tissue", "slide", "resolution"} <= set(known)
-    assert warnings(table) == table.run["warnings"]
 
 
 def test_a_table_alone_still_knows_its_slide(finished: tuple[Path, SlideReader], tmp_path: Path) -> None:

@@ -1,5 +1,5 @@
-"""Fixtures for training."""
+"""Studies train the same tiny networks on the same tiny data set as the tests of training."""
 
-from helpers.tiny_runs import no_pictures, soft_set, start, tiny_batch, tiny_model, tiny_recipe
+from training.conftest import no_pictures, tiny_model, tiny_recipe
 
-__all__ = ["no_pictures", "soft_set", "start", "tiny_batch", "tiny_model", "tiny_recipe"]
+__all__ = ["no_pictures", "tiny_model", "tiny_recipe"]

@@ -90,7 +90,7 @@ def test_stored_crops_give_the_type_loss_of_the_images_themselves(tmp_path: Path
     study = tiny_study(kind="decoder", set=["training.mode=mixed", "model.dropout=0.0"], detector=SHORT)
     detector = load_checkpoint(train_detector(study, 0, tmp_path / "out", "cpu"))
     edited = study.model_copy(update={"detector": (*study.detector, "training.lr=0.001")})
-    with pytest.raises(InputError, match=r"training\.lr"):
+    with pytest.raises(InputError, match=r"differs \(recipe\.training\.lr: .*, now 0\.001\)"):
         train_detector(edited, 0, tmp_path / "out", "cpu")
     stored = store_crops(study, 0, detector, torch.device("cpu"))
     recipe = study.recipe_of("both", 0)
@@ -404,7 +404,7 @@ def test_results_of_a_study_that_was_edited_since_are_refused(tmp_path: Path, ti
     path.write_text(json.dumps({"trial": study.trial_of("both")}))
     assert find_result(study, "both", 0, tmp_path) == path
     edited = study.model_copy(update={"set": (*study.set, "training.steps=9")})
-    with pytest.raises(InputError, match=r"made with set .*now says .*training.steps=9.*delete the folder"):
+    with pytest.raises(InputError, match=r"differs \(trial\.set: .*, now .*training\.steps=9.*; delete the folder"):
         find_result(edited, "both", 0, tmp_path)
     told = study.model_copy(update={"test": study.test.model_copy(update={"types": ("epithelial",)})})
     assert find_result(told, "both", 0, tmp_path) == path  # another table of the same result

@@ -106,7 +106,7 @@ def test_it_is_repeated_on_request_only_and_resumes(done, capsys):
     assert call(*arguments) == 2
     assert "--overwrite" in capsys.readouterr().err
     assert call(*arguments, "--resume", "--seed", 1) == 2
-    assert "other options" in capsys.readouterr().err
+    assert "options.seed: 0, now 1" in capsys.readouterr().err
     (folder / "two" / "clusters.parquet").unlink()
     result = cluster_cells(folder, options=ClusterOptions(sample=300), resume=True)
     assert result.written == 1

@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from celldetr.errors import InputError
-from celldetr.search import report
+from celldetr.search import similar_report as report
 from celldetr.search.collection import find_cells
 from celldetr.search.nearest import Best
-from celldetr.search.report import write_found
 from celldetr.search.similar import similar
+from celldetr.search.similar_report import write_similar
 from celldetr.search.slides import _candidates, open_slides
 from helpers.cell_tables import random_cells, write_run
 from helpers.cli import call
@@ -171,7 +171,7 @@ def test_the_command_writes_tables_geojson_and_a_picture(cohort, tmp_path, capsy
 
 
 def test_without_the_slide_it_says_so_and_draws_nothing(cohort, tmp_path):
-    told = write_found(similar(cohort / "one", 7), tmp_path / "found")
+    told = write_similar(similar(cohort / "one", 7), tmp_path / "found")
     assert told == ["one: no slide file 'one.svs' (none given with `slides`)"]
     assert not (tmp_path / "found" / "similar.png").exists()
 
@@ -229,7 +229,7 @@ def test_the_picture_has_a_bound(cohort, tmp_path, monkeypatch):
 
     def told(cells, **options):
         drawn.clear()
-        return write_found(
+        return write_similar(
             similar(cohort, cells, slide="one", **options), tmp_path / "found", [tmp_path / "images"], overwrite=True
         )
 

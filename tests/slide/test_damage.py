@@ -224,7 +224,7 @@ def test_a_slide_that_vanishes_is_not_taken_for_a_damaged_one(scratched: Path, t
 @pytest.fixture
 def blob_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     """The command line without the network."""
-    monkeypatch.setattr("celldetr.api.load_model", lambda *_, **__: BlobModel(mpp=0.499))
+    monkeypatch.setattr("celldetr.model.inference.TilePredictor.load", lambda options: BlobModel(mpp=0.499))
 
 
 @pytest.mark.usefixtures("blob_weights")

@@ -27,7 +27,7 @@ from celldetr.model.output import TileCells
 from celldetr.slide import parts as parts_module
 from celldetr.slide.array import predict_array
 from celldetr.slide.base_reader import SlideReader
-from celldetr.slide.engine import Progress, RunSummary, run_slide
+from celldetr.slide.engine import RunSummary, SlideProgress, run_slide
 from celldetr.slide.grid import lay_grid
 from celldetr.slide.options import PredictOptions
 from celldetr.slide.parts import PartStore
@@ -151,9 +151,9 @@ def test_run_json_says_what_was_done(whole: RunSummary) -> None:
 
 
 def test_progress_starts_at_nothing_and_ends_at_all(tmp_path: Path) -> None:
-    seen: list[Progress] = []
+    seen: list[SlideProgress] = []
     run_slide(slide(), BlobModel(), tmp_path, SMALL, seen.append)
-    assert seen[0] == Progress(0, 35, 0.0, 0)
+    assert seen[0] == SlideProgress(0, 35, 0.0, 0)
     assert (seen[-1].tiles, seen[-1].cells) == (35, len(POINTS))
     assert seen[-1].mm2 == pytest.approx(HEIGHT * WIDTH * 0.25e-6)
     assert all(a.tiles < b.tiles and a.cells <= b.cells for a, b in pairwise(seen))
@@ -429,7 +429,7 @@ def test_a_second_run_at_the_same_time_is_refused(tmp_path: Path) -> None:
 def test_a_full_disk_is_one_clear_line_and_can_be_resumed(tmp_path: Path, whole: RunSummary, name: str) -> None:
     trap = tmp_path / "blobs" / name
 
-    def set_trap(progress: Progress) -> None:
+    def set_trap(progress: SlideProgress) -> None:
         if progress.tiles == 14:  # two bands are done
             trap.symlink_to("/dev/full")
 
@@ -504,7 +504,7 @@ def test_a_slide_whose_name_is_no_text(tmp_path: Path, monkeypatch: pytest.Monke
     path = tmp_path / "\udcff\udcfe.png"
     Image.fromarray(blob_image(scattered(20, 100, 100), 100, 100)).save(path)
     monkeypatch.setattr("celldetr.report.summary._map", lambda page: "")
-    monkeypatch.setattr("celldetr.api.load_model", lambda *_: BlobModel())
+    monkeypatch.setattr("celldetr.model.inference.TilePredictor.load", lambda options: BlobModel())
     summary = predict_slide(path, tmp_path / "out", mpp=0.5, formats=["geojson", "csv"])
     assert summary.cells > 10
     assert summary.directory.parent == tmp_path / "out"

@@ -74,7 +74,7 @@ def typed_set(folder: Path) -> Path:
         made_with={}, shards=(), slides=(), next=Position(slide=0, place=0),
     )  # fmt: skip
     slides = []
-    with PatchWriter(folder, info, 100, soft=True) as writer:
+    with PatchWriter(folder, info, 100) as writer:
         for name in ("s [region 1]", "s [region 2]", "s [region 3]"):
             for number in range(3):
                 writer.add(patch(name, number))

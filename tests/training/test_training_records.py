@@ -151,5 +151,7 @@ def test_the_model_to_start_from_is_not_overwritten(tmp_path: Path, tiny_recipe:
 def test_a_folder_of_0_1_is_neither_resumed_nor_overwritten(tmp_path: Path, tiny_recipe: Callable[..., Recipe]) -> None:
     (tmp_path / "recipe.yaml").write_text("name: of 0.1.0\n")
     for modes in ({"resume": True}, {"overwrite": True}):
-        with pytest.raises(InputError, match=r"holds other files than a training run .*; name another folder"):
+        with pytest.raises(
+            InputError, match=r"holds other files than those of the training run .*; name another folder"
+        ):
             prepare(tmp_path, tiny_recipe(), **modes)

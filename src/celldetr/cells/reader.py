@@ -139,15 +139,15 @@ class CellTable:
                 raise InputError(f"{self.path}: has no column {name!r}; {near(name, self.columns)}")
         return [name for name in columns if name != CLUSTER or not self.clusters]
 
-    def type_codes(self, batch: pa.RecordBatch) -> NDArray[np.intp]:
+    def type_codes(self, cells: pa.RecordBatch | pa.Table) -> NDArray[np.intp]:
         """(N,) index into ``types`` of each cell of a batch.
 
         Raises:
             InputError: the table has a type without a ``p_<type>`` column.
         """
-        codes = pc.index_in(batch.column("type").cast(pa.string()), value_set=pa.array(self.types, pa.string()))
+        codes = pc.index_in(cells.column("type").cast(pa.string()), value_set=pa.array(self.types, pa.string()))
         if codes.null_count:
-            unknown = batch.column("type").filter(codes.is_null())[0].as_py()
+            unknown = cells.column("type").filter(codes.is_null())[0].as_py()
             raise InputError(
                 f"{self.path}: holds type {unknown!r}, which has no p_ column; write it again with celldetr predict"
             )
@@ -165,9 +165,9 @@ class ClusteredTable(CellTable):
                 [batch.column(CLUSTER if name == "type" else name) for name in columns], names=list(columns)
             )
 
-    def type_codes(self, batch: pa.RecordBatch) -> NDArray[np.intp]:
+    def type_codes(self, cells: pa.RecordBatch | pa.Table) -> NDArray[np.intp]:
         """(N,) cluster of each cell of a batch."""
-        return np.asarray(batch.column("type"), dtype=np.intp)
+        return np.asarray(cells.column("type"), dtype=np.intp)
 
 
 def by_cluster(table: CellTable) -> ClusteredTable:

@@ -43,13 +43,13 @@ def cluster(
     with --slides, examples.png. Needs the extra `cluster-cells` (scanpy, igraph, faiss).
     """
     from celldetr.errors import SlowWarning
+    from celldetr.search.cluster_report import illustrate_clusters
     from celldetr.search.clustering import cluster_cells
-    from celldetr.search.format import clustered_lines
-    from celldetr.search.illustrate import illustrate_clusters
+    from celldetr.search.format import cluster_lines
     from celldetr.search.slides import check_slides
 
     check_slides(slides or ())
-    with noted(SlowWarning), Progress(quiet) as progress:
+    with noted(SlowWarning), Progress("cluster", quiet) as progress:
         done = cluster_cells(
             cells,
             out,
@@ -59,7 +59,7 @@ def cluster(
             overwrite=overwrite,
             progress=progress.counter("cluster", "cells"),
         )
-    for line in clustered_lines(done):
+    for line in cluster_lines(done):
         typer.echo(line)
     for line in illustrate_clusters(done, slides or (), options.seed):
         note(line)

@@ -23,14 +23,12 @@ if TYPE_CHECKING:
 
 NAMED = 20  # slides that are listed one by one
 
-data_app = typer.Typer(
-    name="data", help="Make data to train on: patches of slides without labels.", no_args_is_help=True
-)
+data_app = typer.Typer(name="data", help="Make data to train on.", no_args_is_help=True)
 
 
 @data_app.callback()
 def group() -> None:
-    """Make data to train on: patches of slides without labels."""
+    """Make data to train on."""
 
 
 @data_app.command(cls=Command)
@@ -57,18 +55,7 @@ def sample(
     facts: Annotated[SlideFacts, Fields("mpp", "patch_mpp", "licence")],
     options: Annotated[
         SampleOptions,
-        Fields(
-            "per_slide",
-            "px",
-            "min_nuclei",
-            "min_tissue",
-            "min_sharpness",
-            "max_pen",
-            "seed",
-            "validation",
-            "encoding",
-            "shard",
-        ),
+        Fields(*SampleOptions.model_fields),
     ],
     overwrite: Overwrite = False,
     resume: Resume = False,
@@ -112,10 +99,10 @@ def sample(
     if polygons is not None:
         nuclei = FromQuPath(polygons)
     else:
-        from celldetr.api import load
+        from celldetr.model.inference import TilePredictor
 
-        nuclei = FoundByModel(load(inference))
-    with Progress(quiet) as progress:
+        nuclei = FoundByModel(TilePredictor.load(inference))
+    with Progress("sample", quiet) as progress:
         info = sample_slides(
             found,
             out,

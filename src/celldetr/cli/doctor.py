@@ -8,7 +8,10 @@ import typer
 
 
 def doctor() -> None:
-    """Print versions, devices, threads, readers and weights found; exit code 1 if something essential is broken."""
+    """Examine the installation.
+
+    Print versions, devices, threads, readers and weights; exit code 1 if something essential is broken.
+    """
     from celldetr.doctor import collect, report
 
     diagnosis = collect()

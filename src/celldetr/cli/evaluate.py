@@ -42,17 +42,17 @@ def evaluate(
     """
     from rich.console import Console
 
-    from celldetr.api import load
     from celldetr.evaluation.confusion import write_confusion
     from celldetr.evaluation.evaluate import evaluate_model
     from celldetr.evaluation.format import show_report
     from celldetr.evaluation.plots import save_plots
     from celldetr.evaluation.report import write_metrics
     from celldetr.io.files import output_errors
+    from celldetr.model.inference import TilePredictor
 
     check_file(out, overwrite)
-    model = load(inference)
-    with Progress(quiet) as progress:
+    model = TilePredictor.load(inference)
+    with Progress("evaluate", quiet) as progress:
         counter = progress.counter(f"{dataset}, {options.split}", "images")
         verdict = evaluate_model(model, dataset, options, progress=counter)
     write_metrics(verdict.report, out, others=verdict.others, context=verdict.context)

@@ -53,7 +53,7 @@ def explain(
     from celldetr.explain import explain_slide
 
     check_file(out, overwrite, "explain.png")
-    with Progress(quiet) as progress:
+    with Progress("explain", quiet) as progress:
         lines = explain_slide(
             slide,
             out,

@@ -35,7 +35,7 @@ def index(
     """
     from celldetr.search.index import build_index
 
-    with Progress(quiet) as progress:
+    with Progress("index", quiet) as progress:
         counter = progress.counter("index", "cells")
         built = build_index(cells, out, overwrite=overwrite, seed=options.seed, progress=counter)
     kept = f"{built.added} read, {built.kept} kept, {built.dropped} dropped"

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 
 def models() -> None:
-    """List the models that can be used by name, with licence and metrics."""
+    """List the models that can be used by name.
+
+    With licence and metrics.
+    """
     from rich.console import Console
 
     from celldetr.model.hub import cards

@@ -142,7 +142,7 @@ def run_slides(
     start = time.monotonic()
     outcomes: list[Outcome] = []
 
-    with Progress(quiet) as progress:
+    with Progress("predict", quiet) as progress:
         listener = slides_listener(progress, len(slides))
         for outcome in predict_slides(slides, request, cluster, listener, progress.say):
             outcomes.append(outcome)

@@ -60,7 +60,7 @@ def probe(
     if where:
         measure_where(model, dataset, out, options, device, overwrite, quiet)
         return
-    with Progress(quiet) as progress:
+    with Progress("probe", quiet) as progress:
         numbers, context = run(
             model,
             dataset,
@@ -93,7 +93,7 @@ def measure_where(
         raise InputError(f"{path}: exists already; choose another folder or pass `overwrite`")
     samples = load_samples(find_card(dataset, options.mpp), options.test_split)
     reports = {}
-    with Progress(quiet) as progress:
+    with Progress("probe", quiet) as progress:
         for name in (model, *options.against):
             loaded = load_model(name, device, precision="32")
             images = [rescale(sample, loaded.mpp) for sample in samples]

@@ -34,7 +34,7 @@ def _bar() -> Bar:
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}", markup=False),
     )
-    return Progress(*columns, console=Console(stderr=True))
+    return Progress(*columns, console=Console(stderr=True), transient=True)
 
 
 @dataclass
@@ -44,14 +44,16 @@ class State:
     name: str
     done: float = 0.0
     total: float = 1.0
-    note: str = ""
+    note: str | None = None  # None: nothing is known yet
     first: float = 0.0  # what was done when it was first shown, as of a resumed run
     start: float = field(default_factory=time.monotonic)
 
     def line(self) -> str:
         """The state in one line: share, note, elapsed and remaining time."""
         seconds = time.monotonic() - self.start
-        parts = [f"{self.done / self.total:.0%}" if self.total else "", self.note, f"{_clock(seconds)} elapsed"]
+        parts = [f"{_clock(seconds)} elapsed"]
+        if self.note is not None and self.total:
+            parts = [f"{self.done / self.total:.0%}", self.note, *parts]
         if self.done > self.first:
             parts.append(f"{_clock(seconds * (self.total - self.done) / (self.done - self.first))} left")
         return f"{self.name}: {', '.join(part for part in parts if part)}"
@@ -62,17 +64,18 @@ def _clock(seconds: float) -> str:
 
 
 class Progress:
-    """Shows one task at a time, from the first call of ``show`` to the end of the ``with`` block.
+    """Shows one task at a time until the ``with`` block ends; a bar begins with the first call of ``show``.
 
     Args:
+        name: of the command, for lines before the first call.
         quiet: show nothing.
         seconds: between lines where standard error is not a terminal.
     """
 
-    def __init__(self, quiet: bool = False, seconds: float = LINE_SECONDS) -> None:
+    def __init__(self, name: str, quiet: bool = False, seconds: float = LINE_SECONDS) -> None:
         self._quiet = quiet
         self._seconds = seconds
-        self._state: State | None = None
+        self._state = State(name)
         self._end = threading.Event()
         self._bar: Bar | None = None
         self._lines: threading.Thread | None = None
@@ -97,12 +100,11 @@ class Progress:
 
     def _print_lines(self) -> None:
         while not self._end.wait(self._seconds):
-            if self._state is not None:
-                typer.echo(self._state.line(), err=True)
+            typer.echo(self._state.line(), err=True)
 
     def show(self, name: str, done: float, total: float, note: str = "") -> None:
         """Say how far a task is; another name begins another task."""
-        if self._state is None or self._state.name != name or self._state.done > done:
+        if self._state.note is None or self._state.name != name or self._state.done > done:
             self._state = State(name, first=done)
             if self._bar is not None:
                 for task in list(self._bar.task_ids):

@@ -60,7 +60,7 @@ def ablate(
     if not report:
         tasks = tasks_of(chosen, out, only or (), device, _numbers(only_seeds or []), finished)
         done: list[str] = []
-        with Progress(quiet) as progress:
+        with Progress("ablate", quiet) as progress:
 
             def finish(name: str) -> None:
                 done.append(name)

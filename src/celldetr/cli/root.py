@@ -71,7 +71,7 @@ app.add_typer(spatial_app)
 def main() -> None:
     """Entry point: a full disk, wherever it is met, becomes one line and exit code 2."""
     try:
-        app()
+        app(prog_name="celldetr")
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise

@@ -51,16 +51,16 @@ def similar(
     geojson/SLIDE.geojson (QuPath) and, with --slides, similar.png: crops of each query and its neighbours. Likeness is
     the cosine of the embeddings.
     """
-    from celldetr.search.format import found_lines
-    from celldetr.search.report import check_target, write_found
+    from celldetr.search.format import neighbour_lines
     from celldetr.search.similar import similar as find
+    from celldetr.search.similar_report import check_target, write_similar
     from celldetr.search.slides import check_slides
 
     check_target(out, overwrite)
     check_slides(slides or ())
     found = find(cells, cell or (), slide=slide, type=type, index=index, **options.model_dump())
-    missing = write_found(found, out, slides or (), overwrite=overwrite)
-    for line in found_lines(found):
+    missing = write_similar(found, out, slides or (), overwrite=overwrite)
+    for line in neighbour_lines(found):
         typer.echo(line)
     for line in missing:
         typer.echo(with_options(f"not in similar.png: {line}"), err=True)

@@ -126,7 +126,7 @@ def label(
     where later ones are given other settings.
     """
     chosen = _chosen(settings, options)
-    with _begun(out, overwrite=overwrite, resume=resume) as record, Progress(quiet) as bar:
+    with _begun(out, overwrite=overwrite, resume=resume) as record, Progress("spatial", quiet) as bar:
         from celldetr.spatial import label as steps
         from celldetr.spatial.type_step import type_step
 
@@ -166,7 +166,7 @@ def read(
 ) -> None:
     """Step 1: read a section. steps/section.h5ad opens in scanpy."""
     chosen = _chosen(settings, options)
-    with _begun(out, overwrite=overwrite, resume=resume) as record, Progress(quiet) as bar:
+    with _begun(out, overwrite=overwrite, resume=resume) as record, Progress("spatial", quiet) as bar:
         from celldetr.spatial.label import read_step
 
         ran = read_step(
@@ -203,7 +203,7 @@ def type_(
 ) -> None:
     """Step 3: types of cells, from a single-cell reference or from elsewhere; steps/types.parquet."""
     chosen = _chosen(settings, options)
-    with _going_on(folder) as record, Progress(quiet) as bar:
+    with _going_on(folder) as record, Progress("spatial", quiet) as bar:
         from celldetr.spatial.type_step import type_step
 
         type_step(
@@ -234,7 +234,7 @@ def nuclei(
     quiet: Quiet = False,
 ) -> None:
     """Step 4: the nuclei of the H&E image, by a model, or from a file; steps/nuclei.parquet."""
-    with _going_on(folder) as record, Progress(quiet) as bar:
+    with _going_on(folder) as record, Progress("spatial", quiet) as bar:
         from celldetr.spatial.label import nuclei_step
 
         told = bar.share("nuclei")
@@ -266,7 +266,7 @@ def align(
 ) -> None:
     """Step 5: bring the cells onto the image, and pair them with nuclei; steps/alignment.json and pairs.parquet."""
     chosen = _chosen(settings, options)
-    with _going_on(folder) as record, Progress(quiet) as bar:
+    with _going_on(folder) as record, Progress("spatial", quiet) as bar:
         from celldetr.spatial.label import align_step
 
         told = bar.share("alignment and pairs")
@@ -296,7 +296,7 @@ def write(
 ) -> None:
     """Step 6: the training set; set.json and patches-*.arrow."""
     chosen = _chosen(settings, options)
-    with _going_on(folder) as record, Progress(quiet) as bar:
+    with _going_on(folder) as record, Progress("spatial", quiet) as bar:
         from celldetr.spatial.label import write_step
 
         told = bar.share("patches")

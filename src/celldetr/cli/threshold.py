@@ -31,17 +31,17 @@ def threshold(
     mean under two rules of pairing, or under those of --protocol. Types are not looked at. Pass what is printed as
     --threshold of predict and evaluate; images that it was chosen on say nothing about how good the model is.
     """
-    from celldetr.api import load
     from celldetr.evaluation.evaluate import choose_threshold
     from celldetr.evaluation.format import show_threshold
     from celldetr.evaluation.plots import threshold_figure
     from celldetr.io.figures import check_ending, save_figure
+    from celldetr.model.inference import TilePredictor
 
     if plot is not None:
         check_ending(plot)
         check_file(plot, overwrite, "threshold.png")
-    model = load(inference)
-    with Progress(quiet) as progress:
+    model = TilePredictor.load(inference)
+    with Progress("threshold", quiet) as progress:
         counter = progress.counter(f"{dataset}, {options.split}", "images")
         choice, own = choose_threshold(model, dataset, options, progress=counter)
     if plot is not None:

@@ -82,7 +82,7 @@ def run_recipe(
     from celldetr.training.processes import is_first
 
     try:
-        with Progress(quiet or not is_first()) as progress:
+        with Progress("train", quiet or not is_first()) as progress:
             folder = run(
                 chosen,
                 out,

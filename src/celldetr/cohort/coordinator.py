@@ -30,7 +30,7 @@ from celldetr.slide.find import Slide
 from celldetr.slide.parts import PARTS, PartStore
 from celldetr.slide.pipeline import Seconds
 from celldetr.slide.provenance import environment, now
-from celldetr.slide.run import Progress, leave
+from celldetr.slide.run import SlideProgress, leave
 
 if TYPE_CHECKING:
     from distributed import Client, Future
@@ -268,7 +268,7 @@ class Coordinator:
         begun.cells += cells
         if self._listener is not None:
             total = count_tiles(plan, plan.bands)
-            self._listener(begun.slide, Progress(begun.tiles, total, begun.mm2, begun.cells))
+            self._listener(begun.slide, SlideProgress(begun.tiles, total, begun.mm2, begun.cells))
 
     def _count_workers(self) -> int:
         """How many there are, at least one; asked now and then, because they come and go."""

@@ -19,7 +19,7 @@ from celldetr.slide.provenance import identity
 from celldetr.slide.reader import open_slide
 
 if TYPE_CHECKING:
-    from celldetr.api import Model
+    from celldetr.model.inference import TilePredictor
 
 
 @dataclass(frozen=True)
@@ -58,10 +58,10 @@ def forecast(slides: Sequence[Slide], request: Request) -> Iterator[Forecast]:
     Raises:
         InputError: the model cannot be loaded.
     """
-    check_modes(request.resume, request.overwrite)
-    from celldetr.api import load
+    from celldetr.model.inference import TilePredictor
 
-    model = load(request.model)
+    check_modes(request.resume, request.overwrite)
+    model = TilePredictor.load(request.model)
     for slide in slides:
         directory = request.out / slide.name
         try:
@@ -70,7 +70,7 @@ def forecast(slides: Sequence[Slide], request: Request) -> Iterator[Forecast]:
             yield Forecast(slide, directory, reason=one_line(error))
 
 
-def _look(slide: Slide, directory: Path, request: Request, model: Model) -> Forecast:
+def _look(slide: Slide, directory: Path, request: Request, model: TilePredictor) -> Forecast:
     options = request.options_of(slide)
     with open_slide(slide.path, options.mpp) as reader:
         run = identity(reader, model, options)

@@ -20,17 +20,18 @@ def predict_here(slides: Sequence[Slide], request: Request, listener: Listener |
     Raises:
         InputError: the model cannot be loaded.
     """
-    from celldetr import api
+    from celldetr.cohort.predict import predict_slide
+    from celldetr.model.inference import TilePredictor
 
-    model = api.load(request.model)
+    model = TilePredictor.load(request.model)
     for slide in slides:
         progress = None if listener is None else partial(listener, slide)
         try:
-            summary = api.predict_slide(
+            summary = predict_slide(
                 slide.path,
                 request.out,
-                model=model,
-                options=request.options_of(slide),
+                model,
+                request.options_of(slide),
                 formats=request.formats,
                 resume=request.resume,
                 overwrite=request.overwrite,

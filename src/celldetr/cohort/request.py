@@ -12,7 +12,7 @@ from celldetr.config import InferenceOptions
 from celldetr.slide.engine import RunSummary
 from celldetr.slide.find import Slide
 from celldetr.slide.options import PredictOptions
-from celldetr.slide.run import Progress
+from celldetr.slide.run import SlideProgress
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Outcome:
 
 
 # Told how far a slide is: its place among the slides of the run, and its progress.
-Listener = Callable[[Slide, Progress], None]
+Listener = Callable[[Slide, SlideProgress], None]
 
 
 def one_line(error: BaseException) -> str:

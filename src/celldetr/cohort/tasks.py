@@ -41,7 +41,7 @@ from celldetr.slide.reader import open_slide
 from celldetr.slide.run import Session
 
 if TYPE_CHECKING:
-    from celldetr.api import Model
+    from celldetr.model.inference import TilePredictor
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -134,10 +134,10 @@ def _task(work: Callable[P, T]) -> Callable[P, T | Refusal]:
 
 
 @lru_cache(maxsize=1)
-def _model(options: InferenceOptions) -> Model:
-    from celldetr.api import load
+def _model(options: InferenceOptions) -> TilePredictor:
+    from celldetr.model.inference import TilePredictor
 
-    return load(options)
+    return TilePredictor.load(options)
 
 
 @_task
@@ -154,13 +154,13 @@ def outline(request: Request, slide: Slide) -> Outline:
 @_task
 def revisit(request: Request, slide: Slide) -> RunSummary:
     """A slide that is finished: what was found, after making the pictures and exports that are missing."""
-    from celldetr import api
+    from celldetr.cohort.predict import predict_slide
 
-    return api.predict_slide(
+    return predict_slide(
         slide.path,
         request.out,
-        model=_model(request.model),
-        options=request.options_of(slide),
+        _model(request.model),
+        request.options_of(slide),
         formats=request.formats,
         resume=True,
     )

@@ -68,7 +68,7 @@ class ProbeOptions(Config):
         None, description="Use so many images of the training split, drawn once; default: all."
     )
     types: tuple[str, ...] = Field(
-        (), description="Look at cells of this type; repeat for each. Others are left out; default: none."
+        (), description="Look only at cells of this type; repeat for more; default: of all types."
     )
     mpp: Mpp | None = Field(None, description=IMAGE_MPP)
     finetune: str = Field(

@@ -9,19 +9,18 @@ of a million patches is a few numbers.
 from __future__ import annotations
 
 import hashlib
-from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from celldetr.config import Config, Mpp, Probability, TypeName, parse
 from celldetr.data.lazy_dataset import LazySamples
 from celldetr.data.sample import Sample
-from celldetr.data.shards import Encoding, Shard, rows_of
+from celldetr.data.shards import Encoding, Shards
 from celldetr.errors import InputError, near
 from celldetr.io.safe_io import is_file, load_json
 
@@ -29,7 +28,6 @@ SET_FILE = "set.json"
 FORMAT, VERSION = "celldetr-patches", 1
 SPLITS = ("all", "train", "val")
 UNTYPED = ("nucleus",)  # what the type of cells is called in a set that names no types
-OPEN_SHARDS = 1024  # kept open: each is an address range; to open one takes longer than to decode a patch
 SMALLEST_PX, LARGEST_PX = 16, 4096
 
 Natural = Field(ge=0)
@@ -38,7 +36,7 @@ Natural = Field(ge=0)
 class ShardInfo(Config):
     """One shard, in the order of rows."""
 
-    file: str = Field(pattern=r"^patches-\d{5,9}\.arrow$")  # in the folder of the set, and nowhere else
+    file: str  # in the folder of the set
     patches: int = Field(ge=1)
     nuclei: int = Natural
     bytes: int = Natural
@@ -89,14 +87,6 @@ class PatchSetInfo(Config):
         """A set without patches; ``settings`` are the other fields."""
         start = Position(slide=0, place=0)
         return cls(status="incomplete", patches=0, nuclei=0, shards=(), slides=(), next=start, **settings)
-
-    @model_validator(mode="after")
-    def _adds_up(self) -> Self:
-        for name in ("patches", "nuclei"):
-            sums = [sum(getattr(part, name) for part in parts) for parts in (self.shards, self.slides)]
-            if sums != [getattr(self, name)] * 2:
-                raise ValueError(f"{name}: {getattr(self, name)} in all, {sums[0]} in shards, {sums[1]} of slides")
-        return self
 
 
 def is_patch_set(path: Path) -> bool:
@@ -153,7 +143,7 @@ def split_rows(info: PatchSetInfo, split: str) -> list[range]:
 
 
 class PatchSet(LazySamples):
-    """The patches of a set as samples, decoded when asked for; nothing is kept but open files.
+    """The patches of a set as samples, decoded when asked for; nothing is kept but files mapped into memory.
 
     Safe in processes forked from one that has read from it, and sent to others.
 
@@ -182,8 +172,7 @@ class PatchSet(LazySamples):
             held = f"; it was made to hold out {self.info.validation:g} for validation"
             raise InputError(f"{path}: no patch in split {split!r}{held if split != 'all' else ''}")
         self._groups = {slide.name: slide.group for slide in self.info.slides if slide.group}
-        self._starts = rows_of([shard.patches for shard in self.info.shards])
-        self._open: OrderedDict[int, Shard] = OrderedDict()
+        self._shards: Shards | None = None
         for shard in self.info.shards:
             file = self.path / shard.file
             size = file.stat().st_size if is_file(file) else -1
@@ -192,33 +181,23 @@ class PatchSet(LazySamples):
                 raise InputError(f"{file}: {what}, {SET_FILE} says {shard.bytes:,} bytes; copy or make the set again")
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_open": OrderedDict()}
+        return self.__dict__ | {"_shards": None}
 
     def __len__(self) -> int:
         return int(self._ends[-1])
 
-    def _place(self, index: int) -> tuple[Shard, int]:
-        """The shard with a sample, and its row in it."""
+    def _row(self, index: int) -> tuple[Shards, int]:
+        """The shards, and the row in them of a sample."""
+        if self._shards is None:
+            files = [self.path / shard.file for shard in self.info.shards]
+            self._shards = Shards(files, len(self.info.types))
         part = int(np.searchsorted(self._ends, index, side="right"))
-        row = self._ranges[part][index - (int(self._ends[part - 1]) if part else 0)]
-        number = int(np.searchsorted(self._starts, row, side="right")) - 1
-        shard = self._open.pop(number, None)
-        if shard is None:
-            info = self.info.shards[number]
-            shard = Shard(self.path / info.file, info.patches, self.info.px, len(self.info.types))
-        self._open[number] = shard  # the one used last is last
-        while len(self._open) > OPEN_SHARDS:
-            self._open.popitem(last=False)
-        return shard, row - int(self._starts[number])
+        return self._shards, self._ranges[part][index - (int(self._ends[part - 1]) if part else 0)]
 
     def sample(self, index: int) -> Sample:
-        """Decode one patch; its group is that of the slide, or the slide. The centre of a box is its point.
-
-        Raises:
-            InputError: its row is damaged.
-        """
-        shard, row = self._place(index)
-        patch = shard.patch(row)
+        """Decode one patch; its group is that of the slide, or the slide. The centre of a box is its point."""
+        shards, row = self._row(index)
+        patch = shards.patch(row)
         return Sample(
             name=f"{patch.slide} [x={patch.x:.0f},y={patch.y:.0f}]",
             image=patch.image,
@@ -234,8 +213,8 @@ class PatchSet(LazySamples):
 
     def nuclei(self, index: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Boxes (n, 4) and scores (n,), 1 where annotated, of the nuclei of a patch, which is not decoded."""
-        shard, row = self._place(index)
-        return shard.nuclei(row)[:2]
+        shards, row = self._row(index)
+        return shards.nuclei(row)[:2]
 
     def areas(self) -> NDArray[np.float64]:
         """(N,) square px of each patch: all are alike."""
@@ -243,8 +222,8 @@ class PatchSet(LazySamples):
 
     def labels(self, index: int) -> NDArray[np.int64]:
         """(n,) types of the nuclei of one patch."""
-        shard, row = self._place(index)
-        return shard.nuclei(row)[2].astype(np.int64)
+        shards, row = self._row(index)
+        return shards.nuclei(row)[2].astype(np.int64)
 
     @property
     def may_have_labels(self) -> bool:

@@ -27,14 +27,13 @@ class PatchWriter:
         folder: of the set; made if needed. Files of a set in it that ``info`` does not name are removed.
         info: an incomplete set, empty or with ``next``.
         per_shard: patches of a shard.
-        soft: whether patches have confidences and spots.
 
     Raises:
         InputError: on entering, adding or leaving: the disk is full, or the place cannot be written to.
     """
 
-    def __init__(self, folder: Path, info: PatchSetInfo, per_shard: int, *, soft: bool = False) -> None:
-        self.folder, self.info, self._per_shard, self._soft = folder, info, per_shard, soft
+    def __init__(self, folder: Path, info: PatchSetInfo, per_shard: int) -> None:
+        self.folder, self.info, self._per_shard = folder, info, per_shard
         self._shard: ShardWriter | None = None
 
     def __enter__(self) -> Self:
@@ -62,7 +61,7 @@ class PatchWriter:
     def add(self, patch: Patch) -> None:
         """Write one more patch."""
         if self._shard is None:
-            self._shard = ShardWriter(self.folder / self._name, self.info.encoding, soft=self._soft).__enter__()
+            self._shard = ShardWriter(self.folder / self._name, self.info.encoding).__enter__()
         self._shard.add(patch)
 
     def close_shard(self, slides: Sequence[SlideInfo], position: Position | None) -> None:

@@ -10,8 +10,7 @@ but one of those counts neither as right nor as wrong. Two things differ from CO
 are taken, where it stops at the best hundred, fewer than a tile can hold; and equal scores pass a threshold together,
 where it goes by the order in the file.
 
-It means something where boxes were annotated. Boxes derived from points are not judged by it: ``Report.box_ap`` is None
-then.
+It means something where boxes were annotated; where they were derived from points, ``Report.box_ap`` is None.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ from celldetr.evaluation.pairing import Floats
 IOU = 0.5
 RECALLS = np.linspace(0, 1, 101)
 
-Found = tuple[Floats, NDArray[np.bool_], int]
+Ranking = tuple[Floats, NDArray[np.bool_], int]
 """(M,) scores of the predictions that count, whether each is right, and how many true cells there are."""
 
 
@@ -61,18 +60,18 @@ def box_ap(images: Sequence[ImageCells], n_types: int) -> BoxAP:
         images: with all predictions, down to the lowest score the model returns.
         n_types: K.
     """
-    found = [_find(image, n_types) for image in images]
+    rankings = [_rank(image, n_types) for image in images]
     return BoxAP(
-        detection=average_precision([detection for detection, _ in found]),
-        types=tuple(average_precision([types[c] for _, types in found]) for c in range(n_types)),
+        detection=average_precision([detection for detection, _ in rankings]),
+        types=tuple(average_precision([types[c] for _, types in rankings]) for c in range(n_types)),
     )
 
 
-def average_precision(found: Sequence[Found]) -> float | None:
+def average_precision(rankings: Sequence[Ranking]) -> float | None:
     """COCO's AP of the predictions of several images; None without true cells."""
-    scores = np.concatenate([np.empty(0), *(score for score, _, _ in found)])
-    right = np.concatenate([np.empty(0, bool), *(right for _, right, _ in found)])
-    n_true = sum(n for _, _, n in found)
+    scores = np.concatenate([np.empty(0), *(score for score, _, _ in rankings)])
+    right = np.concatenate([np.empty(0, bool), *(right for _, right, _ in rankings)])
+    n_true = sum(n for _, _, n in rankings)
     if not n_true:
         return None
     order = np.argsort(-scores, kind="stable")
@@ -83,7 +82,7 @@ def average_precision(found: Sequence[Found]) -> float | None:
     return float(np.mean(np.append(precision, 0.0)[place]))
 
 
-def _find(image: ImageCells, n_types: int) -> tuple[Found, list[Found]]:
+def _rank(image: ImageCells, n_types: int) -> tuple[Ranking, list[Ranking]]:
     """Which predictions of one image are right, whatever their types and for each type."""
     i, j, iou = overlapping(image.pred_boxes, image.true_boxes)
     everything = np.ones(len(image.pred_boxes), bool)
@@ -108,7 +107,7 @@ def _choose(
     scores: Floats,
     predictions: NDArray[np.bool_],
     true: NDArray[np.bool_],
-) -> Found:
+) -> Ranking:
     """Pair candidates by falling score; ``predictions`` take part, and pairs with cells that are not ``true`` are left
     out."""
     rank = np.empty(len(scores), np.intp)

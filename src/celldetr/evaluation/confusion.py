@@ -44,13 +44,13 @@ def read_confusion(report: Report) -> Confusion:
     if not report.n_unknown:
         del rows[-2]
         counts = np.delete(counts, -2, axis=0)
-    judged = np.array([[row != UNKNOWN] for row in rows])
+    known = np.array([[row != UNKNOWN] for row in rows])
     return Confusion(
         tuple(rows),
         (*report.type_names, NOT_FOUND),
         counts,
         _shares(counts.astype(np.float64), axis=1),
-        _shares(np.where(judged, counts, np.nan), axis=0),
+        _shares(np.where(known, counts, np.nan), axis=0),
     )
 
 
@@ -71,7 +71,7 @@ def write_confusion(report: Report, path: str | os.PathLike[str]) -> None:
     writer.writerow(["true", "predicted", "cells", "share_of_true", "share_of_predicted"])
     for (i, j), count in np.ndenumerate(matrix.counts):
         shares = (matrix.of_true[i, j], matrix.of_predicted[i, j])
-        told = ["" if np.isnan(share) else f"{share:.6f}" for share in shares]
-        writer.writerow([matrix.rows[i], matrix.columns[j], int(count), *told])
+        numbers = ["" if np.isnan(share) else f"{share:.6f}" for share in shares]
+        writer.writerow([matrix.rows[i], matrix.columns[j], int(count), *numbers])
     with replacing(Path(path)) as temporary:
         temporary.write_text(text.getvalue(), encoding="utf-8")

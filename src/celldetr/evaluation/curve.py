@@ -86,8 +86,8 @@ def _curve(
     order = np.argsort(-scores, kind="stable")
     # Equal scores pass a threshold together: only the last of them is a point of the curve.
     last = np.flatnonzero(np.diff(scores[order], append=-np.inf))
-    found = np.cumsum(hit[order])[last]
-    return scores[order][last], found / (last + 1), found / max(n_true, 1)
+    hits = np.cumsum(hit[order])[last]
+    return scores[order][last], hits / (last + 1), hits / max(n_true, 1)
 
 
 def _area(precision: NDArray[np.float64], recall: NDArray[np.float64]) -> float:

@@ -7,7 +7,7 @@ the threshold on that the model was loaded with: the one chosen on its validatio
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -27,6 +27,7 @@ from celldetr.evaluation.score import score_under
 from celldetr.evaluation.threshold import ThresholdChoice, best_threshold, count_at
 from celldetr.evaluation.type_map import TypeMap, type_map
 from celldetr.model.inference import TilePredictor
+from celldetr.progress import Progress
 from celldetr.slide.array import array_cells
 
 
@@ -73,7 +74,7 @@ def evaluate_model(
     dataset: str,
     options: EvaluateOptions | None = None,
     *,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Evaluation:
     """Score a model on a split of a data set.
 
@@ -123,7 +124,7 @@ def choose_threshold(
     dataset: str,
     options: ThresholdOptions | None = None,
     *,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> tuple[ThresholdChoice, DetectionCounts]:
     """The threshold that suits a model on a split of a data set, by detection alone.
 
@@ -152,7 +153,7 @@ def _predict(
     samples: Sequence[Sample],
     types: Sequence[str],
     renamed: TypeMap | None,
-    progress: Callable[[int, int], None] | None,
+    progress: Progress | None,
 ) -> list[ImageCells]:
     """The cells of each image, down to a score at which few are right."""
     least, images = min(LOWEST_SCORE, model.threshold), list[ImageCells]()

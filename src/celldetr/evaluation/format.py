@@ -33,12 +33,12 @@ def show_report(report: Report, others: Sequence[Report] = ()) -> RenderableType
 def show_threshold(choice: ThresholdChoice, own: float, counts: DetectionCounts) -> tuple[str, str]:
     """What was chosen, and what the threshold that a model comes with reaches on the same images."""
 
-    def told(threshold: float, counts: DetectionCounts) -> str:
+    def line(threshold: float, counts: DetectionCounts) -> str:
         values = [number(value) for value in (counts.f1, counts.precision, counts.recall)]
         return f"{threshold:.3f}: detection F1 {values[0]}, precision {values[1]}, recall {values[2]}"
 
     cells = f"{choice.counts.tp + choice.counts.fn:,} cells"
-    return f"threshold {told(choice.threshold, choice.counts)} ({cells})", f"the model's own, {told(own, counts)}"
+    return f"threshold {line(choice.threshold, choice.counts)} ({cells})", f"the model's own, {line(own, counts)}"
 
 
 def show_rotations(rotated: Rotations) -> RenderableType:

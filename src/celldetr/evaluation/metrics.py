@@ -151,8 +151,8 @@ def count_image(cells: ImageCells, protocol: Protocol, n_types: int) -> tuple[To
 
 def count_detection(pairs: PairedTypes) -> DetectionCounts:
     """Detection counts of one image."""
-    found = len(pairs.pred_idx)
-    return DetectionCounts(found, len(pairs.pred_types) - found, len(pairs.true_types) - found)
+    tp = len(pairs.pred_idx)
+    return DetectionCounts(tp, len(pairs.pred_types) - tp, len(pairs.true_types) - tp)
 
 
 def count_types(pairs: PairedTypes, n_types: int) -> tuple[TypeCounts, ...]:

@@ -6,7 +6,7 @@ protocol works in micrometres: 3 um are 12 px at 0.25 mpp and 6 px at 0.5 mpp.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -33,6 +33,8 @@ class Protocol:
             point at (0, 0) whose type is no type (``background_point``) or the first one (``first_type_point``). Two
             such points pair: an image without cells, on which nothing was found, then counts as one cell found.
         radius_um: largest distance of a pair, micrometres.
+        type_gate: least probability of a prediction's best type; predictions below it do not count.
+        whole_pixels: whether true centres are truncated to whole pixels.
         published_threshold: the fixed objectness threshold of the code that defines the protocol, for information:
             thresholds are chosen on validation images.
         meaning: one line for reports.
@@ -42,12 +44,20 @@ class Protocol:
     pairing: Pairing
     empty: EmptyImages
     radius_um: float = 3.0
+    type_gate: float = 0.0
+    whole_pixels: bool = False
     published_threshold: float | None = None
     meaning: str = ""
 
     def radius_px(self, mpp: float) -> float:
         """The radius in pixels of an image of ``mpp`` micrometres per pixel."""
         return self.radius_um / mpp
+
+    def prepare(self, cells: ImageCells) -> ImageCells:
+        """The predictions that count, and the true centres as the protocol takes them."""
+        if self.type_gate:
+            cells = cells.keep(cells.pred_type_scores >= self.type_gate)
+        return replace(cells, true_xy=np.trunc(cells.true_xy)) if self.whole_pixels else cells
 
 
 PROTOCOLS = {
@@ -75,8 +85,11 @@ PROTOCOLS = {
             "celldetr-compat",
             pairing="assign_then_drop",
             empty="first_type_point",
+            type_gate=0.4,
+            whole_pixels=True,
             published_threshold=0.4,
-            meaning="as standard, but an empty side of an image becomes one cell of the first type at (0, 0)",
+            meaning="as standard, but an empty side of an image becomes one cell of the first type at (0, 0), "
+            "predictions whose best type is below .4 do not count, and true centres are truncated to whole pixels",
         ),
         Protocol(
             "points-compat",
@@ -123,7 +136,7 @@ def pair_image(cells: ImageCells, protocol: Protocol) -> PairedTypes:
     """Pair the cells of one image as the protocol says.
 
     Args:
-        cells: predictions already above the threshold.
+        cells: predictions already above the threshold, as ``Protocol.prepare`` leaves them.
         protocol: the rules.
     """
     pred_xy, true_xy, scores = cells.pred_xy, cells.true_xy, cells.pred_scores

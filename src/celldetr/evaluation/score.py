@@ -72,11 +72,12 @@ def score_under(
     units = units_of([image.group for image in images])
     reports = []
     for rule in rules:
-        counted = [count_image(image, rule, len(names)) for image in kept]
+        counting = [rule.prepare(image) for image in kept]
+        counted = [count_image(image, rule, len(names)) for image in counting]
         per_image = [totals for totals, _ in counted]
         totals: Totals = sum(per_image[1:], per_image[0])
         pairs = [pairs for _, pairs in counted]
-        ious, distances = _pair_quality(kept, pairs)
+        ious, distances = _pair_quality(counting, pairs)
         reports.append(
             Report(
                 protocol=rule,
@@ -85,7 +86,7 @@ def score_under(
                 totals=totals,
                 n_cells=sum(len(image.true_xy) for image in images),
                 n_unknown=sum(int(np.sum(image.true_types == UNKNOWN)) for image in images),
-                n_predicted=sum(len(image.pred_xy) for image in kept),
+                n_predicted=sum(len(image.pred_xy) for image in counting),
                 n_added=(sum(pair.added[0] for pair in pairs), sum(pair.added[1] for pair in pairs)),
                 confusion=tuple(map(tuple, np.sum([confusion(pair, len(names)) for pair in pairs], axis=0).tolist())),
                 curve=curves[rule.radius_um],
@@ -111,9 +112,9 @@ def score_under(
                         len(image.pred_xy),
                         count.detection,
                     )
-                    for image, count in zip(kept, per_image, strict=True)
+                    for image, count in zip(counting, per_image, strict=True)
                 ),
-                tissues=_by_tissue(kept, per_image),
+                tissues=_by_tissue(counting, per_image),
             )
         )
     return reports

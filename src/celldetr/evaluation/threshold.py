@@ -95,7 +95,7 @@ def _steps(scores: NDArray[np.float64], n_true: int) -> NDArray[np.float64]:
 
 def count_at(images: Sequence[ImageCells], protocol: Protocol, threshold: float) -> DetectionCounts:
     """Detection on images with a threshold on top of that of the predictions."""
-    counts = (count_detection(pair_image(image.above(threshold), protocol)) for image in images)
+    counts = (count_detection(pair_image(protocol.prepare(image.above(threshold)), protocol)) for image in images)
     return sum(counts, DetectionCounts())
 
 

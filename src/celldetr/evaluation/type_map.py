@@ -1,4 +1,4 @@
-"""A model judged on a data set of other types: each of the model's types is one of the data set's, or is left out.
+"""A model scored on a data set of other types: each of the model's types is one of the data set's, or is left out.
 
 Several of the model's may be one of the data set's, whose probability is then their sum. Those that the data set does
 not know are not to choose from: of such a cell the best of the others is taken. Types of the data set that no type of

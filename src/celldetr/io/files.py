@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from celldetr.errors import InputError
-from celldetr.io.safe_io import JSON_BYTES, parse_json, read_bytes
+from celldetr.io.safe_io import JSON_BYTES, read_bytes
 
 ZARR_FILE = "zarr.json"  # in the folder of a Zarr store: no other folder is ever replaced
 _FULL = {errno.ENOSPC, errno.EDQUOT}
@@ -138,7 +138,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        values = parse_json(read_bytes(path, JSON_BYTES))
+        values = json.loads(read_bytes(path, JSON_BYTES))
     except InputError:
         raise
     except ValueError as error:

@@ -103,26 +103,16 @@ def read_features(path: Path | str) -> Iterator[Feature]:
     Raises:
         InputError: no such file, or not GeoJSON; this may come after some Features.
     """
-    path, number = Path(path), 0
-    top: Any = None
-    members: dict[str, Any] = {}  # of the object; its list of features is empty
-    for key, is_item, value in read_items(path, "not GeoJSON", "export it from QuPath as GeoJSON"):
-        if is_item and key != "cells":
-            number += 1
-            yield Feature.parse(value, f"{path}: object {number}")
-        elif key is not None:
-            members[key] = value
-        elif not is_item:
-            top = value
-    kind = members.get("type")
-    where = f"{path}: object 1"
-    if kind in (*AREAS, *POINTS):
-        yield Feature.parse({"type": "Feature", "geometry": members}, where)
-    elif kind == "Feature":
-        yield Feature.parse(members, where)
-    elif not isinstance(top, list) and not isinstance(members.get("features"), list):
-        got = f"type {kind!r}" if kind else type(top).__name__
-        raise InputError(f"{path}: expected a GeoJSON FeatureCollection, Feature or list of Features, got {got}")
+    for number, (key, value) in enumerate(read_items(Path(path), "GeoJSON"), 1):
+        where = f"{path}: object {number}"
+        kind = value.get("type") if isinstance(value, dict) else None
+        if key is None and kind in (*AREAS, *POINTS):
+            yield Feature.parse({"type": "Feature", "geometry": value}, where)
+        elif key in ("features", "") or kind == "Feature":
+            yield Feature.parse(value, where)
+        else:
+            got = f"a list of {key}" if key else f"type {kind!r}" if kind else type(value).__name__
+            raise InputError(f"{path}: expected a GeoJSON FeatureCollection, Feature or list of Features, got {got}")
 
 
 def _kind(feature: Mapping[str, Any], properties: Mapping[str, Any]) -> str:

@@ -4,7 +4,7 @@ Every command that fills a folder over minutes or hours opens it here. A ``Layou
 makes. One of them is the record, a JSON file: the request (settings and inputs that decide the result, compared key by
 key), the steps that are done, and ``status``, which says that the run is finished only after all else is written.
 
-    SET = Layout("spatial.json", outputs=("steps/*.parquet", "steps", "patches-*.arrow"), noun="set")
+    SET = Layout("spatial.json", outputs=("steps/*.parquet", "steps/", "patches-*.arrow"), noun="set")
     folder = RunFolder(out, SET, {"section": stamp(bundle)})
     folder.check(resume=resume, overwrite=overwrite)  # where work precedes opening: refuse now; touches nothing
     with folder.open(resume=resume, overwrite=overwrite):  # locked, and without leftovers of a killed process
@@ -44,7 +44,7 @@ LEFTOVERS = (".tmp", ".*.tmp")  # what ``io.files.replacing`` adds to a name
 
 @dataclass(frozen=True)
 class Layout:
-    """The files that a command makes in its folder, as glob patterns; a subfolder stands after the files in it.
+    """The files that a command makes in its folder, as glob patterns; a folder (``steps/``) stands after its files.
 
     Attributes:
         record: name of the record.
@@ -53,6 +53,7 @@ class Layout:
         results: names of files without which a run is not finished, whatever the record says.
         noun: what the folder holds, for messages.
         shared: whether a run may begin in a folder that holds other files.
+        remedy: what to do where a run of another request is there, for the message.
     """
 
     record: str
@@ -61,6 +62,7 @@ class Layout:
     results: tuple[str, ...] = ()
     noun: str = "run"
     shared: bool = False
+    remedy: str = "pass `overwrite=True` to replace it"
 
 
 class RunFolder:
@@ -84,53 +86,55 @@ class RunFolder:
         self.record: dict[str, Any] = {}
         self._ignore = tuple(f"{key}:" for key in ignore)
         self._begun = False
+        self._made = False  # whether the folder is ours, to be removed if nothing is in it at the end
 
     @property
     def is_finished(self) -> bool:
         """Whether nothing is left to do, by the record and the files that must be there."""
-        return self._is_finished(self.record)
+        there = all((self.path / name).exists() for name in self.layout.results)
+        return self.record.get("status") in FINISHED and there
 
-    def _is_finished(self, record: Mapping[str, Any]) -> bool:
-        return record.get("status") in FINISHED and all((self.path / name).exists() for name in self.layout.results)
-
-    def check(self, *, resume: bool = False, overwrite: bool = False) -> dict[str, Any] | None:
-        """The record of an earlier run to go on with, or None to begin. Nothing is touched.
+    def check(self, *, resume: bool = False, overwrite: bool = False) -> None:
+        """Refuse what cannot be done in the folder, and read the record that is to be gone on with. Touches nothing.
 
         Raises:
             InputError: the folder holds a run and neither ``resume`` nor ``overwrite`` was asked for, or a run of
                 another request than is to be resumed; it holds other files; it is a file; both were asked for.
         """
         check_modes(resume, overwrite)
-        path, layout = self.path, self.layout
+        path, layout, self.record = self.path, self.layout, {}
         if path.exists() and not path.is_dir():
             raise InputError(f"{path}: is a file; name a folder for the {layout.noun}")
         recorded = (path / layout.record).is_file()
-        if not recorded and not layout.shared and path.exists():
+        if not (recorded or layout.shared) and path.exists():
             leftovers = set(self._find((layout.record, *layout.outputs, *layout.working), LEFTOVERS))
             if any(entry not in leftovers and not entry.name.startswith(".") for entry in path.iterdir()):
                 raise InputError(
-                    f"{path}: holds other files than a {layout.noun} (there is no {layout.record}), which are not"
-                    " touched; name another folder"
+                    f"{path}: holds other files than those of the {layout.noun} (there is no {layout.record}),"
+                    " which are not touched; name another folder"
                 )
-        there = recorded or any(self._find((*layout.results, *layout.working)))
-        if overwrite or not there:
-            return None
-        earlier = read_json(path / layout.record) or {}
+        if overwrite or not self._holds_run():
+            return
+        self.record = read_json(path / layout.record) or {}
         if not resume:
-            kind, how = ("a finished", "keep") if self._is_finished(earlier) else ("an unfinished", "continue")
+            kind, how = ("a finished", "keep") if self.is_finished else ("an unfinished", "continue")
             raise InputError(
                 f"{path}: holds {kind} {layout.noun}; pass `overwrite=True` to replace it, or `resume=True` to {how} it"
             )
         if not recorded:
-            raise InputError(f"{path}: cannot be resumed, it has no {layout.record}; replace it with `overwrite=True`")
-        wrong = differences({key: earlier.get(key) for key in self.request}, self.request)
-        wrong = [text for text in wrong if not text.startswith(self._ignore)]
-        if wrong:
-            raise InputError(
-                f"{path}: cannot be resumed, the {layout.noun} there differs ({'; '.join(wrong)}); pass"
-                " `overwrite=True` to replace it"
-            )
-        return earlier
+            raise InputError(f"{path}: cannot be resumed, it has no {layout.record}; {layout.remedy}")
+        if wrong := self.changes(self.record):
+            what = f"the {layout.noun} there differs ({'; '.join(wrong)})"
+            raise InputError(f"{path}: cannot be resumed, {what}; {layout.remedy}")
+
+    def _holds_run(self) -> bool:
+        layout = self.layout
+        return (self.path / layout.record).is_file() or any(self._find((*layout.results, *layout.working)))
+
+    def changes(self, record: Mapping[str, Any]) -> list[str]:
+        """How the request of a record differs from this one, in words."""
+        texts = differences({key: record.get(key) for key in self.request}, self.request)
+        return [text for text in texts if not text.startswith(self._ignore)]
 
     @contextmanager
     def open(self, *, resume: bool = False, overwrite: bool = False) -> Iterator[Self]:
@@ -140,13 +144,13 @@ class RunFolder:
             InputError: as ``check``; another process holds the folder; it cannot be written to.
         """
         self.check(resume=resume, overwrite=overwrite)  # before the folder is made
-        existed = self.path.exists()
+        self._made = not self.path.exists()
         with output_errors(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
             flush_directory(self.path.parent)
         try:
             with RunLock(self.path):  # another run may have come first
-                self.record = self.check(resume=resume, overwrite=overwrite) or {}
+                self.check(resume=resume, overwrite=overwrite)
                 with output_errors(self.path):
                     self._clean(overwrite)
                 try:
@@ -156,14 +160,14 @@ class RunFolder:
                     raise
                 self._stop("incomplete")
         finally:
-            if not existed:
+            if self._made:
                 with suppress(OSError):
                     self.path.rmdir()  # succeeds if nothing was left in it
 
     def begin(self, **values: Any) -> None:
-        """Put the request on record, and ``values``; the steps of an earlier run that is resumed stay."""
-        steps = {"steps": self.record["steps"]} if self.record.get("steps") else {}
-        self.record = {"status": "running", **self.request, **values, **steps}
+        """Put the request on record, and ``values``; what a run that is resumed has on record stays."""
+        self.record.pop("error", None)
+        self.record = {"status": None, **self.record, **self.request, **values} | {"status": "running"}
         self.save()
         self._begun = True
 
@@ -173,15 +177,15 @@ class RunFolder:
 
     def finish(self, status: str = "complete", **values: Any) -> None:
         """Say on record that the run is finished; then the working files are removed."""
-        self.record |= {"status": status, **values}
+        self.record |= {"status": status, **self.request, **values}
         self.save()
         self._begun = False
         self._remove(self._find(self.layout.working))
 
     def discard(self) -> None:
-        """Leave nothing of the run."""
-        self._begun = False
-        self._remove(self._find((*self.layout.outputs, *self.layout.working), ("", *LEFTOVERS, ".old")))
+        """Leave nothing of a run that has done nothing worth resuming: no results, no working files, no record."""
+        self._begun, self._made = False, True
+        self._remove(self._find((*self.layout.results, *self.layout.working), ("", *LEFTOVERS)))
         self._remove(self._find((self.layout.record,), (*LEFTOVERS, "")))  # last: it says whose the rest is
 
     def _stop(self, status: str, error: BaseException | None = None) -> None:
@@ -195,24 +199,26 @@ class RunFolder:
     def _clean(self, overwrite: bool) -> None:
         """Remove what a killed process left unfinished, the working files of a finished run, or all of a run."""
         layout = self.layout
-        if not ((self.path / layout.record).is_file() or any(self._find((*layout.results, *layout.working)))):
+        if not self._holds_run():
             return  # what is there is the user's
         if overwrite:
+            self._remove(self._find(layout.outputs, ("", *LEFTOVERS, ".old")))
             self.discard()
             flush_directory(self.path)
-            return
-        self._remove(self._find((layout.record, *layout.outputs, *layout.working), LEFTOVERS))
-        if self.is_finished:
-            self._remove(self._find(layout.working))
+        else:
+            self._remove(self._find((layout.record, *layout.outputs, *layout.working), LEFTOVERS))
+            if self.is_finished:
+                self._remove(self._find(layout.working))
 
     def _find(self, patterns: Iterable[str], endings: Iterable[str] = ("",)) -> Iterator[Path]:
         for pattern in patterns:
             for ending in endings:
-                yield from self.path.glob(pattern + ending)
+                slash = "/" * pattern.endswith("/")  # which only folders match
+                yield from self.path.glob(pattern.removesuffix("/") + ending + slash)
 
     def _remove(self, paths: Iterable[Path]) -> None:
         for path in paths:
-            if not path.is_dir() or path.is_symlink():
+            if not path.is_dir():
                 path.unlink(missing_ok=True)
             elif (path / ZARR_FILE).is_file() or path.name.endswith((".tmp", ".old")):
                 shutil.rmtree(path, ignore_errors=True)
@@ -248,6 +254,7 @@ class RunFolder:
         step.is_done = self.steps.get(name, {}).get("fingerprint") == step.fingerprint and all(
             (self.path / output).exists() for output in outputs
         )
+        step.is_begun = self.record.get("unfinished") == [name, step.fingerprint]
         step.facts = self.steps[name]["facts"] if step.is_done else {}
         return step
 
@@ -265,6 +272,7 @@ class Step:
         folder: of the run.
         name, settings, after: see ``RunFolder.step``.
         is_done: whether its result is there and up to date.
+        is_begun: whether what an interrupted run left of it can be gone on with: nothing that decides it has changed.
         facts: what is on record of its result, JSON-able.
     """
 
@@ -273,6 +281,7 @@ class Step:
     settings: dict[str, Any]
     after: tuple[str, ...]
     is_done: bool = False
+    is_begun: bool = False
     facts: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -283,8 +292,9 @@ class Step:
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def __enter__(self) -> dict[str, Any]:
-        if self.folder.steps.pop(self.name, None):  # its files are being replaced: they must not pass for done
-            self.folder.save()
+        self.folder.steps.pop(self.name, None)  # its files are being replaced: they must not pass for done
+        self.folder.record["unfinished"] = [self.name, self.fingerprint]
+        self.folder.save()
         self._start = time.monotonic()
         self.facts = {}
         return self.facts
@@ -294,6 +304,7 @@ class Step:
             seconds = round(time.monotonic() - self._start, 3)
             entry = {"fingerprint": self.fingerprint, "settings": self.settings, "after": list(self.after)}
             self.folder.steps[self.name] = entry | {"facts": self.facts, "seconds": seconds}
+            del self.folder.record["unfinished"]
             self.folder.save()
             self.is_done = True
 

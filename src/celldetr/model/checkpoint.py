@@ -24,7 +24,7 @@ from torch import Tensor
 from celldetr.config import Config, ModelConfig, Probability, parse
 from celldetr.errors import InputError
 from celldetr.io.files import replacing_folder
-from celldetr.io.safe_io import is_file, load_json, parse_json, shown
+from celldetr.io.safe_io import is_file, load_json, shown
 from celldetr.model.celldetr import CellDETR
 
 WEIGHTS_FILE, CARD_FILE = "model.safetensors", "card.json"
@@ -136,11 +136,7 @@ def read_card(folder: Path) -> Card:
         raise InputError(
             f"{path}: checkpoint format {shown(values['format'])}, this version of celldetr reads {FORMAT}"
         )
-    try:
-        digest = _card_digest(values)
-    except (RecursionError, ValueError) as error:
-        raise InputError(f"{path}: not the card of a CellDETR checkpoint ({error})") from None
-    if values.get("card_sha256") != digest:
+    if values.get("card_sha256") != _card_digest(values):
         raise InputError(f"{path}: was changed after it was written (SHA-256 differs); fetch the checkpoint again")
     return parse(Card, values | {"config": _with_old_settings(values.get("config"))}, str(path))
 
@@ -171,19 +167,15 @@ def load_checkpoint(folder: Path, *, device: str | torch.device = "cpu") -> Chec
         )
     try:
         with safe_open(path, framework="pt") as file:
-            if path.stat().st_size < 2 * least_weights(card.config):
-                raise InputError(f"{path}: weights do not fit the config, which asks for more than the file can hold")
-            inside = parse_json((file.metadata() or {}).get("config", "{}"))
+            inside = json.loads((file.metadata() or {}).get("config", "{}"))
             tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except InputError:
-        raise
     except (SafetensorError, OSError, ValueError, TypeError, AttributeError) as error:
         raise InputError(f"{path}: not a safetensors file of CellDETR ({error})") from None
     # Compared as settings, not as text: one that a later version added has the same value in both.
     if parse(ModelConfig, _with_old_settings(inside), f"{path}: its config") != card.config:
         raise InputError(f"{path}: its weights were saved with another config than {CARD_FILE} states")
     network = CellDETR(_offline(card.config))
-    _check_values(path, network, tensors)
+    _check_finite(path, tensors)
     try:
         network.load_state_dict({name: t.float() if t.is_floating_point() else t for name, t in tensors.items()})
     except RuntimeError as error:
@@ -191,20 +183,8 @@ def load_checkpoint(folder: Path, *, device: str | torch.device = "cpu") -> Chec
     return Checkpoint(network.eval().to(device), card)
 
 
-def least_weights(config: ModelConfig) -> int:
-    """How many weights a network of a config has at least, without building it: that may take all memory."""
-    d, layers = config.d_model, config.encoder_layers + config.detection_layers + config.representation_layers
-    queries = config.num_queries * d if config.queries == "learned" else 0
-    return layers * (d * d + 2 * d * config.ffn) + queries + d * len(config.types)
-
-
-def _check_values(path: Path, network: CellDETR, tensors: dict[str, Tensor]) -> None:
-    """Refuse weights that would be converted without a word, and networks that find nothing because all is NaN."""
-    for name, own in network.state_dict().items():
-        value = tensors.get(name)
-        if value is None:
-            continue  # load_state_dict names what is missing
-        if value.is_floating_point() != own.is_floating_point() or value.is_complex():
-            raise InputError(f"{path}: weights do not fit the config: {name!r} is {value.dtype}, not {own.dtype}")
-        if value.is_floating_point() and not bool(value.float().isfinite().all()):
+def _check_finite(path: Path, tensors: dict[str, Tensor]) -> None:
+    """Refuse networks that find nothing because their training diverged."""
+    for name, value in tensors.items():
+        if not bool(value.isfinite().all()):
             raise InputError(f"{path}: weight {name!r} holds numbers that are not finite; the training went wrong")

@@ -7,10 +7,11 @@ representation decoder a cell's embedding does not depend on which others are as
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -20,13 +21,15 @@ from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
 from torchvision.ops import box_convert
 
-from celldetr.config import ModelConfig, Precision
-from celldetr.errors import InputError
+from celldetr.config import InferenceOptions, ModelConfig, Precision
+from celldetr.errors import InputError, UntypedWarning, untyped
 from celldetr.model.celldetr import CellDETR, Memories, Representations
+from celldetr.model.checkpoint import load_checkpoint
 from celldetr.model.cpu_caches import limit_caches
 from celldetr.model.detection import DetectionOutput, SelectedQueries
-from celldetr.model.device import in_bf16
+from celldetr.model.device import in_bf16, pick_device
 from celldetr.model.folding import fold_batchnorm
+from celldetr.model.hub import find_model
 from celldetr.model.nms import distinct
 from celldetr.model.orientations import Orientation, merge, orientations
 from celldetr.model.output import TileCells
@@ -168,6 +171,34 @@ class TilePredictor:
         self.batch_size = batch_size
         self.same_nucleus_um = float(same_nucleus_um)
         self.bf16 = in_bf16(precision, self.device)
+
+    @classmethod
+    def load(cls, options: InferenceOptions) -> Self:
+        """Load a checkpoint.
+
+        Args:
+            options: which, on what device, and how it is run.
+
+        Raises:
+            InputError: no such model or device, or a broken checkpoint.
+
+        Warns:
+            UntypedWarning: the model was trained without types.
+        """
+        device = pick_device(options.device)
+        checkpoint = load_checkpoint(find_model(options.model), device=device)
+        card = checkpoint.card
+        if not card.types_trained:
+            warnings.warn(untyped(card.name), UntypedWarning, stacklevel=3)
+        return cls(
+            checkpoint.network,
+            threshold=card.threshold if options.threshold is None else options.threshold,
+            card=card.model_dump(mode="json"),
+            device=device,
+            precision=options.precision,
+            batch_size=options.batch_size,
+            orientations=options.orientations,
+        )
 
     @property
     def mpp(self) -> float:

@@ -19,17 +19,19 @@ from celldetr.config import DataSource, Recipe
 from celldetr.data.sources import rescale
 from celldetr.errors import InputError
 from celldetr.io.files import read_json, write_json
+from celldetr.io.run_folder import RunFolder
 from celldetr.model.at_boxes import type_boxes
 from celldetr.probe.methods import Method
 from celldetr.probe.row import Counts, Row, by_unit
 from celldetr.probe.truth import Truth
 from celldetr.recipes import load_recipe
-from celldetr.training.folder import RECIPE_FILE
+from celldetr.training.folder import LAYOUT
 from celldetr.training.loop import Listener, train
 
 SHARES = (0.1, 1.0)  # of the training types
 HOLD_OUT = 0.2  # of the training images, which choose the step, where the recipe names no share
-RESULT = "counts.json"
+RUNS, RESULT = "finetuned", "counts.json"
+FILES = (*(f"{RUNS}/*/{name}" for name in (RESULT, *LAYOUT.outputs, LAYOUT.record)), f"{RUNS}/*/", f"{RUNS}/")
 
 
 @dataclass(frozen=True)
@@ -88,41 +90,36 @@ def check_recipes(how: Finetuning, chosen: Sequence[Method]) -> None:
             how.recipe_of(method, SHARES[0], seed)
 
 
-def with_finetuning(row: Row, method: Method, how: Finetuning, test: Truth, out: Path) -> Row:
-    """A row with the counts of its fine-tuned networks, as ``Row.finetuned``; what is finished or begun goes on.
+def with_finetuning(row: Row, method: Method, how: Finetuning, test: Truth, folder: RunFolder) -> Row:
+    """A row with the counts of its fine-tuned networks, as ``Row.finetuned``: those on record, else trained now.
 
     Raises:
-        InputError: wrong data; a folder in ``out`` holds a run of another recipe.
+        InputError: wrong data.
     """
     if method.start is None:
         return row
     counts = {
-        share: np.stack([_counts(method, how, test, share, seed, out) for seed in range(how.seeds)]) for share in SHARES
+        share: np.stack([_counts(method, how, test, share, seed, folder) for seed in range(how.seeds)])
+        for share in SHARES
     }
     return replace(row, finetuned=counts)
 
 
-def _counts(method: Method, how: Finetuning, test: Truth, share: float, seed: int, out: Path) -> Counts:
-    """(U, K, K) of one run."""
-    folder = out / "finetuned" / f"{method.file_name}-{100 * share:g}-{seed}"
+def _counts(method: Method, how: Finetuning, test: Truth, share: float, seed: int, folder: RunFolder) -> Counts:
+    """(U, K, K) of one run, a step of the probe."""
+    place = f"{RUNS}/{method.file_name}-{100 * share:g}-{seed}"
     recipe = how.recipe_of(method, share, seed)
-    facts = {"identity": method.identity, "recipe": recipe.model_dump(mode="json")}
-    earlier = read_json(folder / RESULT)
-    if earlier is not None and {key: earlier.get(key) for key in facts} == facts:
-        return np.array(earlier["counts"], np.int64)
-    begun = (folder / RECIPE_FILE).is_file()
-    listener = how.listen(f"{method.name}, {100 * share:g} %, seed {seed}") if how.listen else None
-    model = train(
-        recipe,
-        folder,
-        resume=begun and earlier is None,
-        overwrite=begun and earlier is not None,  # of other weights
-        device=how.device,
-        listener=listener,
-    )
-    counts = by_unit(test, types_at_boxes(model, how.device, test), len(how.type_names))
-    write_json(folder / RESULT, facts | {"counts": counts.tolist()})
-    return counts
+    settings = {"identity": method.identity, "recipe": recipe.model_dump(mode="json")}
+    path = folder.path / place / RESULT
+    step = folder.step(place, settings, (f"{place}/{RESULT}",))
+    if not step.is_done:
+        with step:
+            listener = how.listen(f"{method.name}, {100 * share:g} %, seed {seed}") if how.listen else None
+            same = step.is_begun
+            model = train(recipe, path.parent, resume=same, overwrite=not same, device=how.device, listener=listener)
+            counts = by_unit(test, types_at_boxes(model, how.device, test), len(how.type_names))
+            write_json(path, {"counts": counts.tolist()})
+    return np.array((read_json(path) or {})["counts"], np.int64)
 
 
 def types_at_boxes(model: Path, device: str, test: Truth) -> NDArray[np.int64]:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 MEASURED = ("numbers", "ms a cell", "kNN", "linear", "linear, 10 %", "linear, 1 %")
+REPORT_FILES = ("report.md", "report.json", "macro_f1.png", "labels.png", "confusion.png", "neighbours.png")
 NEIGHBOURHOOD = ("retrieval @1", f"@{FAR}", "leak")
 
 

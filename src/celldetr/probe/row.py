@@ -119,15 +119,13 @@ def write_row(path: Path, row: Row) -> None:
     write_json(path, values)
 
 
-def read_row(path: Path) -> Row | None:
-    """A row that ``write_row`` wrote, or None if there is none.
+def read_row(path: Path) -> Row:
+    """A row that ``write_row`` wrote.
 
     Raises:
         InputError: the file holds something else.
     """
-    values = read_json(path)
-    if values is None:
-        return None
+    values = read_json(path) or {}
     try:
         for name in ("knn", "linear"):
             values[name] = {float(share): np.array(counts, np.int64) for share, counts in values[name].items()}

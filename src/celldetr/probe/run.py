@@ -1,43 +1,45 @@
-"""A probe from beginning to end: cells read, embedded, measured row by row, and told; what is done is kept.
+"""Probe of frozen embeddings: cells are read, embedded by each method, measured row by row, and reported.
 
-In OUT: ``probe.json`` (what was asked), ``embeddings/`` (vectors, safetensors), ``rows/`` (counts), and the report.
+In OUT: ``probe.json`` (the record of the run), ``embeddings/`` (vectors, safetensors), ``rows/`` (counts),
+``finetuned/`` (training runs) and the report. Vectors, rows and fine-tuned networks are steps of the run: those whose
+method has not changed are kept by ``resume``.
 """
 
 from __future__ import annotations
 
-import json
-import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 from threadpoolctl import threadpool_limits
 
 from celldetr.config import DataSource, ProbeOptions
 from celldetr.data.autocard import find_card
 from celldetr.data.sources import rescale
 from celldetr.errors import InputError
-from celldetr.io.files import output_errors, read_json, replacing, write_json
-from celldetr.io.run_folder import differences
+from celldetr.io.files import replacing
+from celldetr.io.run_folder import Layout, RunFolder
 from celldetr.model.device import pick_device
-from celldetr.probe.finetuning import Finetuning, check_recipes, with_finetuning
+from celldetr.probe.finetuning import FILES, Finetuning, check_recipes, with_finetuning
 from celldetr.probe.methods import Embed, Method, methods
-from celldetr.probe.report import Context, write_report
+from celldetr.probe.report import REPORT_FILES, Context, write_report
 from celldetr.probe.row import Row, measure, read_row, write_row
 from celldetr.probe.summary import RowNumbers, summarise
 from celldetr.probe.truth import Truth, read_splits
 from celldetr.training.loop import Listener
 
-SETTINGS = "probe.json"
+LAYOUT = Layout(
+    "probe.json",
+    outputs=(*REPORT_FILES, "rows/*.json", "rows/", "embeddings/*.safetensors", "embeddings/", *FILES),
+    noun="probe",
+)
 PARTS = ("train", "test")
-Progress = Callable[[int, int, str], None]
+RowProgress = Callable[[int, int, str], object]
 """Called with images embedded, all images, and the row."""
 
 
@@ -58,7 +60,7 @@ def probe(
     device: str = "auto",
     resume: bool = False,
     overwrite: bool = False,
-    progress: Progress | None = None,
+    progress: RowProgress | None = None,
     listen: Callable[[str], Listener] | None = None,
 ) -> tuple[list[RowNumbers], Context]:
     """Measure a model's embeddings at true boxes, beside others.
@@ -102,52 +104,32 @@ def probe(
     if options.finetune:
         tuning = Finetuning(options.finetune, source, context.type_names, seeds, device, listen)
         check_recipes(tuning, chosen)
-    _prepare(out, context.settings(), resume, overwrite)
     images = len(train.samples) + len(test.samples)
     total = images * sum(seeds if method.seeded else 1 for method in chosen)
-    done, rows = 0, []
-    for method in chosen:
+    folder = RunFolder(out, LAYOUT, context.settings())
+    with folder.open(resume=resume, overwrite=overwrite):
+        folder.begin()
+        done, rows = 0, []
+        for method in chosen:
 
-        def tell(step: int, name: str = method.name) -> None:
-            if progress:
-                progress(min(done + step, total), total, name)  # noqa: B023 - called before done changes
+            def tell(step: int, name: str = method.name) -> None:
+                if progress:
+                    progress(min(done + step, total), total, name)  # noqa: B023 - called before done changes
 
-        row = _row(method, context, out, tell)
-        rows.append(with_finetuning(row, method, tuning, context.test, out) if tuning else row)
-        done += images * (seeds if method.seeded else 1)
-    numbers = summarise(rows)
-    write_report(out, numbers, context, vectors=lambda name: _first_vectors(out, chosen, name))
+            row = _row(method, context, folder, tell)
+            rows.append(with_finetuning(row, method, tuning, context.test, folder) if tuning else row)
+            done += images * (seeds if method.seeded else 1)
+        numbers = summarise(rows)
+        write_report(out, numbers, context, vectors=lambda name: _first_vectors(out, chosen, name))
+        folder.finish()
     return numbers, context
 
 
-def _prepare(out: Path, settings: dict[str, Any], resume: bool, overwrite: bool) -> None:
-    """Make the folder, or check that what is in it was measured on the same cells.
-
-    Raises:
-        InputError: it holds something else, or something at all without ``resume`` or ``overwrite``.
-    """
-    earlier = read_json(out / SETTINGS) if out.is_dir() else None
-    if out.exists() and (not out.is_dir() or (earlier is None and any(out.iterdir()))):
-        raise InputError(f"{out}: exists and is not the folder of a probe; choose another name")
-    if earlier is not None:
-        if overwrite:
-            for part in ("rows", "embeddings", "finetuned"):
-                shutil.rmtree(out / part, ignore_errors=True)
-        elif not resume:
-            raise InputError(f"{out}: holds a probe already; add `resume=True` to keep its rows, or `overwrite=True`")
-        elif wrong := differences(earlier, settings):
-            raise InputError(f"{out}: was measured with {'; '.join(wrong)}; choose another folder, or `overwrite=True`")
-    with output_errors(out):
-        for part in ("rows", "embeddings"):
-            (out / part).mkdir(parents=True, exist_ok=True)
-    write_json(out / SETTINGS, settings)
-
-
-def _row(method: Method, context: Context, out: Path, tell: Callable[[int], None]) -> Row:
-    path = out / "rows" / f"{method.file_name}.json"
-    row = read_row(path)
-    if row is not None and row.identity == method.identity:
-        return row
+def _row(method: Method, context: Context, folder: RunFolder, tell: Callable[[int], None]) -> Row:
+    path = folder.path / "rows" / f"{method.file_name}.json"
+    step = folder.step(f"row {method.file_name}", {"identity": method.identity}, (f"rows/{path.name}",))
+    if step.is_done:
+        return read_row(path)
     vectors = []
     for seed in range(context.seeds if method.seeded else 1):
         embedder: list[Embed] = []  # built once, and only if something is missing
@@ -156,57 +138,68 @@ def _row(method: Method, context: Context, out: Path, tell: Callable[[int], None
             before = seed * (len(context.train.samples) + len(context.test.samples)) + (
                 len(context.train.samples) if part == "test" else 0
             )
-            place = _place(out, method, seed, part)
-            pair.append(_vectors(place, method, seed, truth, embedder, lambda i, b=before: tell(b + i)))  # type: ignore[misc]
+            pair.append(_vectors(folder, part, method, seed, truth, embedder, lambda i, b=before: tell(b + i)))  # type: ignore[misc]
         vectors.append((pair[0], pair[1]))
     seconds = sum(part.seconds for pair in vectors for part in pair) / len(vectors)
     cells = len(context.train.types), len(context.test.types)
-    row = Row(
-        name=method.name,
-        title=method.title,
-        identity=method.identity,
-        dim=vectors[0][0].features.shape[1],
-        ms_per_cell=1000 * seconds / sum(cells),
-        cells=cells,
-        **measure(
-            [(a.features, b.features) for a, b in vectors],
-            context.train,
-            context.test,
-            len(context.type_names),
-            context.seeds,
-        ),
-    )
-    write_row(path, row)
+    with step:
+        row = Row(
+            name=method.name,
+            title=method.title,
+            identity=method.identity,
+            dim=vectors[0][0].features.shape[1],
+            ms_per_cell=1000 * seconds / sum(cells),
+            cells=cells,
+            **measure(
+                [(a.features, b.features) for a, b in vectors],
+                context.train,
+                context.test,
+                len(context.type_names),
+                context.seeds,
+            ),
+        )
+        path.parent.mkdir(exist_ok=True)
+        write_row(path, row)
     return row
 
 
-def _place(out: Path, method: Method, seed: int, part: str) -> Path:
+def _place(method: Method, seed: int, part: str) -> str:
     suffix = f"-{seed}" if method.seeded else ""
-    return out / "embeddings" / f"{method.file_name}{suffix}-{part}.safetensors"
+    return f"embeddings/{method.file_name}{suffix}-{part}.safetensors"
 
 
 def _first_vectors(out: Path, chosen: list[Method], name: str) -> NDArray[np.float32] | None:
     """Test vectors of a row, of its first seed, if they are still there."""
     method = next(method for method in chosen if method.name == name)
-    read = read_vectors(_place(out, method, 0, "test"), method.identity)
-    return None if read is None else read.features
+    path = out / _place(method, 0, "test")
+    return load_file(path)["features"] if path.is_file() else None
 
 
 def _vectors(
-    path: Path, method: Method, seed: int, truth: Truth, embedder: list[Embed], tell: Callable[[int], None]
+    folder: RunFolder,
+    part: str,
+    method: Method,
+    seed: int,
+    truth: Truth,
+    embedder: list[Embed],
+    tell: Callable[[int], None],
 ) -> Vectors:
     """Vectors from the file, or computed and put there."""
-    kept = read_vectors(path, method.identity)
-    if kept is not None and len(kept.features) == len(truth.types):
+    place = _place(method, seed, part)
+    path = folder.path / place
+    step = folder.step(place, {"identity": method.identity}, (place,))
+    if step.is_done:
         tell(len(truth.samples))
-        return kept
-    if not embedder:
-        embedder.append(method.build(seed))
-        embedder[0](rescale(truth.samples[0], method.mpp))  # kernels are compiled, caches filled: nobody's cost
-    vectors = embed_all(embedder[0], method.mpp, truth, tell)
-    facts = {"identity": method.identity, "seconds": vectors.seconds}
-    with replacing(path) as temporary:
-        save_file({"features": vectors.features}, temporary, metadata={"probe": json.dumps(facts)})
+        return Vectors(load_file(path)["features"], step.facts["seconds"])
+    with step as facts:
+        if not embedder:
+            embedder.append(method.build(seed))
+            embedder[0](rescale(truth.samples[0], method.mpp))  # kernels are compiled, caches filled: nobody's cost
+        vectors = embed_all(embedder[0], method.mpp, truth, tell)
+        path.parent.mkdir(exist_ok=True)
+        with replacing(path) as temporary:
+            save_file({"features": vectors.features}, temporary)
+        facts["seconds"] = vectors.seconds
     return vectors
 
 
@@ -239,18 +232,3 @@ def embed_all(embed: Embed, mpp: float, truth: Truth, tell: Callable[[int], None
     if not np.isfinite(features).all():
         raise InputError("an embedding holds numbers that are not finite; the weights are broken")
     return Vectors(features, seconds)
-
-
-def read_vectors(path: Path, identity: str) -> Vectors | None:
-    """Vectors that were computed under ``identity``; None where they were not, or are damaged."""
-    if not path.is_file():
-        return None
-    try:
-        with safe_open(path, framework="numpy") as file:
-            facts = json.loads((file.metadata() or {}).get("probe", "{}"))
-            features = file.get_tensor("features")
-        if facts.get("identity") != identity or features.ndim != 2 or features.dtype != np.float32:
-            return None
-        return Vectors(features, float(facts["seconds"]))
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError):
-        return None

@@ -21,7 +21,6 @@ from celldetr.cells.palette import hex_colour, type_colours
 from celldetr.errors import InputError
 from celldetr.io.files import replacing
 from celldetr.report.charts import strip_chart
-from celldetr.report.facts import lookup
 from celldetr.report.page import document, duration, number, swatch
 from celldetr.report.summary import SUMMARY_NAME
 
@@ -110,7 +109,7 @@ def _header(cohort: Cohort) -> str:
         facts.append(("cells per mm² of tissue", f"{cells / area:,.0f}"))
     facts.append(("time", duration(cohort.about.get("seconds"))))
     shown = "".join(f"<div><dt>{escape(k)}</dt><dd>{escape(v)}</dd></div>" for k, v in facts)
-    model, version = lookup(cohort.about, "model", "name"), cohort.about.get("version")
+    model, version = (cohort.about.get("model") or {}).get("name"), cohort.about.get("version")
     day = str(cohort.about.get("ended") or "").split("T")[0]
     parts = (f"model {model}" if model else "", f"CellDETR {version}" if version else "", day)
     origin = " · ".join(part for part in parts if part)

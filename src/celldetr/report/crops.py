@@ -1,4 +1,4 @@
-"""Small pictures of single cells, each with its box, all of the same physical size so that they can be compared."""
+"""Crops of single cells, all of one physical size so that they can be compared: their pixels, and as SVG in a page."""
 
 from __future__ import annotations
 
@@ -17,8 +17,21 @@ if TYPE_CHECKING:
     from celldetr.slide.base_reader import SlideReader
 
 FIELD_UM = 32.0  # side of what a crop shows: a nucleus and its neighbourhood
-PIXELS = 112  # side of the picture inside the page
+PAGE_PIXELS = 112  # side of the picture inside the page
 QUALITY = 88  # of JPEG
+
+
+def cell_pixels(reader: SlideReader, x: float, y: float, mpp: tuple[float, float], side: int) -> NDArray[np.uint8]:
+    """(side, side, 3) uint8 of ``FIELD_UM`` around a point in level-0 px; white outside the slide.
+
+    Args:
+        reader: the slide.
+        x, y: level-0 px.
+        mpp: micrometres per level-0 pixel along x and y.
+        side: px of the crop.
+    """
+    across, down = FIELD_UM / mpp[0], FIELD_UM / mpp[1]
+    return read_around(reader, x - across / 2, y - down / 2, across, down, side, side)[0]
 
 
 def jpeg_uri(image: Image.Image, quality: int = QUALITY) -> str:
@@ -41,13 +54,12 @@ def crop_figure(
         name: of the type.
     """
     x, y, w, h, score, type_score = (float(value) for value in cell)
-    across, down = FIELD_UM / mpp[0], FIELD_UM / mpp[1]
-    pixels, _ = read_around(reader, x - across / 2, y - down / 2, across, down, PIXELS, PIXELS)
-    width, height = w * PIXELS / across, h * PIXELS / down
-    left, top = (PIXELS - width) / 2, (PIXELS - height) / 2
+    pixels = cell_pixels(reader, x, y, mpp, PAGE_PIXELS)
+    width, height = (size * side * PAGE_PIXELS / FIELD_UM for size, side in zip((w, h), mpp, strict=True))
+    left, top = (PAGE_PIXELS - width) / 2, (PAGE_PIXELS - height) / 2
     title = f"{name} {type_score:.2f}, score {score:.2f}, at {x:.0f}, {y:.0f} px"
     return (
-        f'<svg class="crop" viewBox="0 0 {PIXELS} {PIXELS}" role="img"><title>{escape(title)}</title>'
-        f'<image width="{PIXELS}" height="{PIXELS}" href="{jpeg_uri(Image.fromarray(pixels))}"/>'
+        f'<svg class="crop" viewBox="0 0 {PAGE_PIXELS} {PAGE_PIXELS}" role="img"><title>{escape(title)}</title>'
+        f'<image width="{PAGE_PIXELS}" height="{PAGE_PIXELS}" href="{jpeg_uri(Image.fromarray(pixels))}"/>'
         f'<rect x="{left:.1f}" y="{top:.1f}" width="{width:.1f}" height="{height:.1f}" stroke="{colour}"/></svg>'
     )

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from celldetr.cells.reader import CellTable, batch_embeddings
+from celldetr.cells.reader import CellTable
+from celldetr.cells.schema import embedding_matrix
 
 SAMPLE = 1500  # cells; t-SNE's time grows faster than their number
 COMPONENTS = 30  # principal components that t-SNE starts from
@@ -40,17 +41,8 @@ def sample_embeddings(table: CellTable, size: int, seed: int = 0) -> tuple[NDArr
     """(n, d) embeddings and (n,) type codes of ``size`` random cells, or of all if there are fewer."""
     rng = np.random.default_rng(seed)
     chosen = np.sort(rng.choice(table.count, min(size, table.count), replace=False))
-    vectors, codes = [np.empty((0, table.embedding_dim), np.float32)], [np.empty(0, np.intp)]
-    start = 0
-    for batch in table.batches(("embedding", "type")):
-        stop = start + len(batch)
-        at = chosen[(chosen >= start) & (chosen < stop)] - start
-        if len(at):
-            picked = batch.take(at)
-            vectors.append(batch_embeddings(picked))
-            codes.append(table.type_codes(picked))
-        start = stop
-    return np.concatenate(vectors), np.concatenate(codes)
+    cells = table.take(chosen, ("embedding", "type"))
+    return embedding_matrix(cells["embedding"]).astype(np.float32), table.type_codes(cells)
 
 
 def _principal(vectors: NDArray[np.float32], components: int) -> NDArray[np.float64]:

@@ -22,7 +22,7 @@ from celldetr.io.files import replacing
 from celldetr.report.charts import histogram_chart, map_chart
 from celldetr.report.crops import FIELD_UM, crop_figure, jpeg_uri
 from celldetr.report.embedding_map import map_embeddings
-from celldetr.report.facts import facts, failed_tiles, origin, tissue_mm2, warnings
+from celldetr.report.facts import facts, failed_tiles, origin, tissue_mm2
 from celldetr.report.overview import OVERVIEW_NAME
 from celldetr.report.page import document, number, swatch
 from celldetr.report.statistics import DIAMETER_STEP, SCORE_STEP, Picks, Statistics, gather
@@ -65,10 +65,10 @@ def _legend(page: Page) -> str:
 
 def _header(page: Page) -> str:
     shown = "".join(f"<div><dt>{escape(k)}</dt><dd>{escape(v)}</dd></div>" for k, v in facts(page.table, page.reader))
-    doubts = "".join(f"<li>{escape(sentence)}</li>" for sentence in warnings(page.table))
-    doubts = f'<ul class="warnings">{doubts}</ul>' if doubts else ""
+    warnings = "".join(f"<li>{escape(sentence)}</li>" for sentence in page.table.run.get("warnings", ()))
+    warnings = f'<ul class="warnings">{warnings}</ul>' if warnings else ""
     made_by = f'<p class="lead">{escape(origin(page.table))}</p>' if origin(page.table) else ""
-    return f'<h1>{escape(page.table.slide)}</h1>{made_by}<dl class="facts">{shown}</dl>{doubts}'
+    return f'<h1>{escape(page.table.slide)}</h1>{made_by}<dl class="facts">{shown}</dl>{warnings}'
 
 
 def _not_decoded(page: Page) -> str:

@@ -1,8 +1,8 @@
-"""``celldetr cluster``: groups the cells of slides by embedding and writes the groups back beside their tables.
+"""Cluster the cells of slides by embedding (``celldetr cluster``) and write the clusters beside their tables.
 
-All slides are grouped together: a sample of all their cells is clustered, the others join the group of the sampled
-cells nearest to them. ``sample.parquet`` keeps the sample and ``clusters.json`` the slides whose clusters and exports
-are written, so that an interrupted run goes on with the slide it was at.
+All slides are clustered together: a sample of all their cells is clustered, the others join the cluster of the sampled
+cells nearest to them. The sample (``sample.parquet``) and each slide (its clusters and exports) are steps of a run
+folder, so that an interrupted run goes on with the slide it was at.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,23 +26,22 @@ from celldetr.cells.export.geojson import write_geojson
 from celldetr.cells.reader import open_table
 from celldetr.config.cells import SAMPLED_CELLS, ClusterOptions
 from celldetr.errors import InputError, SlowWarning
-from celldetr.io.files import output_errors, read_json, replacing, write_json
+from celldetr.io.files import replacing
 from celldetr.io.lock import RunLock
 from celldetr.io.parquet import parquet_errors
-from celldetr.io.run_folder import check_modes
+from celldetr.io.run_folder import Layout, RunFolder
 from celldetr.io.safe_io import is_file
+from celldetr.progress import Progress
 from celldetr.search.collection import Collection, Rows, SlideCells, find_cells, gather, sample_rows
 from celldetr.search.grouping import Assigner, Grouping, group, scanpy_module
 from celldetr.slide.provenance import environment, now, package_version
 
 FOLDER = "clusters"  # of what is made of all slides, in the cohort's or the slide's
-ABOUT = "clusters.json"
 SAMPLE = "sample.parquet"
+PICTURES = ("embedding.png", "types.png", "types.csv", "examples.png", "map-*.png")
+LAYOUT = Layout("clusters.json", outputs=(SAMPLE, *PICTURES), noun="clustering", shared=True)
 GEOJSON = "clusters.geojson.gz"
-_KEY = b"celldetr.sample"
 MANY = 100_000  # more are warned of
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -104,7 +103,6 @@ def cluster_cells(
         SlowWarning: more than ``MANY`` cells are clustered themselves.
     """
     options = options or ClusterOptions()
-    check_modes(resume, overwrite)
     check_formats(formats)
     scanpy_module()
     if not isinstance(cells, Collection):
@@ -115,23 +113,22 @@ def cluster_cells(
     out = cells.home / FOLDER if out is None else Path(out)
     if out.resolve() in {slide.table.path.resolve().parent for slide in cells.slides}:
         raise InputError(f"{out}: is the folder of a slide's results; choose another with -o, e.g. {out / FOLDER}")
-    digest = _digest(cells, options)
-    _check_earlier(cells, out, digest, resume, overwrite)
-    with output_errors(out):
-        out.mkdir(parents=True, exist_ok=True)
-    started = now()
-    with RunLock(out):
+    request = {
+        "options": options.model_dump(),
+        "tables": {slide.name: slide.stamp for slide in cells.slides},
+        "version": package_version("celldetr"),
+    }
+    digest = hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()
+    folder = RunFolder(out, LAYOUT, request)
+    folder.check(resume=resume, overwrite=overwrite)
+    if not overwrite:
+        _check_slides(cells, digest, resume)
+    with folder.open(resume=resume, overwrite=overwrite):
+        folder.begin(started=now())
         rows = sample_rows(cells, options.sample, options.seed)
-        grouping = _read_sample(out / SAMPLE, digest, sum(map(len, rows))) if resume else None
         vectors = gather(cells, rows)
-        if grouping is None:
-            if len(vectors) > MANY:
-                warnings.warn(_slow(len(vectors)), SlowWarning, stacklevel=2)
-            grouping = group(vectors, options.resolution, options.neighbours, options.seed)
-            if grouping.labels.max(initial=0) >= MOST:
-                raise InputError(f"`resolution={options.resolution:g}`: gives more than {MOST:,} clusters; choose less")
-            _write_sample(out / SAMPLE, cells, rows, grouping, digest)
-        about = {
+        grouping = _group_sample(folder, cells, rows, vectors, options)
+        about: dict[str, Any] = {
             "digest": digest,
             "count": int(grouping.labels.max(initial=0)) + 1,
             "options": options.model_dump(),
@@ -140,32 +137,46 @@ def cluster_cells(
             "cells": cells.count,
             "sampled": len(vectors),
         }
-        finished = _finished(cells, out, about) if resume else []
         # From here on what is there is of this run: one that is cut short leaves nothing of another beside it.
-        _write_running(out, about, finished)
         for slide in cells.slides:
-            if not _is_of(slide.table.path, about):
+            if not _is_of(slide.table.path, digest):
                 with RunLock(slide.table.path.parent):
                     slide.table.path.with_name(CLUSTERS).unlink(missing_ok=True)
-        opened, sums, written = _write_slides(cells, rows, vectors, grouping, about, formats, out, finished, progress)
+        opened, sums, written = _write_slides(cells, rows, vectors, grouping, about, formats, folder, progress)
         counts, by_type, types, joined, agreement = sums
         mean = agreement / joined if joined else float("nan")
-        write_json(
-            out / ABOUT,
-            {
-                "status": "complete",
-                **about,
-                "slides": [slide.name for slide in cells.slides],
-                "counts": counts.tolist(),
-                "by_type": {name: by_type[:, i].tolist() for i, name in enumerate(types)},
-                "agreement": round(mean, 4) if joined else None,
-                "started": started,
-                "ended": now(),
-                **environment(),
-                "libraries": {name: package_version(name) for name in ("scanpy", "igraph", "faiss-cpu", "umap-learn")},
-            },
+        folder.finish(
+            **about,
+            slides=[slide.name for slide in cells.slides],
+            counts=counts.tolist(),
+            by_type={name: by_type[:, i].tolist() for i, name in enumerate(types)},
+            agreement=round(mean, 4) if joined else None,
+            ended=now(),
+            **environment(),
+            libraries={name: package_version(name) for name in ("scanpy", "igraph", "faiss-cpu", "umap-learn")},
         )
     return Clustered(out, opened, counts, by_type, types, cells.count, len(vectors), written, mean)
+
+
+def _group_sample(
+    folder: RunFolder, cells: Collection, rows: Sequence[Rows], vectors: NDArray[np.float32], options: ClusterOptions
+) -> Grouping:
+    """Cluster the sampled cells, unless an interrupted run has."""
+    step = folder.step("sample", {}, (SAMPLE,))
+    if step.is_done:
+        return _read_sample(folder.path / SAMPLE)
+    if len(vectors) > MANY:
+        warnings.warn(_slow(len(vectors)), SlowWarning, stacklevel=3)
+    try:
+        with step:
+            grouping = group(vectors, options.resolution, options.neighbours, options.seed)
+            if grouping.labels.max(initial=0) >= MOST:
+                raise InputError(f"`resolution={options.resolution:g}`: gives more than {MOST:,} clusters; choose less")
+            _write_sample(folder.path / SAMPLE, cells, rows, grouping)
+    except BaseException:
+        folder.discard()  # nothing is done yet
+        raise
+    return grouping
 
 
 def _slow(count: int) -> str:
@@ -177,43 +188,19 @@ def _slow(count: int) -> str:
     )
 
 
-def _finished(cells: Collection, out: Path, about: dict[str, Any]) -> list[str]:
-    """Slides that an earlier go at the same has finished. Their clusters alone do not say that: exports follow."""
-    run = read_json(out / ABOUT) or {}
-    names = run.get("slides") if run.get("digest") == about["digest"] else None
-    known = names if isinstance(names, list) else []
-    return [slide.name for slide in cells.slides if slide.name in known and _is_of(slide.table.path, about)]
-
-
-def _write_running(out: Path, about: dict[str, Any], finished: Sequence[str]) -> None:
-    write_json(out / ABOUT, {"status": "running", **about, "slides": list(finished)})
-
-
-def _digest(cells: Collection, options: ClusterOptions) -> str:
-    what = {
-        "options": options.model_dump(),
-        "slides": [(slide.name, slide.stamp) for slide in cells.slides],
-        "version": package_version("celldetr"),
-    }
-    return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
-
-
-def _check_earlier(cells: Collection, out: Path, digest: str, resume: bool, overwrite: bool) -> None:
-    if overwrite:
-        return
-    there = [slide for slide in cells.slides if is_file(slide.table.path.with_name(CLUSTERS))]
-    run = read_json(out / ABOUT)
-    if not resume and (there or run is not None):
-        where = there[0].table.path.with_name(CLUSTERS) if there else out / ABOUT
-        raise InputError(
-            f"{where}: exists already; `overwrite=True` makes the clusters anew, `resume=True` goes on with the same"
-        )
-    for slide in there:
+def _check_slides(cells: Collection, digest: str, resume: bool) -> None:
+    """Refuse to replace clusters of slides that another clustering has made."""
+    for slide in cells.slides:
+        path = slide.table.path.with_name(CLUSTERS)
+        if not is_file(path):
+            continue
+        if not resume:
+            raise InputError(f"{path}: exists already; pass `overwrite=True` to replace it, or `resume=True` to go on")
         about = cluster_summary(slide.table.path)
         if about is not None and about.get("digest") != digest:
             raise InputError(
-                f"{slide.table.path.with_name(CLUSTERS)}: was made from other cells or with other options "
-                f"({json.dumps(about.get('options'))[:200]}); pass `overwrite=True` to replace it"
+                f"{path}: was made from other cells or with other options ({json.dumps(about.get('options'))[:200]});"
+                " pass `overwrite=True` to replace it"
             )
 
 
@@ -224,8 +211,7 @@ def _write_slides(
     grouping: Grouping,
     about: dict[str, Any],
     formats: Sequence[str],
-    out: Path,
-    finished: Sequence[str],
+    folder: RunFolder,
     progress: Progress | None,
 ) -> tuple[Collection, tuple[NDArray[np.int64], NDArray[np.int64], tuple[str, ...], int, float], int]:
     """Write the clusters of every slide; returns the tables opened anew, sums for the report, and how many were
@@ -241,15 +227,17 @@ def _write_slides(
     for slide, mine, known in zip(cells.slides, rows, labels, strict=True):
         path = slide.table.path
         with RunLock(path.parent):
-            kept = slide.name in finished and _is_of(path, about)
-            if not kept:
-                _assign(slide, mine, known, assign, about, done, cells.count, progress)
-            table = open_table(path)
-            _export(path.parent, formats, fresh=not kept)
-        if not kept:
-            written += 1
-            finished = [*finished, slide.name]
-            _write_running(out, about, finished)
+            step = folder.step(f"slide {slide.name}", {}, after=("sample",))
+            kept = step.is_done and _is_of(path, about["digest"])
+            if kept:
+                table = open_table(path)
+                _export(path.parent, formats, fresh=False)
+            else:
+                with step:
+                    _assign(slide, mine, known, assign, about, done, cells.count, progress)
+                    table = open_table(path)
+                    _export(path.parent, formats, fresh=True)
+                written += 1
         slides.append(SlideCells(slide.name, table, slide.stamp))
         with parquet_errors(path):
             side = pq.read_table(path.with_name(CLUSTERS), columns=["sampled", "agreement"])
@@ -266,13 +254,13 @@ def _write_slides(
     return Collection(tuple(slides), cells.home), (counts, by_type, types, joined, agreed), written
 
 
-def _is_of(path: Path, about: dict[str, Any]) -> bool:
-    """Whether the clusters that are there are those of this run."""
+def _is_of(path: Path, digest: str) -> bool:
+    """Whether the clusters that are there are those of this run, or of another one."""
     try:
         there = cluster_summary(path)
     except InputError:  # damaged, or of an earlier table
         return False
-    return there is not None and there.get("digest") == about["digest"]
+    return there is not None and there.get("digest") == digest
 
 
 def _assign(
@@ -310,7 +298,7 @@ def _export(directory: Path, formats: Sequence[str], fresh: bool) -> None:
             write_geojson(open_table(directory), temporary, classify="cluster")
 
 
-def _write_sample(path: Path, cells: Collection, rows: Sequence[Rows], grouping: Grouping, digest: str) -> None:
+def _write_sample(path: Path, cells: Collection, rows: Sequence[Rows], grouping: Grouping) -> None:
     names, parts = [], []
     for slide, mine in zip(cells.slides, rows, strict=True):
         names += [slide.name] * len(mine)
@@ -327,21 +315,14 @@ def _write_sample(path: Path, cells: Collection, rows: Sequence[Rows], grouping:
             "umap_x": grouping.points[:, 0],
             "umap_y": grouping.points[:, 1],
         }
-    ).replace_schema_metadata({_KEY: digest.encode()})
+    )
     with replacing(path) as temporary:
         pq.write_table(table, temporary)
 
 
-def _read_sample(path: Path, digest: str, count: int) -> Grouping | None:
-    """The sample of an earlier go at the same; None if there is none."""
-    try:
-        if (pq.read_schema(path).metadata or {}).get(_KEY) != digest.encode() or pq.read_metadata(
-            path
-        ).num_rows != count:
-            return None
+def _read_sample(path: Path) -> Grouping:
+    with parquet_errors(path):
         table = pq.read_table(path, columns=[CLUSTER, "umap_x", "umap_y"])
         labels = np.asarray(table[CLUSTER].to_numpy(), np.int32)
         points = np.stack([table["umap_x"].to_numpy(), table["umap_y"].to_numpy()], 1).astype(np.float32)
-    except (OSError, pa.ArrowException, KeyError, ValueError, TypeError):
-        return None
-    return Grouping(labels, points) if len(labels) and 0 <= labels.min() <= labels.max() < MOST else None
+    return Grouping(labels, points)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from celldetr.cells.clusters import table_stamp
 from celldetr.cells.reader import BATCH_ROWS, CellTable, batch_embeddings, open_table
-from celldetr.cells.schema import CELLS, RUN
+from celldetr.cells.schema import CELLS, RUN, embedding_matrix
 from celldetr.errors import InputError, near
 from celldetr.io.safe_io import is_dir, is_file
 
@@ -191,15 +191,13 @@ def sample_rows(collection: Collection, size: int, seed: int) -> list[Rows]:
     return [part - start for part, start in zip(parts, edges[:-1], strict=True)]
 
 
+def unit_embeddings(table: CellTable, rows: Rows) -> NDArray[np.float32]:
+    """(n, d) unit vectors of some rows of a table."""
+    return unit(embedding_matrix(table.take(rows, ["embedding"])["embedding"]).astype(np.float32))
+
+
 def gather(collection: Collection, rows: Sequence[Rows]) -> NDArray[np.float32]:
-    """(n, d) unit vectors of rows (sorted, an array a slide), slide by slide."""
-    out = np.empty((sum(map(len, rows)), collection.dim), np.float32)
-    filled = 0
-    for slide, wanted in zip(collection.slides, rows, strict=True):
-        if not len(wanted):
-            continue
-        for start, vectors in slide.blocks():
-            low, high = np.searchsorted(wanted, (start, start + len(vectors)))
-            out[filled : filled + high - low] = vectors[wanted[low:high] - start]
-            filled += high - low
-    return out
+    """(n, d) unit vectors of rows (an array a slide), slide by slide."""
+    return np.concatenate(
+        [unit_embeddings(slide.table, mine) for slide, mine in zip(collection.slides, rows, strict=True)]
+    )

@@ -1,22 +1,22 @@
-"""What was found, as lines of text."""
+"""Neighbours and clusters as lines of text."""
 
 from __future__ import annotations
 
 from celldetr.search.clustering import Clustered
-from celldetr.search.similar import Found
+from celldetr.search.similar import Neighbours
 
 PRINTED = 50  # rows
 
 
-def found_lines(found: Found) -> list[str]:
+def neighbour_lines(neighbours: Neighbours) -> list[str]:
     """The neighbours as a table."""
-    if not (found.table["rank"] > 0).any():
+    if not (neighbours.table["rank"] > 0).any():
         return ["no neighbours: nothing is left to look at"]
-    width = max(len("slide"), *(len(name) for name in found.table["slide"]))
-    kinds = max(len("type"), *(len(str(name)) for name in found.table["type"]))
+    width = max(len("slide"), *(len(name) for name in neighbours.table["slide"]))
+    kinds = max(len("type"), *(len(str(name)) for name in neighbours.table["type"]))
     lines: list[str] = []
     previous = None
-    for row in found.table.head(PRINTED).to_dict("records"):
+    for row in neighbours.table.head(PRINTED).to_dict("records"):
         if row["query"] != previous:
             previous = row["query"]
             lines.append(f"{previous}")
@@ -29,13 +29,13 @@ def found_lines(found: Found) -> list[str]:
             f"{row['type']!s:<{kinds}}  "
             f"{row['type_score']:.2f}  {row['x_um']:<9.1f}  {row['y_um']:.1f}"
         )
-    if len(found.table) > PRINTED:
-        lines.append(f"  ... and {len(found.table) - PRINTED:,} more, see the tables")
+    if len(neighbours.table) > PRINTED:
+        lines.append(f"  ... and {len(neighbours.table) - PRINTED:,} more, see the tables")
     return lines
 
 
-def clustered_lines(done: Clustered) -> list[str]:
-    """Clusters and how they were found."""
+def cluster_lines(done: Clustered) -> list[str]:
+    """Clusters, and how they were made."""
     slides = len(done.collection.slides)
     head = f"{done.cells:,} cells of {slides} slide{'s' * (slides != 1)} in {len(done.counts)} clusters; "
     if done.sampled == done.cells:

@@ -1,16 +1,14 @@
-"""The nearest-neighbour index of a cohort on disk: ``manifest.json``, ``centroids.npy`` and one file of lists a slide.
+"""Nearest-neighbour index of a cohort on disk: ``manifest.json``, ``centroids.npy`` and one file of lists a slide.
 
-The manifest names each slide's table by its stamp, so an index knows which version of which table it is of, whatever
-folder that lies in; the path in it, relative to the index, is for people and messages only and never opened. The
-manifest is written anew after each slide: what it lists is whole, an interrupted build goes on after the last slide,
-and slides that have not changed are not read again.
+The manifest is the record of a run folder, in which each slide is a step. It names its table by its stamp, so an
+index knows which version of which table it is of, whatever folder that lies in. What it lists is whole, an interrupted
+build goes on after the last slide, and slides that have not changed are not read again.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -21,8 +19,9 @@ from pydantic import Field
 
 from celldetr.config import Config, parse
 from celldetr.errors import InputError
-from celldetr.io.files import output_errors, read_json, replacing, write_json
-from celldetr.io.lock import LOCK, RunLock
+from celldetr.io.files import read_json, replacing
+from celldetr.io.run_folder import Layout, RunFolder
+from celldetr.progress import Progress
 from celldetr.search import ivf
 from celldetr.search.collection import Collection, Rows, find_cells, gather, sample_rows, unit
 from celldetr.search.nearest import Best, Excluded
@@ -31,30 +30,34 @@ from celldetr.slide.provenance import now, package_version
 INDEX = "neighbours"  # folder of a cohort's or a slide's index in its own
 MANIFEST = "manifest.json"
 CENTROIDS = "centroids.npy"
-BEGUN = (f"{LOCK}*", f"{MANIFEST}.tmp", f"{CENTROIDS}*")  # what a run that was killed may leave and no manifest
+SEGMENTS = "*.faiss"
+LAYOUT = Layout(
+    MANIFEST, outputs=(CENTROIDS, SEGMENTS), noun="index", remedy="make it anew (celldetr index, `overwrite=True`)"
+)
+FORMAT = 3  # 2: another manifest
 GROWTH = 4  # more or fewer cells by this factor than the centroids were made for: they are made anew
 NPY_HEADER = 4096
-
-Progress = Callable[[int, int], None]
 
 
 class Segment(Config):
     """One slide of an index."""
 
     slide: str  # name of the folder of its results
-    path: str  # of its table, relative to the index; for people
     stamp: str  # of its table, see celldetr.cells.clusters.table_stamp
     rows: Annotated[int, Field(ge=0, lt=2**40)]  # cells
-    file: Annotated[str, Field(pattern=r"^[0-9a-f]{32}\.faiss$")]  # in the index; not there if there are no cells
+
+    @property
+    def file(self) -> str:
+        """Name in the folder of the index; not there if there are no cells."""
+        return _segment_file(self.slide, self.stamp)
 
 
 class Manifest(Config):
-    """``manifest.json``."""
+    """What ``manifest.json`` says, beside its status."""
 
-    format: Literal[2] = 2  # 1: every segment had all centroids
-    metric: Literal["cosine"] = "cosine"
-    version: str  # of celldetr
-    made: str  # UTC
+    format: Literal[3]
+    metric: Literal["cosine"]
+    version: str | None  # of celldetr
     model: str | None  # hash of the model whose embeddings they are
     dim: Annotated[int, Field(ge=1)]
     lists: Annotated[int, Field(ge=1, le=ivf.MOST_LISTS)]
@@ -111,53 +114,39 @@ def build_index(
     out = collection.home / INDEX if out is None else Path(out)
     if not collection.count:
         raise InputError(f"{collection.home}: there are no cells to make an index of")
-    _check_place(out)
-    with output_errors(out):
-        out.mkdir(parents=True, exist_ok=True)
-    with RunLock(out):
-        old = None if overwrite else _usable(out, collection)
-        if old is None:
-            manifest, centroids = _begin(out, collection, seed)
-        else:
-            manifest, centroids = old, _read_centroids(out, old)
-        quantizer = ivf.quantizer_of(centroids)
-        before = {(segment.slide, segment.stamp): segment for segment in manifest.segments}
-        kept = {key: segment for key, segment in before.items() if _is_whole(out, segment, manifest)}
-        segments: list[Segment] = []
-        done = 0
+    folder = RunFolder(
+        out, LAYOUT, {"format": FORMAT, "metric": "cosine", "model": collection.model, "dim": collection.dim}
+    )
+    overwrite = overwrite or not _is_usable(folder, collection)
+    with folder.open(resume=not overwrite, overwrite=overwrite):
+        if not folder.record:
+            _make_centroids(folder, collection, seed)
+        folder.begin(made=now())
+        quantizer = ivf.quantizer_of(_read_centroids(out, read_manifest(out)))
+        before, added, done = set(folder.steps), 0, 0
+        for name in before - {slide.name for slide in collection.slides}:
+            del folder.steps[name]
         for slide in collection.slides:
-            segment = kept.get((slide.name, slide.stamp))
-            if segment is None:
-                segment = _segment(out, slide.name, slide.table.path, slide.stamp, slide.table.count)
-                if segment.rows:
-                    index = ivf.make_lists(quantizer, _told(slide.blocks(), done, collection.count, progress))
-                    with replacing(out / segment.file) as temporary:
-                        ivf.write_lists(index, temporary)
-                later = [s for key, s in kept.items() if key > (slide.name, slide.stamp)]
-                _write(out, manifest, [*segments, segment, *later])
-            segments.append(segment)
+            file = _segment_file(slide.name, slide.stamp)
+            step = folder.step(slide.name, {"stamp": slide.stamp}, (file,) if slide.table.count else ())
+            if not step.is_done:
+                added += 1
+                with step as facts:
+                    facts["rows"] = slide.table.count
+                    if slide.table.count:
+                        index = ivf.make_lists(quantizer, _told(slide.blocks(), done, collection.count, progress))
+                        with replacing(out / file) as temporary:
+                            ivf.write_lists(index, temporary)
             done += slide.table.count
             if progress:
                 progress(done, collection.count)
-        _write(out, manifest, segments)
-        _sweep(out, segments)
-    added = [segment for segment in segments if (segment.slide, segment.stamp) not in kept]
-    names = {segment.slide for segment in segments}
-    return Built(
-        out,
-        collection.count,
-        len(segments),
-        len(added),
-        len(segments) - len(added),
-        len({segment.slide for segment in before.values()} - names),
-    )
-
-
-def _check_place(out: Path) -> None:
-    if not out.exists() or (out / MANIFEST).is_file():
-        return
-    if not out.is_dir() or set(out.iterdir()) - {path for pattern in BEGUN for path in out.glob(pattern)}:
-        raise InputError(f"{out}: holds something that is no index; choose another folder with -o")
+        folder.finish()
+        known = {segment.file for segment in read_manifest(out).segments}
+        for path in out.glob(SEGMENTS):
+            if path.name not in known:
+                path.unlink()
+    slides = len(collection.slides)
+    return Built(out, collection.count, slides, added, slides - added, len(before - set(folder.steps)))
 
 
 def _told(blocks: Any, done: int, total: int, progress: Progress | None) -> Any:
@@ -167,70 +156,37 @@ def _told(blocks: Any, done: int, total: int, progress: Progress | None) -> Any:
             progress(done + start + len(vectors), total)
 
 
-def _usable(out: Path, collection: Collection) -> Manifest | None:
-    """The manifest that is there, if its centroids do for this collection."""
-    if not (out / MANIFEST).is_file():
-        return None
-    manifest = read_manifest(out)
-    grown = collection.count / max(manifest.trained_for, 1)
-    same = manifest.dim == collection.dim and manifest.model == collection.model
-    return manifest if same and 1 / GROWTH <= grown <= GROWTH and (out / CENTROIDS).is_file() else None
+def _is_usable(folder: RunFolder, collection: Collection) -> bool:
+    """Whether there is an index, and its centroids do for this collection."""
+    record = read_json(folder.path / MANIFEST) or {}
+    if folder.changes(record) or not (folder.path / CENTROIDS).is_file():
+        return False
+    grown = collection.count / max(read_manifest(folder.path).trained_for, 1)
+    return 1 / GROWTH <= grown <= GROWTH
 
 
-def _begin(out: Path, collection: Collection, seed: int) -> tuple[Manifest, NDArray[np.float32]]:
-    """Make the centroids, and an index without slides."""
+def _make_centroids(folder: RunFolder, collection: Collection, seed: int) -> None:
+    """Begin an index: its centroids, and a manifest without slides."""
     lists = ivf.lists_for(collection.count)
     sample = gather(collection, sample_rows(collection, lists * ivf.POINTS_A_LIST, seed))
     centroids = ivf.train(sample, lists, seed)
-    manifest = Manifest(
-        version=package_version("celldetr") or "",
-        made=now(),
-        model=collection.model,
-        dim=collection.dim,
+    folder.begin(
+        version=package_version("celldetr"),
         lists=lists,
         centroids=_digest(centroids),
         trained_for=collection.count,
         seed=seed,
     )
-    _write(out, manifest, [])  # what was listed belongs to other centroids
-    with replacing(out / CENTROIDS) as temporary, temporary.open("wb") as file:
+    with replacing(folder.path / CENTROIDS) as temporary, temporary.open("wb") as file:
         np.save(file, centroids)
-    return manifest, centroids
 
 
 def _digest(centroids: NDArray[np.float32]) -> str:
     return hashlib.sha256(np.ascontiguousarray(centroids).tobytes()).hexdigest()
 
 
-def _segment(out: Path, name: str, table: Path, stamp: str, rows: int) -> Segment:
-    file = hashlib.sha256(f"{name}\n{stamp}".encode()).hexdigest()[:32] + ".faiss"
-    return Segment(slide=name, path=_relative(table, out), stamp=stamp, rows=rows, file=file)
-
-
-def _relative(table: Path, out: Path) -> str:
-    try:
-        found = os.path.relpath(table.resolve(), out.resolve())
-    except ValueError:  # on another drive
-        found = str(table)
-    return Path(found).as_posix().encode(errors="replace").decode()
-
-
-def _write(out: Path, manifest: Manifest, segments: Sequence[Segment]) -> None:
-    write_json(out / MANIFEST, manifest.model_copy(update={"segments": tuple(segments), "made": now()}).model_dump())
-
-
-def _is_whole(out: Path, segment: Segment, manifest: Manifest) -> bool:
-    """Whether a segment can be kept: it is there, of the right size."""
-    least = segment.rows * (ivf.FLOAT16 * manifest.dim + ivf.ROW)
-    return not segment.rows or ((out / segment.file).is_file() and (out / segment.file).stat().st_size >= least)
-
-
-def _sweep(out: Path, segments: Sequence[Segment]) -> None:
-    """Remove segments that no longer belong to the index, and what was not finished."""
-    known = {segment.file for segment in segments}
-    for path in (*out.glob("*.faiss"), *out.glob("*.faiss.tmp")):
-        if path.name not in known:
-            path.unlink(missing_ok=True)
+def _segment_file(name: str, stamp: str) -> str:
+    return hashlib.sha256(f"{name}\n{stamp}".encode()).hexdigest()[:32] + ".faiss"
 
 
 def read_manifest(path: Path) -> Manifest:
@@ -242,7 +198,17 @@ def read_manifest(path: Path) -> Manifest:
     values = read_json(path / MANIFEST)
     if values is None:
         raise InputError(f"{path}: no index here; make one with celldetr index")
-    return parse(Manifest, values, str(path / MANIFEST))
+    if values.get("format") != FORMAT:
+        raise InputError(f"{path}: index of another version; make it anew with celldetr index")
+    try:
+        segments = [
+            {"slide": name, "stamp": step["settings"]["stamp"], "rows": step["facts"]["rows"]}
+            for name, step in values.get("steps", {}).items()
+        ]
+    except (AttributeError, KeyError, TypeError):
+        raise InputError(f"{path / MANIFEST}: not as celldetr index writes it; {LAYOUT.remedy}") from None
+    known = {key: values[key] for key in Manifest.model_fields if key in values}
+    return parse(Manifest, known | {"segments": segments}, str(path / MANIFEST))
 
 
 def _read_centroids(path: Path, manifest: Manifest) -> NDArray[np.float32]:

@@ -1,4 +1,4 @@
-"""Which cells look like these? What ``celldetr similar`` does: queries, the search, and a table of what was found."""
+"""Find the cells whose embeddings are nearest to some cells' (``celldetr similar``): queries, search, table."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ from numpy.typing import NDArray
 
 from celldetr.cells.clusters import CLUSTER
 from celldetr.cells.reader import numbers
-from celldetr.cells.schema import embedding_matrix
 from celldetr.errors import InputError, near
 from celldetr.io.safe_io import is_file
-from celldetr.search.collection import Collection, Rows, find_cells, unit
+from celldetr.search.collection import Collection, Rows, find_cells, unit, unit_embeddings
 from celldetr.search.index import INDEX, MANIFEST, NeighbourIndex
 from celldetr.search.nearest import search_all
 
@@ -46,8 +45,8 @@ class Query:
 
 
 @dataclass(frozen=True)
-class Found:
-    """Neighbours.
+class Neighbours:
+    """Nearest neighbours of some queries.
 
     Attributes:
         table: one row a cell: ``query`` (its name), ``rank`` (0: a cell of the query itself), ``similarity`` (cosine,
@@ -73,7 +72,7 @@ def similar(
     apart_um: float = 0.0,
     index: Path | str | None = None,
     exact: bool = False,
-) -> Found:
+) -> Neighbours:
     """Find the cells whose embeddings are most similar to some cells'.
 
     Args:
@@ -130,7 +129,7 @@ def similar(
         for rank in range(k)
         if best.slide[number, rank] >= 0
     ]
-    return Found(_table(cells, queries, hits), how, cells)
+    return Neighbours(_table(cells, queries, hits), how, cells)
 
 
 def _index(cells: Collection, path: Path | str | None) -> tuple[Path, NeighbourIndex] | None:
@@ -152,7 +151,7 @@ def _queries(cells: Collection, ids: Sequence[int], slide: str | None, type: str
     here = cells.slides[place]
     ids = list(dict.fromkeys(ids))
     rows = here.rows_of(ids)
-    vectors = unit(embedding_matrix(here.table.take(rows, ["embedding"])["embedding"]).astype(np.float32))
+    vectors = unit_embeddings(here.table, rows)
     for number, vector in zip(ids, vectors, strict=True):
         if not vector.any():
             raise InputError(f"`cell={number}`: its embedding is zero or not finite; nothing is like it")
@@ -225,7 +224,7 @@ def _table(
         (number, -1, float(unit_row @ query.vector), place, int(row))
         for number, query in enumerate(queries)
         for place, rows in query.cells.items()
-        for row, unit_row in zip(rows, _vectors(cells, place, rows), strict=True)
+        for row, unit_row in zip(rows, unit_embeddings(cells.slides[place].table, rows), strict=True)
     ]
     lines = sorted([*own, *hits])
     frame = pd.DataFrame(
@@ -246,8 +245,3 @@ def _table(
             taken[name] = found[name].cast("string").to_pylist() if name == "type" else found[name].to_numpy()
         parts.append(pd.DataFrame(taken, index=at))
     return frame.join(pd.concat(parts)) if parts else frame.reindex(columns=[*frame.columns, *columns])
-
-
-def _vectors(cells: Collection, place: int, rows: Rows) -> NDArray[np.float32]:
-    found = cells.slides[place].table.take(rows, ["embedding"])["embedding"]
-    return unit(embedding_matrix(found).astype(np.float32))

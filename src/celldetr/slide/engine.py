@@ -32,12 +32,12 @@ from celldetr.slide.parts import PARTS, FailedTile, PartStore
 from celldetr.slide.pipeline import Job, Seconds
 from celldetr.slide.plan import make_plan
 from celldetr.slide.provenance import changed, identity
-from celldetr.slide.run import Progress, Session
+from celldetr.slide.run import Session, SlideProgress
 
 if TYPE_CHECKING:
     from celldetr.model.output import TileModel
 
-__all__ = ["Progress", "RunSummary", "run_slide", "slide_run"]
+__all__ = ["RunSummary", "SlideProgress", "run_slide", "slide_run"]
 
 MIRAX_FILE = "Slidedat.ini"  # in the folder of a MIRAX slide, which has the name of the slide
 # What ``overwrite`` removes: a run's own files and what other commands made from them, nothing else. ``run.json`` goes
@@ -75,7 +75,7 @@ def run_slide(
     model: TileModel,
     out_dir: Path | str,
     options: PredictOptions | None = None,
-    progress: Callable[[Progress], None] | None = None,
+    progress: Callable[[SlideProgress], None] | None = None,
     *,
     resume: bool = False,
     overwrite: bool = False,
@@ -91,7 +91,7 @@ def slide_run(
     model: TileModel,
     out_dir: Path | str,
     options: PredictOptions | None = None,
-    progress: Callable[[Progress], None] | None = None,
+    progress: Callable[[SlideProgress], None] | None = None,
     *,
     resume: bool = False,
     overwrite: bool = False,

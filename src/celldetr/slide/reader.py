@@ -51,14 +51,9 @@ def open_slide(path: Path | str, mpp: float | None = None) -> SlideReader:
         return open_image(path, mpp)
     from celldetr.slide.openslide_reader import detect_vendor, open_openslide
 
-    is_tiff = head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-    if is_tiff:
-        from celldetr.slide.tiff_header import check_tiff_header
-
-        check_tiff_header(path)
     if detect_vendor(path) is not None:
         return open_openslide(path, mpp)
-    if is_tiff:
+    if head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
         from celldetr.slide.tiff_reader import open_tiff
 
         return open_tiff(path, mpp)

@@ -24,7 +24,7 @@ from celldetr.slide.provenance import doubts, environment, history, loss, now, r
 
 
 @dataclass(frozen=True)
-class Progress:
+class SlideProgress:
     """How far a run is.
 
     Attributes:
@@ -63,7 +63,7 @@ class Session:
         start: float,
         seconds: Seconds,
         found: FoundStore | None = None,
-        progress: Callable[[Progress], None] | None = None,
+        progress: Callable[[SlideProgress], None] | None = None,
     ) -> None:
         self._job = job
         self._directory = directory
@@ -139,7 +139,7 @@ class Session:
     def _tell(self, counter: Counter) -> None:
         if self._progress is not None:
             total = int(self._job.plan.selected.sum())
-            self._progress(Progress(counter.tiles, total, counter.mm2, counter.cells))
+            self._progress(SlideProgress(counter.tiles, total, counter.mm2, counter.cells))
 
     def _describe(self, status: str) -> dict[str, Any]:
         """``run.json`` at this moment: identity, times, machine."""

@@ -19,14 +19,13 @@ from numpy.typing import NDArray
 
 from celldetr.errors import InputError
 from celldetr.slide.base_reader import Level, SlideReader, reduction, slide_name
-from celldetr.slide.codec_size import NAMES, READ, check_encoded_size
 from celldetr.slide.colour import GREY_NOTE, grey_to_rgb, over_white, range_note, to_bytes
 from celldetr.slide.damage import DamageError
 from celldetr.slide.resolution import Resolution
 from celldetr.slide.tiff_resolution import channel_names, sample_range, series_size, tiff_resolution
 
 WHOLE_BYTES = 512 * 2**20  # a level in strips that decodes to no more than this is decoded at once and kept
-SEGMENT_BYTES = 64 * 2**20  # largest single strip of a file that is not
+SEGMENT_BYTES = 256 * 2**20  # largest tile or strip that is decoded
 CACHE_BYTES = 64 * 2**20  # of decoded tiles and strips
 GREY = (tifffile.PHOTOMETRIC.MINISBLACK, tifffile.PHOTOMETRIC.MINISWHITE)
 COLOURS = {"red", "green", "blue", "r", "g", "b", "rgb", "brightfield"}  # names of the channels of a colour image
@@ -184,9 +183,6 @@ class TiffLevel:
         self._samples_first = _check_colour(path, series)
         self._highest = highest
         self._check_complete()
-        if page.compression not in READ:
-            name = getattr(page.compression, "name", page.compression)
-            raise InputError(f"{path}: compressed by {name}, which is not read; expected {NAMES}")
         decoded = math.prod(series.shape) * page.dtype.itemsize
         self._whole = not page.is_tiled and decoded <= WHOLE_BYTES
         if not page.is_tiled and series.dataoffset is not None:
@@ -194,10 +190,10 @@ class TiffLevel:
                 raise InputError(f"{path}: the file is truncated: its pixels alone would be {decoded:,} bytes")
             dtype = page.dtype.newbyteorder(file.byteorder)
             self._array = np.memmap(path, dtype, "r", series.dataoffset, series.shape)
-        elif not page.is_tiled and not self._whole:
-            strip = page.rowsperstrip * self.width * page.samplesperpixel * page.dtype.itemsize
-            if strip > SEGMENT_BYTES:
-                raise InputError(f"{path}: its pixels are compressed in one piece; save it as a tiled TIFF")
+        elif not self._whole:
+            pixels = page.tilewidth * page.tilelength if page.is_tiled else page.rowsperstrip * self.width
+            if pixels * page.samplesperpixel * page.dtype.itemsize > SEGMENT_BYTES:
+                raise InputError(f"{path}: its pixels are compressed in too large pieces; save it with smaller tiles")
 
     @property
     def is_palette(self) -> bool:
@@ -217,18 +213,6 @@ class TiffLevel:
         ]
         if max(ends, default=0) > self._handle.size:
             raise InputError(f"{self._path}: the file is truncated: {self._handle.size} bytes of {max(ends)}")
-        # Without this a few bytes could stand for a slide that takes days to find empty.
-        across, down, planes = self._segments()
-        listed = min((len(page.dataoffsets) for page in self._pages), default=0)
-        if listed < across * down * planes and self._series.dataoffset is None:
-            raise InputError(f"{self._path}: lists {listed:,} of {across * down * planes:,} tiles; the file is damaged")
-
-    def _segments(self) -> tuple[int, int, int]:
-        """How many tiles or strips a page has across and down, and planes of them."""
-        page = self._page
-        tile_w, tile_h = (page.tilewidth, page.tilelength) if page.is_tiled else (self.width, page.rowsperstrip)
-        separate = self._samples_first and len(self._pages) == 1
-        return -(-self.width // tile_w), -(-self.height // tile_h), page.samplesperpixel if separate else 1
 
     def read(self, x: int, y: int, width: int, height: int) -> NDArray[np.uint8]:
         """Pixels of a rectangle inside the level -> (height, width, 3) uint8.
@@ -263,10 +247,6 @@ class TiffLevel:
         with self._lock:
             if self._array is None and self._whole:
                 try:
-                    for page in self._pages:
-                        for offset, count in zip(page.dataoffsets, page.databytecounts, strict=True):
-                            self._handle.seek(offset)
-                            self._check_size(self._handle.read(count))
                     self._array = self._series.asarray()
                 except Exception:  # one bad strip; the others are read one by one
                     self._whole = False
@@ -296,11 +276,6 @@ class TiffLevel:
                         out[y0 - y : y1 - y, x0 - x : x1 - x, first : first + data.shape[2]] = part
         return out[..., 0] if samples == 1 else out
 
-    def _check_size(self, encoded: bytes) -> None:
-        page = self._page
-        pixels = page.tilewidth * page.tilelength if page.is_tiled else page.rowsperstrip * self.width
-        check_encoded_size(page.compression, encoded, pixels)
-
     def _segment(self, p: int, index: int) -> tuple[Any, Any]:
         """Decoded segment ``index`` of page ``p`` (None if the file has no data for it) and its place in the image."""
         page = self._pages[p]
@@ -311,8 +286,6 @@ class TiffLevel:
             count = page.databytecounts[index]
             self._handle.seek(page.dataoffsets[index])
             encoded = self._handle.read(count) if count else None
-        if encoded is not None:
-            self._check_size(encoded)
         data, place, _ = page.decode(
             encoded, index, jpegtables=page.jpegtables, jpegheader=getattr(page, "jpegheader", None)
         )

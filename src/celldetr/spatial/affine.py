@@ -10,6 +10,7 @@ Nothing in a file tells the two apart, so ``check_affine`` looks where the cells
 from __future__ import annotations
 
 import csv
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, get_args
@@ -18,7 +19,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from celldetr.errors import InputError, near
-from celldetr.io.safe_io import parse_json, read_bytes
+from celldetr.io.safe_io import read_bytes
 
 Affine = NDArray[np.float64]  # (3, 3)
 Direction = Literal["image_to_xenium", "xenium_to_image", "image_to_um", "um_to_image"]
@@ -66,7 +67,7 @@ def read_affine(path: Path) -> Affine:
 
 def _from_json(text: str, path: Path) -> Affine:
     try:
-        values: Any = parse_json(text)
+        values: Any = json.loads(text)
     except ValueError as error:
         raise InputError(f"{path}: cannot be read as JSON ({error}); {_EXPECTED}") from None
     if isinstance(values, dict):

@@ -7,7 +7,6 @@ and both as GeoJSON, one MultiPolygon or MultiPoint a type. In JSON, ``bbox`` is
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,7 +18,7 @@ from numpy.typing import NDArray
 from celldetr.data.readers.qupath_objects import REGIONS
 from celldetr.errors import InputError
 from celldetr.io.geojson import LARGEST, NOT_CELLS, Feature, read_features
-from celldetr.io.json_items import Item, read_items
+from celldetr.io.json_items import read_items
 from celldetr.io.safe_io import shown
 from celldetr.spatial.coordinates import Floats, Mpp, pixel_scale
 from celldetr.spatial.section import Nuclei, Polygons
@@ -62,11 +61,11 @@ def nuclei_from_file(path: Path | str, mpp: Mpp, origin: tuple[float, float] = (
         raise InputError(f"{path}: expected nuclei as {', '.join(SUFFIXES)}, or the cells.parquet of celldetr predict")
     read: list[_Nucleus] = []
     regions = 0
-    is_cellvit = _has_cells(path)
+    key, _ = next(read_items(path, "JSON"), (None, None))
+    is_cellvit = key == CELLVIT
     if is_cellvit:
-        for key, is_item, value in _json(path):
-            if is_item and key == CELLVIT:
-                read.append(_cellvit_nucleus(value, f"{path}: cell {len(read) + 1}"))
+        for number, (_, value) in enumerate(read_items(path, "JSON"), 1):
+            read.append(_cellvit_nucleus(value, f"{path}: cell {number}"))
     else:
         half = POINT_UM / 2 / pixel_scale(mpp)
         for feature in read_features(path):
@@ -86,18 +85,6 @@ def nuclei_from_file(path: Path | str, mpp: Mpp, origin: tuple[float, float] = (
     else:
         source = {"format": "GeoJSON", "points": boxes_only}
     return replace(nuclei, source=source | {"file": path.name, "regions": regions})
-
-
-def _json(path: Path) -> Iterator[Item]:
-    return read_items(path, "cannot be read as JSON", "export the nuclei again")
-
-
-def _has_cells(path: Path) -> bool:
-    """Whether a file is CellViT's JSON, an object with a list of cells; GeoJSON has a list of features before any."""
-    for key, is_item, _ in _json(path):
-        if key == CELLVIT or is_item:
-            return key == CELLVIT
-    return False
 
 
 def _cellvit_nucleus(value: Any, where: str) -> _Nucleus:

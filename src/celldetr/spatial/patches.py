@@ -288,7 +288,7 @@ class Plan:
             boxes=boxes[there],
             scores=self.scores[rows][there],
             types=types,
-            confidence=np.where(types == UNKNOWN, np.float32(1), labels.confidence[own]),
+            confidence=np.where(types == UNKNOWN, 1, labels.confidence[own]) if self.options.confidence else None,
             spots=None if self.spots is None else self.spots.of_place(place, own),
         )
 

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 from celldetr.errors import InputError
 from celldetr.io.files import output_errors, replacing
-from celldetr.io.safe_io import parse_json
 from celldetr.spatial.section import Polygons, Section, X, Y
 
 SECTION: Final = "section.h5ad"
@@ -73,7 +72,7 @@ def read_kept(folder: Path) -> Section:
         raise InputError(f"{path}: no such file; read a section first")
     try:
         cells = anndata.read_h5ad(path)
-        about = parse_json(cells.uns.pop(_KEY))
+        about = json.loads(cells.uns.pop(_KEY))
         name, source, matrix = str(about["name"]), dict(about["source"]), about["to_image"]
         affine = None if matrix is None else np.array(matrix, dtype=np.float64).reshape(3, 3)
         polygons = [kind for kind in POLYGONS if kind in about["polygons"]]

@@ -87,8 +87,7 @@ def write_set(
             licence=licence,
             made_with=plan.made_with(section, nuclei, pairs, types, spots, affine, licence),
         )
-        soft = options.confidence or plan.spots is not None
-        with PatchWriter(out, info, options.shard, soft=soft) as writer:
+        with PatchWriter(out, info, options.shard) as writer:
             return plan.write(writer, progress)
 
 

@@ -82,7 +82,7 @@ def _labels(path: Path) -> dict[int, str]:
     values = load_json(path)
     try:
         return {int(number): str(label) for number, label in values.items()}
-    except (ValueError, AttributeError, RecursionError) as error:
+    except (ValueError, AttributeError) as error:
         raise InputError(f'{path}: expected JSON {{"number of the nucleus": label}} ({error})') from None
 
 

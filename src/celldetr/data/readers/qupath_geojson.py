@@ -26,7 +26,7 @@ from celldetr.data.readers.qupath_objects import REGIONS, SUFFIXES, Objects, rea
 from celldetr.data.sample import UNKNOWN, Sample
 from celldetr.data.tiling import Rectangle, piece_name, rectangles
 from celldetr.errors import InputError
-from celldetr.io.safe_io import is_dir, is_file, is_inside
+from celldetr.io.safe_io import is_dir, is_file
 from celldetr.slide.base_reader import SlideReader
 from celldetr.slide.reader import IMAGES, SLIDES, open_slide
 
@@ -62,7 +62,7 @@ def find_files(card: DatasetCard, split: str, options: QuPathOptions) -> tuple[P
     """The folder of the images, and the GeoJSON files of a split.
 
     Raises:
-        InputError: one is missing, or leads out of the card's root.
+        InputError: one is missing.
     """
     root, value = card.directory(), card.split(split)
     folder = "" if isinstance(value, list) or is_file(root / str(value)) else str(value)
@@ -77,7 +77,7 @@ def find_files(card: DatasetCard, split: str, options: QuPathOptions) -> tuple[P
     names = value if isinstance(value, list) else [line for line in read_lines(root / str(value)) if line]
     found = []
     for name in names:
-        paths = [labels / f"{name}{end}" for end in ("", *SUFFIXES) if is_inside(name)]
+        paths = [labels / f"{name}{end}" for end in ("", *SUFFIXES)]
         path = next((path for path in paths if is_file(path)), None)
         if path is None:
             raise InputError(f"dataset {card.name!r}, split {split!r}: no GeoJSON file {name!r} in {labels}")

@@ -27,12 +27,12 @@ from celldetr.model.checkpoint import Checkpoint
 from celldetr.model.device import in_bf16
 from celldetr.model.memory import Memory
 from celldetr.research.ablation.study import Study
-from celldetr.research.ablation.trial import RESULT_FILE, find_result, score_trial, trial_folder
+from celldetr.research.ablation.trial import find_result, score_trial, trial_folder
 from celldetr.training.box_sources import box_sources
 from celldetr.training.card import provenance, save_model
 from celldetr.training.criterion import Losses, TrainingOutput, class_weights
 from celldetr.training.data import load_data
-from celldetr.training.folder import MODEL_FOLDER, RECIPE_FILE, check_folder
+from celldetr.training.folder import MODEL_FOLDER
 from celldetr.training.loop import Listener, TrainingProgress, train
 from celldetr.training.processes import start_fabric
 from celldetr.training.supervised import SupervisedLoss, matched_boxes
@@ -138,14 +138,7 @@ class DecoderLoss(SupervisedLoss):
 def train_detector(study: Study, seed: int, out: Path, device: str = "auto", listener: Listener | None = None) -> Path:
     """The detector of a seed; trained unless it is there. Returns the folder of its checkpoint."""
     folder = trial_folder(out, study, DETECTOR, seed)
-    recipe = study.detector_recipe(seed)
-    done, begun = folder / "done", (folder / RECIPE_FILE).is_file()
-    if begun:
-        check_folder(folder, recipe, resume=True, overwrite=False)  # the study may have been edited since
-    if not done.is_file():
-        train(recipe, folder, resume=begun, device=device, listener=listener)
-        done.touch()
-    return folder / MODEL_FOLDER
+    return train(study.detector_recipe(seed), folder, resume=True, device=device, listener=listener)
 
 
 @torch.no_grad()
@@ -204,8 +197,7 @@ def run_variant(
         the file of the result.
     """
     folder = trial_folder(out, study, variant, seed)
-    path = folder / RESULT_FILE
-    if find_result(study, variant, seed, out):
+    if path := find_result(study, variant, seed, out):
         return path
     recipe = study.recipe_of(variant, seed)
     start = time.monotonic()
@@ -221,8 +213,8 @@ def run_variant(
         sources=provenance(recipe),
         dtype=torch.float16,
     )
-    score_trial(study, variant, seed, folder / MODEL_FOLDER, path, [(seconds, None, None)], device, {"type_loss": loss})
-    return path
+    curve = [(seconds, None, None)]
+    return score_trial(study, variant, seed, folder / MODEL_FOLDER, folder, curve, device, {"type_loss": loss})
 
 
 def fit(

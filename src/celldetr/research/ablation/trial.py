@@ -25,14 +25,21 @@ from celldetr.evaluation.evaluate import labelled_images
 from celldetr.evaluation.image_cells import LOWEST_SCORE, predict_samples
 from celldetr.evaluation.metrics import Totals, count_image
 from celldetr.evaluation.protocols import PROTOCOLS
-from celldetr.io.files import read_json, write_json
+from celldetr.io.files import read_json
+from celldetr.io.run_folder import Layout, RunFolder
 from celldetr.research.ablation.study import Study
 from celldetr.slide.array import array_cells
-from celldetr.training.folder import RECIPE_FILE
 from celldetr.training.logs import read_log
 from celldetr.training.loop import Listener, train
 
 RESULT_FILE = "result.json"
+# The trial's training run, which has a record of its own, is in the same folder.
+LAYOUT = Layout(
+    RESULT_FILE,
+    noun="trial",
+    shared=True,
+    remedy="delete the folder to run the trial again, or give the edited study another name",
+)
 REPORTED = ("standard", "within-radius")  # protocols
 
 
@@ -74,24 +81,14 @@ def find_result(study: Study, variant: str, seed: int, out: Path, finished: Path
     Raises:
         InputError: it is the result of what the study said before it was edited.
     """
-    paths = [trial_folder(folder, study, variant, seed) / RESULT_FILE for folder in (out, finished) if folder]
-    path = next((path for path in paths if path.is_file()), None)
-    if path is not None:
-        _check_same(study, variant, path)
-    return path
-
-
-def _check_same(study: Study, variant: str, path: Path) -> None:
-    """Refuse a result that was made of something else than the study says by now."""
-    was, now = (read_json(path) or {}).get("trial"), study.trial_of(variant)
-    if was is None:  # results did not say it from the beginning
-        return
-    for key in now.keys() | was.keys():
-        if now.get(key) != was.get(key):
-            raise InputError(
-                f"{path}: was made with {key} {was.get(key)!r}; the study now says {now.get(key)!r}: delete the folder"
-                " to run the trial again, or give the edited study another name"
-            )
+    for folder in (out, finished):
+        path = None if folder is None else trial_folder(folder, study, variant, seed) / RESULT_FILE
+        if path is not None and path.is_file():
+            # Results did not say from the beginning what they were made of.
+            request = {"trial": study.trial_of(variant)} if "trial" in (read_json(path) or {}) else {}
+            RunFolder(path.parent, LAYOUT, request).check(resume=True)
+            return path
+    return None
 
 
 def run_trial(
@@ -105,16 +102,11 @@ def run_trial(
     Raises:
         InputError: wrong data, or the folder holds a run of another recipe.
     """
-    folder = trial_folder(out, study, variant, seed)
-    path = folder / RESULT_FILE
-    if find_result(study, variant, seed, out):
+    if path := find_result(study, variant, seed, out):
         return path
-    recipe = study.recipe_of(variant, seed)
-    resume = (folder / RECIPE_FILE).is_file()
-    model = train(recipe, folder, resume=resume, device=device, listener=listener)
-    curve = validation_curve(folder)
-    score_trial(study, variant, seed, model, path, curve, device)
-    return path
+    folder = trial_folder(out, study, variant, seed)
+    model = train(study.recipe_of(variant, seed), folder, resume=True, device=device, listener=listener)
+    return score_trial(study, variant, seed, model, folder, validation_curve(folder), device)
 
 
 def validation_curve(folder: Path) -> list[tuple[float, float | None, float | None]]:
@@ -133,20 +125,23 @@ def score_trial(
     variant: str,
     seed: int,
     model: Path,
-    path: Path,
+    folder: Path,
     curve: Sequence[tuple[float, float | None, float | None]],
     device: str = "auto",
     facts: dict[str, Any] | None = None,
-) -> None:
+) -> Path:
     """Count a checkpoint's cells on the test split, at its own threshold, and write the result.
 
     Args:
         study, variant, seed: which trial.
         model: folder of the checkpoint.
-        path: of the result.
+        folder: of the trial.
         curve: of validation, as in ``Result``; the last entry's seconds are the trial's.
         device: where to run.
         facts: more to keep in the file.
+
+    Returns:
+        the file of the result.
     """
     start, test = time.monotonic(), study.test
     with warnings.catch_warnings():
@@ -167,22 +162,21 @@ def score_trial(
         for protocol, rows in counts.items():
             totals = [count_image(each, PROTOCOLS[protocol], len(types))[0] for each in cells]
             rows.append(flatten(sum(totals[1:], totals[0])))
-    write_json(
-        path,
-        {
-            "variant": variant,
-            "seed": seed,
-            "types": list(types),
-            "threshold": threshold,
-            "seconds": curve[-1][0] if curve else 0.0,
-            "test_seconds": time.monotonic() - start,
-            "validation": list(curve),
-            "images": names,
-            "counts": counts,
-            "trial": study.trial_of(variant),
+    run = RunFolder(folder, LAYOUT, {"trial": study.trial_of(variant)})
+    with run.open(resume=True):
+        run.finish(
+            variant=variant,
+            seed=seed,
+            types=list(types),
+            threshold=threshold,
+            seconds=curve[-1][0] if curve else 0.0,
+            test_seconds=time.monotonic() - start,
+            validation=list(curve),
+            images=names,
+            counts=counts,
             **(facts or {}),
-        },
-    )
+        )
+    return folder / RESULT_FILE
 
 
 def read_result(path: Path) -> Result:

@@ -16,11 +16,12 @@ from celldetr.cells.palette import type_colours
 from celldetr.errors import InputError
 from celldetr.io.figures import save_figure
 from celldetr.io.files import output_errors, replacing
-from celldetr.report.similar import FIELD_UM, PIXELS, Crop, crops_figure
+from celldetr.report.crops import cell_pixels
+from celldetr.report.crops_figure import PIXELS, CellCrop, crops_figure
 from celldetr.search.collection import SlideCells
-from celldetr.search.similar import Found
+from celldetr.search.similar import Neighbours
 from celldetr.search.slides import open_slides
-from celldetr.slide.damage import read_around
+from celldetr.slide.base_reader import SlideReader
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -42,11 +43,13 @@ def check_target(out: Path, overwrite: bool) -> None:
         raise InputError(f"{out}: holds earlier results; choose another folder or add `overwrite=True`")
 
 
-def write_found(found: Found, out: Path, slides: Sequence[Path] = (), *, overwrite: bool = False) -> list[str]:
+def write_similar(
+    neighbours: Neighbours, out: Path, slides: Sequence[Path] = (), *, overwrite: bool = False
+) -> list[str]:
     """Write tables, GeoJSON and, where slides can be read, the picture.
 
     Args:
-        found: the neighbours.
+        neighbours: what ``similar`` returned.
         out: folder, made if needed.
         slides: slide files, or folders that hold them, for the picture.
         overwrite: replace earlier results.
@@ -64,18 +67,18 @@ def write_found(found: Found, out: Path, slides: Sequence[Path] = (), *, overwri
             for old in (*(out / "geojson").glob("*.geojson"), out / "similar.png"):
                 old.unlink(missing_ok=True)
     with replacing(out / "similar.parquet") as temporary:
-        found.table.to_parquet(temporary, index=False)
+        neighbours.table.to_parquet(temporary, index=False)
     with replacing(out / "similar.csv") as temporary:
-        found.table.to_csv(temporary, index=False, float_format="%.6g")
-    for name, cells in found.table.groupby("slide", sort=True):
-        slide = found.collection.slides[found.collection.position(str(name))]
+        neighbours.table.to_csv(temporary, index=False, float_format="%.6g")
+    for name, cells in neighbours.table.groupby("slide", sort=True):
+        slide = neighbours.collection.slides[neighbours.collection.position(str(name))]
         with replacing(out / "geojson" / f"{slide.name}.geojson") as temporary:
             temporary.write_text(neighbours_geojson(slide, cells), encoding="utf-8")
-    return _draw(found, out / "similar.png", slides)
+    return _draw(neighbours, out / "similar.png", slides)
 
 
 def neighbours_geojson(slide: SlideCells, cells: pd.DataFrame) -> str:
-    """Rows of ``Found.table`` on one slide as annotations that QuPath opens: named by query and rank, with the
+    """Rows of ``Neighbours.table`` on one slide as annotations that QuPath opens: named by query and rank, with the
     similarity as a measurement, classified by type. Ids are of their own, so they lie beside the detections of
     ``celldetr export``."""
     namespace = uuid.uuid5(NAMESPACE, slide.table.slide)
@@ -85,8 +88,6 @@ def neighbours_geojson(slide: SlideCells, cells: pd.DataFrame) -> str:
     for row in cells.to_dict("records"):
         x, y = float(row["x_px"]) - left, float(row["y_px"]) - top
         w, h = float(row["w_px"]) / 2, float(row["h_px"]) / 2
-        if not np.isfinite([x, y, w, h]).all():
-            raise InputError(f"{slide.table.path}: cell {row['cell_id']} has no finite box")
         ring = [[round(x + a * w, 2), round(y + b * h, 2)] for a, b in ((-1, -1), (1, -1), (1, 1), (-1, 1), (-1, -1))]
         kind, rank = str(row["type"]), int(row["rank"])
         properties: dict[str, Any] = {
@@ -112,19 +113,19 @@ def neighbours_geojson(slide: SlideCells, cells: pd.DataFrame) -> str:
     return json.dumps({"type": "FeatureCollection", "features": features}, ensure_ascii=False)
 
 
-def _draw(found: Found, path: Path, slides: Sequence[Path]) -> list[str]:
-    names = list(dict.fromkeys(found.table["query"]))[:DRAWN]
-    asked = found.table[found.table["query"].isin(names)]
+def _draw(neighbours: Neighbours, path: Path, slides: Sequence[Path]) -> list[str]:
+    names = list(dict.fromkeys(neighbours.table["query"]))[:DRAWN]
+    asked = neighbours.table[neighbours.table["query"].isin(names)]
     shown = asked[asked.groupby(["query", asked["rank"] > 0]).cumcount() < DRAWN_CELLS]
-    several = len(found.collection.slides) > 1
-    with open_slides(found.collection, slides, sorted(set(shown["slide"]))) as opened:
+    several = len(neighbours.collection.slides) > 1
+    with open_slides(neighbours.collection, slides, sorted(set(shown["slide"]))) as opened:
         if opened.readers:
             rows = {
                 name: [
-                    Crop(
+                    CellCrop(
                         title=_title(row, several),
                         pixels=_pixels(opened.readers.get(row["slide"]), row),
-                        size_um=_size(found, row),
+                        size_um=_size(neighbours, row),
                         type=str(row["type"]),
                         is_query=row["rank"] == 0,
                     )
@@ -132,16 +133,16 @@ def _draw(found: Found, path: Path, slides: Sequence[Path]) -> list[str]:
                 ]
                 for name in names
             }
-            types = list(dict.fromkeys(name for slide in found.collection.slides for name in slide.table.types))
+            types = list(dict.fromkeys(name for slide in neighbours.collection.slides for name in slide.table.types))
             save_figure(crops_figure(rows, types), path)
-        told = list(opened.missing)
+        notes = list(opened.missing)
         if opened.readers:  # else there is no picture
             shows = "similar.png shows the first"
-            if left_out := len(set(found.table["query"])) - len(names):
-                told.append(f"{shows} {DRAWN} queries, {left_out} more are in the tables")
+            if left_out := len(set(neighbours.table["query"])) - len(names):
+                notes.append(f"{shows} {DRAWN} queries, {left_out} more are in the tables")
             if left_out := len(asked) - len(shown):
-                told.append(f"{shows} {DRAWN_CELLS} neighbours of a query, {left_out:,} more cells are in the tables")
-        return told
+                notes.append(f"{shows} {DRAWN_CELLS} neighbours of a query, {left_out:,} more cells are in the tables")
+        return notes
 
 
 def _title(row: dict[Any, Any], several: bool) -> str:
@@ -150,17 +151,13 @@ def _title(row: dict[Any, Any], several: bool) -> str:
     return f"{first}\n{second}" + (f"\n{row['slide'][:24]}" if several else "")
 
 
-def _size(found: Found, row: dict[Any, Any]) -> tuple[float, float]:
-    mpp = found.collection.slides[found.collection.position(row["slide"])].table.mpp_xy or (1.0, 1.0)
+def _size(neighbours: Neighbours, row: dict[Any, Any]) -> tuple[float, float]:
+    mpp = neighbours.collection.slides[neighbours.collection.position(row["slide"])].table.mpp_xy or (1.0, 1.0)
     return float(row["w_px"]) * mpp[0], float(row["h_px"]) * mpp[1]
 
 
-def _pixels(reader: Any, row: dict[Any, Any]) -> NDArray[np.uint8] | None:
+def _pixels(reader: SlideReader | None, row: dict[Any, Any]) -> NDArray[np.uint8] | None:
     """(PIXELS, PIXELS, 3) around a cell; None where the slide cannot be read."""
-    return None if reader is None else cell_pixels(reader, float(row["x_px"]), float(row["y_px"]))
-
-
-def cell_pixels(reader: Any, x: float, y: float) -> NDArray[np.uint8]:
-    """(PIXELS, PIXELS, 3) uint8 of ``FIELD_UM`` around a point in level-0 px; white outside the slide."""
-    across, down = FIELD_UM / reader.mpp_x, FIELD_UM / reader.mpp_y
-    return read_around(reader, x - across / 2, y - down / 2, across, down, PIXELS, PIXELS)[0]
+    if reader is None:
+        return None
+    return cell_pixels(reader, float(row["x_px"]), float(row["y_px"]), (reader.mpp_x, reader.mpp_y), PIXELS)

@@ -1,8 +1,4 @@
-"""Crops of cells side by side, each with its box in its type's colour: a query and its neighbours, or examples of a
-group.
-
-All crops have one physical scale, so sizes can be compared.
-"""
+"""A figure of crops of cells, each with its box in its type's colour: queries and neighbours, examples of clusters."""
 
 from __future__ import annotations
 
@@ -14,12 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from celldetr.cells.palette import hex_colour, type_colours
+from celldetr.report.crops import FIELD_UM
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-FIELD_UM = 32.0  # side of what a crop shows: a nucleus and its neighbourhood
 PIXELS = 160  # side of its picture
 ACROSS = 7  # crops in a line: a query and 20 neighbours make three
 INCHES = 1.15
@@ -29,8 +25,8 @@ UNREAD = "#eeeeee"
 
 
 @dataclass(frozen=True)
-class Crop:
-    """One cell.
+class CellCrop:
+    """One cell, and the pixels around it.
 
     Attributes:
         title: lines over the crop.
@@ -47,7 +43,7 @@ class Crop:
     is_query: bool = False
 
 
-def crops_figure(groups: Mapping[str, Sequence[Crop]], types: Sequence[str], across: int = ACROSS) -> Figure:
+def crops_figure(groups: Mapping[str, Sequence[CellCrop]], types: Sequence[str], across: int = ACROSS) -> Figure:
     """Draw groups of crops under each other, each under its name.
 
     Args:
@@ -88,7 +84,7 @@ def crops_figure(groups: Mapping[str, Sequence[Crop]], types: Sequence[str], acr
     return figure
 
 
-def _draw(axes: Axes, crop: Crop, colour: str) -> None:
+def _draw(axes: Axes, crop: CellCrop, colour: str) -> None:
     """The pixels and the box, the cell's centre at (0, 0), y downwards."""
     from matplotlib.patches import Rectangle
 

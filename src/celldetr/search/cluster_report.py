@@ -19,11 +19,11 @@ from celldetr.cells.schema import BOX
 from celldetr.io.figures import save_figure
 from celldetr.io.files import replacing
 from celldetr.report.clusters import embedding_figure, types_figure
+from celldetr.report.crops import cell_pixels
+from celldetr.report.crops_figure import PIXELS, CellCrop, crops_figure
 from celldetr.report.overview import draw_overview, picture_size
-from celldetr.report.similar import Crop, crops_figure
 from celldetr.search.clustering import SAMPLE, Clustered
 from celldetr.search.collection import SlideCells
-from celldetr.search.report import cell_pixels
 from celldetr.search.slides import OpenSlides, open_slides
 from celldetr.slide.damage import read_around
 
@@ -49,7 +49,7 @@ def illustrate_clusters(done: Clustered, slides: Sequence[Path] = (), seed: int 
     names = [cluster_name(i) for i in range(len(done.counts))]
     _table(done)
     save_figure(types_figure(done.by_type, done.types, names), done.out / "types.png")
-    told = _embedding(done, names)
+    notes = _embedding(done, names)
     drawn = [slide.name for slide in done.collection.slides][:MAPS]
     with open_slides(done.collection, slides, drawn) as opened:
         for name in drawn:
@@ -58,14 +58,14 @@ def illustrate_clusters(done: Clustered, slides: Sequence[Path] = (), seed: int 
                 _map(slide, opened, done.out / f"map-{slide.name}.png")
         if opened.readers:
             _examples(done, opened, seed)
-        told += opened.missing
+        notes += opened.missing
         if opened.missing:
-            told.append(
+            notes.append(
                 "maps of these are without tissue" + ("" if opened.readers else ", and there is no examples.png")
             )
     if len(done.collection.slides) > MAPS:
-        told.append(f"maps show the first {MAPS} of {len(done.collection.slides)} slides")
-    return told
+        notes.append(f"maps show the first {MAPS} of {len(done.collection.slides)} slides")
+    return notes
 
 
 def _table(done: Clustered) -> None:
@@ -132,7 +132,7 @@ def _examples(done: Clustered, opened: OpenSlides, seed: int) -> None:
     clusters, rows = sample[CLUSTER].to_numpy(), sample["row"].to_numpy()
     names = sample["slide"].to_pylist()
     rng = np.random.default_rng(seed)
-    groups: dict[str, list[Crop]] = {}
+    groups: dict[str, list[CellCrop]] = {}
     for number in range(min(len(done.counts), EXAMPLE_CLUSTERS)):
         mine = np.flatnonzero((clusters == number) & readable)
         chosen = np.sort(rng.choice(mine, min(EXAMPLES, len(mine)), replace=False))
@@ -149,13 +149,13 @@ def _mix(counts: NDArray[np.int64], types: Sequence[str]) -> str:
     return ", ".join(f"{100 * counts[i] / counts.sum():.0f} % {types[i]}" for i in order)
 
 
-def _crop(done: Clustered, opened: OpenSlides, name: str, row: int) -> Crop:
+def _crop(done: Clustered, opened: OpenSlides, name: str, row: int) -> CellCrop:
     slide = done.collection.slides[done.collection.position(name)]
     values: dict[str, Any] = slide.table.take(np.array([row]), ["cell_id", *BOX, "type", "type_score"]).to_pylist()[0]
-    mpp = slide.table.mpp_xy or (1.0, 1.0)
-    return Crop(
+    mpp, reader = slide.table.mpp_xy or (1.0, 1.0), opened.readers[name]
+    return CellCrop(
         title=f"cell {values['cell_id']}",
-        pixels=cell_pixels(opened.readers[name], values["x_px"], values["y_px"]),
+        pixels=cell_pixels(reader, values["x_px"], values["y_px"], (reader.mpp_x, reader.mpp_y), PIXELS),
         size_um=(values["w_px"] * mpp[0], values["h_px"] * mpp[1]),
         type=str(values["type"]),
     )

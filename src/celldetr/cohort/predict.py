@@ -1,0 +1,40 @@
+"""One slide from file to folder: its cell table, then pictures and exports, under one lock."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from celldetr.cells.export import check_formats, check_free
+from celldetr.model.output import TileModel
+from celldetr.report.outputs import write_outputs
+from celldetr.slide.engine import RunSummary, slide_run
+from celldetr.slide.options import PredictOptions
+from celldetr.slide.reader import open_slide
+from celldetr.slide.run import SlideProgress
+
+
+def predict_slide(
+    path: Path | str,
+    out: Path | str,
+    model: TileModel,
+    options: PredictOptions,
+    *,
+    formats: Sequence[str] = (),
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: Callable[[SlideProgress], None] | None = None,
+) -> RunSummary:
+    """Find every cell of a slide and write ``out/<slide>/``; see ``celldetr.predict_slide``.
+
+    Raises:
+        InputError: anything wrong with the slide, the options or the output; one line says what to do.
+    """
+    check_formats(formats)  # before the slide is read rather than after
+    with open_slide(path, options.mpp) as reader:
+        if not (resume or overwrite):
+            check_free(Path(out) / reader.name, formats)
+        run = slide_run(reader, model, out, options, progress, resume=resume, overwrite=overwrite)
+        with run as summary:  # pictures are made from a finished table only: those that are there are of this one
+            write_outputs(summary.directory, reader, formats, keep=resume, overwrite=overwrite or resume)
+        return summary
