@@ -88,9 +88,9 @@ def test_what_of_a_start_does_not_fit_is_told(
     note = start_note(other, source, start_from(other, source), "old")
     assert re.match(r"init='old': \d+ of \d+ tensors are new, in representer; it was trained with", note)
     assert note.endswith("model.constrained=True, now it is False")
-    layer = CellDETR(tiny_model(level_norm="layer"))  # its weights have the sizes of those of GroupNorm
-    note = start_note(layer, source, start_from(layer, source), "old")
-    assert note == "init='old': it was trained with model.level_norm=group, now it is layer"
+    group = CellDETR(tiny_model(level_norm="group"))  # its weights have the sizes of those of LayerNorm
+    note = start_note(group, source, start_from(group, source), "old")
+    assert note == "init='old': it was trained with model.level_norm=layer, now it is group"
     heads = CellDETR(tiny_model(heads=2, points=8))  # as many offsets
     assert "model.heads=4, now it is 2" in start_note(heads, source, start_from(heads, source), "old")
     larger = CellDETR(tiny_model(d_model=64))

@@ -25,7 +25,8 @@ from helpers.drawn_cells import draw_cells
 from helpers.targets import targets
 
 STEPS = 60
-LEARNED = {"queries": "learned", "coordinates": "image", "num_queries": 10}
+PAPER = {"border": "zeros", "encoder_position": "absolute", "query_position": "absolute", "level_norm": "group"}
+LEARNED = {"queries": "learned", "coordinates": "image", "num_queries": 10, **PAPER}
 SMALL, LARGE = 0, 1  # the types: they differ by colour, too
 CELLS = [
     [(16, 18, 5, SMALL), (46, 14, 8, LARGE), (30, 46, 7, -1)],
