@@ -181,7 +181,7 @@ def main() -> None:
         f" {summary.tissue_mm2:.2f} mm2 of tissue, {squares:.0f} squares of 256 x 256 px through the network"
     )
     print(f"wall {wall:.2f} s, CPU {cpu:.2f} s, {summary.tissue_mm2 / wall * 3600:.0f} mm2 of tissue an hour")
-    floors = {name: n * squares / per_second for name, n in multiplications(options.tile).items()}
+    floors = {name: n * squares / per_second for name, n in multiplications(options.tile_for(model.image_px)).items()}
     print(f"{'stage':55} {'wall s':>7} {'share':>6} {'floor s':>8} {'times the floor':>16}")
     for stage, seconds in sorted(clock.wall.items(), key=lambda item: -item[1]):
         floor = floors.get(stage)

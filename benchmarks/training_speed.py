@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -37,10 +38,11 @@ def work(recipe_file: Path, folder: Path, precision: str) -> None:
         seconds = time.perf_counter() - wall, time.process_time() - cpu
         print(*seconds, progress.loss, flush=True)  # type: ignore[attr-defined]
         if not sys.stdin.readline():
-            sys.exit()
+            raise EOFError
         wall, cpu = time.perf_counter(), time.process_time()
 
-    train(load_recipe(recipe_file, settings), folder, device="cpu", listener=listener)
+    with suppress(EOFError):  # nobody asks any more
+        train(load_recipe(recipe_file, settings), folder, device="cpu", listener=listener)
 
 
 def compare(first: Path, recipe: Path, turns: int, steps: int, threads: int, precision: str) -> None:

@@ -1,25 +1,56 @@
-"""The parts of ``benchmarks/`` that make data, against brute force: a wrong one would go unnoticed in a timing."""
+"""Every benchmark runs once on little, and what some of them make for themselves is checked against brute force.
+
+Where they name data sets there are the folders of ``helpers.stand_ins``; constants say how little. What a benchmark
+starts as a process of its own script, or of ``celldetr``, is run in this one.
+"""
 
 from __future__ import annotations
 
 import importlib
-import re
-import shlex
+import io
+import subprocess
 import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import redirect_stdout
+from functools import partial
 from pathlib import Path
 from types import ModuleType
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+import shapely
+import torch
+import yaml
 
+from celldetr.model.hub import find_model
 from celldetr.recipes import load_recipe
+from celldetr.research.ablation.study import load_study
 from celldetr.slide.reader import open_slide
+from helpers.cli import call
+from helpers.sample_crop import crop
+from helpers.stand_ins import write_bone_marrow, write_reference, write_stand_ins
+from helpers.synthetic import svs
 
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+ROOT = Path(__file__).parents[1]
+BENCHMARKS = ROOT / "benchmarks"
+SMALL_RECIPE = (
+    "training.batch_size=1", "training.workers=0", "augment.crop=64", "model.encoder_layers=1",
+    "model.detection_layers=1", "model.representation_layers=1", "model.pretrained=none",
+)  # fmt: skip
+
+
+class Place(NamedTuple):
+    """What there is to work on."""
+
+    data: Path
+    slide: Path
+    onnx: Path
+    out: Path
 
 
 @pytest.fixture
-def load(monkeypatch):
+def load(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., ModuleType]]:
     """Import a module of a folder of ``benchmarks/``, and forget it afterwards."""
 
     def load(name: str, folder: str = ".") -> ModuleType:
@@ -33,25 +64,220 @@ def load(monkeypatch):
             del sys.modules[name]
 
 
-def test_the_commands_of_the_study_of_pretraining_fit_its_recipes():
-    """As the recipe's first lines say them, with everything that a line break or ``...`` stands for."""
-    lines = (BENCHMARKS / "pretraining" / "pretrain.yaml").read_text().splitlines()
-    told = " ".join(line[1:].strip() for line in lines if line.startswith("#")).replace("\\", " ")
-    commands = re.findall(r"training\.seed=S.*?(?=\.\.\.|Rates)", told)
-    assert len(commands) == 3
-    recipes = []
-    for command in commands:
-        words = [word.replace("=S", "=1") for word in shlex.split(command)]
-        del words[words.index("-o") : words.index("-o") + 2]
-        recipes.append(load_recipe(BENCHMARKS / "pretraining" / "pretrain.yaml", words))
-    two, start, released = recipes
-    assert [recipe.training.seed for recipe in recipes] == [1, 1, 1]
-    assert start.training.lr == pytest.approx(0, abs=1e-9)
-    assert start.model == two.model != released.model
-    assert released.training.contrastive.views == "released"
-    assert released.training.contrastive.start == "random"
-    views = two.training.steps * two.training.batch_size * 2  # two views of an image
-    assert released.training.steps * released.training.batch_size == views
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_stand_ins(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture
+def place(data: Path, small_onnx: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
+    monkeypatch.setenv("CELLDETR_DATA", str(data))
+    slide = svs(tmp_path / "small", crop(), 0.499, 0.499)["path"]
+    return Place(data, slide, small_onnx, tmp_path)
+
+
+def run(module: ModuleType, *arguments: object) -> str:
+    """Run a benchmark; returns what it prints."""
+    printed = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(printed):
+        patch.setattr(sys, "argv", [str(module.__file__), *map(str, arguments)])
+        module.main()
+    return printed.getvalue()
+
+
+def in_process(module: ModuleType) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """``subprocess.run`` of the benchmark itself, or of ``celldetr``, without a process."""
+
+    really = subprocess.run
+
+    def start(command: Sequence[str], **options: Any) -> subprocess.CompletedProcess[str]:
+        program, *arguments = command
+        if program == "celldetr":
+            return subprocess.CompletedProcess(command, call(*arguments), "", "")
+        if (program, arguments[0]) == (sys.executable, module.__file__):
+            return subprocess.CompletedProcess(command, 0, run(module, *arguments[1:]), "")
+        return really(command, **options)
+
+    return start
+
+
+def small_recipe(name: str, settings: Sequence[str] = (), *rest: Any) -> Any:
+    return load_recipe(name, [*settings, *SMALL_RECIPE], *rest)
+
+
+def small_study(name: str) -> Any:
+    study = load_study(name)
+    return study.model_copy(update={"set": (*study.set, *SMALL_RECIPE)})
+
+
+Arguments = Callable[[Place], list[object]]
+Constants = Callable[[Place], dict[str, Any]]
+NOTHING: Arguments = lambda place: []  # noqa: E731
+RECIPE = {"load_recipe": small_recipe}
+
+# Arguments and constants with which each is small.
+SMALL: dict[str, tuple[Arguments, dict[str, Any] | Constants]] = {
+    "attention_inside": (lambda place: ["small-20x"], {}),
+    "dropout_speed": (NOTHING, {"TURNS": 1, "WARM": 0, **RECIPE}),
+    "embedding_cost": (NOTHING, {"ROUNDS": 1, "IMAGES": 1, "SIZES": (64,)}),
+    "engines": (
+        lambda place: ["--runs", 1, "--threads", 1, "--onnx", place.onnx],
+        {"TORCH": ("celldetr fp32",), "INT8": "ONNX Runtime"},
+    ),
+    "finetune_curve": (
+        lambda place: ["--cells", 10, "--seeds", 1, "--steps", 1, *SMALL_RECIPE[:3], "model.pretrained=none"],
+        {"HELD_OUT": 1},
+    ),
+    "foreign_tissue": (NOTHING, {"THRESHOLDS": (0.3,)}),
+    "frozen_features": (NOTHING, {"SEEDS": 1}),
+    "million_cells": (lambda place: ["--cells", 600, "--steps", "index", "query", "geojson"], {}),
+    "neighbour_index": (lambda place: ["--cells", 4000, "--queries", 5, "--libraries", "faiss-ivf"], {}),
+    "nucleus_size": (NOTHING, {"FACTORS": (1.0,), "PLACES": ((1200, 900),)}),
+    "onnx_same_result": (NOTHING, lambda place: {"BATCHES": ((1, 96),), "export_onnx": lambda *_: place.onnx}),
+    "orientations": (NOTHING, {"COUNTS": (1, 2)}),
+    "patch_quality": (lambda place: [0.5, place.slide], {"PX": 120, "MOST": 2}),
+    "peers": (lambda place: ["--peers", "celldetr-float32", "--threads", 1, "--rounds", 1, "--tiles", 1], {}),
+    "pseudo_boxes": (NOTHING, {}),
+    "query_scores": (NOTHING, {"tissue": lambda count, size: [crop()] * count}),
+    "query_time": (lambda place: ["--turns", 1], {"STEPS": 1, "WARM": 0, "load_study": small_study}),
+    "same_nucleus": (NOTHING, {"DISTANCES_UM": (2.5,)}),
+    "same_result": (NOTHING, {}),
+    "ship_weights": (lambda place: [find_model("small-20x"), "shipped"], lambda place: {"PACKAGED": place.out}),
+    "size_in_content": (NOTHING, {"SIDE_UM": 150.0, "PLACE": (950.0, 900.0)}),
+    "slide_profile": (lambda place: [place.slide], {}),
+    "spatial_truth": (
+        lambda place: ["--tiles", 4, "--only", "as it comes", "--reference", reference(place)],
+        {},
+    ),
+    "tile_speed": (NOTHING, lambda place: {"SIZES": ((64, 1),), "REPEATS": 1, "sample_slide": lambda: place.slide}),
+}  # fmt: skip
+
+
+def reference(place: Place) -> Path:
+    """Of four of the types that benchmarks simulate."""
+    types = ["CD4+/CD25 T Reg", "CD14+ Monocyte", "CD19+ B", "CD56+ NK"]
+    return write_reference(place.out / "reference.h5ad", "bulk_labels", types)
+
+
+@pytest.fixture
+def small(load: Callable[..., ModuleType], monkeypatch: pytest.MonkeyPatch) -> Callable[..., ModuleType]:
+    """Import a benchmark with other constants."""
+
+    def make(name: str, folder: str = ".", **constants: Any) -> ModuleType:
+        module = load(name, folder)
+        for key, value in constants.items():
+            monkeypatch.setattr(module, key, value)
+        if hasattr(module, "subprocess"):
+            monkeypatch.setattr(module.subprocess, "run", in_process(module))
+        return module
+
+    return make
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SMALL)
+def test_a_benchmark_runs(name: str, small: Callable[..., ModuleType], place: Place) -> None:
+    arguments, constants = SMALL[name]
+    module = small(name, **(constants(place) if callable(constants) else constants))
+    threads = torch.get_num_threads()
+    try:
+        printed = run(module, *arguments(place))
+    finally:
+        torch.set_num_threads(threads)
+    assert len(printed.splitlines()) > 0
+    assert "failed" not in printed
+
+
+@pytest.mark.slow
+def test_big_slides(small: Callable[..., ModuleType], place: Place) -> None:
+    big = place.out / "big.tif"
+    run(small("big_slide"), "--side", 700, "-o", big, "--model", "")
+    module = small("big_run", EVERY=0.0)
+    module.PredictOptions = partial(module.PredictOptions, tile=160, overlap=48, batch_size=1)
+    printed = run(module, big, "-o", place.out / "big", "--plot", place.out / "plot.png")
+    assert "geojson: " in printed
+    assert (place.out / "plot.png").stat().st_size > 1000
+
+
+@pytest.mark.slow
+def test_deformable_attention(small: Callable[..., ModuleType]) -> None:
+    module = small("deformable_attention")
+    module.SETTINGS = (module.Setting("tiny", batch=1, levels=(8, 4), width=128),)
+    threads = torch.get_num_threads()
+    assert "tiny" in run(module, "--runs", 1, "--threads", 1)
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.slow
+def test_paper_r50(small: Callable[..., ModuleType], place: Place) -> None:
+    module = small("paper_r50", PROBE=1)
+    light = ("model.backbone=resnet18", "model.num_queries=50", "training.workers=0")
+    module.CHANGES += (*light, *SMALL_RECIPE[2:])
+    assert "1 steps of 1" in run(module, "--steps", 1)
+
+
+@pytest.mark.slow
+def test_roi_equals_filter(small: Callable[..., ModuleType], place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = small("roi_equals_filter", ROI=shapely.box(50, 60, 200, 250))
+    monkeypatch.setattr(module.celldetr, "sample_slide", lambda: place.slide)
+    assert "same type: 100.00%" in run(module)
+
+
+@pytest.mark.slow
+def test_same_cells(load: Callable[..., ModuleType], place: Place) -> None:
+    module = load("same_cells")
+    with pytest.raises(SystemExit) as end:
+        run(module, ROOT, ROOT, "--", place.slide)
+    assert end.value.code == 0
+
+
+@pytest.mark.slow
+def test_training_speed(small: Callable[..., ModuleType], place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    module, recipe = small("training_speed"), place.out / "recipe.yaml"
+    values = small_recipe("small-20x").model_dump(mode="json")
+    recipe.write_text(yaml.safe_dump(values))
+    monkeypatch.setattr(sys, "stdin", io.StringIO("\n"))
+    steps = run(module, "--precision", 32, "--work", recipe, place.out / "run").splitlines()
+    assert [len(step.split()) for step in steps] == [3, 3]
+
+
+@pytest.mark.slow
+def test_spatial_size(small: Callable[..., ModuleType], place: Place) -> None:
+    module = small("spatial_size", measured=lambda work, *given: (work(*given), (0.0, 0.0))[1])
+    (place.out / "work").mkdir()
+    folder = write_bone_marrow(place.out / "bone-marrow")
+    assert "write" in run(module, "--bone-marrow", folder, "--work", place.out / "work", "--cells", 400)
+
+
+@pytest.mark.slow
+def test_spatial_training(small: Callable[..., ModuleType], place: Place) -> None:
+    module = small("spatial_training")
+    module.OPTIONS = module.OPTIONS.model_copy(update={"px": 64, "min_nuclei": 1})
+    printed = run(module, "--reference", reference(place), "--work", place.out / "work", "--steps", 1)
+    assert "trained on recovered labels" in printed
+
+
+@pytest.mark.slow
+def test_sets_of_pretraining(small: Callable[..., ModuleType], place: Place) -> None:
+    module = small("sets", "pretraining", SETS={"brca": ("brca-m2c", "train", 64)})
+    run(module, place.out / "sets")
+    assert (place.out / "sets" / "brca" / "set.json").is_file()
+
+
+def test_none_is_left_out() -> None:
+    text = Path(__file__).read_text()
+    parts = {"bone_marrow", "peers_catalogue", "scores"}  # imported by others
+    names = {path.stem for path in BENCHMARKS.glob("*.py")} - parts
+    assert [name for name in names if f'"{name}"' not in text] == []
+
+
+@pytest.mark.parametrize("path", sorted(BENCHMARKS.glob("pretraining/*.yaml")), ids=lambda path: path.stem)
+def test_recipes_and_studies_of_pretraining_are_valid(path: Path) -> None:
+    read = load_study if "variants" in yaml.safe_load(path.read_text()) else load_recipe
+    assert read(str(path)).name
+
+
+# What benchmarks make for themselves
 
 
 def test_rays_end_on_the_outline_of_the_ellipse(load):

@@ -188,12 +188,11 @@ def test_a_finished_attempt_is_moved_with_its_stores(tmp_path: Path) -> None:
         (place / "cells.zarr" / "tables").mkdir(parents=True)
         (place / "cells.zarr" / "zarr.json").write_text(text)
         (place / "cells.parquet").write_text(text)
-    (attempt / "run.json").write_text("new")
-    (attempt / "parts").mkdir()
+    (attempt / "run.json").write_text('{"status": "complete"}')
     (directory / "parts").mkdir()
     (directory / "parts" / "band").write_text("kept")
-    move_results(attempt, directory)
+    assert move_results(attempt, directory) == {"status": "complete"}
     assert (directory / "cells.zarr" / "zarr.json").read_text() == "new"
-    assert (directory / "run.json").read_text() == (directory / "cells.parquet").read_text() == "new"
+    assert (directory / "cells.parquet").read_text() == "new"
     assert (directory / "parts" / "band").read_text() == "kept"
-    assert [path.name for path in attempt.iterdir()] == ["parts"]
+    assert [path.name for path in attempt.iterdir()] == ["run.json"]

@@ -11,11 +11,10 @@ from sklearn.metrics import confusion_matrix
 
 from celldetr.errors import InputError
 from celldetr.evaluation.confusion import NO_CELL, NOT_FOUND, read_confusion, write_confusion
-from celldetr.evaluation.plots import confusion_figure
 from celldetr.evaluation.protocols import find_protocol, pair_image
 from celldetr.evaluation.score import score_images
 from celldetr.evaluation.type_map import type_map
-from helpers.scenes import TYPES, image, random_image
+from helpers.scenes import TYPES, random_image
 
 IMAGES = [random_image(seed, name=str(seed)) for seed in range(12)]
 REPORT = score_images(IMAGES, TYPES, threshold=0.3, resamples=0)
@@ -60,16 +59,6 @@ def test_the_table_has_every_pair(tmp_path: Path) -> None:
     ]
     assert sum(shares) == pytest.approx(1, abs=1e-5)
     assert len(shares) == 4
-
-
-def test_the_figure_has_both_directions() -> None:
-    left, right, bar = confusion_figure(REPORT).axes
-    matrix = read_confusion(REPORT)
-    assert left.images[0].get_array().data == pytest.approx(np.nan_to_num(matrix.of_true))
-    assert right.images[0].get_array().data == pytest.approx(np.nan_to_num(matrix.of_predicted))
-    assert [t.get_text() for t in left.texts] == [t.get_text() for t in right.texts]
-    assert bar.get_ylabel() == "share"
-    confusion_figure(score_images([image()], TYPES, threshold=0.5))  # of nothing
 
 
 FINE = ("t", "b", "tumour", "mast")

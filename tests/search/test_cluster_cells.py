@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import sys
 from pathlib import Path
 
 import jsonschema
@@ -211,10 +210,3 @@ def test_groups_are_numbered_by_size():
 @pytest.mark.parametrize("n", [1, 2, 3, 10])
 def test_few_cells(n):
     assert len(group(planted(n, 2)[0].astype(np.float32), 0.5, 15, 0).labels) == n
-
-
-def test_without_scanpy_the_command_names_the_extra(tmp_path, monkeypatch, capsys):
-    write_cohort(tmp_path, {"one": 50})
-    monkeypatch.setitem(sys.modules, "scanpy", None)
-    assert call("cluster", tmp_path) == 2
-    assert "pip install '.[cluster-cells]'" in capsys.readouterr().err

@@ -18,7 +18,7 @@ from celldetr.cells.reader import read_cells
 from celldetr.errors import InputError
 from celldetr.report.marks import HATCH
 from celldetr.report.overview import write_overview
-from celldetr.slide.band_cache import FoundStore, FoundTile
+from celldetr.slide.band_cache import BandCache, DetectedTile
 from celldetr.slide.damage import TILE_SMALLEST, DamageError, read_around
 from celldetr.slide.engine import RunSummary, run_slide
 from celldetr.slide.grid import Tile
@@ -272,15 +272,16 @@ def test_the_overview_is_hatched_where_nothing_is_known(scratched: Path, tmp_pat
 def test_found_bands_remember_what_failed(tmp_path: Path) -> None:
     tiles = [Tile(0, column, 0, 0, 64, 64, (0, 0, 1, 1)) for column in range(3)]
     seen = BlobModel().predict_tiles([IMAGE[:64, :64]] * 2)
-    store = FoundStore(tmp_path, "run")
+    (tmp_path / "parts").mkdir()
+    cache = BandCache(tmp_path, {"options": {}})
     bands = [
-        [FoundTile(tiles[0], seen[0]), FoundTile(tiles[1], None, (0, 0, 64, 64), "bad"),
-         FoundTile(tiles[2], seen[1], (0, 32, 64, 64), "half")],
-        [FoundTile(tile, None, (0, 0, 64, 64), "bad") for tile in tiles],
+        [DetectedTile(tiles[0], seen[0]), DetectedTile(tiles[1], None, (0, 0, 64, 64), "bad"),
+         DetectedTile(tiles[2], seen[1], (0, 32, 64, 64), "half")],
+        [DetectedTile(tile, None, (0, 0, 64, 64), "bad") for tile in tiles],
     ]  # fmt: skip
     for band, items in enumerate(bands):
-        store.write(band, items)
-        back = store.read(band, tiles)
+        cache.write(band, items)
+        back = cache.read(band, tiles)
         assert back is not None
         assert [(i.tile, i.lost, i.reason) for i in back] == [(i.tile, i.lost, i.reason) for i in items]
         for got, written in zip(back, items, strict=True):

@@ -331,7 +331,7 @@ def test_batch_size_may_change_on_resuming_but_nothing_else(tmp_path: Path) -> N
         (SMALL.model_copy(update={"tile": 160}), BlobModel(), r"options.tile: 128, now 160"),
         (SMALL, BlobModel(name="other"), r"model.name: 'blobs', now 'other'"),
     ]:
-        with pytest.raises(InputError, match=rf"cannot be resumed, it was made with {message}; pass `overwrite=True`"):
+        with pytest.raises(InputError, match=rf"cannot be resumed, the run there differs \({message}\); pass"):
             run_slide(slide(), model, tmp_path, options, resume=True)
     with pytest.raises(InputError, match=r"width: 610, now 600"):
         run_slide(from_array(IMAGE[:, :600], 0.5, "blobs"), BlobModel(), tmp_path, SMALL, resume=True)

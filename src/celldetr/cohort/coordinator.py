@@ -13,24 +13,25 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import CancelledError
 from contextlib import ExitStack, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from celldetr.cells.schema import RUN
 from celldetr.cohort import tasks
-from celldetr.cohort.regions import area_of, count_tiles, cut_regions, found_store, missing_bands
+from celldetr.cohort.regions import area_of, count_tiles, cut_regions, missing_bands
 from celldetr.cohort.request import Listener, Outcome, Request, one_line
 from celldetr.errors import InputError
-from celldetr.io.files import flush_directory, output_errors, read_json, write_json
-from celldetr.io.run_folder import check_modes
-from celldetr.slide.engine import RunSummary, claim, is_complete, summarise
+from celldetr.io.files import output_errors, read_json
+from celldetr.io.run_folder import RunFolder, check_modes
+from celldetr.slide.band_cache import BandCache
+from celldetr.slide.engine import LAYOUT, RunSummary, slide_folder, summarise
 from celldetr.slide.find import Slide
 from celldetr.slide.parts import PARTS, PartStore
 from celldetr.slide.pipeline import Seconds
-from celldetr.slide.provenance import environment, now
-from celldetr.slide.run import SlideProgress, leave
+from celldetr.slide.provenance import environment
+from celldetr.slide.run import Clock, SlideProgress, begin, keep_or_discard
 
 if TYPE_CHECKING:
     from distributed import Client, Future
@@ -41,14 +42,20 @@ LOOK = 2.0  # seconds between two counts of the workers
 AGAIN = "what is finished is kept, run again with `resume=True` to continue"
 
 
-def move_results(attempt: Path, directory: Path) -> None:
-    """Move what an attempt has made into a slide's directory; ``run.json`` last, which says that all is there."""
-    made = [path for path in attempt.iterdir() if path.name != PARTS]
-    for path in sorted(made, key=lambda path: (path.name == RUN, path.name)):
-        target = directory / path.name
-        if target.is_dir():  # a store of an earlier run, which a folder cannot replace
-            shutil.rmtree(target)
-        path.replace(target)
+def move_results(attempt: Path, directory: Path) -> dict[str, Any]:
+    """Move what an attempt has made into a slide's directory, but its record, which is returned."""
+    record = read_json(attempt / RUN)
+    if record is None:
+        raise InputError(f"{attempt}: not seen from here; the output folder must be one that all workers share")
+    with output_errors(directory):
+        for path in attempt.iterdir():
+            target = directory / path.name
+            if path.name == RUN:
+                continue
+            if target.is_dir():  # a store of an earlier run, which a folder cannot replace
+                shutil.rmtree(target)
+            path.replace(target)
+    return record
 
 
 @dataclass
@@ -57,35 +64,28 @@ class Begun:
 
     Attributes:
         slide: which.
-        begun: ``time.perf_counter`` of that.
-        hold: its lock.
+        start: ``time.perf_counter`` of that.
+        stack: holds its folder open.
         outlined, outline: what is known of it, where it is on the cluster and here; None until it is looked at.
-        run: ``run.json`` while it is in tasks.
-        earlier: ``run.json`` of the sessions before.
+        folder: of its results; None until it is looked at.
+        record: of the run before this session.
         tasks: keys of the tasks that are handed out -> their futures.
         seconds: spent on it in this session, added up over workers.
-        tiles, cells, mm2: found so far.
+        tiles, cells, mm2: detected so far.
     """
 
     slide: Slide
-    begun: float
-    hold: ExitStack = field(default_factory=ExitStack)
+    start: float
+    stack: ExitStack = field(default_factory=ExitStack)
     outlined: Future | None = None
     outline: tasks.Outline | None = None
-    run: dict[str, Any] = field(default_factory=dict)
-    earlier: dict[str, Any] = field(default_factory=dict)
+    folder: RunFolder | None = None
+    record: dict[str, Any] = field(default_factory=dict)
     tasks: dict[Any, Future] = field(default_factory=dict)
     seconds: Seconds = field(default_factory=Seconds)
     tiles: int = 0
     cells: int = 0
     mm2: float = 0.0
-
-    def describe(self, status: str) -> dict[str, Any]:
-        """``run.json`` of a slide that is not finished."""
-        before = self.earlier.get("seconds", {})
-        spent = {**asdict(self.seconds), "total": time.perf_counter() - self.begun}
-        total = {key: round(value + before.get(key, 0.0), 3) for key, value in spent.items()}
-        return {**self.run, "status": status, "ended": now(), "seconds": total, **environment()}
 
 
 class Coordinator:
@@ -130,11 +130,11 @@ class Coordinator:
     def _begin(self, slide: Slide) -> None:
         begun = Begun(slide, time.perf_counter())
         self._begun.append(begun)
-        try:
-            earlier = read_json(self._request.out / slide.name / RUN) if self._request.resume else None
-        except InputError:
-            earlier = None  # told when the lock is taken
-        if is_complete(earlier):
+        folder = RunFolder(self._request.out / slide.name, LAYOUT)
+        if self._request.resume:
+            with suppress(InputError):  # told when the folder is opened
+                folder.check(resume=True)
+        if folder.is_finished:
             self._submit(begun, tasks.revisit, priority=1)
         else:
             # Tasks are given the future, not what it holds: workers pass that on, and find it again if its holder dies.
@@ -188,32 +188,26 @@ class Coordinator:
             begun.seconds.read += answer.seconds.read
             begun.seconds.model += answer.seconds.model
             self._count(begun, answer.bands, answer.cells)
-        elif isinstance(answer, tasks.Finished):
-            return self._end(begun, self._commit(begun, answer.attempt))
+        elif isinstance(answer, Path):
+            return self._end(begun, self._commit(begun, answer))
         if not begun.tasks:
-            history = tasks.History(begun.earlier, begun.seconds, time.perf_counter() - begun.begun)
-            self._submit(begun, tasks.finish, begun.outlined, history, priority=2)
+            elapsed = time.perf_counter() - begun.start
+            self._submit(begun, tasks.finish, begun.outlined, begun.record, begun.seconds, elapsed, priority=2)
         return None
 
     def _share_out(self, begun: Begun, outline: tasks.Outline) -> None:
         """Take the slide's lock and hand out the regions that are not found yet."""
         request, plan = self._request, outline.plan
-        directory = request.out / begun.slide.name
-        earlier = begun.hold.enter_context(claim(directory, outline.identity, request.resume, request.overwrite))
-        if is_complete(earlier):
-            raise InputError(f"{directory}: another run has just finished it; run again with `resume=True`")
-        begun.earlier = {"started": now(), **(earlier or {})}
-        begun.outline, begun.seconds.tissue = outline, outline.seconds
-        begun.run = {
-            "status": "running",
-            **outline.identity,
-            "sessions": begun.earlier.get("sessions", 0) + 1,
-            "started": begun.earlier["started"],
-        }
-        write_json(directory / RUN, begun.run)
-        with output_errors(directory):
-            (directory / PARTS).mkdir(exist_ok=True)
-        todo = missing_bands(plan, self._parts(begun), found_store(directory, outline.identity))
+        folder = slide_folder(request.out / begun.slide.name, outline.identity)
+        begun.stack.enter_context(folder.open(resume=request.resume, overwrite=request.overwrite))
+        if folder.is_finished:
+            raise InputError(f"{folder.path}: another run has just finished it; run again with `resume=True`")
+        begun.outline, begun.folder, begun.record = outline, folder, dict(folder.record)
+        begun.seconds.tissue = outline.seconds
+        begin(folder)
+        with output_errors(folder.path):
+            (folder.path / PARTS).mkdir(exist_ok=True)
+        todo = missing_bands(plan, *self._stores(begun, folder))
         self._count(begun, set(plan.bands) - set(todo), 0)
         # A slide is shared by all workers if there are few slides, and by few if there are many.
         share = count_tiles(plan, todo) * self._left // (2 * self._count_workers())
@@ -222,21 +216,14 @@ class Coordinator:
             self._submit(begun, tasks.find, begun.outlined, tuple(bands))
 
     def _commit(self, begun: Begun, attempt: Path) -> RunSummary:
-        """Move a finished attempt's files into place, ``run.json`` last, and remove the parts."""
-        directory = self._request.out / begun.slide.name
-        run = read_json(attempt / RUN)
-        if run is None:
-            raise InputError(f"{attempt}: not seen from here; the output folder must be one that all workers share")
-        with output_errors(directory):
-            move_results(attempt, directory)
-            flush_directory(directory)
-        summary = summarise(directory, run)
-        self._parts(begun).remove()
-        return summary
+        """Move a finished attempt's files into place, and finish the run."""
+        assert begun.folder is not None
+        begun.folder.finish(**move_results(attempt, begun.folder.path))
+        return summarise(begun.folder)
 
     def _end(self, begun: Begun, summary: RunSummary) -> Outcome:
         self._begun.remove(begun)
-        begun.hold.close()
+        begun.stack.close()
         return Outcome(begun.slide, summary)
 
     def _fail(self, begun: Begun, error: Exception) -> Outcome:
@@ -248,16 +235,15 @@ class Coordinator:
         self._begun.remove(begun)
         with suppress(Exception):  # the scheduler may be why we give up
             self._client.cancel(list(begun.tasks.values()), force=True)
-        directory = self._request.out / begun.slide.name
-        if begun.outline is not None and begun.run:
-            bands = begun.outline.plan.bands
-            found = found_store(directory, begun.outline.identity)
-            leave(directory, self._parts(begun), found, bands, begun.describe, error)
-        begun.hold.close()
+        if begun.folder is not None and begun.outline is not None:
+            facts = Clock(begun.record, begun.start, begun.seconds).facts() | environment()
+            keep_or_discard(begun.folder, *self._stores(begun, begun.folder), begun.outline.plan.bands, facts)
+        begun.stack.__exit__(type(error), error, error.__traceback__)  # puts the error on record
 
-    def _parts(self, begun: Begun) -> PartStore:
+    def _stores(self, begun: Begun, folder: RunFolder) -> tuple[PartStore, BandCache]:
         assert begun.outline is not None
-        return PartStore(self._request.out / begun.slide.name, begun.outline.types, begun.outline.embedding_dim)
+        parts = PartStore(folder.path, begun.outline.types, begun.outline.embedding_dim)
+        return parts, BandCache(folder.path, folder.request)
 
     def _count(self, begun: Begun, bands: Sequence[int] | set[int], cells: int) -> None:
         if begun.outline is None:

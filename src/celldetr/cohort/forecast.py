@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from celldetr.cohort.regions import count_tiles, cut_regions, found_store, missing_bands
+from celldetr.cohort.regions import count_tiles, cut_regions, missing_bands
 from celldetr.cohort.request import Request, one_line
 from celldetr.errors import InputError
 from celldetr.io.run_folder import check_modes
-from celldetr.slide.engine import earlier_run, is_complete
+from celldetr.slide.band_cache import BandCache
+from celldetr.slide.engine import slide_folder
 from celldetr.slide.find import Slide
 from celldetr.slide.parts import PartStore
 from celldetr.slide.plan import make_plan
@@ -73,20 +74,20 @@ def forecast(slides: Sequence[Slide], request: Request) -> Iterator[Forecast]:
 def _look(slide: Slide, directory: Path, request: Request, model: TilePredictor) -> Forecast:
     options = request.options_of(slide)
     with open_slide(slide.path, options.mpp) as reader:
-        run = identity(reader, model, options)
-        finished = is_complete(earlier_run(directory, run, request.resume, request.overwrite))
+        folder = slide_folder(directory, identity(reader, model, options))
+        folder.check(resume=request.resume, overwrite=request.overwrite)
         plan = make_plan(reader, model, options)
-        if finished:
+        if folder.is_finished:
             todo = []
         elif request.overwrite:
             todo = plan.bands
         else:
             parts = PartStore(directory, model.types, model.embedding_dim)
-            todo = missing_bands(plan, parts, found_store(directory, run))
+            todo = missing_bands(plan, parts, BandCache(directory, folder.request))
         return Forecast(
             slide,
             directory,
-            finished=finished,
+            finished=folder.is_finished,
             width=reader.width,
             height=reader.height,
             mpp=reader.mpp,

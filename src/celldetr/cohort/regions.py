@@ -7,23 +7,16 @@ and are passed over where they are there already.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from pathlib import Path
-from typing import Any
 
-from celldetr.slide.band_cache import FoundStore, digest
-from celldetr.slide.parts import PARTS, PartStore
+from celldetr.slide.band_cache import BandCache
+from celldetr.slide.parts import PartStore
 from celldetr.slide.plan import Plan
 
 
-def found_store(directory: Path, identity: dict[str, Any]) -> FoundStore:
-    """The bands of a run that are found, in the working folder of its slide."""
-    return FoundStore(directory / PARTS, digest(identity))
-
-
-def missing_bands(plan: Plan, parts: PartStore, found: FoundStore) -> list[int]:
-    """The bands that are neither settled nor found, by what is on disk."""
+def missing_bands(plan: Plan, parts: PartStore, cache: BandCache) -> list[int]:
+    """The bands that are neither settled nor detected, by what is on disk."""
     settled = {info.band for info in parts.infos(plan.bands)}
-    return [band for band in plan.bands if band not in settled and not found.has(band)]
+    return [band for band in plan.bands if band not in settled and not cache.has(band)]
 
 
 def count_tiles(plan: Plan, bands: Iterable[int]) -> int:

@@ -18,25 +18,25 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache, wraps
 from itertools import chain, groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 from uuid import uuid4
 
-from celldetr.cohort.regions import found_store
 from celldetr.cohort.request import Request
 from celldetr.config import InferenceOptions
 from celldetr.errors import InputError
 from celldetr.io.files import output_errors
+from celldetr.slide.band_cache import BandCache
 from celldetr.slide.base_reader import SlideReader
-from celldetr.slide.engine import RunSummary, summarise
+from celldetr.slide.engine import RunSummary, slide_folder
 from celldetr.slide.find import Slide
-from celldetr.slide.parts import ATTEMPT, PARTS
+from celldetr.slide.parts import ATTEMPTS, PART_FILES, PARTS
 from celldetr.slide.pipeline import Job, Seconds, find_bands
 from celldetr.slide.plan import Plan, make_plan
-from celldetr.slide.provenance import changed, identity
+from celldetr.slide.provenance import identity
 from celldetr.slide.reader import open_slide
 from celldetr.slide.run import Session
 
@@ -88,32 +88,6 @@ class Report:
     bands: tuple[int, ...]
     cells: int
     seconds: Seconds
-
-
-@dataclass(frozen=True)
-class Finished:
-    """A slide's results, not yet where they belong.
-
-    Attributes:
-        attempt: folder that holds them.
-    """
-
-    attempt: Path
-
-
-@dataclass(frozen=True)
-class History:
-    """What was spent on a slide before it is finished.
-
-    Attributes:
-        earlier: ``run.json`` of earlier sessions, as far as it matters: ``seconds``, ``sessions``, ``started``.
-        seconds: of the regions, added up over workers.
-        elapsed: seconds since this session began with the slide.
-    """
-
-    earlier: dict[str, Any] = field(default_factory=dict)
-    seconds: Seconds = field(default_factory=Seconds)
-    elapsed: float = 0.0
 
 
 def _task(work: Callable[P, T]) -> Callable[P, T | Refusal]:
@@ -169,8 +143,8 @@ def revisit(request: Request, slide: Slide) -> RunSummary:
 @_task
 def find(request: Request, slide: Slide, outline: Outline, bands: tuple[int, ...]) -> Report:
     """Find the cells of a region, all that the model sees in its tiles; bands that are there are passed over."""
-    store = found_store(request.out / slide.name, outline.identity)
-    todo = [band for band in bands if not store.has(band)]
+    cache = BandCache(request.out / slide.name, outline.identity)
+    todo = [band for band in bands if not cache.has(band)]
     seconds, cells = Seconds(), 0
     if todo:
         _working_folder(request, slide)
@@ -179,36 +153,48 @@ def find(request: Request, slide: Slide, outline: Outline, bands: tuple[int, ...
             with closing(find_bands(job, todo, seconds)) as batches:
                 for band, items in groupby(chain.from_iterable(batches), key=lambda item: item.tile.row):
                     found = list(items)
-                    store.write(band, found)
+                    cache.write(band, found)
                     cells += sum(len(item.cells) for item in found if item.cells is not None)
     return Report(bands, cells, seconds)
 
 
 @_task
-def finish(request: Request, slide: Slide, outline: Outline, history: History) -> Finished:
-    """Settle whose the found cells are, join them, draw and export, in a folder of this attempt.
+def finish(
+    request: Request, slide: Slide, outline: Outline, record: dict[str, Any], seconds: Seconds, elapsed: float
+) -> Path:
+    """Settle the seams between tiles, join the table, draw and export, in a folder of this attempt.
 
-    A band whose file is missing or damaged is found again here.
+    A band whose file is missing or damaged is detected again here.
+
+    Args:
+        request: what is wanted.
+        slide: which.
+        outline: of it.
+        record: of the run before this session.
+        seconds: spent on the regions, added up over workers.
+        elapsed: seconds since this session began with the slide.
+
+    Returns:
+        the folder with the slide's results, which are not yet where they belong.
     """
     from celldetr.report.outputs import write_outputs  # not needed where tasks are handed out
 
     directory = request.out / slide.name
-    attempt = _working_folder(request, slide) / f"{ATTEMPT}{uuid4().hex}"
-    target = attempt / slide.name
+    attempt = _working_folder(request, slide) / ATTEMPTS.strip("/").replace("*", uuid4().hex)
+    start = time.perf_counter() - elapsed
     try:
         with output_errors(attempt), open_slide(slide.path, request.options_of(slide).mpp) as reader:
             job = _job(request, slide, outline, reader)
-            attempt.mkdir()
-            _share_parts(directory / PARTS, target / PARTS)
-            start = time.perf_counter() - history.elapsed
-            found = found_store(directory, outline.identity)
-            session = Session(job, target, outline.identity, history.earlier, start, history.seconds, found)
-            summarise(target, session.complete())
-            write_outputs(target, reader, request.formats)
+            folder = slide_folder(attempt / slide.name, outline.identity)
+            with folder.open():
+                _share_parts(directory / PARTS, folder.path / PARTS)
+                folder.record = record
+                Session(job, folder, start, seconds, BandCache(directory, outline.identity)).complete()
+                write_outputs(folder.path, reader, request.formats)
     except BaseException:
         shutil.rmtree(attempt, ignore_errors=True)
         raise
-    return Finished(target)
+    return folder.path
 
 
 def _job(request: Request, slide: Slide, outline: Outline, reader: SlideReader) -> Job:
@@ -218,8 +204,8 @@ def _job(request: Request, slide: Slide, outline: Outline, reader: SlideReader) 
         InputError: this worker has another version, model, precision, or another file under the slide's name.
     """
     model, options = _model(request.model), request.options_of(slide)
-    wrong = changed(outline.identity, identity(reader, model, options))
-    if wrong:
+    here = slide_folder(request.out / slide.name, identity(reader, model, options))
+    if wrong := here.changes(outline.identity):
         raise InputError(
             f"{slide.path}: worker {platform.node()} would find other cells, it has {'; '.join(wrong)}; "
             "all workers need the same version, model, precision and files"
@@ -239,8 +225,8 @@ def _working_folder(request: Request, slide: Slide) -> Path:
 
 def _share_parts(source: Path, target: Path) -> None:
     """Give an attempt the bands that an interrupted run had settled: the files never change, so links will do."""
-    target.mkdir(parents=True)
-    for part in source.glob("part-*.parquet"):
+    target.mkdir()
+    for part in source.glob(PART_FILES):
         try:
             os.link(part, target / part.name)
         except OSError:  # this file system has no links

@@ -34,11 +34,10 @@ from pathlib import Path
 from typing import Any, Self
 
 from celldetr.errors import InputError
-from celldetr.io.files import flush_directory, output_errors, read_json, write_json
+from celldetr.io.files import ZARR_FILE, flush_directory, output_errors, read_json, write_json
 from celldetr.io.lock import RunLock
 
 FINISHED = ("complete", "partial")  # values of ``status``; partial: without what could not be read
-ZARR_FILE = "zarr.json"  # in a folder that is a Zarr store, which is removed as a whole
 LEFTOVERS = (".tmp", ".*.tmp")  # what ``io.files.replacing`` adds to a name
 
 
@@ -213,14 +212,16 @@ class RunFolder:
     def _find(self, patterns: Iterable[str], endings: Iterable[str] = ("",)) -> Iterator[Path]:
         for pattern in patterns:
             for ending in endings:
-                slash = "/" * pattern.endswith("/")  # which only folders match
-                yield from self.path.glob(pattern.removesuffix("/") + ending + slash)
+                slash = "/" * pattern.endswith("/")  # which only folders match; without, only those that are stores
+                for path in self.path.glob(pattern.removesuffix("/") + ending + slash):
+                    if slash or not path.is_dir() or _is_store(path):
+                        yield path
 
     def _remove(self, paths: Iterable[Path]) -> None:
         for path in paths:
             if not path.is_dir():
                 path.unlink(missing_ok=True)
-            elif (path / ZARR_FILE).is_file() or path.name.endswith((".tmp", ".old")):
+            elif _is_store(path):
                 shutil.rmtree(path, ignore_errors=True)
             else:
                 with suppress(OSError):
@@ -307,6 +308,11 @@ class Step:
             del self.folder.record["unfinished"]
             self.folder.save()
             self.is_done = True
+
+
+def _is_store(path: Path) -> bool:
+    """Whether a folder is removed with all that is in it: a Zarr store, or one that was not finished."""
+    return (path / ZARR_FILE).is_file() or path.name.endswith((".tmp", ".old"))
 
 
 def check_modes(resume: bool, overwrite: bool) -> None:

@@ -1,9 +1,10 @@
-"""What a model found, tile by tile, before anybody asked whose a cell is; and how it waits on disk to be asked.
+"""Cache of raw detections per row of tiles (band), before duplicates across tiles are dropped.
 
-Finding is nearly all of the work and depends on one band of tiles only; who owns a cell depends on the bands above. So
-bands are found in any order, by any number of processes, and settled in one go. What a process found is a file of its
-own, named after the run's identity, so that what a process of an earlier run leaves behind is never taken for it. Two
-processes that find the same band write the same content: the later rename changes nothing.
+Detecting is nearly all of the work and depends on one band only; which of two tiles keeps a nucleus on their seam
+depends on the bands above. So bands are detected in any order, by any number of processes, and the seams are settled in
+one go. What a process has detected is a file of its own, named after the run's identity, so that what a process of an
+earlier run leaves behind is never taken for it. Two processes that detect the same band write the same content: the
+later rename changes nothing.
 """
 
 from __future__ import annotations
@@ -23,13 +24,15 @@ from numpy.typing import NDArray
 from celldetr.io.files import replacing
 from celldetr.model.output import TileCells
 from celldetr.slide.grid import Tile
+from celldetr.slide.parts import PARTS
 
+BANDS = "found-*.npz"
 _FIELDS = ("boxes", "scores", "probabilities", "embeddings")
 
 
 @dataclass(frozen=True)
-class FoundTile:
-    """All that was found in a tile, also beyond what it owns.
+class DetectedTile:
+    """Raw detections in a tile, also beyond what it owns.
 
     Attributes:
         tile: where.
@@ -51,35 +54,35 @@ def digest(identity: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-class FoundStore:
-    """The bands of one run that have been found and are not settled.
+class BandCache:
+    """The bands of one run that are detected, and whose seams are not settled.
 
     Args:
-        folder: where they are; it need not exist for reading.
-        run: ``digest`` of the run's identity.
+        directory: of the slide's results; it need not exist for reading.
+        identity: of the run, see ``provenance``.
     """
 
-    def __init__(self, folder: Path, run: str) -> None:
-        self._folder = folder
-        self._run = run
+    def __init__(self, directory: Path, identity: Mapping[str, Any]) -> None:
+        self._folder = directory / PARTS
+        self._run = digest(identity)
 
     def path(self, band: int) -> Path:
         """Where the file of a band is or will be."""
         return self._folder / f"found-{self._run}-{band:06d}.npz"
 
-    def write(self, band: int, found: Sequence[FoundTile]) -> None:
+    def write(self, band: int, tiles: Sequence[DetectedTile]) -> None:
         """Write a band; the folder exists.
 
         Raises:
             InputError: the disk is full, or the folder is not there (any more) or cannot be written to.
         """
         arrays: dict[str, NDArray[Any]] = {
-            "columns": np.array([item.tile.column for item in found], np.int64),
-            "counts": np.array([len(item.cells or ()) for item in found], np.int64),
-            "lost": np.array([item.lost or (0, 0, 0, 0) for item in found], np.int64).reshape(-1, 4),
-            "reasons": np.array([item.reason for item in found], np.str_),
+            "columns": np.array([item.tile.column for item in tiles], np.int64),
+            "counts": np.array([len(item.cells or ()) for item in tiles], np.int64),
+            "lost": np.array([item.lost or (0, 0, 0, 0) for item in tiles], np.int64).reshape(-1, 4),
+            "reasons": np.array([item.reason for item in tiles], np.str_),
         }
-        cells = [item.cells for item in found if item.cells is not None] or [TileCells.none(1, 1)]
+        cells = [item.cells for item in tiles if item.cells is not None] or [TileCells.none(1, 1)]
         arrays |= {name: np.concatenate([getattr(item, name) for item in cells]) for name in _FIELDS}
         # A process that was taken for dead may write the same band at the same time.
         with replacing(self.path(band), tag=uuid4().hex) as temporary, temporary.open("wb") as file:
@@ -89,8 +92,8 @@ class FoundStore:
         """Whether a band is there; ``read`` tells whether it is whole."""
         return self.path(band).is_file()
 
-    def read(self, band: int, tiles: Sequence[Tile]) -> list[FoundTile] | None:
-        """What was found in the ``tiles`` of a band, or None if that is not there, damaged, or of other tiles."""
+    def read(self, band: int, tiles: Sequence[Tile]) -> list[DetectedTile] | None:
+        """Detections in the ``tiles`` of a band, or None if the file is not there, damaged, or of other tiles."""
         try:
             with np.load(self.path(band), allow_pickle=False) as file:
                 arrays = {name: file[name] for name in ("columns", "counts", "lost", "reasons", *_FIELDS)}
@@ -108,5 +111,5 @@ class FoundStore:
             left, top, right, bottom = arrays["lost"][i].tolist()
             lost = (left, top, right, bottom) if right > left else None
             whole = lost == (0, 0, tile.width, tile.height)
-            items.append(FoundTile(tile, None if whole else cells, lost, str(arrays["reasons"][i])))
+            items.append(DetectedTile(tile, None if whole else cells, lost, str(arrays["reasons"][i])))
         return items

@@ -8,7 +8,6 @@ only there do cells get their ``cell_id``, which therefore does not depend on ho
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,7 +23,8 @@ from celldetr.io.files import replacing
 from celldetr.io.parquet import parquet_errors
 
 PARTS = "parts"
-ATTEMPT = "finish-"  # begins the name of a folder in PARTS in which a worker of a cluster finishes the slide
+PART_FILES = "part-*.parquet"
+ATTEMPTS = "finish-*.tmp/"  # folders in PARTS, in each of which a worker of a cluster finishes the slide
 ROW_GROUP = 32_768  # rows; also what joining holds in memory, beside one part
 _PART_KEY = b"celldetr.part"
 
@@ -168,16 +168,6 @@ class PartStore:
                 rows = pq.read_table(self.path(info.band)).replace_schema_metadata(None)
             yield number_rows(rows, start)
             start += info.rows
-
-    def remove(self) -> None:
-        """Delete the parts, the bands found for them (``found``) and what an interruption left beside them."""
-        if self._parts.is_dir():
-            for attempt in self._parts.glob(f"{ATTEMPT}*"):
-                shutil.rmtree(attempt, ignore_errors=True)  # a process taken for dead may be writing there
-            for path in (*self._parts.glob("part-*.parquet*"), *self._parts.glob("found-*.npz*")):
-                path.unlink(missing_ok=True)  # a process taken for dead may have renamed it a moment ago
-            if not any(self._parts.iterdir()):
-                self._parts.rmdir()
 
 
 def _writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:

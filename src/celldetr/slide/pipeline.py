@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from celldetr.model.output import TileCells, TileModel
-from celldetr.slide.band_cache import FoundStore, FoundTile
+from celldetr.slide.band_cache import BandCache, DetectedTile
 from celldetr.slide.base_reader import SlideReader
 from celldetr.slide.damage import DamagedTile, read_tile
 from celldetr.slide.grid import Tile
@@ -134,7 +134,7 @@ def ahead(do: Callable[[T], R], items: Iterable[T], depth: int, threads: int) ->
 
 
 def predict_bands(
-    job: Job, bands: Sequence[int], ownership: Ownership, counter: Counter, found: FoundStore | None = None
+    job: Job, bands: Sequence[int], ownership: Ownership, counter: Counter, cache: BandCache | None = None
 ) -> Generator[tuple[TileCells, PartInfo], None, None]:
     """The cells of bands, one after the other: detect those of each, then drop duplicates across tiles.
 
@@ -143,7 +143,7 @@ def predict_bands(
         bands: rows of the grid, rising.
         ownership: has seen the bands before these.
         counter: told of every batch.
-        found: bands that are in it are taken from there instead of being found again.
+        cache: bands that are in it are taken from there instead of being detected again.
 
     Yields:
         Cells with boxes in level-0 pixels, and what is known about them.
@@ -151,12 +151,12 @@ def predict_bands(
     Raises:
         InputError: the slide cannot be read any more. A place that is damaged raises nothing: its tile has failed.
     """
-    there = {band for band in bands if found is not None and found.has(band)}
+    there = {band for band in bands if cache is not None and cache.has(band)}
     with closing(_images(job, [band for band in bands if band not in there])) as images:
         for band in bands:
-            known = found.read(band, job.plan.tiles(band)) if found is not None and band in there else None
+            known = cache.read(band, job.plan.tiles(band)) if cache is not None and band in there else None
             if known is not None:
-                batches: Iterable[Sequence[FoundTile]] = [known]
+                batches: Iterable[Sequence[DetectedTile]] = [known]
             elif band in there:  # damaged
                 batches = find_bands(job, [band], counter.seconds)
             else:
@@ -164,7 +164,7 @@ def predict_bands(
             yield settle_band(job, band, batches, ownership, counter)
 
 
-def find_bands(job: Job, bands: Sequence[int], seconds: Seconds) -> Generator[list[FoundTile], None, None]:
+def find_bands(job: Job, bands: Sequence[int], seconds: Seconds) -> Generator[list[DetectedTile], None, None]:
     """What the model sees in bands, whoever owns it, batch after batch; a batch is of one band.
 
     Pure: depends on nothing that was found elsewhere.
@@ -191,7 +191,7 @@ def _images(job: Job, bands: Sequence[int]) -> Generator[Pixels, None, None]:
 
 def _find_band(
     job: Job, band: int, images: Iterator[Pixels], seconds: Seconds
-) -> Generator[list[FoundTile], None, None]:
+) -> Generator[list[DetectedTile], None, None]:
     tiles, size = job.plan.tiles(band), job.options.batch_size
     for batch in (tiles[first : first + size] for first in range(0, len(tiles), size)):
         start = time.perf_counter()
@@ -206,21 +206,21 @@ def _find_band(
     release()
 
 
-def _found(tile: Tile, pixels: Pixels, cells: Iterator[TileCells]) -> FoundTile:
+def _found(tile: Tile, pixels: Pixels, cells: Iterator[TileCells]) -> DetectedTile:
     """What was found in a tile, for which ``cells`` has the next item if anything of it could be decoded."""
     if not isinstance(pixels, DamagedTile):
-        return FoundTile(tile, next(cells))
+        return DetectedTile(tile, next(cells))
     if pixels.is_lost:
-        return FoundTile(tile, None, pixels.lost, pixels.reason)
+        return DetectedTile(tile, None, pixels.lost, pixels.reason)
     seen, (left, top, right, bottom) = next(cells), pixels.lost
     x0, y0, x1, y1 = seen.boxes.T
     rim = CUT_OFF
     clear = (x1 < left - rim) | (x0 > right + rim) | (y1 < top - rim) | (y0 > bottom + rim)
-    return FoundTile(tile, seen.take(np.flatnonzero(clear)), pixels.lost, pixels.reason)
+    return DetectedTile(tile, seen.take(np.flatnonzero(clear)), pixels.lost, pixels.reason)
 
 
 def settle_band(
-    job: Job, band: int, batches: Iterable[Sequence[FoundTile]], ownership: Ownership, counter: Counter
+    job: Job, band: int, batches: Iterable[Sequence[DetectedTile]], ownership: Ownership, counter: Counter
 ) -> tuple[TileCells, PartInfo]:
     """Decide which cells of a band are kept. Bands are settled in their order.
 
@@ -267,7 +267,7 @@ def within(roi: RoiCells, cells: TileCells) -> tuple[TileCells, list[tuple[float
     return cells.take(np.flatnonzero(roi.inside(centres))), [(float(x), float(y)) for x, y in others]
 
 
-def _failure(job: Job, found: FoundTile) -> list[FailedTile]:
+def _failure(job: Job, found: DetectedTile) -> list[FailedTile]:
     """What is lost of that which a tile owns; nothing if that is whole."""
     if found.lost is None:
         return []

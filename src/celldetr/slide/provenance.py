@@ -13,7 +13,6 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
-from celldetr.io.run_folder import differences
 from celldetr.slide.base_reader import SlideReader
 from celldetr.slide.options import PredictOptions
 from celldetr.slide.parts import FailedTile, PartInfo
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
 
 COARSE = 1.5  # times the model's mpp beyond which a slide is magnified more than training ever did
 FEW_ON_MM2, FEW_PER_MM2 = 0.02, 5  # tissue larger than this has more cells than so many a mm2; fat has a hundred
-FREE = ("options.batch_size:", "mpp_source:")  # may change under a run: neither decides which cells come out
 LIBRARIES = (
     "numpy", "scipy", "pyarrow", "pillow", "openslide-python", "openslide-bin", "tifffile", "imagecodecs",
     "torch", "timm", "numba",
@@ -52,24 +50,6 @@ def identity(reader: SlideReader, model: TileModel, options: PredictOptions) -> 
     }
     values: dict[str, Any] = json.loads(json.dumps(chosen))
     return values
-
-
-def changed(run: dict[str, Any], identity: dict[str, Any]) -> list[str]:
-    """How a run (``run.json``, which says more than its identity) differs from an identity; batch size may differ."""
-    then = {key: run.get(key) for key in identity}
-    return [text for text in differences(then, identity) if not text.startswith(FREE)]
-
-
-def history(earlier: dict[str, Any]) -> tuple[dict[str, float], int, str]:
-    """Seconds spent, sessions and the beginning of a run so far, from its ``run.json``, which anybody may have edited.
-
-    What is not as a run writes it is forgotten: no cell depends on it.
-    """
-    spent, sessions, started = (earlier.get(key) for key in ("seconds", "sessions", "started"))
-    numbers = spent.items() if isinstance(spent, dict) else ()
-    seconds = {key: float(value) for key, value in numbers if isinstance(value, int | float) and 0 <= value < 1e12}
-    count = sessions if isinstance(sessions, int) and 0 <= sessions < 1e9 else 0
-    return seconds, count, started if isinstance(started, str) else now()
 
 
 def table_provenance(run: dict[str, Any], failed: int = 0) -> dict[str, Any]:

@@ -1,5 +1,4 @@
-"""One go at a run, between the lock being taken and given back: predict what is missing, join the parts, say what was
-done.
+"""One session of a run in a slide's folder: detect the cells that are missing, join the parts, record the results.
 
 Parts that exist are trusted, because they are renamed only when whole and the run's identity has been compared.
 """
@@ -7,20 +6,20 @@ Parts that exist are trusted, because they are renamed only when whole and the r
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from celldetr.cells.schema import CELLS, RUN, cell_rows
+from celldetr.cells.schema import cell_rows
 from celldetr.errors import InputError
-from celldetr.io.files import write_json
-from celldetr.slide.band_cache import FoundStore, digest
+from celldetr.io.run_folder import RunFolder
+from celldetr.slide.band_cache import BandCache
 from celldetr.slide.nucleus_size import NucleusSizes
-from celldetr.slide.parts import PARTS, FailedTile, PartStore
+from celldetr.slide.parts import FailedTile, PartStore
 from celldetr.slide.pipeline import Counter, Job, Seconds, predict_bands
-from celldetr.slide.provenance import doubts, environment, history, loss, now, results, scarcity, table_provenance
+from celldetr.slide.provenance import doubts, environment, loss, now, results, scarcity, table_provenance
 
 
 @dataclass(frozen=True)
@@ -40,74 +39,59 @@ class SlideProgress:
 
 
 class Session:
-    """One go at a run: from what the directory holds to ``cells.parquet``, or to a state that can be resumed.
+    """One session of a run: from what the folder holds to ``cells.parquet``, or to a state that can be resumed.
 
     Args:
         job: the work.
-        directory: of the slide's output; it exists and is locked.
-        identity: of the run, see ``provenance``.
-        earlier: ``run.json`` of the sessions before, or empty.
+        folder: of the slide's results, open; its record is that of the sessions before, or empty.
         start: ``time.perf_counter`` when work on the slide began.
         seconds: spent on it since then.
-        found: bands that were found already, by other processes or an earlier session; by default those in the
-            directory.
+        cache: bands that were detected already, by other processes or an earlier session; by default those in the
+            folder.
         progress: called at the beginning and after every batch.
     """
 
     def __init__(
         self,
         job: Job,
-        directory: Path,
-        identity: dict[str, Any],
-        earlier: dict[str, Any],
+        folder: RunFolder,
         start: float,
         seconds: Seconds,
-        found: FoundStore | None = None,
+        cache: BandCache | None = None,
         progress: Callable[[SlideProgress], None] | None = None,
     ) -> None:
-        self._job = job
-        self._directory = directory
-        self._progress = progress
-        self._store = PartStore(directory, job.model.types, job.model.embedding_dim)
-        self._found = found or FoundStore(directory / PARTS, digest(identity))
+        self._job, self._folder, self._progress = job, folder, progress
+        self._store = PartStore(folder.path, job.model.types, job.model.embedding_dim)
+        self._cache = cache or BandCache(folder.path, folder.request)
         self._infos = self._store.infos(job.plan.bands)
-        self._start = start
         self._counter = Counter(seconds=seconds)
         for info in self._infos:
             self._counter.add(info.tiles, info.rows, info.mm2)
         self._before = (self._counter.cells, self._counter.mm2)
-        self._seconds_before, sessions, started = history(earlier)
-        self._run = {
-            "status": "running",
-            **identity,
-            "warnings": doubts(job),
-            "sessions": sessions + 1,
-            "started": started,
-        }
+        self._clock = Clock(folder.record, start, seconds)
 
-    def complete(self) -> dict[str, Any]:
-        """Do what is left to do; returns the content of ``run.json``."""
+    def complete(self) -> None:
+        """Do what is left to do, and finish the run in its folder."""
+        folder, job = self._folder, self._job
+        warnings = doubts(job)
+        begin(folder, warnings=warnings)
         try:
-            write_json(self._directory / RUN, self._run)
             self._predict()
             failed = [tile for info in self._infos for tile in info.failed]
             if failed:
                 self._check_worth(failed)
-                self._run["warnings"] = [*self._run["warnings"], loss(failed)]
+                warnings.append(loss(failed))
             start = time.perf_counter()
-            table = self._store.finish(self._infos, table_provenance(self._run, len(failed)))
-            self._run["warnings"] = [*self._run["warnings"], *self._sizes(table).doubts()]
-            if self._job.options.tissue and not failed:
-                self._run["warnings"] += scarcity(self._counter.cells, self._job.plan.tissue_mm2)
+            table = self._store.finish(self._infos, table_provenance(folder.request, len(failed)))
+            warnings += self._sizes(table).doubts()
+            if job.options.tissue and not failed:
+                warnings += scarcity(self._counter.cells, job.plan.tissue_mm2)
             self._counter.seconds.write += time.perf_counter() - start
-            status = "partial" if failed else "complete"
-            run = self._describe(status) | results(self._infos, self._job.plan, self._job.model.types)
-            write_json(self._directory / RUN, run)
-        except BaseException as error:
-            leave(self._directory, self._store, self._found, self._job.plan.bands, self._describe, error)
+            found = results(self._infos, job.plan, job.model.types)
+            folder.finish("partial" if failed else "complete", warnings=warnings, **self._facts(), **found)
+        except BaseException:
+            keep_or_discard(folder, self._store, self._cache, job.plan.bands, self._facts())
             raise
-        self._store.remove()
-        return run
 
     def _check_worth(self, failed: list[FailedTile]) -> None:
         """Refuse a slide of which nothing could be decoded: no cells would look like a result."""
@@ -125,10 +109,10 @@ class Session:
         if self._infos:
             last = self._infos[-1].band
             ownership.resume(last, self._store.centres(last))
-        self._counter.tell = self._tell
-        self._tell(self._counter)
+        self._counter.tell = self._report
+        self._report(self._counter)
         todo = self._job.plan.bands[len(self._infos) :]
-        with closing(predict_bands(self._job, todo, ownership, self._counter, self._found)) as bands:
+        with closing(predict_bands(self._job, todo, ownership, self._counter, self._cache)) as bands:
             for cells, info in bands:
                 start = time.perf_counter()
                 mpp = (self._job.reader.mpp_x, self._job.reader.mpp_y)
@@ -136,61 +120,69 @@ class Session:
                 self._counter.seconds.write += time.perf_counter() - start
                 self._infos.append(info)
 
-    def _tell(self, counter: Counter) -> None:
+    def _report(self, counter: Counter) -> None:
         if self._progress is not None:
             total = int(self._job.plan.selected.sum())
             self._progress(SlideProgress(counter.tiles, total, counter.mm2, counter.cells))
 
-    def _describe(self, status: str) -> dict[str, Any]:
-        """``run.json`` at this moment: identity, times, machine."""
-        spent, total = self._counter.seconds, time.perf_counter() - self._start
-        mine = {**asdict(spent), "total": total}
-        return {
-            **self._run,
-            "status": status,
-            "ended": now(),
-            "seconds": {key: round(value + self._seconds_before.get(key, 0.0), 3) for key, value in mine.items()},
-            "speed": {
-                "cells_per_s": round((self._counter.cells - self._before[0]) / total, 3),
-                "mm2_per_s": round((self._counter.mm2 - self._before[1]) / total, 6),
-            },
-            **environment(),
-        }
+    def _facts(self) -> dict[str, Any]:
+        """For the record: times, speed of this session, machine."""
+        total = self._clock.elapsed
+        cells, mm2 = self._counter.cells - self._before[0], self._counter.mm2 - self._before[1]
+        speed = {"cells_per_s": round(cells / total, 3), "mm2_per_s": round(mm2 / total, 6)}
+        return {**self._clock.facts(), "speed": speed, **environment()}
 
 
-def leave(
-    directory: Path,
-    store: PartStore,
-    found: FoundStore,
-    bands: Sequence[int],
-    describe: Callable[[str], dict[str, Any]],
-    error: BaseException,
-) -> None:
-    """Leave what can be resumed, or nothing if no part was written. Must not hide the error that ends the run.
+class Clock:
+    """Times of a run, over all its sessions.
 
     Args:
-        directory: of the slide's output, held by the caller.
-        store: its parts.
-        found: its bands that are found and not settled.
-        bands: of the plan.
-        describe: gives ``run.json`` for a status.
-        error: what ends the run.
+        record: of the run before this session.
+        start: ``time.perf_counter`` when this session began.
+        seconds: spent in this session; counted on elsewhere.
     """
+
+    def __init__(self, record: Mapping[str, Any], start: float, seconds: Seconds) -> None:
+        self._before: dict[str, float] = record.get("seconds", {})
+        self._start, self._seconds = start, seconds
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds of this session."""
+        return time.perf_counter() - self._start
+
+    def facts(self) -> dict[str, Any]:
+        """For the record: now, and seconds spent in all sessions."""
+        spent = {**asdict(self._seconds), "total": self.elapsed}
+        total = {key: round(value + self._before.get(key, 0), 3) for key, value in spent.items()}
+        return {"ended": now(), "seconds": total}
+
+
+def begin(folder: RunFolder, **values: Any) -> None:
+    """Put one more session on a run's record."""
+    sessions, started = folder.record.get("sessions", 0) + 1, folder.record.get("started") or now()
+    folder.begin(**values, sessions=sessions, started=started)
+
+
+def keep_or_discard(
+    folder: RunFolder, store: PartStore, cache: BandCache, bands: Sequence[int], facts: dict[str, Any]
+) -> None:
+    """Leave a run that ends early for resuming, or nothing if no tile was decoded. Must not hide what ends it.
+
+    Args:
+        folder: of the slide's results, open.
+        store: its parts.
+        cache: its bands that are detected and not settled.
+        bands: of the plan.
+        facts: for the record of a run that is left.
+    """
+    if folder.is_finished:  # what ends it came while working files were removed
+        return
+    folder.record |= facts
     with suppress(OSError, InputError):
-        if not _is_worth_keeping(store, found, bands):
-            store.remove()
-            for name in (CELLS, RUN):  # run.json last: without it nobody knows whose the rest is
-                (directory / name).unlink(missing_ok=True)
-            return
-        status = "failed" if isinstance(error, Exception) else "interrupted"
-        reason = str(error) or type(error).__name__
-        write_json(directory / RUN, describe(status) | {"error": reason})
-
-
-def _is_worth_keeping(store: PartStore, found: FoundStore, bands: Sequence[int]) -> bool:
-    """Whether any tile has been decoded and its cells found, by what is on disk: signals come at any time."""
-    infos = store.infos(bands)
-    if not all(info.is_lost for info in infos):
-        return True
-    settled = {info.band for info in infos}
-    return any(found.has(band) for band in bands if band not in settled)
+        # By what is on disk: signals come at any time.
+        infos = store.infos(bands)
+        settled = {info.band for info in infos}
+        detected = any(cache.has(band) for band in bands if band not in settled)
+        if not detected and all(info.is_lost for info in infos):
+            folder.discard()
