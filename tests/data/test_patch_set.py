@@ -20,9 +20,10 @@ from celldetr.config import AugmentConfig, DataSource, Recipe
 from celldetr.data import shards
 from celldetr.data.autocard import find_card, read_own
 from celldetr.data.dataset import TrainingSet, collate
-from celldetr.data.lazy_dataset import LazySamples, areas, in_pieces, join, type_counts, typed_cells
+from celldetr.data.lazy_dataset import in_pieces
 from celldetr.data.patch_set import PatchSet
-from celldetr.data.sources import load_samples, load_source
+from celldetr.data.sample import LazySamples, areas, type_counts, typed_cells
+from celldetr.data.sources import join, load_samples, load_source
 from celldetr.data.tiling import pieces
 from celldetr.errors import InputError
 from celldetr.probe.truth import read_splits

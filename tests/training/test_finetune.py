@@ -185,17 +185,17 @@ def test_patients_are_held_out_before_images_and_images_before_cells() -> None:
     parts = hold_out(many, [1.0] * 18, 0.2, 0, whole_images=False)
     assert {s.group for s in parts.held_out}.isdisjoint({s.group for s in parts.samples})
     assert len(parts.held_out) + len(parts.samples) == 18
-    assert parts.what == "2 of 6 patients or slides of the training data"
+    assert parts.apart == "2 of 6 patients or slides of the training data"
     few = [sample(str(i), [0, 1, 0], group="p") for i in range(5)]
     parts = hold_out(few, [1.0, 2, 3, 4, 5], 0.2, 0, whole_images=False)
     assert len(parts.held_out) == 1
     assert parts.weights == [w for w, s in zip([1.0, 2, 3, 4, 5], few, strict=True) if s is not parts.held_out[0]]
-    assert "images" in parts.what
+    assert "images" in parts.apart
 
 
 def test_images_of_unknown_patients_are_not_called_patients() -> None:
     parts = hold_out([sample(str(i), [0, 1, 0]) for i in range(8)], [1.0] * 8, 0.2, 0, whole_images=False)
-    assert parts.what == "2 of 8 images of the training data"
+    assert parts.apart == "2 of 8 images of the training data"
 
 
 def test_single_cells_are_held_out_of_each_type_and_from_training() -> None:
@@ -206,7 +206,7 @@ def test_single_cells_are_held_out_of_each_type_and_from_training() -> None:
     assert np.bincount(kept.types + 1).tolist() == [3, 8, 1]
     everything = np.concatenate([kept.points, held.points])
     assert {tuple(p) for p in everything} == {tuple(p) for p in one.points}
-    assert "cells, in the images of those trained on" in parts.what
+    assert "cells, in the images of those trained on" in parts.apart
     again = hold_out([one], [1.0], 0.2, 3, whole_images=False)
     assert np.array_equal(again.held_out[0].points, held.points)
 

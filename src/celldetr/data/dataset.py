@@ -16,8 +16,7 @@ from torch.utils.data import Dataset
 from celldetr.boxes import normalise_boxes
 from celldetr.config import AugmentConfig
 from celldetr.data.augment import augment
-from celldetr.data.lazy_dataset import areas, typed_cells
-from celldetr.data.sample import Sample
+from celldetr.data.sample import Sample, areas, typed_cells
 from celldetr.errors import InputError
 
 MOST_CELLS = 2**24  # of an image; an identity is the image's place among the images, times this, plus the cell's place
