@@ -35,7 +35,7 @@ format: $(VENV)/.installed-dev  ## let ruff format and fix what it can
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-docs-cli: $(VENV)/.installed-dev  ## write docs/cli.md from the commands
+docs-cli: $(VENV)/.installed-dev  ## write docs/reference/cli.md from the commands
 	$(BIN)/python docs/cli_reference.py
 
 # One version a package for every supported Python and system: what is tested here is what is installed there.

@@ -9,7 +9,7 @@ time of all threads and wall time, of the network (from uint8 pixels) and of the
 
 No weights are downloaded: where a package has none the network has random ones, which take the same time, and the
 post-processing is fed maps drawn from the nuclei that CellDETR finds on the tiles (``peers_workers/drawn_nuclei.py``).
-What cannot be installed is reported and left out. docs/performance.md has the result.
+What cannot be installed is reported and left out. docs/reports/performance.md has the result.
 """
 
 from __future__ import annotations

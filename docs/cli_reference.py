@@ -1,4 +1,4 @@
-"""Write docs/cli.md: all commands, their options, and their settings, from the code. Run by ``make docs-cli``."""
+"""Write docs/reference/cli.md, all commands, options and settings, from the code. Run by ``make docs-cli``."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from typer.main import get_command
 from celldetr.cli import app
 from celldetr.cli.command import settings_of
 from celldetr.cli.from_config import describe
+from celldetr.cohort.options import ClusterSettings
 from celldetr.config import Recipe
 
-PAGE = Path(__file__).with_name("cli.md")
+PAGE = Path(__file__).with_name("reference") / "cli.md"
 INTRODUCTION = """# Commands
 
 Made from the code by `make docs-cli`. `celldetr COMMAND --help` says the same.
@@ -51,7 +52,7 @@ def section(name: str, command: Any) -> Iterator[str]:
     for param in options:
         yield f"- `{written(param)}`: {' '.join([*param.help.split(), *note(param)])}"
     settings = settings_of(command)
-    if settings and getattr(command.callback, "configs", ()) == (Recipe,):
+    if settings and getattr(command.callback, "configs", tuple)() == (Recipe,):
         yield "\nIts settings are those of a recipe, [below](#settings-of-a-recipe)."
     elif others := [key for key in settings if key not in {param.name for param in options}]:
         yield "\nSettings without an option:\n"
@@ -92,6 +93,10 @@ def reference() -> str:
         lines += section(name, command)
     lines.append("\n## Settings of a recipe\n")
     lines += [setting(key, field) for key, field in Recipe.settings()]
+    lines.append(
+        "\n## Settings of a cluster\n\nA YAML file for `celldetr predict --cluster FILE`: [scale](scale.md).\n"
+    )
+    lines += [setting(key, field).replace("=", ": ", 1) for key, field in ClusterSettings.settings()]
     return "\n".join(lines) + "\n"
 
 

@@ -1,6 +1,6 @@
 """Own labels in, own model out: a folder of labels -> the recipe finetune -> training run.
 
-DATA/images/*.png and DATA/labels/*.csv (x, y, class in pixels), QuPath's GeoJSON, or COCO: docs/finetune.md.
+DATA/images/*.png and DATA/labels/*.csv (x, y, class in pixels), QuPath's GeoJSON, or COCO: docs/how-to/finetune.md.
 python examples/train_own_data.py DATA RUN --mpp 0.25
 """
 

@@ -1,4 +1,4 @@
-"""docs/cli.md is current, and every command in README and docs can be parsed by the commands as they are."""
+"""docs/reference/cli.md is current, and every command in README and docs can be parsed by the commands as they are."""
 
 from __future__ import annotations
 
@@ -38,7 +38,9 @@ def lines() -> Iterator[tuple[str, str]]:
 
 def test_the_reference_is_current() -> None:
     script = runpy.run_path(str(ROOT / "docs" / "cli_reference.py"))
-    assert (ROOT / "docs" / "cli.md").read_text(encoding="utf-8") == script["reference"](), "run `make docs-cli`"
+    assert (ROOT / "docs" / "reference" / "cli.md").read_text(encoding="utf-8") == script["reference"](), (
+        "run `make docs-cli`"
+    )
 
 
 def test_every_option_says_how_its_value_is_written() -> None:

@@ -1,4 +1,4 @@
-"""Patch sets without labels for docs/pretraining.md: training images of two data sets, nuclei found by a model.
+"""Patch sets without labels for docs/reports/pretraining.md: training images of two data sets, nuclei found by a model.
 
     CELLDETR_DATA=<folder of the data sets> python benchmarks/pretraining/sets.py runs/pretraining
 

@@ -43,8 +43,8 @@ class Model(TilePredictor):
             options: tile, overlap and the like.
 
         Returns:
-            One row a cell, the columns of ``cells.parquet`` (docs/slides.md); ``x_px`` ... are pixels of the array and
-            ``embedding`` holds float16 vectors.
+            One row a cell, the columns of ``cells.parquet`` (docs/how-to/slides.md); ``x_px`` ... are pixels of it
+            and ``embedding`` holds float16 vectors.
 
         Raises:
             InputError: not such an array, or an mpp out of range.

@@ -45,7 +45,7 @@ def slides(tmp_path_factory: pytest.TempPathFactory) -> list[Slide]:
 def discs(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is done in this process is done with discs too."""
     monkeypatch.setattr("celldetr.model.inference.TilePredictor.load", lambda options: SlowModel())
-    monkeypatch.setattr("celldetr.report.summary._map", lambda page: "")
+    monkeypatch.setattr("celldetr.report.summary.map_embeddings", lambda table: None)
     monkeypatch.setattr("celldetr.cohort.schedulers.ANSWER", "10s")
 
 
@@ -59,7 +59,7 @@ def whole(slides: list[Slide], tmp_path_factory: pytest.TempPathFactory) -> Path
     out = tmp_path_factory.mktemp("whole")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("celldetr.model.inference.TilePredictor.load", lambda options: SlowModel())
-        patch.setattr("celldetr.report.summary._map", lambda page: "")
+        patch.setattr("celldetr.report.summary.map_embeddings", lambda table: None)
         outcomes = list(predict_slides(slides, request(out)))
     assert [outcome.status for outcome in outcomes] == ["complete"] * len(slides)
     return out

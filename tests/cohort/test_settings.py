@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from celldetr.cohort.schedulers import ClusterSettings, queue_arguments, read_cluster, visible_gpus
+from celldetr.cohort.options import ClusterSettings
+from celldetr.cohort.schedulers import queue_arguments, read_cluster, visible_gpus
 from celldetr.errors import InputError
 
 

@@ -1,4 +1,4 @@
-"""The three protocols of the PanNuke tables written again from the words of docs/evaluation.md, in plain loops.
+"""The three protocols of the PanNuke tables written again from docs/concepts/evaluation.md, in plain loops.
 
 Nothing of ``pairing``, ``protocols`` or ``metrics`` is used. Both must agree on random predictions, empty images on
 either side and cells of unknown type among them.

@@ -54,7 +54,7 @@ def _serve_worker(scheduler: str, log: Path, delay: float, folder: Path) -> None
     from celldetr.model.inference import TilePredictor
 
     TilePredictor.load = lambda options: LoggedModel(log, delay)  # type: ignore[method-assign,assignment,return-value]
-    celldetr.report.summary._map = lambda page: ""
+    celldetr.report.summary.map_embeddings = lambda table: None
 
     async def serve() -> None:
         dask.config.set({"distributed.worker.profile.enabled": False})

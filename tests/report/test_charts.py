@@ -3,13 +3,32 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from celldetr.report.charts import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, histogram_chart, map_chart, ticks
+from celldetr.report.charts import (
+    BOTTOM,
+    HEIGHT,
+    LEFT,
+    RIGHT,
+    TOP,
+    WIDTH,
+    histogram_plot,
+    scatter_map,
+    strip_plot,
+    ticks,
+)
+from celldetr.report.page import templates
+
+
+def svg(macro: str, *charts: Any) -> ElementTree.Element:
+    """What a macro of charts.html makes of charts."""
+    return ElementTree.fromstring(getattr(templates().get_template("charts.html").module, macro)(*charts))
 
 
 @given(st.floats(-1e4, 1e4), st.floats(1e-3, 1e4), st.integers(2, 10))
@@ -26,9 +45,8 @@ def test_ticks_are_few_round_and_inside(low: float, span: float, about: int) -> 
 def test_a_histogram_is_as_high_as_its_shares() -> None:
     edges = np.linspace(0, 4, 5)
     shares = np.array([[10.0, 40.0, 30.0, 20.0], [0.0, 0.0, 0.0, 0.0]])
-    root = ElementTree.fromstring(
-        histogram_chart(edges, shares, ["red", "blue"], ["a & b", "c"], "x <µm>", 'the "title"')
-    )
+    plot = histogram_plot(edges, shares, ["red", "blue"], ["a & b", "c"], "x <µm>", 'the "title"')
+    root = svg("histogram", plot)
     lines = [node for node in root.iter() if node.get("class") == "line"]
     assert [line.get("stroke") for line in lines] == ["red"]  # a type without cells has no line
     path = str(lines[0].get("d"))
@@ -45,7 +63,7 @@ def test_all_points_lie_on_the_map(n: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
     points = rng.normal(size=(n, 2)) * rng.uniform(1e-3, 100, 2)
     codes = rng.integers(0, 3, n)
-    root = ElementTree.fromstring(map_chart(points, codes, ["r", "g", "b"], "map"))
+    root = svg("scatter", scatter_map(points, codes, ["r", "g", "b"], "map"))
     width, height = (float(v) for v in str(root.get("viewBox")).split()[2:])
     drawn = {"r": 0, "g": 0, "b": 0}
     for node in root:
@@ -55,3 +73,15 @@ def test_all_points_lie_on_the_map(n: int, seed: int) -> None:
         if node.get("class") == "dot":
             drawn[str(node.get("stroke"))] += len(places)
     assert list(drawn.values()) == np.bincount(codes, minlength=3).tolist()
+
+
+def test_a_strip_has_a_row_of_dots_for_each_type() -> None:
+    values = [np.array([1.0, 2.0, 9.0]), np.zeros(0)]
+    root = svg("strip", *strip_plot(values, ["red", "blue"], ["a & b", "c"], "cells", "densities"))
+    (dots,) = (node for node in root if node.get("class") == "dot")
+    assert dots.get("stroke") == "red"
+    places = [float(x) for x in re.findall(r"M([\d.]+) ", str(dots.get("d")))]
+    (median,) = (node for node in root if node.get("class") == "median")
+    assert str(median.get("d")).startswith(f"M{places[1]} ")
+    assert (places[2] - places[0]) / (places[1] - places[0]) == pytest.approx(8, rel=0.01)
+    assert {"a & b", "c", "cells"} <= {node.text for node in root.iter("text")}

@@ -231,7 +231,7 @@ def blob_weights(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_command_line_names_the_places_and_says_partial(
     scratched: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("celldetr.report.summary._map", lambda page: "")  # takes longer than all the rest
+    monkeypatch.setattr("celldetr.report.summary.map_embeddings", lambda table: None)  # takes longer than all the rest
     region = ["--region", "1100", "860", "400", "400"]
     command = ["celldetr", "predict", str(scratched), "-o", str(tmp_path), "--tile", "256", "-q", *region]
     monkeypatch.setattr("sys.argv", command)

@@ -503,7 +503,7 @@ def test_a_slide_whose_name_is_no_text(tmp_path: Path, monkeypatch: pytest.Monke
 
     path = tmp_path / "\udcff\udcfe.png"
     Image.fromarray(blob_image(scattered(20, 100, 100), 100, 100)).save(path)
-    monkeypatch.setattr("celldetr.report.summary._map", lambda page: "")
+    monkeypatch.setattr("celldetr.report.summary.map_embeddings", lambda table: None)
     monkeypatch.setattr("celldetr.model.inference.TilePredictor.load", lambda options: BlobModel())
     summary = predict_slide(path, tmp_path / "out", mpp=0.5, formats=["geojson", "csv"])
     assert summary.cells > 10

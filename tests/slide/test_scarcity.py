@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import celldetr
-from celldetr.slide.provenance import scarcity
+from celldetr.slide.provenance import scarcity_warnings
 from helpers.sample_crop import MPP, crop, save, white
 
 
@@ -23,4 +23,4 @@ def test_tissue_in_which_nothing_is_found_is_warned_of(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("cells", "mm2", "warned"), [(0, 0.02, False), (0, 1, True), (4, 1, True), (5, 1, False)])
 def test_where_the_line_is(cells: int, mm2: float, warned: bool) -> None:
-    assert bool(scarcity(cells, mm2)) == warned
+    assert bool(scarcity_warnings(cells, mm2)) == warned

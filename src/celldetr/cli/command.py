@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import typer
@@ -25,8 +26,8 @@ RENAMED: dict[str, dict[str, list[str]]] = {
 
 def settings_of(command: Any) -> dict[str, FieldInfo]:
     """All settings of a command, with dotted names, in the order of its configs."""
-    configs: tuple[type[Config], ...] = getattr(command.callback, "configs", ())
-    return {name: field for config in configs for name, field in config.settings()}
+    configs: Callable[[], tuple[type[Config], ...]] = getattr(command.callback, "configs", tuple)
+    return {name: field for config in configs() for name, field in config.settings()}
 
 
 class Command(TyperCommand):

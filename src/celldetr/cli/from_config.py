@@ -26,7 +26,7 @@ from celldetr.io.safe_io import expand_user, is_file, read_yaml
 
 Assignments = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Any setting of docs/cli.md; repeat for more."),
+    typer.Option("--set", metavar="KEY=VALUE", help="Any setting of docs/reference/cli.md; repeat for more."),
 ]
 SettingsFile = Annotated[
     Path | None,
@@ -83,12 +83,11 @@ def with_settings(command: Callable[..., Any]) -> Callable[..., Any]:
         return command(**given)
 
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    run.configs = tuple(configs.values())  # type: ignore[attr-defined]
-    return run
+    return has_settings(lambda: tuple(configs.values()))(run)
 
 
-def has_settings(*configs: type[Config]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Say which configs a command reads by itself with ``--set`` and ``--config``, for messages and docs/cli.md."""
+def has_settings(configs: Callable[[], tuple[type[Config], ...]]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Say which configs ``--set`` and ``--config`` of a command are about, for messages and the reference."""
 
     def mark(command: Callable[..., Any]) -> Callable[..., Any]:
         command.configs = configs  # type: ignore[attr-defined]
@@ -135,8 +134,13 @@ def describe(field: FieldInfo, declaration: str = "") -> tuple[str | None, str]:
     if kind is bool and declaration:
         on, _, off = declaration.partition("/")
         notes = [f"default: {on if field.default else off}"] * bool(off)
-    elif not field.is_required() and field.default not in (None, "", ()):
-        notes = [f"default: {_plain(field.default)}", *notes]
+    elif not field.is_required() and (default := field.get_default(call_default_factory=True)) not in (
+        None,
+        "",
+        (),
+        {},
+    ):
+        notes = [f"default: {_plain(default)}", *notes]
     text = f"{field.description}  [{'; '.join(notes)}]" if notes else str(field.description)
     return (None if kind is bool and declaration else field.title or metavar), text
 

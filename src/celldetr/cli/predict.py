@@ -15,7 +15,7 @@ from celldetr.cli.interrupt import resumable
 from celldetr.cli.messages import complain, note, with_options
 from celldetr.cli.options import Formats, Inference, Out, Overwrite, Quiet, Resume
 from celldetr.cli.progress import Progress, slides_listener
-from celldetr.cohort.options import CohortOptions
+from celldetr.cohort.options import ClusterSettings, CohortOptions
 from celldetr.errors import InputError, UntypedWarning, untyped
 from celldetr.io.safe_io import shown_path
 from celldetr.slide.options import PredictOptions
@@ -23,7 +23,6 @@ from celldetr.slide.options import PredictOptions
 if TYPE_CHECKING:
     from celldetr.cohort.forecast import Forecast
     from celldetr.cohort.request import Outcome, Request
-    from celldetr.cohort.schedulers import ClusterSettings
     from celldetr.slide.find import Slide
 
 FAILED = 2  # exit code: there is no result

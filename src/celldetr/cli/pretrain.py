@@ -16,7 +16,7 @@ from celldetr.io.safe_io import read_yaml
 
 
 @resumable()
-@has_settings(Recipe)
+@has_settings(lambda: (Recipe,))
 def pretrain(
     *,
     recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe: pretrain-small, or a YAML file.")],
@@ -38,7 +38,7 @@ def pretrain(
 
     Two views of a cell are to look alike, those of two cells not. Images with boxes are enough: a patch set, or any
     data set, whose types are not learnt. OUT gets what `train` gives, and similarity.png, embedding.png and
-    embedding.json: see docs/pretraining.md. The model finds and embeds cells; for types, train a recipe with
+    embedding.json: see docs/reports/pretraining.md. The model finds and embeds cells; for types, train a recipe with
     `init: OUT`.
     """
     from celldetr.recipes import load_recipe

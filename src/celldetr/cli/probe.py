@@ -50,7 +50,7 @@ def probe(
     100 % of the labels; whether a cell's neighbours in other images are of its type; whether neighbours are from its
     own image (a leak); milliseconds a cell. OUT gets report.md, report.json, plots and a sheet of cells with their
     neighbours. Rows that are done are kept with --resume, so that more can be added later. With --where, OUT gets
-    where.json: R2 of a cell's place read from its embedding, and what moves it. How it is measured: docs/probe.md.
+    where.json: R2 of a cell's place read from its embedding, and what moves it. How it is done: docs/reports/probe.md.
     """
     from rich.console import Console
 

@@ -18,7 +18,7 @@ from celldetr.io.safe_io import read_yaml
 
 
 @resumable()
-@has_settings(Recipe)
+@has_settings(lambda: (Recipe,))
 def train(
     *,
     recipe: Annotated[

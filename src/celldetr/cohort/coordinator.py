@@ -1,8 +1,8 @@
-"""Hands regions of slides to the workers of a cluster, and is the only one that commits.
+"""Coordinator of a cluster: hands regions of slides to workers, and is the only process that commits results.
 
 It holds the lock of every slide that is begun, so no other run touches it; each region is given to one worker at a
-time, and again to another if that one dies. A slide whose regions are all found is finished by one worker in a folder
-of its own; moving those files into place, once, is done here.
+time, and again to another if that one dies. A slide whose regions are all detected is finished by one worker in a
+folder of its own; moving those files into place, once, is done here.
 """
 
 from __future__ import annotations
@@ -10,10 +10,9 @@ from __future__ import annotations
 import shutil
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import CancelledError
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
@@ -29,9 +28,10 @@ from celldetr.slide.band_cache import BandCache
 from celldetr.slide.engine import LAYOUT, RunSummary, slide_folder, summarise
 from celldetr.slide.find import Slide
 from celldetr.slide.parts import PARTS, PartStore
-from celldetr.slide.pipeline import Seconds
+from celldetr.slide.pipeline import Counter
+from celldetr.slide.plan import Plan
 from celldetr.slide.provenance import environment
-from celldetr.slide.run import Clock, SlideProgress, begin, keep_or_discard
+from celldetr.slide.run import SlideProgress, begin_session, keep_or_discard, session_times
 
 if TYPE_CHECKING:
     from distributed import Client, Future
@@ -58,34 +58,76 @@ def move_results(attempt: Path, directory: Path) -> dict[str, Any]:
     return record
 
 
-@dataclass
-class Begun:
-    """A slide in tasks.
+class ClusterSlide:
+    """A slide whose tasks are handed out.
+
+    Args:
+        slide: which.
+        request: what is asked of every slide.
 
     Attributes:
-        slide: which.
-        start: ``time.perf_counter`` of that.
-        stack: holds its folder open.
-        outlined, outline: what is known of it, where it is on the cluster and here; None until it is looked at.
-        folder: of its results; None until it is looked at.
-        record: of the run before this session.
         tasks: keys of the tasks that are handed out -> their futures.
-        seconds: spent on it in this session, added up over workers.
-        tiles, cells, mm2: detected so far.
+        planning: the future of its plan, of which tasks are given the future instead of the content: workers pass that
+            on, and make it again if its holder dies.
+        plan: None until it is planned.
+        record: of the run before this session.
+        counter: tiles, cells and area detected so far; seconds of this session, added up over workers.
     """
 
-    slide: Slide
-    start: float
-    stack: ExitStack = field(default_factory=ExitStack)
-    outlined: Future | None = None
-    outline: tasks.Outline | None = None
-    folder: RunFolder | None = None
-    record: dict[str, Any] = field(default_factory=dict)
-    tasks: dict[Any, Future] = field(default_factory=dict)
-    seconds: Seconds = field(default_factory=Seconds)
-    tiles: int = 0
-    cells: int = 0
-    mm2: float = 0.0
+    def __init__(self, slide: Slide, request: Request) -> None:
+        self.slide, self._request = slide, request
+        self.tasks: dict[Any, Future] = {}
+        self.planning: Future | None = None
+        self.plan: Plan | None = None
+        self.record: dict[str, Any] = {}
+        self.counter = Counter()
+        self._start = time.perf_counter()
+        self._stack = ExitStack()  # holds the folder open
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the slide was begun."""
+        return time.perf_counter() - self._start
+
+    def open(self, planned: tasks.PlannedSlide) -> list[int]:
+        """Hold the slide's folder from now on; returns the bands that are to be detected.
+
+        Raises:
+            InputError: another run holds or has finished it; see ``RunFolder.open``.
+        """
+        request, plan = self._request, planned.plan
+        folder = slide_folder(request.out / self.slide.name, planned.identity)
+        self._stack.enter_context(folder.open(resume=request.resume, overwrite=request.overwrite))
+        if folder.is_finished:
+            raise InputError(f"{folder.path}: another run has just finished it; run again with `resume=True`")
+        self.record = dict(folder.record)
+        begin_session(folder)
+        with output_errors(folder.path):
+            (folder.path / PARTS).mkdir(exist_ok=True)
+        self._folder, self.plan = folder, plan
+        self._parts = PartStore(folder.path, planned.types, planned.embedding_dim)
+        self._cache = BandCache(folder.path, folder.request)
+        self.counter.seconds.tissue = planned.seconds
+        missing = missing_bands(plan, self._parts, self._cache)
+        self.count(set(plan.bands) - set(missing), 0)
+        return missing
+
+    def count(self, bands: Collection[int], cells: int) -> None:
+        """Count bands that are detected."""
+        if self.plan is not None:
+            self.counter.add(count_tiles(self.plan, bands), cells, area_of(self.plan, bands))
+
+    def commit(self, attempt: Path) -> RunSummary:
+        """Move a finished attempt's files into place, and finish the run."""
+        self._folder.finish(**move_results(attempt, self._folder.path))
+        return summarise(self._folder)
+
+    def close(self, error: BaseException | None = None) -> None:
+        """Let go of the folder; a run that is not finished is left for resuming, with the error on record."""
+        if error is not None and self.plan is not None:
+            facts = session_times(self.record, self._start, self.counter.seconds) | environment()
+            keep_or_discard(self._folder, self._parts, self._cache, self.plan.bands, facts)
+        self._stack.__exit__(type(error) if error else None, error, None)
 
 
 class Coordinator:
@@ -93,17 +135,15 @@ class Coordinator:
 
     Args:
         client: connected to its scheduler.
-        request: what is wanted of every slide.
-        listener: told how far each slide is.
+        request: what is asked of every slide.
+        listener: called with how far each slide is.
     """
 
     def __init__(self, client: Client, request: Request, listener: Listener | None = None) -> None:
         check_modes(request.resume, request.overwrite)
-        self._client = client
-        self._request = request
-        self._listener = listener
+        self._client, self._request, self._listener = client, request, listener
         self._done: SimpleQueue[Future] = SimpleQueue()
-        self._begun: list[Begun] = []
+        self._slides: list[ClusterSlide] = []  # in work
         self._left = 0
         self._workers = (0.0, 1)  # when counted, and how many
 
@@ -115,37 +155,35 @@ class Coordinator:
         """
         todo, self._left = deque(slides), len(slides)
         try:
-            while todo or self._begun:
-                while todo and sum(len(begun.tasks) for begun in self._begun) < AHEAD * self._count_workers():
+            while todo or self._slides:
+                while todo and sum(len(slide.tasks) for slide in self._slides) < AHEAD * self._count_workers():
                     self._begin(todo.popleft())
                 outcome = self._next()
                 if outcome is not None:
                     self._left -= 1
                     yield outcome
         except BaseException as error:
-            for begun in list(self._begun):
-                self._give_up(begun, error)
+            for slide in list(self._slides):
+                self._abandon(slide, error)
             raise
 
     def _begin(self, slide: Slide) -> None:
-        begun = Begun(slide, time.perf_counter())
-        self._begun.append(begun)
+        begun = ClusterSlide(slide, self._request)
+        self._slides.append(begun)
         folder = RunFolder(self._request.out / slide.name, LAYOUT)
         if self._request.resume:
-            with suppress(InputError):  # told when the folder is opened
+            with suppress(InputError):  # raised again when the folder is opened
                 folder.check(resume=True)
         if folder.is_finished:
-            self._submit(begun, tasks.revisit, priority=1)
+            self._submit(begun, tasks.complete_outputs, priority=1)
         else:
-            # Tasks are given the future, not what it holds: workers pass that on, and find it again if its holder dies.
-            begun.outlined = self._submit(begun, tasks.outline, priority=1)
+            begun.planning = self._submit(begun, tasks.plan_slide, priority=1)
 
-    def _submit(self, begun: Begun, task: Any, *args: Any, priority: int = 0) -> Future:
-        """Hand out a task; ``pure=False``: one that was done in an earlier run is not taken for done."""
-        future = self._client.submit(
-            task, self._request, begun.slide, *args, priority=priority, retries=RETRIES, pure=False
-        )
-        begun.tasks[future.key] = future
+    def _submit(self, slide: ClusterSlide, task: Any, *args: Any, priority: int = 0) -> Future:
+        """Hand out a task; ``pure=False``: the result of the same task in an earlier run is not reused."""
+        options = {"priority": priority, "retries": RETRIES, "pure": False}
+        future = self._client.submit(task, self._request, slide.slide, *args, **options)
+        slide.tasks[future.key] = future
         future.add_done_callback(self._done.put)
         return future
 
@@ -157,104 +195,73 @@ class Coordinator:
                 break
             except Empty:
                 self._check_alive()
-        begun = next((begun for begun in self._begun if future.key in begun.tasks), None)
-        if begun is None:
-            return None  # of a slide that has failed meanwhile
+        slide = next((slide for slide in self._slides if future.key in slide.tasks), None)
+        if slide is None:
+            return None  # it has failed meanwhile
         try:
-            answer = future.result()
+            result = future.result()
         except CancelledError:
             self._check_alive()
             raise InputError(f"the scheduler has lost its tasks; {AGAIN}") from None
-        except Exception as error:  # what a task died of, after it was tried again
-            return self._fail(begun, error)
-        del begun.tasks[future.key]
+        except Exception as error:  # raised again after the task was tried elsewhere
+            return self._fail(slide, error)
+        del slide.tasks[future.key]
         try:
-            return self._follow(begun, answer)
+            return self._follow(slide, result)
         except InputError as error:
-            return self._fail(begun, error)
+            return self._fail(slide, error)
 
     def _check_alive(self) -> None:
         if self._client.status not in ("running", "connecting"):
             raise InputError(f"the connection to the scheduler is lost; {AGAIN}")
 
-    def _follow(self, begun: Begun, answer: object) -> Outcome | None:
-        if isinstance(answer, tasks.Refusal):
-            raise InputError(answer.reason)
-        if isinstance(answer, RunSummary):
-            return self._end(begun, answer)
-        if isinstance(answer, tasks.Outline):
-            self._share_out(begun, answer)
-        elif isinstance(answer, tasks.Report):
-            begun.seconds.read += answer.seconds.read
-            begun.seconds.model += answer.seconds.model
-            self._count(begun, answer.bands, answer.cells)
-        elif isinstance(answer, Path):
-            return self._end(begun, self._commit(begun, answer))
-        if not begun.tasks:
-            elapsed = time.perf_counter() - begun.start
-            self._submit(begun, tasks.finish, begun.outlined, begun.record, begun.seconds, elapsed, priority=2)
+    def _follow(self, slide: ClusterSlide, result: object) -> Outcome | None:
+        """Do what follows from the result of a task."""
+        if isinstance(result, tasks.Refusal):
+            raise InputError(result.reason)
+        if isinstance(result, RunSummary):
+            return self._end(slide, result)
+        if isinstance(result, Path):
+            return self._end(slide, slide.commit(result))
+        if isinstance(result, tasks.PlannedSlide):
+            self._hand_out_regions(slide, result)
+        elif isinstance(result, tasks.DetectedRegion):
+            slide.counter.seconds.read += result.seconds.read
+            slide.counter.seconds.model += result.seconds.model
+            slide.count(result.bands, result.cells)
+        self._report(slide)
+        if not slide.tasks:
+            spent = slide.counter.seconds, slide.elapsed
+            self._submit(slide, tasks.finish_slide, slide.planning, slide.record, *spent, priority=2)
         return None
 
-    def _share_out(self, begun: Begun, outline: tasks.Outline) -> None:
-        """Take the slide's lock and hand out the regions that are not found yet."""
-        request, plan = self._request, outline.plan
-        folder = slide_folder(request.out / begun.slide.name, outline.identity)
-        begun.stack.enter_context(folder.open(resume=request.resume, overwrite=request.overwrite))
-        if folder.is_finished:
-            raise InputError(f"{folder.path}: another run has just finished it; run again with `resume=True`")
-        begun.outline, begun.folder, begun.record = outline, folder, dict(folder.record)
-        begun.seconds.tissue = outline.seconds
-        begin(folder)
-        with output_errors(folder.path):
-            (folder.path / PARTS).mkdir(exist_ok=True)
-        todo = missing_bands(plan, *self._stores(begun, folder))
-        self._count(begun, set(plan.bands) - set(todo), 0)
+    def _hand_out_regions(self, slide: ClusterSlide, planned: tasks.PlannedSlide) -> None:
+        bands = slide.open(planned)
         # A slide is shared by all workers if there are few slides, and by few if there are many.
-        share = count_tiles(plan, todo) * self._left // (2 * self._count_workers())
-        regions = cut_regions(plan, todo, max(1, min(request.task_tiles, share)))
-        for bands in regions:
-            self._submit(begun, tasks.find, begun.outlined, tuple(bands))
+        share = count_tiles(planned.plan, bands) * self._left // (2 * self._count_workers())
+        for region in cut_regions(planned.plan, bands, max(1, min(self._request.task_tiles, share))):
+            self._submit(slide, tasks.detect_region, slide.planning, tuple(region))
 
-    def _commit(self, begun: Begun, attempt: Path) -> RunSummary:
-        """Move a finished attempt's files into place, and finish the run."""
-        assert begun.folder is not None
-        begun.folder.finish(**move_results(attempt, begun.folder.path))
-        return summarise(begun.folder)
+    def _report(self, slide: ClusterSlide) -> None:
+        if self._listener is not None and slide.plan is not None:
+            done, total = slide.counter, count_tiles(slide.plan, slide.plan.bands)
+            self._listener(slide.slide, SlideProgress(done.tiles, total, done.mm2, done.cells))
 
-    def _end(self, begun: Begun, summary: RunSummary) -> Outcome:
-        self._begun.remove(begun)
-        begun.stack.close()
-        return Outcome(begun.slide, summary)
+    def _end(self, slide: ClusterSlide, summary: RunSummary) -> Outcome:
+        self._slides.remove(slide)
+        slide.close()
+        return Outcome(slide.slide, summary)
 
-    def _fail(self, begun: Begun, error: Exception) -> Outcome:
-        self._give_up(begun, error)
-        return Outcome(begun.slide, None, one_line(error))
+    def _fail(self, slide: ClusterSlide, error: Exception) -> Outcome:
+        self._abandon(slide, error)
+        return Outcome(slide.slide, None, one_line(error))
 
-    def _give_up(self, begun: Begun, error: BaseException) -> None:
-        """Call back what is handed out, leave what can be resumed, and let go of the slide."""
-        self._begun.remove(begun)
-        with suppress(Exception):  # the scheduler may be why we give up
-            self._client.cancel(list(begun.tasks.values()), force=True)
-        if begun.folder is not None and begun.outline is not None:
-            facts = Clock(begun.record, begun.start, begun.seconds).facts() | environment()
-            keep_or_discard(begun.folder, *self._stores(begun, begun.folder), begun.outline.plan.bands, facts)
-        begun.stack.__exit__(type(error), error, error.__traceback__)  # puts the error on record
-
-    def _stores(self, begun: Begun, folder: RunFolder) -> tuple[PartStore, BandCache]:
-        assert begun.outline is not None
-        parts = PartStore(folder.path, begun.outline.types, begun.outline.embedding_dim)
-        return parts, BandCache(folder.path, folder.request)
-
-    def _count(self, begun: Begun, bands: Sequence[int] | set[int], cells: int) -> None:
-        if begun.outline is None:
-            return
-        plan = begun.outline.plan
-        begun.tiles += count_tiles(plan, bands)
-        begun.mm2 += area_of(plan, bands)
-        begun.cells += cells
-        if self._listener is not None:
-            total = count_tiles(plan, plan.bands)
-            self._listener(begun.slide, SlideProgress(begun.tiles, total, begun.mm2, begun.cells))
+    def _abandon(self, slide: ClusterSlide, error: BaseException) -> None:
+        """Call back the tasks of a slide, and leave it for resuming."""
+        self._slides.remove(slide)
+        with suppress(Exception):  # the scheduler may be the reason
+            self._client.cancel(list(slide.tasks.values()), force=True)
+        slide.close(error)
 
     def _count_workers(self) -> int:
         """How many there are, at least one; asked now and then, because they come and go."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from typing import Any, Literal, Self
+
+from pydantic import Field, model_validator
 
 from celldetr.config import Config, Count
 
@@ -18,3 +20,35 @@ class CohortOptions(Config):
     )
     # Some seconds of work: far more than handing it out costs, little to lose with a worker.
     task_tiles: Count = Field(128, description="Least tiles of a task on a cluster.")
+
+
+class Adaptive(Config):
+    """Jobs come and go with the work."""
+
+    minimum: int = Field(0, description="Fewest jobs.")
+    maximum: Count = Field(description="Most jobs.")
+
+
+class ClusterSettings(Config):
+    """A cluster, as a YAML file describes it."""
+
+    kind: Literal["local", "slurm", "pbs", "lsf"] = Field(description="What runs the jobs.")
+    jobs: Count | None = Field(None, description="How many; for local: worker processes.")
+    adaptive: Adaptive | None = Field(
+        None, title="{minimum: INT, maximum: INT}", description="Jobs that come and go with the work, instead of jobs."
+    )
+    arguments: dict[str, Any] = Field(
+        default_factory=dict,
+        title="{NAME: VALUE}",
+        description="Arguments of dask_jobqueue.SLURMCluster and the like; for local: threads (of a worker).",
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.kind == "local":
+            unknown = sorted(set(self.arguments) - {"threads"})
+            if unknown or self.adaptive is not None:
+                raise ValueError(f"kind local takes jobs and arguments.threads, not {', '.join(unknown) or 'adaptive'}")
+        elif (self.jobs is None) == (self.adaptive is None):
+            raise ValueError("says how many jobs by exactly one of jobs and adaptive")
+        return self

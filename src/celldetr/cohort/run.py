@@ -12,7 +12,7 @@ from celldetr.model.cpu_caches import limit_caches
 from celldetr.slide.find import Slide
 
 if TYPE_CHECKING:
-    from celldetr.cohort.schedulers import ClusterSettings
+    from celldetr.cohort.options import ClusterSettings
 
 
 def predict_slides(

@@ -1,6 +1,6 @@
 """Where tasks are done: processes of this machine, a scheduler that is running, or jobs of Slurm, PBS or LSF.
 
-dask.distributed does the work and is imported here only, when ``--cluster`` is given.
+dask.distributed does the work and is imported here only, when a cluster is asked for.
 """
 
 from __future__ import annotations
@@ -12,11 +12,10 @@ import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any
 
-from pydantic import Field, model_validator
-
-from celldetr.config import Config, Count, parse
+from celldetr.cohort.options import ClusterSettings
+from celldetr.config import parse
 from celldetr.errors import InputError, install
 from celldetr.io.safe_io import read_yaml
 
@@ -32,35 +31,8 @@ SILENT = logging.CRITICAL
 INSTALL = install("cluster")
 
 
-class Adaptive(Config):
-    """Jobs come and go with the work."""
-
-    minimum: int = 0
-    maximum: Count
-
-
-class ClusterSettings(Config):
-    """A cluster, as a YAML file describes it."""
-
-    kind: Literal["local", "slurm", "pbs", "lsf"]
-    jobs: Count | None = None  # how many; for local: worker processes
-    adaptive: Adaptive | None = None  # instead of jobs
-    # Of dask_jobqueue.SLURMCluster and the like; for local: threads (of a worker).
-    arguments: dict[str, Any] = Field(default_factory=dict)
-
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        if self.kind == "local":
-            unknown = sorted(set(self.arguments) - {"threads"})
-            if unknown or self.adaptive is not None:
-                raise ValueError(f"kind local takes jobs and arguments.threads, not {', '.join(unknown) or 'adaptive'}")
-        elif (self.jobs is None) == (self.adaptive is None):
-            raise ValueError("says how many jobs by exactly one of jobs and adaptive")
-        return self
-
-
 def read_cluster(text: str) -> str | ClusterSettings:
-    """What ``--cluster`` means: the address of a scheduler, or settings. Nothing is started or asked yet.
+    """What ``cluster`` means: the address of a scheduler, or settings. Nothing is started or asked yet.
 
     Args:
         text: ``local``, ``tcp://host:8786``, or a YAML file of ``ClusterSettings``.

@@ -1,12 +1,12 @@
-"""What a worker does, three kinds of task: outline a slide, find the cells of a region, finish the slide.
+"""Tasks of a worker on a cluster: plan a slide, detect the cells of a region, finish the slide.
 
-A worker holds nothing that is missed when it dies. *Outline* writes nothing, and depends on the slide only. *Find*
-writes whole files whose content depends on the run only, so a region done twice is a region done. *Finish* builds the
-slide's results in a folder of its own and says where; whoever handed the task out moves the files of one such folder
-into place. A worker that was taken for dead and wakes up later therefore changes nothing: it writes files that are
-there, or finds its folder gone.
+Workers are stateless and tasks idempotent. *Planning* writes nothing, and depends on the slide only. *Detecting* writes
+whole files whose content depends on the run only, so a region done twice is a region done. *Finishing* builds the
+slide's results in a folder of its own and returns it; the process that handed out the task moves the files of one such
+folder into place. A worker that was taken for dead and wakes up later therefore changes nothing: it writes files that
+are there, or finds its folder gone.
 
-What a user can mend comes back as a ``Refusal`` rather than raised, because what is raised is tried again elsewhere.
+An error that the user can mend is returned as a ``Refusal``, because dask tries a task that raises again elsewhere.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 T = TypeVar("T")
 
-_turn = threading.Lock()  # one task of ours at a time in a process: each uses all the cores that the process may
+_one_at_a_time = threading.Lock()  # tasks of a process: each uses all the cores that the process may
 
 
 @dataclass(frozen=True)
@@ -57,12 +57,12 @@ class Refusal:
 
 
 @dataclass(frozen=True)
-class Outline:
-    """What is known of a slide before a tile is read.
+class PlannedSlide:
+    """A slide before a tile is read.
 
     Attributes:
         identity: of the run.
-        plan: what is to be read.
+        plan: tiles to be read.
         types: names of the model's K types.
         embedding_dim: d.
         seconds: spent.
@@ -76,12 +76,12 @@ class Outline:
 
 
 @dataclass(frozen=True)
-class Report:
-    """A region that is found.
+class DetectedRegion:
+    """A region whose cells are detected.
 
     Attributes:
         bands: of it, all of them on disk.
-        cells: that were found, beyond what their tiles own too.
+        cells: number of raw detections.
         seconds: spent.
     """
 
@@ -91,14 +91,14 @@ class Report:
 
 
 def _task(work: Callable[P, T]) -> Callable[P, T | Refusal]:
-    """One at a time; an ``InputError`` becomes a ``Refusal``, and the refusal of what is needed is passed on."""
+    """Make a function a task: one at a time, ``InputError`` as ``Refusal``, refusals among its arguments passed on."""
 
     @wraps(work)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> T | Refusal:
-        for needed in args:
-            if isinstance(needed, Refusal):
-                return needed
-        with _turn:
+        for argument in args:
+            if isinstance(argument, Refusal):
+                return argument
+        with _one_at_a_time:
             try:
                 return work(*args, **kwargs)
             except InputError as error:
@@ -115,19 +115,19 @@ def _model(options: InferenceOptions) -> TilePredictor:
 
 
 @_task
-def outline(request: Request, slide: Slide) -> Outline:
-    """Look at a slide: what it is and what is to be read of it."""
+def plan_slide(request: Request, slide: Slide) -> PlannedSlide:
+    """Open a slide and lay out its tiles."""
     model, options = _model(request.model), request.options_of(slide)
     with open_slide(slide.path, options.mpp) as reader:
         start = time.perf_counter()
         plan = make_plan(reader, model, options)
         run = identity(reader, model, options)
-    return Outline(run, plan, tuple(model.types), model.embedding_dim, time.perf_counter() - start)
+    return PlannedSlide(run, plan, tuple(model.types), model.embedding_dim, time.perf_counter() - start)
 
 
 @_task
-def revisit(request: Request, slide: Slide) -> RunSummary:
-    """A slide that is finished: what was found, after making the pictures and exports that are missing."""
+def complete_outputs(request: Request, slide: Slide) -> RunSummary:
+    """Make the pictures and exports of a finished slide that are missing."""
     from celldetr.cohort.predict import predict_slide
 
     return predict_slide(
@@ -141,35 +141,35 @@ def revisit(request: Request, slide: Slide) -> RunSummary:
 
 
 @_task
-def find(request: Request, slide: Slide, outline: Outline, bands: tuple[int, ...]) -> Report:
-    """Find the cells of a region, all that the model sees in its tiles; bands that are there are passed over."""
-    cache = BandCache(request.out / slide.name, outline.identity)
+def detect_region(request: Request, slide: Slide, planned: PlannedSlide, bands: tuple[int, ...]) -> DetectedRegion:
+    """Detect the cells in the tiles of a region; bands that are on disk are passed over."""
+    cache = BandCache(request.out / slide.name, planned.identity)
     todo = [band for band in bands if not cache.has(band)]
     seconds, cells = Seconds(), 0
     if todo:
         _working_folder(request, slide)
         with open_slide(slide.path, request.options_of(slide).mpp) as reader:
-            job = _job(request, slide, outline, reader)
+            job = _job(request, slide, planned, reader)
             with closing(find_bands(job, todo, seconds)) as batches:
                 for band, items in groupby(chain.from_iterable(batches), key=lambda item: item.tile.row):
                     found = list(items)
                     cache.write(band, found)
                     cells += sum(len(item.cells) for item in found if item.cells is not None)
-    return Report(bands, cells, seconds)
+    return DetectedRegion(bands, cells, seconds)
 
 
 @_task
-def finish(
-    request: Request, slide: Slide, outline: Outline, record: dict[str, Any], seconds: Seconds, elapsed: float
+def finish_slide(
+    request: Request, slide: Slide, planned: PlannedSlide, record: dict[str, Any], seconds: Seconds, elapsed: float
 ) -> Path:
     """Settle the seams between tiles, join the table, draw and export, in a folder of this attempt.
 
     A band whose file is missing or damaged is detected again here.
 
     Args:
-        request: what is wanted.
+        request: what is asked of every slide.
         slide: which.
-        outline: of it.
+        planned: of it.
         record: of the run before this session.
         seconds: spent on the regions, added up over workers.
         elapsed: seconds since this session began with the slide.
@@ -184,12 +184,12 @@ def finish(
     start = time.perf_counter() - elapsed
     try:
         with output_errors(attempt), open_slide(slide.path, request.options_of(slide).mpp) as reader:
-            job = _job(request, slide, outline, reader)
-            folder = slide_folder(attempt / slide.name, outline.identity)
+            job = _job(request, slide, planned, reader)
+            folder = slide_folder(attempt / slide.name, planned.identity)
             with folder.open():
                 _share_parts(directory / PARTS, folder.path / PARTS)
                 folder.record = record
-                Session(job, folder, start, seconds, BandCache(directory, outline.identity)).complete()
+                Session(job, folder, start, seconds, BandCache(directory, planned.identity)).complete()
                 write_outputs(folder.path, reader, request.formats)
     except BaseException:
         shutil.rmtree(attempt, ignore_errors=True)
@@ -197,20 +197,20 @@ def finish(
     return folder.path
 
 
-def _job(request: Request, slide: Slide, outline: Outline, reader: SlideReader) -> Job:
-    """The work on a slide here, where it must be the same as where it was outlined.
+def _job(request: Request, slide: Slide, planned: PlannedSlide, reader: SlideReader) -> Job:
+    """The job on a slide here, where it must be the same as where the slide was planned.
 
     Raises:
         InputError: this worker has another version, model, precision, or another file under the slide's name.
     """
     model, options = _model(request.model), request.options_of(slide)
     here = slide_folder(request.out / slide.name, identity(reader, model, options))
-    if wrong := here.changes(outline.identity):
+    if wrong := here.changes(planned.identity):
         raise InputError(
             f"{slide.path}: worker {platform.node()} would find other cells, it has {'; '.join(wrong)}; "
             "all workers need the same version, model, precision and files"
         )
-    return Job(reader, model, options, outline.plan)
+    return Job(reader, model, options, planned.plan)
 
 
 def _working_folder(request: Request, slide: Slide) -> Path:

@@ -1,7 +1,8 @@
 """What every config has in common: an immutable pydantic model that refuses keys it does not know.
 
 ``Field(default, bounds, description=...)`` is the only place where a setting is described and has its default: options
-of the command line, its help and docs/cli.md are made from it. A ``title`` is how a value is written there (metavar).
+of the command line, its help and docs/reference/cli.md are made from it. A ``title`` is how a value is written there
+(metavar).
 """
 
 from __future__ import annotations
@@ -29,6 +30,12 @@ Share = Annotated[float, Field(gt=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 Precision = Literal["auto", "32", "bf16"]
 Mpp = Annotated[float, Field(ge=0.05, le=10)]  # micrometres per pixel that a microscope can have
+ImageMpp = Annotated[
+    Mpp | None, Field(description="Micrometres per pixel of the images, instead of what they or their card say.")
+]
+SlideMpp = Annotated[
+    float | None, Field(description="Micrometres per pixel at full resolution, instead of what the file says.")
+]
 # Types become columns, map keys and legends: one line of printable text.
 TypeName = Annotated[str, AfterValidator(_printable)]
 

@@ -1,7 +1,7 @@
 """The network's architecture.
 
 "The paper" is CellDETR (arXiv 2606.29463), "released" its authors' code, and method sections are those of
-docs/method.md.
+docs/concepts/method.md.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ Three rules, because published numbers differ in theirs, and by more than most m
   then pairs beyond the radius are dropped. A missed cell and a spurious prediction must be assigned to something, and a
   chain of shifted neighbours between them is often cheaper than one long pair plus the right short ones: the whole
   chain is lost. On crowded tiles with as many predictions as cells this takes up to ten points of F1
-  (docs/evaluation.md shows it).
+  (docs/concepts/evaluation.md shows it).
 - ``within_radius``: pairs beyond the radius are forbidden before the assignment, which finds the largest number of
   pairs and, among those, the smallest total distance. Never fewer pairs than any other rule. Cells that no candidate
   pair connects are solved apart, so time grows with the number of cells, not with its cube: fit for whole slides.

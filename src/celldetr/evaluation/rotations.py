@@ -1,8 +1,8 @@
 """Cross-validation summed up: from the metrics of each test fold to their mean and spread, over all and by tissue.
 
 PanNuke has three folds: a model trained on one and validated on the second is tested on the third, three times in turn
-(``standard`` in docs/evaluation.md). Each test is a ``metrics.json`` of ``celldetr evaluate``; what is here only adds
-them up, and refuses those that are no rotation: a fold tested twice, tested by the model of another, or trained on.
+(``standard`` in docs/concepts/evaluation.md). Each test is a ``metrics.json`` of ``celldetr evaluate``; what is here
+only adds them up, and refuses those that are no rotation: a fold tested twice, by the model of another, or trained on.
 """
 
 from __future__ import annotations

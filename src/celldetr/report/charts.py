@@ -1,4 +1,4 @@
-"""Charts of the summary as SVG text, written by hand.
+"""Charts of the pages: their sizes and paths, which ``templates/charts.html`` draws as SVG.
 
 SVG inside the page takes its ink from the page's style sheet, so one chart is right on white, on black and on paper; it
 stays sharp in print, and a curve is a few kilobytes. Colours of types are laid over a wider, faint line of the page's
@@ -8,7 +8,7 @@ own ink, which keeps yellow visible on white and black on black.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from html import escape
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,75 @@ LEFT, RIGHT, TOP, BOTTOM = 46, 12, 12, 40  # margins of a plot, where its number
 MAP_SIDE = 560
 POINT = 4.5  # diameter of a point of the map
 LAYERS = 8  # points are drawn in as many mixed layers, so that no type covers all others
+ROW = 44  # px, height of a row of a strip chart
+
+
+@dataclass(frozen=True)
+class Tick:
+    """A mark on an axis: its place, px, and its text."""
+
+    at: float
+    text: str
+
+
+@dataclass(frozen=True)
+class Line:
+    """What is drawn of one type: the ``d`` of its SVG path, its CSS colour and its name."""
+
+    path: str
+    colour: str
+    name: str = ""
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A chart with axes.
+
+    Attributes:
+        label: of the horizontal axis.
+        title: what the chart shows, for readers who hear it.
+        x_ticks, y_ticks: marks on the axes.
+        lines: of the types.
+        left, right, top, base: edges of the plot, px.
+        width, height: of the picture, px.
+    """
+
+    label: str
+    title: str
+    x_ticks: list[Tick]
+    y_ticks: list[Tick]
+    lines: list[Line]
+    left: int = LEFT
+    right: int = WIDTH - RIGHT
+    top: int = TOP
+    base: int = HEIGHT - BOTTOM
+    width: int = WIDTH
+    height: int = HEIGHT
+
+
+@dataclass(frozen=True)
+class Strip:
+    """Dots of one type in a row of a strip chart.
+
+    Attributes:
+        dots: of the type; an empty path where it has no values.
+        middle: of the row, px.
+        median: path of the bar at the median.
+    """
+
+    dots: Line
+    middle: float
+    median: str
+
+
+@dataclass(frozen=True)
+class Scatter:
+    """A chart of points without axes, in layers; ``title`` is for readers who hear it."""
+
+    title: str
+    width: int
+    height: int
+    layers: list[Line]
 
 
 def ticks(low: float, high: float, about: int = 5) -> list[float]:
@@ -35,14 +104,14 @@ def _steps(edges: NDArray[np.float64], values: NDArray[np.float64]) -> str:
     return start + "".join(f"V{value:.1f}H{edge:.1f}" for edge, value in zip(edges[1:], values, strict=True))
 
 
-def histogram_chart(
+def histogram_plot(
     edges: NDArray[np.float64],
     shares: NDArray[np.float64],
     colours: Sequence[str],
     names: Sequence[str],
     label: str,
     title: str,
-) -> str:
+) -> Plot:
     """Histograms of several types over each other, each scaled to its own total.
 
     Args:
@@ -50,34 +119,28 @@ def histogram_chart(
         shares: (K, B), percent of the cells of a type; a row of zeros is not drawn.
         colours: of the K types, CSS.
         names: of the K types, shown when pointing at a line.
-        label: of the horizontal axis.
-        title: what the chart shows, for readers who hear it.
+        label, title: see ``Plot``.
     """
     top = float(max(shares.max(initial=0), 1e-9)) * 1.06
-
     x = LEFT + (edges - edges[0]) / (edges[-1] - edges[0]) * (WIDTH - LEFT - RIGHT)
     y = TOP + (1 - shares / top) * (HEIGHT - TOP - BOTTOM)
-    base = HEIGHT - BOTTOM
-    parts = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)}">']
-    for value in ticks(0, top, 4):
-        at = TOP + (1 - value / top) * (HEIGHT - TOP - BOTTOM)
-        parts.append(f'<path class="grid" d="M{LEFT} {at:.1f}H{WIDTH - RIGHT}"/>')
-        parts.append(f'<text x="{LEFT - 7}" y="{at + 4:.1f}" text-anchor="end">{value:g} %</text>')
-    for value in ticks(float(edges[0]), float(edges[-1]), 8):
-        at = float(np.interp(value, edges, x))
-        parts.append(f'<path class="axis" d="M{at:.1f} {base}v4"/>')
-        parts.append(f'<text x="{at:.1f}" y="{base + 17}" text-anchor="middle">{value:g}</text>')
-    parts.append(f'<path class="axis" d="M{LEFT} {base}H{WIDTH - RIGHT}"/>')
-    middle = (LEFT + WIDTH - RIGHT) / 2
-    parts.append(f'<text x="{middle}" y="{HEIGHT - 4}" text-anchor="middle">{escape(label)}</text>')
-    for row, share, colour, name in zip(y, shares, colours, names, strict=True):
-        if not share.any():
-            continue
-        outline = _steps(x, row)
-        closed = f"{outline}V{base}H{LEFT}Z"
-        parts.append(f'<g><title>{escape(name)}</title><path d="{closed}" fill="{colour}" fill-opacity=".12"/>')
-        parts.append(f'<path class="under" d="{outline}"/><path class="line" d="{outline}" stroke="{colour}"/></g>')
-    return "".join(parts) + "</svg>"
+    return Plot(
+        label=label,
+        title=title,
+        x_ticks=[
+            Tick(round(float(np.interp(value, edges, x)), 1), f"{value:g}")
+            for value in ticks(float(edges[0]), float(edges[-1]), 8)
+        ],
+        y_ticks=[
+            Tick(round(TOP + (1 - value / top) * (HEIGHT - TOP - BOTTOM), 1), f"{value:g} %")
+            for value in ticks(0, top, 4)
+        ],
+        lines=[
+            Line(_steps(x, row), colour, name)
+            for row, share, colour, name in zip(y, shares, colours, names, strict=True)
+            if share.any()
+        ],
+    )
 
 
 def _dots(points: NDArray[np.float64]) -> str:
@@ -85,57 +148,48 @@ def _dots(points: NDArray[np.float64]) -> str:
     return "".join(f"M{x:.1f} {y:.1f}h0" for x, y in points)
 
 
-def map_chart(points: NDArray[np.float64], codes: NDArray[np.intp], colours: Sequence[str], title: str) -> str:
-    """A scatter of (n, 2) points without axes, coloured by type; the aspect of the data is kept."""
+def scatter_map(points: NDArray[np.float64], codes: NDArray[np.intp], colours: Sequence[str], title: str) -> Scatter:
+    """A map of (n, 2) points, coloured by type; the aspect of the data is kept."""
     low, high = points.min(axis=0), points.max(axis=0)
     margin = 2 * POINT
     scale = (MAP_SIDE - 2 * margin) / max(float((high - low).max()), 1e-9)
-    size = (high - low) * scale + 2 * margin
+    width, height = (high - low) * scale + 2 * margin
     at = (points - low) * scale + margin
-    at[:, 1] = size[1] - at[:, 1]  # SVG's y grows downwards
-    parts = [f'<svg viewBox="0 0 {size[0]:.0f} {size[1]:.0f}" role="img" aria-label="{escape(title)}">']
+    at[:, 1] = height - at[:, 1]  # SVG's y grows downwards
     layer = np.random.default_rng(0).integers(0, LAYERS, len(points))
-    for i in range(LAYERS):
-        for code in np.unique(codes[layer == i]):
-            d = _dots(at[(layer == i) & (codes == code)])
-            parts.append(f'<path class="rim" stroke-width="{POINT + 1}" d="{d}"/>')
-            parts.append(f'<path class="dot" stroke-width="{POINT}" stroke="{colours[code]}" d="{d}"/>')
-    return "".join(parts) + "</svg>"
+    layers = [
+        Line(_dots(at[(layer == i) & (codes == code)]), colours[code])
+        for i in range(LAYERS)
+        for code in np.unique(codes[layer == i])
+    ]
+    return Scatter(title, round(width), round(height), layers)
 
 
-def strip_chart(
+def strip_plot(
     values: Sequence[NDArray[np.float64]], colours: Sequence[str], names: Sequence[str], label: str, title: str
-) -> str:
+) -> tuple[Plot, list[Strip]]:
     """One row of dots a type, a bar at their median.
 
     Args:
         values: for each of K types (n,) finite values, at least 0; of n that differ.
         colours: of the K types, CSS.
         names: of the K types, at the left of their rows.
-        label: of the horizontal axis.
-        title: what the chart shows, for readers who hear it.
+        label, title: see ``Plot``.
     """
-    left, row = LEFT + 74, 44
-    height = TOP + row * len(names) + BOTTOM
+    left, right, height = LEFT + 74, WIDTH - 2 * RIGHT, TOP + ROW * len(names) + BOTTOM
     top = max((float(some.max(initial=0)) for some in values), default=0) * 1.04 or 1.0
-    base, scale = height - BOTTOM, (WIDTH - left - RIGHT) / top
-    parts = [f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{escape(title)}">']
-    for value in ticks(0, top, 5):
-        at = left + value * scale
-        parts.append(f'<path class="grid" d="M{at:.1f} {TOP}V{base}"/>')
-        parts.append(f'<text x="{at:.1f}" y="{base + 17}" text-anchor="middle">{value:,g}</text>')
-    parts.append(f'<text x="{(left + WIDTH - RIGHT) / 2}" y="{height - 4}" text-anchor="middle">{escape(label)}</text>')
+    scale = (right - left) / top
+    x_ticks = [Tick(round(left + value * scale, 1), f"{value:,g}") for value in ticks(0, top, 5)]
+    plot = Plot(label, title, x_ticks, [], [], left=left, right=right, base=height - BOTTOM, height=height)
     rng = np.random.default_rng(0)
+    rows = []
     for i, (some, colour, name) in enumerate(zip(values, colours, names, strict=True)):
-        middle = TOP + row * (i + 0.5)
-        parts.append(f'<text x="{left - 10}" y="{middle + 4:.1f}" text-anchor="end">{escape(name)}</text>')
-        if not len(some):
-            continue
-        # Dots that would lie on each other are spread over the height of the row.
-        spread = rng.uniform(-0.28, 0.28, len(some)) * row * min(1.0, len(some) / 12)
-        d = _dots(np.stack([left + some * scale, middle + spread], axis=1))
-        parts.append(f'<path class="rim" stroke-width="{POINT + 1.5}" d="{d}"/>')
-        parts.append(f'<path class="dot" stroke-width="{POINT + 0.5}" stroke="{colour}" d="{d}"/>')
-        at = left + float(np.median(some)) * scale
-        parts.append(f'<path class="median" d="M{at:.1f} {middle - 0.4 * row:.1f}v{0.8 * row:.1f}"/>')
-    return "".join(parts) + "</svg>"
+        middle, path, median = TOP + ROW * (i + 0.5), "", ""
+        if len(some):
+            # Dots that would lie on each other are spread over the height of the row.
+            spread = rng.uniform(-0.28, 0.28, len(some)) * ROW * min(1.0, len(some) / 12)
+            path = _dots(np.stack([left + some * scale, middle + spread], axis=1))
+            at = left + float(np.median(some)) * scale
+            median = f"M{at:.1f} {middle - 0.4 * ROW:.1f}v{0.8 * ROW:.1f}"
+        rows.append(Strip(Line(path, colour, name), middle, median))
+    return plot, rows

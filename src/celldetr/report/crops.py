@@ -1,10 +1,10 @@
-"""Crops of single cells, all of one physical size so that they can be compared: their pixels, and as SVG in a page."""
+"""Crops of single cells, all of one physical size so that they can be compared: their pixels, and what a page shows."""
 
 from __future__ import annotations
 
 import base64
 import io
-from html import escape
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -41,25 +41,42 @@ def jpeg_uri(image: Image.Image, quality: int = QUALITY) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode("ascii")
 
 
-def crop_figure(
-    reader: SlideReader, cell: NDArray[np.float64], mpp: tuple[float, float], colour: str, name: str
-) -> str:
-    """One cell as SVG: the tissue around it and its box.
+@dataclass(frozen=True)
+class Crop:
+    """The tissue around one cell, and its box in pixels of the picture.
+
+    Attributes:
+        title: type, scores and place of the cell.
+        picture: address (``data:``) of the picture, ``side`` px a side.
+        left, top, width, height: of the box.
+    """
+
+    title: str
+    picture: str
+    left: float
+    top: float
+    width: float
+    height: float
+    side: int = PAGE_PIXELS
+
+
+def crop_cell(reader: SlideReader, cell: NDArray[np.float64], mpp: tuple[float, float], name: str) -> Crop:
+    """Read the tissue around one cell.
 
     Args:
         reader: the slide.
         cell: (6,) x, y, w, h in level-0 px, score, type score.
         mpp: micrometres per level-0 pixel along x and y.
-        colour: of the box, CSS.
         name: of the type.
     """
     x, y, w, h, score, type_score = (float(value) for value in cell)
     pixels = cell_pixels(reader, x, y, mpp, PAGE_PIXELS)
     width, height = (size * side * PAGE_PIXELS / FIELD_UM for size, side in zip((w, h), mpp, strict=True))
-    left, top = (PAGE_PIXELS - width) / 2, (PAGE_PIXELS - height) / 2
-    title = f"{name} {type_score:.2f}, score {score:.2f}, at {x:.0f}, {y:.0f} px"
-    return (
-        f'<svg class="crop" viewBox="0 0 {PAGE_PIXELS} {PAGE_PIXELS}" role="img"><title>{escape(title)}</title>'
-        f'<image width="{PAGE_PIXELS}" height="{PAGE_PIXELS}" href="{jpeg_uri(Image.fromarray(pixels))}"/>'
-        f'<rect x="{left:.1f}" y="{top:.1f}" width="{width:.1f}" height="{height:.1f}" stroke="{colour}"/></svg>'
+    return Crop(
+        title=f"{name} {type_score:.2f}, score {score:.2f}, at {x:.0f}, {y:.0f} px",
+        picture=jpeg_uri(Image.fromarray(pixels)),
+        left=round((PAGE_PIXELS - width) / 2, 1),
+        top=round((PAGE_PIXELS - height) / 2, 1),
+        width=round(width, 1),
+        height=round(height, 1),
     )

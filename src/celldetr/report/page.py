@@ -1,33 +1,20 @@
-"""What all pages share: one file without scripts or outside resources, in the style of ``summary.css``."""
+"""HTML pages from the templates in ``templates/``: one file each, without scripts or anything from outside.
+
+Every value is escaped by the template engine (autoescape), and a name that a template does not get is an error.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from html import escape
-from importlib.resources import files
+from functools import cache
+from pathlib import Path
+from typing import Any
 
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
-def document(title: str, body: Iterable[str]) -> str:
-    """A whole page.
-
-    Args:
-        title: plain text.
-        body: HTML, in which everything that is not ours is escaped.
-    """
-    style = files("celldetr.report").joinpath("summary.css").read_text(encoding="utf-8")
-    return (
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(title)}</title><style>\n{style}</style></head><body>\n"
-        + "\n".join(body)
-        + "\n</body></html>\n"
-    )
-
-
-def swatch(colour: str) -> str:
-    """A little square of a CSS colour, which stands before the name of a type."""
-    return f'<span class="swatch" style="background:{colour}"></span>'
+from celldetr.io.files import replacing
 
 
 def number(value: float | None, form: str = ",.0f", unit: str = "") -> str:
@@ -44,3 +31,38 @@ def duration(seconds: float | None) -> str:
             value = seconds / divisor
             return f"{value:.1f} {unit}" if unit == "h" or value < 10 else f"{value:.0f} {unit}"
     return f"{seconds / 86400:.1f} days"
+
+
+@cache
+def templates() -> Environment:
+    """The templates, which escape every value and know ``number`` and ``duration`` as filters."""
+    environment = Environment(
+        loader=PackageLoader("celldetr.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"number": number, "duration": duration}
+    return environment
+
+
+def render(template: str, **values: Any) -> str:
+    """A page from the template of that name."""
+    return templates().get_template(template).render(values)
+
+
+def document(title: str, body: Iterable[str]) -> str:
+    """A page of HTML that is escaped already; the report of ``celldetr spatial`` is still made so."""
+    return render("escaped.html", title=title, body=Markup("\n".join(body)))
+
+
+def write_page(path: Path, template: str, **values: Any) -> Path:
+    """Render a template into a file, replacing an older one; returns the file.
+
+    Raises:
+        InputError: the disk is full, or the place cannot be written to.
+    """
+    with replacing(path) as temporary:
+        temporary.write_text(render(template, **values), encoding="utf-8")
+    return path

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from celldetr.config import Config, Count, Probability
+from celldetr.config import Config, Count, Probability, SlideMpp
 from celldetr.config.data import Encoding, PatchPx
 
 
@@ -18,7 +18,7 @@ class SampleOptions(Config):
     min_nuclei: int = Field(1, ge=0, description="Leave out patches with fewer nuclei.")
     min_tissue: Probability = Field(0.3, description="Leave out patches with a smaller share of tissue.")
     # Energy of the finest detail relative to that of nuclei (``quality.sharpness``). Patches of the slides in
-    # docs/pretraining.md have .09 and more, and at most .042 when blurred by a Gaussian of 1 um.
+    # docs/reports/pretraining.md have .09 and more, and at most .042 when blurred by a Gaussian of 1 um.
     min_sharpness: float = Field(
         0.05, ge=0, description="Leave out blurred patches: sharp ones have .09 and more; 0 takes all."
     )
@@ -34,9 +34,7 @@ class SampleOptions(Config):
 class SlideFacts(Config):
     """What slides do not say themselves."""
 
-    mpp: float | None = Field(
-        None, description="Micrometres per pixel at full resolution, instead of what the files say."
-    )
+    mpp: SlideMpp = None
     patch_mpp: float | None = Field(
         None, description="With `polygons`: micrometres per pixel of the patches; default: the model's."
     )

@@ -13,7 +13,7 @@ from celldetr.slide.nucleus_size import NucleusSizes
 from celldetr.slide.options import PredictOptions
 from celldetr.slide.pipeline import Counter, Job, bounds, predict_bands
 from celldetr.slide.plan import make_plan
-from celldetr.slide.provenance import doubts, identity, table_provenance
+from celldetr.slide.provenance import identity, job_warnings, table_provenance
 from celldetr.slide.reader import from_array
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def predict_array(
     rows = number_rows(cell_rows(cells, model.types, (job.reader.mpp_x, job.reader.mpp_y)), 0)
     sizes = NucleusSizes(job.reader.mpp)
     sizes.add(rows)
-    warnings = [*doubts(job), *sizes.doubts()]
+    warnings = [*job_warnings(job), *sizes.doubts()]
     provenance = table_provenance(identity(job.reader, model, job.options)) | {"warnings": warnings}
     return table_to_frame(rows.replace_schema_metadata(table_metadata(provenance, bounds(cells.boxes))), model.types)
 

@@ -63,7 +63,7 @@ def table_provenance(run: dict[str, Any], failed: int = 0) -> dict[str, Any]:
     return {key: run[key] for key in keys} | ({"failed_tiles": failed} if failed else {})
 
 
-def doubts(job: Job) -> list[str]:
+def job_warnings(job: Job) -> list[str]:
     """What the user should know about the result, one sentence each."""
     found = [*job.reader.warnings, *job.plan.notes]
     coarsest = max(job.reader.mpp_x, job.reader.mpp_y)
@@ -94,7 +94,7 @@ def doubts(job: Job) -> list[str]:
     return found
 
 
-def scarcity(cells: int, tissue_mm2: float) -> list[str]:
+def scarcity_warnings(cells: int, tissue_mm2: float) -> list[str]:
     """One sentence if tissue has hardly a cell: then it is probably no H&E, or of another resolution than was said."""
     if tissue_mm2 <= FEW_ON_MM2 or cells >= FEW_PER_MM2 * tissue_mm2:
         return []
@@ -123,7 +123,7 @@ def results(infos: Sequence[PartInfo], plan: Plan, types: Sequence[str]) -> dict
     }
 
 
-def loss(failed: Sequence[FailedTile]) -> str:
+def damage_warning(failed: Sequence[FailedTile]) -> str:
     """One sentence about the tiles that could not be decoded, of which there are some."""
     area = sum(tile.mm2 for tile in failed)
     tiles = f"{len(failed):,} tile{'s' * (len(failed) > 1)}"

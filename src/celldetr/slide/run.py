@@ -19,7 +19,15 @@ from celldetr.slide.band_cache import BandCache
 from celldetr.slide.nucleus_size import NucleusSizes
 from celldetr.slide.parts import FailedTile, PartStore
 from celldetr.slide.pipeline import Counter, Job, Seconds, predict_bands
-from celldetr.slide.provenance import doubts, environment, loss, now, results, scarcity, table_provenance
+from celldetr.slide.provenance import (
+    damage_warning,
+    environment,
+    job_warnings,
+    now,
+    results,
+    scarcity_warnings,
+    table_provenance,
+)
 
 
 @dataclass(frozen=True)
@@ -68,24 +76,24 @@ class Session:
         for info in self._infos:
             self._counter.add(info.tiles, info.rows, info.mm2)
         self._before = (self._counter.cells, self._counter.mm2)
-        self._clock = Clock(folder.record, start, seconds)
+        self._start, self._earlier = start, folder.record
 
     def complete(self) -> None:
         """Do what is left to do, and finish the run in its folder."""
         folder, job = self._folder, self._job
-        warnings = doubts(job)
-        begin(folder, warnings=warnings)
+        warnings = job_warnings(job)
+        begin_session(folder, warnings=warnings)
         try:
             self._predict()
             failed = [tile for info in self._infos for tile in info.failed]
             if failed:
                 self._check_worth(failed)
-                warnings.append(loss(failed))
+                warnings.append(damage_warning(failed))
             start = time.perf_counter()
             table = self._store.finish(self._infos, table_provenance(folder.request, len(failed)))
             warnings += self._sizes(table).doubts()
             if job.options.tissue and not failed:
-                warnings += scarcity(self._counter.cells, job.plan.tissue_mm2)
+                warnings += scarcity_warnings(self._counter.cells, job.plan.tissue_mm2)
             self._counter.seconds.write += time.perf_counter() - start
             found = results(self._infos, job.plan, job.model.types)
             folder.finish("partial" if failed else "complete", warnings=warnings, **self._facts(), **found)
@@ -127,41 +135,30 @@ class Session:
 
     def _facts(self) -> dict[str, Any]:
         """For the record: times, speed of this session, machine."""
-        total = self._clock.elapsed
+        times = session_times(self._earlier, self._start, self._counter.seconds)
+        total = time.perf_counter() - self._start
         cells, mm2 = self._counter.cells - self._before[0], self._counter.mm2 - self._before[1]
         speed = {"cells_per_s": round(cells / total, 3), "mm2_per_s": round(mm2 / total, 6)}
-        return {**self._clock.facts(), "speed": speed, **environment()}
+        return {**times, "speed": speed, **environment()}
 
 
-class Clock:
-    """Times of a run, over all its sessions.
-
-    Args:
-        record: of the run before this session.
-        start: ``time.perf_counter`` when this session began.
-        seconds: spent in this session; counted on elsewhere.
-    """
-
-    def __init__(self, record: Mapping[str, Any], start: float, seconds: Seconds) -> None:
-        self._before: dict[str, float] = record.get("seconds", {})
-        self._start, self._seconds = start, seconds
-
-    @property
-    def elapsed(self) -> float:
-        """Seconds of this session."""
-        return time.perf_counter() - self._start
-
-    def facts(self) -> dict[str, Any]:
-        """For the record: now, and seconds spent in all sessions."""
-        spent = {**asdict(self._seconds), "total": self.elapsed}
-        total = {key: round(value + self._before.get(key, 0), 3) for key, value in spent.items()}
-        return {"ended": now(), "seconds": total}
-
-
-def begin(folder: RunFolder, **values: Any) -> None:
+def begin_session(folder: RunFolder, **values: Any) -> None:
     """Put one more session on a run's record."""
     sessions, started = folder.record.get("sessions", 0) + 1, folder.record.get("started") or now()
     folder.begin(**values, sessions=sessions, started=started)
+
+
+def session_times(record: Mapping[str, Any], start: float, seconds: Seconds) -> dict[str, Any]:
+    """Times at the end of a session, for the record: now, and seconds spent in all sessions.
+
+    Args:
+        record: of the run before this session.
+        start: ``time.perf_counter`` when the session began.
+        seconds: spent in it.
+    """
+    before, total = record.get("seconds", {}), time.perf_counter() - start
+    spent = {**asdict(seconds), "total": total}
+    return {"ended": now(), "seconds": {key: round(value + before.get(key, 0), 3) for key, value in spent.items()}}
 
 
 def keep_or_discard(
