@@ -20,7 +20,7 @@ from celldetr.model.dropout import Dropout
 from celldetr.recipes import load_recipe
 from celldetr.training.data import load_data
 from celldetr.training.optim import build_optimizer, clip_gradients
-from celldetr.training.supervised import Supervised
+from celldetr.training.supervised import SupervisedLoss
 
 TURNS, WARM = 14, 2
 
@@ -42,7 +42,7 @@ def main() -> None:
     batch = collate([crops[i] for i in range(settings.batch_size)])
     torch.manual_seed(0)
     network = CellDETR(recipe.model)
-    objective = Supervised(network, settings, torch.ones(len(recipe.model.types))).train()
+    objective = SupervisedLoss(network, settings, torch.ones(len(recipe.model.types))).train()
     optimizer = build_optimizer(network, settings)
     ours, share = Dropout.forward, recipe.model.dropout
 
@@ -57,7 +57,7 @@ def main() -> None:
                 module.p = 0.0 if way == "none" else share
         start = time.perf_counter()
         generators = [torch.Generator().manual_seed(i) for i in range(len(batch.images))]
-        objective(batch.images, batch.boxes, batch.types, generators)[0].backward()
+        objective(batch, generators)[0].backward()
         clip_gradients(network, settings.clip)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)

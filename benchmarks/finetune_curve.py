@@ -17,7 +17,6 @@ on the 7 others, through detection. Its test split is not touched. Labels are sp
 from __future__ import annotations
 
 import argparse
-import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -30,11 +29,13 @@ from celldetr.data.sources import load_source
 from celldetr.evaluation.image_cells import predict_samples
 from celldetr.evaluation.score import score_images
 from celldetr.evaluation.threshold import best_threshold
+from celldetr.model.celldetr import CellDETR
 from celldetr.model.inference import TilePredictor
 from celldetr.recipes import load_recipe
 from celldetr.training.data import TrainingData
-from celldetr.training.loop import start_fabric
-from celldetr.training.run import Run
+from celldetr.training.loop import build
+from celldetr.training.processes import start_fabric
+from celldetr.training.trainer import Trainer
 from celldetr.training.validation import LOWEST_SCORE, PROTOCOL, THRESHOLD_PROTOCOLS, whole_image
 
 TYPES = ("inflammatory", "epithelial", "spindle", "other")
@@ -110,25 +111,27 @@ def recipe_of(arm: str, steps: int, seed: int, extra: list[str]) -> Recipe:
     return load_recipe(name, common)
 
 
-def learn(recipe: Recipe, samples: list[Sample]) -> tuple[Run, float]:
-    """Train as the recipe says; returns the run and its seconds."""
+def learn(recipe: Recipe, samples: list[Sample]) -> tuple[CellDETR, float | None, float]:
+    """Train as the recipe says; returns the averaged weights, the threshold if detection is frozen, and seconds."""
     labels = np.concatenate([sample.types for sample in samples])
     counts = np.bincount(labels[labels >= 0], minlength=len(TYPES)).tolist()
     fabric = start_fabric(recipe.training.precision, "cpu", 1)
-    with tempfile.TemporaryDirectory() as folder:
-        run = Run(recipe, Path(folder), fabric, TrainingData(samples, [1.0] * len(samples), [], counts))
-        run.distribute()
-        start = time.perf_counter()
-        for step, batch in enumerate(run.crops(0)):
-            run.step(step, batch)
-        return run, time.perf_counter() - start
+    data = TrainingData(samples, [1.0] * len(samples), [], counts)
+    objective, source = build(recipe, data, fabric.device)
+    trainer = Trainer(objective.loss, recipe.training, fabric)
+    trainer.distribute()
+    dataset = objective.dataset(recipe.training.steps * recipe.training.batch_size)
+    start = time.perf_counter()
+    for step, batch in enumerate(trainer.batches(dataset, objective.collate)):
+        trainer.step(step, batch)
+    kept = source.card.threshold if source and recipe.training.detection_frozen else None
+    return trainer.average.module.network, kept, time.perf_counter() - start
 
 
-def score(run: Run, held_out: list[Sample]) -> tuple[float, list[float]]:
-    """Detection F1, and F1 of each type, of the averaged weights on the held-out tiles."""
-    predictor = TilePredictor(run.average.network, threshold=LOWEST_SCORE)
+def score(network: CellDETR, kept: float | None, held_out: list[Sample]) -> tuple[float, list[float]]:
+    """Detection F1, and F1 of each type, on the held-out tiles, at a threshold or at the best."""
+    predictor = TilePredictor(network, threshold=LOWEST_SCORE)
     images = list(predict_samples(whole_image(predictor), held_out, TYPES))
-    kept = run.start.threshold if run.start and run.recipe.training.detection_frozen else None
     try:
         threshold = best_threshold(images, THRESHOLD_PROTOCOLS).threshold if kept is None else kept
     except ValueError:  # nothing is found
@@ -191,8 +194,8 @@ def main() -> None:
             for seed in range(args.seeds if arm.endswith("scattered") else args.square_seeds):
                 rng = np.random.default_rng([seed, count])
                 chosen = (scattered if arm.endswith("scattered") else squares)(pool, count, rng)
-                run, seconds = learn(recipe_of(arm, args.steps, seed, args.settings), chosen)
-                detection, types = score(run, held_out)
+                network, kept, seconds = learn(recipe_of(arm, args.steps, seed, args.settings), chosen)
+                detection, types = score(network, kept, held_out)
                 cells = sum(map(len, chosen))
                 each = "  ".join(f"{f1:{len(name)}.3f}" for name, f1 in zip(TYPES, types, strict=True))
                 print(

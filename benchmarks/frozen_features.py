@@ -19,9 +19,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torchvision.ops import box_convert
 
 from celldetr.api import load_model
-from celldetr.boxes import cxcywh_to_xyxy
 from celldetr.config import ModelConfig
 from celldetr.data.card import load_card
 from celldetr.data.sample import Sample
@@ -54,7 +54,7 @@ def averages(network: CellDETR, *, encoded: bool) -> Embed:
         memory = memories.representation
         tokens = memory.tokens.transpose(1, 2).split([h * w for h, w in memory.shapes], dim=2)
         levels = [level.unflatten(2, shape) for level, shape in zip(tokens, memory.shapes, strict=True)]
-        pixels = cxcywh_to_xyxy(boxes[0]) * memory.sizes.repeat(1, 2)
+        pixels = box_convert(boxes[0], "cxcywh", "xyxy") * memory.sizes.repeat(1, 2)
         return average_over(pixels, levels, memory.strides)[None]
 
     look = look_into(TilePredictor(network, threshold=0.5, device=CPU, precision="32"), read)

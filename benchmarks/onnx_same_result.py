@@ -14,8 +14,8 @@ import numpy as np
 import onnxruntime
 import torch
 from torch.nn import functional
+from torchvision.ops import box_convert
 
-from celldetr.boxes import cxcywh_to_xyxy
 from celldetr.model.checkpoint import load_checkpoint
 from celldetr.model.hub import find_model
 from celldetr.model.inference import for_inference
@@ -40,7 +40,7 @@ def main() -> None:
                 memories = network.memorise(torch.from_numpy(images))
                 found = network.detect(memories).last
                 cells = network.represent(memories, found.boxes)
-                boxes, scores = cxcywh_to_xyxy(found.boxes) * side, found.logits.sigmoid()
+                boxes, scores = box_convert(found.boxes, "cxcywh", "xyxy") * side, found.logits.sigmoid()
                 types = functional.logsigmoid(cells.logits).softmax(-1)
             expected = [x.numpy() for x in (boxes, scores, types, cells.embeddings)]
             found_there = session.run(list(OUTPUTS), {"images": images})

@@ -21,14 +21,14 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from celldetr.config import ModelConfig, Recipe
-from celldetr.data.dataset import Batch, TrainingSet, collate
+from celldetr.data.dataset import Batch, Targets, TrainingSet, collate
 from celldetr.model.celldetr import CellDETR
 from celldetr.recipes import load_recipe
-from celldetr.training.criterion import balance
-from celldetr.training.crops import image_generators
+from celldetr.training.criterion import class_weights
 from celldetr.training.data import load_data
 from celldetr.training.optim import build_optimizer, clip_gradients, set_rate
-from celldetr.training.supervised import Supervised
+from celldetr.training.supervised import SupervisedLoss
+from celldetr.training.trainer import image_generators
 
 SAMPLE = "{card: pannuke-breast-mini, split: all, types: {neoplastic: neoplastic, other: ''}}"
 CHANGES = (
@@ -75,10 +75,13 @@ def forward(network: CellDETR, recipe: Recipe, batch: int) -> None:
 def both(network: CellDETR, recipe: Recipe, batch: int) -> None:
     """As in training: 25 nuclei an image, losses of all layers, gradients of all weights."""
     draw = torch.Generator().manual_seed(1)
-    boxes = [torch.cat([torch.rand(25, 2, generator=draw), torch.full((25, 2), 0.1)], 1) for _ in range(batch)]
-    types = [torch.randint(0, 5, (25,), generator=draw) for _ in range(batch)]
-    objective = Supervised(network, recipe.training, torch.ones(len(recipe.model.types))).train()
-    objective(images(recipe, batch), boxes, types, image_generators(0, 0, 0, batch))[0].backward()
+    targets = []
+    for _ in range(batch):
+        boxes = torch.cat([torch.rand(25, 2, generator=draw), torch.full((25, 2), 0.1)], 1)
+        types, order = torch.randint(0, 5, (25,), generator=draw), torch.arange(25)
+        targets.append(Targets(boxes, types, torch.ones(25), torch.full_like(order, -1), torch.zeros(0, 5), order))
+    objective = SupervisedLoss(network, recipe.training, torch.ones(len(recipe.model.types))).train()
+    objective(Batch(images(recipe, batch), targets), image_generators(0, 0, 0, batch))[0].backward()
 
 
 def alone(work: Callable[[CellDETR, Recipe, int], None], recipe: Recipe, batch: int) -> tuple[float, float, float]:
@@ -173,7 +176,7 @@ def learn(recipe: Recipe, steps: int) -> None:
     crops = TrainingSet(data.samples, recipe.augment, settings.seed, steps * settings.batch_size, data.weights)
     torch.manual_seed(settings.seed)
     network = CellDETR(recipe.model)
-    objective = Supervised(network, settings, balance(data.counts, settings.class_balance)).train()
+    objective = SupervisedLoss(network, settings, class_weights(data.counts, settings.class_balance)).train()
     optimizer = build_optimizer(network, settings)
     probe = collate([crops[i] for i in range(PROBE)])
     print(f"\n{steps} steps of {settings.batch_size} tile(s) of pannuke-breast-mini, from random weights")
@@ -186,7 +189,7 @@ def learn(recipe: Recipe, steps: int) -> None:
         batch = collate([crops[i] for i in range(step * size, (step + 1) * size)])
         set_rate(optimizer, step, settings)
         torch.manual_seed(step)
-        loss, _ = objective(batch.images, batch.boxes, batch.types, image_generators(settings.seed, step, 0, size))
+        loss, _ = objective(batch, image_generators(settings.seed, step, 0, size))
         loss.backward()
         clip_gradients(network, settings.clip)
         optimizer.step()
@@ -202,13 +205,13 @@ def learn(recipe: Recipe, steps: int) -> None:
 
 
 @torch.no_grad()
-def losses(objective: Supervised, batch: Batch) -> dict[str, float]:
-    """The loss of tiles, and the sums of its parts over layers, unweighted; dropout by the same chance each time."""
+def losses(objective: SupervisedLoss, batch: Batch) -> dict[str, float]:
+    """The loss of tiles, and the sums of its parts over layers, unweighted; dropout with the same seed each time."""
     found = dict.fromkeys(("all", "class", "l1", "giou", "type"), 0.0)
     for i in range(len(batch.images)):
         torch.manual_seed(i)
-        one = slice(i, i + 1)
-        total, terms = objective(batch.images[one], batch.boxes[one], batch.types[one], image_generators(0, 0, i, 1))
+        one = Batch(batch.images[i : i + 1], batch.targets[i : i + 1])
+        total, terms = objective(one, image_generators(0, 0, i, 1))
         found["all"] += float(total) / len(batch.images)
         for name, value in terms.items():
             found[name.rpartition("/")[2]] += float(value) / len(batch.images)

@@ -9,16 +9,15 @@ runs on the machine hits all of them. Trials of the study ran on different days,
 from __future__ import annotations
 
 import argparse
-import tempfile
 import time
-from pathlib import Path
 
 import numpy as np
 
 from celldetr.research.ablation.study import load_study
 from celldetr.training.data import load_data
-from celldetr.training.loop import start_fabric
-from celldetr.training.run import Run
+from celldetr.training.loop import build
+from celldetr.training.processes import start_fabric
+from celldetr.training.trainer import Trainer
 
 STEPS, WARM = 3, 2  # steps of a turn, and turns that are not counted
 
@@ -30,21 +29,23 @@ def main() -> None:
     study = load_study("queries-consep")
     recipes = {name: study.recipe_of(name, 0) for name in study.variants}
     data = load_data(next(iter(recipes.values())))
-    with tempfile.TemporaryDirectory() as folder:
-        runs, batches = {}, {}
-        for name, recipe in recipes.items():
-            runs[name] = Run(recipe, Path(folder), start_fabric(recipe.training.precision, "cpu", 1), data)
-            runs[name].distribute()
-            batches[name] = enumerate(runs[name].crops(0))
-        seconds: dict[str, list[float]] = {name: [] for name in runs}
-        for turn in range(WARM + args.turns):
-            for name, run in runs.items():
-                some = [next(batches[name]) for _ in range(STEPS)]
-                start = time.perf_counter()
-                for step, batch in some:
-                    run.step(step, batch)
-                if turn >= WARM:
-                    seconds[name].append((time.perf_counter() - start) / STEPS)
+    trainers, batches = {}, {}
+    for name, recipe in recipes.items():
+        fabric = start_fabric(recipe.training.precision, "cpu", 1)
+        objective, _ = build(recipe, data, fabric.device)
+        trainers[name] = Trainer(objective.loss, recipe.training, fabric)
+        trainers[name].distribute()
+        dataset = objective.dataset(recipe.training.steps * recipe.training.batch_size)
+        batches[name] = enumerate(trainers[name].batches(dataset, objective.collate))
+    seconds: dict[str, list[float]] = {name: [] for name in trainers}
+    for turn in range(WARM + args.turns):
+        for name, trainer in trainers.items():
+            some = [next(batches[name]) for _ in range(STEPS)]
+            start = time.perf_counter()
+            for step, batch in some:
+                trainer.step(step, batch)
+            if turn >= WARM:
+                seconds[name].append((time.perf_counter() - start) / STEPS)
     base = np.array(seconds[study.baseline])
     print(f"{args.turns} turns of {STEPS} steps of {recipe.training.batch_size} crops; medians")
     print(f"{'':40} seconds a step   to {study.variants[study.baseline].title}, turn by turn")

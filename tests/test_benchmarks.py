@@ -233,13 +233,12 @@ def test_same_cells(load: Callable[..., ModuleType], place: Place) -> None:
 
 @pytest.mark.slow
 def test_training_speed(small: Callable[..., ModuleType], place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("celldetr.recipes.load_recipe", small_recipe)
-    module, batches = small("training_speed", BATCHES=2), place.out / "batches.pt"
-    assert float(run(module, "--cut", "--batches", batches)) > 0
-    monkeypatch.setattr(sys, "stdin", io.StringIO("1\n"))
-    ready, numbers = run(module, "--batches", batches).splitlines()
-    assert ready == "ready"
-    assert len(numbers.split()) == 2 * (1 + len(module.STAGES)) + 1
+    module, recipe = small("training_speed"), place.out / "recipe.yaml"
+    values = small_recipe("small-20x").model_dump(mode="json")
+    recipe.write_text(yaml.safe_dump(values))
+    monkeypatch.setattr(sys, "stdin", io.StringIO("\n"))
+    steps = run(module, "--precision", 32, "--work", recipe, place.out / "run").splitlines()
+    assert [len(step.split()) for step in steps] == [3, 3]
 
 
 @pytest.mark.slow

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 from torch.utils.data import DataLoader, Subset
+from torchvision.ops import box_convert
 
-from celldetr.boxes import absolute_boxes
 from celldetr.config import AugmentConfig
 from celldetr.data.augment import augment
-from celldetr.data.dataset import Batch, TrainingSet, as_crop, collate
+from celldetr.data.dataset import Batch, TrainingSet, as_tensors, collate
 from celldetr.data.sample import Sample
 from celldetr.errors import InputError
 
@@ -42,8 +42,8 @@ def batches(start: int, workers: int = 0) -> list[Batch]:
 def test_a_resumed_run_sees_what_it_would_have_seen(workers: int) -> None:
     for whole, resumed in zip(batches(0)[2:], batches(6, workers), strict=True):
         assert torch.equal(whole.images, resumed.images)
-        for ours, theirs in zip(whole.boxes + whole.types, resumed.boxes + resumed.types, strict=True):
-            assert torch.equal(ours, theirs)
+        for ours, theirs in zip(whole.targets, resumed.targets, strict=True):
+            assert all(torch.equal(getattr(ours, name), getattr(theirs, name)) for name in vars(ours))
 
 
 def test_indices_and_seeds_give_different_crops() -> None:
@@ -62,13 +62,16 @@ def test_images_are_drawn_by_area_and_weight() -> None:
 
 def test_tensors_are_those_of_the_sample() -> None:
     sample = augment(textured(4), STILL, np.random.default_rng(0))
-    crop = as_crop(sample)
+    crop = as_tensors(sample)
     assert crop.image.shape == (3, 32, 32)
     assert crop.image.dtype == torch.uint8
     assert np.array_equal(crop.image.permute(1, 2, 0).numpy(), sample.image)
-    assert crop.boxes.dtype == torch.float32
-    assert absolute_boxes(crop.boxes, 32, 32).numpy() == pytest.approx(sample.boxes, abs=1e-4)
-    assert crop.types.tolist() == sample.types.tolist()
+    targets = crop.targets
+    assert targets.boxes.dtype == targets.confidence.dtype == targets.compositions.dtype == torch.float32
+    assert targets.types.dtype == targets.spots.dtype == targets.identities.dtype == torch.int64
+    absolute = box_convert(targets.boxes * 32, "cxcywh", "xyxy")
+    assert absolute.numpy() == pytest.approx(sample.boxes, abs=1e-4)
+    assert targets.types.tolist() == sample.types.tolist()
 
 
 def test_a_batch_keeps_images_apart_even_without_nuclei() -> None:
@@ -77,8 +80,8 @@ def test_a_batch_keeps_images_apart_even_without_nuclei() -> None:
     crops = [TrainingSet([sample], STILL, 0, 1)[0] for sample in (textured(1), empty)]
     batch = collate(crops)
     assert batch.images.shape == (2, 3, 32, 32)
-    assert [len(boxes) for boxes in batch.boxes] == [len(types) for types in batch.types] == [len(crops[0].boxes), 0]
-    assert batch.boxes[1].shape == (0, 4)
+    assert [len(each) for each in batch.targets] == [len(crops[0].targets), 0]
+    assert batch.targets[1].boxes.shape == (0, 4)
 
 
 def test_ends_and_mistakes() -> None:

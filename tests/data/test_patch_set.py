@@ -20,9 +20,10 @@ from celldetr.config import AugmentConfig, DataSource, Recipe
 from celldetr.data import shards
 from celldetr.data.autocard import find_card, read_own
 from celldetr.data.dataset import TrainingSet, collate
-from celldetr.data.lazy_dataset import LazySamples, areas, in_pieces, join, type_counts, typed_cells
+from celldetr.data.lazy_dataset import in_pieces
 from celldetr.data.patch_set import PatchSet
-from celldetr.data.sources import load_samples, load_source
+from celldetr.data.sample import LazySamples, areas, type_counts, typed_cells
+from celldetr.data.sources import join, load_samples, load_source
 from celldetr.data.tiling import pieces
 from celldetr.errors import InputError
 from celldetr.probe.truth import read_splits
@@ -132,7 +133,9 @@ def test_training_sees_what_it_sees_of_a_list(tmp_path: Path, workers: int) -> N
     )
     for ours, theirs in zip(one, other, strict=True):
         assert torch.equal(ours.images, theirs.images)
-        assert all(torch.equal(a, b) for a, b in zip(ours.boxes + ours.types, theirs.boxes + theirs.types, strict=True))
+        for a, b in zip(ours.targets, theirs.targets, strict=True):
+            assert torch.equal(a.boxes, b.boxes)
+            assert torch.equal(a.types, b.types)
 
 
 def test_crops_around_cells_are_those_of_a_list(tmp_path: Path) -> None:

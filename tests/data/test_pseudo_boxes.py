@@ -10,8 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
+from torchvision.ops import box_iou
 
-from celldetr.boxes import iou
 from celldetr.data.card import load_card
 from celldetr.data.pseudo_boxes import PseudoBoxConfig, pseudo_boxes
 from celldetr.data.sources import load_samples, rescale
@@ -40,7 +40,7 @@ def test_drawn_nuclei_are_found_at_their_size(mpp: float) -> None:
     truth = np.array([[x - rx, y - ry, x + rx, y + ry] for x, y, rx, ry in ellipses]).clip(0, size)
     points = np.array([[x, y] for x, y, *_ in ellipses])
     found = pseudo_boxes(drawn(ellipses, size), points, mpp)
-    overlap = iou(torch.from_numpy(found), torch.from_numpy(truth.astype(np.float32)))
+    overlap = box_iou(torch.from_numpy(found), torch.from_numpy(truth.astype(np.float32))).diagonal()
     assert overlap.min() > 0.7
     assert overlap.median() > 0.85
 
@@ -93,7 +93,7 @@ def test_real_nuclei(shared_data: Path, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setenv("CELLDETR_DATA", str(shared_data))
     tiles = [rescale(tile, 0.5) for tile in load_samples(load_card("consep"), "train", limit=1)]
     overlaps = [
-        iou(torch.from_numpy(pseudo_boxes(tile.image, tile.points, 0.5)), torch.from_numpy(tile.boxes))
+        box_iou(torch.from_numpy(pseudo_boxes(tile.image, tile.points, 0.5)), torch.from_numpy(tile.boxes)).diagonal()
         for tile in tiles
     ]
     assert torch.cat(overlaps).median() > 0.65

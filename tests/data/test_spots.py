@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from celldetr.data import shards
 from celldetr.data.augment import crop, orient
-from celldetr.data.dataset import as_crop, collate
+from celldetr.data.dataset import as_tensors, collate
 from celldetr.data.label_share import with_label_share
 from celldetr.data.sample import Sample
 from celldetr.data.sources import map_types, rescale
@@ -91,12 +91,10 @@ def test_types_of_a_model() -> None:
 
 def test_crops_become_a_batch() -> None:
     plain = replace(sample(3), confidence=None, spots=None)
-    assert collate([as_crop(plain)] * 2).soft is None
-    soft = collate([as_crop(plain), as_crop(sample(3))]).soft
-    assert soft is not None
-    assert soft.confidence[0].tolist() == [1.0] * 30
-    assert [len(c) for c in soft.compositions] == [0, 6]
-    assert soft.spots[1].tolist() == sample(3).spots.of.tolist()
+    first, second = collate([as_tensors(plain), as_tensors(sample(3))]).targets
+    assert first.confidence.tolist() == [1.0] * 30
+    assert [len(each.compositions) for each in (first, second)] == [0, 6]
+    assert second.spots.tolist() == sample(3).spots.of.tolist()
 
 
 def test_what_disagrees_is_no_sample() -> None:

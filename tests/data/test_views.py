@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from celldetr.config import AugmentConfig, ContrastiveConfig
-from celldetr.data.dataset import Crop
+from celldetr.data.dataset import MOST_CELLS, TrainingImage
 from celldetr.data.sample import Sample
-from celldetr.data.views import MOST_CELLS, ViewSet, collate_views
+from celldetr.data.views import ViewSet, collate_views
 
 PLAIN = AugmentConfig(crop=64, stain_p=0, colour_p=0, blur_p=0)  # geometry only
 STYLED = AugmentConfig(crop=64)
@@ -37,10 +37,11 @@ def mosaic(seed: int, width: int = 130, height: int = 110) -> Sample:
     return Sample(f"m{seed}", image, 0.5, at, types, ("a", "b"), (at[:, :2] + at[:, 2:]) / 2)
 
 
-def colours(view: Crop) -> dict[int, tuple[int, ...]]:
+def colours(view: TrainingImage) -> dict[int, tuple[int, ...]]:
     """Of each cell that is in the view for more than a sliver, the colour in the middle of its box."""
     found = {}
-    for (x, y, w, h), cell in zip((view.boxes * view.image.shape[2]).tolist(), view.types.tolist(), strict=True):
+    boxes, cells = view.targets.boxes * view.image.shape[2], view.targets.identities
+    for (x, y, w, h), cell in zip(boxes.tolist(), cells.tolist(), strict=True):
         if min(w, h) >= 5:
             pixel = view.image[:, int(y), int(x)].numpy().astype(int)
             found[cell] = tuple(COLOURS[np.abs(COLOURS - pixel).sum(1).argmin()])
@@ -53,7 +54,7 @@ def colours(view: Crop) -> dict[int, tuple[int, ...]]:
 def test_the_two_boxes_of_a_cell_are_of_one_cell(seed: int, index: int) -> None:
     samples = [mosaic(seed), mosaic(seed + 1)]
     first, second = ViewSet(samples, PLAIN, TWO, seed, 31)[index]
-    (chosen,) = {cell // MOST_CELLS for cell in [*first.types.tolist(), *second.types.tolist()]}
+    (chosen,) = {cell // MOST_CELLS for view in (first, second) for cell in view.targets.identities.tolist()}
     sample = samples[chosen]
     for view in (first, second):
         for cell, colour in colours(view).items():
@@ -65,9 +66,8 @@ def test_the_two_boxes_of_a_cell_are_of_one_cell(seed: int, index: int) -> None:
 
 def test_most_cells_are_in_both_views_which_are_not_the_same() -> None:
     views = ViewSet([mosaic(0)], STYLED, ContrastiveConfig(), 0, 40)
-    shared = [
-        len(np.intersect1d(a.types, b.types)) / max(len(a.types), 1) for a, b in map(views.__getitem__, range(40))
-    ]
+    pairs = [[view.targets.identities for view in views[index]] for index in range(40)]
+    shared = [len(np.intersect1d(a, b)) / max(len(a), 1) for a, b in pairs]
     assert np.mean(shared) > 0.6
     assert min(shared) < 1
     assert not any(torch.equal(a.image, b.image) for a, b in map(views.__getitem__, range(40)))
@@ -78,7 +78,7 @@ def test_without_differences_the_views_are_the_same() -> None:
     for index in range(5):
         first, second = ViewSet([mosaic(0)], still, ContrastiveConfig(shift=0, zoom=1), 0, 5)[index]
         assert torch.equal(first.image, second.image)
-        assert torch.equal(first.boxes, second.boxes)
+        assert torch.equal(first.targets.boxes, second.targets.boxes)
 
 
 def test_views_depend_on_seed_and_index_alone() -> None:
@@ -87,7 +87,9 @@ def test_views_depend_on_seed_and_index_alone() -> None:
     again = {index: ViewSet(samples, STYLED, TWO, 7, 9)[index] for index in (4, 0, 2)}
     for index, views in again.items():
         for view, same in zip(views, one[index], strict=True):
-            assert all(torch.equal(a, b) for a, b in zip(view, same, strict=True))
+            assert torch.equal(view.image, same.image)
+            assert torch.equal(view.targets.boxes, same.targets.boxes)
+            assert torch.equal(view.targets.identities, same.targets.identities)
     images = [one[index][0].image for index in range(6)] + [ViewSet(samples, STYLED, TWO, 8, 6)[0][0].image]
     assert not any(torch.equal(a, b) for a, b in pairwise(images))
     with pytest.raises(IndexError):
@@ -102,8 +104,7 @@ def test_a_batch_has_all_first_views_and_then_all_second_ones() -> None:
     for place, item in enumerate(items):
         for v, view in enumerate(item):
             assert torch.equal(batch.images[3 * v + place], view.image)
-            assert torch.equal(batch.boxes[3 * v + place], view.boxes)
-            assert torch.equal(batch.cells[3 * v + place], view.types)
+            assert batch.targets[3 * v + place] is view.targets
     released = ViewSet([mosaic(0)], STYLED, ContrastiveConfig(views="released"), 0, 3)
     assert collate_views([released[0], released[1]]).images.shape == (2, 3, 64, 64)
 
@@ -116,4 +117,4 @@ def test_an_image_smaller_than_its_crop_and_one_without_cells() -> None:
     one, other = colours(first), colours(second)
     assert len(one.keys() & other.keys()) == len(small)
     assert one == other
-    assert [len(view.boxes) for view in ViewSet([bare], STYLED, TWO, 0, 1)[0]] == [0, 0]
+    assert [len(view.targets) for view in ViewSet([bare], STYLED, TWO, 0, 1)[0]] == [0, 0]

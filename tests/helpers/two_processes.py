@@ -17,6 +17,7 @@ from celldetr.recipes import load_recipe
 from celldetr.training import loop
 from celldetr.training.data import load_data
 from celldetr.training.processes import start_fabric
+from celldetr.training.trainer import Trainer
 from helpers.children import context
 
 Runs = list[tuple[Path, Path, Path | None]]
@@ -25,15 +26,17 @@ Runs = list[tuple[Path, Path, Path | None]]
 def first_gradients(recipe_file: Path, target: Path) -> None:
     """Write the gradients of the first step of a recipe."""
     recipe = load_recipe(recipe_file)
-    kind, fabric = loop.RUNS[recipe.training.objective], start_fabric(recipe.training.precision, "cpu", 1)
-    run = kind(recipe, target.parent, fabric, load_data(recipe))
+    fabric = start_fabric(recipe.training.precision, "cpu", 1)
+    objective, _ = loop.build(recipe, load_data(recipe), fabric.device)
     if fabric.is_global_zero:
-        run.initialise()
-    run.distribute()
-    run.gradients(0, next(iter(run.crops(0))))
-    gradients = {name: p.grad.contiguous() for name, p in run.network.named_parameters() if p.grad is not None}
-    gradients |= {f"head.{name}": p.grad for name, p in run.head.named_parameters() if p.grad is not None}
-    if run.fabric.is_global_zero:
+        objective.initialise()
+    trainer = Trainer(objective.loss, recipe.training, fabric)
+    trainer.distribute()
+    dataset = objective.dataset(recipe.training.batch_size * recipe.training.steps)
+    trainer.backward(0, next(trainer.batches(dataset, objective.collate)))
+    named = trainer.loss.named_parameters()
+    gradients = {name.removeprefix("network."): p.grad.contiguous() for name, p in named if p.grad is not None}
+    if fabric.is_global_zero:
         save_file(gradients, target)
 
 

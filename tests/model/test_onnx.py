@@ -14,8 +14,8 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from torch.nn import functional
+from torchvision.ops import box_convert
 
-from celldetr.boxes import cxcywh_to_xyxy
 from celldetr.config import ModelConfig
 from celldetr.errors import InputError
 from celldetr.model import onnx as exporting
@@ -60,7 +60,7 @@ def expected(network: CellDETR, images: NDArray[np.uint8]) -> Outputs:
     scores, order = found.logits.sigmoid().sort(dim=1, descending=True)
     boxes = found.boxes.gather(1, order[..., None].expand(-1, -1, 4))
     cells = network.represent(memories, boxes)
-    absolute = cxcywh_to_xyxy(boxes) * torch.tensor([width, height, width, height])
+    absolute = box_convert(boxes, "cxcywh", "xyxy") * torch.tensor([width, height, width, height])
     types = functional.logsigmoid(cells.logits).softmax(-1)
     return [x.numpy() for x in (absolute, scores, types, cells.embeddings)]
 

@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 from torch import nn
 
 from celldetr.config import ModelConfig, TrainConfig
-from celldetr.data.dataset import SoftLabels
+from celldetr.data.dataset import Batch
 from celldetr.data.patch_set import PatchSet, PatchSetInfo, Position, SlideInfo
 from celldetr.data.patch_writer import PatchWriter
 from celldetr.data.shards import Patch
@@ -22,9 +22,10 @@ from celldetr.model.checkpoint import Card, load_checkpoint, save_checkpoint
 from celldetr.recipes import load_recipe
 from celldetr.recipes.own_data import own_sources
 from celldetr.training import loop
-from celldetr.training.crops import image_generators
 from celldetr.training.data import load_data
-from celldetr.training.supervised import Supervised
+from celldetr.training.supervised import SupervisedLoss
+from celldetr.training.trainer import image_generators
+from helpers.targets import targets
 
 COLOURS = {"red": (150, 30, 60), "blue": (40, 40, 160)}
 TYPES = tuple(COLOURS)
@@ -139,9 +140,9 @@ def test_compositions_alone_teach_types() -> None:
     """Spots of one type mostly: from their shares alone the network tells the types apart."""
     torch.manual_seed(0)
     network = CellDETR(ModelConfig.model_validate(TINY | {"types": TYPES}))
-    settings = {"mode": "parallel", "w_composition": 1.0, "w_type": 0.0, "freeze": ["detector"], "dense_queries": 0.0}
-    made = Supervised(network, TrainConfig.model_validate(settings), torch.ones(2)).train()
-    made._detection = lambda *_: ([], {})  # type: ignore[method-assign]
+    settings = {"mode": "parallel", "w_composition": 1.0, "w_type": 0.0, "freeze": ["detector"]}
+    settings |= {"w_class": 0.0, "w_l1": 0.0, "w_giou": 0.0}
+    made = SupervisedLoss(network, TrainConfig.model_validate(settings), torch.ones(2)).train()
     patches = [patch("s", number) for number in range(4)]
     images = torch.stack([torch.from_numpy(p.image.copy()).permute(2, 0, 1) for p in patches])
     boxes = []
@@ -150,12 +151,11 @@ def test_compositions_alone_teach_types() -> None:
         boxes.append(torch.cat([(b[:, :2] + b[:, 2:]) / 2, b[:, 2:] - b[:, :2]], 1))
     spots = torch.tensor([0, 1, 0, 1])  # discs 0 and 2 are red, 1 and 3 blue
     shares = torch.tensor([[0.9, 0.1], [0.1, 0.9]])
-    soft = SoftLabels([torch.ones(4)] * 4, [spots] * 4, [shares] * 4)
-    unknown = [torch.full((4,), -1)] * 4
+    batch = Batch(images, [targets(each, spots=spots, compositions=shares) for each in boxes])
     optimizer = torch.optim.Adam([p for p in network.parameters() if p.requires_grad], lr=3e-3)
     losses = []
     for step in range(25):
-        loss, terms = made(images, boxes, unknown, image_generators(0, step, 0, 4), soft)
+        loss, terms = made(batch, image_generators(0, step, 0, 4))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

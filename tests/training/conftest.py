@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from torch import Tensor, nn
+from torch import nn
 
 from celldetr.config import ModelConfig, Recipe
 from celldetr.data.dataset import Batch
@@ -22,6 +22,7 @@ from celldetr.model.celldetr import CellDETR
 from celldetr.model.checkpoint import Card, save_checkpoint
 from celldetr.training import loop
 from helpers.drawn_cells import draw_cells
+from helpers.targets import targets
 
 TINY = {
     "types": ["round", "long"],
@@ -63,9 +64,9 @@ def tiny_batch() -> Batch:
     """Three images: nuclei of known and unknown type, none, one. 64 px."""
     images = torch.randint(0, 256, (3, 3, 64, 64), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     several = torch.tensor([[0.3, 0.3, 0.2, 0.2], [0.7, 0.6, 0.25, 0.2], [0.5, 0.9, 0.2, 0.15]])
-    boxes: list[Tensor] = [several, torch.zeros(0, 4), several[:1]]
-    types = [torch.tensor([0, 1, -1]), torch.zeros(0, dtype=torch.long), torch.tensor([1])]
-    return Batch(images, boxes, types)
+    none = torch.zeros(0, 4), torch.zeros(0, dtype=torch.long)
+    labels = [(several, torch.tensor([0, 1, -1])), none, (several[:1], torch.tensor([1]))]
+    return Batch(images, [targets(boxes, types) for boxes, types in labels])
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,26 +12,34 @@ import torch
 from torch import Tensor
 
 from celldetr.config import AugmentConfig, ContrastiveConfig, ModelConfig, TrainConfig, parse
+from celldetr.data.dataset import Batch
 from celldetr.data.sample import Sample
-from celldetr.data.views import ViewBatch, ViewSet, collate_views
+from celldetr.data.views import ViewSet, collate_views
 from celldetr.errors import InputError
 from celldetr.model.celldetr import CellDETR
-from celldetr.training.contrastive import ANCHOR, INSTANCE, PADDING, Contrastive, hide, projection_head
-from celldetr.training.crops import image_generators
+from celldetr.training.contrastive import ANCHOR, INSTANCE, PADDING, ContrastiveLoss, hidden_rows, projection_head
+from celldetr.training.trainer import image_generators
+from helpers.targets import targets
 
 Tiny = Callable[..., ModelConfig]
 BOXES = torch.tensor([[0.3, 0.3, 0.2, 0.2], [0.7, 0.6, 0.25, 0.2], [0.5, 0.9, 0.2, 0.15]])
 NONE, NO_CELL = BOXES[:0], torch.zeros(0, dtype=torch.long)
 
 
-def objective(model: ModelConfig, **contrastive: object) -> Contrastive:
+def objective(model: ModelConfig, **contrastive: object) -> ContrastiveLoss:
     torch.manual_seed(0)
     settings = TrainConfig.model_validate({"objective": "contrastive", "contrastive": {"border": 0} | contrastive})
-    return Contrastive(CellDETR(model), settings, projection_head(model, settings)).train()
+    return ContrastiveLoss(CellDETR(model), settings, projection_head(model, settings)).train()
 
 
 def images(count: int) -> Tensor:
     return torch.randint(0, 256, (count, 3, 64, 64), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+
+
+def batch_of(boxes: list[Tensor], cells: list[Tensor]) -> Batch:
+    """Boxes and identities of cells, on random images."""
+    pairs = zip(boxes, cells, strict=True)
+    return Batch(images(len(boxes)), [targets(each, identities=cell) for each, cell in pairs])
 
 
 @pytest.mark.parametrize("attention", ["none", "after_first"])
@@ -39,7 +48,7 @@ def test_the_released_loss_is_the_one_written_down(attention: str, tiny_model: T
         tiny_model(self_attention=attention), views="released", negatives="image", temperature=0.2, projection=None
     )
     boxes, cells = [BOXES, NONE, BOXES[:2]], [torch.arange(3), NO_CELL, torch.arange(7, 9)]
-    (view,) = made.views(images(3), boxes, cells, image_generators(0, 0, 0, 3))
+    (view,) = made.views(batch_of(boxes, cells), image_generators(0, 0, 0, 3))
     found, _ = made.contrast([view])
     # Image by image: N = 3 is the most cells of an image; the n boxes, then 2N - n anchors, anchor a of cell a mod n.
     losses = []
@@ -54,10 +63,12 @@ def test_the_released_loss_is_the_one_written_down(attention: str, tiny_model: T
         rows = torch.cat([boxes[b], anchors])
         mask = torch.ones(len(rows), len(rows), dtype=torch.bool)
         mask[:, :n] = False  # True hides: instances are all that can be seen
-        memories = made.network.memorise(images(3), origin=view.origin)
+        memories = made.network.memorise(images(3), origin=view.encoded.origin)
         everyone = torch.zeros(3, len(rows), 4)
         everyone[b] = rows
-        z = made.network.represent(memories, everyone, view.origin, mask[None, None].expand(3, 1, -1, -1)).embeddings[b]
+        z = made.network.represent(
+            memories, everyone, view.encoded.origin, mask[None, None].expand(3, 1, -1, -1)
+        ).embeddings[b]
         z = z.detach().numpy().astype(float)
         z /= np.linalg.norm(z, axis=1, keepdims=True)
         for a in range(len(anchors)):
@@ -71,18 +82,18 @@ def test_cells_at_the_edge_are_for_detection_only(tiny_model: Tiny) -> None:
     edge = torch.tensor([[0.5, 0.9, 0.2, 0.2], [0.05, 0.5, 0.1, 0.1]])  # the one reaches the edge, the other is cut off
     boxes = [torch.cat([BOXES[:2], edge]), BOXES[:2]]
     cells = [torch.tensor([5, 6, 7, 8]), torch.tensor([5, 7])]
-    first, second = made.views(images(2), boxes, cells, image_generators(0, 0, 0, 1))
-    assert [each.cells[0].tolist() for each in (first, second)] == [[5, 6], [5, 7]]
-    assert [len(each.nuclei[0]) for each in (first, second)] == [4, 2]
+    first, second = made.views(batch_of(boxes, cells), image_generators(0, 0, 0, 1))
+    assert [each.instances[0].identities.tolist() for each in (first, second)] == [[5, 6], [5, 7]]
+    assert [len(each.targets[0]) for each in (first, second)] == [4, 2]
     assert [len(each.anchors[0]) for each in (first, second)] == [1, 1]  # cell 7 is whole in one view only
     contrast, embeddings = made.contrast([first, second])
-    assert (len(contrast.own), len(embeddings)) == (2, 4)
+    assert (len(contrast.positive), len(embeddings)) == (2, 4)
 
 
 def test_rows_see_what_they_may() -> None:
     kind = torch.tensor([[INSTANCE, INSTANCE, ANCHOR, ANCHOR, PADDING], [PADDING] * 5])
     for released in (True, False):
-        hidden = hide(kind, released=released)
+        hidden = hidden_rows(kind, released=released)
         assert hidden.shape == (2, 1, 5, 5)
         for row in range(5):
             own = int(kind[0, row])
@@ -96,9 +107,9 @@ def test_rows_see_what_they_may() -> None:
 def test_an_anchor_cannot_look_its_cell_up(views: str, shortcut: bool, tiny_model: Tiny) -> None:
     made = objective(tiny_model(self_attention="after_first"), views=views, negatives="image").eval()
     count = 2 if views == "two" else 1
-    seen = made.views(images(count), [BOXES] * count, [torch.arange(3)] * count, image_generators(0, 0, 0, 1))
+    seen = made.views(batch_of([BOXES] * count, [torch.arange(3)] * count), image_generators(0, 0, 0, 1))
     instances = BOXES.clone().requires_grad_()
-    object.__setattr__(seen[0], "boxes", [instances])
+    seen[0] = replace(seen[0], instances=[targets(instances)])
     _, anchors = made._embed(seen[0])
     (gradient,) = torch.autograd.grad(anchors.square().sum() + anchors[0, 0], instances, allow_unused=True)
     assert (gradient is not None and bool(gradient.abs().max() > 1e-8)) is shortcut
@@ -107,22 +118,22 @@ def test_an_anchor_cannot_look_its_cell_up(views: str, shortcut: bool, tiny_mode
 def test_a_cell_in_one_view_only_is_nobodys_pair(tiny_model: Tiny) -> None:
     made = objective(tiny_model())
     cells = [torch.tensor([5, 6, 7]), torch.tensor([7, 5])]
-    seen = made.views(images(2), [BOXES, BOXES[:2]], cells, image_generators(0, 0, 0, 1))
+    seen = made.views(batch_of([BOXES, BOXES[:2]], cells), image_generators(0, 0, 0, 1))
     found, embeddings = made.contrast(seen)
-    assert len(embeddings) == 5  # also 6 is told from
+    assert len(embeddings) == 5  # 6 is a negative, too
     first, second = found.anchor_set == 1, found.anchor_set == 0
     identity = torch.cat(cells)
-    assert identity[found.own[first]].tolist() == [5, 7]  # anchors in the first view, of cells in the second
-    assert (found.own[first] >= 3).all()
-    assert identity[found.own[second]].tolist() == [7, 5]
-    assert (found.own[second] < 3).all()
+    assert identity[found.positive[first]].tolist() == [5, 7]  # anchors in the first view, of cells in the second
+    assert (found.positive[first] >= 3).all()
+    assert identity[found.positive[second]].tolist() == [7, 5]
+    assert (found.positive[second] < 3).all()
 
 
 @pytest.mark.parametrize("changes", [{}, {"views": "released"}, {"detection": "none"}, {"detection": "both"}])
 def test_images_without_a_cell(changes: dict[str, Any], tiny_model: Tiny) -> None:
     made = objective(tiny_model(), **changes)
     views = 1 if changes.get("views") else 2
-    loss, terms = made(images(2 * views), [NONE] * 2 * views, [NO_CELL] * 2 * views, image_generators(0, 0, 0, 2))
+    loss, terms = made(batch_of([NONE] * 2 * views, [NO_CELL] * 2 * views), image_generators(0, 0, 0, 2))
     assert terms["contrastive/nce"].item() == 0
     loss.backward()
     representer = [p.grad for p in made.network.representer.parameters()]  # type: ignore[union-attr]
@@ -131,12 +142,10 @@ def test_images_without_a_cell(changes: dict[str, Any], tiny_model: Tiny) -> Non
     # Beside an image with cells, one without contributes nothing.
     made.zero_grad()
     made.eval()
-    with_cells = [BOXES, NONE] * views, [torch.arange(3), NO_CELL] * views
-    pictures = images(2 * views)
-    both = made(pictures, *with_cells, image_generators(0, 0, 0, 2))[1]["contrastive/nce"]
-    alone = made(pictures[::2], [BOXES] * views, [torch.arange(3)] * views, image_generators(0, 0, 0, 1))[1][
-        "contrastive/nce"
-    ]
+    with_cells = batch_of([BOXES, NONE] * views, [torch.arange(3), NO_CELL] * views)
+    both = made(with_cells, image_generators(0, 0, 0, 2))[1]["contrastive/nce"]
+    first = Batch(with_cells.images[::2], with_cells.targets[::2])
+    alone = made(first, image_generators(0, 0, 0, 1))[1]["contrastive/nce"]
     assert both.item() == pytest.approx(alone.item(), rel=1e-3)
     assert both.item() > 0
 
@@ -178,21 +187,21 @@ def test_two_tiles_are_learnt_by_heart(tiny_model: Tiny) -> None:
     optimizer = torch.optim.AdamW(made.parameters(), lr=3e-3)
     losses, found = [], []
     for step in range(steps):
-        batch: ViewBatch = collate_views([views[4 * step + i] for i in range(4)])
-        loss, terms = made(*batch, image_generators(0, step, 0, 4))
+        batch = collate_views([views[4 * step + i] for i in range(4)])
+        loss, terms = made(batch, image_generators(0, step, 0, 4), measure=True)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(made.parameters(), 1.0)
         optimizer.step()
         losses.append(float(terms["contrastive/nce"]))
         found.append(float(terms["embedding/found"]))
-    # Eighteen cells: an anchor is told from those of the other tile and of its own.
+    # Eighteen cells: the negatives of an anchor are of the other tile and of its own.
     assert np.mean(losses[-5:]) < 0.3 * np.log(18)
     assert np.mean(found[-5:]) > 0.8
     assert losses[0] > 0.5 * np.log(18)
     # The last batch has a clear diagonal.
-    seen = made.views(batch.images, batch.boxes, batch.cells, image_generators(0, steps, 0, 4))
+    seen = made.views(batch, image_generators(0, steps, 0, 4))
     contrast, _ = made.contrast(seen)
-    own = contrast.similarity.gather(1, contrast.own[:, None])
+    own = contrast.similarity.gather(1, contrast.positive[:, None])
     others = contrast.similarity[contrast.negatives].mean()
     assert float(own.mean() - others) > 0.5

@@ -6,35 +6,29 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from torchvision.ops import box_convert, generalized_box_iou_loss, sigmoid_focal_loss
+from torchvision.ops import sigmoid_focal_loss
 
+from celldetr.data.dataset import concatenate
 from celldetr.model.detection import Detections
 from celldetr.training.criterion import (
-    balance,
     box_losses,
+    class_weights,
     composition_loss,
     dense_losses,
     detection_losses,
-    sigmoid_focal,
     type_loss,
 )
+from helpers.targets import targets
 
 LOWEST = torch.finfo(torch.float32).min
 
 
-def test_sigmoid_focal_is_torchvisions() -> None:
-    generator = torch.Generator().manual_seed(0)
-    logits = torch.randn(40, 3, generator=generator) * 5
-    targets = (torch.rand(40, 3, generator=generator) < 0.3).float()
-    torch.testing.assert_close(sigmoid_focal(logits, targets), sigmoid_focal_loss(logits, targets, 0.25, 2.0))
-
-
-def test_box_losses_are_torchvisions() -> None:
-    boxes, targets = torch.rand(2, 30, 4, generator=torch.Generator().manual_seed(0)) * 0.4 + 0.1
-    l1, giou = box_losses(boxes, targets, 7.0)
-    corners = [box_convert(b, "cxcywh", "xyxy") for b in (boxes, targets)]
-    torch.testing.assert_close(giou, generalized_box_iou_loss(*corners, reduction="sum") / 7)
-    torch.testing.assert_close(l1, torch.nn.functional.l1_loss(boxes, targets, reduction="sum") / 7)
+def test_small_boxes_have_the_whole_loss() -> None:
+    """Nuclei of 4 px in an image of 256 px: the epsilon of torchvision's default would be seen."""
+    boxes = torch.tensor([[0.5, 0.5, 4 / 256, 4 / 256]])
+    l1, giou = box_losses(boxes + torch.tensor([2 / 256, 0.0, 0.0, 0.0]), boxes, 2.0)
+    assert float(giou) == pytest.approx(2 / 3 / 2, rel=1e-6)  # half of each overlaps, in a hull of one and a half
+    assert float(l1) == pytest.approx(2 / 256 / 2)
 
 
 def test_detection_losses_by_hand() -> None:
@@ -44,7 +38,7 @@ def test_detection_losses_by_hand() -> None:
         logits=torch.tensor([[[0.0, 0.0]]]).requires_grad_(),
     )
     target = torch.tensor([[0.3, 0.5, 0.2, 0.2]])
-    (losses,) = detection_losses(found, [target], [[(torch.tensor([1]), torch.tensor([0]))]], nuclei=2.0)
+    (losses,) = detection_losses(found, [targets(target)], [[(torch.tensor([1]), torch.tensor([0]))]], nuclei=2.0)
     assert float(losses["class"]) == pytest.approx((0.75 + 0.25) * half / 2)
     assert float(losses["l1"]) == pytest.approx(0.2 / 2)
     assert float(losses["giou"]) == pytest.approx(0.5 / 2)  # half of the box, which is also the hull
@@ -54,15 +48,15 @@ def test_layers_are_apart() -> None:
     generator = torch.Generator().manual_seed(0)
     boxes = torch.rand(2, 2, 5, 4, generator=generator) * 0.4 + 0.1
     logits = torch.randn(2, 2, 5, generator=generator)
-    targets = [boxes[0, 0, :3], boxes[1, 1, 2:4]]
+    true = [targets(boxes[0, 0, :3]), targets(boxes[1, 1, 2:4])]
     matches = [
         [(torch.tensor([4, 0, 2]), torch.tensor([1, 0, 2])), (torch.tensor([1, 3]), torch.tensor([0, 1]))],
         [(torch.tensor([0, 1, 2]), torch.tensor([2, 0, 1])), (torch.tensor([2, 0]), torch.tensor([1, 0]))],
     ]
-    together = detection_losses(Detections(boxes, logits), targets, matches, nuclei=5.0)
+    together = detection_losses(Detections(boxes, logits), true, matches, nuclei=5.0)
     for layer in range(2):
         found = Detections(boxes[layer, None], logits[layer, None])
-        (alone,) = detection_losses(found, targets, matches[layer : layer + 1], nuclei=5.0)
+        (alone,) = detection_losses(found, true, matches[layer : layer + 1], nuclei=5.0)
         assert {name: float(value) for name, value in alone.items()} == pytest.approx(
             {name: float(value) for name, value in together[layer].items()}
         )
@@ -72,7 +66,7 @@ def test_padding_and_images_without_nuclei_in_detection_losses() -> None:
     logits = torch.tensor([[[1.0, LOWEST], [-1.0, 0.5]]]).requires_grad_()
     found = Detections(torch.rand(1, 2, 2, 4), logits)
     nothing = torch.zeros(0, dtype=torch.long)
-    (losses,) = detection_losses(found, [torch.zeros(0, 4)] * 2, [[(nothing, nothing)] * 2], nuclei=1.0)
+    (losses,) = detection_losses(found, [targets(torch.zeros(0, 4))] * 2, [[(nothing, nothing)] * 2], nuclei=1.0)
     real = torch.tensor([1.0, -1.0, 0.5])
     torch.testing.assert_close(losses["class"], sigmoid_focal_loss(real, torch.zeros(3), 0.25, 2.0).sum())
     assert float(losses["l1"]) == float(losses["giou"]) == 0.0
@@ -98,7 +92,7 @@ def test_minimising_the_dense_loss_leaves_one_best_token_a_nucleus() -> None:
     boxes = anchors.clone().requires_grad_()
     optimizer = torch.optim.Adam([logits, boxes], lr=0.1)
     for _ in range(60):
-        losses = dense_losses(Detections(boxes, logits), anchors, [NUCLEI], size, 3.0)
+        losses = dense_losses(Detections(boxes, logits), anchors, [targets(NUCLEI)], size, 3.0)
         optimizer.zero_grad()
         (losses["class"] + losses["l1"]).backward()
         optimizer.step()
@@ -113,14 +107,14 @@ def test_dense_boxes_are_averaged_over_tokens() -> None:
     anchors, size = grid(16, 128.0)
     shifted = Detections(torch.zeros(1, 256, 4), torch.zeros(1, 256))
     one = NUCLEI[:1]
-    losses = dense_losses(shifted, anchors, [one], size, 1.0)
+    losses = dense_losses(shifted, anchors, [targets(one)], size, 1.0)
     assert float(losses["l1"]) == pytest.approx(float(one.sum()), rel=1e-5)  # every token is off by the whole box
 
 
 def test_dense_losses_without_a_nucleus() -> None:
     anchors, size = grid(4, 32.0)
     found = Detections(anchors.clone().requires_grad_(), torch.zeros(1, 16, requires_grad=True))
-    losses = dense_losses(found, anchors, [torch.zeros(0, 4)], size, 1.0)
+    losses = dense_losses(found, anchors, [targets(torch.zeros(0, 4))], size, 1.0)
     assert float(losses["class"]) == pytest.approx(16 * 0.25 * math.log(2), rel=1e-5)
     assert float(losses["l1"]) == float(losses["giou"]) == 0.0
     sum(losses.values()).backward()
@@ -131,11 +125,11 @@ def test_dense_losses_ignore_padding() -> None:
     anchors, size = grid(8, 64.0)
     boxes = torch.rand(1, 64, 4, generator=torch.Generator().manual_seed(0))
     logits = torch.randn(1, 64, generator=torch.Generator().manual_seed(1))
-    expected = dense_losses(Detections(boxes, logits), anchors, [NUCLEI], size, 3.0)
+    expected = dense_losses(Detections(boxes, logits), anchors, [targets(NUCLEI)], size, 3.0)
     pad_anchors = torch.cat([torch.cat([NUCLEI[:, :2], torch.full((3, 2), 0.25)], dim=1)[None], anchors], dim=1)
     padded_logits = torch.cat([torch.full((1, 3), LOWEST), logits], dim=1).requires_grad_()
     padded_boxes = torch.cat([torch.rand(1, 3, 4), boxes], dim=1).requires_grad_()
-    padded = dense_losses(Detections(padded_boxes, padded_logits), pad_anchors, [NUCLEI], size, 3.0)
+    padded = dense_losses(Detections(padded_boxes, padded_logits), pad_anchors, [targets(NUCLEI)], size, 3.0)
     for name, value in expected.items():
         torch.testing.assert_close(padded[name], value)
     sum(padded.values()).backward()
@@ -148,7 +142,7 @@ def test_type_loss_leaves_out_unknown_types() -> None:
     logits = torch.randn(5, 3, generator=torch.Generator().manual_seed(0)).requires_grad_()
     types = torch.tensor([0, -1, 2, 2, -1])
     weights = torch.tensor([1.0, 5.0, 3.0])
-    loss = type_loss(logits, types, weights, labelled=3.0)
+    loss = type_loss(logits, types, weights, 3.0, torch.ones(5))
     known = [0, 2, 3]
     wanted = torch.eye(3)[types[known]]
     per_cell = sigmoid_focal_loss(logits[known], wanted, 0.25, 2.0).sum(1)
@@ -161,7 +155,7 @@ def test_type_loss_leaves_out_unknown_types() -> None:
 @pytest.mark.parametrize("cells", [0, 2])
 def test_type_loss_with_no_known_type_is_a_differentiable_zero(cells: int) -> None:
     logits = torch.randn(cells, 3, requires_grad=True)
-    loss = type_loss(logits, torch.full((cells,), -1), torch.ones(3), labelled=1.0)
+    loss = type_loss(logits, torch.full((cells,), -1), torch.ones(3), 1.0, torch.ones(cells))
     loss.backward()
     assert float(loss.detach()) == 0.0
     assert float(logits.grad.abs().sum()) == 0.0
@@ -169,7 +163,7 @@ def test_type_loss_with_no_known_type_is_a_differentiable_zero(cells: int) -> No
 
 def test_balance_is_inverse_frequency_with_mean_one_over_cells() -> None:
     counts = [900, 100, 0, 25]
-    weights = balance(counts, 0.5)
+    weights = class_weights(counts, 0.5)
     assert float(weights[1] / weights[0]) == pytest.approx(3.0)
     assert float(weights[3] / weights[1]) == pytest.approx(2.0)
     assert weights[2] == weights[3]  # no cell: as the rarest
@@ -177,8 +171,8 @@ def test_balance_is_inverse_frequency_with_mean_one_over_cells() -> None:
 
 
 def test_balance_without_exponent_or_without_cells_is_one() -> None:
-    assert balance([5, 0, 70], 0.0).tolist() == [1.0, 1.0, 1.0]
-    assert balance([0, 0], 0.5).tolist() == [1.0, 1.0]
+    assert class_weights([5, 0, 70], 0.0).tolist() == [1.0, 1.0, 1.0]
+    assert class_weights([0, 0], 0.5).tolist() == [1.0, 1.0]
 
 
 def test_a_cell_weighs_as_much_as_its_type_is_sure() -> None:
@@ -188,8 +182,7 @@ def test_a_cell_weighs_as_much_as_its_type_is_sure() -> None:
     loss = type_loss(logits, types, weights, 1.5, confidence)
     per_cell = sigmoid_focal_loss(logits[[0, 2]], torch.eye(3)[[0, 2]], 0.25, 2.0).sum(1)
     torch.testing.assert_close(loss, (0.5 * per_cell[0] + 3.0 * per_cell[1]) / 1.5)
-    sure = type_loss(logits, types, weights, 3.0)
-    assert torch.equal(type_loss(logits, types, weights, 3.0, torch.ones(5)), sure)
+    sure = type_loss(logits, types, weights, 3.0, torch.ones(5))
     half = type_loss(logits, types, weights, 1.5, torch.full((5,), 0.5))  # all alike: as if all were sure
     torch.testing.assert_close(half, sure)
 
@@ -227,3 +220,13 @@ def test_composition_loss_of_hopeless_logits_still_teaches() -> None:
     zero = composition_loss(nothing, torch.full((3,), -1), torch.zeros(0, 2), 1.0)
     zero.backward()
     assert float(zero.detach()) == float(nothing.grad.abs().sum()) == 0.0
+
+
+def test_spots_of_a_batch_are_renumbered() -> None:
+    shares = torch.tensor([[1.0, 0.0]]), torch.zeros(0, 2), torch.tensor([[0.5, 0.5], [0.0, 1.0]])
+    spots = torch.tensor([0, -1]), torch.tensor([-1]), torch.tensor([1, 0, -1])
+    images = [targets(torch.rand(len(s), 4), spots=s, compositions=c) for s, c in zip(spots, shares, strict=True)]
+    both = concatenate(images)
+    assert both.spots.tolist() == [0, -1, -1, 2, 1, -1]
+    assert both.compositions.tolist() == [[1, 0], [0.5, 0.5], [0, 1]]
+    assert len(both) == 6

@@ -6,16 +6,17 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from torch import Tensor
+from torchvision.ops import box_convert, generalized_box_iou
 
-from celldetr.boxes import cxcywh_to_xyxy, generalised_iou
 from celldetr.config import ModelConfig, TrainConfig
 from celldetr.data.dataset import Batch
 from celldetr.model.celldetr import CellDETR
 from celldetr.model.detection import DetectionOutput, Detections
-from celldetr.training.crops import image_generators
-from celldetr.training.denoising import FAR, NEAR, Noised, denoising_losses, noised_queries
-from celldetr.training.supervised import Supervised
+from celldetr.training.criterion import denoising_losses
+from celldetr.training.denoising import FAR, NEAR, DenoisingQueries, denoising_queries
+from celldetr.training.supervised import SupervisedLoss
+from celldetr.training.trainer import image_generators
+from helpers.targets import targets, without_nuclei
 
 Models = Callable[..., ModelConfig]
 LEARNED = {"queries": "learned", "coordinates": "image", "num_queries": 8}
@@ -23,8 +24,8 @@ GROUPS = 2
 
 
 @pytest.fixture
-def noised(tiny_batch: Batch) -> Noised:
-    made = noised_queries(tiny_batch.boxes, GROUPS, image_generators(0, 0, 0, 3))
+def noised(tiny_batch: Batch) -> DenoisingQueries:
+    made = denoising_queries(tiny_batch.targets, GROUPS, image_generators(0, 0, 0, 3))
     assert made is not None
     return made
 
@@ -39,22 +40,23 @@ def network(config: ModelConfig) -> CellDETR:
     return made
 
 
-def test_each_nucleus_has_a_near_and_a_far_box_in_each_group(noised: Noised, tiny_batch: Batch) -> None:
-    assert noised.queries.boxes.shape == noised.targets.shape == (3, GROUPS * 2 * 3, 4)
+def test_each_nucleus_has_a_near_and_a_far_box_in_each_group(noised: DenoisingQueries, tiny_batch: Batch) -> None:
+    assert noised.queries.boxes.shape == noised.boxes.shape == (3, GROUPS * 2 * 3, 4)
     assert noised.real.sum(1).tolist() == [GROUPS * 2 * 3, 0, GROUPS * 2]
-    for image, boxes in enumerate(tiny_batch.boxes):
+    for image, boxes in enumerate(each.boxes for each in tiny_batch.targets):
         for near, (low, high) in ((True, NEAR), (False, FAR)):
             chosen = noised.real[image] & (noised.near[image] == near)
-            torch.testing.assert_close(noised.targets[image, chosen], boxes.repeat(GROUPS, 1))
-            true, start = noised.targets[image, chosen], noised.queries.boxes[image, chosen]
+            torch.testing.assert_close(noised.boxes[image, chosen], boxes.repeat(GROUPS, 1))
+            true, start = noised.boxes[image, chosen], noised.queries.boxes[image, chosen]
             moved = (start[:, :2] - true[:, :2]).abs() / (true[:, 2:] / 2)
-            inside = (cxcywh_to_xyxy(start) > 0).all(-1) & (cxcywh_to_xyxy(start) < 1).all(-1)  # else clipped
+            corners = box_convert(start, "cxcywh", "xyxy")
+            inside = (corners > 0).all(-1) & (corners < 1).all(-1)  # else clipped
             assert bool((moved[inside] >= low - 1e-4).all())
             assert bool((moved[inside] <= high + 1e-4).all())
-    assert len(noised.queries.boxes[0].unique(dim=0)) == GROUPS * 2 * 3  # each its own chance
+    assert len(noised.queries.boxes[0].unique(dim=0)) == GROUPS * 2 * 3  # each at random
 
 
-def test_groups_and_padding_are_not_seen(noised: Noised) -> None:
+def test_groups_and_padding_are_not_seen(noised: DenoisingQueries) -> None:
     beside = noised.queries.beside(5)[:, 0]
     group = [-1] * 5 + [0] * 6 + [1] * 6
     for image in range(3):
@@ -66,12 +68,12 @@ def test_groups_and_padding_are_not_seen(noised: Noised) -> None:
 
 
 def test_no_nucleus_no_query() -> None:
-    assert noised_queries([torch.zeros(0, 4)] * 2, GROUPS, image_generators(0, 0, 0, 2)) is None
+    assert denoising_queries([targets(torch.zeros(0, 4))] * 2, GROUPS, image_generators(0, 0, 0, 2)) is None
 
 
 @pytest.mark.parametrize("changes", [{}, LEARNED, {"query_strides": [8, 16]}])
 def test_what_is_detected_does_not_depend_on_them(
-    changes: dict[str, object], noised: Noised, tiny_model: Models, tiny_batch: Batch
+    changes: dict[str, object], noised: DenoisingQueries, tiny_model: Models, tiny_batch: Batch
 ) -> None:
     made = network(tiny_model(**changes)).train()
     memories = made.memorise(tiny_batch.images)
@@ -85,7 +87,7 @@ def test_what_is_detected_does_not_depend_on_them(
 
 @pytest.mark.parametrize("changes", [{}, LEARNED])
 def test_a_group_does_not_depend_on_another(
-    changes: dict[str, object], noised: Noised, tiny_model: Models, tiny_batch: Batch
+    changes: dict[str, object], noised: DenoisingQueries, tiny_model: Models, tiny_batch: Batch
 ) -> None:
     made = network(tiny_model(**changes)).train()
     memories = made.memorise(tiny_batch.images)
@@ -108,7 +110,7 @@ def test_a_query_starts_as_the_token_at_its_place_would(tiny_model: Models, tiny
     assert own.content.shape[-1] == at.content.shape[-1]
 
 
-def test_losses_by_hand(noised: Noised) -> None:
+def test_losses_by_hand(noised: DenoisingQueries) -> None:
     torch.manual_seed(1)
     boxes, logits = torch.rand(3, 12, 4) * 0.3 + 0.3, torch.randn(3, 12)
     output = DetectionOutput((Detections(boxes, logits),), None, None, (Detections(boxes, logits),))
@@ -123,9 +125,10 @@ def test_losses_by_hand(noised: Noised) -> None:
             p = p if near else 1 - p
             expected["class"] += -(0.25 if near else 0.75) * (1 - p) ** 2 * float(torch.tensor(p).log()) / (4 * GROUPS)
             if near:
-                true = noised.targets[b, m]
+                true = noised.boxes[b, m]
                 expected["l1"] += float((boxes[b, m] - true).abs().sum()) / (4 * GROUPS)
-                overlap = generalised_iou(cxcywh_to_xyxy(boxes[b, m][None]), cxcywh_to_xyxy(true[None]))
+                pair = [box_convert(each[None], "cxcywh", "xyxy") for each in (boxes[b, m], true)]
+                overlap = generalized_box_iou(*pair)
                 expected["giou"] += float(1 - overlap) / (4 * GROUPS)
     assert {name: float(value) for name, value in terms.items()} == pytest.approx(expected, rel=1e-4)
 
@@ -136,8 +139,8 @@ def test_they_are_a_switch_of_training_alone(changes: dict[str, object], tiny_mo
     made = network(config)
     names: list[set[str]] = []
     for groups in (0, GROUPS):
-        objective = Supervised(made, TrainConfig(mode="parallel", denoising=groups), torch.ones(2)).train()
-        loss, terms = objective(tiny_batch.images, tiny_batch.boxes, tiny_batch.types, image_generators(0, 0, 0, 3))
+        objective = SupervisedLoss(made, TrainConfig(mode="parallel", denoising=groups), torch.ones(2)).train()
+        loss, terms = objective(tiny_batch, image_generators(0, 0, 0, 3))
         assert bool(loss.isfinite())
         names.append(set(terms))
     layers = {f"denoising{layer}/{name}" for layer in (0, 1) for name in ("class", "l1", "giou")}
@@ -150,10 +153,9 @@ def test_a_batch_without_a_nucleus_has_the_same_terms(
     changes: dict[str, object], tiny_model: Models, tiny_batch: Batch
 ) -> None:
     """Processes add up their terms: each must have all."""
-    objective = Supervised(network(tiny_model(**changes)), TrainConfig(denoising=1), torch.ones(2)).train()
-    none: tuple[list[Tensor], list[Tensor]] = [torch.zeros(0, 4)] * 3, [torch.zeros(0, dtype=torch.long)] * 3
-    full = objective(tiny_batch.images, tiny_batch.boxes, tiny_batch.types, image_generators(0, 0, 0, 3))[1]
-    loss, empty = objective(tiny_batch.images, *none, image_generators(0, 0, 0, 3))
+    objective = SupervisedLoss(network(tiny_model(**changes)), TrainConfig(denoising=1), torch.ones(2)).train()
+    full = objective(tiny_batch, image_generators(0, 0, 0, 3))[1]
+    loss, empty = objective(without_nuclei(tiny_batch), image_generators(0, 0, 0, 3))
     loss.backward()
     assert list(full) == list(empty)
     assert float(empty["denoising1/class"]) == 0.0

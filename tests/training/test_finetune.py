@@ -20,12 +20,12 @@ from celldetr.model.celldetr import CellDETR
 from celldetr.model.checkpoint import load_checkpoint
 from celldetr.model.warm_start import start_from, start_note
 from celldetr.recipes import load_recipe
-from celldetr.training.crops import image_generators
 from celldetr.training.hold_out import hold_out
 from celldetr.training.loop import train
 from celldetr.training.optim import build_optimizer
 from celldetr.training.state import STATE_FILE
-from celldetr.training.supervised import Supervised
+from celldetr.training.supervised import SupervisedLoss
+from celldetr.training.trainer import image_generators
 from celldetr.training.validation import validate_labelled
 
 Recipes = Callable[..., Recipe]
@@ -88,9 +88,9 @@ def test_what_of_a_start_does_not_fit_is_told(
     note = start_note(other, source, start_from(other, source), "old")
     assert re.match(r"init='old': \d+ of \d+ tensors are new, in representer; it was trained with", note)
     assert note.endswith("model.constrained=True, now it is False")
-    layer = CellDETR(tiny_model(level_norm="layer"))  # its weights have the sizes of those of GroupNorm
-    note = start_note(layer, source, start_from(layer, source), "old")
-    assert note == "init='old': it was trained with model.level_norm=group, now it is layer"
+    group = CellDETR(tiny_model(level_norm="group"))  # its weights have the sizes of those of LayerNorm
+    note = start_note(group, source, start_from(group, source), "old")
+    assert note == "init='old': it was trained with model.level_norm=layer, now it is group"
     heads = CellDETR(tiny_model(heads=2, points=8))  # as many offsets
     assert "model.heads=4, now it is 2" in start_note(heads, source, start_from(heads, source), "old")
     larger = CellDETR(tiny_model(d_model=64))
@@ -110,14 +110,14 @@ def test_a_run_that_learns_no_types_has_none(tmp_path: Path, tiny_recipe: Recipe
     assert checkpoint.network.config.types == ("untyped",)
 
 
-def objective(config: ModelConfig, **training: object) -> Supervised:
+def objective(config: ModelConfig, **training: object) -> SupervisedLoss:
     torch.manual_seed(0)
-    made = Supervised(CellDETR(config), TrainConfig.model_validate(training), torch.ones(len(config.types)))
+    made = SupervisedLoss(CellDETR(config), TrainConfig.model_validate(training), torch.ones(len(config.types)))
     return made.train()
 
 
-def run(made: Supervised, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-    return made(batch.images, batch.boxes, batch.types, image_generators(0, 0, 0, len(batch.images)))
+def run(made: SupervisedLoss, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+    return made(batch, image_generators(0, 0, 0, len(batch.images)))
 
 
 @pytest.mark.parametrize(
@@ -185,17 +185,17 @@ def test_patients_are_held_out_before_images_and_images_before_cells() -> None:
     parts = hold_out(many, [1.0] * 18, 0.2, 0, whole_images=False)
     assert {s.group for s in parts.held_out}.isdisjoint({s.group for s in parts.samples})
     assert len(parts.held_out) + len(parts.samples) == 18
-    assert parts.what == "2 of 6 patients or slides of the training data"
+    assert parts.apart == "2 of 6 patients or slides of the training data"
     few = [sample(str(i), [0, 1, 0], group="p") for i in range(5)]
     parts = hold_out(few, [1.0, 2, 3, 4, 5], 0.2, 0, whole_images=False)
     assert len(parts.held_out) == 1
     assert parts.weights == [w for w, s in zip([1.0, 2, 3, 4, 5], few, strict=True) if s is not parts.held_out[0]]
-    assert "images" in parts.what
+    assert "images" in parts.apart
 
 
 def test_images_of_unknown_patients_are_not_called_patients() -> None:
     parts = hold_out([sample(str(i), [0, 1, 0]) for i in range(8)], [1.0] * 8, 0.2, 0, whole_images=False)
-    assert parts.what == "2 of 8 images of the training data"
+    assert parts.apart == "2 of 8 images of the training data"
 
 
 def test_single_cells_are_held_out_of_each_type_and_from_training() -> None:
@@ -206,7 +206,7 @@ def test_single_cells_are_held_out_of_each_type_and_from_training() -> None:
     assert np.bincount(kept.types + 1).tolist() == [3, 8, 1]
     everything = np.concatenate([kept.points, held.points])
     assert {tuple(p) for p in everything} == {tuple(p) for p in one.points}
-    assert "cells, in the images of those trained on" in parts.what
+    assert "cells, in the images of those trained on" in parts.apart
     again = hold_out([one], [1.0], 0.2, 3, whole_images=False)
     assert np.array_equal(again.held_out[0].points, held.points)
 
@@ -225,10 +225,10 @@ def test_crops_are_drawn_around_labelled_cells(tiny_recipe: Recipes) -> None:
     empty = sample("y", [])
     config = tiny_recipe().augment.model_copy(update={"crop": 20, "scale": (0.8, 1.25)})
     crops = TrainingSet([lonely, empty], config, 0, 100, around_cells=True)
-    assert all(1 in crop.types.tolist() for crop in crops)
+    assert all(1 in crop.targets.types.tolist() for crop in crops)
     plain = TrainingSet([lonely, empty], config, 0, 100)
-    assert not all(1 in crop.types.tolist() for crop in plain)
-    centres = torch.cat([crop.boxes[crop.types == 1, :2] for crop in crops])
+    assert not all(1 in crop.targets.types.tolist() for crop in plain)
+    centres = torch.cat([crop.targets.boxes[crop.targets.types == 1, :2] for crop in crops])
     assert float(centres.std(0).min()) > 0.15  # anywhere in the crop, not always in its middle
 
 

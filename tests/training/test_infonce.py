@@ -40,7 +40,7 @@ def test_a_double_loop_says_the_same(within_images: bool) -> None:
     pairs, temperature = some_pairs(), 0.3
     total = 0.0
     for a, vector in enumerate(pairs.anchors.detach()):
-        own, below = int(pairs.own[a]), 0.0
+        own, below = int(pairs.positive[a]), 0.0
         for j, other in enumerate(pairs.instances):
             if within_images and pairs.anchor_image[a] != pairs.instance_image[j]:
                 continue
@@ -51,14 +51,16 @@ def test_a_double_loop_says_the_same(within_images: bool) -> None:
     choices = (
         [int((pairs.instance_image == image).sum()) for image in pairs.anchor_image] if within_images else [9] * 11
     )
-    assert found.chance == pytest.approx(np.log(choices).mean(), rel=1e-5)
+    assert found.loss_by_chance == pytest.approx(np.log(choices).mean(), rel=1e-5)
 
 
 @pytest.mark.parametrize("temperature", [0.07, 0.5])
 def test_another_library_says_the_same(temperature: float) -> None:
     losses = pytest.importorskip("pytorch_metric_learning.losses", reason="pytorch-metric-learning is not installed")
     pairs = some_pairs(3)
-    theirs = losses.NTXentLoss(temperature)(pairs.anchors, pairs.own, ref_emb=pairs.instances, ref_labels=pairs.cells)
+    theirs = losses.NTXentLoss(temperature)(
+        pairs.anchors, pairs.positive, ref_emb=pairs.instances, ref_labels=pairs.identities
+    )
     ours = batch_contrast(pairs, 3, temperature).loss
     assert ours.item() == pytest.approx(theirs.item(), rel=1e-5)
     for mine, other in zip(
@@ -73,7 +75,7 @@ def test_another_library_says_the_same(temperature: float) -> None:
 def test_debiased_as_written_down(temperature: float) -> None:
     pairs, share = some_pairs(4), 0.2
     total = 0.0
-    for vector, own in zip(pairs.anchors.detach(), pairs.own.tolist(), strict=True):
+    for vector, own in zip(pairs.anchors.detach(), pairs.positive.tolist(), strict=True):
         like = [math.exp(cosine(vector, other.detach()) / temperature) for other in pairs.instances]
         rest = [value for j, value in enumerate(like) if j != own]
         less = (np.mean(rest) - share * like[own]) / (1 - share)
@@ -106,11 +108,11 @@ def test_autocast_changes_neither_loss_nor_gradient() -> None:
 
 def test_the_same_cell_in_another_crop_is_neither_pair_nor_negative() -> None:
     pairs = some_pairs(1)
-    cells = pairs.cells.clone()
-    cells[4] = cells[int(pairs.own[0])] if int(pairs.own[0]) != 4 else cells[0]
-    twice = replace(pairs, cells=cells)
+    cells = pairs.identities.clone()
+    cells[4] = cells[int(pairs.positive[0])] if int(pairs.positive[0]) != 4 else cells[0]
+    twice = replace(pairs, identities=cells)
     found = info_nce(twice, 0.2)
-    for a, own in enumerate(pairs.own.tolist()):
+    for a, own in enumerate(pairs.positive.tolist()):
         expected = [j for j in range(9) if j == own or cells[j] != cells[own]]
         assert found.negatives[a].nonzero()[:, 0].tolist() == expected
     assert not bool(found.negatives.all())
@@ -121,8 +123,8 @@ def test_anchors_see_the_other_view_only() -> None:
     pairs = some_pairs(2)
     sets = torch.zeros(9, dtype=torch.long)
     sets[::2] = 1
-    split = replace(pairs, sets=(sets[pairs.own], sets))
-    assert bool((info_nce(split, 0.2).negatives == (sets[pairs.own][:, None] == sets[None])).all())
+    split = replace(pairs, sets=(sets[pairs.positive], sets))
+    assert bool((info_nce(split, 0.2).negatives == (sets[pairs.positive][:, None] == sets[None])).all())
 
 
 def test_without_an_anchor_the_loss_is_zero_and_connected() -> None:
@@ -130,25 +132,29 @@ def test_without_an_anchor_the_loss_is_zero_and_connected() -> None:
     none = replace(
         pairs,
         anchors=pairs.anchors[:0],
-        own=pairs.own[:0],
-        anchor_image=pairs.own[:0],
-        sets=(pairs.own[:0], pairs.sets[1]),
+        positive=pairs.positive[:0],
+        anchor_image=pairs.positive[:0],
+        sets=(pairs.positive[:0], pairs.sets[1]),
     )
     for found in (info_nce(none, 0.1), batch_contrast(none, 3, 0.1)):
         assert found.loss.item() == 0
-        assert found.chance == 0
+        assert found.loss_by_chance == 0
         (gradient,) = torch.autograd.grad(found.loss, pairs.instances)
         assert not gradient.any()
 
 
 def test_agreement_is_rewarded_and_found() -> None:
     pairs = some_pairs(0)
-    agreed = info_nce(replace(pairs, anchors=pairs.instances[pairs.own]), 0.1, divisor=11)
-    assert bool(agreed.found.all())
+    agreed = info_nce(replace(pairs, anchors=pairs.instances[pairs.positive]), 0.1, divisor=11)
+    assert bool(agreed.correct.all())
     assert agreed.loss.item() < 0.2 * info_nce(pairs, 0.1, divisor=11).loss.item()
     same = torch.ones(9, 5)
-    collapsed = info_nce(replace(pairs, instances=same, anchors=same[pairs.own]), 0.1, divisor=11)
-    assert collapsed.loss.item() == pytest.approx(math.log(9), rel=1e-5) == pytest.approx(collapsed.chance, rel=1e-5)
+    collapsed = info_nce(replace(pairs, instances=same, anchors=same[pairs.positive]), 0.1, divisor=11)
+    assert (
+        collapsed.loss.item()
+        == pytest.approx(math.log(9), rel=1e-5)
+        == pytest.approx(collapsed.loss_by_chance, rel=1e-5)
+    )
 
 
 def test_alignment_and_uniformity_are_those_of_the_paper() -> None:

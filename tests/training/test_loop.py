@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.optim.swa_utils import AveragedModel
 
 from celldetr.config import Recipe
 from celldetr.data.sample import Sample
@@ -20,12 +21,12 @@ from celldetr.model.celldetr import CellDETR
 from celldetr.model.checkpoint import load_checkpoint
 from celldetr.model.inference import TilePredictor
 from celldetr.model.output import TileCells
-from celldetr.training import loop, run, validation
-from celldetr.training.crops import StepSampler
+from celldetr.training import loop, trainer, validation
 from celldetr.training.data import TrainingData, load_data
 from celldetr.training.logs import draw_curves, read_log
-from celldetr.training.loop import Progress, train
+from celldetr.training.loop import TrainingProgress, train
 from celldetr.training.state import STATE_FILE
+from celldetr.training.trainer import StepSampler
 from celldetr.training.validation import LOWEST_SCORE, validate
 
 Recipes = Callable[..., Recipe]
@@ -35,7 +36,7 @@ def test_a_run_leaves_a_checkpoint_a_log_and_curves(
     tmp_path: Path, tiny_recipe: Recipes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(loop, "draw_curves", draw_curves)
-    told: list[Progress] = []
+    told: list[TrainingProgress] = []
     recipe = tiny_recipe(validate_every=2, precision="auto", ema=0.5)
     folder = train(recipe, tmp_path / "run", device="cpu", listener=told.append)
     checkpoint = load_checkpoint(folder)
@@ -99,7 +100,7 @@ def test_resuming_a_finished_run_changes_nothing(tmp_path: Path, tiny_recipe: Re
 def test_a_folder_is_trained_in_once_at_a_time(tmp_path: Path, tiny_recipe: Recipes) -> None:
     recipe, refused = tiny_recipe(steps=1), []
 
-    def again(progress: Progress) -> None:
+    def again(progress: TrainingProgress) -> None:
         with pytest.raises(InputError, match="in use by another run") as error:
             train(recipe, tmp_path / "run", device="cpu", resume=True)
         refused.append(error)
@@ -130,8 +131,8 @@ def test_a_gradient_that_is_no_number_changes_no_weight(
     tmp_path: Path, tiny_recipe: Recipes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     applied: list[int] = []
-    monkeypatch.setattr(run, "clip_gradients", lambda *_: math.inf)
-    monkeypatch.setattr(run.Average, "update", lambda *_: applied.append(1))
+    monkeypatch.setattr(trainer, "clip_gradients", lambda *_: math.inf)
+    monkeypatch.setattr(AveragedModel, "update_parameters", lambda *_: applied.append(1))
     with pytest.raises(InputError, match=r"the gradient's norm is inf at step 0"):
         train(tiny_recipe(), tmp_path / "run", device="cpu")
     assert not applied

@@ -7,7 +7,11 @@ import torch
 from torch import Tensor
 from torchvision.ops import box_convert, generalized_box_iou
 
-from celldetr.training.matcher import flatten, focal_cost, gather, match
+from celldetr.training.criterion import query_indices
+from celldetr.training.matcher import HungarianMatcher, focal_cost
+from helpers.targets import targets
+
+MATCH = HungarianMatcher()
 
 
 def scene(queries: int, nuclei: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -30,7 +34,7 @@ def costs(logits: Tensor, boxes: Tensor, target: Tensor) -> Tensor:
 @pytest.mark.parametrize(("queries", "nuclei"), [(5, 3), (3, 3), (3, 5)])
 def test_total_cost_is_the_least_of_all_assignments(queries: int, nuclei: int, seed: int) -> None:
     logits, boxes, target = scene(queries, nuclei, seed)
-    (((query, nucleus),),) = match(logits[None, None], boxes[None, None], [target])
+    (((query, nucleus),),) = MATCH(logits[None, None], boxes[None, None], [targets(target)])
     cost = costs(logits, boxes, target)
     wide = cost if queries <= nuclei else cost.T
     least = min(
@@ -44,17 +48,13 @@ def test_total_cost_is_the_least_of_all_assignments(queries: int, nuclei: int, s
 def test_each_image_is_matched_alone() -> None:
     scenes = [scene(6, nuclei, seed) for seed, nuclei in enumerate((2, 0, 4))]
     logits, boxes = torch.stack([s[0] for s in scenes]), torch.stack([s[1] for s in scenes])
-    (together,) = match(logits[None], boxes[None], [s[2] for s in scenes])
+    (together,) = MATCH(logits[None], boxes[None], [targets(s[2]) for s in scenes])
     for b, (one_logits, one_boxes, target) in enumerate(scenes):
-        (((query, nucleus),),) = match(one_logits[None, None], one_boxes[None, None], [target])
+        (((query, nucleus),),) = MATCH(one_logits[None, None], one_boxes[None, None], [targets(target)])
         assert torch.equal(together[b][0], query)
         assert torch.equal(together[b][1], nucleus)
-    image, query = flatten(together)
+    image, query = query_indices(together)
     assert image.tolist() == [0, 0, 2, 2, 2, 2]
-    targets = [s[2] for s in scenes]
-    for i, b, wanted in zip(range(6), image.tolist(), gather(together, targets), strict=True):
-        place = i if b == 0 else i - 2
-        assert torch.equal(wanted, targets[b][together[b][1][place]])
     assert query.tolist() == [*together[0][0].tolist(), *together[2][0].tolist()]
 
 
@@ -62,8 +62,9 @@ def test_weights_decide_what_counts() -> None:
     target = torch.tensor([[0.5, 0.5, 0.2, 0.2]])
     boxes = torch.tensor([[[0.5, 0.5, 0.2, 0.2], [0.1, 0.1, 0.2, 0.2]]])
     logits = torch.tensor([[-5.0, 5.0]])  # the right box is unsure, the wrong one certain
-    assert match(logits[None], boxes[None], [target], w_class=0)[0][0][0].tolist() == [0]
-    assert match(logits[None], boxes[None], [target], w_l1=0, w_giou=0)[0][0][0].tolist() == [1]
+    scene = logits[None], boxes[None], [targets(target)]
+    assert HungarianMatcher(w_class=0)(*scene)[0][0][0].tolist() == [0]
+    assert HungarianMatcher(w_l1=0, w_giou=0)(*scene)[0][0][0].tolist() == [1]
 
 
 @pytest.mark.parametrize("broken", [float("nan"), float("inf")])
@@ -71,16 +72,15 @@ def test_a_diverged_query_is_nobodys_choice(broken: float) -> None:
     logits, boxes, target = scene(5, 3, 0)
     boxes[1] = broken
     logits[3] = torch.nan
-    (((query, _),),) = match(logits[None, None], boxes[None, None], [target])
+    (((query, _),),) = MATCH(logits[None, None], boxes[None, None], [targets(target)])
     assert sorted(query.tolist()) == [0, 2, 4]
 
 
 def test_each_layer_is_matched_alone() -> None:
     logits, boxes, target = scene(6, 3, 2)
-    layers = match(
-        torch.stack([logits, logits.flip(0)])[:, None], torch.stack([boxes, boxes.flip(0)])[:, None], [target]
-    )
-    (((query, nucleus),),) = match(logits[None, None], boxes[None, None], [target])
+    pair = torch.stack([logits, logits.flip(0)])[:, None], torch.stack([boxes, boxes.flip(0)])[:, None]
+    layers = MATCH(*pair, [targets(target)])
+    (((query, nucleus),),) = MATCH(logits[None, None], boxes[None, None], [targets(target)])
     assert torch.equal(layers[0][0][0], query)
     assert torch.equal(layers[0][0][1], nucleus)
     flipped = dict(zip((5 - layers[1][0][0]).tolist(), layers[1][0][1].tolist(), strict=True))
@@ -90,7 +90,7 @@ def test_each_layer_is_matched_alone() -> None:
 def test_padding_is_nobodys_choice() -> None:
     logits, boxes, target = scene(6, 3, 1)
     logits[:3] = torch.finfo(logits.dtype).min
-    (((query, _),),) = match(logits[None, None], boxes[None, None], [target])
+    (((query, _),),) = MATCH(logits[None, None], boxes[None, None], [targets(target)])
     assert sorted(query.tolist()) == [3, 4, 5]
 
 

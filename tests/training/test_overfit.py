@@ -17,14 +17,16 @@ from celldetr.config import ModelConfig, TrainConfig
 from celldetr.data.dataset import Batch
 from celldetr.model.celldetr import CellDETR
 from celldetr.model.inference import TilePredictor
-from celldetr.training.criterion import balance
-from celldetr.training.crops import image_generators
-from celldetr.training.ema import Average
-from celldetr.training.supervised import Supervised
+from celldetr.training.criterion import class_weights
+from celldetr.training.optim import average_weights
+from celldetr.training.supervised import SupervisedLoss
+from celldetr.training.trainer import image_generators
 from helpers.drawn_cells import draw_cells
+from helpers.targets import targets
 
 STEPS = 60
-LEARNED = {"queries": "learned", "coordinates": "image", "num_queries": 10}
+PAPER = {"border": "zeros", "encoder_position": "absolute", "query_position": "absolute", "level_norm": "group"}
+LEARNED = {"queries": "learned", "coordinates": "image", "num_queries": 10, **PAPER}
 SMALL, LARGE = 0, 1  # the types: they differ by colour, too
 CELLS = [
     [(16, 18, 5, SMALL), (46, 14, 8, LARGE), (30, 46, 7, -1)],
@@ -35,7 +37,7 @@ CELLS = [
 
 @pytest.fixture(scope="module")
 def tiles() -> Batch:
-    images, boxes, types = [], [], []
+    images, labels = [], []
     for cells in CELLS:
         picture = np.array(draw_cells([(x, y, r) for x, y, r, _ in cells]))
         for x, y, r, kind in cells:
@@ -44,9 +46,9 @@ def tiles() -> Batch:
                 part[part[..., 0] < 100] = (150, 40, 60)
         images.append(torch.from_numpy(picture.transpose(2, 0, 1).copy()))
         corners = [(x + 0.5, y + 0.5, 2 * r + 1, 2 * r + 1) for x, y, r, _ in cells]
-        boxes.append(torch.tensor(corners, dtype=torch.float32).view(-1, 4) / 64)
-        types.append(torch.tensor([kind for *_, kind in cells], dtype=torch.long))
-    return Batch(torch.stack(images), boxes, types)
+        boxes = torch.tensor(corners, dtype=torch.float32).view(-1, 4) / 64
+        labels.append(targets(boxes, torch.tensor([kind for *_, kind in cells], dtype=torch.long)))
+    return Batch(torch.stack(images), labels)
 
 
 @pytest.mark.parametrize(
@@ -67,29 +69,29 @@ def test_two_tiles_are_learnt_by_heart(
     torch.manual_seed(0)
     network = CellDETR(tiny_model(**model))
     settings = TrainConfig.model_validate(training)
-    known = torch.cat(tiles.types)
-    weights = balance(torch.bincount(known[known >= 0], minlength=2).tolist(), settings.class_balance)
-    objective = Supervised(network, settings, weights).train()
-    average = Average(network, 0.8)
+    known = torch.cat([each.types for each in tiles.targets])
+    weights = class_weights(torch.bincount(known[known >= 0], minlength=2).tolist(), settings.class_balance)
+    objective = SupervisedLoss(network, settings, weights).train()
+    average = average_weights(network, 0.8)
     optimizer = torch.optim.AdamW(network.parameters(), lr=4e-3)
     history = []
     for step in range(STEPS):
         for group in optimizer.param_groups:
             group["lr"] = 4e-3 * min(1.0, (step + 1) / 10, (STEPS - step) / 30)
-        loss, _ = objective(tiles.images, tiles.boxes, tiles.types, image_generators(0, step, 0, 3))
+        loss, _ = objective(tiles, image_generators(0, step, 0, 3))
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimizer.step()
-        average.update(network, step)
+        average.update_parameters(network)
         history.append(float(loss.detach()))
     assert history[-1] < 0.25 * history[0]
-    predictor = TilePredictor(average.network, threshold=0.3, precision="32")
-    for image, boxes, types in zip(tiles.images, tiles.boxes, tiles.types, strict=True):
+    predictor = TilePredictor(average.module, threshold=0.3, precision="32")
+    for image, true in zip(tiles.images, tiles.targets, strict=True):
         (found,) = predictor.predict_tiles([image.permute(1, 2, 0).numpy()])
         centres = (found.boxes[:, :2] + found.boxes[:, 2:]) / 2
-        assert len(found) == len(boxes)
-        for (x, y, side, _), kind in zip((64 * boxes).tolist(), types.tolist(), strict=True):
+        assert len(found) == len(true)
+        for (x, y, side, _), kind in zip((64 * true.boxes).tolist(), true.types.tolist(), strict=True):
             apart = np.hypot(centres[:, 0] - x, centres[:, 1] - y)
             assert apart.min() < side / 2
             assert kind in (-1, found.probabilities[apart.argmin()].argmax())

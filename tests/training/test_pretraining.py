@@ -22,10 +22,10 @@ from celldetr.model.checkpoint import load_checkpoint, read_card
 from celldetr.model.warm_start import UNTYPED
 from celldetr.recipes import load_recipe
 from celldetr.training import loop
-from celldetr.training.held_out_cells import HeldOutCells, probe_slides
 from celldetr.training.logs import draw_curves, read_log
 from celldetr.training.loop import train
-from celldetr.training.pretraining import Pretraining
+from celldetr.training.pretraining import ContrastiveObjective
+from celldetr.training.slide_probe import HeldOutCells, probe_slides
 from celldetr.training.state import STATE_FILE
 
 Recipes = Callable[..., Recipe]
@@ -108,7 +108,7 @@ def test_a_run_leaves_figures_numbers_and_a_model_without_types(
 def test_a_resumed_run_is_bit_for_bit_the_uninterrupted_one(
     recipes: Recipes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Pretraining, "illustrate", lambda self: None)
+    monkeypatch.setattr(ContrastiveObjective, "draw", lambda self, folder: None)
     recipe = recipes({"dropout": 0.1}, validate_every=4)
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     train(recipe, whole, device="cpu")
@@ -117,7 +117,7 @@ def test_a_resumed_run_is_bit_for_bit_the_uninterrupted_one(
     train(recipe, cut, device="cpu", resume=True)
     expected, found = load_file(whole / STATE_FILE), load_file(cut / STATE_FILE)
     assert expected.keys() == found.keys()
-    assert {name.partition("/")[0] for name in expected} == {"network", "average", "optimizer", "head"}
+    assert {name.partition("/")[0] for name in expected} == {"network", "average", "optimizer"}
     assert [name for name in expected if not torch.equal(expected[name], found[name])] == []
     first, second = (load_checkpoint(folder / "model") for folder in (whole, cut))
     assert first.card.sha256 == second.card.sha256
@@ -129,8 +129,8 @@ def test_a_resumed_run_is_bit_for_bit_the_uninterrupted_one(
 
 
 def test_a_collapse_is_told_to_who_listens(recipes: Recipes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Pretraining, "illustrate", lambda self: None)
-    told: list[loop.Progress] = []
+    monkeypatch.setattr(ContrastiveObjective, "draw", lambda self, folder: None)
+    told: list[loop.TrainingProgress] = []
     train(recipes(steps=1), tmp_path / "sound", device="cpu", listener=told.append)
     monkeypatch.setattr("celldetr.training.collapse.LEAST_RANK", 1000.0)  # no network is as good as that
     train(recipes(steps=1), tmp_path / "collapsed", device="cpu", listener=told.append)

@@ -111,8 +111,8 @@ def same_run(folder: Path, network: CellDETR) -> None:
     moved = apart = 0.0
     for name, value in network.state_dict().items():
         if value.is_floating_point():
-            moved += float((expected[f"network/{name}"] - value).square().sum())
-            apart += float((expected[f"network/{name}"] - found[f"network/{name}"]).square().sum())
+            moved += float((expected[f"network/network.{name}"] - value).square().sum())
+            apart += float((expected[f"network/network.{name}"] - found[f"network/network.{name}"]).square().sum())
     # Adam makes steps of full size from gradients that are nothing but rounding: a bias before a normalisation, say.
     assert apart**0.5 < 0.02 * moved**0.5
     losses = [[row["loss"] for row in read_log(folder / name) if row["kind"] == "train"] for name in ("whole", "cut")]

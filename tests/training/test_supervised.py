@@ -4,42 +4,47 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor
 
 from celldetr.config import ModelConfig, TrainConfig
-from celldetr.data.dataset import Batch, SoftLabels
+from celldetr.data.dataset import Batch, Targets
 from celldetr.model.celldetr import CellDETR
 from celldetr.model.layers import DeformableAttention
 from celldetr.training.criterion import Losses, sigmoid_focal
-from celldetr.training.crops import image_generators
-from celldetr.training.matcher import match
 from celldetr.training.processes import normaliser
-from celldetr.training.supervised import ORIGIN_PX, Supervised
+from celldetr.training.supervised import SupervisedLoss
+from celldetr.training.trainer import image_generators, random_places
+from helpers.targets import with_types, without_nuclei
 
 Models = Callable[..., ModelConfig]
 MODES = ["sequential", "parallel", "parallel_jittered", "mixed", "positive_negative"]
 
 
-def objective(config: ModelConfig, **training: object) -> Supervised:
+def objective(config: ModelConfig, **training: object) -> SupervisedLoss:
     torch.manual_seed(0)
     network = CellDETR(config)
     with torch.no_grad():  # where sampling starts, much has no gradient yet
         for name, parameter in network.named_parameters():
             if "backbone" not in name:
                 parameter.add_(torch.randn_like(parameter) * 0.02)
-    made = Supervised(network, TrainConfig.model_validate(training), torch.ones(len(config.types)))
+    made = SupervisedLoss(network, TrainConfig.model_validate(training), torch.ones(len(config.types)))
     return made.train()
 
 
-def run(made: Supervised, batch: Batch, seed: int = 0) -> tuple[Tensor, Losses]:
-    loss, terms = made(batch.images, batch.boxes, batch.types, image_generators(seed, 0, 0, len(batch.images)))
+def run(made: SupervisedLoss, batch: Batch, seed: int = 0) -> tuple[Tensor, Losses]:
+    loss, terms = made(batch, image_generators(seed, 0, 0, len(batch.images)))
     return loss, terms
 
 
-def without_gradient(made: Supervised) -> list[str]:
+def of_unknown_types(batch: Batch) -> Batch:
+    return with_types(batch, [torch.full_like(each.types, -1) for each in batch.targets])
+
+
+def without_gradient(made: SupervisedLoss) -> list[str]:
     """Trainable parameters that learn nothing. A key's bias moves all weights of a softmax alike and never does."""
     return [
         name
@@ -68,8 +73,7 @@ def test_every_mode_trains_every_part(mode: str, attention: str, tiny_model: Mod
 @pytest.mark.parametrize(("mode", "attention"), itertools.product(MODES, ["none", "after_first"]))
 def test_a_batch_without_any_nucleus(mode: str, attention: str, tiny_model: Models, tiny_batch: Batch) -> None:
     made = objective(tiny_model(self_attention=attention), mode=mode)
-    none = [torch.zeros(0, 4)] * 3, [torch.zeros(0, dtype=torch.long)] * 3
-    loss, terms = run(made, Batch(tiny_batch.images, *none))
+    loss, terms = run(made, without_nuclei(tiny_batch))
     loss.backward()
     assert bool(loss.isfinite())
     assert float(terms["representation1/type"]) == 0.0
@@ -80,8 +84,7 @@ def test_a_batch_without_any_nucleus(mode: str, attention: str, tiny_model: Mode
 @pytest.mark.parametrize("mode", MODES[:-1])
 def test_nuclei_of_unknown_type_train_detection_only(mode: str, tiny_model: Models, tiny_batch: Batch) -> None:
     made = objective(tiny_model(), mode=mode)
-    unknown = [torch.full_like(types, -1) for types in tiny_batch.types]
-    loss, terms = run(made, Batch(tiny_batch.images, tiny_batch.boxes, unknown))
+    loss, terms = run(made, of_unknown_types(tiny_batch))
     loss.backward()
     assert float(terms["representation1/type"]) == 0.0
     assert float(terms["layer1/l1"]) > 0.0
@@ -94,7 +97,7 @@ def test_nuclei_of_unknown_type_train_detection_only(mode: str, tiny_model: Mode
 def test_boxes_far_off_look_like_no_type_whatever_the_cell_is(tiny_model: Models, tiny_batch: Batch) -> None:
     """Of cells of unknown type too; the loss worked out again from what the representation decoder was asked."""
     made = objective(tiny_model(), mode="positive_negative", auxiliary_types=False)
-    made.type_weights = torch.tensor([0.5, 2.0])
+    made.criterion.type_weights = torch.tensor([0.5, 2.0])
     asked = []
     original = made.network.represent
     made.network.represent = lambda *arguments: asked.append(original(*arguments)) or asked[-1]  # type: ignore[method-assign]
@@ -107,16 +110,19 @@ def test_boxes_far_off_look_like_no_type_whatever_the_cell_is(tiny_model: Models
 
     of_types = torch.tensor(0.0)
     far = torch.tensor(0.0)
-    for image, types in zip(logits, (tiny_batch.types[0], tiny_batch.types[2]), strict=True):
+    for image, types in zip(logits, (tiny_batch.targets[0].types, tiny_batch.targets[2].types), strict=True):
         for source, weight in ((0, 1.0), (1, 0.5)):
             for cell, kind in enumerate(types.tolist()):
                 if kind >= 0:
                     wanted = torch.eye(2)[kind]
-                    of_types += weight * made.type_weights[kind] * focal(image[source, cell], wanted).sum() / 3
+                    of_types += (
+                        weight * made.criterion.type_weights[kind] * focal(image[source, cell], wanted).sum() / 3
+                    )
         far += 0.5 * focal(image[2], torch.zeros(2)).sum() / 4
     assert known == pytest.approx(float(of_types + far), rel=1e-5)
-    unknown = Batch(tiny_batch.images, tiny_batch.boxes, [torch.full_like(types, -1) for types in tiny_batch.types])
-    assert float(run(made, unknown)[1]["representation0/type"]) == pytest.approx(float(far), rel=1e-5)
+    assert float(run(made, of_unknown_types(tiny_batch))[1]["representation0/type"]) == pytest.approx(
+        float(far), rel=1e-5
+    )
 
 
 @pytest.mark.parametrize(
@@ -227,16 +233,15 @@ def test_plain_deformable_detr_trains_every_part(tiny_model: Models, tiny_batch:
 def test_plain_deformable_detr_takes_types_from_the_matched_queries(tiny_model: Models, tiny_batch: Batch) -> None:
     made = objective(tiny_model(represent="queries", dropout=0.0), mode="sequential", class_balance=0.0)
     _, terms = run(made, tiny_batch)
-    chance = image_generators(0, 0, 0, 3)
-    origin = torch.stack([torch.rand(2, generator=each) for each in chance]) * ORIGIN_PX
+    origin, _ = random_places(tiny_batch.images, image_generators(0, 0, 0, 3))
     detection = made.network.detect(made.network.memorise(tiny_batch.images, origin=origin), origin)
     layer = 0
     found = detection.layers[layer]
     total, known = 0.0, 0
-    pairs = match(found.logits[None].detach(), found.boxes[None].detach(), tiny_batch.boxes)[0]
+    (pairs,) = made.criterion.match([found], tiny_batch.targets)
     for b, (queries, nuclei) in enumerate(pairs):
         for query, nucleus in zip(queries.tolist(), nuclei.tolist(), strict=True):
-            label = int(tiny_batch.types[b][nucleus])
+            label = int(tiny_batch.targets[b].types[nucleus])
             if label >= 0:
                 known += 1
                 wanted = torch.eye(2)[label]
@@ -247,31 +252,29 @@ def test_plain_deformable_detr_takes_types_from_the_matched_queries(tiny_model: 
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_sure_labels_are_as_if_nothing_was_said(mode: str, tiny_model: Models, tiny_batch: Batch) -> None:
-    sure = SoftLabels(
-        [torch.ones(len(t)) for t in tiny_batch.types],
-        *[[torch.full_like(t, -1) for t in tiny_batch.types], [torch.zeros(0, 2)] * 3],
-    )
+def test_doubtful_labels_weigh_less(mode: str, tiny_model: Models, tiny_batch: Batch) -> None:
     made = objective(tiny_model(), mode=mode)
-    batch = tiny_batch.images, tiny_batch.boxes, tiny_batch.types
-    plain, said = (made(*batch, image_generators(0, 0, 0, 3), soft) for soft in (None, sure))
-    assert torch.equal(plain[0], said[0])
-    assert plain[1].keys() == said[1].keys()
-    doubtful = sure._replace(confidence=[torch.tensor([0.2, 1.0, 0.5]), torch.zeros(0), torch.tensor([0.9])])
-    assert float(made(*batch, image_generators(0, 0, 0, 3), doubtful)[0]) != float(plain[0])
+    sure = [torch.tensor([0.2, 1.0, 0.5]), torch.zeros(0), torch.tensor([0.9])]
+    pairs = zip(tiny_batch.targets, sure, strict=True)
+    doubtful = Batch(tiny_batch.images, [replace(each, confidence=values) for each, values in pairs])
+    assert float(run(made, doubtful)[0]) != float(run(made, tiny_batch)[0])
 
 
-@pytest.mark.parametrize("mode", MODES)
-def test_spots_teach_whatever_boxes_are_fed(mode: str, tiny_model: Models, tiny_batch: Batch) -> None:
-    made = objective(tiny_model(), mode=mode, w_composition=2.0, w_type=0.0)
+@pytest.mark.parametrize(("mode", "represent"), [*((mode, "boxes") for mode in MODES), ("sequential", "queries")])
+def test_spots_teach_whatever_the_boxes(mode: str, represent: str, tiny_model: Models, tiny_batch: Batch) -> None:
+    levels = {"strides": (8, 16, 32), "representation_strides": (8, 16, 32)} if represent == "queries" else {}
+    made = objective(tiny_model(represent=represent, **levels), mode=mode, w_composition=2.0, w_type=0.0)
     spots = [torch.tensor([0, -1, 0]), torch.zeros(0, dtype=torch.long), torch.tensor([0])]
     shares = [torch.tensor([[0.3, 0.7]]), torch.zeros(0, 2), torch.tensor([[1.0, 0.0]])]
-    soft = SoftLabels([torch.ones(len(t)) for t in tiny_batch.types], spots, shares)
-    unknown = [torch.full_like(types, -1) for types in tiny_batch.types]
-    loss, terms = made(tiny_batch.images, tiny_batch.boxes, unknown, image_generators(0, 0, 0, 3), soft)
+    unknown = of_unknown_types(tiny_batch)
+
+    def in_spots(each: Targets, spot: Tensor, share: Tensor) -> Targets:
+        return replace(each, spots=spot, compositions=share)
+
+    loss, terms = run(made, Batch(unknown.images, list(map(in_spots, unknown.targets, spots, shares))))
     loss.backward()
     assert float(terms["representation1/composition"]) > 0
     assert without_gradient(made) == []
-    without = made(tiny_batch.images, tiny_batch.boxes, unknown, image_generators(0, 0, 0, 3))[1]
+    without = run(made, unknown)[1]
     assert without.keys() == terms.keys()  # the terms are those of the recipe, whatever a batch holds
     assert float(without["representation1/composition"]) == 0.0

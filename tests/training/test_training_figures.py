@@ -12,8 +12,8 @@ import torch
 
 from celldetr.training import figures
 from celldetr.training.figures import NEIGHBOURS, draw_embedding, map_vectors, own_similarity
-from celldetr.training.held_out_cells import HeldOutCells
 from celldetr.training.infonce import Contrast
+from celldetr.training.slide_probe import HeldOutCells
 
 
 def test_own_cells_are_on_the_diagonal() -> None:
@@ -25,7 +25,7 @@ def test_own_cells_are_on_the_diagonal() -> None:
         loss=torch.zeros(()),
         similarity=similarity,
         negatives=negatives,
-        own=torch.tensor([4, 1, 4, 2, 0]),
+        positive=torch.tensor([4, 1, 4, 2, 0]),
         instances=torch.zeros(6, 2),
         anchor_image=torch.tensor([0, 0, 0, 1, 1]),
         anchor_set=torch.tensor([0, 0, 0, 0, 1]),

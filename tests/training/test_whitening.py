@@ -19,8 +19,9 @@ from celldetr.errors import InputError, UntypedWarning
 from celldetr.model.celldetr import CellDETR
 from celldetr.training.data import load_data
 from celldetr.training.loop import train
-from celldetr.training.pretraining import Pretraining
+from celldetr.training.pretraining import ContrastiveObjective
 from celldetr.training.state import STATE_FILE
+from celldetr.training.trainer import TrainingLoss
 from celldetr.training.whitening import IMAGES, images_with_cells, whiten, whitening
 
 Recipes = Callable[..., Recipe]
@@ -73,7 +74,7 @@ def test_an_interrupted_run_is_not_whitened_again(
     tiny_recipe: Recipes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("celldetr.training.pretraining.VIEWS", 4)
-    monkeypatch.setattr(Pretraining, "illustrate", lambda self: None)
+    monkeypatch.setattr(ContrastiveObjective, "draw", lambda self, folder: None)
     recipe = tiny_recipe(FEATURES, "", objective="contrastive", contrastive={"start": "whitened"}, steps=3)
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     train(recipe, whole, device="cpu")
@@ -89,21 +90,21 @@ def test_a_run_begins_with_whitened_content(
     """Contents of all training cells are decorrelated in the first validation, before anything is learned."""
     seen: list[np.ndarray] = []
 
-    def begin(run: Pretraining) -> None:
-        assert run.average.network.training is False
-        for network in (run.network.eval(), run.average.network):
+    def baseline(objective: ContrastiveObjective, average: TrainingLoss) -> None:
+        assert average.network.training is False
+        for network in (objective.loss.network.eval(), average.network):
             read, contents = network.representer.look, []
-            for sample in run.data.samples:
+            for sample in objective.data.samples:
                 height, width = sample.image.shape[:2]
                 boxes = normalise_boxes(torch.from_numpy(sample.boxes).float(), width, height)
                 memory = network.memorise(torch.tensor(sample.image).permute(2, 0, 1)[None]).representation
                 contents.append(read(boxes[None], memory)[0].detach().numpy())
             seen.append(np.concatenate(contents))
-        run.network.train()
+        objective.loss.network.train()
 
     monkeypatch.setattr("celldetr.training.pretraining.VIEWS", 4)
-    monkeypatch.setattr(Pretraining, "begin", begin)
-    monkeypatch.setattr(Pretraining, "illustrate", lambda self: None)
+    monkeypatch.setattr(ContrastiveObjective, "baseline", baseline)
+    monkeypatch.setattr(ContrastiveObjective, "draw", lambda self, folder: None)
     training = {"objective": "contrastive", "contrastive": {"start": "whitened"}, "steps": 1}
     train(tiny_recipe(FEATURES, "", **training), tmp_path / "run", device="cpu")
     assert np.array_equal(*seen)

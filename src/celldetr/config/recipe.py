@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Self
+from typing import Any, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, ValidatorFunctionWrapHandler, field_validator, model_validator
 
 from celldetr.config.base import Config
 from celldetr.config.data import AugmentConfig, DataSource
 from celldetr.config.model import ModelConfig
-from celldetr.config.training import TrainConfig
+from celldetr.config.training import TRAINING, TrainConfig
 
 
 class Recipe(Config):
@@ -25,9 +25,21 @@ class Recipe(Config):
     train: tuple[DataSource, ...] = Field(description="Training data.")
     validation: tuple[DataSource, ...] = Field(description="Validation data.")
     augment: AugmentConfig = AugmentConfig()
-    training: TrainConfig = TrainConfig()
+    training: TrainConfig = Field(TrainConfig(), validate_default=True)  # of the class that ``TRAINING`` names
     licence: str = Field("unknown", description="Licence of the trained weights, as far as the data allow.")
     notes: str = Field("", description="Free text.")
+
+    @field_validator("training", mode="wrap")
+    @classmethod
+    def _of_the_models_kind(
+        cls, value: Any, handler: ValidatorFunctionWrapHandler, info: ValidationInfo
+    ) -> TrainConfig:
+        """Discriminated union: which settings of training there are depends on ``model.represent``."""
+        model = info.data.get("model")
+        if model is None:  # which is wrong, and said to be
+            return handler(value)
+        given = value.model_dump(exclude_unset=True) if isinstance(value, TrainConfig) else value
+        return TRAINING[model.represent].model_validate(given)
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -40,29 +52,9 @@ class Recipe(Config):
             )
         if settings.freeze and not self.init:
             raise ValueError(f"training.freeze={list(settings.freeze)} keeps weights that init has to name")
-        if self.model.represent == "queries" and settings.objective == "contrastive":
-            raise ValueError(
-                "training.objective='contrastive' embeds boxes, for which model.represent='queries' has no"
-                " representation decoder; use model.represent=boxes"
-            )
         if settings.contrastive.start == "whitened" and self.model.content != "features":
             raise ValueError(
                 "training.contrastive.start='whitened' makes the content of queries from the features in their boxes;"
                 f" model.content is {self.model.content!r}, use model.content=features"
-            )
-        if self.model.represent == "queries" and settings.mode != "sequential":
-            raise ValueError(
-                f"training.mode={settings.mode!r} feeds boxes to a representation decoder, and model.represent="
-                "'queries' has none; use training.mode=sequential"
-            )
-        if self.model.represent == "queries" and settings.w_composition:
-            raise ValueError(
-                "training.w_composition teaches types through a representation decoder, and model.represent='queries'"
-                " has none; use model.represent=boxes"
-            )
-        if self.model.represent == "queries" and (settings.detection_frozen or "representer" in settings.freeze):
-            raise ValueError(
-                f"training.freeze={list(settings.freeze)}, but with model.represent='queries' it is the detector that"
-                " learns types, and there is no representer; leave out both"
             )
         return self

@@ -19,7 +19,7 @@ def _noise(jitter: tuple[float, float, float, float]) -> tuple[float, float, flo
     return jitter
 
 
-# Noise of boxes, as ``training.box_noise.jitter_boxes`` takes it: low, high, grow, share.
+# Noise of boxes, as ``training.box_sources.jitter_boxes`` takes it: low, high, grow, share.
 Jitter = Annotated[tuple[Probability, Probability, Probability, Probability], AfterValidator(_noise)]
 
 
@@ -75,7 +75,9 @@ class ContrastiveConfig(Config):
         _, high, _, share = self.jitter
         if self.views == "released":
             if not high * share:
-                raise ValueError(f"views='released' tells anchors from cells by their boxes' noise; jitter has {high=}")
+                raise ValueError(
+                    f"views='released' distinguishes anchors from cells by the noise of their boxes; jitter has {high=}"
+                )
             if self.detection == "both":
                 raise ValueError("views='released' has one view of an image: use detection='first' or 'none'")
         return self
@@ -185,3 +187,18 @@ class TrainConfig(Config):
     def detection_frozen(self) -> bool:
         """Whether all parts that decide which nuclei are found are frozen."""
         return set(DETECTION) <= set(self.freeze)
+
+
+class QueryTrainConfig(TrainConfig):
+    """Training of a model with ``represent: queries``: its detection queries learn the types.
+
+    There is no representation decoder to be trained on boxes, pretrained or frozen.
+    """
+
+    objective: Literal["supervised"] = "supervised"
+    mode: Literal["sequential"] = "sequential"
+    freeze: tuple[Literal["backbone", "encoder"], ...] = ()
+
+
+# By ``ModelConfig.represent``.
+TRAINING: dict[str, type[TrainConfig]] = {"boxes": TrainConfig, "queries": QueryTrainConfig}

@@ -18,7 +18,6 @@ from typing import Any
 
 from celldetr.config import parse
 from celldetr.data.card import CARDS, DatasetCard, load_card
-from celldetr.data.lazy_dataset import type_counts
 from celldetr.data.patch_set import SPLITS, UNTYPED, PatchSet, is_patch_set, read_info
 from celldetr.data.readers import coco, points_csv, qupath_objects
 from celldetr.data.readers.common import read_lines
@@ -121,7 +120,7 @@ def typed_counts(path: Path) -> dict[str, int]:
     info = read_info(path)
     if not info.types:
         return {}
-    counts = type_counts(PatchSet(path), len(info.types)).tolist()
+    counts = PatchSet(path).type_counts(len(info.types)).tolist()
     return dict(zip(info.types, counts, strict=True))
 
 

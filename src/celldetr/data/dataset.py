@@ -1,9 +1,12 @@
-"""Training crops as a function of (seed, index), so that a run that is resumed sees what it would have seen."""
+"""PyTorch dataset of training crops, the targets of a crop, and the collate function.
+
+A crop is a function of (seed, index), so that a resumed run sees what it would have seen.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
@@ -13,68 +16,115 @@ from torch.utils.data import Dataset
 from celldetr.boxes import normalise_boxes
 from celldetr.config import AugmentConfig
 from celldetr.data.augment import augment
-from celldetr.data.lazy_dataset import areas, typed_cells
-from celldetr.data.sample import Sample
+from celldetr.data.sample import Sample, areas, typed_cells
 from celldetr.errors import InputError
 
+MOST_CELLS = 2**24  # of an image; an identity is the image's place among the images, times this, plus the cell's place
 
-class Crop(NamedTuple):
-    """One training image.
+
+@dataclass(frozen=True)
+class Targets:
+    """Ground truth of the N nuclei of one image, or of a whole batch (``concatenate``).
 
     Attributes:
-        image: (3, H, W) uint8 RGB.
-        boxes: (N, 4) float32, normalised cxcywh.
-        types: (N,) int64, or ``UNKNOWN``.
-        confidence: (N,) float32, what each cell's type weighs: 1 where the sample does not say.
-        spots: (N,) int64, the spot of each nucleus, or -1.
-        compositions: (S, K) float32, share of each type in each spot.
+        boxes: (N, 4) float32, cxcywh, fractions of the image.
+        types: (N,) int64, index of the cell type, or ``UNKNOWN`` (-1).
+        confidence: (N,) float32 in [0, 1], weight of each cell in the type loss; 1 where the sample does not say.
+        spots: (N,) int64, row of ``compositions`` of the spot that a nucleus is in, or ``NO_SPOT`` (-1).
+        compositions: (S, K) float32, share of each of the K types in each of the S spots; rows sum to 1.
+        identities: (N,) int64, number of the cell, equal in all crops of the cell and different between cells.
     """
 
-    image: Tensor
     boxes: Tensor
     types: Tensor
     confidence: Tensor
     spots: Tensor
     compositions: Tensor
+    identities: Tensor
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+    def to(self, device: torch.device) -> Targets:
+        """The same targets on a device."""
+        return Targets(*(getattr(self, each.name).to(device, non_blocking=True) for each in fields(self)))
+
+    def pin_memory(self) -> Targets:
+        """The same targets in page-locked memory; called by the ``DataLoader``."""
+        return Targets(*(getattr(self, each.name).pin_memory() for each in fields(self)))
+
+    def take(self, index: Tensor) -> Targets:
+        """The nuclei at ``index``, numbers (M,) or a mask (N,)."""
+        return Targets(
+            self.boxes[index],
+            self.types[index],
+            self.confidence[index],
+            self.spots[index],
+            self.compositions,
+            self.identities[index],
+        )
 
 
-class SoftLabels(NamedTuple):
-    """What a batch says of types beside the types.
+def concatenate(targets: Sequence[Targets]) -> Targets:
+    """Targets of several images as one, image by image; ``spots`` then index the compositions of all images."""
+    counts = [len(each.compositions) for each in targets]
+    starts = torch.tensor([0, *counts]).cumsum(0).tolist()
+    spots = [
+        torch.where(each.spots >= 0, each.spots + start, each.spots)
+        for each, start in zip(targets, starts, strict=False)
+    ]
+    return Targets(
+        torch.cat([each.boxes for each in targets]),
+        torch.cat([each.types for each in targets]),
+        torch.cat([each.confidence for each in targets]),
+        torch.cat(spots),
+        torch.cat([each.compositions for each in targets]),
+        torch.cat([each.identities for each in targets]),
+    )
+
+
+@dataclass(frozen=True)
+class TrainingImage:
+    """One crop as tensors.
 
     Attributes:
-        confidence: B tensors (N_b,) float32, what each cell's type weighs.
-        spots: B tensors (N_b,) int64, the spot of each nucleus in its image, or -1.
-        compositions: B tensors (S_b, K) float32, share of each type in each spot.
+        image: (3, H, W) uint8 RGB.
+        targets: its nuclei.
     """
 
-    confidence: list[Tensor]
-    spots: list[Tensor]
-    compositions: list[Tensor]
+    image: Tensor
+    targets: Targets
 
 
-class Batch(NamedTuple):
+@dataclass(frozen=True)
+class Batch:
     """Crops of one size.
 
     Attributes:
-        images: (B, 3, H, W) uint8 RGB.
-        boxes: B tensors (N_b, 4) float32, normalised cxcywh.
-        types: B tensors (N_b,) int64, or ``UNKNOWN``.
-        soft: confidences and spots; None where all cells weigh 1 and no image has spots.
+        images: (B, 3, H, W) uint8 RGB. In contrastive training (V * B, 3, H, W): the first view of each image, then
+            the second of each.
+        targets: one for each image.
     """
 
     images: Tensor
-    boxes: list[Tensor]
-    types: list[Tensor]
-    soft: SoftLabels | None = None
+    targets: list[Targets]
+
+    def to(self, device: torch.device) -> Batch:
+        """The same batch on a device."""
+        return Batch(self.images.to(device, non_blocking=True), [each.to(device) for each in self.targets])
+
+    def pin_memory(self) -> Batch:
+        """The same batch in page-locked memory; called by the ``DataLoader``."""
+        return Batch(self.images.pin_memory(), [each.pin_memory() for each in self.targets])
 
 
-class TrainingSet(Dataset[Crop]):
-    """Endlessly many crops, of which ``length`` are counted; crop i depends on ``seed`` and i alone.
+class TrainingSet(Dataset[TrainingImage]):
+    """Random crops of labelled images, ``length`` of them; crop i depends on ``seed`` and i alone.
 
     Args:
         samples: the labelled images, at the model's mpp and with its types; ``LazySamples`` are decoded one a crop.
         config: augmentation.
-        seed: of all chance.
+        seed: of all randomness.
         length: number of crops, steps x batch size.
         weights: for each sample, how often it is drawn relative to its area; default: all 1.
         around_cells: draw cells of known type, not places: every crop has one, and images without are not drawn.
@@ -111,65 +161,43 @@ class TrainingSet(Dataset[Crop]):
     def __len__(self) -> int:
         return self.length
 
-    def __getitem__(self, index: int) -> Crop:
-        rng, chosen = self.draw(index)
-        sample, around = self.samples[chosen], None
+    def __getitem__(self, index: int) -> TrainingImage:
+        rng, sample = self.draw(index)
+        around = None
         if self._around_cells:
             points = sample.points[sample.types >= 0]
             around = points[rng.integers(len(points))]
-        return as_crop(augment(sample, self.config, rng, around))
+        return as_tensors(augment(sample, self.config, rng, around))
 
-    def draw(self, index: int) -> tuple[np.random.Generator, int]:
-        """The chance of a crop, and the place of its sample among the samples."""
+    def draw(self, index: int) -> tuple[np.random.Generator, Sample]:
+        """Random generator of a crop, and the sample that it is cut from, with its cells numbered."""
         if not 0 <= index < self.length:
             raise IndexError(f"crop {index} of {self.length}")
         rng = np.random.default_rng([self.seed, index])
         chosen = min(int(np.searchsorted(self._cumulative, rng.uniform(), side="right")), len(self.samples) - 1)
-        return rng, chosen
+        sample = self.samples[chosen]
+        return rng, replace(sample, identities=np.arange(len(sample), dtype=np.int64) + chosen * MOST_CELLS)
 
 
-class Told(Dataset[Any]):
-    """Images of which one that cannot be read is its error: raised in a worker, it would drown in a traceback."""
-
-    def __init__(self, images: Any) -> None:
-        self._images = images
-
-    def __len__(self) -> int:
-        return len(self._images)
-
-    def __getitem__(self, index: int) -> Any:
-        try:
-            return self._images[index]
-        except InputError as error:
-            return error
-
-
-def collate_told(together: Callable[[Sequence[Any]], Any], items: Sequence[Any]) -> Any:
-    """What ``together`` makes of items of ``Told``, or the first error among them."""
-    return next((item for item in items if isinstance(item, InputError)), None) or together(items)
-
-
-def as_crop(sample: Sample) -> Crop:
-    """A sample as tensors: channels first, boxes normalised."""
+def as_tensors(sample: Sample) -> TrainingImage:
+    """Convert a sample to tensors: channels first, boxes normalised, what it does not say filled in."""
     height, width = sample.image.shape[:2]
-    image = torch.from_numpy(np.ascontiguousarray(sample.image.transpose(2, 0, 1)))
-    boxes = normalise_boxes(torch.from_numpy(np.ascontiguousarray(sample.boxes)), width, height)
-    types = torch.from_numpy(np.ascontiguousarray(sample.types))
-    sure, spots = sample.confidence, sample.spots
-    confidence = torch.ones(len(types)) if sure is None else torch.from_numpy(sure.astype(np.float32))
-    if spots is None:
-        return Crop(image, boxes, types, confidence, torch.full_like(types, -1), torch.zeros(0, len(sample.type_names)))
-    return Crop(image, boxes, types, confidence, *map(torch.from_numpy, (spots.of.copy(), spots.compositions.copy())))
+    n, spots = len(sample), sample.spots
+    targets = Targets(
+        boxes=normalise_boxes(_tensor(sample.boxes), width, height),
+        types=_tensor(sample.types),
+        confidence=torch.ones(n) if sample.confidence is None else _tensor(sample.confidence.astype(np.float32)),
+        spots=torch.full((n,), -1) if spots is None else _tensor(spots.of),
+        compositions=torch.zeros(0, len(sample.type_names)) if spots is None else _tensor(spots.compositions),
+        identities=torch.arange(n) if sample.identities is None else _tensor(sample.identities),
+    )
+    return TrainingImage(_tensor(sample.image.transpose(2, 0, 1)), targets)
 
 
-def collate(crops: Sequence[Crop]) -> Batch:
-    """Crops of one size -> a batch; the ``collate_fn`` of a ``DataLoader``."""
-    images = torch.stack([crop.image for crop in crops])
-    return Batch(images, [crop.boxes for crop in crops], [crop.types for crop in crops], _soft(crops))
+def _tensor(values: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.array(values, order="C"))  # a copy: samples may be views of read-only memory
 
 
-def _soft(crops: Sequence[Crop]) -> SoftLabels | None:
-    if all(bool((crop.confidence == 1).all()) and not len(crop.compositions) for crop in crops):
-        return None
-    parts = zip(*((crop.confidence, crop.spots, crop.compositions) for crop in crops), strict=True)
-    return SoftLabels(*map(list, parts))
+def collate(images: Sequence[TrainingImage]) -> Batch:
+    """Crops of one size -> a batch; the ``collate_fn`` of the ``DataLoader``."""
+    return Batch(torch.stack([each.image for each in images]), [each.targets for each in images])

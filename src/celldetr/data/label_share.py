@@ -1,8 +1,7 @@
-"""Fewer labels than there are: which cells keep their type, or which images are used, when only a share of them is to.
+"""Subsets of labels: a random share of the cells keeps its type, or a random share of the images is used.
 
 Cells are drawn one by one, the same share of each type. Both draws are nested: of one seed, the cells that have a label
-at 1 % have one at 10 % too. What differs along a curve over shares is then the number of labels, not whom they were
-drawn from.
+at 1 % have one at 10 % too, so that points along a curve over shares differ in the number of labels only.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from celldetr.data.sample import UNKNOWN, Sample
 
 
 def draw_labels(types: NDArray[np.int64], share: float, seed: int) -> NDArray[np.bool_]:
-    """Which cells keep their label.
+    """Draw the cells that keep their label.
 
     Args:
         types: (N,) type of each cell, ``UNKNOWN`` where there is none to keep.
@@ -39,12 +38,12 @@ def draw_labels(types: NDArray[np.int64], share: float, seed: int) -> NDArray[np
 
 def with_label_share(samples: Sequence[Sample], share: float, seed: int) -> list[Sample]:
     """Samples in which a share of the cells keep their type; the others become of unknown type, and stay as nuclei."""
-    if share == 1 or not samples:
-        return list(samples)
+    if not samples:
+        return []
     types = np.concatenate([sample.types for sample in samples])
     left = np.where(draw_labels(types, share, seed), types, UNKNOWN)
     ends = np.cumsum([len(sample) for sample in samples])[:-1]
-    # A spot's composition is a label of the cells in it, and would tell of those that are to have none.
+    # A spot's composition is a label of the cells in it, among them those that have none now.
     parts = zip(samples, np.split(left, ends), strict=True)
     return [replace(sample, types=part, spots=None) for sample, part in parts]
 
@@ -59,7 +58,5 @@ def with_image_share(samples: Sequence[Sample], share: float, seed: int) -> list
     """
     if not 0 < share <= 1:
         raise ValueError(f"share={share}: expected more than 0 and at most 1")
-    if share == 1:
-        return list(samples)
     order = np.random.default_rng(seed).permutation([i for i, sample in enumerate(samples) if len(sample)])
     return [samples[i] for i in sorted(order[: max(1, round(share * len(order)))].tolist())]

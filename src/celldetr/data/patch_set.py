@@ -18,8 +18,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from celldetr.config import Config, Mpp, Probability, TypeName, parse
-from celldetr.data.lazy_dataset import LazySamples
-from celldetr.data.sample import Sample
+from celldetr.data.sample import LazySamples, Sample
 from celldetr.data.shards import Encoding, Shards
 from celldetr.errors import InputError, near
 from celldetr.io.safe_io import is_file, load_json

@@ -1,9 +1,11 @@
-"""The one sample type: an image and its labelled nuclei, whatever format they came from."""
+"""The one sample type, an image and its labelled nuclei, whatever format they came from; and sequences of samples."""
 
 from __future__ import annotations
 
+from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Self
+from typing import Any, Self, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,11 +29,13 @@ class Sample:
         points: (N, 2) float32 (x, y), the annotated centre of each nucleus: the point where points are what was
             annotated, else the centre of the true box. Evaluation measures distances to these.
         group: what must not be split between training and test (a patient, usually).
-        tissue: what the image is of, in sets of several tissues, which are then also scored apart; "" where not told.
+        tissue: what the image is of, in sets of several tissues, which are then also scored apart; "" if unknown.
         derived_boxes: whether ``boxes`` were found in the image around annotated points, rather than annotated.
         confidence: (N,) float32 in [0, 1], how sure each type is, which is what the cell weighs when types are
             learned; None: all alike.
         spots: compositions of groups of nuclei; None: there are none.
+        identities: (N,) int64, a number of each nucleus that no other nucleus of the training data has, by which it is
+            recognised in several crops of its image; None: not numbered.
     """
 
     name: str
@@ -46,6 +50,7 @@ class Sample:
     derived_boxes: bool = field(default=False)
     confidence: NDArray[np.float32] | None = field(default=None)
     spots: Spots | None = field(default=None)
+    identities: NDArray[np.int64] | None = field(default=None)
 
     def __post_init__(self) -> None:
         n = len(self.boxes)
@@ -81,5 +86,94 @@ class Sample:
             points=points[which],
             confidence=None if self.confidence is None else self.confidence[which],
             spots=None if self.spots is None else self.spots.keep(which),
+            identities=None if self.identities is None else self.identities[which],
             **changes,
         )
+
+
+class LazySamples(Sequence[Sample]):
+    """Samples that are decoded when they are asked for, and not kept: a million patches do not fit into memory.
+
+    What training has to know of all images beforehand it asks of the sequence.
+    """
+
+    @abstractmethod
+    def sample(self, index: int) -> Sample:
+        """The sample at ``index``, 0 <= index < len(self)."""
+
+    @abstractmethod
+    def areas(self) -> NDArray[np.float64]:
+        """(N,) square px of each image."""
+
+    @abstractmethod
+    def labels(self, index: int) -> NDArray[np.int64]:
+        """(n,) types of the cells of one image, without decoding it."""
+
+    @property
+    @abstractmethod
+    def may_have_labels(self) -> bool:
+        """Whether any cell can have a type; False spares asking each image."""
+
+    @property
+    @abstractmethod
+    def has_cells(self) -> bool:
+        """Whether there is a cell at all."""
+
+    def typed_cells(self) -> NDArray[np.int64]:
+        """(N,) cells of known type of each image."""
+        if not self.may_have_labels:
+            return np.zeros(len(self), dtype=np.int64)
+        return np.array([(self.labels(i) >= 0).sum() for i in range(len(self))], dtype=np.int64)
+
+    def type_counts(self, types: int) -> NDArray[np.int64]:
+        """(types,) cells of each type."""
+        if not self.may_have_labels:
+            return np.zeros(types, dtype=np.int64)
+        return np.sum([_count(self.labels(i), types) for i in range(len(self))], axis=0, dtype=np.int64)
+
+    @overload
+    def __getitem__(self, index: int) -> Sample: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Sample]: ...
+
+    def __getitem__(self, index: int | slice) -> Sample | list[Sample]:
+        if isinstance(index, slice):
+            return [self.sample(i) for i in range(*index.indices(len(self)))]
+        place = index + len(self) if index < 0 else index
+        if not 0 <= place < len(self):
+            raise IndexError(f"sample {index} of {len(self)}")
+        return self.sample(place)
+
+
+def areas(samples: Sequence[Sample]) -> NDArray[np.float64]:
+    """(N,) square px of each image."""
+    if isinstance(samples, LazySamples):
+        return samples.areas()
+    return np.array([sample.image.shape[0] * sample.image.shape[1] for sample in samples], dtype=np.float64)
+
+
+def has_cells(samples: Sequence[Sample]) -> bool:
+    """Whether there is a cell at all."""
+    return samples.has_cells if isinstance(samples, LazySamples) else any(len(sample) for sample in samples)
+
+
+def typed_cells(samples: Sequence[Sample]) -> NDArray[np.int64]:
+    """(N,) cells of known type of each image."""
+    if isinstance(samples, LazySamples):
+        return samples.typed_cells()
+    return np.array([(sample.types >= 0).sum() for sample in samples], dtype=np.int64)
+
+
+def type_counts(samples: Sequence[Sample], types: int) -> NDArray[np.int64]:
+    """(types,) cells of each type."""
+    if isinstance(samples, LazySamples):
+        return samples.type_counts(types)
+    counts = np.zeros(types, dtype=np.int64)
+    for sample in samples:
+        counts += _count(sample.types, types)
+    return counts
+
+
+def _count(labels: NDArray[np.int64], types: int) -> NDArray[np.int64]:
+    return np.bincount(labels[labels >= 0], minlength=types)

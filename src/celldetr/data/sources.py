@@ -1,6 +1,6 @@
-"""From a card to samples: readers by name of format, resolution and types made what a model wants.
+"""Data sources: samples of a dataset card, at the resolution and with the types of a model.
 
-A patch set stays what it is, a sequence on disk: its patches are converted when they are asked for.
+A patch set stays a sequence on disk: its patches are converted when they are asked for.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from celldetr.config import DataSource
 from celldetr.data.autocard import PATCHES, find_card
 from celldetr.data.card import DatasetCard
 from celldetr.data.label_share import with_image_share, with_label_share
-from celldetr.data.lazy_dataset import Converted
+from celldetr.data.lazy_dataset import Converted, Joined
 from celldetr.data.patch_set import PatchSet
 from celldetr.data.readers import brca_m2c, coco, instance_maps, no_nuclei, pannuke, points_csv, qupath_geojson
-from celldetr.data.sample import UNKNOWN, Sample
+from celldetr.data.sample import UNKNOWN, LazySamples, Sample
 from celldetr.data.tiling import cut
 from celldetr.errors import InputError, near
 
@@ -38,7 +38,7 @@ READERS: dict[str, Reader] = {
     "qupath_geojson": qupath_geojson.read,
 }
 
-SAME_MPP = 0.01  # relative difference in mpp that is not worth a resampling
+SAME_MPP = 0.01  # relative difference in mpp below which an image is not resampled
 
 
 def load_samples(card: DatasetCard, split: str, *, limit: int | None = None) -> list[Sample]:
@@ -54,7 +54,7 @@ def load_samples(card: DatasetCard, split: str, *, limit: int | None = None) -> 
             box outside its image, two images of one name, no image at all. The message names file, row and value.
 
     Returns:
-        samples in the reader's order; an image of more than ``LARGE_UM`` a side comes in pieces (``data.pieces.cut``).
+        samples in the reader's order; an image of more than ``LARGE_UM`` a side comes in pieces (``data.tiling.cut``).
     """
     if card.format not in READERS:
         raise InputError(f"dataset {card.name!r}: unknown format {card.format!r}; {near(card.format, READERS)}")
@@ -86,9 +86,7 @@ def rescale(sample: Sample, mpp: float) -> Sample:
     height, width = sample.image.shape[:2]
     size = max(1, round(width * factor)), max(1, round(height * factor))
     image = np.asarray(Image.fromarray(sample.image).resize(size, Image.Resampling.BICUBIC))
-    scale = np.array(
-        [size[0] / width, size[1] / height], dtype=np.float32
-    )  # what rounding to whole pixels made of factor
+    scale = np.array([size[0] / width, size[1] / height], dtype=np.float32)  # factor, but for rounding to pixels
     return replace(sample, image=image, mpp=mpp, boxes=sample.boxes * np.tile(scale, 2), points=sample.points * scale)
 
 
@@ -119,23 +117,23 @@ def same_names(source: Sequence[str], target: Sequence[str]) -> dict[str, str]:
 
 
 def type_table(source: Sequence[str], target: Sequence[str], mapping: dict[str, str] | None) -> NDArray[np.int64]:
-    """What ``map_types`` makes of each type: (K + 1,), indexed by ``Sample.types``; the last is for ``UNKNOWN``.
+    """The mapping of ``map_types`` as a table (K + 1,), indexed by ``Sample.types``; the last entry is for ``UNKNOWN``.
 
     Raises:
         InputError: see ``map_types``.
     """
     pairs = same_names(source, target) if mapping is None else mapping
-    for own, name in pairs.items():
-        if own not in source:
-            raise InputError(f"types: the dataset has no type {own!r}; {near(own, source)}")
+    for key, name in pairs.items():
+        if key not in source:
+            raise InputError(f"types: the dataset has no type {key!r}; {near(key, source)}")
         if name and name not in target:
-            raise InputError(f"types: the model has no type {name!r} (for {own!r}); {near(name, target)}")
+            raise InputError(f"types: the model has no type {name!r} (for {key!r}); {near(name, target)}")
     table = [list(target).index(pairs[name]) if pairs.get(name) else UNKNOWN for name in source]
     return np.array([*table, UNKNOWN], dtype=np.int64)  # UNKNOWN is -1: the last entry
 
 
 def load_source(source: DataSource, type_names: Sequence[str], mpp: float) -> Sequence[Sample]:
-    """What a recipe names as one source: samples at a model's resolution and with its types.
+    """Samples of one source of a recipe, at a model's resolution and with its types.
 
     Returns:
         A list; of a patch set ``LazySamples``, which decode a patch when it is asked for.
@@ -147,9 +145,9 @@ def load_source(source: DataSource, type_names: Sequence[str], mpp: float) -> Se
     if card.format == PATCHES:
         patches = PatchSet(card.directory(), source.split)
         convert = partial(_convert, type_names=tuple(type_names), mapping=source.types, mpp=mpp)
-        convert(patches[0])  # what is wrong with the types, or the first patch, is said now
-        keeps = source.types is not None or bool(set(patches.type_names) & set(type_names))
-        if source.label_share != 1 and keeps:
+        convert(patches[0])  # wrong types, or a damaged first patch, are refused now
+        typed = source.types is not None or bool(set(patches.type_names) & set(type_names))
+        if source.label_share != 1 and typed:
             raise InputError(f"{source.card}: label_share={source.label_share:g}: a patch set keeps all its labels")
         if source.image_share != 1:
             raise InputError(f"{source.card}: image_share={source.image_share:g}: a patch set keeps all its images")
@@ -159,12 +157,23 @@ def load_source(source: DataSource, type_names: Sequence[str], mpp: float) -> Se
             patches,
             convert,
             zoom if abs(zoom - 1) > SAME_MPP else 1.0,
-            keeps_labels=keeps,
+            keeps_labels=typed,
             relabel=partial(np.take, table),
         )
-    samples = with_image_share(load_samples(card, source.split), source.image_share, source.label_seed)
+    samples = load_samples(card, source.split)
+    if source.image_share != 1:
+        samples = with_image_share(samples, source.image_share, source.label_seed)
     samples = map_types(samples, type_names, source.types)
-    return [rescale(sample, mpp) for sample in with_label_share(samples, source.label_share, source.label_seed)]
+    if source.label_share != 1:
+        samples = with_label_share(samples, source.label_share, source.label_seed)
+    return [rescale(sample, mpp) for sample in samples]
+
+
+def join(sources: Sequence[Sequence[Sample]]) -> Sequence[Sample]:
+    """Sources one after the other: a list where all are in memory."""
+    if any(isinstance(source, LazySamples) for source in sources):
+        return Joined(sources)
+    return [sample for source in sources for sample in source]
 
 
 def _convert(sample: Sample, type_names: Sequence[str], mapping: dict[str, str] | None, mpp: float) -> Sample:

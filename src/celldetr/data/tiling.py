@@ -1,8 +1,8 @@
-"""A labelled image in pieces.
+"""Cutting labelled images into pieces.
 
-Of one size, for networks that measure in fractions of an image; and of 400 um at most where an image is larger than any
-published one, for a network takes a validation image in one piece, and pairing all cells of an image with each other
-takes time with the cube of their number.
+Squares of one size are for networks that measure in fractions of an image. Images larger than any published one are cut
+into pieces of at most 400 um: a network takes a validation image in one piece, and pairing all cells of an image takes
+time with the cube of their number.
 """
 
 from __future__ import annotations
@@ -55,12 +55,12 @@ def cut(sample: Sample) -> Iterator[Sample]:
 
 
 def piece_name(name: str, box: Rectangle) -> str:
-    """What a piece of an image is called."""
+    """Name of a piece of an image."""
     return f"{name} [x={box[0]},y={box[1]},w={box[2] - box[0]},h={box[3] - box[1]}]"
 
 
 def whole_name(name: str) -> str:
-    """Of a piece, what the image is called that it was cut from; of another image, its name."""
+    """Name of the image that a piece was cut from; of another image, its own."""
     return PIECE.sub("", name)
 
 

@@ -1,48 +1,26 @@
-"""Views of images for contrastive pretraining, as a function of (seed, index), with the identity of every cell.
+"""Augmented views of images for contrastive pretraining, as a function of (seed, index).
 
-Two views of an image are two crops of nearly the same place, each turned, stained, coloured and blurred on its own. A
-cell's two boxes are found again by the cell's identity, which travels through the geometry with its box.
+Two views of an image are two crops of nearly the same place, each turned, stained, coloured and blurred on its own. The
+two boxes of a cell have the same identity (``Targets.identities``), which travels through the geometry with the box.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 from torch.utils.data import Dataset
 
 from celldetr.config import AugmentConfig, ContrastiveConfig
 from celldetr.data.augment import corner_at, crop, orient, place_at, restyle
-from celldetr.data.dataset import Crop, TrainingSet, as_crop
+from celldetr.data.dataset import Batch, TrainingImage, TrainingSet, as_tensors, collate
 from celldetr.data.sample import Sample
 
-MOST_CELLS = 2**24  # of an image; an identity is the image's place among the images, times this, plus the cell's place
 
-
-class ViewBatch(NamedTuple):
-    """Views of one size: the first of each image, then the second of each, if there are two.
-
-    Attributes:
-        images: (V * B, 3, H, W) uint8 RGB.
-        boxes: V * B tensors (N, 4) float32, normalised cxcywh.
-        cells: V * B tensors (N,) int64, which cell each box is of; the same number is the same cell, in all batches.
-    """
-
-    images: Tensor
-    boxes: list[Tensor]
-    cells: list[Tensor]
-
-
-class ViewSet(Dataset[tuple[Crop, ...]]):
-    """Endlessly many images in one or two views; item i depends on ``seed`` and i alone.
-
-    The ``types`` of its crops are identities of cells (``ViewBatch.cells``).
-    """
+class ViewSet(Dataset[tuple[TrainingImage, ...]]):
+    """Random images in one or two views each, ``length`` of them; item i depends on ``seed`` and i alone."""
 
     def __init__(
         self,
@@ -60,11 +38,9 @@ class ViewSet(Dataset[tuple[Crop, ...]]):
     def __len__(self) -> int:
         return len(self._images)
 
-    def __getitem__(self, index: int) -> tuple[Crop, ...]:
-        rng, chosen = self._images.draw(index)
-        sample = self._images.samples[chosen]
-        named = replace(sample, types=np.arange(len(sample), dtype=np.int64) + chosen * MOST_CELLS)
-        return tuple(as_crop(view) for view in draw_views(named, self._images.config, self.views, rng))
+    def __getitem__(self, index: int) -> tuple[TrainingImage, ...]:
+        rng, sample = self._images.draw(index)
+        return tuple(as_tensors(view) for view in draw_views(sample, self._images.config, self.views, rng))
 
 
 def draw_views(
@@ -73,10 +49,10 @@ def draw_views(
     """One or two random views of an image.
 
     Args:
-        sample: with the identities of its cells in place of their types.
+        sample: the source, at the resolution the model wants.
         config: what may happen to a view; its crop and range of zoom are those of the first.
         views: whether there is a second, and how far from the first it may be.
-        rng: the only source of chance.
+        rng: the only source of randomness.
 
     Returns:
         one sample of (crop, crop, 3) pixels, or two; each with the cells whose point is in it.
@@ -105,7 +81,6 @@ def _view(
     return replace(out, image=restyle(out.image, config, rng))
 
 
-def collate_views(items: Sequence[tuple[Crop, ...]]) -> ViewBatch:
-    """Images in V views -> a batch; the ``collate_fn`` of a ``DataLoader``."""
-    crops = [crop for view in zip(*items, strict=True) for crop in view]
-    return ViewBatch(torch.stack([c.image for c in crops]), [c.boxes for c in crops], [c.types for c in crops])
+def collate_views(items: Sequence[tuple[TrainingImage, ...]]) -> Batch:
+    """Images in V views each -> a batch, the first view of each image, then the second of each."""
+    return collate([image for view in zip(*items, strict=True) for image in view])

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torchvision.ops import box_convert
 
-from celldetr.boxes import xyxy_to_cxcywh
 from celldetr.errors import InputError
 from celldetr.model.celldetr import CellDETR
 from celldetr.model.inference import padded, type_probabilities
@@ -105,7 +105,7 @@ def trace_attention(network: CellDETR, image: NDArray[np.uint8], boxes: NDArray[
     absolute = torch.from_numpy(np.asarray(boxes, dtype=np.float32)).to(device)
     memories = network.memorise(pixels, sizes)
     with _listening(network) as seen:
-        cells = network.represent(memories, xyxy_to_cxcywh(absolute / sizes.repeat(1, 2))[None])
+        cells = network.represent(memories, box_convert(absolute / sizes.repeat(1, 2), "xyxy", "cxcywh")[None])
     memory = memories.representation
     shape = (len(boxes), network.config.heads, len(memory.strides), network.config.points)
     nowhere = [(absolute.new_zeros(*shape, 2), absolute.new_zeros(shape))] * network.config.representation_layers

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
+from torchvision.ops import box_convert
 
-from celldetr.boxes import cxcywh_to_xyxy
 from celldetr.config import InferenceOptions, ModelConfig, Precision
 from celldetr.errors import InputError, UntypedWarning, untyped
 from celldetr.model.celldetr import CellDETR, Memories, Representations
@@ -284,7 +284,8 @@ class TilePredictor:
             cells = [self._represent(view, boxes, blocked) for view in views]
         probabilities = _mean([type_probabilities(each.logits) for each in cells])
         embeddings = _mean([each.embeddings.float() for each in cells])
-        absolute = cxcywh_to_xyxy(boxes.float()).clamp(0, 1) * boxes.new_tensor(size * 2, dtype=torch.float32)
+        corners = box_convert(boxes.float(), "cxcywh", "xyxy").clamp(0, 1)
+        absolute = corners * boxes.new_tensor(size * 2, dtype=torch.float32)
         valid = valid & (absolute[..., 2:] > absolute[..., :2]).all(-1)  # a box may have left the tile
         return [
             TileCells(

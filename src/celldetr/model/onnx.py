@@ -27,8 +27,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
+from torchvision.ops import box_convert
 
-from celldetr.boxes import cxcywh_to_xyxy
 from celldetr.errors import InputError, install
 from celldetr.io.files import output_errors, replacing
 from celldetr.model.celldetr import CellDETR
@@ -75,7 +75,7 @@ class AllQueries(nn.Module):
         boxes = found.boxes.gather(1, order[..., None].expand(-1, -1, 4))
         cells = network.describe(memories, detection, order)
         types = functional.logsigmoid(cells.logits).softmax(-1)
-        return cxcywh_to_xyxy(boxes) * sizes.repeat(1, 2)[:, None], scores, types, cells.embeddings
+        return box_convert(boxes, "cxcywh", "xyxy") * sizes.repeat(1, 2)[:, None], scores, types, cells.embeddings
 
 
 def export_onnx(

@@ -1,17 +1,26 @@
-"""What the card of a checkpoint says of the run that made it."""
+"""Checkpoint of a run: the averaged weights with a card that says how they were made."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
+
+import torch
 
 from celldetr.config import Recipe
 from celldetr.data.autocard import find_card
-from celldetr.model.checkpoint import Card, read_card
+from celldetr.model.celldetr import CellDETR
+from celldetr.model.checkpoint import Card, read_card, save_checkpoint
 from celldetr.model.hub import find_model
+from celldetr.model.warm_start import without_types
+
+UNTYPED_NOTE = (
+    "Trained without types: it finds and embeds cells, and its one type says nothing. Fine-tune it for types."
+)
 
 
 def provenance(recipe: Recipe) -> tuple[dict[str, Any], ...]:
-    """What a checkpoint's card says of its training data."""
+    """Name, licence and citation of the training data, those of the model that the recipe starts from first."""
     facts = list(read_card(find_model(recipe.init)).training_data) if recipe.init else []
     for source in recipe.train:
         card = find_card(source.card)
@@ -19,30 +28,42 @@ def provenance(recipe: Recipe) -> tuple[dict[str, Any], ...]:
     return tuple(facts)
 
 
-def make_card(
+def save_model(
+    folder: Path,
+    network: CellDETR,
     recipe: Recipe,
     threshold: float,
-    validation: dict[str, float | None],
-    step: int,
-    apart: str = "",
-    sources: tuple[dict[str, Any], ...] | None = None,
-) -> Card:
-    """The card of a checkpoint made by a recipe.
+    *,
+    metrics: dict[str, Any],
+    sources: tuple[dict[str, Any], ...],
+    types_trained: bool = True,
+    dtype: torch.dtype = torch.float32,
+) -> None:
+    """Save a checkpoint of a run; where types were not learned, without any.
 
     Args:
-        recipe, threshold: of the network.
-        validation: what it reached after ``step`` steps.
-        step: see there.
-        apart: as in ``TrainingData``.
-        sources: what ``provenance`` said when the data were read; None: it is asked now.
+        folder: of the checkpoint.
+        network: with the weights.
+        recipe: of the run.
+        threshold: least score of a cell.
+        metrics: of the validation, with the step.
+        sources: ``provenance`` when the data were read.
+        types_trained: whether the type head has learned anything.
+        dtype: of the weights in the file.
     """
-    return Card(
+    description = recipe.notes
+    if not types_trained:
+        network = without_types(network)
+        description = " ".join(part for part in (description.strip(), UNTYPED_NOTE) if part)
+    card = Card(
         name=recipe.name,
-        description=recipe.notes,
-        config=recipe.model,
+        description=description,
+        config=network.config,
         threshold=threshold,
-        training_data=provenance(recipe) if sources is None else sources,
+        training_data=sources,
         licence=recipe.licence,
-        metrics={"validation": {**validation, "step": step} | ({"held_out": apart} if apart else {})},
+        metrics={"validation": metrics},
         recipe=recipe.model_dump(mode="json"),
+        types_trained=types_trained,
     )
+    save_checkpoint(folder, network, card, dtype=dtype)

@@ -1,4 +1,4 @@
-"""Whether embeddings still say which cell they are of, or have become one vector, or few.
+"""Diagnostics of collapse: whether embeddings still differ between cells, or have become one vector, or few.
 
 Alignment and uniformity are those of Wang & Isola (ICML 2020): how near the two views of a cell are, and how evenly
 cells fill the sphere. Effective rank is RankMe (Garrido et al., ICML 2023; Roy & Vetterli 2007): the exponential of the
@@ -48,14 +48,15 @@ def effective_rank(vectors: Tensor) -> Tensor:
 
 
 def collapse(rank: float, start: float, share: float = LEAST_SHARE) -> str:
-    """What is to be said of an effective rank, beside the one before training; "" where nothing is wrong.
+    """Warning about an effective rank, given that before training; "" where nothing is wrong.
 
-    ``share`` is 0 where the two are of different numbers of vectors, which is what a rank can reach at most.
+    ``share`` of the rank before training is the least; 0 where the two ranks are of different numbers of vectors, which
+    bound them.
     """
     if rank >= max(LEAST_RANK, share * start):
         return ""
     return (
         f"the embeddings have collapsed: their effective rank is {rank:.1f}, it was {start:.1f} before training; cells"
-        " cannot be told apart by them. Try a lower training.lr, a higher training.contrastive.temperature or a larger"
-        " training.batch_size"
+        " cannot be distinguished by them. Try a lower training.lr, a higher training.contrastive.temperature or a"
+        " larger training.batch_size"
     )

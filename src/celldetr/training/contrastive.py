@@ -1,4 +1,4 @@
-"""Cell-level contrastive pretraining (method section 4): two views of a cell agree, those of two cells do not.
+"""Cell-level contrastive loss (method section 4): two views of a cell agree, those of two cells do not.
 
 *released*, as the authors' code: of each image the n boxes are instances, and 2N - n anchors are the same boxes
 perturbed, over and over (anchor a is of cell a mod n); N is the largest n of the batch. All come from one image.
@@ -12,29 +12,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from celldetr.config import ModelConfig, TrainConfig
-from celldetr.data.dataset import SoftLabels
-from celldetr.data.sample import UNKNOWN
-from celldetr.model.celldetr import CellDETR, Memories
-from celldetr.training.box_noise import jitter_boxes
+from celldetr.data.dataset import Batch, Targets
+from celldetr.model.celldetr import CellDETR
+from celldetr.training.box_sources import jitter_boxes
 from celldetr.training.collapse import alignment, effective_rank, uniformity
 from celldetr.training.criterion import Losses
 from celldetr.training.infonce import Contrast, Pairs, batch_contrast, info_nce
-from celldetr.training.labels import Labels
-from celldetr.training.processes import gather_rows, largest, normaliser
-from celldetr.training.supervised import Supervised
+from celldetr.training.processes import gather_rows, largest
+from celldetr.training.trainer import EncodedImages, TrainingLoss
 
 INSTANCE, ANCHOR, PADDING = 0, 1, -1
 
 
 def projection_head(model: ModelConfig, settings: TrainConfig) -> nn.Module:
-    """What the loss sees embeddings through: a small MLP, or nothing at all. It is no part of a checkpoint."""
+    """Small MLP between embeddings and loss, or nothing at all. It is no part of a checkpoint."""
     if settings.contrastive.projection is None:
         return nn.Identity()
     hidden, out = (max(1, round(width * model.d_model)) for width in settings.contrastive.projection)
@@ -46,184 +43,173 @@ class View:
     """One view of B images.
 
     Attributes:
-        memories: of the images.
-        origin, sizes: (B, 2) pixels.
-        nuclei: B tensors (M, 4), cxcywh fractions: all boxes.
-        boxes: B tensors (N, 4), those that are not at the edge of the view: the instances.
-        cells: B tensors (N,), which cell each is of.
+        encoded: the images after the encoder.
+        targets: B, all cells.
+        instances: B, the cells that are not at the edge of the view.
         anchors: B tensors (A, 4), perturbed boxes.
-        own: B tensors (A,), which instance of the image each anchor is of; for *two*, of the image's other view.
+        positives: B tensors (A,), the instance of the image that each anchor is of; for *two*, in the other view.
     """
 
-    memories: Memories
-    origin: Tensor
-    sizes: Tensor
-    nuclei: Sequence[Tensor]
-    boxes: Sequence[Tensor]
-    cells: Sequence[Tensor]
+    encoded: EncodedImages
+    targets: Sequence[Targets]
+    instances: Sequence[Targets]
     anchors: list[Tensor] = field(default_factory=list)
-    own: list[Tensor] = field(default_factory=list)
+    positives: list[Tensor] = field(default_factory=list)
 
 
-class Contrastive(Supervised):
-    """A network and a projection head with the contrastive objective; detection learns as in ``Supervised``."""
+class ContrastiveLoss(TrainingLoss):
+    """A network and a projection head with the contrastive loss, and the losses of detection.
 
-    def __init__(self, network: CellDETR, config: TrainConfig, head: nn.Module, *, alone: bool = False) -> None:
-        """Freeze what ``config.freeze`` names; ``alone``: speak to no other process."""
+    Attributes:
+        local: do not communicate with other processes.
+    """
+
+    def __init__(self, network: CellDETR, config: TrainConfig, head: nn.Module) -> None:
         super().__init__(network, config, torch.ones(len(network.config.types)))
-        self.head, self.alone = head, alone
-        self.measure = True  # whether the terms hold alignment, uniformity and rank, too
+        self.head, self.local = head, False
 
     def forward(
-        self,
-        images: Tensor,
-        boxes: Sequence[Tensor],
-        types: Sequence[Tensor],
-        generators: Sequence[torch.Generator],
-        soft: SoftLabels | None = None,
+        self, batch: Batch, generators: Sequence[torch.Generator], measure: bool = False
     ) -> tuple[Tensor, Losses]:
-        """Loss of a batch of B images in V views.
-
-        Args:
-            images: (V * B, 3, H, W) uint8: the first view of each image, then the second of each.
-            boxes: V * B tensors (N, 4), cxcywh fractions; N may be 0.
-            types: V * B tensors (N,), the identities of the cells (``ViewBatch.cells``).
-            generators: B sources of all randomness, one an image, on the CPU.
-            soft: is about types, and not looked at.
-
-        Returns:
-            the loss, and by name its parts (detached) and, if ``measure``, what ``collapse`` watches.
-        """
+        """Loss of a batch of B images in V views, see ``TrainingLoss``; diagnostics are those of ``diagnose``."""
         settings = self.config.contrastive
-        seen = self.views(images, boxes, types, generators)
-        terms: Losses = {}
-        learnt = [] if settings.detection == "none" or self.config.detection_frozen else seen
-        learnt = learnt[:1] if settings.detection == "first" else learnt
-        for view in learnt:
-            nuclei = normaliser(sum(len(b) for b in view.nuclei), images.device)
-            none = Labels([torch.full_like(b[:, 0], UNKNOWN, dtype=torch.long) for b in view.nuclei])
-            parts = view.memories, view.nuclei, none, view.origin, view.sizes, nuclei, generators
-            for name, value in self._detection(*parts)[1].items():
-                terms[name] = terms.get(name, torch.zeros_like(value)) + value / len(learnt)
-        contrast, embeddings = self.contrast(seen)
-        terms["contrastive/nce"] = contrast.loss + self._nothing(seen)
-        loss = self.total(terms)
-        if self.measure:
-            terms |= self.watch(contrast, embeddings)
-        return loss, {name: value.detach() for name, value in terms.items()}
+        views = self.views(batch, generators)
+        losses: Losses = {}
+        learned = [] if settings.detection == "none" or self.config.detection_frozen else views
+        learned = learned[:1] if settings.detection == "first" else learned
+        for view in learned:
+            output = self.detect(view.encoded, view.targets, generators)
+            for name, value in self.criterion(output, view.targets).items():
+                losses[name] = losses.get(name, torch.zeros_like(value)) + value / len(learned)
+        contrast, embeddings = self.contrast(views)
+        losses["contrastive/nce"] = contrast.loss + self._zero(views)
+        terms = dict(losses)
+        if measure:
+            terms |= self.diagnose(contrast, embeddings)
+        return self.criterion.total(losses), {name: value.detach() for name, value in terms.items()}
 
-    def _nothing(self, seen: Sequence[View]) -> Tensor:
+    def _zero(self, views: Sequence[View]) -> Tensor:
         """Zero, connected to images and decoder: a batch without a box has gradients, all of them zero."""
-        connected = [view.memories.representation.tokens.sum() for view in seen]
+        connected = [view.encoded.memories.representation.tokens.sum() for view in views]
         connected += [parameter.sum() for parameter in self.head.parameters()]
         if self.network.representer is not None:
             connected += [parameter.sum() for parameter in self.network.representer.parameters()]
         return torch.stack(connected).sum() * 0
 
-    def views(
-        self, images: Tensor, boxes: Sequence[Tensor], cells: Sequence[Tensor], generators: Sequence[torch.Generator]
-    ) -> list[View]:
-        """Look at the V views of B images, and draw anchors; arguments as of ``forward``."""
-        count, out = len(generators), []
-        for start in range(0, len(images), count):
+    def views(self, batch: Batch, generators: Sequence[torch.Generator]) -> list[View]:
+        """Encode the V views of B images, and draw anchors; arguments as of ``forward``."""
+        count, views = len(generators), []
+        for start in range(0, len(batch.images), count):
             part = slice(start, start + count)
-            memories, origin, sizes = self.look(images[part], generators)
-            away = [inside(b, size, self.config.contrastive.border) for b, size in zip(boxes[part], sizes, strict=True)]
-            shown = [[each[keep] for each, keep in zip(values[part], away, strict=True)] for values in (boxes, cells)]
-            out.append(View(memories, origin, sizes, boxes[part], *shown))
+            encoded, targets = self.encode(batch.images[part], generators), batch.targets[part]
+            border = self.config.contrastive.border
+            pairs = zip(targets, encoded.sizes, strict=True)
+            instances = [each.take(inside(each.boxes, size, border)) for each, size in pairs]
+            views.append(View(encoded, targets, instances))
         if self.config.contrastive.views == "released":
-            most = max((len(b) for b in out[0].boxes), default=0)
-            rows = 2 * (most if self.alone else largest(most, images.device))
-            for b, chance in enumerate(generators):
-                n = len(out[0].boxes[b])
-                own = torch.arange(rows - n if n else 0, device=images.device) % max(n, 1)
-                self._add_anchors(out[0], b, own, own, chance)
-            return out
-        for b, chance in enumerate(generators):
-            for view, other in zip(out, reversed(out), strict=True):
-                same = view.cells[b][:, None] == other.cells[b][None]
+            self._repeat_cells(views[0], generators)
+            return views
+        for b, generator in enumerate(generators):
+            for view, other in zip(views, reversed(views), strict=True):
+                same = view.instances[b].identities[:, None] == other.instances[b].identities[None]
                 mine, theirs = same.nonzero(as_tuple=True)  # a cell may be in one view only
-                self._add_anchors(view, b, mine, theirs, chance)
-        return out
+                self._add_anchors(view, b, mine, theirs, generator)
+        return views
 
-    def _add_anchors(self, view: View, image: int, source: Tensor, own: Tensor, chance: torch.Generator) -> None:
-        boxes = view.boxes[image][source]
-        noisy = jitter_boxes(boxes.cpu(), *self.config.contrastive.jitter, generator=chance)
+    def _repeat_cells(self, view: View, generators: Sequence[torch.Generator]) -> None:
+        """Anchors of the only view, as in the released code."""
+        device = view.encoded.sizes.device
+        most = max((len(each) for each in view.instances), default=0)
+        rows = 2 * (most if self.local else largest(most, device))
+        for b, generator in enumerate(generators):
+            n = len(view.instances[b])
+            cell = torch.arange(rows - n if n else 0, device=device) % max(n, 1)
+            self._add_anchors(view, b, cell, cell, generator)
+
+    def _add_anchors(
+        self, view: View, image: int, source: Tensor, positive: Tensor, generator: torch.Generator
+    ) -> None:
+        boxes = view.instances[image].boxes[source]
+        noisy = jitter_boxes(boxes.cpu(), *self.config.contrastive.jitter, generator=generator)
         view.anchors.append(noisy.to(boxes.device))
-        view.own.append(own)
+        view.positives.append(positive)
 
-    def contrast(self, seen: Sequence[View]) -> tuple[Contrast, Tensor]:
+    def contrast(self, views: Sequence[View]) -> tuple[Contrast, Tensor]:
         """InfoNCE of the views of a batch, and the embeddings (I, d) of all instances, before the projection."""
         settings = self.config.contrastive
-        embedded = [self._embed(view) for view in seen]
+        embedded = [self._embed(view) for view in views]
         instances = torch.cat([vectors for vectors, _ in embedded])
-        lengths = [len(b) for view in seen for b in view.boxes]
-        starts = torch.tensor([0, *lengths]).cumsum(0).tolist()
-        images = len(seen[0].boxes)
-        own, anchor_image, anchor_set = [], [], []
-        for v, view in enumerate(seen):
-            asked = len(seen) - 1 - v  # the other view, or the only one
-            for b, each in enumerate(view.own):
-                own.append(each + starts[asked * images + b])
+        cells = [each.identities for view in views for each in view.instances]
+        starts = torch.tensor([0, *map(len, cells)]).cumsum(0).tolist()
+        images = len(views[0].instances)
+        positive, anchor_image, anchor_set = [], [], []
+        for v, view in enumerate(views):
+            other = len(views) - 1 - v  # the other view, or the only one
+            for b, each in enumerate(view.positives):
+                positive.append(each + starts[other * images + b])
                 anchor_image.append(torch.full_like(each, b))
-                anchor_set.append(torch.full_like(each, asked))
-        cells = [cell for view in seen for cell in view.cells]
+                anchor_set.append(torch.full_like(each, other))
         pairs = Pairs(
             anchors=self.head(torch.cat([vectors for _, vectors in embedded])),
             instances=self.head(instances),
-            own=torch.cat(own),
+            positive=torch.cat(positive),
             anchor_image=torch.cat(anchor_image),
             instance_image=torch.cat([torch.full_like(cell, i % images) for i, cell in enumerate(cells)]),
-            cells=torch.cat(cells),
+            identities=torch.cat(cells),
             sets=(
                 torch.cat(anchor_set),
                 torch.cat([torch.full_like(cell, i // images) for i, cell in enumerate(cells)]),
             ),
         )
-        how: Any = {"within_images": settings.negatives == "image", "debias": settings.debias}
-        if self.alone:
-            return info_nce(pairs, settings.temperature, **how, divisor=max(len(pairs.anchors), 1)), instances
-        return batch_contrast(pairs, images, settings.temperature, **how), instances
+        within, debias, temperature = settings.negatives == "image", settings.debias, settings.temperature
+        if self.local:
+            divisor = max(len(pairs.anchors), 1)
+            loss = info_nce(pairs, temperature, within_images=within, debias=debias, divisor=divisor)
+        else:
+            loss = batch_contrast(pairs, images, temperature, within_images=within, debias=debias)
+        return loss, instances
 
     def _embed(self, view: View) -> tuple[Tensor, Tensor]:
         """Embeddings of a view's instances (I, d) and anchors (A, d), image by image."""
-        rows = [torch.cat(pair) for pair in zip(view.boxes, view.anchors, strict=True)]
+        pairs = [(each.boxes, anchors) for each, anchors in zip(view.instances, view.anchors, strict=True)]
+        rows = [torch.cat(pair) for pair in pairs]
         kinds = [
-            torch.cat([torch.full((len(own),), kind, device=own.device) for kind, own in enumerate(pair)])
-            for pair in zip(view.boxes, view.anchors, strict=True)
+            torch.cat([torch.full((len(each),), kind, device=each.device) for kind, each in enumerate(pair)])
+            for pair in pairs
         ]
         boxes, kind = pad_sequence(rows, True), pad_sequence(kinds, True, PADDING)
         blocked = None
         if self.network.config.self_attention == "after_first":
-            blocked = hide(kind, released=self.config.contrastive.views == "released")
-        embeddings = self.network.represent(view.memories, boxes, view.origin, blocked).embeddings
+            blocked = hidden_rows(kind, released=self.config.contrastive.views == "released")
+        encoded = view.encoded
+        embeddings = self.network.represent(encoded.memories, boxes, encoded.origin, blocked).embeddings
         return embeddings[kind == INSTANCE], embeddings[kind == ANCHOR]
 
     @torch.no_grad()
-    def watch(self, contrast: Contrast, embeddings: Tensor) -> Losses:
-        """What says whether embeddings collapse, of all processes: see ``collapse``.
+    def diagnose(self, contrast: Contrast, embeddings: Tensor) -> Losses:
+        """Whether embeddings collapse, over all processes: see ``collapse``.
 
         ``alignment``, ``uniformity`` and ``rank_projected`` are of the vectors that the loss sees, ``rank`` is of the
         embeddings themselves. ``found`` is the share of anchors that are most like their own cell, ``chance`` the loss
         of vectors that say nothing.
         """
         with torch.autocast(embeddings.device.type, enabled=False):  # ranks of rounded vectors are too high
-            own = contrast.similarity.gather(1, contrast.own[:, None])[:, 0]
-            everywhere = embeddings if self.alone else gather_rows(embeddings.detach())[0]
+            positive = contrast.similarity.gather(1, contrast.positive[:, None])[:, 0]
+            everywhere = embeddings if self.local else gather_rows(embeddings.detach())[0]
             return {
-                "embedding/alignment": alignment(own),
+                "embedding/alignment": alignment(positive),
                 "embedding/uniformity": uniformity(contrast.instances),
                 "embedding/rank": effective_rank(everywhere.float()),
                 "embedding/rank_projected": effective_rank(contrast.instances),
-                "embedding/found": contrast.found.float().mean() if len(own) else own.new_zeros(()),
-                "embedding/chance": own.new_tensor(contrast.chance),
+                "embedding/found": contrast.correct.float().mean() if len(positive) else positive.new_zeros(()),
+                "embedding/chance": positive.new_tensor(contrast.loss_by_chance),
             }
 
 
 def inside(boxes: Tensor, size: Tensor, border: float) -> Tensor:
-    """Which boxes (N, 4), cxcywh fractions of an image of ``size`` (2,) px, keep ``border`` px from its edges; 0: all.
+    """Which boxes (N, 4), cxcywh fractions of an image of ``size`` (2,) px, are ``border`` px from its edges; 0: all.
 
-    A box that is cut off reaches the edge.
+    A box that is cut off reaches the edge: truncation is a shortcut by which a cell is recognised.
     """
     if not border:
         return torch.ones(len(boxes), dtype=torch.bool, device=boxes.device)
@@ -231,8 +217,8 @@ def inside(boxes: Tensor, size: Tensor, border: float) -> Tensor:
     return ((centre - half >= border) & (centre + half <= size - border)).all(1)
 
 
-def hide(kind: Tensor, *, released: bool) -> Tensor:
-    """Which rows may not see which, for a representation decoder with self-attention.
+def hidden_rows(kind: Tensor, *, released: bool) -> Tensor:
+    """Attention mask for a representation decoder with self-attention.
 
     Args:
         kind: (B, R), ``INSTANCE``, ``ANCHOR`` or ``PADDING``.
@@ -240,7 +226,7 @@ def hide(kind: Tensor, *, released: bool) -> Tensor:
             sees its own kind.
 
     Returns:
-        (B, 1, R, R), True = hidden; a row that would see nothing sees itself.
+        (B, 1, R, R), True where a column is hidden from a row; a row that would see nothing sees itself.
     """
     hidden = (
         (kind != INSTANCE)[:, None, :].expand(-1, kind.shape[1], -1)

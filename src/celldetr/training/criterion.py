@@ -1,83 +1,223 @@
-"""Losses of a labelled batch (DETR's, with focal objectness and types), and dense supervision of the encoder's scores.
+"""Losses of a labelled batch: DETR's set criterion with focal objectness, box and type losses.
 
-Each returns sums divided by a count of the whole batch (``normaliser``), so that a batch that is split over processes
+Each loss is a sum divided by a count of the whole batch (``normaliser``), so that a batch that is split over processes
 gives the same gradients as a whole one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
+from torchvision.ops import box_convert, generalized_box_iou_loss, sigmoid_focal_loss
 
-from celldetr.boxes import cxcywh_to_xyxy, generalised_iou
-from celldetr.model.detection import Detections
-from celldetr.training.matcher import ALPHA, GAMMA, Match, flatten, gather
+from celldetr.config import TrainConfig
+from celldetr.data.dataset import Targets, concatenate
+from celldetr.model.detection import DetectionOutput, Detections
+from celldetr.training.denoising import DenoisingQueries
+from celldetr.training.matcher import ALPHA, GAMMA, HungarianMatcher, Match
 from celldetr.training.processes import normaliser
 
-Losses = dict[str, Tensor]
+Losses = dict[str, Tensor]  # by name; what follows the last slash is the kind of loss, which has the weight
+
+
+@dataclass(frozen=True)
+class TypeOutput:
+    """Type logits of some boxes of a batch.
+
+    Attributes:
+        logits: layer -> (M, K), image by image, after each layer that has a loss.
+        nuclei: B tensors, which nucleus of the image each box is; None: background, of no type.
+        weight: of the loss.
+    """
+
+    logits: Mapping[int, Tensor]
+    nuclei: Sequence[Tensor] | None
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class TrainingOutput:
+    """What a network made of a batch.
+
+    Attributes:
+        detection: of the detector; None: it does not learn.
+        matches: of each decoder layer, from the matcher.
+        sizes: (B, 2) width and height of the images, pixels.
+        denoising: the extra queries that the detector was given; None: none.
+        types: of the boxes that types are learned from.
+    """
+
+    detection: DetectionOutput | None = None
+    matches: Sequence[Sequence[Match]] = ()
+    sizes: Tensor | None = None
+    denoising: DenoisingQueries | None = None
+    types: Sequence[TypeOutput] = field(default=())
+
+
+class SetCriterion(nn.Module):
+    """Matches queries to nuclei and computes the losses of a batch.
+
+    Args:
+        config: loss weights, and which losses there are.
+        type_weights: (K,) weight of a cell of each type in the type loss.
+    """
+
+    type_weights: Tensor
+
+    def __init__(self, config: TrainConfig, type_weights: Tensor) -> None:
+        super().__init__()
+        self.matcher = HungarianMatcher(config.w_class, config.w_l1, config.w_giou)
+        self.config = config
+        self.weights = {"class": config.w_class, "l1": config.w_l1, "giou": config.w_giou, "type": config.w_type}
+        self.weights |= {"composition": config.w_composition, "nce": config.contrastive.weight}
+        self.register_buffer("type_weights", type_weights, persistent=False)
+
+    def forward(self, output: TrainingOutput, targets: Sequence[Targets]) -> Losses:
+        """Losses by name: ``layer0/class``, ``proposals/l1``, ``denoising1/giou``, ``representation0/type`` ...
+
+        Args:
+            output: of the network.
+            targets: B, of N_b nuclei; N_b may be 0.
+        """
+        device = targets[0].boxes.device
+        nuclei = normaliser(sum(len(each) for each in targets), device)
+        losses: Losses = {}
+        if output.detection is not None:
+            losses |= self._detection(output, output.detection, targets, nuclei)
+        if output.types:
+            losses |= self._types(output.types, targets, nuclei)
+        return losses
+
+    def total(self, losses: Losses) -> Tensor:
+        """Weighted sum of losses."""
+        return torch.stack([self.weights[name.rpartition("/")[2]] * loss for name, loss in losses.items()]).sum()
+
+    def match(self, layers: Sequence[Detections], targets: Sequence[Targets]) -> list[list[Match]]:
+        """Matches of each of some decoder layers."""
+        stacked = stack(layers)
+        return self.matcher(stacked.logits.detach(), stacked.boxes.detach(), targets)
+
+    def _detection(
+        self, output: TrainingOutput, detection: DetectionOutput, targets: Sequence[Targets], nuclei: float
+    ) -> Losses:
+        layers = detection_losses(stack(detection.layers), targets, output.matches, nuclei)
+        losses = _named("layer{}", layers)
+        proposals, anchors, dense = detection.proposals, detection.anchors, self.config.dense_queries
+        if proposals is not None and anchors is not None and output.sizes is not None:
+            if dense > 0:
+                terms = dense_losses(proposals, anchors, targets, output.sizes, nuclei)
+                terms = {name: dense * value for name, value in terms.items()}
+            else:
+                matches = self.match([proposals], targets)
+                (terms,) = detection_losses(stack([proposals]), targets, matches, nuclei)
+            losses |= {f"proposals/{name}": value for name, value in terms.items()}
+        if groups := self.config.denoising:
+            layers = denoising_losses(detection, output.denoising, nuclei, groups)
+            losses |= _named("denoising{}", layers)
+        return losses
+
+    def _types(self, outputs: Sequence[TypeOutput], targets: Sequence[Targets], nuclei: float) -> Losses:
+        """Losses of types and, where these are learned, of compositions; outputs that share a layer are added up."""
+        types: Losses = {}
+        compositions: Losses = {}
+        for output in outputs:
+            if output.nuclei is None:
+                for layer, logits in output.logits.items():
+                    _add(types, f"representation{layer}/type", output.weight * background_loss(logits, nuclei))
+                continue
+            own = concatenate([each.take(index) for each, index in zip(targets, output.nuclei, strict=True)])
+            labelled = normaliser(float(own.confidence[own.types >= 0].sum()), own.types.device)
+            for layer, logits in output.logits.items():
+                loss = type_loss(logits, own.types, self.type_weights, labelled, own.confidence)
+                _add(types, f"representation{layer}/type", output.weight * loss)
+            if self.config.w_composition:
+                spots = normaliser(len(own.spots[own.spots >= 0].unique()), own.types.device)
+                for layer, logits in output.logits.items():
+                    loss = composition_loss(logits, own.spots, own.compositions, spots)
+                    _add(compositions, f"representation{layer}/composition", output.weight * loss)
+        return types | compositions
+
+
+def stack(layers: Sequence[Detections]) -> Detections:
+    """Layers as one: boxes (L, B, Q, 4) and logits (L, B, Q)."""
+    return Detections(torch.stack([each.boxes for each in layers]), torch.stack([each.logits for each in layers]))
+
+
+def _named(prefix: str, layers: Sequence[Losses]) -> Losses:
+    return {f"{prefix.format(i)}/{name}": value for i, layer in enumerate(layers) for name, value in layer.items()}
+
+
+def _add(losses: Losses, name: str, loss: Tensor) -> None:
+    losses[name] = losses[name] + loss if name in losses else loss
 
 
 def sigmoid_focal(logits: Tensor, targets: Tensor) -> Tensor:
-    """Focal loss (Lin et al., ICCV 2017), alpha 0.25, gamma 2, of each element; same shape as ``logits``."""
-    p = logits.sigmoid()
-    cross_entropy = functional.binary_cross_entropy_with_logits(logits, targets, reduction="none")
-    p_true = p * targets + (1 - p) * (1 - targets)
-    alpha = ALPHA * targets + (1 - ALPHA) * (1 - targets)
-    return alpha * (1 - p_true) ** GAMMA * cross_entropy
+    """Focal loss of each element, with the settings of the matching cost; same shape as ``logits``."""
+    return sigmoid_focal_loss(logits, targets, ALPHA, GAMMA)
 
 
 def box_losses(boxes: Tensor, targets: Tensor, nuclei: float) -> tuple[Tensor, Tensor]:
-    """L1 and GIoU loss of matched boxes (..., M, 4), cxcywh fractions, (...) sums divided by ``nuclei``."""
+    """L1 and GIoU loss of matched boxes (..., M, 4), cxcywh fractions: (...) sums divided by ``nuclei``."""
     l1 = (boxes - targets).abs().sum((-2, -1)) / nuclei
-    giou = (1 - generalised_iou(cxcywh_to_xyxy(boxes), cxcywh_to_xyxy(targets))).sum(-1) / nuclei
-    return l1, giou
+    corners = [box_convert(each, "cxcywh", "xyxy") for each in (boxes, targets)]
+    # The default epsilon is for boxes in pixels: it would move the loss of small nuclei, whose area is 1e-4, by 4e-5.
+    giou = generalized_box_iou_loss(corners[0], corners[1], eps=torch.finfo(boxes.dtype).tiny)
+    return l1, giou.sum(-1) / nuclei
 
 
 def detection_losses(
-    found: Detections, targets: Sequence[Tensor], matches: Sequence[Sequence[Match]], nuclei: float
+    found: Detections, targets: Sequence[Targets], matches: Sequence[Sequence[Match]], nuclei: float
 ) -> list[Losses]:
     """One-to-one losses of each of L layers.
 
     Args:
         found: boxes (L, B, Q, 4) and logits (L, B, Q).
-        targets: B tensors (N_b, 4), cxcywh fractions.
-        matches: from ``match``.
+        targets: B.
+        matches: of each layer, from the matcher.
         nuclei: what the sums are divided by: ``normaliser`` of the nuclei in the batch.
     """
-    picked = [flatten(layer) for layer in matches]  # as many in each layer
-    image, query = (torch.stack(parts) for parts in zip(*picked, strict=True))
+    image, query = (torch.stack(parts) for parts in zip(*map(query_indices, matches), strict=True))  # (L, M)
     layer = torch.arange(len(matches), device=image.device)[:, None]
-    wanted = torch.zeros_like(found.logits)
-    wanted[layer, image, query] = 1.0
+    target_scores = torch.zeros_like(found.logits)
+    target_scores[layer, image, query] = 1.0
     real = found.logits > torch.finfo(found.logits.dtype).min  # padding does not take part
-    objectness = (sigmoid_focal(found.logits, wanted) * real).sum((1, 2)) / nuclei
-    true = torch.stack([gather(each, targets) for each in matches])
+    objectness = (sigmoid_focal(found.logits, target_scores) * real).sum((1, 2)) / nuclei
+    true = torch.stack([torch.cat([t.boxes[i] for (_, i), t in zip(m, targets, strict=True)]) for m in matches])
     l1, giou = box_losses(found.boxes[layer, image, query], true, nuclei)
     terms = zip(objectness.unbind(), l1.unbind(), giou.unbind(), strict=True)
     return [dict(zip(("class", "l1", "giou"), values, strict=True)) for values in terms]
 
 
-def dense_losses(found: Detections, anchors: Tensor, targets: Sequence[Tensor], sizes: Tensor, nuclei: float) -> Losses:
-    """One-to-many losses of the tokens that compete to become queries.
+def query_indices(matches: Sequence[Match]) -> tuple[Tensor, Tensor]:
+    """Matches of a batch -> (M,) image and (M,) query indices of all matched queries, image by image."""
+    image = torch.cat([torch.full_like(query, i) for i, (query, _) in enumerate(matches)])
+    return image, torch.cat([query for query, _ in matches])
 
-    One-to-one matching teaches one token in a hundred. Here the token nearest to a nucleus is wanted, the tokens around
-    it are forgiven by a Gaussian of the nucleus' size (CornerNet / CenterNet's penalty-reduced focal loss), so that the
-    best-scoring tokens are the centres of *different* nuclei; and every token inside a nucleus learns its box.
+
+def dense_losses(
+    found: Detections, anchors: Tensor, targets: Sequence[Targets], sizes: Tensor, nuclei: float
+) -> Losses:
+    """One-to-many losses of the encoder's tokens, which compete to become queries.
+
+    One-to-one matching teaches one token in a hundred. Here the target of a token's score is a Gaussian around each
+    nucleus, 1 at the nearest token (penalty-reduced focal loss of CornerNet and CenterNet), so that the best-scoring
+    tokens are the centres of *different* nuclei; and every token inside a nucleus learns its box.
 
     Args:
         found: proposals of T tokens, boxes (B, T, 4), logits (B, T).
-        anchors: (B, T, 4) the boxes they started from, cxcywh fractions.
-        targets: B tensors (N_b, 4), cxcywh fractions.
-        sizes: (B, 2) image sizes in pixels.
+        anchors: (B, T, 4) where the tokens are, cxcywh fractions.
+        targets: B.
+        sizes: (B, 2) width and height of the images, pixels.
         nuclei: as in ``detection_losses``.
     """
     heat = torch.zeros_like(found.logits)
     real = found.logits > torch.finfo(found.logits.dtype).min  # padding does not take part
     picked_boxes, picked_targets = [], []
-    for b, target in enumerate(targets):
+    for b, target in enumerate(each.boxes for each in targets):
         if not len(target):
             continue
         # (T, N) pixels along x and y; coordinates apart, because operations on pairs take several times as long.
@@ -97,10 +237,9 @@ def dense_losses(found: Detections, anchors: Tensor, targets: Sequence[Tensor], 
         picked_boxes.append(found.boxes[b, inside])
         picked_targets.append(target[nearest[inside]])
     p = found.logits.sigmoid()
-    wanted = heat == 1.0
     positive = (1 - p) ** 2 * -functional.logsigmoid(found.logits)
     negative = (1 - heat) ** 4 * p**2 * -functional.logsigmoid(-found.logits)
-    objectness = torch.where(wanted, positive, negative)[real].sum() / nuclei
+    objectness = torch.where(heat == 1.0, positive, negative)[real].sum() / nuclei
     # Averaged over the tokens, so that the sum weighs as much as that of the one-to-one losses does.
     picked = normaliser(sum(len(boxes) for boxes in picked_boxes), found.boxes.device)
     if not picked_boxes:
@@ -110,59 +249,78 @@ def dense_losses(found: Detections, anchors: Tensor, targets: Sequence[Tensor], 
     return {"class": objectness, "l1": l1, "giou": giou}
 
 
-def type_loss(
-    logits: Tensor, types: Tensor, weights: Tensor, labelled: float, confidence: Tensor | None = None
-) -> Tensor:
+def denoising_losses(
+    found: DetectionOutput, denoising: DenoisingQueries | None, nuclei: float, groups: int
+) -> list[Losses]:
+    """Objectness, L1 and GIoU of the denoising queries, of each decoder layer; all 0 in a batch without a nucleus.
+
+    Args:
+        found: of the detector, with the extra queries if there were any.
+        denoising: the queries; None: the batch has no nucleus.
+        nuclei: as in ``detection_losses``.
+        groups: of noised boxes; the losses are means over them.
+    """
+    if denoising is None:
+        zero = found.last.logits.sum() * 0
+        return [{"class": zero, "l1": zero, "giou": zero} for _ in found.layers]
+    positive = denoising.near & denoising.real
+    losses = []
+    for layer in found.extra:
+        focal = sigmoid_focal(layer.logits, positive.to(layer.logits.dtype)) * denoising.real
+        l1, giou = box_losses(layer.boxes[positive], denoising.boxes[positive], nuclei * groups)
+        losses.append({"class": focal.sum() / (nuclei * groups), "l1": l1, "giou": giou})
+    return losses
+
+
+def type_loss(logits: Tensor, types: Tensor, weights: Tensor, labelled: float, confidence: Tensor) -> Tensor:
     """Sigmoid focal loss of types; cells of unknown type (-1) are left out.
 
     Args:
         logits: (M, K).
         types: (M,) index of the type, or -1.
         weights: (K,) weight of a cell of each type.
-        labelled: what the sum is divided by: ``normaliser`` of the cells of known type in the batch, or of the sum of
-            their confidences: so a set of equally doubtful cells is learned from as one of sure cells is.
-        confidence: (M,) what each cell weighs, in [0, 1]; None: 1.
+        labelled: what the sum is divided by: ``normaliser`` of the sum of the confidences of the cells of known type:
+            a set of equally doubtful cells is learned from as one of sure cells is.
+        confidence: (M,) weight of each cell, in [0, 1].
     """
     known = types >= 0
     logits, types = logits[known], types[known]
-    wanted = functional.one_hot(types, logits.shape[-1]).to(logits.dtype)
-    weight = weights[types, None]
-    if confidence is not None:
-        weight = weight * confidence[known, None]
-    return (sigmoid_focal(logits, wanted) * weight).sum() / labelled
+    one_hot = functional.one_hot(types, logits.shape[-1]).to(logits.dtype)
+    weight = weights[types, None] * confidence[known, None]
+    return (sigmoid_focal(logits, one_hot) * weight).sum() / labelled
 
 
-def composition_loss(logits: Tensor, spots: Tensor, compositions: Tensor, taught: float) -> Tensor:
+def background_loss(logits: Tensor, nuclei: float) -> Tensor:
+    """Sigmoid focal loss of boxes (M, K) that are of no type, divided by ``nuclei``."""
+    return sigmoid_focal(logits, torch.zeros_like(logits)).sum() / nuclei
+
+
+def composition_loss(logits: Tensor, spots: Tensor, compositions: Tensor, divisor: float) -> Tensor:
     """KL(composition || mean softmax over the nuclei of a spot), summed over the spots that have nuclei.
 
     Args:
         logits: (M, K) of nuclei.
         spots: (M,) the spot of each nucleus, or -1.
         compositions: (S, K), share of each type.
-        taught: what the sum is divided by: ``normaliser`` of the spots with nuclei in the batch.
+        divisor: of the sum: ``normaliser`` of the spots with nuclei in the batch.
     """
     inside = spots >= 0
     exact = torch.promote_types(logits.dtype, torch.float32)
     spots, log_p = spots[inside], logits[inside].to(exact).log_softmax(-1)
     if not len(spots):
         return logits.sum() * 0
-    there, spots = spots.unique(return_inverse=True)
-    wanted = compositions[there].to(log_p.dtype)
+    present, spots = spots.unique(return_inverse=True)
+    target = compositions[present].to(log_p.dtype)
     index = spots[:, None].expand_as(log_p)
     # Sums of probabilities that may all be too small for a float: relative to the largest of each spot and type.
-    top = log_p.detach().new_full(wanted.shape, -torch.inf).scatter_reduce(0, index, log_p.detach(), "amax")
-    sums = torch.zeros_like(wanted).index_add(0, spots, (log_p - top[spots]).exp())
-    count = torch.bincount(spots, minlength=len(there)).to(log_p.dtype)
+    top = log_p.detach().new_full(target.shape, -torch.inf).scatter_reduce(0, index, log_p.detach(), "amax")
+    sums = torch.zeros_like(target).index_add(0, spots, (log_p - top[spots]).exp())
+    count = torch.bincount(spots, minlength=len(present)).to(log_p.dtype)
     mean = top + sums.log() - count.log()[:, None]
-    return (torch.special.xlogy(wanted, wanted) - wanted * mean).sum() / taught
+    return (torch.special.xlogy(target, target) - target * mean).sum() / divisor
 
 
-def no_type_loss(logits: Tensor, nuclei: float) -> Tensor:
-    """Sigmoid focal loss of boxes (M, K) that are to look like no type, divided by ``nuclei``."""
-    return sigmoid_focal(logits, torch.zeros_like(logits)).sum() / nuclei
-
-
-def balance(counts: Sequence[int], exponent: float) -> Tensor:
+def class_weights(counts: Sequence[int], exponent: float) -> Tensor:
     """(K,) type weights: inverse frequency to the power ``exponent``, averaging 1 over the cells.
 
     Types with no cell get the weight of the rarest one. ``exponent=0`` gives ones.

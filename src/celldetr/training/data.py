@@ -1,4 +1,4 @@
-"""The images that a recipe names, as a run takes them: to train on, and to validate on."""
+"""Training and validation data of a recipe."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from functools import cached_property
 import numpy as np
 
 from celldetr.config import Recipe
-from celldetr.data.lazy_dataset import LazySamples, areas, has_cells, in_pieces, join, type_counts
-from celldetr.data.sample import Sample
-from celldetr.data.sources import load_source
+from celldetr.data.lazy_dataset import in_pieces
+from celldetr.data.sample import LazySamples, Sample, areas, has_cells, type_counts
+from celldetr.data.sources import join, load_source
 from celldetr.errors import InputError
 from celldetr.training.hold_out import hold_out
 
@@ -25,20 +25,8 @@ class TrainingData:
         samples: to train on, and for each how often it is drawn (``weights``).
         held_out: to validate on.
         counts: labelled cells of each type in ``samples``.
-        apart: how what is validated on was taken from the training data; "" where the recipe names it.
+        apart: how ``held_out`` was split off the training data; "" where the recipe names validation data.
     """
-
-    @cached_property
-    def digest(self) -> str:
-        """Of what chance draws from: images with their cells and types; sizes alone of those decoded later."""
-        found = hashlib.sha256()
-        for part in (self.samples, self.held_out):
-            found.update(areas(part).tobytes())
-            for sample in () if isinstance(part, LazySamples) else part:
-                found.update(sample.name.encode("utf-8", "surrogateescape"))
-                found.update(sample.boxes.tobytes())
-                found.update(sample.types.tobytes())
-        return found.hexdigest()
 
     samples: Sequence[Sample]
     weights: Sequence[float]
@@ -46,12 +34,24 @@ class TrainingData:
     counts: list[int]
     apart: str = ""
 
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of images, cells and types, by which a resumed run sees the same crops; of lazy samples the sizes."""
+        digest = hashlib.sha256()
+        for part in (self.samples, self.held_out):
+            digest.update(areas(part).tobytes())
+            for sample in () if isinstance(part, LazySamples) else part:
+                digest.update(sample.name.encode("utf-8", "surrogateescape"))
+                digest.update(sample.boxes.tobytes())
+                digest.update(sample.types.tobytes())
+        return digest.hexdigest()
+
 
 def load_data(recipe: Recipe) -> TrainingData:
-    """Read what a recipe names.
+    """Read the data of a recipe.
 
     Raises:
-        InputError: wrong data, or none to train or to validate on; said now rather than after an hour of training.
+        InputError: wrong data, or none to train or to validate on.
     """
     types, mpp = recipe.model.types, recipe.model.mpp
     sources = [load_source(source, types, mpp) for source in recipe.train]
@@ -66,7 +66,7 @@ def load_data(recipe: Recipe) -> TrainingData:
                 " train: [{card: SET, split: train}], validation: [{card: SET, split: val}]"
             )
         parts = hold_out(samples, weights, settings.hold_out, settings.seed, whole_images=settings.labels == "all")
-        samples, weights, held_out, apart = parts.samples, parts.weights, parts.held_out, parts.what
+        samples, weights, held_out, apart = parts.samples, parts.weights, parts.held_out, parts.apart
     if settings.validation_images and len(held_out) > settings.validation_images:
         held_out = [held_out[i] for i in spread(len(held_out), settings.validation_images)]
     if recipe.model.coordinates == "image":  # such a network sees images of the size it was trained on

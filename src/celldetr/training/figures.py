@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from celldetr.io.figures import save_figure
 from celldetr.report.embedding_map import SAMPLE, lay_out
-from celldetr.training.held_out_cells import HeldOutCells, known
 from celldetr.training.infonce import Contrast
+from celldetr.training.slide_probe import HeldOutCells, any_type_known
 
 SIMILARITY_FILE, EMBEDDING_FILE, EMBEDDING_FACTS = "similarity.png", "embedding.png", "embedding.json"
 IMAGES = 3  # whose similarities are drawn beside those of the batch
@@ -34,15 +34,15 @@ def own_similarity(contrast: Contrast, image: int | None = None) -> tuple[NDArra
             once.
 
     Returns:
-        similarities (n, n), and for each anchor whether it found its own among all cells that it is told from (n,).
+        similarities (n, n), and (n,) whether each anchor is more like its own cell than like all negatives.
     """
     mine = contrast.anchor_set == 0
     if image is not None:
         mine = mine & (contrast.anchor_image == image)
     rows = mine.nonzero()[:, 0].cpu().numpy()
-    columns, first = np.unique(contrast.own.cpu().numpy()[rows], return_index=True)
+    columns, first = np.unique(contrast.positive.cpu().numpy()[rows], return_index=True)
     rows = rows[first]
-    return contrast.similarity.float().cpu().numpy()[rows][:, columns], contrast.found.cpu().numpy()[rows]
+    return contrast.similarity.float().cpu().numpy()[rows][:, columns], contrast.correct.cpu().numpy()[rows]
 
 
 def draw_similarity(contrast: Contrast, path: Path) -> Path:
@@ -101,7 +101,7 @@ def draw_embedding(cells: HeldOutCells, type_names: Sequence[str], path: Path, s
     figure = Figure(figsize=(16, 5), layout="constrained")
     by_type, by_slide, by_stain = figure.subplots(1, 3)
     _scatter(by_type, points, np.array([*type_names, "unknown"])[cells.types], [*type_names, "unknown"])
-    by_type.set(title="by type" if known(cells) else "by type: none is known")
+    by_type.set(title="by type" if any_type_known(cells) else "by type: none is known")
     names = list(dict.fromkeys(cells.slides.tolist()))
     _scatter(by_slide, points, cells.slides, names)
     by_slide.set(title=f"by slide ({len(names)})")

@@ -1,8 +1,8 @@
-"""Cells to validate on, taken from the training data where nothing else is there: patients, images, or single cells.
+"""Train-validation split where a recipe has no validation data: by patient, by image, or by cell.
 
-Patients are best: a network knows the stain of those it was trained on. With few of them images are taken, and with
-few images cells, which share image and often neighbourhood with those trained on: what validation says is then too
-good. What was done is said in the model's card.
+Patients are best: a network knows the stain of those it was trained on. With few of them images are held out, and with
+few images cells, which share image and often neighbourhood with the training cells, so that validation is too
+optimistic. The card of the model says which.
 """
 
 from __future__ import annotations
@@ -16,37 +16,37 @@ import numpy as np
 from celldetr.data.sample import Sample
 from celldetr.errors import InputError
 
-FEWEST = 5  # patients, or images, of which some can be spared
-TRIES = 100  # random choices, of which the one that divides the types best is taken
+FEWEST = 5  # patients, or images, below which none is held out
+TRIES = 100  # random splits, of which the one with most types in both parts is taken
 
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Training data, divided.
+    """Training data, split.
 
     Attributes:
         samples: to train on, with their ``weights``.
         held_out: to validate on.
-        what: was taken, in words.
+        apart: description of the split.
     """
 
     samples: list[Sample]
     weights: list[float]
     held_out: list[Sample]
-    what: str
+    apart: str
 
 
 def hold_out(
     samples: Sequence[Sample], weights: Sequence[float], share: float, seed: int, *, whole_images: bool
 ) -> HeldOut:
-    """Take some cells to validate on.
+    """Split off some cells to validate on.
 
     Args:
-        samples: all there is, with the types of the model.
-        weights: of them, kept with them.
-        share: of the cells that are to be taken, about.
-        seed: of the choice.
-        whole_images: never single cells: what is not labelled counts as background.
+        samples: all, with the types of the model.
+        weights: of the samples.
+        share: of the cells to hold out, about.
+        seed: of the split.
+        whole_images: never single cells: a nucleus without a label counts as background.
 
     Raises:
         InputError: too few images or cells.
@@ -94,7 +94,7 @@ def _choose(
                 best = types, {names[i] for i in taken}
             if types == present.sum():
                 break
-    return best[1] if best and (best[0] or not table.any()) else None  # cells of no type would tell nothing of types
+    return best[1] if best and (best[0] or not table.any()) else None  # cells of no type cannot validate types
 
 
 def _cells(samples: Sequence[Sample], weights: Sequence[float], share: float, rng: np.random.Generator) -> HeldOut:

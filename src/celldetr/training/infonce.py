@@ -1,9 +1,8 @@
 """InfoNCE over cells: an anchor has to be more like its own cell than like any other (CPC, van den Oord et al. 2018).
 
-    loss of anchor a = -log( exp(cos(a, own cell) / t) / sum over cells j it is told from of exp(cos(a, j) / t) )
+    loss of anchor a = -log( exp(cos(a, positive) / t) / sum over positive and negatives j of exp(cos(a, j) / t) )
 
-The sum holds the own cell. A cell that is the same one, seen in another crop of the batch, is left out of it: it is
-neither the pair that is asked for nor another cell.
+A cell that is the same one, seen in another crop of the batch, is neither positive nor negative.
 """
 
 from __future__ import annotations
@@ -14,29 +13,29 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from celldetr.training.processes import gather_rows, normaliser, place, processes
+from celldetr.training.processes import gather_rows, normaliser, rank, world_size
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """A anchors and the I cells (instances) that they are told from, of this process.
+    """A anchors and I instances, the cells among which each has to find its own, of this process.
 
     Attributes:
         anchors: (A, d) vectors.
         instances: (I, d) vectors.
-        own: (A,) which instance an anchor is of.
+        positive: (A,) which instance an anchor is of.
         anchor_image, instance_image: (A,) and (I,) which image of the batch each is from; the two views of an image are
             one image. Numbers are of this process.
-        cells: (I,) identity of each instance.
+        identities: (I,) number of the cell of each instance.
         sets: (A,) and (I,): anchors see instances of the same set only (those in the other view of the images).
     """
 
     anchors: Tensor
     instances: Tensor
-    own: Tensor
+    positive: Tensor
     anchor_image: Tensor
     instance_image: Tensor
-    cells: Tensor
+    identities: Tensor
     sets: tuple[Tensor, Tensor]
 
     def everywhere(self, images: int) -> Pairs:
@@ -48,23 +47,25 @@ class Pairs:
         instances, first = gather_rows(self.instances)
         # In one message: whole numbers of both.
         table, _ = gather_rows(
-            torch.stack([self.own + first, self.anchor_image + images * place(), self.sets[0]], dim=1)
+            torch.stack([self.positive + first, self.anchor_image + images * rank(), self.sets[0]], dim=1)
         )
-        facts, _ = gather_rows(torch.stack([self.instance_image + images * place(), self.cells, self.sets[1]], dim=1))
-        own, anchor_image, anchor_set = table.unbind(1)
-        instance_image, cells, instance_set = facts.unbind(1)
-        return Pairs(anchors, instances, own, anchor_image, instance_image, cells, (anchor_set, instance_set))
+        facts, _ = gather_rows(
+            torch.stack([self.instance_image + images * rank(), self.identities, self.sets[1]], dim=1)
+        )
+        positive, anchor_image, anchor_set = table.unbind(1)
+        instance_image, identities, instance_set = facts.unbind(1)
+        return Pairs(anchors, instances, positive, anchor_image, instance_image, identities, (anchor_set, instance_set))
 
 
 @dataclass(frozen=True)
 class Contrast:
-    """What InfoNCE made of pairs.
+    """InfoNCE of some pairs.
 
     Attributes:
-        loss: sum over the anchors, divided by what was asked.
+        loss: sum over the anchors, divided by the divisor.
         similarity: (A, I) cosines, detached.
         negatives: (A, I) True where an instance is in an anchor's sum.
-        own: (A,) as in ``Pairs``.
+        positive: (A,) as in ``Pairs``.
         instances: (I, d) of length 1, detached.
         anchor_image, anchor_set: (A,) as in ``Pairs``.
     """
@@ -72,21 +73,21 @@ class Contrast:
     loss: Tensor
     similarity: Tensor
     negatives: Tensor
-    own: Tensor
+    positive: Tensor
     instances: Tensor
     anchor_image: Tensor
     anchor_set: Tensor
 
     @property
-    def found(self) -> Tensor:
+    def correct(self) -> Tensor:
         """(A,) whether an anchor is more like its own cell than like all others."""
         best = self.similarity.masked_fill(~self.negatives, -torch.inf).argmax(1)
-        return best == self.own
+        return best == self.positive
 
     @property
-    def chance(self) -> float:
+    def loss_by_chance(self) -> float:
         """The loss of vectors that say nothing: the mean logarithm of how many cells there are to choose from."""
-        return float(self.negatives.sum(1).clamp(min=1).float().log().mean()) if len(self.own) else 0.0
+        return float(self.negatives.sum(1).clamp(min=1).float().log().mean()) if len(self.positive) else 0.0
 
 
 def info_nce(
@@ -97,8 +98,8 @@ def info_nce(
     Args:
         pairs: of the whole batch.
         temperature: t.
-        within_images: an anchor is told from the cells of its own image only.
-        debias: share of the other cells that are of the anchor's own type, see ``others``.
+        within_images: negatives are the cells of the anchor's own image only.
+        debias: share of the negatives that are of the anchor's own type, see ``debiased_negatives``.
         divisor: of the sum over the anchors.
 
     Returns:
@@ -115,40 +116,40 @@ def _info_nce(pairs: Pairs, temperature: float, within_images: bool, debias: flo
     negatives = pairs.sets[0][:, None] == pairs.sets[1][None]
     if within_images:
         negatives &= pairs.anchor_image[:, None] == pairs.instance_image[None]
-    same = pairs.cells[pairs.own][:, None] == pairs.cells[None]
-    itself = torch.zeros_like(same).scatter_(1, pairs.own[:, None], True)
+    same = pairs.identities[pairs.positive][:, None] == pairs.identities[None]
+    itself = torch.zeros_like(same).scatter_(1, pairs.positive[:, None], True)
     negatives = (negatives & ~same) | itself
     scores = (similarity / temperature).masked_fill(~negatives, -torch.inf)
     if len(scores):
-        wanted = scores.gather(1, pairs.own[:, None])[:, 0]
+        positive = scores.gather(1, pairs.positive[:, None])[:, 0]
         if debias:
             rest = scores.masked_fill(itself, -torch.inf)
-            total = torch.logaddexp(wanted, others(wanted, rest, debias, 1 / temperature))
+            total = torch.logaddexp(positive, debiased_negatives(positive, rest, debias, 1 / temperature))
         else:
             total = scores.logsumexp(1)
-        loss = (total - wanted).sum() / divisor
+        loss = (total - positive).sum() / divisor
     else:
         loss = (anchors.sum() + instances.sum()) * 0
-    facts = pairs.own, instances.detach(), pairs.anchor_image, pairs.sets[0]
+    facts = pairs.positive, instances.detach(), pairs.anchor_image, pairs.sets[0]
     return Contrast(loss, similarity.detach(), negatives, *facts)
 
 
-def others(wanted: Tensor, rest: Tensor, share: float, most: float) -> Tensor:
-    """Logarithm of the sum over other cells of exp(score), less what those of the anchor's own type are thought to add.
+def debiased_negatives(positive: Tensor, rest: Tensor, share: float, most: float) -> Tensor:
+    """Logarithm of the sum over the negatives of exp(score), without the estimated part of cells of the anchor's type.
 
-    Of M others a share is of the own type, whose scores are thought to be like that of the pair; the sum is what M
-    cells of other types would give: M * (mean of exp(score) - share * exp(score of the pair)) / (1 - share), and not
-    less than M cells as unlike as can be (Chuang et al., NeurIPS 2020, equation 8).
+    Of M negatives a share is estimated to be of the anchor's type, with scores like that of the positive; the sum is
+    what M cells of other types would give: M * (mean of exp(score) - share * exp(positive)) / (1 - share), and not less
+    than M cells as unlike as can be (Chuang et al., NeurIPS 2020, equation 8).
 
     Args:
-        wanted: (A,) scores of the pairs.
-        rest: (A, I) scores of the others, -inf where there is none.
-        share: of the others.
+        positive: (A,) scores of the pairs.
+        rest: (A, I) scores of the negatives, -inf where there is none.
+        share: of the negatives.
         most: largest score there can be; scores lie between it and its negative.
     """
     count = (rest > -torch.inf).sum(1)
     mean = (rest - most).exp().sum(1) / count.clamp(min=1)
-    less = (mean - share * (wanted - most).exp()) / (1 - share)
+    less = (mean - share * (positive - most).exp()) / (1 - share)
     least = torch.tensor(-2 * most, device=rest.device).exp().clamp(min=torch.finfo(rest.dtype).tiny)
     return (less.clamp(min=least) * count).clamp(min=torch.finfo(rest.dtype).tiny).log() + most
 
@@ -166,11 +167,11 @@ def batch_contrast(
     Returns:
         with a loss whose gradients, averaged over the processes, are those of the loss of the whole batch.
     """
-    anchors = normaliser(len(pairs.anchors), pairs.anchors.device) * processes()
+    anchors = normaliser(len(pairs.anchors), pairs.anchors.device) * world_size()
     everywhere = pairs.everywhere(images)
     whole = info_nce(everywhere, temperature, within_images=within_images, debias=debias, divisor=anchors)
     # Each process has the part of the gradient that goes through its own vectors; their mean has to be the sum.
     loss = whole.loss
-    if processes() > 1:
-        loss = loss.detach() + (loss - loss.detach()) * processes()
+    if world_size() > 1:
+        loss = loss.detach() + (loss - loss.detach()) * world_size()
     return replace(whole, loss=loss)

@@ -1,9 +1,7 @@
-"""The training loop, readable from top to bottom; Lightning Fabric brings devices, precision and processes.
+"""The training loop: steps, validation, checkpoints and log of a run; Lightning Fabric brings devices and processes.
 
-Everything random is a function of (seed, step, place in the batch): crop i of the run is always the same, so ``resume``
-continues as if nothing had happened, with any number of processes. A run is a folder: ``run.json``, ``recipe.yaml``,
-``state.safetensors``, ``log.jsonl``, ``tensorboard/``, ``curves.png`` and ``model/``, the checkpoint with the averaged
-weights that did best on validation.
+A run is a folder: ``run.json``, ``recipe.yaml``, ``state.safetensors``, ``log.jsonl``, ``tensorboard/``, ``curves.png``
+and ``model/``, the checkpoint with the averaged weights that did best on validation.
 """
 
 from __future__ import annotations
@@ -12,34 +10,55 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
-from lightning_fabric import Fabric
+import torch
 
 from celldetr.config import Recipe
-from celldetr.training.data import load_data
+from celldetr.errors import InputError
+from celldetr.model.celldetr import CellDETR
+from celldetr.model.checkpoint import load_checkpoint
+from celldetr.model.hub import find_model
+from celldetr.model.warm_start import start_from, start_note
+from celldetr.training.card import provenance, save_model
+from celldetr.training.data import TrainingData, load_data
 from celldetr.training.folder import MODEL_FOLDER, check_folder, open_folder
 from celldetr.training.logs import LOG_EVERY, RunLog, draw_curves
-from celldetr.training.pretraining import Pretraining
+from celldetr.training.objective import Numbers, Objective, Start, Validation
+from celldetr.training.optim import check_frozen
+from celldetr.training.pretraining import ContrastiveObjective
 from celldetr.training.processes import agree, end_others, share, start_fabric
-from celldetr.training.run import Run
-from celldetr.training.state import STATE_FILE
+from celldetr.training.state import STATE_FILE, load_state, save_state
+from celldetr.training.supervised import SupervisedObjective
+from celldetr.training.trainer import Trainer, TrainingLoss
 
-RUNS: dict[str, type[Run]] = {"supervised": Run, "contrastive": Pretraining}
+OBJECTIVES: dict[str, Callable[[Recipe, CellDETR, TrainingData, Start | None], Objective]] = {
+    "supervised": SupervisedObjective,
+    "contrastive": ContrastiveObjective,
+}
 
 
 @dataclass(frozen=True)
-class Progress:
-    """Told to a listener after every step and every validation."""
+class TrainingProgress:
+    """State of a run after a step, for a listener.
+
+    Attributes:
+        step, steps: done, and of the run.
+        loss: of the step.
+        images_per_second: since the process began.
+        validation: numbers by name, after steps that are validated.
+        warning: for the user; "" where nothing is wrong.
+    """
 
     step: int
     steps: int
     loss: float
     images_per_second: float
-    validation: dict[str, float | None] | None = None
+    validation: Numbers | None = None
     warning: str = ""
 
 
-Listener = Callable[[Progress], None]
+Listener = Callable[[TrainingProgress], None]
 
 
 def train(
@@ -62,83 +81,140 @@ def train(
         overwrite: start anew in a folder that holds a run.
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
         devices: processes, each with its own device, that share each batch.
-        listener: told of progress.
+        listener: called after every step.
         stop_at: end when this many steps are done, as if interrupted (the state is saved), for tests and time limits.
 
     Returns:
         the folder of the best checkpoint.
 
     Raises:
-        InputError: wrong settings or data; a folder that cannot be used; a loss that is no number any more.
+        InputError: wrong settings or data; a folder that cannot be used; a loss that is not finite.
     """
     fabric = start_fabric(recipe.training.precision, device, devices)
     try:
-        return _train(recipe, folder, fabric, resume, overwrite, listener, stop_at)
+        share(recipe.training.batch_size, fabric.world_size)
+        agree(fabric, lambda: check_folder(folder, recipe, resume=resume, overwrite=overwrite))
+        data = load_data(recipe)
+        objective, start = build(recipe, data, fabric.device)
+        if not (resume and (folder / STATE_FILE).is_file()):
+            agree(fabric, objective.initialise)
+        run = _Run(recipe, folder, data, objective, Trainer(objective.loss, recipe.training, fabric))
+        # Only now: wrong data or a wrong network must leave nothing behind.
+        with open_folder(fabric, folder, recipe, resume=resume, overwrite=overwrite) as held:
+            done = _loop(run, run.restore() if resume else 0, start.note if start else "", listener, stop_at)
+            if fabric.is_global_zero and done == recipe.training.steps:
+                held.finish(steps=done, seconds=round(run.seconds, 1))
     except BaseException:  # interrupted, too
         end_others(fabric)
         raise
-
-
-def _train(
-    recipe: Recipe,
-    folder: Path,
-    fabric: Fabric,
-    resume: bool,
-    overwrite: bool,
-    listener: Listener | None,
-    stop_at: int | None,
-) -> Path:
-    settings = recipe.training
-    first = fabric.is_global_zero  # the one process that writes
-    share(settings.batch_size, fabric.world_size)
-    agree(fabric, lambda: check_folder(folder, recipe, resume=resume, overwrite=overwrite))
-    run = RUNS[settings.objective](recipe, folder, fabric, load_data(recipe))
-    if not (resume and (folder / STATE_FILE).is_file()):
-        agree(fabric, run.initialise)
-    # Only now: wrong data or a wrong network must leave nothing behind.
-    with open_folder(fabric, folder, recipe, resume=resume, overwrite=overwrite) as held:
-        done = _loop(run, run.restore() if resume else 0, listener, stop_at)
-        if first and done == settings.steps:
-            held.finish(steps=done, seconds=round(run.seconds, 1))
     return folder / MODEL_FOLDER
 
 
-def _loop(run: Run, start: int, listener: Listener | None, stop_at: int | None) -> int:
-    """Train from step ``start`` on; returns how many steps are done."""
-    fabric, folder, settings = run.fabric, run.folder, run.recipe.training
-    first = fabric.is_global_zero
-    run.distribute()  # which gives all processes the weights of the first
-    log = RunLog(folder, start) if first else None
-    if log and not start and (before := run.begin()) is not None:
-        log.write("validation", 0, before)
+def build(recipe: Recipe, data: TrainingData, device: torch.device) -> tuple[Objective, Start | None]:
+    """Make the network of a recipe with its objective, with the weights of ``recipe.init`` if there is one."""
+    torch.manual_seed(recipe.training.seed)
+    network = CellDETR(recipe.model)
+    start = None
+    if recipe.init:
+        source = load_checkpoint(find_model(recipe.init))
+        new = start_from(network, source.network, types=source.card.types_trained)
+        check_frozen(recipe.training.freeze, new, recipe.init)
+        start = Start(source.card, new, start_note(network, source.network, new, recipe.init))
+    return OBJECTIVES[recipe.training.objective](recipe, network.to(device), data, start), start
+
+
+class _Run:
+    """A run with its folder: what is saved, restored and validated."""
+
+    def __init__(self, recipe: Recipe, folder: Path, data: TrainingData, objective: Objective, trainer: Trainer):
+        self.recipe, self.folder, self.data = recipe, folder, data
+        self.objective, self.trainer = objective, trainer
+        self.sources = provenance(recipe)  # now: files may change while the run goes on
+        self.best = -1.0  # score of the validations so far
+        self.seconds = 0.0  # of training so far, without validating and saving, before an interruption too
+
+    @property
+    def average(self) -> TrainingLoss:
+        return cast(TrainingLoss, self.trainer.average.module)
+
+    def restore(self) -> int:
+        """Continue from the state in the folder, if there is one; returns the steps done."""
+        if not (self.folder / STATE_FILE).is_file():
+            return 0
+        trainer = self.trainer
+        facts = load_state(self.folder, trainer.loss, trainer.average, trainer.optimizer)
+        if facts.get("data", self.data.digest) != self.data.digest:
+            raise InputError(
+                f"{self.folder}: the labelled cells of its data have changed since it was interrupted; bring them back,"
+                " or train anew with `overwrite=True`"
+            )
+        self.best, self.seconds = float(str(facts["best"])), float(str(facts["seconds"]))
+        self.objective.memory = cast(dict[str, float], facts["memory"])
+        return int(str(facts["step"]))
+
+    def save(self, done: int) -> None:
+        """Write all that ``restore`` needs."""
+        facts: dict[str, object] = {"step": done, "best": self.best, "seconds": self.seconds}
+        facts |= {"memory": self.objective.memory, "data": self.data.digest}
+        save_state(self.folder, self.trainer.loss, self.trainer.average, self.trainer.optimizer, facts)
+
+    def validate(self, done: int) -> Validation:
+        """Score the averaged weights, and keep them if they are the best so far."""
+        validation = self.objective.validate(self.average)
+        if validation.score > self.best:
+            self.best = validation.score
+            apart = {"held_out": self.data.apart} if self.data.apart else {}
+            save_model(
+                self.folder / MODEL_FOLDER,
+                self.average.network,
+                self.recipe,
+                validation.threshold,
+                metrics={**validation.numbers, "step": done, **apart},
+                sources=self.sources,
+                types_trained=self.objective.types_trained,
+            )
+        return validation
+
+
+def _loop(run: _Run, start: int, note: str, listener: Listener | None, stop_at: int | None) -> int:
+    """Train from step ``start`` on, with a ``note`` for the listener; returns how many steps are done."""
+    trainer, objective, fabric, settings = run.trainer, run.objective, run.trainer.fabric, run.recipe.training
+    trainer.distribute()
+    log = RunLog(run.folder, start) if fabric.is_global_zero else None  # one process writes
+    if log and not start and (baseline := objective.baseline(run.average)) is not None:
+        log.write("validation", 0, baseline)
     fabric.barrier()
     saved = clock = time.monotonic()
     seen, earlier, done = 0, run.seconds, start
-    for step, batch in enumerate(run.crops(start), start):
-        numbers = run.step(step, batch)
-        done = step + 1
+    dataset = objective.dataset(settings.steps * settings.batch_size)
+    for step, batch in enumerate(trainer.batches(dataset, objective.collate, start), start):
+        done, warning, validation = step + 1, note, None
+        logged = step % LOG_EVERY == 0 or done == settings.steps
+        numbers = trainer.step(step, batch, logged)
         seen += settings.batch_size
         run.seconds += time.monotonic() - clock
         speed = seen / max(run.seconds - earlier, 1e-9)
         ended = done == settings.steps or (stop_at is not None and done >= stop_at)
-        if log and (step % LOG_EVERY == 0 or done == settings.steps):
+        if log and logged:
             log.write("train", step, {**numbers, "images_per_second": speed, "seconds": run.seconds})
-        validation = None
+            warning = objective.warning(numbers) or warning
         if done % settings.validate_every == 0 or done == settings.steps:
             if log:
                 validation = run.validate(done)
-                log.write("validation", step, validation)
-                draw_curves(folder)
-                run.illustrate()
+                log.write("validation", step, validation.numbers)
+                draw_curves(run.folder)
+                objective.draw(run.folder)
+                warning = validation.warning or warning
             fabric.barrier()
-        if log and (ended or validation is not None or time.monotonic() - saved > settings.checkpoint_minutes * 60):
+        if log and (ended or validation or time.monotonic() - saved > settings.checkpoint_minutes * 60):
             run.save(done)
             saved = time.monotonic()
-        if listener and first:
-            told = run.warning or (run.note if step == start else "")
-            listener(Progress(done, settings.steps, numbers["loss"], speed, validation, told))
+        if log and listener:
+            validated = validation.numbers if validation else None
+            listener(TrainingProgress(done, settings.steps, numbers["loss"], speed, validated, warning))
         if ended:
             break
+        note = ""
         clock = time.monotonic()  # what validating and saving took is not training
     if log:
         log.close()

@@ -1,23 +1,67 @@
-"""Optimiser and learning rate: AdamW, linear warm-up, cosine to zero; the backbone at its own, lower rate."""
+"""Optimiser, learning rate, frozen parts and averaged weights.
+
+AdamW, linear warm-up, cosine to zero; the backbone has a lower rate of its own. The averaged weights (EMA) are the ones
+that are validated and shipped.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import Parameter
+from torch.optim.swa_utils import AveragedModel
 
-from celldetr.config import TrainConfig
+from celldetr.config import Part, TrainConfig
+from celldetr.errors import InputError
 from celldetr.model.celldetr import CellDETR
+
+TensorList = list[Tensor] | tuple[Tensor, ...]
+
+# The projections take the backbone's features to the encoder: with a frozen encoder behind them, they must not move.
+MODULES: dict[Part, tuple[str, ...]] = {
+    "backbone": ("backbone", "projections"),
+    "encoder": ("encoder",),
+    "detector": ("detector",),
+    "representer": ("representer",),
+}
+
+
+def freeze(network: CellDETR, parts: Sequence[Part]) -> tuple[nn.Module, ...]:
+    """Take the gradient from parts of a network; returns their modules, which have to stay in evaluation mode."""
+    modules = tuple(network.get_submodule(name) for part in parts for name in MODULES[part])
+    for module in modules:
+        module.requires_grad_(False)
+    return modules
+
+
+def check_frozen(parts: Sequence[Part], new: Iterable[str], init: str) -> None:
+    """Refuse to freeze what does not have its weights from ``init``.
+
+    Args:
+        parts: to be frozen.
+        new: names of the weights that ``init`` does not have.
+        init: the model, for the message.
+
+    Raises:
+        InputError: names the part and the first of these weights.
+    """
+    for part in parts:
+        unknown = [name for name in new if name.partition(".")[0] in MODULES[part]]
+        if unknown:
+            raise InputError(
+                f"training.freeze: {part} has weights that {init!r} does not have or has in another size"
+                f" ({unknown[0]}); leave {part} out of freeze, or leave model settings as they are in {init!r}"
+            )
 
 
 def build_optimizer(network: CellDETR, config: TrainConfig, beside: Iterable[Parameter] = ()) -> torch.optim.AdamW:
     """AdamW over the backbone, the type head if its rate is its own, and the rest, where these have anything to learn.
 
-    Each group remembers its peak rate as ``peak``. ``beside`` are weights that are no part of the network, and learn
-    like the rest of it.
+    Each group has its peak rate as ``peak``. ``beside`` are weights that are no part of the network, and learn like the
+    rest of it.
     """
     parts: list[tuple[nn.Module, float]] = [(network.backbone, config.backbone_lr)]
     parts += [(network.type_head, config.head_lr)] if config.head_lr else []
@@ -33,7 +77,7 @@ def build_optimizer(network: CellDETR, config: TrainConfig, beside: Iterable[Par
     return torch.optim.AdamW(groups, weight_decay=config.weight_decay, fused=True)
 
 
-def factor(step: int, config: TrainConfig) -> float:
+def rate_factor(step: int, config: TrainConfig) -> float:
     """Share of the peak rate at ``step`` (from 0): rises to 1 over the warm-up, then falls as a half cosine to 0."""
     if step < config.warmup:
         return (step + 1) / config.warmup
@@ -44,11 +88,30 @@ def factor(step: int, config: TrainConfig) -> float:
 def set_rate(optimizer: torch.optim.Optimizer, step: int, config: TrainConfig) -> float:
     """Set the rates for ``step``; returns that of the transformer, or of what learns if that is frozen."""
     for group in optimizer.param_groups:
-        group["lr"] = group["peak"] * factor(step, config)
+        group["lr"] = group["peak"] * rate_factor(step, config)
     return float(optimizer.param_groups[0]["lr"])
 
 
-def clip_gradients(network: nn.Module, limit: float) -> float:
+def clip_gradients(module: nn.Module, limit: float) -> float:
     """Scale gradients so that their joint norm is at most ``limit``; returns the norm before."""
-    parameters = [p for p in network.parameters() if p.grad is not None]
+    parameters = [p for p in module.parameters() if p.grad is not None]
     return float(nn.utils.clip_grad_norm_(parameters, limit))
+
+
+def average_weights(module: nn.Module, decay: float) -> AveragedModel:
+    """Exponential moving average of weights and buffers; counters are copied.
+
+    The decay rises from 0.1 as ``n / (9 + n)`` up to ``decay`` with the number n of steps, so that the random start is
+    soon forgotten.
+    """
+
+    @torch.no_grad()
+    def update(average: TensorList, current: TensorList, averaged: Tensor | int) -> None:
+        if average[0].is_floating_point():
+            torch._foreach_lerp_(average, current, 1 - min(decay, float(averaged) / (9 + float(averaged))))
+        else:
+            torch._foreach_copy_(average, current)
+
+    averaged = AveragedModel(module, multi_avg_fn=update, use_buffers=True)
+    averaged.n_averaged.fill_(1)  # else the first update would copy the weights
+    return averaged.eval().requires_grad_(False)

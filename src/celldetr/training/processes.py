@@ -134,7 +134,7 @@ def normaliser(count: float, device: torch.device) -> float:
         count: of this process; the batch's is the sum over processes, and counts as 1 when it is 0.
         device: for the communication.
     """
-    if not several():
+    if not distributed():
         return max(float(count), 1.0)
     total = torch.tensor(float(count), device=device)
     dist.all_reduce(total)
@@ -143,7 +143,7 @@ def normaliser(count: float, device: torch.device) -> float:
 
 def largest(count: int, device: torch.device) -> int:
     """The largest of a count over all processes."""
-    if not several():
+    if not distributed():
         return count
     most = torch.tensor(count, device=device)
     dist.all_reduce(most, dist.ReduceOp.MAX)
@@ -163,9 +163,8 @@ def gather_rows(rows: Tensor) -> tuple[Tensor, int]:
     Returns:
         (sum of n, ...) in the order of the processes, and the index of the first own row.
     """
-    if not several():
+    if not distributed():
         return rows, 0
-    rank = dist.get_rank()
     count = torch.tensor([len(rows)], device=rows.device)
     counts = [torch.zeros_like(count) for _ in range(dist.get_world_size())]
     dist.all_gather(counts, count)
@@ -175,22 +174,22 @@ def gather_rows(rows: Tensor) -> tuple[Tensor, int]:
     received = [torch.empty_like(sent) for _ in lengths]
     dist.all_gather(received, sent)
     parts = [each[:length] for each, length in zip(received, lengths, strict=True)]
-    parts[rank] = rows
-    return torch.cat(parts), sum(lengths[:rank])
+    parts[rank()] = rows
+    return torch.cat(parts), sum(lengths[: rank()])
 
 
-def processes() -> int:
-    """How many share a batch."""
-    return dist.get_world_size() if several() else 1
+def world_size() -> int:
+    """How many processes share a batch."""
+    return dist.get_world_size() if distributed() else 1
 
 
-def place() -> int:
-    """Which of them this is, from 0."""
-    return dist.get_rank() if several() else 0
+def rank() -> int:
+    """Number of this process, from 0."""
+    return dist.get_rank() if distributed() else 0
 
 
-def several() -> bool:
-    """Whether there are processes to speak to."""
+def distributed() -> bool:
+    """Whether several processes share a batch."""
     return dist.is_available() and dist.is_initialized()
 
 

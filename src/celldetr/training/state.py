@@ -1,6 +1,6 @@
 """The state of a run: weights, their average, the optimiser's moments and the step, as one safetensors file.
 
-All chance in training is a function of (seed, step, place in the batch), so nothing else is needed to continue
+All randomness in training is a function of (seed, step, place in the batch), so nothing else is needed to continue
 exactly. The file replaces the one before it in a single rename: an interruption leaves either the old state or the new
 one.
 """
@@ -21,11 +21,8 @@ from celldetr.io.files import replacing
 STATE_FILE = "state.safetensors"
 
 
-def _collect(
-    network: nn.Module, average: nn.Module, optimizer: torch.optim.Optimizer, head: nn.Module | None
-) -> dict[str, Tensor]:
+def _collect(network: nn.Module, average: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     tensors = {f"network/{name}": value for name, value in network.state_dict().items()}
-    tensors |= {f"head/{name}": value for name, value in (head.state_dict() if head else {}).items()}
     tensors |= {f"average/{name}": value for name, value in average.state_dict().items()}
     for index, moments in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer/{index}/{name}": torch.as_tensor(value) for name, value in moments.items()}
@@ -38,18 +35,18 @@ def save_state(
     average: nn.Module,
     optimizer: torch.optim.Optimizer,
     facts: dict[str, object],
-    head: nn.Module | None = None,
 ) -> None:
     """Write the state of a run.
 
     Args:
         folder: of the run.
-        network, average, optimizer: what is trained.
+        network: with all that learns beside it.
+        average: of ``network``.
+        optimizer: with its moments.
         facts: JSON-able: the next step, the best result so far.
-        head: what learns beside the network and is no part of it, and its average.
     """
     with replacing(folder / STATE_FILE) as unfinished:
-        save_file(_collect(network, average, optimizer, head), unfinished, metadata={"facts": json.dumps(facts)})
+        save_file(_collect(network, average, optimizer), unfinished, metadata={"facts": json.dumps(facts)})
 
 
 def load_state(
@@ -57,7 +54,6 @@ def load_state(
     network: nn.Module,
     average: nn.Module,
     optimizer: torch.optim.Optimizer,
-    head: nn.Module | None = None,
 ) -> dict[str, object]:
     """Put the state of a run back; returns the facts.
 
@@ -71,15 +67,13 @@ def load_state(
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except (SafetensorError, OSError, KeyError, ValueError) as error:
         raise InputError(f"{path}: not a training state ({error}); start again with `overwrite=True`") from None
-    parts: dict[str, dict[str, Tensor]] = {"network": {}, "average": {}, "optimizer": {}, "head": {}}
+    parts: dict[str, dict[str, Tensor]] = {"network": {}, "average": {}, "optimizer": {}}
     for key, value in tensors.items():
         kind, _, name = key.partition("/")
         parts.setdefault(kind, {})[name] = value
     try:
         network.load_state_dict(parts["network"])
         average.load_state_dict(parts["average"])
-        if head is not None:
-            head.load_state_dict(parts["head"])
         _load_moments(optimizer, parts["optimizer"])
     except (RuntimeError, ValueError, IndexError) as error:
         first = " ".join(str(error).split())[:200]

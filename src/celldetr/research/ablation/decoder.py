@@ -1,77 +1,138 @@
-"""Training a representation decoder alone, on the remembered memory of a detector.
+"""Training a representation decoder alone, on the stored memory of a detector.
 
 The detector has learned boxes only (no type loss), so that no variant is favoured by what its features were made for.
-Its memory of training crops, the boxes it finds in them, and which nucleus each is, are computed once; a variant's
-decoder and type head are then trained on them in minutes, with the losses and feeding modes of any training. Levels
-that only the representation decoder reads are remembered as the backbone gives them: the detector has not learned their
-projection, so the variant learns it.
+Its memory of training crops, the boxes it detects in them, and the nucleus of each box are computed once; a variant's
+decoder and type head are then trained on them in minutes, with the losses and modes of any training. Levels that only
+the representation decoder reads are stored as the backbone gives them: the detector has not learned their projection,
+so the variant learns it.
 """
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
-from celldetr.config import DETECTION, Recipe
-from celldetr.data.dataset import TrainingSet, collate
-from celldetr.errors import InputError
+from celldetr.config import DETECTION, Recipe, TrainConfig
+from celldetr.data.dataset import Targets, TrainingSet, collate
 from celldetr.model.celldetr import CellDETR
-from celldetr.model.checkpoint import Checkpoint, save_checkpoint
+from celldetr.model.checkpoint import Checkpoint
 from celldetr.model.device import in_bf16
 from celldetr.model.memory import Memory
 from celldetr.research.ablation.study import Study
 from celldetr.research.ablation.trial import find_result, score_trial, trial_folder
-from celldetr.training.box_sources import feed
-from celldetr.training.card import make_card
-from celldetr.training.criterion import balance
-from celldetr.training.crops import image_generators
+from celldetr.training.box_sources import box_sources
+from celldetr.training.card import provenance, save_model
+from celldetr.training.criterion import Losses, TrainingOutput, class_weights
 from celldetr.training.data import load_data
-from celldetr.training.ema import Average
 from celldetr.training.folder import MODEL_FOLDER
-from celldetr.training.labels import Labels
-from celldetr.training.loop import Listener, Progress, train
-from celldetr.training.matcher import match
-from celldetr.training.optim import build_optimizer, clip_gradients, set_rate
-from celldetr.training.processes import normaliser
-from celldetr.training.supervised import ORIGIN_PX, Supervised, matched, matching_costs
+from celldetr.training.loop import Listener, TrainingProgress, train
+from celldetr.training.processes import start_fabric
+from celldetr.training.supervised import SupervisedLoss, matched_boxes
+from celldetr.training.trainer import Trainer, image_generators, random_places
 
 DETECTOR = "detector"  # folder beside the variants'
 
 
 @dataclass(frozen=True)
-class Crop:
-    """What is remembered of a training crop.
+class StoredCrop:
+    """Memory of a training crop.
 
     Attributes:
         tokens: (S, d) float16, of the encoder's levels.
         levels: stride -> (C, h, w) float16 of the backbone, of the levels that only the representation decoder reads.
-        boxes, types: of its nuclei, (N, 4) and (N,).
-        found: boxes (M, 4) that were detected on a nucleus, and which nucleus (M,).
+        targets: its nuclei.
+        detected: boxes (M, 4) that were matched to a nucleus, and which nucleus (M,).
         origin: (2,) pixels.
     """
 
     tokens: Tensor
     levels: dict[int, Tensor]
-    boxes: Tensor
-    types: Tensor
-    found: tuple[Tensor, Tensor]
+    targets: Targets
+    detected: tuple[Tensor, Tensor]
     origin: Tensor
 
 
 @dataclass(frozen=True)
-class Memo:
-    """Remembered crops of one detector, and the geometry that they share (``Memory`` of one crop, without tokens)."""
+class StoredBatch:
+    """Memory of B crops; attributes as of ``StoredCrop``, as float32, with the geometry of one."""
 
-    crops: list[Crop]
+    memory: Memory
+    levels: dict[int, Tensor]
+    targets: list[Targets]
+    detected: list[tuple[Tensor, Tensor]]
+    origin: Tensor
+
+    def to(self, device: torch.device) -> StoredBatch:
+        """The same batch on a device, that of ``memory``."""
+        return StoredBatch(
+            self.memory.with_tokens(self.memory.tokens.to(device)),
+            {stride: level.to(device) for stride, level in self.levels.items()},
+            [each.to(device) for each in self.targets],
+            [(boxes.to(device), nucleus.to(device)) for boxes, nucleus in self.detected],
+            self.origin.to(device),
+        )
+
+
+@dataclass(frozen=True)
+class StoredCrops(Dataset[StoredCrop]):
+    """Stored crops of one detector, drawn anew in each epoch: ``TrainConfig`` says how many.
+
+    Attributes:
+        crops: all there are.
+        layout: the geometry that they share, ``Memory`` of one crop without tokens.
+        counts: cells of each type in the training data.
+        seed: of the order.
+    """
+
+    crops: list[StoredCrop]
     layout: Memory
     counts: list[int]
+    seed: int = 0
+
+    def __getitem__(self, index: int) -> StoredCrop:
+        epoch, place = divmod(index, len(self.crops))
+        return self.crops[int(np.random.default_rng([self.seed, epoch]).permutation(len(self.crops))[place])]
+
+    def collate(self, crops: Sequence[StoredCrop]) -> StoredBatch:
+        """Crops -> a batch."""
+        count, layout = len(crops), self.layout
+        memory = replace(
+            layout,
+            tokens=torch.stack([crop.tokens for crop in crops]).float(),
+            ratios=layout.ratios.expand(count, -1, -1),
+            sizes=layout.sizes.expand(count, -1),
+        )
+        levels = {s: torch.stack([crop.levels[s] for crop in crops]).float() for s in crops[0].levels}
+        targets, detected = [crop.targets for crop in crops], [crop.detected for crop in crops]
+        return StoredBatch(memory, levels, targets, detected, torch.stack([crop.origin for crop in crops]))
+
+
+class DecoderLoss(SupervisedLoss):
+    """A network with the loss of types, on stored memory."""
+
+    def __init__(self, network: CellDETR, config: TrainConfig, type_weights: Tensor) -> None:
+        """Freeze all but the representation decoder, the type head and the projections that only the former reads."""
+        super().__init__(network, config.model_copy(update={"freeze": DETECTION}), type_weights)
+        for stride in network.own_strides:
+            network.projections[network.config.strides.index(stride)].requires_grad_(True)
+
+    def forward(
+        self, batch: Any, generators: Sequence[torch.Generator], measure: bool = False
+    ) -> tuple[Tensor, Losses]:
+        """See ``TrainingLoss``; the batch is a ``StoredBatch``."""
+        memories = self.network.complete(batch.memory, batch.levels)
+        sources = box_sources(self.config, batch.detected, batch.targets, generators)
+        output = TrainingOutput(types=self.box_types(memories, batch.origin, sources))
+        losses = self.criterion(output, batch.targets)
+        return self.criterion.total(losses), {name: value.detach() for name, value in losses.items()}
 
 
 def train_detector(study: Study, seed: int, out: Path, device: str = "auto", listener: Listener | None = None) -> Path:
@@ -81,45 +142,43 @@ def train_detector(study: Study, seed: int, out: Path, device: str = "auto", lis
 
 
 @torch.no_grad()
-def remember(study: Study, seed: int, checkpoint: Checkpoint, device: torch.device) -> Memo:
+def store_crops(study: Study, seed: int, checkpoint: Checkpoint, device: torch.device) -> StoredCrops:
     """Run the detector over training crops.
 
     Args:
         study: says how many; crops and their augmentation are those of the detector's recipe.
         seed: of the crops.
         checkpoint: the detector.
-        device: where to run; what is remembered stays on the CPU.
+        device: where to run; crops stay on the CPU.
     """
     recipe = study.detector_recipe(seed)
     data = load_data(recipe)
     crops = TrainingSet(data.samples, recipe.augment, seed, study.crops, data.weights)
-    network = checkpoint.network.eval().to(device)
-    remembered: list[Crop] = []
+    loss = SupervisedLoss(checkpoint.network.to(device), recipe.training, class_weights(data.counts, 0)).eval()
+    network = loss.network
+    stored: list[StoredCrop] = []
     layout = None
-    weights = matching_costs(recipe.training)
     half = in_bf16(recipe.training.precision, device)
     for batch in DataLoader(crops, batch_size=4, num_workers=recipe.training.workers, collate_fn=collate):
-        origin = torch.stack(
-            [torch.rand(2, generator=each) for each in image_generators(seed, 0, len(remembered), len(batch.images))]
-        )
-        origin = origin * ORIGIN_PX
+        batch = batch.to(device)
+        origin, sizes = random_places(batch.images, image_generators(seed, 0, len(stored), len(batch.images)))
         with torch.autocast(device.type, torch.bfloat16, enabled=half):
-            sizes = torch.full((len(batch.images), 2), float(batch.images.shape[-1]), device=device)
-            levels = network.levels(network.normalise(batch.images.to(device)))
-            memories = network.encode_levels(levels, sizes, None, origin.to(device))
-            found = network.detect(memories, origin.to(device)).last
-        pairs = match(found.logits[None], found.boxes[None], [b.to(device) for b in batch.boxes], **weights)[0]
+            levels = network.levels(network.normalise(batch.images))
+            memories = network.encode_levels(levels, sizes, None, origin)
+            last = network.detect(memories, origin).last
+        matches = loss.criterion.match([last], batch.targets)[0]
+        detected = matched_boxes(last.boxes.float(), matches)
         memory = memories.detection
         layout = layout or replace(
             memory, tokens=memory.tokens[:1, :0], ratios=memory.ratios[:1], sizes=memory.sizes[:1]
         )
-        indices = [(query.cpu(), nucleus.cpu()) for query, nucleus in pairs]
-        each = zip(batch.boxes, batch.types, matched(found.boxes.float().cpu(), indices), strict=True)
-        for i, (boxes, types, hits) in enumerate(each):
+        for i, (targets, (boxes, nucleus)) in enumerate(zip(batch.targets, detected, strict=True)):
             extra = {stride: levels[stride][i].half().cpu() for stride in network.own_strides}
-            remembered.append(Crop(memory.tokens[i].half().cpu(), extra, boxes, types, hits, origin[i]))
+            found = boxes.cpu(), nucleus.cpu()
+            tokens = memory.tokens[i].half().cpu()
+            stored.append(StoredCrop(tokens, extra, targets.to(torch.device("cpu")), found, origin[i].cpu()))
     assert layout is not None
-    return Memo(remembered, layout, data.counts)
+    return StoredCrops(stored, layout, data.counts, seed)
 
 
 def run_variant(
@@ -128,11 +187,11 @@ def run_variant(
     seed: int,
     out: Path,
     detector: Checkpoint,
-    memo: Memo,
+    crops: StoredCrops,
     device: str = "auto",
     listener: Listener | None = None,
 ) -> Path:
-    """Train a variant's decoder and type head on a memo, put them into the detector, and score that.
+    """Train a variant's decoder and type head on stored crops, put them into the detector, and score that.
 
     Returns:
         the file of the result.
@@ -142,87 +201,52 @@ def run_variant(
         return path
     recipe = study.recipe_of(variant, seed)
     start = time.monotonic()
-    network, loss = fit(recipe, detector, memo, listener)
+    network, loss = fit(recipe, detector, crops, device, listener)
     seconds = time.monotonic() - start
     folder.mkdir(parents=True, exist_ok=True)
-    card = make_card(recipe, detector.card.threshold, {}, recipe.training.steps)
-    save_checkpoint(folder / MODEL_FOLDER, network, card, dtype=torch.float16)
+    save_model(
+        folder / MODEL_FOLDER,
+        network,
+        recipe,
+        detector.card.threshold,
+        metrics={"step": recipe.training.steps},
+        sources=provenance(recipe),
+        dtype=torch.float16,
+    )
     curve = [(seconds, None, None)]
     return score_trial(study, variant, seed, folder / MODEL_FOLDER, folder, curve, device, {"type_loss": loss})
 
 
-def fit(recipe: Recipe, detector: Checkpoint, memo: Memo, listener: Listener | None = None) -> tuple[CellDETR, float]:
+def fit(
+    recipe: Recipe, detector: Checkpoint, crops: StoredCrops, device: str = "auto", listener: Listener | None = None
+) -> tuple[CellDETR, float]:
     """Train the representation decoder and type head of a recipe's network, and the projections of its own levels.
 
     Args:
         recipe: the variant; ``training.steps``, ``batch_size`` and rates are of the decoder's training.
         detector: gives all other weights, which stay as they are.
-        memo: of the detector, ``remember``.
-        listener: told of progress.
+        crops: of the detector.
+        device: where to train.
+        listener: called after every step.
 
     Returns:
-        the whole network with averaged weights, and the mean type loss of the last tenth of the steps.
+        the whole network with averaged weights, and the mean loss of the last tenth of the steps.
     """
-    settings = recipe.training
-    device = memo.layout.ratios.device
+    settings = recipe.training.model_copy(update={"workers": 0})  # the crops are in memory
     torch.manual_seed(settings.seed)
-    network = CellDETR(recipe.model.model_copy(update={"pretrained": "none"})).to(device)
+    network = CellDETR(recipe.model.model_copy(update={"pretrained": "none"}))
     own = {name for name in network.state_dict() if name.startswith(("representer.", "type_head."))}
     shared = {name: value for name, value in detector.network.state_dict().items() if name not in own}
     network.load_state_dict(network.state_dict() | shared)
-    frozen = settings.model_copy(update={"freeze": DETECTION})
-    objective = Supervised(network, frozen, balance(memo.counts, settings.class_balance).to(device)).train()
-    for stride in network.own_strides:
-        network.projections[network.config.strides.index(stride)].requires_grad_(True)
-    optimizer, average = build_optimizer(network, settings), Average(network, settings.ema)
-    chance = torch.Generator().manual_seed(settings.seed)
+    loss = DecoderLoss(network, settings, class_weights(crops.counts, settings.class_balance))
+    trainer = Trainer(loss, settings, start_fabric(settings.precision, device, 1))
+    trainer.distribute()
     losses: list[float] = []
     clock = time.monotonic()
-    order: list[int] = []
-    for step in range(settings.steps):
-        set_rate(optimizer, step, settings)
-        if len(order) < settings.batch_size:
-            order = torch.randperm(len(memo.crops), generator=chance).tolist() + order
-        batch = [memo.crops[order.pop()] for _ in range(settings.batch_size)]
-        torch.manual_seed(int(torch.randint(2**31, (1,), generator=chance)))  # dropout draws from the global generator
-        loss = _type_loss(objective, memo, batch, step)
-        if not math.isfinite(now := float(loss.detach())):
-            raise InputError(f"{recipe.name}: loss is {now} at step {step}; lower training.lr={settings.lr:g}")
-        loss.backward()
-        clip_gradients(network, settings.clip)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        average.update(network, step)
-        losses.append(now)
+    for step, batch in enumerate(trainer.batches(replace(crops, seed=settings.seed), crops.collate)):
+        losses.append(trainer.step(step, batch)["loss"])
         if listener:
             speed = (step + 1) * settings.batch_size / max(time.monotonic() - clock, 1e-9)
-            listener(Progress(step + 1, settings.steps, losses[-1], speed))
+            listener(TrainingProgress(step + 1, settings.steps, losses[-1], speed))
     last = losses[-max(1, len(losses) // 10) :]
-    return average.network, sum(last) / len(last)
-
-
-def _type_loss(objective: Supervised, memo: Memo, batch: Sequence[Crop], step: int) -> Tensor:
-    """Weighted type loss of remembered crops, by the mode of the objective."""
-    network, settings, layout = objective.network, objective.config, memo.layout
-    device, count = layout.ratios.device, len(batch)
-    tokens = torch.stack([crop.tokens for crop in batch]).to(device).float()
-    memory = replace(
-        layout,
-        tokens=tokens,
-        ratios=layout.ratios.expand(count, -1, -1),
-        sizes=layout.sizes.expand(count, -1),
-    )
-    levels = {s: torch.stack([crop.levels[s] for crop in batch]).to(device).float() for s in network.own_strides}
-    with torch.autocast(device.type, torch.bfloat16, enabled=in_bf16(settings.precision, device)):
-        memories = network.complete(memory, levels)
-        fed = feed(
-            settings,
-            [(boxes.to(device), nucleus.to(device)) for boxes, nucleus in (crop.found for crop in batch)],
-            [crop.boxes.to(device) for crop in batch],
-            image_generators(settings.seed, step, 0, count),
-        )
-        origin = torch.stack([crop.origin for crop in batch]).to(device)
-        nuclei = normaliser(sum(len(crop.boxes) for crop in batch), device)
-        labels = Labels([crop.types.to(device) for crop in batch])
-        terms = objective.type_losses(memories, fed, labels, origin, nuclei)
-    return settings.w_type * torch.stack(list(terms.values())).sum()
+    return cast(DecoderLoss, trainer.average.module).network, sum(last) / len(last)

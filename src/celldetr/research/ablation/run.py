@@ -92,15 +92,15 @@ def do_task(task: Task, listener: Listener | None = None) -> str:
     elif missing:
         from celldetr.model.checkpoint import load_checkpoint
         from celldetr.model.device import pick_device
-        from celldetr.research.ablation.decoder import remember, run_variant, train_detector
+        from celldetr.research.ablation.decoder import run_variant, store_crops, train_detector
 
         device = pick_device(task.device)
         detector = load_checkpoint(
             train_detector(task.study, task.seed, task.out, task.device, listener), device=device
         )
-        memo = remember(task.study, task.seed, detector, device)
+        crops = store_crops(task.study, task.seed, detector, device)
         for name in missing:
-            run_variant(task.study, name, task.seed, task.out, detector, memo, task.device, listener)
+            run_variant(task.study, name, task.seed, task.out, detector, crops, task.device, listener)
     return task.name
 
 

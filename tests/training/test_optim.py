@@ -11,49 +11,48 @@ from torch import nn
 
 from celldetr.config import ModelConfig, TrainConfig
 from celldetr.model.celldetr import CellDETR
-from celldetr.training.ema import Average
-from celldetr.training.optim import build_optimizer, clip_gradients, factor, set_rate
+from celldetr.training.optim import average_weights, build_optimizer, clip_gradients, rate_factor, set_rate
 
 
 def test_average_follows_its_formula() -> None:
     network = nn.Linear(1, 1, bias=False)
     nn.init.constant_(network.weight, 1.0)
-    average = Average(network, decay=0.5)
+    average = average_weights(network, 0.5)
     expected = 1.0
     for step in range(20):
         nn.init.constant_(network.weight, float(step))
-        average.update(network, step)
+        average.update_parameters(network)
         decay = min(0.5, (1 + step) / (10 + step))
         expected = decay * expected + (1 - decay) * step
-        assert float(average.network.weight) == pytest.approx(expected, rel=1e-5)
+        assert float(average.module.weight) == pytest.approx(expected, rel=1e-5)
 
 
 def test_average_is_a_copy_in_evaluation_mode_with_counters_carried_over() -> None:
     network = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3)).train()
-    average = Average(network, 0.9)
+    average = average_weights(network, 0.9)
     before = network[0].weight.detach().clone()
     network(torch.randn(5, 2))
-    average.update(network, 0)
-    assert not average.network.training
-    assert not any(p.requires_grad for p in average.network.parameters())
-    assert int(average.network[1].num_batches_tracked) == 1
+    average.update_parameters(network)
+    assert not average.module.training
+    assert not any(p.requires_grad for p in average.module.parameters())
+    assert int(average.module[1].num_batches_tracked) == 1
     assert torch.equal(network[0].weight, before)  # updating the copy leaves the original alone
 
 
 def test_rate_rises_over_the_warm_up_and_falls_as_a_cosine() -> None:
     config = TrainConfig(steps=110, warmup=10)
-    assert [factor(step, config) for step in (0, 4, 9)] == pytest.approx([0.1, 0.5, 1.0])
-    assert factor(10, config) == pytest.approx(1.0)
-    assert factor(35, config) == pytest.approx(0.5 * (1 + math.cos(math.pi / 4)))
-    assert factor(60, config) == pytest.approx(0.5)
-    assert 0 < factor(109, config) < 0.001
-    assert factor(110, config) == factor(500, config) == pytest.approx(0.0)
+    assert [rate_factor(step, config) for step in (0, 4, 9)] == pytest.approx([0.1, 0.5, 1.0])
+    assert rate_factor(10, config) == pytest.approx(1.0)
+    assert rate_factor(35, config) == pytest.approx(0.5 * (1 + math.cos(math.pi / 4)))
+    assert rate_factor(60, config) == pytest.approx(0.5)
+    assert 0 < rate_factor(109, config) < 0.001
+    assert rate_factor(110, config) == rate_factor(500, config) == pytest.approx(0.0)
 
 
 def test_a_run_without_or_with_only_warm_up() -> None:
-    assert factor(0, TrainConfig(steps=10, warmup=0)) == pytest.approx(1.0)
-    assert factor(9, TrainConfig(steps=10, warmup=20)) == pytest.approx(0.5)
-    assert factor(20, TrainConfig(steps=10, warmup=20)) == pytest.approx(1.0)
+    assert rate_factor(0, TrainConfig(steps=10, warmup=0)) == pytest.approx(1.0)
+    assert rate_factor(9, TrainConfig(steps=10, warmup=20)) == pytest.approx(0.5)
+    assert rate_factor(20, TrainConfig(steps=10, warmup=20)) == pytest.approx(1.0)
 
 
 def test_the_backbone_has_its_own_rate(tiny_model: Callable[..., ModelConfig]) -> None:

@@ -1,4 +1,4 @@
-"""Embeddings of the cells that are validated on, with what they may wrongly have learnt: which slide they are from."""
+"""Linear probe of slide identity: how well the slide of a held-out cell can be predicted from its embedding."""
 
 from __future__ import annotations
 
@@ -88,14 +88,14 @@ def embed_cells(network: CellDETR, samples: Sequence[Sample], device: torch.devi
 
 @dataclass(frozen=True)
 class SlideProbe:
-    """How well a cell's slide can be told from its embedding.
+    """How well the slide of a cell can be predicted from its embedding.
 
     Attributes:
         accuracy: of a linear classifier on cells that it was not fitted to, the mean over slides.
         chance: what guessing reaches: one over the number of slides.
         slides, cells: how many took part.
         apart: ``images``: fitted and judged on different images of the same slides; ``cells``: on different cells of
-            the same images, where slides have one image each, so that telling the image is enough.
+            the same images, where slides have one image each, so that recognising the image is enough.
     """
 
     accuracy: float
@@ -108,7 +108,7 @@ class SlideProbe:
 def probe_slides(cells: HeldOutCells, seed: int = 0) -> SlideProbe | None:
     """Fit a linear classifier of slides to embeddings, cross-validated; None where there are not two slides.
 
-    An embedding of cells should not tell the slide: what it says of stain and scanner it cannot say of the cell.
+    An embedding of cells should not reveal the slide: its capacity for stain and scanner is lost for the cell.
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.metrics import recall_score
@@ -123,38 +123,38 @@ def probe_slides(cells: HeldOutCells, seed: int = 0) -> SlideProbe | None:
         _draw(np.flatnonzero(usable & (cells.slides == name)), cells.images, rng)
         for name in names[counts >= LEAST_CELLS]
     ]
-    several = [own for own in drawn if len(np.unique(cells.images[own])) >= 2]
+    several = [rows for rows in drawn if len(np.unique(cells.images[rows])) >= 2]
     apart = "images" if len(several) >= 2 else "cells"
     chosen = (several if apart == "images" else drawn)[:MOST_SLIDES]
     if len(chosen) < 2:
         return None
     # Every slide's images (or cells) are dealt to the folds in turn, so that a classifier has seen all slides.
     units = [
-        np.unique(cells.images[own], return_inverse=True)[1] if apart == "images" else np.arange(len(own))
-        for own in chosen
+        np.unique(cells.images[rows], return_inverse=True)[1] if apart == "images" else np.arange(len(rows))
+        for rows in chosen
     ]
     folds = min(FOLDS, *(int(unit.max()) + 1 for unit in units))
     picked = np.concatenate(chosen)
-    slides = np.repeat(np.arange(len(chosen)), [len(own) for own in chosen])
-    # Weighted, since a fold can leave slides with more and fewer cells, and the fewest are told least.
+    slides = np.repeat(np.arange(len(chosen)), [len(rows) for rows in chosen])
+    # Weighted, since a fold can leave slides with more and fewer cells, and those with the fewest would be missed most.
     classifier = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=500, class_weight="balanced"))
-    told = cross_val_predict(
+    predicted = cross_val_predict(
         classifier, cells.vectors[picked].astype(np.float64), slides, cv=PredefinedSplit(np.concatenate(units) % folds)
     )
-    accuracy = float(recall_score(slides, told, average="macro"))
+    accuracy = float(recall_score(slides, predicted, average="macro"))
     return SlideProbe(accuracy, 1 / len(chosen), len(chosen), len(picked), apart)
 
 
-def _draw(own: NDArray[np.int64], images: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
+def _draw(rows: NDArray[np.int64], images: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
     """At most ``PER_SLIDE`` of a slide's cells, as evenly over its images as these have cells."""
-    own = rng.permutation(own)
-    turn = np.zeros(len(own), np.int64)  # of a cell among those of its image
-    for image in np.unique(images[own]):
-        mine = images[own] == image
-        turn[mine] = np.arange(mine.sum())
-    return own[np.argsort(turn, kind="stable")][:PER_SLIDE]
+    rows = rng.permutation(rows)
+    turn = np.zeros(len(rows), np.int64)  # of a cell among those of its image
+    for image in np.unique(images[rows]):
+        same = images[rows] == image
+        turn[same] = np.arange(same.sum())
+    return rows[np.argsort(turn, kind="stable")][:PER_SLIDE]
 
 
-def known(cells: HeldOutCells) -> bool:
+def any_type_known(cells: HeldOutCells) -> bool:
     """Whether the type of any cell is known."""
     return bool((cells.types != UNKNOWN).any())
