@@ -6,13 +6,11 @@ Every value is escaped by the template engine (autoescape), and a name that a te
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
 
 from celldetr.io.files import replacing
 
@@ -50,11 +48,6 @@ def templates() -> Environment:
 def render(template: str, **values: Any) -> str:
     """A page from the template of that name."""
     return templates().get_template(template).render(values)
-
-
-def document(title: str, body: Iterable[str]) -> str:
-    """A page of HTML that is escaped already; the report of ``celldetr spatial`` is still made so."""
-    return render("escaped.html", title=title, body=Markup("\n".join(body)))
 
 
 def write_page(path: Path, template: str, **values: Any) -> Path:
