@@ -71,8 +71,8 @@ def reading(path: Path) -> Iterator[None]:
     # Readers of HDF5, Parquet, Zarr and gzip fail on damaged files in ways of their own: KeyError, struct.error, ...
     except Exception as error:
         text = " ".join(str(error).split())
-        said = text if len(text) <= 200 else f"{text[:200]}..."
-        raise InputError(f"{path}: cannot be read ({said or type(error).__name__}); {DAMAGED}") from None
+        reason = text if len(text) <= 200 else f"{text[:200]}..."
+        raise InputError(f"{path}: cannot be read ({reason or type(error).__name__}); {DAMAGED}") from None
 
 
 def as_text(ids: ArrayLike) -> NDArray[np.object_]:

@@ -197,12 +197,12 @@ def _experiment(path: Path | None) -> dict[str, Any]:
 
 
 def _name(experiment: dict[str, Any], folder: Path) -> str:
-    said = [str(experiment[key]) for key in ("run_name", "region_name") if experiment.get(key)]
-    return " ".join(said) or folder.resolve().name
+    names = [str(experiment[key]) for key in ("run_name", "region_name") if experiment.get(key)]
+    return " ".join(names) or folder.resolve().name
 
 
 def _alignment(folder: Path, source: dict[str, Any]) -> NDArray[np.float64] | None:
-    """The alignment of the H&E image that lies in the bundle, if it is the only one; ``source`` says what was done."""
+    """The alignment of the H&E image that lies in the bundle, if it is the only one; ``source`` gets a note."""
     found = sorted(folder.glob("*imagealignment.csv"))
     found = [path for path in found if "if_image" not in path.name]  # of immunofluorescence
     if len(found) != 1:
