@@ -31,8 +31,6 @@ from helpers.xenium_files import (
     write_zarr_matrix,
 )
 
-PLAIN = ReadOptions(reader="plain")
-
 
 def hold_to_truth(section: object, truth: Truth) -> None:
     cells = section.cells
@@ -53,19 +51,12 @@ def hold_to_truth(section: object, truth: Truth) -> None:
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_bundles_of_all_versions(version: str, tmp_path: Path) -> None:
-    pytest.importorskip("spatialdata_io")
     truth = write_bundle(tmp_path / "out", version)
     section = read_section(tmp_path / "out")
     hold_to_truth(section, truth)
-    assert section.source["reader"].startswith("spatialdata-io")
     assert section.source["version"] == f"xenium-{version}"
     assert section.name == "run region 1"
-    plain = read_section(tmp_path / "out", options=PLAIN)
-    hold_to_truth(plain, truth)
-    assert plain.source["reader"] == "celldetr"
-    assert np.array_equal(plain.points, section.points)
     several = sum(len(each) > 1 for each in truth.nuclei)
-    assert section.source.get("polygons", {}) == plain.source.get("polygons", {})
     assert section.source.get("polygons", {}) == ({"nuclei": {"several": several}} if several else {})
     assert (several > 0) == (version >= "2")
 
@@ -77,7 +68,7 @@ def test_as_spatialdata_io_reads_it(tmp_path: Path) -> None:
         tmp_path, cells_labels=False, nucleus_labels=False, transcripts=False, morphology_mip=False,
         morphology_focus=False, aligned_images=False,
     )  # fmt: skip
-    table, ours = data["table"], read_section(tmp_path, options=PLAIN)
+    table, ours = data["table"], read_section(tmp_path)
     assert table.obs_names.tolist() == ours.cells.obs_names.tolist()
     assert (table.X != ours.cells.X).nnz == 0
     outlines = data["cell_boundaries"].geometry.reindex(ours.cells.obs_names)
@@ -130,7 +121,6 @@ def test_genuine_parts_of_bundles(shared_data: Path) -> None:
     assert np.array_equal(section.points, cells[["x_centroid", "y_centroid"]])
     assert np.array_equal(section.cells.obs["nucleus_area_um2"], cells["nucleus_area"])
     assert section.cells.X.sum() == cells["transcript_counts"].sum()
-    assert section.source["why"].startswith("spatialdata-io needs experiment.xenium, cells.zarr.zip, cells.parquet")
     assert section.nuclei is None
     small = read_section(shared_data / "xenium_small_hbreast")
     assert small.cells.var_names.tolist() == ["ABCC11", "ACTA2", "ACTG2", "ADAM9"] or small.cells.shape == (6, 4)
@@ -153,34 +143,22 @@ def test_tables_in_csv(tmp_path: Path) -> None:
         (tmp_path / f"{name}.parquet").unlink()
     section = read_section(tmp_path)
     hold_to_truth(section, truth)
-    assert "cells.parquet, nucleus_boundaries.parquet" in section.source["why"]
 
 
 def test_rows_joined_by_id(tmp_path: Path) -> None:
     truth = write_bundle(tmp_path)
     frame = pd.read_parquet(tmp_path / "cells.parquet").sample(frac=1, random_state=0)
     frame.to_parquet(tmp_path / "cells.parquet")
-    section = read_section(tmp_path, options=PLAIN)
+    section = read_section(tmp_path)
     hold_to_truth(section, truth)
     frame.iloc[:-10].to_parquet(tmp_path / "cells.parquet")
-    part = read_section(tmp_path, options=PLAIN)
+    part = read_section(tmp_path)
     assert part.cells.n_obs == 20
     assert part.source["left_out"] == {"cells of cell_feature_matrix.h5 that are not in cells.parquet": 10}
     assert part.source["polygons"]["outlines"]["foreign"] == 10
     frame.iloc[:14].to_parquet(tmp_path / "cells.parquet")
     with pytest.raises(InputError, match=r"16 of the 30 cells of cell_feature_matrix\.h5 .* are not in cells\.parquet"):
-        read_section(tmp_path, options=PLAIN)
-
-
-def test_another_order_is_not_taken_for_the_same(tmp_path: Path) -> None:
-    pytest.importorskip("spatialdata_io")
-    truth = write_bundle(tmp_path)
-    pd.read_parquet(tmp_path / "cells.parquet").iloc[::-1].to_parquet(tmp_path / "cells.parquet")
-    section = read_section(tmp_path)
-    hold_to_truth(section, truth)
-    assert section.source["why"].startswith("spatialdata-io: AssertionError")
-    with pytest.raises(InputError, match="try reader='plain'"):
-        read_section(tmp_path, options=ReadOptions(reader="spatialdata-io"))
+        read_section(tmp_path)
 
 
 def truncate(path: Path) -> None:
@@ -194,7 +172,7 @@ def test_truncated_files_are_named(name: str, tmp_path: Path) -> None:
     write_bundle(tmp_path)
     truncate(tmp_path / name)
     with pytest.raises(InputError, match=rf"{name}: cannot be read .*; the file is damaged or incomplete"):
-        read_section(tmp_path, options=PLAIN)
+        read_section(tmp_path)
 
 
 def test_truncated_csv_and_manifest(tmp_path: Path) -> None:
@@ -235,19 +213,19 @@ def test_tables_that_are_wrong(tmp_path: Path) -> None:
     frame = pd.read_parquet(tmp_path / "cells.parquet")
     frame.rename(columns={"x_centroid": "x"}).to_parquet(tmp_path / "cells.parquet")
     with pytest.raises(InputError, match=r"has no column x_centroid .it has cell_id, x, y_centroid"):
-        read_section(tmp_path, options=PLAIN)
+        read_section(tmp_path)
     pd.concat([frame, frame[:2]]).to_parquet(tmp_path / "cells.parquet")
     with pytest.raises(InputError, match=r"2 cell ids occur more than once \('aaaaaaah-1', say\)"):
-        read_section(tmp_path, options=PLAIN)
+        read_section(tmp_path)
     frame[:0].to_parquet(tmp_path / "cells.parquet")
     with pytest.raises(InputError, match="holds no cells"):
-        read_section(tmp_path, options=PLAIN)
+        read_section(tmp_path)
     bad = frame.assign(x_centroid=np.where(np.arange(30) < 8, np.nan, frame["x_centroid"]))
     bad.to_parquet(tmp_path / "cells.parquet")
     hidden = [i for i in range(8) if not truth.nuclei[i]]  # the others have the centre of their nucleus
     with pytest.raises(InputError, match=rf"{len(hidden)} of 30 cells have no finite coordinates; .*drop_unplaced"):
-        read_section(tmp_path, options=PLAIN)
-    section = read_section(tmp_path, options=ReadOptions(reader="plain", drop_unplaced=True))
+        read_section(tmp_path)
+    section = read_section(tmp_path, options=ReadOptions(drop_unplaced=True))
     assert section.cells.obs_names.tolist() == [name for i, name in enumerate(truth.ids) if i not in hidden]
     assert section.source["left_out"] == {"cells without coordinates": len(hidden)}
     assert len(section.nuclei) == len(section.outlines) == section.cells.n_obs
@@ -255,7 +233,7 @@ def test_tables_that_are_wrong(tmp_path: Path) -> None:
     table = pd.read_parquet(tmp_path / "cell_boundaries.parquet").drop(columns="vertex_x")
     table.to_parquet(tmp_path / "cell_boundaries.parquet")
     with pytest.raises(InputError, match=r"cell_boundaries\.parquet: has no column vertex_x"):
-        read_section(tmp_path, options=PLAIN)
+        read_section(tmp_path)
 
 
 def test_matrices_that_are_wrong(tmp_path: Path) -> None:
@@ -265,33 +243,33 @@ def test_matrices_that_are_wrong(tmp_path: Path) -> None:
     with h5py.File(path, "r+") as file:
         file["matrix/indices"][0] = 999
     with pytest.raises(InputError, match="an index lies outside of the matrix"):
-        read_section(tmp_path, options=PLAIN)
+        read_section(tmp_path)
     write_matrix(path, counts, truth.ids)
     with h5py.File(path, "r+") as file:
         del file["matrix/data"]
         file["matrix/data"] = np.full((counts > 0).sum(), 0.5)
     with pytest.raises(InputError, match="numbers that are no counts"):
-        read_section(tmp_path, options=PLAIN)
+        read_section(tmp_path)
     write_matrix(path, counts, truth.ids)
     with h5py.File(path, "r+") as file:
         file["matrix/features/feature_type"][...] = b"Protein Expression"
     with pytest.raises(InputError, match="none of its features is of type 'Gene Expression'"):
-        read_section(tmp_path, options=PLAIN)
+        read_section(tmp_path)
     with h5py.File(path, "w") as file:
         file["spam"] = 1
     with pytest.raises(InputError, match="has no group 'matrix'"):
-        read_section(tmp_path, options=PLAIN)
+        read_section(tmp_path)
 
 
 def test_alignment_in_the_bundle(tmp_path: Path) -> None:
     write_bundle(tmp_path)
     (tmp_path / "run_he_imagealignment.csv").write_text("1,0,100\n0,1,50\n0,0,1\n")
     (tmp_path / "run_if_imagealignment.csv").write_text("no")
-    section = read_section(tmp_path, options=PLAIN)
+    section = read_section(tmp_path)
     assert section.source["alignment"] == "run_he_imagealignment.csv"
     assert np.allclose(section.to_image @ [100 * 0.2125, 50 * 0.2125, 1], [0, 0, 1])
     (tmp_path / "run_he_imagealignment.csv").write_text("1,0\n0,1\n")
-    section = read_section(tmp_path, options=PLAIN)
+    section = read_section(tmp_path)
     assert section.to_image is None
     assert section.source["alignment"].startswith("not used: run_he_imagealignment.csv: holds 2 x 2 numbers")
     json.dumps(section.source)

@@ -1,8 +1,8 @@
-"""Which cells, tiles and tissue a region of interest takes: exactly what filtering the whole slide would leave.
+"""Cells, tiles and tissue inside a region of interest: exactly what filtering the whole slide would leave.
 
-A cell is inside if its centre is, outlines and the edges of holes included. The grid knows nothing of the region; it
-decides only which tiles are read. Cells of these tiles outside the region are found, take part in ``ownership`` and are
-then dropped, because one of them can be the sighting of a nucleus that keeps a neighbour from reporting it again.
+A cell is inside if its centre is, outlines and the edges of holes included. The grid of tiles does not depend on the
+region, which only decides the tiles that are read. Cells of these tiles outside the region take part in the suppression
+at seams and are then dropped: one of them can be a nucleus that a neighbouring tile must not report again.
 """
 
 from __future__ import annotations

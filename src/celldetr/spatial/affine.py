@@ -1,6 +1,6 @@
-"""Affine maps between the frames of a section and its H&E image: read, checked, composed, described.
+"""Affine maps between the coordinates of a section and its H&E image: read, checked, composed, described.
 
-Three frames: micrometres of the instrument (a section's), pixels of its morphology image (0.2125 um each on a
+Three systems: micrometres of the instrument (a section's), pixels of its morphology image (0.2125 um each on a
 Xenium), and level-0 pixels of the H&E image. A map is a (3, 3) matrix that takes columns (x, y, 1). Xenium Explorer
 writes that from H&E pixels to morphology pixels (10x Genomics, knowledge base article 35386990499853;
 ``xenium_aligned_image`` of spatialdata-io); the package everywhere uses ``to_image``, from micrometres to H&E pixels.
@@ -10,7 +10,6 @@ Nothing in a file tells the two apart, so ``check_affine`` looks where the cells
 from __future__ import annotations
 
 import csv
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, get_args
@@ -43,9 +42,8 @@ def read_affine(path: Path) -> Affine:
     """Read a map from a file, in whatever direction it is written.
 
     Args:
-        path: CSV of 3 x 3 or 2 x 3 numbers (Xenium Explorer's alignment or matrix file); JSON with such a nested list,
-            by itself or as ``matrix`` or ``affine``; or Xenium Explorer's keypoints CSV, to which a map from
-            ``alignment`` (H&E) to ``fixed`` (morphology) pixels is fitted by least squares.
+        path: CSV of 3 x 3 or 2 x 3 numbers (Xenium Explorer's alignment or matrix file); or Xenium Explorer's keypoints
+            CSV, to which a map from ``alignment`` (H&E) to ``fixed`` (morphology) pixels is fitted by least squares.
 
     Raises:
         InputError: no such file, other than that, not finite, singular or nearly so, or keypoints that disagree.
@@ -55,29 +53,12 @@ def read_affine(path: Path) -> Affine:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError:
         raise InputError(f"{path}: is no text; {_EXPECTED}") from None
-    if text.lstrip().startswith(("{", "[")):
-        return _from_json(text, path)
     lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
     if lines and any(name in lines[0] for name in KEYPOINTS):
         return _from_keypoints(lines, path)
     # Separated by commas, as Xenium Explorer does, or by semicolons, tabs or blanks, as others do.
     rows = [line.replace(";", ",").replace(",", " ").split() for line in lines]
     return _matrix(rows, path)
-
-
-def _from_json(text: str, path: Path) -> Affine:
-    try:
-        values: Any = json.loads(text)
-    except ValueError as error:
-        raise InputError(f"{path}: cannot be read as JSON ({error}); {_EXPECTED}") from None
-    if isinstance(values, dict):
-        key = next((key for key in ("matrix", "affine", "to_image") if key in values), None)
-        if key is None:
-            raise InputError(
-                f"{path}: has no 'matrix' (it has {', '.join(list(values)[:8]) or 'nothing'}); {_EXPECTED}"
-            )
-        values = values[key]
-    return _matrix(values, path)
 
 
 def _from_keypoints(lines: list[str], path: Path) -> Affine:

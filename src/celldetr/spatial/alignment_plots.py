@@ -198,8 +198,8 @@ def residual_figure(
     figure = _figure(13, 4.6)
     where, rates, distances = figure.subplots(1, 3)
     points = apply(in_image_um(np.asarray(to_image, dtype=np.float64), mpp), cells_um)
-    found = residual_map(points[pair_cells], pairs[["dx_um", "dy_um"]].to_numpy(dtype=np.float64))
-    _draw_map(figure, where, found)
+    residuals = residual_map(points[pair_cells], pairs[["dx_um", "dy_um"]].to_numpy(dtype=np.float64))
+    _draw_map(figure, where, residuals)
     _draw_rates(figure, rates, points, pair_cells)
     _draw_distances(distances, pairs["distance_um"].to_numpy(dtype=np.float64), chance_um, observed_um)
     for axes in (where, rates):
@@ -216,17 +216,17 @@ def _span(values: Floats) -> tuple[float, float]:
     return float(values.min()) - margin, float(values.max()) + margin
 
 
-def _draw_map(figure: Figure, axes: Axes, found: ResidualMap) -> None:
+def _draw_map(figure: Figure, axes: Axes, residuals: ResidualMap) -> None:
     axes.set_title("local median residual, arrows enlarged", fontsize=9)
-    if not len(found.centres):
+    if not len(residuals.centres):
         return
-    most = max(2.0, float(np.quantile(found.lengths, 0.98)))
-    marks = _squares(axes, found.centres, found.side_um, found.lengths, "viridis", 0.0, most)
+    most = max(2.0, float(np.quantile(residuals.lengths, 0.98)))
+    marks = _squares(axes, residuals.centres, residuals.side_um, residuals.lengths, "viridis", 0.0, most)
     figure.colorbar(marks, ax=axes, label="um", shrink=0.7, extend="max")
-    step = max(1, -(-len(found.centres) // ARROWS))
-    centres, arrows = found.centres[::step], found.displacement[::step]
+    step = max(1, -(-len(residuals.centres) // ARROWS))
+    centres, arrows = residuals.centres[::step], residuals.displacement[::step]
     # An arrow of the largest residual that the colours tell apart is as long as a square.
-    scale = most / (found.side_um * np.sqrt(step))
+    scale = most / (residuals.side_um * np.sqrt(step))
     axes.quiver(
         *centres.T, *arrows.T, angles="xy", scale_units="xy", scale=scale, color="white", width=0.004, edgecolor=LINE
     )

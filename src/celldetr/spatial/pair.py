@@ -55,7 +55,7 @@ def pair(
     Args:
         cell_ids: (N,) of the cells.
         cells_um: (N, 2) their centres, micrometres of the section.
-        cell_nuclei: (N,) polygons of their nuclei, the same frame, None where there is none; or None.
+        cell_nuclei: (N,) polygons of their nuclei, in the same coordinates, None where there is none; or None.
         nuclei: of the image. Those with boxes only count as the ellipse in their box.
         to_image: (3, 3) from micrometres of the section to level-0 pixels.
         mpp: micrometres per level-0 pixel, or along x and y.
@@ -69,13 +69,13 @@ def pair(
 
     options = options or PairOptions()
     report = progress or (lambda _: None)
-    frame, scale = in_image_um(np.asarray(to_image, dtype=np.float64), mpp), pixel_scale(mpp)
-    cells, centres = apply(frame, np.asarray(cells_um, dtype=np.float64).reshape(-1, 2)), nuclei.points * scale
+    to_um, scale = in_image_um(np.asarray(to_image, dtype=np.float64), mpp), pixel_scale(mpp)
+    cells, centres = apply(to_um, np.asarray(cells_um, dtype=np.float64).reshape(-1, 2)), nuclei.points * scale
     chosen_cells, chosen_nuclei = np.zeros(0, np.intp), np.zeros(0, np.intp)
     by_polygon = 0
     if options.polygons and len(cells) and len(centres):
         i, j = _unique(
-            [_cells_in_nuclei(cells, nuclei, centres, scale), _nuclei_in_cells(centres, cell_nuclei, frame)],
+            [_cells_in_nuclei(cells, nuclei, centres, scale), _nuclei_in_cells(centres, cell_nuclei, to_um)],
             len(centres),
         )
         distance = np.linalg.norm(centres[j] - cells[i], axis=1)
@@ -123,11 +123,11 @@ def _cells_in_nuclei(cells: Floats, nuclei: Nuclei, centres: Floats, scale: Floa
     return cell[inside], nucleus[inside]
 
 
-def _nuclei_in_cells(centres: Floats, cell_nuclei: Polygons | None, frame: Floats) -> tuple[Index, Index]:
+def _nuclei_in_cells(centres: Floats, cell_nuclei: Polygons | None, to_um: Floats) -> tuple[Index, Index]:
     """Candidates where the centre of the image's nucleus is in the polygon of the cell's nucleus."""
     if cell_nuclei is None:
         return np.zeros(0, np.intp), np.zeros(0, np.intp)
-    moved = shapely.transform(cell_nuclei, lambda points: apply(frame, points))
+    moved = shapely.transform(cell_nuclei, lambda points: apply(to_um, points))
     cell, nucleus = shapely.STRtree(shapely.points(centres)).query(moved, predicate="intersects")
     return cell, nucleus
 

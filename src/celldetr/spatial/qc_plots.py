@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-PASSED, FAILED, LINE = "#2166ac", "#b2182b", "#333333"  # told apart by eyes that confuse red and green
+PASSED, FAILED, LINE = "#2166ac", "#b2182b", "#333333"  # distinct to eyes that confuse red and green
 # Reasons on the map, the most common first; what comes after has the last colour.
 REASONS = ("#b2182b", "#e08214", "#762a83", "#1b7837", "#777777")
 _LABELS: dict[Measure, str] = {

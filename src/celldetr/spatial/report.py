@@ -8,15 +8,14 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from PIL import Image
 
 from celldetr.data.patch_set import PatchSet, split_rows
 from celldetr.report.contact_sheet import Picture, contact_sheet
-from celldetr.report.crops import jpeg_uri
 from celldetr.report.page import duration, number, write_page
 from celldetr.spatial.alignment_plots import overlay, pair_positions, residual_figure
 from celldetr.spatial.annotate.expression import split_expression
@@ -41,23 +40,8 @@ TITLES = {
     "align": "5. Pairs of cells and nuclei",
     "write": "6. The training set",
 }
-
-
-@dataclass(frozen=True)
-class Block:
-    """A part of a section, of which the template shows what is there.
-
-    Attributes:
-        heading, text, note: plain text.
-        table: heads and rows.
-        picture: address (``data:``) of a picture and its caption.
-    """
-
-    heading: str = ""
-    text: str = ""
-    note: str = ""
-    table: tuple[tuple[str, ...], list[list[str]]] | None = None
-    picture: tuple[str, str] | None = None
+# What a section of the page is made of: text; a table (heads, rows); a picture (data URI, caption).
+Block = tuple[Literal["heading", "text", "note", "table", "picture"], Any]
 
 
 def write_report(results: StepResults) -> Path:
@@ -67,7 +51,6 @@ def write_report(results: StepResults) -> Path:
         InputError: no step was run yet, or a checkpoint is damaged.
     """
     name = str(results.facts("read")["name"])
-    times = [(TITLES[step], duration(results.run.steps[step]["seconds"])) for step in results.done]
     return write_page(
         results.folder / REPORT_FILE,
         "spatial.html",
@@ -75,9 +58,9 @@ def write_report(results: StepResults) -> Path:
         name=name,
         missing=[step for step in STEPS if step not in results.done],
         warnings=warnings(results),
-        facts=_numbers(results),
-        times=times,
-        sections=[(TITLES[step], _SECTIONS[step](results)) for step in results.done],
+        numbers=_numbers(results),
+        times=[(TITLES[step], duration(results.run.steps[step]["seconds"])) for step in results.done],
+        sections=[{"title": TITLES[step], "blocks": _SECTIONS[step](results)} for step in results.done],
     )
 
 
@@ -102,67 +85,37 @@ def warnings(results: StepResults) -> list[str]:
 
 
 def _numbers(results: StepResults) -> list[tuple[str, str]]:
-    facts = {name: results.facts(name) for name in results.done}
-    shown: list[tuple[str, str]] = []
-    if "read" in facts:
-        shown += [("cells", number(facts["read"]["cells"])), ("genes", number(facts["read"]["genes"]))]
-    if "qc" in facts:
-        shown.append(("cells passed", number(facts["qc"]["passed"])))
-    if "type" in facts:
-        shown.append(("sure of their type", number(facts["type"]["sure"])))
-    if "nuclei" in facts:
-        shown.append(("nuclei in the image", number(facts["nuclei"]["nuclei"])))
-    if "align" in facts:
-        shown += [
-            ("pairs", number(facts["align"]["pairs"]["pairs"])),
-            ("median distance", number(facts["align"]["pairs"]["median_um"], ".2f", " µm")),
-        ]
-    if "write" in facts:
-        shown.append(("patches", number(facts["write"]["patches"])))
+    """The most important numbers of each step."""
+    names = {
+        "read": {"cells": "cells", "genes": "genes"},
+        "qc": {"cells passed": "passed"},
+        "type": {"sure of their type": "sure"},
+        "nuclei": {"nuclei in the image": "nuclei"},
+        "write": {"patches": "patches"},
+    }
+    shown = []
+    for step in results.done:
+        facts = results.facts(step)
+        shown += [(label, number(facts[key])) for label, key in names.get(step, {}).items()]
+        if step == "align":
+            shown.append(("pairs", number(facts["pairs"]["pairs"])))
+            shown.append(("median distance", number(facts["pairs"]["median_um"], ".2f", " µm")))
     return shown
-
-
-def _text(value: Any) -> str:
-    """A fact in words; numbers with separators of thousands, nested facts one after the other."""
-    if isinstance(value, Mapping):
-        return "; ".join(f"{key}: {_text(item)}" for key, item in value.items()) or "none"
-    if isinstance(value, list | tuple):
-        return ", ".join(_text(item) for item in value) or "none"
-    if isinstance(value, float):
-        return f"{value:,.4g}"
-    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
-
-
-def _table(heads: Iterable[str], rows: Iterable[Iterable[object]]) -> Block:
-    return Block(table=(tuple(heads), [[_text(value) for value in row] for row in rows]))
-
-
-def _facts(values: Mapping[str, Any], without: Iterable[str] = ()) -> Block:
-    """Facts as a table of two columns."""
-    skipped = set(without)
-    return _table(("", ""), [(key.replace("_", " "), item) for key, item in values.items() if key not in skipped])
-
-
-def _figure(figure: Figure, caption: str) -> Block:
-    stream = io.BytesIO()
-    figure.savefig(stream, format="png", dpi=DPI, facecolor="white")
-    data = base64.b64encode(stream.getvalue()).decode("ascii")
-    return Block(picture=(f"data:image/png;base64,{data}", caption))
 
 
 def _read(results: StepResults) -> list[Block]:
     facts = results.facts("read")
-    return [_facts(facts, without=("source",)), Block(heading="Source"), _facts(facts["source"])]
+    return [_facts(facts, without=("source",)), ("heading", "Source"), _facts(facts["source"])]
 
 
 def _qc(results: StepResults) -> list[Block]:
     options = QualityOptions.model_validate(results.settings("qc")["options"])
     figure = qc_figure(results.section, results.quality, options)
-    rows = sorted(results.facts("qc")["reasons"].items(), key=lambda item: -item[1])
+    rows = [(reason, f"{cells:,}") for reason, cells in results.facts("qc")["reasons"].items()]
     return [
         _figure(figure, "Counts, genes and areas with the limits, and where the cells are that fail."),
-        _table(("why a cell fails", "cells"), rows) if rows else Block(note="All cells passed."),
-        Block(note="A cell can have several reasons. Nuclei of cells that fail have no type."),
+        ("table", (("why a cell fails", "cells"), rows)) if rows else ("note", "All cells passed."),
+        ("note", "A cell can have several reasons. Nuclei of cells that fail have no type."),
     ]
 
 
@@ -170,16 +123,16 @@ def _type(results: StepResults) -> list[Block]:
     written = "write" in results.done
     limits = WriteOptions.model_validate(results.settings("write")["options"]) if written else WriteOptions()
     figure = types_figure(results.passed, results.types, limits.min_probability, limits.min_margin)
-    parts = [_figure(figure, "Cells of each type, how sure they are, and where they lie.")]
+    blocks = [_figure(figure, "Cells of each type, how sure they are, and where they lie.")]
     if results.expression is not None:
-        parts.append(
+        blocks.append(
             _figure(
                 expression_figure(*split_expression(results.expression)),
                 "Genes that distinguish the reference's types, each scaled to its largest mean: the two should look"
                 " alike. At the right the correlation of types over genes: the diagonal should be red, the rest not.",
             )
         )
-    return [*parts, _facts(results.facts("type"), without=("warnings",))]
+    return [*blocks, _facts(results.facts("type"), without=("warnings",))]
 
 
 def _nuclei(results: StepResults) -> list[Block]:
@@ -197,11 +150,11 @@ def _align(results: StepResults) -> list[Block]:
     chance = np.concatenate(shifted)
     residuals = residual_figure(pairs, cells.points, positions[0], to_image, mpp, chance, distances)
     return [
-        Block(text=f"{facts['why'].capitalize()}."),
+        ("text", f"{facts['why'].capitalize()}."),
         _figure(picture, "Cells of the section on the image, and fields of it: points are cells, lines join pairs."),
         _figure(residuals, "How far nuclei lie from their cells, and where cells have none."),
         _facts(facts["pairs"]),
-        Block(heading="Alignment"),
+        ("heading", "Alignment"),
         _facts(facts, without=("pairs", "before", "after", "warnings", "why")),
     ]
 
@@ -215,7 +168,8 @@ def _write(results: StepResults) -> list[Block]:
         for slide in facts["regions"]
     ]
     return [
-        _table(("region", "split", "patches", "nuclei"), rows),
+        ("table", (("region", "split", "patches", "nuclei"), rows)),
+        ("heading", "Nuclei of each type"),
         *_examples(patches),
         _facts(facts["made_with"]),
     ]
@@ -250,11 +204,41 @@ def _examples(patches: PatchSet) -> list[Block]:
                 box = sample.boxes[cell] - np.array([x, y, x, y], dtype=np.float32)
                 if len(shown[k]) < EXAMPLES:
                     shown[k].append(Picture(crop, box[None], ""))
-    parts = [Block(heading="Nuclei of each type")]
-    for k, pictures in shown.items():
-        if pictures:
-            parts.append(Block(picture=(jpeg_uri(contact_sheet(pictures, EXAMPLES)), patches.type_names[k])))
-    return parts
+    return [
+        _sheet(contact_sheet(pictures, EXAMPLES), patches.type_names[k]) for k, pictures in shown.items() if pictures
+    ]
+
+
+def _facts(values: Mapping[str, Any], without: Iterable[str] = ()) -> Block:
+    """Facts as a table of two columns; nested ones in words."""
+
+    def words(value: Any) -> str:
+        if isinstance(value, Mapping):
+            return "; ".join(f"{key}: {words(item)}" for key, item in value.items()) or "none"
+        if isinstance(value, list | tuple):
+            return ", ".join(words(item) for item in value) or "none"
+        if isinstance(value, float):
+            return f"{value:,.4g}"
+        return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+
+    rows = [(key.replace("_", " "), words(item)) for key, item in values.items() if key not in set(without)]
+    return "table", (("", ""), rows)
+
+
+def _figure(figure: Figure, caption: str) -> Block:
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png", dpi=DPI, facecolor="white")
+    return _picture(stream, "png", caption)
+
+
+def _sheet(image: Image.Image, caption: str) -> Block:
+    stream = io.BytesIO()
+    image.save(stream, format="JPEG", quality=88)
+    return _picture(stream, "jpeg", caption)
+
+
+def _picture(stream: io.BytesIO, kind: str, caption: str) -> Block:
+    return "picture", (f"data:image/{kind};base64,{base64.b64encode(stream.getvalue()).decode('ascii')}", caption)
 
 
 _SECTIONS = {"read": _read, "qc": _qc, "type": _type, "nuclei": _nuclei, "align": _align, "write": _write}

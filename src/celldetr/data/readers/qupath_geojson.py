@@ -1,4 +1,4 @@
-"""GeoJSON as QuPath exports it: for each image or slide a file of the same name with its cells, and maybe regions.
+"""Data set of QuPath's GeoJSON: for each image or slide a file of the same name with its cells, and maybe regions.
 
 Of a file with regions only what lies in them is read, and only the cells whose centre does: nuclei outside have no
 label and must not be taken for background, so what is outside a region that is no rectangle is painted over. Without

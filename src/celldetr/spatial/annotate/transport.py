@@ -122,10 +122,10 @@ class Transport:
         from anndata import AnnData
 
         matrix = _float_csr(self.reference.X[:, columns])
-        keep = np.asarray(matrix.sum(axis=1)).ravel() > 0
-        kinds = pd.Categorical(self.reference.obs[self.column].astype(str).to_numpy()[keep])
-        obs = pd.DataFrame({KEY: kinds}, index=[f"r{i}" for i in range(int(keep.sum()))])
-        out = AnnData(matrix[keep], obs=obs, var=pd.DataFrame(index=pd.Index(genes)))
+        expressed_cells = np.asarray(matrix.sum(axis=1)).ravel() > 0
+        kinds = pd.Categorical(self.reference.obs[self.column].astype(str).to_numpy()[expressed_cells])
+        obs = pd.DataFrame({KEY: kinds}, index=[f"r{i}" for i in range(int(expressed_cells.sum()))])
+        out = AnnData(matrix[expressed_cells], obs=obs, var=pd.DataFrame(index=pd.Index(genes)))
         return out, [str(name) for name in kinds.categories]
 
     def _prior(self, reference: anndata.AnnData, names: list[str]) -> pd.Series:

@@ -41,7 +41,7 @@ _CONTROLS = ("NegControl", "BLANK_", "UnassignedCodeword_", "DeprecatedCodeword_
 
 @dataclass(frozen=True)
 class Coordinates:
-    """Where cells are, as the file has it: (N, 2), ``um``, ``px`` or "" (not said), and what they were read from."""
+    """(N, 2) places of cells as in the file; their unit, ``um``, ``px`` or "" (unknown); where they were read from."""
 
     xy: NDArray[np.float64]
     unit: str
@@ -71,17 +71,17 @@ def read_anndata(path: Path, *, name: str = "", options: ReadOptions | None = No
     """
     options = options or ReadOptions()
     data = load(path)
-    found = coordinates(data, options, path)
-    unit = options.unit if options.unit != "auto" else found.unit
+    located = coordinates(data, options, path)
+    unit = options.unit if options.unit != "auto" else located.unit
     if not unit:
         raise InputError(
-            f"{path}: nothing says what the coordinates in {found.of} are measured in; pass unit='um', or unit='px'"
+            f"{path}: nothing says what the coordinates in {located.of} are measured in; pass unit='um', or unit='px'"
             " with mpp (micrometres per pixel of the H&E image)"
         )
     if unit == "px" and options.mpp is None:
-        raise InputError(f"{path}: the coordinates in {found.of} are pixels; pass mpp, micrometres per pixel")
-    source = {"format": "anndata", "coordinates": f"{found.of}, {unit}"}
-    return section(data, found, options.mpp if unit == "px" else None, path, name, options, source)
+        raise InputError(f"{path}: the coordinates in {located.of} are pixels; pass mpp, micrometres per pixel")
+    source = {"format": "anndata", "coordinates": f"{located.of}, {unit}"}
+    return section(data, located, options.mpp if unit == "px" else None, path, name, options, source)
 
 
 def coordinates(data: anndata.AnnData, options: ReadOptions, path: Path) -> Coordinates:
@@ -131,7 +131,7 @@ def coordinates(data: anndata.AnnData, options: ReadOptions, path: Path) -> Coor
 
 def section(
     data: anndata.AnnData,
-    found: Coordinates,
+    located: Coordinates,
     mpp: float | None,
     path: Path,
     name: str,
@@ -142,11 +142,11 @@ def section(
 
     Args:
         data: counts, genes, columns; not changed.
-        found: its coordinates.
+        located: its coordinates.
         mpp: micrometres per pixel if these are pixels of the H&E image; None: they are micrometres.
         path, name: of the file, for messages, and of the section.
         options: see there.
-        source: what is known of the file.
+        source: provenance.
 
     Raises:
         InputError: no whole counts, no genes, ids that occur twice, or cells without a place.
@@ -157,11 +157,11 @@ def section(
     undo = undo_log_provably if options.undo_log else None
     whole = find_counts(data, path, options.layer or "auto", undo, f"; {advice}")
     counts, var = whole.matrix, whole.var
-    genes, said = _symbols(var, options, path)
+    genes, origin = _symbols(var, options, path)
     gene, features_left_out = _genes_only(var, genes)
     if not gene.any():
         raise InputError(f"{path}: none of its {len(genes):,} features is a gene ({features_left_out})")
-    placed, left_out = places(found.xy, path, options)
+    placed, left_out = places(located.xy, path, options)
     if not gene.all():
         counts, var, genes = counts[:, gene], var[gene], genes[gene]
     obs = data.obs
@@ -169,7 +169,7 @@ def section(
         counts, ids, obs = counts[placed], ids[placed], obs[placed]
     if {"x_centroid", "y_centroid"} <= set(obs.columns):  # of a Xenium: its areas are square micrometres
         obs = obs.rename(columns={"cell_area": CELL_AREA, "nucleus_area": NUCLEUS_AREA})
-    xy = found.xy[placed] * (1.0 if mpp is None else mpp)
+    xy = located.xy[placed] * (1.0 if mpp is None else mpp)
     return Section(
         name=name or path.stem,
         cells=make_cells(counts, ids, genes, xy, obs, {"gene_ids": as_text(var.index.to_numpy())}),
@@ -179,7 +179,7 @@ def section(
             "files": [path.name],
             **({} if mpp is None else {"mpp": mpp}),
             "counts": whole.place,
-            "genes": said,
+            "genes": origin,
             "features_left_out": features_left_out,
             "left_out": left_out,
         },

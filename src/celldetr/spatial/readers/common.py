@@ -1,4 +1,4 @@
-"""What all readers share: options, errors in words, whole counts, and cells that have an id, a place and genes."""
+"""What all readers share: options, errors in words, and cells that have an id, a place and genes."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from pydantic import Field
 
 from celldetr.config import Config, Mpp
 from celldetr.errors import InputError
@@ -25,25 +26,31 @@ DAMAGED = "the file is damaged or incomplete; copy it again, or export it anew"
 
 
 class ReadOptions(Config):
-    """How a section is read; the defaults suit a Xenium bundle."""
+    """How a section is read; the defaults suit a Xenium bundle, the others are for AnnData and HEST-1k."""
 
-    # Xenium. auto: spatialdata-io where the bundle has all that it asks for, else our own reading of the tables.
-    reader: Literal["auto", "spatialdata-io", "plain"] = "auto"
-
-    # AnnData and HEST-1k. What coordinates are measured in; auto: by the names of their columns, else it must be said.
-    unit: Literal["auto", "um", "px"] = "auto"
-    mpp: Mpp | None = None  # micrometres per pixel of the H&E image; needed for pixels where no metadata say it
-    x: str | None = None  # columns of obs with the coordinates; default: those with a usual name, else obsm
-    y: str | None = None
-    obsm: str = "spatial"
-    # Exchange x and y. None: as the columns' names say, but x_pixel and y_pixel, which some use for row and column
-    # and others the other way round, must be decided.
-    swap_xy: bool | None = None
-    layer: str | None = None  # where the whole counts are; default: X, then layers counts and raw_counts, then raw
-    gene_column: str | None = None  # column of var with gene symbols; default: var_names
-    undo_log: bool = False  # get counts back from normalised values where that can be proved; see ``unlog``
-
-    drop_unplaced: bool = False  # leave cells without finite coordinates out, counted in the source; else refused
+    reader: Literal["auto", "spatialdata-io", "plain"] = Field(
+        "auto", description="Without effect since 0.2.0: bundles are read in one way."
+    )
+    unit: Literal["auto", "um", "px"] = Field(
+        "auto", description="Unit of the coordinates; auto: by the names of their columns, where these tell."
+    )
+    mpp: Mpp | None = Field(
+        None, description="Micrometres per pixel of the H&E image; needed for pixels without metadata."
+    )
+    x: str | None = Field(None, description="Column of obs with x; default: one with a usual name, else obsm.")
+    y: str | None = Field(None, description="Column of obs with y.")
+    obsm: str = Field("spatial", description="Key of obsm with the coordinates.")
+    swap_xy: bool | None = Field(
+        None,
+        description="Exchange x and y. x_pixel and y_pixel, which some use for row and column and others the other way"
+        " round, must be decided.",
+    )
+    layer: str | None = Field(
+        None, description="Where the whole counts are; default: X, then layers counts and raw_counts, then raw."
+    )
+    gene_column: str | None = Field(None, description="Column of var with gene symbols; default: var_names.")
+    undo_log: bool = Field(False, description="Recover counts from normalised values where that can be proved.")
+    drop_unplaced: bool = Field(False, description="Leave cells without finite coordinates out; else refuse them.")
 
 
 @contextmanager
@@ -64,8 +71,8 @@ def reading(path: Path) -> Iterator[None]:
     # Readers of HDF5, Parquet, Zarr and gzip fail on damaged files in ways of their own: KeyError, struct.error, ...
     except Exception as error:
         text = " ".join(str(error).split())
-        said = text if len(text) <= 200 else f"{text[:200]}..."
-        raise InputError(f"{path}: cannot be read ({said or type(error).__name__}); {DAMAGED}") from None
+        reason = text if len(text) <= 200 else f"{text[:200]}..."
+        raise InputError(f"{path}: cannot be read ({reason or type(error).__name__}); {DAMAGED}") from None
 
 
 def as_text(ids: ArrayLike) -> NDArray[np.object_]:

@@ -52,11 +52,11 @@ def read_hest(path: Path, *, name: str = "", options: ReadOptions | None = None)
     data = load(path)
     if options.unit == "um":
         raise InputError(f"{path}: unit='um', but coordinates of HEST-1k are pixels; read it with kind='anndata'")
-    found = coordinates(data, options, path)
-    mpp, said = _pixel_size(data, path, options)
-    _refuse_spots(data, found.xy * mpp, path)
-    source = {"format": "hest", "coordinates": f"{found.of}, px", "mpp_from": said}
-    return section(data, found, mpp, path, name, options, source)
+    located = coordinates(data, options, path)
+    mpp, origin = _pixel_size(data, path, options)
+    _refuse_spots(data, located.xy * mpp, path)
+    source = {"format": "hest", "coordinates": f"{located.of}, px", "mpp_from": origin}
+    return section(data, located, mpp, path, name, options, source)
 
 
 def _metadata(path: Path) -> Path | None:
@@ -67,7 +67,7 @@ def _metadata(path: Path) -> Path | None:
 
 
 def _pixel_size(data: anndata.AnnData, path: Path, options: ReadOptions) -> tuple[float, str]:
-    """Micrometres per pixel, and who says so."""
+    """Micrometres per pixel, and where that is from."""
     if options.mpp is not None:
         return options.mpp, "option"
     beside = _metadata(path)

@@ -108,12 +108,6 @@ def read_matrix(path: Path) -> Matrix:
     return matrix
 
 
-def feature_types(path: Path) -> NDArray[np.object_]:
-    """(F,) types of the features of an HDF5 matrix, whose numbers are not read."""
-    with reading(path), _open(path) as file:
-        return as_text(file["matrix/features/feature_type"][:])
-
-
 def _open(path: Path) -> Any:
     import h5py
 
