@@ -23,7 +23,7 @@ from celldetr.cohort.regions import area_of, count_tiles, cut_regions, missing_b
 from celldetr.cohort.request import Listener, Outcome, Request, one_line
 from celldetr.errors import InputError
 from celldetr.io.files import output_errors, read_json
-from celldetr.io.run_folder import RunFolder, check_modes
+from celldetr.io.run_folder import RunFolder
 from celldetr.slide.band_cache import BandCache
 from celldetr.slide.engine import (
     LAYOUT,
@@ -148,7 +148,6 @@ class Coordinator:
     """
 
     def __init__(self, client: Client, request: Request, listener: Listener | None = None) -> None:
-        check_modes(request.resume, request.overwrite)
         self._client, self._request, self._listener = client, request, listener
         self._done: SimpleQueue[Future] = SimpleQueue()
         self._slides: list[ClusterSlide] = []  # in work

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from celldetr.cohort.regions import count_tiles, cut_regions, missing_bands
 from celldetr.cohort.request import Request, one_line
 from celldetr.errors import InputError
-from celldetr.io.run_folder import check_modes
 from celldetr.slide.band_cache import BandCache
 from celldetr.slide.engine import slide_folder
 from celldetr.slide.find import Slide
@@ -61,7 +60,6 @@ def forecast(slides: Sequence[Slide], request: Request) -> Iterator[Forecast]:
     """
     from celldetr.model.inference import TilePredictor
 
-    check_modes(request.resume, request.overwrite)
     model = TilePredictor.load(request.model)
     for slide in slides:
         directory = request.out / slide.name

@@ -9,6 +9,8 @@ from typing import Literal
 
 from celldetr.cohort.options import CohortOptions
 from celldetr.config import InferenceOptions
+from celldetr.errors import InputError
+from celldetr.io.run_folder import check_modes
 from celldetr.slide.engine import RunSummary, SlideProgress
 from celldetr.slide.find import Slide
 from celldetr.slide.options import PredictOptions
@@ -26,6 +28,9 @@ class Request:
         resume: go on with what is there, and keep what is finished.
         overwrite: replace what is there.
         task_tiles: least tiles of a task, where slides are shared out among workers.
+
+    Raises:
+        InputError: resume and overwrite are both asked for.
     """
 
     out: Path
@@ -35,6 +40,9 @@ class Request:
     resume: bool = False
     overwrite: bool = False
     task_tiles: int = CohortOptions().task_tiles
+
+    def __post_init__(self) -> None:
+        check_modes(self.resume, self.overwrite)
 
     def options_of(self, slide: Slide) -> PredictOptions:
         """The options for one slide, whose own mpp wins."""
@@ -69,7 +77,5 @@ Listener = Callable[[Slide, SlideProgress], None]
 
 def one_line(error: BaseException) -> str:
     """What an error says, on one line; of one that is not a user's mistake also what it is."""
-    from celldetr.errors import InputError
-
     text = " ".join(str(error).split())
     return text if isinstance(error, InputError) and text else f"{type(error).__name__}: {text}".removesuffix(": ")

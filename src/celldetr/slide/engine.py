@@ -17,7 +17,7 @@ from typing import Any
 
 from celldetr.cells.schema import CELLS, RUN, cell_rows
 from celldetr.errors import InputError
-from celldetr.io.run_folder import Layout, RunFolder, check_modes
+from celldetr.io.run_folder import Layout, RunFolder
 from celldetr.model.output import TileModel
 from celldetr.slide.band_cache import BANDS, BandCache
 from celldetr.slide.base_reader import SlideReader
@@ -132,7 +132,6 @@ def slide_run(
             is in use; the disk is full; nothing of the slide can be decoded; the region lies outside it.
     """
     options = options or PredictOptions()
-    check_modes(resume, overwrite)
     start = time.perf_counter()
     folder = slide_folder(Path(out_dir) / reader.name, identity(reader, model, options))
     # Before the folder is opened, because with that goes what is to be overwritten, and the plan may find a mistake.
