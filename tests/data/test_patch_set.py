@@ -25,7 +25,6 @@ from celldetr.data.patch_set import PatchSet
 from celldetr.data.sources import load_samples, load_source
 from celldetr.data.tiling import pieces
 from celldetr.errors import InputError
-from celldetr.probe.truth import read_splits
 from celldetr.recipes import load_recipe
 from celldetr.recipes.own_data import patch_sources
 from celldetr.training.card import provenance
@@ -101,16 +100,6 @@ def test_nothing_is_decoded_before_it_is_asked_for(tmp_path: Path, monkeypatch: 
     decoded.clear()
     assert len(patches[2:5]) == 3
     assert len(decoded) == 3
-
-
-def test_a_probe_decodes_the_training_patches_that_it_draws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    make(tmp_path, slides=8, types=("a", "b"))
-    decoded: list[int] = []
-    real = shards.Shards.patch
-    monkeypatch.setattr(shards.Shards, "patch", lambda self, row: decoded.append(row) or real(self, row))
-    train, _ = read_splits(find_card(tmp_path), "train", "val", 4)
-    assert len(train.samples) <= 4
-    assert len(decoded) == 4 + len(PatchSet(tmp_path, "val"))
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -56,10 +56,10 @@ def samples() -> list[Sample]:
     rng = np.random.default_rng(1)
     made = []
     for i in range(5):
-        image = rng.integers(0, 256, (400, 520, 3), dtype=np.uint8)
-        centres = rng.uniform(20, 380, (40, 2)).astype(np.float32)
+        image = rng.integers(0, 256, (400, 420, 3), dtype=np.uint8)
+        centres = rng.uniform(20, 380, (30, 2)).astype(np.float32)
         boxes = np.concatenate([centres - 8, centres + 8], axis=1)
-        made.append(Sample(f"image {i}", image, 0.5, boxes, np.zeros(40, np.int64), ("a", "b"), centres))
+        made.append(Sample(f"image {i}", image, 0.5, boxes, np.zeros(30, np.int64), ("a", "b"), centres))
     return made
 
 

@@ -18,12 +18,10 @@ from celldetr.cells.reader import read_cells
 from celldetr.errors import InputError
 from celldetr.report.marks import HATCH
 from celldetr.report.overview import write_overview
-from celldetr.slide.band_cache import FoundStore, FoundTile
 from celldetr.slide.damage import TILE_SMALLEST, DamageError, read_around
 from celldetr.slide.engine import RunSummary, run_slide
-from celldetr.slide.grid import Tile
 from celldetr.slide.options import PredictOptions
-from celldetr.slide.reader import from_array, open_slide
+from celldetr.slide.reader import open_slide
 from celldetr.slide.seams import REACH_UM
 from celldetr.slide.tissue import find_tissue
 from helpers.blobs import BlobModel, blob_image, scattered
@@ -157,13 +155,6 @@ def test_reading_around_loses_little_more_than_the_damage(tmp_path: Path) -> Non
     assert (pixels[lost] == 255).all()
 
 
-def test_a_whole_slide_is_read_as_if_nobody_asked() -> None:
-    slide = from_array(IMAGE, 0.5)
-    pixels, lost = read_around(slide, 3, 5, 300, 200, 70, 50)
-    np.testing.assert_array_equal(pixels, slide.read_region(3, 5, 300, 200, 70, 50))
-    assert not lost.any()
-
-
 def test_where_the_thumbnail_is_damaged_there_may_be_tissue(tmp_path: Path) -> None:
     path = tmp_path / "glass.tif"
     tifffile.imwrite(path, np.full((640, 640, 3), 243, np.uint8), photometric="rgb", compression="jpeg", tile=(64, 64))
@@ -267,24 +258,3 @@ def test_the_overview_is_hatched_where_nothing_is_known(scratched: Path, tmp_pat
         red.append((pixels == HATCH).all(2).sum())
     assert red[0] > 1000
     assert red[1] == 0
-
-
-def test_found_bands_remember_what_failed(tmp_path: Path) -> None:
-    tiles = [Tile(0, column, 0, 0, 64, 64, (0, 0, 1, 1)) for column in range(3)]
-    seen = BlobModel().predict_tiles([IMAGE[:64, :64]] * 2)
-    store = FoundStore(tmp_path, "run")
-    bands = [
-        [FoundTile(tiles[0], seen[0]), FoundTile(tiles[1], None, (0, 0, 64, 64), "bad"),
-         FoundTile(tiles[2], seen[1], (0, 32, 64, 64), "half")],
-        [FoundTile(tile, None, (0, 0, 64, 64), "bad") for tile in tiles],
-    ]  # fmt: skip
-    for band, items in enumerate(bands):
-        store.write(band, items)
-        back = store.read(band, tiles)
-        assert back is not None
-        assert [(i.tile, i.lost, i.reason) for i in back] == [(i.tile, i.lost, i.reason) for i in items]
-        for got, written in zip(back, items, strict=True):
-            assert (got.cells is None) == (written.cells is None)
-            if got.cells is not None and written.cells is not None:
-                np.testing.assert_array_equal(got.cells.boxes, written.cells.boxes)
-                np.testing.assert_array_equal(got.cells.embeddings, written.cells.embeddings)
