@@ -26,6 +26,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return image, folder / "out" / "crop"
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_explained_as_it_was_typed(run, tmp_path, capsys) -> None:
     image, cells = run
     frame = open_and_read(image, cells)

@@ -115,6 +115,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
         return set(archive.namelist())
 
 
+@pytest.mark.slow
 def test_wheel_has_every_file_of_the_package(wheel: set[str]) -> None:
     if shutil.which("git") is None or not (ROOT / ".git").exists():
         pytest.skip("not a git clone: nothing says which files belong to the package")
@@ -124,6 +125,7 @@ def test_wheel_has_every_file_of_the_package(wheel: set[str]) -> None:
     assert expected - wheel == set()
 
 
+@pytest.mark.slow
 def test_wheel_has_what_is_not_python(wheel: set[str]) -> None:
     assert "celldetr/assets/CMU-1-Small-Region.svs" in wheel
     assert "celldetr/py.typed" in wheel
@@ -131,6 +133,7 @@ def test_wheel_has_what_is_not_python(wheel: set[str]) -> None:
     assert any(name.endswith(".dist-info/licenses/LICENSE") for name in wheel)
 
 
+@pytest.mark.slow
 def test_wheel_has_nothing_else(wheel: set[str]) -> None:
     assert {name.split("/")[0] for name in wheel if ".dist-info/" not in name} == {"celldetr"}
     assert not [name for name in wheel if "__pycache__" in name or name.endswith((".nbi", ".nbc", ".pyc"))]

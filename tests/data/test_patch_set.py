@@ -307,6 +307,7 @@ def test_pretraining_takes_a_set_by_its_folder(types: tuple[str, ...], tmp_path:
         patch_sources(tmp_path)
 
 
+@pytest.mark.slow
 def test_pretraining_from_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("celldetr.training.pretraining.VIEWS", 4)
     make(tmp_path / "set", slides=4)

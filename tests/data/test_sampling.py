@@ -126,6 +126,7 @@ class MortalModel(DiscModel):
         return found
 
 
+@pytest.mark.slow
 def test_interrupted_anywhere_it_ends_in_the_same_bytes(tmp_path: Path) -> None:
     paths = [write_slide(tmp_path / f"{n}.png", ["sharp", "blurred", "stroma", "sharp"], seed=n) for n in range(2)]
     paths.insert(1, tmp_path / "missing.png")

@@ -49,6 +49,7 @@ def test_the_head_says_the_types_of_true_boxes(tmp_path: Path) -> None:
     assert len(np.unique(found)) > 1
 
 
+@pytest.mark.slow
 def test_networks_learn_on_and_what_is_done_is_kept(
     tmp_path: Path, recipe: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

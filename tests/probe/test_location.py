@@ -26,6 +26,7 @@ def cells(leak: float) -> TileCells:
     return TileCells((vectors @ rotation).astype(np.float32), index % 2, place_in_tile(centres), index % 10, index)
 
 
+@pytest.mark.slow
 def test_readout_finds_a_place_that_is_there_and_none_where_there_is_none() -> None:
     blind, leaky = readout(cells(0.0)), readout(cells(30.0))
     for name in ("ridge", "perceptron"):
@@ -63,6 +64,7 @@ def samples() -> list[Sample]:
     return made
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("absolute", [False, True])
 def test_origin_moves_embeddings_of_the_papers_form_only(absolute: bool) -> None:
     torch.manual_seed(0)

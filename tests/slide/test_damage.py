@@ -218,6 +218,7 @@ def blob_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("celldetr.model.inference.TilePredictor.load", lambda options: BlobModel(mpp=0.499))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("blob_weights")
 def test_the_command_line_names_the_places_and_says_partial(
     scratched: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
@@ -248,6 +249,7 @@ def test_the_command_line_names_the_places_and_says_partial(
         assert f"<td>{tile['x_px']:,.0f}</td><td>{tile['y_px']:,.0f}</td>" in page
 
 
+@pytest.mark.slow
 def test_the_overview_is_hatched_where_nothing_is_known(scratched: Path, tmp_path: Path) -> None:
     options = PredictOptions(tile=256, region=(1100, 860, 400, 400))
     red = []

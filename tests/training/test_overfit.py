@@ -49,6 +49,7 @@ def tiles() -> Batch:
     return Batch(torch.stack(images), boxes, types)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "training"),
     [
