@@ -77,6 +77,7 @@ def refused(outcome: Outcome, says: str) -> None:
     assert outcome.out == ""
 
 
+@pytest.mark.slow
 def test_all_files_are_written(finished: Path) -> None:
     assert files_in(finished) == OUTPUTS | EXPORTS
     record = json.loads((finished / "run.json").read_text())
@@ -87,6 +88,7 @@ def test_all_files_are_written(finished: Path) -> None:
     assert "http" not in (finished / "summary.html").read_text().split("<body", 1)[1].split("src=")[0]
 
 
+@pytest.mark.slow
 def test_all_readers_see_the_same_cells(finished: Path) -> None:
     frame = geopandas.read_parquet(finished / "cells.parquet")
     assert list(frame.columns) == COLUMNS
@@ -109,6 +111,7 @@ def test_all_readers_see_the_same_cells(finished: Path) -> None:
     assert celldetr.read_cells(finished)["cell_id"].tolist() == frame["cell_id"].tolist()
 
 
+@pytest.mark.slow
 def test_export_afterwards(run: Run, finished: Path, tmp_path: Path) -> None:
     target = tmp_path / "new" / "cells.csv.gz"
     done = run("export", finished, "-f", "csv", "-o", target, "--embeddings")
@@ -139,6 +142,7 @@ def test_export_of_a_model_and_of_cells_are_told_apart(run: Run, finished: Path,
     assert run("export", finished, "--format", "csv", "-o", tmp_path / "cells.csv").code == 0
 
 
+@pytest.mark.slow
 def test_demo_writes_all_formats(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     small = tmp_path / "sample.tif"
     resolution = (1e4 / MPP, 1e4 / MPP)
@@ -165,6 +169,7 @@ def test_an_empty_slide_gives_a_valid_empty_table(run: Run, tmp_path: Path) -> N
     assert anndata.read_h5ad(folder / "cells.h5ad").shape == (0, default_model().embedding_dim)
 
 
+@pytest.mark.slow
 def test_earlier_results_are_kept(run: Run, tmp_path: Path) -> None:
     arguments = ["predict", white(tmp_path / "white.png"), "-o", tmp_path / "out", "--mpp", 0.5, "-q"]
     assert run(*arguments).code == 0
@@ -274,6 +279,7 @@ def test_one_bad_slide_does_not_stop_the_others(run: Run, inputs: Path) -> None:
     assert run("predict", inputs / "absent.svs", inputs / "text.svs", "-o", inputs / "out", "-q").code == 2
 
 
+@pytest.mark.slow
 def test_a_folder_and_a_list_of_slides(run: Run, tmp_path: Path) -> None:
     (tmp_path / "slides" / "more").mkdir(parents=True)
     save(crop(), tmp_path / "slides" / "more" / "b.png")
@@ -298,6 +304,7 @@ def test_a_folder_and_a_list_of_slides(run: Run, tmp_path: Path) -> None:
     assert run(*command, "--resume").code == 0
 
 
+@pytest.mark.slow
 def test_cells_of_a_roi(run: Run, finished: Path, tmp_path: Path) -> None:
     image = save(crop(), tmp_path / "crop.png")
     corners = [[30, 20], [190, 40], [150, 180], [30, 20]]
@@ -386,6 +393,7 @@ def card(tmp_path: Path) -> Callable[..., Path]:
     return write
 
 
+@pytest.mark.slow
 def test_a_model_agrees_with_itself(run: Run, card: Callable[..., Path], tmp_path: Path, precision: Precision) -> None:
     out, plots = tmp_path / "metrics.json", tmp_path / "plots"
     arguments = ["evaluate", card(precision), "-o", out, "--split", "test", "-q", "--device", "cpu"]
@@ -403,6 +411,7 @@ def test_a_model_agrees_with_itself(run: Run, card: Callable[..., Path], tmp_pat
     assert out.read_bytes() == before
 
 
+@pytest.mark.slow
 def test_the_threshold_of_cells_found_at_a_threshold(
     run: Run, card: Callable[..., Path], tmp_path: Path, precision: Precision
 ) -> None:
@@ -428,6 +437,7 @@ def test_the_threshold_of_cells_found_at_a_threshold(
     refused(run("threshold", "no-such-set", "--plot", tmp_path / "threshold.gif", "-q"), ".pdf, .png, .svg")
 
 
+@pytest.mark.slow
 def test_a_model_of_other_types(run: Run, card: Callable[..., Path], tmp_path: Path) -> None:
     out = tmp_path / "metrics.json"
     other = card(types={"tumour": ["epithelial"], "rest": ["lymphocyte", "stromal"]})
@@ -488,6 +498,7 @@ def test_boxes_that_lie(
     refused(run("evaluate", path, "-o", tmp_path / "metrics.json", "-q"), says)
 
 
+@pytest.mark.slow
 def test_tissues_and_rotations_of_pannuke(run: Run, tmp_path: Path) -> None:
     images = np.stack([crop()[:256, :256]] * 4)
     masks = np.zeros((4, 256, 256, 3))
@@ -537,6 +548,7 @@ def test_evaluation_is_refused_before_it_begins(run: Run, tmp_path: Path) -> Non
     refused(run("evaluate", "brca-m2c", "-o", tmp_path / "absent" / "m.json"), "in a folder that exists")
 
 
+@pytest.mark.slow
 def test_training_in_small(run: Run, card: Callable[..., Path], tmp_path: Path) -> None:
     source = {"card": str(card()), "split": "train"}
     recipe = tmp_path / "tiny.yaml"
@@ -558,6 +570,7 @@ def test_training_in_small(run: Run, card: Callable[..., Path], tmp_path: Path) 
     assert loaded.info.recipe["training"]["steps"] == 3
 
 
+@pytest.mark.slow
 def test_own_labels_from_qupath(run: Run, tmp_path: Path) -> None:
     """What the default model finds, exported for QuPath and renamed there, becomes a model of its own, in two steps."""
     data, out = tmp_path / "data", tmp_path / "run"
@@ -638,6 +651,7 @@ def test_version_and_help(run: Run) -> None:
     assert run("predict", "a.svs").code == 2  # no OUT
 
 
+@pytest.mark.slow
 def test_the_installed_program_says_one_line(tmp_path: Path) -> None:
     # In a process of its own, where libraries log to standard error as they please.
     slide = celldetr.sample_slide().read_bytes()

@@ -47,6 +47,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return celldetr.predict_slide(image, folder / "out", model=default_model("auto"), mpp=MPP).directory
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_examples_are_short_and_say_what_they_show(name: str) -> None:
     text = (EXAMPLES / f"{name}.py").read_text()
@@ -56,12 +57,14 @@ def test_examples_are_short_and_say_what_they_show(name: str) -> None:
     assert f"python examples/{name}.py" in "\n".join(summary)
 
 
+@pytest.mark.slow
 def test_every_example_is_tested() -> None:
     text = Path(__file__).read_text()
     assert len(NAMES) == 8
     assert [name for name in NAMES if f'example("{name}"' not in text] == []
 
 
+@pytest.mark.slow
 def test_predict_array(example, done: Path, tmp_path: Path) -> None:
     table = tmp_path / "cells.csv"
     printed = example("predict_array", "--image", done.parents[1] / "crop.png", "--mpp", MPP, "--out", table)
@@ -70,6 +73,7 @@ def test_predict_array(example, done: Path, tmp_path: Path) -> None:
     assert "x_um" in example("predict_array", "--size", 100)
 
 
+@pytest.mark.slow
 def test_predict_slide(example, tmp_path: Path) -> None:
     printed = example("predict_slide", tmp_path / "out", "--region", 950, 900, 200, 200)
     written = {path.name for path in (tmp_path / "out" / "CMU-1-Small-Region").iterdir()}
@@ -79,6 +83,7 @@ def test_predict_slide(example, tmp_path: Path) -> None:
     assert cells["x_px"].between(950, 1150).all()
 
 
+@pytest.mark.slow
 def test_embeddings_scanpy(example, done: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # UMAP's first layout will do: what improves it is compiled in each process anew, for longer than the rest takes.
     monkeypatch.setattr("umap.umap_.optimize_layout_euclidean", lambda layout, *_, **__: layout)
@@ -90,6 +95,7 @@ def test_embeddings_scanpy(example, done: Path, tmp_path: Path, monkeypatch: pyt
     assert not (done / "cells.h5ad").exists()
 
 
+@pytest.mark.slow
 def test_count_by_region(example, done: Path, tmp_path: Path) -> None:
     example("count_by_region", done, "--side", 50, "--out", tmp_path / "squares.csv")
     squares, cells = pd.read_csv(tmp_path / "squares.csv"), celldetr.read_cells(done)
@@ -102,6 +108,7 @@ def test_count_by_region(example, done: Path, tmp_path: Path) -> None:
     assert first["stromal_per_mm2"] == pytest.approx(first["stromal"] * 400)
 
 
+@pytest.mark.slow
 def test_neighbours(example, done: Path) -> None:
     printed = example("neighbours", done, "--of", "stromal", "--near", "lymphocyte", "--um", 15)
     cells = celldetr.read_cells(done)
@@ -111,6 +118,7 @@ def test_neighbours(example, done: Path) -> None:
     assert example("neighbours", done, "--of", "absent", "--near", "lymphocyte").startswith("0 of")
 
 
+@pytest.mark.slow
 def test_onnx_predict(example, small_onnx: Path, tmp_path: Path) -> None:
     image, table = save(crop(), tmp_path / "crop.png"), tmp_path / "cells.csv"
     example("onnx_predict", small_onnx, image, "--out", table, "--side", 224)
@@ -130,6 +138,7 @@ def test_onnx_predict(example, small_onnx: Path, tmp_path: Path) -> None:
     assert set(found["type"]) <= set(default_model().types)
 
 
+@pytest.mark.slow
 def test_labels_to_qupath(example, tmp_path: Path) -> None:
     source, out = tmp_path / "source", tmp_path / "out"
     source.mkdir()
@@ -145,6 +154,7 @@ def test_labels_to_qupath(example, tmp_path: Path) -> None:
     assert [back.type_names[i] for i in back.types] == ["round", "long"]
 
 
+@pytest.mark.slow
 def test_train_own_data(example, done: Path, tmp_path: Path) -> None:
     cells = celldetr.read_cells(done)
     for number, name in enumerate(("a", "b")):

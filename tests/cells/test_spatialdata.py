@@ -14,6 +14,7 @@ from helpers.cell_tables import random_cells, random_embeddings, write_run
 spatialdata = pytest.importorskip("spatialdata")
 
 
+@pytest.mark.slow
 def test_boxes_and_table_are_joined_by_cell_id(run: Path) -> None:
     cells = random_cells(300)
     data = spatialdata.read_zarr(export_cells(run, "spatialdata"))
@@ -28,6 +29,7 @@ def test_boxes_and_table_are_joined_by_cell_id(run: Path) -> None:
     assert joined.obs["cell_id"].tolist() == cells.cell_id.tolist()
 
 
+@pytest.mark.slow
 def test_a_window_in_micrometres_takes_its_cells_along(tmp_path: Path) -> None:
     cells = random_cells(300)
     run = {"slide": "s.svs", "mpp": 0.5, "mpp_x": 0.25, "mpp_y": 1.0}
@@ -44,18 +46,21 @@ def test_a_window_in_micrometres_takes_its_cells_along(tmp_path: Path) -> None:
     assert set(window.tables["table"].obs["cell_id"]) == set(inside.index)
 
 
+@pytest.mark.slow
 def test_an_unknown_resolution_gives_pixels_only(tmp_path: Path) -> None:
     cells = random_cells(5)
     out = export_cells(write_run(tmp_path / "s", cells, random_embeddings(cells), {"slide": "s"}), "spatialdata")
     assert spatialdata.read_zarr(out).coordinate_systems == ["global"]
 
 
+@pytest.mark.slow
 def test_a_slide_without_cells_has_an_empty_table(empty_run: Path) -> None:
     store = spatialdata.read_zarr(export_cells(empty_run, "spatialdata"))
     assert len(store.tables["table"]) == 0
     assert not store.shapes
 
 
+@pytest.mark.slow
 def test_a_store_is_replaced_only_if_asked_for_and_other_folders_never(run: Path) -> None:
     out = export_cells(run, "spatialdata")
     with pytest.raises(InputError, match="exists already"):

@@ -100,6 +100,7 @@ def until(condition: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
+@pytest.mark.slow
 def test_a_worker_is_killed_and_one_is_stopped(slides: list[Slide], whole: Path, tmp_path: Path) -> None:
     out, broken = tmp_path / "out", tmp_path / "broken.svs"
     broken.write_text("not a slide")
@@ -120,6 +121,7 @@ def test_a_worker_is_killed_and_one_is_stopped(slides: list[Slide], whole: Path,
     same(out, whole, slides)
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_goes_on(slides: list[Slide], whole: Path, tmp_path: Path) -> None:
     out, errors = tmp_path / "out", tmp_path / "errors"
     options = ["--mpp", 0.5, "--tile", 128, "--overlap", 32, "--batch-size", 3, "-f", "csv", "-q", "--task-tiles", 4]
@@ -154,6 +156,7 @@ def test_an_interrupted_run_goes_on(slides: list[Slide], whole: Path, tmp_path: 
         assert (out / slides[1].name / "cells.parquet").stat().st_mtime_ns == before
 
 
+@pytest.mark.slow
 def test_the_scheduler_is_lost(
     slides: list[Slide], whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -51,6 +51,7 @@ def test_without_dask(monkeypatch: pytest.MonkeyPatch) -> None:
         read_cluster("local")
 
 
+@pytest.mark.slow
 def test_dask_is_loaded_for_a_cluster_only() -> None:
     code = (
         "import sys, celldetr.api, celldetr.cli, celldetr.cohort.run, celldetr.cohort.forecast, celldetr.cohort.table\n"

@@ -35,6 +35,7 @@ def test_a_source_can_be_read_with_fewer_labels(tmp_path: Path) -> None:
     assert (other != tenth).any()
 
 
+@pytest.mark.slow
 def test_a_source_can_be_read_with_fewer_images(tmp_path: Path) -> None:
     names = "abcdefghij"
     for seed, name in enumerate(names):

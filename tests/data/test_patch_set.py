@@ -26,7 +26,6 @@ from celldetr.data.sample import LazySamples, areas, type_counts, typed_cells
 from celldetr.data.sources import join, load_samples, load_source
 from celldetr.data.tiling import pieces
 from celldetr.errors import InputError
-from celldetr.probe.truth import read_splits
 from celldetr.recipes import load_recipe
 from celldetr.recipes.own_data import patch_sources
 from celldetr.training.card import provenance
@@ -102,16 +101,6 @@ def test_nothing_is_decoded_before_it_is_asked_for(tmp_path: Path, monkeypatch: 
     decoded.clear()
     assert len(patches[2:5]) == 3
     assert len(decoded) == 3
-
-
-def test_a_probe_decodes_the_training_patches_that_it_draws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    make(tmp_path, slides=8, types=("a", "b"))
-    decoded: list[int] = []
-    real = shards.Shards.patch
-    monkeypatch.setattr(shards.Shards, "patch", lambda self, row: decoded.append(row) or real(self, row))
-    train, _ = read_splits(find_card(tmp_path), "train", "val", 4)
-    assert len(train.samples) <= 4
-    assert len(decoded) == 4 + len(PatchSet(tmp_path, "val"))
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -321,6 +310,7 @@ def test_pretraining_takes_a_set_by_its_folder(types: tuple[str, ...], tmp_path:
         patch_sources(tmp_path)
 
 
+@pytest.mark.slow
 def test_pretraining_from_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("celldetr.training.pretraining.VIEWS", 4)
     make(tmp_path / "set", slides=4)

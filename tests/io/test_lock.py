@@ -42,6 +42,7 @@ def is_held(directory: Path) -> bool:
     return bool(said)
 
 
+@pytest.mark.slow
 def test_of_many_that_try_at_once_one_succeeds(tmp_path: Path) -> None:
     for turn in range(ROUNDS):
         (tmp_path / str(turn)).mkdir()

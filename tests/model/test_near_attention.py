@@ -21,6 +21,7 @@ def random_queries(
     return [q, k, v], Neighbours.of(places, torch.full((batch, 2), side))
 
 
+@pytest.mark.slow
 @settings(max_examples=30, deadline=None)
 @given(
     st.integers(0, 2**32 - 1),

@@ -79,6 +79,7 @@ def assert_equal(found: Outputs, wanted: Outputs, tolerance: float = 1e-3) -> No
             np.testing.assert_allclose(other[partner], one, atol=tolerance, rtol=0, err_msg=name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("batch", "content", "size"),
     [
@@ -93,6 +94,7 @@ def test_onnx_runtime_agrees(
     assert_equal(session.run(list(OUTPUTS), {"images": images}), expected(shipped.network, images))
 
 
+@pytest.mark.slow
 def test_the_example_finds_the_cells_of_the_package(session: onnxruntime.InferenceSession, shipped: Checkpoint) -> None:
     example = runpy.run_path(str(Path(__file__).parents[2] / "examples" / "onnx_predict.py"))
     tiles = [crop(), crop(600, 700, 256, 256), np.full((70, 80, 3), 255, np.uint8)]
@@ -107,6 +109,7 @@ def test_the_example_finds_the_cells_of_the_package(session: onnxruntime.Inferen
     assert len(predictor.predict_tiles(tiles[:1])[0]) > 30
 
 
+@pytest.mark.slow
 def test_the_file_says_what_it_is(small_onnx: Path, session: onnxruntime.InferenceSession, shipped: Checkpoint) -> None:
     facts, card = session.get_modelmeta().custom_metadata_map, shipped.card
     assert (facts["name"], facts["sha256"], facts["licence"]) == ("small-20x", card.sha256, "Apache-2.0")
@@ -148,6 +151,7 @@ def checkpoint(**changes: object) -> Checkpoint:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [
@@ -169,6 +173,7 @@ def test_other_networks(changes: dict[str, object], tmp_path: Path) -> None:
         assert_equal(session.run(list(OUTPUTS), {"images": images}), expected(made.network, images))
 
 
+@pytest.mark.slow
 def test_a_graph_that_differs_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = checkpoint()
 
@@ -184,6 +189,7 @@ def test_a_graph_that_differs_is_not_kept(tmp_path: Path, monkeypatch: pytest.Mo
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_what_cannot_be_exported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     target = tmp_path / "toy.onnx"
     with pytest.raises(InputError, match="self_attention='after_first'"):

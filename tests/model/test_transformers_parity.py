@@ -99,6 +99,7 @@ def carried_over(network: torch.nn.Module) -> CellDETR:
     return ours
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("padded", [False, True])
 def test_memory_and_boxes_equal_those_of_transformers(padded: bool) -> None:
     reference = theirs()

@@ -32,6 +32,7 @@ def sample(image: np.ndarray, boxes: list[list[float]] | np.ndarray) -> Sample:
     return Sample("s", image, 0.4, found, types, ("a",), (found[:, :2] + found[:, 2:]) / 2)
 
 
+@pytest.mark.slow
 def test_boxes_that_a_run_found_have_the_embeddings_of_the_run(precision: Precision) -> None:
     model, image = default_model(precision), crop()
     (cells,) = model.predict_tiles([image])
@@ -177,6 +178,7 @@ def test_pooled_features_are_averages_of_the_backbones() -> None:
         assert np.allclose(row, np.concatenate(right), atol=1e-3)
 
 
+@pytest.mark.slow
 def test_models_of_several_seeds_are_one_row(tmp_path: Path) -> None:
     config = ModelConfig(types=("a",), mpp=0.4, d_model=32, heads=4, ffn=32, encoder_layers=1, detection_layers=1)
     for seed in range(2):

@@ -26,6 +26,7 @@ def cells(leak: float) -> TileCells:
     return TileCells((vectors @ rotation).astype(np.float32), index % 2, place_in_tile(centres), index % 10, index)
 
 
+@pytest.mark.slow
 def test_readout_finds_a_place_that_is_there_and_none_where_there_is_none() -> None:
     blind, leaky = readout(cells(0.0)), readout(cells(30.0))
     for name in ("ridge", "perceptron"):
@@ -56,13 +57,14 @@ def samples() -> list[Sample]:
     rng = np.random.default_rng(1)
     made = []
     for i in range(5):
-        image = rng.integers(0, 256, (400, 520, 3), dtype=np.uint8)
-        centres = rng.uniform(20, 380, (40, 2)).astype(np.float32)
+        image = rng.integers(0, 256, (400, 420, 3), dtype=np.uint8)
+        centres = rng.uniform(20, 380, (30, 2)).astype(np.float32)
         boxes = np.concatenate([centres - 8, centres + 8], axis=1)
-        made.append(Sample(f"image {i}", image, 0.5, boxes, np.zeros(40, np.int64), ("a", "b"), centres))
+        made.append(Sample(f"image {i}", image, 0.5, boxes, np.zeros(30, np.int64), ("a", "b"), centres))
     return made
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("absolute", [False, True])
 def test_origin_moves_embeddings_of_the_papers_form_only(absolute: bool) -> None:
     torch.manual_seed(0)

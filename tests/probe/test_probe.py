@@ -25,6 +25,7 @@ def row(name: str, spread: float) -> Row:
     return Row(name, name, "x", 8, 1.0, (180, 150), **measured)
 
 
+@pytest.mark.slow
 def test_numbers_and_differences() -> None:
     good, bad = row("good", 0.3), row("bad", 3.0)
     first, second = summarise([good, bad])
@@ -61,6 +62,7 @@ def test_an_interval_covers_units_and_draws() -> None:
     assert (twice.low, twice.high) == pytest.approx((wide.low, wide.high))
 
 
+@pytest.mark.slow
 def test_a_row_comes_back_as_it_was(tmp_path: Path) -> None:
     kept = row("r", 1.0)
     write_row(tmp_path / "r.json", kept)
@@ -98,6 +100,7 @@ def test_types_that_are_asked_for_are_all_there_are(tmp_path: Path) -> None:
     assert (asked.types == 1 - everything.types).all()
 
 
+@pytest.mark.slow
 def test_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     card, out = write_data_set(tmp_path / "data"), tmp_path / "out"
     told = ("probe", "small-20x", card, "-o", out, "--seeds", 2, "--device", "cpu", "-q")

@@ -86,6 +86,7 @@ def tiny_study(tmp_path: Path, tiny_recipe: Recipes) -> Studies:
     return make
 
 
+@pytest.mark.slow
 def test_stored_crops_give_the_type_loss_of_the_images_themselves(tmp_path: Path, tiny_study: Studies) -> None:
     study = tiny_study(kind="decoder", set=["training.mode=mixed", "model.dropout=0.0"], detector=SHORT)
     detector = load_checkpoint(train_detector(study, 0, tmp_path / "out", "cpu"))
@@ -120,6 +121,7 @@ def test_stored_crops_are_drawn_once_an_epoch() -> None:
     assert drawn != [StoredCrops(crops.crops, None, [], seed=4)[i] for i in range(15)]  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_a_decoder_is_trained_alone(tmp_path: Path, tiny_study: Studies) -> None:
     study = tiny_study(
         kind="decoder", set=["training.steps=60", "training.lr=0.01", "training.validate_every=60"], detector=SHORT
@@ -146,6 +148,7 @@ def load_with(study: Study, change: str) -> Recipe:
     return changed.recipe_of("both", 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["whole", "decoder"])
 def test_a_study_runs_goes_on_and_reports(kind: str, tmp_path: Path, tiny_study: Studies) -> None:
     study, out, told = tiny_study(kind=kind), tmp_path / "out", list[str]()
@@ -200,6 +203,7 @@ def test_an_interruption_ends_what_runs_beside(
     assert not (tmp_path / "went on").exists()
 
 
+@pytest.mark.slow
 def test_a_study_of_detection_needs_no_types(tmp_path: Path, tiny_study: Studies) -> None:
     study = tiny_study(set=["training.w_type=0"], seeds=[0])
     run_tasks(tasks_of(study, tmp_path, device="cpu"), 1, print)

@@ -58,6 +58,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Truth, list[Sa
     return out, simulate(samples, reference(), "kind", out, options, seed=5), samples
 
 
+@pytest.mark.slow
 def test_spatialdata_io_reads_the_bundle_and_the_image(made: tuple[Path, Truth, list[Sample]]) -> None:
     spatialdata_io = pytest.importorskip("spatialdata_io")
     out, truth, _ = made

@@ -41,6 +41,7 @@ def done(tmp_path_factory):
     return folder, known, arguments
 
 
+@pytest.mark.slow
 def test_planted_groups_come_back_also_of_cells_that_were_not_sampled(done):
     folder, known, _ = done
     cells = pd.concat([read_cells(folder / name).assign(slide=name) for name in known])
@@ -55,6 +56,7 @@ def test_planted_groups_come_back_also_of_cells_that_were_not_sampled(done):
     assert about["sampled"] == 300
 
 
+@pytest.mark.slow
 def test_the_sample_is_clustered_as_it_is_alone(done, tmp_path):
     folder, *_ = done
     sample = pd.read_parquet(folder / "clusters" / "sample.parquet")
@@ -70,6 +72,7 @@ def test_the_sample_is_clustered_as_it_is_alone(done, tmp_path):
     assert again.tolist() == sample["cluster"].tolist()
 
 
+@pytest.mark.slow
 def test_every_export_carries_the_cluster(done):
     import anndata
 
@@ -91,6 +94,7 @@ def test_every_export_carries_the_cluster(done):
     assert "cluster" in first["measurements"]
 
 
+@pytest.mark.slow
 def test_pictures_are_there(done):
     folder, *_ = done
     there = {path.name for path in (folder / "clusters").iterdir()}
@@ -99,6 +103,7 @@ def test_pictures_are_there(done):
     assert table[["lymphocyte", "epithelial", "stromal"]].to_numpy().sum() == table["cells"].sum() == 900
 
 
+@pytest.mark.slow
 def test_it_is_repeated_on_request_only_and_resumes(done, capsys):
     folder, _, arguments = done
     before = read_cells(folder / "one", ["cluster"])["cluster"].tolist()
@@ -117,6 +122,7 @@ def test_it_is_repeated_on_request_only_and_resumes(done, capsys):
     assert read_cells(folder / "one", ["cluster"])["cluster"].tolist() == before
 
 
+@pytest.mark.slow
 def test_what_is_cut_short_leaves_no_two_clusterings(tmp_path, monkeypatch):
     write_cohort(tmp_path, {"one": 150, "two": 150})
     cluster_cells(tmp_path, options=ClusterOptions(resolution=0.3))
@@ -138,6 +144,7 @@ def test_what_is_cut_short_leaves_no_two_clusterings(tmp_path, monkeypatch):
     assert json.loads((tmp_path / "clusters" / "clusters.json").read_text())["status"] == "complete"
 
 
+@pytest.mark.slow
 def test_exports_that_were_cut_short_are_made_on_resuming(tmp_path, monkeypatch):
     for name in write_cohort(tmp_path, {"one": 150, "two": 150}):
         export_cells(tmp_path / name, "csv")
@@ -161,6 +168,7 @@ def test_exports_that_were_cut_short_are_made_on_resuming(tmp_path, monkeypatch)
         export_cells(tmp_path / "two", "csv", overwrite=True)
 
 
+@pytest.mark.slow
 def test_slides_that_are_not_there_are_told_before_the_work(tmp_path, capsys):
     write_cohort(tmp_path / "out", {"one": 50})
     assert call("cluster", tmp_path / "out", "--slides", tmp_path / "typo", "-q") == 2
@@ -168,6 +176,7 @@ def test_slides_that_are_not_there_are_told_before_the_work(tmp_path, capsys):
     assert not (tmp_path / "out" / "clusters").exists()
 
 
+@pytest.mark.slow
 def test_many_cells_are_warned_of_before_they_are_clustered(tmp_path, monkeypatch, capsys):
     write_cohort(tmp_path, {"one": 250})
     monkeypatch.setattr(clustering, "MANY", 200)
@@ -188,6 +197,7 @@ def test_many_cells_are_warned_of_before_they_are_clustered(tmp_path, monkeypatc
     assert "note" not in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_clusters_of_another_version_of_the_table_are_refused(tmp_path):
     run = write_cohort(tmp_path, {"one": 120}) and tmp_path / "one"
     cluster_cells(run)
@@ -203,10 +213,12 @@ def test_clusters_of_another_version_of_the_table_are_refused(tmp_path):
         read_cells(run)
 
 
+@pytest.mark.slow
 def test_groups_are_numbered_by_size():
     assert by_size(np.array([7, 7, 3, 9, 9, 9, 1])).tolist() == [1, 1, 2, 0, 0, 0, 3]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [1, 2, 3, 10])
 def test_few_cells(n):
     assert len(group(planted(n, 2)[0].astype(np.float32), 0.5, 15, 0).labels) == n

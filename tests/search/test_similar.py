@@ -205,6 +205,7 @@ def test_slides_are_found_where_predict_finds_them(cohort, tmp_path):
         assert set(opened.readers) == {"two"}
 
 
+@pytest.mark.slow
 def test_the_picture_has_a_bound(cohort, tmp_path, monkeypatch):
     (tmp_path / "images").mkdir()
     for name in ("one", "two"):

@@ -23,7 +23,7 @@ from celldetr.slide.damage import TILE_SMALLEST, DamageError, read_around
 from celldetr.slide.engine import RunSummary, run_slide
 from celldetr.slide.grid import Tile
 from celldetr.slide.options import PredictOptions
-from celldetr.slide.reader import from_array, open_slide
+from celldetr.slide.reader import open_slide
 from celldetr.slide.seams import REACH_UM
 from celldetr.slide.tissue import find_tissue
 from helpers.blobs import BlobModel, blob_image, scattered
@@ -157,13 +157,6 @@ def test_reading_around_loses_little_more_than_the_damage(tmp_path: Path) -> Non
     assert (pixels[lost] == 255).all()
 
 
-def test_a_whole_slide_is_read_as_if_nobody_asked() -> None:
-    slide = from_array(IMAGE, 0.5)
-    pixels, lost = read_around(slide, 3, 5, 300, 200, 70, 50)
-    np.testing.assert_array_equal(pixels, slide.read_region(3, 5, 300, 200, 70, 50))
-    assert not lost.any()
-
-
 def test_where_the_thumbnail_is_damaged_there_may_be_tissue(tmp_path: Path) -> None:
     path = tmp_path / "glass.tif"
     tifffile.imwrite(path, np.full((640, 640, 3), 243, np.uint8), photometric="rgb", compression="jpeg", tile=(64, 64))
@@ -227,6 +220,7 @@ def blob_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("celldetr.model.inference.TilePredictor.load", lambda options: BlobModel(mpp=0.499))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("blob_weights")
 def test_the_command_line_names_the_places_and_says_partial(
     scratched: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
@@ -257,6 +251,7 @@ def test_the_command_line_names_the_places_and_says_partial(
         assert f"<td>{tile['x_px']:,.0f}</td><td>{tile['y_px']:,.0f}</td>" in page
 
 
+@pytest.mark.slow
 def test_the_overview_is_hatched_where_nothing_is_known(scratched: Path, tmp_path: Path) -> None:
     options = PredictOptions(tile=256, region=(1100, 860, 400, 400))
     red = []

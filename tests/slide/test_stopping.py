@@ -64,6 +64,7 @@ def whole_files(directory: Path) -> None:
         pq.read_table(part)
 
 
+@pytest.mark.slow
 def test_killed_at_ten_moments_from_the_first_file_to_the_last(image: Path, whole: Path, tmp_path: Path) -> None:
     # Ten of the moments at which the disk changes, a random one of each tenth of a run: while tiles become parts, parts
     # the table, and the table everything else. Resuming is killed, too, before it may end.
@@ -104,6 +105,7 @@ def wait_for(child: BaseProcess, condition: Callable[[], bool]) -> None:
         time.sleep(0.005)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_leaves_what_can_be_resumed_and_says_how(
     image: Path, whole: Path, tmp_path: Path, number: signal.Signals, code: int
@@ -125,6 +127,7 @@ def test_a_signal_leaves_what_can_be_resumed_and_says_how(
     same(tmp_path / "blobs", whole)
 
 
+@pytest.mark.slow
 def test_a_second_signal_ends_at_once_and_loses_nothing(image: Path, whole: Path, tmp_path: Path) -> None:
     numbers = signal.SIGTERM, signal.SIGINT
     command = ["predict", image, "-o", tmp_path, *OPTIONS]
@@ -143,6 +146,7 @@ def test_a_second_signal_ends_at_once_and_loses_nothing(image: Path, whole: Path
     same(tmp_path / "blobs", whole)
 
 
+@pytest.mark.slow
 def test_a_slide_that_a_living_process_holds_is_not_touched(image: Path, tmp_path: Path) -> None:
     command = ["predict", image, "-o", tmp_path, *OPTIONS]
     first = start(command, tmp_path / "first", stay_at=3)
@@ -163,6 +167,7 @@ def test_a_slide_that_a_living_process_holds_is_not_touched(image: Path, tmp_pat
     assert third.exitcode == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("limit", [8_000, 60_000])
 def test_a_disk_that_takes_no_more_stops_the_run_cleanly(image: Path, whole: Path, tmp_path: Path, limit: int) -> None:
     # A file may not grow beyond the limit: the smaller that is, the earlier something fails, and every time another.
@@ -200,6 +205,7 @@ def small_disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
         subprocess.run(["umount", folder], check=True)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="tmpfs")
 @pytest.mark.parametrize("size", ["12k", "64k"])
 def test_a_disk_that_is_full(

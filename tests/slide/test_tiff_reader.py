@@ -64,16 +64,6 @@ def test_large_files_in_strips_are_read_strip_by_strip(tmp_path: Path, monkeypat
         open_slide(tmp_path / "one.tif", 0.5)
 
 
-def test_only_touched_tiles_are_decoded_and_kept_for_the_neighbour(tmp_path: Path) -> None:
-    tifffile.imwrite(tmp_path / "a.tif", IMAGE, photometric="rgb", compression="zlib", tile=(16, 16))
-    with open_slide(tmp_path / "a.tif", 0.5) as slide:
-        level = slide._pyramid[0]  # type: ignore[attr-defined]
-        slide.read_region(20, 20, 10, 10, 10, 10)
-        assert set(level._cache) == {(0, 15)}  # row 1, column 1 of 14 across
-        slide.read_region(0, 0, 210, 150, 210, 150)
-        assert len(level._cache) == 140
-
-
 def test_jpeg_in_tiles_and_in_strips(tmp_path: Path) -> None:
     smooth = np.broadcast_to(np.arange(210, dtype=np.uint8)[None, :, None], IMAGE.shape) // np.array(
         [1, 2, 3], np.uint8

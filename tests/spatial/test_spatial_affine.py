@@ -81,6 +81,7 @@ def test_xenium_explorers_matrix_maps_image_pixels_to_morphology_pixels(tmp_path
     assert np.allclose(af.to_image(KB, "xenium_to_image", inverse=True), to_image)
 
 
+@pytest.mark.slow
 def test_spatialdata_io_reads_the_same_direction(tmp_path: Path) -> None:
     sdio = pytest.importorskip("spatialdata_io")
     tifffile = pytest.importorskip("tifffile")

@@ -143,6 +143,7 @@ def test_too_few_shared_genes_and_another_species_are_told() -> None:
 # Transport
 
 
+@pytest.mark.slow
 def test_tacco_types_cells_and_tells_those_without_genes() -> None:
     pytest.importorskip("tacco")
     section = cells(60, 1.5, 0)
@@ -162,6 +163,7 @@ def test_tacco_types_cells_and_tells_those_without_genes() -> None:
     assert told == [1.0]
 
 
+@pytest.mark.slow
 def test_tiles_agree_with_the_whole() -> None:
     pytest.importorskip("tacco")
     section, reference = cells(100, 1.0, 0), cells(40, 3, 1, "r")
@@ -175,6 +177,7 @@ def test_tiles_agree_with_the_whole() -> None:
     np.testing.assert_array_equal(again.probabilities, tiled.probabilities)
 
 
+@pytest.mark.slow
 def test_the_section_may_be_composed_unlike_the_reference() -> None:
     pytest.importorskip("tacco")
     section = cells(100, 1.5, 0)

@@ -103,6 +103,7 @@ def finished(made: Made, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.mark.slow
 def test_nuclei_get_the_types_of_their_cells(made: Made, finished: Path) -> None:
     true = made.truth.nuclei
     pairs = read_table(finished / "steps" / "pairs.parquet", PAIRS)
@@ -133,6 +134,7 @@ def test_the_report_shows_every_step(finished: Path) -> None:
     assert "[region 1]" in page
 
 
+@pytest.mark.slow
 def test_what_is_finished_is_kept(made: Made, finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = (finished / "set.json").read_bytes()
     assert call(*made.command(finished)) == 2
@@ -144,6 +146,7 @@ def test_what_is_finished_is_kept(made: Made, finished: Path, capsys: pytest.Cap
     assert capsys.readouterr().out.count("(kept)") == 5
 
 
+@pytest.mark.slow
 def test_a_step_done_again_makes_later_ones_stale(
     made: Made, finished: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -136,6 +136,7 @@ def test_labels_are_known_without_decoding(tmp_path: Path, monkeypatch: pytest.M
     assert len(decoded) == 2  # the first of each split, to see whether it can be read
 
 
+@pytest.mark.slow
 def test_compositions_alone_teach_types() -> None:
     """Spots of one type mostly: from their shares alone the network tells the types apart."""
     torch.manual_seed(0)

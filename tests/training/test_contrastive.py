@@ -178,6 +178,7 @@ def cells_of_all_colours(seed: int) -> Sample:
     return Sample(f"s{seed}", image, 0.5, boxes, np.zeros(9, np.int64), ("a",), points)
 
 
+@pytest.mark.slow
 def test_two_tiles_are_learnt_by_heart(tiny_model: Tiny) -> None:
     made = objective(tiny_model(), detection="none", shift=0.1, zoom=1.1)
     plain = AugmentConfig(crop=64, scale=(1.0, 1.1), stain=0.05, colour_p=0, blur_p=0)

@@ -150,20 +150,6 @@ def test_what_is_frozen_has_no_gradient_and_no_place_in_the_optimiser(
     assert made.network.type_head.training
 
 
-def test_a_frozen_detector_is_not_asked_where_its_boxes_are_not_needed(
-    tiny_model: Models, tiny_batch: Batch, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    made = objective(tiny_model(), freeze=FROZEN, mode="parallel")
-    monkeypatch.setattr(made.network, "detect", lambda *_: pytest.fail("asked"))
-    seen = []
-    original = made.network.memorise
-    monkeypatch.setattr(
-        made.network, "memorise", lambda *a, **k: seen.append(torch.is_grad_enabled()) or original(*a, **k)
-    )
-    run(made, tiny_batch)
-    assert seen == [False]
-
-
 def test_the_head_has_its_own_rate(tiny_model: Models) -> None:
     network = CellDETR(tiny_model())
     groups = build_optimizer(network, TrainConfig(lr=1e-4, backbone_lr=1e-5, head_lr=1e-2)).param_groups

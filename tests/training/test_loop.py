@@ -32,6 +32,7 @@ from celldetr.training.validation import LOWEST_SCORE, validate
 Recipes = Callable[..., Recipe]
 
 
+@pytest.mark.slow
 def test_a_run_leaves_a_checkpoint_a_log_and_curves(
     tmp_path: Path, tiny_recipe: Recipes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -60,6 +61,7 @@ def test_a_run_leaves_a_checkpoint_a_log_and_curves(
     assert unfinished == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("workers", "dropout"), [(0, 0.1), (1, 0.0)])
 def test_a_resumed_run_is_bit_for_bit_the_uninterrupted_one(
     workers: int, dropout: float, tmp_path: Path, tiny_recipe: Recipes

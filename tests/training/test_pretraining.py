@@ -43,6 +43,7 @@ def recipes(tiny_recipe: Recipes, monkeypatch: pytest.MonkeyPatch) -> Recipes:
     return make
 
 
+@pytest.mark.slow
 def test_a_run_leaves_figures_numbers_and_a_model_without_types(
     recipes: Recipes,
     tiny_recipe: Recipes,
@@ -105,6 +106,7 @@ def test_a_run_leaves_figures_numbers_and_a_model_without_types(
     assert again.model.types == (UNTYPED,)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_is_bit_for_bit_the_uninterrupted_one(
     recipes: Recipes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

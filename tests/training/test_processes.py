@@ -57,6 +57,7 @@ CONTRASTIVE: dict[str, tuple[dict[str, object], dict[str, object]]] = {  # chang
 }
 
 
+@pytest.mark.slow
 def test_two_processes_are_one(start: Path, tmp_path: Path, tiny_recipe: Recipes, soft_set: Path) -> None:
     """All of a network, its head alone, doubtful types and spots, and pretraining; of two crops a process, one of which
     may be without a nucleus."""

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -47,27 +45,6 @@ def test_groups_stay_apart_on_the_map(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "UMAP" not in how
     distance = np.linalg.norm(points[:, None] - points[None], axis=-1) + np.diag(np.full(len(group), np.inf))
     assert (group[distance.argmin(1)] == group).mean() > 0.95
-
-
-def test_umap_is_asked_where_it_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The package itself takes half a minute to compile."""
-    asked: dict[str, object] = {}
-
-    class Umap:
-        def __init__(self, **settings: object) -> None:
-            asked.update(settings)
-
-        def fit_transform(self, vectors: np.ndarray) -> np.ndarray:
-            return vectors[:, :2]
-
-    monkeypatch.setitem(sys.modules, "umap", SimpleNamespace(UMAP=Umap))
-    monkeypatch.setattr(figures, "find_spec", lambda name: name)
-    vectors = np.random.default_rng(0).normal(size=(NEIGHBOURS + 1, 3)).astype(np.float32)
-    points, how = map_vectors(vectors, seed=4)
-    assert how.startswith("UMAP")
-    assert np.array_equal(points, vectors[:, :2].astype(np.float64))
-    assert asked == {"n_neighbors": NEIGHBOURS, "metric": "cosine", "random_state": 4}
-    assert "UMAP" not in map_vectors(vectors[:NEIGHBOURS])[1]  # too few cells for it
 
 
 def test_each_panel_has_its_own_colours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

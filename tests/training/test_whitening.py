@@ -70,6 +70,7 @@ def test_images_are_spread_and_those_without_a_cell_left_out(tiny_recipe: Recipe
     assert len(images_with_cells(full * 99)) == IMAGES
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_is_not_whitened_again(
     tiny_recipe: Recipes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
