@@ -11,6 +11,7 @@ else. Each step runs in a process of its own, as its command does, whose peak me
 from __future__ import annotations
 
 import argparse
+import json
 import multiprocessing
 import resource
 import time
@@ -24,8 +25,6 @@ from bone_marrow import bone_marrow
 from celldetr.research.simulation.bundle import BundleCells, write_bundle
 from celldetr.research.simulation.section import resample
 from celldetr.spatial.affine import scaling
-from celldetr.spatial.nuclei import keep_nuclei
-from celldetr.spatial.section import Nuclei
 
 MPP = 0.5
 NUCLEUS_UM, CELL_UM = 6.0, 9.0
@@ -75,44 +74,33 @@ def prepare(folder: Path, work: Path, count: int) -> None:
     seen = rng.permutation(count)[: int(0.9 * count)]
     centres = (points[seen] + rng.normal(0, 0.5, (len(seen), 2))) / MPP
     half = NUCLEUS_UM / 2 / MPP
-    boxes = np.hstack([centres - half, centres + half]).astype(np.float32)
-    keep_nuclei(Nuclei(boxes, np.ones(len(boxes), np.float32)), work / "nuclei.parquet")
+    boxes = np.stack([centres - half, centres + half], axis=1)[:, :, ::-1]  # rows and columns, as CellViT's are
+    cells = [{"bbox": box} for box in boxes.tolist()]
+    (work / "nuclei.json").write_text(json.dumps({"cells": cells}))
     (work / "alignment.csv").write_text("\n".join(",".join(map(str, row)) for row in scaling(1 / MPP)) + "\n")
 
 
 def step(work: Path, name: str) -> None:
     """One step of the set."""
-    from celldetr.spatial import label
-    from celldetr.spatial.annotate.transport import TransportOptions
-    from celldetr.spatial.nuclei import read_nuclei
-    from celldetr.spatial.record import stamp
+    from celldetr.spatial.pipeline import open_set
     from celldetr.spatial.report import write_report
-    from celldetr.spatial.type_step import TypeOptions, type_step
 
-    with label.working_on(work / "set") as record:
+    with open_set(work / "set", resume=True) as pipeline:
+        pipeline.redo = True
         if name == "read":
-            label.read_step(record, work / "bundle")
+            pipeline.read(work / "bundle")
         elif name == "qc":
-            label.qc_step(record)
+            pipeline.qc()
         elif name == "type":
-            options = TypeOptions(transport=TransportOptions())
-            type_step(record, work / "reference.h5ad", "cluster", options=options)
+            pipeline.annotate(work / "reference.h5ad", "cluster")
         elif name == "nuclei":  # in place of finding them
-            nuclei = read_nuclei(work / "nuclei.parquet")
-            image = work / "image.tif"
-            path = record.files / label.NUCLEI_FILE
-
-            def given() -> dict[str, object]:
-                keep_nuclei(nuclei, path)
-                return {"nuclei": len(nuclei), "median_side_um": NUCLEUS_UM}
-
-            record.run("nuclei", {"image": stamp(image), "mpp": MPP}, (path,), given)
+            pipeline.find_nuclei(work / "image.tif", polygons=work / "nuclei.json", mpp=MPP)
         elif name == "align":
-            label.align_step(record, work / "alignment.csv", direction="um_to_image")
+            pipeline.align(work / "alignment.csv", direction="um_to_image")
         elif name == "write":
-            label.write_step(record)
+            pipeline.write()
         else:
-            write_report(record)
+            write_report(pipeline)
 
 
 def measured(work: Callable[..., None], *given: object) -> tuple[float, float]:
@@ -141,7 +129,7 @@ def main() -> None:
     parser.add_argument("--cells", type=int, default=500_000)
     given = parser.parse_args()
     given.work.mkdir(parents=True, exist_ok=True)
-    if not (given.work / "nuclei.parquet").exists():
+    if not (given.work / "nuclei.json").exists():
         measured(prepare, given.bone_marrow, given.work, given.cells)
     genes = anndata.read_h5ad(given.work / "reference.h5ad", backed="r").n_vars
     print(f"{given.cells:,} cells x {genes} genes; {'':14}seconds   peak GB")

@@ -21,14 +21,12 @@ import yaml
 from celldetr.data.card import load_card
 from celldetr.data.sources import load_samples
 from celldetr.research.simulation.simulate import SimulateOptions, Truth, simulate
-from celldetr.spatial import label
 from celldetr.spatial.affine import scaling
-from celldetr.spatial.nuclei import read_nuclei
+from celldetr.spatial.annotate.reference import read_reference
 from celldetr.spatial.pair import pair
-from celldetr.spatial.patches import WriteOptions
-from celldetr.spatial.reference import read_reference
+from celldetr.spatial.patch_layout import WriteOptions
+from celldetr.spatial.pipeline import open_set
 from celldetr.spatial.section import Section
-from celldetr.spatial.type_step import TypeOptions, type_step
 from celldetr.spatial.write import write_set
 from spatial_truth import TYPES, halves
 
@@ -49,21 +47,20 @@ def recovered(work: Path, reference: Path) -> Truth:
     parents |= {str(name): "" for name in profiles.obs[COLUMN].unique() if name not in parents}
     tree = work / "types.yaml"
     tree.write_text(yaml.safe_dump({"title": "CoNSeP", "levels": [{"name": "consep", "parents": parents}]}))
-    with label.begin(work / "recovered") as record:
-        label.read_step(record, work / "section" / "bundle")
-        label.qc_step(record)
-        type_step(record, work / "reference.h5ad", COLUMN, hierarchy=tree, options=TypeOptions())
-        label.nuclei_step(record, work / "section" / "he_image.ome.tif")
-        label.align_step(record, work / "section" / "he_imagealignment.csv")
-        label.write_step(record, OPTIONS)
+    with open_set(work / "recovered") as pipeline:
+        pipeline.read(work / "section" / "bundle")
+        pipeline.qc()
+        pipeline.annotate(work / "reference.h5ad", COLUMN, hierarchy=tree)
+        pipeline.find_nuclei(work / "section" / "he_image.ome.tif")
+        pipeline.align(work / "section" / "he_imagealignment.csv")
+        pipeline.write(OPTIONS)
     return truth
 
 
 def true_set(work: Path, truth: Truth) -> None:
     """The same nuclei with their true types."""
-    with label.working_on(work / "recovered") as record:
-        nuclei = read_nuclei(record.files / label.NUCLEI_FILE)
-        section = label.passing(record)
+    with open_set(work / "recovered", resume=True) as pipeline:
+        nuclei, section = pipeline.nuclei, pipeline.passed
     mpp = float(truth.facts["mpp"])
     boxes = truth.nuclei[["xmin", "ymin", "xmax", "ymax"]].to_numpy(np.float64)
     centres = (boxes[:, :2] + boxes[:, 2:]) / 2 * mpp

@@ -25,14 +25,14 @@ from celldetr.data.sources import load_samples
 from celldetr.errors import InputError
 from celldetr.research.simulation.simulate import SimulateOptions, Truth, simulate
 from celldetr.spatial.align import refine
-from celldetr.spatial.annotate.annotation import table
+from celldetr.spatial.annotate.annotation import types_table
 from celldetr.spatial.annotate.hierarchy import coarsen, load_hierarchy
+from celldetr.spatial.annotate.reference import read_reference
 from celldetr.spatial.annotate.transport import Transport
-from celldetr.spatial.evidence import require_same_section
+from celldetr.spatial.colocalization import require_same_section
 from celldetr.spatial.pair import pair
-from celldetr.spatial.quality import check_cells, passed_cells
+from celldetr.spatial.qc import filter_cells, qc_cells
 from celldetr.spatial.readers import read_section
-from celldetr.spatial.reference import read_reference
 from celldetr.spatial.section import Nuclei
 
 TYPES = {
@@ -69,21 +69,21 @@ def run(samples: Any, halved: tuple[Any, Any], column: str, given: dict[str, Any
     with tempfile.TemporaryDirectory() as folder:
         truth = simulate(samples, source, column, Path(folder), options, seed)
         section = read_section(next(path for path in Path(folder).iterdir() if path.is_dir()))
-    section = passed_cells(section, check_cells(section))
+    section = filter_cells(section, qc_cells(section))
     boxes = truth.nuclei[["xmin", "ymin", "xmax", "ymax"]].to_numpy(np.float32)
     nuclei = Nuclei(boxes, np.ones(len(boxes), np.float32))
     mpp = float(truth.facts["mpp"])
     try:
         fitted = refine(section.points, nuclei.points, truth.written_to_image, mpp, seed=seed)
-        require_same_section(fitted.evidence)
+        require_same_section(fitted.colocalization)
     except InputError as error:
         return f"refused: {str(error)[:80]}"
-    ids = section.cells.obs_names.to_numpy(dtype=object)
+    ids = section.cell_ids
     pairs = pair(ids, section.points, section.nuclei, nuclei, fitted.after, mpp)
-    found = Transport(reference, column).annotate(section.cells)
+    annotation = Transport(reference, column).annotate(section.cells)
     tree = load_hierarchy("pbmc68k")
-    fine = table(found, ids), {name: name for name in found.types}
-    coarse = table(coarsen(found, tree, "lineage"), ids), tree.levels[0].parents
+    fine = types_table(annotation, ids), {name: name for name in annotation.types}
+    coarse = types_table(coarsen(annotation, tree, "lineage"), ids), tree.levels[0].parents
     error = affine_error(section.points, fitted.after, truth, mpp)
     precision, recall = pairing(pairs, truth)
     numbers = [number for types, parents in (fine, coarse) for number in typing(types, truth, parents)]

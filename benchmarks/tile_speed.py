@@ -65,7 +65,7 @@ def measure(predictor: TilePredictor, images: list[NDArray[np.uint8]]) -> list[f
     network, area = predictor.network, len(images) * (images[0].shape[0] / 256) ** 2
     pixels = torch.from_numpy(np.stack(images).transpose(0, 3, 1, 2).copy())
     wall, cpu = clock(lambda: predictor.predict_tiles(images))
-    with torch.inference_mode(), predictor._autocast():
+    with torch.inference_mode(), predictor.autocast():
         normal, memories = network.normalise(pixels), network.memorise(pixels)
         boxes = network.detect(memories).last.boxes[:, : round(70 * area / len(images))]
         backbone, _ = clock(lambda: network.backbone(normal))

@@ -23,6 +23,7 @@ with tempfile.TemporaryDirectory() as folder:
 cells["column"] = (cells["x_um"] // args.side).astype(int)
 cells["row"] = (cells["y_um"] // args.side).astype(int)
 counts = cells.groupby(["row", "column", "type"], observed=False).size().unstack("type", fill_value=0)
+counts.columns = counts.columns.astype(str)  # pandas 2 cannot join categorical columns since Python 3.12
 counts = counts[counts.sum(axis=1) > 0]  # squares with cells
 per_mm2 = (counts / (args.side / 1000) ** 2).add_suffix("_per_mm2")
 print(per_mm2.describe().loc[["mean", "50%", "max"]].round(0))

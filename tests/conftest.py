@@ -43,6 +43,21 @@ share_cores()
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
+@pytest.fixture(scope="session", params=["32", "bf16"])
+def precision(request: pytest.FixtureRequest) -> str:
+    """Both arithmetics, on every machine: where bfloat16 is emulated it is ten times slower, no less right.
+
+    What uses it also runs as on a processor without AVX-512, see ``test_processors``.
+    """
+    return str(request.param)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if "precision" in getattr(item, "fixturenames", ()):
+            item.add_marker("precision")
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """Directory of the development data sets; tests that need them skip where they are absent."""

@@ -14,13 +14,14 @@ from scipy.spatial import cKDTree
 
 import celldetr
 from celldetr import InputError, Model, PredictOptions
+from celldetr.config import Precision
 from celldetr.slide.grid import lay_grid
 from helpers.sample_crop import COLUMNS, MPP, crop, default_model, save, white
 
 
 @pytest.fixture(scope="session")
-def model() -> Model:
-    return default_model()
+def model(precision: Precision) -> Model:
+    return default_model(precision)
 
 
 @pytest.fixture(scope="session")

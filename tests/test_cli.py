@@ -6,6 +6,7 @@ import csv
 import errno
 import gzip
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -24,6 +25,7 @@ import tifffile
 import yaml
 
 import celldetr
+from celldetr.config import Precision
 from celldetr.slide import parts
 from helpers.cli import call
 from helpers.sample_crop import COLUMNS, MPP, crop, default_model, save, white
@@ -356,14 +358,14 @@ def test_a_broken_checkpoint_is_refused(run: Run, tmp_path: Path, damage: str) -
 
 @pytest.fixture
 def card(tmp_path: Path) -> Callable[..., Path]:
-    """Writes a data set whose labels are the cells the model finds, and changes to its card."""
+    """Writes a data set whose labels are the cells the model finds in a precision, and changes to its card."""
 
-    def write(**changes: Any) -> Path:
+    def write(precision: Precision = "32", **changes: Any) -> Path:
         folder = tmp_path / "data"
         for part in ("images", "labels"):
             (folder / part).mkdir(parents=True, exist_ok=True)
         save(crop(), folder / "images" / "one.png")
-        cells = default_model().predict(crop(), mpp=MPP)
+        cells = default_model(precision).predict(crop(), mpp=MPP)
         lines = [f"{x},{y},{name}" for x, y, name in cells[["x_px", "y_px", "type"]].itertuples(index=False)]
         (folder / "labels" / "one.csv").write_text("x,y,class\n" + "\n".join(lines) + "\n")
         values: dict[str, Any] = {
@@ -384,9 +386,10 @@ def card(tmp_path: Path) -> Callable[..., Path]:
     return write
 
 
-def test_a_model_agrees_with_itself(run: Run, card: Callable[..., Path], tmp_path: Path) -> None:
+def test_a_model_agrees_with_itself(run: Run, card: Callable[..., Path], tmp_path: Path, precision: Precision) -> None:
     out, plots = tmp_path / "metrics.json", tmp_path / "plots"
-    arguments = ["evaluate", card(), "-o", out, "--split", "test", "-q", "--device", "cpu"]
+    arguments = ["evaluate", card(precision), "-o", out, "--split", "test", "-q", "--device", "cpu"]
+    arguments += ["--precision", precision]
     done = run(*arguments, "--plots", plots)
     assert done.code == 0
     metrics = json.loads(out.read_text())
@@ -400,29 +403,35 @@ def test_a_model_agrees_with_itself(run: Run, card: Callable[..., Path], tmp_pat
     assert out.read_bytes() == before
 
 
-def test_the_threshold_of_cells_found_at_a_threshold(run: Run, card: Callable[..., Path], tmp_path: Path) -> None:
+def test_the_threshold_of_cells_found_at_a_threshold(
+    run: Run, card: Callable[..., Path], tmp_path: Path, precision: Precision
+) -> None:
     plot = tmp_path / "threshold.png"
-    done = run("threshold", card(), "--split", "train", "--plot", plot, "-q", "--device", "cpu")
+    arguments = ["threshold", card(precision), "--split", "train", "-q", "--device", "cpu", "--precision", precision]
+    done = run(*arguments, "--plot", plot)
     assert done.code == 0
     chosen, own = done.out.splitlines()
-    scores = default_model().predict(crop(), mpp=MPP).score
-    assert (
-        0 < float(chosen.split()[1].rstrip(":")) <= scores.min() + 5e-4
-    )  # all that the model calls a cell, and it alone
-    assert chosen.endswith(f": detection F1 1.000, precision 1.000, recall 1.000 ({len(scores)} cells)")
-    assert own.startswith(f"the model's own, {default_model().threshold:.3f}: detection F1 1.000")
+    model = default_model(precision)
+    scores = np.sort(model.predict(crop(), mpp=MPP).score)
+    # What the model calls a cell, and it alone, but for one step of the search either way: F1 is smoothed over the
+    # steps, of two or three cells each, so that its top is where its flanks are balanced, not at its highest step.
+    value, f1, cells = re.fullmatch(r"threshold (\S+): detection F1 (\S+), .*\((\d+) cells\)", chosen).groups()
+    assert int(cells) == len(scores)
+    assert 0 < float(value) <= scores[3] + 5e-4
+    assert float(f1) >= 0.99
+    assert own.startswith(f"the model's own, {model.threshold:.3f}: detection F1 1.000")
     assert plot.stat().st_size > 0
-    one = run("threshold", card(), "--split", "train", "--protocol", "within-radius", "-q", "--device", "cpu")
+    one = run(*arguments, "--protocol", "within-radius")
     assert one.out.startswith("threshold 0.")
-    refused(run("threshold", card(), "--split", "train", "--protocol", "within", "-q"), "within-radius")
-    refused(run("threshold", card(), "--split", "train", "--plot", plot, "-q"), "--overwrite")
+    refused(run(*arguments, "--protocol", "within"), "within-radius")
+    refused(run(*arguments, "--plot", plot), "--overwrite")
     refused(run("threshold", "no-such-set", "--plot", tmp_path / "threshold.gif", "-q"), ".pdf, .png, .svg")
 
 
 def test_a_model_of_other_types(run: Run, card: Callable[..., Path], tmp_path: Path) -> None:
     out = tmp_path / "metrics.json"
     other = card(types={"tumour": ["epithelial"], "rest": ["lymphocyte", "stromal"]})
-    arguments = ["evaluate", other, "-o", out, "-q"]
+    arguments = ["evaluate", other, "-o", out, "-q", "--precision", "32"]
     refused(run(*arguments), "none in common")
     refused(run(*arguments, "--map", "tumour"), "expected --map THEIRS=OURS")
     refused(run(*arguments, "--map", "tumor=epithelial"), "did you mean 'tumour'?")
@@ -433,7 +442,7 @@ def test_a_model_of_other_types(run: Run, card: Callable[..., Path], tmp_path: P
     assert metrics["context"]["types"] == {"tumour": "epithelial", "rest": ""}
     assert metrics["context"]["types_without_counterpart"] == []
     mixed = card(types={"tumour": ["epithelial"], "lymphocyte": ["lymphocyte"], "rest": ["stromal"]})
-    done = run("evaluate", mixed, "-o", out, "-q", "--overwrite", "--map", "tumour=epithelial")
+    done = run("evaluate", mixed, "-o", out, "-q", "--overwrite", "--map", "tumour=epithelial", "--precision", "32")
     assert "no type of the model is 'rest'" in done.err
     types = json.loads(out.read_text())["types"]
     assert types["lymphocyte"]["f1"] == types["epithelial"]["f1"] == 1.0  # what --map leaves out keeps its name

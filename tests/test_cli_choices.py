@@ -24,6 +24,7 @@ def labels(folder: Path) -> Path:
 def test_a_threshold_that_is_given_counts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out, high = tmp_path / "m.json", 0.6
     arguments = ["evaluate", labels(tmp_path / "labels"), "--split", "all", "--mpp", MPP, "--device", "cpu", "-q"]
+    arguments += ["--precision", "32"]
     assert call(*arguments, "-o", out, "--threshold", high) == 0
     metrics = json.loads(out.read_text())
     expected = int((default_model().predict(crop(), mpp=MPP)["score"] >= high).sum())

@@ -41,10 +41,10 @@ def example(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run."""
+    """A finished run, in the precision of the examples."""
     folder = tmp_path_factory.mktemp("done")
     image = save(crop(), folder / "crop.png")
-    return celldetr.predict_slide(image, folder / "out", model=default_model(), mpp=MPP).directory
+    return celldetr.predict_slide(image, folder / "out", model=default_model("auto"), mpp=MPP).directory
 
 
 @pytest.mark.parametrize("name", NAMES)

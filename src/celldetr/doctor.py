@@ -155,11 +155,15 @@ def available_memory() -> float | None:
 def _bfloat16() -> str:
     import torch
 
+    from celldetr.model.device import has_bf16, onednn_limit
+
     capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # older torch does not tell
     if not capabilities:
         return "not known"
     found = [name for name in ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16") if capabilities.get(name)]
-    return ", ".join(found) or "no"
+    limit = onednn_limit()
+    unused = f" (unused: oneDNN is held to {limit})" if limit and found and not has_bf16(torch.device("cpu")) else ""
+    return (", ".join(found) or "no") + unused
 
 
 def devices() -> Iterator[Finding]:

@@ -2,7 +2,8 @@
 
 Everything that can be wrong with an input (a path, a slide, a card, a checkpoint, an option) ends in ``InputError``
 with a single line that names the value, what was expected and what to do. The command line prints that line and exits
-with code 2; in Python it is a ``ValueError``, so callers need no import of ours to catch it.
+with code 2; in Python it is a ``ValueError``, so callers need no import of ours to catch it. A message names parameters
+as in Python and in backticks, `` `overwrite=True` `` or `` `mpp` ``; the command line turns these into its options.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import celldetr
+from celldetr.config import Precision
 
 MPP = 0.499  # of the sample slide
 COLUMNS = ["cell_id", "x_px", "y_px", "w_px", "h_px", "x_um", "y_um", "score", "type", "type_score"]
@@ -18,8 +19,9 @@ COLUMNS += ["p_lymphocyte", "p_epithelial", "p_stromal", "embedding", "geometry"
 
 
 @cache
-def default_model() -> celldetr.Model:
-    return celldetr.load_model(device="cpu")
+def default_model(precision: Precision = "32") -> celldetr.Model:
+    """In float32 unless a test says otherwise: ``auto`` is another arithmetic on another machine."""
+    return celldetr.load_model(device="cpu", precision=precision)
 
 
 @cache

@@ -10,16 +10,16 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from celldetr.config import Precision
 from celldetr.errors import InputError
-from celldetr.model.device import has_bf16, pick_device
 from celldetr.model.inference import TilePredictor
 from celldetr.model.output import TileCells
 from helpers.networks import THRESHOLD, TILES, assert_same, predictor
 
 
 @pytest.fixture(scope="module")
-def model() -> TilePredictor:
-    return predictor()
+def model(precision: Precision) -> TilePredictor:
+    return predictor(precision=precision)
 
 
 @pytest.fixture(scope="module")
@@ -65,18 +65,20 @@ def test_probabilities_sum_to_one_however_unlikely_all_types_are() -> None:
 
 def test_threshold_is_respected(model: TilePredictor, cells: list[TileCells]) -> None:
     assert all((found.scores >= THRESHOLD).all() for found in cells)
-    everything = predictor(0.0).predict_tiles(TILES[:1])[0]
-    assert len(everything) > len(cells[0])
-    assert_same(everything.take(everything.scores >= THRESHOLD), cells[0])
-    nothing = predictor(1.0).predict_tiles(TILES)
+    precision: Precision = "bf16" if model.bf16 else "32"
+    higher = float(np.median(cells[0].scores))
+    fewer = predictor(higher, precision).predict_tiles(TILES[:1])[0]
+    assert 0 < len(fewer) < len(cells[0])
+    assert_same(cells[0].take(cells[0].scores >= higher), fewer)
+    nothing = predictor(1.0, precision).predict_tiles(TILES)
     assert [len(found) for found in nothing] == [0] * len(TILES)
     assert nothing[0].probabilities.shape == (0, 3)
     assert nothing[0].embeddings.shape == (0, 64)
 
 
 @pytest.mark.parametrize("changes", [{}, {"self_attention": "after_first"}])
-def test_a_tile_alone_gives_what_it_gives_in_a_batch(changes: dict[str, object]) -> None:
-    model = predictor(**changes)
+def test_a_tile_alone_gives_what_it_gives_in_a_batch(changes: dict[str, object], precision: Precision) -> None:
+    model = predictor(precision=precision, **changes)
     together = model.predict_tiles(TILES)
     for i in (0, 1, 2):
         assert_same(together[i], model.predict_tiles([TILES[i]])[0])
@@ -152,19 +154,3 @@ def test_bfloat16_finds_about_the_same(model: TilePredictor) -> None:
     full = TilePredictor(model.network, threshold=0.0, precision="32").predict_tiles(TILES[:1])[0]
     assert half.embeddings.dtype == np.float16
     assert half.scores.mean() == pytest.approx(full.scores.mean(), abs=0.05)
-
-
-def test_devices() -> None:
-    assert pick_device("cpu") == pick_device("cpu:0") == torch.device("cpu")
-    assert pick_device("auto").type in ("cpu", "cuda", "mps")
-
-
-def test_a_torch_that_does_not_tell_has_no_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
-    assert not has_bf16(torch.device("cpu"))
-
-
-@pytest.mark.parametrize("device", ["gpu", "cpu:x", "cuda:99"])
-def test_devices_that_do_not_exist(device: str) -> None:
-    with pytest.raises(InputError, match=f"'{device}'"):
-        pick_device(device)

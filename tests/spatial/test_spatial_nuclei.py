@@ -15,7 +15,8 @@ import pytest
 import shapely
 
 from celldetr.errors import InputError
-from celldetr.spatial.nuclei import check_nuclei, keep_nuclei, nuclei_from_cells, nuclei_from_model, read_nuclei
+from celldetr.spatial.files import read_nuclei, write_nuclei
+from celldetr.spatial.nuclei import check_nuclei, nuclei_from_cells, nuclei_from_model
 from celldetr.spatial.nuclei_files import nuclei_from_file
 from celldetr.spatial.section import Nuclei
 from helpers.cell_tables import random_cells, random_embeddings, write_run
@@ -195,11 +196,10 @@ def test_nuclei_are_kept(tmp_path: Path, polygons: bool) -> None:
     geometry = np.array([shapely.box(90, 45, 110, 55), None], dtype=object) if polygons else None
     scores = np.array([0.25, 1], np.float32)
     nuclei = Nuclei(boxes((100, 50), (500, 80)), scores, geometry, {"format": "x"})
-    keep_nuclei(nuclei, tmp_path / "nuclei.parquet")
+    write_nuclei(nuclei, tmp_path / "nuclei.parquet")
     back = read_nuclei(tmp_path / "nuclei.parquet")
     np.testing.assert_array_equal(back.boxes, nuclei.boxes)
     np.testing.assert_array_equal(back.scores, scores)
-    assert back.source == {"format": "x"}
     if geometry is None:
         assert back.polygons is None
     else:
@@ -211,13 +211,13 @@ def test_nuclei_are_kept(tmp_path: Path, polygons: bool) -> None:
     with pytest.raises(InputError, match="no such file"):
         read_nuclei(tmp_path / "other.parquet")
     (tmp_path / "bad.parquet").write_bytes((tmp_path / "nuclei.parquet").read_bytes()[:200])
-    with pytest.raises(InputError, match="not a readable Parquet file"):
+    with pytest.raises(InputError, match="cannot be read"):
         read_nuclei(tmp_path / "bad.parquet")
 
 
 def test_points_stay_points_when_kept(tmp_path: Path) -> None:
     nuclei = Nuclei(boxes((100, 50)), np.ones(1, np.float32), np.array([None], dtype=object))
-    keep_nuclei(nuclei, tmp_path / "nuclei.parquet")
+    write_nuclei(nuclei, tmp_path / "nuclei.parquet")
     assert read_nuclei(tmp_path / "nuclei.parquet").polygons is not None
 
 
@@ -231,12 +231,20 @@ def test_nuclei_of_a_model_are_those_of_its_table(tmp_path: Path, monkeypatch: p
         progress(SimpleNamespace(tiles=3, tiles_total=4))
         return SimpleNamespace(directory=write_run(out / image.stem, cells, random_embeddings(cells)))
 
-    # Its module loads torch, which this needs not.
-    monkeypatch.setitem(sys.modules, "celldetr.api", SimpleNamespace(predict_slide=stand_in))
+    class StandIn:
+        def describe(self) -> dict[str, str]:
+            return {"name": "small-20x"}
+
+    # The module loads torch, which this needs not.
+    api = SimpleNamespace(predict_slide=stand_in, load_model=lambda *_: StandIn(), Model=StandIn)
+    monkeypatch.setitem(sys.modules, "celldetr.api", api)
+    (tmp_path / "run" / "predicted-of-another-model").mkdir(parents=True)
     heard: list[float] = []
     nuclei = nuclei_from_model(tmp_path / "he.png", tmp_path / "run", "small-20x", mpp=0.5, progress=heard.append)
     assert heard == [0.75]
-    assert asked == {"model": "small-20x", "mpp": 0.5, "resume": True}
+    assert isinstance(asked.pop("model"), StandIn)
+    assert asked == {"mpp": 0.5, "resume": True}
+    assert len(list((tmp_path / "run").iterdir())) == 1
     np.testing.assert_allclose(nuclei.points, cells[["x_px", "y_px"]].to_numpy(), atol=1e-3)
     size = nuclei.boxes[:, 2:] - nuclei.boxes[:, :2]
     np.testing.assert_allclose(size, cells[["w_px", "h_px"]].to_numpy(), atol=1e-3)

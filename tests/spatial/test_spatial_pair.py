@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -12,10 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.distance import cdist
 
-from celldetr.errors import InputError
-from celldetr.spatial.pair import PairOptions, keep_pairs, pair, read_pairs, summary
-from celldetr.spatial.schemas import PAIRS
-from celldetr.spatial.section import Nuclei
+from celldetr.spatial.pair import PairOptions, pair, pairs_summary
+from celldetr.spatial.section import PAIRS, Nuclei
 
 MPP = 0.25
 BY_DISTANCE = PairOptions(polygons=False)
@@ -127,26 +123,13 @@ def test_pixels_that_are_not_square() -> None:
 def test_summary_counts_what_there_is() -> None:
     cells = np.array([[10.0, 10.0], [30.0, 10.0], [90.0, 90.0]])
     found = run(cells, nuclei_at(image_um(cells[:2]) + np.array([1.0, -2.0]), 0.01))
-    numbers = summary(found, 3, 2)
+    numbers = pairs_summary(found, 3, 2)
     assert numbers["pairs"] == 2
     assert numbers["cells_paired"] == pytest.approx(2 / 3)
     assert numbers["nuclei_paired"] == 1
     assert numbers["by_polygon"] == 0
     assert (numbers["dx_um"], numbers["dy_um"]) == (pytest.approx(1, abs=1e-4), pytest.approx(-2, abs=1e-4))
     assert numbers["median_um"] == pytest.approx(5**0.5, abs=1e-4)
-    empty = summary(found.iloc[:0], 0, 0)
+    empty = pairs_summary(found.iloc[:0], 0, 0)
     assert empty["median_um"] is None
     assert empty["cells_paired"] is None
-
-
-def test_pairs_are_kept(tmp_path: Path) -> None:
-    found = run(np.array([[10.0, 10.0], [30.0, 10.0]]), nuclei_at(image_um(np.array([[11.0, 10.0]]))))
-    keep_pairs(found, tmp_path / "pairs.parquet")
-    pd.testing.assert_frame_equal(read_pairs(tmp_path / "pairs.parquet"), found, check_dtype=False)
-    with pytest.raises(InputError, match="no such file"):
-        read_pairs(tmp_path / "other.parquet")
-    found.drop(columns="how").to_parquet(tmp_path / "less.parquet")
-    with pytest.raises(InputError, match="no column 'how'"):
-        read_pairs(tmp_path / "less.parquet")
-    keep_pairs(found.iloc[:0], tmp_path / "none.parquet")
-    assert len(read_pairs(tmp_path / "none.parquet")) == 0

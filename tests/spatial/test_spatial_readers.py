@@ -15,9 +15,9 @@ import shapely
 from scipy import sparse
 
 from celldetr.errors import InputError
+from celldetr.spatial.counts import is_whole, undo_log_provably
 from celldetr.spatial.readers import ReadOptions, read_section
 from celldetr.spatial.readers.boundaries import read_boundaries, split_rings
-from celldetr.spatial.readers.common import unlog, whole
 from celldetr.spatial.readers.tables import cell_ids_as_text, check_zarr_zip, read_matrix
 from helpers.xenium_files import (
     CONTROLS,
@@ -385,7 +385,7 @@ def test_counts_are_looked_for(tmp_path: Path) -> None:
     data = a_file(path, normalised)
     data.obsm["spatial"] = XY
     data.write_h5ad(path)
-    with pytest.raises(InputError, match=r"holds no whole counts \(looked at X\); save them in layers\['counts'\]"):
+    with pytest.raises(InputError, match=r"holds no whole counts \(looked at X\); save them as X or as layer 'counts'"):
         read_section(path, options=options)
     undone = read_section(path, options=ReadOptions(unit="um", undo_log=True))
     assert (undone.cells.X.toarray() == counts / np.gcd.reduce(counts, axis=1, keepdims=True)).all()
@@ -399,10 +399,10 @@ def test_counts_are_looked_for(tmp_path: Path) -> None:
     data.layers["counts"] = sparse.csr_matrix(counts)
     data.layers["mine"] = counts * 2
     data.write_h5ad(path)
-    assert read_section(path, options=options).source["counts"] == "layer counts"
+    assert read_section(path, options=options).source["counts"] == "counts"
     mine = read_section(path, options=ReadOptions(unit="um", layer="mine"))
     assert (mine.cells.X.toarray() == counts * 2).all()
-    with pytest.raises(InputError, match="has no layer 'spam'; it has counts, mine"):
+    with pytest.raises(InputError, match="has no matrix of counts 'spam'; expected one of"):
         read_section(path, options=ReadOptions(unit="um", layer="spam"))
 
 
@@ -412,16 +412,16 @@ def test_undoing_is_proved_or_refused() -> None:
     counts[:, 0] = 1  # a cell's smallest is one transcript
     scaled = counts / counts.sum(axis=1, keepdims=True) * 1e4
     for values in (np.log1p(scaled), scaled):
-        assert (unlog(values.astype(np.float32)).toarray() == counts).all()
-    assert unlog(np.log1p(counts)) is None  # totals differ: nothing was divided by them
-    assert unlog(np.log1p(scaled)[:, 5:]) is None  # genes were taken away afterwards
-    assert unlog(np.log1p(scaled * rng.uniform(1, 1.3, (1, 30)))) is None
-    assert unlog(scaled - 1) is None
-    assert unlog(np.zeros((3, 3))) is None
-    assert not whole(np.array([0.5]))
-    assert not whole(np.array([-1.0]))
-    assert not whole(np.array([np.nan]))
-    assert whole(sparse.csr_matrix(counts.astype(float)))
+        assert (undo_log_provably(values.astype(np.float32)).toarray() == counts).all()
+    assert undo_log_provably(np.log1p(counts)) is None  # totals differ: nothing was divided by them
+    assert undo_log_provably(np.log1p(scaled)[:, 5:]) is None  # genes were taken away afterwards
+    assert undo_log_provably(np.log1p(scaled * rng.uniform(1, 1.3, (1, 30)))) is None
+    assert undo_log_provably(scaled - 1) is None
+    assert undo_log_provably(np.zeros((3, 3))) is None
+    assert not is_whole(np.array([0.5]))
+    assert not is_whole(np.array([-1.0]))
+    assert not is_whole(np.array([np.nan]))
+    assert is_whole(sparse.csr_matrix(counts.astype(float)))
 
 
 def test_genes_and_ids_of_anndata(tmp_path: Path) -> None:
@@ -496,5 +496,5 @@ def test_reference_without_counts(shared_data: Path) -> None:
     options = ReadOptions(unit="um", obsm="X_umap")
     with pytest.raises(InputError, match=r"holds no whole counts \(looked at X, raw\).*try undo_log=True"):
         read_section(path, options=options)
-    with pytest.raises(InputError, match="undo_log cannot prove"):
+    with pytest.raises(InputError, match="what they were cannot be proved"):
         read_section(path, options=options.model_copy(update={"undo_log": True}))

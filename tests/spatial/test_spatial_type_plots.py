@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from scipy.sparse import csr_matrix
 
-from celldetr.spatial.type_plots import correlations, expression_figure, markers, mean_expression
+from celldetr.spatial.annotate.expression import correlations, mean_expression
+from celldetr.spatial.type_plots import expression_figure, markers
 
 NAMES = ("a", "b", "none of it")
 

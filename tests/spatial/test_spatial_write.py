@@ -13,8 +13,8 @@ from PIL import Image
 
 from celldetr.data.patch_set import PatchSet
 from celldetr.errors import InputError
-from celldetr.spatial.patches import WriteOptions
-from celldetr.spatial.regions import Grid, divide, field_shares, lay_grid
+from celldetr.spatial.patch_grid import Grid, divide, field_shares, lay_grid
+from celldetr.spatial.patch_layout import WriteOptions
 from celldetr.spatial.section import Nuclei, Section
 from celldetr.spatial.write import write_set
 

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -25,6 +24,7 @@ from celldetr.cells.schema import (
     embedding_matrix,
     provenance_of,
     table_to_frame,
+    type_codes,
     types_of,
 )
 from celldetr.errors import InputError, near
@@ -145,7 +145,7 @@ class CellTable:
         Raises:
             InputError: the table has a type without a ``p_<type>`` column.
         """
-        codes = pc.index_in(cells.column("type").cast(pa.string()), value_set=pa.array(self.types, pa.string()))
+        codes = type_codes(cells.column("type"), self.types)
         if codes.null_count:
             unknown = cells.column("type").filter(codes.is_null())[0].as_py()
             raise InputError(

@@ -59,6 +59,12 @@ def types_of(schema: pa.Schema) -> tuple[str, ...]:
     return tuple(name[2:] for name in schema.names if name.startswith("p_"))
 
 
+def type_codes(column: pa.Array | pa.ChunkedArray, types: Sequence[str]) -> pa.Array | pa.ChunkedArray:
+    """(N,) int32 index into ``types`` of each name in a ``type`` column; null where it is none of them."""
+    # Each row group has its own dictionary: its codes mean nothing outside it.
+    return pc.index_in(column.cast(pa.string()), value_set=pa.array(types, pa.string()))
+
+
 def check_columns(schema: pa.Schema) -> None:
     """Check that a file has the columns of a cell table.
 
@@ -130,7 +136,7 @@ def cell_rows(cells: TileCells, types: Sequence[str], mpp: tuple[float, float]) 
 def number_rows(rows: pa.Table, start: int) -> pa.Table:
     """Put ``cell_id`` in front, from ``start`` on, and give ``type`` the dictionary of all types, in order."""
     types = types_of(rows.schema)
-    codes = pc.index_in(rows["type"].cast(pa.string()), value_set=pa.array(types, pa.string()))
+    codes = type_codes(rows["type"], types)
     chunks = [pa.DictionaryArray.from_arrays(chunk, pa.array(types, pa.string())) for chunk in codes.chunks]
     kind = pa.dictionary(pa.int32(), pa.string())
     rows = rows.set_column(
@@ -185,7 +191,9 @@ def table_to_frame(table: pa.Table, types: Sequence[str]) -> pd.DataFrame:
     for name in table.column_names:
         column = table[name]
         if name == "type":
-            columns[name] = pd.Categorical(column.cast(pa.string()).to_pandas(), categories=list(types))
+            columns[name] = pd.Categorical.from_codes(
+                type_codes(column, types).fill_null(-1).to_numpy(), categories=pd.Index(types)
+            )
         elif name == "embedding":
             columns[name] = pd.Series(list(embedding_matrix(column)), dtype=object)
         elif name == "geometry":

@@ -55,7 +55,7 @@ ModelName = Annotated[
 Dataset = Annotated[
     str, typer.Argument(metavar="DATASET", help="A data set's card (YAML), one in the package, or a folder of labels.")
 ]
-Device = Annotated[str, typer.Option(metavar="NAME", help="cpu, cuda, cuda:1 or mps; auto: the fastest there is.")]
+Device = Annotated[str, typer.Option(metavar="NAME", help=InferenceOptions.model_fields["device"].description)]
 Devices = Annotated[
     int, typer.Option(metavar="INT", help="Processes that share each batch, each with a device of its own.")
 ]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,12 +14,11 @@ from celldetr.cli.interrupt import resumable
 from celldetr.cli.messages import note
 from celldetr.cli.options import Device, ModelName, Overwrite, Quiet, Resume
 from celldetr.cli.progress import Progress
-from celldetr.errors import InputError
 
 if TYPE_CHECKING:
     from celldetr.spatial.align import AlignOptions
     from celldetr.spatial.options import SpatialOptions
-    from celldetr.spatial.record import Record
+    from celldetr.spatial.pipeline import Pipeline
 
 spatial_app = typer.Typer(
     name="spatial",
@@ -125,30 +125,43 @@ def label(
     `celldetr train xenium --data SET -o RUN`. With --resume, steps that are finished and unchanged are kept, also
     where later ones are given other settings.
     """
-    chosen = _chosen(settings, options)
-    with _begun(out, overwrite=overwrite, resume=resume) as record, Progress("spatial", quiet) as bar:
-        from celldetr.spatial import label as steps
-        from celldetr.spatial.type_step import type_step
+    from celldetr.spatial.pipeline import open_set
 
-        keep = not overwrite
-        read_as = {"kind": kind, "name": name, "options": chosen.read}
-        typed_as = {"method": method, "labels": labels, "hierarchy": hierarchy, "level": level, "options": chosen.type}
-        found_as = {"model": model, "polygons": polygons, "cells": cells, "mpp": mpp, "device": device}
-        laid_as: dict[str, Any] = {"direction": direction, "inverse": inverse}
-        laid_as |= {"options": _refined(chosen, refine), "pairing": chosen.pair}
-        written_as = {"spots": spots, "donor": donor, "licence": licence}
-        tasks: dict[str, tuple[Callable[..., bool], tuple[Any, ...], dict[str, Any]]] = {
-            "read": (steps.read_step, (bundle,), read_as),
-            "qc": (steps.qc_step, (chosen.qc,), {}),
-            "type": (type_step, (reference, type_column), typed_as),
-            "nuclei": (steps.nuclei_step, (he,), found_as),
-            "align": (steps.align_step, (alignment,), laid_as),
-            "write": (steps.write_step, (chosen.write,), written_as),
+    chosen = _chosen(settings, options)
+    with open_set(out, overwrite=overwrite, resume=resume) as pipeline, Progress("spatial", quiet) as bar:
+        steps: dict[str, Callable[[], bool]] = {
+            "read": lambda: pipeline.read(
+                bundle, kind=kind, name=name, options=chosen.read, progress=bar.share("read")
+            ),
+            "qc": lambda: pipeline.qc(chosen.qc),
+            "type": lambda: pipeline.annotate(
+                reference,
+                type_column,
+                method=method,
+                labels=labels,
+                hierarchy=hierarchy,
+                level=level,
+                options=chosen.type,
+                progress=bar.share("type"),
+            ),
+            "nuclei": lambda: pipeline.find_nuclei(
+                he, model=model, polygons=polygons, cells=cells, mpp=mpp, device=device, progress=bar.share("nuclei")
+            ),
+            "align": lambda: pipeline.align(
+                alignment,
+                direction=direction,
+                inverse=inverse,
+                options=_refined(chosen, refine),
+                pairing=chosen.pair,
+                progress=bar.share("align"),
+            ),
+            "write": lambda: pipeline.write(
+                chosen.write, spots=spots, donor=donor, licence=licence, progress=bar.share("write")
+            ),
         }
-        for task, (do, inputs, given) in tasks.items():
-            ran = do(record, *inputs, **given, keep=keep, progress=bar.share(task))
-            _tell(record, task, kept=not ran)
-        _report(record)
+        for step, run in steps.items():
+            _summarise(pipeline, step, ran=run())
+        _report(pipeline)
 
 
 @spatial_app.command(cls=Command)
@@ -165,14 +178,12 @@ def read(
     quiet: Quiet = False,
 ) -> None:
     """Step 1: read a section. steps/section.h5ad opens in scanpy."""
-    chosen = _chosen(settings, options)
-    with _begun(out, overwrite=overwrite, resume=resume) as record, Progress("spatial", quiet) as bar:
-        from celldetr.spatial.label import read_step
+    from celldetr.spatial.pipeline import open_set
 
-        ran = read_step(
-            record, bundle, kind=kind, name=name, options=chosen.read, keep=resume, progress=bar.share("read")
-        )
-        _tell(record, "read", kept=not ran)
+    chosen = _chosen(settings, options)
+    with open_set(out, overwrite=overwrite, resume=resume) as pipeline, Progress("spatial", quiet) as bar:
+        ran = pipeline.read(bundle, kind=kind, name=name, options=chosen.read, progress=bar.share("read"))
+        _summarise(pipeline, "read", ran=ran)
 
 
 @spatial_app.command(cls=Command)
@@ -180,11 +191,8 @@ def read(
 def qc(folder: Set, settings: Settings = None, options: SettingsFile = None) -> None:
     """Step 2: which cells go on, by counts, genes and area; all are in steps/quality.parquet, with the reasons."""
     chosen = _chosen(settings, options)
-    with _going_on(folder) as record:
-        from celldetr.spatial.label import qc_step
-
-        qc_step(record, chosen.qc, keep=False)
-        _tell(record, "qc")
+    with _again(folder) as (pipeline, _):
+        _summarise(pipeline, "qc", ran=pipeline.qc(chosen.qc))
 
 
 @spatial_app.command("type", cls=Command)
@@ -203,11 +211,8 @@ def type_(
 ) -> None:
     """Step 3: types of cells, from a single-cell reference or from elsewhere; steps/types.parquet."""
     chosen = _chosen(settings, options)
-    with _going_on(folder) as record, Progress("spatial", quiet) as bar:
-        from celldetr.spatial.type_step import type_step
-
-        type_step(
-            record,
+    with _again(folder, quiet) as (pipeline, bar):
+        ran = pipeline.annotate(
             reference,
             type_column,
             method=method,
@@ -215,10 +220,9 @@ def type_(
             hierarchy=hierarchy,
             level=level,
             options=chosen.type,
-            keep=False,
             progress=bar.share("types"),
         )
-        _tell(record, "type")
+        _summarise(pipeline, "type", ran=ran)
 
 
 @spatial_app.command(cls=Command)
@@ -234,22 +238,11 @@ def nuclei(
     quiet: Quiet = False,
 ) -> None:
     """Step 4: the nuclei of the H&E image, by a model, or from a file; steps/nuclei.parquet."""
-    with _going_on(folder) as record, Progress("spatial", quiet) as bar:
-        from celldetr.spatial.label import nuclei_step
-
-        told = bar.share("nuclei")
-        nuclei_step(
-            record,
-            he,
-            model=model,
-            polygons=polygons,
-            cells=cells,
-            mpp=mpp,
-            device=device,
-            keep=False,
-            progress=told,
+    with _again(folder, quiet) as (pipeline, bar):
+        ran = pipeline.find_nuclei(
+            he, model=model, polygons=polygons, cells=cells, mpp=mpp, device=device, progress=bar.share("nuclei")
         )
-        _tell(record, "nuclei")
+        _summarise(pipeline, "nuclei", ran=ran)
 
 
 @spatial_app.command(cls=Command)
@@ -266,21 +259,16 @@ def align(
 ) -> None:
     """Step 5: bring the cells onto the image, and pair them with nuclei; steps/alignment.json and pairs.parquet."""
     chosen = _chosen(settings, options)
-    with _going_on(folder) as record, Progress("spatial", quiet) as bar:
-        from celldetr.spatial.label import align_step
-
-        told = bar.share("alignment and pairs")
-        align_step(
-            record,
+    with _again(folder, quiet) as (pipeline, bar):
+        ran = pipeline.align(
             alignment,
             direction=direction,
             inverse=inverse,
             options=_refined(chosen, refine),
             pairing=chosen.pair,
-            keep=False,
-            progress=told,
+            progress=bar.share("alignment and pairs"),
         )
-        _tell(record, "align")
+        _summarise(pipeline, "align", ran=ran)
 
 
 @spatial_app.command(cls=Command)
@@ -296,19 +284,16 @@ def write(
 ) -> None:
     """Step 6: the training set; set.json and patches-*.arrow."""
     chosen = _chosen(settings, options)
-    with _going_on(folder) as record, Progress("spatial", quiet) as bar:
-        from celldetr.spatial.label import write_step
-
-        told = bar.share("patches")
-        write_step(record, chosen.write, spots=spots, donor=donor, licence=licence, keep=False, progress=told)
-        _tell(record, "write")
+    with _again(folder, quiet) as (pipeline, bar):
+        ran = pipeline.write(chosen.write, spots=spots, donor=donor, licence=licence, progress=bar.share("patches"))
+        _summarise(pipeline, "write", ran=ran)
 
 
 @spatial_app.command(cls=Command)
 def report(folder: Set) -> None:
     """Make report.html again, from the steps that were run."""
-    with _going_on(folder) as record:
-        _report(record)
+    with _again(folder) as (pipeline, _):
+        _report(pipeline)
 
 
 @spatial_app.command("options", cls=Command)
@@ -329,35 +314,27 @@ def _refined(chosen: SpatialOptions, refine: bool) -> AlignOptions:
     return chosen.align if refine else chosen.align.model_copy(update={"refine": False})
 
 
-def _begun(folder: Path, *, overwrite: bool, resume: bool) -> Any:
-    """The record of a set to begin with."""
-    from celldetr.spatial.label import begin
+@contextmanager
+def _again(folder: Path, quiet: bool = True) -> Iterator[tuple[Pipeline, Progress]]:
+    """The pipeline of a set that was begun, for a command that does its step whether it is done or not."""
+    from celldetr.spatial.pipeline import open_set
 
-    return begin(folder, overwrite=overwrite, resume=resume)
-
-
-def _going_on(folder: Path) -> Any:
-    """The record of a set that was begun."""
-    from celldetr.spatial.record import RECORD_FILE
-
-    if not (folder / RECORD_FILE).is_file():
-        raise InputError(f"{folder}: holds no {RECORD_FILE}; begin with celldetr spatial read BUNDLE -o {folder}")
-    from celldetr.spatial.label import working_on
-
-    return working_on(folder)
+    with open_set(folder, resume=True) as pipeline, Progress("spatial", quiet) as bar:
+        pipeline.redo = True
+        yield pipeline, bar
 
 
-def _tell(record: Record, name: str, *, kept: bool = False) -> None:
-    """One line about a step that is finished."""
+def _summarise(pipeline: Pipeline, step: str, *, ran: bool) -> None:
+    """Print one line about a step that is finished."""
     from celldetr.spatial.format import sentence
 
-    typer.echo(f"{name}: {sentence(name, record.steps[name].facts)}{' (kept)' if kept else ''}")
+    typer.echo(f"{step}: {sentence(step, pipeline.facts(step))}{'' if ran else ' (kept)'}")
 
 
-def _report(record: Record) -> None:
+def _report(pipeline: Pipeline) -> None:
     from celldetr.spatial.report import warnings, write_report
 
-    path = write_report(record)
-    for text in warnings(record):
+    path = write_report(pipeline)
+    for text in warnings(pipeline):
         note(text)
     typer.echo(f"look at it: {path}")

@@ -30,6 +30,12 @@ Share = Annotated[float, Field(gt=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 Precision = Literal["auto", "32", "bf16"]
 Mpp = Annotated[float, Field(ge=0.05, le=10)]  # micrometres per pixel that a microscope can have
+ImageMpp = Annotated[
+    Mpp | None, Field(description="Micrometres per pixel of the images, instead of what they or their card say.")
+]
+SlideMpp = Annotated[
+    float | None, Field(description="Micrometres per pixel at full resolution, instead of what the file says.")
+]
 # Types become columns, map keys and legends: one line of printable text.
 TypeName = Annotated[str, AfterValidator(_printable)]
 

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from celldetr.config.base import Config, Positive
+from celldetr.config.base import Config, Positive, SlideMpp
 
 SAMPLED_CELLS = 50_000  # cells that are clustered by default
 
@@ -72,9 +72,7 @@ class ExplainOptions(Config):
         title="X Y WIDTH HEIGHT",
         description="Without given cells, where they are looked for, in pixels at full resolution.",
     )
-    mpp: float | None = Field(
-        None, description="Micrometres per pixel at full resolution, instead of what the file says."
-    )
+    mpp: SlideMpp = None
     tile: int = Field(
         768, ge=64, le=4096, description="Side of what a model sees around a cell, px at the model's mpp."
     )

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from celldetr.config.base import Config, Count, Mpp, Positive, Probability, Share
+from celldetr.config.base import Config, Count, ImageMpp, Positive, Probability, Share
 
 SMALLEST_PX, LARGEST_PX = 16, 4096
 PatchPx = Annotated[int, Field(ge=SMALLEST_PX, le=LARGEST_PX)]  # side of a patch
@@ -20,9 +20,7 @@ class DataSource(Config):
         description="A data set's card, by path (YAML) or name; or a folder or file of labels; or a patch set."
     )
     split: str = Field(description="Which of its splits.")
-    mpp: Mpp | None = Field(
-        None, description="Micrometres per pixel of the images, instead of what they or their card say."
-    )
+    mpp: ImageMpp = None
     types: dict[str, str] | None = Field(
         None, description='Type of the data set -> type of the model, "" for unknown; default: those of the same name.'
     )

@@ -6,9 +6,7 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
-from celldetr.config.base import Config, Count, Mpp
-
-IMAGE_MPP = "Micrometres per pixel of the images, instead of what they or their card say."
+from celldetr.config.base import Config, Count, ImageMpp
 
 
 class EvaluateOptions(Config):
@@ -33,7 +31,7 @@ class EvaluateOptions(Config):
         description="Score by the types of the data set: a type of the model is one of its types, several may be the "
         "same one, OURS= leaves it out; repeat for more, or a YAML file of name: parent.",
     )
-    mpp: Mpp | None = Field(None, description=IMAGE_MPP)
+    mpp: ImageMpp = None
 
 
 class ThresholdOptions(Config):
@@ -44,7 +42,7 @@ class ThresholdOptions(Config):
         ("within-radius", "standard"),
         description="Rules of pairing, see evaluate; of several, the mean of F1 counts.",
     )
-    mpp: Mpp | None = Field(None, description=IMAGE_MPP)
+    mpp: ImageMpp = None
 
 
 class ProbeOptions(Config):
@@ -70,7 +68,7 @@ class ProbeOptions(Config):
     types: tuple[str, ...] = Field(
         (), description="Look only at cells of this type; repeat for more; default: of all types."
     )
-    mpp: Mpp | None = Field(None, description=IMAGE_MPP)
+    mpp: ImageMpp = None
     finetune: str = Field(
         "",
         title="RECIPE",

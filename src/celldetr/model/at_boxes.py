@@ -42,7 +42,7 @@ def embed_boxes(
     """Embed the contents of boxes.
 
     Args:
-        predictor: its network must have a representation decoder.
+        predictor: its network must have a representation decoder; computes in its precision, as a run does.
         image: (H, W, 3) uint8 RGB at the network's mpp.
         boxes: (N, 4) xyxy in pixels of the image; they are clipped to it.
         largest: side of a piece, px.
@@ -142,7 +142,8 @@ def look_into(predictor: TilePredictor, read: Callable[[Memories, Tensor], Tenso
         tensor = torch.from_numpy(np.ascontiguousarray(window.transpose(2, 0, 1)))[None].to(predictor.device)
         where = normalise_boxes(torch.from_numpy(boxes).float(), width, height)[None].to(predictor.device)
         images, sizes = padded(tensor, predictor.network.config.strides[-1])
-        vectors = read(predictor.network.memorise(images, sizes), where)
+        with predictor.autocast():
+            vectors = read(predictor.network.memorise(images, sizes), where)
         found: NDArray[np.float32] = vectors[0].float().cpu().numpy()
         return found
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import torch
 
 from celldetr.errors import InputError
+
+# oneDNN runs bfloat16 at these limits too, by conversion, at half the speed of float32.
+AVX512_WITHOUT_BF16 = ("avx512_core", "avx512_core_vnni")
 
 
 def pick_device(device: str = "auto") -> torch.device:
@@ -37,14 +41,33 @@ def pick_device(device: str = "auto") -> torch.device:
     return chosen
 
 
+def onednn_runs(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether oneDNN's convolutions can be called by name.
+
+    In bfloat16 oneDNN needs AVX-512 and the permission to use it: ``ONEDNN_MAX_CPU_ISA`` may hold it to less.
+    """
+    here = device.type == "cpu" and torch.backends.mkldnn.is_available()
+    return here and (dtype != torch.bfloat16 or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()))
+
+
+def onednn_limit() -> str:
+    """Largest instruction set that the environment allows oneDNN, in lower case; empty: no limit."""
+    return (os.environ.get("ONEDNN_MAX_CPU_ISA") or os.environ.get("DNNL_MAX_CPU_ISA") or "").lower()
+
+
 def has_bf16(device: torch.device) -> bool:
-    """Whether a device multiplies bfloat16 natively; elsewhere it is emulated, slower than float32."""
+    """Whether matrix products run in native bfloat16 on a device; where it is emulated, float32 is faster.
+
+    On a CPU the processor must have the instructions and oneDNN must be free to use them. What ATen is held to
+    (``ATEN_CPU_CAPABILITY``) does not matter: it computes no matrix product here.
+    """
     if device.type == "cpu":
-        known: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # older torch does not tell
-        return bool(known.get("avx512_bf16", False))
+        known: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # absent from older torch
+        native = bool(known.get("avx512_bf16", False)) and onednn_runs(device, torch.bfloat16)
+        return native and onednn_limit() not in AVX512_WITHOUT_BF16
     return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def in_bf16(precision: str, device: torch.device) -> bool:
-    """Whether a setting, ``32``, ``bf16`` or ``auto`` (bf16 where the hardware has it), means bfloat16 on a device."""
+    """Whether a setting, ``32``, ``bf16`` or ``auto`` (bf16 where it runs natively), means bfloat16 on a device."""
     return precision == "bf16" or (precision == "auto" and has_bf16(device))

@@ -18,18 +18,13 @@ from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from celldetr.model.borders import ReplicateConv2d
+from celldetr.model.device import onednn_runs
 
 if TYPE_CHECKING:
     from celldetr.model.backbone import Backbone
 
 # Activations that oneDNN applies to a result before it is stored, and their parameters.
 FUSED = {nn.ReLU: ("relu", []), nn.ReLU6: ("hardtanh", [0.0, 6.0])}
-
-
-def onednn_runs(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether its convolutions can be called by name: for bfloat16 it needs more of a CPU than AVX2."""
-    here = device.type == "cpu" and torch.backends.mkldnn.is_available()
-    return here and (dtype != torch.bfloat16 or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()))
 
 
 class FoldedConvolution(nn.Module):

@@ -20,7 +20,8 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from celldetr.model.borders import ReplicateConv2d
-from celldetr.model.folding import FUSED, onednn_runs, pairs
+from celldetr.model.device import onednn_runs
+from celldetr.model.folding import FUSED, pairs
 
 Pair = tuple[int, int]
 

@@ -268,7 +268,8 @@ class TilePredictor:
         """
         return 1 if self.device.type == "cpu" and pixels > ALONE_PX else self.batch_size
 
-    def _autocast(self) -> AbstractContextManager[Any]:
+    def autocast(self) -> AbstractContextManager[Any]:
+        """The precision of this predictor, for whatever calls its network."""
         return torch.autocast(self.device.type, dtype=torch.bfloat16) if self.bf16 else nullcontext()
 
     @torch.inference_mode()
@@ -276,7 +277,7 @@ class TilePredictor:
         """Cells of tiles of one size, (B, 3, H, W) uint8, that score at least ``least``."""
         size = images.shape[3], images.shape[2]
         images = images.to(self.device)
-        with self._autocast():
+        with self.autocast():
             views = [self._look(images, orientation, least) for orientation in self.orientations]
             boxes, scores, valid = self._merge(views, size, least) if len(views) > 1 else _candidates(views[0])
             blocked = hide_padding(valid) if self.network.config.self_attention == "after_first" else None

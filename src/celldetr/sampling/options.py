@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from celldetr.config import Config, Count, Probability
+from celldetr.config import Config, Count, Probability, SlideMpp
 from celldetr.config.data import Encoding, PatchPx
 
 
@@ -34,9 +34,7 @@ class SampleOptions(Config):
 class SlideFacts(Config):
     """What slides do not say themselves."""
 
-    mpp: float | None = Field(
-        None, description="Micrometres per pixel at full resolution, instead of what the files say."
-    )
+    mpp: SlideMpp = None
     patch_mpp: float | None = Field(
         None, description="With `polygons`: micrometres per pixel of the patches; default: the model's."
     )

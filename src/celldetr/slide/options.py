@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from celldetr.config import Config
+from celldetr.config import Config, SlideMpp
 from celldetr.config.inference import BatchSize
 from celldetr.errors import InputError
 
@@ -25,9 +25,7 @@ TILE = 768  # px
 class PredictOptions(Config):
     """Settings of a run. All but ``batch_size`` decide which cells come out: a run resumes only with the same ones."""
 
-    mpp: float | None = Field(
-        None, description="Micrometres per pixel at full resolution, instead of what the file says."
-    )
+    mpp: SlideMpp = None
     tile: int | None = Field(
         None,
         ge=32,

@@ -1,16 +1,15 @@
-"""Step 5, first half: the alignment that came with the section, refined by the nuclei themselves, or left alone.
+"""Alignment of the section with the image (step 5): the affine that came with it, refined by the nuclei if that helps.
 
 ``refine`` looks for the affine between cells and nuclei (``registration``) with the cells of some blocks held out, and
-takes it only if the held-out cells meet nuclei better than with the start. What is reported is measured on these too.
-A smooth non-rigid residual is not fitted: ``residual_map`` shows where the section is deformed.
+takes it only if the held-out cells fit better than with the start. What is reported is measured on these too. A smooth
+non-rigid residual is not fitted: ``residual_map`` shows where the section is deformed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,13 +17,18 @@ from pydantic import Field
 
 from celldetr.config import Config, Count, Positive, Probability
 from celldetr.errors import InputError
-from celldetr.io.files import read_json, write_json
-from celldetr.spatial.affine import apply
+from celldetr.spatial.affine import PIXEL_UM, apply, check_affine
+from celldetr.spatial.colocalization import Colocalization, colocalization, require_same_section
 from celldetr.spatial.coordinates import Floats, Mpp, in_image_um, pixel_scale
-from celldetr.spatial.evidence import Evidence, evidence
+from celldetr.spatial.pair import PairOptions, pair, pairs_summary
 from celldetr.spatial.registration import ANCHOR_CELLS, Clouds, Index, Peak, find_peak, grow, settle
+from celldetr.spatial.residuals import misfit_warnings, residual_map
+from celldetr.spatial.section import Nuclei, Section
 
-FEWEST_HELD_OUT = 10  # pairs; fewer judge nothing
+if TYPE_CHECKING:
+    import pandas as pd
+
+FEWEST_HELD_OUT = 10  # pairs; fewer decide nothing
 ENOUGH_HELD_OUT = 200  # cells: where there are fewer, a larger share is held out, up to half
 SURER = 2.0  # standard errors by which the refined affine must be better
 LEAST_HEIGHT = 6.0  # standard deviations of a peak that is worth following
@@ -34,19 +38,20 @@ CLEAR_HEIGHT = 12.0  # chance reaches about 5 among all shifts and turns
 class AlignOptions(Config):
     """Settings of the refinement. Lengths in um of the image."""
 
-    refine: bool = True  # False: keep the start, and say how well it fits
-    search_um: Annotated[float, Field(ge=0, le=500)] = 100.0  # farthest that the start is off where the search begins
-    turn_degrees: Annotated[float, Field(ge=0, le=30)] = 4.0  # most that it is turned
-    scale: Annotated[float, Field(ge=0, le=0.2)] = 0.02  # share by which it is too small or too large at most
-    radius_um: Positive = 5.0  # a cell and a nucleus farther apart than this are no pair
-    # Share of the blocks that judge and are not fitted; more, up to half, in a small section.
-    held_out: Annotated[float, Field(gt=0, lt=1)] = 0.2
-    blocks: Annotated[int, Field(ge=4)] = 100  # about so many, where each has some 20 cells
-    anchors: Count = 9  # places at which the search begins
-    followed: Count = 3  # of them, the clearest
-    most_cells: Annotated[int, Field(ge=1000)] = 50_000  # fitted at a time; more make it no more exact
-    local_um: Positive = 2.0  # local displacement that is worth a warning
-    local_share: Probability = 0.1  # of the section that must have it
+    refine: bool = Field(True, description="Refine the alignment by the nuclei; else only say how well it fits.")
+    search_um: float = Field(100.0, ge=0, le=500, description="Farthest that the start may be off.")
+    turn_degrees: float = Field(4.0, ge=0, le=30, description="Most that the start may be turned.")
+    scale: float = Field(0.02, ge=0, le=0.2, description="Share by which the start may be too small or too large.")
+    radius_um: Positive = Field(5.0, description="A cell and a nucleus farther apart than this are no pair.")
+    held_out: float = Field(
+        0.2, gt=0, lt=1, description="Share of the blocks that test the fit; up to half in a small section."
+    )
+    blocks: int = Field(100, ge=4, description="Blocks, about, where each has some 20 cells.")
+    anchors: Count = Field(9, description="Places at which the search begins.")
+    followed: Count = Field(3, description="Places that it follows, the clearest.")
+    most_cells: int = Field(50_000, ge=1000, description="Cells fitted at a time; more make it no more exact.")
+    local_um: Positive = Field(2.0, description="Local displacement that is worth a warning.")
+    local_share: Probability = Field(0.1, description="Share of the section that must have it.")
 
 
 @dataclass(frozen=True)
@@ -56,18 +61,18 @@ class Fit:
     Attributes:
         cells: held out.
         pairs: of them with a nucleus that is nearest to each other, within ``radius_um``.
-        median_um, p90_um: distances of these pairs; NaN without any.
+        median_um, p90_um: distances of these pairs; None without any.
     """
 
     cells: int
     pairs: int
-    median_um: float
-    p90_um: float
+    median_um: float | None
+    p90_um: float | None
 
 
 @dataclass(frozen=True)
 class Alignment:
-    """The alignment to go on with, and what speaks for it.
+    """The alignment of a section with its image.
 
     Attributes:
         before, after: (3, 3) from micrometres of the section to level-0 pixels; equal where the start was kept.
@@ -75,7 +80,7 @@ class Alignment:
         why: in words.
         fit_before, fit_after: on held-out cells, of the start and of ``after``.
         moved_um: how far the cells moved, the largest distance.
-        evidence: whether both are of the same section, with ``after``, on held-out cells.
+        colocalization: whether both are of the same section, with ``after``, on held-out cells.
     """
 
     before: Floats
@@ -85,7 +90,7 @@ class Alignment:
     fit_before: Fit
     fit_after: Fit
     moved_um: float
-    evidence: Evidence
+    colocalization: Colocalization
 
     def as_json(self) -> dict[str, Any]:
         """For ``alignment.json``."""
@@ -94,49 +99,82 @@ class Alignment:
             "after": self.after.tolist(),
             "accepted": self.accepted,
             "why": self.why,
-            "fit_before": _jsonable(self.fit_before),
-            "fit_after": _jsonable(self.fit_after),
+            "fit_before": vars(self.fit_before),
+            "fit_after": vars(self.fit_after),
             "moved_um": self.moved_um,
-            "evidence": self.evidence.as_json(),
+            "colocalization": self.colocalization.as_json(),
         }
 
-    def write(self, path: Path, **more: Any) -> None:
-        """Write ``alignment.json``, with ``more`` (the summary of the pairs, say) after it."""
-        write_json(path, self.as_json() | more)
+
+@dataclass(frozen=True)
+class PairedCells:
+    """Result of step 5.
+
+    Attributes:
+        to_image: (3, 3) from micrometres of the section to level-0 pixels.
+        pairs: table ``PAIRS``.
+        facts: of the alignment and the pairs. JSON-able.
+    """
+
+    to_image: Floats
+    pairs: pd.DataFrame
+    facts: dict[str, Any]
 
 
-def read_alignment(path: Path) -> Alignment:
-    """The inverse of ``Alignment.write``.
+def align_and_pair(
+    section: Section,
+    nuclei: Nuclei,
+    start: Floats,
+    image_size: tuple[int, int],
+    mpp: tuple[float, float],
+    options: AlignOptions | None = None,
+    pairing: PairOptions | None = None,
+    *,
+    progress: Callable[[float], None] | None = None,
+) -> PairedCells:
+    """Refine the alignment of a section, and pair its cells with nuclei.
+
+    Args:
+        section: the cells.
+        nuclei: of the image.
+        start: (3, 3) from micrometres of the section to level-0 pixels.
+        image_size: width and height of level 0.
+        mpp: micrometres per level-0 pixel along x and y.
+        options: of the refinement.
+        pairing: of the pairs.
+        progress: called with the share that is done.
 
     Raises:
-        InputError: no such file, or another content.
+        InputError: the start cannot be right, or cells and nuclei do not look like one section.
     """
-    values = read_json(path)
-    if values is None:
-        raise InputError(f"{path}: no such file; run the step 'align' first")
-    try:
-        before, after = (np.array(values[name], dtype=np.float64).reshape(3, 3) for name in ("before", "after"))
-        return Alignment(
-            before=before,
-            after=after,
-            accepted=bool(values["accepted"]),
-            why=str(values["why"]),
-            fit_before=_fit_of(values["fit_before"]),
-            fit_after=_fit_of(values["fit_after"]),
-            moved_um=float(values["moved_um"]),
-            evidence=Evidence(**values["evidence"]),
-        )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise InputError(f"{path}: not an alignment ({error}); run the step 'align' again") from None
-
-
-def _fit_of(values: dict[str, Any]) -> Fit:
-    median, p90 = (np.nan if values[name] is None else float(values[name]) for name in ("median_um", "p90_um"))
-    return Fit(int(values["cells"]), int(values["pairs"]), median, p90)
-
-
-def _jsonable(fit: Fit) -> dict[str, Any]:
-    return {key: None if value != value else value for key, value in vars(fit).items()}  # NaN is no JSON
+    options = options or AlignOptions()
+    report = progress or (lambda _: None)
+    pixel_um = section.source.get("pixel_um") or PIXEL_UM
+    check = check_affine(start, section.points, image_size, float(np.mean(mpp)), pixel_um=pixel_um)
+    alignment = refine(section.points, nuclei.points, start, mpp, options, progress=lambda share: report(0.7 * share))
+    require_same_section(alignment.colocalization)
+    pairs = pair(
+        section.cell_ids,
+        section.points,
+        section.nuclei,
+        nuclei,
+        alignment.after,
+        mpp,
+        pairing,
+        progress=lambda share: report(0.7 + 0.3 * share),
+    )
+    residuals = residual_map(
+        nuclei.points[pairs["nucleus"].to_numpy()] * pixel_scale(mpp),
+        pairs[["dx_um", "dy_um"]].to_numpy(dtype=np.float64),
+    )
+    facts = {
+        "start": str(check.description),
+        "inside": check.inside,
+        "warnings": [*check.warnings, *misfit_warnings(residuals, options.local_um, options.local_share)],
+        **alignment.as_json(),
+        "pairs": pairs_summary(pairs, section.cells.n_obs, len(nuclei)),
+    }
+    return PairedCells(alignment.after, pairs, facts)
 
 
 def refine(
@@ -158,44 +196,36 @@ def refine(
         mpp: micrometres per level-0 pixel, or along x and y.
         options: limits of the search.
         seed: of the blocks held out, and of what is drawn where there are many cells.
-        progress: told the share that is done.
+        progress: called with the share that is done.
 
     Raises:
         InputError: nothing to align, or coordinates that are not finite.
     """
     options = options or AlignOptions()
-    tell = progress or (lambda _: None)
+    report = progress or (lambda _: None)
     to_image = np.asarray(to_image, dtype=np.float64)
     for name, points in (("cells", cells_um), ("nuclei", nuclei_px)):
         if len(points) < 1 or not np.isfinite(points).all():
             raise InputError(f"{len(points):,} {name}: expected some, with finite coordinates; check the step before")
-    scale = np.diag([*pixel_scale(mpp), 1.0])
     clouds = Clouds(apply(in_image_um(to_image, mpp), cells_um), nuclei_px * pixel_scale(mpp))
-    held = held_out(clouds.cells, options, seed)
-    judges = np.flatnonzero(held)
+    is_held_out = held_out(clouds.cells, options, seed)
+    test = np.flatnonzero(is_held_out)
     start = np.eye(3)
-    before, cost_before = measure(clouds, start, judges, options.radius_um)
+    before, cost_before = measure(clouds, start, test, options.radius_um)
     best, after, cost = start, before, cost_before
     why = "kept the start: nothing that was found fits the held-out cells clearly better"
     candidates: list[Floats] = []
     if not options.refine:
         why = "kept the start, as asked"
-    elif len(judges) < FEWEST_HELD_OUT:
-        why = f"kept the start: only {len(judges)} cells are left to judge a refinement by"
+    elif len(test) < FEWEST_HELD_OUT:
+        why = f"kept the start: only {len(test)} cells are left to test a refinement on"
     else:
-        candidates = search(clouds, ~held, options, seed, tell)
+        candidates = search(clouds, ~is_held_out, options, seed, report)
     for affine in candidates:
-        fit, cost_of_fit = measure(clouds, affine, judges, options.radius_um)
+        fit, cost_of_fit = measure(clouds, affine, test, options.radius_um)
         if fit.pairs >= FEWEST_HELD_OUT and cost_of_fit.mean() < cost.mean():
             best, after, cost = affine, fit, cost_of_fit
-    gain = cost_before - cost
-    error = float(gain.std() / np.sqrt(len(gain))) if len(gain) else 0.0
-    accepted = (
-        best is not start
-        and float(gain.mean()) > SURER * error
-        and after.pairs >= before.pairs
-        and (not before.pairs or after.median_um <= before.median_um)
-    )
+    accepted = best is not start and _is_better(after, before, cost_before - cost)
     if accepted:
         why = (
             f"refined: {after.pairs:,} of {after.cells:,} held-out cells have a nucleus, {after.median_um:.2f} um off "
@@ -203,17 +233,25 @@ def refine(
         )
     else:
         best, after = start, before
+    scale = np.diag([*pixel_scale(mpp), 1.0])
     refined = np.linalg.inv(scale) @ best @ scale @ to_image if accepted else to_image
     moved = float(np.linalg.norm(apply(best, clouds.cells) - clouds.cells, axis=1).max())
-    found = evidence(cells_um[judges] if accepted else cells_um, nuclei_px, refined, mpp, seed)
-    tell(1.0)
-    return Alignment(to_image, refined, accepted, why, before, after, moved, found)
+    measured = colocalization(cells_um[test] if accepted else cells_um, nuclei_px, refined, mpp, seed)
+    report(1.0)
+    return Alignment(to_image, refined, accepted, why, before, after, moved, measured)
+
+
+def _is_better(after: Fit, before: Fit, gain: Floats) -> bool:
+    """Whether held-out cells gain clearly (``gain``: of each, in radii), lose no pairs and are no farther off."""
+    error = float(gain.std() / np.sqrt(len(gain)))
+    nearer = before.median_um is None or (after.median_um is not None and after.median_um <= before.median_um)
+    return float(gain.mean()) > SURER * error and after.pairs >= before.pairs and nearer
 
 
 def held_out(points: Floats, options: AlignOptions, seed: int) -> NDArray[np.bool_]:
-    """(N,) whether a cell is in a block that judges. Blocks are squares; which of them is drawn at random.
+    """(N,) whether a cell is in a block that is held out. Blocks are squares, drawn at random.
 
-    Cells in a block are left out together because what is wrong with an alignment is alike for neighbours.
+    Cells in a block are held out together because what is wrong with an alignment is alike for neighbours.
     """
     blocks = float(np.clip(len(points) / 20, 4, options.blocks))
     low, extent = points.min(0), np.maximum(np.ptp(points, axis=0), 1e-6)
@@ -230,14 +268,14 @@ def measure(clouds: Clouds, affine: Floats, chosen: Index, radius: float) -> tup
     cells, _, distance = clouds.mutual(affine, chosen, radius)
     cost = np.ones(len(chosen))
     cost[np.searchsorted(chosen, cells)] = distance / radius
-    median, p90 = np.percentile(distance, [50, 90]) if len(distance) else (np.nan, np.nan)
-    return Fit(len(chosen), len(distance), float(median), float(p90)), cost
+    median, p90 = (float(v) for v in np.percentile(distance, [50, 90])) if len(distance) else (None, None)
+    return Fit(len(chosen), len(distance), median, p90), cost
 
 
 def search(
-    clouds: Clouds, usable: NDArray[np.bool_], options: AlignOptions, seed: int, tell: Callable[[float], None]
+    clouds: Clouds, usable: NDArray[np.bool_], options: AlignOptions, seed: int, report: Callable[[float], None]
 ) -> list[Floats]:
-    """Affines worth judging: the start improved in place, and what grew from the clearest peaks, each in two models."""
+    """Candidate affines: the start improved in place, and what grew from the clearest peaks, each in two models."""
     if not usable.any():
         return []
     peaks: list[Peak] = []
@@ -247,7 +285,7 @@ def search(
             peaks.append(peak)
         if sum(peak.height >= CLEAR_HEIGHT for peak in peaks) >= options.followed:
             break
-        tell(0.6 * (number + 1) / options.anchors)
+        report(0.6 * (number + 1) / options.anchors)
     peaks = sorted(peaks, key=lambda peak: -peak.height)[: options.followed]
     middle = clouds.cells[usable].mean(0)
     radius = float(np.linalg.norm(clouds.cells[usable] - middle, axis=1).max())
@@ -255,12 +293,12 @@ def search(
     chosen = np.flatnonzero(usable)
     if len(chosen) > options.most_cells:
         chosen = np.sort(np.random.default_rng(seed).choice(chosen, options.most_cells, replace=False))
-    found = []
+    affines = []
     for number, peak in enumerate(peaks):
         grown = grow(clouds, peak, usable, options.most_cells, seed)
-        found += [settle(clouds, grown, chosen, model) for model in ("similarity", "affine")]
-        tell(0.6 + 0.35 * (number + 1) / len(peaks))
-    return found
+        affines += [settle(clouds, grown, chosen, model) for model in ("similarity", "affine")]
+        report(0.6 + 0.35 * (number + 1) / len(peaks))
+    return affines
 
 
 def anchors(clouds: Clouds, usable: NDArray[np.bool_], count: int) -> Floats:

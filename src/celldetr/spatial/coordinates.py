@@ -1,4 +1,4 @@
-"""From the frame of the instrument to micrometres of the image: where cells and nuclei are compared."""
+"""Micrometres of the image, in which cells and nuclei are compared, from those of the instrument."""
 
 from __future__ import annotations
 
@@ -15,5 +15,5 @@ def pixel_scale(mpp: Mpp) -> Floats:
 
 
 def in_image_um(to_image: Floats, mpp: Mpp) -> Floats:
-    """(3, 3) from the frame of the instrument to micrometres of the image: ``to_image``, then times ``mpp``."""
+    """(3, 3) from micrometres of the section to micrometres of the image: ``to_image``, then times ``mpp``."""
     return np.diag([*pixel_scale(mpp), 1.0]) @ to_image

@@ -1,4 +1,4 @@
-"""What a finished step says in one line."""
+"""One line of text about each finished step."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ def sentence(step: str, facts: Facts) -> str:
     """One line about a step.
 
     Args:
-        step: of ``record.STEPS``.
-        facts: what it found.
+        step: its name.
+        facts: its numbers, see ``StepResults.facts``.
     """
     return _SENTENCES[step](facts)
 
@@ -28,7 +28,7 @@ def _read(facts: Facts) -> str:
 
 def _qc(facts: Facts) -> str:
     reasons = ", ".join(f"{count:,} {words}" for words, count in facts["reasons"].items())
-    return f"{facts['passed']:,} of {facts['cells']:,} cells go on" + (f"; left behind: {reasons}" if reasons else "")
+    return f"{facts['passed']:,} of {facts['cells']:,} cells pass" + (f"; others: {reasons}" if reasons else "")
 
 
 def _type(facts: Facts) -> str:

@@ -1,61 +1,118 @@
-"""Step 4: the nuclei of the H&E image, by a checkpoint or from a file, and ``nuclei.parquet``."""
+"""Nuclei of the H&E image (step 4): found by a model, read from a run of ``celldetr predict``, or from a file."""
 
 from __future__ import annotations
 
+import hashlib
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
-import shapely
 
 from celldetr.cells.reader import read_cells
-from celldetr.cells.schema import provenance_of, table_metadata
 from celldetr.errors import InputError
-from celldetr.io.files import replacing
-from celldetr.io.parquet import parquet_errors
+from celldetr.slide.options import PredictOptions
+from celldetr.slide.provenance import package_version
+from celldetr.slide.reader import open_slide
 from celldetr.spatial.coordinates import Mpp, pixel_scale
-from celldetr.spatial.schemas import NUCLEI
-from celldetr.spatial.section import Nuclei, Polygons
-from celldetr.spatial.tables import read_columns
+from celldetr.spatial.files import stamp
+from celldetr.spatial.nuclei_files import nuclei_from_file
+from celldetr.spatial.section import Nuclei
 
 if TYPE_CHECKING:
     from celldetr.api import Model
 
 MOST_OUTSIDE = 0.01  # share of nuclei beyond the image: a detector may place some over its edge
 PLAUSIBLE_UM = (2.0, 40.0)  # median size of nuclei: beyond, their pixels are not those of level 0
-CORNERS = ("xmin", "ymin", "xmax", "ymax")
+PREDICTED = "predicted-"  # begins the name of the folder of a model's run
+
+
+def find_nuclei(
+    image: Path,
+    folder: Path,
+    *,
+    model: Model | str | Path | None = None,
+    polygons: Path | None = None,
+    cells: Path | None = None,
+    mpp: float | None = None,
+    device: str = "auto",
+    progress: Callable[[float], None] | None = None,
+) -> tuple[Nuclei, dict[str, Any]]:
+    """The nuclei of an H&E image, and numbers of them, JSON-able.
+
+    Args:
+        image: the H&E image.
+        folder: for the run of a model.
+        model: finds the nuclei; None: the default model.
+        polygons: a file of nuclei instead: QuPath's GeoJSON, or CellViT's JSON.
+        cells: ``cells.parquet`` of ``celldetr predict`` instead.
+        mpp: micrometres per level-0 pixel of the image, instead of what the file says.
+        device: where a model that is not loaded yet runs.
+        progress: called with the share that is done.
+
+    Raises:
+        InputError: the image or the file cannot be read, no nuclei, or they are not of this image.
+    """
+    with open_slide(image, mpp) as reader:
+        size, resolution = (reader.width, reader.height), (reader.mpp_x, reader.mpp_y)
+        corner = reader.bounds[:2] if reader.bounds else (0.0, 0.0)
+    if polygons is not None:
+        nuclei = nuclei_from_file(polygons, resolution, corner)
+    elif cells is not None:
+        nuclei = nuclei_from_cells(cells)
+    else:
+        nuclei = nuclei_from_model(image, folder, model, mpp=mpp, device=device, progress=progress)
+    check_nuclei(nuclei, *size, resolution)
+    sides = ((nuclei.boxes[:, 2:] - nuclei.boxes[:, :2]) * np.array(resolution)).mean(axis=1)
+    return nuclei, {
+        "image": image.name,
+        "size": list(size),
+        "mpp": list(resolution),
+        "nuclei": len(nuclei),
+        "polygons": nuclei.polygons is not None,
+        "median_side_um": float(np.median(sides)),
+        "source": nuclei.source,
+    }
 
 
 def nuclei_from_model(
-    image: Path | str,
-    out: Path | str,
+    image: Path,
+    folder: Path,
     model: Model | str | Path | None = None,
     *,
     mpp: float | None = None,
+    device: str = "auto",
     progress: Callable[[float], None] | None = None,
 ) -> Nuclei:
-    """Find nuclei as ``celldetr predict`` does, into ``out/<image>/``. What an interrupted run has found is kept.
+    """Find nuclei as ``celldetr predict`` does. An interrupted run is resumed.
 
     Args:
         image: the H&E.
-        out: folder for the run's folder.
+        folder: for the run's folder, PREDICTED-HASH, of this image, model and version; others of that name are removed.
         model: a loaded model, or what ``load_model`` takes.
         mpp: micrometres per pixel of level 0, instead of what the file says.
-        progress: told the share of tiles that is done.
+        device: where a model that is not loaded yet runs.
+        progress: called with the share of tiles that is done.
 
     Raises:
         InputError: what ``celldetr.api.predict_slide`` raises, or no nucleus was found.
     """
-    from celldetr.api import predict_slide
+    from celldetr.api import Model, load_model, predict_slide
 
+    loaded = model if isinstance(model, Model) else load_model(model, device)
+    # All that a run to be resumed must share.
+    settings = [package_version("celldetr"), PredictOptions().model_dump(mode="json")]
+    request = json.dumps([stamp(image), loaded.describe(), mpp, *settings], default=str)
+    out = folder / f"{PREDICTED}{hashlib.sha256(request.encode()).hexdigest()[:8]}"
+    for other in folder.glob(f"{PREDICTED}*"):
+        if other != out:
+            shutil.rmtree(other)
     summary = predict_slide(
         image,
         out,
-        model=model,
+        model=loaded,
         mpp=mpp,
         resume=True,
         progress=None if progress is None else lambda at: progress(at.tiles / max(at.tiles_total, 1)),
@@ -108,57 +165,3 @@ def check_nuclei(nuclei: Nuclei, width: int, height: int, mpp: Mpp) -> None:
             f"nuclei of {median:.2g} um in the median: expected {PLAUSIBLE_UM[0]:g} to {PLAUSIBLE_UM[1]:g}; they are "
             "not in level-0 pixels, or the mpp of the image is wrong"
         )
-
-
-def keep_nuclei(nuclei: Nuclei, path: Path) -> None:
-    """Write ``nuclei.parquet``, which is GeoParquet where there are polygons.
-
-    Raises:
-        InputError: the disk is full, or the place cannot be written to.
-    """
-    columns: dict[str, Any] = {name: nuclei.boxes[:, k] for k, name in enumerate(CORNERS)}
-    columns["score"] = nuclei.scores
-    if nuclei.polygons is None:
-        columns["geometry"] = pa.nulls(len(nuclei), pa.binary())
-    else:
-        columns["geometry"] = pa.array(shapely.to_wkb(nuclei.polygons, flavor="iso"), pa.binary())
-    provenance = {"polygons": nuclei.polygons is not None, "source": nuclei.source}
-    bounds = None
-    if nuclei.polygons is not None and not shapely.is_missing(nuclei.polygons).all():
-        bounds = tuple(shapely.total_bounds(nuclei.polygons).tolist())
-    metadata = table_metadata(provenance, None)
-    if bounds is not None:  # rings of others go either way, so that no orientation is claimed
-        geo = json.loads(metadata[b"geo"])
-        geo["columns"]["geometry"] |= {"geometry_types": ["Polygon"], "bbox": list(bounds)}
-        metadata[b"geo"] = json.dumps(geo).encode()
-    table = pa.table(columns, schema=_SCHEMA).replace_schema_metadata(metadata)
-    with replacing(path) as temporary:
-        pq.write_table(table, temporary, compression="zstd")
-
-
-_SCHEMA = pa.schema([*((name, pa.float32()) for name in (*CORNERS, "score")), ("geometry", pa.binary())])
-
-
-def read_nuclei(path: Path) -> Nuclei:
-    """The inverse of ``keep_nuclei``.
-
-    Raises:
-        InputError: no such file, damaged, or not such a table.
-    """
-    table = read_columns(path, NUCLEI, "nuclei", "nuclei")
-    with parquet_errors(path):
-        boxes = np.stack([table[name].to_numpy() for name in CORNERS], axis=1).astype(np.float32)
-        scores = table["score"].to_numpy().astype(np.float32)
-        about = provenance_of(table.schema)
-        polygons: Polygons | None = None
-        if about.get("polygons", table["geometry"].null_count < len(table)):
-            polygons = _polygons(table["geometry"].to_pylist(), path)
-    source = about.get("source")
-    return Nuclei(boxes, scores, polygons, source if isinstance(source, dict) else {})
-
-
-def _polygons(texts: list[bytes | None], path: Path) -> Polygons:
-    try:
-        return shapely.from_wkb(np.array(texts, dtype=object))
-    except (shapely.errors.GEOSException, TypeError) as error:
-        raise InputError(f"{path}: geometry is not WKB ({error}); run the step 'nuclei' again") from None

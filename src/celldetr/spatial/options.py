@@ -8,15 +8,15 @@ from pathlib import Path
 from celldetr.config import Config, override, parse
 from celldetr.io.safe_io import read_yaml
 from celldetr.spatial.align import AlignOptions
+from celldetr.spatial.annotate.cells import TypeOptions
 from celldetr.spatial.pair import PairOptions
-from celldetr.spatial.patches import WriteOptions
-from celldetr.spatial.quality import QualityOptions
+from celldetr.spatial.patch_layout import WriteOptions
+from celldetr.spatial.qc import QualityOptions
 from celldetr.spatial.readers.common import ReadOptions
-from celldetr.spatial.type_step import TypeOptions
 
 
 class SpatialOptions(Config):
-    """What each step can be told beside its inputs."""
+    """Settings of the steps beside their inputs."""
 
     read: ReadOptions = ReadOptions()
     qc: QualityOptions = QualityOptions()

@@ -1,31 +1,25 @@
-"""Step 5, second half: cells of the section and nuclei of the image, one to one.
+"""Pairs of cells of the section and nuclei of the image, one to one (step 5, after the alignment).
 
-First by polygons: the cell's centre lies in the nucleus, or the nucleus' centre in that of the cell. Then what is left
-by the distance of the centres, within a radius. Both times the matching is the one of least total distance, where a
-cell without a nucleus counts as much as the limit (``matching``): not greedy, hence the order of cells and nuclei has
-no say.
+First by polygons: the cell's centre lies in the nucleus, or the nucleus' centre in that of the cell; as many pairs as
+possible, and the nearest. Then what is left by the distance of the centres, within a radius: the assignment of least
+total distance, where a cell without a nucleus counts as much as the radius.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import shapely
 from numpy.typing import NDArray
+from pydantic import Field
 
 from celldetr.assignment import Index, assign, candidate_pairs
 from celldetr.config import Config, Positive
-from celldetr.io.files import replacing
 from celldetr.spatial.affine import apply
 from celldetr.spatial.coordinates import Floats, Mpp, in_image_um, pixel_scale
-from celldetr.spatial.schemas import PAIRS
 from celldetr.spatial.section import Nuclei, Polygons
-from celldetr.spatial.tables import read_columns
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,12 +30,13 @@ POLYGON, DISTANCE = "polygon", "distance"
 class PairOptions(Config):
     """Settings of the pairing, um of the image."""
 
-    # Largest distance of a pair by distance. Half of what nuclei are apart in packed tissue: beyond it, the nearest
-    # nucleus that is left is more often another cell's.
-    radius_um: Positive = 5.0
-    polygons: bool = True  # pair by polygons first; False: by distance only
-    # A pair by polygons may be farther apart, as nuclei may be large; a region must not pair.
-    polygon_radius_um: Positive = 15.0
+    # Half of what nuclei are apart in packed tissue: beyond it, the nearest nucleus that is left is more often another
+    # cell's.
+    radius_um: Positive = Field(5.0, description="Largest distance of a pair by distance.")
+    polygons: bool = Field(True, description="Pair by polygons first; else by distance only.")
+    polygon_radius_um: Positive = Field(
+        15.0, description="Largest distance of a pair by polygons: regions do not pair."
+    )
 
 
 def pair(
@@ -65,15 +60,15 @@ def pair(
         to_image: (3, 3) from micrometres of the section to level-0 pixels.
         mpp: micrometres per level-0 pixel, or along x and y.
         options: radii.
-        progress: told the share that is done.
+        progress: called with the share that is done.
 
     Returns:
-        columns ``PAIRS`` (``celldetr.spatial.schemas``), by nucleus.
+        table ``PAIRS``, by nucleus.
     """
     import pandas as pd
 
     options = options or PairOptions()
-    tell = progress or (lambda _: None)
+    report = progress or (lambda _: None)
     frame, scale = in_image_um(np.asarray(to_image, dtype=np.float64), mpp), pixel_scale(mpp)
     cells, centres = apply(frame, np.asarray(cells_um, dtype=np.float64).reshape(-1, 2)), nuclei.points * scale
     chosen_cells, chosen_nuclei = np.zeros(0, np.intp), np.zeros(0, np.intp)
@@ -88,7 +83,7 @@ def pair(
         i, j, distance = i[near], j[near], distance[near]
         chosen = assign(i, j, distance)
         chosen_cells, chosen_nuclei, by_polygon = i[chosen], j[chosen], len(chosen)
-    tell(0.6)
+    report(0.6)
     if len(cells) and len(centres):
         free_cells = np.setdiff1d(np.arange(len(cells)), chosen_cells)
         free_nuclei = np.setdiff1d(np.arange(len(centres)), chosen_nuclei)
@@ -96,7 +91,7 @@ def pair(
         chosen = assign(i, j, distance, unmatched=options.radius_um)
         chosen_cells = np.concatenate([chosen_cells, free_cells[i[chosen]]])
         chosen_nuclei = np.concatenate([chosen_nuclei, free_nuclei[j[chosen]]])
-    tell(1.0)
+    report(1.0)
     how = np.where(np.arange(len(chosen_cells)) < by_polygon, POLYGON, DISTANCE)
     dx, dy = (centres[chosen_nuclei] - cells[chosen_cells]).T
     table = pd.DataFrame(
@@ -143,7 +138,7 @@ def _unique(candidates: list[tuple[Index, Index]], width: int) -> tuple[Index, I
     return keys // width, keys % width
 
 
-def summary(pairs: pd.DataFrame, cells: int, nuclei: int) -> dict[str, Any]:
+def pairs_summary(pairs: pd.DataFrame, cells: int, nuclei: int) -> dict[str, Any]:
     """Numbers of a pairing, JSON-able; None where there are no pairs.
 
     Args:
@@ -151,49 +146,17 @@ def summary(pairs: pd.DataFrame, cells: int, nuclei: int) -> dict[str, Any]:
         cells, nuclei: how many there were.
     """
     distance = pairs["distance_um"].to_numpy(dtype=np.float64)
-    there = len(pairs) > 0
-    median, p90 = (float(v) for v in np.percentile(distance, [50, 90])) if there else (None, None)
+    some = len(pairs) > 0
+    median, p90 = (float(v) for v in np.percentile(distance, [50, 90])) if some else (None, None)
     return {
         "pairs": len(pairs),
         "cells": cells,
         "nuclei": nuclei,
         "cells_paired": len(pairs) / cells if cells else None,
         "nuclei_paired": len(pairs) / nuclei if nuclei else None,
-        "by_polygon": float((pairs["how"] == POLYGON).mean()) if there else None,
+        "by_polygon": float((pairs["how"] == POLYGON).mean()) if some else None,
         "median_um": median,
         "p90_um": p90,
-        "dx_um": float(pairs["dx_um"].median()) if there else None,
-        "dy_um": float(pairs["dy_um"].median()) if there else None,
+        "dx_um": float(pairs["dx_um"].median()) if some else None,
+        "dy_um": float(pairs["dy_um"].median()) if some else None,
     }
-
-
-def keep_pairs(pairs: pd.DataFrame, path: Path) -> None:
-    """Write ``pairs.parquet``.
-
-    Raises:
-        InputError: the disk is full, or the place cannot be written to.
-    """
-    table = pa.Table.from_pandas(pairs[list(PAIRS)], schema=_SCHEMA, preserve_index=False)
-    with replacing(path) as temporary:
-        pq.write_table(table, temporary, compression="zstd")
-
-
-_SCHEMA = pa.schema(
-    [
-        ("nucleus", pa.int64()),
-        ("cell_id", pa.string()),
-        ("how", pa.string()),
-        ("distance_um", pa.float64()),
-        ("dx_um", pa.float64()),
-        ("dy_um", pa.float64()),
-    ]
-)
-
-
-def read_pairs(path: Path) -> pd.DataFrame:
-    """The inverse of ``keep_pairs``.
-
-    Raises:
-        InputError: no such file, damaged, or a column is missing.
-    """
-    return read_columns(path, PAIRS, "pairs", "align").select(list(PAIRS)).to_pandas()

@@ -1,6 +1,6 @@
 """``report.html``: every step with its evidence, so that a person can decide whether to trust the set.
 
-One file without scripts or outside resources. It is made from what the steps have left, and can be made again.
+One file without scripts or outside resources. It is made from the results of the steps, and can be made again.
 """
 
 from __future__ import annotations
@@ -19,101 +19,82 @@ from celldetr.data.patch_set import PatchSet, split_rows
 from celldetr.io.files import replacing
 from celldetr.report.contact_sheet import Picture, contact_sheet
 from celldetr.report.page import document, duration, number
-from celldetr.spatial.align import read_alignment
 from celldetr.spatial.alignment_plots import overlay, pair_positions, residual_figure
-from celldetr.spatial.evidence import nearest_distances
-from celldetr.spatial.label import (
-    ALIGNMENT_FILE,
-    NUCLEI_FILE,
-    PAIRS_FILE,
-    QUALITY_FILE,
-    TYPES_FILE,
-    open_image,
-    passing,
-)
-from celldetr.spatial.nuclei import read_nuclei
-from celldetr.spatial.pair import read_pairs
-from celldetr.spatial.patches import WriteOptions
-from celldetr.spatial.quality import QualityOptions
-from celldetr.spatial.quality_plots import quality_figure
-from celldetr.spatial.record import STEPS, Record
-from celldetr.spatial.section_io import read_kept
-from celldetr.spatial.tables import read_table
+from celldetr.spatial.annotate.expression import split_expression
+from celldetr.spatial.colocalization import nearest_distances
+from celldetr.spatial.patch_layout import WriteOptions
+from celldetr.spatial.qc import QualityOptions
+from celldetr.spatial.qc_plots import qc_figure
+from celldetr.spatial.results import REPORT_FILE, STEPS, StepResults
 from celldetr.spatial.type_plots import expression_figure, types_figure
-from celldetr.spatial.type_step import EXPRESSION_FILE, read_expression
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-REPORT = "report.html"
 EXAMPLES = 12  # nuclei shown of each type
 EXAMPLE_PX = 64  # side of a picture of a nucleus, px of the patches
 DPI = 110
 TITLES = {
     "read": "1. The section",
-    "qc": "2. Cells that go on",
+    "qc": "2. Quality control",
     "type": "3. Types from gene expression",
-    "nuclei": "4. Nuclei of the H&amp;E image",
-    "align": "5. Which cell is which nucleus",
+    "nuclei": "4. Nuclei of the H&E image",
+    "align": "5. Pairs of cells and nuclei",
     "write": "6. The training set",
 }
 
 
-def write_report(record: Record) -> Path:
-    """Make the report of a set from the steps that are there; returns the file.
+def write_report(results: StepResults) -> Path:
+    """Make the report of a set from the steps that are done -> the file.
 
     Raises:
-        InputError: no step was run yet, or a file of a step is damaged.
+        InputError: no step was run yet, or a checkpoint is damaged.
     """
-    record.settings("read")
-    done = [name for name in STEPS if name in record.steps]
-    name = str(record.steps["read"].facts["name"])
-    body = [f"<h1>{escape(name)}</h1>", _lead(record), *_warnings(record), _numbers(record), _timetable(record)]
-    for step in done:
-        body += [f"<h2>{TITLES[step]}</h2>", *_SECTIONS[step](record)]
-    path = record.folder / REPORT
+    name = str(results.facts("read")["name"])
+    body = [f"<h1>{escape(name)}</h1>", _lead(results), *_warnings(results), _numbers(results), _timetable(results)]
+    for step in results.done:
+        body += [f"<h2>{escape(TITLES[step])}</h2>", *_SECTIONS[step](results)]
+    path = results.folder / REPORT_FILE
     with replacing(path) as temporary:
         temporary.write_text(document(f"{name}: labels from expression", body), encoding="utf-8")
     return path
 
 
-def _lead(record: Record) -> str:
-    missing = [name for name in STEPS if name not in record.steps]
+def _lead(results: StepResults) -> str:
+    missing = [name for name in STEPS if name not in results.done]
     text = "Nuclei of an H&amp;E image, labelled by the gene expression of the cells they belong to."
     if missing:
         text += f" Not run yet: {', '.join(missing)}."
     return f'<p class="lead">{text}</p>'
 
 
-def warnings(record: Record) -> list[str]:
+def warnings(results: StepResults) -> list[str]:
     """What a person should look at before trusting the set, in words."""
-    found = [f"step {name} stands on steps that were run again since: its part is out of date" for name in record.steps
-             if record.stale(name)]  # fmt: skip
-    facts = {name: step.facts for name, step in record.steps.items()}
+    texts = [
+        f"step {name} is out of date: steps before it were run again since"
+        for name in results.done
+        if results.run.is_stale(name)
+    ]
+    facts = {name: results.facts(name) for name in results.done}
     if "qc" in facts and facts["qc"]["passed"] < 0.7 * facts["qc"]["cells"]:
-        found.append(f"only {facts['qc']['passed'] / facts['qc']['cells']:.0%} of the cells passed the quality control")
+        texts.append(f"only {facts['qc']['passed'] / facts['qc']['cells']:.0%} of the cells passed the quality control")
     if "type" in facts:
-        found += facts["type"].get("warnings", [])
+        texts += facts["type"]["warnings"]
     if "align" in facts:
-        align = facts["align"]
-        found += align["warnings"]
-        if not align["evidence"]["same"]:
-            found.append("cells and nuclei meet no more often than by chance: the image may be of another section")
-        rate = align["pairs"]["cells_paired"]
+        texts += facts["align"]["warnings"]
+        rate = facts["align"]["pairs"]["cells_paired"]
         if rate < 0.6:
-            found.append(f"only {rate:.0%} of the cells have a nucleus")
-    if "write" in facts:
-        found += facts["write"]["made_with"].get("warnings", [])
-    return found
+            texts.append(f"only {rate:.0%} of the cells have a nucleus")
+    return texts
 
 
-def _warnings(record: Record) -> list[str]:
-    found = warnings(record)
-    return [f'<ul class="warnings">{"".join(f"<li>{escape(text)}</li>" for text in found)}</ul>'] if found else []
+def _warnings(results: StepResults) -> list[str]:
+    texts = warnings(results)
+    return [f'<ul class="warnings">{"".join(f"<li>{escape(text)}</li>" for text in texts)}</ul>'] if texts else []
 
 
-def _numbers(record: Record) -> str:
-    facts = {name: step.facts for name, step in record.steps.items()}
+def _numbers(results: StepResults) -> str:
+    facts = {name: results.facts(name) for name in results.done}
     shown: list[tuple[str, str]] = []
     if "read" in facts:
         shown += [("cells", number(facts["read"]["cells"])), ("genes", number(facts["read"]["genes"]))]
@@ -133,10 +114,9 @@ def _numbers(record: Record) -> str:
     return '<dl class="facts">' + "".join(f"<div><dt>{a}</dt><dd>{b}</dd></div>" for a, b in shown) + "</dl>"
 
 
-def _timetable(record: Record) -> str:
+def _timetable(results: StepResults) -> str:
     return table(
-        ("step", "took"),
-        [(TITLES[name].replace("&amp;", "&"), duration(step.seconds)) for name, step in record.steps.items()],
+        ("step", "took"), [(TITLES[name], duration(results.run.steps[name]["seconds"])) for name in results.done]
     )
 
 
@@ -183,62 +163,52 @@ def _pairs_of(values: Mapping[str, Any], without: Iterable[str] = ()) -> str:
     return table(("", ""), [(key.replace("_", " "), words(item)) for key, item in values.items() if key not in skipped])
 
 
-def _read(record: Record) -> list[str]:
-    facts = record.steps["read"].facts
+def _read(results: StepResults) -> list[str]:
+    facts = results.facts("read")
     return [_pairs_of(facts, without=("source",)), "<h3>Source</h3>", _pairs_of(facts["source"])]
 
 
-def _qc(record: Record) -> list[str]:
-    step = record.steps["qc"]
-    figure = quality_figure(
-        read_kept(record.files),
-        read_table(record.files / QUALITY_FILE),
-        QualityOptions.model_validate(step.settings["options"]),
-    )
-    rows = sorted(step.facts["reasons"].items(), key=lambda item: -item[1])
+def _qc(results: StepResults) -> list[str]:
+    options = QualityOptions.model_validate(results.settings("qc")["options"])
+    figure = qc_figure(results.section, results.quality, options)
+    rows = sorted(results.facts("qc")["reasons"].items(), key=lambda item: -item[1])
     return [
-        figure_html(figure, "Counts, genes and areas with the limits, and where the cells are that stay behind."),
-        table(("why a cell stays behind", "cells"), rows) if rows else '<p class="note">All cells passed.</p>',
-        '<p class="note">A cell can have several reasons. Nuclei of cells that stay behind have no type.</p>',
+        figure_html(figure, "Counts, genes and areas with the limits, and where the cells are that fail."),
+        table(("why a cell fails", "cells"), rows) if rows else '<p class="note">All cells passed.</p>',
+        '<p class="note">A cell can have several reasons. Nuclei of cells that fail have no type.</p>',
     ]
 
 
-def _type(record: Record) -> list[str]:
-    step = record.steps["type"]
-    types = read_table(record.files / TYPES_FILE)
-    limits = _label_limits(record)
-    parts = [
-        figure_html(
-            types_figure(passing(record), types, limits.min_probability, limits.min_margin),
-            "Cells of each type, how sure they are, and where they lie.",
-        )
-    ]
-    if (record.files / EXPRESSION_FILE).is_file():
+def _type(results: StepResults) -> list[str]:
+    written = "write" in results.done
+    limits = WriteOptions.model_validate(results.settings("write")["options"]) if written else WriteOptions()
+    figure = types_figure(results.passed, results.types, limits.min_probability, limits.min_margin)
+    parts = [figure_html(figure, "Cells of each type, how sure they are, and where they lie.")]
+    if results.expression is not None:
         parts.append(
             figure_html(
-                expression_figure(*read_expression(record.files / EXPRESSION_FILE)),
-                "Genes that tell the reference's types apart, each scaled to its largest mean: the two should look"
+                expression_figure(*split_expression(results.expression)),
+                "Genes that distinguish the reference's types, each scaled to its largest mean: the two should look"
                 " alike. At the right the correlation of types over genes: the diagonal should be red, the rest not.",
             )
         )
-    return [*parts, _pairs_of(step.facts, without=("warnings",))]
+    return [*parts, _pairs_of(results.facts("type"), without=("warnings",))]
 
 
-def _nuclei(record: Record) -> list[str]:
-    return [_pairs_of(record.steps["nuclei"].facts)]
+def _nuclei(results: StepResults) -> list[str]:
+    return [_pairs_of(results.facts("nuclei"))]
 
 
-def _align(record: Record) -> list[str]:
-    facts = record.steps["align"].facts
-    section, nuclei = passing(record), read_nuclei(record.files / NUCLEI_FILE)
-    pairs = read_pairs(record.files / PAIRS_FILE)
-    found = read_alignment(record.files / ALIGNMENT_FILE)
-    joined = pair_positions(pairs, section.cells.obs_names.to_numpy(dtype=object))
-    with open_image(record) as reader:
+def _align(results: StepResults) -> list[str]:
+    facts = results.facts("align")
+    cells, nuclei, pairs, to_image = results.passed, results.nuclei, results.pairs, results.to_image
+    positions = pair_positions(pairs, cells.cell_ids)
+    with results.open_image() as reader:
         mpp = reader.mpp_x, reader.mpp_y
-        picture = overlay(reader, section.points, nuclei, found.after, mpp, joined)
-    distances, chance, _ = nearest_distances(section.points, nuclei.points, found.after, mpp)
-    residuals = residual_figure(pairs, section.points, joined[0], found.after, mpp, chance, distances)
+        picture = overlay(reader, cells.points, nuclei, to_image, mpp, positions)
+    distances, shifted = nearest_distances(cells.points, nuclei.points, to_image, mpp)
+    chance = np.concatenate(shifted)
+    residuals = residual_figure(pairs, cells.points, positions[0], to_image, mpp, chance, distances)
     return [
         f"<p>{escape(facts['why'].capitalize())}.</p>",
         figure_html(
@@ -251,12 +221,12 @@ def _align(record: Record) -> list[str]:
     ]
 
 
-def _write(record: Record) -> list[str]:
-    facts = record.steps["write"].facts
-    patches = PatchSet(record.folder)
-    held = {patches.info.slides[place].name for place in _held_out(patches)}
+def _write(results: StepResults) -> list[str]:
+    facts = results.facts("write")
+    patches = PatchSet(results.folder)
+    held_out = {patches.info.slides[place].name for place in _held_out(patches)}
     rows = [
-        (slide["name"], "val" if slide["name"] in held else "train", slide["patches"], slide["nuclei"])
+        (slide["name"], "val" if slide["name"] in held_out else "train", slide["patches"], slide["nuclei"])
         for slide in facts["regions"]
     ]
     return [
@@ -279,15 +249,15 @@ def _examples(patches: PatchSet) -> list[str]:
     rng = np.random.default_rng(0)
     shown: dict[int, list[Picture]] = {k: [] for k in range(len(patches.type_names))}
     for index in rng.permutation(len(patches)).tolist():
-        wanted = [k for k, own in shown.items() if len(own) < EXAMPLES]
-        if not wanted:
+        incomplete = [k for k, own in shown.items() if len(own) < EXAMPLES]
+        if not incomplete:
             break
         labels = patches.labels(index)
-        if not np.isin(labels, wanted).any():
+        if not np.isin(labels, incomplete).any():
             continue
         sample = patches[index]
         side = np.array(sample.image.shape[1::-1])
-        for k in wanted:
+        for k in incomplete:
             for cell in np.flatnonzero(sample.types == k)[:3]:  # of several patches, not of one
                 corner = np.clip(sample.points[cell] - EXAMPLE_PX / 2, 0, side - EXAMPLE_PX).astype(int)
                 x, y = np.maximum(corner, 0).tolist()
@@ -306,11 +276,6 @@ def _sheet(image: Image.Image, caption: str) -> str:
     stream = io.BytesIO()
     image.save(stream, format="JPEG", quality=88)
     return _picture(stream.getvalue(), "jpeg", caption)
-
-
-def _label_limits(record: Record) -> WriteOptions:
-    step = record.steps.get("write")
-    return WriteOptions.model_validate(step.settings["options"]) if step else WriteOptions()
 
 
 _SECTIONS = {"read": _read, "qc": _qc, "type": _type, "nuclei": _nuclei, "align": _align, "write": _write}

@@ -64,15 +64,15 @@ def residual_map(points_um: Floats, displacement_um: Floats, side_um: float | No
     )
 
 
-def misfit_warnings(found: ResidualMap, most_um: float, share: float) -> list[str]:
-    """What is to be said where the displacement is beyond ``most_um`` in more than a ``share`` of the section."""
-    beyond = found.lengths > most_um
+def misfit_warnings(residuals: ResidualMap, most_um: float, share: float) -> list[str]:
+    """Warnings where the displacement is beyond ``most_um`` in more than a ``share`` of the section."""
+    beyond = residuals.lengths > most_um
     if not len(beyond) or beyond.mean() <= share:
         return []
-    worst = int(found.lengths.argmax())
-    x, y = found.centres[worst]
+    worst = int(residuals.lengths.argmax())
+    x, y = residuals.centres[worst]
     return [
-        f"in {beyond.mean():.0%} of the section nuclei are off by more than {most_um:g} um after alignment, up to "
-        f"{found.lengths[worst]:.1f} um around x {x:,.0f}, y {y:,.0f} um: one affine does not fit a deformed section; "
-        "look at the map of residuals, and mistrust pairs there"
+        f"in {beyond.mean():.0%} of the section nuclei are off by more than {most_um:g} um after alignment, up to"
+        f" {residuals.lengths[worst]:.1f} um around x {x:,.0f}, y {y:,.0f} um: one affine does not fit a deformed"
+        " section; look at the map of residuals, and mistrust pairs there"
     ]

@@ -1,4 +1,8 @@
-"""What a spatial transcriptomics instrument says of one tissue section, and the nuclei of its H&E image."""
+"""A section of spatial transcriptomics and the nuclei of its H&E image: what the steps of ``spatial`` work on.
+
+Beside these two, the steps hand on pandas tables with the columns ``QUALITY``, ``TYPES`` and ``PAIRS``; ``cell_id`` is
+text, the ``obs_names`` of the section.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +18,18 @@ if TYPE_CHECKING:
 X, Y = "x_um", "y_um"  # columns of ``obs``
 CELL_AREA, NUCLEUS_AREA = "cell_area_um2", "nucleus_area_um2"
 
+# One row a cell of the section: transcripts, genes with a transcript, whether it passes the quality control, and all
+# reasons why not, joined by "; ".
+QUALITY = ("cell_id", "counts", "genes", "passed", "reason")
+# One row a cell that passed: the most probable type ("" where nothing is known), its probability, the margin over the
+# second most probable type, that type; and a float32 column "p: NAME" for each type.
+TYPES = ("cell_id", "type", "probability", "margin", "second")
+PROBABILITY = "p: "
+# One row a pair: the nucleus (its position); how it was found, "polygon" (the centre of one in the outline of the
+# other) or "distance" (within the radius); the distance of the centres and nucleus minus cell along x and y, in
+# micrometres of the image after alignment.
+PAIRS = ("nucleus", "cell_id", "how", "distance_um", "dx_um", "dy_um")
+
 Polygons = NDArray[np.object_]  # shapely polygons, None where a cell has none
 
 
@@ -24,11 +40,12 @@ class Section:
     Attributes:
         name: of the section.
         cells: (N cells, G genes); ``X`` CSR float32 of whole counts, ``obs_names`` cell ids, ``var_names`` gene
-            symbols, ``obs`` has at least ``x_um`` and ``y_um`` (float64, micrometres in the frame of the instrument:
-            the centre of the nucleus where it is known, else of the cell), and ``cell_area_um2`` and
-            ``nucleus_area_um2`` where known.
-        nuclei, outlines: (N,) polygons of the nucleus and of the cell in the same frame; None: the source has none.
-        to_image: (3, 3) affine from that frame to level-0 pixels of the H&E image, where the source says it.
+            symbols, ``obs`` has at least ``x_um`` and ``y_um`` (float64, micrometres of the instrument: the centre of
+            the nucleus where it is known, else of the cell), and ``cell_area_um2`` and ``nucleus_area_um2`` where
+            known.
+        nuclei, outlines: (N,) polygons of the nucleus and of the cell in the same coordinates; None: the source has
+            none.
+        to_image: (3, 3) affine from these coordinates to level-0 pixels of the H&E image, where the source has it.
         source: for provenance: paths' names, format, versions. JSON-able.
     """
 
@@ -43,6 +60,22 @@ class Section:
     def points(self) -> NDArray[np.float64]:
         """(N, 2) micrometres."""
         return self.cells.obs[[X, Y]].to_numpy(dtype=np.float64)
+
+    @property
+    def cell_ids(self) -> NDArray[np.object_]:
+        """(N,) text."""
+        return self.cells.obs_names.to_numpy(dtype=object)
+
+    def subset(self, mask: NDArray[np.bool_]) -> Section:
+        """The cells of a (N,) mask, in order."""
+        return Section(
+            name=self.name,
+            cells=self.cells[mask].copy(),
+            nuclei=None if self.nuclei is None else self.nuclei[mask],
+            outlines=None if self.outlines is None else self.outlines[mask],
+            to_image=self.to_image,
+            source=self.source,
+        )
 
 
 @dataclass(frozen=True)
@@ -69,3 +102,16 @@ class Nuclei:
 
     def __len__(self) -> int:
         return len(self.boxes)
+
+
+def section_summary(section: Section) -> dict[str, Any]:
+    """Numbers of a section, JSON-able."""
+    counts = np.asarray(section.cells.X.sum(axis=1)).ravel()
+    return {
+        "name": section.name,
+        "cells": section.cells.n_obs,
+        "genes": section.cells.n_vars,
+        "median_counts": float(np.median(counts)) if len(counts) else 0.0,
+        "polygons": [kind for kind in ("nuclei", "outlines") if getattr(section, kind) is not None],
+        "source": section.source,
+    }

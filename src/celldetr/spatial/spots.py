@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from celldetr.data.spots import NO_SPOT, Spots, is_composition
 from celldetr.errors import InputError
-from celldetr.spatial.labelling import NucleusLabels
-from celldetr.spatial.regions import Grid
-from celldetr.spatial.schemas import PROBABILITY
-from celldetr.spatial.section import X, Y
+from celldetr.spatial.affine import apply
+from celldetr.spatial.nucleus_labels import NucleusLabels
+from celldetr.spatial.patch_grid import Grid
+from celldetr.spatial.section import PROBABILITY, X, Y
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,7 +24,7 @@ DIAMETER = "diameter_um"
 
 
 class SpotSource(ABC):
-    """What knows the spots of a patch."""
+    """Spots of the patches of a section."""
 
     @abstractmethod
     def of_place(self, place: int, nuclei: NDArray[np.int64]) -> Spots | None:
@@ -34,10 +34,10 @@ class SpotSource(ABC):
     def whole(self, places: NDArray[np.int64]) -> NDArray[np.bool_]:
         """(P,) which places have a spot wholly in them."""
 
-    @staticmethod
-    def names_of(table: pd.DataFrame) -> tuple[str, ...]:
-        """The types of a table of spots."""
-        return tuple(str(c)[len(PROBABILITY) :] for c in table.columns if str(c).startswith(PROBABILITY))
+
+def spot_types(table: pd.DataFrame) -> tuple[str, ...]:
+    """The types of a table of spots."""
+    return tuple(str(c)[len(PROBABILITY) :] for c in table.columns if str(c).startswith(PROBABILITY))
 
 
 @dataclass(frozen=True)
@@ -95,8 +95,7 @@ def table_spots(
         raise InputError("spots: the shares of the types must be 0 to 1 and sum to 1 in each spot")
     if not (diameter > 0).all():
         raise InputError(f"spots: {DIAMETER} {np.nanmin(diameter)}; expected a positive number of micrometres")
-    where = table[[X, Y]].to_numpy(np.float64)
-    centres = where @ affine[:2, :2].T + affine[:2, 2]
+    centres = apply(affine, table[[X, Y]].to_numpy(np.float64))
     # Micrometres of the image, in which a spot is a circle.
     distance, nearest = cKDTree(centres * mpp).query(points * mpp)
     spot = np.where(distance <= diameter[nearest] / 2, nearest, NO_SPOT).astype(np.int64)
@@ -132,7 +131,7 @@ class _CellSpots(SpotSource):
 
 
 def cell_spots(labels: NucleusLabels, points: NDArray[np.float64], size: NDArray[np.float64], grid: Grid) -> SpotSource:
-    """Squares of a patch; of each the mean of its typed cells, which alone belong to it: what spots would have said.
+    """Squares of a patch as spots; the composition of each is the mean of its typed cells, which alone belong to it.
 
     Args:
         labels: of the nuclei.

@@ -1,14 +1,15 @@
-"""What transferred types look like: how many, how sure, where, and whether expression agrees with the reference."""
+"""Figures of transferred types: how many, how sure, where, and expression beside that of the reference."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from celldetr.cells.palette import hex_colour, type_colours
+from celldetr.spatial.annotate.expression import correlations
 from celldetr.spatial.section import Section
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ def types_figure(section: Section, types: pd.DataFrame, min_probability: float, 
 
     Args:
         section: its cells include those of ``types``.
-        types: ``steps.TYPES``.
+        types: table ``TYPES``.
         min_probability, min_margin: below which a cell's type is left unknown in the training set.
     """
     from matplotlib.figure import Figure
@@ -88,32 +89,6 @@ def _map(
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, markerscale=4, fontsize=8)
 
 
-def mean_expression(counts: Any, kinds: NDArray[np.object_], names: Sequence[str]) -> NDArray[np.float64]:
-    """Mean of ``log1p`` of counts a thousand transcripts of each cell, for cells of each type.
-
-    Args:
-        counts: (N, G) CSR.
-        kinds: (N,) types.
-        names: K of them.
-
-    Returns:
-        (K, G); NaN where there is no cell of a type.
-    """
-    from scipy import sparse
-
-    matrix = counts.astype(np.float64)
-    total = np.asarray(matrix.sum(axis=1)).ravel()
-    matrix = (sparse.diags(1000 / np.maximum(total, 1)) @ matrix).tocsr()
-    matrix.data = np.log1p(matrix.data)
-    code = {name: k for k, name in enumerate(names)}
-    row = np.array([code.get(kind, -1) for kind in kinds])
-    known = np.flatnonzero(row >= 0)
-    member = sparse.csr_matrix((np.ones(len(known)), (row[known], known)), shape=(len(names), len(kinds)))
-    size = np.bincount(row[known], minlength=len(names)).astype(float)
-    with np.errstate(invalid="ignore"):
-        return np.asarray((member @ matrix).todense()) / np.where(size > 0, size, np.nan)[:, None]
-
-
 def markers(profiles: NDArray[np.float64], count: int = MARKERS) -> NDArray[np.int64]:
     """Genes by which types of a reference differ most: for each type those with the largest lead over the second type.
 
@@ -168,18 +143,3 @@ def expression_figure(
     right.set(xlabel="reference", ylabel="section", title="correlation")
     figure.colorbar(drawn, ax=right, shrink=0.8)
     return figure
-
-
-def correlations(section: NDArray[np.float64], reference: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(K, K) Pearson's r over genes between types of the section (rows) and of the reference (columns).
-
-    What all types have in common is taken off first: means over the types of each.
-    """
-
-    def centred(values: NDArray[np.float64]) -> NDArray[np.float64]:
-        values = np.nan_to_num(values)
-        values = values - values.mean(axis=0)
-        values = values - values.mean(axis=1, keepdims=True)
-        return values / np.maximum(np.linalg.norm(values, axis=1, keepdims=True), 1e-12)
-
-    return centred(section) @ centred(reference).T

@@ -1,32 +1,43 @@
-"""Step 6: the section's nuclei as a patch set with types, which ``celldetr train xenium --data SET`` learns from.
+"""Training set of a section (step 6): a patch set with the type of each nucleus, for ``celldetr train xenium``.
 
 Patches lie on a grid over the part of the image where the section has cells: nuclei beyond have no labels. The section
 is divided into regions of about equal numbers of labelled nuclei; each is a slide of the set, ``NAME [region 3]``, so
 that whole regions are held out, never patches at random. A nucleus is in the patch, and a patch in the region, with its
 centre.
 
-What comes out depends on the inputs and the options alone.
+The set depends on the inputs and the options alone.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
+from contextlib import closing
+from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from celldetr.data.patch_set import PatchSetInfo
+from celldetr.data.patch_set import PatchSetInfo, Position
 from celldetr.data.patch_writer import PatchWriter
+from celldetr.data.sample import UNKNOWN
+from celldetr.data.shards import Patch
 from celldetr.errors import InputError
 from celldetr.slide.base_reader import SlideReader
+from celldetr.slide.damage import DamageError
+from celldetr.slide.pipeline import ahead, usable_threads
 from celldetr.slide.reader import open_slide
-from celldetr.spatial.patches import Plan, WriteOptions
+from celldetr.spatial.nucleus_labels import NucleusLabels, label_nuclei
+from celldetr.spatial.patch_layout import PatchLayout, Region, WriteOptions, lay_out, patch_step
 from celldetr.spatial.section import Nuclei, Section
+from celldetr.spatial.spots import spot_types
 
 if TYPE_CHECKING:
     import pandas as pd
+
+AHEAD = 8  # patches read before they are asked for, beside one a thread
 
 
 def write_set(
@@ -49,23 +60,23 @@ def write_set(
     """Write a training set; other files in its folder stay.
 
     Args:
-        section: whose cells say where there can be labels.
+        section: its cells show where there can be labels.
         image_path: of the H&E.
         nuclei: of the image, level-0 px.
-        pairs: ``steps.PAIRS``; may be None with ``spots``.
-        types: ``steps.TYPES``, with the types that the model is to have; may be None with ``spots``.
-        out: folder of the set, which nobody else works on meanwhile; a set that is in it is replaced.
+        pairs: table ``PAIRS``; may be None with ``spots``.
+        types: table ``TYPES``, with the types that the model is to have; may be None with ``spots``.
+        out: folder of the set, which no other process works on meanwhile; a set that is in it is replaced.
         options: settings.
         affine: (3, 3) from the section's micrometres to level-0 px, as aligned; None: ``section.to_image``; without
-            either the nuclei with a cell say where the section is.
+            either the nuclei with a cell show where the section is.
         mpp: micrometres per pixel of level 0, instead of what the file says; where neither is there, the affine's.
         type_names: the types of the set, in order; nuclei of others are of unknown type. None: all that some nucleus
             has.
-        spots: a row a spot: ``x_um``, ``y_um`` (centre), ``diameter_um`` in the frame of the section, and a column
+        spots: a row a spot: ``x_um``, ``y_um`` (centre), ``diameter_um`` in micrometres of the section, and a column
             "p: NAME" for each type, shares that sum to 1. With ``composition="spots"``.
-        donor: who the section is of; told as the group of its patches, so that several sets can be told apart.
-        licence: of the data; told to whoever uses the set.
-        progress: told the share that is done.
+        donor: who the section is of: the group of its patches.
+        licence: of the data.
+        progress: called with the share that is done.
 
     Returns:
         Content of ``set.json``; ``made_with`` has the numbers of cells at each step and by region.
@@ -76,19 +87,43 @@ def write_set(
     """
     options = options or WriteOptions()
     affine = section.to_image if affine is None else affine
+    if options.composition == "spots":
+        if spots is None or affine is None:
+            raise InputError("composition='spots' needs a table of spots, and the affine that says where they are")
+        type_names = type_names or spot_types(spots)
+    labels = label_nuclei(len(nuclei), pairs, types, options, type_names)
+    if options.composition != "spots" and not labels.counts.get("labelled"):
+        counts = ", ".join(f"{count:,} {what}" for what, count in labels.counts.items())
+        raise InputError(f"no nucleus is sure of its type ({counts}); check the alignment and the types")
     with _open(image_path, mpp, affine) as reader:
-        plan = Plan.make(section, reader, nuclei, pairs, types, options, affine, type_names, spots, donor)
+        layout = lay_out(section, reader, nuclei, labels, options, affine, spots)
+        made_with = {
+            "version": version("celldetr"),
+            "step": "spatial write",
+            "options": options.model_dump(mode="json"),
+            "section": {"name": section.name, "cells": section.cells.n_obs, "source": section.source},
+            "donor": donor,
+            "image": _image_facts(reader),
+            "affine": None if affine is None else np.asarray(affine, np.float64).tolist(),
+            "nuclei": nuclei.source,
+            "sha256": _digests(nuclei, {"pairs": pairs, "types": types, "spots": spots}),
+            "counts": {"cells": section.cells.n_obs, "cells with a type": 0 if types is None else len(types)}
+            | labels.counts,
+            "labelled_by_region": {each.name: _types_of(each, layout, labels) for each in layout.regions},
+            "licence": licence,
+        }
         info = PatchSetInfo.begin(
             mpp=options.mpp,
             px=options.px,
             encoding=options.encoding,
-            types=plan.labels.names,
+            types=labels.names,
             validation=options.validation,
             licence=licence,
-            made_with=plan.made_with(section, nuclei, pairs, types, spots, affine, licence),
+            made_with=made_with,
         )
         with PatchWriter(out, info, options.shard) as writer:
-            return plan.write(writer, progress)
+            _write_patches(writer, reader, nuclei, labels, layout, options, donor, progress)
+            return writer.info
 
 
 def _open(path: Path, mpp: float | None, affine: NDArray[np.float64] | None) -> SlideReader:
@@ -99,4 +134,109 @@ def _open(path: Path, mpp: float | None, affine: NDArray[np.float64] | None) -> 
         area = 0.0 if affine is None else abs(float(np.linalg.det(affine[:2, :2])))
         if mpp is not None or not area > 0:
             raise
-        return open_slide(path, area**-0.5)  # what else is wrong is said again
+        return open_slide(path, area**-0.5)  # whatever else is wrong is raised again
+
+
+def _write_patches(
+    writer: PatchWriter,
+    reader: SlideReader,
+    nuclei: Nuclei,
+    labels: NucleusLabels,
+    layout: PatchLayout,
+    options: WriteOptions,
+    donor: str,
+    progress: Callable[[float], None] | None,
+) -> None:
+    """Write all regions, and end the set."""
+    total = max(sum(len(region.places) for region in layout.regions), 1)
+    step = patch_step(reader, options)
+    done = 0
+    threads = usable_threads()
+
+    def read(place: int) -> NDArray[np.uint8] | None:
+        """Pixels of a place; None where the file is damaged."""
+        (x, y), (width, height) = layout.grid.corners(np.array([place]))[0].tolist(), layout.grid.side.tolist()
+        try:
+            return reader.read_region(x, y, width, height, options.px, options.px)
+        except DamageError:
+            return None
+
+    for number, region in enumerate(layout.regions):
+        places = region.places.tolist()
+        with closing(ahead(read, places, AHEAD + threads, threads)) as images:
+            for position, (place, image) in enumerate(zip(places, images, strict=True)):
+                if image is None:
+                    region.damaged += 1
+                else:
+                    patch = _patch(region.name, place, image, nuclei, labels, layout, step, options)
+                    writer.add(patch)
+                    region.patches += 1
+                    region.nuclei += len(patch.boxes)
+                done += 1
+                if not writer.room:
+                    infos = [each.info(reader.file, donor) for each in layout.regions[: number + 1]]
+                    writer.close_shard(infos, Position(slide=number, place=position + 1))
+                if progress is not None:
+                    progress(done / total)
+    writer.close_shard([each.info(reader.file, donor) for each in layout.regions], None)
+
+
+def _patch(
+    slide: str,
+    place: int,
+    image: NDArray[np.uint8],
+    nuclei: Nuclei,
+    labels: NucleusLabels,
+    layout: PatchLayout,
+    step: NDArray[np.float64],
+    options: WriteOptions,
+) -> Patch:
+    own = layout.nuclei_of(place)
+    corner = layout.grid.corners(np.array([place]))[0]
+    boxes = (nuclei.boxes[own].astype(np.float64) - np.tile(corner, 2)) / np.tile(step, 2)
+    boxes = np.clip(boxes, 0, options.px).astype(np.float32)
+    kept = (boxes[:, 2:] > boxes[:, :2]).all(1)  # a sliver at the edge may be lost in rounding
+    own = own[kept]
+    types = labels.types[own]
+    return Patch(
+        slide=slide,
+        x=float(corner[0]),
+        y=float(corner[1]),
+        mpp=options.mpp,
+        image=image,
+        boxes=boxes[kept],
+        scores=np.clip(nuclei.scores[own], 0, 1),
+        types=types,
+        confidence=np.where(types == UNKNOWN, 1, labels.confidence[own]) if options.confidence else None,
+        spots=None if layout.spots is None else layout.spots.of_place(place, own),
+    )
+
+
+def _image_facts(reader: SlideReader) -> dict[str, Any]:
+    return {
+        "file": reader.file,
+        "size": [reader.width, reader.height],
+        "bytes": reader.size_bytes,
+        "mpp": [reader.mpp_x, reader.mpp_y],
+    }
+
+
+def _types_of(region: Region, layout: PatchLayout, labels: NucleusLabels) -> dict[str, int]:
+    """Labelled nuclei of each type in a region's patches."""
+    parts = [layout.nuclei_of(place) for place in region.places.tolist()]
+    own = labels.types[np.concatenate([np.zeros(0, np.int64), *parts])]
+    counts = np.bincount(own[own >= 0], minlength=len(labels.names))
+    return dict(zip(labels.names, counts.tolist(), strict=True))
+
+
+def _digests(nuclei: Nuclei, tables: dict[str, pd.DataFrame | None]) -> dict[str, str]:
+    """SHA-256 of the inputs, for provenance."""
+    from pandas.util import hash_pandas_object
+
+    contents = {"nuclei": nuclei.boxes.tobytes() + nuclei.scores.tobytes()}
+    for name, table in tables.items():
+        if table is not None:
+            contents[name] = (
+                repr(list(table.columns)).encode() + hash_pandas_object(table, index=False).to_numpy().tobytes()
+            )
+    return {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}

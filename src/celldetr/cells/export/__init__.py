@@ -156,8 +156,8 @@ def export_cells(
         The path written.
 
     Raises:
-        InputError: unknown format or option, no table, a target that exists or has another format's suffix, or a disk
-            that cannot be written to.
+        InputError: unknown format or option, a library that is not installed, no table, a target that exists or has
+            another format's suffix, or a disk that cannot be written to.
     """
     exporter, table, target = _prepare(source, format, out, overwrite, options)
     with RunLock(target.parent) if target.parent.samefile(table.path.parent) else nullcontext():
@@ -179,6 +179,7 @@ def _prepare(
 ) -> tuple[Exporter, CellTable, Path]:
     """Check all that can be, and make the folder."""
     exporter = find_format(format)
+    exporter.check()
     for option in options:
         if option not in exporter.options:
             hint = near(option, exporter.options) if exporter.options else "it takes none"

@@ -30,19 +30,11 @@ def _observations(table: CellTable) -> pd.DataFrame:
     """All columns but the embedding and the geometry, one row a cell."""
     import pandas as pd
 
-    names = [name for name in table.columns if name not in ("geometry", "embedding")]
-    parts: dict[str, list[np.ndarray]] = {name: [] for name in names}
-    for batch in table.batches(names):
-        for name in names:
-            column = batch.column(name)
-            parts[name].append(table.type_codes(batch) if name == "type" else column.to_numpy(zero_copy_only=False))
-    joined = {name: np.concatenate(part) if part else np.zeros(0) for name, part in parts.items()}
-    cell_id = joined["cell_id"].astype(np.int64)
-    frame = pd.DataFrame({**joined, "cell_id": cell_id}, index=pd.Index(cell_id.astype(str), dtype=object))
-    frame["type"] = pd.Categorical.from_codes(joined["type"].astype(np.intp), categories=pd.Index(table.types))
+    frame = table.frame([name for name in table.columns if name not in ("geometry", "embedding")])
+    frame.index = pd.Index(frame["cell_id"].astype(str).to_numpy(object))
     if table.clusters:
         names = [str(number) for number in range(table.clusters)]  # as scanpy's own clusterings have them
-        frame[CLUSTER] = pd.Categorical.from_codes(joined[CLUSTER].astype(np.intp), categories=pd.Index(names))
+        frame[CLUSTER] = pd.Categorical.from_codes(frame[CLUSTER], categories=pd.Index(names))
     return frame.rename(columns=lambda name: name.replace("/", "_"))  # of types; in HDF5 it would make groups
 
 

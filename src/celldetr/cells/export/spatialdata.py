@@ -17,9 +17,8 @@ from typing import Any
 import numpy as np
 
 from celldetr.cells.export.anndata import as_anndata
-from celldetr.cells.reader import CellTable, batch_embeddings
-from celldetr.cells.schema import BOX
-from celldetr.errors import InputError, install
+from celldetr.cells.reader import CellTable
+from celldetr.cells.schema import BOX, embedding_matrix
 
 SHAPES, TABLE = "cells", "table"
 PIXELS, MICROMETERS = "global", "micrometers"
@@ -35,31 +34,20 @@ def write_spatialdata(table: CellTable, out: Path) -> None:
     Args:
         table: what to write.
         out: the folder, which must not be there.
-
-    Raises:
-        InputError: spatialdata is not installed, or the table is damaged.
     """
     import pandas as pd
+    import spatialdata
 
-    try:
-        import spatialdata
-    except ImportError as error:
-        raise InputError(f"format spatialdata needs spatialdata ({error}): {install('spatialdata')}") from None
     cells = as_anndata(table)
-    rows = [batch_embeddings(batch) for batch in table.batches(["embedding"])]
-    cells.X = np.concatenate([np.zeros((0, table.embedding_dim), np.float32), *rows])
+    cells.X = embedding_matrix(table.read(["embedding"])["embedding"]).astype(np.float32)
     spatialdata.sanitize_table(cells)  # names of columns, as those of types with spaces: letters, digits, ``_.-`` only
     cells.obs["region"] = pd.Categorical.from_codes(np.zeros(table.count, dtype=np.intp), categories=pd.Index([SHAPES]))
     # SpatialData has no element of no shapes: of a slide without cells there is an empty table that belongs to none.
     belongs = {"region": SHAPES, "region_key": "region", "instance_key": "cell_id"} if table.count else {}
-    try:
-        data = spatialdata.SpatialData(
-            shapes={SHAPES: _shapes(table, cells.obs)} if table.count else {},
-            tables={TABLE: spatialdata.models.TableModel.parse(cells, **belongs)},
-        )
-    except (ValueError, TypeError, KeyError) as error:  # what it does not accept of a damaged table
-        said = " ".join(str(error).split())[:200]
-        raise InputError(f"{table.path}: cannot be written as SpatialData ({said}); use another format") from None
+    data = spatialdata.SpatialData(
+        shapes={SHAPES: _shapes(table, cells.obs)} if table.count else {},
+        tables={TABLE: spatialdata.models.TableModel.parse(cells, **belongs)},
+    )
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "zarr v3 autosharding", UserWarning)  # about zarr's next version
         data.write(out)

@@ -1,4 +1,4 @@
-"""What every way of typing cells returns: a probability for each cell and type; and the table that is kept of it."""
+"""Annotation: a probability for each cell and type, which every method of typing cells returns; and its table."""
 
 from __future__ import annotations
 
@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from celldetr.spatial.schemas import PROBABILITY, TYPES
+from celldetr.spatial.section import PROBABILITY
 
 if TYPE_CHECKING:
     import anndata
     import pandas as pd
 
-Progress = Callable[[float], None]  # told the share that is done, 0 to 1
-CONFIDENT = (0.5, 0.8, 0.95)  # probabilities from which a summary counts cells
+Progress = Callable[[float], None]  # called with the share that is done, 0 to 1
 
 
 @dataclass(frozen=True)
@@ -35,25 +34,19 @@ class Annotation:
     known: NDArray[np.bool_]
     facts: dict[str, Any] = field(default_factory=dict)
 
-    def __post_init__(self) -> None:
-        n, k = self.probabilities.shape
-        if k != len(self.types) or k < 1 or self.known.shape != (n,):
-            shapes = f"probabilities {self.probabilities.shape}, {len(self.types)} types, known {self.known.shape}"
-            raise ValueError(f"{shapes} disagree")
-
     def __len__(self) -> int:
         return len(self.probabilities)
 
 
 class Annotator(Protocol):
-    """A way of typing cells. To add one: a class with this method, and a line in ``annotate.ANNOTATORS``."""
+    """A method of typing cells. To add one: a class with this method, and a line in ``annotate.cells``."""
 
     def annotate(self, section: anndata.AnnData, progress: Progress | None = None) -> Annotation:
         """Type the cells of a section.
 
         Args:
             section: cells by genes, whole counts in ``X``; ``obs_names`` are the cell ids.
-            progress: told now and then how far it is.
+            progress: called now and then.
 
         Raises:
             InputError: it cannot be done with these inputs; the message says what to do.
@@ -62,23 +55,18 @@ class Annotator(Protocol):
 
 
 def uniform(n: int, k: int) -> NDArray[np.float32]:
-    """(n, k) of the probability that says nothing."""
+    """(n, k) of equal probabilities."""
     return np.full((n, k), 1 / k, dtype=np.float32)
 
 
-def table(annotation: Annotation, cell_ids: Sequence[str]) -> pd.DataFrame:
-    """The table of step 3: ``steps.TYPES``, and a float32 column "p: NAME" for each type.
+def types_table(annotation: Annotation, cell_ids: Sequence[str]) -> pd.DataFrame:
+    """The table ``TYPES`` of N cells, with a float32 column "p: NAME" for each type.
 
     A cell of which nothing is known has type and second "" and margin 0. With a single type, second is "" and the
     margin is its probability.
-
-    Raises:
-        ValueError: as many ids as cells are needed.
     """
     import pandas as pd
 
-    if len(cell_ids) != len(annotation):
-        raise ValueError(f"{len(cell_ids)} cell ids for {len(annotation)} cells")
     p = annotation.probabilities
     rows = np.arange(len(p))
     names = np.array(annotation.types, dtype=object)
@@ -96,29 +84,4 @@ def table(annotation: Annotation, cell_ids: Sequence[str]) -> pd.DataFrame:
         "margin": np.where(annotation.known, margin, 0).astype(np.float32),
         "second": np.where(annotation.known & (not single), names[second], ""),
     }
-    assert list(columns) == list(TYPES)
-    columns |= {f"{PROBABILITY}{name}": p[:, k] for k, name in enumerate(annotation.types)}
-    return pd.DataFrame(columns)
-
-
-def summary(annotation: Annotation) -> dict[str, Any]:
-    """Numbers for a report: cells of each type, how sure of them, and how many are of no known type. JSON-able."""
-    p, known = annotation.probabilities, annotation.known
-    first, best = p.argmax(axis=1), p.max(axis=1)
-    per_type = {}
-    for k, name in enumerate(annotation.types):
-        mine = best[known & (first == k)]
-        per_type[name] = {
-            "cells": len(mine),
-            "share": float(len(mine) / max(len(p), 1)),
-            "mean_probability": float(mine.mean()) if len(mine) else None,
-            "confident": int((mine >= CONFIDENT[1]).sum()),
-        }
-    return {
-        "cells": len(p),
-        "unknown": int((~known).sum()),
-        "confident": {str(limit): int((known & (best >= limit)).sum()) for limit in CONFIDENT},
-        "median_probability": float(np.median(best[known])) if known.any() else None,
-        "types": per_type,
-        "facts": annotation.facts,
-    }
+    return pd.DataFrame(columns | {f"{PROBABILITY}{name}": p[:, k] for k, name in enumerate(annotation.types)})

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from celldetr.errors import InputError
 from celldetr.spatial.annotate.annotation import Annotation, Progress, uniform
-from celldetr.spatial.reference import shared_genes
+from celldetr.spatial.annotate.reference import shared_genes
 
 if TYPE_CHECKING:
     import anndata
@@ -66,14 +65,18 @@ class Classifier:
         known = np.asarray(cells.X.sum(axis=1)).ravel() > 0
         if not known.any():
             raise InputError("no cell of the section has a transcript of a gene that the classifier knows")
-        found = celltypist.annotate(cells[known].copy(), model=model, majority_voting=False).probability_matrix
-        names = tuple(str(name) for name in found.columns)
+        result = celltypist.annotate(cells[known].copy(), model=model, majority_voting=False).probability_matrix
+        names = tuple(str(name) for name in result.columns)
         p = uniform(section.n_obs, len(names))
-        values = np.maximum(found.to_numpy(dtype=np.float64), 1e-12)
+        values = np.maximum(result.to_numpy(dtype=np.float64), 1e-12)
         p[known] = (values / values.sum(axis=1, keepdims=True)).astype(np.float32)
         if progress:
             progress(1.0)
-        facts: dict[str, Any] = {"method": "celltypist", "version": _version(), "model": "trained on the reference"}
+        facts: dict[str, Any] = {
+            "method": "celltypist",
+            "version": getattr(celltypist, "__version__", "unknown"),
+            "model": "trained on the reference",
+        }
         facts |= shared.facts
         facts |= {"cells_without_genes": int((~known).sum()), "seconds": round(time.perf_counter() - start, 1)}
         return Annotation(p, names, known, facts)
@@ -91,10 +94,3 @@ def _normalised(matrix: Any, genes: Sequence[str]) -> anndata.AnnData:
     scaled.data = np.log1p(scaled.data)
     index = [f"c{i}" for i in range(scaled.shape[0])]
     return AnnData(scaled, obs=pd.DataFrame(index=index), var=pd.DataFrame(index=pd.Index(genes)))
-
-
-def _version() -> str:
-    try:
-        return version("celltypist")
-    except PackageNotFoundError:
-        return "unknown"

@@ -76,7 +76,7 @@ def coarsen(annotation: Annotation, hierarchy: Hierarchy, level: str) -> Annotat
     """Sum the probabilities of fine types into those of a level.
 
     A cell is unknown where it was, or where more of its probability goes to "" than to any type. Margins and seconds
-    follow from the sums (``annotation.table``).
+    follow from the sums (``types_table``).
 
     Args:
         annotation: types of the reference, or of a level below.

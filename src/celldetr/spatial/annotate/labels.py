@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from celldetr.errors import InputError, near
-from celldetr.io.safe_io import is_file
 from celldetr.spatial.annotate.annotation import Annotation, Progress, uniform
+from celldetr.spatial.files import read_table
 
 if TYPE_CHECKING:
     import anndata
@@ -79,7 +79,7 @@ class Labels:
     def _values(self, section: anndata.AnnData) -> tuple[pd.DataFrame, str]:
         if self.file is None:
             return section.obs, "the section's table"
-        values = _read(self.file)
+        values = read_table(self.file)
         key = _choose(None, ID_COLUMNS, values, str(self.file), "cell ids")
         index = values[key].map(_text)
         twice = index[index.duplicated()]
@@ -88,17 +88,6 @@ class Labels:
                 f"{self.file}: cell {twice.iloc[0]!r} is in two rows of {key!r}; one row a cell is expected"
             )
         return values.set_axis(index, axis=0).reindex(section.obs_names.astype(str)), self.file.name
-
-
-def _read(path: Path) -> pd.DataFrame:
-    import pandas as pd
-
-    if not is_file(path):
-        raise InputError(f"{path}: no such file; expected a csv or Parquet file with cell ids and types")
-    try:
-        return pd.read_parquet(path) if path.suffix.lower() in (".parquet", ".pq") else pd.read_csv(path)
-    except Exception as error:  # pyarrow and pandas fail in many ways
-        raise InputError(f"{path}: not readable as csv or Parquet ({type(error).__name__}: {error})") from None
 
 
 def _choose(given: str | None, usual: tuple[str, ...], values: pd.DataFrame, where: str, what: str) -> str:

@@ -22,7 +22,7 @@ from pydantic import Field
 from celldetr.config import Config, Count, Positive
 from celldetr.errors import InputError, install
 from celldetr.spatial.annotate.annotation import Annotation, Progress, uniform
-from celldetr.spatial.reference import shared_genes
+from celldetr.spatial.annotate.reference import shared_genes
 
 if TYPE_CHECKING:
     import anndata
@@ -32,24 +32,31 @@ KEY = "type"
 
 
 class TransportOptions(Config):
-    """How cells are transported; the names in parentheses are TACCO's."""
+    """Settings of the transport; the names in parentheses are TACCO's."""
 
-    # Entropy: larger spreads probability over more types. TACCO's 0.005 makes doubtful cells look certain.
-    epsilon: Positive = 0.02
-    # How strongly a section must be composed as the prior says (lamb; TACCO: 0.1). A reference is not composed as a
-    # section is, and holding cells to it mistypes half of them where it is far off.
-    prior_strength: Positive = 0.001
-    prior: Literal["uniform", "reference"] = "uniform"
-    # Profiles a type, found by k-means: types are not of one kind (TACCO: 1).
-    multi_center: Count = 5
-    # Rounds that explain a cell's transcripts by several types (TACCO: 4); 0: one type a cell.
-    bisections: int = Field(0, ge=0, le=10)
-    # Rescales genes until both pseudo-bulks agree (TACCO: 0, once); -1: not at all, as that takes a difference of
-    # composition for one of technique.
-    platform_iterations: int = Field(-1, ge=-1, le=10)
-    tile: Count = 20_000  # cells transported at once, about
-    min_genes: int | None = Field(None, ge=1)  # that must be shared; None: 50, or a tenth of the section's
-    seed: int = 0  # of the cells that make a tile
+    epsilon: Positive = Field(
+        0.02,
+        description="Entropy: larger spreads probability over more types. TACCO's 0.005 makes doubtful cells look"
+        " certain.",
+    )
+    # A reference is not composed as a section is, and holding cells to it mistypes half of them where it is far off.
+    prior_strength: Positive = Field(
+        0.001, description="How strongly a section must be composed as the prior (lamb; TACCO: 0.1)."
+    )
+    prior: Literal["uniform", "reference"] = Field("uniform", description="Composition of the section beforehand.")
+    multi_center: Count = Field(5, description="Profiles a type, by k-means: types are not of one kind (TACCO: 1).")
+    bisections: int = Field(
+        0, ge=0, le=10, description="Rounds that explain a cell by several types (TACCO: 4); 0: one type a cell."
+    )
+    # Off, as it takes a difference of composition for one of technique.
+    platform_iterations: int = Field(
+        -1, ge=-1, le=10, description="Rescales genes until both pseudo-bulks agree (TACCO: 0, once); -1: not at all."
+    )
+    tile: Count = Field(20_000, description="Cells transported at once, about.")
+    min_genes: int | None = Field(
+        None, ge=1, description="Genes that must be shared; default: 50, or a tenth of the section's."
+    )
+    seed: int = Field(0, description="Of the cells that make a tile.")
 
 
 class Transport:
@@ -75,7 +82,7 @@ class Transport:
         """
         start = time.perf_counter()
         try:
-            import tacco  # here, as it takes long to import
+            import tacco
         except ImportError as error:
             raise InputError(f"TACCO cannot be imported ({error}); {install('spatial')}") from None
         shared = shared_genes(section, self.reference, self.options.min_genes)

@@ -12,16 +12,14 @@ from numpy.typing import NDArray
 
 from celldetr.errors import InputError
 from celldetr.spatial.affine import scaling
+from celldetr.spatial.counts import find_counts, undo_log_provably
 from celldetr.spatial.readers.common import (
     ReadOptions,
     as_text,
     check_ids,
-    csr_counts,
     make_cells,
     places,
     reading,
-    unlog,
-    whole,
 )
 from celldetr.spatial.readers.tables import GENE_TYPES
 from celldetr.spatial.section import CELL_AREA, NUCLEUS_AREA, Section, X, Y
@@ -155,7 +153,10 @@ def section(
     """
     ids = as_text(data.obs_names.to_numpy())
     check_ids(ids, path)
-    counts, var, where = whole_counts(data, options, path)
+    advice = "what they were cannot be proved" if options.undo_log else "if they are normalised, try undo_log=True"
+    undo = undo_log_provably if options.undo_log else None
+    whole = find_counts(data, path, options.layer or "auto", undo, f"; {advice}")
+    counts, var = whole.matrix, whole.var
     genes, said = _symbols(var, options, path)
     gene, features_left_out = _genes_only(var, genes)
     if not gene.any():
@@ -177,51 +178,12 @@ def section(
             **source,
             "files": [path.name],
             **({} if mpp is None else {"mpp": mpp}),
-            "counts": where,
+            "counts": whole.place,
             "genes": said,
             "features_left_out": features_left_out,
             "left_out": left_out,
         },
     )
-
-
-def whole_counts(data: anndata.AnnData, options: ReadOptions, path: Path) -> tuple[Any, Any, str]:
-    """The first matrix of whole numbers of X, layers ``counts`` and ``raw_counts``, and raw.
-
-    Returns:
-        (N, G) CSR float32, the (G,) var that belongs to it, and where it was.
-
-    Raises:
-        InputError: there is none, and ``undo_log`` was not asked for or cannot be done.
-    """
-    places_: list[tuple[str, Any, Any]] = []
-    if options.layer is not None:
-        if options.layer not in data.layers:
-            raise InputError(f"{path}: has no layer {options.layer!r}; it has {', '.join(data.layers) or 'none'}")
-        places_.append((f"layer {options.layer}", data.layers[options.layer], data.var))
-    else:
-        places_ += [("X", data.X, data.var)] * (data.X is not None)
-        places_ += [
-            (f"layer {key}", data.layers[key], data.var) for key in ("counts", "raw_counts") if key in data.layers
-        ]
-        places_ += [] if data.raw is None else [("raw", data.raw.X, data.raw.var)]
-    for where, matrix, var in places_:
-        if whole(matrix):
-            return csr_counts(matrix), var, where
-    if options.undo_log:
-        for where, matrix, var in places_:
-            counts = unlog(matrix)
-            if counts is not None:
-                return counts, var, f"{where}, normalisation undone: counts relative to each cell's smallest"
-    looked = ", ".join(where for where, _, _ in places_) or "no matrix"
-    others = [str(key) for key in data.layers if f"layer {key}" not in looked.split(", ")]
-    more = f"; name another of its layers with layer ({', '.join(others)})" if others else ""
-    undo = (
-        "undo_log cannot prove what they were"
-        if options.undo_log
-        else "or, if they are normalised (and perhaps log1p), try undo_log=True"
-    )
-    raise InputError(f"{path}: holds no whole counts (looked at {looked}){more}; save them in layers['counts'], {undo}")
 
 
 def _symbols(var: Any, options: ReadOptions, path: Path) -> tuple[NDArray[np.object_], str]:

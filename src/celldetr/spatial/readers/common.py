@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 Progress = Callable[[float], None]
 
-_NOT_WHOLE = 0.02  # of a count; float32 logarithms keep some 1e-5
 # What to do about a bad file: the same advice behind each of the libraries' own words.
 DAMAGED = "the file is damaged or incomplete; copy it again, or export it anew"
 
@@ -112,74 +111,6 @@ def places(
             " out with drop_unplaced"
         )
     return placed, {"cells without coordinates": missing} if missing else {}
-
-
-def csr_counts(matrix: Any) -> Any:
-    """A dense or sparse matrix as CSR float32, sorted, without stored zeros."""
-    from scipy import sparse
-
-    csr = sparse.csr_matrix(matrix) if not sparse.issparse(matrix) else matrix.tocsr()
-    csr = sparse.csr_matrix((csr.data.astype(np.float32), csr.indices, csr.indptr), shape=csr.shape)
-    csr.sum_duplicates()
-    csr.eliminate_zeros()
-    return csr
-
-
-def whole(matrix: Any) -> bool:
-    """Whether a dense or sparse matrix holds whole numbers of 0 and more, and nothing else."""
-    data = np.asarray(matrix.data if hasattr(matrix, "tocsr") else matrix)
-    if data.dtype.kind in "ub":
-        return True
-    if data.dtype.kind not in "if":
-        return False
-    flat, step = data.reshape(-1), 1 << 22  # in pieces: no copies as large as the matrix
-    for start in range(0, flat.size, step):
-        piece = flat[start : start + step]
-        if not (np.isfinite(piece).all() and (piece >= 0).all() and (piece == np.floor(piece)).all()):
-            return False
-    return True
-
-
-def unlog(matrix: Any) -> Any | None:
-    """Counts from values that were divided by each cell's total and then, perhaps, went through log1p.
-
-    That they were is proved by equal totals of all cells, of the values or of their expm1. A cell's smallest value is
-    then taken for one transcript, or else two, three or four, which is proved by all others being whole as well. (A
-    cell all of whose counts share a factor comes back divided by it; with tens of genes a cell that is rare.)
-
-    Args:
-        matrix: (N, G) dense or sparse.
-
-    Returns:
-        (N, G) CSR float32 of whole counts; None: not provable.
-    """
-    logged = csr_counts(matrix)
-    if not np.isfinite(logged.data).all() or (logged.data < 0).any():
-        return None
-    filled = np.diff(logged.indptr) > 0
-    if not filled.any():
-        return None
-    starts, lengths = logged.indptr[:-1][filled], np.diff(logged.indptr)[filled]
-    for undo in (np.expm1, np.positive):
-        if undo is np.expm1 and logged.data.max() > 80:  # no logarithm
-            continue
-        values = undo(logged.data.astype(np.float64))
-        totals = np.add.reduceat(values, starts)
-        if np.ptp(totals) > 1e-3 * totals.mean():
-            continue
-        ratio = values / np.repeat(np.minimum.reduceat(values, starts), lengths)
-        unit = np.ones(len(starts))
-        for least in (2.0, 3.0, 4.0):
-            scaled = ratio * np.repeat(unit, lengths)
-            off = np.maximum.reduceat(np.abs(scaled - np.rint(scaled)), starts)
-            unit[off > _NOT_WHOLE] = least
-        scaled = ratio * np.repeat(unit, lengths)
-        if np.abs(scaled - np.rint(scaled)).max() > _NOT_WHOLE:
-            continue
-        out = logged.copy()
-        out.data = np.rint(scaled).astype(np.float32)
-        return out
-    return None
 
 
 def make_cells(

@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 from celldetr.errors import InputError
 from celldetr.io.safe_io import load_json
 from celldetr.spatial.affine import PIXEL_UM, read_affine, to_image
+from celldetr.spatial.counts import is_whole
 from celldetr.spatial.readers.boundaries import one_per_cell, read_boundaries
-from celldetr.spatial.readers.common import Progress, ReadOptions, as_text, check_ids, make_cells, places, whole
+from celldetr.spatial.readers.common import Progress, ReadOptions, as_text, check_ids, make_cells, places
 from celldetr.spatial.readers.tables import (
     CELL_ID,
     CELLS,
@@ -251,7 +252,7 @@ def _section(files: BundleFiles, parts: _Parts, name: str, experiment: dict[str,
             f"{files.matrix}: none of its features is of type 'Gene Expression' ({parts.features_left_out}); is it the"
             " matrix of a protein run?"
         )
-    if not whole(matrix.counts):
+    if not is_whole(matrix.counts):
         raise InputError(f"{files.matrix}: holds numbers that are no counts of transcripts; use the run's own matrix")
     row = pd.Index(cells.index).get_indexer(pd.Index(matrix.ids))
     missing, total = int((row < 0).sum()), len(row)

@@ -1,4 +1,4 @@
-"""Where patches are cut from a section, and its division into regions that are held out whole."""
+"""Grid of places for the patches of a section, and its division into regions that are held out as a whole."""
 
 from __future__ import annotations
 

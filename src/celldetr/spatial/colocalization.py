@@ -1,4 +1,4 @@
-"""Whether cells and nuclei are of the same section: more of them meet than when one side is shifted at random."""
+"""Colocalisation of cells and nuclei against random shifts: are section and image of the same tissue?"""
 
 from __future__ import annotations
 
@@ -17,14 +17,15 @@ SHIFTS = 24
 SHORTEST, LONGEST = 20.0, 60.0  # um: beyond the order that packed nuclei have, within the same tissue
 FEWEST_CELLS = 20
 LEAST_EXCESS, LEAST_Z = 0.05, 4.0
+MOST_CELLS = 50_000  # looked at
 
 
 @dataclass(frozen=True)
-class Evidence:
+class Colocalization:
     """Cells with a nucleus within ``NEAR`` um, of those that have nuclei around.
 
     Attributes:
-        cells: how many have.
+        cells: how many have nuclei around.
         share: of these with a nucleus that near.
         chance: the same share after random shifts, on average.
         spread: its standard deviation from shift to shift.
@@ -36,11 +37,6 @@ class Evidence:
     chance: float
     spread: float
     same: bool
-
-    @property
-    def excess(self) -> float:
-        """Share above chance."""
-        return self.share - self.chance
 
     def as_json(self) -> dict[str, Any]:
         """All attributes."""
@@ -55,19 +51,18 @@ class Evidence:
 
 def nearest_distances(
     cells_um: Floats, nuclei_px: Floats, to_image: Floats, mpp: Mpp, seed: int = 0
-) -> tuple[Floats, Floats, Floats]:
+) -> tuple[Floats, list[Floats]]:
     """From each cell to the nearest nucleus, as they lie and after random shifts.
 
     Args:
-        cells_um: (N, 2) in the frame of the instrument.
+        cells_um: (N, 2) micrometres of the section.
         nuclei_px: (M, 2) level-0 pixels.
         to_image: (3, 3) from the one to the other.
         mpp: of level 0.
         seed: of the shifts.
 
     Returns:
-        (K,) um, of the cells that have nuclei around (``COVERED``); the same of all shifts together; and how large a
-        share of them each shift brings within ``NEAR``.
+        (K,) um, of the cells that have nuclei around (``COVERED``), and the same after each shift.
     """
     from scipy.spatial import cKDTree
 
@@ -75,51 +70,50 @@ def nearest_distances(
     points = apply(in_image_um(to_image, mpp), cells_um)
     random = np.random.default_rng(seed)
     angle, length = random.uniform(0, 2 * np.pi, SHIFTS), random.uniform(SHORTEST, LONGEST, SHIFTS)
-    if len(points) > 50_000:
-        points = points[np.sort(random.choice(len(points), 50_000, replace=False))]
+    if len(points) > MOST_CELLS:
+        points = points[np.sort(random.choice(len(points), MOST_CELLS, replace=False))]
 
     def covered(at: Floats) -> Floats:
         distance = tree.query(at, distance_upper_bound=COVERED)[0]
         return distance[np.isfinite(distance)]
 
-    as_they_lie = covered(points)
-    shifted = [covered(points + shift) for shift in np.stack([np.cos(angle), np.sin(angle)], 1) * length[:, None]]
-    shares = np.array([_share(distance) for distance in shifted])
-    return as_they_lie, np.concatenate(shifted), shares
+    shifts = np.stack([np.cos(angle), np.sin(angle)], 1) * length[:, None]
+    return covered(points), [covered(points + shift) for shift in shifts]
 
 
 def _share(distance: Floats) -> float:
     return float((distance <= NEAR).mean()) if len(distance) else 0.0
 
 
-def evidence(cells_um: Floats, nuclei_px: Floats, to_image: Floats, mpp: Mpp, seed: int = 0) -> Evidence:
-    """How many cells meet a nucleus, and how many would by chance. Arguments as in ``nearest_distances``.
+def colocalization(cells_um: Floats, nuclei_px: Floats, to_image: Floats, mpp: Mpp, seed: int = 0) -> Colocalization:
+    """How many cells have a nucleus, and how many would by chance. Arguments as in ``nearest_distances``.
 
-    An affine that was fitted must be judged by cells that it was not fitted to (``Alignment.evidence`` does so).
+    An affine that was fitted must be tested on cells that it was not fitted to (``Alignment.colocalization`` is).
     """
-    distance, _, shares = nearest_distances(cells_um, nuclei_px, to_image, mpp, seed)
+    distance, shifted = nearest_distances(cells_um, nuclei_px, to_image, mpp, seed)
+    shares = np.array([_share(each) for each in shifted])
     share, chance = _share(distance), float(shares.mean())
-    # Few cells: the shifts do not tell how much the share itself may vary.
+    # Of few cells the share itself may vary by more than the shifts show.
     binomial = np.sqrt(max(chance * (1 - chance), 0.01) / max(len(distance), 1))
     spread = float(np.hypot(shares.std(), binomial))
     same = len(distance) >= FEWEST_CELLS and share - chance > max(LEAST_EXCESS, LEAST_Z * spread)
-    return Evidence(len(distance), share, chance, spread, bool(same))
+    return Colocalization(len(distance), share, chance, spread, bool(same))
 
 
-def require_same_section(found: Evidence) -> None:
-    """Refuse what does not look like the same section.
+def require_same_section(measured: Colocalization) -> None:
+    """Refuse an image that does not look like one of the same section.
 
     Raises:
-        InputError: cells meet nuclei no more often than by chance.
+        InputError: cells have nuclei no more often than by chance.
     """
-    if found.same:
+    if measured.same:
         return
-    if found.cells < FEWEST_CELLS:
+    if measured.cells < FEWEST_CELLS:
         raise InputError(
-            f"the H&E does not look like the same section: only {found.cells} cells lie where it has nuclei; check "
+            f"the H&E does not look like the same section: only {measured.cells} cells lie where it has nuclei; check "
             "that image and alignment belong to this bundle, and the direction of the alignment"
         )
     raise InputError(
-        f"the H&E does not look like the same section: {found}; check that image and alignment belong to this bundle, "
-        "the alignment's direction and the image's mpp"
+        f"the H&E does not look like the same section: {measured}; check that image and alignment belong to this"
+        " bundle, the alignment's direction and the image's mpp"
     )

@@ -15,10 +15,9 @@ from shapely.geometry import box
 
 from celldetr.config import parse
 from celldetr.errors import InputError
-from celldetr.spatial.quality import QualityOptions, check_cells, limits, measures, passed_cells, summary
-from celldetr.spatial.quality_plots import quality_figure
-from celldetr.spatial.schemas import QUALITY
-from celldetr.spatial.section import Section
+from celldetr.spatial.qc import QualityOptions, filter_cells, limits, measures, qc_cells, qc_summary
+from celldetr.spatial.qc_plots import qc_figure
+from celldetr.spatial.section import QUALITY, Section
 
 
 def a_section(counts: np.ndarray, **columns: np.ndarray) -> Section:
@@ -44,7 +43,7 @@ def test_as_a_plain_loop_says(
     counts = rng.poisson(rng.uniform(0.1, 6, (40, 1)), (40, 7))
     area = np.where(rng.random(40) < 0.2, np.nan, rng.uniform(0, 400, 40))
     options = QualityOptions(min_counts=low, min_genes=genes, max_counts=high, min_cell_area=small, max_cell_area=large)
-    table = check_cells(a_section(counts, cell_area_um2=area), options)
+    table = qc_cells(a_section(counts, cell_area_um2=area), options)
     assert list(table.columns) == list(QUALITY)
     for row, size, cell in zip(counts, area, table.itertuples(), strict=True):
         why = []
@@ -61,7 +60,7 @@ def test_as_a_plain_loop_says(
         assert (cell.counts, cell.genes) == (row.sum(), (row > 0).sum())
         assert cell.passed == (not why)
         assert cell.reason == "; ".join(why)
-    numbers = summary(table)
+    numbers = qc_summary(table)
     assert numbers["cells"] == 40
     assert numbers["passed"] + numbers["failed"] == 40
     assert numbers["reasons"] == {words: int(table["reason"].str.contains(words, regex=False).sum())
@@ -70,13 +69,13 @@ def test_as_a_plain_loop_says(
 
 def test_unknown_areas_hold_nobody_back() -> None:
     counts = np.full((4, 6), 5)
-    table = check_cells(a_section(counts, nucleus_area_um2=np.array([np.nan, 30, 900, np.nan])))
+    table = qc_cells(a_section(counts, nucleus_area_um2=np.array([np.nan, 30, 900, np.nan])))
     assert table["passed"].tolist() == [True, True, False, True]
     assert table["reason"][2] == "nucleus area above 400 um2"
-    assert check_cells(a_section(counts))["passed"].all()
-    assert check_cells(a_section(counts, cell_area_um2=np.full(4, np.nan)))["passed"].all()
+    assert qc_cells(a_section(counts))["passed"].all()
+    assert qc_cells(a_section(counts, cell_area_um2=np.full(4, np.nan)))["passed"].all()
     needed = QualityOptions(need_nucleus=True)
-    table = check_cells(a_section(counts, nucleus_area_um2=np.array([np.nan, 30, 30, 0])), needed)
+    table = qc_cells(a_section(counts, nucleus_area_um2=np.array([np.nan, 30, 30, 0])), needed)
     assert table["reason"].tolist() == ["no nucleus", "", "", "no nucleus"]
 
 
@@ -86,9 +85,9 @@ def test_outliers_follow_the_section() -> None:
     counts[0] *= 40
     counts[1] = counts[1] // 18 + 1
     free = QualityOptions(min_counts=0, min_genes=0)
-    assert check_cells(a_section(counts), free)["passed"].all()
+    assert qc_cells(a_section(counts), free)["passed"].all()
     options = free.model_copy(update={"mads": 5.0})
-    table = check_cells(a_section(counts), options)
+    table = qc_cells(a_section(counts), options)
     # The same by scipy's own deviation.
     from scipy.stats import median_abs_deviation
 
@@ -97,7 +96,7 @@ def test_outliers_follow_the_section() -> None:
     assert far[:2].all()
     assert (table["reason"].str.contains("transcripts an outlier by 5 MADs") == far).all()
     # Where most cells are alike there is no scale.
-    assert check_cells(a_section(np.full((5, 6), 3)), QualityOptions(mads=5))["passed"].all()
+    assert qc_cells(a_section(np.full((5, 6), 3)), QualityOptions(mads=5))["passed"].all()
 
 
 def test_options_are_checked() -> None:
@@ -110,16 +109,16 @@ def test_passed_cells_keep_their_polygons() -> None:
     plain = a_section(counts)
     nuclei = np.array([box(0, 0, 1, 1), None, box(5, 5, 7, 7)], dtype=object)
     section = Section("s", plain.cells, nuclei=nuclei, source={"a": 1})
-    kept = passed_cells(section, check_cells(section))
+    kept = filter_cells(section, qc_cells(section))
     assert kept.cells.obs_names.tolist() == ["c0", "c2"]
     assert kept.nuclei is not None
     assert kept.nuclei[1] is nuclei[2]
     assert kept.source == {"a": 1}
     with pytest.raises(InputError, match="not those of section 's'"):
-        passed_cells(section, check_cells(section)[:2])
-    none = check_cells(section, QualityOptions(min_counts=1000))
+        filter_cells(section, qc_cells(section)[:2])
+    none = qc_cells(section, QualityOptions(min_counts=1000))
     with pytest.raises(InputError, match=r"none of its 3 cells passed \(3 with fewer than 1000 transcripts"):
-        passed_cells(section, none)
+        filter_cells(section, none)
 
 
 def test_figure_shows_limits_and_failures() -> None:
@@ -127,8 +126,8 @@ def test_figure_shows_limits_and_failures() -> None:
     counts = rng.poisson(rng.uniform(0.2, 8, (400, 1)), (400, 12))
     section = a_section(counts, cell_area_um2=rng.uniform(5, 300, 400))
     options = QualityOptions(max_counts=90)
-    table = check_cells(section, options)
-    figure = quality_figure(section, table, options)
+    table = qc_cells(section, options)
+    figure = qc_figure(section, table, options)
     histograms, places = figure.axes[:4], figure.axes[4]
     lines = [[float(line.get_xdata()[0]) for line in axes.lines] for axes in histograms]
     assert lines[:2] == [[10, 90], [5]]
@@ -146,7 +145,7 @@ def test_figure_shows_limits_and_failures() -> None:
 
 def test_figure_where_nothing_is_known() -> None:
     section = a_section(np.zeros((3, 2)))
-    figure = quality_figure(section, check_cells(section))
+    figure = qc_figure(section, qc_cells(section))
     assert "0 of 3 cells pass" in figure.get_suptitle()
     figure.canvas.draw()
 
@@ -155,7 +154,7 @@ def test_genuine_section(shared_data: Path) -> None:
     from celldetr.spatial.readers import read_section
 
     section = read_section(shared_data / "xenium_mousebrain_subset")
-    table = check_cells(section)
+    table = qc_cells(section)
     source = pd.read_csv(shared_data / "xenium_mousebrain_subset" / "cells.csv.gz")
     # The instrument's own numbers, of the same transcripts.
     assert (table["counts"].to_numpy() == source["transcript_counts"].to_numpy()).all()

@@ -1,4 +1,4 @@
-"""What the quality of a section's cells looks like: how measures are distributed, the limits, and where cells fail."""
+"""Figure of the quality control: histograms of the measures with the limits, and a map of the cells that fail."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from celldetr.spatial.quality import Limit, Measure, QualityOptions, limits, measures, summary
+from celldetr.spatial.qc import Limit, Measure, QualityOptions, limits, measures, qc_summary
 from celldetr.spatial.section import Section
 
 if TYPE_CHECKING:
@@ -27,30 +27,30 @@ _LABELS: dict[Measure, str] = {
 _BINS = 60
 
 
-def quality_figure(section: Section, quality: pd.DataFrame, options: QualityOptions | None = None) -> Figure:
+def qc_figure(section: Section, quality: pd.DataFrame, options: QualityOptions | None = None) -> Figure:
     """Histograms of counts, genes and areas with the limits drawn in, and a map of the section with failed cells.
 
     Args:
         section: N cells.
-        quality: what ``check_cells`` said of them.
-        options: the limits it was given.
+        quality: table of ``qc_cells``.
+        options: the limits.
     """
     from matplotlib.figure import Figure
 
-    found, drawn = measures(section), limits(section, options)
+    values, drawn = measures(section), limits(section, options)
     figure = Figure(figsize=(13, 6.5), layout="constrained")
     grid = figure.add_gridspec(2, 4)
     for place, (measure, label) in enumerate(_LABELS.items()):
         axes = figure.add_subplot(grid[place // 2, place % 2])
         axes.spines[["top", "right"]].set_visible(False)
-        if measure in found:
-            _histogram(axes, found[measure], [limit for limit in drawn if limit.measure == measure])
+        if measure in values:
+            _histogram(axes, values[measure], [limit for limit in drawn if limit.measure == measure])
         else:
             axes.text(0.5, 0.5, "not known", ha="center", va="center", transform=axes.transAxes, color=LINE)
             axes.set(xticks=[], yticks=[])
         axes.set(xlabel=label, ylabel="cells")
     _map(figure.add_subplot(grid[:, 2:]), section.points, quality)
-    numbers = summary(quality)
+    numbers = qc_summary(quality)
     share = numbers["passed"] / max(1, numbers["cells"])
     figure.suptitle(f"{section.name}: {numbers['passed']:,} of {numbers['cells']:,} cells pass ({share:.0%})")
     return figure

@@ -15,11 +15,14 @@ from celldetr.errors import InputError
 pytest.importorskip("anndata")
 pytest.importorskip("geopandas")
 
+
 from celldetr.data.patch_set import PatchSet
 from celldetr.research.simulation.expression import ExpressionOptions
 from celldetr.research.simulation.simulate import SimulateOptions, Truth, simulate
-from celldetr.spatial.label import begin
-from celldetr.spatial.pair import read_pairs
+from celldetr.spatial import files
+from celldetr.spatial.files import read_section_files, read_table, stamp
+from celldetr.spatial.pipeline import open_set
+from celldetr.spatial.section import PAIRS
 from helpers.cli import call
 
 MPP, STEP, SIDE = 0.25, 44, 1000  # nuclei 11 um apart
@@ -102,7 +105,7 @@ def finished(made: Made, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_nuclei_get_the_types_of_their_cells(made: Made, finished: Path) -> None:
     true = made.truth.nuclei
-    pairs = read_pairs(finished / "steps" / "pairs.parquet")
+    pairs = read_table(finished / "steps" / "pairs.parquet", PAIRS)
     of_pair = true["cell_id"].to_numpy(dtype=object)[pairs["nucleus"]]
     right = of_pair == pairs["cell_id"].to_numpy(dtype=object)
     assert right.mean() > 0.95
@@ -122,7 +125,7 @@ def test_nuclei_get_the_types_of_their_cells(made: Made, finished: Path) -> None
 
 def test_the_report_shows_every_step(finished: Path) -> None:
     page = (finished / "report.html").read_text(encoding="utf-8")
-    for title in ("The section", "Cells that go on", "Types from", "Nuclei of", "Which cell", "The training set"):
+    for title in ("The section", "Quality control", "Types from", "Nuclei of", "Pairs of", "The training set"):
         assert title in page
     assert page.count("data:image/png;base64,") == 4
     assert page.count("data:image/jpeg;base64,") == len(KINDS)
@@ -133,7 +136,7 @@ def test_the_report_shows_every_step(finished: Path) -> None:
 def test_what_is_finished_is_kept(made: Made, finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = (finished / "set.json").read_bytes()
     assert call(*made.command(finished)) == 2
-    assert "pass --resume to continue it, or --overwrite" in capsys.readouterr().err
+    assert "pass --overwrite to replace it, or --resume to keep it" in capsys.readouterr().err
     assert call(*made.command(finished, "--resume")) == 0
     assert capsys.readouterr().out.count("(kept)") == 6
     assert (finished / "set.json").read_bytes() == before
@@ -147,9 +150,9 @@ def test_a_step_done_again_makes_later_ones_stale(
     assert call("spatial", "qc", str(finished), "--set", "qc.min_counts=90") == 0
     assert "transcripts" in capsys.readouterr().out
     assert call("spatial", "write", str(finished)) == 2
-    assert "run celldetr spatial type first" in capsys.readouterr().err
+    assert "step 'type' is out of date; run it first" in capsys.readouterr().err
     assert call("spatial", "report", str(finished)) == 0
-    assert "its part is out of date" in capsys.readouterr().err
+    assert "step type is out of date" in capsys.readouterr().err
     assert call(*made.command(finished, "--resume")) == 0  # with the default limits again
     told = capsys.readouterr()
     assert told.out.count("(kept)") == 4  # what stands on the default limits is there still, and is right again
@@ -192,22 +195,69 @@ def test_an_image_of_another_section_is_refused(made: Made, tmp_path: Path, caps
 
 def test_a_folder_with_other_files_is_not_touched(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(InputError, match="holds other files"), begin(tmp_path, overwrite=True):
+    with pytest.raises(InputError, match="holds other files"), open_set(tmp_path, overwrite=True):
         pass
 
 
 def test_after_a_wrong_bundle_the_corrected_command_is_taken(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "set"
     assert call("spatial", "label", str(tmp_path / "nosuch"), "--he", "tile.png", "-o", str(out)) == 2
     assert "nosuch" in capsys.readouterr().err
-    with begin(out) as record:
-        assert record.steps == {}
-    (out / "steps").mkdir(exist_ok=True)
-    (out / "steps" / "notes.txt").write_text("mine")
-    with pytest.raises(InputError, match="holds other files"), begin(out):
+    assert call("spatial", "read", str(made.folder / "bundle"), "-o", str(out), "--quiet") == 0
+
+
+def test_a_step_needs_those_before_it(made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("spatial", "qc", str(tmp_path / "set")) == 2
+    assert "step 'read' was not run yet" in capsys.readouterr().err
+    assert not (tmp_path / "set").exists()
+
+
+def test_a_set_of_the_version_before_is_made_anew(tmp_path: Path) -> None:
+    step = {"fingerprint": "f", "settings": {}, "facts": {}, "seconds": 1.0}
+    record = {"format": "celldetr-spatial", "version": 1, "steps": {"read": step}}
+    (tmp_path / "spatial.json").write_text(json.dumps(record))
+    with (
+        pytest.raises(InputError, match=r"of CellDETR 0\.1, which cannot be continued"),
+        open_set(tmp_path, resume=True),
+    ):
         pass
+    with open_set(tmp_path, overwrite=True) as pipeline:
+        assert pipeline.done == []
+
+
+def test_a_run_reads_none_of_its_checkpoints(made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise AssertionError("read from disk")
+
+    monkeypatch.setattr(files, "read_section_files", refuse)
+    monkeypatch.setattr(files, "read_nuclei", refuse)
+    with open_set(tmp_path / "set") as pipeline:
+        assert pipeline.read(made.folder / "bundle")
+        assert pipeline.qc()
+        assert pipeline.annotate(labels=made.folder / "labels.csv")
+        assert pipeline.find_nuclei(made.folder / "he_image.ome.tif", polygons=made.folder / "nuclei.geojson")
+        assert pipeline.align(made.folder / "he_imagealignment.csv")
+        held = pipeline.section, pipeline.types, pipeline.pairs
+    monkeypatch.undo()
+    with open_set(tmp_path / "set", resume=True) as pipeline:  # another process finds the same on disk
+        assert np.array_equal(pipeline.section.points, held[0].points)
+        assert pipeline.types.equals(held[1].astype(pipeline.types.dtypes))
+        assert np.allclose(pipeline.pairs["distance_um"], held[2]["distance_um"])
+    assert read_section_files(tmp_path / "set" / "steps").name == held[0].name
+
+
+def test_a_stamp_changes_with_content_and_with_files_of_a_folder(tmp_path: Path) -> None:
+    file = tmp_path / "a.csv"
+    file.write_text("1")
+    before = [stamp(file), stamp(tmp_path)]
+    assert before == [stamp(file), stamp(tmp_path)]
+    file.write_text("12")
+    (tmp_path / "b.csv").write_text("2")
+    assert stamp(file) != before[0]
+    assert stamp(tmp_path) != before[1]
+    assert stamp(None) is None
 
 
 def test_options_are_printed_and_taken_from_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,8 +13,8 @@ from shapely import from_wkb
 from shapely.geometry import Polygon, box
 
 from celldetr.errors import InputError
+from celldetr.spatial.files import POLYGONS, SECTION, read_section_files, write_section
 from celldetr.spatial.section import Section
-from celldetr.spatial.section_io import POLYGONS, SECTION, read_kept, write_section
 
 
 def a_section(cells: int = 6, polygons: bool = True) -> Section:
@@ -41,7 +41,7 @@ def a_section(cells: int = 6, polygons: bool = True) -> Section:
 def test_read_back_equal(tmp_path: Path) -> None:
     section = a_section()
     write_section(section, tmp_path / "new" / "steps")
-    back = read_kept(tmp_path / "new" / "steps")
+    back = read_section_files(tmp_path / "new" / "steps")
     assert (back.name, back.source) == (section.name, section.source)
     assert back.to_image is not None
     assert np.array_equal(back.to_image, section.to_image)
@@ -73,7 +73,7 @@ def test_polygons_are_geoparquet(tmp_path: Path) -> None:
 def test_another_section_replaces_all_of_it(tmp_path: Path) -> None:
     write_section(a_section(), tmp_path)
     write_section(a_section(4, polygons=False), tmp_path)
-    back = read_kept(tmp_path)
+    back = read_section_files(tmp_path)
     assert back.nuclei is None
     assert back.to_image is None
     assert back.cells.n_obs == 4
@@ -84,7 +84,7 @@ def test_a_view_is_written_and_left_alone(tmp_path: Path) -> None:
     section = a_section()
     part = Section("part", section.cells[1:3], nuclei=section.nuclei[1:3])
     write_section(part, tmp_path)
-    assert read_kept(tmp_path).cells.obs_names.tolist() == ["aaa-1", "aaa-2"]
+    assert read_section_files(tmp_path).cells.obs_names.tolist() == ["aaa-1", "aaa-2"]
     assert part.cells.is_view
 
 
@@ -102,24 +102,26 @@ def test_failure_leaves_no_half_of_it(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_damage_is_named(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no such file; read a section first"):
-        read_kept(tmp_path)
+    with pytest.raises(InputError, match="no such file"):
+        read_section_files(tmp_path)
     write_section(a_section(), tmp_path)
     other = tmp_path / "other"
     write_section(a_section(4), other)
     (other / POLYGONS["nuclei"]).replace(tmp_path / POLYGONS["nuclei"])
-    with pytest.raises(InputError, match=r"nuclei_um.*its cells are not those of section\.h5ad; run the reading step"):
-        read_kept(tmp_path)
+    with pytest.raises(
+        InputError, match=r"nuclei_um.*its cells are not those of section\.h5ad; run the step 'read' again"
+    ):
+        read_section_files(tmp_path)
     (tmp_path / POLYGONS["nuclei"]).write_bytes(b"PAR1")
     with pytest.raises(InputError, match=r"nuclei_um.*cannot be read"):
-        read_kept(tmp_path)
+        read_section_files(tmp_path)
     (tmp_path / POLYGONS["nuclei"]).unlink()
-    with pytest.raises(InputError, match=r"nuclei_um.*no such file, but section\.h5ad has"):
-        read_kept(tmp_path)
+    with pytest.raises(InputError, match=r"nuclei_um.*no such file"):
+        read_section_files(tmp_path)
     content = (tmp_path / SECTION).read_bytes()
     (tmp_path / SECTION).write_bytes(content[: len(content) // 2])
     with pytest.raises(InputError, match=r"section\.h5ad: cannot be read"):
-        read_kept(tmp_path)
+        read_section_files(tmp_path)
     anndata.AnnData(np.zeros((2, 2))).write_h5ad(tmp_path / SECTION)
     with pytest.raises(InputError, match=r"section\.h5ad: cannot be read \('celldetr_section'\)"):
-        read_kept(tmp_path)
+        read_section_files(tmp_path)

@@ -1,0 +1,116 @@
+"""Mean expression by type, of the section and of the reference: evidence that transferred types are right."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from celldetr.spatial.annotate.annotation import Annotation
+from celldetr.spatial.annotate.reference import shared_genes
+
+if TYPE_CHECKING:
+    import anndata
+    import pandas as pd
+
+FEWEST_CELLS = 10  # of a type in the section: a mean of fewer looks like no type
+GENE = "g: "  # begins the name of a gene's column
+
+
+def expression_table(
+    section: anndata.AnnData, annotation: Annotation, reference: anndata.AnnData, column: str
+) -> pd.DataFrame:
+    """Mean expression of the shared genes by type: a row a type and ``side``, a column "g: NAME" a gene.
+
+    Args:
+        section: the cells.
+        annotation: their types, those of the reference.
+        reference: with types in ``obs[column]``.
+        column: of the types.
+    """
+    import pandas as pd
+
+    shared = shared_genes(section, reference)
+    kinds = np.array(annotation.types, dtype=object)[annotation.probabilities.argmax(axis=1)]
+    kinds[~annotation.known] = ""
+    kinds[np.isin(kinds, [name for name in annotation.types if (kinds == name).sum() < FEWEST_CELLS])] = ""
+    known = reference.obs[column].astype(str).to_numpy(dtype=object)
+    sides = {
+        "section": mean_expression(section.X[:, shared.section], kinds, annotation.types),
+        "reference": mean_expression(reference.X[:, shared.reference], known, annotation.types),
+    }
+    parts = [
+        pd.DataFrame(values, columns=[f"{GENE}{name}" for name in shared.names]).assign(
+            side=side, type=list(annotation.types)
+        )
+        for side, values in sides.items()
+    ]
+    return pd.concat(parts, ignore_index=True)
+
+
+def split_expression(
+    table: pd.DataFrame,
+) -> tuple[NDArray[np.float64], NDArray[np.float64], list[str], list[str]]:
+    """(K, G) of the section and of the reference, names of genes and types, from an ``expression_table``."""
+    genes = [str(name) for name in table.columns if str(name).startswith(GENE)]
+    section, reference = (table[table["side"] == side] for side in ("section", "reference"))
+    return (
+        section[genes].to_numpy(dtype=np.float64),
+        reference[genes].to_numpy(dtype=np.float64),
+        [name.removeprefix(GENE) for name in genes],
+        section["type"].tolist(),
+    )
+
+
+def agreement(table: pd.DataFrame) -> dict[str, float]:
+    """Correlation over genes between a type's cells in the section and in the reference, for the types that are there.
+
+    Low where the reference lacks what the section has: cells get some type of it all the same.
+    """
+    section, reference, _, names = split_expression(table)
+    there = np.flatnonzero(~np.isnan(section).all(axis=1))
+    diagonal = np.diag(correlations(section[there], reference[there]))
+    return {names[k]: round(float(r), 3) for k, r in zip(there.tolist(), diagonal, strict=True)}
+
+
+def mean_expression(counts: Any, kinds: NDArray[np.object_], names: Sequence[str]) -> NDArray[np.float64]:
+    """Mean of ``log1p`` of counts a thousand transcripts of each cell, for cells of each type.
+
+    Args:
+        counts: (N, G) CSR.
+        kinds: (N,) types.
+        names: K of them.
+
+    Returns:
+        (K, G); NaN where there is no cell of a type.
+    """
+    from scipy import sparse
+
+    matrix = counts.astype(np.float64)
+    total = np.asarray(matrix.sum(axis=1)).ravel()
+    matrix = (sparse.diags(1000 / np.maximum(total, 1)) @ matrix).tocsr()
+    matrix.data = np.log1p(matrix.data)
+    code = {name: k for k, name in enumerate(names)}
+    row = np.array([code.get(kind, -1) for kind in kinds])
+    known = np.flatnonzero(row >= 0)
+    member = sparse.csr_matrix((np.ones(len(known)), (row[known], known)), shape=(len(names), len(kinds)))
+    size = np.bincount(row[known], minlength=len(names)).astype(float)
+    with np.errstate(invalid="ignore"):
+        return np.asarray((member @ matrix).todense()) / np.where(size > 0, size, np.nan)[:, None]
+
+
+def correlations(section: NDArray[np.float64], reference: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(K, K) Pearson's r over genes between types of the section (rows) and of the reference (columns).
+
+    What all types have in common is taken off first: means over the types of each.
+    """
+
+    def centred(values: NDArray[np.float64]) -> NDArray[np.float64]:
+        values = np.nan_to_num(values)
+        values = values - values.mean(axis=0)
+        values = values - values.mean(axis=1, keepdims=True)
+        return values / np.maximum(np.linalg.norm(values, axis=1, keepdims=True), 1e-12)
+
+    return centred(section) @ centred(reference).T

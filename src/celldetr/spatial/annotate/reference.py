@@ -1,0 +1,188 @@
+"""Single-cell reference: whole counts with a type for each cell, and its genes matched to those of a section."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from celldetr.errors import InputError, near
+from celldetr.spatial.counts import find_counts, undo_log_approximately
+from celldetr.spatial.readers.anndata_file import load
+
+if TYPE_CHECKING:
+    import anndata
+
+SYMBOL_COLUMNS = ("gene_ids", "gene_id", "gene_symbols", "gene_symbol", "gene_name", "gene_names", "feature_name")
+MIN_GENES = 50
+FEW = 10  # cells of a type below which its profile is doubtful
+
+
+def read_reference(
+    path: Path,
+    column: str,
+    counts: str = "auto",
+    *,
+    allow_normalised: bool = False,
+    min_cells: int = FEW,
+    keep_rare: bool = True,
+) -> anndata.AnnData:
+    """Read a reference.
+
+    Args:
+        path: an h5ad file.
+        column: of ``obs``: the types. Cells without a type are left out.
+        counts: where whole counts are: ``auto``, ``X``, ``raw``, or the name of a layer.
+        allow_normalised: where there are none, take ``undo_log_approximately``.
+        min_cells: types with fewer cells are reported in ``uns["reference"]["rare"]``.
+        keep_rare: whether they stay.
+
+    Returns:
+        ``X`` CSR float32 of whole counts, ``obs[column]`` categories (text), ``var`` as in the file;
+        ``uns["reference"]``: where counts were found, how many cells each type has, and which types are rare.
+
+    Raises:
+        InputError: no such file, not h5ad, no such column (near names are listed), no whole counts, or no cell left.
+    """
+    import pandas as pd
+    from anndata import AnnData
+
+    data = load(path)
+    if column not in data.obs:
+        raise InputError(f"{path}: obs has no column {column!r}; {near(column, map(str, data.obs.columns))}")
+    labels = data.obs[column]
+    typed = labels.notna().to_numpy() & (labels.astype(str).str.strip() != "").to_numpy()
+    undo = undo_log_approximately if allow_normalised else None
+    whole = find_counts(data, path, counts, undo, ", or set allow_normalised to undo log1p approximately")
+    kind = labels[typed].astype(str).astype("category")
+    sizes = kind.value_counts()
+    rare = sorted(str(name) for name, n in sizes.items() if n < min_cells)
+    rows = np.flatnonzero(typed)
+    if rare and not keep_rare:
+        common = ~kind.isin(rare).to_numpy()
+        rows, kind = rows[common], kind[common].cat.remove_unused_categories()
+    if not len(rows):
+        raise InputError(
+            f"{path}: no cell with a type in {column!r} is left of {data.n_obs}; lower min_cells={min_cells}"
+        )
+    out = AnnData(
+        whole.matrix[rows],
+        obs=pd.DataFrame(index=data.obs_names[rows].astype(str)),
+        var=whole.var.set_axis(whole.var.index.astype(str), axis=0),
+    )
+    out.obs[column] = pd.Categorical(kind.to_numpy(), categories=list(kind.cat.categories))
+    out.var_names_make_unique()
+    out.uns["reference"] = {
+        "file": path.name,
+        "column": column,
+        "counts": whole.place,
+        "cells": {str(name): int(n) for name, n in sizes.sort_index().items()},
+        "without_type": int((~typed).sum()),
+        "rare": rare,
+        "rare_kept": keep_rare,
+    }
+    return out
+
+
+@dataclass(frozen=True)
+class SharedGenes:
+    """Genes that a section and a reference both have.
+
+    Attributes:
+        section, reference: (S,) columns of the two matrices, pairwise the same gene, each once.
+        key: what of the reference matched: ``var_names`` or a column of ``var``.
+        names: (S,) as the section has them.
+        missing: names of the section's genes that the reference lacks.
+    """
+
+    section: NDArray[np.int64]
+    reference: NDArray[np.int64]
+    key: str
+    names: tuple[str, ...]
+    missing: tuple[str, ...]
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """For the report. JSON-able."""
+        return {
+            "shared_genes": len(self.names),
+            "section_genes": len(self.names) + len(self.missing),
+            "matched_by": self.key,
+            "missing_genes": list(self.missing),
+        }
+
+
+def shared_genes(section: anndata.AnnData, reference: anndata.AnnData, min_genes: int | None = None) -> SharedGenes:
+    """Match genes by name; where names disagree (symbols against Ensembl ids), by columns of either's ``var``.
+
+    Args:
+        section, reference: cells by genes.
+        min_genes: fewest that must match; None: 50, or a tenth of the section's where that is fewer.
+
+    Raises:
+        InputError: fewer match; the message gives names of both, and says so where they differ by case only, as mouse
+            genes and human genes do.
+    """
+    least = min(MIN_GENES, -(-section.n_vars // 10)) if min_genes is None else min_genes
+    best = ("", np.zeros(0, np.int64), np.zeros(0, np.int64))
+    reference_keys = _gene_keys(reference)
+    for key, names in _gene_keys(section).items():
+        for reference_key, known in reference_keys.items():
+            left, right = _match(names, known)
+            if len(left) > len(best[1]):
+                best = (reference_key if key == "var_names" else f"{reference_key} (section: {key})", left, right)
+        if len(best[1]) >= max(least, section.n_vars // 2):
+            break  # ids of the section are only looked at where its names match little
+    matched_by, left, right = best
+    if len(left) < max(least, 1):
+        raise InputError(_no_overlap(section, reference, len(left), max(least, 1)))
+    all_names = [str(name) for name in section.var_names]
+    matched = set(left.tolist())
+    return SharedGenes(
+        left,
+        right,
+        matched_by,
+        tuple(all_names[i] for i in left),
+        tuple(name for i, name in enumerate(all_names) if i not in matched),
+    )
+
+
+def _gene_keys(data: Any) -> dict[str, list[str]]:
+    """Names of the genes, by where they are; ENSG00000012048.23 and ENSG00000012048 are one gene."""
+    keys = {"var_names": [str(name) for name in data.var_names]}
+    keys |= {column: [str(name) for name in data.var[column]] for column in SYMBOL_COLUMNS if column in data.var}
+    return {
+        key: [name.split(".")[0] if name.startswith("ENS") else name for name in names] for key, names in keys.items()
+    }
+
+
+def _match(names: Sequence[str], known: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Pairs of positions with one name; of a name that is there twice, the first."""
+    where: dict[str, int] = {}
+    for index, name in enumerate(known):
+        where.setdefault(name, index)
+    pairs: dict[str, tuple[int, int]] = {}
+    for index, name in enumerate(names):
+        if name in where and name not in pairs:
+            pairs[name] = (index, where[name])
+    table = np.array(list(pairs.values()), dtype=np.int64).reshape(-1, 2)
+    return table[:, 0], table[:, 1]
+
+
+def _no_overlap(section: Any, reference: Any, shared: int, least: int) -> str:
+    ours, theirs = (_gene_keys(data)["var_names"] for data in (section, reference))
+    text = (
+        f"the section and the reference share {shared} genes, fewer than {least}: the section has"
+        f" {', '.join(ours[:3])}, the reference {', '.join(theirs[:3])}"
+    )
+    upper = {name.upper() for name in theirs}
+    alike = sum(name.upper() in upper for name in ours)
+    if alike >= max(least, 2 * shared + 1):
+        return f"{text}; {alike} agree but for upper and lower case: is one of them of mouse, the other human?"
+    if ours[0].startswith("ENS") != theirs[0].startswith("ENS"):
+        return f"{text}; put gene symbols into a column of the reference's var, such as 'feature_name'"
+    return f"{text}; use a reference of the same organism whose genes have the section's names"

@@ -1,0 +1,202 @@
+"""Layout of the patches of a section: which places become patches, with which nuclei, in which regions and order."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from celldetr.config import Count, Mpp, Positive, Probability
+from celldetr.data.patch_set import LARGEST_PX, SMALLEST_PX, SlideInfo
+from celldetr.data.shards import Encoding
+from celldetr.data.sources import SAME_MPP
+from celldetr.errors import InputError
+from celldetr.slide.base_reader import SlideReader
+from celldetr.spatial.affine import apply
+from celldetr.spatial.nucleus_labels import LabelOptions, NucleusLabels
+from celldetr.spatial.patch_grid import LEAST_FIELD, Grid, divide, field_shares, lay_grid
+from celldetr.spatial.section import Nuclei, Section
+from celldetr.spatial.spots import SpotSource, cell_spots, table_spots
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+DAMAGED, FEW_NUCLEI, FEW_PAIRED, NO_SPOT = "damaged", "few nuclei", "few nuclei with a cell", "no whole spot"
+
+
+class WriteOptions(LabelOptions):
+    """Settings of the training set. All of them decide what is in it."""
+
+    mpp: Mpp = Field(0.4, description="Micrometres per pixel of the patches: that of the default model.")
+    # Training cuts 256 px, zoomed by .8 or more.
+    px: int = Field(320, ge=SMALLEST_PX, le=LARGEST_PX, description="Side of a patch.")
+    min_nuclei: int = Field(5, ge=0, description="Nuclei of a patch, at least.")
+    min_share: Probability = Field(
+        0.3, description="Share of a patch's nuclei that have a cell; with fewer, image and section do not agree there."
+    )
+    field_um: Positive = Field(
+        25.0, description="Side of the squares that show where the section has cells; larger for few cells."
+    )
+    regions: Count = Field(10, description="Parts of the section that are held out, or not, as a whole.")
+    validation: Probability = Field(0.2, description="Share of the regions in split val.")
+    composition: Literal["none", "cells", "spots"] = Field(
+        "none",
+        description="Compositions of groups of nuclei, for `training.w_composition`. cells: of squares of `spot_um`,"
+        " from the probabilities of the cells in them; spots: of measured spots, as Visium's.",
+    )
+    spot_um: Positive = Field(55.0, description="Side of the squares.")
+    seed: int = Field(0, ge=0, description="Of the order of patches.")
+    encoding: Encoding = Field("jpeg", description="Of the pictures.")
+    shard: Count = Field(2000, description="Patches of a file.")
+
+
+@dataclass
+class Region:
+    """A part of the section, held out or not as a whole; a slide of the patch set.
+
+    Attributes:
+        name: of the slide.
+        places: (P,) that become patches, in the order in which they are written.
+        left_out: reason -> places that do not.
+        patches, nuclei: written so far.
+    """
+
+    name: str
+    places: NDArray[np.int64]
+    left_out: dict[str, int]
+    patches: int = 0
+    nuclei: int = 0
+    damaged: int = field(default=0)
+
+    def info(self, file: str, group: str) -> SlideInfo:
+        """For ``set.json``."""
+        left_out = self.left_out | ({DAMAGED: self.damaged} if self.damaged else {})
+        unusable = sum(self.left_out.values())
+        return SlideInfo(
+            name=self.name,
+            file=file,
+            places=len(self.places) + unusable,
+            looked_at=self.patches + self.damaged + unusable,
+            patches=self.patches,
+            nuclei=self.nuclei,
+            left_out=dict(sorted(left_out.items())),
+            group=group,
+        )
+
+
+@dataclass(frozen=True)
+class PatchLayout:
+    """Places of the patches, their nuclei and their regions.
+
+    Attributes:
+        grid: the places, level-0 px.
+        order: (M,) nuclei, by place; those in no place are left out.
+        starts: (places + 1,) first of ``order`` in each place.
+        spots: compositions of groups of nuclei, if asked for.
+        regions: parts of the section.
+    """
+
+    grid: Grid
+    order: NDArray[np.int64]
+    starts: NDArray[np.int64]
+    spots: SpotSource | None
+    regions: list[Region]
+
+    def nuclei_of(self, place: int) -> NDArray[np.int64]:
+        """Positions of the nuclei with their centre in a place."""
+        return self.order[self.starts[place] : self.starts[place + 1]]
+
+
+def lay_out(
+    section: Section,
+    reader: SlideReader,
+    nuclei: Nuclei,
+    labels: NucleusLabels,
+    options: WriteOptions,
+    affine: NDArray[np.float64] | None,
+    spots: pd.DataFrame | None,
+) -> PatchLayout:
+    """Lay out the patches of a section; arguments as of ``write_set``.
+
+    Raises:
+        InputError: a patch is larger than the image, no cell lies in the image, or too few places for two regions.
+    """
+    mpp = np.array([reader.mpp_x, reader.mpp_y])
+    size = (reader.width, reader.height)
+    side = options.px * patch_step(reader, options)
+    if (np.array(size) < side).any():
+        patch = f"{side[0]:.0f} x {side[1]:.0f} px there"
+        raise InputError(
+            f"{reader.file}: {size[0]} x {size[1]} px, smaller than a patch, which is {patch}; choose a smaller px"
+        )
+    points = nuclei.points
+    cells = points[labels.paired] if affine is None else apply(affine, section.points)
+    grid = lay_grid(cells, side, size)
+    if not len(grid):
+        raise InputError(
+            f"section {section.name!r}: no cell lies in the image {reader.file} of {size[0]} x {size[1]} px; check"
+            " the alignment"
+        )
+    has_cells = field_shares(grid, cells, options.field_um / mpp) >= LEAST_FIELD
+    place = grid.place_of(points)
+    flat = ~(nuclei.boxes[:, 2:] > nuclei.boxes[:, :2]).all(1)
+    place[flat | ~has_cells[place]] = -1
+    order = np.argsort(place, kind="stable")
+    order = order[place[order] >= 0]
+    starts = np.searchsorted(place[order], np.arange(len(grid) + 1))
+    source = None
+    if options.composition == "spots" and spots is not None and affine is not None:
+        source = table_spots(spots, labels.names, affine, mpp, points, grid)
+    elif options.composition == "cells":
+        source = cell_spots(labels, points, options.spot_um / mpp, grid)
+    layout = PatchLayout(grid, order, starts, source, [])
+    layout.regions.extend(_regions(section.name, layout, np.flatnonzero(has_cells), labels, options))
+    return layout
+
+
+def patch_step(reader: SlideReader, options: WriteOptions) -> NDArray[np.float64]:
+    """(2,) level-0 px per px of a patch; 1 where the resolution is nearly that of the image."""
+    ratio = options.mpp / np.array([reader.mpp_x, reader.mpp_y])
+    return np.where(np.abs(ratio - 1) <= SAME_MPP, 1.0, ratio)
+
+
+def _regions(
+    name: str, layout: PatchLayout, places: NDArray[np.int64], labels: NucleusLabels, options: WriteOptions
+) -> list[Region]:
+    """Leave out places, and put the others into regions and into their order."""
+    grid, order = layout.grid, layout.order
+    place_of = np.repeat(np.arange(len(grid)), np.diff(layout.starts))
+
+    def count(mask: NDArray[np.bool_]) -> NDArray[np.int64]:
+        """Nuclei of each place."""
+        return np.bincount(place_of, mask[order], minlength=len(grid)).astype(np.int64)[places]
+
+    nuclei = count(np.ones(len(labels.types), dtype=bool))
+    reasons = np.full(len(places), "", dtype=object)
+    if options.composition == "spots" and layout.spots is not None:
+        reasons[~layout.spots.whole(places)] = NO_SPOT
+        weight = nuclei
+    else:
+        reasons[count(labels.paired) < options.min_share * nuclei] = FEW_PAIRED
+        weight = count(labels.types >= 0)
+    reasons[nuclei < options.min_nuclei] = FEW_NUCLEI
+    usable = reasons == ""
+    region = divide(grid.corners(places) + grid.side / 2, (weight * usable).astype(np.float64), options.regions)
+    regions = []
+    for number in range(int(region.max(initial=-1)) + 1):
+        own = region == number
+        rng = np.random.default_rng([options.seed, number])
+        why, counts = np.unique(reasons[own & ~usable].astype(str), return_counts=True)
+        left_out = dict(zip(why.tolist(), counts.tolist(), strict=True))
+        regions.append(Region(f"{name} [region {number + 1}]", rng.permutation(places[own & usable]), left_out))
+    if sum(len(each.places) > 0 for each in regions) < (2 if options.validation else 1):
+        why, counts = np.unique(reasons[~usable].astype(str), return_counts=True)
+        left = ", ".join(f"{n} {reason}" for reason, n in zip(why, counts, strict=True)) or "none left out"
+        raise InputError(
+            f"section {name!r}: {int(usable.sum())} of {len(places)} places can be patches ({left}), too few for two"
+            " regions, one of them to validate on; choose a smaller px, or lower min_nuclei and min_share"
+        )
+    return regions
