@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from celldetr.cells.clusters import CLUSTER, cluster_name, cluster_summary, read_clusters
 from celldetr.cells.schema import (
     CELLS,
-    FINISHED,
     RUN,
     check_columns,
     embedding_matrix,
@@ -31,6 +30,7 @@ from celldetr.cells.schema import (
 from celldetr.errors import InputError, near
 from celldetr.io.files import read_json
 from celldetr.io.parquet import parquet_errors
+from celldetr.io.run_folder import FINISHED
 from celldetr.io.safe_io import is_dir, is_file
 
 if TYPE_CHECKING:

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 CELLS = "cells.parquet"
 RUN = "run.json"  # beside it: what the run was asked for and how it went
-FINISHED = ("complete", "partial")  # values of its ``status``; partial: see its ``failed_tiles``
 PROVENANCE = b"celldetr"  # key of the file's metadata
 
 BOX = ("x_px", "y_px", "w_px", "h_px")

@@ -29,7 +29,7 @@ class Forecast:
     Attributes:
         slide: which.
         directory: where its results would go.
-        reason: why it would fail; empty if it would not, as far as can be told.
+        reason: why it would fail; empty if it would not, as far as can be seen.
         finished: its results are there and would be kept.
         width, height: of level 0, px.
         mpp, mpp_source: micrometres per pixel of level 0, and where that is from.

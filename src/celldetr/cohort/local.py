@@ -11,7 +11,7 @@ from celldetr.errors import InputError
 from celldetr.slide.find import Slide
 
 
-def predict_here(slides: Sequence[Slide], request: Request, listener: Listener | None = None) -> Iterator[Outcome]:
+def predict_local(slides: Sequence[Slide], request: Request, listener: Listener | None = None) -> Iterator[Outcome]:
     """Predict slides; each gives its outcome when it is done.
 
     A slide that fails does not stop the others, whatever the reason: of one among many a mistake of ours, too, is

@@ -1,7 +1,7 @@
 """A slide cut into regions: some neighbouring bands of tiles, the task of one worker.
 
-A region is idempotent: its bands are found alike by everybody, appear as whole files in the slide's working folder,
-and are passed over where they are there already.
+Detecting a region is idempotent: every worker writes the same bands, which appear as whole files in the slide's working
+folder, and bands that are there already are passed over.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a run over slides is asked for, and what it answers about each: plain values that travel between processes."""
+"""Request to predict slides, and the outcome of each: plain values that travel between processes."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from celldetr.slide.options import PredictOptions
 
 @dataclass(frozen=True)
 class Request:
-    """What is wanted of every slide.
+    """What is asked of every slide.
 
     Attributes:
         out: folder in which each slide gets one.
         model: which, and how it is run.
         options: how a slide is read.
         formats: exports beside the table.
-        resume: go on with what is there, and keep what is finished.
+        resume: continue unfinished runs, and keep finished ones.
         overwrite: replace what is there.
         task_tiles: least tiles of a task, where slides are shared out among workers.
 
@@ -51,11 +51,11 @@ class Request:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How it ended with a slide.
+    """Outcome of a slide.
 
     Attributes:
         slide: which.
-        summary: what was found; None if it failed.
+        summary: of its results; None if it failed.
         reason: why it failed, one line.
     """
 
@@ -71,11 +71,11 @@ class Outcome:
         return "partial" if self.summary.failed_tiles else "complete"
 
 
-# Told how far a slide is: its place among the slides of the run, and its progress.
+# Called with a slide and how far it is.
 Listener = Callable[[Slide, SlideProgress], None]
 
 
 def one_line(error: BaseException) -> str:
-    """What an error says, on one line; of one that is not a user's mistake also what it is."""
+    """The message of an error on one line, with the name of its class unless it is a user's mistake."""
     text = " ".join(str(error).split())
     return text if isinstance(error, InputError) and text else f"{type(error).__name__}: {text}".removesuffix(": ")

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from celldetr.cohort.local import predict_here
+from celldetr.cohort.local import predict_local
 from celldetr.cohort.request import Listener, Outcome, Request
 from celldetr.model.cpu_caches import limit_caches
 from celldetr.slide.find import Slide
@@ -26,23 +26,23 @@ def predict_slides(
 
     Args:
         slides: what ``find_slides`` gives.
-        request: what is wanted of each.
+        request: what is asked of each.
         cluster: what ``read_cluster`` gives; None: in this process, one after the other, in their order.
-        listener: told how far each slide is.
-        note: told what to wait for.
+        listener: called with how far each slide is.
+        note: called with what is waited for.
 
     Raises:
         InputError: the model cannot be loaded; no scheduler answers, or it is lost.
     """
     limit_caches()  # before PyTorch is loaded, which reads one of the two bounds then
     if cluster is None:
-        yield from predict_here(slides, request, listener)
+        yield from predict_local(slides, request, listener)
         return
     from celldetr.cohort.coordinator import Coordinator
     from celldetr.cohort.schedulers import connect
     from celldetr.model.hub import PACKAGED, find_model
 
-    folder = find_model(request.model.model)  # that there is none is better told once than by every slide
+    folder = find_model(request.model.model)  # a missing model is one error, not one a slide
     # Workers have other current directories, and other variables; their package has its own models.
     name = request.model.model if folder.parent == PACKAGED else str(folder.resolve())
     everywhere = replace(request, out=request.out.resolve(), model=request.model.model_copy(update={"model": name}))

@@ -102,7 +102,7 @@ def replacing_folder(path: Path) -> Iterator[Path]:
 
 
 def _flush(path: Path) -> None:
-    """Wait until the content of a file is on the disk; what a full disk or a lost share swallowed is told here."""
+    """Wait until the content of a file is on the disk; here a full disk or a lost share raises."""
     with path.open("rb+") as file:
         os.fsync(file.fileno())
 

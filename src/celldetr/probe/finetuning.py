@@ -44,7 +44,7 @@ class Finetuning:
         type_names: the K types, those of the data set's that are looked at.
         seeds: number of runs of each row and share; also draws the types that are kept.
         device: where networks run.
-        listen: name of a run -> who is told of its progress.
+        listen: name of a run -> listener to its training.
     """
 
     recipe: str

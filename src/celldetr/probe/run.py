@@ -73,8 +73,8 @@ def probe(
         device: where networks run.
         resume: keep rows and vectors that are in ``out``, if they were measured on the same cells.
         overwrite: begin anew in a folder that is not empty.
-        progress: told how far embedding is.
-        listen: name of a fine-tuning -> who is told how far it is.
+        progress: called with the images embedded, of all, and the row.
+        listen: name of a fine-tuning -> listener to its training.
 
     Returns:
         the numbers of the rows, the model's first, and what they were measured on.
@@ -112,11 +112,11 @@ def probe(
         done, rows = 0, []
         for method in chosen:
 
-            def tell(step: int, name: str = method.name) -> None:
+            def report(step: int, name: str = method.name) -> None:
                 if progress:
                     progress(min(done + step, total), total, name)  # noqa: B023 - called before done changes
 
-            row = _row(method, context, folder, tell)
+            row = _row(method, context, folder, report)
             rows.append(with_finetuning(row, method, tuning, context.test, folder) if tuning else row)
             done += images * (seeds if method.seeded else 1)
         numbers = summarise(rows)
@@ -125,7 +125,7 @@ def probe(
     return numbers, context
 
 
-def _row(method: Method, context: Context, folder: RunFolder, tell: Callable[[int], None]) -> Row:
+def _row(method: Method, context: Context, folder: RunFolder, report: Callable[[int], None]) -> Row:
     path = folder.path / "rows" / f"{method.file_name}.json"
     step = folder.step(f"row {method.file_name}", {"identity": method.identity}, (f"rows/{path.name}",))
     if step.is_done:
@@ -138,7 +138,7 @@ def _row(method: Method, context: Context, folder: RunFolder, tell: Callable[[in
             before = seed * (len(context.train.samples) + len(context.test.samples)) + (
                 len(context.train.samples) if part == "test" else 0
             )
-            pair.append(_vectors(folder, part, method, seed, truth, embedder, lambda i, b=before: tell(b + i)))  # type: ignore[misc]
+            pair.append(_vectors(folder, part, method, seed, truth, embedder, lambda i, b=before: report(b + i)))  # type: ignore[misc]
         vectors.append((pair[0], pair[1]))
     seconds = sum(part.seconds for pair in vectors for part in pair) / len(vectors)
     cells = len(context.train.types), len(context.test.types)
@@ -182,20 +182,20 @@ def _vectors(
     seed: int,
     truth: Truth,
     embedder: list[Embed],
-    tell: Callable[[int], None],
+    report: Callable[[int], None],
 ) -> Vectors:
     """Vectors from the file, or computed and put there."""
     place = _place(method, seed, part)
     path = folder.path / place
     step = folder.step(place, {"identity": method.identity}, (place,))
     if step.is_done:
-        tell(len(truth.samples))
+        report(len(truth.samples))
         return Vectors(load_file(path)["features"], step.facts["seconds"])
     with step as facts:
         if not embedder:
             embedder.append(method.build(seed))
             embedder[0](rescale(truth.samples[0], method.mpp))  # kernels are compiled, caches filled: nobody's cost
-        vectors = embed_all(embedder[0], method.mpp, truth, tell)
+        vectors = embed_all(embedder[0], method.mpp, truth, report)
         path.parent.mkdir(exist_ok=True)
         with replacing(path) as temporary:
             save_file({"features": vectors.features}, temporary)
@@ -203,7 +203,7 @@ def _vectors(
     return vectors
 
 
-def embed_all(embed: Embed, mpp: float, truth: Truth, tell: Callable[[int], None] | None = None) -> Vectors:
+def embed_all(embed: Embed, mpp: float, truth: Truth, report: Callable[[int], None] | None = None) -> Vectors:
     """Embed all cells of a split, on one thread, with the processor time of embedding alone.
 
     Time is the process's own on whatever it runs, so that other programs do not count; work on a GPU is not in it.
@@ -212,7 +212,7 @@ def embed_all(embed: Embed, mpp: float, truth: Truth, tell: Callable[[int], None
         embed: the method.
         mpp: of the images it sees; resampling to it is not timed.
         truth: the cells.
-        tell: told how many images are done.
+        report: called with the number of images that are done.
     """
     parts, seconds = [], 0.0
     threads = torch.get_num_threads()
@@ -224,8 +224,8 @@ def embed_all(embed: Embed, mpp: float, truth: Truth, tell: Callable[[int], None
                 start = time.process_time()
                 parts.append(embed(image))
                 seconds += time.process_time() - start
-                if tell:
-                    tell(i + 1)
+                if report:
+                    report(i + 1)
     finally:
         torch.set_num_threads(threads)
     features = np.ascontiguousarray(np.concatenate(parts), dtype=np.float32)

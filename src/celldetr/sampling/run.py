@@ -1,8 +1,8 @@
-"""Slides in, patch set out: places in random order, those worth it read, their nuclei found, written in shards.
+"""Sample a patch set from slides: candidate places in random order, quality filters, nuclei detected, shards written.
 
-What comes out depends on slides, model, options and seed alone. Batches for the model never span two slides or two
-shards, because what a network returns depends, in its last bits, on what it sees together; so a run that goes on after
-a shard writes what an uninterrupted one would have written.
+The set depends on slides, model, options and seed alone. Batches for the model never span two slides or two shards,
+because the output of a network depends, in its last bits, on the batch; so a run resumed after a shard writes the bytes
+of an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class SamplingProgress:
 
 @dataclass
 class _Tally:
-    """What became of a slide so far; ``SlideInfo`` while it is counted."""
+    """Counts of a slide so far; becomes its ``SlideInfo``."""
 
     name: str
     file: str
@@ -98,8 +98,8 @@ def sample_slides(
         options: which patches.
         mpp: micrometres per pixel of level 0 of all slides, instead of what the files say.
         patch_mpp: micrometres per pixel of the patches.
-        licence: of the slides; told to whoever uses the set.
-        resume: go on with an interrupted run, or accept a finished one; where there is none, begin.
+        licence: of the slides; recorded in the set.
+        resume: continue an interrupted run, or accept a finished one; where there is none, begin.
         overwrite: replace a set.
         progress: called after every batch.
 
@@ -143,7 +143,7 @@ def sample_slides(
 
 
 class _Run:
-    """One go at a set."""
+    """One session of sampling a set."""
 
     def __init__(
         self,
@@ -186,34 +186,36 @@ class _Run:
             return
         with reader:
             try:
-                found = self._nuclei.of_slide(reader)
-                places = self._places(reader, found)
+                nuclei = self._nuclei.of_slide(reader)
+                places = self._places(reader, nuclei)
             except InputError as error:
                 self._fail(tally, error)
                 return
             tally.places = len(places.corners) + places.empty
             if places.empty:
                 tally.left_out[EMPTY] = places.empty
-            look = _Look(reader, places, self._nuclei.margin, self._writer.info.mpp, self._options)
-            self._sample(index, first, tally, look, found)
-        self._tell(index, 1.0, tally)
+            patches = _PlaceReader(reader, places, self._nuclei.margin, self._writer.info.mpp, self._options)
+            self._sample(index, first, tally, patches, nuclei)
+        self._report(index, 1.0, tally)
 
-    def _places(self, reader: SlideReader, found: SlideNuclei) -> Places:
+    def _places(self, reader: SlideReader, nuclei: SlideNuclei) -> Places:
         options = self._options
-        places = find_places(reader, options.px, self._writer.info.mpp, options.min_tissue, options.seed, found.regions)
+        places = find_places(
+            reader, options.px, self._writer.info.mpp, options.min_tissue, options.seed, nuclei.regions
+        )
         if not places.grid:
             size = f"{reader.width} x {reader.height} px"
             side = f"{options.px * places.step[0]:.0f} x {options.px * places.step[1]:.0f} px there"
             raise InputError(f"{reader.file}: {size}, smaller than a patch, which is {side}; choose a smaller `px`")
         return places
 
-    def _sample(self, index: int, first: int, tally: _Tally, look: _Look, found: SlideNuclei) -> None:
+    def _sample(self, index: int, first: int, tally: _Tally, patches: _PlaceReader, nuclei: SlideNuclei) -> None:
         """Take patches of one slide from its place ``first`` on, until there are enough or no places are left."""
-        count, threads = len(look.places.corners), usable_threads()
+        count, threads = len(patches.places.corners), usable_threads()
         if tally.patches >= self._options.per_slide:
             return
         waiting: list[Cut] = []
-        with closing(ahead(look, range(first, count), 2 * BATCH + threads, threads)) as seen:
+        with closing(ahead(patches, range(first, count), 2 * BATCH + threads, threads)) as seen:
             for place, cut in enumerate(seen, first):
                 tally.looked_at += 1
                 if isinstance(cut, str):
@@ -223,17 +225,17 @@ class _Run:
                 missing = self._options.per_slide - tally.patches
                 if len(waiting) < min(BATCH, missing, self._writer.room) and place + 1 < count:
                     continue
-                self._take(tally, waiting, found)
+                self._take(tally, waiting, nuclei)
                 waiting = []
                 if not self._writer.room:
                     self._writer.close_shard(self._infos(), Position(slide=index, place=place + 1))
-                self._tell(index, max((place + 1) / count, tally.patches / self._options.per_slide), tally)
+                self._report(index, max((place + 1) / count, tally.patches / self._options.per_slide), tally)
                 if tally.patches == self._options.per_slide:
                     return
 
-    def _take(self, tally: _Tally, cuts: Sequence[Cut], found: SlideNuclei) -> None:
+    def _take(self, tally: _Tally, cuts: Sequence[Cut], nuclei: SlideNuclei) -> None:
         """Find the nuclei of patches and write those with enough of them."""
-        for cut, (boxes, scores) in zip(cuts, found.find(cuts) if cuts else (), strict=True):
+        for cut, (boxes, scores) in zip(cuts, nuclei.find(cuts) if cuts else (), strict=True):
             if len(boxes) < self._options.min_nuclei:
                 tally.leave_out(FEW)
                 continue
@@ -247,14 +249,14 @@ class _Run:
             raise error
         tally.failed = str(error)
 
-    def _tell(self, index: int, share: float, tally: _Tally) -> None:
+    def _report(self, index: int, share: float, tally: _Tally) -> None:
         if self._progress is not None:
             patches, nuclei = (sum(getattr(each, name) for each in self._tallies) for name in ("patches", "nuclei"))
             self._progress(SamplingProgress(tally.name, index + share, len(self._slides), patches, nuclei))
 
 
-class _Look:
-    """Reads places of a slide: the patch with its margin, or why it is left out. Called from several threads."""
+class _PlaceReader:
+    """Reads the patch at a place of a slide, with its margin, or says why it is left out. Thread-safe."""
 
     def __init__(self, reader: SlideReader, places: Places, margin: int, mpp: float, options: SampleOptions) -> None:
         self.places = places

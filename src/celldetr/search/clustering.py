@@ -2,7 +2,7 @@
 
 All slides are clustered together: a sample of all their cells is clustered, the others join the cluster of the sampled
 cells nearest to them. The sample (``sample.parquet``) and each slide (its clusters and exports) are steps of a run
-folder, so that an interrupted run goes on with the slide it was at.
+folder, so that an interrupted run continues with the slide it was at.
 """
 
 from __future__ import annotations
@@ -91,9 +91,9 @@ def cluster_cells(
         options: resolution, sample, seed and the like.
         formats: exports to write: ``geojson`` makes ``clusters.geojson.gz``, classified by cluster; others as in
             ``export_cells``.
-        resume: go on with an interrupted clustering of the same cells with the same options; keep a finished one.
+        resume: continue an interrupted clustering of the same cells with the same options; keep a finished one.
         overwrite: replace earlier clusters.
-        progress: told how many cells are done, of how many.
+        progress: called with the number of cells done, and of all.
 
     Raises:
         InputError: an extra is not installed, no cells, earlier clusters and neither was asked for, or a place that
@@ -166,7 +166,7 @@ def _group_sample(
     if step.is_done:
         return _read_sample(folder.path / SAMPLE)
     if len(vectors) > MANY:
-        warnings.warn(_slow(len(vectors)), SlowWarning, stacklevel=3)
+        warnings.warn(_slow_warning(len(vectors)), SlowWarning, stacklevel=3)
     try:
         with step:
             grouping = group(vectors, options.resolution, options.neighbours, options.seed)
@@ -179,8 +179,8 @@ def _group_sample(
     return grouping
 
 
-def _slow(count: int) -> str:
-    """What there is to say of so many cells that are clustered themselves."""
+def _slow_warning(count: int) -> str:
+    """Warning of a sample so large that its neighbour graph takes long."""
     return (
         f"{count:,} cells are clustered themselves, and each is first compared with every other: that takes about "
         f"{(count / SAMPLED_CELLS) ** 2:.0f} times as long as of {SAMPLED_CELLS:,}; with a smaller `sample` the"

@@ -2,7 +2,7 @@
 
 The manifest is the record of a run folder, in which each slide is a step. It names its table by its stamp, so an
 index knows which version of which table it is of, whatever folder that lies in. What it lists is whole, an interrupted
-build goes on after the last slide, and slides that have not changed are not read again.
+build continues after the last slide, and slides that have not changed are not read again.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ def build_index(
         out: folder of the index; default ``neighbours`` in the cells' own.
         overwrite: make all of it anew.
         seed: of the sample from which the lists' centroids are made.
-        progress: told how many cells are done, of how many.
+        progress: called with the number of cells done, and of all.
 
     Raises:
         InputError: faiss is not installed; no cells; ``out`` holds something else, is in use, or cannot be written.
@@ -134,7 +134,9 @@ def build_index(
                 with step as facts:
                     facts["rows"] = slide.table.count
                     if slide.table.count:
-                        index = ivf.make_lists(quantizer, _told(slide.blocks(), done, collection.count, progress))
+                        index = ivf.make_lists(
+                            quantizer, _with_progress(slide.blocks(), done, collection.count, progress)
+                        )
                         with replacing(out / file) as temporary:
                             ivf.write_lists(index, temporary)
             done += slide.table.count
@@ -149,7 +151,7 @@ def build_index(
     return Built(out, collection.count, slides, added, slides - added, len(before - set(folder.steps)))
 
 
-def _told(blocks: Any, done: int, total: int, progress: Progress | None) -> Any:
+def _with_progress(blocks: Any, done: int, total: int, progress: Progress | None) -> Any:
     for start, vectors in blocks:
         yield start, vectors
         if progress:

@@ -55,7 +55,7 @@ class SlideProgress:
     Attributes:
         tiles, tiles_total: read, and to be read.
         mm2: the area that those read own.
-        cells: found so far.
+        cells: detected so far.
     """
 
     tiles: int
@@ -223,8 +223,8 @@ class Session:
             if job.options.tissue and not failed:
                 warnings += scarcity_warnings(self._counter.cells, job.plan.tissue_mm2)
             self._counter.seconds.write += time.perf_counter() - start
-            found = results(self._infos, job.plan, job.model.types)
-            folder.finish("partial" if failed else "complete", warnings=warnings, **self._facts(), **found)
+            counts = results(self._infos, job.plan, job.model.types)
+            folder.finish("partial" if failed else "complete", warnings=warnings, **self._facts(), **counts)
         except BaseException:
             keep_or_discard(folder, self._store, self._cache, job.plan.bands, self._facts())
             raise

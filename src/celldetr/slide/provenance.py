@@ -65,33 +65,33 @@ def table_provenance(run: dict[str, Any], failed: int = 0) -> dict[str, Any]:
 
 def job_warnings(job: Job) -> list[str]:
     """What the user should know about the result, one sentence each."""
-    found = [*job.reader.warnings, *job.plan.notes]
+    warnings = [*job.reader.warnings, *job.plan.notes]
     coarsest = max(job.reader.mpp_x, job.reader.mpp_y)
     if coarsest > COARSE * job.model.mpp:
-        found.append(
+        warnings.append(
             f"the slide has {coarsest:.3g} um per pixel, the model works at {job.model.mpp:g}: nuclei are "
             "magnified more than in training, so expect fewer and less certain cells"
         )
     if job.options.region is not None and job.reader.bounds is not None and any(job.reader.bounds[:2]):
         x, y = job.reader.bounds[:2]
-        found.append(
+        warnings.append(
             f"the region counts from the slide's own corner; QuPath counts from that of what was scanned, which is at "
             f"({x}, {y}): add that to numbers from there"
         )
     side, asked = job.model.image_px, job.options.tile
     if side and asked is None:
-        found.append(
+        warnings.append(
             f"tiles are of {side} px: this model measures in fractions of an image of the size it was trained on"
         )
     elif side and asked != side:
-        found.append(
+        warnings.append(
             f"tile={asked}: this model measures in fractions of images of {side} px, so expect wrong boxes; "
             f"leave the tile out, or choose {side}"
         )
     if not job.plan.bands:
         where = "" if job.plan.roi is None else " in the ROI"
-        found.append(f"no tissue was found{where}, so no tile was read; if there is some, turn the tissue mask off")
-    return found
+        warnings.append(f"no tissue was found{where}, so no tile was read; if there is some, turn the tissue mask off")
+    return warnings
 
 
 def scarcity_warnings(cells: int, tissue_mm2: float) -> list[str]:

@@ -1,7 +1,7 @@
-"""Runs the trials of a study, seed by seed, so that a study that is cut short has its variants compared on some seeds.
+"""Run the trials of a study, seed by seed, so that a study that is cut short has all variants on some seeds.
 
-Trials are independent: several run side by side as processes of their own, each with its share of the processors. What
-is finished is kept, an interrupted training goes on, and a study is the same whatever the number of processes.
+Trials are independent: several run side by side as processes of their own, each with its share of the processors.
+Finished trials are kept, an interrupted training is resumed, and the results do not depend on the number of processes.
 """
 
 from __future__ import annotations
@@ -21,8 +21,6 @@ from celldetr.research.ablation.study import Study
 
 if TYPE_CHECKING:
     from celldetr.training.loop import Listener
-
-Told = Callable[[str], object]
 
 
 @dataclass(frozen=True)
@@ -57,7 +55,7 @@ def tasks_of(
     seeds: Sequence[int] = (),
     finished: Path | None = None,
 ) -> list[Task]:
-    """What is to be done, in order; what is finished is found out by those who do it.
+    """The tasks of a study, in order, whether they are finished or not.
 
     Args:
         study: whose trials.
@@ -104,13 +102,15 @@ def do_task(task: Task, listener: Listener | None = None) -> str:
     return task.name
 
 
-def run_tasks(tasks: Sequence[Task], jobs: int, told: Told, listener: Listener | None = None) -> None:
-    """Run tasks; ``told`` hears of each that is finished.
+def run_tasks(
+    tasks: Sequence[Task], jobs: int, finished: Callable[[str], object], listener: Listener | None = None
+) -> None:
+    """Run tasks.
 
     Args:
         tasks: of ``tasks_of``.
         jobs: how many side by side; 1: in this process, where ``listener`` sees every step.
-        told: gets the name of a task.
+        finished: called with the name of each task that is done.
         listener: of ``train``.
 
     Raises:
@@ -126,12 +126,12 @@ def run_tasks(tasks: Sequence[Task], jobs: int, told: Told, listener: Listener |
             task.out.mkdir(parents=True, exist_ok=True)
     if jobs == 1:
         for task in tasks:
-            told(do_task(task, listener))
+            finished(do_task(task, listener))
         return
     with _shared_processors(jobs), ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
         try:
             for name in _results(pool, tasks):
-                told(name)
+                finished(name)
         except KeyboardInterrupt:
             # The pool would wait for trials of an hour; they have saved their state and go on from there.
             for process in list(pool._processes.values()):

@@ -45,7 +45,7 @@ REPORTED = ("standard", "within-radius")  # protocols
 
 @dataclass(frozen=True)
 class Result:
-    """What a trial found.
+    """Result of a trial.
 
     Attributes:
         variant, seed: which trial.
@@ -94,7 +94,7 @@ def find_result(study: Study, variant: str, seed: int, out: Path, finished: Path
 def run_trial(
     study: Study, variant: str, seed: int, out: Path, device: str = "auto", listener: Listener | None = None
 ) -> Path:
-    """Train and score one variant of a ``whole`` study; an interrupted training goes on.
+    """Train and score one variant of a ``whole`` study; an interrupted training is resumed.
 
     Returns:
         the file of the result.
@@ -223,9 +223,9 @@ def metrics_of(types: Sequence[str], chosen: Sequence[str]) -> dict[str, Metric]
     Raises:
         InputError: a chosen type is not the model's.
     """
-    found: dict[str, Metric] = {"detection F1": lambda totals: totals.detection.f1}
+    metrics: dict[str, Metric] = {"detection F1": lambda totals: totals.detection.f1}
     if not types:
-        return found
+        return metrics
     unknown = set(chosen) - set(types)
     if unknown:
         raise InputError(f"test.types {sorted(unknown)} are not types of the model ({', '.join(types)})")
@@ -241,4 +241,4 @@ def metrics_of(types: Sequence[str], chosen: Sequence[str]) -> dict[str, Metric]
         pairs = right + sum(counts.fn for counts in totals.types)
         return right / pairs if pairs else None
 
-    return found | {"mean type F1": mean_type, "types right, of cells found": accuracy}
+    return metrics | {"mean type F1": mean_type, "types right, of cells found": accuracy}
