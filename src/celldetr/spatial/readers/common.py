@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from pydantic import Field
 
 from celldetr.config import Config, Mpp
 from celldetr.errors import InputError
@@ -27,23 +28,38 @@ DAMAGED = "the file is damaged or incomplete; copy it again, or export it anew"
 class ReadOptions(Config):
     """How a section is read; the defaults suit a Xenium bundle."""
 
-    # Xenium. auto: spatialdata-io where the bundle has all that it asks for, else our own reading of the tables.
-    reader: Literal["auto", "spatialdata-io", "plain"] = "auto"
+    reader: Literal["auto", "spatialdata-io", "plain"] = Field(
+        "auto",
+        description="Of a Xenium bundle. auto: spatialdata-io where the bundle has all that it asks for, else plain,"
+        " which reads the tables alone.",
+    )
 
-    # AnnData and HEST-1k. What coordinates are measured in; auto: by the names of their columns, else it must be said.
-    unit: Literal["auto", "um", "px"] = "auto"
-    mpp: Mpp | None = None  # micrometres per pixel of the H&E image; needed for pixels where no metadata say it
-    x: str | None = None  # columns of obs with the coordinates; default: those with a usual name, else obsm
-    y: str | None = None
-    obsm: str = "spatial"
-    # Exchange x and y. None: as the columns' names say, but x_pixel and y_pixel, which some use for row and column
-    # and others the other way round, must be decided.
-    swap_xy: bool | None = None
-    layer: str | None = None  # where the whole counts are; default: X, then layers counts and raw_counts, then raw
-    gene_column: str | None = None  # column of var with gene symbols; default: var_names
-    undo_log: bool = False  # get counts back from normalised values where that can be proved; see ``unlog``
+    # AnnData and HEST-1k.
+    unit: Literal["auto", "um", "px"] = Field(
+        "auto", description="What coordinates are measured in; auto: by the names of their columns."
+    )
+    mpp: Mpp | None = Field(
+        None, description="Micrometres per pixel of the H&E image; needed for pixels where no metadata say it."
+    )
+    x: str | None = Field(
+        None, description="Column of obs with the x coordinates; default: one with a usual name, else obsm."
+    )
+    y: str | None = Field(None, description="Column of obs with the y coordinates; default: as of x.")
+    obsm: str = Field("spatial", description="Key of obsm with the coordinates, where no columns have them.")
+    # x_pixel and y_pixel are rows and columns for some, and the other way round for others.
+    swap_xy: bool | None = Field(
+        None,
+        description="Exchange x and y; default: as the columns' names say; for x_pixel and y_pixel it must be given.",
+    )
+    layer: str | None = Field(
+        None, description="Where the whole counts are; default: X, then layers counts and raw_counts, then raw."
+    )
+    gene_column: str | None = Field(None, description="Column of var with gene symbols; default: var_names.")
+    undo_log: bool = Field(False, description="Get counts back from normalised values where that can be proved.")
 
-    drop_unplaced: bool = False  # leave cells without finite coordinates out, counted in the source; else refused
+    drop_unplaced: bool = Field(
+        False, description="Leave out cells without finite coordinates; else they are an error."
+    )
 
 
 @contextmanager
