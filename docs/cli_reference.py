@@ -14,7 +14,9 @@ from celldetr.cli.command import settings_of
 from celldetr.cli.from_config import describe
 from celldetr.cohort.options import ClusterSettings
 from celldetr.config import Recipe
+from celldetr.spatial.options import SpatialOptions
 
+SHARED = {(Recipe,): "a recipe", (SpatialOptions,): "spatial"}  # configs of several commands
 PAGE = Path(__file__).with_name("reference") / "cli.md"
 INTRODUCTION = """# Commands
 
@@ -52,8 +54,9 @@ def section(name: str, command: Any) -> Iterator[str]:
     for param in options:
         yield f"- `{written(param)}`: {' '.join([*param.help.split(), *note(param)])}"
     settings = settings_of(command)
-    if settings and getattr(command.callback, "configs", tuple)() == (Recipe,):
-        yield "\nIts settings are those of a recipe, [below](#settings-of-a-recipe)."
+    configs = getattr(command.callback, "configs", tuple)()
+    if shared := SHARED.get(configs):
+        yield f"\nIts settings are those of {shared}, [below](#settings-of-{shared.replace(' ', '-')})."
     elif others := [key for key in settings if key not in {param.name for param in options}]:
         yield "\nSettings without an option:\n"
         yield from (setting(key, settings[key]) for key in others)
@@ -91,8 +94,9 @@ def reference() -> str:
     lines = [INTRODUCTION]
     for name, command in commands(get_command(app), "celldetr"):
         lines += section(name, command)
-    lines.append("\n## Settings of a recipe\n")
-    lines += [setting(key, field) for key, field in Recipe.settings()]
+    for (config,), name in SHARED.items():
+        lines.append(f"\n## Settings of {name}\n")
+        lines += [setting(key, field) for key, field in config.settings()]
     lines.append(
         "\n## Settings of a cluster\n\nA YAML file for `celldetr predict --cluster FILE`: [scale](scale.md).\n"
     )

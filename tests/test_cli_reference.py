@@ -13,12 +13,11 @@ import pytest
 from typer.main import get_command
 
 from celldetr.cli import app
-from celldetr.cli.command import RENAMED
+from celldetr.cli.command import RENAMED, settings_of
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 FILES = [*PAGES, *sorted((ROOT / "src/celldetr/recipes").glob("*.yaml")), *sorted((ROOT / "examples").glob("*"))]
-SPATIAL = ("label", "read", "type", "nuclei", "align", "write")
 
 
 def commands(group: Any = None) -> Iterator[Any]:
@@ -43,12 +42,17 @@ def test_the_reference_is_current() -> None:
     )
 
 
+def test_every_setting_is_described() -> None:
+    for command in commands():
+        missing = [name for name, field in settings_of(command).items() if not field.description]
+        assert missing == [], command.name
+
+
 def test_every_option_says_how_its_value_is_written() -> None:
     for command in commands():
         for param in command.params:
             assert param.help, f"{command.name} {param.name}"
-            known = param.metavar or param.name == "help" or getattr(param, "is_flag", False)
-            assert known or command.name in SPATIAL, (command.name, param.name)
+            assert param.metavar or param.name == "help" or getattr(param, "is_flag", False), (command.name, param.name)
 
 
 @pytest.mark.parametrize(("page", "line"), sorted(set(lines())))

@@ -19,8 +19,13 @@ RENAMED: dict[str, dict[str, list[str]]] = {
     "ablate": {"--seeds": ["--only-seeds"]},
     "export": {"--to": ["--format"]},
     "evaluate": {"--types": ["--join"]},
-    "label": {"--types": ["--type-column"]},
-    "type": {"--types": ["--type-column"]},
+    "label": {"--types": ["--type-column"], "--options": ["--config"]},
+    "type": {"--types": ["--type-column"], "--options": ["--config"]},
+    "read": {"--options": ["--config"]},
+    "qc": {"--options": ["--config"]},
+    "align": {"--options": ["--config"]},
+    "write": {"--options": ["--config"]},
+    "options": {"--options": ["--config"]},
 }
 
 

@@ -21,6 +21,7 @@ import typer
 from pydantic.fields import FieldInfo
 
 from celldetr.config import Config, override, parse
+from celldetr.config.base import T
 from celldetr.errors import InputError, near
 from celldetr.io.safe_io import expand_user, is_file, read_yaml
 
@@ -69,8 +70,7 @@ def with_settings(command: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(command)
     def run(assignments: list[str] | None, config: Path | None, **given: Any) -> Any:
-        values = override(read_yaml(config) if config else {}, assignments or [])
-        origin = " and ".join([str(config)] * bool(config) + ["--set"] * bool(assignments))
+        values, origin = _read(assignments, config)
         known = {name for each in configs.values() for name in each.model_fields}
         for name in values:
             if name not in known:
@@ -84,6 +84,21 @@ def with_settings(command: Callable[..., Any]) -> Callable[..., Any]:
 
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     return has_settings(lambda: tuple(configs.values()))(run)
+
+
+def _read(assignments: list[str] | None, file: Path | None) -> tuple[dict[str, Any], str]:
+    """The settings of ``--config``, changed by ``--set``; and where they come from, for messages."""
+    origin = " and ".join([str(file)] * bool(file) + ["--set"] * bool(assignments))
+    return override(read_yaml(file) if file else {}, assignments or []), origin
+
+
+def read_settings(config: type[T], assignments: list[str] | None, file: Path | None) -> T:
+    """A config from ``--set`` and ``--config`` alone.
+
+    Raises:
+        InputError: an unknown key, or a value out of range.
+    """
+    return parse(config, *_read(assignments, file))
 
 
 def has_settings(configs: Callable[[], tuple[type[Config], ...]]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:

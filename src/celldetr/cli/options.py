@@ -50,7 +50,7 @@ Formats = Annotated[
 Inference = Annotated[InferenceOptions, Fields("model=--model,-m", "threshold", "device", "precision", "orientations")]
 ModelName = Annotated[
     str | None,
-    typer.Option("--model", "-m", help="Name (see `celldetr models`) or folder of a model.", show_default="small-20x"),
+    typer.Option("--model", "-m", metavar="NAME|FOLDER", help=InferenceOptions.model_fields["model"].description),
 ]
 Dataset = Annotated[
     str, typer.Argument(metavar="DATASET", help="A data set's card (YAML), one in the package, or a folder of labels.")

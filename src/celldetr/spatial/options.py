@@ -1,12 +1,8 @@
-"""Settings of all steps in one place, as ``celldetr spatial --set`` gives them: ``qc.min_counts=5``."""
+"""Settings of all steps of ``celldetr spatial`` in one place, e.g. ``qc.min_counts``."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
-
-from celldetr.config import Config, override, parse
-from celldetr.io.safe_io import read_yaml
+from celldetr.config import Config
 from celldetr.spatial.align import AlignOptions
 from celldetr.spatial.annotate.cells import TypeOptions
 from celldetr.spatial.pair import PairOptions
@@ -24,14 +20,3 @@ class SpatialOptions(Config):
     align: AlignOptions = AlignOptions()
     pair: PairOptions = PairOptions()
     write: WriteOptions = WriteOptions()
-
-
-def spatial_options(assignments: Sequence[str] = (), file: Path | None = None) -> SpatialOptions:
-    """Settings from a YAML file, and assignments (``step.key=value``) that win over it.
-
-    Raises:
-        InputError: an unknown step or key (near ones are named), or a value out of range.
-    """
-    values = read_yaml(file) if file is not None else {}
-    origin = str(file) if file is not None and not assignments else "--set"
-    return parse(SpatialOptions, override(values, list(assignments)), origin)
