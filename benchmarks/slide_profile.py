@@ -165,9 +165,9 @@ def main() -> None:
         pixels: list[int] = []
         inner = model.predict_tiles
 
-        def counted(tiles: Any) -> Any:
+        def counted(tiles: Any, *options: Any) -> Any:
             pixels.append(sum(tile.shape[0] * tile.shape[1] for tile in tiles))
-            return inner(tiles)
+            return inner(tiles, *options)
 
         model.predict_tiles = counted  # type: ignore[method-assign]
         with clocks(model, clock):

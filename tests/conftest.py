@@ -78,3 +78,13 @@ def small_onnx(tmp_path_factory: pytest.TempPathFactory) -> Path:
             cli.main()
     assert end.value.code == 0
     return path
+
+
+@pytest.fixture(autouse=True)
+def subnormal_numbers() -> None:
+    """A shared library that was built with fast-math turns subnormal floats off for the process that loads it.
+
+    Hypothesis refuses to draw floats then, in whatever test comes next in that process.
+    """
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_flush_denormal(False)

@@ -17,7 +17,8 @@ from helpers.scenes import image, random_image
 
 
 def f1_at(images: list[ImageCells], threshold: float, protocol: str = "within-radius") -> float:
-    counts = [count_detection(pair_image(i.above(threshold), PROTOCOLS[protocol])) for i in images]
+    rule = PROTOCOLS[protocol]
+    counts = [count_detection(pair_image(rule.prepare(i.above(threshold)), rule)) for i in images]
     return sum(counts, DetectionCounts()).f1 or 0.0
 
 

@@ -33,7 +33,7 @@ def image() -> np.ndarray:
 @pytest.mark.parametrize("changes", [{}, {"constrained": False, "self_attention": "after_first"}])
 @torch.inference_mode()
 def test_layer_output_follows_from_the_trace(changes: dict[str, object]) -> None:
-    net = network(**changes)
+    net = network(border="zeros", **changes)
     calls = []
     for layer in net.representer.layers:
         layer.cross_attention.register_forward_hook(lambda module, args, out: calls.append((module, args[2], out)))

@@ -20,5 +20,3 @@ def test_parts_end_where_one_is_missing(tmp_path: Path) -> None:
     cells, boxes = some_cells(5, 2)
     np.testing.assert_array_equal(store.centres(2), (boxes[:, :2] + boxes[:, 2:]) / 2)
     assert len(cells) == 5
-    store.remove()
-    assert not (tmp_path / "parts").exists()

@@ -130,7 +130,8 @@ def _listening(network: CellDETR) -> Iterator[list[tuple[Tensor, Tensor]]]:
 
     def before(attention: DeformableAttention, arguments: tuple[Any, ...]) -> None:
         query, reference, memory = cast(tuple[Tensor, Tensor, Memory], arguments)
-        fractions = attention.locations(query, reference, memory) / memory.ratios[:, None, None, :, None, :]
+        points = attention.locations(query, reference, memory, clamp=False)
+        fractions = points / memory.ratios[:, None, None, :, None, :]
         seen.append(((fractions * memory.sizes[:, None, None, None, None])[0], attention.weights(query)[0]))
 
     attentions = [m for m in network.representer.modules() if isinstance(m, DeformableAttention)]

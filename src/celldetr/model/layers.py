@@ -129,13 +129,15 @@ class DeformableAttention(nn.Module):
             nn.init.xavier_uniform_(projection.weight)
             projection.bias.zero_()
 
-    def locations(self, query: Tensor, reference: Tensor, memory: Memory) -> Tensor:
+    def locations(self, query: Tensor, reference: Tensor, memory: Memory, *, clamp: bool = True) -> Tensor:
         """Where each query samples.
 
         Args:
             query: (B, Q, d).
             reference: (B, Q, 2) points or (B, Q, 4) cxcywh boxes, fractions of each image's valid region.
             memory: the levels sampled.
+            clamp: with ``inside``, to the pixel centres that are read, which may lie beside a box that is narrower than
+                a pixel of its level.
 
         Returns:
             (B, Q, heads, L, P, 2) as (x, y) fractions of each level's map (padding included).
@@ -152,7 +154,7 @@ class DeformableAttention(nn.Module):
             half = reference[:, :, None, None, None, 2:] / 2
             reach = offsets / self.points if self.margin is None else self.margin * torch.tanh(offsets)
             locations = (centre + reach * half) * ratios
-        return clamp_inside(locations, cells) if self.inside else locations
+        return clamp_inside(locations, cells) if self.inside and clamp else locations
 
     def weights(self, query: Tensor) -> Tensor:
         """How much each sampled point counts: (B, Q, d) -> (B, Q, heads, L, P) float32, each head's sum being 1."""

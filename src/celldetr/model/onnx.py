@@ -62,7 +62,8 @@ class AllQueries(nn.Module):
         network = self.network
         batch, _, height, width = images.shape
         coarsest = network.config.strides[-1]
-        padded = functional.pad(network.normalise(images), (0, -width % coarsest, 0, -height % coarsest))
+        beyond = "replicate" if network.config.border == "replicate" else "constant"
+        padded = functional.pad(network.normalise(images), (0, -width % coarsest, 0, -height % coarsest), mode=beyond)
         x = torch.arange(padded.shape[3], device=images.device) >= width
         y = torch.arange(padded.shape[2], device=images.device) >= height
         padding = (y[:, None] | x[None, :]).expand(batch, -1, -1)
