@@ -98,7 +98,7 @@ def reference() -> str:
         lines.append(f"\n## Settings of {name}\n")
         lines += [setting(key, field) for key, field in config.settings()]
     lines.append(
-        "\n## Settings of a cluster\n\nA YAML file for `celldetr predict --cluster FILE`: [scale](../how-to/scale.md).\n"
+        "\n## Settings of a cluster\n\nYAML for `celldetr predict --cluster FILE`: [scale](../how-to/scale.md).\n"
     )
     lines += [setting(key, field).replace("=", ": ", 1) for key, field in ClusterSettings.settings()]
     return "\n".join(lines) + "\n"
