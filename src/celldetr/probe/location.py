@@ -232,10 +232,13 @@ def _perceptron(train: NDArray, places: NDArray[np.float64], test: NDArray, seed
         return np.asarray(model.fit(train, (places - mean) / sd).predict(test)) * sd + mean
 
 
-def movement(before: NDArray[np.floating], after: NDArray[np.floating]) -> float:
-    """Root mean square distance between vectors of the same cells, over the spread of those before."""
+def movement(
+    before: NDArray[np.floating], after: NDArray[np.floating], among: NDArray[np.floating] | None = None
+) -> float:
+    """Root mean square distance between vectors of the same cells, over the spread of ``among`` (or ``before``)."""
     first, second = np.asarray(before, np.float64), np.asarray(after, np.float64)
-    spread = ((first - first.mean(0)) ** 2).sum(1).mean()
+    every = first if among is None else np.asarray(among, np.float64)
+    spread = ((every - every.mean(0)) ** 2).sum(1).mean()
     return float(np.sqrt(((first - second) ** 2).sum(1).mean() / spread))
 
 
@@ -250,8 +253,7 @@ def _across_tiles(here: TileCells, there: TileCells) -> tuple[float, float]:
         cells.embeddings[keep][index] for cells, keep, index in zip((here, there), kept, (first, second), strict=True)
     )
     types = here.types[kept[0]][first] == there.types[kept[1]][second]
-    spread = ((here.embeddings - here.embeddings.mean(0)) ** 2).sum(1).mean()
-    return float(np.sqrt(((a - b) ** 2).sum(1).mean() / spread)), float(types.mean())
+    return movement(a, b, here.embeddings), float(types.mean())
 
 
 def _without_surroundings(
@@ -270,9 +272,8 @@ def _without_surroundings(
         vector, kind = embed(predictor, occluded(tile, own, MARGIN_PX), own[None])
         vectors.append(vector[0])
         types.append(kind[0])
-    spread = ((here.embeddings - here.embeddings.mean(0)) ** 2).sum(1).mean()
-    moved = ((np.stack(vectors) - here.embeddings[chosen]) ** 2).sum(1).mean()
-    return float(np.sqrt(moved / spread)), float((np.array(types) == here.types[chosen]).mean())
+    moved = movement(here.embeddings[chosen], np.stack(vectors), here.embeddings)
+    return moved, float((np.array(types) == here.types[chosen]).mean())
 
 
 def occluded(image: NDArray[np.uint8], box: NDArray[np.floating], margin: float) -> NDArray[np.uint8]:
