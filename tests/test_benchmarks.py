@@ -19,7 +19,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-import shapely
 import torch
 import yaml
 
@@ -29,7 +28,7 @@ from celldetr.research.ablation.study import load_study
 from celldetr.slide.reader import open_slide
 from helpers.cli import call
 from helpers.sample_crop import crop
-from helpers.stand_ins import write_bone_marrow, write_reference, write_stand_ins
+from helpers.stand_ins import write_reference, write_stand_ins
 from helpers.synthetic import svs
 
 ROOT = Path(__file__).parents[1]
@@ -118,7 +117,6 @@ RECIPE = {"load_recipe": small_recipe}
 # Arguments and constants with which each is small.
 SMALL: dict[str, tuple[Arguments, dict[str, Any] | Constants]] = {
     "attention_inside": (lambda place: ["small-20x"], {}),
-    "dropout_speed": (NOTHING, {"TURNS": 1, "WARM": 0, **RECIPE}),
     "embedding_cost": (NOTHING, {"ROUNDS": 1, "IMAGES": 1, "SIZES": (64,)}),
     "engines": (
         lambda place: ["--runs", 1, "--threads", 1, "--onnx", place.onnx],
@@ -130,6 +128,7 @@ SMALL: dict[str, tuple[Arguments, dict[str, Any] | Constants]] = {
     ),
     "foreign_tissue": (NOTHING, {"THRESHOLDS": (0.3,)}),
     "frozen_features": (NOTHING, {"SEEDS": 1}),
+    "kernel_ratios": (lambda place: ["--pairs", 1, "--threads", 1], {"WARM": 0, "SIZES": ((64, 1),), "STEP_PX": 64}),
     "million_cells": (lambda place: ["--cells", 600, "--steps", "index", "query", "geojson"], {}),
     "neighbour_index": (lambda place: ["--cells", 4000, "--queries", 5, "--libraries", "faiss-ivf"], {}),
     "nucleus_size": (NOTHING, {"FACTORS": (1.0,), "PLACES": ((1200, 900),)}),
@@ -197,64 +196,6 @@ def test_big_slides(small: Callable[..., ModuleType], place: Place) -> None:
     printed = run(module, big, "-o", place.out / "big", "--plot", place.out / "plot.png")
     assert "geojson: " in printed
     assert (place.out / "plot.png").stat().st_size > 1000
-
-
-@pytest.mark.slow
-def test_deformable_attention(small: Callable[..., ModuleType]) -> None:
-    module = small("deformable_attention")
-    module.SETTINGS = (module.Setting("tiny", batch=1, levels=(8, 4), width=128),)
-    threads = torch.get_num_threads()
-    assert "tiny" in run(module, "--runs", 1, "--threads", 1)
-    torch.set_num_threads(threads)
-
-
-@pytest.mark.slow
-def test_paper_r50(small: Callable[..., ModuleType], place: Place) -> None:
-    module = small("paper_r50", PROBE=1)
-    light = ("model.backbone=resnet18", "model.num_queries=50", "training.workers=0")
-    module.CHANGES += (*light, *SMALL_RECIPE[2:])
-    assert "1 steps of 1" in run(module, "--steps", 1)
-
-
-@pytest.mark.slow
-def test_roi_equals_filter(small: Callable[..., ModuleType], place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    module = small("roi_equals_filter", ROI=shapely.box(50, 60, 200, 250))
-    monkeypatch.setattr(module.celldetr, "sample_slide", lambda: place.slide)
-    assert "same type: 100.00%" in run(module)
-
-
-@pytest.mark.slow
-def test_same_cells(load: Callable[..., ModuleType], place: Place) -> None:
-    module = load("same_cells")
-    with pytest.raises(SystemExit) as end:
-        run(module, ROOT, ROOT, "--", place.slide)
-    assert end.value.code == 0
-
-
-@pytest.mark.slow
-def test_training_speed(small: Callable[..., ModuleType], place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    module, recipe = small("training_speed"), place.out / "recipe.yaml"
-    values = small_recipe("small-20x").model_dump(mode="json")
-    recipe.write_text(yaml.safe_dump(values))
-    monkeypatch.setattr(sys, "stdin", io.StringIO("\n"))
-    steps = run(module, "--precision", 32, "--work", recipe, place.out / "run").splitlines()
-    assert [len(step.split()) for step in steps] == [3, 3]
-
-
-@pytest.mark.slow
-def test_spatial_size(small: Callable[..., ModuleType], place: Place) -> None:
-    module = small("spatial_size", measured=lambda work, *given: (work(*given), (0.0, 0.0))[1])
-    (place.out / "work").mkdir()
-    folder = write_bone_marrow(place.out / "bone-marrow")
-    assert "write" in run(module, "--bone-marrow", folder, "--work", place.out / "work", "--cells", 400)
-
-
-@pytest.mark.slow
-def test_spatial_training(small: Callable[..., ModuleType], place: Place) -> None:
-    module = small("spatial_training")
-    module.OPTIONS = module.OPTIONS.model_copy(update={"px": 64, "min_nuclei": 1})
-    printed = run(module, "--reference", reference(place), "--work", place.out / "work", "--steps", 1)
-    assert "trained on recovered labels" in printed
 
 
 @pytest.mark.slow

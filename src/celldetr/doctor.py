@@ -195,22 +195,19 @@ def network() -> Iterator[Finding]:
 
 
 def _deformable() -> float:
-    """Largest difference of the attention in boxes that prediction uses from the same in plain PyTorch."""
+    """Largest difference of the compiled attention in boxes from the plain one."""
     import torch
 
-    from celldetr.model.deformable import deformable_attention_fused, deformable_attention_reference
+    from celldetr.model.deformable import deformable_attention, deformable_attention_fused, sampling_points
 
     generator = torch.Generator().manual_seed(0)
     shapes = [(5, 7), (3, 4)]
     value = torch.randn(1, 47, 2, 4, generator=generator)
-    offsets = torch.randn(1, 6, 2, 2, 3, 2, generator=generator)
-    logits = torch.randn(1, 6, 2, 2, 3, generator=generator)
-    boxes = torch.rand(1, 6, 4, generator=generator)
-    compiled = deformable_attention_fused(value, shapes, offsets, logits, boxes, torch.ones(1, 2, 2), 1.0)
-    centre, half = boxes[:, :, None, None, None, :2], boxes[:, :, None, None, None, 2:] / 2
-    weights = logits.flatten(3).softmax(-1).view_as(logits)
-    plain = deformable_attention_reference(value, shapes, centre + offsets.tanh() * half, weights)
-    return float((compiled - plain).abs().max())
+    raw = torch.randn(1, 6, 2, 2, 3, 2, generator=generator), torch.randn(1, 6, 2, 2, 3, generator=generator)
+    boxes, ratios = torch.rand(1, 6, 4, generator=generator), torch.ones(1, 2, 2)
+    compiled = deformable_attention_fused(value, shapes, *raw, boxes, ratios, 1.0)
+    points = sampling_points(*raw, shapes, boxes, ratios, 1.0, inside=False)
+    return float((compiled - deformable_attention(value, shapes, *points)).abs().max())
 
 
 def _near() -> float:
@@ -299,7 +296,7 @@ def _kernel_cache() -> Path | None:
     """Where Numba keeps what it compiles of our kernels: beside them, or a folder of the user's; None: nowhere."""
     from numba.core import caching
 
-    from celldetr.model.deformable_kernels import fused_kernel
+    from celldetr.model.deformable_cpu import fused_kernel
 
     cache_of: Any = caching.FunctionCache
     try:

@@ -67,5 +67,5 @@ def noted(ours: type[Warning]) -> Iterator[None]:
             else:
                 show(message, category, *place)
 
-        warnings.showwarning = say
+        warnings.showwarning = say  # type: ignore[assignment]
         yield
