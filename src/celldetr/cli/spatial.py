@@ -166,7 +166,6 @@ def label(
                 inverse=inverse,
                 options=chosen.align,
                 pairing=chosen.pair,
-                progress=bar.share("align"),
             ),
             "write": lambda: pipeline.write(
                 chosen.write, spots=spots, donor=donor, licence=licence, progress=bar.share("write")
@@ -298,7 +297,6 @@ def align(
             inverse=inverse,
             options=chosen.align,
             pairing=chosen.pair,
-            progress=bar.share("alignment and pairs"),
         )
         _summarise(pipeline, "align", ran=ran)
 
