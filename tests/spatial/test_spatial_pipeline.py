@@ -260,7 +260,6 @@ def test_a_stamp_changes_with_content_and_with_files_of_a_folder(tmp_path: Path)
     (tmp_path / "b.csv").write_text("2")
     assert stamp(file) != before[0]
     assert stamp(tmp_path) != before[1]
-    assert stamp(None) is None
 
 
 def test_options_are_printed_and_taken_from_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -68,17 +68,17 @@ def find_counts(
     order = [name for name in order if matrices[name][0] is not None]
     for name in order:
         matrix, var = matrices[name]
-        if is_whole(matrix) and np.any(matrix.data if hasattr(matrix, "tocsr") else matrix):
+        if is_whole(matrix) and np.any(_values(matrix)):
             return Counts(csr_counts(matrix), var, name)
     for name in reversed(order):
         matrix, var = matrices[name]
         if undo is not None and (counts := undo(matrix)) is not None:
             return Counts(counts, var, f"{name}, normalisation undone")
-    looked = ", ".join(order) or "no matrix"
     others = ", ".join(name for name in matrices if name not in order)
     more = f", or name another of its matrices ({others})" if others else ""
     raise InputError(
-        f"{path}: holds no whole counts (looked at {looked}); save them as X or as layer 'counts'{more}{advice}"
+        f"{path}: holds no whole counts (looked at {', '.join(order) or 'no matrix'}); save them as X or as layer"
+        f" 'counts'{more}{advice}"
     )
 
 
@@ -86,8 +86,7 @@ def csr_counts(matrix: Any) -> Any:
     """A dense or sparse matrix as CSR float32, sorted, without stored zeros."""
     from scipy import sparse
 
-    csr = sparse.csr_matrix(matrix) if not sparse.issparse(matrix) else matrix.tocsr()
-    csr = sparse.csr_matrix((csr.data.astype(np.float32), csr.indices, csr.indptr), shape=csr.shape)
+    csr = sparse.csr_matrix(matrix).astype(np.float32)
     csr.sum_duplicates()
     csr.eliminate_zeros()
     return csr
@@ -95,17 +94,19 @@ def csr_counts(matrix: Any) -> Any:
 
 def is_whole(matrix: Any) -> bool:
     """Whether a dense or sparse matrix holds whole numbers of 0 and more, and nothing else."""
-    data = np.asarray(matrix.data if hasattr(matrix, "tocsr") else matrix)
-    if data.dtype.kind in "ub":
-        return True
-    if data.dtype.kind not in "if":
+    values = _values(matrix)
+    if values.dtype.kind not in "biuf":
         return False
-    flat, step = data.reshape(-1), 1 << 22  # in pieces: no copies as large as the matrix
+    flat, step = values.reshape(-1), 1 << 22  # in pieces: no copies as large as the matrix
     for start in range(0, flat.size, step):
         piece = flat[start : start + step]
         if not (np.isfinite(piece).all() and (piece >= 0).all() and (piece == np.floor(piece)).all()):
             return False
     return True
+
+
+def _values(matrix: Any) -> Any:
+    return np.asarray(matrix.data if hasattr(matrix, "tocsr") else matrix)
 
 
 def undo_log_approximately(matrix: Any) -> Any | None:
@@ -124,7 +125,7 @@ def undo_log_approximately(matrix: Any) -> Any | None:
         return None
     out.data = np.expm1(out.data)
     starts, lengths = _rows(out)
-    out.data = np.round(out.data * np.repeat(1 / np.minimum.reduceat(out.data, starts), lengths))
+    out.data = np.round(out.data / np.repeat(np.minimum.reduceat(out.data, starts), lengths))
     return out.astype(np.float32)
 
 
@@ -141,24 +142,22 @@ def undo_log_provably(matrix: Any) -> Any | None:
     Returns:
         (N, G) CSR float32 of whole counts; None: not provable.
     """
-    logged = csr_counts(matrix)
-    if not (logged.nnz and np.isfinite(logged.data).all() and logged.data.min() >= 0):
+    out = csr_counts(matrix)
+    if not (out.nnz and np.isfinite(out.data).all() and out.data.min() >= 0):
         return None
-    starts, lengths = _rows(logged)
-    for undo in (np.expm1, np.positive):
-        if undo is np.expm1 and logged.data.max() > 80:  # no logarithm
-            continue
-        values = undo(logged.data.astype(np.float64))
+    starts, lengths = _rows(out)
+    with np.errstate(over="ignore"):
+        meanings = [np.expm1(out.data.astype(np.float64)), out.data.astype(np.float64)]
+    for values in meanings:
         totals = np.add.reduceat(values, starts)
-        if np.ptp(totals) > 1e-3 * totals.mean():
+        if not np.ptp(totals) <= 1e-3 * totals.mean() < np.inf:
             continue
         ratio = values / np.repeat(np.minimum.reduceat(values, starts), lengths)
-        unit = np.ones(len(starts))
-        for least in (2.0, 3.0, 4.0, 0.0):
+        unit = np.ones(len(starts))  # transcripts of each cell's smallest value
+        for least in (2.0, 3.0, 4.0, np.nan):
             scaled = ratio * np.repeat(unit, lengths)
             off = np.maximum.reduceat(np.abs(scaled - np.rint(scaled)), starts) > _NOT_WHOLE
             if not off.any():
-                out = logged.copy()
                 out.data = np.rint(scaled).astype(np.float32)
                 return out
             unit[off] = least

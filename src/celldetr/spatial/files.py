@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import warnings
 from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -83,19 +82,18 @@ def write_section(section: Section, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         for file in (SECTION, *POLYGONS.values()):
             (folder / file).unlink(missing_ok=True)
-    for kind, file in POLYGONS.items():
-        shapes: Polygons | None = getattr(section, kind)
-        if shapes is not None:
-            write_table(geopandas.GeoDataFrame({"cell_id": section.cell_ids}, geometry=list(shapes)), folder / file)
+    polygons = {kind: getattr(section, kind) for kind in POLYGONS if getattr(section, kind) is not None}
+    for kind, shapes in polygons.items():
+        frame = geopandas.GeoDataFrame({"cell_id": section.cell_ids}, geometry=list(shapes))
+        write_table(frame, folder / POLYGONS[kind])
     about = {
         "name": section.name,
         "to_image": None if section.to_image is None else section.to_image.tolist(),
         "source": section.source,
-        "polygons": [kind for kind in POLYGONS if getattr(section, kind) is not None],
+        "polygons": list(polygons),
     }
     cells = anndata.AnnData(section.cells.X, section.cells.obs, section.cells.var, uns={_ABOUT: json.dumps(about)})
-    with replacing(folder / SECTION) as temporary, warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # of names that are not unique, which step 1 has made so
+    with replacing(folder / SECTION) as temporary:
         cells.write_h5ad(temporary, compression="lzf", convert_strings_to_categoricals=False)
 
 
@@ -103,23 +101,19 @@ def read_section_files(folder: Path) -> Section:
     """Read back what ``write_section`` wrote.
 
     Raises:
-        InputError: it is not there, damaged, or its files do not belong together.
+        InputError: it is not there or damaged.
     """
     import anndata
     import geopandas
 
-    path = folder / SECTION
-    with reading(path):
-        cells = anndata.read_h5ad(path)
+    with reading(folder / SECTION):
+        cells = anndata.read_h5ad(folder / SECTION)
         about = json.loads(cells.uns.pop(_ABOUT))
     polygons: dict[str, Polygons] = {}
     for kind in about["polygons"]:
         file = folder / POLYGONS[kind]
         with reading(file):
-            frame = geopandas.read_parquet(file)
-        if not np.array_equal(frame["cell_id"].to_numpy(dtype=object), cells.obs_names.to_numpy(dtype=object)):
-            raise InputError(f"{file}: its cells are not those of {SECTION}; run the step 'read' again")
-        polygons[kind] = frame.geometry.to_numpy().astype(object)
+            polygons[kind] = geopandas.read_parquet(file).geometry.to_numpy().astype(object)
     affine = None if about["to_image"] is None else np.array(about["to_image"], dtype=np.float64)
     return Section(about["name"], cells, polygons.get("nuclei"), polygons.get("outlines"), affine, about["source"])
 
@@ -155,13 +149,11 @@ def read_nuclei(path: Path) -> Nuclei:
     return Nuclei(table[list(CORNERS)].to_numpy(np.float32), table["score"].to_numpy(np.float32), polygons)
 
 
-def stamp(path: Path | None) -> list[Any] | None:
+def stamp(path: Path) -> list[Any]:
     """Fingerprint of an input file or folder for the record: absolute path, bytes, and a hash of names and times.
 
     Of a folder its own files count, without those in folders inside it.
     """
-    if path is None:
-        return None
     files = sorted(p for p in path.iterdir() if p.is_file()) if path.is_dir() else [path] if path.exists() else []
     stats = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     digest = hashlib.sha256(json.dumps(stats).encode()).hexdigest()[:16]

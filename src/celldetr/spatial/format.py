@@ -13,7 +13,7 @@ def sentence(step: str, facts: Facts) -> str:
 
     Args:
         step: its name.
-        facts: its numbers, see ``StepResults.facts``.
+        facts: its numbers, see ``Pipeline.facts``.
     """
     return _SENTENCES[step](facts)
 
@@ -51,7 +51,7 @@ def _align(facts: Facts) -> str:
 
 
 def _write(facts: Facts) -> str:
-    regions = sum(region["patches"] > 0 for region in facts["regions"])
+    regions = sum(slide["patches"] > 0 for slide in facts["slides"])
     return (
         f"{facts['patches']:,} patches with {facts['nuclei']:,} nuclei in {regions} regions,"
         f" types {', '.join(facts['types'])}"

@@ -88,16 +88,8 @@ def nuclei_from_model(
 ) -> Nuclei:
     """Find nuclei as ``celldetr predict`` does. An interrupted run is resumed.
 
-    Args:
-        image: the H&E.
-        folder: for the run's folder, PREDICTED-HASH, of this image, model and version; others of that name are removed.
-        model: a loaded model, or what ``load_model`` takes.
-        mpp: micrometres per pixel of level 0, instead of what the file says.
-        device: where a model that is not loaded yet runs.
-        progress: called with the share of tiles that is done.
-
-    Raises:
-        InputError: what ``celldetr.api.predict_slide`` raises, or no nucleus was found.
+    The run is in ``folder``/PREDICTED-HASH, by image, model and version; others of that name are removed. Arguments and
+    errors are those of ``find_nuclei``.
     """
     from celldetr.api import Model, load_model, predict_slide
 
