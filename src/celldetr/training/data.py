@@ -24,6 +24,7 @@ class TrainingData:
         samples: to train on, and for each how often it is drawn (``weights``).
         held_out: to validate on.
         counts: labelled cells of each type in ``samples``.
+        drawn: the same, each cell counted as often as its image is drawn: how frequent the types are in training.
         apart: how ``held_out`` was split off the training data; "" where the recipe names validation data.
     """
 
@@ -31,6 +32,7 @@ class TrainingData:
     weights: Sequence[float]
     held_out: Sequence[Sample]
     counts: list[int]
+    drawn: list[float]
     apart: str = ""
 
     @cached_property
@@ -79,7 +81,9 @@ def load_data(recipe: Recipe) -> TrainingData:
                 f"recipe {recipe.name!r}: no cell of a type that the model has ({', '.join(types)}) in {part}, and"
                 " nothing but types is learned; label some, name the types with model.types, or say which is which"
             )
-    return TrainingData(samples, weights, held_out, cell_counts(samples)[:, :-1].sum(axis=0).tolist(), apart)
+    cells = cell_counts(samples)[:, :-1]
+    drawn = np.asarray(weights) @ cells
+    return TrainingData(samples, weights, held_out, cells.sum(axis=0).tolist(), drawn.tolist(), apart)
 
 
 def validation_px(recipe: Recipe) -> int | None:
