@@ -165,7 +165,7 @@ def _examples(patches: PatchSet) -> list[Block]:
     pictures: dict[int, list[Picture]] = {k: [] for k in range(len(patches.type_names))}
     for index in np.random.default_rng(0).permutation(len(patches)).tolist():
         wanted = [k for k, own in pictures.items() if len(own) < EXAMPLES]
-        if not np.isin(patches.labels(index), wanted).any():
+        if not patches.counts[index, wanted].any():
             continue
         sample = patches[index]
         for k in wanted:
