@@ -289,9 +289,7 @@ def options(assignments: Assignments = None, config: SettingsFile = None) -> Non
 
 def _summarise(pipeline: Pipeline, step: str, *, ran: bool) -> None:
     """Print one line about a step that is finished."""
-    from celldetr.spatial.format import sentence
-
-    typer.echo(f"{step}: {sentence(step, pipeline.facts(step))}{'' if ran else ' (kept)'}")
+    typer.echo(f"{step}: {pipeline.summary(step)}{'' if ran else ' (kept)'}")
 
 
 def _report(pipeline: Pipeline) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from celldetr.cells.palette import hex_colour, type_colours
+from celldetr.spatial.affine import Floats
 from celldetr.spatial.annotate.expression import correlations
 from celldetr.spatial.qc import Limit, Measure, QualityOptions, limits, measures
 from celldetr.spatial.section import Section
@@ -35,13 +36,7 @@ MOST_TYPES = 30  # rows of the dot plot
 
 
 def qc_figure(section: Section, quality: pd.DataFrame, options: QualityOptions) -> Figure:
-    """Histograms of counts, genes and areas with the limits drawn in, and a map of the section with failed cells.
-
-    Args:
-        section: N cells.
-        quality: table ``QUALITY``.
-        options: the limits.
-    """
+    """Histograms of counts, genes and areas with the limits drawn in, and a map of the section with failed cells."""
     values = measures(section)
     figure, grid = _figure()
     for place, (measure, label) in enumerate(LABELS.items()):
@@ -57,12 +52,12 @@ def qc_figure(section: Section, quality: pd.DataFrame, options: QualityOptions) 
     first = quality["reason"].str.split("; ", n=1).str[0].to_numpy(dtype=object)
     names = quality.loc[~passed, "reason"].str.split("; ", n=1).str[0].value_counts().index.tolist()
     colours = {name: REASONS[min(k, len(REASONS) - 1)] for k, name in enumerate(names)}
-    _draw_map(figure.add_subplot(grid[:, 2:]), section.points, first, colours, UNSURE, "passed")
+    _draw_map(figure.add_subplot(grid[:, 2:]), section.points, first, colours, "passed")
     figure.suptitle(f"{section.name}: {passed.sum():,} of {len(passed):,} cells pass ({passed.mean():.0%})")
     return figure
 
 
-def _draw_quality(axes: Axes, values: NDArray[np.float64], limits: Sequence[Limit]) -> None:
+def _draw_quality(axes: Axes, values: Floats, limits: Sequence[Limit]) -> None:
     """A histogram of all cells, on a logarithmic axis; those beyond a limit in another colour."""
     known = values[np.isfinite(values)]
     beyond = np.zeros(len(known), dtype=bool)
@@ -80,13 +75,7 @@ def _draw_quality(axes: Axes, values: NDArray[np.float64], limits: Sequence[Limi
 
 
 def types_figure(section: Section, types: pd.DataFrame, min_probability: float, min_margin: float) -> Figure:
-    """Cells of each type, sure and unsure; probabilities and margins with the limits; a map of the section.
-
-    Args:
-        section: its cells include those of ``types``.
-        types: table ``TYPES``.
-        min_probability, min_margin: below which a cell's type is left unknown in the training set.
-    """
+    """Cells of each type, sure and unsure; probabilities and margins with the limits of step 6; a map."""
     sure = ((types["probability"] >= min_probability) & (types["margin"] >= min_margin)).to_numpy()
     kinds = types["type"].to_numpy()
     names = sorted(types["type"].unique())
@@ -106,29 +95,20 @@ def types_figure(section: Section, types: pd.DataFrame, min_probability: float, 
         axes.set(xlim=(0, 1), xlabel=f"{column} of the type", ylabel="cells")
         axes.legend(frameon=False)
     place = section.cells.obs_names.get_indexer(types["cell_id"])
-    colours = {name: hex_colour(colour) for name, colour in type_colours(names).items()}
-    _draw_map(
-        figure.add_subplot(grid[:, 2:]), section.points[place], np.where(sure, kinds, ""), colours, UNSURE, "unsure"
-    )
+    colours = {name: hex_colour(colour) for name, colour in type_colours(names).items() if name}
+    _draw_map(figure.add_subplot(grid[:, 2:]), section.points[place], np.where(sure, kinds, ""), colours, "unsure")
     figure.suptitle(f"{section.name}: {sure.sum():,} of {len(types):,} cells are sure of their type")
     return figure
 
 
-def _draw_map(
-    axes: Axes,
-    points: NDArray[np.float64],
-    kinds: NDArray[np.object_],
-    colours: Mapping[str, str],
-    other_colour: str,
-    other: str,
-) -> None:
+def _draw_map(axes: Axes, points: Floats, kinds: NDArray[np.object_], colours: Mapping[str, str], other: str) -> None:
     """Cells where they are, in the colours of their kinds; those of no kind, "", below them."""
     drawn = np.arange(len(points))
     if len(drawn) > MOST_POINTS:
         drawn = np.random.default_rng(0).permutation(len(points))[:MOST_POINTS]
     # A point about as large as a cell's share of the map, but to be seen.
     size = float(np.clip(3e4 / max(len(drawn), 1), 0.3, 12))
-    for kind, colour in {"": other_colour, **colours}.items():
+    for kind, colour in {"": UNSURE, **colours}.items():
         x, y = points[drawn[kinds[drawn] == kind]].T
         label = f"{kind or other} ({(kinds == kind).sum():,})"
         axes.scatter(x, y, s=size if kind else size / 2, c=colour, linewidths=0, label=label, rasterized=True)
@@ -137,15 +117,10 @@ def _draw_map(
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), frameon=False, fontsize=8, ncols=2, markerscale=4)
 
 
-def markers(profiles: NDArray[np.float64], count: int = MARKERS) -> NDArray[np.int64]:
-    """Genes by which types of a reference differ most: for each type those with the largest lead over the second type.
+def markers(profiles: Floats, count: int = MARKERS) -> NDArray[np.int64]:
+    """(K, count) genes by which types differ most: for each those with the largest lead over the second type.
 
-    Args:
-        profiles: (K, G) of ``mean_expression``.
-        count: genes a type.
-
-    Returns:
-        (K, count) indices of genes.
+    ``profiles`` is (K, G), see ``mean_expression``.
     """
     filled = np.nan_to_num(profiles)
     if len(filled) == 1:
@@ -155,16 +130,8 @@ def markers(profiles: NDArray[np.float64], count: int = MARKERS) -> NDArray[np.i
     return np.argsort(-lead, axis=1)[:, :count]
 
 
-def expression_figure(
-    section: NDArray[np.float64], reference: NDArray[np.float64], genes: Sequence[str], names: Sequence[str]
-) -> Figure:
-    """Expression of the section's cells against that of the reference's, by type: markers, and correlations.
-
-    Args:
-        section, reference: (K, G) of ``mean_expression``, of the same types and genes.
-        genes: G names.
-        names: K types.
-    """
+def expression_figure(section: Floats, reference: Floats, genes: Sequence[str], names: Sequence[str]) -> Figure:
+    """Expression of the section's cells against that of the reference's, both (K, G): markers, and correlations."""
     from matplotlib.figure import Figure
 
     shown = np.flatnonzero(~np.isnan(section).all(axis=1))[:MOST_TYPES]

@@ -6,7 +6,6 @@ Files that keep only normalised values are refused, unless the user asks for cou
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,40 +22,24 @@ LARGEST_LOG = 30.0  # expm1 of more is no count
 _NOT_WHOLE = 0.02  # of a count; float32 logarithms keep some 1e-5
 
 
-@dataclass(frozen=True)
-class Counts:
-    """Counts of an AnnData.
-
-    Attributes:
-        matrix: (N, G) CSR float32 of whole numbers.
-        var: (G,) the table of the genes that belongs to it.
-        place: where it was: X, raw or the name of a layer; and whether a normalisation was undone.
-    """
-
-    matrix: Any
-    var: pd.DataFrame
-    place: str
-
-
 def find_counts(
     data: anndata.AnnData,
     path: Path,
     place: str = "auto",
     undo: Callable[[Any], Any | None] | None = None,
     advice: str = "",
-) -> Counts:
-    """The first matrix of whole numbers of X, layers ``counts`` and ``raw_counts``, and raw.
+) -> tuple[Any, pd.DataFrame, str]:
+    """The first matrix of whole numbers of X, layers ``counts`` and ``raw_counts``, and raw: (N, G) CSR float32.
+
+    Also the table of its genes, and where it was: X, raw or a layer, and whether a normalisation was undone.
 
     Args:
-        data: of the file.
+        data: of the file at ``path``.
         path: for messages.
         place: ``X``, ``raw`` or the name of a layer: only there.
         undo: where there is none, recovers counts from normalised values, or returns None where it cannot; raw first,
             which others are made of.
         advice: end of the message where there are no counts.
-
-    Raises:
-        InputError: no such place, or no whole counts.
     """
     matrices: dict[str, tuple[Any, Any]] = {"X": (data.X, data.var)}
     matrices |= {str(name): (data.layers[name], data.var) for name in data.layers}
@@ -69,11 +52,11 @@ def find_counts(
     for name in order:
         matrix, var = matrices[name]
         if is_whole(matrix) and np.any(_values(matrix)):
-            return Counts(csr_counts(matrix), var, name)
+            return csr_counts(matrix), var, name
     for name in reversed(order):
         matrix, var = matrices[name]
         if undo is not None and (counts := undo(matrix)) is not None:
-            return Counts(counts, var, f"{name}, normalisation undone")
+            return counts, var, f"{name}, normalisation undone"
     others = ", ".join(name for name in matrices if name not in order)
     more = f", or name another of its matrices ({others})" if others else ""
     raise InputError(
@@ -110,15 +93,9 @@ def _values(matrix: Any) -> Any:
 
 
 def undo_log_approximately(matrix: Any) -> Any | None:
-    """Counts from logarithms: ``expm1``, divided by each cell's smallest value, which is mostly one transcript.
+    """Counts from logarithms, as CSR: ``expm1``, divided by each cell's smallest value, which is mostly one transcript.
 
-    Cells without a gene of one transcript come out too small, and what was scaled, or regressed out, cannot be undone.
-
-    Args:
-        matrix: (N, G) dense or sparse.
-
-    Returns:
-        (N, G) CSR float32 of whole counts; None: the values are no logarithms.
+    Cells without a gene of one transcript come out too small. None: the values are no logarithms.
     """
     out = csr_counts(matrix).astype(np.float64)
     if not (out.nnz and np.isfinite(out.data).all() and out.data.min() >= 0 and out.data.max() < LARGEST_LOG):
@@ -134,13 +111,8 @@ def undo_log_provably(matrix: Any) -> Any | None:
 
     That they were is proved by equal totals of all cells, of the values or of their expm1. A cell's smallest value is
     then taken for one transcript, or else two, three or four, which is proved by all others being whole as well. (A
-    cell all of whose counts share a factor comes back divided by it; with tens of genes a cell that is rare.)
-
-    Args:
-        matrix: (N, G) dense or sparse.
-
-    Returns:
-        (N, G) CSR float32 of whole counts; None: not provable.
+    cell all of whose counts share a factor comes back divided by it; with tens of genes a cell that is rare.) None: not
+    provable.
     """
     out = csr_counts(matrix)
     if not (out.nnz and np.isfinite(out.data).all() and out.data.min() >= 0):

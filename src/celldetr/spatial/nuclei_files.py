@@ -47,9 +47,6 @@ def nuclei_from_file(path: Path | str, mpp: Mpp, origin: tuple[float, float] = (
         mpp: micrometres per level-0 pixel of the image, for points.
         origin: level-0 pixel that the file's coordinates count from: the corner of ``reader.bounds`` for QuPath's
             coordinates of a slide that has such.
-
-    Raises:
-        InputError: no such file, another format, no nuclei in it, or malformed (the message names the object).
     """
     path = Path(path)
     if not path.name.lower().endswith(SUFFIXES):

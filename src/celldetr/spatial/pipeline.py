@@ -42,16 +42,14 @@ from celldetr.spatial.pair import PairOptions
 from celldetr.spatial.patch_layout import WriteOptions
 from celldetr.spatial.qc import QualityOptions, filter_cells, qc_cells, qc_summary
 from celldetr.spatial.readers import Kind, read_section
-from celldetr.spatial.readers.common import ReadOptions
-from celldetr.spatial.section import PAIRS, QUALITY, TYPES, Nuclei, Section, section_summary
+from celldetr.spatial.readers.common import Progress, ReadOptions
+from celldetr.spatial.section import PAIRS, QUALITY, TYPES, Nuclei, Section
 from celldetr.spatial.write import write_set
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from celldetr.api import Model
-
-Progress = Callable[[float], None]
 
 # step -> the steps whose results it reads, in the order in which they run
 STEPS: dict[str, tuple[str, ...]] = {
@@ -61,6 +59,16 @@ STEPS: dict[str, tuple[str, ...]] = {
     "nuclei": (),
     "align": ("read", "qc", "nuclei"),
     "write": ("read", "qc", "type", "nuclei", "align"),
+}
+# One line about each, of its facts.
+SUMMARIES = {
+    "read": "{name}, {cells:,} cells x {genes:,} genes, {median_counts:,.0f} transcripts a cell in the median",
+    "qc": "{passed:,} of {cells:,} cells pass",
+    "type": "{sure:,} of {cells:,} cells are sure of their type, by {method}",
+    "nuclei": "{nuclei:,} nuclei, {median_side_um:.1f} um across in the median",
+    "align": "{why}; {pairs[pairs]:,} pairs, {pairs[cells_paired]:.0%} of the cells and {pairs[nuclei_paired]:.0%} of"
+    " the nuclei, {pairs[median_um]:.2f} um apart in the median",
+    "write": "{patches:,} patches with {nuclei:,} nuclei",
 }
 FOLDER, REPORT_FILE = "steps", "report.html"
 _PREDICTED = tuple(f"{FOLDER}/{PREDICTED}*{inside}" for inside in ("/*/*", "/*/", "/"))
@@ -92,8 +100,7 @@ def open_set(folder: Path, *, resume: bool = False, overwrite: bool = False) -> 
         overwrite: do every step again; what is there is removed.
 
     Raises:
-        InputError: there is a set and neither was asked for, both were, or the folder holds other things; another
-            process works on it.
+        InputError: see ``RunFolder.open``; or the set is of 0.1.
     """
     run = RunFolder(folder, LAYOUT)
     with run.open(resume=resume, overwrite=overwrite):
@@ -137,7 +144,7 @@ class Pipeline:
             section = read_section(bundle, kind=cast(Kind, kind), name=name, options=options, progress=progress)
             files.write_section(section, self.files)
             self.section = section
-            return section_summary(section)
+            return section.facts()
 
         settings = {"bundle": bundle, "kind": kind, "name": name, "options": options}
         return self._step("read", settings, (files.SECTION,), work)
@@ -183,13 +190,13 @@ class Pipeline:
 
         def work() -> dict[str, Any]:
             annotated = annotate_cells(self.passed.cells, progress=progress, **given)
-            self.types, self.expression = annotated.types, annotated.expression
-            write_table(annotated.fine, self.files / files.FINE_FILE)
-            write_table(annotated.types, self.files / files.TYPES_FILE)
+            self.types, fine, self.expression, facts = annotated
+            write_table(fine, self.files / files.FINE_FILE)
+            write_table(self.types, self.files / files.TYPES_FILE)
             (self.files / files.EXPRESSION_FILE).unlink(missing_ok=True)
-            if annotated.expression is not None:
-                write_table(annotated.expression, self.files / files.EXPRESSION_FILE)
-            return annotated.facts
+            if self.expression is not None:
+                write_table(self.expression, self.files / files.EXPRESSION_FILE)
+            return facts
 
         return self._step("type", given, (files.TYPES_FILE,), work)
 
@@ -230,11 +237,8 @@ class Pipeline:
     ) -> bool:
         """Step 5: the affine from the section to the image, and pairs of cells and nuclei; see ``align_and_pair``.
 
-        Args:
-            alignment: file of the affine (``read_affine``); None: that of the section itself.
-            direction, inverse: of the affine in the file (``affine.to_image``).
-            options: of the refinement.
-            pairing: of the pairs.
+        ``alignment`` is a file of the affine (``read_affine``), which maps in a ``direction`` (``affine.to_image``);
+        without one, the section itself must say where it lies.
         """
         options, pairing = options or AlignOptions(), pairing or PairOptions()
 
@@ -275,22 +279,11 @@ class Pipeline:
         options = options or WriteOptions()
 
         def work() -> dict[str, Any]:
-            image = self.recorded("nuclei")["settings"]
-            info = write_set(
-                self.section,
-                Path(image["image"][0]),
-                self.nuclei,
-                self.pairs,
-                self.types,
-                self.folder,
-                options,
-                affine=self.to_image,
-                mpp=image["mpp"],
-                spots=None if spots is None else read_table(spots),
-                donor=donor,
-                licence=licence,
-                progress=progress,
-            )
+            table = None if spots is None else read_table(spots)
+            given: dict[str, Any] = {"spots": table, "donor": donor, "licence": licence, "progress": progress}
+            results = self.nuclei, self.to_image, self.pairs, self.types
+            with self.open_image() as reader:
+                info = write_set(self.section, reader, *results, self.folder, options, **given)
             return info.model_dump(mode="json", include={"patches", "nuclei", "types", "slides", "made_with"})
 
         settings = {"options": options, "spots": spots, "donor": donor, "licence": licence}
@@ -368,6 +361,10 @@ class Pipeline:
         """Table ``PAIRS`` of step 5."""
         return read_table(self.files / files.PAIRS_FILE, PAIRS)
 
+    def summary(self, step: str) -> str:
+        """One line about a finished step."""
+        return SUMMARIES[step].format(**self.facts(step))
+
     @property
     def done(self) -> list[str]:
         """Names of the steps that were run, in order."""
@@ -385,11 +382,7 @@ class Pipeline:
         return values
 
     def open_image(self) -> SlideReader:
-        """The H&E image of step 4.
-
-        Raises:
-            InputError: step 4 was not run, or the image is not there any more.
-        """
+        """The H&E image of step 4."""
         settings = self.recorded("nuclei")["settings"]
         return open_slide(Path(settings["image"][0]), settings["mpp"])
 

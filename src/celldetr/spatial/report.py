@@ -21,7 +21,6 @@ from celldetr.spatial.alignment_plots import overlay, pair_positions, residual_f
 from celldetr.spatial.annotate.expression import split_expression
 from celldetr.spatial.cell_plots import expression_figure, qc_figure, types_figure
 from celldetr.spatial.colocalization import nearest_distances
-from celldetr.spatial.format import sentence
 from celldetr.spatial.patch_layout import WriteOptions
 from celldetr.spatial.pipeline import REPORT_FILE, STEPS, Pipeline
 from celldetr.spatial.qc import QualityOptions
@@ -61,10 +60,7 @@ def write_report(pipeline: Pipeline) -> Path:
         name=name,
         missing=[step for step in STEPS if step not in done],
         warnings=warnings(pipeline),
-        steps=[
-            (TITLES[step], sentence(step, pipeline.facts(step)), duration(pipeline.recorded(step)["seconds"]))
-            for step in done
-        ],
+        steps=[(TITLES[step], pipeline.summary(step), duration(pipeline.recorded(step)["seconds"])) for step in done],
         sections=[{"title": TITLES[step], "blocks": sections[step](pipeline)} for step in done],
     )
 

@@ -6,7 +6,6 @@ A method of typing cells is a function to an ``Annotation``, and a branch of ``a
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -44,23 +43,6 @@ class TypeOptions(Config):
     transport: TransportOptions = TransportOptions()
 
 
-@dataclass(frozen=True)
-class CellTypes:
-    """Types of N cells.
-
-    Attributes:
-        types: table ``TYPES``, after the hierarchy.
-        fine: table ``TYPES``, by the names of the reference.
-        expression: see ``expression_table``; None without a reference.
-        facts: numbers for the report. JSON-able.
-    """
-
-    types: pd.DataFrame
-    fine: pd.DataFrame
-    expression: pd.DataFrame | None
-    facts: dict[str, Any]
-
-
 def annotate_cells(
     section: anndata.AnnData,
     reference: Path | None = None,
@@ -72,7 +54,7 @@ def annotate_cells(
     level: str | None = None,
     options: TypeOptions | None = None,
     progress: Progress | None = None,
-) -> CellTypes:
+) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame | None, dict[str, Any]]:
     """Type the cells of a section.
 
     Args:
@@ -86,8 +68,9 @@ def annotate_cells(
         options: of the transfer.
         progress: called with the share that is done.
 
-    Raises:
-        InputError: inputs that do not go together, and what the method raises.
+    Returns:
+        Table ``TYPES`` after the hierarchy; the same by the names of the reference; ``expression_table`` or, without a
+        reference, None; and numbers for the report, JSON-able.
     """
     options = options or TypeOptions()
     start = time.perf_counter()
@@ -132,7 +115,7 @@ def annotate_cells(
         "warnings": _warnings(fine, sure, options),
     }
     ids = section.obs_names.to_numpy(dtype=object)
-    return CellTypes(coarse.table(ids), fine.table(ids), expression, facts)
+    return coarse.table(ids), fine.table(ids), expression, facts
 
 
 def _warnings(annotation: Annotation, sure: NDArray[np.bool_], options: TypeOptions) -> list[str]:

@@ -26,11 +26,6 @@ def classify(section: anndata.AnnData, reference: anndata.AnnData, column: str) 
 
     CellTypist's probabilities are of each type against all others; rows are divided by their sums.
 
-    Args:
-        section: cells by genes, whole counts.
-        reference: whole counts in ``X``, to train on.
-        column: of its types, in ``obs``.
-
     Raises:
         InputError: CellTypist is not installed, or too old for the scikit-learn that is; the genes hardly overlap; no
             cell has a transcript of them.

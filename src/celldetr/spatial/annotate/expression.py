@@ -22,14 +22,7 @@ GENE = "g: "  # begins the name of a gene's column
 def expression_table(
     section: anndata.AnnData, annotation: Annotation, reference: anndata.AnnData, column: str
 ) -> pd.DataFrame:
-    """Mean expression of the shared genes by type: a row a type and ``side``, a column "g: NAME" a gene.
-
-    Args:
-        section: the cells.
-        annotation: their types, those of the reference.
-        reference: with types in ``obs[column]``.
-        column: of the types.
-    """
+    """Mean expression of the shared genes by type: a row a type and ``side``, a column "g: NAME" a gene."""
     import pandas as pd
 
     shared = shared_genes(section, reference)
@@ -73,15 +66,9 @@ def agreement(table: pd.DataFrame) -> dict[str, float]:
 
 
 def mean_expression(counts: Any, kinds: NDArray[np.object_], names: Sequence[str]) -> NDArray[np.float64]:
-    """Mean of ``log1p`` of counts a thousand transcripts of each cell, for cells of each type.
+    """Mean of ``log1p`` of counts a thousand transcripts, over cells of each type: (N, G) and (N,) types -> (K, G).
 
-    Args:
-        counts: (N, G) CSR.
-        kinds: (N,) types.
-        names: K of them.
-
-    Returns:
-        (K, G); NaN where there is no cell of a type.
+    NaN where there is no cell of a type.
     """
     from scipy import sparse
 

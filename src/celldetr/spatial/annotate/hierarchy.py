@@ -60,14 +60,7 @@ class Hierarchy(Config):
 
 
 def load_hierarchy(name_or_path: str | Path) -> Hierarchy:
-    """Read a hierarchy.
-
-    Args:
-        name_or_path: a YAML file, or the name of one that comes with the package.
-
-    Raises:
-        InputError: no such hierarchy (near names are listed), or a key of it is wrong.
-    """
+    """Read a hierarchy: a YAML file, or one that comes with the package by its name."""
     path = find_yaml(name_or_path, HIERARCHIES, "hierarchy of types")
     return parse(Hierarchy, read_yaml(path), str(path))
 
@@ -77,13 +70,8 @@ def coarsen(annotation: Annotation, hierarchy: Hierarchy, level: str) -> Annotat
 
     A cell is unknown where it was, or where more of its probability goes to "" than to any type.
 
-    Args:
-        annotation: types of the reference, or of a level below.
-        hierarchy: its levels up to ``level`` are applied one after the other.
-        level: name of the level wanted.
-
     Raises:
-        InputError: no such level, or a type that the hierarchy does not know; near names are listed.
+        InputError: no such level, or a type that the hierarchy does not know.
     """
     if level not in hierarchy.level_names:
         raise InputError(f"the hierarchy has no level {level!r}; {near(level, hierarchy.level_names)}")

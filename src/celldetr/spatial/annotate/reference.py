@@ -31,7 +31,7 @@ def read_reference(
     min_cells: int = FEW,
     keep_rare: bool = True,
 ) -> anndata.AnnData:
-    """Read a reference.
+    """Read a reference: ``X`` CSR float32 of whole counts, ``obs[column]`` categories (text), ``var`` as in the file.
 
     Args:
         path: an h5ad file.
@@ -40,13 +40,6 @@ def read_reference(
         allow_normalised: where there are none, take ``undo_log_approximately``.
         min_cells: types with fewer cells are reported in ``uns["reference"]["rare"]``.
         keep_rare: whether they stay.
-
-    Returns:
-        ``X`` CSR float32 of whole counts, ``obs[column]`` categories (text), ``var`` as in the file;
-        ``uns["reference"]``: where counts were found, how many cells each type has, and which types are rare.
-
-    Raises:
-        InputError: no such file, not h5ad, no such column (near names are listed), no whole counts, or no cell left.
     """
     import pandas as pd
     from anndata import AnnData
@@ -55,7 +48,7 @@ def read_reference(
     if column not in data.obs:
         raise InputError(f"{path}: obs has no column {column!r}; {near(column, map(str, data.obs.columns))}")
     undo = undo_log_approximately if allow_normalised else None
-    whole = find_counts(data, path, counts, undo, ", or set allow_normalised to undo log1p approximately")
+    matrix, var, place = find_counts(data, path, counts, undo, ", or set allow_normalised to undo log1p approximately")
     kinds = data.obs[column].astype(str).where(data.obs[column].notna(), "").str.strip()
     sizes = kinds[kinds != ""].value_counts()
     rare = sorted(sizes.index[sizes < min_cells])
@@ -65,15 +58,15 @@ def read_reference(
             f"{path}: no cell with a type in {column!r} is left of {data.n_obs}; lower min_cells={min_cells}"
         )
     out = AnnData(
-        whole.matrix[rows],
+        matrix[rows],
         obs=pd.DataFrame({column: pd.Categorical(kinds.iloc[rows])}, index=data.obs_names[rows].astype(str)),
-        var=whole.var.set_axis(whole.var.index.astype(str), axis=0),
+        var=var.set_axis(var.index.astype(str), axis=0),
     )
     out.var_names_make_unique()
     out.uns["reference"] = {
         "file": path.name,
         "column": column,
-        "counts": whole.place,
+        "counts": place,
         "cells": {str(name): int(n) for name, n in sizes.sort_index().items()},
         "without_type": int((kinds == "").sum()),
         "rare": rare,
@@ -113,13 +106,8 @@ class SharedGenes:
 def shared_genes(section: anndata.AnnData, reference: anndata.AnnData, min_genes: int | None = None) -> SharedGenes:
     """Match genes by name; where names disagree (symbols against Ensembl ids), by columns of either's ``var``.
 
-    Args:
-        section, reference: cells by genes.
-        min_genes: fewest that must match; None: 50, or a tenth of the section's where that is fewer.
-
     Raises:
-        InputError: fewer match; the message gives names of both, and says so where they differ by case only, as mouse
-            genes and human genes do.
+        InputError: fewer than ``min_genes`` match (None: 50, or a tenth of the section's where that is fewer).
     """
     least = max(1, min(MIN_GENES, -(-section.n_vars // 10)) if min_genes is None else min_genes)
     best = ("", np.zeros(0, np.int64), np.zeros(0, np.int64))

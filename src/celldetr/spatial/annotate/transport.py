@@ -64,16 +64,9 @@ def transport(
     options: TransportOptions | None = None,
     progress: Progress | None = None,
 ) -> Annotation:
-    """Transport the section's cells.
+    """Transport the section's cells onto the types in ``column`` of a reference, as ``read_reference`` gives it.
 
     Cells without a transcript of a shared gene are unknown, and counted in ``facts["cells_without_genes"]``.
-
-    Args:
-        section: cells by genes, whole counts.
-        reference: whole counts in ``X``, as ``read_reference`` gives it.
-        column: of its types, in ``obs``.
-        options: the defaults where None.
-        progress: called with the share that is done.
 
     Raises:
         InputError: TACCO is not installed, the genes hardly overlap, the reference has fewer than two types with

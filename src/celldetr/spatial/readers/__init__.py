@@ -1,7 +1,6 @@
 """Step 1: a section of spatial transcriptomics from a Xenium bundle, a HEST-1k sample or an AnnData file.
 
-A format is one module and one branch of ``read_section``. Whatever the format, counts are whole, ids are unique, each
-cell has a place, and ``Section.source`` says what was left out.
+A format is one module and one branch of ``read_section``.
 """
 
 from __future__ import annotations
@@ -30,7 +29,10 @@ def read_section(
     options: ReadOptions | None = None,
     progress: Progress | None = None,
 ) -> Section:
-    """Read a section.
+    """Read a section: whole counts of genes, unique ids, a place for each cell.
+
+    Control probes, control codewords and the like are counted in ``source["features_left_out"]``, and cells that were
+    left out in ``source["left_out"]``.
 
     Args:
         path: the output folder of a Xenium run (or its experiment.xenium), or an AnnData file (.h5ad).
@@ -40,13 +42,9 @@ def read_section(
         options: how to read it.
         progress: called with the share that is done, 0 to 1.
 
-    Returns:
-        The section. Only genes are in it: control probes, control codewords and the like are counted in
-        ``source["features_left_out"]``, and cells that were left out in ``source["left_out"]``.
-
     Raises:
         InputError: nothing is there, it is something else, damaged, has no whole counts, ids that occur twice, or cells
-            without coordinates. The message says what to do.
+            without coordinates.
     """
     if kind not in get_args(Kind):
         raise InputError(f"kind {kind!r}: {near(str(kind), get_args(Kind))}")

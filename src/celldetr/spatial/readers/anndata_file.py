@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,21 +39,8 @@ _SYMBOLS = ("gene_symbol", "gene_symbols", "symbol", "gene_name", "feature_name"
 _CONTROLS = ("NegControl", "BLANK_", "UnassignedCodeword_", "DeprecatedCodeword_", "antisense_", "Intergenic_Region_")
 
 
-@dataclass(frozen=True)
-class Coordinates:
-    """(N, 2) places of cells as in the file; their unit, ``um``, ``px`` or "" (unknown); where they were read from."""
-
-    xy: NDArray[np.float64]
-    unit: str
-    of: str
-
-
 def load(path: Path) -> anndata.AnnData:
-    """Read the file.
-
-    Raises:
-        InputError: no such file, or not an AnnData file.
-    """
+    """Read the file."""
     import anndata
 
     with reading(path), warnings.catch_warnings():
@@ -63,29 +49,25 @@ def load(path: Path) -> anndata.AnnData:
 
 
 def read_anndata(data: anndata.AnnData, path: Path, name: str, options: ReadOptions) -> Section:
-    """A section from an AnnData file, see ``read_section``.
-
-    Raises:
-        InputError: it has no whole counts, or no coordinates of a known unit.
-    """
-    located = coordinates(data, options, path)
-    unit = options.unit if options.unit != "auto" else located.unit
+    """A section from an AnnData file, see ``read_section``."""
+    xy, unit, of = coordinates(data, options, path)
+    if options.unit != "auto":
+        unit = options.unit
     if not unit:
         raise InputError(
-            f"{path}: nothing says what the coordinates in {located.of} are measured in; pass unit='um', or unit='px'"
+            f"{path}: nothing says what the coordinates in {of} are measured in; pass unit='um', or unit='px'"
             " with mpp (micrometres per pixel of the H&E image)"
         )
     if unit == "px" and options.mpp is None:
-        raise InputError(f"{path}: the coordinates in {located.of} are pixels; pass mpp, micrometres per pixel")
-    source = {"format": "anndata", "coordinates": f"{located.of}, {unit}"}
-    return section(data, located, options.mpp if unit == "px" else None, path, name, options, source)
+        raise InputError(f"{path}: the coordinates in {of} are pixels; pass mpp, micrometres per pixel")
+    source = {"format": "anndata", "coordinates": f"{of}, {unit}"}
+    return section(data, xy, options.mpp if unit == "px" else None, path, name, options, source)
 
 
-def coordinates(data: anndata.AnnData, options: ReadOptions, path: Path) -> Coordinates:
-    """Coordinates from the columns that the options name, or usual ones, or from ``obsm``.
+def coordinates(data: anndata.AnnData, options: ReadOptions, path: Path) -> tuple[NDArray[np.float64], str, str]:
+    """(N, 2) coordinates from the columns that the options name, or usual ones, or from ``obsm``.
 
-    Raises:
-        InputError: there are none, or whether x is x must be decided by ``swap_xy``.
+    Also their unit, ``um``, ``px`` or "" (unknown), and where they were read from.
     """
     columns, place = list(map(str, data.obs.columns)), data.obsm.get(options.obsm)
     pair = next((names for names in COLUMNS if set(names) <= set(columns)), None)
@@ -116,59 +98,47 @@ def coordinates(data: anndata.AnnData, options: ReadOptions, path: Path) -> Coor
         )
     if options.swap_xy:
         xy, of = xy[:, ::-1], f"{of}, exchanged"
-    return Coordinates(np.ascontiguousarray(xy), unit, of)
+    return np.ascontiguousarray(xy), unit, of
 
 
 def section(
     data: anndata.AnnData,
-    located: Coordinates,
+    xy: NDArray[np.float64],
     mpp: float | None,
     path: Path,
     name: str,
     options: ReadOptions,
     source: dict[str, Any],
 ) -> Section:
-    """A section from an AnnData in memory.
-
-    Args:
-        data: counts, genes, columns; not changed.
-        located: its coordinates.
-        mpp: micrometres per pixel if these are pixels of the H&E image; None: they are micrometres.
-        path, name: of the file, for messages, and of the section.
-        options: see there.
-        source: provenance.
-
-    Raises:
-        InputError: no whole counts, no genes, ids that occur twice, or cells without a place.
-    """
+    """A section from an AnnData in memory; ``mpp`` is None where its coordinates are micrometres."""
     ids = as_text(data.obs_names.to_numpy())
     check_ids(ids, path)
     advice = "what they were cannot be proved" if options.undo_log else "if they are normalised, try undo_log=True"
     undo = undo_log_provably if options.undo_log else None
-    whole = find_counts(data, path, options.layer or "auto", undo, f"; {advice}")
-    names, origin = _symbols(whole.var, options, path)
-    if "feature_types" in whole.var.columns:
-        gene, features_left_out = split_genes(as_text(whole.var["feature_types"].to_numpy()))
+    counts, var, place = find_counts(data, path, options.layer or "auto", undo, f"; {advice}")
+    names, origin = _symbols(var, options, path)
+    if "feature_types" in var.columns:
+        gene, features_left_out = split_genes(as_text(var["feature_types"].to_numpy()))
     else:
         gene = ~np.array([each.startswith(_CONTROLS) for each in names], dtype=bool)
         features_left_out = {} if gene.all() else {"controls, by their names": int((~gene).sum())}
     if not gene.any():
         raise InputError(f"{path}: none of its {len(names):,} features is a gene ({features_left_out})")
-    placed, left_out = places(located.xy, path, options)
+    placed, left_out = places(xy, path, options)
     obs = data.obs[placed]
     if {"x_centroid", "y_centroid"} <= set(obs.columns):  # of a Xenium: its areas are square micrometres
         obs = obs.rename(columns={"cell_area": CELL_AREA, "nucleus_area": NUCLEUS_AREA})
-    xy = located.xy[placed] * (1.0 if mpp is None else mpp)
-    gene_ids = as_text(whole.var.index.to_numpy())[gene]
+    xy = xy[placed] * (1.0 if mpp is None else mpp)
+    gene_ids = as_text(var.index.to_numpy())[gene]
     return Section(
         name=name or path.stem,
-        cells=make_cells(whole.matrix[placed][:, gene], ids[placed], names[gene], gene_ids, xy, obs),
+        cells=make_cells(counts[placed][:, gene], ids[placed], names[gene], gene_ids, xy, obs),
         to_image=None if mpp is None else scaling(1 / mpp),
         source={
             **source,
             "files": [path.name],
             **({} if mpp is None else {"mpp": mpp}),
-            "counts": whole.place,
+            "counts": place,
             "genes": origin,
             "features_left_out": features_left_out,
             "left_out": left_out,

@@ -23,17 +23,9 @@ _FEWEST = 4  # vertices of a ring, the repeated one included
 
 
 def read_boundaries(path: Path) -> tuple[NDArray[np.object_], Polygons]:
-    """Rings of a boundary table, in the order of the file.
+    """Rings of a boundary table -> (P,) ids of their cells, and (P,) polygons in micrometres.
 
-    Args:
-        path: ``cell_boundaries`` or ``nucleus_boundaries``, .parquet or .csv.gz.
-
-    Returns:
-        (P,) ids of the cells they belong to, and (P,) polygons in micrometres, None for a ring that has too few
-        vertices or one that is not finite.
-
-    Raises:
-        InputError: the file cannot be read or lacks a column.
+    A ring that has too few vertices, or one that is not finite, is None.
     """
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -96,16 +88,10 @@ def _polygons(vertices: NDArray[np.float64], starts: NDArray[np.int64]) -> Polyg
 def one_per_cell(
     owners: NDArray[np.object_], polygons: Polygons, ids: NDArray[np.object_]
 ) -> tuple[Polygons, dict[str, int]]:
-    """The largest polygon of each cell.
+    """The largest polygon of each of N cells, None where it has none, from P polygons and the ids of their ``owners``.
 
-    Args:
-        owners: (P,) ids of the cells that the polygons belong to.
-        polygons: (P,).
-        ids: (N,) of the section's cells.
-
-    Returns:
-        (N,) polygons, None where a cell has none; and numbers, where they are not 0, of cells that have
-        ``several``, of ``foreign`` polygons, whose cell is not in the section, and of ``damaged`` ones.
+    Also numbers, where they are not 0, of cells that have ``several``, of ``foreign`` polygons, whose cell is not among
+    ``ids``, and of ``damaged`` ones.
     """
     import pandas as pd
     import shapely

@@ -56,19 +56,13 @@ class ReadOptions(Config):
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Turn whatever a library raises while it reads ``path`` into one line that names it.
-
-    Raises:
-        InputError: the file is not there, cannot be read or is not what its name says.
-    """
+    """Turn whatever a library raises while it reads ``path`` into an ``InputError`` of one line that names it."""
     try:
         yield
     except (InputError, MemoryError, ImportError):
         raise
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
-    except PermissionError:
-        raise InputError(f"{path}: no permission to read it") from None
     # Readers of HDF5, Parquet, Zarr and gzip fail on damaged files in ways of their own: KeyError, struct.error, ...
     except Exception as error:
         text = " ".join(str(error).split())
@@ -112,11 +106,7 @@ def split_genes(types: NDArray[np.object_]) -> tuple[NDArray[np.bool_], dict[str
 def places(
     xy: NDArray[np.float64], where: Path | str, options: ReadOptions
 ) -> tuple[NDArray[np.bool_], dict[str, int]]:
-    """Which cells have a place -> (N,) mask, and what to add to the source's ``left_out``.
-
-    Raises:
-        InputError: some have none and the options do not allow it, or none has one.
-    """
+    """(N,) which cells have a place, and what to add to the source's ``left_out``."""
     placed: NDArray[np.bool_] = np.asarray(np.isfinite(xy).all(axis=1))
     missing = int(len(placed) - placed.sum())
     if missing and not (options.drop_unplaced and placed.any()):
@@ -135,13 +125,9 @@ def make_cells(
     xy: NDArray[np.float64],
     obs: pd.DataFrame,
 ) -> anndata.AnnData:
-    """``Section.cells`` from its parts.
+    """``Section.cells`` from its parts: (N, G) CSR float32, N ids, G genes, (N, 2) micrometres, and more columns.
 
-    Args:
-        counts: (N, G) CSR float32.
-        ids, genes, gene_ids: (N,), (G,), (G,); a gene that occurs twice gets -1, -2, ... behind its later names.
-        xy: (N, 2) micrometres.
-        obs: more columns, in the order of ``ids``; its index is not used.
+    A gene that occurs twice gets -1, -2, ... behind its later names.
     """
     import anndata
     import pandas as pd

@@ -43,18 +43,14 @@ def looks_like_hest(data: anndata.AnnData, path: Path) -> bool:
 
 
 def read_hest(data: anndata.AnnData, path: Path, name: str, options: ReadOptions) -> Section:
-    """A section from a sample, see ``read_section``. Its ``to_image`` follows from the size of a pixel.
-
-    Raises:
-        InputError: it has no whole counts, holds spots, or the size of a pixel is not known.
-    """
+    """A section from a sample, see ``read_section``. Its ``to_image`` follows from the size of a pixel."""
     if options.unit == "um":
         raise InputError(f"{path}: unit='um', but coordinates of HEST-1k are pixels; read it with kind='anndata'")
-    located = coordinates(data, options, path)
+    xy, _, of = coordinates(data, options, path)
     mpp, origin = _pixel_size(data, path, options)
-    _refuse_spots(data, located.xy * mpp, path)
-    source = {"format": "hest", "coordinates": f"{located.of}, px", "mpp_from": origin}
-    return section(data, located, mpp, path, name, options, source)
+    _refuse_spots(data, xy * mpp, path)
+    source = {"format": "hest", "coordinates": f"{of}, px", "mpp_from": origin}
+    return section(data, xy, mpp, path, name, options, source)
 
 
 def _metadata(path: Path) -> Path | None:

@@ -46,11 +46,7 @@ class Matrix:
 
 
 def read_cells(path: Path) -> pd.DataFrame:
-    """The cells table, indexed by id as text, with at least ``x_centroid`` and ``y_centroid`` (micrometres).
-
-    Raises:
-        InputError: the file cannot be read, lacks a column, or an id occurs twice.
-    """
+    """The cells table, indexed by id as text, with at least ``x_centroid`` and ``y_centroid`` (micrometres)."""
     import pandas as pd
 
     with reading(path):
@@ -72,11 +68,7 @@ def read_cells(path: Path) -> pd.DataFrame:
 
 
 def read_matrix(path: Path) -> Matrix:
-    """The matrix of cells by features, of whichever of the three formats.
-
-    Raises:
-        InputError: the file cannot be read, holds something else, or an id occurs twice.
-    """
+    """The matrix of cells by features, of whichever of the three formats."""
     with reading(path):
         if path.is_dir():
             matrix = _mex(path)
@@ -159,11 +151,7 @@ def _zarr(path: Path) -> Matrix:
 
 
 def check_zarr_zip(path: Path) -> None:
-    """Refuse a Zarr archive with a codec that runs code.
-
-    Raises:
-        InputError: it has one, or is no archive.
-    """
+    """Refuse a Zarr archive with a codec that runs code."""
     with reading(path), zipfile.ZipFile(path) as archive:
         for name in archive.namelist():
             if name.rsplit("/", 1)[-1] not in (".zarray", "zarr.json", ".zmetadata"):

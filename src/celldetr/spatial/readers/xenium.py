@@ -36,9 +36,6 @@ def read_xenium(folder: Path, *, name: str, options: ReadOptions, progress: Prog
     The centre of a cell is the centroid of its nucleus' polygon (the largest, where it has several), else
     ``x_centroid`` and ``y_centroid``. Where exactly one ``*imagealignment.csv`` of an H&E image lies in the bundle,
     the section has its ``to_image``.
-
-    Raises:
-        InputError: it is no bundle, a file cannot be read, or the files do not belong together.
     """
     import pandas as pd
     import shapely
