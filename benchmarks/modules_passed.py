@@ -25,7 +25,7 @@ import celldetr
 from celldetr.model.output import TileCells
 from celldetr.slide.base_reader import SlideReader
 from celldetr.slide.options import PredictOptions
-from celldetr.slide.parts import PartStore
+from celldetr.slide.table_writer import write_table
 
 PACKAGE = Path(celldetr.__file__).parent
 BASE = ("errors", "boxes", "config")  # root modules below all others: no climb
@@ -68,7 +68,7 @@ class Way:
         if event == "return" and carried(value):
             self.modules.setdefault(name, frame.f_code.co_qualname)
         self.look(frame)
-        if event == "return" and frame.f_code is PartStore.finish.__code__:
+        if event == "return" and frame.f_code is write_table.__code__:
             self.ended = True
             outer = frame.f_back
             while outer is not None:  # functions that have not returned yet

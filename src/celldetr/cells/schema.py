@@ -88,8 +88,8 @@ def box_polygons(boxes: NDArray[np.floating]) -> pa.BinaryArray:
     )
 
 
-def cell_rows(cells: TileCells, types: Sequence[str], mpp: tuple[float, float]) -> pa.Table:
-    """Rows of cells with boxes in level-0 pixels, without ``cell_id``; ``mpp`` along x and y."""
+def cell_rows(cells: TileCells, types: Sequence[str], mpp: tuple[float, float], first: int = 0) -> pa.Table:
+    """Rows of cells with boxes in level-0 pixels, numbered from ``first``; ``mpp`` along x and y."""
     boxes = cells.boxes
     x, y = (boxes[:, 0] + boxes[:, 2]) / 2, (boxes[:, 1] + boxes[:, 3]) / 2
     probabilities = np.ascontiguousarray(cells.probabilities, dtype=np.float32)
@@ -97,6 +97,7 @@ def cell_rows(cells: TileCells, types: Sequence[str], mpp: tuple[float, float]) 
     dim = cells.embeddings.shape[1]
     embeddings = np.ascontiguousarray(cells.embeddings, dtype=np.float16)
     columns: dict[str, Any] = {
+        "cell_id": np.arange(first, first + len(boxes)),
         "x_px": x,
         "y_px": y,
         "w_px": (boxes[:, 2] - boxes[:, 0]).astype(np.float32),
@@ -110,20 +111,7 @@ def cell_rows(cells: TileCells, types: Sequence[str], mpp: tuple[float, float]) 
         "embedding": pa.FixedSizeListArray.from_arrays(pa.array(embeddings.reshape(-1), pa.float16()), dim),
         "geometry": box_polygons(boxes),
     }
-    return pa.table(columns, schema=cell_schema(types, dim).remove(0))
-
-
-def number_rows(rows: pa.Table, start: int) -> pa.Table:
-    """Put ``cell_id`` in front, from ``start`` on, and give ``type`` the dictionary of all types, in order."""
-    types = types_of(rows.schema)
-    codes = type_codes(rows["type"], types)
-    chunks = [pa.DictionaryArray.from_arrays(chunk, pa.array(types, pa.string())) for chunk in codes.chunks]
-    kind = pa.dictionary(pa.int32(), pa.string())
-    rows = rows.set_column(
-        rows.schema.get_field_index("type"), pa.field("type", kind, nullable=False), pa.chunked_array(chunks, kind)
-    )
-    cell_id = pa.array(np.arange(start, start + len(rows), dtype=np.int64))
-    return rows.add_column(0, pa.field("cell_id", pa.int64(), nullable=False), cell_id)
+    return pa.table(columns, schema=cell_schema(types, dim))
 
 
 def table_metadata(
