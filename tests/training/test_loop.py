@@ -13,7 +13,8 @@ import torch
 from safetensors.torch import load_file
 from torch.optim.swa_utils import AveragedModel
 
-from celldetr.config import Recipe
+from celldetr.config import AugmentConfig, Recipe
+from celldetr.data.dataset import TrainingSet
 from celldetr.data.sample import Sample
 from celldetr.errors import InputError, OneProcessError
 from celldetr.evaluation.image_cells import ImageCells, image_cells
@@ -181,6 +182,19 @@ def test_data_are_counted_and_an_empty_part_is_refused_at_once(tmp_path: Path, t
     for part in ("train", "validation"):
         with pytest.raises(InputError, match=f"no labelled cell in {part}"):
             load_data(recipe.model_copy(update={part: ()}))
+
+
+def test_types_are_counted_as_often_as_they_are_drawn(tiny_recipe: Recipes) -> None:
+    recipe = tiny_recipe()
+    (source,) = recipe.train
+    rare = source.model_copy(update={"types": {"round": "", "long": "round"}, "weight": 5.0})
+    data = load_data(recipe.model_copy(update={"train": (source, rare)}))
+    whole = AugmentConfig(crop=64, scale=(1, 1), stain_p=0, colour_p=0, blur_p=0)
+    crops = TrainingSet(data.samples, whole, 0, 600, data.weights)
+    types = np.concatenate([crops[i].targets.types.numpy() for i in range(600)])
+    seen = np.bincount(types[types >= 0], minlength=2)
+    assert data.drawn[0] / data.drawn[1] == pytest.approx(seen[0] / seen[1], rel=0.15)
+    assert data.counts[0] / data.counts[1] < 0.5 * seen[0] / seen[1]
 
 
 def test_what_is_refused_leaves_nothing_behind(tmp_path: Path, tiny_recipe: Recipes) -> None:

@@ -176,12 +176,25 @@ class CellDETR(nn.Module):
         return self.detector(memories.detection, origin, extra)
 
     def represent(
-        self, memories: Memories, boxes: Tensor, origin: Tensor | None = None, blocked: Tensor | None = None
+        self,
+        memories: Memories,
+        boxes: Tensor,
+        origin: Tensor | None = None,
+        blocked: Tensor | None = None,
+        *,
+        position_in_self_attention: bool = True,
     ) -> Representations:
         """Embeddings and type logits of ``boxes`` (B, N, 4), cxcywh fractions; see ``RepresentationDecoder``."""
         if self.representer is None:
             raise ValueError("represent='queries' has no representation decoder: use read_queries")
-        return self._typed(self.representer(boxes, memories.representation, origin=origin, blocked=blocked))
+        layers = self.representer(
+            boxes,
+            memories.representation,
+            origin=origin,
+            blocked=blocked,
+            position_in_self_attention=position_in_self_attention,
+        )
+        return self._typed(layers)
 
     def read_queries(self, detection: DetectionOutput, chosen: Sequence[Tensor]) -> Representations:
         """Embeddings and type logits of the detector's own queries, plain Deformable DETR.

@@ -25,6 +25,7 @@ class TrainingData:
         samples: to train on, and for each how often it is drawn (``weights``).
         held_out: to validate on.
         counts: labelled cells of each type in ``samples``.
+        drawn: the same, each cell counted as often as its image is drawn: how frequent the types are in training.
         apart: how ``held_out`` was split off the training data; "" where the recipe names validation data.
     """
 
@@ -32,6 +33,7 @@ class TrainingData:
     weights: Sequence[float]
     held_out: Sequence[Sample]
     counts: list[int]
+    drawn: list[float]
     apart: str = ""
 
     @cached_property
@@ -56,7 +58,8 @@ def load_data(recipe: Recipe) -> TrainingData:
     types, mpp = recipe.model.types, recipe.model.mpp
     sources = [load_source(source, types, mpp) for source in recipe.train]
     samples = join(sources)
-    weights = [spec.weight for spec, source in zip(recipe.train, sources, strict=True) for _ in range(len(source))]
+    parts = [(spec.weight, source) for spec, source in zip(recipe.train, sources, strict=True)]
+    weights = [weight for weight, source in parts for _ in range(len(source))]
     held_out = join([load_source(source, types, mpp) for source in recipe.validation])
     apart, settings = "", recipe.training
     if not recipe.validation and settings.hold_out and samples:
@@ -65,8 +68,9 @@ def load_data(recipe: Recipe) -> TrainingData:
                 f"recipe {recipe.name!r}: cells for validation cannot be taken from a patch set; name its splits:"
                 " train: [{card: SET, split: train}], validation: [{card: SET, split: val}]"
             )
-        parts = hold_out(samples, weights, settings.hold_out, settings.seed, whole_images=settings.labels == "all")
-        samples, weights, held_out, apart = parts.samples, parts.weights, parts.held_out, parts.apart
+        split = hold_out(samples, weights, settings.hold_out, settings.seed, whole_images=settings.labels == "all")
+        samples, weights, held_out, apart = split.samples, split.weights, split.held_out, split.apart
+        parts = [(weight, [sample]) for weight, sample in zip(weights, samples, strict=True)]
     if settings.validation_images and len(held_out) > settings.validation_images:
         held_out = [held_out[i] for i in spread(len(held_out), settings.validation_images)]
     if recipe.model.coordinates == "image":  # such a network sees images of the size it was trained on
@@ -76,7 +80,9 @@ def load_data(recipe: Recipe) -> TrainingData:
             raise InputError(
                 f"recipe {recipe.name!r}: no labelled cell in {part}; name a source that has some, or `data`"
             )
-    counts = type_counts(samples, len(types)).tolist()
+    by_part = [type_counts(part, len(types)) for _, part in parts]
+    counts = np.sum(by_part, axis=0).tolist()
+    drawn = np.sum([weight * each for (weight, _), each in zip(parts, by_part, strict=True)], axis=0).tolist()
     if settings.labels == "some" and not sum(counts) and not settings.w_composition:
         raise InputError(
             f"recipe {recipe.name!r}: no cell of a type that the model has ({', '.join(types)}) in train, and nothing"
@@ -87,7 +93,7 @@ def load_data(recipe: Recipe) -> TrainingData:
             f"recipe {recipe.name!r}: no cell of a type that the model has ({', '.join(types)}) in validation, which"
             " could not tell a good step from a bad one; label some there, or leave validation to training.hold_out"
         )
-    return TrainingData(samples, weights, held_out, counts, apart)
+    return TrainingData(samples, weights, held_out, counts, drawn, apart)
 
 
 def spread(count: int, most: int) -> list[int]:

@@ -116,7 +116,7 @@ class SupervisedObjective(Objective):
         """
         settings = recipe.training
         self.recipe, self.data, self.start = recipe, data, start
-        self.loss = SupervisedLoss(network, settings, class_weights(data.counts, settings.class_balance))
+        self.loss = SupervisedLoss(network, settings, class_weights(data.drawn, settings.class_balance))
         self.collate, self.memory = collate, {}
         learned = settings.learns_types and (sum(data.counts) > 0 or settings.w_composition > 0)
         self.types_trained = learned or (start is not None and start.card.types_trained)
