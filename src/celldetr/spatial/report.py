@@ -190,8 +190,7 @@ def _examples(patches: PatchSet) -> list[Block]:
         incomplete = [k for k, own in shown.items() if len(own) < EXAMPLES]
         if not incomplete:
             break
-        labels = patches.labels(index)
-        if not np.isin(labels, incomplete).any():
+        if not patches.counts[index, incomplete].any():
             continue
         sample = patches[index]
         side = np.array(sample.image.shape[1::-1])
