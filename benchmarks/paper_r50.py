@@ -36,7 +36,7 @@ CHANGES = (
     f"validation=[{SAMPLE}]",
     "model.pretrained=none",  # no ImageNet weights of a ResNet-50 come with this project
     "training.precision=32",
-    "training.warmup=10",  # of 500, which would end after the last of our steps
+    "training.warmup=10",  # of 600, which would end after the last of our steps
 )
 STAGES = ("backbone", "projections", "encoder", "detector", "representer", "type_head")
 PROBE = 4  # tiles on which the loss is taken before and after
@@ -176,7 +176,7 @@ def learn(recipe: Recipe, steps: int) -> None:
     crops = TrainingSet(data.samples, recipe.augment, settings.seed, steps * settings.batch_size, data.weights)
     torch.manual_seed(settings.seed)
     network = CellDETR(recipe.model)
-    objective = SupervisedLoss(network, settings, class_weights(data.counts, settings.class_balance)).train()
+    objective = SupervisedLoss(network, settings, class_weights(data.drawn, settings.class_balance)).train()
     optimizer = build_optimizer(network, settings)
     probe = collate([crops[i] for i in range(PROBE)])
     print(f"\n{steps} steps of {settings.batch_size} tile(s) of pannuke-breast-mini, from random weights")

@@ -29,7 +29,8 @@ from celldetr.api import load_model
 from celldetr.demo_slide import sample_slide
 from celldetr.model.checkpoint import load_checkpoint
 from celldetr.model.hub import find_model
-from celldetr.slide import engine, parts, plan
+from celldetr.slide import engine, plan
+from celldetr.slide.band_cache import BandCache
 from celldetr.slide.base_reader import SlideReader
 from celldetr.slide.engine import run_slide
 from celldetr.slide.options import PredictOptions
@@ -84,8 +85,9 @@ def clocks(model: Any, clock: Clock) -> Iterator[None]:
         (network, "represent", "representation decoder"),
         (Ownership, "keep", "merge (ownership)"),
         (engine, "cell_rows", "rows"),
-        (parts.PartStore, "write", "write parts"),
-        (parts.PartStore, "finish", "join parts"),
+        (BandCache, "write", "write bands"),
+        (BandCache, "read", "read bands"),
+        (engine, "write_table", "write table"),
     ]
     undo = [clock.wrap(*place) for place in places]
     try:
@@ -161,7 +163,8 @@ def main() -> None:
     print(f"torch {torch.__version__}, {arguments.threads} thread(s), {len(os.sched_getaffinity(0))} processors")
     print(f"best matrix product {per_second / 1e9:.0f} G multiplications/s, copy {bytes_per_second / 1e9:.1f} GB/s")
     with tempfile.TemporaryDirectory() as folder, open_slide(path) as slide:
-        run_slide(slide, model, folder, options)
+        with run_slide(slide, model, folder, options):
+            pass  # warms caches up
         pixels: list[int] = []
         inner = model.predict_tiles
 
@@ -172,7 +175,8 @@ def main() -> None:
         model.predict_tiles = counted  # type: ignore[method-assign]
         with clocks(model, clock):
             start, cpu = time.perf_counter(), time.process_time()
-            summary = run_slide(slide, model, folder, options, overwrite=True)
+            with run_slide(slide, model, folder, options, overwrite=True) as summary:
+                pass
             wall, cpu = time.perf_counter() - start, time.process_time() - cpu
         table_bytes = (summary.directory / "cells.parquet").stat().st_size
     squares = sum(pixels) / 256**2

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+import shapely
 import torch
 import yaml
 
@@ -28,7 +29,7 @@ from celldetr.research.ablation.study import load_study
 from celldetr.slide.reader import open_slide
 from helpers.cli import call
 from helpers.sample_crop import crop
-from helpers.stand_ins import write_reference, write_stand_ins
+from helpers.stand_ins import write_bone_marrow, write_reference, write_stand_ins
 from helpers.synthetic import svs
 
 ROOT = Path(__file__).parents[1]
@@ -199,6 +200,72 @@ def test_big_slides(small: Callable[..., ModuleType], place: Place) -> None:
 
 
 @pytest.mark.slow
+def test_paper_r50(small: Callable[..., ModuleType], place: Place) -> None:
+    module = small("paper_r50", PROBE=1)
+    light = ("model.backbone=resnet18", "model.num_queries=50", "training.workers=0")
+    module.CHANGES += (*light, *SMALL_RECIPE[2:])
+    assert "1 steps of 1" in run(module, "--steps", 1)
+
+
+@pytest.mark.slow
+def test_roi_equals_filter(small: Callable[..., ModuleType], place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = small("roi_equals_filter", ROI=shapely.box(50, 60, 200, 250))
+    monkeypatch.setattr(module.celldetr, "sample_slide", lambda: place.slide)
+    assert "same type: 100.00%" in run(module)
+
+
+@pytest.mark.slow
+def test_same_cells(load: Callable[..., ModuleType], place: Place) -> None:
+    module = load("same_cells")
+    with pytest.raises(SystemExit) as end:
+        run(module, ROOT, ROOT, "--", place.slide)
+    assert end.value.code == 0
+
+
+@pytest.mark.slow
+def test_speed_pairs(small: Callable[..., ModuleType], place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = small("speed_pairs")
+    monkeypatch.setattr(sys, "stdin", io.StringIO("\n\n"))
+    ready, *turns = run(module, "--first", ROOT, "--work", "tile").splitlines()
+    assert ready == "ready"
+    assert [len(turn.split()) for turn in turns] == [2, 2]
+
+
+@pytest.mark.slow
+def test_places_in_tiles(small: Callable[..., ModuleType], place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "encoder, stride 32" in run(small("reach_of_levels", TILE_PX=64, MARGIN_PX=16), "--images", 1)
+    monkeypatch.setattr("celldetr.probe.location.TILE_PX", 32)
+    monkeypatch.setattr("celldetr.probe.location.FOLDS", 2)
+    assert "nothing changed" in run(small("ways_of_place", TILE_PX=32), "--ways", 1)
+
+
+@pytest.mark.slow
+def test_training_speed(small: Callable[..., ModuleType], place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    module, recipe = small("training_speed"), place.out / "recipe.yaml"
+    values = small_recipe("small-20x").model_dump(mode="json")
+    recipe.write_text(yaml.safe_dump(values))
+    monkeypatch.setattr(sys, "stdin", io.StringIO("\n"))
+    steps = run(module, "--precision", 32, "--work", recipe, place.out / "run").splitlines()
+    assert [len(step.split()) for step in steps] == [3, 3]
+
+
+@pytest.mark.slow
+def test_spatial_size(small: Callable[..., ModuleType], place: Place) -> None:
+    module = small("spatial_size", measured=lambda work, *given: (work(*given), (0.0, 0.0))[1])
+    (place.out / "work").mkdir()
+    folder = write_bone_marrow(place.out / "bone-marrow")
+    assert "write" in run(module, "--bone-marrow", folder, "--work", place.out / "work", "--cells", 400)
+
+
+@pytest.mark.slow
+def test_spatial_training(small: Callable[..., ModuleType], place: Place) -> None:
+    module = small("spatial_training")
+    module.OPTIONS = module.OPTIONS.model_copy(update={"px": 64, "min_nuclei": 1})
+    printed = run(module, "--reference", reference(place), "--work", place.out / "work", "--steps", 1)
+    assert "trained on recovered labels" in printed
+
+
+@pytest.mark.slow
 def test_sets_of_pretraining(small: Callable[..., ModuleType], place: Place) -> None:
     module = small("sets", "pretraining", SETS={"brca": ("brca-m2c", "train", 64)})
     run(module, place.out / "sets")
@@ -209,7 +276,7 @@ def test_none_is_left_out() -> None:
     text = Path(__file__).read_text()
     parts = {"bone_marrow", "peers_catalogue", "scores"}  # imported by others
     # Minutes on any input: whole slides in emulated bfloat16, two source trees, images that fill tiles of 256 px.
-    long = {"across_processors", "modules_passed", "nuinsseg_scale", "same_cells", "ways_of_place"}
+    long = {"across_processors", "modules_passed", "nuinsseg_scale", "same_cells"}
     names = {path.stem for path in BENCHMARKS.glob("*.py")} - parts - long
     assert [name for name in names if f'"{name}"' not in text] == []
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import colorsys
 from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFilter
+from torchvision.transforms import v2
 
 from celldetr.config import AugmentConfig, parse
 from celldetr.data.augment import augment, background_colour, corner_at, crop, orient, recolour
@@ -152,6 +155,35 @@ def test_colour_of_strength_zero_is_no_change_and_strength_has_bounds(changes: d
         assert values.min() >= 128 * 0.8 - 1
         assert values.max() <= 128 * 1.2 + 1
         assert np.ptp(values, axis=1).max() <= 1
+
+
+def test_flips_without_turns() -> None:
+    source = textured(48, 48)
+    config = NOTHING.model_copy(update={"orientations": True, "turns": False})
+    flips = {source.image[::down, ::across].tobytes() for down in (1, -1) for across in (1, -1)}
+    assert {augment(source, config, np.random.default_rng(seed)).image.tobytes() for seed in range(60)} == flips
+
+
+def test_contrast_brightness_and_hue_have_the_ranges_of_torchvision() -> None:
+    """Of those that the recipe paper-r50 takes from the authors' configuration of torchvision's ColorJitter."""
+    config = AugmentConfig(stain=0, colour_p=1, colour=0.25, contrast=0.1, hue=0.05)
+    theirs = v2.ColorJitter(brightness=0.25, contrast=0.1, saturation=0.25, hue=0.05)
+    tones = np.full((8, 8, 3), 90, np.uint8)
+    tones[:, 4:] = 110
+    red = np.full((8, 8, 3), (200, 120, 120), np.uint8)
+    ranges = []
+    torch.manual_seed(0)
+    for jitter in (
+        lambda image, seed: recolour(image, config, np.random.default_rng(seed)),
+        lambda image, seed: theirs(torch.from_numpy(image).permute(2, 0, 1)).permute(1, 2, 0).numpy(),
+    ):
+        grey = np.array([jitter(tones, seed)[0, [0, 7], 0] for seed in range(400)], dtype=float)
+        hues = [colorsys.rgb_to_hsv(*jitter(red, seed)[0, 0] / 255)[0] for seed in range(400)]
+        middle = grey.mean(1)
+        numbers = [middle, np.ptp(grey, axis=1) / middle, (np.array(hues) + 0.5) % 1]
+        ranges.append([(each.min(), each.max()) for each in numbers])
+    for ours, others, tolerance in zip(*ranges, (2, 0.02, 0.012), strict=True):
+        assert ours == pytest.approx(others, abs=tolerance)
 
 
 @settings(deadline=None, max_examples=20)

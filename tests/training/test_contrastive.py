@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from celldetr.config import AugmentConfig, ContrastiveConfig, ModelConfig, TrainConfig, parse
 from celldetr.data.dataset import Batch
@@ -17,6 +17,8 @@ from celldetr.data.sample import Sample
 from celldetr.data.views import ViewSet, collate_views
 from celldetr.errors import InputError
 from celldetr.model.celldetr import CellDETR
+from celldetr.model.memory import Memory
+from celldetr.model.representation import RepresentationLayer
 from celldetr.training.contrastive import ANCHOR, INSTANCE, PADDING, ContrastiveLoss, hidden_rows, projection_head
 from celldetr.training.trainer import image_generators
 from helpers.targets import targets
@@ -44,9 +46,8 @@ def batch_of(boxes: list[Tensor], cells: list[Tensor]) -> Batch:
 
 @pytest.mark.parametrize("attention", ["none", "after_first"])
 def test_the_released_loss_is_the_one_written_down(attention: str, tiny_model: Tiny) -> None:
-    made = objective(
-        tiny_model(self_attention=attention), views="released", negatives="image", temperature=0.2, projection=None
-    )
+    model = tiny_model(self_attention=attention, query_position="absolute")
+    made = objective(model, views="released", negatives="image", temperature=0.2, projection=None)
     boxes, cells = [BOXES, NONE, BOXES[:2]], [torch.arange(3), NO_CELL, torch.arange(7, 9)]
     (view,) = made.views(batch_of(boxes, cells), image_generators(0, 0, 0, 3))
     found, _ = made.contrast([view])
@@ -63,18 +64,32 @@ def test_the_released_loss_is_the_one_written_down(attention: str, tiny_model: T
         rows = torch.cat([boxes[b], anchors])
         mask = torch.ones(len(rows), len(rows), dtype=torch.bool)
         mask[:, :n] = False  # True hides: instances are all that can be seen
-        memories = made.network.memorise(images(3), origin=view.encoded.origin)
-        everyone = torch.zeros(3, len(rows), 4)
-        everyone[b] = rows
-        z = made.network.represent(
-            memories, everyone, view.encoded.origin, mask[None, None].expand(3, 1, -1, -1)
-        ).embeddings[b]
+        origin = view.encoded.origin[b : b + 1]
+        memories = made.network.memorise(images(3)[b : b + 1], origin=origin)
+        z = embed_by_hand(made.network, memories.representation, rows[None], origin, mask)[0]
         z = z.detach().numpy().astype(float)
         z /= np.linalg.norm(z, axis=1, keepdims=True)
-        for a in range(len(anchors)):
-            like = np.exp([z[n + a] @ z[j] / 0.2 for j in range(n)])
-            losses.append(-np.log(like[a % n] / like.sum()))
+        likes = [np.exp([z[n + a] @ z[j] / 0.2 for j in range(n)]) for a in range(len(anchors))]
+        losses.append(np.mean([-np.log(like[a % n] / like.sum()) for a, like in enumerate(likes)]))
     assert found.loss.item() == pytest.approx(np.mean(losses), rel=1e-4)
+
+
+def embed_by_hand(network: CellDETR, memory: Memory, boxes: Tensor, origin: Tensor, hidden: Tensor) -> Tensor:
+    """The representation decoder with PyTorch's own self-attention, of contents without positions."""
+    decoder = network.representer
+    assert decoder is not None
+    content, position = decoder.encode(boxes, memory.sizes, origin)
+    assert position.abs().max() > 0.01
+    for layer in cast(list[RepresentationLayer], decoder.layers):
+        if (own := layer.self_attention) is not None and layer.self_norm is not None:
+            attention = nn.MultiheadAttention(content.shape[-1], own.heads, batch_first=True)
+            parts = (own.q_proj, own.k_proj, own.v_proj)
+            attention.in_proj_weight.data = torch.cat([part.weight.data for part in parts])
+            attention.in_proj_bias.data = torch.cat([part.bias.data for part in parts])
+            attention.out_proj = own.output_proj  # type: ignore[assignment]
+            content = layer.self_norm(content + attention(content, content, content, attn_mask=hidden)[0])
+        content = layer.ffn(layer.norm(content + layer.cross_attention(content + position, boxes, memory)))
+    return content
 
 
 def test_cells_at_the_edge_are_for_detection_only(tiny_model: Tiny) -> None:

@@ -6,11 +6,16 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional
 from torchvision.ops import sigmoid_focal_loss
 
 from celldetr.data.dataset import concatenate
 from celldetr.model.detection import Detections
+from celldetr.recipes import load_recipe
 from celldetr.training.criterion import (
+    SetCriterion,
+    TrainingOutput,
+    TypeOutput,
     box_losses,
     class_weights,
     composition_loss,
@@ -159,6 +164,23 @@ def test_type_loss_with_no_known_type_is_a_differentiable_zero(cells: int) -> No
     loss.backward()
     assert float(loss.detach()) == 0.0
     assert float(logits.grad.abs().sum()) == 0.0
+
+
+def test_the_type_loss_of_paper_r50_is_the_released_one() -> None:
+    """Weight 0.2, times 8, of focal losses averaged over types and divided by all nuclei; of the last layer."""
+    settings = load_recipe("paper-r50").training
+    criterion = SetCriterion(settings, class_weights([500, 100, 20, 3, 80], settings.class_balance))
+    draw = torch.Generator().manual_seed(0)
+    logits, types = torch.randn(7, 5, generator=draw), torch.randint(0, 5, (7,), generator=draw)
+    boxes = torch.rand(7, 4, generator=draw)
+    output = TrainingOutput(types=[TypeOutput({0: logits}, [torch.arange(7)])])
+    ours = criterion.total(criterion(output, [targets(boxes, types)]))
+    p = logits.sigmoid()
+    one_hot = functional.one_hot(types, 5)
+    alpha, likely = 0.25 * one_hot + 0.75 * (1 - one_hot), torch.where(one_hot == 1, p, 1 - p)
+    released = 0.2 * 8 * (alpha * (1 - likely) ** 2 * -likely.log()).mean(1).sum() / 7
+    torch.testing.assert_close(ours, released)
+    assert (settings.mode, settings.auxiliary_types) == ("sequential", False)
 
 
 def test_balance_is_inverse_frequency_with_mean_one_over_cells() -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from celldetr.training.collapse import alignment, collapse, effective_rank, uniformity
-from celldetr.training.infonce import Pairs, batch_contrast, info_nce
+from celldetr.training.infonce import Average, Pairs, batch_contrast, info_nce
 
 
 def some_pairs(seed: int = 0, anchors: int = 11, instances: int = 9, images: int = 3) -> Pairs:
@@ -35,19 +35,26 @@ def cosine(a: Tensor, b: Tensor) -> float:
     return dot / math.sqrt(sum(float(x) ** 2 for x in a) * sum(float(y) ** 2 for y in b))
 
 
+@pytest.mark.parametrize("average", ["anchors", "images"])
 @pytest.mark.parametrize("within_images", [False, True])
-def test_a_double_loop_says_the_same(within_images: bool) -> None:
+def test_a_double_loop_says_the_same(within_images: bool, average: Average) -> None:
     pairs, temperature = some_pairs(), 0.3
-    total = 0.0
+    losses: dict[int, list[float]] = {}
     for a, vector in enumerate(pairs.anchors.detach()):
         own, below = int(pairs.positive[a]), 0.0
         for j, other in enumerate(pairs.instances):
             if within_images and pairs.anchor_image[a] != pairs.instance_image[j]:
                 continue
             below += math.exp(cosine(vector, other.detach()) / temperature)
-        total -= math.log(math.exp(cosine(vector, pairs.instances[own].detach()) / temperature) / below)
-    found = batch_contrast(pairs, 3, temperature, within_images=within_images)
-    assert found.loss.item() == pytest.approx(total / len(pairs.anchors), rel=1e-5)
+        loss = -math.log(math.exp(cosine(vector, pairs.instances[own].detach()) / temperature) / below)
+        losses.setdefault(int(pairs.anchor_image[a]), []).append(loss)
+    found = batch_contrast(pairs, 3, temperature, within_images=within_images, average=average)
+    assert len({len(each) for each in losses.values()}) > 1
+    by_average = {
+        "anchors": np.mean(np.concatenate([*losses.values()])),
+        "images": np.mean([*map(np.mean, losses.values())]),
+    }
+    assert found.loss.item() == pytest.approx(by_average[average], rel=1e-5)
     choices = (
         [int((pairs.instance_image == image).sum()) for image in pairs.anchor_image] if within_images else [9] * 11
     )
@@ -81,7 +88,7 @@ def test_debiased_as_written_down(temperature: float) -> None:
         less = (np.mean(rest) - share * like[own]) / (1 - share)
         below = len(rest) * max(less, math.exp(-1 / temperature))
         total -= math.log(like[own] / (like[own] + below))
-    found = info_nce(pairs, temperature, debias=share, divisor=len(pairs.anchors)).loss
+    found = info_nce(pairs, temperature, debias=share).loss
     assert found.item() == pytest.approx(total / len(pairs.anchors), rel=1e-4)
     gradients = torch.autograd.grad(found, (pairs.anchors, pairs.instances))
     assert all(bool(torch.isfinite(each).all()) for each in gradients)
@@ -145,11 +152,11 @@ def test_without_an_anchor_the_loss_is_zero_and_connected() -> None:
 
 def test_agreement_is_rewarded_and_found() -> None:
     pairs = some_pairs(0)
-    agreed = info_nce(replace(pairs, anchors=pairs.instances[pairs.positive]), 0.1, divisor=11)
+    agreed = info_nce(replace(pairs, anchors=pairs.instances[pairs.positive]), 0.1)
     assert bool(agreed.correct.all())
-    assert agreed.loss.item() < 0.2 * info_nce(pairs, 0.1, divisor=11).loss.item()
+    assert agreed.loss.item() < 0.2 * info_nce(pairs, 0.1).loss.item()
     same = torch.ones(9, 5)
-    collapsed = info_nce(replace(pairs, instances=same, anchors=same[pairs.positive]), 0.1, divisor=11)
+    collapsed = info_nce(replace(pairs, instances=same, anchors=same[pairs.positive]), 0.1)
     assert (
         collapsed.loss.item()
         == pytest.approx(math.log(9), rel=1e-5)

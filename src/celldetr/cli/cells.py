@@ -85,9 +85,8 @@ def cluster(
     with --slides, examples.png. Needs the extra `cluster-cells` (scanpy, igraph, faiss).
     """
     from celldetr.errors import SlowWarning
-    from celldetr.search.cluster_report import illustrate_clusters
+    from celldetr.search.cluster_report import cluster_lines, illustrate_clusters
     from celldetr.search.clustering import cluster_cells
-    from celldetr.search.format import cluster_lines
     from celldetr.search.slides import check_slides
 
     check_slides(slides or ())
@@ -174,9 +173,8 @@ def similar(
     geojson/SLIDE.geojson (QuPath) and, with --slides, similar.png: crops of each query and its neighbours. Likeness is
     the cosine of the embeddings.
     """
-    from celldetr.search.format import neighbour_lines
     from celldetr.search.similar import similar as find
-    from celldetr.search.similar_report import check_target, write_similar
+    from celldetr.search.similar_report import check_target, neighbour_lines, write_similar
     from celldetr.search.slides import check_slides
 
     check_target(out, overwrite)

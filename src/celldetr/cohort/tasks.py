@@ -1,17 +1,15 @@
 """Tasks of a worker on a cluster: plan a slide, detect the cells of a region, finish the slide.
 
-Workers are stateless and tasks idempotent. *Planning* writes nothing, and depends on the slide only. *Detecting* writes
-whole files whose content depends on the run only, so a region done twice is a region done. *Finishing* builds the
-slide's results in a folder of its own and returns it; the process that handed out the task moves the files of one such
-folder into place. A worker that was taken for dead and wakes up later therefore changes nothing: it writes files that
-are there, or finds its folder gone.
+Workers are stateless and tasks idempotent. *Planning* writes nothing. *Detecting* writes whole files whose content
+depends on the run only. *Finishing* builds the slide's results in a folder of its own and returns it; the coordinator
+moves the files of one such folder into place. A worker that was taken for dead and wakes up later therefore changes
+nothing: it writes files that are there, or finds its folder gone.
 
 An error that the user can mend is returned as a ``Refusal``, because dask tries a task that raises again elsewhere.
 """
 
 from __future__ import annotations
 
-import os
 import platform
 import shutil
 import threading
@@ -29,12 +27,11 @@ from celldetr.cohort.request import Request
 from celldetr.config import InferenceOptions
 from celldetr.errors import InputError
 from celldetr.io.files import output_errors
-from celldetr.slide.band_cache import BandCache
+from celldetr.slide.band_cache import PARTS, BandCache
 from celldetr.slide.base_reader import SlideReader
-from celldetr.slide.engine import RunSummary, Session, slide_folder
+from celldetr.slide.engine import ATTEMPTS, RunSummary, Session, slide_folder
 from celldetr.slide.find import Slide
-from celldetr.slide.parts import ATTEMPTS, PART_FILES, PARTS
-from celldetr.slide.pipeline import Job, Seconds, find_bands
+from celldetr.slide.pipeline import Job, Seconds, detect_bands
 from celldetr.slide.plan import Plan, make_plan
 from celldetr.slide.provenance import identity
 from celldetr.slide.reader import open_slide
@@ -57,32 +54,16 @@ class Refusal:
 
 @dataclass(frozen=True)
 class PlannedSlide:
-    """A slide before a tile is read.
-
-    Attributes:
-        identity: of the run.
-        plan: tiles to be read.
-        types: names of the model's K types.
-        embedding_dim: d.
-        seconds: spent.
-    """
+    """A slide before a tile is read; ``seconds`` that planning took."""
 
     identity: dict[str, Any]
     plan: Plan
-    types: tuple[str, ...]
-    embedding_dim: int
     seconds: float
 
 
 @dataclass(frozen=True)
 class DetectedRegion:
-    """A region whose cells are detected.
-
-    Attributes:
-        bands: of it, all of them on disk.
-        cells: number of raw detections.
-        seconds: spent.
-    """
+    """A region whose bands are all on disk; ``cells`` and ``seconds`` are of those detected by this task."""
 
     bands: tuple[int, ...]
     cells: int
@@ -121,39 +102,32 @@ def plan_slide(request: Request, slide: Slide) -> PlannedSlide:
         start = time.perf_counter()
         plan = make_plan(reader, model, options)
         run = identity(reader, model, options)
-    return PlannedSlide(run, plan, tuple(model.types), model.embedding_dim, time.perf_counter() - start)
+    return PlannedSlide(run, plan, time.perf_counter() - start)
 
 
 @_task
 def complete_outputs(request: Request, slide: Slide) -> RunSummary:
-    """Make the pictures and exports of a finished slide that are missing."""
-    from celldetr.cohort.predict import predict_slide
+    """Make the pictures and exports that a finished slide lacks."""
+    from celldetr.cohort.predict import predict_requested
 
-    return predict_slide(
-        slide.path,
-        request.out,
-        _model(request.model),
-        request.options_of(slide),
-        formats=request.formats,
-        resume=True,
-    )
+    return predict_requested(slide, request, _model(request.model))
 
 
 @_task
 def detect_region(request: Request, slide: Slide, planned: PlannedSlide, bands: tuple[int, ...]) -> DetectedRegion:
     """Detect the cells in the tiles of a region; bands that are on disk are passed over."""
     cache = BandCache(request.out / slide.name, planned.identity)
-    todo = [band for band in bands if not cache.has(band)]
+    todo = cache.missing(bands)
     seconds, cells = Seconds(), 0
     if todo:
         _working_folder(request, slide)
         with open_slide(slide.path, request.options_of(slide).mpp) as reader:
             job = _job(request, slide, planned, reader)
-            with closing(find_bands(job, todo, seconds)) as batches:
+            with closing(detect_bands(job, todo, seconds)) as batches:
                 for band, items in groupby(chain.from_iterable(batches), key=lambda item: item.tile.row):
-                    found = list(items)
-                    cache.write(band, found)
-                    cells += sum(len(item.cells) for item in found if item.cells is not None)
+                    tiles = list(items)
+                    cache.write(band, tiles)
+                    cells += sum(len(tile.cells) for tile in tiles if tile.cells is not None)
     return DetectedRegion(bands, cells, seconds)
 
 
@@ -161,20 +135,15 @@ def detect_region(request: Request, slide: Slide, planned: PlannedSlide, bands: 
 def finish_slide(
     request: Request, slide: Slide, planned: PlannedSlide, record: dict[str, Any], seconds: Seconds, elapsed: float
 ) -> Path:
-    """Settle the seams between tiles, join the table, draw and export, in a folder of this attempt.
+    """Settle the seams between tiles, join the table, draw and export, in a folder of this attempt, which is returned.
 
     A band whose file is missing or damaged is detected again here.
 
     Args:
-        request: what is asked of every slide.
-        slide: which.
-        planned: of it.
+        request, slide, planned: as of the other tasks.
         record: of the run before this session.
         seconds: spent on the regions, added up over workers.
         elapsed: seconds since this session began with the slide.
-
-    Returns:
-        the folder with the slide's results, which are not yet where they belong.
     """
     from celldetr.report.outputs import write_outputs  # not needed where tasks are handed out
 
@@ -186,7 +155,6 @@ def finish_slide(
             job = _job(request, slide, planned, reader)
             folder = slide_folder(attempt / slide.name, planned.identity)
             with folder.open():
-                _share_parts(directory / PARTS, folder.path / PARTS)
                 folder.record = record
                 Session(job, folder, start, seconds, BandCache(directory, planned.identity)).complete()
                 write_outputs(folder.path, reader, request.formats)
@@ -220,13 +188,3 @@ def _working_folder(request: Request, slide: Slide) -> Path:
             "share, under one name"
         )
     return folder
-
-
-def _share_parts(source: Path, target: Path) -> None:
-    """Give an attempt the bands that an interrupted run had settled: the files never change, so links will do."""
-    target.mkdir()
-    for part in source.glob(PART_FILES):
-        try:
-            os.link(part, target / part.name)
-        except OSError:  # this file system has no links
-            shutil.copyfile(part, target / part.name)

@@ -40,6 +40,7 @@ class AugmentConfig(Config):
     crop: Count = Field(256, description="Side of the crops, px at the model's mpp.")
     scale: tuple[float, float] = Field((0.8, 1.25), description="Range of the zoom, log-uniform.")
     orientations: bool = Field(True, description="Draw from all eight flips and quarter turns.")
+    turns: bool = Field(True, description="With orientations: quarter turns; false: flips alone.")
     stain: float = Field(
         0.1, ge=0, description="HED jitter s: each stain is multiplied by U(1 - s, 1 + s), and U(-s, s) / 4 is added."
     )
@@ -49,12 +50,17 @@ class AugmentConfig(Config):
         ge=0,
         description="Colour jitter c: brightness, contrast and saturation by U(1 - c, 1 + c); hue by +-c / 10.",
     )
+    contrast: float | None = Field(None, ge=0, description="Jitter of contrast; default: colour.")
+    hue: float | None = Field(None, ge=0, le=0.5, description="Jitter of hue, part of a turn; default: colour / 10.")
     colour_p: Probability = Field(0.5, description="Probability of colour jitter.")
     blur: float = Field(1.0, ge=0, description="Largest sigma of Gaussian blur, px.")
+    blur_least: float = Field(0.0, ge=0, description="Smallest sigma of Gaussian blur, px.")
     blur_p: Probability = Field(0.2, description="Probability of blur.")
 
     @model_validator(mode="after")
-    def _scale_rises(self) -> Self:
+    def _ranges_rise(self) -> Self:
         if not 0 < self.scale[0] <= self.scale[1]:
             raise ValueError(f"scale must be [smallest, largest] with 0 < smallest <= largest, got {list(self.scale)}")
+        if self.blur_least > self.blur:
+            raise ValueError(f"blur_least must not be above blur, got {self.blur_least:g} and {self.blur:g}")
         return self

@@ -131,7 +131,9 @@ class TrainConfig(Config):
         0.0, ge=0, description="Weight of the loss of spots' compositions (method section 5); 0: not learned."
     )
     class_balance: Probability = Field(
-        0.5, description="Exponent of the inverse type frequency in the type loss; 0: all types count alike."
+        0.5,
+        description="Exponent of the inverse frequency with which cells of a type are drawn, in the type loss; 0: all "
+        "types count alike.",
     )
     auxiliary_types: bool = Field(True, description="Type loss after every representation layer, not only the last.")
     denoising: int = Field(

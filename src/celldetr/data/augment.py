@@ -44,17 +44,21 @@ def augment(
     place = rng.uniform(size=2)
     if around is not None:
         place = _place_around(sample.image.shape, config.crop / zoom, around, place)
-    out = crop(sample, config.crop, zoom, place)
+    return finish(crop(sample, config.crop, zoom, place), config, rng)
+
+
+def finish(part: Sample, config: AugmentConfig, rng: np.random.Generator) -> Sample:
+    """Turn and restyle a crop."""
     if config.orientations:
-        out = orient(out, int(rng.integers(8)))
-    return replace(out, image=restyle(out.image, config, rng))
+        part = orient(part, int(rng.integers(8 if config.turns else 4)))
+    return replace(part, image=restyle(part.image, config, rng))
 
 
 def restyle(image: NDArray[np.uint8], config: AugmentConfig, rng: np.random.Generator) -> NDArray[np.uint8]:
     """What moves no box: stain, colour and blur of an (H, W, 3) uint8 image."""
     image = recolour(image, config, rng)
     if rng.uniform() < config.blur_p and config.blur > 0:
-        blur = ImageFilter.GaussianBlur(rng.uniform(0, config.blur))
+        blur = ImageFilter.GaussianBlur(rng.uniform(config.blur_least, config.blur))
         image = np.asarray(Image.fromarray(image).filter(blur))
     return np.ascontiguousarray(image)
 
@@ -190,11 +194,14 @@ def _stain_jitter(strength: float, rng: np.random.Generator) -> tuple[NDArray[np
 
 
 def _colour_jitter(
-    strength: float, grey: float, rng: np.random.Generator
+    config: AugmentConfig, grey: float, rng: np.random.Generator
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Matrix and offset on pixel values: hue, saturation, contrast (about the mean ``grey``) and brightness."""
-    brightness, contrast, saturation = rng.uniform(1 - strength, 1 + strength, 3)
-    angle = 2 * np.pi * rng.uniform(-strength, strength) / 10
+    contrast_range = config.colour if config.contrast is None else config.contrast
+    hue = config.colour / 10 if config.hue is None else config.hue
+    ranges = np.array([config.colour, contrast_range, config.colour])
+    brightness, contrast, saturation = rng.uniform(1 - ranges, 1 + ranges)
+    angle = 2 * np.pi * rng.uniform(-hue, hue)
     # Hue turns the colours around the grey axis (1, 1, 1) (Rodrigues' formula).
     axis = 1 / np.sqrt(3)
     cross = axis * np.array([[0, -1, 1], [1, 0, -1], [-1, 1, 0]])
@@ -208,7 +215,7 @@ def _colour_jitter(
 def recolour(image: NDArray[np.uint8], config: AugmentConfig, rng: np.random.Generator) -> NDArray[np.uint8]:
     """Stain and colour jitter of an (H, W, 3) uint8 image, each a matrix on its colours; same shape and type."""
     stained, coloured = rng.uniform(size=2) < (config.stain_p, config.colour_p)
-    stained, coloured = stained and config.stain > 0, coloured and config.colour > 0
+    stained, coloured = stained and config.stain > 0, coloured and any((config.colour, config.contrast, config.hue))
     if not (stained or coloured):
         return image
     pixels = np.ascontiguousarray(image.reshape(-1, 3).T)
@@ -220,7 +227,7 @@ def recolour(image: NDArray[np.uint8], config: AugmentConfig, rng: np.random.Gen
         values = pixels.astype(np.float32)
     if coloured:
         grey = float(LUMA @ values.mean(axis=1))
-        values = _mix(values, *_colour_jitter(config.colour, grey, rng))
+        values = _mix(values, *_colour_jitter(config, grey, rng))
     values += np.float32(0.5)
     np.clip(values, 0, 255, out=values)
     return np.ascontiguousarray(values.astype(np.uint8).T).reshape(image.shape)

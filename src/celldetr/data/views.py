@@ -7,14 +7,12 @@ two boxes of a cell have the same identity (``Targets.identities``), which trave
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
-from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from celldetr.config import AugmentConfig, ContrastiveConfig
-from celldetr.data.augment import corner_at, crop, orient, place_at, restyle
+from celldetr.data.augment import corner_at, crop, finish, place_at
 from celldetr.data.dataset import Batch, TrainingImage, TrainingSet, as_tensors, collate
 from celldetr.data.sample import Sample
 
@@ -60,7 +58,7 @@ def draw_views(
     low, high = np.log(config.scale)
     zoom = float(np.exp(rng.uniform(low, high)))
     place = rng.uniform(size=2)
-    first = _view(sample, config, zoom, place, rng)
+    first = finish(crop(sample, config.crop, zoom, place), config, rng)
     if views.views == "released":
         return (first,)
     spread = np.log(views.zoom)
@@ -69,16 +67,7 @@ def draw_views(
     away = rng.uniform(-views.shift, views.shift, size=2) * side
     centre = corner_at(sample.image.shape, side, place) + side / 2 + away
     where = place_at(sample.image.shape, other_side, centre - other_side / 2)
-    return first, _view(sample, config, other, where, rng)
-
-
-def _view(
-    sample: Sample, config: AugmentConfig, zoom: float, place: NDArray[np.float64], rng: np.random.Generator
-) -> Sample:
-    out = crop(sample, config.crop, zoom, place)
-    if config.orientations:
-        out = orient(out, int(rng.integers(8)))
-    return replace(out, image=restyle(out.image, config, rng))
+    return first, finish(crop(sample, config.crop, other, where), config, rng)
 
 
 def collate_views(items: Sequence[tuple[TrainingImage, ...]]) -> Batch:

@@ -82,11 +82,18 @@ class RepresentationLayer(nn.Module):
             start_at_zero(self.cross_attention.output_proj, self.ffn.contract)
 
     def forward(
-        self, content: Tensor, position: Tensor, boxes: Tensor, memory: Memory, blocked: Tensor | None = None
+        self,
+        content: Tensor,
+        position: Tensor,
+        boxes: Tensor,
+        memory: Memory,
+        blocked: Tensor | None = None,
+        position_in_self_attention: bool = True,
     ) -> Tensor:
         """(B, N, d) content -> (B, N, d); ``blocked`` as in ``SelfAttention``."""
         if self.self_attention is not None and self.self_norm is not None:
-            content = self.self_norm(content + self.dropout(self.self_attention(content, position, blocked)))
+            where = position if position_in_self_attention else torch.zeros_like(position)
+            content = self.self_norm(content + self.dropout(self.self_attention(content, where, blocked)))
         seen = self.cross_attention(content + position, boxes, memory)
         return self.ffn(self.norm(content + self.dropout(seen)))
 
@@ -110,6 +117,7 @@ class RepresentationDecoder(nn.Module):
         *,
         origin: Tensor | None = None,
         blocked: Tensor | None = None,
+        position_in_self_attention: bool = True,
     ) -> tuple[Tensor, ...]:
         """Embed boxes.
 
@@ -118,6 +126,7 @@ class RepresentationDecoder(nn.Module):
             memory: all levels that ``representation_strides`` names.
             origin: (B, 2) pixel coordinates of the images' corners, or None for (0, 0).
             blocked: which cells (columns) a cell (row) may not see, for ``after_first``: (B, 1, N, N), True = hidden.
+            position_in_self_attention: False: cells attend to each other by content alone, as the authors pretrain.
 
         Returns:
             (B, N, d) after each layer; the last is the embedding.
@@ -130,7 +139,7 @@ class RepresentationDecoder(nn.Module):
             content = content + self.look(boxes, memory)
         outputs = []
         for layer in self.layers:
-            content = layer(content, position, boxes, memory, blocked)
+            content = layer(content, position, boxes, memory, blocked, position_in_self_attention)
             outputs.append(content)
         return tuple(outputs)
 

@@ -1,10 +1,10 @@
 """From tiles to bands of cells: threads read ahead, the model works in the calling thread, ownership decides in order.
 
-*Finding* the cells of a band needs no other band; *settling* whose they are needs the bands above, and next to no time.
+*Detecting* the cells of a band needs no other band; *settling* whose they are needs the bands above, and little time.
 
 The number of tiles read ahead is bounded, and a band is handed over as soon as it is whole, so memory depends on the
-width of the slide only. A batch never spans two bands: the numbers a network returns depend, in their last bits, on
-what it sees together, and a resumed run must repeat an uninterrupted one.
+width of the slide only. A batch never spans two bands: the last bits of a network's output depend on what it sees
+together, and a resumed run must repeat an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -25,14 +25,13 @@ from numpy.typing import NDArray
 from celldetr.model.output import TileCells, TileModel
 from celldetr.slide.band_cache import BandCache, DetectedTile
 from celldetr.slide.base_reader import SlideReader
-from celldetr.slide.damage import DamagedTile, read_tile
+from celldetr.slide.damage import DamagedTile, FailedTile, read_tile
 from celldetr.slide.grid import Tile
 from celldetr.slide.malloc import release, share_heaps
 from celldetr.slide.options import PredictOptions
-from celldetr.slide.parts import FailedTile, PartInfo
 from celldetr.slide.plan import Plan
-from celldetr.slide.roi_cells import RoiCells
-from celldetr.slide.seams import Ownership
+from celldetr.slide.seams import Ownership, centres
+from celldetr.slide.table_writer import joint_bounds
 
 CUT_OFF = 4  # px; a box that ends this near to lost pixels may be of a nucleus that goes on there
 MAX_THREADS = 8  # decoding a tile takes far less than predicting it
@@ -44,11 +43,7 @@ R = TypeVar("R")
 
 @dataclass(frozen=True)
 class Job:
-    """What a run works on: a slide, the model for it, how it is read, which tiles, and which cells are reported.
-
-    Attributes:
-        least_score: of a cell; None: the model's threshold.
-    """
+    """Work of a run; ``least_score`` of the cells that are reported, None: the model's threshold."""
 
     reader: SlideReader
     model: TileModel
@@ -60,6 +55,25 @@ class Job:
         """A fresh decision on who owns what, for reading from the beginning."""
         bounds = (0.0, 0.0, float(self.reader.width), float(self.reader.height))
         return Ownership(self.plan.grid.scale, self.model.mpp, bounds)
+
+
+@dataclass(frozen=True)
+class BandInfo:
+    """A settled band.
+
+    Attributes:
+        tiles: that were read, also damaged ones.
+        counts: (K,) cells by type.
+        bounds: xyxy of their boxes in level-0 pixels, None if there are none.
+        failed: what could not be decoded.
+        is_lost: whether no tile could be decoded.
+    """
+
+    tiles: int
+    counts: NDArray[np.int64]
+    bounds: tuple[float, float, float, float] | None
+    failed: tuple[FailedTile, ...]
+    is_lost: bool
 
 
 @dataclass
@@ -74,18 +88,12 @@ class Seconds:
 
 @dataclass
 class Counter:
-    """What has been done so far, and who wants to know.
-
-    Attributes:
-        tiles, cells, mm2: done.
-        tell: called with the counter after every batch.
-        seconds: spent.
-    """
+    """Tiles, cells and mm2 done so far; ``on_change`` is called with the counter after every batch."""
 
     tiles: int = 0
     cells: int = 0
     mm2: float = 0.0
-    tell: Callable[[Counter], None] | None = None
+    on_change: Callable[[Counter], None] | None = None
     seconds: Seconds = field(default_factory=Seconds)
 
     def add(self, tiles: int, cells: int, mm2: float) -> None:
@@ -93,8 +101,8 @@ class Counter:
         self.tiles += tiles
         self.cells += cells
         self.mm2 += mm2
-        if self.tell is not None:
-            self.tell(self)
+        if self.on_change is not None:
+            self.on_change(self)
 
 
 def usable_threads() -> int:
@@ -107,10 +115,7 @@ def usable_threads() -> int:
 def read_ahead(
     reader: SlideReader, tiles: Iterable[Tile], scale: tuple[float, float], depth: int, threads: int
 ) -> Generator[Pixels, None, None]:
-    """The pixels of tiles in their order, at most ``depth`` of them read or being read before they are asked for.
-
-    Of a damaged tile come what pixels there are and which there are not.
-    """
+    """The pixels of tiles in their order, at most ``depth`` of them read or being read before they are asked for."""
 
     def read(tile: Tile) -> Pixels:
         box = (tile.x * scale[0], tile.y * scale[1], tile.width * scale[0], tile.height * scale[1])
@@ -120,7 +125,7 @@ def read_ahead(
 
 
 def ahead(do: Callable[[T], R], items: Iterable[T], depth: int, threads: int) -> Generator[R, None, None]:
-    """What ``do`` makes of items, in their order, at most ``depth`` of them done or begun before they are asked for."""
+    """``map`` in threads: at most ``depth`` results are there or begun before they are asked for."""
     todo = iter(items)
     pool = ThreadPoolExecutor(threads, thread_name_prefix="tile")
     try:
@@ -134,52 +139,59 @@ def ahead(do: Callable[[T], R], items: Iterable[T], depth: int, threads: int) ->
 
 
 def predict_bands(
-    job: Job, bands: Sequence[int], ownership: Ownership, counter: Counter, cache: BandCache | None = None
-) -> Generator[tuple[TileCells, PartInfo], None, None]:
-    """The cells of bands, one after the other: detect those of each, then drop duplicates across tiles.
+    job: Job, ownership: Ownership, counter: Counter, cache: BandCache | None = None
+) -> Generator[tuple[TileCells, BandInfo], None, None]:
+    """The cells of all bands, one after the other: detect those of each, then drop duplicates across tiles.
 
     Args:
-        job: slide, model, options and plan.
-        bands: rows of the grid, rising.
-        ownership: has seen the bands before these.
-        counter: told of every batch.
-        cache: bands that are in it are taken from there instead of being detected again.
+        job: the work.
+        ownership: fresh.
+        counter: counts every batch.
+        cache: bands in it are not detected again, the others are written to it.
 
     Yields:
-        Cells with boxes in level-0 pixels, and what is known about them.
+        Cells of a band with boxes in level-0 pixels, and its ``BandInfo``.
 
     Raises:
         InputError: the slide cannot be read any more. A place that is damaged raises nothing: its tile has failed.
     """
-    there = {band for band in bands if cache is not None and cache.has(band)}
-    with closing(_images(job, [band for band in bands if band not in there])) as images:
+    bands = job.plan.bands
+    missing = bands if cache is None else cache.missing(bands)
+    with closing(_images(job, missing)) as images:
         for band in bands:
-            known = cache.read(band, job.plan.tiles(band)) if cache is not None and band in there else None
-            if known is not None:
-                batches: Iterable[Sequence[DetectedTile]] = [known]
-            elif band in there:  # damaged
-                batches = find_bands(job, [band], counter.seconds)
-            else:
-                batches = _find_band(job, band, images, counter.seconds)
-            yield settle_band(job, band, batches, ownership, counter)
+            tiles = cache.read(band, job.plan.tiles(band)) if cache is not None and band not in missing else None
+            if tiles is not None:
+                yield _settle(job, [tiles], ownership, counter)
+                continue
+            detected: list[DetectedTile] = []
+            if band in missing:
+                batches = _detect(job, band, images, counter.seconds)
+            else:  # the file of the band is damaged
+                batches = detect_bands(job, [band], counter.seconds)
+            settled = _settle(job, _kept(batches, detected), ownership, counter)
+            if cache is not None:
+                start = time.perf_counter()
+                cache.write(band, detected)
+                counter.seconds.write += time.perf_counter() - start
+            yield settled
 
 
-def find_bands(job: Job, bands: Sequence[int], seconds: Seconds) -> Generator[list[DetectedTile], None, None]:
-    """What the model sees in bands, whoever owns it, batch after batch; a batch is of one band.
+def _kept(batches: Iterable[list[DetectedTile]], detected: list[DetectedTile]) -> Iterator[list[DetectedTile]]:
+    """Batches as they come, which are also added to a list."""
+    for batch in batches:
+        detected += batch
+        yield batch
 
-    Pure: depends on nothing that was found elsewhere.
 
-    Args:
-        job: slide, model, options and plan.
-        bands: rows of the grid, in any order.
-        seconds: spent is added.
+def detect_bands(job: Job, bands: Sequence[int], seconds: Seconds) -> Generator[list[DetectedTile], None, None]:
+    """Raw detections in bands, in any order, batch after batch; a batch is of one band. Adds to ``seconds``.
 
     Raises:
         InputError: the slide cannot be read any more.
     """
     with closing(_images(job, bands)) as images:
         for band in bands:
-            yield from _find_band(job, band, images, seconds)
+            yield from _detect(job, band, images, seconds)
 
 
 def _images(job: Job, bands: Sequence[int]) -> Generator[Pixels, None, None]:
@@ -189,7 +201,7 @@ def _images(job: Job, bands: Sequence[int]) -> Generator[Pixels, None, None]:
     return read_ahead(job.reader, tiles, job.plan.grid.scale, 2 * job.options.batch_size + threads, threads)
 
 
-def _find_band(
+def _detect(
     job: Job, band: int, images: Iterator[Pixels], seconds: Seconds
 ) -> Generator[list[DetectedTile], None, None]:
     tiles, size = job.plan.tiles(band), job.options.batch_size
@@ -202,12 +214,12 @@ def _find_band(
         arrays = [pixels.pixels if isinstance(pixels, DamagedTile) else pixels for pixels in whole]
         cells = iter(job.model.predict_tiles(arrays, job.least_score) if arrays else [])
         seconds.model += time.perf_counter() - start
-        yield [_found(tile, pixels, cells) for tile, pixels in read]
+        yield [_detected(tile, pixels, cells) for tile, pixels in read]
     release()
 
 
-def _found(tile: Tile, pixels: Pixels, cells: Iterator[TileCells]) -> DetectedTile:
-    """What was found in a tile, for which ``cells`` has the next item if anything of it could be decoded."""
+def _detected(tile: Tile, pixels: Pixels, cells: Iterator[TileCells]) -> DetectedTile:
+    """Detections in a tile, the next item of ``cells`` if anything of the tile could be decoded."""
     if not isinstance(pixels, DamagedTile):
         return DetectedTile(tile, next(cells))
     if pixels.is_lost:
@@ -219,74 +231,43 @@ def _found(tile: Tile, pixels: Pixels, cells: Iterator[TileCells]) -> DetectedTi
     return DetectedTile(tile, seen.take(np.flatnonzero(clear)), pixels.lost, pixels.reason)
 
 
-def settle_band(
-    job: Job, band: int, batches: Iterable[Sequence[DetectedTile]], ownership: Ownership, counter: Counter
-) -> tuple[TileCells, PartInfo]:
-    """Decide which cells of a band are kept. Bands are settled in their order.
-
-    Args:
-        job: slide, model, options and plan.
-        band: row of the grid.
-        batches: what was detected in its tiles, from left to right.
-        ownership: has seen the bands before.
-        counter: told of every batch.
-
-    Returns:
-        Cells with boxes in level-0 pixels, and what is known about them.
-    """
-    types = job.model.types
-    parts = [TileCells.none(len(types), job.model.embedding_dim)]
-    outside: list[tuple[float, float]] = []
+def _settle(
+    job: Job, batches: Iterable[Sequence[DetectedTile]], ownership: Ownership, counter: Counter
+) -> tuple[TileCells, BandInfo]:
+    """The cells that a band keeps, from the batches of its tiles, left to right."""
+    parts = [TileCells.none(len(job.model.types), job.model.embedding_dim)]
     failed: list[FailedTile] = []
-    tiles, area = 0, 0.0
+    tiles, is_lost = 0, True
     for batch in batches:
         before = len(parts)
-        for found in batch:
-            area += job.plan.area(found.tile)
-            failed += _failure(job, found)
-            if found.cells is None:
+        for item in batch:
+            failed += _failure(job, item)
+            if item.cells is None:
                 continue
-            kept = ownership.keep(found.tile, found.cells)
+            is_lost = False
+            kept = ownership.keep(item.tile, item.cells)
             if job.plan.roi is not None:
-                kept, others = within(job.plan.roi, kept)
-                outside.extend(others)
+                kept = kept.take(np.flatnonzero(job.plan.roi.inside(centres(kept.boxes))))
             parts.append(kept)
         tiles += len(batch)
-        counter.add(len(batch), sum(map(len, parts[before:])), sum(job.plan.area(found.tile) for found in batch))
+        counter.add(len(batch), sum(map(len, parts[before:])), sum(job.plan.area(item.tile) for item in batch))
     cells = TileCells.join(parts)
-    counts = np.bincount(cells.probabilities.argmax(1), minlength=len(types))
-    by_type = dict(zip(types, counts.tolist(), strict=True))
-    info = PartInfo(band, len(cells), tiles, area, by_type, bounds(cells.boxes), tuple(outside), tuple(failed))
-    return cells, info
+    counts = np.bincount(cells.probabilities.argmax(1), minlength=len(job.model.types))
+    return cells, BandInfo(tiles, counts, joint_bounds(cells.boxes), tuple(failed), is_lost)
 
 
-def within(roi: RoiCells, cells: TileCells) -> tuple[TileCells, list[tuple[float, float]]]:
-    """The cells whose centre lies in a ROI, and the centres of others that decide about cells in it."""
-    centres = (cells.boxes[:, :2] + cells.boxes[:, 2:]) / 2
-    others = centres[roi.beside(centres)]
-    return cells.take(np.flatnonzero(roi.inside(centres))), [(float(x), float(y)) for x, y in others]
-
-
-def _failure(job: Job, found: DetectedTile) -> list[FailedTile]:
-    """What is lost of that which a tile owns; nothing if that is whole."""
-    if found.lost is None:
+def _failure(job: Job, item: DetectedTile) -> list[FailedTile]:
+    """What is lost of the part that a tile owns; nothing if that is whole."""
+    if item.lost is None:
         return []
-    tile, grid = found.tile, job.plan.grid
+    tile, grid = item.tile, job.plan.grid
     x, y, width, height = grid.place(tile)
-    if found.cells is None:
-        return [FailedTile(tile.row, tile.column, x, y, width, height, job.plan.area(tile), found.reason)]
-    left, top, right, bottom = found.lost
+    if item.cells is None:
+        return [FailedTile(tile.row, tile.column, x, y, width, height, job.plan.area(tile), item.reason)]
+    left, top, right, bottom = item.lost
     x0, x1 = (min(max((tile.x + edge) * grid.scale[0], x), x + width) for edge in (left, right))
     y0, y1 = (min(max((tile.y + edge) * grid.scale[1], y), y + height) for edge in (top, bottom))
     if x0 >= x1 or y0 >= y1:
         return []
     area = (x1 - x0) * (y1 - y0) * (job.reader.mpp / 1000) ** 2
-    return [FailedTile(tile.row, tile.column, x0, y0, x1 - x0, y1 - y0, area, found.reason)]
-
-
-def bounds(boxes: NDArray[np.floating]) -> tuple[float, float, float, float] | None:
-    """xyxy that holds all boxes (N, 4); None if there are none."""
-    if not len(boxes):
-        return None
-    low, high = boxes[:, :2].min(0), boxes[:, 2:].max(0)
-    return float(low[0]), float(low[1]), float(high[0]), float(high[1])
+    return [FailedTile(tile.row, tile.column, x0, y0, x1 - x0, y1 - y0, area, item.reason)]

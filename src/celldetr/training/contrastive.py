@@ -1,7 +1,9 @@
 """Cell-level contrastive loss (method section 4): two views of a cell agree, those of two cells do not.
 
 *released*, as the authors' code: of each image the n boxes are instances, and 2N - n anchors are the same boxes
-perturbed, over and over (anchor a is of cell a mod n); N is the largest n of the batch. All come from one image.
+perturbed, over and over (anchor a is of cell a mod n); N is the largest n of the batch. All come from one image, the
+loss is the mean over images of the mean over an image's anchors, and self-attention, if any, sees contents without
+positions.
 *two*: each image is seen in two augmented views. Perturbed boxes in one view are the anchors, boxes in the other the
 instances, and the other way round. Neither anchors nor instances see the other kind in attention, if there is any.
 
@@ -23,7 +25,7 @@ from celldetr.model.celldetr import CellDETR
 from celldetr.training.box_sources import jitter_boxes
 from celldetr.training.collapse import alignment, effective_rank, uniformity
 from celldetr.training.criterion import Losses
-from celldetr.training.infonce import Contrast, Pairs, batch_contrast, info_nce
+from celldetr.training.infonce import Average, Contrast, Pairs, batch_contrast, info_nce
 from celldetr.training.processes import gather_rows, largest
 from celldetr.training.trainer import EncodedImages, TrainingLoss
 
@@ -62,11 +64,13 @@ class ContrastiveLoss(TrainingLoss):
 
     Attributes:
         local: do not communicate with other processes.
+        released: one view, as in the authors' code.
     """
 
     def __init__(self, network: CellDETR, config: TrainConfig, head: nn.Module) -> None:
         super().__init__(network, config, torch.ones(len(network.config.types)))
         self.head, self.local = head, False
+        self.released = config.contrastive.views == "released"
 
     def forward(
         self, batch: Batch, generators: Sequence[torch.Generator], measure: bool = False
@@ -106,7 +110,7 @@ class ContrastiveLoss(TrainingLoss):
             pairs = zip(targets, encoded.sizes, strict=True)
             instances = [each.take(inside(each.boxes, size, border)) for each, size in pairs]
             views.append(View(encoded, targets, instances))
-        if self.config.contrastive.views == "released":
+        if self.released:
             self._repeat_cells(views[0], generators)
             return views
         for b, generator in enumerate(generators):
@@ -162,11 +166,11 @@ class ContrastiveLoss(TrainingLoss):
             ),
         )
         within, debias, temperature = settings.negatives == "image", settings.debias, settings.temperature
+        average: Average = "images" if self.released else "anchors"
         if self.local:
-            divisor = max(len(pairs.anchors), 1)
-            loss = info_nce(pairs, temperature, within_images=within, debias=debias, divisor=divisor)
+            loss = info_nce(pairs, temperature, within_images=within, debias=debias, average=average)
         else:
-            loss = batch_contrast(pairs, images, temperature, within_images=within, debias=debias)
+            loss = batch_contrast(pairs, images, temperature, within_images=within, debias=debias, average=average)
         return loss, instances
 
     def _embed(self, view: View) -> tuple[Tensor, Tensor]:
@@ -180,9 +184,11 @@ class ContrastiveLoss(TrainingLoss):
         boxes, kind = pad_sequence(rows, True), pad_sequence(kinds, True, PADDING)
         blocked = None
         if self.network.config.self_attention == "after_first":
-            blocked = hidden_rows(kind, released=self.config.contrastive.views == "released")
+            blocked = hidden_rows(kind, released=self.released)
         encoded = view.encoded
-        embeddings = self.network.represent(encoded.memories, boxes, encoded.origin, blocked).embeddings
+        embeddings = self.network.represent(
+            encoded.memories, boxes, encoded.origin, blocked, position_in_self_attention=not self.released
+        ).embeddings
         return embeddings[kind == INSTANCE], embeddings[kind == ANCHOR]
 
     @torch.no_grad()

@@ -320,10 +320,14 @@ def composition_loss(logits: Tensor, spots: Tensor, compositions: Tensor, diviso
     return (torch.special.xlogy(target, target) - target * mean).sum() / divisor
 
 
-def class_weights(counts: Sequence[int], exponent: float) -> Tensor:
+def class_weights(counts: Sequence[float], exponent: float) -> Tensor:
     """(K,) type weights: inverse frequency to the power ``exponent``, averaging 1 over the cells.
 
-    Types with no cell get the weight of the rarest one. ``exponent=0`` gives ones.
+    Args:
+        counts: (K,) how many cells of each type are drawn, up to a factor.
+        exponent: 0 gives ones.
+
+    Types with no cell get the weight of the rarest one.
     """
     count = torch.tensor(counts, dtype=torch.float32)
     present = count[count > 0]

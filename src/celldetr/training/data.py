@@ -10,9 +10,8 @@ from functools import cached_property
 import numpy as np
 
 from celldetr.config import Recipe
-from celldetr.data.lazy_dataset import in_pieces
-from celldetr.data.sample import LazySamples, Sample, areas, has_cells, type_counts
-from celldetr.data.sources import join, load_source
+from celldetr.data.sample import LazySamples, Sample, areas, cell_counts, join
+from celldetr.data.sources import load_source
 from celldetr.errors import InputError
 from celldetr.training.hold_out import hold_out
 
@@ -25,6 +24,7 @@ class TrainingData:
         samples: to train on, and for each how often it is drawn (``weights``).
         held_out: to validate on.
         counts: labelled cells of each type in ``samples``.
+        drawn: the same, each cell counted as often as its image is drawn: how frequent the types are in training.
         apart: how ``held_out`` was split off the training data; "" where the recipe names validation data.
     """
 
@@ -32,6 +32,7 @@ class TrainingData:
     weights: Sequence[float]
     held_out: Sequence[Sample]
     counts: list[int]
+    drawn: list[float]
     apart: str = ""
 
     @cached_property
@@ -69,25 +70,25 @@ def load_data(recipe: Recipe) -> TrainingData:
         samples, weights, held_out, apart = parts.samples, parts.weights, parts.held_out, parts.apart
     if settings.validation_images and len(held_out) > settings.validation_images:
         held_out = [held_out[i] for i in spread(len(held_out), settings.validation_images)]
-    if recipe.model.coordinates == "image":  # such a network sees images of the size it was trained on
-        held_out = in_pieces(held_out, recipe.augment.crop)
     for part, images in (("train", samples), ("validation", held_out)):
-        if not has_cells(images):
+        cells = cell_counts(images)
+        if not cells.any():
             raise InputError(
                 f"recipe {recipe.name!r}: no labelled cell in {part}; name a source that has some, or `data`"
             )
-    counts = type_counts(samples, len(types)).tolist()
-    if settings.labels == "some" and not sum(counts) and not settings.w_composition:
-        raise InputError(
-            f"recipe {recipe.name!r}: no cell of a type that the model has ({', '.join(types)}) in train, and nothing"
-            " but types is learned; name the types with model.types, or say which is which"
-        )
-    if settings.labels == "some" and not settings.w_composition and not type_counts(held_out, len(types)).any():
-        raise InputError(
-            f"recipe {recipe.name!r}: no cell of a type that the model has ({', '.join(types)}) in validation, which"
-            " could not tell a good step from a bad one; label some there, or leave validation to training.hold_out"
-        )
-    return TrainingData(samples, weights, held_out, counts, apart)
+        if settings.labels == "some" and not settings.w_composition and not cells[:, :-1].any():
+            raise InputError(
+                f"recipe {recipe.name!r}: no cell of a type that the model has ({', '.join(types)}) in {part}, and"
+                " nothing but types is learned; label some, name the types with model.types, or say which is which"
+            )
+    cells = cell_counts(samples)[:, :-1]
+    drawn = np.asarray(weights) @ cells
+    return TrainingData(samples, weights, held_out, cells.sum(axis=0).tolist(), drawn.tolist(), apart)
+
+
+def validation_px(recipe: Recipe) -> int | None:
+    """Side of validation images, px, for a network that measures in fractions of an image; None: any."""
+    return recipe.augment.crop if recipe.model.coordinates == "image" else None
 
 
 def spread(count: int, most: int) -> list[int]:

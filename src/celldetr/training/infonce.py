@@ -2,18 +2,22 @@
 
     loss of anchor a = -log( exp(cos(a, positive) / t) / sum over positive and negatives j of exp(cos(a, j) / t) )
 
-A cell that is the same one, seen in another crop of the batch, is neither positive nor negative.
+A cell that is the same one, seen in another crop of the batch, is neither positive nor negative. The loss of a batch is
+the mean over its anchors, or, as in the authors' code, the mean over images of the mean over an image's anchors.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from celldetr.training.processes import gather_rows, normaliser, rank, world_size
+from celldetr.training.processes import gather_rows, rank, world_size
+
+Average = Literal["anchors", "images"]
 
 
 @dataclass(frozen=True)
@@ -62,7 +66,7 @@ class Contrast:
     """InfoNCE of some pairs.
 
     Attributes:
-        loss: sum over the anchors, divided by the divisor.
+        loss: mean over the anchors, or over images.
         similarity: (A, I) cosines, detached.
         negatives: (A, I) True where an instance is in an anchor's sum.
         positive: (A,) as in ``Pairs``.
@@ -91,7 +95,12 @@ class Contrast:
 
 
 def info_nce(
-    pairs: Pairs, temperature: float, *, within_images: bool = False, debias: float = 0.0, divisor: float = 1.0
+    pairs: Pairs,
+    temperature: float,
+    *,
+    within_images: bool = False,
+    debias: float = 0.0,
+    average: Average = "anchors",
 ) -> Contrast:
     """InfoNCE of pairs, in float32 also under autocast: a loss near 0 is a difference of nearly equal numbers.
 
@@ -100,16 +109,16 @@ def info_nce(
         temperature: t.
         within_images: negatives are the cells of the anchor's own image only.
         debias: share of the negatives that are of the anchor's own type, see ``debiased_negatives``.
-        divisor: of the sum over the anchors.
+        average: mean over the anchors, or over each image's anchors and then over the images that have any.
 
     Returns:
         the loss, zero without anchors (its gradient is then zero, too), and what it was made of.
     """
     with torch.autocast(pairs.anchors.device.type, enabled=False):
-        return _info_nce(pairs, temperature, within_images, debias, divisor)
+        return _info_nce(pairs, temperature, within_images, debias, average)
 
 
-def _info_nce(pairs: Pairs, temperature: float, within_images: bool, debias: float, divisor: float) -> Contrast:
+def _info_nce(pairs: Pairs, temperature: float, within_images: bool, debias: float, average: Average) -> Contrast:
     anchors = functional.normalize(pairs.anchors.float(), dim=1)
     instances = functional.normalize(pairs.instances.float(), dim=1)
     similarity = anchors @ instances.T
@@ -127,11 +136,19 @@ def _info_nce(pairs: Pairs, temperature: float, within_images: bool, debias: flo
             total = torch.logaddexp(positive, debiased_negatives(positive, rest, debias, 1 / temperature))
         else:
             total = scores.logsumexp(1)
-        loss = (total - positive).sum() / divisor
+        loss = (total - positive) @ anchor_weights(pairs.anchor_image, average)
     else:
         loss = (anchors.sum() + instances.sum()) * 0
     facts = pairs.positive, instances.detach(), pairs.anchor_image, pairs.sets[0]
     return Contrast(loss, similarity.detach(), negatives, *facts)
+
+
+def anchor_weights(images: Tensor, average: Average) -> Tensor:
+    """(A,) share of each anchor in the loss, from the image (A,) of each; they add up to 1."""
+    if average == "anchors":
+        return torch.full(images.shape, 1 / len(images), device=images.device)
+    _, image, anchors = images.unique(return_inverse=True, return_counts=True)
+    return 1 / (len(anchors) * anchors[image].float())
 
 
 def debiased_negatives(positive: Tensor, rest: Tensor, share: float, most: float) -> Tensor:
@@ -155,21 +172,26 @@ def debiased_negatives(positive: Tensor, rest: Tensor, share: float, most: float
 
 
 def batch_contrast(
-    pairs: Pairs, images: int, temperature: float, *, within_images: bool = False, debias: float = 0.0
+    pairs: Pairs,
+    images: int,
+    temperature: float,
+    *,
+    within_images: bool = False,
+    debias: float = 0.0,
+    average: Average = "anchors",
 ) -> Contrast:
-    """InfoNCE of a batch, averaged over its anchors, the same in all processes that share it.
+    """InfoNCE of a batch, the same in all processes that share it.
 
     Args:
         pairs: of this process.
         images: of this process; all have as many.
-        temperature, within_images, debias: as for ``info_nce``.
+        temperature, within_images, debias, average: as for ``info_nce``.
 
     Returns:
         with a loss whose gradients, averaged over the processes, are those of the loss of the whole batch.
     """
-    anchors = normaliser(len(pairs.anchors), pairs.anchors.device) * world_size()
     everywhere = pairs.everywhere(images)
-    whole = info_nce(everywhere, temperature, within_images=within_images, debias=debias, divisor=anchors)
+    whole = info_nce(everywhere, temperature, within_images=within_images, debias=debias, average=average)
     # Each process has the part of the gradient that goes through its own vectors; their mean has to be the sum.
     loss = whole.loss
     if world_size() > 1:
