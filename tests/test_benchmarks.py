@@ -113,7 +113,6 @@ def small_study(name: str) -> Any:
 Arguments = Callable[[Place], list[object]]
 Constants = Callable[[Place], dict[str, Any]]
 NOTHING: Arguments = lambda place: []  # noqa: E731
-RECIPE = {"load_recipe": small_recipe}
 
 # Arguments and constants with which each is small.
 SMALL: dict[str, tuple[Arguments, dict[str, Any] | Constants]] = {
