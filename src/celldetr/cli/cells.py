@@ -229,18 +229,8 @@ def explain(
 
     check_file(out, overwrite, "explain.png")
     with Progress("explain", quiet) as progress:
-        lines = explain_slide(
-            slide,
-            out,
-            model or [None],
-            cells,
-            cell or (),
-            options.region,
-            options.mpp,
-            options.tile,
-            device,
-            progress.counter("explain", "cells"),
-        )
+        counter = progress.counter("explain", "cells")
+        lines = explain_slide(slide, out, options, model or [None], cells, cell or (), device, counter)
     for line in lines:
         typer.echo(line)
     typer.echo(f"figure: {out}")

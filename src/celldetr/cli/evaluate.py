@@ -11,7 +11,7 @@ from celldetr.cli.from_config import Fields, with_settings
 from celldetr.cli.messages import note
 from celldetr.cli.options import Dataset, Inference, Overwrite, Quiet, check_file
 from celldetr.cli.progress import Progress
-from celldetr.config import EvaluateOptions, InferenceOptions, ThresholdOptions
+from celldetr.config import EvaluateOptions, InferenceOptions, RotationsOptions, ThresholdOptions
 
 
 @with_settings
@@ -104,6 +104,7 @@ def threshold(
         typer.echo(line)
 
 
+@with_settings
 def rotations(
     *,
     metrics: Annotated[
@@ -112,7 +113,7 @@ def rotations(
     out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="JSON file for the result.")] = Path(
         "rotations.json"
     ),
-    protocol: Annotated[str, typer.Option(metavar="NAME", help="Which of the protocols in the files.")] = "standard",
+    options: Annotated[RotationsOptions, Fields("protocol")],
     overwrite: Overwrite = False,
 ) -> None:
     """Sum up a cross-validation: each fold, mean and spread.
@@ -125,7 +126,7 @@ def rotations(
     from celldetr.evaluation.rotations import rotations as sum_up
 
     check_file(out, overwrite)
-    result = sum_up(metrics, protocol)
+    result = sum_up(metrics, options.protocol)
     result.write(out)
     Console().print(show_rotations(result))
     typer.echo(f"rotations: {out}")

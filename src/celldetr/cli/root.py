@@ -34,9 +34,9 @@ def doctor() -> None:
     """
     from celldetr.doctor import collect, report
 
-    diagnosis = collect()
-    typer.echo(report(diagnosis, colour=sys.stdout.isatty()))
-    if diagnosis["problems"]:
+    findings = collect()
+    typer.echo(report(findings, colour=sys.stdout.isatty()))
+    if any(finding.state == "broken" for finding in findings):
         raise typer.Exit(1)
 
 
