@@ -32,6 +32,7 @@ from celldetr.config import Precision, TrainConfig
 from celldetr.data.dataset import Batch, Targets
 from celldetr.model import deformable, depthwise_cpu, detection, inference, layers, near_attention
 from celldetr.model.checkpoint import Checkpoint, load_checkpoint
+from celldetr.model.folding import SameConvolution
 from celldetr.model.hub import find_model
 from celldetr.model.inference import TilePredictor
 from celldetr.training.supervised import SupervisedLoss
@@ -108,6 +109,21 @@ def activation_apart(network: nn.Module) -> Iterator[None]:
             module.fusible = flag
 
 
+@contextmanager
+def images_padded(network: nn.Module) -> Iterator[None]:
+    """Images copied with their zeros before each convolution of TensorFlow's padding."""
+    found = [m for m in network._modules["backbone"].modules() if isinstance(m, SameConvolution)]  # type: ignore[union-attr]
+    kept = [m._modules.pop("whole") for m in found]
+    for module in found:
+        module.whole = None
+    try:
+        yield
+    finally:
+        for module, whole in zip(found, kept, strict=True):
+            del module.whole
+            module._modules["whole"] = whole
+
+
 def any_number_of_queries(_: nn.Module) -> Any:
     """As many queries as score enough, not the next multiple of 128."""
     return patch.object(detection, "QUERY_STEP", 1)
@@ -131,6 +147,7 @@ TILE: dict[str, Without] = {
     "near attention: kernel / all queries": all_queries,
     "folding: BatchNorm and activation inside / as trained": unfolded,
     "folding: activation inside / apart": activation_apart,
+    "folding: one more zero in the kernel / image padded": images_padded,
     "query step of 128 / 1": any_number_of_queries,
     "kernels on all threads / on one": one_thread,
 }
