@@ -155,6 +155,7 @@ OWN = {
     "decoupled",
     "content",
     "constrained",
+    "free_offsets",
     "margin",
     "offset_start",
     "location_encoding",
