@@ -1,4 +1,4 @@
-"""Embeddings of crops: a square around each nucleus through EfficientNet-Lite0 of ImageNet, pooled before the classifier.
+"""Embeddings of crops: squares around nuclei through EfficientNet-Lite0 of ImageNet, pooled before the classifier.
 
 Its BatchNorm is folded as in our own inference: what is compared is the approach, not who optimised more.
 """
@@ -22,7 +22,7 @@ BATCH_PIXELS = 64 * 64 * 64  # crops that go through the network together; large
 
 
 def cut(image: NDArray[np.uint8], boxes: NDArray[np.floating], size: int) -> NDArray[np.uint8]:
-    """(H, W, 3) image and (N, 4) boxes xyxy -> (N, size, size, 3) squares around their centres, mirrored at the border."""
+    """(H, W, 3) image, (N, 4) boxes xyxy -> (N, size, size, 3) squares around their centres, mirrored at the border."""
     half = size // 2
     wide = np.pad(image, ((half, size - half), (half, size - half), (0, 0)), mode="symmetric")
     height, width = image.shape[:2]

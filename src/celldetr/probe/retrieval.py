@@ -1,7 +1,7 @@
 """Are a cell's nearest neighbours of its type, and do they come from its own image rather than from anywhere?
 
-For the first question other units (patients or images) are searched: cells of one image share stain and surroundings. The
-second is asked within a type, so that an image full of lymphocytes does not count as a leak.
+For the first question other units (patients or images) are searched: cells of one image share stain and surroundings.
+The second is asked within a type, so that an image full of lymphocytes does not count as a leak.
 """
 
 from __future__ import annotations
