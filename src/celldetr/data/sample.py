@@ -73,12 +73,7 @@ class Sample:
         return len(self.boxes)
 
     def keep(self, which: NDArray[np.bool_], **changes: Any) -> Self:
-        """The sample with some of its nuclei.
-
-        Args:
-            which: (N,) mask.
-            changes: other fields; ``boxes`` and ``points`` are of all N nuclei still.
-        """
+        """The sample with the nuclei of a mask (N,), and other fields changed; ``boxes`` and ``points`` are given of all N."""
         boxes, points = (changes.pop(name, getattr(self, name)) for name in ("boxes", "points"))
         return replace(
             self,
