@@ -62,7 +62,7 @@ def restyle(image: NDArray[np.uint8], config: AugmentConfig, rng: np.random.Gene
 def _place_around(
     shape: tuple[int, ...], side: float, point: NDArray[np.floating], where: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """``place`` of a crop of ``side`` source px with a point (x, y) at the fractions ``where`` of it, if there is room."""
+    """``place`` of a crop of ``side`` source px with a point (x, y) at about the fractions ``where`` of it."""
     inner = (0.05 + 0.9 * where) * side  # px from the crop's corner: whole pixels may move it by a half
     return place_at(shape, side, point - inner)
 

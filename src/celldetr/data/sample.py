@@ -73,7 +73,12 @@ class Sample:
         return len(self.boxes)
 
     def keep(self, which: NDArray[np.bool_], **changes: Any) -> Self:
-        """The sample with the nuclei of a mask (N,), and other fields changed; ``boxes`` and ``points`` are given of all N."""
+        """The sample with the nuclei of a mask (N,).
+
+        Args:
+            which: the mask.
+            changes: other fields; ``boxes`` and ``points`` are of all N nuclei.
+        """
         boxes, points = (changes.pop(name, getattr(self, name)) for name in ("boxes", "points"))
         return replace(
             self,
