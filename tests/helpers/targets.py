@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from celldetr.data.dataset import Batch, Targets
+from celldetr.outlines import RADII
 
 
 def targets(
@@ -18,8 +19,9 @@ def targets(
     spots: Tensor | None = None,
     compositions: Tensor | None = None,
     identities: Tensor | None = None,
+    outlines: Tensor | None = None,
 ) -> Targets:
-    """Targets of one image: by default of unknown type, certain, in no spot and numbered in order."""
+    """Targets of one image: by default of unknown type, certain, in no spot, numbered in order and without masks."""
     n = len(boxes)
     return Targets(
         boxes,
@@ -28,6 +30,7 @@ def targets(
         torch.full((n,), -1) if spots is None else spots,
         torch.zeros(0, 2) if compositions is None else compositions,
         torch.arange(n) if identities is None else identities,
+        torch.full((n, RADII, 2), torch.nan) if outlines is None else outlines,
     )
 
 

@@ -137,6 +137,11 @@ class ModelConfig(Config):
         "relative to the box already; absolute: a projection of (x, y), as in the paper.",
     )
 
+    outlines: bool = Field(
+        True,
+        description="A head that draws each nucleus, as 32 radii from its box's centre, from the pixels around it.",
+    )
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.d_model % self.heads or self.d_model % 32:  # the features are normalised in 32 groups

@@ -130,6 +130,7 @@ class TrainConfig(Config):
     w_composition: float = Field(
         0.0, ge=0, description="Weight of the loss of spots' compositions (method section 5); 0: not learned."
     )
+    w_outline: float = Field(1.0, ge=0, description="Weight of the loss of outlines, where there are masks.")
     class_balance: Probability = Field(
         0.5,
         description="Exponent of the inverse frequency with which cells of a type are drawn, in the type loss; 0: all "

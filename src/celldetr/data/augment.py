@@ -137,13 +137,18 @@ def crop(sample: Sample, size: int, zoom: float, place: NDArray[np.float64]) -> 
     boxes = np.clip(sample.boxes * np.tile(scale, 2) + np.tile(shift, 2), 0, size)
     kept = ((points >= 0) & (points < size)).all(1) & (boxes[:, 2:] > boxes[:, :2]).all(1)
     boxes, points = boxes.astype(np.float32), points.astype(np.float32)
-    return sample.keep(kept, image=part, mpp=sample.mpp / zoom, boxes=boxes, points=points)
+    outlines = None if sample.outlines is None else (sample.outlines * scale + shift).astype(np.float32)
+    return sample.keep(kept, image=part, mpp=sample.mpp / zoom, boxes=boxes, points=points, outlines=outlines)
 
 
 def orient(sample: Sample, which: int) -> Sample:
     """One of the eight orientations: bit 0 mirrors x, bit 1 mirrors y, bit 2 then swaps x and y."""
-    image, boxes, points = sample.image, sample.boxes, sample.points
+    image, boxes, points, outlines = sample.image, sample.boxes, sample.points, sample.outlines
     height, width = image.shape[:2]
+    if outlines is not None:
+        x, y = outlines[..., 0], outlines[..., 1]
+        x, y = width - x if which & 1 else x, height - y if which & 2 else y
+        outlines = np.stack([y, x] if which & 4 else [x, y], axis=-1)
     if which & 1:
         image = image[:, ::-1]
         boxes = np.stack([width - boxes[:, 2], boxes[:, 1], width - boxes[:, 0], boxes[:, 3]], axis=1)
@@ -155,7 +160,8 @@ def orient(sample: Sample, which: int) -> Sample:
     if which & 4:
         image = image.transpose(1, 0, 2)
         boxes, points = boxes[:, [1, 0, 3, 2]], points[:, ::-1]
-    return replace(sample, image=np.ascontiguousarray(image), boxes=boxes, points=np.ascontiguousarray(points))
+    points = np.ascontiguousarray(points)
+    return replace(sample, image=np.ascontiguousarray(image), boxes=boxes, points=points, outlines=outlines)
 
 
 def _stain_jitter(strength: float, rng: np.random.Generator) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

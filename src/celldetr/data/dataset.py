@@ -18,6 +18,7 @@ from celldetr.config import AugmentConfig
 from celldetr.data.augment import augment
 from celldetr.data.sample import Sample, areas, cell_counts
 from celldetr.errors import InputError
+from celldetr.outlines import RADII
 
 MOST_CELLS = 2**24  # of an image; an identity is the image's place among the images, times this, plus the cell's place
 
@@ -33,6 +34,7 @@ class Targets:
         spots: (N,) int64, row of ``compositions`` of the spot that a nucleus is in, or ``NO_SPOT`` (-1).
         compositions: (S, K) float32, share of each of the K types in each of the S spots; rows sum to 1.
         identities: (N,) int64, number of the cell, equal in all crops of the cell and different between cells.
+        outlines: (N, ``RADII``, 2) float32, points on the border, fractions of the image; NaN where there is no mask.
     """
 
     boxes: Tensor
@@ -41,6 +43,7 @@ class Targets:
     spots: Tensor
     compositions: Tensor
     identities: Tensor
+    outlines: Tensor
 
     def __len__(self) -> int:
         return len(self.boxes)
@@ -62,6 +65,7 @@ class Targets:
             self.spots[index],
             self.compositions,
             self.identities[index],
+            self.outlines[index],
         )
 
 
@@ -80,6 +84,7 @@ def concatenate(targets: Sequence[Targets]) -> Targets:
         torch.cat(spots),
         torch.cat([each.compositions for each in targets]),
         torch.cat([each.identities for each in targets]),
+        torch.cat([each.outlines for each in targets]),
     )
 
 
@@ -184,6 +189,9 @@ def as_tensors(sample: Sample) -> TrainingImage:
         spots=torch.full((n,), -1) if spots is None else _tensor(spots.of),
         compositions=torch.zeros(0, len(sample.type_names)) if spots is None else _tensor(spots.compositions),
         identities=torch.arange(n) if sample.identities is None else _tensor(sample.identities),
+        outlines=torch.full((n, RADII, 2), torch.nan)
+        if sample.outlines is None
+        else _tensor(sample.outlines) / torch.tensor([width, height]),
     )
     return TrainingImage(_tensor(sample.image.transpose(2, 0, 1)), targets)
 

@@ -37,6 +37,8 @@ class Sample:
         spots: compositions of groups of nuclei; None: there are none.
         identities: (N,) int64, number of each nucleus, the same in all crops of its image and different between
             nuclei of the training data; None: not numbered.
+        outlines: (N, ``RADII``, 2) float32, points (x, y) on the border of each nucleus in pixels of ``image``
+            (``celldetr.outlines``); None: there are no masks.
     """
 
     name: str
@@ -52,6 +54,7 @@ class Sample:
     confidence: NDArray[np.float32] | None = None
     spots: Spots | None = None
     identities: NDArray[np.int64] | None = None
+    outlines: NDArray[np.float32] | None = None
 
     def __post_init__(self) -> None:
         n = len(self.boxes)
@@ -77,9 +80,9 @@ class Sample:
 
         Args:
             which: the mask.
-            changes: other fields; ``boxes`` and ``points`` are of all N nuclei.
+            changes: other fields; ``boxes``, ``points`` and ``outlines`` are of all N nuclei.
         """
-        boxes, points = (changes.pop(name, getattr(self, name)) for name in ("boxes", "points"))
+        boxes, points, outlines = (changes.pop(name, getattr(self, name)) for name in ("boxes", "points", "outlines"))
         return replace(
             self,
             boxes=boxes[which],
@@ -88,6 +91,7 @@ class Sample:
             confidence=None if self.confidence is None else self.confidence[which],
             spots=None if self.spots is None else self.spots.keep(which),
             identities=None if self.identities is None else self.identities[which],
+            outlines=None if outlines is None else outlines[which],
             **changes,
         )
 

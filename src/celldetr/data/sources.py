@@ -83,7 +83,9 @@ def rescale(sample: Sample, mpp: float) -> Sample:
     # Pillow's filter widens with the factor when shrinking, so nothing aliases.
     image = np.asarray(Image.fromarray(sample.image).resize(size, Image.Resampling.BICUBIC))
     scale = np.array([size[0] / width, size[1] / height], dtype=np.float32)  # factor, but for rounding to pixels
-    return replace(sample, image=image, mpp=mpp, boxes=sample.boxes * np.tile(scale, 2), points=sample.points * scale)
+    outlines = None if sample.outlines is None else sample.outlines * scale
+    boxes, points = sample.boxes * np.tile(scale, 2), sample.points * scale
+    return replace(sample, image=image, mpp=mpp, boxes=boxes, points=points, outlines=outlines)
 
 
 @overload

@@ -81,4 +81,5 @@ def _part(sample: Sample, box: Rectangle) -> Sample:
     boxes = np.clip(sample.boxes - np.tile(corner, 2), 0, np.tile(size, 2))
     inside = ((points >= 0) & (points < size)).all(1) & (boxes[:, 2:] > boxes[:, :2]).all(1)
     image = np.ascontiguousarray(sample.image[top:bottom, left:right])
-    return sample.keep(np.asarray(inside, dtype=bool), image=image, boxes=boxes, points=points)
+    outlines = None if sample.outlines is None else sample.outlines - corner
+    return sample.keep(np.asarray(inside, dtype=bool), image=image, boxes=boxes, points=points, outlines=outlines)

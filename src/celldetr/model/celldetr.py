@@ -8,7 +8,7 @@ jittered). ``forward`` chains them, the sequential mode of the paper.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 import torch
@@ -22,6 +22,7 @@ from celldetr.model.encoder import Encoder
 from celldetr.model.geometry import geometry
 from celldetr.model.layers import at_least_single
 from celldetr.model.memory import Memory, as_tensor
+from celldetr.model.outline import OutlineHead
 from celldetr.model.representation import RepresentationDecoder
 
 
@@ -32,10 +33,12 @@ class Memories:
     Attributes:
         detection: the encoder's levels.
         representation: the levels that ``representation_strides`` names.
+        images: (B, 3, H, W) normalised, as the backbone saw them; None where levels came without.
     """
 
     detection: Memory
     representation: Memory
+    images: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -88,6 +91,7 @@ class CellDETR(nn.Module):
         self.detector = DetectionDecoder(config)
         self.representer = RepresentationDecoder(config) if config.represent == "boxes" else None
         self.type_head = nn.Linear(config.d_model, len(config.types))
+        self.outliner = OutlineHead() if config.outlines else None
         nn.init.constant_(self.type_head.bias, PRIOR_LOGIT)
         mean, std = torch.tensor(config.mean), torch.tensor(config.std)
         self.register_buffer("mean", mean[:, None, None], persistent=False)
@@ -131,7 +135,7 @@ class CellDETR(nn.Module):
             padding: (B, H, W) True outside each image; None: there is none.
             origin: as in ``memorise``.
         """
-        return self.encode_levels(self.levels(images), sizes, padding, origin)
+        return replace(self.encode_levels(self.levels(images), sizes, padding, origin), images=images)
 
     def levels(self, images: Tensor) -> dict[int, Tensor]:
         """The backbone's features of (B, 3, H, W) normalised images: stride -> (B, C, h, w)."""
@@ -195,6 +199,12 @@ class CellDETR(nn.Module):
             position_in_self_attention=position_in_self_attention,
         )
         return self._typed(layers)
+
+    def outline(self, memories: Memories, boxes: Tensor) -> Tensor:
+        """(B, N, RADII) outlines of the nuclei in ``boxes`` (B, N, 4), cxcywh fractions; see ``model.outline``."""
+        if self.outliner is None or memories.images is None:
+            raise ValueError("outlines=False, or memories without images: there is nothing to draw outlines with")
+        return self.outliner(memories.images, boxes, memories.detection.sizes)
 
     def read_queries(self, detection: DetectionOutput, chosen: Sequence[Tensor]) -> Representations:
         """Embeddings and type logits of the detector's own queries, plain Deformable DETR.

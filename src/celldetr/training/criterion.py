@@ -17,6 +17,7 @@ from torchvision.ops import box_convert, generalized_box_iou_loss, sigmoid_focal
 from celldetr.config import TrainConfig
 from celldetr.data.dataset import Targets, concatenate
 from celldetr.model.detection import DetectionOutput, Detections
+from celldetr.model.outline import outline_iou, radii_around
 from celldetr.training.denoising import DenoisingQueries
 from celldetr.training.matcher import ALPHA, GAMMA, HungarianMatcher, Match
 from celldetr.training.processes import normaliser
@@ -40,6 +41,21 @@ class TypeOutput:
 
 
 @dataclass(frozen=True)
+class OutlineOutput:
+    """Outlines of some boxes of a batch.
+
+    Attributes:
+        radii: (M, ``RADII``), image by image.
+        boxes: (M, 4) cxcywh fractions, around whose centres they are.
+        nuclei: B tensors, which nucleus of the image each box is.
+    """
+
+    radii: Tensor
+    boxes: Tensor
+    nuclei: Sequence[Tensor]
+
+
+@dataclass(frozen=True)
 class TrainingOutput:
     """What a network made of a batch.
 
@@ -49,6 +65,7 @@ class TrainingOutput:
         sizes: (B, 2) width and height of the images, pixels.
         denoising: the extra queries that the detector was given; None: none.
         types: of the boxes that types are learned from.
+        outlines: of the boxes that outlines are learned from.
     """
 
     detection: DetectionOutput | None = None
@@ -56,6 +73,7 @@ class TrainingOutput:
     sizes: Tensor | None = None
     denoising: DenoisingQueries | None = None
     types: Sequence[TypeOutput] = field(default=())
+    outlines: OutlineOutput | None = None
 
 
 class SetCriterion(nn.Module):
@@ -73,7 +91,11 @@ class SetCriterion(nn.Module):
         self.matcher = HungarianMatcher(config.w_class, config.w_l1, config.w_giou)
         self.config = config
         self.weights = {"class": config.w_class, "l1": config.w_l1, "giou": config.w_giou, "type": config.w_type}
-        self.weights |= {"composition": config.w_composition, "nce": config.contrastive.weight}
+        self.weights |= {
+            "outline": config.w_outline,
+            "composition": config.w_composition,
+            "nce": config.contrastive.weight,
+        }
         self.register_buffer("type_weights", type_weights, persistent=False)
 
     def forward(self, output: TrainingOutput, targets: Sequence[Targets]) -> Losses:
@@ -90,6 +112,8 @@ class SetCriterion(nn.Module):
             losses |= self._detection(output, output.detection, targets, nuclei)
         if output.types:
             losses |= self._types(output.types, targets, nuclei)
+        if output.outlines is not None:
+            losses["outline"] = outline_loss(output.outlines, targets)
         return losses
 
     def total(self, losses: Losses) -> Tensor:
@@ -293,6 +317,15 @@ def type_loss(logits: Tensor, types: Tensor, weights: Tensor, labelled: float, c
 def background_loss(logits: Tensor, nuclei: float) -> Tensor:
     """Sigmoid focal loss of boxes (M, K) that are of no type, divided by ``nuclei``."""
     return sigmoid_focal(logits, torch.zeros_like(logits)).sum() / nuclei
+
+
+def outline_loss(output: OutlineOutput, targets: Sequence[Targets]) -> Tensor:
+    """1 - IoU of outlines (``outline_iou``), mean over the boxes whose nucleus has a mask; 0 where none has."""
+    true = torch.cat([each.outlines[nuclei] for each, nuclei in zip(targets, output.nuclei, strict=True)])
+    known = true.isfinite().flatten(1).all(1)
+    masked = normaliser(int(known.sum()), true.device)
+    radii = radii_around(output.boxes[known], true[known])
+    return (1 - outline_iou(output.radii[known], radii)).sum() / masked
 
 
 def composition_loss(logits: Tensor, spots: Tensor, compositions: Tensor, divisor: float) -> Tensor:

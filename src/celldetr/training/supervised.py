@@ -16,7 +16,7 @@ from celldetr.model.celldetr import CellDETR, Memories, Representations
 from celldetr.model.inference import TilePredictor
 from celldetr.model.representation import hide_padding
 from celldetr.training.box_sources import BoxSource, MatchedBoxes, box_sources
-from celldetr.training.criterion import Losses, TrainingOutput, TypeOutput, class_weights
+from celldetr.training.criterion import Losses, OutlineOutput, TrainingOutput, TypeOutput, class_weights
 from celldetr.training.data import TrainingData, validation_px
 from celldetr.training.matcher import Match
 from celldetr.training.objective import Objective, Start, Validation
@@ -41,11 +41,14 @@ class SupervisedLoss(TrainingLoss):
             detected = matched_boxes(output.detection.last.boxes.detach(), output.matches[-1])
         elif config.mode in ("sequential", "mixed"):
             detected = self._detect_frozen(encoded, targets)
+        outlines = self.network.outliner is not None and config.w_outline > 0
+        sources = box_sources(config, detected, targets, generators) if outlines or config.learns_types else []
         if self.network.representer is None:
             output = replace(output, types=self._query_types(output))
         elif config.learns_types:
-            sources = box_sources(config, detected, targets, generators)
             output = replace(output, types=self.box_types(encoded.memories, encoded.origin, sources))
+        if outlines:
+            output = replace(output, outlines=self._outlines(encoded.memories, sources))
         losses = self.criterion(output, targets)
         return self.criterion.total(losses), {name: value.detach() for name, value in losses.items()}
 
@@ -82,6 +85,15 @@ class SupervisedLoss(TrainingLoss):
             TypeOutput({layer: logits[source == i] for layer, logits in layers.items()}, each.nuclei, each.weight)
             for i, each in enumerate(sources)
         ]
+
+    def _outlines(self, memories: Memories, sources: Sequence[BoxSource]) -> OutlineOutput:
+        """Outlines of all boxes that are of a nucleus."""
+        own = [(each.boxes, each.nuclei) for each in sources if each.nuclei is not None]
+        boxes = [torch.cat(parts) for parts in zip(*(boxes for boxes, _ in own), strict=True)]
+        nuclei = [torch.cat(parts) for parts in zip(*(nuclei for _, nuclei in own), strict=True)]
+        radii = self.network.outline(memories, pad_sequence(boxes, batch_first=True))
+        drawn = torch.cat([row[: len(part)] for row, part in zip(radii, boxes, strict=True)])
+        return OutlineOutput(drawn, torch.cat(boxes), nuclei)
 
     def _query_types(self, output: TrainingOutput) -> list[TypeOutput]:
         """Type logits of the matched queries of each decoder layer, where there is no representation decoder."""

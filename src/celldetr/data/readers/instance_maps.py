@@ -7,6 +7,7 @@ of the nuclei: a nucleus of pixels 3 to 5 spans [3, 6].
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from celldetr.data.readers.layout import Item, Layout, find_items
 from celldetr.data.sample import Sample
 from celldetr.errors import InputError
 from celldetr.io.safe_io import load_json
+from celldetr.outlines import mask_outlines
 
 
 class InstanceOptions(Layout):
@@ -117,4 +119,5 @@ def read_with_maps(card: DatasetCard, split: str) -> Iterator[tuple[Sample, NDAr
             mpp = options.median_diameter_um / float(np.median(np.sqrt(areas * 4 / np.pi)))
         rows = [f"{path}, nucleus {number}" for number in numbers]
         types = _types(card, item, options, numbers)
-        yield labelled_image(card, item.name, image, boxes, types, rows, mpp), instances
+        sample = labelled_image(card, item.name, image, boxes, types, rows, mpp)
+        yield replace(sample, outlines=mask_outlines(instances, numbers, boxes)), instances
