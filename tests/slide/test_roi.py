@@ -24,8 +24,7 @@ from celldetr.slide.array import predict_array
 from celldetr.slide.grid import lay_grid
 from celldetr.slide.options import PredictOptions
 from celldetr.slide.reader import from_array, open_slide
-from celldetr.slide.roi import join_areas, read_roi
-from celldetr.slide.roi_cells import share_of_pixels
+from celldetr.slide.roi import join_areas, read_roi, share_of_pixels
 from celldetr.slide.seams import REACH_UM, influence
 from helpers.blobs import BlobModel, blob_image, scattered
 from helpers.runs import run_slide

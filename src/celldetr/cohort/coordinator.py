@@ -92,11 +92,7 @@ class ClusterSlide:
         return time.perf_counter() - self._start
 
     def open(self, planned: tasks.PlannedSlide) -> list[int]:
-        """Hold the slide's folder from now on; returns the bands that are to be detected.
-
-        Raises:
-            InputError: another run holds or has finished it; see ``RunFolder.open``.
-        """
+        """Hold the slide's folder from now on; returns the bands that are to be detected."""
         request, plan = self._request, planned.plan
         folder = slide_folder(request.out / self.slide.name, planned.identity)
         self._stack.enter_context(folder.open(resume=request.resume, overwrite=request.overwrite))
@@ -140,11 +136,7 @@ class Coordinator:
         self._workers = (0.0, 1)  # when counted, and how many
 
     def run(self, slides: Sequence[Slide]) -> Iterator[Outcome]:
-        """Predict slides; each gives its outcome when it is done, so not in their order.
-
-        Raises:
-            InputError: the scheduler is gone.
-        """
+        """Predict slides; each gives its outcome when it is done, so not in their order."""
         todo, self._left = deque(slides), len(slides)
         try:
             while todo or self._slides:

@@ -59,11 +59,7 @@ def cohort_table(outcomes: Sequence[Outcome], seconds: float) -> pa.Table:
 
 
 def write_cohort(out: Path, outcomes: Sequence[Outcome], seconds: float) -> Path:
-    """Write ``cohort.parquet`` into ``out``, replacing an older one.
-
-    Raises:
-        InputError: the disk is full, or the place cannot be written to.
-    """
+    """Write ``cohort.parquet`` into ``out``, replacing an older one."""
     path = out / COHORT
     with output_errors(out):
         out.mkdir(parents=True, exist_ok=True)

@@ -145,7 +145,7 @@ def finish_slide(
         seconds: spent on the regions, added up over workers.
         elapsed: seconds since this session began with the slide.
     """
-    from celldetr.report.outputs import write_outputs  # not needed where tasks are handed out
+    from celldetr.cohort.predict import write_outputs  # not needed where tasks are handed out
 
     directory = request.out / slide.name
     attempt = _working_folder(request, slide) / ATTEMPTS.strip("/").replace("*", uuid4().hex)
@@ -165,11 +165,7 @@ def finish_slide(
 
 
 def _job(request: Request, slide: Slide, planned: PlannedSlide, reader: SlideReader) -> Job:
-    """The job on a slide here, where it must be the same as where the slide was planned.
-
-    Raises:
-        InputError: this worker has another version, model, precision, or another file under the slide's name.
-    """
+    """The job on a slide here, where it must be the same as where the slide was planned."""
     model, options = _model(request.model), request.options_of(slide)
     here = slide_folder(request.out / slide.name, identity(reader, model, options))
     if wrong := here.changes(planned.identity):

@@ -57,11 +57,7 @@ class Kind:
 
 
 def write_cohort_page(table: Path) -> Path:
-    """Write ``cohort.html`` beside ``table``, replacing an older one; returns its path.
-
-    Raises:
-        InputError: there is no such table, or the page cannot be written.
-    """
+    """Write ``cohort.html`` beside ``table``, replacing an older one; returns its path."""
     cohort = _read(table)
     kinds = [_kind(cohort, name, colour) for name, colour in zip(cohort.types, cohort.colours, strict=True)]
     return write_page(

@@ -34,18 +34,12 @@ EDGE = 1e-3  # px beyond the slide that count as rounding, not as outside
 
 @dataclass(frozen=True)
 class Level:
-    """One resolution of a pyramid.
+    """One resolution of a pyramid."""
 
-    Attributes:
-        width, height: of it, px.
-        downsample: level-0 pixels per pixel of its own along x and y.
-        exact: whether whole pixels of it can be read; if not, ``SlideReader.displacement`` says what is.
-    """
-
-    width: int
+    width: int  # of it, px
     height: int
-    downsample: tuple[float, float]
-    exact: bool = True
+    downsample: tuple[float, float]  # level-0 pixels per pixel of its own along x and y
+    exact: bool = True  # whether whole pixels of it can be read; if not, ``SlideReader.displacement`` says what is
 
 
 class SlideReader(ABC):

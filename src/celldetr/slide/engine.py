@@ -67,25 +67,15 @@ class SlideProgress:
 
 @dataclass(frozen=True)
 class RunSummary:
-    """What came out of a run; ``run.json`` has more.
+    """What came out of a run; ``run.json`` has more."""
 
-    Attributes:
-        directory: where the output is.
-        cells: number of cells.
-        counts: by type, all types of the model.
-        tissue_mm2: area of tissue.
-        seconds: of the whole run, over all its sessions.
-        warnings: what is doubtful, one sentence each.
-        failed_tiles: what could not be decoded; the table has no cells from there.
-    """
-
-    directory: Path
-    cells: int
-    counts: dict[str, int]
-    tissue_mm2: float
-    seconds: float
-    warnings: tuple[str, ...]
-    failed_tiles: tuple[FailedTile, ...] = ()
+    directory: Path  # where the output is
+    cells: int  # number of cells
+    counts: dict[str, int]  # by type, all types of the model
+    tissue_mm2: float  # area of tissue
+    seconds: float  # of the whole run, over all its sessions
+    warnings: tuple[str, ...]  # what is doubtful, one sentence each
+    failed_tiles: tuple[FailedTile, ...] = ()  # what could not be decoded; the table has no cells from there
 
 
 @contextmanager
@@ -132,11 +122,7 @@ def run_slide(
 
 
 def slide_folder(directory: Path, identity: dict[str, Any]) -> RunFolder:
-    """The output folder of a slide, for a run of this ``provenance.identity``.
-
-    Raises:
-        InputError: it holds a slide.
-    """
+    """The output folder of a slide, for a run of this ``provenance.identity``."""
     if (directory / MIRAX_FILE).is_file():
         raise InputError(f"{directory}: holds the pixels of a MIRAX slide; choose another folder for results")
     return RunFolder(directory, LAYOUT, identity, FREE)

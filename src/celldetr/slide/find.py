@@ -22,14 +22,10 @@ SLIDE_COLUMNS = ("slide", "path", "file")
 
 @dataclass(frozen=True)
 class Slide:
-    """One slide of a run.
+    """One slide of a run."""
 
-    Attributes:
-        path: of the file.
-        mpp: micrometres per pixel of its level 0, instead of what the file or the command says; None: as these say.
-    """
-
-    path: Path
+    path: Path  # of the file
+    # micrometres per pixel of its level 0, instead of what the file or the command says; None: as these say
     mpp: float | None = None
 
     @property

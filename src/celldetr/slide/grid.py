@@ -19,19 +19,14 @@ ROUNDING = 1e-6  # px by which a length may miss a whole number and still be one
 
 @dataclass(frozen=True)
 class Axis:
-    """Tiles along x or along y.
+    """Tiles along x or along y."""
 
-    Attributes:
-        starts: (n,) where tiles begin, rising.
-        size: their common side, px.
-        cuts: (n + 1,) tile i owns [cuts[i], cuts[i + 1]); the first is -inf and the last inf, because a box at the
-            border may have its centre just outside.
-        end: where the slide (or region) ends; the last tile ends less than a pixel after it, and only if it is the one.
-    """
-
-    starts: NDArray[np.float64]
-    size: int
+    starts: NDArray[np.float64]  # (n,) where tiles begin, rising
+    size: int  # their common side, px
+    # (n + 1,) tile i owns [cuts[i], cuts[i + 1]); the first is -inf and the last inf, because a box at the border may
+    # have its centre just outside
     cuts: NDArray[np.float64]
+    # where the slide (or region) ends; the last tile ends less than a pixel after it, and only if it is the one
     end: float
 
     def __len__(self) -> int:
@@ -61,36 +56,25 @@ def lay_axis(origin: float, length: float, tile: int, overlap: int, offset: floa
 
 @dataclass(frozen=True)
 class Tile:
-    """One tile: its place in the grid, its rectangle and what it owns, in model pixels from the slide's origin.
+    """One tile: its place in the grid, its rectangle and what it owns, in model pixels from the slide's origin."""
 
-    Attributes:
-        row, column: in the grid.
-        x, y: top left corner.
-        width, height: whole pixels.
-        owner: (left, top, right, bottom), half-open; infinite at the border of the slide.
-    """
-
-    row: int
+    row: int  # in the grid
     column: int
-    x: float
+    x: float  # top left corner
     y: float
-    width: int
+    width: int  # whole pixels
     height: int
+    # (left, top, right, bottom), half-open; infinite at the border of the slide
     owner: tuple[float, float, float, float]
 
 
 @dataclass(frozen=True)
 class Grid:
-    """All tiles of a slide or region.
+    """All tiles of a slide or region."""
 
-    Attributes:
-        columns, rows: tiles along x and along y.
-        scale: level-0 pixels per model pixel along x and y.
-    """
-
-    columns: Axis
+    columns: Axis  # tiles along x and along y
     rows: Axis
-    scale: tuple[float, float]
+    scale: tuple[float, float]  # level-0 pixels per model pixel along x and y
 
     def __len__(self) -> int:
         return len(self.columns) * len(self.rows)

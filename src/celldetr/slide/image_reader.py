@@ -38,11 +38,7 @@ class ArrayReader(SlideReader):
 
 
 def check_rgb(array: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Refuse what is not an (H, W, 3) uint8 image, saying how to make it one.
-
-    Raises:
-        InputError: another type or shape, or no pixels.
-    """
+    """Refuse what is not an (H, W, 3) uint8 image, saying how to make it one."""
     array = np.asarray(array)
     got = f"image of shape {array.shape} and type {array.dtype}: expected (H, W, 3) uint8 RGB"
     if array.ndim == 3 and array.shape[2] == 4:
@@ -80,11 +76,7 @@ def png_depth(path: Path) -> int:
 
 
 def open_image(path: Path, mpp: float | None) -> SlideReader:
-    """Open a PNG or JPEG; it is decoded whole.
-
-    Raises:
-        InputError: damaged, too large to be decoded whole, or no ``mpp`` given.
-    """
+    """Open a PNG or JPEG; it is decoded whole."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)

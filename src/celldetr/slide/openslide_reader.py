@@ -32,11 +32,7 @@ def detect_vendor(path: Path) -> str | None:
 
 
 def open_openslide(path: Path, mpp: float | None) -> SlideReader:
-    """Open a slide with OpenSlide.
-
-    Raises:
-        InputError: damaged, or of unknown resolution.
-    """
+    """Open a slide with OpenSlide."""
     try:
         slide = openslide.OpenSlide(str(path))
     except openslide.OpenSlideError as error:

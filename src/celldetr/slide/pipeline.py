@@ -59,21 +59,13 @@ class Job:
 
 @dataclass(frozen=True)
 class BandInfo:
-    """A settled band.
+    """A settled band."""
 
-    Attributes:
-        tiles: that were read, also damaged ones.
-        counts: (K,) cells by type.
-        bounds: xyxy of their boxes in level-0 pixels, None if there are none.
-        failed: what could not be decoded.
-        is_lost: whether no tile could be decoded.
-    """
-
-    tiles: int
-    counts: NDArray[np.int64]
-    bounds: tuple[float, float, float, float] | None
-    failed: tuple[FailedTile, ...]
-    is_lost: bool
+    tiles: int  # that were read, also damaged ones
+    counts: NDArray[np.int64]  # (K,) cells by type
+    bounds: tuple[float, float, float, float] | None  # xyxy of their boxes in level-0 pixels, None if there are none
+    failed: tuple[FailedTile, ...]  # what could not be decoded
+    is_lost: bool  # whether no tile could be decoded
 
 
 @dataclass
@@ -184,11 +176,7 @@ def _kept(batches: Iterable[list[DetectedTile]], detected: list[DetectedTile]) -
 
 
 def detect_bands(job: Job, bands: Sequence[int], seconds: Seconds) -> Generator[list[DetectedTile], None, None]:
-    """Raw detections in bands, in any order, batch after batch; a batch is of one band. Adds to ``seconds``.
-
-    Raises:
-        InputError: the slide cannot be read any more.
-    """
+    """Raw detections in bands, in any order, batch after batch; a batch is of one band. Adds to ``seconds``."""
     with closing(_images(job, bands)) as images:
         for band in bands:
             yield from _detect(job, band, images, seconds)

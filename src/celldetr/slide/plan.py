@@ -16,8 +16,7 @@ from celldetr.slide.base_reader import SlideReader
 from celldetr.slide.colour import GREY_NOTE
 from celldetr.slide.grid import Grid, Tile, lay_grid
 from celldetr.slide.options import PredictOptions
-from celldetr.slide.roi import place_roi
-from celldetr.slide.roi_cells import RoiCells, share_of_pixels
+from celldetr.slide.roi import RoiCells, place_roi, share_of_pixels
 from celldetr.slide.seams import influence
 from celldetr.slide.tissue import find_tissue
 
@@ -29,27 +28,17 @@ WINDOW_STEP = 128  # px; windows have few sizes, because a network prepares for 
 
 @dataclass(frozen=True)
 class Plan:
-    """The tiles of a run, each trimmed to the tissue that it owns and the context that the model needs.
+    """The tiles of a run, each trimmed to the tissue that it owns and the context that the model needs."""
 
-    Attributes:
-        grid: all tiles.
-        selected: (rows, columns) bool, those that are read.
-        areas: (rows, columns) mm2 that each owns.
-        tissue_mm2: area of tissue in the region (and ROI); all of it where tissue is not looked for.
-        extents: (rows, columns, 4) xyxy in model pixels, where each tile's tissue lies; None: anywhere.
-        context: model pixels that are read around tissue, as far as the tile reaches.
-        roi: which cells are wanted; None: all.
-        notes: warnings, one sentence each.
-    """
-
-    grid: Grid
-    selected: NDArray[np.bool_]
-    areas: NDArray[np.float64]
-    tissue_mm2: float
+    grid: Grid  # all tiles
+    selected: NDArray[np.bool_]  # (rows, columns) bool, those that are read
+    areas: NDArray[np.float64]  # (rows, columns) mm2 that each owns
+    tissue_mm2: float  # area of tissue in the region (and ROI); all of it where tissue is not looked for
+    # (rows, columns, 4) xyxy in model pixels, where each tile's tissue lies; None: anywhere
     extents: NDArray[np.float64] | None = None
-    context: int = 0
-    roi: RoiCells | None = None
-    notes: tuple[str, ...] = ()
+    context: int = 0  # model pixels that are read around tissue, as far as the tile reaches
+    roi: RoiCells | None = None  # which cells are wanted; None: all
+    notes: tuple[str, ...] = ()  # warnings, one sentence each
 
     @property
     def bands(self) -> list[int]:

@@ -34,11 +34,7 @@ OTHER_SHARE = 0.1  # of the area of the largest image, that another has which is
 
 
 def open_tiff(path: Path, mpp: float | None) -> SlideReader:
-    """Open a TIFF.
-
-    Raises:
-        InputError: damaged or truncated, neither RGB nor grey, of unknown resolution, or in too large pieces.
-    """
+    """Open a TIFF."""
     try:
         # Of an OME-TIFF of several files this one alone: pages of others are not to be had through its handle.
         return _open(path, tifffile.TiffFile(path, _multifile=False), mpp)

@@ -24,21 +24,14 @@ from celldetr.io.lock import RunLock
 
 @dataclass(frozen=True)
 class Exporter:
-    """One format.
+    """One format."""
 
-    Attributes:
-        name: what the user calls it.
-        suffixes: endings its files may have; the first is the default, and programs recognise files by them.
-        write: ``write(table, out, **options)``.
-        folder: whether it is a folder of files, a Zarr store, instead of one file.
-        needs: extra of the package, and module in it, without which it cannot be written.
-    """
-
-    name: str
+    name: str  # what the user calls it
+    # endings its files may have; the first is the default, and programs recognise files by them
     suffixes: tuple[str, ...]
-    write: Callable[..., None]
-    folder: bool = False
-    needs: str = ""
+    write: Callable[..., None]  # ``write(table, out, **options)``
+    folder: bool = False  # whether it is a folder of files, a Zarr store, instead of one file
+    needs: str = ""  # extra of the package, and module in it, without which it cannot be written
 
     def check(self) -> None:
         """Raise InputError if what the format needs is not installed."""
