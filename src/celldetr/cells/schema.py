@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from celldetr.model.output import TileCells
 
 CELLS = "cells.parquet"
-RUN = "run.json"  # beside it: what the run was asked for and how it went
+RUN = "run.json"  # record of the run, beside it
 PROVENANCE = b"celldetr"  # key of the file's metadata
 
 BOX = ("x_px", "y_px", "w_px", "h_px")

@@ -30,11 +30,11 @@ class Forecast:
     finished: bool = False  # its results are there and would be kept
     width: int = 0  # of level 0, px
     height: int = 0
-    mpp: float = 0.0  # micrometres per pixel of level 0, and where that is from
-    mpp_source: str = ""
+    mpp: float = 0.0  # micrometres per pixel of level 0
+    mpp_source: str = ""  # where that is from
     tissue_mm2: float = 0.0  # of tissue
-    tiles: int = 0  # to be read in all, and in this run
-    tiles_left: int = 0
+    tiles: int = 0  # to be read in all
+    tiles_left: int = 0  # to be read in this run
     tasks: int = 0  # regions of ``task_tiles`` tiles that are left; on a cluster with few slides they are cut smaller
 
 

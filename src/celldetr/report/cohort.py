@@ -47,7 +47,7 @@ class Cohort:
 
 
 @dataclass(frozen=True)
-class Kind:
+class TypeDensity:
     """One type: its name, CSS colour, cells, and quartiles of its density over slides."""
 
     name: str
@@ -100,10 +100,10 @@ def _facts(cohort: Cohort) -> list[tuple[str, str]]:
     return [*facts, ("time", duration(cohort.about.get("seconds")))]
 
 
-def _kind(cohort: Cohort, name: str, colour: str) -> Kind:
+def _kind(cohort: Cohort, name: str, colour: str) -> TypeDensity:
     densities = cohort.values(f"density_{name}")
     quartiles = [float(np.quantile(densities, q)) if len(densities) else None for q in (0.25, 0.5, 0.75)]
-    return Kind(name, colour, cohort.total(f"n_{name}"), quartiles)
+    return TypeDensity(name, colour, cohort.total(f"n_{name}"), quartiles)
 
 
 def _densities(cohort: Cohort) -> tuple[Plot, list[Strip]]:

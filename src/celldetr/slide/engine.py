@@ -166,8 +166,8 @@ class Session:
         self._job, self._folder, self._progress = job, folder, progress
         self._cache = cache or BandCache(folder.path, folder.request)
         self._counter = Counter(seconds=seconds, on_change=self._report)
-        todo = job.plan.count(self._cache.missing(job.plan.bands))
-        self._known = job.plan.count(job.plan.bands) - todo  # tiles of earlier sessions
+        earlier = set(job.plan.bands) - set(self._cache.missing(job.plan.bands)) if cache is None else set()
+        self._known = job.plan.count(sorted(earlier))  # tiles of earlier sessions
         self._before = (0, 0.0)  # cells and mm2 of these
         self._start, self._earlier = start, folder.record
 

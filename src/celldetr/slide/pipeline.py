@@ -107,7 +107,7 @@ def usable_threads() -> int:
 def read_ahead(
     reader: SlideReader, tiles: Iterable[Tile], scale: tuple[float, float], depth: int, threads: int
 ) -> Generator[Pixels, None, None]:
-    """The pixels of tiles in their order, at most ``depth`` of them read or being read before they are asked for."""
+    """The pixels of tiles in their order, of which at most ``depth`` are read ahead."""
 
     def read(tile: Tile) -> Pixels:
         box = (tile.x * scale[0], tile.y * scale[1], tile.width * scale[0], tile.height * scale[1])
@@ -117,7 +117,7 @@ def read_ahead(
 
 
 def ahead(do: Callable[[T], R], items: Iterable[T], depth: int, threads: int) -> Generator[R, None, None]:
-    """``map`` in threads: at most ``depth`` results are there or begun before they are asked for."""
+    """``map`` in threads: at most ``depth`` results are made ahead."""
     todo = iter(items)
     pool = ThreadPoolExecutor(threads, thread_name_prefix="tile")
     try:

@@ -37,7 +37,7 @@ class Plan:
     # (rows, columns, 4) xyxy in model pixels, where each tile's tissue lies; None: anywhere
     extents: NDArray[np.float64] | None = None
     context: int = 0  # model pixels that are read around tissue, as far as the tile reaches
-    roi: RoiCells | None = None  # which cells are wanted; None: all
+    roi: RoiCells | None = None  # cells outside are dropped; None: none is
     notes: tuple[str, ...] = ()  # warnings, one sentence each
 
     @property
@@ -98,8 +98,8 @@ def make_plan(reader: SlideReader, model: TileModel, options: PredictOptions) ->
     grid = lay_grid(region, scale, options.tile_for(model.image_px), options.overlap, options.offset)
     shape = (len(grid.rows), len(grid.columns))
     owned = grid.owned()
-    wanted = None if roi is None else RoiCells(roi, influence(grid, model.mpp))
-    near = np.ones(shape, dtype=bool) if wanted is None else wanted.touches(owned).reshape(shape)
+    inside = None if roi is None else RoiCells(roi, influence(grid, model.mpp))
+    near = np.ones(shape, dtype=bool) if inside is None else inside.touches(owned).reshape(shape)
     if roi is not None:
         x, y, width, height = region
         roi = shapely.intersection(roi, shapely.box(x, y, x + width, y + height))
@@ -110,7 +110,7 @@ def make_plan(reader: SlideReader, model: TileModel, options: PredictOptions) ->
     areas = ((owned[:, 2:] - owned[:, :2]).prod(1) * (reader.mpp / 1000) ** 2).reshape(shape)
     if not options.tissue:
         everything = float(areas.sum()) if roi is None else roi.area * (reader.mpp / 1000) ** 2
-        return Plan(grid, near, areas, everything, roi=wanted)
+        return Plan(grid, near, areas, everything, roi=inside)
     mask = find_tissue(reader)
     selected = near.reshape(-1) & mask.touches(owned)
     # The tissue decides what is read of a tile, not the ROI: the model is to see what it would see without one.
@@ -124,7 +124,7 @@ def make_plan(reader: SlideReader, model: TileModel, options: PredictOptions) ->
         mask.area_mm2(region if share is None else None, share),
         None if model.image_px else extents.reshape(*shape, 4),  # all of a tile, where sizes are fractions of it
         options.overlap // 2,
-        wanted,
+        inside,
         notes=(GREY_NOTE,) if mask.grey and mask.mask.any() and GREY_NOTE not in reader.warnings else (),
     )
 
