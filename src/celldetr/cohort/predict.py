@@ -65,17 +65,10 @@ def predict_requested(
 def write_outputs(
     directory: Path, reader: SlideReader, formats: Sequence[str] = (), *, keep: bool = False, overwrite: bool = False
 ) -> None:
-    """Write ``overview.png``, ``summary.html`` and exports into a run's folder, which the caller holds.
+    """Write ``overview.png``, ``summary.html`` and exports into a finished run's folder, which the caller holds.
 
-    Args:
-        directory: of the run.
-        reader: the slide.
-        formats: exports to write.
-        keep: leave a picture and a summary that are there, and exports that are newer than the cells.
-        overwrite: replace exports that are there.
-
-    Raises:
-        InputError: the slide cannot be read any more, or a file cannot be written.
+    ``keep`` leaves a picture and a summary that are there, and exports that are newer than the cells; ``overwrite``
+    replaces exports.
     """
     for name, write in ((OVERVIEW_NAME, write_overview), (SUMMARY_NAME, write_summary)):
         if not (keep and (directory / name).is_file()):

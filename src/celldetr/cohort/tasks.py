@@ -137,13 +137,8 @@ def finish_slide(
 ) -> Path:
     """Settle the seams between tiles, join the table, draw and export, in a folder of this attempt, which is returned.
 
-    A band whose file is missing or damaged is detected again here.
-
-    Args:
-        request, slide, planned: as of the other tasks.
-        record: of the run before this session.
-        seconds: spent on the regions, added up over workers.
-        elapsed: seconds since this session began with the slide.
+    A band whose file is missing or damaged is detected again here. ``record`` is that of the run before this session,
+    ``seconds`` were spent on the regions by all workers, ``elapsed`` are those since the session began.
     """
     from celldetr.cohort.predict import write_outputs  # not needed where tasks are handed out
 

@@ -125,8 +125,7 @@ class RunFolder:
 
     @contextmanager
     def open(self, *, resume: bool = False, overwrite: bool = False) -> Iterator[Self]:
-        """Lock the folder, made if needed, against other processes; ``overwrite`` removes the earlier run. Raises: see
-        ``check``."""
+        """Lock the folder, made if needed, and remove leftovers, or with ``overwrite`` the run; raises as ``check``."""
         self.check(resume=resume, overwrite=overwrite)  # before the folder is made
         self._made = not self.path.exists()
         with output_errors(self.path):

@@ -58,9 +58,9 @@ def attention_figure(
 
     Args:
         rows: at least one, each with as many attentions as there are ``columns``.
-        field_um: side of what each panel's pixels show.
+        field_um: side of what a panel shows.
         columns: names of the networks.
-        level_um: stride -> what the legend says of that level.
+        level_um: stride -> text of the legend.
     """
     # Imported here: the import takes longer than most commands, and few of them draw.
     from matplotlib.figure import Figure

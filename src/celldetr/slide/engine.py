@@ -148,10 +148,9 @@ class Session:
     Args:
         job: the work.
         folder: of the slide's results, open; its record is that of the sessions before, or empty.
-        start: ``time.perf_counter`` when work on the slide began.
-        seconds: spent on it since then.
-        cache: bands that other processes or an earlier session have detected; by default those in the folder.
-        progress: called at the beginning and after every batch.
+        start: ``time.perf_counter`` when work on the slide began, ``seconds`` spent on it since then.
+        cache: bands that other processes have detected; by default those of earlier sessions.
+        progress: see ``run_slide``.
     """
 
     def __init__(
@@ -235,13 +234,7 @@ def begin_session(folder: RunFolder, **values: Any) -> None:
 
 
 def session_times(record: Mapping[str, Any], start: float, seconds: Seconds) -> dict[str, Any]:
-    """Times at the end of a session, for the record: now, and seconds spent in all sessions.
-
-    Args:
-        record: of the run before this session.
-        start: ``time.perf_counter`` when the session began.
-        seconds: spent in it.
-    """
+    """Times at the end of a session that began at ``start`` (``time.perf_counter``), added to those on record."""
     before, total = record.get("seconds", {}), time.perf_counter() - start
     spent = {**asdict(seconds), "total": total}
     return {"ended": now(), "seconds": {key: round(value + before.get(key, 0), 3) for key, value in spent.items()}}

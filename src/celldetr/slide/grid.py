@@ -34,12 +34,9 @@ class Axis:
 
 
 def lay_axis(origin: float, length: float, tile: int, overlap: int, offset: float = 0.0) -> Axis:
-    """Cover an interval with tiles.
+    """Cover an interval, in model pixels, with tiles whose neighbours overlap by at least ``overlap``.
 
-    Args:
-        origin, length: the interval, in model pixels, length > 0.
-        tile, overlap: pixels, overlap < tile; neighbours overlap by at least this.
-        offset: how much earlier all tiles but the first lie, which moves the seams; taken modulo the stride.
+    All but the first lie ``offset``, modulo the stride, earlier, which moves the seams.
     """
     whole = round(length)
     length = float(whole) if whole and abs(length - whole) < ROUNDING else length
@@ -113,12 +110,6 @@ def _inside(axis: Axis) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
 def lay_grid(
     region: tuple[float, float, float, float], scale: tuple[float, float], tile: int, overlap: int, offset: float = 0.0
 ) -> Grid:
-    """Cover a region with tiles.
-
-    Args:
-        region: (x, y, width, height) in level-0 pixels.
-        scale: level-0 pixels per model pixel along x and y, any positive numbers.
-        tile, overlap, offset: see ``lay_axis``, for both axes.
-    """
+    """Cover a region (x, y, width, height in level-0 pixels) with tiles, see ``lay_axis`` and ``Grid.scale``."""
     x, y, width, height = (value / step for value, step in zip(region, scale * 2, strict=True))
     return Grid(lay_axis(x, width, tile, overlap, offset), lay_axis(y, height, tile, overlap, offset), scale)

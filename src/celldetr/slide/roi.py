@@ -162,15 +162,10 @@ class RoiCells:
 def share_of_pixels(
     geometry: shapely.Geometry, shape: tuple[int, int], scale: tuple[float, float]
 ) -> NDArray[np.float32]:
-    """How much of each pixel of a mask lies inside a geometry in level-0 pixels -> (h, w), 0 to 1.
+    """How much of each pixel of a mask of ``scale`` level-0 pixels a pixel lies inside a geometry -> (h, w), 0 to 1.
 
     Blocks on the outline are cut in four with their piece of it, down to single pixels, so that a long outline is not
     gone through once a pixel.
-
-    Args:
-        geometry: in level-0 pixels.
-        shape: (h, w) of the mask.
-        scale: level-0 pixels per mask pixel along x and y.
     """
     share = np.zeros(shape, dtype=np.float32)
     size = 1 << max(0, max(shape) - 1).bit_length()
