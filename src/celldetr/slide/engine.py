@@ -177,7 +177,7 @@ class Session:
         begin_session(folder, warnings=warnings)
         try:
             self._report(self._counter)
-            infos = [info for _, info in predict_bands(job, job.ownership(), self._counter, self._cache)]
+            infos = [info for _, info in predict_bands(job, self._counter, self._cache)]
             failed = [tile for info in infos for tile in info.failed]
             if failed:
                 if all(info.is_lost for info in infos):  # no cells would look like a result
@@ -205,7 +205,7 @@ class Session:
         metadata = table_metadata(table_provenance(self._folder.request, failed), bounds)
         schema = cell_schema(types, job.model.embedding_dim).with_metadata(metadata)
         firsts = accumulate((int(info.counts.sum()) for info in infos), initial=0)
-        bands = predict_bands(job, job.ownership(), Counter(), self._cache)
+        bands = predict_bands(job, Counter(), self._cache)
         tables = (cell_rows(cells, types, mpp, first) for (cells, _), first in zip(bands, firsts, strict=False))
         write_table(self._folder.path / CELLS, schema, tables)
 

@@ -51,11 +51,6 @@ class Job:
     plan: Plan
     least_score: float | None = None
 
-    def ownership(self) -> Ownership:
-        """A fresh decision on who owns what, for reading from the beginning."""
-        bounds = (0.0, 0.0, float(self.reader.width), float(self.reader.height))
-        return Ownership(self.plan.grid.scale, self.model.mpp, bounds)
-
 
 @dataclass(frozen=True)
 class BandInfo:
@@ -131,15 +126,11 @@ def ahead(do: Callable[[T], R], items: Iterable[T], depth: int, threads: int) ->
 
 
 def predict_bands(
-    job: Job, ownership: Ownership, counter: Counter, cache: BandCache | None = None
+    job: Job, counter: Counter, cache: BandCache | None = None
 ) -> Generator[tuple[TileCells, BandInfo], None, None]:
     """The cells of all bands, one after the other: detect those of each, then drop duplicates across tiles.
 
-    Args:
-        job: the work.
-        ownership: fresh.
-        counter: counts every batch.
-        cache: bands in it are not detected again, the others are written to it.
+    Bands in the cache are not detected again, the others are written to it; ``counter`` counts every batch.
 
     Yields:
         Cells of a band with boxes in level-0 pixels, and its ``BandInfo``.
@@ -147,7 +138,8 @@ def predict_bands(
     Raises:
         InputError: the slide cannot be read any more. A place that is damaged raises nothing: its tile has failed.
     """
-    bands = job.plan.bands
+    bands, slide = job.plan.bands, (0.0, 0.0, float(job.reader.width), float(job.reader.height))
+    ownership = Ownership(job.plan.grid.scale, job.model.mpp, slide)
     missing = bands if cache is None else cache.missing(bands)
     with closing(_images(job, missing)) as images:
         for band in bands:
