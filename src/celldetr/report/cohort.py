@@ -20,7 +20,6 @@ from celldetr.report.summary import SUMMARY_NAME
 COHORT_PAGE = "cohort.html"
 COHORT_KEY = b"celldetr.cohort"  # of the table's metadata: what is of the run, as JSON
 ROWS_SHOWN = 2000  # slides; what a browser scrolls with ease
-REASONS_SHOWN = 200
 
 
 @dataclass(frozen=True)
@@ -67,7 +66,6 @@ def write_cohort_page(table: Path) -> Path:
         origin=origin(cohort.about),
         facts=_facts(cohort),
         bad=[row for row in cohort.rows if row["status"] != "complete"],
-        bad_shown=REASONS_SHOWN,
         kinds=kinds,
         most=max([*(kind.count for kind in kinds), 1]),
         cells=cohort.total("cells"),
