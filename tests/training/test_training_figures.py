@@ -26,7 +26,7 @@ def test_own_cells_are_on_the_diagonal() -> None:
         positive=torch.tensor([4, 1, 4, 2, 0]),
         instances=torch.zeros(6, 2),
         anchor_image=torch.tensor([0, 0, 0, 1, 1]),
-        anchor_set=torch.tensor([0, 0, 0, 0, 1]),
+        anchor_view=torch.tensor([0, 0, 0, 0, 1]),
     )
     matrix, found = own_similarity(contrast)
     rows, columns = [1, 3, 0], [1, 2, 4]  # anchors of the cells 1, 2 and 4, the first of each
