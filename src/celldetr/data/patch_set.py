@@ -39,16 +39,18 @@ class ShardInfo(Config):
     bytes: int = Natural
 
 
-class SlideInfo(Config):
+class SlideInfo(Config, frozen=False):
     """Counts of one slide."""
 
     name: str
     file: str
-    places: int = Natural  # places of the grid with tissue
-    looked_at: int = Natural  # of these, in random order, until there were patches enough
-    patches: int = Natural
-    nuclei: int = Natural
-    left_out: dict[str, int]  # reason -> places; those with too little tissue are none of ``looked_at``
+    places: int = Field(0, ge=0)  # places of the grid with tissue
+    looked_at: int = Field(0, ge=0)  # of these, in random order, until there were patches enough
+    patches: int = Field(0, ge=0)
+    nuclei: int = Field(0, ge=0)
+    left_out: dict[str, int] = Field(
+        default_factory=dict
+    )  # reason -> places; those with too little tissue are none of ``looked_at``
     failed: str = ""  # why the slide could not be read at all
     group: str = ""  # what must not be split between training and test, a donor, say; "": the slide
 

@@ -1,7 +1,7 @@
 """Losses of a labelled batch: DETR's set criterion with focal objectness, box and type losses.
 
-Each loss is a sum divided by a count of the whole batch (``normaliser``), so that a batch that is split over processes
-gives the same gradients as a whole one.
+Each loss is a sum divided by a count of the whole batch (``normaliser``), so that processes that share it have the
+gradients of one.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ class TypeOutput:
 
 @dataclass(frozen=True)
 class TrainingOutput:
-    """What a network made of a batch.
+    """What a network returns for a batch.
 
     Attributes:
         detection: of the detector; None: it does not learn.
         matches: of each decoder layer, from the matcher.
         sizes: (B, 2) width and height of the images, pixels.
-        denoising: the extra queries that the detector was given; None: none.
+        denoising: the extra queries of the detector; None: none.
         types: of the boxes that types are learned from.
     """
 
@@ -59,12 +59,7 @@ class TrainingOutput:
 
 
 class SetCriterion(nn.Module):
-    """Matches queries to nuclei and computes the losses of a batch.
-
-    Args:
-        config: loss weights, and which losses there are.
-        type_weights: (K,) weight of a cell of each type in the type loss.
-    """
+    """Computes the losses of a batch; ``type_weights`` (K,) are the weights of a cell of each type in the type loss."""
 
     type_weights: Tensor
 
@@ -77,12 +72,7 @@ class SetCriterion(nn.Module):
         self.register_buffer("type_weights", type_weights, persistent=False)
 
     def forward(self, output: TrainingOutput, targets: Sequence[Targets]) -> Losses:
-        """Losses by name: ``layer0/class``, ``proposals/l1``, ``denoising1/giou``, ``representation0/type`` ...
-
-        Args:
-            output: of the network.
-            targets: B, of N_b nuclei; N_b may be 0.
-        """
+        """Losses of B images by name: ``layer0/class``, ``proposals/l1``, ``representation0/type`` ..."""
         device = targets[0].boxes.device
         nuclei = normaliser(sum(len(each) for each in targets), device)
         losses: Losses = {}
@@ -178,7 +168,7 @@ def detection_losses(
         found: boxes (L, B, Q, 4) and logits (L, B, Q).
         targets: B.
         matches: of each layer, from the matcher.
-        nuclei: what the sums are divided by: ``normaliser`` of the nuclei in the batch.
+        nuclei: divisor of the sums.
     """
     image, query = (torch.stack(parts) for parts in zip(*map(query_indices, matches), strict=True))  # (L, M)
     layer = torch.arange(len(matches), device=image.device)[:, None]
@@ -204,15 +194,15 @@ def dense_losses(
     """One-to-many losses of the encoder's tokens, which compete to become queries.
 
     One-to-one matching teaches one token in a hundred. Here the target of a token's score is a Gaussian around each
-    nucleus, 1 at the nearest token (penalty-reduced focal loss of CornerNet and CenterNet), so that the best-scoring
-    tokens are the centres of *different* nuclei; and every token inside a nucleus learns its box.
+    nucleus, 1 at the nearest token (penalty-reduced focal loss of CornerNet and CenterNet), and every token inside a
+    nucleus learns its box.
 
     Args:
         found: proposals of T tokens, boxes (B, T, 4), logits (B, T).
         anchors: (B, T, 4) where the tokens are, cxcywh fractions.
         targets: B.
         sizes: (B, 2) width and height of the images, pixels.
-        nuclei: as in ``detection_losses``.
+        nuclei: divisor of the sums.
     """
     heat = torch.zeros_like(found.logits)
     real = found.logits > torch.finfo(found.logits.dtype).min  # padding does not take part
@@ -255,9 +245,9 @@ def denoising_losses(
     """Objectness, L1 and GIoU of the denoising queries, of each decoder layer; all 0 in a batch without a nucleus.
 
     Args:
-        found: of the detector, with the extra queries if there were any.
+        found: of the detector.
         denoising: the queries; None: the batch has no nucleus.
-        nuclei: as in ``detection_losses``.
+        nuclei: divisor of the sums.
         groups: of noised boxes; the losses are means over them.
     """
     if denoising is None:
@@ -279,8 +269,7 @@ def type_loss(logits: Tensor, types: Tensor, weights: Tensor, labelled: float, c
         logits: (M, K).
         types: (M,) index of the type, or -1.
         weights: (K,) weight of a cell of each type.
-        labelled: what the sum is divided by: ``normaliser`` of the sum of the confidences of the cells of known type:
-            a set of equally doubtful cells is learned from as one of sure cells is.
+        labelled: divisor: sum of the confidences of the cells of known type in the batch.
         confidence: (M,) weight of each cell, in [0, 1].
     """
     known = types >= 0
@@ -302,7 +291,7 @@ def composition_loss(logits: Tensor, spots: Tensor, compositions: Tensor, diviso
         logits: (M, K) of nuclei.
         spots: (M,) the spot of each nucleus, or -1.
         compositions: (S, K), share of each type.
-        divisor: of the sum: ``normaliser`` of the spots with nuclei in the batch.
+        divisor: spots with nuclei in the batch.
     """
     inside = spots >= 0
     exact = torch.promote_types(logits.dtype, torch.float32)
@@ -323,11 +312,7 @@ def composition_loss(logits: Tensor, spots: Tensor, compositions: Tensor, diviso
 def class_weights(counts: Sequence[float], exponent: float) -> Tensor:
     """(K,) type weights: inverse frequency to the power ``exponent``, averaging 1 over the cells.
 
-    Args:
-        counts: (K,) how many cells of each type are drawn, up to a factor.
-        exponent: 0 gives ones.
-
-    Types with no cell get the weight of the rarest one.
+    ``counts`` are of the cells drawn of each type, up to a factor; types with none get the weight of the rarest one.
     """
     count = torch.tensor(counts, dtype=torch.float32)
     present = count[count > 0]
