@@ -23,7 +23,7 @@ from celldetr.errors import InputError, near
 from celldetr.io.safe_io import is_file, load_json
 
 SET_FILE = "set.json"
-FORMAT, VERSION = "celldetr-patches", 1
+FORMAT = "celldetr-patches"
 SPLITS = ("all", "train", "val")
 UNTYPED = ("nucleus",)  # what the type of cells is called in a set that names no types
 
@@ -59,7 +59,7 @@ class Position(Config):
     """Where sampling goes on."""
 
     slide: int = Natural  # the first that is not finished
-    place: int = Natural  # of its places, the first that was not looked at
+    place: int = Natural  # of its places, the first that was not sampled
 
 
 class PatchSetInfo(Config):
@@ -105,8 +105,6 @@ def read_info(path: Path) -> PatchSetInfo:
     values = load_json(file)
     if not isinstance(values, dict) or values.get("format") != FORMAT:
         raise InputError(f"{file}: not of a patch set; expected format {FORMAT!r}")
-    if values.get("version") != VERSION:
-        raise InputError(f"{file}: of version {values.get('version')!r}, this program reads {VERSION}; update it")
     return parse(PatchSetInfo, values, str(file))
 
 

@@ -21,17 +21,17 @@ COMPACTNESS = 1.0  # added to the watershed's relief per micrometre of distance 
 LARGEST_UM = 8.0  # a nucleus reaches no further from its point
 SMALLEST_UM = 1.0  # and at least as far as this, on every side
 # Contrast: 0 is the background, 1 the nucleus' own stain.
-BACKGROUND_UM = 20.0  # side of the window in which the background is looked for
+BACKGROUND_UM = 20.0  # side of the window of the background
 BACKGROUND_PERCENTILE = 10.0
-OWN_UM = 3.0  # radius in which the nucleus' own stain is looked for
+OWN_UM = 3.0  # radius of the nucleus' own stain
 OWN_PERCENTILE = 80.0  # high, for pale nuclei with a dark rim
 LEAST_CONTRAST = 0.05  # optical density; less is noise and is not amplified
 # Contour.
-SMOOTHING_UM = 0.25  # sigma of the channel on which edges are looked for
+SMOOTHING_UM = 0.25  # sigma of the channel of the edges
 RAY_STEP_UM = 0.25
 EDGE_UM = 0.5  # inside and outside of an edge are means over this length
 EDGE_CAP = 0.6  # an edge counts no more than this: the rim of a dark neighbour is no better than one's own
-LEVEL = 0.45  # contrast above which a pixel speaks for being inside
+LEVEL = 0.45  # contrast above which a pixel counts as inside
 INTERIOR = 0.5  # weight per micrometre of what lies inside, relative to the edge
 OUTSIDE = 1.0  # what a micrometre beyond the basin counts against
 LEAVING = 0.5  # fixed price of leaving the basin
@@ -39,7 +39,7 @@ ROUGHNESS = 0.05  # price of each step between neighbouring rays
 LARGEST_JUMP = 3  # steps between neighbouring rays
 TYPICAL = 0.1  # pull towards the image's typical radius, per unit of log radius
 RAYS = 32
-COARSE = 4  # px; the background is looked for on every fourth pixel
+COARSE = 4  # px; the background is that of every fourth pixel
 NEVER = -1e9
 
 

@@ -112,24 +112,26 @@ class SetCriterion(nn.Module):
 
     def _types(self, outputs: Sequence[TypeOutput], targets: Sequence[Targets], nuclei: float) -> Losses:
         """Losses of types and, where these are learned, of compositions; outputs that share a layer are added up."""
-        types: Losses = {}
-        compositions: Losses = {}
+        losses: Losses = {}
         for output in outputs:
+            terms: Losses = {}
             if output.nuclei is None:
                 for layer, logits in output.logits.items():
-                    _add(types, f"representation{layer}/type", output.weight * background_loss(logits, nuclei))
-                continue
-            own = concatenate([each.take(index) for each, index in zip(targets, output.nuclei, strict=True)])
-            labelled = normaliser(float(own.confidence[own.types >= 0].sum()), own.types.device)
-            for layer, logits in output.logits.items():
-                loss = type_loss(logits, own.types, self.type_weights, labelled, own.confidence)
-                _add(types, f"representation{layer}/type", output.weight * loss)
-            if self.config.w_composition:
-                spots = normaliser(len(own.spots[own.spots >= 0].unique()), own.types.device)
+                    terms[f"representation{layer}/type"] = background_loss(logits, nuclei)
+            else:
+                own = concatenate([each.take(index) for each, index in zip(targets, output.nuclei, strict=True)])
+                labelled = normaliser(float(own.confidence[own.types >= 0].sum()), own.types.device)
                 for layer, logits in output.logits.items():
-                    loss = composition_loss(logits, own.spots, own.compositions, spots)
-                    _add(compositions, f"representation{layer}/composition", output.weight * loss)
-        return types | compositions
+                    loss = type_loss(logits, own.types, self.type_weights, labelled, own.confidence)
+                    terms[f"representation{layer}/type"] = loss
+                if self.config.w_composition:
+                    spots = normaliser(len(own.spots[own.spots >= 0].unique()), own.types.device)
+                    for layer, logits in output.logits.items():
+                        loss = composition_loss(logits, own.spots, own.compositions, spots)
+                        terms[f"representation{layer}/composition"] = loss
+            for name, loss in terms.items():
+                losses[name] = losses.get(name, torch.zeros_like(loss)) + output.weight * loss
+        return losses
 
 
 def stack(layers: Sequence[Detections]) -> Detections:
@@ -139,10 +141,6 @@ def stack(layers: Sequence[Detections]) -> Detections:
 
 def _named(prefix: str, layers: Sequence[Losses]) -> Losses:
     return {f"{prefix.format(i)}/{name}": value for i, layer in enumerate(layers) for name, value in layer.items()}
-
-
-def _add(losses: Losses, name: str, loss: Tensor) -> None:
-    losses[name] = losses[name] + loss if name in losses else loss
 
 
 def sigmoid_focal(logits: Tensor, targets: Tensor) -> Tensor:
@@ -160,24 +158,24 @@ def box_losses(boxes: Tensor, targets: Tensor, nuclei: float) -> tuple[Tensor, T
 
 
 def detection_losses(
-    found: Detections, targets: Sequence[Targets], matches: Sequence[Sequence[Match]], nuclei: float
+    detections: Detections, targets: Sequence[Targets], matches: Sequence[Sequence[Match]], nuclei: float
 ) -> list[Losses]:
     """One-to-one losses of each of L layers.
 
     Args:
-        found: boxes (L, B, Q, 4) and logits (L, B, Q).
+        detections: boxes (L, B, Q, 4) and logits (L, B, Q).
         targets: B.
         matches: of each layer, from the matcher.
         nuclei: divisor of the sums.
     """
     image, query = (torch.stack(parts) for parts in zip(*map(query_indices, matches), strict=True))  # (L, M)
     layer = torch.arange(len(matches), device=image.device)[:, None]
-    target_scores = torch.zeros_like(found.logits)
+    target_scores = torch.zeros_like(detections.logits)
     target_scores[layer, image, query] = 1.0
-    real = found.logits > torch.finfo(found.logits.dtype).min  # padding does not take part
-    objectness = (sigmoid_focal(found.logits, target_scores) * real).sum((1, 2)) / nuclei
+    real = detections.logits > torch.finfo(detections.logits.dtype).min  # padding does not take part
+    objectness = (sigmoid_focal(detections.logits, target_scores) * real).sum((1, 2)) / nuclei
     true = torch.stack([torch.cat([t.boxes[i] for (_, i), t in zip(m, targets, strict=True)]) for m in matches])
-    l1, giou = box_losses(found.boxes[layer, image, query], true, nuclei)
+    l1, giou = box_losses(detections.boxes[layer, image, query], true, nuclei)
     terms = zip(objectness.unbind(), l1.unbind(), giou.unbind(), strict=True)
     return [dict(zip(("class", "l1", "giou"), values, strict=True)) for values in terms]
 
@@ -189,7 +187,7 @@ def query_indices(matches: Sequence[Match]) -> tuple[Tensor, Tensor]:
 
 
 def dense_losses(
-    found: Detections, anchors: Tensor, targets: Sequence[Targets], sizes: Tensor, nuclei: float
+    detections: Detections, anchors: Tensor, targets: Sequence[Targets], sizes: Tensor, nuclei: float
 ) -> Losses:
     """One-to-many losses of the encoder's tokens, which compete to become queries.
 
@@ -198,14 +196,14 @@ def dense_losses(
     nucleus learns its box.
 
     Args:
-        found: proposals of T tokens, boxes (B, T, 4), logits (B, T).
+        detections: proposals of T tokens, boxes (B, T, 4), logits (B, T).
         anchors: (B, T, 4) where the tokens are, cxcywh fractions.
         targets: B.
         sizes: (B, 2) width and height of the images, pixels.
         nuclei: divisor of the sums.
     """
-    heat = torch.zeros_like(found.logits)
-    real = found.logits > torch.finfo(found.logits.dtype).min  # padding does not take part
+    heat = torch.zeros_like(detections.logits)
+    real = detections.logits > torch.finfo(detections.logits.dtype).min  # padding does not take part
     picked_boxes, picked_targets = [], []
     for b, target in enumerate(each.boxes for each in targets):
         if not len(target):
@@ -224,38 +222,38 @@ def dense_losses(
         inside = torch.maximum(across[token, nearest].abs(), down[token, nearest].abs()) < 0.8
         inside[centres] = True
         inside &= real[b]
-        picked_boxes.append(found.boxes[b, inside])
+        picked_boxes.append(detections.boxes[b, inside])
         picked_targets.append(target[nearest[inside]])
-    p = found.logits.sigmoid()
-    positive = (1 - p) ** 2 * -functional.logsigmoid(found.logits)
-    negative = (1 - heat) ** 4 * p**2 * -functional.logsigmoid(-found.logits)
+    p = detections.logits.sigmoid()
+    positive = (1 - p) ** 2 * -functional.logsigmoid(detections.logits)
+    negative = (1 - heat) ** 4 * p**2 * -functional.logsigmoid(-detections.logits)
     objectness = torch.where(heat == 1.0, positive, negative)[real].sum() / nuclei
     # Averaged over the tokens, so that the sum weighs as much as that of the one-to-one losses does.
-    picked = normaliser(sum(len(boxes) for boxes in picked_boxes), found.boxes.device)
+    picked = normaliser(sum(len(boxes) for boxes in picked_boxes), detections.boxes.device)
     if not picked_boxes:
-        zero = found.boxes.sum() * 0
+        zero = detections.boxes.sum() * 0
         return {"class": objectness, "l1": zero, "giou": zero}
     l1, giou = box_losses(torch.cat(picked_boxes), torch.cat(picked_targets), picked)
     return {"class": objectness, "l1": l1, "giou": giou}
 
 
 def denoising_losses(
-    found: DetectionOutput, denoising: DenoisingQueries | None, nuclei: float, groups: int
+    output: DetectionOutput, denoising: DenoisingQueries | None, nuclei: float, groups: int
 ) -> list[Losses]:
     """Objectness, L1 and GIoU of the denoising queries, of each decoder layer; all 0 in a batch without a nucleus.
 
     Args:
-        found: of the detector.
+        output: of the detector.
         denoising: the queries; None: the batch has no nucleus.
         nuclei: divisor of the sums.
         groups: of noised boxes; the losses are means over them.
     """
     if denoising is None:
-        zero = found.last.logits.sum() * 0
-        return [{"class": zero, "l1": zero, "giou": zero} for _ in found.layers]
+        zero = output.last.logits.sum() * 0
+        return [{"class": zero, "l1": zero, "giou": zero} for _ in output.layers]
     positive = denoising.near & denoising.real
     losses = []
-    for layer in found.extra:
+    for layer in output.extra:
         focal = sigmoid_focal(layer.logits, positive.to(layer.logits.dtype)) * denoising.real
         l1, giou = box_losses(layer.boxes[positive], denoising.boxes[positive], nuclei * groups)
         losses.append({"class": focal.sum() / (nuclei * groups), "l1": l1, "giou": giou})
