@@ -122,11 +122,8 @@ def crop(sample: Sample, size: int, zoom: float, corner: NDArray[np.floating]) -
         part = canvas
     scale = np.array([columns / (x1 - x0), rows / (y1 - y0)])
     shift = np.array([left, top]) - scale * [x0, y0]
-    points = sample.points * scale + shift
-    boxes = np.clip(sample.boxes * np.tile(scale, 2) + np.tile(shift, 2), 0, size)
-    kept = ((points >= 0) & (points < size)).all(1) & (boxes[:, 2:] > boxes[:, :2]).all(1)
-    boxes, points = boxes.astype(np.float32), points.astype(np.float32)
-    return sample.keep(kept, image=part, mpp=sample.mpp / zoom, boxes=boxes, points=points)
+    boxes, points = sample.boxes * np.tile(scale, 2) + np.tile(shift, 2), sample.points * scale + shift
+    return replace(sample.moved(part, boxes, points), mpp=sample.mpp / zoom)
 
 
 def orient(sample: Sample, which: int) -> Sample:

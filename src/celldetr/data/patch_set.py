@@ -48,9 +48,8 @@ class SlideInfo(Config, frozen=False):
     looked_at: int = Field(0, ge=0)  # of these, in random order, until there were patches enough
     patches: int = Field(0, ge=0)
     nuclei: int = Field(0, ge=0)
-    left_out: dict[str, int] = Field(
-        default_factory=dict
-    )  # reason -> places; those with too little tissue are none of ``looked_at``
+    # Reason -> places; those with too little tissue are none of ``looked_at``.
+    left_out: dict[str, int] = Field(default_factory=dict)
     failed: str = ""  # why the slide could not be read at all
     group: str = ""  # what must not be split between training and test, a donor, say; "": the slide
 
