@@ -187,7 +187,7 @@ def test_what_is_no_bundle(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"spam\.txt: no such section; expected a Xenium output folder"):
         read_section(tmp_path / "spam.txt")
     with pytest.raises(InputError, match="kind 'xenum': did you mean 'xenium'"):
-        read_section(tmp_path, kind="xenum")  # type: ignore[arg-type]
+        read_section(tmp_path, kind="xenum")
     write_bundle(tmp_path)
     (tmp_path / "cells.parquet").unlink()
     with pytest.raises(InputError, match=r"not a Xenium bundle, .*expected one of cells\.parquet, cells\.csv\.gz"):

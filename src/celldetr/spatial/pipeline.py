@@ -34,6 +34,7 @@ from celldetr.slide.reader import open_slide
 from celldetr.spatial import affine as affines
 from celldetr.spatial import files
 from celldetr.spatial.align import AlignOptions, align_and_pair
+from celldetr.spatial.annotate.annotation import Progress
 from celldetr.spatial.annotate.cells import TypeOptions, annotate_cells
 from celldetr.spatial.annotate.hierarchy import load_hierarchy
 from celldetr.spatial.files import read_table, stamp, write_table
@@ -42,7 +43,7 @@ from celldetr.spatial.pair import PairOptions
 from celldetr.spatial.patch_layout import WriteOptions
 from celldetr.spatial.qc import QualityOptions, filter_cells, qc_cells, qc_summary
 from celldetr.spatial.readers import read_section
-from celldetr.spatial.readers.common import Progress, ReadOptions
+from celldetr.spatial.readers.common import ReadOptions
 from celldetr.spatial.section import PAIRS, QUALITY, TYPES, Nuclei, Section
 from celldetr.spatial.write import write_set
 
@@ -142,8 +143,7 @@ class Pipeline:
         options = self.options.read
 
         def work() -> dict[str, Any]:
-            given: dict[str, Any] = {"kind": kind, "name": name, "options": options}
-            self.section = read_section(bundle, progress=self.progress("read"), **given)
+            self.section = read_section(bundle, kind=kind, name=name, options=options)
             files.write_section(self.section, self.files)
             return self.section.facts()
 

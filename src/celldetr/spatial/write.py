@@ -52,7 +52,7 @@ def write_set(
     licence: str = "unknown",
     progress: Callable[[float], None] | None = None,
 ) -> PatchSetInfo:
-    """Write a training set; other files in its folder stay.
+    """Write a training set, and return the content of its ``set.json``; other files in its folder stay.
 
     Args:
         section: its cells show where there can be labels.
@@ -68,9 +68,6 @@ def write_set(
         donor: who the section is of: the group of its patches.
         licence: of the data.
         progress: called with the share that is done.
-
-    Returns:
-        Content of ``set.json``; ``made_with`` has the numbers of cells at each step and by region.
 
     Raises:
         InputError: no nucleus is sure of a type, too few patches for two regions, an image smaller than a patch or

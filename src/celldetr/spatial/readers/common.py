@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -18,8 +18,6 @@ from celldetr.spatial.section import X, Y
 if TYPE_CHECKING:
     import anndata
     import pandas as pd
-
-Progress = Callable[[float], None]
 
 GENE_TYPES = ("Gene Expression", "gene", "gene_expression")  # of HDF5 and MEX, and of Zarr
 # What to do about a bad file: the same advice behind each of the libraries' own words.

@@ -18,7 +18,7 @@ from celldetr.io.safe_io import load_json
 from celldetr.spatial.affine import PIXEL_UM, read_affine, to_image
 from celldetr.spatial.counts import is_whole
 from celldetr.spatial.readers.boundaries import one_per_cell, read_boundaries
-from celldetr.spatial.readers.common import Progress, ReadOptions, as_text, make_cells, places, split_genes
+from celldetr.spatial.readers.common import ReadOptions, as_text, make_cells, places, split_genes
 from celldetr.spatial.readers.tables import CELLS, CENTROID, MATRIX, read_cells, read_matrix
 from celldetr.spatial.section import CELL_AREA, NUCLEUS_AREA, Polygons, Section
 
@@ -30,14 +30,13 @@ EXPERIMENT = "experiment.xenium"
 BOUNDARIES = {"nuclei": ("nucleus", NUCLEUS_AREA), "outlines": ("cell", CELL_AREA)}
 
 
-def read_xenium(folder: Path, *, name: str, options: ReadOptions, progress: Progress | None = None) -> Section:
+def read_xenium(folder: Path, name: str, options: ReadOptions) -> Section:
     """Read a bundle, see ``read_section``.
 
     The centre of a cell is the centroid of its nucleus' polygon (the largest, where it has several), else
     ``x_centroid`` and ``y_centroid``. Where exactly one ``*imagealignment.csv`` of an H&E image lies in the bundle,
     the section has its ``to_image``.
     """
-    import pandas as pd
     import shapely
 
     cells_file, matrix_file = _first(folder, CELLS), _first(folder, MATRIX)
@@ -58,9 +57,7 @@ def read_xenium(folder: Path, *, name: str, options: ReadOptions, progress: Prog
         )
     if not is_whole(matrix.X):
         raise InputError(f"{matrix_file}: holds numbers that are no counts of transcripts; use the run's own matrix")
-    if progress is not None:
-        progress(0.5)
-    row = pd.Index(table.index).get_indexer(matrix.obs_names)
+    row = table.index.get_indexer(matrix.obs_names)
     left_out = _left_out(folder, cells_file.name, matrix_file.name, int((row < 0).sum()), len(row), len(table))
     joined = np.flatnonzero(row >= 0)
     obs, ids = table.iloc[row[joined]], matrix.obs_names.to_numpy(dtype=object)[joined]
