@@ -272,15 +272,15 @@ def test_rings_of_several_nuclei_are_told_apart() -> None:
 
 def test_boundaries_with_damage(tmp_path: Path) -> None:
     good = shapely.box(0, 0, 1, 1)
-    frame = boundaries(["a", "b", "c"], [[good], [good], [good]], labels=True)
+    frame = boundaries(list("abcd"), [[good]] * 4, labels=True)
     frame.loc[frame["cell_id"] == "b", "vertex_x"] = np.nan
     frame = frame.drop(frame.index[frame["cell_id"] == "c"][2:])  # two vertices are left
-    frame = frame.drop(frame.index[4])  # the first ring is not closed
+    frame = frame.drop(frame.index[frame["cell_id"] == "d"][-1:])  # not closed
     frame.to_parquet(tmp_path / "b.parquet")
     ids, polygons = read_boundaries(tmp_path / "b.parquet")
-    assert ids.tolist() == ["a", "b", "c"]
+    assert ids.tolist() == ["a", "b", "c", "d"]
     assert polygons[0].equals(good)
-    assert polygons[1:].tolist() == [None, None]
+    assert polygons[1:].tolist() == [None, None, None]
     frame[:0].to_parquet(tmp_path / "b.parquet")
     assert len(read_boundaries(tmp_path / "b.parquet")[0]) == 0
 
