@@ -11,7 +11,7 @@ from celldetr.errors import InputError, near
 from celldetr.io.safe_io import expand_user, is_dir, is_file
 from celldetr.spatial.readers.anndata_file import load, read_anndata
 from celldetr.spatial.readers.common import ReadOptions
-from celldetr.spatial.readers.hest import looks_like_hest, read_hest
+from celldetr.spatial.readers.hest import looks_like_hest
 from celldetr.spatial.readers.xenium import EXPERIMENT, read_xenium
 from celldetr.spatial.section import Section
 
@@ -49,6 +49,5 @@ def read_section(
     if not is_file(where) or where.suffix != ".h5ad":
         raise InputError(f"{where}: no such section; expected a Xenium output folder or an AnnData file (.h5ad)")
     data = load(where)
-    if kind == "hest" or (kind == "auto" and looks_like_hest(data, where)):
-        return read_hest(data, where, name, options)
-    return read_anndata(data, where, name, options)
+    is_hest = kind == "hest" or (kind == "auto" and looks_like_hest(data, where))
+    return read_anndata(data, where, name, options, is_hest=is_hest)
