@@ -249,6 +249,17 @@ def test_places_in_tiles(small: Callable[..., ModuleType], place: Place, monkeyp
 
 
 @pytest.mark.slow
+def test_ideas(small: Callable[..., ModuleType], place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = ("training.steps=1", "training.warmup=1", *SMALL_RECIPE)
+    constants = {"TILE_PX": 64, "CROPS": 2, "LEAST_CELLS": 1, "OCCLUDED": 2, "ARMS": {"neither": (), "both": ()}}
+    module = small("ideas", **constants, VALUES=("backbone",), TILES=("placed",))
+    monkeypatch.setattr(module, "DETECTOR", ("training.w_type=0", *steps))
+    monkeypatch.setattr(module, "DECODER", ("training.mode=parallel_jittered", *steps))
+    monkeypatch.setattr("celldetr.probe.location.FOLDS", 2)
+    assert "type F1, reversed tiles" in run(module, "-o", place.out, "--seeds", 1)
+
+
+@pytest.mark.slow
 def test_training_speed(small: Callable[..., ModuleType], place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     module, recipe = small("training_speed"), place.out / "recipe.yaml"
     values = small_recipe("small-20x").model_dump(mode="json")

@@ -1,7 +1,6 @@
-"""What most people do: cut a square around each nucleus and push it through a network that knows ImageNet.
+"""Embeddings of crops: squares around nuclei through EfficientNet-Lite0 of ImageNet, pooled before the classifier.
 
-EfficientNet-Lite0, the backbone of ``small-20x``, with its pooled features before the classifier (1280 numbers), its
-BatchNorm folded as in our own inference: what is compared is the approach, not who optimised more.
+Its BatchNorm is folded as in our own inference: what is compared is the approach, not who optimised more.
 """
 
 from __future__ import annotations
@@ -23,16 +22,7 @@ BATCH_PIXELS = 64 * 64 * 64  # crops that go through the network together; large
 
 
 def cut(image: NDArray[np.uint8], boxes: NDArray[np.floating], size: int) -> NDArray[np.uint8]:
-    """Squares around the centres of boxes, mirrored at the image's border.
-
-    Args:
-        image: (H, W, 3).
-        boxes: (N, 4) xyxy, pixels of the image.
-        size: side, px.
-
-    Returns:
-        (N, size, size, 3).
-    """
+    """(H, W, 3) image, (N, 4) boxes xyxy -> (N, size, size, 3) squares around their centres, mirrored at the border."""
     half = size // 2
     wide = np.pad(image, ((half, size - half), (half, size - half), (0, 0)), mode="symmetric")
     height, width = image.shape[:2]
@@ -51,18 +41,17 @@ class _Body(nn.Module):
 
 
 class CropEmbedder:
-    """(N, 1280) pooled features of the crops of an image's boxes."""
+    """(N, 1280) pooled features of the crops of an image's boxes.
+
+    Args:
+        size: px to which crops of ``CROP_PX`` are enlarged.
+        device: where it runs.
+
+    Raises:
+        InputError: the ImageNet weights are not installed.
+    """
 
     def __init__(self, size: int, device: torch.device) -> None:
-        """Build the network.
-
-        Args:
-            size: px to which crops of ``CROP_PX`` are enlarged.
-            device: where it runs.
-
-        Raises:
-            InputError: the ImageNet weights are not installed.
-        """
         network: Any = imagenet_lite0()
         network.reset_classifier(0)
         folded = cast(Any, fold_batchnorm(cast(Any, _Body(network.to(memory_format=torch.channels_last)))))
