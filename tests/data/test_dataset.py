@@ -43,7 +43,8 @@ def test_a_resumed_run_sees_what_it_would_have_seen(workers: int) -> None:
     for whole, resumed in zip(batches(0)[2:], batches(6, workers), strict=True):
         assert torch.equal(whole.images, resumed.images)
         for ours, theirs in zip(whole.targets, resumed.targets, strict=True):
-            assert all(torch.equal(getattr(ours, name), getattr(theirs, name)) for name in vars(ours))
+            for name in vars(ours):  # outlines that are not known are NaN
+                torch.testing.assert_close(getattr(ours, name), getattr(theirs, name), rtol=0, atol=0, equal_nan=True)
 
 
 def test_indices_and_seeds_give_different_crops() -> None:

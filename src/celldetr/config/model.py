@@ -138,8 +138,9 @@ class ModelConfig(Config):
     )
 
     outlines: bool = Field(
-        True,
-        description="A head that draws each nucleus, as 32 radii from its box's centre, from the pixels around it.",
+        False,
+        description="A head that draws each nucleus, as 32 radii from its box's centre, from the pixels around the box; "
+        "it learns from training data with masks.",
     )
 
     @model_validator(mode="after")

@@ -95,6 +95,20 @@ class Sample:
             **changes,
         )
 
+    def moved(self, image: NDArray[np.uint8], scale: NDArray[np.floating], shift: NDArray[np.floating]) -> Self:
+        """The cells in another image, whose pixels (x, y) are ``scale * (x, y) + shift``: those with their point in it.
+
+        Boxes are clipped to the image, outlines are not.
+        """
+        points = self.points * scale + shift
+        boxes = self.boxes * np.tile(scale, 2) + np.tile(shift, 2)
+        outlines = None if self.outlines is None else (self.outlines * scale + shift).astype(np.float32)
+        size = np.array(image.shape[1::-1])
+        boxes = np.clip(boxes, 0, np.tile(size, 2))
+        inside = np.asarray(((points >= 0) & (points < size)).all(1) & (boxes[:, 2:] > boxes[:, :2]).all(1))
+        boxes, points = boxes.astype(np.float32), points.astype(np.float32)
+        return self.keep(inside, image=image, boxes=boxes, points=points, outlines=outlines)
+
 
 class LazySamples(Sequence[Sample]):
     """Samples that are decoded when they are asked for, and not held: a million patches do not fit into memory.

@@ -37,7 +37,6 @@ SETTINGS_OF_0_1 = {
     "query_position": "absolute",
     "level_norm": "group",
     "representation_values": "encoder",
-    "outlines": False,
 }
 
 

@@ -51,12 +51,14 @@ class OutlineHead(nn.Module):
             (B, N, RADII), between 0 and ``LARGEST``.
         """
         batch, count = boxes.shape[:2]
+        if count == 0:
+            return boxes.new_zeros(batch, 0, RADII)
         parts = [
             self.radii(self.layers(patches(images, part, sizes).flatten(0, 1)))
             for part in boxes.split(max(1, CELLS_AT_ONCE // batch), dim=1)
         ]
-        radii = torch.cat([part.view(batch, -1, RADII) for part in parts], dim=1) if count else boxes.new_zeros(0)
-        return LARGEST * radii.float().sigmoid().view(batch, count, RADII)
+        radii = torch.cat([part.view(batch, -1, RADII) for part in parts], dim=1)
+        return LARGEST * radii.float().sigmoid()
 
 
 def patches(images: Tensor, boxes: Tensor, sizes: Tensor) -> Tensor:
