@@ -14,6 +14,8 @@ from celldetr.config import ModelConfig, TrainConfig
 from celldetr.data.dataset import Batch, Targets
 from celldetr.model.celldetr import CellDETR
 from celldetr.model.layers import DeformableAttention
+from celldetr.model.outline import outline_points
+from celldetr.outlines import RADII
 from celldetr.training.criterion import Losses, sigmoid_focal
 from celldetr.training.processes import normaliser
 from celldetr.training.supervised import SupervisedLoss
@@ -278,3 +280,22 @@ def test_spots_teach_whatever_the_boxes(mode: str, represent: str, tiny_model: M
     without = run(made, unknown)[1]
     assert without.keys() == terms.keys()  # the terms are those of the recipe, whatever a batch holds
     assert float(without["representation1/composition"]) == 0.0
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_outlines_learn_from_masks_and_from_nothing_else(mode: str, tiny_model: Models, tiny_batch: Batch) -> None:
+    made = objective(tiny_model(outlines=True), mode=mode, w_class=0.0, w_l1=0.0, w_giou=0.0, w_type=0.0)
+    first, *others = tiny_batch.targets
+    radii = torch.rand(len(first), RADII) * 0.5 + 0.4
+    masked = replace(first, outlines=outline_points(first.boxes, radii))
+    half = replace(masked, outlines=masked.outlines.index_fill(0, torch.tensor([1]), torch.nan))
+    for targets, learns in ((masked, True), (half, True), (first, False)):
+        made.zero_grad()
+        loss, terms = run(made, Batch(tiny_batch.images, [targets, *others]))
+        loss.backward()
+        assert (0 < float(terms["outline"]) < 1) is learns
+        reached = {
+            name.partition(".")[0] for name, p in made.network.named_parameters() if p.grad is not None and p.grad.any()
+        }
+        assert ("outliner" in reached) is learns
+        assert reached <= {"outliner"}  # pixels, not features
