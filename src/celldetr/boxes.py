@@ -13,6 +13,7 @@ from torchvision.ops import box_convert
 def normalise_boxes(boxes: Tensor, width: float, height: float) -> Tensor:
     """(N, 4) absolute xyxy in pixels -> (N, 4) cxcywh as fractions of an image of ``width`` x ``height`` pixels.
 
+    >>> import torch
     >>> normalise_boxes(torch.tensor([[10.0, 20.0, 30.0, 60.0]]), 100, 100).tolist()
     [[0.20000000298023224, 0.4000000059604645, 0.20000000298023224, 0.4000000059604645]]
     """
