@@ -113,12 +113,10 @@ def small_study(name: str) -> Any:
 Arguments = Callable[[Place], list[object]]
 Constants = Callable[[Place], dict[str, Any]]
 NOTHING: Arguments = lambda place: []  # noqa: E731
-RECIPE = {"load_recipe": small_recipe}
 
 # Arguments and constants with which each is small.
 SMALL: dict[str, tuple[Arguments, dict[str, Any] | Constants]] = {
     "attention_inside": (lambda place: ["small-20x"], {}),
-    "dropout_speed": (NOTHING, {"TURNS": 1, "WARM": 0, **RECIPE}),
     "embedding_cost": (NOTHING, {"ROUNDS": 1, "IMAGES": 1, "SIZES": (64,)}),
     "engines": (
         lambda place: ["--runs", 1, "--threads", 1, "--onnx", place.onnx],
@@ -130,6 +128,7 @@ SMALL: dict[str, tuple[Arguments, dict[str, Any] | Constants]] = {
     ),
     "foreign_tissue": (NOTHING, {"THRESHOLDS": (0.3,)}),
     "frozen_features": (NOTHING, {"SEEDS": 1}),
+    "kernel_ratios": (lambda place: ["--pairs", 1, "--threads", 1], {"WARM": 0, "SIZES": ((64, 1),), "STEP_PX": 64}),
     "million_cells": (lambda place: ["--cells", 600, "--steps", "index", "query", "geojson"], {}),
     "neighbour_index": (lambda place: ["--cells", 4000, "--queries", 5, "--libraries", "faiss-ivf"], {}),
     "nucleus_size": (NOTHING, {"FACTORS": (1.0,), "PLACES": ((1200, 900),)}),
@@ -197,15 +196,6 @@ def test_big_slides(small: Callable[..., ModuleType], place: Place) -> None:
     printed = run(module, big, "-o", place.out / "big", "--plot", place.out / "plot.png")
     assert "geojson: " in printed
     assert (place.out / "plot.png").stat().st_size > 1000
-
-
-@pytest.mark.slow
-def test_deformable_attention(small: Callable[..., ModuleType]) -> None:
-    module = small("deformable_attention")
-    module.SETTINGS = (module.Setting("tiny", batch=1, levels=(8, 4), width=128),)
-    threads = torch.get_num_threads()
-    assert "tiny" in run(module, "--runs", 1, "--threads", 1)
-    torch.set_num_threads(threads)
 
 
 @pytest.mark.slow
