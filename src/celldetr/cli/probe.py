@@ -9,6 +9,7 @@ import typer
 
 from celldetr.cli.from_config import Fields, with_settings
 from celldetr.cli.interrupt import resumable
+from celldetr.cli.messages import note
 from celldetr.cli.options import Dataset, Device, Overwrite, Quiet, Resume
 from celldetr.cli.progress import Progress, training_listener
 from celldetr.config import ProbeOptions
@@ -73,6 +74,8 @@ def probe(
             listen=lambda name: training_listener(progress, name),
         )
     Console().print(show_table(numbers, context))
+    for name, warning in context.warnings().items():
+        note(f"{name} {warning}")
     typer.echo(f"report: {out / 'report.md'}")
 
 

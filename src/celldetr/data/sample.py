@@ -36,6 +36,7 @@ class Sample:
         spots: compositions of groups of nuclei; None: there are none.
         identities: (N,) int64, a number of each nucleus that no other nucleus of the training data has, by which it is
             recognised in several crops of its image; None: not numbered.
+        digest: of the pixels as they were read, by which an image is recognised in other data; "": not computed.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Sample:
     confidence: NDArray[np.float32] | None = field(default=None)
     spots: Spots | None = field(default=None)
     identities: NDArray[np.int64] | None = field(default=None)
+    digest: str = field(default="")
 
     def __post_init__(self) -> None:
         n = len(self.boxes)

@@ -22,7 +22,7 @@ FORMAT = 1  # of the JSON; changes when a key changes its meaning
 
 @dataclass(frozen=True)
 class ImageRow:
-    """Detection in one image, micrometres per pixel included, for the per-image table."""
+    """Detection in one image, micrometres per pixel and digest of its pixels included, for the per-image table."""
 
     name: str
     group: str
@@ -31,6 +31,7 @@ class ImageRow:
     n_true: int
     n_predicted: int
     counts: DetectionCounts
+    digest: str
 
 
 @dataclass(frozen=True)
@@ -192,6 +193,7 @@ class Report:
                     "mpp": row.mpp,
                     "n_true": row.n_true,
                     "n_predicted": row.n_predicted,
+                    "digest": row.digest,
                     **_with_scores(row.counts),
                 }
                 for row in self.images

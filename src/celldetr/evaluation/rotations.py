@@ -21,6 +21,8 @@ from celldetr.evaluation.metrics import mean_defined
 from celldetr.io.files import write_json
 from celldetr.io.safe_io import load_json, shown
 
+SHARED = 0.01  # of the images of two folds: a few that are equal, such as empty ones, do not make them one
+
 
 class _Part(Config):
     """A part of metrics.json; keys that are not needed here are passed over."""
@@ -71,15 +73,26 @@ class _Source(_Part):
     split: str
 
 
+class _AlsoInTraining(_Part):
+    images: tuple[str, ...] = ()
+    complete: bool = False
+
+
 class _Context(_Part):
     dataset: str
     split: str
     model: _Model
     trained_on: tuple[_Source, ...]
+    also_in_training: _AlsoInTraining = _AlsoInTraining()
+
+
+class _Image(_Part):
+    digest: str = ""
 
 
 class _Metrics(_Summary):
     context: _Context
+    images: tuple[_Image, ...] = ()
     protocols: dict[str, _Summary] = Field(default_factory=dict)
 
 
@@ -196,13 +209,29 @@ def _check(read: Sequence[_Metrics], paths: Sequence[str | os.PathLike[str]]) ->
             raise InputError(f"{path}: dataset {here.dataset!r}, but {paths[0]} has {first.context.dataset!r}")
         if set(metrics.types) != set(first.types):
             raise InputError(f"{path}: types {list(metrics.types)}, but {paths[0]} has {list(first.types)}")
-        if any(source.name == here.dataset and source.split == here.split for source in here.trained_on):
+        if _trained_on(metrics):
             raise InputError(f"{path}: the model was trained on {here.split!r}, on which it is tested here")
         for other, elsewhere in zip(read[:n], paths, strict=False):
-            if other.context.split == here.split:
+            if _same_fold(metrics, other):
                 raise InputError(f"{path}: tests {here.split!r}, as does {elsewhere}; give one file for each fold")
             if other.context.model.sha256 == here.model.sha256:
                 raise InputError(f"{path}: tests the same model as {elsewhere}; each fold needs a model of its own")
+
+
+def _trained_on(metrics: _Metrics) -> bool:
+    """Whether a model was trained on its test fold: by its images where the card has them all, else by its name."""
+    here, also = metrics.context, metrics.context.also_in_training
+    if also.complete:
+        return len(also.images) > SHARED * len(metrics.images)
+    return any(source.name == here.dataset and source.split == here.split for source in here.trained_on)
+
+
+def _same_fold(one: _Metrics, other: _Metrics) -> bool:
+    """Whether two tests are of the same images; of files without digests, of the same split."""
+    ours, theirs = ({image.digest for image in metrics.images} - {""} for metrics in (one, other))
+    if not ours or not theirs:
+        return one.context.split == other.context.split
+    return len(ours & theirs) > SHARED * min(len(ours), len(theirs))
 
 
 def _part(metrics: _Metrics, protocol: str, path: str | os.PathLike[str]) -> _Summary:

@@ -111,6 +111,7 @@ def score_under(
                         len(image.true_xy),
                         len(image.pred_xy),
                         count.detection,
+                        image.digest,
                     )
                     for image, count in zip(counting, per_image, strict=True)
                 ),

@@ -10,7 +10,7 @@ import re
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -65,6 +65,7 @@ class Method:
         seeded: whether its vectors depend on the seed (random weights).
         build: seed -> the embedder. Weights are read and networks built here, not before.
         start: seed -> what fine-tuning starts from; None: the row is no network.
+        training_data: of a checkpoint, from its card.
     """
 
     name: str
@@ -74,6 +75,7 @@ class Method:
     seeded: bool
     build: Callable[[int], Embed]
     start: Callable[[int], Start] | None = None
+    training_data: tuple[dict[str, Any], ...] = ()
 
     @property
     def file_name(self) -> str:
@@ -178,7 +180,8 @@ def _checkpoint(name: str, label: str, device: str, seeds: int) -> Method:
         return _at_boxes(_load(name, seed, device))
 
     identity = " ".join(["model", *(card.sha256 for card in cards)])
-    return Method(label, title, identity, mpp, several, build, lambda seed: Start(_of_seed(name, seed)))
+    sources = tuple(source for card in cards for source in card.training_data)
+    return Method(label, title, identity, mpp, several, build, lambda seed: Start(_of_seed(name, seed)), sources)
 
 
 def refuse_queries(name: str, config: ModelConfig) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +38,7 @@ class Context:
         seeds: number of them.
         device: where networks ran.
         derived_boxes: whether "true" boxes were made from points.
+        learned: row -> images and patients of ``test`` that its model was trained on, in words; "" where none is known.
     """
 
     dataset: str
@@ -49,6 +50,15 @@ class Context:
     seeds: int
     device: str
     derived_boxes: bool
+    learned: Mapping[str, str] = field(default_factory=dict)
+
+    def warnings(self) -> dict[str, str]:
+        """Of each row whose model has learned from what is scored, a sentence that goes on after its name."""
+        return {
+            name: f"was trained on {what}: its numbers are memory, as far as these go"
+            for name, what in self.learned.items()
+            if what
+        }
 
     def settings(self) -> dict[str, Any]:
         """What must be the same for rows to be comparable."""
@@ -101,6 +111,7 @@ def as_json(numbers: list[RowNumbers], context: Context) -> dict[str, Any]:
     return context.settings() | {
         "device": context.device,
         "derived_boxes": context.derived_boxes,
+        "learned": dict(context.learned),
         "rows": [_row_json(row, context.type_names) for row in numbers],
     }
 
@@ -205,6 +216,7 @@ def as_markdown(numbers: list[RowNumbers], context: Context) -> str:
     lines += ["", f"Retrieval by chance: {numbers[0].chance.value:.3f}; leak by chance: ", ""]
     lines[-2] += f"{numbers[0].leak_chance.value:.3f}."
     lines += [f"- `{row.row.name}`: {row.row.title}" for row in numbers]
+    lines += [f"- `{name}` **{warning}**" for name, warning in context.warnings().items()]
     if len(numbers) > 1:
         kinds = {"linear": SHARES, "kNN": SHARES, "fine-tuned": tuned}
         headings = [f"{kind}, {100 * share:g} %" for kind, shares in kinds.items() for share in shares]

@@ -20,6 +20,7 @@ from threadpoolctl import threadpool_limits
 
 from celldetr.config import DataSource, ProbeOptions
 from celldetr.data.autocard import find_card
+from celldetr.data.overlap import overlap
 from celldetr.data.sources import rescale
 from celldetr.errors import InputError
 from celldetr.io.files import replacing
@@ -97,6 +98,7 @@ def probe(
         seeds=seeds,
         device=str(pick_device(device)),
         derived_boxes=any(sample.derived_boxes for sample in test.samples),
+        learned={m.name: str(overlap(m.training_data, card.name, test_split, test.samples)) for m in chosen},
     )
     kept = {name: name if name in context.type_names else "" for name in card.type_names}
     source = DataSource(card=dataset, split=train_split, mpp=options.mpp, types=kept)

@@ -11,6 +11,7 @@ import numpy as np
 
 from celldetr.config import Recipe
 from celldetr.data.lazy_dataset import in_pieces
+from celldetr.data.overlap import record
 from celldetr.data.sample import LazySamples, Sample, areas, has_cells, type_counts
 from celldetr.data.sources import join, load_source
 from celldetr.errors import InputError
@@ -26,6 +27,7 @@ class TrainingData:
         held_out: to validate on.
         counts: labelled cells of each type in ``samples``.
         drawn: the same, each cell counted as often as its image is drawn: how frequent the types are in training.
+        seen: of each source of the recipe the images and patients, for the model's card.
         apart: how ``held_out`` was split off the training data; "" where the recipe names validation data.
     """
 
@@ -34,6 +36,7 @@ class TrainingData:
     held_out: Sequence[Sample]
     counts: list[int]
     drawn: list[float]
+    seen: tuple[dict[str, list[str]], ...] = ()
     apart: str = ""
 
     @cached_property
@@ -93,7 +96,7 @@ def load_data(recipe: Recipe) -> TrainingData:
             f"recipe {recipe.name!r}: no cell of a type that the model has ({', '.join(types)}) in validation, which"
             " could not tell a good step from a bad one; label some there, or leave validation to training.hold_out"
         )
-    return TrainingData(samples, weights, held_out, counts, drawn, apart)
+    return TrainingData(samples, weights, held_out, counts, drawn, tuple(map(record, sources)), apart)
 
 
 def spread(count: int, most: int) -> list[int]:
