@@ -99,7 +99,8 @@ def main() -> None:
     rows, listener = record(arguments.out / "log.csv")
     with open_slide(arguments.slide) as slide:
         print(f"{slide.width} x {slide.height} px at {slide.mpp} um, {arguments.slide.stat().st_size / 1e6:.0f} MB")
-        summary = run_slide(slide, model, arguments.out, PredictOptions(), listener, resume=True)  # type: ignore[arg-type]
+        with run_slide(slide, model, arguments.out, PredictOptions(), listener, resume=True) as summary:  # type: ignore[arg-type]
+            pass
     table = summary.directory / "cells.parquet"
     print(
         f"{summary.cells} cells, {summary.tissue_mm2:.1f} mm2 of tissue, {table.stat().st_size / 1e6:.0f} MB of table"

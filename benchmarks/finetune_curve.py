@@ -26,9 +26,9 @@ import numpy as np
 from celldetr.config import DataSource, Recipe
 from celldetr.data.sample import Sample
 from celldetr.data.sources import load_source
-from celldetr.evaluation.image_cells import predict_samples
+from celldetr.evaluation.image_cells import LOWEST_SCORE
 from celldetr.evaluation.score import score_images
-from celldetr.evaluation.threshold import best_threshold
+from celldetr.evaluation.threshold import THRESHOLD_PROTOCOLS, best_threshold
 from celldetr.model.celldetr import CellDETR
 from celldetr.model.inference import TilePredictor
 from celldetr.recipes import load_recipe
@@ -36,7 +36,7 @@ from celldetr.training.data import TrainingData
 from celldetr.training.loop import build
 from celldetr.training.processes import start_fabric
 from celldetr.training.trainer import Trainer
-from celldetr.training.validation import LOWEST_SCORE, PROTOCOL, THRESHOLD_PROTOCOLS, whole_image
+from celldetr.training.validation import PROTOCOL, predict_images
 
 TYPES = ("inflammatory", "epithelial", "spindle", "other")
 HELD_OUT = 7  # tiles
@@ -131,7 +131,7 @@ def learn(recipe: Recipe, samples: list[Sample]) -> tuple[CellDETR, float | None
 def score(network: CellDETR, kept: float | None, held_out: list[Sample]) -> tuple[float, list[float]]:
     """Detection F1, and F1 of each type, on the held-out tiles, at a threshold or at the best."""
     predictor = TilePredictor(network, threshold=LOWEST_SCORE)
-    images = list(predict_samples(whole_image(predictor), held_out, TYPES))
+    images, _ = predict_images(predictor, held_out)
     try:
         threshold = best_threshold(images, THRESHOLD_PROTOCOLS).threshold if kept is None else kept
     except ValueError:  # nothing is found

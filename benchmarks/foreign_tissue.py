@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from celldetr.config import DataSource
 from celldetr.data.sources import load_source
-from celldetr.evaluation.image_cells import predict_samples
+from celldetr.evaluation.image_cells import LOWEST_SCORE
 from celldetr.evaluation.threshold import best_threshold
 from celldetr.model.checkpoint import load_checkpoint
 from celldetr.model.hub import find_model
 from celldetr.model.inference import TilePredictor
-from celldetr.training.validation import LOWEST_SCORE, PROTOCOL, whole_image
+from celldetr.training.validation import PROTOCOL, predict_images
 from scores import scores_at
 
 COLON = {"inflammatory": "lymphocyte", "epithelial": "epithelial", "spindle": "stromal", "other": ""}
@@ -28,7 +28,7 @@ def main() -> None:
     predictor = TilePredictor(network, threshold=LOWEST_SCORE)
     print("pairs within 3 um; F1 under within-radius and under standard")
     for source in SOURCES:
-        images = list(predict_samples(whole_image(predictor), load_source(source, types, mpp), types))
+        images, _ = predict_images(predictor, load_source(source, types, mpp))
         print(f"{source.card} {source.split}, {len(images)} images")
         print("threshold  F1    standard  precision  recall  types  box IoU")
         for threshold in sorted({*THRESHOLDS, best_threshold(images, PROTOCOL).threshold}):

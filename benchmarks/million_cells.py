@@ -88,22 +88,22 @@ def step(name: str, folder: Path, sample: int) -> dict[str, object]:
     elif name == "query":
         from celldetr.search.collection import find_cells, gather, sample_rows
         from celldetr.search.index import NeighbourIndex
-        from celldetr.search.nearest import search_all
+        from celldetr.search.nearest import Query, search_all
 
         cells = find_cells([folder])
         tables = time.perf_counter() - start
-        queries = gather(cells, sample_rows(cells, 100, 5))
+        queries = [Query("", vector) for vector in gather(cells, sample_rows(cells, 100, 5))]
         start = time.perf_counter()
         index = NeighbourIndex(folder / "neighbours", cells)
         index.search(queries[:1], 20)
         first, times, found = time.perf_counter() - start, [], []
         for query in queries:
             begun = time.perf_counter()
-            found.append(cells_of(index.search(query[None], 20), 0))
+            found.append(cells_of(index.search([query], 20), 0))
             times.append(1e3 * (time.perf_counter() - begun))
         opened = peak_mb()
         begun = time.perf_counter()
-        right = search_all(cells, queries, 20, [{} for _ in queries], [set() for _ in queries])
+        right = search_all(cells, queries, 20)
         exact = time.perf_counter() - begun
         hits = sum(len(one & cells_of(right, i)) for i, one in enumerate(found))
         told = {

@@ -11,13 +11,12 @@ import argparse
 
 from celldetr.config import DataSource
 from celldetr.data.sources import load_source
-from celldetr.evaluation.image_cells import image_cells
-from celldetr.evaluation.threshold import best_threshold
+from celldetr.evaluation.image_cells import LOWEST_SCORE, image_cells
+from celldetr.evaluation.threshold import THRESHOLD_PROTOCOLS, best_threshold
 from celldetr.model.checkpoint import load_checkpoint
 from celldetr.model.hub import find_model
 from celldetr.model.inference import TilePredictor
 from celldetr.model.orientations import COUNTS
-from celldetr.training.validation import LOWEST_SCORE, THRESHOLD_PROTOCOLS
 from scores import scores_at
 
 

@@ -11,10 +11,11 @@ import argparse
 
 from celldetr.config import DataSource
 from celldetr.data.sources import load_source
+from celldetr.evaluation.image_cells import LOWEST_SCORE
 from celldetr.model.checkpoint import load_checkpoint
 from celldetr.model.hub import find_model
 from celldetr.model.inference import TilePredictor
-from celldetr.training.validation import LOWEST_SCORE, validate
+from celldetr.training.validation import validate
 
 DISTANCES_UM = (0.0, 1.5, 2.0, 2.5, 3.0, 4.0)
 

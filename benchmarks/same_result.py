@@ -15,13 +15,12 @@ from scipy.spatial import cKDTree
 
 from celldetr.config import DataSource
 from celldetr.data.sources import load_source
-from celldetr.evaluation.image_cells import predict_samples
 from celldetr.evaluation.score import score_images
 from celldetr.model.checkpoint import load_checkpoint
 from celldetr.model.hub import find_model
 from celldetr.model.inference import TilePredictor
 from celldetr.model.layers import DeformableAttention
-from celldetr.training.validation import PROTOCOL, whole_image
+from celldetr.training.validation import PROTOCOL, predict_images
 
 NEAR_PX = 3.0
 
@@ -44,7 +43,7 @@ def main() -> None:
     )
     wanted = [plain.predict_tiles([sample.image])[0] for sample in samples]
     for name, predictor in paths.items():
-        images = list(predict_samples(whole_image(predictor), samples, types))
+        images, _ = predict_images(predictor, samples)
         totals = score_images(images, types, PROTOCOL, threshold=threshold, resamples=0).totals
         cosines, gaps = [], []
         for sample, there in zip(samples, wanted, strict=True):

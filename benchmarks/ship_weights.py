@@ -17,10 +17,11 @@ import torch
 
 from celldetr.config import Recipe, parse
 from celldetr.data.sources import load_source
+from celldetr.evaluation.image_cells import LOWEST_SCORE
 from celldetr.model.checkpoint import load_checkpoint, save_checkpoint
 from celldetr.model.hub import PACKAGED
 from celldetr.model.inference import TilePredictor
-from celldetr.training.validation import LOWEST_SCORE, validate
+from celldetr.training.validation import validate
 
 SHOWN = ("mean_type_f1", "mean_type_f1_classwise")
 

@@ -104,8 +104,8 @@ def slide() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for _ in range(3):  # the first warms up
             start = time.perf_counter()
-            with open_slide(sample_slide()) as reader:
-                summary = run_slide(reader, model, folder, overwrite=True)
+            with open_slide(sample_slide()) as reader, run_slide(reader, model, folder, overwrite=True) as summary:
+                pass
             seconds = time.perf_counter() - start
         spent = read_json(Path(summary.directory) / "run.json") or {}
     read = spent["speed"]["mm2_per_s"] * 3600

@@ -10,15 +10,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from celldetr.data import shards
 from celldetr.data.augment import crop, orient
 from celldetr.data.dataset import as_tensors, collate
 from celldetr.data.label_share import with_label_share
+from celldetr.data.patch_set import PatchSet
 from celldetr.data.sample import Sample
 from celldetr.data.sources import map_types, rescale
 from celldetr.data.spots import Spots
 from celldetr.data.tiling import pieces
-from helpers.patches import random_patch
+from helpers.patches import random_patch, write_set
 
 TYPES = ("a", "b", "c")
 
@@ -106,13 +106,12 @@ def test_what_disagrees_is_no_sample() -> None:
         Spots(np.zeros(3, np.int64), np.array([[0.5, 0.4]], np.float32))
 
 
-def test_a_shard_gives_them_back(tmp_path: Path) -> None:
+def test_a_patch_set_gives_them_back(tmp_path: Path) -> None:
     confidence = np.linspace(0, 1, 5, dtype=np.float32)
     spots = Spots(np.array([0, -1, 0, -1, 0]), np.array([[0.25, 0.75], [1, 0]], np.float32))
-    with shards.ShardWriter(tmp_path / "a.arrow", "png") as writer:
-        writer.add(replace(random_patch("s", 4, cells=5, types=2), confidence=confidence, spots=spots))
-        writer.add(random_patch("s", 5, cells=0))
-    soft, plain = (shards.Shards([tmp_path / "a.arrow"], 2).patch(row) for row in (0, 1))
+    first = replace(random_patch("s", 4, cells=5, types=2), confidence=confidence, spots=spots)
+    write_set(tmp_path, {"s": [first, random_patch("s", 5, cells=0)]}, types=("a", "b"))
+    soft, plain = PatchSet(tmp_path)
     assert soft.confidence is not None
     assert soft.spots is not None
     assert soft.confidence.tolist() == confidence.tolist()

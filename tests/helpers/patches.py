@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 
+from celldetr.config.data import Encoding
 from celldetr.data.patch_set import PatchSetInfo, Position, SlideInfo
 from celldetr.data.patch_writer import PatchWriter
-from celldetr.data.shards import Encoding, Patch
+from celldetr.data.shards import Patch
 from celldetr.model.output import TileCells
 
 GLASS, TISSUE, NUCLEUS, INK = (243, 243, 245), (225, 160, 195), (80, 50, 120), (30, 160, 130)

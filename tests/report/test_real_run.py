@@ -20,9 +20,9 @@ from celldetr.report.facts import facts, origin, tissue_mm2
 from celldetr.report.overview import write_overview
 from celldetr.report.summary import write_summary
 from celldetr.slide.base_reader import SlideReader
-from celldetr.slide.engine import run_slide
 from celldetr.slide.options import PredictOptions
 from celldetr.slide.reader import from_array
+from helpers.runs import run_slide
 
 
 class GridModel:

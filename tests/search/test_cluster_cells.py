@@ -126,20 +126,20 @@ def test_it_is_repeated_on_request_only_and_resumes(done, capsys):
 def test_what_is_cut_short_leaves_no_two_clusterings(tmp_path, monkeypatch):
     write_cohort(tmp_path, {"one": 150, "two": 150})
     cluster_cells(tmp_path, options=ClusterOptions(resolution=0.3))
-    original = clustering._assign
+    original = clustering._write_slide
 
     def fails(slide, *rest):
         if slide.name == "two":
             raise KeyboardInterrupt
         original(slide, *rest)
 
-    monkeypatch.setattr(clustering, "_assign", fails)
+    monkeypatch.setattr(clustering, "_write_slide", fails)
     finer = ClusterOptions(resolution=3.0)
     with pytest.raises(KeyboardInterrupt):
         cluster_cells(tmp_path, options=finer, overwrite=True)
     assert (tmp_path / "one" / "clusters.parquet").exists()
     assert not (tmp_path / "two" / "clusters.parquet").exists()
-    monkeypatch.setattr(clustering, "_assign", original)
+    monkeypatch.setattr(clustering, "_write_slide", original)
     assert cluster_cells(tmp_path, options=finer, resume=True).written == 1
     assert json.loads((tmp_path / "clusters" / "clusters.json").read_text())["status"] == "complete"
 

@@ -13,7 +13,7 @@ import pytest
 from celldetr.errors import InputError
 from celldetr.search.collection import find_cells, gather, sample_rows
 from celldetr.search.index import NeighbourIndex, build_index, read_manifest
-from celldetr.search.nearest import search_all
+from celldetr.search.nearest import Query, search_all
 from celldetr.search.similar import similar
 from helpers.cell_tables import random_cells, write_run
 from helpers.cli import call
@@ -25,7 +25,7 @@ faiss = pytest.importorskip("faiss", reason="the extra 'search' (faiss-cpu) is n
 @pytest.fixture
 def cohort(tmp_path: Path) -> Path:
     write_cohort(tmp_path / "out", {"one": 900, "two": 600, "empty": 0})
-    build_index(find_cells([tmp_path / "out"]))
+    build_index(tmp_path / "out")
     return tmp_path / "out"
 
 
@@ -33,11 +33,10 @@ def test_recall_on_clustered_vectors(tmp_path):
     embeddings, _ = planted(20_000, 12, d=32)
     run = write_run(tmp_path / "one", random_cells(20_000), embeddings)
     cells = find_cells([run])
-    build_index(cells)
-    queries = gather(cells, sample_rows(cells, 100, 3))
-    nothing = [{} for _ in queries]
+    build_index(run)
+    queries = [Query("", vector) for vector in gather(cells, sample_rows(cells, 100, 3))]
     found = NeighbourIndex(run / "neighbours", cells).search(queries, 10)
-    right = search_all(cells, queries, 10, nothing, [set() for _ in queries])
+    right = search_all(cells, queries, 10)
     hits = [len(set(a) & set(b)) for a, b in zip(found.row.tolist(), right.row.tolist(), strict=True)]
     assert np.mean(hits) / 10 >= 0.95
 
@@ -60,7 +59,7 @@ def test_the_index_is_used_and_agrees_with_exact_search(cohort):
 )
 def test_there_are_as_many_neighbours_as_asked_for_if_there_are_cells(cohort, where, k, options):
     write_run(cohort / "few", random_cells(40, seed=7), planted(40, 5, seed=7)[0])
-    build_index(find_cells([cohort]))
+    build_index(cohort)
     slide, index = (where or "one"), cohort / "neighbours"
     fast = similar(cohort / where, 7, slide=slide, k=k, index=index, **options).table
     slow = similar(cohort / where, 7, slide=slide, k=k, exact=True, **options).table
@@ -74,12 +73,12 @@ def test_only_slides_that_changed_are_read_again(cohort):
     write_run(cohort / "three", random_cells(80, seed=9), planted(80, 5, seed=9)[0])
     with pytest.raises(InputError, match="slide 'three' is not in the index"):
         similar(cohort, 7, slide="one")
-    built = build_index(find_cells([cohort]))
+    built = build_index(cohort)
     assert (built.added, built.kept, built.dropped) == (1, 3, 0)
     after = {path.name: path.stat().st_mtime_ns for path in (cohort / "neighbours").glob("*.faiss")}
     assert before.items() < after.items()
     shutil.rmtree(cohort / "two")
-    built = build_index(find_cells([cohort]))
+    built = build_index(cohort)
     assert (built.added, built.kept, built.dropped) == (0, 3, 1)
     assert len(list((cohort / "neighbours").glob("*.faiss"))) == 2
     assert set(similar(cohort, 7, slide="one", k=900).table["slide"]) == {"one", "three"}
@@ -91,7 +90,7 @@ def test_a_table_that_changed_makes_the_index_stale(cohort):
         similar(cohort, 7, slide="one")
     assert similar(cohort, 7, slide="one", exact=True).how.startswith("compared with all")
     assert similar(cohort / "one", 7, index=cohort / "neighbours").how.startswith("index")
-    assert build_index(find_cells([cohort])).added == 1
+    assert build_index(cohort).added == 1
     similar(cohort, 7, slide="one")
 
 
@@ -101,19 +100,19 @@ def test_an_interrupted_build_goes_on(cohort, monkeypatch):
     shutil.rmtree(cohort / "neighbours")
     write, written = ivf.write_lists, []
 
-    def stops(index, path):
+    def stops(quantizer, blocks, path):
         if written:
             raise KeyboardInterrupt
         written.append(path)
-        write(index, path)
+        write(quantizer, blocks, path)
 
     monkeypatch.setattr(ivf, "write_lists", stops)
     with pytest.raises(KeyboardInterrupt):
-        build_index(find_cells([cohort]))
+        build_index(cohort)
     with pytest.raises(InputError, match="is not in the index"):
         similar(cohort, 7, slide="one")
     monkeypatch.undo()
-    built = build_index(find_cells([cohort]))
+    built = build_index(cohort)
     assert (built.added, built.kept) == (1, 2)
     similar(cohort, 7, slide="one")
 
@@ -156,7 +155,7 @@ def test_what_is_no_index_is_left_alone(tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "letter.txt").touch()
     with pytest.raises(InputError, match="holds other files than those of the index"):
-        build_index(find_cells([tmp_path / "out"]), tmp_path / "mine")
+        build_index(tmp_path / "out", tmp_path / "mine")
 
 
 def test_an_index_of_0_1_is_made_anew(cohort):
@@ -164,7 +163,7 @@ def test_an_index_of_0_1_is_made_anew(cohort):
     manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"format": 2}))
     with pytest.raises(InputError, match="make it anew with celldetr index"):
         similar(cohort, 7, slide="one")
-    assert build_index(find_cells([cohort])).added == 3
+    assert build_index(cohort).added == 3
     similar(cohort, 7, slide="one")
 
 

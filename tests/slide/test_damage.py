@@ -20,13 +20,14 @@ from celldetr.report.marks import HATCH
 from celldetr.report.overview import write_overview
 from celldetr.slide.band_cache import BandCache, DetectedTile
 from celldetr.slide.damage import TILE_SMALLEST, DamageError, read_around
-from celldetr.slide.engine import RunSummary, run_slide
+from celldetr.slide.engine import RunSummary
 from celldetr.slide.grid import Tile
 from celldetr.slide.options import PredictOptions
 from celldetr.slide.reader import open_slide
 from celldetr.slide.seams import REACH_UM
 from celldetr.slide.tissue import find_tissue
 from helpers.blobs import BlobModel, blob_image, scattered
+from helpers.runs import run_slide
 
 HEIGHT, WIDTH = 420, 610
 IMAGE = blob_image(scattered(500, HEIGHT, WIDTH), HEIGHT, WIDTH)

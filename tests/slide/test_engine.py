@@ -27,13 +27,14 @@ from celldetr.model.output import TileCells
 from celldetr.slide import parts as parts_module
 from celldetr.slide.array import predict_array
 from celldetr.slide.base_reader import SlideReader
-from celldetr.slide.engine import RunSummary, SlideProgress, run_slide
+from celldetr.slide.engine import RunSummary, SlideProgress
 from celldetr.slide.grid import lay_grid
 from celldetr.slide.options import PredictOptions
 from celldetr.slide.parts import PartStore
 from celldetr.slide.pipeline import read_ahead, usable_threads
 from celldetr.slide.reader import from_array, open_slide
 from helpers.blobs import BlobModel, blob_image, scattered
+from helpers.runs import run_slide
 
 HEIGHT, WIDTH = 420, 610
 POINTS = scattered(500, HEIGHT, WIDTH)

@@ -16,9 +16,9 @@ from PIL import Image
 from celldetr.cells.export import export_cells
 from celldetr.cells.reader import read_cells
 from celldetr.slide.array import predict_array
-from celldetr.slide.engine import run_slide
 from celldetr.slide.options import PredictOptions
 from celldetr.slide.reader import open_slide
+from helpers.runs import run_slide
 from helpers.synthetic import (
     FORMATS,
     HEIGHT_UM,

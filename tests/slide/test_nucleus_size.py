@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from celldetr.slide.array import predict_array
-from celldetr.slide.engine import run_slide
 from celldetr.slide.nucleus_size import CONFIDENT, ENOUGH, LEAST, MOST, STEP, NucleusSizes
 from celldetr.slide.options import PredictOptions
 from celldetr.slide.reader import from_array
 from helpers.blobs import BlobModel, blob_image, scattered
+from helpers.runs import run_slide
 
 IMAGE = blob_image(scattered(500, 420, 610), 420, 610)  # discs of 11 px
 OPTIONS = PredictOptions(tile=512, overlap=32, tissue=False)
@@ -60,17 +60,17 @@ def test_the_median_is_that_of_the_confident_cells(drawn: list[tuple[float, floa
 
 @pytest.mark.parametrize(("size", "doubted"), [(LEAST - 0.2, 1), (LEAST + 0.2, 0), (MOST - 0.2, 0), (MOST + 0.2, 1)])
 def test_sizes_beyond_the_bounds_are_doubted(size: float, doubted: int) -> None:
-    assert len(of(size, ENOUGH).doubts()) == doubted
+    assert len(of(size, ENOUGH).warnings()) == doubted
 
 
 def test_few_cells_or_doubtful_ones_say_nothing() -> None:
-    assert of(20.0, ENOUGH - 1).doubts() == []
-    assert of(20.0, 10 * ENOUGH, score=0.4).doubts() == []
-    assert NucleusSizes(0.5).doubts() == []
+    assert of(20.0, ENOUGH - 1).warnings() == []
+    assert of(20.0, 10 * ENOUGH, score=0.4).warnings() == []
+    assert NucleusSizes(0.5).warnings() == []
 
 
 def test_the_sentence_names_the_value_what_was_expected_and_what_to_do() -> None:
-    (small,), (large,) = of(3.0, ENOUGH, mpp=0.25).doubts(), of(11.0, ENOUGH, mpp=0.5).doubts()
+    (small,), (large,) = of(3.0, ENOUGH, mpp=0.25).warnings(), of(11.0, ENOUGH, mpp=0.5).warnings()
     for sentence, size, mpp, rather in ((small, "3.0 um", "0.25", "0.5"), (large, "11.0 um", "0.5", "0.25")):
         assert re.search(rf"{size}.* {mpp} um per pixel.* {rather}\?", sentence)
         assert "`mpp" in sentence

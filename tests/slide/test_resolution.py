@@ -5,7 +5,11 @@ from __future__ import annotations
 import pytest
 
 from celldetr.errors import InputError
-from celldetr.slide.resolution import Candidate, check_mpp, micrometres, pair, resolve
+from celldetr.slide.resolution import Resolution, candidates_of, check_mpp, micrometres, resolve
+
+
+def square(mpp: float, source: str) -> Resolution:
+    return Resolution(mpp, mpp, source)
 
 
 @pytest.mark.parametrize("mpp", [0.05, 0.092, 0.2738, 0.5, 10])
@@ -44,13 +48,13 @@ def test_what_is_no_length_gives_no_resolution(unit: str) -> None:
 
 
 def test_first_plausible_candidate_wins() -> None:
-    found = resolve("s", None, [Candidate(352.8, "tags"), Candidate(0.0, "zero"), Candidate(0.25, "aperio.MPP")])
+    found = resolve("s", None, [square(352.8, "tags"), square(0.0, "zero"), square(0.25, "aperio.MPP")])
     assert (found.mpp, found.source, found.warnings) == (0.25, "aperio.MPP", ())
 
 
 @pytest.mark.parametrize(("given", "warned"), [(0.5, False), (0.45, False), (0.25, True)])
 def test_given_overrides_and_a_disagreement_is_noted(given: float, warned: bool) -> None:
-    found = resolve("s", given, [Candidate(0.499, "openslide.mpp-x/y")])
+    found = resolve("s", given, [square(0.499, "openslide.mpp-x/y")])
     assert (found.mpp, found.source) == (given, "given")
     assert bool(found.warnings) is warned
     if warned:
@@ -64,28 +68,26 @@ def test_objective_power_suggests_but_never_decides() -> None:
 
 def test_impossible_metadata_is_quoted() -> None:
     with pytest.raises(InputError, match=r"352.8 \(tags\)"):
-        resolve("s", None, [Candidate(352.8, "tags")])
+        resolve("s", None, [square(352.8, "tags")])
 
 
 @pytest.mark.parametrize(("power", "warned"), [(20, False), (40, True), (None, False), (0, False)])
 def test_mpp_that_contradicts_the_objective_is_doubted(power: float | None, warned: bool) -> None:
-    assert bool(resolve("s", None, [Candidate(0.5, "x")], power).warnings) is warned
+    assert bool(resolve("s", None, [square(0.5, "x")], power).warnings) is warned
 
 
 def test_pixels_that_are_not_square_keep_both_sides() -> None:
-    found, warnings = pair(0.5, 0.6, "x")
-    assert (found[0].value, found[0].y) == (0.5, 0.6)
-    assert "0.5 x 0.6 um" in warnings[0]
-    assert pair(0.5, 0.51, "x") == ([Candidate(0.5, "x", 0.51)], [])
-    assert pair(None, 0.5, "x") == ([Candidate(0.5, "x")], [])
-    assert pair(None, None, "x") == ([], [])
-    used = resolve("s", None, found)
+    assert candidates_of(None, 0.5, "x") == [square(0.5, "x")]
+    assert candidates_of(None, None, "x") == []
+    assert resolve("s", None, candidates_of(0.5, 0.51, "x")).warnings == ()
+    used = resolve("s", None, candidates_of(0.5, 0.6, "x"))
     assert (used.mpp_x, used.mpp_y, used.mpp) == (0.5, 0.6, pytest.approx(0.3**0.5))
-    square = resolve("s", 0.25, found)
-    assert (square.mpp_x, square.mpp_y, square.mpp) == (0.25, 0.25, 0.25)
-    assert "0.5 x 0.6 (x)" in square.warnings[0]
+    assert "0.5 x 0.6 um" in used.warnings[0]
+    given = resolve("s", 0.25, candidates_of(0.5, 0.6, "x"))
+    assert (given.mpp_x, given.mpp_y, given.mpp) == (0.25, 0.25, 0.25)
+    assert "0.5 x 0.6 (x)" in given.warnings[0]
 
 
 def test_a_resolution_with_one_impossible_side_is_not_believed() -> None:
     with pytest.raises(InputError, match=r"0.5 x 10000 \(x\)"):
-        resolve("s", None, pair(0.5, 10000, "x")[0])
+        resolve("s", None, candidates_of(0.5, 10000, "x"))

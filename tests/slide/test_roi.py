@@ -21,7 +21,6 @@ from celldetr.cells.reader import read_cells
 from celldetr.errors import InputError
 from celldetr.model.output import TileCells
 from celldetr.slide.array import predict_array
-from celldetr.slide.engine import run_slide
 from celldetr.slide.grid import lay_grid
 from celldetr.slide.options import PredictOptions
 from celldetr.slide.reader import from_array, open_slide
@@ -29,6 +28,7 @@ from celldetr.slide.roi import join_areas, read_roi
 from celldetr.slide.roi_cells import share_of_pixels
 from celldetr.slide.seams import REACH_UM, influence
 from helpers.blobs import BlobModel, blob_image, scattered
+from helpers.runs import run_slide
 from helpers.synthetic import SCN_OFFSET, CentroidModel, draw, scn
 
 HEIGHT, WIDTH = 420, 610

@@ -29,7 +29,9 @@ def nuclei_at(centres_um: np.ndarray, half_um: float = 0.01, polygons: np.ndarra
 
 
 def run(cells: np.ndarray, nuclei: Nuclei, options: PairOptions | None = None, outlines: object = None) -> pd.DataFrame:
-    return pair([f"c{k}" for k in range(len(cells))], cells, outlines, nuclei, TO_IMAGE, MPP, options)
+    return pair(
+        np.array([f"c{k}" for k in range(len(cells))], dtype=object), cells, outlines, nuclei, TO_IMAGE, MPP, options
+    )
 
 
 def test_two_that_want_the_same_nucleus_are_settled_together() -> None:
@@ -115,7 +117,9 @@ def test_boxes_stand_for_the_ellipse_in_them() -> None:
 def test_pixels_that_are_not_square() -> None:
     nuclei = Nuclei(np.array([[99.9, 99.9, 100.1, 100.1]], np.float32), np.ones(1, np.float32))
     to_image = np.diag([4.0, 2.0, 1.0])
-    found = pair(["a"], np.array([[25.0, 48.0]]), None, nuclei, to_image, (0.25, 0.5), BY_DISTANCE)
+    found = pair(
+        np.array(["a"], dtype=object), np.array([[25.0, 48.0]]), None, nuclei, to_image, (0.25, 0.5), BY_DISTANCE
+    )
     assert found["distance_um"][0] == pytest.approx(2.0, abs=1e-4)
     assert found["dy_um"][0] == pytest.approx(2.0, abs=1e-4)
 

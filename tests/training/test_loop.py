@@ -17,18 +17,18 @@ from celldetr.config import AugmentConfig, Recipe
 from celldetr.data.dataset import TrainingSet
 from celldetr.data.sample import Sample
 from celldetr.errors import InputError, OneProcessError
-from celldetr.evaluation.image_cells import ImageCells, image_cells
+from celldetr.evaluation.image_cells import LOWEST_SCORE, ImageCells, image_cells
 from celldetr.model.celldetr import CellDETR
 from celldetr.model.checkpoint import load_checkpoint
 from celldetr.model.inference import TilePredictor
 from celldetr.model.output import TileCells
 from celldetr.training import loop, trainer, validation
-from celldetr.training.data import TrainingData, load_data
+from celldetr.training.data import TrainingData, load_data, validation_px
 from celldetr.training.logs import draw_curves, read_log
 from celldetr.training.loop import TrainingProgress, train
 from celldetr.training.state import STATE_FILE
 from celldetr.training.trainer import StepSampler
-from celldetr.training.validation import LOWEST_SCORE, validate
+from celldetr.training.validation import validate
 
 Recipes = Callable[..., Recipe]
 
@@ -150,29 +150,6 @@ def test_a_network_that_finds_nothing_is_scored_zero_and_not_refused(tiny_recipe
     assert not numbers["f1_detection"]
 
 
-def test_threshold_and_scores_go_by_the_same_protocols(tiny_recipe: Recipes, monkeypatch: pytest.MonkeyPatch) -> None:
-    recipe, asked = tiny_recipe(), []
-    torch.manual_seed(0)
-    network = CellDETR(recipe.model).eval()
-    torch.nn.init.constant_(network.detector.heads[-1].objectness.bias, 0.0)  # now it finds cells everywhere
-    choose, score = validation.best_threshold, validation.score_images
-
-    def best_threshold(images: object, protocol: tuple[str, ...]) -> object:
-        asked.append(protocol)
-        return choose(images, protocol)  # type: ignore[arg-type]
-
-    def score_images(images: object, types: object, protocol: str, **rest: object) -> object:
-        asked.append(protocol)
-        return score(images, types, protocol, **rest)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(validation, "best_threshold", best_threshold)
-    monkeypatch.setattr(validation, "score_images", score_images)
-    threshold, numbers = validate(TilePredictor(network, threshold=LOWEST_SCORE), load_data(recipe).held_out)
-    assert asked == [("within-radius", "standard"), "within-radius", "standard"]
-    assert numbers["threshold"] == threshold
-    assert (numbers["f1_detection"] or 0) >= (numbers["f1_detection_standard"] or 0)
-
-
 def test_data_are_counted_and_an_empty_part_is_refused_at_once(tmp_path: Path, tiny_recipe: Recipes) -> None:
     recipe = tiny_recipe()
     data = load_data(recipe)
@@ -245,6 +222,16 @@ def test_a_model_is_not_overwritten_by_the_run_that_starts_from_it(tmp_path: Pat
     assert load_checkpoint(tmp_path / "run" / "model").card.config.types == recipe.model.types
 
 
+def test_networks_of_fractions_are_validated_on_squares(tiny_recipe: Recipes) -> None:
+    recipe = tiny_recipe({"coordinates": "image"})
+    assert (validation_px(recipe), validation_px(tiny_recipe())) == (64, None)
+    predictor = TilePredictor(CellDETR(recipe.model).eval(), threshold=LOWEST_SCORE)
+    samples = load_data(recipe).held_out
+    images, spots = validation.predict_images(predictor, samples, 32)
+    assert (len(images), len(spots)) == (4 * len(samples), 4 * len(samples))
+    assert sum(len(image.true_xy) for image in images) == sum(map(len, samples))
+
+
 def test_a_type_called_detection_is_not_detection(tiny_recipe: Recipes) -> None:
     recipe = tiny_recipe({"types": ["round", "detection"]})
     torch.manual_seed(0)
@@ -252,7 +239,7 @@ def test_a_type_called_detection_is_not_detection(tiny_recipe: Recipes) -> None:
     samples = [replace(sample, type_names=recipe.model.types) for sample in load_data(tiny_recipe()).held_out]
     images = [found_all(sample) for sample in samples]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(validation, "predict_samples", lambda *_: images)
+        patch.setattr(validation, "predict_images", lambda *_: (images, [None] * len(images)))
         _, numbers = validate(predictor, samples)
     assert numbers["f1_detection"] == 1.0
     assert numbers["f1_round"] is not None

@@ -43,9 +43,8 @@ def cluster(
     with --slides, examples.png. Needs the extra `cluster-cells` (scanpy, igraph, faiss).
     """
     from celldetr.errors import SlowWarning
-    from celldetr.search.cluster_report import illustrate_clusters
+    from celldetr.search.cluster_report import cluster_lines, illustrate_clusters
     from celldetr.search.clustering import cluster_cells
-    from celldetr.search.format import cluster_lines
     from celldetr.search.slides import check_slides
 
     check_slides(slides or ())

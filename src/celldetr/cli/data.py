@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -126,8 +127,6 @@ def sample(
 
 def _report(info: PatchSetInfo, out: Path) -> None:
     """Say what is in a set: slides, then all together; what could not be used goes to standard error."""
-    from celldetr.data.patch_set import contents
-
     for slide in info.slides[:NAMED]:
         if not slide.failed:
             left = ", ".join(f"{count:,} {reason}" for reason, count in slide.left_out.items())
@@ -140,7 +139,10 @@ def _report(info: PatchSetInfo, out: Path) -> None:
     for slide in info.slides:
         if slide.failed:
             complain(slide.failed)
-    left = ", ".join(f"{count:,} {reason}" for reason, count in sorted(contents(info.slides).items())) or "nothing"
+    reasons: Counter[str] = Counter()
+    for slide in info.slides:
+        reasons.update(slide.left_out)
+    left = ", ".join(f"{count:,} {reason}" for reason, count in sorted(reasons.items())) or "nothing"
     used = sum(slide.patches > 0 for slide in info.slides)
     typer.echo(
         f"{out}: {info.patches:,} patches of {info.px} px at {info.mpp:g} um"

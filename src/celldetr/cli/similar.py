@@ -51,9 +51,8 @@ def similar(
     geojson/SLIDE.geojson (QuPath) and, with --slides, similar.png: crops of each query and its neighbours. Likeness is
     the cosine of the embeddings.
     """
-    from celldetr.search.format import neighbour_lines
     from celldetr.search.similar import similar as find
-    from celldetr.search.similar_report import check_target, write_similar
+    from celldetr.search.similar_report import check_target, neighbour_lines, write_similar
     from celldetr.search.slides import check_slides
 
     check_target(out, overwrite)

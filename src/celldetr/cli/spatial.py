@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -83,10 +84,127 @@ Donor = Annotated[str, typer.Option(metavar="NAME", help="Who the section is of.
 Licence = Annotated[str, typer.Option(metavar="TEXT", help="Licence of the data; models trained on the set name it.")]
 
 
+@dataclass(frozen=True)
+class _Run:
+    """What the steps of one command share."""
+
+    pipeline: Pipeline
+    bar: Progress
+    settings: SpatialOptions
+
+
+# The steps. Their parameters are the options of their commands, and of `label`, which runs them all.
+
+
+def _read(run: _Run, bundle: Bundle, kind: Kind = "auto", name: Name = "") -> bool:
+    """Step 1: read a section.
+
+    steps/section.h5ad opens in scanpy.
+    """
+    return run.pipeline.read(bundle, kind=kind, name=name, options=run.settings.read, progress=run.bar.share("read"))
+
+
+def _qc(run: _Run) -> bool:
+    """Step 2: filter cells by counts, genes and area.
+
+    All are in steps/quality.parquet, with the reasons.
+    """
+    return run.pipeline.qc(run.settings.qc)
+
+
+def _type(
+    run: _Run,
+    reference: Reference = None,
+    type_column: TypeColumn = "",
+    method: Method = "tacco",
+    labels: Labels = None,
+    hierarchy: Hierarchy = None,
+    level: Level = None,
+) -> bool:
+    """Step 3: types of cells.
+
+    From a single-cell reference or from elsewhere; steps/types.parquet.
+    """
+    return run.pipeline.annotate(
+        reference,
+        type_column,
+        method=method,
+        labels=labels,
+        hierarchy=hierarchy,
+        level=level,
+        options=run.settings.type,
+        progress=run.bar.share("type"),
+    )
+
+
+def _nuclei(
+    run: _Run,
+    he: Image,
+    model: ModelName = None,
+    polygons: Polygons = None,
+    cells: Cells = None,
+    mpp: Mpp = None,
+    device: Device = "auto",
+) -> bool:
+    """Step 4: nuclei of the H&E image.
+
+    By a model, or from a file; steps/nuclei.parquet.
+    """
+    return run.pipeline.find_nuclei(
+        he, model=model, polygons=polygons, cells=cells, mpp=mpp, device=device, progress=run.bar.share("nuclei")
+    )
+
+
+def _align(
+    run: _Run,
+    alignment: Alignment = None,
+    direction: Direction = "image_to_xenium",
+    inverse: Inverse = False,
+    refine: Refine = None,
+) -> bool:
+    """Step 5: align cells and image, and pair cells with nuclei.
+
+    steps/alignment.json and pairs.parquet.
+    """
+    options = run.settings.align if refine is None else run.settings.align.model_copy(update={"refine": refine})
+    return run.pipeline.align(
+        alignment, direction=direction, inverse=inverse, options=options, pairing=run.settings.pair
+    )
+
+
+def _write(run: _Run, spots: Spots = None, donor: Donor = "", licence: Licence = "unknown") -> bool:
+    """Step 6: the training set; set.json and patches-*.arrow."""
+    return run.pipeline.write(
+        run.settings.write, spots=spots, donor=donor, licence=licence, progress=run.bar.share("write")
+    )
+
+
+STEPS: dict[str, Callable[..., bool]] = {
+    "read": _read,
+    "qc": _qc,
+    "type": _type,
+    "nuclei": _nuclei,
+    "align": _align,
+    "write": _write,
+}
+LABEL_HELP = """From a run and its H&E image to a training set.
+
+SET gets set.json, patches-*.arrow, report.html and steps/. Look at report.html before training: every step shows
+its evidence there. Then `celldetr train xenium --data SET -o RUN`. With --resume, steps that are finished and
+unchanged are kept, also where later ones are given other settings.
+"""
+
+
 def _configs() -> tuple[type[Config], ...]:
     from celldetr.spatial.options import SpatialOptions  # slow to import
 
     return (SpatialOptions,)
+
+
+def _read_settings(assignments: list[str] | None, file: Path | None) -> SpatialOptions:
+    from celldetr.spatial.options import SpatialOptions
+
+    return read_settings(SpatialOptions, assignments, file)
 
 
 @spatial_app.callback()
@@ -99,227 +217,51 @@ def group() -> None:
     """
 
 
-@spatial_app.command(cls=Command)
-@resumable()
-@has_settings(_configs)
-def label(
-    bundle: Bundle,
-    he: Image,
-    out: Out,
-    reference: Reference = None,
-    type_column: TypeColumn = "",
-    kind: Kind = "auto",
-    name: Name = "",
-    method: Method = "tacco",
-    labels: Labels = None,
-    hierarchy: Hierarchy = None,
-    level: Level = None,
-    model: ModelName = None,
-    polygons: Polygons = None,
-    cells: Cells = None,
-    mpp: Mpp = None,
-    alignment: Alignment = None,
-    direction: Direction = "image_to_xenium",
-    inverse: Inverse = False,
-    refine: Refine = None,
-    spots: Spots = None,
-    donor: Donor = "",
-    licence: Licence = "unknown",
-    assignments: Assignments = None,
-    config: SettingsFile = None,
-    device: Device = "auto",
-    overwrite: Overwrite = False,
-    resume: Resume = False,
-    quiet: Quiet = False,
-) -> None:
-    """From a run and its H&E image to a training set.
+def _add_command(command: str, steps: tuple[str, ...]) -> None:
+    """Add a command that runs steps; it has the options of each, of its folder, and those of all commands."""
+    own = {step: list(inspect.signature(STEPS[step], eval_str=True).parameters.values())[1:] for step in steps}
+    begins = "read" in steps
+    required = inspect.Parameter.empty
+    shared: dict[str, tuple[Any, Any]] = {"folder": (Out if begins else Set, required)}
+    shared |= {"assignments": (Assignments, None), "config": (SettingsFile, None)}
+    if begins:
+        shared |= {"overwrite": (Overwrite, False), "resume": (Resume, False)}
+    shared["quiet"] = (Quiet, False)
 
-    SET gets set.json, patches-*.arrow, report.html and steps/. Look at report.html before training: every step shows
-    its evidence there. Then `celldetr train xenium --data SET -o RUN`. With --resume, steps that are finished and
-    unchanged are kept, also where later ones are given other settings.
-    """
-    from celldetr.spatial.pipeline import open_set
+    @resumable("run again with --resume" if begins else "run it again")
+    @has_settings(_configs)
+    def run(
+        folder: Path,
+        assignments: list[str] | None,
+        config: Path | None,
+        quiet: bool,
+        overwrite: bool = False,
+        resume: bool = not begins,
+        **given: Any,
+    ) -> None:
+        from celldetr.spatial.pipeline import open_set
 
-    chosen = _chosen(assignments, config, refine)
-    with open_set(out, overwrite=overwrite, resume=resume) as pipeline, Progress("spatial", quiet) as bar:
-        steps: dict[str, Callable[[], bool]] = {
-            "read": lambda: pipeline.read(
-                bundle, kind=kind, name=name, options=chosen.read, progress=bar.share("read")
-            ),
-            "qc": lambda: pipeline.qc(chosen.qc),
-            "type": lambda: pipeline.annotate(
-                reference,
-                type_column,
-                method=method,
-                labels=labels,
-                hierarchy=hierarchy,
-                level=level,
-                options=chosen.type,
-                progress=bar.share("type"),
-            ),
-            "nuclei": lambda: pipeline.find_nuclei(
-                he, model=model, polygons=polygons, cells=cells, mpp=mpp, device=device, progress=bar.share("nuclei")
-            ),
-            "align": lambda: pipeline.align(
-                alignment,
-                direction=direction,
-                inverse=inverse,
-                options=chosen.align,
-                pairing=chosen.pair,
-                progress=bar.share("align"),
-            ),
-            "write": lambda: pipeline.write(
-                chosen.write, spots=spots, donor=donor, licence=licence, progress=bar.share("write")
-            ),
-        }
-        for step, run in steps.items():
-            _summarise(pipeline, step, ran=run())
-        _report(pipeline)
+        settings = _read_settings(assignments, config)
+        with open_set(folder, overwrite=overwrite, resume=resume) as pipeline, Progress("spatial", quiet) as bar:
+            pipeline.redo = not begins
+            for step in steps:
+                ran = STEPS[step](_Run(pipeline, bar, settings), **{each.name: given[each.name] for each in own[step]})
+                _summarise(pipeline, step, ran=ran)
+            if command == "label":
+                _report(pipeline)
+
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    parameters = [each.replace(kind=keyword) for step in steps for each in own[step]]
+    parameters += [
+        inspect.Parameter(name, keyword, annotation=kind, default=default) for name, (kind, default) in shared.items()
+    ]
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    spatial_app.command(command, cls=Command, help=LABEL_HELP if command == "label" else STEPS[command].__doc__)(run)
 
 
-@spatial_app.command(cls=Command)
-@resumable()
-@has_settings(_configs)
-def read(
-    bundle: Bundle,
-    out: Out,
-    kind: Kind = "auto",
-    name: Name = "",
-    assignments: Assignments = None,
-    config: SettingsFile = None,
-    overwrite: Overwrite = False,
-    resume: Resume = False,
-    quiet: Quiet = False,
-) -> None:
-    """Step 1: read a section.
-
-    steps/section.h5ad opens in scanpy.
-    """
-    from celldetr.spatial.pipeline import open_set
-
-    chosen = _chosen(assignments, config)
-    with open_set(out, overwrite=overwrite, resume=resume) as pipeline, Progress("spatial", quiet) as bar:
-        ran = pipeline.read(bundle, kind=kind, name=name, options=chosen.read, progress=bar.share("read"))
-        _summarise(pipeline, "read", ran=ran)
-
-
-@spatial_app.command(cls=Command)
-@resumable("run it again")
-@has_settings(_configs)
-def qc(folder: Set, assignments: Assignments = None, config: SettingsFile = None) -> None:
-    """Step 2: filter cells by counts, genes and area.
-
-    All are in steps/quality.parquet, with the reasons.
-    """
-    chosen = _chosen(assignments, config)
-    with _again(folder) as (pipeline, _):
-        _summarise(pipeline, "qc", ran=pipeline.qc(chosen.qc))
-
-
-@spatial_app.command("type", cls=Command)
-@resumable("run it again")
-@has_settings(_configs)
-def type_(
-    folder: Set,
-    reference: Reference = None,
-    type_column: TypeColumn = "",
-    method: Method = "tacco",
-    labels: Labels = None,
-    hierarchy: Hierarchy = None,
-    level: Level = None,
-    assignments: Assignments = None,
-    config: SettingsFile = None,
-    quiet: Quiet = False,
-) -> None:
-    """Step 3: types of cells.
-
-    From a single-cell reference or from elsewhere; steps/types.parquet.
-    """
-    chosen = _chosen(assignments, config)
-    with _again(folder, quiet) as (pipeline, bar):
-        ran = pipeline.annotate(
-            reference,
-            type_column,
-            method=method,
-            labels=labels,
-            hierarchy=hierarchy,
-            level=level,
-            options=chosen.type,
-            progress=bar.share("types"),
-        )
-        _summarise(pipeline, "type", ran=ran)
-
-
-@spatial_app.command(cls=Command)
-@resumable("run it again")
-def nuclei(
-    folder: Set,
-    he: Image,
-    model: ModelName = None,
-    polygons: Polygons = None,
-    cells: Cells = None,
-    mpp: Mpp = None,
-    device: Device = "auto",
-    quiet: Quiet = False,
-) -> None:
-    """Step 4: nuclei of the H&E image.
-
-    By a model, or from a file; steps/nuclei.parquet.
-    """
-    with _again(folder, quiet) as (pipeline, bar):
-        ran = pipeline.find_nuclei(
-            he, model=model, polygons=polygons, cells=cells, mpp=mpp, device=device, progress=bar.share("nuclei")
-        )
-        _summarise(pipeline, "nuclei", ran=ran)
-
-
-@spatial_app.command(cls=Command)
-@resumable("run it again")
-@has_settings(_configs)
-def align(
-    folder: Set,
-    alignment: Alignment = None,
-    direction: Direction = "image_to_xenium",
-    inverse: Inverse = False,
-    refine: Refine = None,
-    assignments: Assignments = None,
-    config: SettingsFile = None,
-    quiet: Quiet = False,
-) -> None:
-    """Step 5: align cells and image, and pair cells with nuclei.
-
-    steps/alignment.json and pairs.parquet.
-    """
-    chosen = _chosen(assignments, config, refine)
-    with _again(folder, quiet) as (pipeline, bar):
-        ran = pipeline.align(
-            alignment,
-            direction=direction,
-            inverse=inverse,
-            options=chosen.align,
-            pairing=chosen.pair,
-            progress=bar.share("alignment and pairs"),
-        )
-        _summarise(pipeline, "align", ran=ran)
-
-
-@spatial_app.command(cls=Command)
-@resumable("run it again")
-@has_settings(_configs)
-def write(
-    folder: Set,
-    spots: Spots = None,
-    donor: Donor = "",
-    licence: Licence = "unknown",
-    assignments: Assignments = None,
-    config: SettingsFile = None,
-    quiet: Quiet = False,
-) -> None:
-    """Step 6: the training set; set.json and patches-*.arrow."""
-    chosen = _chosen(assignments, config)
-    with _again(folder, quiet) as (pipeline, bar):
-        ran = pipeline.write(chosen.write, spots=spots, donor=donor, licence=licence, progress=bar.share("patches"))
-        _summarise(pipeline, "write", ran=ran)
+_add_command("label", tuple(STEPS))
+for _step in STEPS:
+    _add_command(_step, (_step,))
 
 
 @spatial_app.command(cls=Command)
@@ -328,37 +270,22 @@ def report(folder: Set) -> None:
 
     From the steps that were run.
     """
-    with _again(folder) as (pipeline, _):
+    from celldetr.spatial.pipeline import open_set
+
+    with open_set(folder, resume=True) as pipeline:
         _report(pipeline)
 
 
-@spatial_app.command("options", cls=Command)
+@spatial_app.command(cls=Command)
 @has_settings(_configs)
-def options_(assignments: Assignments = None, config: SettingsFile = None) -> None:
+def options(assignments: Assignments = None, config: SettingsFile = None) -> None:
     """Print all settings of all steps as YAML.
 
     For --config FILE; those given here are put in.
     """
     import yaml
 
-    typer.echo(yaml.safe_dump(_chosen(assignments, config).model_dump(mode="json"), sort_keys=False), nl=False)
-
-
-def _chosen(assignments: list[str] | None, file: Path | None, refine: bool | None = None) -> SpatialOptions:
-    from celldetr.spatial.options import SpatialOptions
-
-    flags = [] if refine is None else [f"align.refine={refine}"]
-    return read_settings(SpatialOptions, [*(assignments or ()), *flags], file)
-
-
-@contextmanager
-def _again(folder: Path, quiet: bool = True) -> Iterator[tuple[Pipeline, Progress]]:
-    """The pipeline of a set that was begun, for a command that does its step whether it is done or not."""
-    from celldetr.spatial.pipeline import open_set
-
-    with open_set(folder, resume=True) as pipeline, Progress("spatial", quiet) as bar:
-        pipeline.redo = True
-        yield pipeline, bar
+    typer.echo(yaml.safe_dump(_read_settings(assignments, config).model_dump(mode="json"), sort_keys=False), nl=False)
 
 
 def _summarise(pipeline: Pipeline, step: str, *, ran: bool) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections import deque
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import CancelledError
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 
 from celldetr.cells.schema import RUN
 from celldetr.cohort import tasks
-from celldetr.cohort.regions import area_of, count_tiles, cut_regions, missing_bands
 from celldetr.cohort.request import Listener, Outcome, Request, one_line
 from celldetr.errors import InputError
 from celldetr.io.files import output_errors, read_json
@@ -51,7 +50,7 @@ AGAIN = "what is finished is kept, run again with `resume=True` to continue"
 
 
 def move_results(attempt: Path, directory: Path) -> dict[str, Any]:
-    """Move what an attempt has made into a slide's directory, but its record, which is returned."""
+    """Move the files of an attempt into a slide's directory, but its record, which is returned."""
     record = read_json(attempt / RUN)
     if record is None:
         raise InputError(f"{attempt}: not seen from here; the output folder must be one that all workers share")
@@ -68,10 +67,6 @@ def move_results(attempt: Path, directory: Path) -> dict[str, Any]:
 
 class ClusterSlide:
     """A slide whose tasks are handed out.
-
-    Args:
-        slide: which.
-        request: what is asked of every slide.
 
     Attributes:
         tasks: keys of the tasks that are handed out -> their futures.
@@ -94,7 +89,7 @@ class ClusterSlide:
 
     @property
     def elapsed(self) -> float:
-        """Seconds since the slide was begun."""
+        """Seconds since the beginning."""
         return time.perf_counter() - self._start
 
     def open(self, planned: tasks.PlannedSlide) -> list[int]:
@@ -116,14 +111,14 @@ class ClusterSlide:
         self._parts = PartStore(folder.path, planned.types, planned.embedding_dim)
         self._cache = BandCache(folder.path, folder.request)
         self.counter.seconds.tissue = planned.seconds
-        missing = missing_bands(plan, self._parts, self._cache)
-        self.count(set(plan.bands) - set(missing), 0)
+        missing = self._cache.missing(plan.bands, self._parts)
+        self.count([band for band in plan.bands if band not in missing], 0)
         return missing
 
-    def count(self, bands: Collection[int], cells: int) -> None:
+    def count(self, bands: Sequence[int], cells: int) -> None:
         """Count bands that are detected."""
         if self.plan is not None:
-            self.counter.add(count_tiles(self.plan, bands), cells, area_of(self.plan, bands))
+            self.counter.add(self.plan.count(bands), cells, self.plan.area_of(bands))
 
     def commit(self, attempt: Path) -> RunSummary:
         """Move a finished attempt's files into place, and finish the run."""
@@ -139,13 +134,7 @@ class ClusterSlide:
 
 
 class Coordinator:
-    """Predicts slides on a cluster.
-
-    Args:
-        client: connected to its scheduler.
-        request: what is asked of every slide.
-        listener: called with how far each slide is.
-    """
+    """Predicts slides on a cluster; ``listener`` is called with how far each slide is."""
 
     def __init__(self, client: Client, request: Request, listener: Listener | None = None) -> None:
         self._client, self._request, self._listener = client, request, listener
@@ -245,13 +234,13 @@ class Coordinator:
     def _hand_out_regions(self, slide: ClusterSlide, planned: tasks.PlannedSlide) -> None:
         bands = slide.open(planned)
         # A slide is shared by all workers if there are few slides, and by few if there are many.
-        share = count_tiles(planned.plan, bands) * self._left // (2 * self._count_workers())
-        for region in cut_regions(planned.plan, bands, max(1, min(self._request.task_tiles, share))):
+        share = planned.plan.count(bands) * self._left // (2 * self._count_workers())
+        for region in planned.plan.regions(bands, max(1, min(self._request.task_tiles, share))):
             self._submit(slide, tasks.detect_region, slide.planning, tuple(region))
 
     def _report(self, slide: ClusterSlide) -> None:
         if self._listener is not None and slide.plan is not None:
-            done, total = slide.counter, count_tiles(slide.plan, slide.plan.bands)
+            done, total = slide.counter, slide.plan.count(slide.plan.bands)
             self._listener(slide.slide, SlideProgress(done.tiles, total, done.mm2, done.cells))
 
     def _end(self, slide: ClusterSlide, summary: RunSummary) -> Outcome:

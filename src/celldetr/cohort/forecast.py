@@ -1,4 +1,4 @@
-"""``--dry-run``: what a run would do with each slide, from looking at it and at what is there. Writes nothing."""
+"""``--dry-run``: what a run would do with each slide. Writes nothing."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from celldetr.cohort.regions import count_tiles, cut_regions, missing_bands
 from celldetr.cohort.request import Request, one_line
 from celldetr.errors import InputError
 from celldetr.slide.band_cache import BandCache
@@ -27,7 +26,6 @@ class Forecast:
     """What would be done with a slide.
 
     Attributes:
-        slide: which.
         directory: where its results would go.
         reason: why it would fail; empty if it would not, as far as can be seen.
         finished: its results are there and would be kept.
@@ -81,7 +79,7 @@ def _look(slide: Slide, directory: Path, request: Request, model: TilePredictor)
             todo = plan.bands
         else:
             parts = PartStore(directory, model.types, model.embedding_dim)
-            todo = missing_bands(plan, parts, BandCache(directory, folder.request))
+            todo = BandCache(directory, folder.request).missing(plan.bands, parts)
         return Forecast(
             slide,
             directory,
@@ -91,7 +89,7 @@ def _look(slide: Slide, directory: Path, request: Request, model: TilePredictor)
             mpp=reader.mpp,
             mpp_source=reader.mpp_source,
             tissue_mm2=plan.tissue_mm2,
-            tiles=count_tiles(plan, plan.bands),
-            tiles_left=count_tiles(plan, todo),
-            tasks=len(cut_regions(plan, todo, request.task_tiles)),
+            tiles=plan.count(plan.bands),
+            tiles_left=plan.count(todo),
+            tasks=len(plan.regions(todo, request.task_tiles)),
         )

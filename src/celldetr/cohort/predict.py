@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from celldetr.cells.export import check_formats, check_free
 from celldetr.model.output import TileModel
 from celldetr.report.outputs import write_outputs
-from celldetr.slide.engine import RunSummary, SlideProgress, slide_run
+from celldetr.slide.engine import RunSummary, SlideProgress, run_slide
 from celldetr.slide.options import PredictOptions
 from celldetr.slide.reader import open_slide
+
+if TYPE_CHECKING:
+    from celldetr.cohort.request import Request
+    from celldetr.slide.find import Slide
 
 
 def predict_slide(
@@ -33,7 +38,23 @@ def predict_slide(
     with open_slide(path, options.mpp) as reader:
         if not (resume or overwrite):
             check_free(Path(out) / reader.name, formats)
-        run = slide_run(reader, model, out, options, progress, resume=resume, overwrite=overwrite)
+        run = run_slide(reader, model, out, options, progress, resume=resume, overwrite=overwrite)
         with run as summary:  # pictures are made from a finished table only: those that are there are of this one
             write_outputs(summary.directory, reader, formats, keep=resume, overwrite=overwrite or resume)
         return summary
+
+
+def predict_requested(
+    slide: Slide, request: Request, model: TileModel, progress: Callable[[SlideProgress], None] | None = None
+) -> RunSummary:
+    """``predict_slide`` for a slide of a request."""
+    return predict_slide(
+        slide.path,
+        request.out,
+        model,
+        request.options_of(slide),
+        formats=request.formats,
+        resume=request.resume,
+        overwrite=request.overwrite,
+        progress=progress,
+    )

@@ -27,7 +27,7 @@ class Request:
         formats: exports beside the table.
         resume: continue unfinished runs, and keep finished ones.
         overwrite: replace what is there.
-        task_tiles: least tiles of a task, where slides are shared out among workers.
+        task_tiles: least tiles of a task on a cluster.
 
     Raises:
         InputError: resume and overwrite are both asked for.
@@ -51,13 +51,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Outcome of a slide.
-
-    Attributes:
-        slide: which.
-        summary: of its results; None if it failed.
-        reason: why it failed, one line.
-    """
+    """Outcome of a slide: the summary of its results, or None and the reason why it failed, one line."""
 
     slide: Slide
     summary: RunSummary | None

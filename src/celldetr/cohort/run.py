@@ -1,13 +1,15 @@
-"""Many slides, here or on a cluster: the same slides, the same results."""
+"""Many slides, in this process or on a cluster: the same slides, the same results."""
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
-from celldetr.cohort.local import predict_local
-from celldetr.cohort.request import Listener, Outcome, Request
+from celldetr.cohort.request import Listener, Outcome, Request, one_line
+from celldetr.errors import InputError
 from celldetr.model.cpu_caches import limit_caches
 from celldetr.slide.find import Slide
 
@@ -25,9 +27,9 @@ def predict_slides(
     """Predict slides; each gives its outcome when it is done. One that fails does not stop the others.
 
     Args:
-        slides: what ``find_slides`` gives.
-        request: what is asked of each.
-        cluster: what ``read_cluster`` gives; None: in this process, one after the other, in their order.
+        slides: from ``find_slides``.
+        request: for each of them.
+        cluster: from ``read_cluster``; None: in this process, one after the other, in their order.
         listener: called with how far each slide is.
         note: called with what is waited for.
 
@@ -36,7 +38,7 @@ def predict_slides(
     """
     limit_caches()  # before PyTorch is loaded, which reads one of the two bounds then
     if cluster is None:
-        yield from predict_local(slides, request, listener)
+        yield from _predict_here(slides, request, listener)
         return
     from celldetr.cohort.coordinator import Coordinator
     from celldetr.cohort.schedulers import connect
@@ -54,3 +56,21 @@ def predict_slides(
         absolute = [replace(slide, path=path) for path, slide in originals.items()]
         for outcome in Coordinator(client, everywhere, listener).run(absolute):
             yield replace(outcome, slide=originals[outcome.slide.path])
+
+
+def _predict_here(slides: Sequence[Slide], request: Request, listener: Listener | None) -> Iterator[Outcome]:
+    from celldetr.cohort.predict import predict_requested
+    from celldetr.model.inference import TilePredictor
+
+    model = TilePredictor.load(request.model)
+    for slide in slides:
+        try:
+            progress = None if listener is None else partial(listener, slide)
+            yield Outcome(slide, predict_requested(slide, request, model, progress))
+        except InputError as error:
+            yield Outcome(slide, None, one_line(error))
+        except Exception as error:  # a mistake of ours on one among many
+            if len(slides) == 1:
+                raise
+            traceback.print_exc()
+            yield Outcome(slide, None, one_line(error))

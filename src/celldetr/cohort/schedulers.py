@@ -9,6 +9,7 @@ import importlib
 import logging
 import os
 import shutil
+import signal
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -18,6 +19,7 @@ from celldetr.cohort.options import ClusterSettings
 from celldetr.config import parse
 from celldetr.errors import InputError, install
 from celldetr.io.safe_io import read_yaml
+from celldetr.model.cpu_caches import limit_caches
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -32,32 +34,25 @@ INSTALL = install("cluster")
 
 
 def read_cluster(text: str) -> str | ClusterSettings:
-    """What ``cluster`` means: the address of a scheduler, or settings. Nothing is started or asked yet.
-
-    Args:
-        text: ``local``, ``tcp://host:8786``, or a YAML file of ``ClusterSettings``.
+    """Read ``local``, the address of a scheduler (``tcp://host:8786``), or a YAML file of ``ClusterSettings``.
 
     Raises:
-        InputError: none of these, or dask is not installed.
+        InputError: none of these, or what it needs is not installed.
     """
-    found: str | ClusterSettings
-    if text == "local":
-        found = ClusterSettings(kind="local")
-    elif text.startswith(SCHEMES):
-        found = text
-    elif Path(text).suffix.lower() in (".yaml", ".yml"):
-        found = parse(ClusterSettings, read_yaml(Path(text)), text)
-    else:
-        raise InputError(f"`cluster={text!r}`: expected local, tcp://HOST:PORT of a scheduler, or a YAML file")
     _need("distributed")
-    if isinstance(found, ClusterSettings) and found.kind != "local":
+    if text.startswith(SCHEMES):
+        return text
+    if text == "local":
+        return ClusterSettings(kind="local")
+    if Path(text).suffix.lower() not in (".yaml", ".yml"):
+        raise InputError(f"`cluster={text!r}`: expected local, tcp://HOST:PORT of a scheduler, or a YAML file")
+    settings = parse(ClusterSettings, read_yaml(Path(text)), text)
+    if settings.kind != "local":
         _need("dask_jobqueue")
-        program = QUEUES[found.kind][1]
+        kind, program = settings.kind, QUEUES[settings.kind][1]
         if shutil.which(program) is None:
-            raise InputError(
-                f"{text}: kind {found.kind} needs {program}, which is not here; run where jobs are handed in"
-            )
-    return found
+            raise InputError(f"{text}: kind {kind} needs {program}, which is not here; run where jobs are handed in")
+    return settings
 
 
 def _need(module: str) -> Any:
@@ -72,8 +67,8 @@ def connect(cluster: str | ClusterSettings, device: str = "auto") -> Iterator[Cl
     """A client of the cluster, which is started if need be, and then ended with it.
 
     Args:
-        cluster: what ``read_cluster`` gives.
-        device: that models will be loaded on, which decides how many processes a machine should have.
+        cluster: from ``read_cluster``.
+        device: of the models, which decides how many processes a machine should have.
 
     Raises:
         InputError: no scheduler answers, or the arguments of a YAML file are wrong.
@@ -104,32 +99,30 @@ def _start_local(settings: ClusterSettings, device: str) -> Any:
     fitting = max(1, min(cores, int(memory / 1e9 / GIGABYTES)))
     count = settings.jobs or len(gpus) or fitting
     threads = int(settings.arguments.get("threads") or max(1, cores // count))
-    host = "127.0.0.1"
+    host, common = "127.0.0.1", {"nthreads": 1, "memory_limit": None, "preload": [__name__], "silence_logs": SILENT}
     workers = {}
     for i in range(count):
         environment = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))
         if gpus:
             environment["CUDA_VISIBLE_DEVICES"] = gpus[i % len(gpus)]
-        options = {
-            "host": host,
-            "nthreads": 1,
-            "memory_limit": None,
-            "env": environment,
-            "preload": ["celldetr.cohort.worker_setup"],
-            "silence_logs": SILENT,
-        }
-        workers[i] = {"cls": distributed.Nanny, "options": options}
+        workers[i] = {"cls": distributed.Nanny, "options": {"host": host, "env": environment, **common}}
     scheduler = {"cls": distributed.Scheduler, "options": {"host": host, "port": 0, "dashboard_address": f"{host}:0"}}
     # Without this the variables of this process, which are of all cores, would win.
     with dask.config.set({"distributed.nanny.pre-spawn-environ": {}}):
         return distributed.SpecCluster(workers=workers, scheduler=scheduler, silence_logs=SILENT)
 
 
-def visible_gpus(device: str) -> list[str]:
-    """Names of the CUDA devices to share out, as ``CUDA_VISIBLE_DEVICES`` takes them; none if one device was asked for.
+def dask_setup(worker: Any) -> None:
+    """Run by dask in each worker of ``--cluster local`` before PyTorch is loaded, whose caches are bounded.
 
-    A process that sees one GPU calls it ``cuda:0``.
+    Ctrl-C, which a terminal sends to all processes, is left to the command: it ends its workers in order.
     """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    limit_caches()
+
+
+def visible_gpus(device: str) -> list[str]:
+    """Names of the CUDA devices to share out, as ``CUDA_VISIBLE_DEVICES`` takes them; none if one was asked for."""
     if device not in ("auto", "cuda"):
         return []
     named = os.environ.get("CUDA_VISIBLE_DEVICES")

@@ -40,12 +40,7 @@ COHORT = "cohort.parquet"
 
 
 def cohort_table(outcomes: Sequence[Outcome], seconds: float) -> pa.Table:
-    """The rows of a run's slides, sorted by name; its metadata has what is of the run.
-
-    Args:
-        outcomes: of all its slides.
-        seconds: that it took.
-    """
+    """The rows of all slides of a run that took so many ``seconds``, sorted by name."""
     runs = [_run_of(outcome) for outcome in outcomes]
     types: dict[str, None] = {}
     for outcome in outcomes:

@@ -1,10 +1,9 @@
 """Tasks of a worker on a cluster: plan a slide, detect the cells of a region, finish the slide.
 
-Workers are stateless and tasks idempotent. *Planning* writes nothing, and depends on the slide only. *Detecting* writes
-whole files whose content depends on the run only, so a region done twice is a region done. *Finishing* builds the
-slide's results in a folder of its own and returns it; the process that handed out the task moves the files of one such
-folder into place. A worker that was taken for dead and wakes up later therefore changes nothing: it writes files that
-are there, or finds its folder gone.
+Workers are stateless and tasks idempotent. *Planning* writes nothing. *Detecting* writes whole files whose content
+depends on the run only. *Finishing* builds the slide's results in a folder of its own and returns it; the coordinator
+moves the files of one such folder into place. A worker that was taken for dead and wakes up later therefore changes
+nothing: it writes files that are there, or finds its folder gone.
 
 An error that the user can mend is returned as a ``Refusal``, because dask tries a task that raises again elsewhere.
 """
@@ -57,15 +56,7 @@ class Refusal:
 
 @dataclass(frozen=True)
 class PlannedSlide:
-    """A slide before a tile is read.
-
-    Attributes:
-        identity: of the run.
-        plan: tiles to be read.
-        types: names of the model's K types.
-        embedding_dim: d.
-        seconds: spent.
-    """
+    """A slide before a tile is read; ``types`` and ``embedding_dim`` are the model's."""
 
     identity: dict[str, Any]
     plan: Plan
@@ -76,13 +67,7 @@ class PlannedSlide:
 
 @dataclass(frozen=True)
 class DetectedRegion:
-    """A region whose cells are detected.
-
-    Attributes:
-        bands: of it, all of them on disk.
-        cells: number of raw detections.
-        seconds: spent.
-    """
+    """A region whose bands are all on disk; ``cells`` and ``seconds`` are of those detected by this task."""
 
     bands: tuple[int, ...]
     cells: int
@@ -126,17 +111,10 @@ def plan_slide(request: Request, slide: Slide) -> PlannedSlide:
 
 @_task
 def complete_outputs(request: Request, slide: Slide) -> RunSummary:
-    """Make the pictures and exports of a finished slide that are missing."""
-    from celldetr.cohort.predict import predict_slide
+    """Make the pictures and exports that a finished slide lacks."""
+    from celldetr.cohort.predict import predict_requested
 
-    return predict_slide(
-        slide.path,
-        request.out,
-        _model(request.model),
-        request.options_of(slide),
-        formats=request.formats,
-        resume=True,
-    )
+    return predict_requested(slide, request, _model(request.model))
 
 
 @_task
@@ -151,9 +129,9 @@ def detect_region(request: Request, slide: Slide, planned: PlannedSlide, bands: 
             job = _job(request, slide, planned, reader)
             with closing(find_bands(job, todo, seconds)) as batches:
                 for band, items in groupby(chain.from_iterable(batches), key=lambda item: item.tile.row):
-                    found = list(items)
-                    cache.write(band, found)
-                    cells += sum(len(item.cells) for item in found if item.cells is not None)
+                    tiles = list(items)
+                    cache.write(band, tiles)
+                    cells += sum(len(tile.cells) for tile in tiles if tile.cells is not None)
     return DetectedRegion(bands, cells, seconds)
 
 
@@ -161,20 +139,15 @@ def detect_region(request: Request, slide: Slide, planned: PlannedSlide, bands: 
 def finish_slide(
     request: Request, slide: Slide, planned: PlannedSlide, record: dict[str, Any], seconds: Seconds, elapsed: float
 ) -> Path:
-    """Settle the seams between tiles, join the table, draw and export, in a folder of this attempt.
+    """Settle the seams between tiles, join the table, draw and export, in a folder of this attempt, which is returned.
 
     A band whose file is missing or damaged is detected again here.
 
     Args:
-        request: what is asked of every slide.
-        slide: which.
-        planned: of it.
+        request, slide, planned: as of the other tasks.
         record: of the run before this session.
         seconds: spent on the regions, added up over workers.
         elapsed: seconds since this session began with the slide.
-
-    Returns:
-        the folder with the slide's results, which are not yet where they belong.
     """
     from celldetr.report.outputs import write_outputs  # not needed where tasks are handed out
 

@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 from celldetr.boxes import normalise_boxes
 from celldetr.config import AugmentConfig
 from celldetr.data.augment import augment
-from celldetr.data.sample import Sample, areas, typed_cells
+from celldetr.data.sample import Sample, areas, cell_counts
 from celldetr.errors import InputError
 
 MOST_CELLS = 2**24  # of an image; an identity is the image's place among the images, times this, plus the cell's place
@@ -146,9 +146,9 @@ class TrainingSet(Dataset[TrainingImage]):
         if not samples:
             raise InputError("no training image: the recipe's train sources are empty")
         self._around_cells = around_cells
-        area = (typed_cells(samples) if around_cells else areas(samples)).astype(np.float64)
-        share = area * (1.0 if weights is None else np.asarray(weights, dtype=np.float64))
-        if share.shape != area.shape or not (share >= 0).all() or not share.sum() > 0:
+        size = cell_counts(samples)[:, :-1].sum(axis=1).astype(np.float64) if around_cells else areas(samples)
+        share = size * (1.0 if weights is None else np.asarray(weights, dtype=np.float64))
+        if share.shape != size.shape or not (share >= 0).all() or not share.sum() > 0:
             raise InputError(
                 f"weights of {len(samples)} training images must be as many numbers above 0, got {weights}"
             )

@@ -1,8 +1,4 @@
-"""Subsets of labels: a random share of the cells keeps its type, or a random share of the images is used.
-
-Cells are drawn one by one, the same share of each type. Both draws are nested: of one seed, the cells that have a label
-at 1 % have one at 10 % too, so that points along a curve over shares differ in the number of labels only.
-"""
+"""Random shares of the labels, or of the images, of a data set; of one seed, larger shares hold the smaller ones."""
 
 from __future__ import annotations
 
@@ -16,18 +12,7 @@ from celldetr.data.sample import UNKNOWN, Sample
 
 
 def draw_labels(types: NDArray[np.int64], share: float, seed: int) -> NDArray[np.bool_]:
-    """Draw the cells that keep their label.
-
-    Args:
-        types: (N,) type of each cell, ``UNKNOWN`` where there is none to keep.
-        share: of each type, 0 to 1; at least one cell of a type that there is.
-        seed: of the draw; larger shares of one seed hold the smaller ones.
-
-    Returns:
-        (N,) mask.
-    """
-    if not 0 < share <= 1:
-        raise ValueError(f"share={share}: expected more than 0 and at most 1")
+    """Draw a share of the cells (N,) of each type, at least one of each; returns a mask (N,)."""
     kept = np.zeros(len(types), dtype=bool)
     rng = np.random.default_rng(seed)
     for kind in np.unique(types[types != UNKNOWN]):
@@ -49,14 +34,6 @@ def with_label_share(samples: Sequence[Sample], share: float, seed: int) -> list
 
 
 def with_image_share(samples: Sequence[Sample], share: float, seed: int) -> list[Sample]:
-    """A share of the images that have cells, in their order; at least one, if there is one.
-
-    Args:
-        samples: all there are.
-        share: of the images, 0 to 1.
-        seed: of the draw; larger shares of one seed hold the smaller ones.
-    """
-    if not 0 < share <= 1:
-        raise ValueError(f"share={share}: expected more than 0 and at most 1")
+    """A share of the images that have cells, in their order; at least one, if there is one."""
     order = np.random.default_rng(seed).permutation([i for i, sample in enumerate(samples) if len(sample)])
     return [samples[i] for i in sorted(order[: max(1, round(share * len(order)))].tolist())]

@@ -9,7 +9,6 @@ of a million patches is a few numbers.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -18,8 +17,9 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from celldetr.config import Config, Mpp, Probability, TypeName, parse
+from celldetr.config.data import Encoding, PatchPx
 from celldetr.data.sample import LazySamples, Sample
-from celldetr.data.shards import Encoding, Shards
+from celldetr.data.shards import Shards
 from celldetr.errors import InputError, near
 from celldetr.io.safe_io import is_file, load_json
 
@@ -27,7 +27,6 @@ SET_FILE = "set.json"
 FORMAT, VERSION = "celldetr-patches", 1
 SPLITS = ("all", "train", "val")
 UNTYPED = ("nucleus",)  # what the type of cells is called in a set that names no types
-SMALLEST_PX, LARGEST_PX = 16, 4096
 
 Natural = Field(ge=0)
 
@@ -69,7 +68,7 @@ class PatchSetInfo(Config):
     version: Literal[1] = 1
     status: Literal["complete", "incomplete"]
     mpp: Mpp  # micrometres per pixel of the patches
-    px: int = Field(ge=SMALLEST_PX, le=LARGEST_PX)  # side of a patch
+    px: PatchPx  # side of a patch
     patches: int = Natural
     nuclei: int = Natural
     encoding: Encoding
@@ -142,9 +141,7 @@ def split_rows(info: PatchSetInfo, split: str) -> list[range]:
 
 
 class PatchSet(LazySamples):
-    """The patches of a set as samples, decoded when asked for; nothing is kept but files mapped into memory.
-
-    Safe in processes forked from one that has read from it, and sent to others.
+    """The patches of a set as samples, decoded when asked for; also in forked and spawned processes.
 
     Args:
         path: folder of the set.
@@ -165,38 +162,24 @@ class PatchSet(LazySamples):
         if self.info.status != "complete":
             raise InputError(f"{path}: is not finished; run celldetr data sample again with `resume=True`")
         self.type_names = self.info.types or UNTYPED
-        self._ranges = [rows for rows in split_rows(self.info, split) if len(rows)]
-        self._ends = np.cumsum([len(rows) for rows in self._ranges], dtype=np.int64)
-        if not self._ranges:
+        ranges = split_rows(self.info, split)
+        self._rows = np.concatenate([np.arange(rows.start, rows.stop) for rows in ranges]) if ranges else np.zeros(0)
+        if not len(self._rows):
             held = f"; it was made to hold out {self.info.validation:g} for validation"
             raise InputError(f"{path}: no patch in split {split!r}{held if split != 'all' else ''}")
         self._groups = {slide.name: slide.group for slide in self.info.slides if slide.group}
-        self._shards: Shards | None = None
         for shard in self.info.shards:
             file = self.path / shard.file
             size = file.stat().st_size if is_file(file) else -1
             if size != shard.bytes:
                 what = "is missing" if size < 0 else f"has {size:,} bytes"
                 raise InputError(f"{file}: {what}, {SET_FILE} says {shard.bytes:,} bytes; copy or make the set again")
+        self._shards = Shards([self.path / shard.file for shard in self.info.shards], len(self.info.types))
+        sizes = np.full(len(self._rows), float(self.info.px**2))
+        super().__init__(self._decode, self._shards.counts()[self._rows], sizes)
 
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_shards": None}
-
-    def __len__(self) -> int:
-        return int(self._ends[-1])
-
-    def _row(self, index: int) -> tuple[Shards, int]:
-        """The shards, and the row in them of a sample."""
-        if self._shards is None:
-            files = [self.path / shard.file for shard in self.info.shards]
-            self._shards = Shards(files, len(self.info.types))
-        part = int(np.searchsorted(self._ends, index, side="right"))
-        return self._shards, self._ranges[part][index - (int(self._ends[part - 1]) if part else 0)]
-
-    def sample(self, index: int) -> Sample:
-        """Decode one patch; its group is that of the slide, or the slide. The centre of a box is its point."""
-        shards, row = self._row(index)
-        patch = shards.patch(row)
+    def _decode(self, index: int) -> Sample:
+        patch = self._shards.patch(int(self._rows[index]))
         return Sample(
             name=f"{patch.slide} [x={patch.x:.0f},y={patch.y:.0f}]",
             image=patch.image,
@@ -212,33 +195,4 @@ class PatchSet(LazySamples):
 
     def nuclei(self, index: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Boxes (n, 4) and scores (n,), 1 where annotated, of the nuclei of a patch, which is not decoded."""
-        shards, row = self._row(index)
-        return shards.nuclei(row)[:2]
-
-    def areas(self) -> NDArray[np.float64]:
-        """(N,) square px of each patch: all are alike."""
-        return np.full(len(self), float(self.info.px**2))
-
-    def labels(self, index: int) -> NDArray[np.int64]:
-        """(n,) types of the nuclei of one patch."""
-        shards, row = self._row(index)
-        return shards.nuclei(row)[2].astype(np.int64)
-
-    @property
-    def may_have_labels(self) -> bool:
-        """Whether the set names types."""
-        return bool(self.info.types)
-
-    @property
-    def has_cells(self) -> bool:
-        """Whether a patch of the split has a nucleus; the first nearly always does."""
-        return self.info.nuclei > 0 and any(len(self.nuclei(index)[0]) for index in range(len(self)))
-
-
-def contents(sets: Sequence[SlideInfo]) -> dict[str, int]:
-    """Places left out by reason, over slides."""
-    sums: dict[str, int] = {}
-    for slide in sets:
-        for reason, count in slide.left_out.items():
-            sums[reason] = sums.get(reason, 0) + count
-    return sums
+        return self._shards.nuclei(int(self._rows[index]))[:2]

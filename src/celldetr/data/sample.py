@@ -1,10 +1,12 @@
-"""The one sample type, an image and its labelled nuclei, whatever format they came from; and sequences of samples."""
+"""A labelled image (``Sample``), and sequences of samples that do not fit into memory (``LazySamples``)."""
 
 from __future__ import annotations
 
-from abc import abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import accumulate
 from typing import Any, Self, overload
 
 import numpy as np
@@ -12,7 +14,7 @@ from numpy.typing import NDArray
 
 from celldetr.data.spots import Spots
 
-UNKNOWN = -1  # type of a nucleus whose type is not known: it trains detection, not typing
+UNKNOWN = -1  # type of a nucleus that trains detection and not typing
 
 
 @dataclass(frozen=True)
@@ -26,16 +28,15 @@ class Sample:
         boxes: (N, 4) float32, absolute xyxy in pixels of ``image``, x right, y down.
         types: (N,) int64 index into ``type_names``, or ``UNKNOWN``.
         type_names: names of the types, shared by all samples of a dataset.
-        points: (N, 2) float32 (x, y), the annotated centre of each nucleus: the point where points are what was
-            annotated, else the centre of the true box. Evaluation measures distances to these.
-        group: what must not be split between training and test (a patient, usually).
-        tissue: what the image is of, in sets of several tissues, which are then also scored apart; "" if unknown.
-        derived_boxes: whether ``boxes`` were found in the image around annotated points, rather than annotated.
-        confidence: (N,) float32 in [0, 1], how sure each type is, which is what the cell weighs when types are
-            learned; None: all alike.
+        points: (N, 2) float32 (x, y), the annotated point of each nucleus, or the centre of its annotated box;
+            evaluation measures distances to these.
+        group: patient or slide, which must not be split between training and test.
+        tissue: organ, in sets of several, which evaluation also scores apart; "" if unknown.
+        derived_boxes: whether ``boxes`` were derived from annotated points (``data.pseudo_boxes``).
+        confidence: (N,) float32 in [0, 1], weight of each cell in the type loss; None: 1.
         spots: compositions of groups of nuclei; None: there are none.
-        identities: (N,) int64, a number of each nucleus that no other nucleus of the training data has, by which it is
-            recognised in several crops of its image; None: not numbered.
+        identities: (N,) int64, number of each nucleus, the same in all crops of its image and different between
+            nuclei of the training data; None: not numbered.
         digest: of the pixels as they were read, by which an image is recognised in other data; "": not computed.
     """
 
@@ -46,13 +47,13 @@ class Sample:
     types: NDArray[np.int64]
     type_names: tuple[str, ...]
     points: NDArray[np.float32]
-    group: str = field(default="")
-    tissue: str = field(default="")
-    derived_boxes: bool = field(default=False)
-    confidence: NDArray[np.float32] | None = field(default=None)
-    spots: Spots | None = field(default=None)
-    identities: NDArray[np.int64] | None = field(default=None)
-    digest: str = field(default="")
+    group: str = ""
+    tissue: str = ""
+    derived_boxes: bool = False
+    confidence: NDArray[np.float32] | None = None
+    spots: Spots | None = None
+    identities: NDArray[np.int64] | None = None
+    digest: str = ""
 
     def __post_init__(self) -> None:
         n = len(self.boxes)
@@ -94,44 +95,19 @@ class Sample:
 
 
 class LazySamples(Sequence[Sample]):
-    """Samples that are decoded when they are asked for, and not kept: a million patches do not fit into memory.
+    """Samples that are decoded when they are asked for, and not held: a million patches do not fit into memory.
 
-    What training has to know of all images beforehand it asks of the sequence.
+    Args:
+        load: decodes the sample at an index.
+        counts: (N, K + 1) cells of each type in each image; the last column counts those of unknown type.
+        areas: (N,) square px of each image.
     """
 
-    @abstractmethod
-    def sample(self, index: int) -> Sample:
-        """The sample at ``index``, 0 <= index < len(self)."""
+    def __init__(self, load: Callable[[int], Sample], counts: NDArray[np.int64], areas: NDArray[np.float64]) -> None:
+        self._load, self.counts, self.areas = load, counts, areas
 
-    @abstractmethod
-    def areas(self) -> NDArray[np.float64]:
-        """(N,) square px of each image."""
-
-    @abstractmethod
-    def labels(self, index: int) -> NDArray[np.int64]:
-        """(n,) types of the cells of one image, without decoding it."""
-
-    @property
-    @abstractmethod
-    def may_have_labels(self) -> bool:
-        """Whether any cell can have a type; False spares asking each image."""
-
-    @property
-    @abstractmethod
-    def has_cells(self) -> bool:
-        """Whether there is a cell at all."""
-
-    def typed_cells(self) -> NDArray[np.int64]:
-        """(N,) cells of known type of each image."""
-        if not self.may_have_labels:
-            return np.zeros(len(self), dtype=np.int64)
-        return np.array([(self.labels(i) >= 0).sum() for i in range(len(self))], dtype=np.int64)
-
-    def type_counts(self, types: int) -> NDArray[np.int64]:
-        """(types,) cells of each type."""
-        if not self.may_have_labels:
-            return np.zeros(types, dtype=np.int64)
-        return np.sum([_count(self.labels(i), types) for i in range(len(self))], axis=0, dtype=np.int64)
+    def __len__(self) -> int:
+        return len(self.areas)
 
     @overload
     def __getitem__(self, index: int) -> Sample: ...
@@ -140,42 +116,58 @@ class LazySamples(Sequence[Sample]):
     def __getitem__(self, index: slice) -> list[Sample]: ...
 
     def __getitem__(self, index: int | slice) -> Sample | list[Sample]:
-        if isinstance(index, slice):
-            return [self.sample(i) for i in range(*index.indices(len(self)))]
-        place = index + len(self) if index < 0 else index
-        if not 0 <= place < len(self):
-            raise IndexError(f"sample {index} of {len(self)}")
-        return self.sample(place)
+        places = range(len(self))[index]
+        return self._load(places) if isinstance(places, int) else [self._load(place) for place in places]
+
+    def map(
+        self, convert: Callable[[Sample], Sample], counts: NDArray[np.int64] | None = None, zoom: float = 1.0
+    ) -> LazySamples:
+        """Convert each sample when it is asked for.
+
+        Args:
+            convert: a function that workers can unpickle; it keeps the number of cells.
+            counts: (N, K + 1) of the converted samples, if their types differ.
+            zoom: factor by which the sides of the images change.
+        """
+        load = partial(_load_converted, self._load, convert)
+        return LazySamples(load, self.counts if counts is None else counts, self.areas * zoom**2)
+
+
+def join(sources: Sequence[Sequence[Sample]]) -> Sequence[Sample]:
+    """Join sequences of samples of the same types: a list if all of them are in memory, else ``LazySamples``."""
+    if not any(isinstance(source, LazySamples) for source in sources):
+        return [sample for source in sources for sample in source]
+    filled = [source for source in sources if len(source)]
+    ends = list(accumulate(map(len, filled)))
+    counts, sizes = (np.concatenate(list(map(of, filled))) for of in (cell_counts, areas))
+    return LazySamples(partial(_load_joined, filled, ends), counts, sizes)
 
 
 def areas(samples: Sequence[Sample]) -> NDArray[np.float64]:
     """(N,) square px of each image."""
     if isinstance(samples, LazySamples):
-        return samples.areas()
+        return samples.areas
     return np.array([sample.image.shape[0] * sample.image.shape[1] for sample in samples], dtype=np.float64)
 
 
-def has_cells(samples: Sequence[Sample]) -> bool:
-    """Whether there is a cell at all."""
-    return samples.has_cells if isinstance(samples, LazySamples) else any(len(sample) for sample in samples)
-
-
-def typed_cells(samples: Sequence[Sample]) -> NDArray[np.int64]:
-    """(N,) cells of known type of each image."""
+def cell_counts(samples: Sequence[Sample]) -> NDArray[np.int64]:
+    """(N, K + 1) cells of each type in each image; the last column counts those of unknown type."""
     if isinstance(samples, LazySamples):
-        return samples.typed_cells()
-    return np.array([(sample.types >= 0).sum() for sample in samples], dtype=np.int64)
+        return samples.counts
+    kinds = len(samples[0].type_names) + 1 if samples else 1
+    rows = [count_types(sample.types, kinds) for sample in samples]
+    return np.array(rows, dtype=np.int64).reshape(-1, kinds)
 
 
-def type_counts(samples: Sequence[Sample], types: int) -> NDArray[np.int64]:
-    """(types,) cells of each type."""
-    if isinstance(samples, LazySamples):
-        return samples.type_counts(types)
-    counts = np.zeros(types, dtype=np.int64)
-    for sample in samples:
-        counts += _count(sample.types, types)
-    return counts
+def count_types(types: NDArray[np.integer], kinds: int) -> NDArray[np.int64]:
+    """(kinds,) cells of each type; the last entry counts those of type ``UNKNOWN``."""
+    return np.bincount(types % kinds, minlength=kinds)  # -1 % kinds is the last
 
 
-def _count(labels: NDArray[np.int64], types: int) -> NDArray[np.int64]:
-    return np.bincount(labels[labels >= 0], minlength=types)
+def _load_converted(load: Callable[[int], Sample], convert: Callable[[Sample], Sample], index: int) -> Sample:
+    return convert(load(index))
+
+
+def _load_joined(parts: Sequence[Sequence[Sample]], ends: Sequence[int], index: int) -> Sample:
+    part = bisect_right(ends, index)
+    return parts[part][index - (ends[part - 1] if part else 0)]

@@ -1,7 +1,4 @@
-"""Patches with their nuclei in Arrow files (shards), of which any row is read without the others.
-
-A shard is an Arrow IPC file, not compressed, so that it is memory-mapped: pictures are compressed already, and a row
-costs the pages that it lies on.
+"""Shards of a patch set: Arrow IPC files, memory-mapped, of which a row is read without the others.
 
 | column | what |
 |---|---|
@@ -12,7 +9,7 @@ costs the pages that it lies on.
 | boxes | xyxy of each nucleus in px of the picture, flattened |
 | scores | of each nucleus, 0 to 1; 1 where annotated |
 | types | of each nucleus, index into the set's types, -1 where unknown |
-| confidence | of each nucleus, how sure its type is, 0 to 1; null: all alike |
+| confidence | of each nucleus' type, 0 to 1; null: 1 |
 | spots | of each nucleus, index into the compositions of the row, -1 where it is in no spot; null: there are none |
 | compositions | of each spot the share of each of the set's types, flattened; null: there are none |
 """
@@ -21,11 +18,9 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -34,11 +29,6 @@ from PIL import Image
 
 from celldetr.data.spots import Spots
 from celldetr.errors import InputError
-from celldetr.io.files import replacing
-
-Encoding = Literal["jpeg", "png"]
-GROUP = 64  # rows that are written together
-QUALITY = 92  # of JPEG, without subsampling of colour: stains are told apart by it
 
 SCHEMA = pa.schema(
     [
@@ -67,8 +57,8 @@ class Patch:
         boxes: (N, 4) float32 xyxy, px of ``image``.
         scores: (N,) float32.
         types: (N,) int16, -1 = unknown.
-        confidence: (N,) float32 of the types; None: all alike.
-        spots: groups of the nuclei whose composition is known; None: none.
+        confidence: (N,) float32 of the types; None: 1.
+        spots: groups of nuclei of known composition; None: there are none.
     """
 
     slide: str
@@ -83,81 +73,8 @@ class Patch:
     spots: Spots | None = None
 
 
-def encode(image: NDArray[np.uint8], encoding: Encoding) -> bytes:
-    """An (H, W, 3) uint8 picture as JPEG (quality 92, 4:4:4) or PNG."""
-    stream = io.BytesIO()
-    if encoding == "jpeg":
-        Image.fromarray(image).save(stream, format="JPEG", quality=QUALITY, subsampling=0)
-    else:
-        Image.fromarray(image).save(stream, format="PNG")
-    return stream.getvalue()
-
-
-class ShardWriter:
-    """Writes a shard, which appears under its name when the context ends well, and not at all otherwise.
-
-    Args:
-        path: of the shard.
-        encoding: of the pictures.
-
-    Raises:
-        InputError: on entering, adding or leaving: the disk is full, or the place cannot be written to.
-    """
-
-    def __init__(self, path: Path, encoding: Encoding) -> None:
-        self._path, self._encoding = path, encoding
-        self._stack = ExitStack()
-        self._rows: list[dict[str, Any]] = []
-        self.patches = self.nuclei = 0
-
-    def __enter__(self) -> Self:
-        with ExitStack() as stack:
-            temporary = stack.enter_context(replacing(self._path))
-            self._writer = stack.enter_context(pa.ipc.new_file(str(temporary), SCHEMA))
-            self._stack = stack.pop_all()
-        return self
-
-    def add(self, patch: Patch) -> None:
-        """Write one more row."""
-        spots = patch.spots
-        row = {
-            "slide": patch.slide,
-            "x": patch.x,
-            "y": patch.y,
-            "mpp": patch.mpp,
-            "image": encode(patch.image, self._encoding),
-            "boxes": np.asarray(patch.boxes, dtype=np.float32).reshape(-1),
-            "scores": np.asarray(patch.scores, dtype=np.float32),
-            "types": np.asarray(patch.types, dtype=np.int16),
-            "confidence": patch.confidence,
-            "spots": None if spots is None else spots.of.astype(np.int16),
-            "compositions": None if spots is None else spots.compositions.reshape(-1),
-        }
-        self._rows.append(row)
-        self.patches += 1
-        self.nuclei += len(patch.boxes)
-        if len(self._rows) == GROUP:
-            self._flush()
-
-    def _flush(self) -> None:
-        if self._rows:
-            self._writer.write_batch(pa.RecordBatch.from_pylist(self._rows, schema=SCHEMA))
-            self._rows = []
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if kind is None:
-            try:
-                self._flush()
-            except BaseException as failed:
-                self._stack.__exit__(type(failed), failed, failed.__traceback__)
-                raise
-        self._stack.__exit__(kind, error, trace)
-
-
 class Shards:
-    """The rows of shards, one after the other; none is in memory before it is asked for.
+    """The rows of several shards, one after the other.
 
     Args:
         paths: of the files, in the order of their rows.
@@ -168,9 +85,12 @@ class Shards:
     """
 
     def __init__(self, paths: Sequence[Path], types: int) -> None:
-        self._types = types
+        self._paths, self._types = paths, types
         table = pa.concat_tables([_open(path) for path in paths])
         self._columns = {name: table[name] for name in table.column_names}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Shards, (self._paths, self._types)  # another process maps the files anew
 
     def _array(self, name: str, row: int) -> NDArray[Any]:
         return self._columns[name][row].values.to_numpy().copy()  # the file itself is read-only
@@ -178,6 +98,16 @@ class Shards:
     def _has(self, name: str, row: int) -> bool:
         """Whether a nullable column has a value; version 0.1.0 left out the columns that are null in all rows."""
         return name in self._columns and self._columns[name][row].is_valid
+
+    def counts(self) -> NDArray[np.int64]:
+        """(rows, types + 1) nuclei of each type, the last column those of unknown type; no picture is read."""
+        kinds = max(self._types, 1) + 1  # a set without types has one, which no nucleus is of
+        parts = [np.zeros((0, kinds), np.int64)]
+        for chunk in self._columns["types"].chunks:
+            lengths = np.diff(chunk.offsets.to_numpy())
+            cells = np.repeat(np.arange(len(chunk)) * kinds, lengths) + chunk.flatten().to_numpy() % kinds
+            parts.append(np.bincount(cells, minlength=len(chunk) * kinds).reshape(-1, kinds))
+        return np.concatenate(parts)
 
     def nuclei(self, row: int) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int16]]:
         """Boxes (N, 4), scores (N,) and types (N,) of a row, as in ``Patch``; its picture is not decoded."""

@@ -1,7 +1,4 @@
-"""Data sources: samples of a dataset card, at the resolution and with the types of a model.
-
-A patch set stays a sequence on disk: its patches are converted when they are asked for.
-"""
+"""Data sources: samples of a dataset card, at the resolution and with the types of a model."""
 
 from __future__ import annotations
 
@@ -9,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import islice
+from typing import overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +16,6 @@ from celldetr.config import DataSource
 from celldetr.data.autocard import PATCHES, find_card
 from celldetr.data.card import DatasetCard
 from celldetr.data.label_share import with_image_share, with_label_share
-from celldetr.data.lazy_dataset import Converted, Joined
 from celldetr.data.overlap import image_digest
 from celldetr.data.patch_set import PatchSet
 from celldetr.data.readers import brca_m2c, coco, instance_maps, no_nuclei, pannuke, points_csv, qupath_geojson
@@ -34,7 +31,6 @@ READERS: dict[str, Reader] = {
     "instance_maps": instance_maps.read,
     "no_nuclei": no_nuclei.read,
     "pannuke": pannuke.read,
-    PATCHES: lambda card, split: iter(PatchSet(card.directory(), split)),
     "points_csv": points_csv.read,
     "qupath_geojson": qupath_geojson.read,
 }
@@ -42,7 +38,7 @@ READERS: dict[str, Reader] = {
 SAME_MPP = 0.01  # relative difference in mpp below which an image is not resampled
 
 
-def load_samples(card: DatasetCard, split: str, *, limit: int | None = None) -> list[Sample]:
+def load_samples(card: DatasetCard, split: str, *, limit: int | None = None) -> Sequence[Sample]:
     """Read a split of a dataset.
 
     Args:
@@ -50,17 +46,18 @@ def load_samples(card: DatasetCard, split: str, *, limit: int | None = None) -> 
         split: a name in ``card.splits``.
         limit: read no more images than this, whatever pieces they come in.
 
-    Raises:
-        InputError: the card or the data are wrong: unknown format or split, missing or unreadable file, unknown label,
-            box outside its image, two images of one name, no image at all. The message names file, row and value.
-
     Returns:
-        samples in the reader's order; an image of more than ``LARGE_UM`` a side comes in pieces (``data.tiling.cut``).
+        samples in the reader's order, large images in pieces (``data.tiling.cut``); a list, or a ``PatchSet``.
+
+    Raises:
+        InputError: the card or the data are wrong; the message names file, row and value.
     """
+    if card.format == PATCHES:
+        patches = PatchSet(card.directory(), split)
+        return patches if limit is None else patches[:limit]
     if card.format not in READERS:
         raise InputError(f"dataset {card.name!r}: unknown format {card.format!r}; {near(card.format, READERS)}")
-    read = islice(READERS[card.format](card, split), limit)
-    samples = list(read) if card.format == PATCHES else [piece for sample in read for piece in cut(sample)]
+    samples = [piece for sample in islice(READERS[card.format](card, split), limit) for piece in cut(sample)]
     if not samples:
         raise InputError(f"dataset {card.name!r}, split {split!r}: no image found in {card.directory()}")
     seen: set[str] = set()
@@ -74,8 +71,6 @@ def load_samples(card: DatasetCard, split: str, *, limit: int | None = None) -> 
 def rescale(sample: Sample, mpp: float) -> Sample:
     """Resample a sample to another resolution; boxes and points follow. Within 1 % it is returned as it is.
 
-    Pillow's bicubic filter widens with the factor when shrinking, so nothing aliases.
-
     Raises:
         InputError: ``mpp`` is not positive.
     """
@@ -86,13 +81,24 @@ def rescale(sample: Sample, mpp: float) -> Sample:
         return sample
     height, width = sample.image.shape[:2]
     size = max(1, round(width * factor)), max(1, round(height * factor))
+    # Pillow's filter widens with the factor when shrinking, so nothing aliases.
     image = np.asarray(Image.fromarray(sample.image).resize(size, Image.Resampling.BICUBIC))
     scale = np.array([size[0] / width, size[1] / height], dtype=np.float32)  # factor, but for rounding to pixels
     return replace(sample, image=image, mpp=mpp, boxes=sample.boxes * np.tile(scale, 2), points=sample.points * scale)
 
 
-def map_types(samples: Sequence[Sample], type_names: Sequence[str], mapping: dict[str, str] | None) -> list[Sample]:
-    """Give samples the types of a model.
+@overload
+def map_types(samples: LazySamples, type_names: Sequence[str], mapping: dict[str, str] | None) -> LazySamples: ...
+
+
+@overload
+def map_types(
+    samples: Sequence[Sample], type_names: Sequence[str], mapping: dict[str, str] | None
+) -> Sequence[Sample]: ...
+
+
+def map_types(samples: Sequence[Sample], type_names: Sequence[str], mapping: dict[str, str] | None) -> Sequence[Sample]:
+    """Give samples the types of a model; a list, or of ``LazySamples`` such.
 
     Args:
         samples: of one dataset.
@@ -103,13 +109,19 @@ def map_types(samples: Sequence[Sample], type_names: Sequence[str], mapping: dic
     Raises:
         InputError: a name in ``mapping`` that the dataset or the model does not have.
     """
+    if not samples:
+        return []
     target = tuple(type_names)
-    out = []
-    for sample in samples:
-        lookup = type_table(sample.type_names, target, mapping)
-        spots = None if sample.spots is None else sample.spots.map_types(lookup[:-1], len(target))
-        out.append(replace(sample, types=lookup[sample.types], type_names=target, spots=spots))
-    return out
+    table = type_table(samples[0].type_names, target, mapping)
+    convert = partial(_with_types, table=table, type_names=target)
+    if isinstance(samples, LazySamples):
+        return samples.map(convert, samples.counts @ np.eye(len(target) + 1, dtype=np.int64)[table])
+    return [convert(sample) for sample in samples]
+
+
+def _with_types(sample: Sample, table: NDArray[np.int64], type_names: tuple[str, ...]) -> Sample:
+    spots = None if sample.spots is None else sample.spots.map_types(table[:-1], len(type_names))
+    return replace(sample, types=table[sample.types], type_names=type_names, spots=spots)
 
 
 def same_names(source: Sequence[str], target: Sequence[str]) -> dict[str, str]:
@@ -134,48 +146,22 @@ def type_table(source: Sequence[str], target: Sequence[str], mapping: dict[str, 
 
 
 def load_source(source: DataSource, type_names: Sequence[str], mpp: float) -> Sequence[Sample]:
-    """Samples of one source of a recipe, at a model's resolution and with its types.
-
-    Returns:
-        A list; of a patch set ``LazySamples``, which decode a patch when it is asked for.
+    """Samples of one source of a recipe, at a model's resolution and with its types; ``LazySamples`` of a patch set.
 
     Raises:
         InputError: see ``find_card``, ``load_samples``, ``map_types``.
     """
-    card = find_card(source.card, source.mpp)
-    if card.format == PATCHES:
-        patches = PatchSet(card.directory(), source.split)
-        convert = partial(_convert, type_names=tuple(type_names), mapping=source.types, mpp=mpp)
-        convert(patches[0])  # wrong types, or a damaged first patch, are refused now
-        typed = source.types is not None or bool(set(patches.type_names) & set(type_names))
-        if source.label_share != 1 and typed:
-            raise InputError(f"{source.card}: label_share={source.label_share:g}: a patch set keeps all its labels")
-        if source.image_share != 1:
-            raise InputError(f"{source.card}: image_share={source.image_share:g}: a patch set keeps all its images")
-        zoom = patches.info.mpp / mpp
-        table = type_table(patches.type_names, type_names, source.types)
-        return Converted(
-            patches,
-            convert,
-            zoom if abs(zoom - 1) > SAME_MPP else 1.0,
-            keeps_labels=typed,
-            relabel=partial(np.take, table),
-        )
-    samples = load_samples(card, source.split)
+    samples = load_samples(find_card(source.card, source.mpp), source.split)
+    if isinstance(samples, LazySamples):
+        typed = source.types is not None or bool(set(samples[0].type_names) & set(type_names))
+        if source.image_share != 1 or (source.label_share != 1 and typed):
+            raise InputError(f"{source.card}: a patch set keeps all; leave out label_share and image_share")
+        zoom = samples[0].mpp / mpp
+        mapped = map_types(samples, type_names, source.types)
+        return mapped.map(partial(rescale, mpp=mpp), zoom=zoom if abs(zoom - 1) > SAME_MPP else 1.0)
     if source.image_share != 1:
         samples = with_image_share(samples, source.image_share, source.label_seed)
     samples = map_types(samples, type_names, source.types)
     if source.label_share != 1:
         samples = with_label_share(samples, source.label_share, source.label_seed)
     return [rescale(sample, mpp) for sample in samples]
-
-
-def join(sources: Sequence[Sequence[Sample]]) -> Sequence[Sample]:
-    """Sources one after the other: a list where all are in memory."""
-    if any(isinstance(source, LazySamples) for source in sources):
-        return Joined(sources)
-    return [sample for source in sources for sample in source]
-
-
-def _convert(sample: Sample, type_names: Sequence[str], mapping: dict[str, str] | None, mpp: float) -> Sample:
-    return rescale(map_types([sample], type_names, mapping)[0], mpp)

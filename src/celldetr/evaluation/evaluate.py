@@ -12,11 +12,9 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from celldetr.config import EvaluateOptions, ThresholdOptions
-from celldetr.data.autocard import PATCHES, find_card
+from celldetr.data.autocard import find_card
 from celldetr.data.card import DatasetCard
-from celldetr.data.lazy_dataset import Converted
 from celldetr.data.overlap import Overlap, overlap
-from celldetr.data.patch_set import PatchSet
 from celldetr.data.sample import Sample
 from celldetr.data.sources import load_samples, map_types, same_names
 from celldetr.errors import InputError
@@ -67,8 +65,6 @@ def labelled_images(
             "say which is which with `mapping`: theirs=ours, or theirs= for cells of unknown type"
         )
     names = same_names(card.type_names, types) | (mapping or {})
-    if card.format == PATCHES:
-        return Converted(PatchSet(card.directory(), split), lambda sample: map_types([sample], types, names)[0])
     return map_types(load_samples(card, split), types, names)
 
 

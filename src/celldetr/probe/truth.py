@@ -9,10 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from celldetr.data.autocard import PATCHES
 from celldetr.data.card import DatasetCard
 from celldetr.data.overlap import image_digest, patients
-from celldetr.data.patch_set import PatchSet
 from celldetr.data.sample import UNKNOWN, Sample
 from celldetr.data.sources import load_samples, map_types
 from celldetr.errors import InputError
@@ -84,8 +82,7 @@ def read_splits(
         raise InputError(f"`types={wrong[0]}`: dataset {card.name!r} has the types {', '.join(card.type_names)}")
     if train_images is not None and train_images < 1:
         raise InputError(f"`train_images={train_images}`: expected 1 or more")
-    # Of a patch set those alone are decoded that are drawn.
-    samples = PatchSet(card.directory(), train) if card.format == PATCHES else load_samples(card, train)
+    samples = load_samples(card, train)  # of a patch set those alone are decoded that are drawn
     chosen = np.sort(np.random.default_rng(seed).permutation(len(samples))[:train_images])
     truths = [
         truth_of(_of_types([samples[i] for i in chosen], types)),
@@ -101,7 +98,7 @@ def read_splits(
     return truths
 
 
-def _of_types(samples: list[Sample], types: Sequence[str]) -> list[Sample]:
+def _of_types(samples: Sequence[Sample], types: Sequence[str]) -> Sequence[Sample]:
     """Samples in which only cells of ``types`` have a known one; all as they are if it is empty."""
     return map_types(samples, types, None) if types else samples
 

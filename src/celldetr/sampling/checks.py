@@ -30,7 +30,7 @@ def size_doubts(patches: PatchSet) -> list[str]:
             sides = np.ascontiguousarray((boxes[:, 2:] - boxes[:, :2]).T)
             sizes.add(pa.table({"w_px": sides[0], "h_px": sides[1], "score": scores}))
         first += slide.patches
-        if sizes.doubts():
+        if sizes.warnings():
             found["small" if sizes.median < LEAST else "large"].append(f"{slide.name} ({sizes.median:.1f} um)")
     return [_sentence(slides, what) for what, slides in found.items() if slides]
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from celldetr.cells.clusters import CLUSTER, CLUSTERS, MOST, cluster_summary, read_clusters, write_clusters
+from celldetr.cells.clusters import CLUSTER, CLUSTERS, MOST, cluster_summary, write_clusters
 from celldetr.cells.export import FORMATS, check_formats, find_format, write_format
 from celldetr.cells.export.geojson import write_geojson
 from celldetr.cells.reader import open_table
@@ -32,7 +32,7 @@ from celldetr.io.parquet import parquet_errors
 from celldetr.io.run_folder import Layout, RunFolder
 from celldetr.io.safe_io import is_file
 from celldetr.progress import Progress
-from celldetr.search.collection import Collection, Rows, SlideCells, find_cells, gather, sample_rows
+from celldetr.search.collection import Collection, Rows, SlideCells, Sources, find_cells, gather, sample_rows
 from celldetr.search.grouping import Assigner, Grouping, group, scanpy_module
 from celldetr.slide.provenance import environment, now, package_version
 
@@ -41,7 +41,8 @@ SAMPLE = "sample.parquet"
 PICTURES = ("embedding.png", "types.png", "types.csv", "examples.png", "map-*.png")
 LAYOUT = Layout("clusters.json", outputs=(SAMPLE, *PICTURES), noun="clustering", shared=True)
 GEOJSON = "clusters.geojson.gz"
-MANY = 100_000  # more are warned of
+MANY = 100_000  # cells clustered themselves; above, a warning
+LIBRARIES = ("scanpy", "igraph", "faiss-cpu", "umap-learn")
 
 
 @dataclass(frozen=True)
@@ -51,27 +52,32 @@ class Clustered:
     Attributes:
         out: folder of what is made of all slides.
         collection: the cells, their tables opened with the clusters.
-        counts: (C,) cells of each cluster.
-        by_type: (C, K) cells of each cluster and type.
-        types: names of the K types.
-        cells, sampled: how many; how many of them were clustered themselves.
+        by_type: (C, K) cells of each cluster and type of the collection.
+        sampled: how many cells were clustered themselves.
         written: slides whose clusters were written; the others were kept.
         agreement: mean share of voters that agree, over the cells that joined; NaN if all were sampled.
     """
 
     out: Path
     collection: Collection
-    counts: NDArray[np.int64]
     by_type: NDArray[np.int64]
-    types: tuple[str, ...]
-    cells: int
     sampled: int
     written: int
     agreement: float
 
+    @property
+    def counts(self) -> NDArray[np.int64]:
+        """(C,) cells of each cluster."""
+        return self.by_type.sum(axis=1)
+
+    @property
+    def cells(self) -> int:
+        """Number of cells."""
+        return self.collection.count
+
 
 def cluster_cells(
-    cells: Path | str | Sequence[Path | str] | Collection,
+    cells: Sources,
     out: Path | str | None = None,
     options: ClusterOptions | None = None,
     *,
@@ -105,92 +111,78 @@ def cluster_cells(
     options = options or ClusterOptions()
     check_formats(formats)
     scanpy_module()
-    if not isinstance(cells, Collection):
-        # Earlier clusters are about to be replaced: they need not fit.
-        cells = find_cells([cells] if isinstance(cells, str | Path) else cells, clusters=False)
-    if not cells.count:
-        raise InputError(f"{cells.home}: there are no cells to group")
-    out = cells.home / FOLDER if out is None else Path(out)
-    if out.resolve() in {slide.table.path.resolve().parent for slide in cells.slides}:
+    collection = find_cells(cells, clusters=False)  # earlier clusters, which need not fit, are replaced
+    if not collection.count:
+        raise InputError(f"{collection.home}: there are no cells to group")
+    out = collection.home / FOLDER if out is None else Path(out)
+    if out.resolve() in {slide.table.path.resolve().parent for slide in collection.slides}:
         raise InputError(f"{out}: is the folder of a slide's results; choose another with -o, e.g. {out / FOLDER}")
     request = {
         "options": options.model_dump(),
-        "tables": {slide.name: slide.stamp for slide in cells.slides},
+        "tables": {slide.name: slide.stamp for slide in collection.slides},
         "version": package_version("celldetr"),
     }
     digest = hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()
     folder = RunFolder(out, LAYOUT, request)
     folder.check(resume=resume, overwrite=overwrite)
     if not overwrite:
-        _check_slides(cells, digest, resume)
+        _check_slides(collection, digest, resume)
     with folder.open(resume=resume, overwrite=overwrite):
         folder.begin(started=now())
-        rows = sample_rows(cells, options.sample, options.seed)
-        vectors = gather(cells, rows)
-        grouping = _group_sample(folder, cells, rows, vectors, options)
+        rows = sample_rows(collection, options.sample, options.seed)
+        vectors = gather(collection, rows)
+        grouping = _group_sample(folder, collection, rows, vectors, options)
         about: dict[str, Any] = {
             "digest": digest,
-            "count": int(grouping.labels.max(initial=0)) + 1,
+            "count": int(grouping.labels.max()) + 1,
             "options": options.model_dump(),
-            "model": cells.model,
+            "model": collection.model,
             "version": package_version("celldetr"),
-            "cells": cells.count,
+            "cells": collection.count,
             "sampled": len(vectors),
         }
-        # From here on what is there is of this run: one that is cut short leaves nothing of another beside it.
-        for slide in cells.slides:
+        # What is there from here on is of this run: one that is cut short leaves nothing of another beside it.
+        for slide in collection.slides:
             if not _is_of(slide.table.path, digest):
                 with RunLock(slide.table.path.parent):
                     slide.table.path.with_name(CLUSTERS).unlink(missing_ok=True)
-        opened, sums, written = _write_slides(cells, rows, vectors, grouping, about, formats, folder, progress)
-        counts, by_type, types, joined, agreement = sums
-        mean = agreement / joined if joined else float("nan")
+        assign = None
+        if len(vectors) < collection.count:
+            assign = Assigner(vectors, grouping.labels, options.neighbours, options.seed)
+        labels = np.split(grouping.labels, np.cumsum([len(some) for some in rows])[:-1])
+        written = done = 0
+        for slide, sampled, known in zip(collection.slides, rows, labels, strict=True):
+            path = slide.table.path
+            step = folder.step(f"slide {slide.name}", {}, after=("sample",))
+            with RunLock(path.parent):
+                if step.is_done and _is_of(path, digest):
+                    _export(path.parent, formats, again=False)
+                else:
+                    with step:
+                        blocks = slide.blocks(progress, done, collection.count)
+                        _write_slide(slide, blocks, sampled, known, assign, about)
+                        _export(path.parent, formats, again=True)
+                    written += 1
+            done += slide.table.count
+            if progress:
+                progress(done, collection.count)
+        result = _summarise(out, collection, about, written)
         folder.finish(
             **about,
-            slides=[slide.name for slide in cells.slides],
-            counts=counts.tolist(),
-            by_type={name: by_type[:, i].tolist() for i, name in enumerate(types)},
-            agreement=round(mean, 4) if joined else None,
+            slides=[slide.name for slide in collection.slides],
+            counts=result.counts.tolist(),
+            by_type={name: result.by_type[:, i].tolist() for i, name in enumerate(collection.types)},
+            agreement=None if np.isnan(result.agreement) else round(result.agreement, 4),
             ended=now(),
             **environment(),
-            libraries={name: package_version(name) for name in ("scanpy", "igraph", "faiss-cpu", "umap-learn")},
+            libraries={name: package_version(name) for name in LIBRARIES},
         )
-    return Clustered(out, opened, counts, by_type, types, cells.count, len(vectors), written, mean)
+    return result
 
 
-def _group_sample(
-    folder: RunFolder, cells: Collection, rows: Sequence[Rows], vectors: NDArray[np.float32], options: ClusterOptions
-) -> Grouping:
-    """Cluster the sampled cells, unless an interrupted run has."""
-    step = folder.step("sample", {}, (SAMPLE,))
-    if step.is_done:
-        return _read_sample(folder.path / SAMPLE)
-    if len(vectors) > MANY:
-        warnings.warn(_slow_warning(len(vectors)), SlowWarning, stacklevel=3)
-    try:
-        with step:
-            grouping = group(vectors, options.resolution, options.neighbours, options.seed)
-            if grouping.labels.max(initial=0) >= MOST:
-                raise InputError(f"`resolution={options.resolution:g}`: gives more than {MOST:,} clusters; choose less")
-            _write_sample(folder.path / SAMPLE, cells, rows, grouping)
-    except BaseException:
-        folder.discard()  # nothing is done yet
-        raise
-    return grouping
-
-
-def _slow_warning(count: int) -> str:
-    """Warning of a sample so large that its neighbour graph takes long."""
-    return (
-        f"{count:,} cells are clustered themselves, and each is first compared with every other: that takes about "
-        f"{(count / SAMPLED_CELLS) ** 2:.0f} times as long as of {SAMPLED_CELLS:,}; with a smaller `sample` the"
-        " other cells join the clusters of these"
-    )
-
-
-def _check_slides(cells: Collection, digest: str, resume: bool) -> None:
+def _check_slides(collection: Collection, digest: str, resume: bool) -> None:
     """Refuse to replace clusters of slides that another clustering has made."""
-    for slide in cells.slides:
+    for slide in collection.slides:
         path = slide.table.path.with_name(CLUSTERS)
         if not is_file(path):
             continue
@@ -204,118 +196,61 @@ def _check_slides(cells: Collection, digest: str, resume: bool) -> None:
             )
 
 
-def _write_slides(
-    cells: Collection,
-    rows: Sequence[Rows],
-    vectors: NDArray[np.float32],
-    grouping: Grouping,
-    about: dict[str, Any],
-    formats: Sequence[str],
-    folder: RunFolder,
-    progress: Progress | None,
-) -> tuple[Collection, tuple[NDArray[np.int64], NDArray[np.int64], tuple[str, ...], int, float], int]:
-    """Write the clusters of every slide; returns the tables opened anew, sums for the report, and how many were
-    written."""
-    types = tuple(dict.fromkeys(name for slide in cells.slides for name in slide.table.types))
-    by_type = np.zeros((about["count"], len(types)), np.int64)
-    counts = np.zeros(about["count"], np.int64)
-    voters = about["options"]["neighbours"]
-    everything = len(vectors) == cells.count
-    assign = None if everything else Assigner(vectors, grouping.labels, voters, about["options"]["seed"])
-    labels = np.split(grouping.labels, np.cumsum([len(some) for some in rows])[:-1])
-    slides, joined, agreed, written, done = [], 0, 0.0, 0, 0
-    for slide, mine, known in zip(cells.slides, rows, labels, strict=True):
-        path = slide.table.path
-        with RunLock(path.parent):
-            step = folder.step(f"slide {slide.name}", {}, after=("sample",))
-            kept = step.is_done and _is_of(path, about["digest"])
-            if kept:
-                table = open_table(path)
-                _export(path.parent, formats, fresh=False)
-            else:
-                with step:
-                    _assign(slide, mine, known, assign, about, done, cells.count, progress)
-                    table = open_table(path)
-                    _export(path.parent, formats, fresh=True)
-                written += 1
-        slides.append(SlideCells(slide.name, table, slide.stamp))
-        with parquet_errors(path):
-            side = pq.read_table(path.with_name(CLUSTERS), columns=["sampled", "agreement"])
-        apart = ~np.asarray(side["sampled"])
-        joined += int(apart.sum())
-        agreed += float(np.asarray(side["agreement"])[apart].sum())
-        place = np.array([types.index(name) for name in table.types], dtype=np.intp)
-        for batch in table.batches(("type", CLUSTER)):
-            np.add.at(by_type, (np.asarray(batch.column(CLUSTER)), place[table.type_codes(batch)]), 1)
-        counts += np.bincount(read_clusters(path), minlength=len(counts))
-        done += slide.table.count
-        if progress:
-            progress(done, cells.count)
-    return Collection(tuple(slides), cells.home), (counts, by_type, types, joined, agreed), written
-
-
-def _is_of(path: Path, digest: str) -> bool:
-    """Whether the clusters that are there are those of this run, or of another one."""
+def _is_of(table: Path, digest: str) -> bool:
+    """Whether the clusters beside a table are there and of this run."""
     try:
-        there = cluster_summary(path)
+        about = cluster_summary(table)
     except InputError:  # damaged, or of an earlier table
         return False
-    return there is not None and there.get("digest") == digest
+    return about is not None and about.get("digest") == digest
 
 
-def _assign(
-    slide: SlideCells,
-    mine: Rows,
-    known: NDArray[np.int32],
-    assign: Assigner | None,
-    about: dict[str, Any],
-    done: int,
-    total: int,
-    progress: Progress | None,
-) -> None:
-    n = slide.table.count
-    labels, agreement = np.zeros(n, np.int32), np.ones(n, np.float32)
-    sampled = np.zeros(n, bool)
-    if assign is not None:
-        for start, vectors in slide.blocks():
-            at = slice(start, start + len(vectors))
-            labels[at], agreement[at] = assign(vectors)
-            if progress:
-                progress(done + at.stop, total)
-    labels[mine], agreement[mine], sampled[mine] = known, 1, True
-    ids = slide.table.read(["cell_id"])["cell_id"].to_numpy()
-    write_clusters(slide.table.path, ids.astype(np.int64), labels, sampled, agreement, about)
+def _group_sample(
+    folder: RunFolder,
+    collection: Collection,
+    rows: Sequence[Rows],
+    vectors: NDArray[np.float32],
+    options: ClusterOptions,
+) -> Grouping:
+    """Cluster the sampled cells, unless an interrupted run has."""
+    step = folder.step("sample", {}, (SAMPLE,))
+    if step.is_done:
+        return _read_sample(folder.path / SAMPLE)
+    if len(vectors) > MANY:
+        times = (len(vectors) / SAMPLED_CELLS) ** 2
+        warnings.warn(
+            f"{len(vectors):,} cells are clustered themselves, and each is first compared with every other: that takes "
+            f"about {times:.0f} times as long as of {SAMPLED_CELLS:,}; with a smaller `sample` the other cells join the"
+            " clusters of these",
+            SlowWarning,
+            stacklevel=3,
+        )
+    try:
+        with step:
+            grouping = group(vectors, options.resolution, options.neighbours, options.seed)
+            if grouping.labels.max() >= MOST:
+                raise InputError(f"`resolution={options.resolution:g}`: gives more than {MOST:,} clusters; choose less")
+            _write_sample(folder.path / SAMPLE, collection, rows, grouping)
+    except BaseException:
+        folder.discard()  # nothing is done yet
+        raise
+    return grouping
 
 
-def _export(directory: Path, formats: Sequence[str], fresh: bool) -> None:
-    """Write what was asked for, and again what is there, in a directory that the caller holds."""
-    wanted = {find_format(name).name for name in formats}
-    there = {name for name, exporter in FORMATS.items() if (directory / f"cells{exporter.suffixes[0]}").exists()}
-    for name in sorted((wanted - {"geojson"}) | (there if fresh else set())):
-        write_format(directory, name, overwrite=True)
-    if "geojson" in wanted or (fresh and (directory / GEOJSON).exists()):
-        with replacing(directory / GEOJSON) as temporary:
-            write_geojson(open_table(directory), temporary, classify="cluster")
-
-
-def _write_sample(path: Path, cells: Collection, rows: Sequence[Rows], grouping: Grouping) -> None:
-    names, parts = [], []
-    for slide, mine in zip(cells.slides, rows, strict=True):
-        names += [slide.name] * len(mine)
-        parts.append(slide.table.take(mine, ["cell_id", "type"]) if len(mine) else None)
-    table = pa.table(
-        {
-            "slide": pa.array(names, pa.string()).dictionary_encode(),
-            "row": np.concatenate(rows),
-            "cell_id": np.concatenate([part["cell_id"].to_numpy() for part in parts if part is not None]),
-            "type": pa.chunked_array(
-                [c for part in parts if part is not None for c in part["type"].cast(pa.string()).chunks], pa.string()
-            ),
-            CLUSTER: grouping.labels,
-            "umap_x": grouping.points[:, 0],
-            "umap_y": grouping.points[:, 1],
-        }
-    )
+def _write_sample(path: Path, collection: Collection, rows: Sequence[Rows], grouping: Grouping) -> None:
+    parts, columns = [], ["slide", "row", "cell_id", "type"]
+    for slide, some in zip(collection.slides, rows, strict=True):
+        cells = slide.table.take(some, ["cell_id", "type"])
+        name = pa.array([slide.name] * len(some), pa.string())
+        parts.append(pa.table([name, some, cells["cell_id"], cells["type"].cast(pa.string())], names=columns))
+    table = pa.concat_tables(parts)
+    table = table.set_column(0, "slide", table["slide"].dictionary_encode())
+    for name, values in (
+        (CLUSTER, grouping.labels),
+        ("umap_x", grouping.points[:, 0]),
+        ("umap_y", grouping.points[:, 1]),
+    ):
+        table = table.append_column(name, pa.array(values))
     with replacing(path) as temporary:
         pq.write_table(table, temporary)
 
@@ -323,6 +258,58 @@ def _write_sample(path: Path, cells: Collection, rows: Sequence[Rows], grouping:
 def _read_sample(path: Path) -> Grouping:
     with parquet_errors(path):
         table = pq.read_table(path, columns=[CLUSTER, "umap_x", "umap_y"])
-        labels = np.asarray(table[CLUSTER].to_numpy(), np.int32)
-        points = np.stack([table["umap_x"].to_numpy(), table["umap_y"].to_numpy()], 1).astype(np.float32)
-    return Grouping(labels, points)
+    points = np.stack([table["umap_x"].to_numpy(), table["umap_y"].to_numpy()], axis=1)
+    return Grouping(table[CLUSTER].to_numpy(), points)
+
+
+def _write_slide(
+    slide: SlideCells,
+    blocks: Iterable[tuple[int, NDArray[np.float32]]],
+    sampled: Rows,
+    known: NDArray[np.int32],
+    assign: Assigner | None,
+    about: dict[str, Any],
+) -> None:
+    """Write the clusters of one slide: those of its sampled rows are known, the other cells are assigned."""
+    count = slide.table.count
+    labels, agreement, is_sampled = np.zeros(count, np.int32), np.ones(count, np.float32), np.zeros(count, bool)
+    if assign is not None:
+        for start, vectors in blocks:
+            stop = start + len(vectors)
+            labels[start:stop], agreement[start:stop] = assign(vectors)
+    labels[sampled], agreement[sampled], is_sampled[sampled] = known, 1, True
+    ids = slide.table.read(["cell_id"])["cell_id"].to_numpy()
+    write_clusters(slide.table.path, ids.astype(np.int64), labels, is_sampled, agreement, about)
+
+
+def _export(directory: Path, formats: Sequence[str], again: bool) -> None:
+    """Write the formats asked for, and ``again`` those that are there, in a directory that the caller holds."""
+    names = {find_format(name).name for name in formats}
+    by_cluster = "geojson" in names or (again and (directory / GEOJSON).exists())
+    names.discard("geojson")
+    if again:
+        names |= {name for name, exporter in FORMATS.items() if (directory / f"cells{exporter.suffixes[0]}").exists()}
+    for name in sorted(names):
+        write_format(directory, name, overwrite=True)
+    if by_cluster:
+        with replacing(directory / GEOJSON) as temporary:
+            write_geojson(open_table(directory), temporary, classify="cluster")
+
+
+def _summarise(out: Path, collection: Collection, about: dict[str, Any], written: int) -> Clustered:
+    """Open the tables with their clusters, and count."""
+    opened = [replace(slide, table=open_table(slide.table.path)) for slide in collection.slides]
+    by_type = np.zeros((about["count"], len(collection.types)), np.int64)
+    joined, agreement = 0, 0.0
+    for table in (slide.table for slide in opened):
+        column = np.array([collection.types.index(name) for name in table.types], dtype=np.intp)
+        for batch in table.batches(("type", CLUSTER)):
+            np.add.at(by_type, (np.asarray(batch.column(CLUSTER)), column[table.type_codes(batch)]), 1)
+        clusters = table.path.with_name(CLUSTERS)
+        with parquet_errors(clusters):
+            votes = pq.read_table(clusters, columns=["sampled", "agreement"])
+        has_joined = ~votes["sampled"].to_numpy()
+        joined += int(has_joined.sum())
+        agreement += float(votes["agreement"].to_numpy()[has_joined].sum())
+    mean = agreement / joined if joined else float("nan")
+    return Clustered(out, Collection(tuple(opened), collection.home), by_type, about["sampled"], written, mean)

@@ -1,7 +1,7 @@
-"""Cell tables that are looked at together: the slides of a cohort, in one fixed order, streamed.
+"""The cells of several slides, in one fixed order and streamed: what is searched, indexed and clustered.
 
-Embeddings are compared by cosine similarity, so they travel as unit vectors, at most ``BLOCK`` numbers of them at a
-time. An embedding that is zero or not finite becomes zero: it is like nothing.
+Embeddings are compared by cosine similarity, so they travel as unit vectors. One that is zero or not finite becomes
+zero: it is similar to nothing.
 """
 
 from __future__ import annotations
@@ -19,9 +19,12 @@ from celldetr.cells.reader import BATCH_ROWS, CellTable, batch_embeddings, open_
 from celldetr.cells.schema import CELLS, RUN, embedding_matrix
 from celldetr.errors import InputError, near
 from celldetr.io.safe_io import is_dir, is_file
+from celldetr.progress import Progress
 
 BLOCK = 2**22  # numbers of embeddings in memory at once: 16 MB as float32
 Rows = NDArray[np.int64]
+Sources = Path | str | Sequence[Path | str]
+"""``cells.parquet`` files, folders of results of a slide, or folders of these (a cohort)."""
 
 
 @dataclass(frozen=True)
@@ -38,12 +41,25 @@ class SlideCells:
     table: CellTable
     stamp: str
 
-    def blocks(self) -> Iterator[tuple[int, NDArray[np.float32]]]:
-        """Index of the first row and (n, d) unit vectors, block by block."""
+    def blocks(
+        self, progress: Progress | None = None, done: int = 0, total: int = 0
+    ) -> Iterator[tuple[int, NDArray[np.float32]]]:
+        """Index of the first row and (n, d) unit vectors, block by block.
+
+        Args:
+            progress: called with the number of cells done, ``done`` before this slide, of ``total``.
+        """
+        rows = max(1, min(BATCH_ROWS, BLOCK // self.table.embedding_dim))
         start = 0
-        for batch in self.table.batches(("embedding",), _rows_a_block(self.table.embedding_dim)):
+        for batch in self.table.batches(("embedding",), rows):
             yield start, unit(batch_embeddings(batch))
             start += len(batch)
+            if progress:
+                progress(done + start, total)
+
+    def unit_embeddings(self, rows: Rows) -> NDArray[np.float32]:
+        """(n, d) unit vectors of some rows."""
+        return unit(embedding_matrix(self.table.take(rows, ["embedding"])["embedding"]).astype(np.float32))
 
     def rows_of(self, ids: Sequence[int]) -> Rows:
         """Rows of the cells with these ``cell_id``.
@@ -52,17 +68,14 @@ class SlideCells:
             InputError: there is no such cell.
         """
         known = self.table.read(["cell_id"])["cell_id"].to_numpy()
-        order = np.argsort(known, kind="stable")
-        low, high = (int(known.min()), int(known.max())) if len(known) else (0, -1)
-        rows = np.empty(0, np.int64)
-        absent = [number for number in ids if not low <= number <= high]  # before the cast: they may be no int64
-        if not absent:
-            rows = order[np.searchsorted(known, np.asarray(ids, np.int64), sorter=order)].astype(np.int64)
-            absent = [number for number, found in zip(ids, known[rows].tolist(), strict=True) if found != number]
-        if absent:
-            reach = f"cell_id goes from {low} to {high}" if len(known) else "it has no cells"
-            raise InputError(f"`cell={absent[0]}`: there is no such cell on slide {self.name!r}; {reach}")
-        return rows
+        rows = []
+        for number in ids:
+            here = np.flatnonzero(known == number)
+            if not len(here):
+                have = f"cell_id goes from {known.min()} to {known.max()}" if len(known) else "it has no cells"
+                raise InputError(f"`cell={number}`: there is no such cell on slide {self.name!r}; {have}")
+            rows.append(here[0])
+        return np.array(rows, dtype=np.int64)
 
 
 @dataclass(frozen=True)
@@ -89,11 +102,16 @@ class Collection:
 
     @property
     def model(self) -> str | None:
-        """Hash of the model that made the embeddings; None where no run says."""
-        return next((found for slide in self.slides if (found := _model(slide.table))), None)
+        """Hash of the model that made the embeddings; None where no run has it on record."""
+        return next((hash for slide in self.slides if (hash := _model(slide.table))), None)
+
+    @property
+    def types(self) -> tuple[str, ...]:
+        """Names of the types of all slides."""
+        return tuple(dict.fromkeys(name for slide in self.slides for name in slide.table.types))
 
     def position(self, name: str) -> int:
-        """Place of a slide in ``slides``.
+        """Index of a slide in ``slides``.
 
         Raises:
             InputError: there is no such slide.
@@ -102,10 +120,6 @@ class Collection:
             if name in (slide.name, slide.table.slide):
                 return i
         raise InputError(f"`slide={name!r}`: no such slide; {near(name, (slide.name for slide in self.slides))}")
-
-
-def _rows_a_block(dim: int) -> int:
-    return max(1, min(BATCH_ROWS, BLOCK // dim))
 
 
 def unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -119,65 +133,62 @@ def unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
 
 def _model(table: CellTable) -> str | None:
     model = table.run.get("model")
-    found = model.get("sha256") if isinstance(model, dict) else None
-    return str(found) if found else None
+    return model.get("sha256") if isinstance(model, dict) else None
 
 
 def _tables_in(source: Path) -> list[Path]:
     """The table of a slide's folder or of a file; those of all slides in a cohort's folder."""
     if not is_dir(source) or is_file(source / CELLS) or is_file(source / RUN):
         return [source]
-    found = sorted(path.parent for path in source.glob(f"*/{CELLS}") if is_file(path))
-    if not found:
+    folders = sorted(path.parent for path in source.glob(f"*/{CELLS}") if is_file(path))
+    if not folders:
         raise InputError(
             f"{source}: no cells here; give cells.parquet, the folder that predict wrote for a slide, or a folder of "
             "such folders"
         )
-    return found
+    return folders
 
 
-def find_cells(sources: Sequence[Path | str], *, clusters: bool = True) -> Collection:
+def find_cells(sources: Sources, *, clusters: bool = True) -> Collection:
     """Open the cells of slides and cohorts.
 
     Args:
-        sources: ``cells.parquet`` files, folders of results of a slide, or folders of these.
-        clusters: with the clusters that ``celldetr cluster`` has found; without, it does not matter if these fit.
+        sources: files and folders.
+        clusters: join the clusters of ``celldetr cluster``; without, they need not fit the tables.
 
     Raises:
         InputError: no table, an unfinished run, tables of different models, or two slides of one name.
     """
-    paths = [Path(source) for source in sources]
+    paths = [Path(source) for source in ([sources] if isinstance(sources, str | Path) else sources)]
     slides: dict[Path, SlideCells] = {}
     for path in (table for source in paths for table in _tables_in(source)):
         table = open_table(path, clusters=clusters)
-        slides.setdefault(table.path.resolve(), SlideCells(_name(table.path), table, table_stamp(table.path)))
+        name = table.path.resolve().parent.name.encode(errors="replace").decode()
+        slides.setdefault(table.path.resolve(), SlideCells(name, table, table_stamp(table.path)))
     if not slides:
         raise InputError("no cells given; give cells.parquet, or the folder that predict wrote")
     ordered = sorted(slides.values(), key=lambda slide: slide.name)
-    first = ordered[0]
+    first = ordered[0].table
     for one, two in pairwise(ordered):
         if one.name == two.name:
             raise InputError(
                 f"two slides are called {one.name!r}: {one.table.path} and {two.table.path}; rename a folder"
             )
-    for slide in ordered:
-        if slide.table.embedding_dim != first.table.embedding_dim:
+    for table in (slide.table for slide in ordered):
+        if table.embedding_dim != first.embedding_dim:
             raise InputError(
-                f"{slide.table.path}: embeddings of {slide.table.embedding_dim} numbers, those of "
-                f"{first.table.path} have "
-                f"{first.table.embedding_dim}; compare cells of one model"
+                f"{table.path}: embeddings of {table.embedding_dim} numbers, those of {first.path} have "
+                f"{first.embedding_dim}; compare cells of one model"
             )
-        if None not in (hashes := {_model(slide.table), _model(first.table)}) and len(hashes) > 1:
-            raise InputError(
-                f"{slide.table.path}: made by another model than {first.table.path}; compare cells of one model"
-            )
-    home = paths[0] if len(paths) == 1 and is_dir(paths[0]) else first.table.path.parent
-    return Collection(tuple(ordered), home if len(paths) == 1 else first.table.path.parent.parent)
+        if not same_model(_model(table), _model(first)):
+            raise InputError(f"{table.path}: made by another model than {first.path}; compare cells of one model")
+    home = paths[0] if len(paths) == 1 and is_dir(paths[0]) else first.path.parent
+    return Collection(tuple(ordered), home if len(paths) == 1 else first.path.parent.parent)
 
 
-def _name(path: Path) -> str:
-    """Of the folder of a slide's results, as text."""
-    return path.resolve().parent.name.encode(errors="replace").decode()
+def same_model(one: str | None, two: str | None) -> bool:
+    """Whether two hashes may be of one model; None is unknown."""
+    return one is None or two is None or one == two
 
 
 def sample_rows(collection: Collection, size: int, seed: int) -> list[Rows]:
@@ -191,13 +202,6 @@ def sample_rows(collection: Collection, size: int, seed: int) -> list[Rows]:
     return [part - start for part, start in zip(parts, edges[:-1], strict=True)]
 
 
-def unit_embeddings(table: CellTable, rows: Rows) -> NDArray[np.float32]:
-    """(n, d) unit vectors of some rows of a table."""
-    return unit(embedding_matrix(table.take(rows, ["embedding"])["embedding"]).astype(np.float32))
-
-
 def gather(collection: Collection, rows: Sequence[Rows]) -> NDArray[np.float32]:
     """(n, d) unit vectors of rows (an array a slide), slide by slide."""
-    return np.concatenate(
-        [unit_embeddings(slide.table, mine) for slide, mine in zip(collection.slides, rows, strict=True)]
-    )
+    return np.concatenate([slide.unit_embeddings(some) for slide, some in zip(collection.slides, rows, strict=True)])

@@ -1,8 +1,8 @@
-"""Groups of embeddings: a graph of nearest neighbours, Leiden on it, and the nearest sampled cells' group for the rest.
+"""Clusters of embeddings: a graph of nearest neighbours, Leiden on it, and a vote of the nearest for the rest.
 
-Scanpy's neighbours (UMAP's weights) and Leiden (igraph's), so that it is what one gets there, on unit vectors and exact
-neighbours, so that a seed settles it. Time grows faster than the number of cells, hence the sample: Traag et al., Sci.
-Rep. 2019 (Leiden); McInnes et al. 2018 (UMAP).
+Scanpy's neighbours (with UMAP's weights) and Leiden (igraph's), on unit vectors and with exact neighbours, so that a
+seed settles the result. Time grows faster than the number of cells, so a sample is clustered and the other cells join
+it. Traag et al., Sci. Rep. 2019 (Leiden); McInnes et al. 2018 (UMAP).
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from celldetr.errors import InputError, install
 from celldetr.search import ivf
 
 EXTRA = "cluster-cells"
-MAPPED = 10_000  # cells of the map; more take minutes and cover each other
-ROUNDS = 2  # of Leiden, as scanpy recommends
+MAPPED = 10_000  # cells of the UMAP; more take minutes and cover each other
+ITERATIONS = 2  # of Leiden, as scanpy recommends
 
 
 @dataclass(frozen=True)
 class Grouping:
-    """Groups of n vectors.
+    """Clusters of n vectors.
 
     Attributes:
-        labels: (n,) 0 is the largest group; of equals, that of the first vector.
+        labels: (n,) 0 is the largest cluster; of equals, that of the first vector.
         points: (n, 2) places on a UMAP; NaN for those that are not on it.
     """
 
@@ -36,7 +36,7 @@ class Grouping:
 
 
 def scanpy_module() -> Any:
-    """scanpy, once igraph and faiss are known to be there.
+    """scanpy, with igraph and faiss installed too.
 
     Raises:
         InputError: one of them is not installed.
@@ -51,11 +51,11 @@ def scanpy_module() -> Any:
 
 
 def group(vectors: NDArray[np.float32], resolution: float, neighbours: int, seed: int) -> Grouping:
-    """Group (n, d) unit vectors.
+    """Cluster (n, d) unit vectors.
 
     Args:
         vectors: of length 1 each.
-        resolution: of Leiden's modularity; larger makes more groups.
+        resolution: of Leiden's modularity; larger makes more clusters.
         neighbours: of each in the graph.
         seed: of Leiden and of the map.
 
@@ -67,21 +67,21 @@ def group(vectors: NDArray[np.float32], resolution: float, neighbours: int, seed
     points = np.full((n, 2), np.nan, np.float32)
     if n < 3:
         return Grouping(np.zeros(n, np.int32), points)
-    cells = _graph(scanpy, vectors, neighbours, seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of scanpy, about its own next version
+        cells = _graph(scanpy, vectors, neighbours, seed)
         scanpy.tl.leiden(
-            cells, resolution=resolution, flavor="igraph", n_iterations=ROUNDS, directed=False, random_state=seed
+            cells, resolution=resolution, flavor="igraph", n_iterations=ITERATIONS, directed=False, random_state=seed
         )
-    shown = np.arange(n)
-    if n > MAPPED:
-        shown = np.sort(np.random.default_rng(seed).choice(n, MAPPED, replace=False))
-        mapped = _graph(scanpy, vectors[shown], neighbours, seed)
-    else:
-        mapped = cells
-    if n > neighbours:  # of fewer there is nothing to lay out
-        points[shown] = _lay_out(scanpy, mapped, seed)
-    return Grouping(by_size(cells.obs["leiden"].astype(int).to_numpy()), points)
+        labels = by_size(cells.obs["leiden"].astype(int).to_numpy())
+        if n > neighbours:  # of fewer there is nothing to lay out
+            mapped = np.arange(n)
+            if n > MAPPED:
+                mapped = np.sort(np.random.default_rng(seed).choice(n, MAPPED, replace=False))
+                cells = _graph(scanpy, vectors[mapped], neighbours, seed)
+            scanpy.tl.umap(cells, init_pos=_principal_axes(vectors[mapped]), random_state=seed)
+            points[mapped] = cells.obsm["X_umap"]
+    return Grouping(labels, points)
 
 
 def _graph(scanpy: Any, vectors: NDArray[np.float32], neighbours: int, seed: int) -> Any:
@@ -91,27 +91,20 @@ def _graph(scanpy: Any, vectors: NDArray[np.float32], neighbours: int, seed: int
     k = min(neighbours, len(vectors) - 1)
     cells = anndata.AnnData(vectors)
     exact = KNeighborsTransformer(n_neighbors=k, algorithm="brute", metric="euclidean")  # of unit vectors: as cosine
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        scanpy.pp.neighbors(cells, n_neighbors=k, use_rep="X", transformer=exact, random_state=seed)
+    scanpy.pp.neighbors(cells, n_neighbors=k, use_rep="X", transformer=exact, random_state=seed)
     return cells
 
 
-def _lay_out(scanpy: Any, cells: Any, seed: int) -> NDArray[np.float32]:
-    centred = cells.X - cells.X.mean(axis=0)
-    _, _, axes = np.linalg.svd(centred.T @ centred)
-    start = centred @ axes[:2].T
-    start = (10 * start / max(float(np.abs(start).max()), 1e-9)).astype(np.float32)
-    if start.shape[1] < 2:
-        start = np.pad(start, ((0, 0), (0, 1)))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        scanpy.tl.umap(cells, init_pos=start, random_state=seed)
-    return np.asarray(cells.obsm["X_umap"], dtype=np.float32)
+def _principal_axes(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(n, 2) places where the UMAP begins: on the first two principal components, within 10 of the middle."""
+    from sklearn.decomposition import PCA
+
+    start = PCA(2, svd_solver="covariance_eigh").fit_transform(vectors)
+    return np.asarray(10 * start / max(float(np.abs(start).max()), 1e-9), dtype=np.float32)
 
 
 def by_size(labels: NDArray[np.integer]) -> NDArray[np.int32]:
-    """Labels renumbered: the largest group is 0; of equals, the one that comes first."""
+    """Labels renumbered: the largest cluster is 0; of equals, the one that comes first."""
     _, first, inverse, counts = np.unique(labels, return_index=True, return_inverse=True, return_counts=True)
     order = np.lexsort((first, -counts))
     number = np.empty(len(order), np.int32)
@@ -120,11 +113,11 @@ def by_size(labels: NDArray[np.integer]) -> NDArray[np.int32]:
 
 
 class Assigner:
-    """Gives vectors the group that most of their nearest sampled vectors are in; of equals, the nearest one's.
+    """Gives vectors the cluster that most of their nearest sampled vectors are in; of equals, the nearest one's.
 
     Args:
         sample: (n, d) unit vectors.
-        labels: (n,) their groups.
+        labels: (n,) their clusters.
         neighbours: that vote.
         seed: of the index's centroids.
     """
@@ -135,16 +128,14 @@ class Assigner:
         self._index = ivf.make_lists(ivf.quantizer_of(centroids), [(0, sample)])
 
     def __call__(self, vectors: NDArray[np.float32]) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-        """(m, d) unit vectors -> (m,) groups and (m,) share of the voters that are for it."""
-        _, found = self._index.search(np.ascontiguousarray(vectors), self._k)
-        there = found >= 0
-        voted = np.where(there, self._labels[found], 0)
-        lines = np.arange(len(vectors))
+        """(m, d) unit vectors -> (m,) clusters and (m,) share of the voters that are for it."""
+        _, nearest = self._index.search(np.ascontiguousarray(vectors), self._k)
+        is_vote = nearest != ivf.NONE
+        labels = np.where(is_vote, self._labels[nearest], 0)
+        rows = np.arange(len(vectors))
         votes = np.zeros((len(vectors), int(self._labels.max(initial=0)) + 1), np.float32)
-        for column, is_there in zip(voted.T, there.T, strict=True):
-            votes[lines, column] += is_there
-        cast = np.maximum(there.sum(1), 1)
-        share = votes / cast[:, None]
-        votes[lines, voted[:, 0]] += 0.5
+        np.add.at(votes, (rows[:, None], labels), is_vote)
+        share = votes / np.maximum(is_vote.sum(1), 1)[:, None]
+        votes[rows, labels[:, 0]] += 0.5  # of equals the nearest one's
         winner = votes.argmax(1)
-        return winner.astype(np.int32), share[lines, winner].astype(np.float32)
+        return winner.astype(np.int32), share[rows, winner].astype(np.float32)

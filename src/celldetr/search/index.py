@@ -1,21 +1,20 @@
 """Nearest-neighbour index of a cohort on disk: ``manifest.json``, ``centroids.npy`` and one file of lists a slide.
 
-The manifest is the record of a run folder, in which each slide is a step. It names its table by its stamp, so an
-index knows which version of which table it is of, whatever folder that lies in. What it lists is whole, an interrupted
-build continues after the last slide, and slides that have not changed are not read again.
+The manifest is the record of a run folder in which each slide is a step, so that an interrupted build continues after
+the last slide. It names each table by its stamp: slides that have not changed are not read again.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from celldetr.config import Config, parse
 from celldetr.errors import InputError
@@ -23,48 +22,56 @@ from celldetr.io.files import read_json, replacing
 from celldetr.io.run_folder import Layout, RunFolder
 from celldetr.progress import Progress
 from celldetr.search import ivf
-from celldetr.search.collection import Collection, Rows, find_cells, gather, sample_rows, unit
-from celldetr.search.nearest import Best, Excluded
+from celldetr.search.collection import Collection, SlideCells, Sources, find_cells, gather, same_model, sample_rows
+from celldetr.search.nearest import Best, Query
 from celldetr.slide.provenance import now, package_version
 
-INDEX = "neighbours"  # folder of a cohort's or a slide's index in its own
+INDEX = "neighbours"  # folder of an index, in the cohort's or the slide's
 MANIFEST = "manifest.json"
 CENTROIDS = "centroids.npy"
 SEGMENTS = "*.faiss"
-LAYOUT = Layout(
-    MANIFEST, outputs=(CENTROIDS, SEGMENTS), noun="index", remedy="make it anew (celldetr index, `overwrite=True`)"
-)
-FORMAT = 3  # 2: another manifest
+LAYOUT = Layout(MANIFEST, outputs=(CENTROIDS, SEGMENTS), noun="index", remedy=ivf.REMEDY)
+FORMAT = 3
 GROWTH = 4  # more or fewer cells by this factor than the centroids were made for: they are made anew
-NPY_HEADER = 4096
 
 
-class Segment(Config):
-    """One slide of an index."""
+class _Record(Config):
+    """A part of the manifest; keys that are not needed to search are passed over."""
 
-    slide: str  # name of the folder of its results
-    stamp: str  # of its table, see celldetr.cells.clusters.table_stamp
-    rows: Annotated[int, Field(ge=0, lt=2**40)]  # cells
+    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
+
+
+class Segment(_Record):
+    """One slide of an index: name of the folder of its results, stamp of its table, number of its cells."""
+
+    slide: str
+    stamp: str
+    rows: Annotated[int, Field(ge=0, lt=2**40)]
 
     @property
     def file(self) -> str:
         """Name in the folder of the index; not there if there are no cells."""
-        return _segment_file(self.slide, self.stamp)
+        return hashlib.sha256(f"{self.slide}\n{self.stamp}".encode()).hexdigest()[:32] + ".faiss"
 
 
-class Manifest(Config):
-    """What ``manifest.json`` says, beside its status."""
+class _Step(_Record):
+    facts: Segment
 
-    format: Literal[3]
-    metric: Literal["cosine"]
-    version: str | None  # of celldetr
+
+class Manifest(_Record):
+    """What ``manifest.json`` says of an index."""
+
     model: str | None  # hash of the model whose embeddings they are
     dim: Annotated[int, Field(ge=1)]
     lists: Annotated[int, Field(ge=1, le=ivf.MOST_LISTS)]
-    centroids: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]  # SHA-256 of those that the lists belong to
-    trained_for: Annotated[int, Field(ge=0)]  # cells that the number of lists was chosen for
-    seed: Annotated[int, Field(ge=0)]
-    segments: Annotated[tuple[Segment, ...], Field(max_length=1_000_000)] = ()
+    centroids: str  # SHA-256
+    trained_for: Annotated[int, Field(ge=1)]  # cells that the number of lists was chosen for
+    steps: Annotated[dict[str, _Step], Field(default_factory=dict, max_length=1_000_000)]
+
+    @property
+    def segments(self) -> list[Segment]:
+        """Those that are written."""
+        return [step.facts for step in self.steps.values()]
 
 
 @dataclass(frozen=True)
@@ -73,7 +80,7 @@ class Built:
 
     Attributes:
         path: folder of the index.
-        cells, slides: in it.
+        cells, slides: how many are in it.
         added, kept, dropped: slides that were read, that were in it already, that are no longer in it.
     """
 
@@ -86,15 +93,15 @@ class Built:
 
 
 def build_index(
-    cells: Path | str | Sequence[Path | str] | Collection,
+    cells: Sources,
     out: Path | str | None = None,
     *,
     overwrite: bool = False,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Built:
-    """Make an index of the cells of a collection, or bring one up to date: slides that are new or have changed are
-    read, those that are not among the collection's are dropped.
+    """Make an index of cells, or bring one up to date: slides that are new or have changed are read, those that are no
+    longer among them are dropped.
 
     Args:
         cells: ``cells.parquet`` files, folders of results, or folders of these (a cohort).
@@ -107,17 +114,13 @@ def build_index(
         InputError: faiss is not installed; no cells; ``out`` holds something else, is in use, or cannot be written.
     """
     ivf.faiss_module()
-    if isinstance(cells, Collection):
-        collection = cells
-    else:
-        collection = find_cells([cells] if isinstance(cells, str | Path) else cells, clusters=False)
+    collection = find_cells(cells, clusters=False)
     out = collection.home / INDEX if out is None else Path(out)
     if not collection.count:
         raise InputError(f"{collection.home}: there are no cells to make an index of")
-    folder = RunFolder(
-        out, LAYOUT, {"format": FORMAT, "metric": "cosine", "model": collection.model, "dim": collection.dim}
-    )
-    overwrite = overwrite or not _is_usable(folder, collection)
+    request = {"format": FORMAT, "metric": "cosine", "model": collection.model, "dim": collection.dim}
+    folder = RunFolder(out, LAYOUT, request)
+    overwrite = overwrite or not _can_be_extended(folder, collection)
     with folder.open(resume=not overwrite, overwrite=overwrite):
         if not folder.record:
             _make_centroids(folder, collection, seed)
@@ -127,19 +130,17 @@ def build_index(
         for name in before - {slide.name for slide in collection.slides}:
             del folder.steps[name]
         for slide in collection.slides:
-            file = _segment_file(slide.name, slide.stamp)
-            step = folder.step(slide.name, {"stamp": slide.stamp}, (file,) if slide.table.count else ())
+            segment = Segment(slide=slide.name, stamp=slide.stamp, rows=slide.table.count)
+            step = folder.step(slide.name, {"stamp": slide.stamp}, (segment.file,) if segment.rows else ())
             if not step.is_done:
                 added += 1
                 with step as facts:
-                    facts["rows"] = slide.table.count
-                    if slide.table.count:
-                        index = ivf.make_lists(
-                            quantizer, _with_progress(slide.blocks(), done, collection.count, progress)
-                        )
-                        with replacing(out / file) as temporary:
-                            ivf.write_lists(index, temporary)
-            done += slide.table.count
+                    facts.update(segment.model_dump())
+                    if segment.rows:
+                        blocks = slide.blocks(progress, done, collection.count)
+                        with replacing(out / segment.file) as temporary:
+                            ivf.write_lists(quantizer, blocks, temporary)
+            done += segment.rows
             if progress:
                 progress(done, collection.count)
         folder.finish()
@@ -151,20 +152,12 @@ def build_index(
     return Built(out, collection.count, slides, added, slides - added, len(before - set(folder.steps)))
 
 
-def _with_progress(blocks: Any, done: int, total: int, progress: Progress | None) -> Any:
-    for start, vectors in blocks:
-        yield start, vectors
-        if progress:
-            progress(done + start + len(vectors), total)
-
-
-def _is_usable(folder: RunFolder, collection: Collection) -> bool:
-    """Whether there is an index, and its centroids do for this collection."""
-    record = read_json(folder.path / MANIFEST) or {}
-    if folder.changes(record) or not (folder.path / CENTROIDS).is_file():
+def _can_be_extended(folder: RunFolder, collection: Collection) -> bool:
+    """Whether there is an index of this model's cells, with a number of lists that suits this many."""
+    if folder.changes(read_json(folder.path / MANIFEST) or {}) or not (folder.path / CENTROIDS).is_file():
         return False
-    grown = collection.count / max(read_manifest(folder.path).trained_for, 1)
-    return 1 / GROWTH <= grown <= GROWTH
+    growth = collection.count / read_manifest(folder.path).trained_for
+    return 1 / GROWTH <= growth <= GROWTH
 
 
 def _make_centroids(folder: RunFolder, collection: Collection, seed: int) -> None:
@@ -187,12 +180,8 @@ def _digest(centroids: NDArray[np.float32]) -> str:
     return hashlib.sha256(np.ascontiguousarray(centroids).tobytes()).hexdigest()
 
 
-def _segment_file(name: str, stamp: str) -> str:
-    return hashlib.sha256(f"{name}\n{stamp}".encode()).hexdigest()[:32] + ".faiss"
-
-
 def read_manifest(path: Path) -> Manifest:
-    """What an index says of itself.
+    """The manifest in the folder of an index.
 
     Raises:
         InputError: there is none, or it is not as we write it.
@@ -201,35 +190,21 @@ def read_manifest(path: Path) -> Manifest:
     if values is None:
         raise InputError(f"{path}: no index here; make one with celldetr index")
     if values.get("format") != FORMAT:
-        raise InputError(f"{path}: index of another version; make it anew with celldetr index")
-    try:
-        segments = [
-            {"slide": name, "stamp": step["settings"]["stamp"], "rows": step["facts"]["rows"]}
-            for name, step in values.get("steps", {}).items()
-        ]
-    except (AttributeError, KeyError, TypeError):
-        raise InputError(f"{path / MANIFEST}: not as celldetr index writes it; {LAYOUT.remedy}") from None
-    known = {key: values[key] for key in Manifest.model_fields if key in values}
-    return parse(Manifest, known | {"segments": segments}, str(path / MANIFEST))
+        raise InputError(f"{path}: index of another version; {ivf.REMEDY}")
+    return parse(Manifest, values, str(path / MANIFEST))
 
 
 def _read_centroids(path: Path, manifest: Manifest) -> NDArray[np.float32]:
     file = path / CENTROIDS
-    needed = 4 * manifest.lists * manifest.dim
     try:
-        size = file.stat().st_size
-        if not needed < size <= needed + NPY_HEADER:
-            raise ValueError(f"of {size:,} bytes, needs {needed:,}")
-        found = np.load(file, allow_pickle=False)
-        if found.shape != (manifest.lists, manifest.dim) or found.dtype != np.float32 or not np.isfinite(found).all():
+        centroids = np.load(file, mmap_mode="r", allow_pickle=False)  # memory-mapped: its header alone costs no memory
+        if centroids.shape != (manifest.lists, manifest.dim) or centroids.dtype != np.float32:
             raise ValueError("of other lists")
-        if _digest(found) != manifest.centroids:
+        if _digest(centroids) != manifest.centroids:
             raise ValueError("not those that the lists were made with")
-    except (OSError, ValueError, EOFError, SyntaxError, TypeError) as error:
-        raise InputError(
-            f"{file}: is damaged or not of this index ({error}); make it anew (celldetr index, `overwrite=True`)"
-        ) from None
-    return np.asarray(found)
+    except (OSError, ValueError, EOFError, SyntaxError, TypeError, OverflowError) as error:
+        raise ivf.damaged(file, str(error)) from None
+    return np.array(centroids)
 
 
 class NeighbourIndex:
@@ -240,92 +215,80 @@ class NeighbourIndex:
         collection: the cells that are searched; slides of the index that are not among them are left alone.
 
     Raises:
-        InputError: no index; it does not know a slide, or another version of it; it is damaged; faiss is not installed.
+        InputError: no index; it lacks a slide, or has another version of it; it is damaged; faiss is not installed.
     """
 
     def __init__(self, path: Path, collection: Collection) -> None:
         ivf.faiss_module()
-        self._path, self._collection = path, collection
+        self._path, self._dim = path, collection.dim
         manifest = read_manifest(path)
-        models = {manifest.model, collection.model}
-        if manifest.dim != collection.dim or (None not in models and len(models) > 1):
-            raise InputError(f"{path}: holds another model's cells; make it anew (celldetr index, `overwrite=True`)")
+        if manifest.dim != collection.dim or not same_model(manifest.model, collection.model):
+            raise InputError(f"{path}: holds another model's cells; {ivf.REMEDY}")
         self._quantizer = ivf.quantizer_of(_read_centroids(path, manifest))
         known = {(segment.slide, segment.stamp): segment for segment in manifest.segments}
-        names = {segment.slide for segment in manifest.segments}
-        self._segments: list[Segment] = []
-        for slide in collection.slides:
-            segment = known.get((slide.name, slide.stamp))
-            if segment is None:
-                what = "has changed since then" if slide.name in names else "is not in the index"
-                raise InputError(
-                    f"{path}: is stale, slide {slide.name!r} {what}; run celldetr index again, or use `exact=True`"
-                )
-            if segment.rows != slide.table.count:
-                raise InputError(f"{path / MANIFEST}: gives slide {slide.name!r} other cells; make the index anew")
-            self._segments.append(segment)
-        self._open: dict[int, Any] = {}
+        self._segments = [self._segment_of(slide, known) for slide in collection.slides]
+        self._lists: dict[int, Any] = {}  # those that have been opened, by slide
 
-    def search(
-        self, queries: NDArray[np.float32], k: int, excluded: Excluded | None = None, skipped: Sequence[set[int]] = ()
-    ) -> Best:
-        """As ``nearest.search_all``, but approximately and fast. It finds as many cells: a query that the lists nearest
-        to it hold too few for, as of a small slide in an index of many, is put again to twice as many lists.
+    def _segment_of(self, slide: SlideCells, known: dict[tuple[str, str], Segment]) -> Segment:
+        segment = known.get((slide.name, slide.stamp))
+        if segment is None:
+            changed = any(slide.name == name for name, _ in known)
+            what = "has changed since then" if changed else "is not in the index"
+            raise InputError(
+                f"{self._path}: is stale, slide {slide.name!r} {what}; run celldetr index again, or use `exact=True`"
+            )
+        if segment.rows != slide.table.count:
+            raise ivf.damaged(self._path / MANIFEST, f"slide {slide.name!r} has {slide.table.count:,} cells")
+        return segment
+
+    def search(self, queries: Sequence[Query], k: int) -> Best:
+        """As ``nearest.search_all``, but approximately and fast. It finds as many cells: a query whose nearest lists
+        hold too few, as of a small slide in an index of many, is put again to twice as many lists.
 
         Raises:
             InputError: a segment is missing, damaged, or of something else.
         """
-        queries = unit(np.asarray(queries, dtype=np.float32))
-        excluded = [{} for _ in queries] if excluded is None else excluded
-        skipped = skipped or [set() for _ in queries]
         best = Best(len(queries), k)
         lists = self._quantizer.ntotal
         probes, asking = ivf.probes_for(lists), list(range(len(queries)))
         while asking:
-            best.forget(asking)
-            self._offer(best, queries, asking, probes, excluded, skipped)
-            short = [i for i in asking if best.count(i) < min(k, self._allowed(excluded[i], skipped[i]))]
+            for i in asking:
+                best.forget(i)
+            self._offer(best, queries, asking, probes)
+            short = [i for i in asking if best.count(i) < min(k, self._candidates(queries[i]))]
             asking = short if probes < lists else []
             probes = min(2 * probes, lists)
         return best
 
-    def _allowed(self, excluded: Mapping[int, Rows], skipped: set[int]) -> int:
-        """How many cells a query may have."""
-        searched = (place for place in range(len(self._segments)) if place not in skipped)
-        return sum(self._segments[place].rows - len(excluded.get(place, ())) for place in searched)
+    def _candidates(self, query: Query) -> int:
+        """How many cells are searched for a query."""
+        return sum(
+            segment.rows - len(query.excluded.get(place, ()))
+            for place, segment in enumerate(self._segments)
+            if place not in query.skipped
+        )
 
-    def _offer(
-        self,
-        best: Best,
-        queries: NDArray[np.float32],
-        asking: Sequence[int],
-        probes: int,
-        excluded: Excluded,
-        skipped: Sequence[set[int]],
-    ) -> None:
+    def _offer(self, best: Best, queries: Sequence[Query], asking: Sequence[int], probes: int) -> None:
         """Offer the cells in the ``probes`` lists nearest to each query that is ``asking``."""
-        nearest = dict(zip(asking, ivf.nearest_lists(self._quantizer, queries[asking], probes), strict=True))
+        vectors = np.stack([queries[i].vector for i in asking])
+        nearest = ivf.nearest_lists(self._quantizer, vectors, probes)
         for place, segment in enumerate(self._segments):
-            here = [i for i in asking if place not in skipped[i]]
+            here = [n for n, i in enumerate(asking) if place not in queries[i].skipped]
             if not here or not segment.rows:
                 continue
-            # What is excluded is found too and dropped, so as many more are looked for.
-            more = max(len(excluded[i].get(place, ())) for i in here)
-            path, index = self._path / segment.file, self._lists(place)
-            lists = np.stack([nearest[i] for i in here])
-            similarity, rows = ivf.search_lists(index, path, segment.rows, queries[here], best.k + more, lists)
-            for i, query in enumerate(here):
+            asked = [asking[n] for n in here]
+            # Excluded cells are found too, and dropped, so as many more are searched for.
+            more = max(len(queries[i].excluded.get(place, ())) for i in asked)
+            if place not in self._lists:
+                path = self._path / segment.file
+                self._lists[place] = ivf.read_lists(path, segment.rows, self._dim, self._quantizer.ntotal)
+            similarity, rows = ivf.search_lists(self._lists[place], vectors[here], best.k + more, nearest[here])
+            wrong = rows[(rows < ivf.NONE) | (rows >= segment.rows)]
+            if len(wrong):
+                raise ivf.damaged(self._path / segment.file, "it names cells that the table does not have")
+            for i, similarities, hits in zip(asked, similarity, rows, strict=True):
                 # Most slides of a large cohort have nothing better.
-                keep = (rows[i] >= 0) & (similarity[i] >= best.similarity[query, -1])
-                if len(out := excluded[query].get(place, ())):
-                    keep &= ~np.isin(rows[i], out)
-                if keep.any():
-                    best.offer(query, place, rows[i][keep], similarity[i][keep])
-
-    def _lists(self, place: int) -> Any:
-        if place not in self._open:
-            segment = self._segments[place]
-            self._open[place] = ivf.read_lists(
-                self._path / segment.file, segment.rows, self._collection.dim, self._quantizer.ntotal
-            )
-        return self._open[place]
+                better = (hits != ivf.NONE) & (similarities >= best.similarity[i, -1])
+                better &= ~np.isin(hits, queries[i].excluded.get(place, ()))
+                if better.any():
+                    best.offer(i, place, hits[better], similarities[better])

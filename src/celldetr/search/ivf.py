@@ -1,28 +1,24 @@
 """Inverted lists of faiss: the part of an index that is made and read by the library.
 
 Vectors lie in lists by the nearest of some centroids, as float16; a search looks through the lists whose centroids are
-nearest. Lists of one slide are one file (a segment), which is memory-mapped. Segments share their centroids, so a slide
-is added without touching the others; a segment does not hold them, and which lists are nearest is asked once for all.
-``benchmarks/neighbour_index.py`` compares this with graphs and other libraries.
+nearest. Lists of one slide are one memory-mapped file (a segment). Segments share their centroids and do not hold them,
+so a slide is added without touching the others. ``benchmarks/neighbour_index.py`` compares this with other libraries.
 
 A segment is read by C++ code from a file that may be from anywhere. Its size must be what its rows, lists and vectors
-need, faiss is given that as the most it may read at once, what it has read is compared with the manifest, and rows that
-it names are checked before they are used.
+need, and what faiss has read is compared with the manifest.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from celldetr.errors import InputError, install
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 EXTRA = "search"
 MOST_LISTS = 8192
@@ -32,6 +28,8 @@ LEAST_PROBES = 16
 PROBED = 32  # one of so many lists is looked through
 HEADER = 65_536  # bytes of a segment besides vectors, rows and lists, at most
 FLOAT16, ROW = 2, 8  # bytes
+NONE = -1  # row of a neighbour that there is not
+REMEDY = "make it anew with celldetr index (`overwrite=True`)"
 
 
 def faiss_module() -> Any:
@@ -50,7 +48,7 @@ def faiss_module() -> Any:
 
 
 def lists_for(count: int) -> int:
-    """How many lists ``count`` vectors are shared out among."""
+    """Number of lists for ``count`` vectors."""
     return max(1, min(MOST_LISTS, count // 39, round(2 * math.sqrt(count))))
 
 
@@ -61,8 +59,7 @@ def probes_for(lists: int) -> int:
 
 def train(sample: NDArray[np.float32], lists: int, seed: int) -> NDArray[np.float32]:
     """(lists, d) unit centroids of (n, d) unit vectors, by spherical k-means."""
-    faiss = faiss_module()
-    kmeans = faiss.Kmeans(
+    kmeans = faiss_module().Kmeans(
         sample.shape[1],
         lists,
         niter=ITERATIONS,
@@ -76,27 +73,28 @@ def train(sample: NDArray[np.float32], lists: int, seed: int) -> NDArray[np.floa
 
 
 def quantizer_of(centroids: NDArray[np.float32]) -> Any:
-    """What says which of (lists, d) centroids are nearest to a vector."""
+    """The faiss index of (lists, d) centroids."""
     quantizer = faiss_module().IndexFlatIP(centroids.shape[1])
     quantizer.add(np.ascontiguousarray(centroids))
     return quantizer
 
 
 def make_lists(quantizer: Any, blocks: Iterable[tuple[int, NDArray[np.float32]]]) -> Any:
-    """An index of vectors that come in blocks, under their row numbers, in the lists of ``quantizer_of``."""
+    """The faiss index of vectors, given block by block with the number of the first, in the lists of a quantizer."""
     faiss = faiss_module()
     index = faiss.IndexIVFScalarQuantizer(
         quantizer, quantizer.d, quantizer.ntotal, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT, False
     )
-    index.train(quantizer.reconstruct_n(0, 1))  # only says that nothing is left to learn
+    index.train(quantizer.reconstruct_n(0, 1))  # only marks it as trained
     for start, vectors in blocks:
         index.add_with_ids(np.ascontiguousarray(vectors), np.arange(start, start + len(vectors)))
     return index
 
 
-def write_lists(index: Any, path: Path) -> None:
-    """Write a segment. The index forgets its centroids by that."""
+def write_lists(quantizer: Any, blocks: Iterable[tuple[int, NDArray[np.float32]]], path: Path) -> None:
+    """Write a segment, without the centroids."""
     faiss = faiss_module()
+    index = make_lists(quantizer, blocks)
     index.quantizer = faiss.IndexFlatIP(index.d)
     faiss.write_index(index, str(path))
 
@@ -106,20 +104,17 @@ def read_lists(path: Path, rows: int, dim: int, lists: int) -> Any:
 
     Args:
         path: the file.
-        rows: that it must hold.
-        dim: length of its vectors.
-        lists: that these must be in.
+        rows, dim, lists: number and length of the vectors that it must hold, and number of their lists.
 
     Raises:
         InputError: it is missing, damaged, or of something else.
     """
     faiss = faiss_module()
-    least = rows * (FLOAT16 * dim + ROW)
-    size = path.stat().st_size if path.is_file() else -1
+    if not path.is_file():
+        raise damaged(path, "missing")
+    least, size = rows * (FLOAT16 * dim + ROW), path.stat().st_size
     if not least <= size <= least + 2 * ROW * lists + HEADER:
-        raise InputError(
-            _damaged(path, f"of {size:,} bytes, {rows:,} cells need {least:,}" if size >= 0 else "missing")
-        )
+        raise damaged(path, f"of {size:,} bytes, {rows:,} cells need {least:,}")
     if hasattr(faiss, "set_deserialization_vector_byte_limit"):
         faiss.set_deserialization_vector_byte_limit(size)
     try:
@@ -128,9 +123,9 @@ def read_lists(path: Path, rows: int, dim: int, lists: int) -> Any:
         except RuntimeError:  # where faiss has no memory mapping (Windows), or the file is damaged
             index = faiss.read_index(str(path))
     except (RuntimeError, MemoryError) as error:
-        raise InputError(_damaged(path, str(error).splitlines()[0][-80:])) from None
+        raise damaged(path, str(error).splitlines()[0][-80:]) from None
     if not isinstance(index, faiss.IndexIVFScalarQuantizer) or not _fits(faiss, index, rows, dim, lists):
-        raise InputError(_damaged(path, "of other vectors"))
+        raise damaged(path, "of other vectors")
     return index
 
 
@@ -149,8 +144,9 @@ def _fits(faiss: Any, index: Any, rows: int, dim: int, lists: int) -> bool:
     )
 
 
-def _damaged(path: Path, what: str) -> str:
-    return f"{path}: is damaged or not of this index ({what}); make it anew (celldetr index, `overwrite=True`)"
+def damaged(path: Path, what: str) -> InputError:
+    """The error of a file that does not fit."""
+    return InputError(f"{path}: is damaged or not of this index ({what}); {REMEDY}")
 
 
 def nearest_lists(quantizer: Any, queries: NDArray[np.float32], probes: int) -> NDArray[np.int64]:
@@ -159,18 +155,14 @@ def nearest_lists(quantizer: Any, queries: NDArray[np.float32], probes: int) -> 
 
 
 def search_lists(
-    index: Any, path: Path, rows: int, queries: NDArray[np.float32], k: int, lists: NDArray[np.int64]
+    index: Any, queries: NDArray[np.float32], k: int, lists: NDArray[np.int64]
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """(Q, k) similarities, falling, and rows among those in each query's ``lists`` (Q, probes); -1 where there are no
-    more.
-
-    Raises:
-        InputError: the segment names rows that its table does not have.
-    """
+    """(Q, k) similarities, falling, and rows among those in each query's ``lists`` (Q, probes); ``NONE`` where there
+    are no more."""
     index.nprobe = lists.shape[1]
-    queries, lists = np.ascontiguousarray(queries), np.ascontiguousarray(lists)
-    # Similarities to centroids are used where vectors are stored as what differs from them, which they are not.
-    similarity, found = index.search_preassigned(queries, min(k, rows), lists, np.zeros(lists.shape, np.float32))
-    if found.size and not -1 <= found.min() <= found.max() < rows:
-        raise InputError(_damaged(path, "it names cells that the table does not have"))
-    return similarity, found
+    # Similarities to centroids are used for residual codes only, which these are not.
+    zeros = np.zeros(lists.shape, np.float32)
+    similarity, rows = index.search_preassigned(
+        np.ascontiguousarray(queries), min(k, index.ntotal), np.ascontiguousarray(lists), zeros
+    )
+    return similarity, rows

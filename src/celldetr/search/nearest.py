@@ -1,4 +1,4 @@
-"""The k most similar of many cells, kept while they are streamed past; and the search that compares with every one."""
+"""Queries, the k most similar cells of each, kept while cells are streamed past, and the search through all of them."""
 
 from __future__ import annotations
 
@@ -10,79 +10,80 @@ from numpy.typing import NDArray
 
 from celldetr.search.collection import Collection, Rows
 
-Excluded = Sequence[Mapping[int, Rows]]  # of each query: place of a slide -> sorted rows that are not wanted
-NOTHING = -1
+EMPTY = -1
 
 
-@dataclass
+@dataclass(frozen=True)
+class Query:
+    """A vector whose nearest neighbours are searched.
+
+    Attributes:
+        name: in tables and pictures.
+        vector: (d,) of length 1.
+        cells: index of a slide -> rows of the cells that it is made of; empty where these are all cells of a type.
+        excluded: index of a slide -> sorted rows that are no neighbours.
+        skipped: indices of the slides that are not searched.
+    """
+
+    name: str
+    vector: NDArray[np.float32]
+    cells: Mapping[int, Rows] = field(default_factory=dict)
+    excluded: Mapping[int, Rows] = field(default_factory=dict)
+    skipped: frozenset[int] = frozenset()
+
+
 class Best:
     """The best ``k`` of each of Q queries so far.
 
     Attributes:
         similarity: (Q, k) falling; -inf where there is none yet.
-        slide: (Q, k) place of the slide, -1 where there is none.
-        row: (Q, k) of its table.
+        slide: (Q, k) index of the slide, -1 where there is none.
+        row: (Q, k) in its table.
     """
 
-    queries: int
-    k: int
-    similarity: NDArray[np.float32] = field(init=False)
-    slide: NDArray[np.int64] = field(init=False)
-    row: NDArray[np.int64] = field(init=False)
+    def __init__(self, queries: int, k: int) -> None:
+        self.k = k
+        self.similarity = np.full((queries, k), -np.inf, np.float32)
+        self.slide = np.full((queries, k), EMPTY, np.int64)
+        self.row = np.full((queries, k), EMPTY, np.int64)
 
-    def __post_init__(self) -> None:
-        self.similarity = np.empty((self.queries, self.k), np.float32)
-        self.slide = np.empty((self.queries, self.k), np.int64)
-        self.row = np.empty((self.queries, self.k), np.int64)
-        self.forget(range(self.queries))
-
-    def forget(self, queries: Sequence[int]) -> None:
-        """Begin anew for some queries."""
-        at = list(queries)
-        self.similarity[at], self.slide[at], self.row[at] = -np.inf, NOTHING, NOTHING
+    def forget(self, query: int) -> None:
+        """Begin anew for a query."""
+        self.similarity[query], self.slide[query], self.row[query] = -np.inf, EMPTY, EMPTY
 
     def count(self, query: int) -> int:
         """How many cells a query has so far."""
-        return int((self.row[query] != NOTHING).sum())
+        return int((self.row[query] != EMPTY).sum())
 
     def offer(self, query: int, slide: int, rows: Rows, similarity: NDArray[np.float32]) -> None:
         """Consider (n,) cells of a slide for a query; of equals the earlier in slide and row stay."""
         if len(rows) > self.k:
-            limit = np.partition(similarity, len(rows) - self.k)[len(rows) - self.k]
-            keep = similarity >= limit
-            rows, similarity = rows[keep], similarity[keep]
-        likeness = np.concatenate([self.similarity[query], similarity])
+            least = np.partition(similarity, len(rows) - self.k)[len(rows) - self.k]
+            rows, similarity = rows[similarity >= least], similarity[similarity >= least]
+        similarities = np.concatenate([self.similarity[query], similarity])
         slides = np.concatenate([self.slide[query], np.full(len(rows), slide)])
-        at = np.concatenate([self.row[query], rows])
-        order = np.lexsort((at, slides, -likeness))[: self.k]
-        self.similarity[query], self.slide[query], self.row[query] = likeness[order], slides[order], at[order]
+        rows = np.concatenate([self.row[query], rows])
+        order = np.lexsort((rows, slides, -similarities))[: self.k]
+        self.similarity[query] = similarities[order]
+        self.slide[query] = slides[order]
+        self.row[query] = rows[order]
 
 
-def search_all(
-    collection: Collection, queries: NDArray[np.float32], k: int, excluded: Excluded, skipped: Sequence[set[int]]
-) -> Best:
-    """Compare with every cell.
-
-    Args:
-        collection: the cells.
-        queries: (Q, d) unit vectors.
-        k: neighbours a query.
-        excluded: rows that are no neighbours, of each query.
-        skipped: slides that are not searched, of each query.
-    """
+def search_all(collection: Collection, queries: Sequence[Query], k: int) -> Best:
+    """Compare with every cell."""
     best = Best(len(queries), k)
     for place, slide in enumerate(collection.slides):
-        asking = [i for i in range(len(queries)) if place not in skipped[i]]
+        asking = [i for i, query in enumerate(queries) if place not in query.skipped]
         if not asking:
             continue
-        for start, vectors in slide.blocks():
-            likeness = queries[asking] @ vectors.T
-            for line, query in zip(likeness, asking, strict=True):
-                rows = np.arange(start, start + len(vectors))
-                out = excluded[query].get(place)
-                if out is not None:
-                    low, high = np.searchsorted(out, (start, start + len(vectors)))
-                    rows = np.delete(rows, out[low:high] - start)
-                    line = np.delete(line, out[low:high] - start)
-                best.offer(query, place, rows, line)
+        vectors = np.stack([queries[i].vector for i in asking])
+        for start, block in slide.blocks():
+            for i, similarity in zip(asking, vectors @ block.T, strict=True):
+                rows = np.arange(start, start + len(block))
+                excluded = queries[i].excluded.get(place)
+                if excluded is not None:
+                    low, high = np.searchsorted(excluded, (start, start + len(block)))
+                    rows = np.delete(rows, excluded[low:high] - start)
+                    similarity = np.delete(similarity, excluded[low:high] - start)
+                best.offer(i, place, rows, similarity)
     return best

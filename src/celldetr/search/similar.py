@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,34 +14,15 @@ from celldetr.cells.clusters import CLUSTER
 from celldetr.cells.reader import numbers
 from celldetr.errors import InputError, near
 from celldetr.io.safe_io import is_file
-from celldetr.search.collection import Collection, Rows, find_cells, unit, unit_embeddings
+from celldetr.search.collection import Collection, Rows, Sources, find_cells, unit
 from celldetr.search.index import INDEX, MANIFEST, NeighbourIndex
-from celldetr.search.nearest import search_all
+from celldetr.search.nearest import EMPTY, Best, Query, search_all
 
 if TYPE_CHECKING:
     import pandas as pd
 
 MOST = 10_000  # neighbours a query
-PLACE = ("x_px", "y_px", "w_px", "h_px", "x_um", "y_um")
-COLUMNS = ("cell_id", *PLACE, "score", "type", "type_score")
-
-
-@dataclass(frozen=True)
-class Query:
-    """What neighbours are looked for.
-
-    Attributes:
-        name: what it is called in tables and pictures.
-        vector: (d,) of length 1.
-        slides: places of the slides that it is from.
-        cells: place of a slide -> rows of the cells that it is made of, where these are listed, drawn and no neighbours
-            of it; empty where they are all cells of a type.
-    """
-
-    name: str
-    vector: NDArray[np.float32]
-    slides: set[int]
-    cells: dict[int, Rows]
+COLUMNS = ("cell_id", "x_px", "y_px", "w_px", "h_px", "x_um", "y_um", "score", "type", "type_score")
 
 
 @dataclass(frozen=True)
@@ -51,7 +32,7 @@ class Neighbours:
     Attributes:
         table: one row a cell: ``query`` (its name), ``rank`` (0: a cell of the query itself), ``similarity`` (cosine,
             -1 to 1), ``slide``, then the columns of the cell table without embedding and geometry.
-        how: how they were looked for, for people.
+        how: how they were searched, for people.
         collection: the cells.
     """
 
@@ -61,7 +42,7 @@ class Neighbours:
 
 
 def similar(
-    cells: Path | str | Sequence[Path | str] | Collection,
+    cells: Sources,
     cell: Sequence[int] | int = (),
     *,
     slide: str | None = None,
@@ -82,7 +63,7 @@ def similar(
         type: ask about the mean of all cells of this type (on ``slide``, or on all) instead.
         mean: the cells are one query, their mean.
         k: neighbours a query.
-        other_slides: look on other slides than the query's only; with ``type`` it needs ``slide``.
+        other_slides: search other slides than the query's only; with ``type`` it needs ``slide``.
         apart_um: leave out cells whose centres are nearer than this to one of the query's cells, micrometres; not with
             ``type``.
         index: folder of an index; by default ``neighbours`` beside the cells, if it is there.
@@ -95,153 +76,140 @@ def similar(
         InputError: no such cell, slide or type, nothing to look for, options that contradict each other, a cell without
             a place and ``apart_um``, or an index that does not fit the cells.
     """
-    if not isinstance(cells, Collection):
-        cells = find_cells([cells] if isinstance(cells, str | Path) else cells)
-    ids = [int(cell)] if isinstance(cell, int | np.integer) else list(cell)
+    collection = find_cells(cells)
+    ids = [int(cell)] if isinstance(cell, int | np.integer) else list(dict.fromkeys(cell))
     if not 1 <= k <= MOST:
         raise InputError(f"`k={k}`: expected 1 to {MOST:,} neighbours")
     if not 0 <= apart_um < float("inf"):
         raise InputError(f"`apart_um={apart_um:g}`: expected a distance in micrometres, 0 or more")
-    if type is not None and apart_um:
-        raise InputError(f"`apart_um={apart_um:g}`: the mean of a type lies nowhere; leave it out, or give `cell`")
-    if type is not None and other_slides and slide is None:
-        raise InputError(
-            f"`other_slides=True`: the mean of type {type!r} is of cells of all slides; add `slide` for those of one"
-        )
     if exact and index is not None:
         raise InputError("`exact=True` and `index` contradict each other; pass one of them")
-    queries = _queries(cells, ids, slide, type, mean)
-    opened = None if exact else _index(cells, index)
-    excluded = [_near(cells, query, apart_um) for query in queries]
-    skipped = [query.slides if other_slides else set() for query in queries]
-    if any(len(skip) == len(cells.slides) for skip in skipped):
-        raise InputError("`other_slides=True`: the query is on all slides given; give the folder of a cohort")
-    vectors = np.stack([query.vector for query in queries])
-    if opened is None:
-        best = search_all(cells, vectors, k, excluded, skipped)
-        how = f"compared with all {cells.count:,} cells"
-    else:
-        best = opened[1].search(vectors, k, excluded, skipped)
-        how = f"index {opened[0]} of {cells.count:,} cells"
-    hits = [
-        (number, rank, float(best.similarity[number, rank]), int(best.slide[number, rank]), int(best.row[number, rank]))
-        for number in range(len(queries))
-        for rank in range(k)
-        if best.slide[number, rank] >= 0
-    ]
-    return Neighbours(_table(cells, queries, hits), how, cells)
-
-
-def _index(cells: Collection, path: Path | str | None) -> tuple[Path, NeighbourIndex] | None:
-    found = cells.home / INDEX if path is None else Path(path)
-    if path is None and not is_file(found / MANIFEST):
-        return None
-    return found, NeighbourIndex(found, cells)
-
-
-def _queries(cells: Collection, ids: Sequence[int], slide: str | None, type: str | None, mean: bool) -> list[Query]:
     if bool(ids) == (type is not None):
         raise InputError("give either cells (`cell`) or a type (`type`) to look for")
     if type is not None:
-        return [_type_query(cells, type, range(len(cells.slides)) if slide is None else [cells.position(slide)])]
-    if slide is None and len(cells.slides) > 1:
-        names = ", ".join(one.name for one in cells.slides[:5]) + (", ..." if len(cells.slides) > 5 else "")
-        raise InputError(f"`cell={ids[0]}`: on which of {len(cells.slides)} slides? add `slide` ({names})")
-    place = 0 if slide is None else cells.position(slide)
-    here = cells.slides[place]
-    ids = list(dict.fromkeys(ids))
-    rows = here.rows_of(ids)
-    vectors = unit_embeddings(here.table, rows)
+        if apart_um:
+            raise InputError(f"`apart_um={apart_um:g}`: the mean of a type lies nowhere; leave it out, or give `cell`")
+        if other_slides and slide is None:
+            raise InputError(
+                f"`other_slides=True`: the mean of type {type!r} is of cells of all slides; add `slide` for those of "
+                "one"
+            )
+        asked = range(len(collection.slides)) if slide is None else [collection.position(slide)]
+        queries = [_type_query(collection, type, asked)]
+    else:
+        asked = [_only_position(collection, slide, ids[0])]
+        queries = _cell_queries(collection, asked[0], ids, mean)
+    if other_slides:
+        if len(asked) == len(collection.slides):
+            raise InputError("`other_slides=True`: the query is on all slides given; give the folder of a cohort")
+        queries = [replace(query, skipped=frozenset(asked)) for query in queries]
+    if apart_um:
+        queries = [replace(query, excluded=_near(collection, query, apart_um)) for query in queries]
+    path = collection.home / INDEX if index is None else Path(index)
+    if exact or (index is None and not is_file(path / MANIFEST)):
+        best = search_all(collection, queries, k)
+        how = f"compared with all {collection.count:,} cells"
+    else:
+        best = NeighbourIndex(path, collection).search(queries, k)
+        how = f"index {path} of {collection.count:,} cells"
+    return Neighbours(_table(collection, queries, best), how, collection)
+
+
+def _only_position(collection: Collection, slide: str | None, cell: int) -> int:
+    """The slide that was named, or the only one."""
+    if slide is not None:
+        return collection.position(slide)
+    if len(collection.slides) > 1:
+        names = ", ".join(
+            [*(one.name for one in collection.slides[:5]), *(["..."] if len(collection.slides) > 5 else [])]
+        )
+        raise InputError(f"`cell={cell}`: on which of {len(collection.slides)} slides? add `slide` ({names})")
+    return 0
+
+
+def _cell_queries(collection: Collection, place: int, ids: Sequence[int], mean: bool) -> list[Query]:
+    """A query for each cell of a slide, or one for their mean; the cells are no neighbours of their own query."""
+    slide = collection.slides[place]
+    rows = slide.rows_of(ids)
+    vectors = slide.unit_embeddings(rows)
     for number, vector in zip(ids, vectors, strict=True):
         if not vector.any():
             raise InputError(f"`cell={number}`: its embedding is zero or not finite; nothing is like it")
     if mean and len(ids) > 1:
         name = f"mean of {len(ids)} cells"
-        return [Query(name, _direction(vectors.mean(0), name), {place}, {place: np.sort(rows)})]
-    return [
-        Query(f"cell {number}", vector, {place}, {place: rows[i : i + 1]})
-        for i, (number, vector) in enumerate(zip(ids, vectors, strict=True))
-    ]
+        own = {place: np.sort(rows)}
+        return [Query(name, _direction(vectors.mean(0), name), own, excluded=own)]
+    queries = []
+    for number, row, vector in zip(ids, rows, vectors, strict=True):
+        own = {place: np.array([row])}
+        queries.append(Query(f"cell {number}", vector, own, excluded=own))
+    return queries
 
 
-def _direction(vector: NDArray[np.floating], name: str) -> NDArray[np.float32]:
-    found = unit(np.asarray(vector, dtype=np.float32)[None])[0]
-    if not found.any():
-        raise InputError(f"the {name}: embeddings cancel out, their mean is zero; choose other cells")
-    return found
-
-
-def _type_query(cells: Collection, type: str, places: Sequence[int]) -> Query:
+def _type_query(collection: Collection, type: str, places: Sequence[int]) -> Query:
     """The mean of all cells of a type. These may be neighbours: what is most like the mean is the type's prototype."""
-    known = {name for place in places for name in cells.slides[place].table.types}
+    known = {name for place in places for name in collection.slides[place].table.types}
     if type not in known:
         raise InputError(f"`type={type!r}`: no such type; {near(type, known)}")
-    total, count = np.zeros(cells.dim), 0
-    for place in places:
-        table = cells.slides[place].table
-        if type not in table.types:
+    total, count = np.zeros(collection.dim), 0
+    for slide in (collection.slides[place] for place in places):
+        if type not in slide.table.types:
             continue
-        # Batches of other columns can end at other rows, so types are read first.
-        parts = [table.type_codes(batch) == table.types.index(type) for batch in table.batches(("type",))]
-        mine = np.concatenate([np.empty(0, bool), *parts])
-        for start, vectors in cells.slides[place].blocks():
-            total += vectors[mine[start : start + len(vectors)]].sum(0, dtype=np.float64)
-        count += int(mine.sum())
+        is_type = slide.table.type_codes(slide.table.read(["type"])) == slide.table.types.index(type)
+        for start, vectors in slide.blocks():
+            total += vectors[is_type[start : start + len(vectors)]].sum(0, dtype=np.float64)
+        count += int(is_type.sum())
     if not count:
         raise InputError(f"`type={type!r}`: there is no cell of this type here")
     name = f"mean of {count:,} {type}"
-    return Query(name, _direction(total / count, name), set(places), {})
+    return Query(name, _direction(total / count, name))
 
 
-def _near(cells: Collection, query: Query, apart_um: float) -> dict[int, Rows]:
-    """The query's own cells, and those around them."""
-    if not apart_um:
-        return query.cells
+def _direction(vector: NDArray[np.floating], name: str) -> NDArray[np.float32]:
+    direction = unit(np.asarray(vector, dtype=np.float32)[None])[0]
+    if not direction.any():
+        raise InputError(f"the {name}: embeddings cancel out, their mean is zero; choose other cells")
+    return direction
+
+
+def _near(collection: Collection, query: Query, apart_um: float) -> dict[int, Rows]:
+    """The query's own cells, and those around them; cells without a place are not known to be near."""
     from scipy.spatial import KDTree
 
-    found: dict[int, Rows] = {}
+    excluded: dict[int, Rows] = {}
     for place, rows in query.cells.items():
-        table = cells.slides[place].table
-        parts = [np.stack([numbers(b, "x_um"), numbers(b, "y_um")], 1) for b in table.batches(("x_um", "y_um"))]
-        centres = np.concatenate(parts)
-        placed = np.flatnonzero(np.isfinite(centres).all(1))
+        table = collection.slides[place].table.read(["x_um", "y_um"])
+        centres = np.stack([numbers(table, "x_um"), numbers(table, "y_um")], axis=1)
+        placed = np.flatnonzero(np.isfinite(centres).all(axis=1))
         if not np.isin(rows, placed).all():
             raise InputError(
                 f"`apart_um={apart_um:g}`: {query.name} has no place (x_um, y_um) to be apart from; leave it out"
             )
-        # Of the others one without a place is not known to be near.
         distance, _ = KDTree(centres[rows]).query(centres[placed], distance_upper_bound=apart_um)
-        found[place] = np.union1d(rows, placed[distance < apart_um])
-    return found
+        excluded[place] = np.union1d(rows, placed[distance < apart_um])
+    return excluded
 
 
-def _table(
-    cells: Collection, queries: Sequence[Query], hits: Sequence[tuple[int, int, float, int, int]]
-) -> pd.DataFrame:
+def _table(collection: Collection, queries: Sequence[Query], best: Best) -> pd.DataFrame:
+    """The table of ``Neighbours``: of each query its own cells, then its neighbours."""
     import pandas as pd
 
-    own = [
-        (number, -1, float(unit_row @ query.vector), place, int(row))
-        for number, query in enumerate(queries)
-        for place, rows in query.cells.items()
-        for row, unit_row in zip(rows, unit_embeddings(cells.slides[place].table, rows), strict=True)
-    ]
-    lines = sorted([*own, *hits])
-    frame = pd.DataFrame(
-        {
-            "query": pd.Series([queries[number].name for number, *_ in lines], dtype=object),
-            "rank": np.array([rank + 1 for _, rank, *_ in lines], dtype=np.int64),
-            "similarity": np.clip([similarity for _, _, similarity, *_ in lines], -1.0, 1.0),
-            "slide": pd.Series([cells.slides[place].name for *_, place, _ in lines], dtype=object),
-        }
-    )
-    columns = [*COLUMNS, *([CLUSTER] if all(slide.table.clusters for slide in cells.slides) else [])]
+    lines = []  # number of the query, rank, similarity, slide, row
+    for number, query in enumerate(queries):
+        for place, rows in query.cells.items():
+            similarities = collection.slides[place].unit_embeddings(rows) @ query.vector
+            lines += [(number, 0, *own, place, row) for *own, row in zip(similarities, rows, strict=True)]
+        hits = zip(best.similarity[number], best.slide[number], best.row[number], strict=True)
+        lines += [(number, rank, *hit) for rank, hit in enumerate(hits, start=1) if hit[1] != EMPTY]
+    frame = pd.DataFrame(lines, columns=["query", "rank", "similarity", "slide", "row"])
+    columns = [*COLUMNS, *([CLUSTER] if all(slide.table.clusters for slide in collection.slides) else [])]
     parts = []
-    for place in sorted({line[3] for line in lines}):
-        at = [i for i, line in enumerate(lines) if line[3] == place]
-        taken: dict[str, Any] = {}
-        found = cells.slides[place].table.take(np.array([lines[i][4] for i in at], dtype=np.int64), columns)
-        for name in columns:
-            taken[name] = found[name].cast("string").to_pylist() if name == "type" else found[name].to_numpy()
-        parts.append(pd.DataFrame(taken, index=at))
+    for place in frame["slide"].unique():
+        cells = frame[frame["slide"] == place]
+        taken = collection.slides[place].table.take(cells["row"].to_numpy(np.int64), columns).to_pandas()
+        parts.append(taken.astype({"type": object}).set_index(cells.index))
+    frame["query"] = [queries[number].name for number in frame["query"]]
+    frame["slide"] = [collection.slides[place].name for place in frame["slide"]]
+    frame["similarity"] = frame["similarity"].astype(float).clip(-1.0, 1.0)
+    frame = frame.drop(columns="row")
     return frame.join(pd.concat(parts)) if parts else frame.reindex(columns=[*frame.columns, *columns])

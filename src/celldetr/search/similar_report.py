@@ -1,4 +1,4 @@
-"""What ``celldetr similar`` writes: ``similar.parquet``, ``similar.csv``, a GeoJSON a slide, ``similar.png``."""
+"""What ``celldetr similar`` prints and writes: ``similar.parquet`` and ``.csv``, a GeoJSON a slide, ``similar.png``."""
 
 from __future__ import annotations
 
@@ -8,31 +8,46 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from celldetr.cells.export.geojson import NAMESPACE, corner
 from celldetr.cells.palette import type_colours
 from celldetr.errors import InputError
 from celldetr.io.figures import save_figure
 from celldetr.io.files import output_errors, replacing
-from celldetr.report.crops import cell_pixels
-from celldetr.report.crops_figure import PIXELS, CellCrop, crops_figure
+from celldetr.report.crops_figure import crops_figure
 from celldetr.search.collection import SlideCells
 from celldetr.search.similar import Neighbours
 from celldetr.search.slides import open_slides
-from celldetr.slide.base_reader import SlideReader
 
 if TYPE_CHECKING:
     import pandas as pd
 
 NAMES = ("similar.parquet", "similar.csv", "similar.png", "geojson")
+PRINTED = 50  # rows
 DRAWN = 12  # queries in the picture
 DRAWN_CELLS = 60  # neighbours of each of them; also cells that it is the mean of
 
 
+def neighbour_lines(neighbours: Neighbours) -> list[str]:
+    """The neighbours as lines of text, under the name of each query."""
+    if not (neighbours.table["rank"] > 0).any():
+        return ["no neighbours: nothing is left to look at"]
+    shown = neighbours.table.head(PRINTED)
+    columns = ["rank", "similarity", "slide", "cell_id", "type", "type_score", "x_um", "y_um"]
+    decimals = {"similarity": "{:.4f}", "type_score": "{:.2f}", "x_um": "{:.1f}", "y_um": "{:.1f}"}
+    formatters = {name: text.format for name, text in decimals.items()}
+    head, *rows = shown[columns].to_string(index=False, formatters=formatters).splitlines()
+    lines: list[str] = []
+    for i, (query, row) in enumerate(zip(shown["query"], rows, strict=True)):
+        if i == 0 or query != shown["query"].iloc[i - 1]:
+            lines += [query, f"  {head}"]
+        lines.append(f"  {row}")
+    if len(neighbours.table) > PRINTED:
+        lines.append(f"  ... and {len(neighbours.table) - PRINTED:,} more, see the tables")
+    return lines
+
+
 def check_target(out: Path, overwrite: bool) -> None:
-    """Say before the search that its result has no place.
+    """Refuse a folder for results, before the search.
 
     Raises:
         InputError: ``out`` is a file, or holds earlier results.
@@ -79,34 +94,31 @@ def write_similar(
 
 def neighbours_geojson(slide: SlideCells, cells: pd.DataFrame) -> str:
     """Rows of ``Neighbours.table`` on one slide as annotations that QuPath opens: named by query and rank, with the
-    similarity as a measurement, classified by type. Ids are of their own, so they lie beside the detections of
-    ``celldetr export``."""
+    similarity as a measurement, classified by type. Their ids differ from those of ``celldetr export``, so that both
+    can be open at once."""
     namespace = uuid.uuid5(NAMESPACE, slide.table.slide)
     left, top = corner(slide.table, "bounds")
     colours = type_colours(slide.table.types)
     features = []
     for row in cells.to_dict("records"):
-        x, y = float(row["x_px"]) - left, float(row["y_px"]) - top
-        w, h = float(row["w_px"]) / 2, float(row["h_px"]) / 2
-        ring = [[round(x + a * w, 2), round(y + b * h, 2)] for a, b in ((-1, -1), (1, -1), (1, 1), (-1, 1), (-1, -1))]
-        kind, rank = str(row["type"]), int(row["rank"])
+        x, y, w, h = row["x_px"] - left, row["y_px"] - top, row["w_px"] / 2, row["h_px"] / 2
+        ring = [(x - w, y - h), (x + w, y - h), (x + w, y + h), (x - w, y + h), (x - w, y - h)]
         properties: dict[str, Any] = {
             "objectType": "annotation",
-            "name": f"{row['query']}" + (f", similar {rank}" if rank else ""),
-            "classification": {"name": kind, "color": list(colours[kind])},
+            "name": f"{row['query']}, similar {row['rank']}" if row["rank"] else row["query"],
+            "classification": {"name": row["type"], "color": list(colours[row["type"]])},
             "isLocked": False,
             "measurements": {
-                "similarity": round(float(row["similarity"]), 5),
-                "rank": rank,
-                "cell id": int(row["cell_id"]),
+                "similarity": round(row["similarity"], 5),
+                "rank": row["rank"],
+                "cell id": row["cell_id"],
             },
         }
-        number = uuid.uuid5(namespace, f"{row['query']}, {rank}, {row['cell_id']}")
         features.append(
             {
                 "type": "Feature",
-                "id": str(number),
-                "geometry": {"type": "Polygon", "coordinates": [ring]},
+                "id": str(uuid.uuid5(namespace, f"{row['query']}, {row['rank']}, {row['cell_id']}")),
+                "geometry": {"type": "Polygon", "coordinates": [[(round(a, 2), round(b, 2)) for a, b in ring]]},
                 "properties": properties,
             }
         )
@@ -114,50 +126,37 @@ def neighbours_geojson(slide: SlideCells, cells: pd.DataFrame) -> str:
 
 
 def _draw(neighbours: Neighbours, path: Path, slides: Sequence[Path]) -> list[str]:
-    names = list(dict.fromkeys(neighbours.table["query"]))[:DRAWN]
-    asked = neighbours.table[neighbours.table["query"].isin(names)]
-    shown = asked[asked.groupby(["query", asked["rank"] > 0]).cumcount() < DRAWN_CELLS]
-    several = len(neighbours.collection.slides) > 1
-    with open_slides(neighbours.collection, slides, sorted(set(shown["slide"]))) as opened:
-        if opened.readers:
-            rows = {
-                name: [
-                    CellCrop(
-                        title=_title(row, several),
-                        pixels=_pixels(opened.readers.get(row["slide"]), row),
-                        size_um=_size(neighbours, row),
-                        type=str(row["type"]),
-                        is_query=row["rank"] == 0,
-                    )
-                    for row in shown[shown["query"] == name].to_dict("records")
-                ]
-                for name in names
-            }
-            types = list(dict.fromkeys(name for slide in neighbours.collection.slides for name in slide.table.types))
-            save_figure(crops_figure(rows, types), path)
-        notes = list(opened.missing)
-        if opened.readers:  # else there is no picture
-            shows = "similar.png shows the first"
-            if left_out := len(set(neighbours.table["query"])) - len(names):
-                notes.append(f"{shows} {DRAWN} queries, {left_out} more are in the tables")
-            if left_out := len(asked) - len(shown):
-                notes.append(f"{shows} {DRAWN_CELLS} neighbours of a query, {left_out:,} more cells are in the tables")
-        return notes
+    collection = neighbours.collection
+    names = list(dict.fromkeys(neighbours.table["query"]))
+    drawn = neighbours.table[neighbours.table["query"].isin(names[:DRAWN])]
+    shown = drawn[drawn.groupby(["query", drawn["rank"] > 0]).cumcount() < DRAWN_CELLS]
+    with open_slides(collection, slides, sorted(set(shown["slide"]))) as opened:
+        if not opened.readers:
+            return list(opened.missing)
+        groups = {}
+        for name, cells in shown.groupby("query", sort=False):
+            groups[str(name)] = [
+                opened.crop(
+                    collection.slides[collection.position(cell["slide"])],
+                    cell,
+                    _title(cell, with_slide=len(collection.slides) > 1),
+                    is_query=cell["rank"] == 0,
+                )
+                for cell in cells.to_dict("records")
+            ]
+        save_figure(crops_figure(groups, collection.types), path)
+    notes = list(opened.missing)
+    if len(names) > DRAWN:
+        notes.append(f"similar.png shows the first {DRAWN} queries, {len(names) - DRAWN} more are in the tables")
+    if len(drawn) > len(shown):
+        notes.append(
+            f"similar.png shows the first {DRAWN_CELLS} neighbours of a query, {len(drawn) - len(shown):,} more cells "
+            "are in the tables"
+        )
+    return notes
 
 
-def _title(row: dict[Any, Any], several: bool) -> str:
-    first = f"cell {row['cell_id']}" if row["rank"] == 0 else f"{row['rank']}.  {row['similarity']:.3f}"
-    second = f"{row['type']} {row['type_score']:.2f}"
-    return f"{first}\n{second}" + (f"\n{row['slide'][:24]}" if several else "")
-
-
-def _size(neighbours: Neighbours, row: dict[Any, Any]) -> tuple[float, float]:
-    mpp = neighbours.collection.slides[neighbours.collection.position(row["slide"])].table.mpp_xy or (1.0, 1.0)
-    return float(row["w_px"]) * mpp[0], float(row["h_px"]) * mpp[1]
-
-
-def _pixels(reader: SlideReader | None, row: dict[Any, Any]) -> NDArray[np.uint8] | None:
-    """(PIXELS, PIXELS, 3) around a cell; None where the slide cannot be read."""
-    if reader is None:
-        return None
-    return cell_pixels(reader, float(row["x_px"]), float(row["y_px"]), (reader.mpp_x, reader.mpp_y), PIXELS)
+def _title(cell: dict[Any, Any], with_slide: bool) -> str:
+    first = f"{cell['rank']}.  {cell['similarity']:.3f}" if cell["rank"] else f"cell {cell['cell_id']}"
+    second = f"{cell['type']} {cell['type_score']:.2f}"
+    return f"{first}\n{second}" + (f"\n{cell['slide'][:24]}" if with_slide else "")

@@ -1,5 +1,7 @@
-"""The slide files that cells are from, to show them. Their places are the user's to say, never a table's: a file from a
-stranger does not decide what is opened."""
+"""The slide files that cells are from, to show them.
+
+The user says where they are, never a table: a file from a stranger does not decide what is opened.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +9,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from celldetr.errors import InputError
+from celldetr.report.crops import cell_pixels
+from celldetr.report.crops_figure import PIXELS, CellCrop
 from celldetr.search.collection import Collection, SlideCells
 from celldetr.slide.base_reader import SlideReader, slide_name
 from celldetr.slide.find import slides_below
@@ -22,9 +27,18 @@ class OpenSlides:
     readers: Mapping[str, SlideReader]
     missing: tuple[str, ...]
 
+    def crop(self, slide: SlideCells, cell: Mapping[Any, Any], title: str, *, is_query: bool = False) -> CellCrop:
+        """A cell (its columns by name) for a figure; without pixels where its slide is not open."""
+        reader = self.readers.get(slide.name)
+        pixels = None
+        if reader is not None:
+            pixels = cell_pixels(reader, cell["x_px"], cell["y_px"], (reader.mpp_x, reader.mpp_y), PIXELS)
+        mpp_x, mpp_y = slide.table.mpp_xy or (1.0, 1.0)
+        return CellCrop(title, pixels, (cell["w_px"] * mpp_x, cell["h_px"] * mpp_y), str(cell["type"]), is_query)
+
 
 def check_slides(sources: Sequence[Path]) -> None:
-    """Say before the work that its pictures cannot be drawn.
+    """Refuse sources that do not exist, before the work.
 
     Raises:
         InputError: a source does not exist.
@@ -38,15 +52,15 @@ def _candidates(sources: Sequence[Path]) -> dict[str, list[Path]]:
     """Name of a slide's results -> its file, of the files given and of all below the folders given; the first source
     that has one counts. Several files where a source has several slides of that name."""
     check_slides(sources)
-    found: dict[str, list[Path]] = {}
+    files_of: dict[str, list[Path]] = {}
     for source in sources:
         below: dict[str, list[Path]] = {}
         for file in slides_below(source) if source.is_dir() else [source]:
             below.setdefault(slide_name(file), []).append(file)
         for name, files in below.items():
-            # Thumbnails are often called as their slides and lie in a folder of their own.
-            found.setdefault(name, [file for file in files if file.suffix.lower() not in IMAGES] or files)
-    return found
+            # Thumbnails are often named as their slides and lie in a folder of their own.
+            files_of.setdefault(name, [file for file in files if file.suffix.lower() not in IMAGES] or files)
+    return files_of
 
 
 @contextmanager
@@ -61,23 +75,16 @@ def open_slides(collection: Collection, sources: Sequence[Path], names: Sequence
     Raises:
         InputError: a source does not exist.
     """
-    files = _candidates(sources)
+    candidates = _candidates(sources)
     readers: dict[str, SlideReader] = {}
     missing = []
     with ExitStack() as stack:
         for name in names:
             cells = collection.slides[collection.position(name)]
-            same = files.get(name) or files.get(slide_name(Path(cells.table.slide)))
-            if same is None:
-                where = "none given with `slides`" if not sources else "not among `slides`"
-                missing.append(f"{name}: no slide file {cells.table.slide!r} ({where})")
-                continue
-            if len(same) > 1:
-                missing.append(f"{name}: may be {same[0]} or {same[1]}; give the file itself before the folder")
-                continue
+            files = candidates.get(name) or candidates.get(slide_name(Path(cells.table.slide)), [])
             try:
-                reader = stack.enter_context(open_slide(same[0], cells.table.mpp))
-                _check(cells, reader)
+                reader = stack.enter_context(open_slide(_only(files, cells, sources), cells.table.mpp))
+                _check_size(cells, reader)
             except InputError as error:
                 missing.append(f"{name}: {error}")
             else:
@@ -85,9 +92,17 @@ def open_slides(collection: Collection, sources: Sequence[Path], names: Sequence
         yield OpenSlides(readers, tuple(missing))
 
 
-def _check(cells: SlideCells, reader: SlideReader) -> None:
+def _only(files: Sequence[Path], cells: SlideCells, sources: Sequence[Path]) -> Path:
+    if not files:
+        where = "not among `slides`" if sources else "none given with `slides`"
+        raise InputError(f"no slide file {cells.table.slide!r} ({where})")
+    if len(files) > 1:
+        raise InputError(f"may be {files[0]} or {files[1]}; give the file itself before the folder")
+    return files[0]
+
+
+def _check_size(cells: SlideCells, reader: SlideReader) -> None:
     for key, actual in (("width", reader.width), ("height", reader.height)):
-        if cells.table.run.get(key, actual) != actual:
-            raise InputError(
-                f"{reader.file}: has a {key} of {actual} px, the slide of the cells {cells.table.run.get(key)}"
-            )
+        expected = cells.table.run.get(key, actual)
+        if expected != actual:
+            raise InputError(f"{reader.file}: has a {key} of {actual} px, the slide of the cells {expected}")

@@ -11,7 +11,8 @@ from celldetr.cells.schema import cell_rows, number_rows, table_metadata, table_
 from celldetr.model.output import TileCells, TileModel
 from celldetr.slide.nucleus_size import NucleusSizes
 from celldetr.slide.options import PredictOptions
-from celldetr.slide.pipeline import Counter, Job, bounds, predict_bands
+from celldetr.slide.parts import joint_bounds
+from celldetr.slide.pipeline import Counter, Job, predict_bands
 from celldetr.slide.plan import make_plan
 from celldetr.slide.provenance import identity, job_warnings, table_provenance
 from celldetr.slide.reader import from_array
@@ -34,7 +35,7 @@ def array_cells(
         array: (H, W, 3) uint8 RGB, of any size.
         mpp: micrometres per pixel of it.
         model: finds the cells of tiles.
-        options: how it is read; unless ``tissue`` is given, all of it is, without looking for tissue.
+        options: how it is read; all of it, also without tissue, unless ``tissue`` is given.
         least_score: of a cell; None: the model's threshold.
 
     Returns:
@@ -53,11 +54,10 @@ def predict_array(
     job = _job(array, mpp, model, options)
     cells = _find(job)
     rows = number_rows(cell_rows(cells, model.types, (job.reader.mpp_x, job.reader.mpp_y)), 0)
-    sizes = NucleusSizes(job.reader.mpp)
-    sizes.add(rows)
-    warnings = [*job_warnings(job), *sizes.doubts()]
+    warnings = [*job_warnings(job), *NucleusSizes(job.reader.mpp).add(rows).warnings()]
     provenance = table_provenance(identity(job.reader, model, job.options)) | {"warnings": warnings}
-    return table_to_frame(rows.replace_schema_metadata(table_metadata(provenance, bounds(cells.boxes))), model.types)
+    metadata = table_metadata(provenance, joint_bounds(cells.boxes))
+    return table_to_frame(rows.replace_schema_metadata(metadata), model.types)
 
 
 def _job(

@@ -2,9 +2,8 @@
 
 Detecting is nearly all of the work and depends on one band only; which of two tiles keeps a nucleus on their seam
 depends on the bands above. So bands are detected in any order, by any number of processes, and the seams are settled in
-one go. What a process has detected is a file of its own, named after the run's identity, so that what a process of an
-earlier run leaves behind is never taken for it. Two processes that detect the same band write the same content: the
-later rename changes nothing.
+one go. A band is one file, named after the run's identity, so that no other run's is taken for it; two processes that
+detect the same band write the same content.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from numpy.typing import NDArray
 from celldetr.io.files import replacing
 from celldetr.model.output import TileCells
 from celldetr.slide.grid import Tile
-from celldetr.slide.parts import PARTS
+from celldetr.slide.parts import PARTS, PartStore
 
 BANDS = "found-*.npz"
 _FIELDS = ("boxes", "scores", "probabilities", "embeddings")
@@ -55,12 +54,7 @@ def digest(identity: Mapping[str, Any]) -> str:
 
 
 class BandCache:
-    """The bands of one run that are detected, and whose seams are not settled.
-
-    Args:
-        directory: of the slide's results; it need not exist for reading.
-        identity: of the run, see ``provenance``.
-    """
+    """The detected bands of the run of an identity (``provenance``), in the ``directory`` of its results."""
 
     def __init__(self, directory: Path, identity: Mapping[str, Any]) -> None:
         self._folder = directory / PARTS
@@ -71,11 +65,7 @@ class BandCache:
         return self._folder / f"found-{self._run}-{band:06d}.npz"
 
     def write(self, band: int, tiles: Sequence[DetectedTile]) -> None:
-        """Write a band; the folder exists.
-
-        Raises:
-            InputError: the disk is full, or the folder is not there (any more) or cannot be written to.
-        """
+        """Write a band; the folder exists."""
         arrays: dict[str, NDArray[Any]] = {
             "columns": np.array([item.tile.column for item in tiles], np.int64),
             "counts": np.array([len(item.cells or ()) for item in tiles], np.int64),
@@ -87,6 +77,11 @@ class BandCache:
         # A process that was taken for dead may write the same band at the same time.
         with replacing(self.path(band), tag=uuid4().hex) as temporary, temporary.open("wb") as file:
             np.savez(file, allow_pickle=False, **arrays)
+
+    def missing(self, bands: Sequence[int], parts: PartStore) -> list[int]:
+        """The bands of a plan that are neither detected nor, as parts, settled, by what is on disk."""
+        settled = {info.band for info in parts.infos(bands)}
+        return [band for band in bands if band not in settled and not self.has(band)]
 
     def has(self, band: int) -> bool:
         """Whether a band is there; ``read`` tells whether it is whole."""

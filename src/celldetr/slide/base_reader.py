@@ -1,9 +1,8 @@
 """SlideReader, the class every reader of slides derives from: regions at any resolution from a pyramid of levels.
 
-A reader has one method that matters, ``read_region``: any rectangle in level-0 pixels, with fractional corners,
-resampled to any size. It picks the coarsest pyramid level that is still fine enough and resamples from there, so a
-model's own micrometres per pixel is reached from any scanner's. A new format is a subclass that reads whole pixels of
-one level, and a line in ``slide.reader``.
+``read_region`` takes any rectangle in level-0 pixels, with fractional corners, and resamples it to any size from the
+coarsest pyramid level that is still fine enough. A new format is a subclass that reads whole pixels of one level, and a
+line in ``slide.reader``.
 """
 
 from __future__ import annotations
@@ -70,11 +69,11 @@ class SlideReader(ABC):
         self,
         *,
         name: str,
-        file: str,
         format: str,
         levels: tuple[Level, ...],
         resolution: Resolution,
-        size_bytes: int,
+        file: str = "",
+        size_bytes: int = 0,
         warnings: tuple[str, ...] = (),
         bounds: tuple[int, int, int, int] | None = None,
     ) -> None:
@@ -130,12 +129,11 @@ class SlideReader(ABC):
             DamageError: the file is damaged there.
             InputError: it cannot be read any more.
         """
-        index = self.level_for(width / out_width, height / out_height)
-        level = self.levels[index]
-        blocks = _blocks(width / level.downsample[0], height / level.downsample[1], out_width, out_height)
+        step_x, step_y = width / out_width, height / out_height
+        index = self.level_for(step_x, step_y)
+        down_x, down_y = self.levels[index].downsample
         out = np.empty((out_height, out_width, 3), dtype=np.uint8)
-        for left, top, right, bottom in blocks:
-            step_x, step_y = width / out_width, height / out_height
+        for left, top, right, bottom in _blocks(width / down_x, height / down_y, out_width, out_height):
             box = (x + left * step_x, y + top * step_y, x + right * step_x, y + bottom * step_y)
             out[top:bottom, left:right] = self._resample(index, box, right - left, bottom - top)
         return out
@@ -216,9 +214,8 @@ def _check_size(name: str, levels: tuple[Level, ...], resolution: Resolution) ->
             f"{name}: {width} x {height} px at {resolution.mpp:g} um per pixel: expected at most {LONGEST_SIDE:,} px a "
             f"side and {LARGEST_MM2:,} mm², which is larger than any slide; damaged, or pass the right `mpp`"
         )
-    for level in levels:
-        if min(level.width, level.height) < 1 or min(level.downsample) <= 0:
-            raise InputError(f"{name}: has a level of {level.width} x {level.height} px; the file is damaged")
+    if any(min(level.width, level.height) < 1 for level in levels):
+        raise InputError(f"{name}: has a level without pixels; the file is damaged")
 
 
 def _needed(low: float, high: float, out: int, size: int, spare: int) -> tuple[int, int]:
@@ -260,16 +257,12 @@ def reduction(whole: int, part: int) -> float:
 
 
 def _printable(name: str) -> str:
-    """The name of a file, which may hold line breaks and bytes that are no text, as one line of text."""
+    """A file's name as one line of text: it may hold line breaks and bytes that are no text."""
     return "".join(character if character.isprintable() else "_" for character in name)
 
 
 def slide_name(path: Path) -> str:
-    """What the output of a slide is called: ``a/case 7.ome.tif`` -> ``case 7``.
-
-    It is the name of a folder in the one that the user chose, whatever the file is called (``...svs``), and can be
-    written as text.
-    """
+    """Name of the folder of a slide's output: ``a/case 7.ome.tif`` -> ``case 7``; never one like ``..``."""
     stem = path.stem
     stem = stem[:-4] if stem.lower().endswith(".ome") and len(stem) > 4 else stem
     stem = _printable(stem)

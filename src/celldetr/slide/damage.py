@@ -1,7 +1,6 @@
-"""A slide that is damaged in places: the error that says so, the record of what is lost, and reading around it.
+"""Reading slides that are damaged in places: the error that says so, and reading around such places.
 
-Scanners and copies over networks leave files in which a few compressed tiles are broken. The rest of such a slide is
-worth having, if everybody who sees the result is told which part is not in it.
+Scanners and copies over networks leave files in which a few compressed tiles are broken; the rest is worth having.
 """
 
 from __future__ import annotations
@@ -18,18 +17,13 @@ from celldetr.errors import InputError
 if TYPE_CHECKING:
     from celldetr.slide.base_reader import SlideReader
 
-# Every look for damage may cost opening the slide again, so it is found no more finely than this.
+# Each attempt on damaged pixels may open the slide again, so damage is located no more finely than this.
 PARTS = 64  # of the longer side of a picture
 TILE_SMALLEST = 64  # px of a tile
 
 
 class DamageError(InputError):
-    """A place of a slide cannot be decoded although the file can be opened; other places may be whole.
-
-    Args:
-        path: of the slide.
-        reason: what was to be read, and what is wrong, without the path.
-    """
+    """A place of a slide cannot be decoded although the file opens; ``reason`` is the message without the path."""
 
     def __init__(self, path: Path, reason: str) -> None:
         super().__init__(f"{path}: {reason}")
@@ -38,11 +32,11 @@ class DamageError(InputError):
 
 @dataclass(frozen=True)
 class DamagedTile:
-    """Pixels of a tile of which some could not be decoded.
+    """A tile of which some pixels could not be decoded.
 
     Attributes:
         pixels: (height, width, 3) uint8 RGB, white where they are lost.
-        lost: left, top, right, bottom of a box, in its pixels, that holds all that are.
+        lost: xyxy in its pixels, holds all that are lost.
         reason: what the file's decoder said.
     """
 
@@ -67,17 +61,14 @@ def read_around(
     out_height: int,
     smallest: int | None = None,
 ) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-    """``SlideReader.read_region`` that leaves out what cannot be decoded. A slide without damage is read in one go.
+    """``SlideReader.read_region`` that leaves out what cannot be decoded.
 
     Args:
-        reader: the slide.
-        x, y, width, height: a rectangle, level-0 pixels.
-        out_width, out_height: size of the result.
-        smallest: pixels of the result to which damage is looked for; by default a share of its longer side.
+        reader, x, y, width, height, out_width, out_height: see there.
+        smallest: px of the result down to which damage is located; by default a share of its longer side.
 
     Returns:
-        (out_height, out_width, 3) uint8 RGB, white where it is damaged, and (out_height, out_width) bool, where
-        that is: to ``smallest`` pixels, and to what the decoder reads in one piece.
+        (out_height, out_width, 3) uint8 RGB, white where it is damaged, and (out_height, out_width) bool, where it is.
     """
     try:
         whole = reader.read_region(x, y, width, height, out_width, out_height)
@@ -88,14 +79,10 @@ def read_around(
         return whole, np.zeros((out_height, out_width), dtype=bool)
     smallest = max(out_width, out_height, 8 * PARTS) // PARTS if smallest is None else smallest
     if max(out_width, out_height) > smallest:
+        step_x, step_y = width / out_width, height / out_height
         for top, bottom in _halves(out_height, smallest):
             for left, right in _halves(out_width, smallest):
-                part = (
-                    x + width * left / out_width,
-                    y + height * top / out_height,
-                    width * (right - left) / out_width,
-                    height * (bottom - top) / out_height,
-                )
+                part = (x + left * step_x, y + top * step_y, (right - left) * step_x, (bottom - top) * step_y)
                 inner = read_around(reader, *part, right - left, bottom - top, smallest)
                 pixels[top:bottom, left:right], lost[top:bottom, left:right] = inner
     return pixels, lost
@@ -108,7 +95,7 @@ def _halves(size: int, smallest: int) -> list[tuple[int, int]]:
 def read_tile(
     reader: SlideReader, x: float, y: float, width: float, height: float, out_width: int, out_height: int
 ) -> NDArray[np.uint8] | DamagedTile:
-    """``SlideReader.read_region``, or what can be had of it.
+    """``SlideReader.read_region``, or what can be decoded of it.
 
     Raises:
         InputError: the slide cannot be read any more.

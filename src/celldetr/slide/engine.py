@@ -50,13 +50,7 @@ MIRAX_FILE = "Slidedat.ini"  # in the folder of a MIRAX slide, which has the nam
 
 @dataclass(frozen=True)
 class SlideProgress:
-    """How far a run is.
-
-    Attributes:
-        tiles, tiles_total: read, and to be read.
-        mm2: the area that those read own.
-        cells: detected so far.
-    """
+    """How far a run is: tiles read and to be read, mm2 that those read own, cells detected so far."""
 
     tiles: int
     tiles_total: int
@@ -70,7 +64,7 @@ class RunSummary:
 
     Attributes:
         directory: where the output is.
-        cells: how many were found.
+        cells: number of cells.
         counts: by type, all types of the model.
         tissue_mm2: area of tissue.
         seconds: of the whole run, over all its sessions.
@@ -87,23 +81,8 @@ class RunSummary:
     failed_tiles: tuple[FailedTile, ...] = ()
 
 
-def run_slide(
-    reader: SlideReader,
-    model: TileModel,
-    out_dir: Path | str,
-    options: PredictOptions | None = None,
-    progress: Callable[[SlideProgress], None] | None = None,
-    *,
-    resume: bool = False,
-    overwrite: bool = False,
-) -> RunSummary:
-    """Find the cells of a slide and write them to ``out_dir/<slide>/``: ``slide_run`` for its table alone."""
-    with slide_run(reader, model, out_dir, options, progress, resume=resume, overwrite=overwrite) as summary:
-        return summary
-
-
 @contextmanager
-def slide_run(
+def run_slide(
     reader: SlideReader,
     model: TileModel,
     out_dir: Path | str,
@@ -146,11 +125,7 @@ def slide_run(
 
 
 def slide_folder(directory: Path, identity: dict[str, Any]) -> RunFolder:
-    """The output folder of a slide.
-
-    Args:
-        directory: of the slide's results.
-        identity: of the run, see ``provenance``.
+    """The output folder of a slide, for a run of this ``provenance.identity``.
 
     Raises:
         InputError: it holds a slide.
@@ -161,7 +136,7 @@ def slide_folder(directory: Path, identity: dict[str, Any]) -> RunFolder:
 
 
 def summarise(folder: RunFolder) -> RunSummary:
-    """What there is to say of a finished run, from its record."""
+    """Summary of a finished run, from its record."""
     run = folder.record
     return RunSummary(
         folder.path,
@@ -182,8 +157,7 @@ class Session:
         folder: of the slide's results, open; its record is that of the sessions before, or empty.
         start: ``time.perf_counter`` when work on the slide began.
         seconds: spent on it since then.
-        cache: bands that were detected already, by other processes or an earlier session; by default those in the
-            folder.
+        cache: bands that other processes or an earlier session have detected; by default those in the folder.
         progress: called at the beginning and after every batch.
     """
 
@@ -215,11 +189,13 @@ class Session:
             self._predict()
             failed = [tile for info in self._infos for tile in info.failed]
             if failed:
-                self._check_worth(failed)
+                if all(info.is_lost for info in self._infos):  # no cells would look like a result
+                    slide, reason = job.reader.file or job.reader.name, failed[0].reason
+                    raise InputError(f"{slide}: none of its {len(failed)} tiles can be decoded; the first: {reason}")
                 warnings.append(damage_warning(failed))
             start = time.perf_counter()
             table = self._store.finish(self._infos, table_provenance(folder.request, len(failed)))
-            warnings += self._sizes(table).doubts()
+            warnings += NucleusSizes(job.reader.mpp).add_file(table).warnings()
             if job.options.tissue and not failed:
                 warnings += scarcity_warnings(self._counter.cells, job.plan.tissue_mm2)
             self._counter.seconds.write += time.perf_counter() - start
@@ -229,30 +205,20 @@ class Session:
             keep_or_discard(folder, self._store, self._cache, job.plan.bands, self._facts())
             raise
 
-    def _check_worth(self, failed: list[FailedTile]) -> None:
-        """Refuse a slide of which nothing could be decoded: no cells would look like a result."""
-        if all(info.is_lost for info in self._infos):
-            slide, first = self._job.reader.file or self._job.reader.name, failed[0].reason
-            raise InputError(f"{slide}: none of its {len(failed)} tiles can be decoded; the first: {first}")
-
-    def _sizes(self, table: Path) -> NucleusSizes:
-        sizes = NucleusSizes(self._job.reader.mpp)
-        sizes.add_file(table)
-        return sizes
-
     def _predict(self) -> None:
-        ownership = self._job.ownership()
+        job = self._job
+        ownership = job.ownership()
         if self._infos:
             last = self._infos[-1].band
             ownership.resume(last, self._store.centres(last))
-        self._counter.tell = self._report
+        self._counter.on_change = self._report
         self._report(self._counter)
-        todo = self._job.plan.bands[len(self._infos) :]
-        with closing(predict_bands(self._job, todo, ownership, self._counter, self._cache)) as bands:
+        todo = job.plan.bands[len(self._infos) :]
+        with closing(predict_bands(job, todo, ownership, self._counter, self._cache)) as bands:
             for cells, info in bands:
                 start = time.perf_counter()
-                mpp = (self._job.reader.mpp_x, self._job.reader.mpp_y)
-                self._store.write(cell_rows(cells, self._job.model.types, mpp), info)
+                mpp = (job.reader.mpp_x, job.reader.mpp_y)
+                self._store.write(cell_rows(cells, job.model.types, mpp), info)
                 self._counter.seconds.write += time.perf_counter() - start
                 self._infos.append(info)
 
@@ -292,19 +258,11 @@ def session_times(record: Mapping[str, Any], start: float, seconds: Seconds) -> 
 def keep_or_discard(
     folder: RunFolder, store: PartStore, cache: BandCache, bands: Sequence[int], facts: dict[str, Any]
 ) -> None:
-    """Leave a run that ends early for resuming, or nothing if no tile was decoded. Must not hide what ends it.
-
-    Args:
-        folder: of the slide's results, open.
-        store: its parts.
-        cache: its bands that are detected and not settled.
-        bands: of the plan.
-        facts: for the record of a run that is left.
-    """
+    """Leave a run that ends early for resuming, with ``facts`` on record; or nothing if no tile was decoded."""
     if folder.is_finished:  # what ends it came while working files were removed
         return
     folder.record |= facts
-    with suppress(OSError, InputError):
+    with suppress(OSError, InputError):  # must not hide what ends the run
         # By what is on disk: signals come at any time.
         infos = store.infos(bands)
         settled = {info.band for info in infos}

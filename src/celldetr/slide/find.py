@@ -48,13 +48,16 @@ def find_slides(sources: Sequence[Path], out: Path | None = None) -> list[Slide]
     Raises:
         InputError: a folder or list without a slide, a list that cannot be read, or two slides with one name.
     """
-    found: dict[Path, Slide] = {}
+    slides: dict[Path, Slide] = {}
+    paths: dict[str, Path] = {}
     for source in sources:
         for slide in _slides_of(source, out):
-            found.setdefault(slide.path.absolute(), slide)
-    slides = list(found.values())
-    _check_distinct(slides)
-    return slides
+            slides.setdefault(slide.path.absolute(), slide)
+    for slide in slides.values():
+        first = paths.setdefault(slide.name, slide.path)
+        if first is not slide.path:
+            raise InputError(f"{first} and {slide.path} would both write to OUT/{slide.name}; run them with two OUT")
+    return list(slides.values())
 
 
 def is_cohort(sources: Sequence[Path]) -> bool:
@@ -73,24 +76,21 @@ def _slides_of(source: Path, out: Path | None) -> list[Slide]:
     return [Slide(source)]
 
 
-def slides_below(folder: Path, out: Path | None = None) -> Iterator[Path]:
+def slides_below(folder: Path, out: Path | None = None, seen: set[Path] | None = None) -> Iterator[Path]:
     """Slides in a folder and the folders in it, sorted; not in hidden folders, results, or the folder that belongs to a
     MIRAX slide. Links to folders are followed, each folder once.
 
     Args:
         folder: where to search.
         out: where results go; not searched.
+        seen: folders that were searched already.
 
     Raises:
         InputError: a folder cannot be read.
     """
-    yield from _search(folder, out, set())
-
-
-def _search(folder: Path, out: Path | None, seen: set[Path]) -> Iterator[Path]:
-    """As ``slides_below``; ``seen`` are the folders that were searched."""
+    seen = set() if seen is None else seen
     real = folder.resolve()
-    if real in seen:
+    if real in seen or (out is not None and real == out.resolve()):
         return
     seen.add(real)
     try:
@@ -102,10 +102,8 @@ def _search(folder: Path, out: Path | None, seen: set[Path]) -> Iterator[Path]:
         return
     yield from _slides_among([entry for entry in entries if not entry.name.startswith(".") and entry.is_file()])
     for entry in entries:
-        belongs_to_slide = f"{entry.name}.mrxs" in names
-        is_out = out is not None and entry.resolve() == out.resolve()
-        if entry.is_dir() and not (entry.name.startswith(".") or belongs_to_slide or is_out):
-            yield from _search(entry, out, seen)
+        if entry.is_dir() and not (entry.name.startswith(".") or f"{entry.name}.mrxs" in names):
+            yield from slides_below(entry, out, seen)
 
 
 def _slides_among(files: Sequence[Path]) -> list[Path]:
@@ -127,10 +125,7 @@ def _read_list(path: Path) -> list[Slide]:
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: cannot be read as a list of slides ({error})") from None
     if path.suffix.lower() == ".csv":
-        try:
-            slides = list(_csv_rows(path, text))
-        except csv.Error as error:
-            raise InputError(f"{path}: cannot be read as a list of slides ({error})") from None
+        slides = list(_csv_rows(path, text))
     else:
         lines = [line.strip() for line in text.splitlines()]
         slides = [Slide(path.parent / line) for line in lines if line and not line.startswith("#")]
@@ -154,12 +149,3 @@ def _csv_rows(path: Path, text: str) -> Iterator[Slide]:
             yield Slide(path.parent / value, float(mpp) if mpp else None)
         except ValueError:
             raise InputError(f"{path}, line {rows.line_num}: mpp {mpp!r} is not a number") from None
-
-
-def _check_distinct(slides: Sequence[Slide]) -> None:
-    """Refuse slides whose results would go to the same folder: the second would replace the first, or be refused."""
-    seen: dict[str, Path] = {}
-    for slide in slides:
-        first = seen.setdefault(slide.name, slide.path)
-        if first is not slide.path:
-            raise InputError(f"{first} and {slide.path} would both write to OUT/{slide.name}; run them with two OUT")

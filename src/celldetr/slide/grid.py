@@ -112,16 +112,12 @@ class Grid:
         """(tiles, 4) xyxy in level-0 pixels: what each owns of the slide or region, row by row."""
         x0, x1 = _inside(self.columns)
         y0, y1 = _inside(self.rows)
-        boxes = [np.broadcast_arrays(x0[None], y0[:, None], x1[None], y1[:, None])]
-        return np.stack(boxes[0], -1).reshape(-1, 4) * np.array([*self.scale, *self.scale])
+        boxes = np.broadcast_arrays(x0[None], y0[:, None], x1[None], y1[:, None])
+        return np.stack(boxes, -1).reshape(-1, 4) * np.tile(self.scale, 2)
 
     def place(self, tile: Tile) -> tuple[float, float, float, float]:
         """x, y, width and height of what a tile owns of the slide or region, level-0 pixels."""
-        x, y = _inside(self.columns), _inside(self.rows)
-        corner = np.array([x[0][tile.column], y[0][tile.row], x[1][tile.column], y[1][tile.row]]) * np.array(
-            [*self.scale, *self.scale]
-        )
-        x0, y0, x1, y1 = corner.tolist()
+        x0, y0, x1, y1 = self.owned()[tile.row * len(self.columns) + tile.column].tolist()
         return x0, y0, x1 - x0, y1 - y0
 
 
@@ -131,11 +127,7 @@ def _inside(axis: Axis) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
 
 
 def lay_grid(
-    region: tuple[float, float, float, float],
-    scale: tuple[float, float],
-    tile: int,
-    overlap: int,
-    offset: float = 0.0,
+    region: tuple[float, float, float, float], scale: tuple[float, float], tile: int, overlap: int, offset: float = 0.0
 ) -> Grid:
     """Cover a region with tiles.
 

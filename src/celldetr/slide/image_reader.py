@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,27 +24,13 @@ class ArrayReader(SlideReader):
     """A slide whose level 0, its only one, is an array."""
 
     def __init__(
-        self,
-        array: NDArray[np.uint8],
-        resolution: Resolution,
-        *,
-        name: str,
-        file: str = "",
-        format: str = "array",
-        size_bytes: int = 0,
-        warnings: tuple[str, ...] = (),
+        self, array: NDArray[np.uint8], resolution: Resolution, *, name: str, format: str = "array", **about: Any
     ) -> None:
+        """``about``: further arguments of ``SlideReader``."""
         self._array = array
         height, width = array.shape[:2]
-        super().__init__(
-            name=name,
-            file=file,
-            format=format,
-            levels=(Level(width, height, (1.0, 1.0)),),
-            resolution=resolution,
-            size_bytes=size_bytes,
-            warnings=warnings,
-        )
+        levels = (Level(width, height, (1.0, 1.0)),)
+        super().__init__(name=name, format=format, levels=levels, resolution=resolution, **about)
 
     def read_level(self, level: int, x: int, y: int, width: int, height: int) -> NDArray[np.uint8]:
         """See ``SlideReader.read_level``."""
@@ -74,10 +61,7 @@ def check_rgb(array: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def to_rgb(image: Image.Image) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
-    """Pixels of a Pillow image as (H, W, 3) uint8, and warnings.
-
-    Palettes are looked up, transparency is made white, CMYK is converted, grey is copied.
-    """
+    """Pixels of a Pillow image of any mode as (H, W, 3) uint8, transparency made white, and warnings."""
     notes = (GREY_NOTE,) if image.mode in ("1", "L", "LA", "La", "I") or image.mode.startswith("I;") else ()
     if image.mode.startswith("I"):  # 16 bits of grey, which Pillow's own conversion would cut off at 255
         samples = np.asarray(image).clip(0, FULL_16).astype(np.uint16)
@@ -119,12 +103,5 @@ def open_image(path: Path, mpp: float | None) -> SlideReader:
     except Exception as error:  # damaged chunks make Pillow's decoders raise almost anything
         reason = str(error) or type(error).__name__
         raise InputError(f"{path}: cannot be decoded ({reason}); the file is damaged or incomplete") from None
-    return ArrayReader(
-        pixels,
-        resolution,
-        name=slide_name(path),
-        file=path.name,
-        format=kind,
-        size_bytes=path.stat().st_size,
-        warnings=notes + deep,
-    )
+    about = {"file": path.name, "size_bytes": path.stat().st_size, "warnings": notes + deep}
+    return ArrayReader(pixels, resolution, name=slide_name(path), format=kind, **about)

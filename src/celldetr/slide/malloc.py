@@ -1,7 +1,4 @@
-"""Memory that a run does not need: glibc keeps what was freed, in pieces, and gives each thread a heap of its own.
-
-Over a large slide a run would seem to grow.
-"""
+"""Return freed memory to the system: glibc keeps it, in a heap a thread, and a run seems to grow."""
 
 from __future__ import annotations
 
@@ -16,7 +13,7 @@ ARENAS = 2  # one for the thread of the model, one for those that read
 
 @cache
 def _libc() -> Any:
-    """The C library, or None where it has not the calls that are needed."""
+    """The C library, or None where it lacks these calls."""
     if not sys.platform.startswith("linux"):
         return None
     library = ctypes.CDLL(None)
@@ -24,12 +21,12 @@ def _libc() -> Any:
 
 
 def share_heaps() -> None:
-    """Let the threads that start from now on share heaps. Does nothing where the C library has no such call."""
+    """Let the threads that start from now on share heaps, on glibc."""
     if (libc := _libc()) is not None:
         libc.mallopt(M_ARENA_MAX, ARENAS)
 
 
 def release() -> None:
-    """Give back what is free; takes milliseconds. Does nothing where the C library has no such call."""
+    """Return what is free, on glibc; takes milliseconds."""
     if (libc := _libc()) is not None:
         libc.malloc_trim(0)

@@ -1,14 +1,14 @@
-"""Are the nuclei as large as nuclei are? If not, the slide's resolution is probably not what was said.
+"""Check of a slide's resolution by the size of its nuclei.
 
-A wrong resolution spoils everything after it, and nothing in a run shows it so plainly: nuclei come out small where
-the stated micrometres per pixel are too few, large where they are too many. What sizes a model reports at the right
-resolution and at others is measured in benchmarks/nucleus_size.py; the bounds lie between. Errors by a factor of 2,
-which is what a mistaken magnification makes, are found; those by less than 1.5 hardly.
+They come out small where the stated micrometres per pixel are too few, large where they are too many. The sizes that a
+model reports at the right resolution and at others are measured in benchmarks/nucleus_size.py; the bounds lie between.
+Errors by a factor of 2, as from a mistaken magnification, are noticed; those by less than 1.5 hardly.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import pyarrow as pa
@@ -23,28 +23,26 @@ COLUMNS = ["w_px", "h_px", "score"]
 
 
 class NucleusSizes:
-    """The sizes sqrt(w * h) of confident cells, as a histogram, so that memory does not grow with the slide.
-
-    Args:
-        mpp: stated micrometres per level-0 pixel; its square is the area of one.
-    """
+    """Histogram of the sizes sqrt(w * h) of confident cells; ``mpp`` is the stated one, its square a pixel's area."""
 
     def __init__(self, mpp: float) -> None:
         self._mpp = mpp
         self._histogram: NDArray[np.int64] = np.zeros(round(END / STEP), dtype=np.int64)
 
-    def add(self, rows: pa.Table | pa.RecordBatch) -> None:
-        """Take in rows of the cell table, of which ``COLUMNS`` are needed."""
+    def add(self, rows: pa.Table | pa.RecordBatch) -> Self:
+        """Count rows of the cell table, of which ``COLUMNS`` are needed."""
         width, height, score = (rows[name].to_numpy(zero_copy_only=False) for name in COLUMNS)
         size = np.sqrt(width.astype(np.float64) * height)[score >= CONFIDENT] * self._mpp
         bins = np.clip(size / STEP, 0, len(self._histogram) - 1).astype(np.int64)
         self._histogram += np.bincount(bins, minlength=len(self._histogram))
+        return self
 
-    def add_file(self, path: Path) -> None:
-        """Take in a table on disk, a row group at a time."""
+    def add_file(self, path: Path) -> Self:
+        """Count a table on disk, a row group at a time."""
         with pq.ParquetFile(path) as file:
             for batch in file.iter_batches(columns=COLUMNS):
                 self.add(batch)
+        return self
 
     @property
     def count(self) -> int:
@@ -58,13 +56,12 @@ class NucleusSizes:
             return float("nan")
         return float((np.searchsorted(self._histogram.cumsum(), self.count / 2) + 0.5) * STEP)
 
-    def doubts(self) -> list[str]:
-        """One sentence if the sizes are not those of nuclei, none if they are or there are too few cells to tell."""
+    def warnings(self) -> list[str]:
+        """One sentence if the sizes are not those of nuclei; none if they are, or there are too few cells to tell."""
         median = self.median
         if self.count < ENOUGH or LEAST <= median <= MOST:
             return []
-        small = median < LEAST
-        what, likely = ("small", 2 * self._mpp) if small else ("large", self._mpp / 2)
+        what, likely = ("small", 2 * self._mpp) if median < LEAST else ("large", self._mpp / 2)
         return [
             f"nuclei come out {what}: {median:.1f} um in the median, where {LEAST:g} to {MOST:g} are to be expected; "
             f"is the resolution really {self._mpp:.3g} um per pixel, or rather near {likely:.2g}? Check, and give the "

@@ -12,8 +12,7 @@ from PIL import Image
 from celldetr.errors import InputError
 from celldetr.slide.base_reader import Level, SlideReader, reduction, slide_name
 from celldetr.slide.damage import DamageError
-from celldetr.slide.openslide_handle import OpenSlideHandle
-from celldetr.slide.resolution import Candidate, Resolution, micrometres, number, pair, resolve
+from celldetr.slide.resolution import Resolution, candidates_of, micrometres, number, resolve
 
 # On Leica slides OpenSlide cuts quotients off, and a level can be displaced by more than one of its pixels. They are
 # read from level 0 unless the result is coarser than this, level-0 pixels per pixel: thumbnails are, tiles are not.
@@ -43,51 +42,37 @@ def open_openslide(path: Path, mpp: float | None) -> SlideReader:
     except openslide.OpenSlideError as error:
         raise InputError(f"{path}: OpenSlide cannot open it ({error}); the file is damaged or incomplete") from None
     try:
-        return OpenSlideReader(path, slide, resolution(path, slide, mpp))
+        return OpenSlideReader(path, slide, _resolution(path, slide, mpp))
     except InputError:
-        slide.close()
         raise
     except Exception as error:  # properties that are no text, levels of no size
-        slide.close()
         raise InputError(f"{path}: not a slide that can be read ({error}); damaged or incomplete?") from None
-    except BaseException:
-        slide.close()
-        raise
 
 
-def resolution(path: Path, slide: openslide.AbstractSlide, mpp: float | None) -> Resolution:
-    """Micrometres per pixel from the properties of a slide: OpenSlide's own, Aperio's, then the TIFF tags."""
+def _resolution(path: Path, slide: openslide.AbstractSlide, mpp: float | None) -> Resolution:
+    """From the properties of a slide: OpenSlide's own, Aperio's, then the TIFF tags."""
     properties = slide.properties
-    candidates, warnings = pair(
-        number(properties.get(openslide.PROPERTY_NAME_MPP_X)),
-        number(properties.get(openslide.PROPERTY_NAME_MPP_Y)),
-        "openslide.mpp-x/y",
-    )
+    x, y = (number(properties.get(f"openslide.mpp-{axis}")) for axis in "xy")
     aperio = number(properties.get("aperio.MPP"))
-    if aperio is not None:
-        candidates.append(Candidate(aperio, "aperio.MPP"))
     unit = {"inch": "inch", "centimeter": "cm"}.get(properties.get("tiff.ResolutionUnit", ""), "")
     length = micrometres(1.0, unit)
     per_unit = [number(properties.get(f"tiff.{axis}Resolution")) for axis in "XY"]
-    x, y = (length / value if length and value else None for value in per_unit)
-    found, notes = pair(x, y, "tiff.X/YResolution")
-    if not candidates:
-        warnings = notes
-    candidates += found
+    tag_x, tag_y = (length / value if length and value else None for value in per_unit)
+    candidates = [
+        *candidates_of(x, y, "openslide.mpp-x/y"),
+        *candidates_of(aperio, aperio, "aperio.MPP"),
+        *candidates_of(tag_x, tag_y, "tiff.X/YResolution"),
+    ]
     power = number(properties.get(openslide.PROPERTY_NAME_OBJECTIVE_POWER, properties.get("aperio.AppMag")))
-    return resolve(str(path), mpp, candidates, power, warnings)
+    return resolve(str(path), mpp, candidates, power)
 
 
-def bounds(slide: openslide.AbstractSlide) -> tuple[int, int, int, int] | None:
-    """(x, y, width, height) of what was scanned, level-0 pixels; None if the file does not say, or says nonsense."""
-    names = (
-        openslide.PROPERTY_NAME_BOUNDS_X,
-        openslide.PROPERTY_NAME_BOUNDS_Y,
-        openslide.PROPERTY_NAME_BOUNDS_WIDTH,
-        openslide.PROPERTY_NAME_BOUNDS_HEIGHT,
-    )
+def _bounds(slide: openslide.AbstractSlide) -> tuple[int, int, int, int] | None:
+    """(x, y, width, height) of what was scanned, level-0 pixels; None if the file does not say."""
     try:
-        x, y, width, height = (int(slide.properties[name]) for name in names)
+        x, y, width, height = (
+            int(slide.properties[f"openslide.bounds-{name}"]) for name in ("x", "y", "width", "height")
+        )
     except (KeyError, ValueError):
         return None
     whole_width, whole_height = slide.dimensions
@@ -100,8 +85,7 @@ class OpenSlideReader(SlideReader):
 
     def __init__(self, path: Path, slide: openslide.AbstractSlide, resolution: Resolution) -> None:
         self._path = path
-        self._handle = OpenSlideHandle(path, slide)
-        # Kept, because after one failed read OpenSlide answers every question with that error.
+        self._slide = slide
         self._downsamples = slide.level_downsamples
         whole = slide.dimensions
         levels = tuple(
@@ -115,13 +99,13 @@ class OpenSlideReader(SlideReader):
             levels=levels,
             resolution=resolution,
             size_bytes=path.stat().st_size,
-            bounds=bounds(slide),
+            bounds=_bounds(slide),
         )
 
     def read_level(self, level: int, x: int, y: int, width: int, height: int) -> NDArray[np.uint8]:
         """See ``SlideReader.read_level``."""
         try:
-            image = self._handle.read(self._origin(level, x, y), level, (width, height))
+            image = self._read(self._origin(level, x, y), level, (width, height))
         except openslide.OpenSlideError as error:
             place = f"{width} x {height} px at ({x}, {y}) of level {level}"
             reason = f"cannot read {place} ({error}); the file is damaged or incomplete"
@@ -131,6 +115,26 @@ class OpenSlideReader(SlideReader):
         white = Image.new("RGB", image.size, "white")
         white.paste(image, mask=image.getchannel("A"))
         return np.asarray(white)
+
+    def _read(self, origin: tuple[int, int], level: int, size: tuple[int, int]) -> Image.Image:
+        """After one failed read OpenSlide answers every question to that handle, in all threads, with the same error:
+        a read that fails is tried again with a fresh handle, and if that works all go on with the fresh one.
+
+        The old handle is closed when the last thread that reads with it lets go of it.
+        """
+        try:
+            return self._slide.read_region(origin, level, size)
+        except openslide.OpenSlideError:
+            pass  # of this read, or of an earlier one
+        try:
+            fresh = openslide.OpenSlide(str(self._path))
+        except (openslide.OpenSlideError, OSError) as error:
+            raise InputError(
+                f"{self._path}: cannot be read any more ({error}); is the disk or the network share still there?"
+            ) from None
+        image = fresh.read_region(origin, level, size)
+        self._slide = fresh
+        return image
 
     def _origin(self, level: int, x: int, y: int) -> tuple[int, int]:
         """The level-0 pixel to ask for: OpenSlide divides it by its own, often odd, idea of the reduction."""
@@ -149,4 +153,4 @@ class OpenSlideReader(SlideReader):
 
     def close(self) -> None:
         """See ``SlideReader.close``."""
-        self._handle.close()
+        self._slide.close()

@@ -31,7 +31,7 @@ _PART_KEY = b"celldetr.part"
 
 @dataclass(frozen=True)
 class FailedTile:
-    """A tile that could not be decoded, or not all of it, and where, therefore, no cell was looked for.
+    """A tile of which some could not be decoded.
 
     Attributes:
         row, column: of the grid.
@@ -96,13 +96,7 @@ class PartInfo:
 
 
 class PartStore:
-    """The parts of one slide's table.
-
-    Args:
-        directory: of the slide's output.
-        types: names of the K types.
-        embedding_dim: d.
-    """
+    """The parts of one slide's table, in the ``directory`` of its output."""
 
     def __init__(self, directory: Path, types: Sequence[str], embedding_dim: int) -> None:
         self._directory = directory
@@ -114,11 +108,7 @@ class PartStore:
         return self._parts / f"part-{band:06d}.parquet"
 
     def write(self, rows: pa.Table, info: PartInfo) -> None:
-        """Write the part of a band.
-
-        Raises:
-            InputError: the disk is full, or the place cannot be written to.
-        """
+        """Write the part of a band."""
         rows = rows.replace_schema_metadata({_PART_KEY: info.to_json()})
         with replacing(self.path(info.band)) as temporary:
             self._parts.mkdir(exist_ok=True)
@@ -144,16 +134,13 @@ class PartStore:
         return np.concatenate([inside, np.array(outside, dtype=np.float64).reshape(-1, 2)])
 
     def finish(self, infos: Sequence[PartInfo], provenance: Mapping[str, Any]) -> Path:
-        """Join the parts into ``cells.parquet``, which appears when it is whole. The parts stay.
-
-        Args:
-            infos: of all parts, in order.
-            provenance: for the file's metadata; the same for every repetition of the run.
+        """Join all parts, in order, into ``cells.parquet``, which appears when it is whole. The parts stay.
 
         Raises:
             InputError: the disk is full.
         """
-        metadata = table_metadata(provenance, joint_bounds(infos))
+        bounds = joint_bounds(np.array([info.bounds for info in infos if info.bounds is not None]))
+        metadata = table_metadata(provenance, bounds)
         schema = self._schema.with_metadata(metadata)
         path = self._directory / CELLS
         with replacing(path) as temporary, _writer(temporary, schema) as writer:
@@ -189,10 +176,9 @@ def _row_groups(tables: Iterator[pa.Table], schema: pa.Schema) -> Iterator[pa.Ta
         yield held.combine_chunks()
 
 
-def joint_bounds(infos: Sequence[PartInfo]) -> tuple[float, float, float, float] | None:
-    """xyxy of all boxes of all parts; None if there are none."""
-    bounds = np.array([info.bounds for info in infos if info.bounds is not None])
-    if not len(bounds):
+def joint_bounds(boxes: NDArray[np.floating]) -> tuple[float, float, float, float] | None:
+    """xyxy that holds all boxes (N, 4); None if there are none."""
+    if not len(boxes):
         return None
-    low, high = bounds[:, :2].min(0), bounds[:, 2:].max(0)
+    low, high = boxes[:, :2].min(0), boxes[:, 2:].max(0)
     return float(low[0]), float(low[1]), float(high[0]), float(high[1])

@@ -3,8 +3,8 @@
 *Finding* the cells of a band needs no other band; *settling* whose they are needs the bands above, and next to no time.
 
 The number of tiles read ahead is bounded, and a band is handed over as soon as it is whole, so memory depends on the
-width of the slide only. A batch never spans two bands: the numbers a network returns depend, in their last bits, on
-what it sees together, and a resumed run must repeat an uninterrupted one.
+width of the slide only. A batch never spans two bands: the last bits of a network's output depend on what it sees
+together, and a resumed run must repeat an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -29,10 +29,9 @@ from celldetr.slide.damage import DamagedTile, read_tile
 from celldetr.slide.grid import Tile
 from celldetr.slide.malloc import release, share_heaps
 from celldetr.slide.options import PredictOptions
-from celldetr.slide.parts import FailedTile, PartInfo
+from celldetr.slide.parts import FailedTile, PartInfo, joint_bounds
 from celldetr.slide.plan import Plan
-from celldetr.slide.roi_cells import RoiCells
-from celldetr.slide.seams import Ownership
+from celldetr.slide.seams import Ownership, centres
 
 CUT_OFF = 4  # px; a box that ends this near to lost pixels may be of a nucleus that goes on there
 MAX_THREADS = 8  # decoding a tile takes far less than predicting it
@@ -44,11 +43,7 @@ R = TypeVar("R")
 
 @dataclass(frozen=True)
 class Job:
-    """What a run works on: a slide, the model for it, how it is read, which tiles, and which cells are reported.
-
-    Attributes:
-        least_score: of a cell; None: the model's threshold.
-    """
+    """Work of a run; ``least_score`` of the cells that are reported, None: the model's threshold."""
 
     reader: SlideReader
     model: TileModel
@@ -74,18 +69,12 @@ class Seconds:
 
 @dataclass
 class Counter:
-    """What has been done so far, and who wants to know.
-
-    Attributes:
-        tiles, cells, mm2: done.
-        tell: called with the counter after every batch.
-        seconds: spent.
-    """
+    """Tiles, cells and mm2 done so far; ``on_change`` is called with the counter after every batch."""
 
     tiles: int = 0
     cells: int = 0
     mm2: float = 0.0
-    tell: Callable[[Counter], None] | None = None
+    on_change: Callable[[Counter], None] | None = None
     seconds: Seconds = field(default_factory=Seconds)
 
     def add(self, tiles: int, cells: int, mm2: float) -> None:
@@ -93,8 +82,8 @@ class Counter:
         self.tiles += tiles
         self.cells += cells
         self.mm2 += mm2
-        if self.tell is not None:
-            self.tell(self)
+        if self.on_change is not None:
+            self.on_change(self)
 
 
 def usable_threads() -> int:
@@ -107,10 +96,7 @@ def usable_threads() -> int:
 def read_ahead(
     reader: SlideReader, tiles: Iterable[Tile], scale: tuple[float, float], depth: int, threads: int
 ) -> Generator[Pixels, None, None]:
-    """The pixels of tiles in their order, at most ``depth`` of them read or being read before they are asked for.
-
-    Of a damaged tile come what pixels there are and which there are not.
-    """
+    """The pixels of tiles in their order, at most ``depth`` of them read or being read before they are asked for."""
 
     def read(tile: Tile) -> Pixels:
         box = (tile.x * scale[0], tile.y * scale[1], tile.width * scale[0], tile.height * scale[1])
@@ -120,7 +106,7 @@ def read_ahead(
 
 
 def ahead(do: Callable[[T], R], items: Iterable[T], depth: int, threads: int) -> Generator[R, None, None]:
-    """What ``do`` makes of items, in their order, at most ``depth`` of them done or begun before they are asked for."""
+    """``map`` in threads: at most ``depth`` results are there or begun before they are asked for."""
     todo = iter(items)
     pool = ThreadPoolExecutor(threads, thread_name_prefix="tile")
     try:
@@ -139,14 +125,14 @@ def predict_bands(
     """The cells of bands, one after the other: detect those of each, then drop duplicates across tiles.
 
     Args:
-        job: slide, model, options and plan.
+        job: the work.
         bands: rows of the grid, rising.
         ownership: has seen the bands before these.
-        counter: told of every batch.
-        cache: bands that are in it are taken from there instead of being detected again.
+        counter: counts every batch.
+        cache: bands in it are not detected again.
 
     Yields:
-        Cells with boxes in level-0 pixels, and what is known about them.
+        Cells with boxes in level-0 pixels, and their ``PartInfo``.
 
     Raises:
         InputError: the slide cannot be read any more. A place that is damaged raises nothing: its tile has failed.
@@ -165,14 +151,7 @@ def predict_bands(
 
 
 def find_bands(job: Job, bands: Sequence[int], seconds: Seconds) -> Generator[list[DetectedTile], None, None]:
-    """What the model sees in bands, whoever owns it, batch after batch; a batch is of one band.
-
-    Pure: depends on nothing that was found elsewhere.
-
-    Args:
-        job: slide, model, options and plan.
-        bands: rows of the grid, in any order.
-        seconds: spent is added.
+    """Raw detections in bands, in any order, batch after batch; a batch is of one band. Adds to ``seconds``.
 
     Raises:
         InputError: the slide cannot be read any more.
@@ -207,7 +186,7 @@ def _find_band(
 
 
 def _found(tile: Tile, pixels: Pixels, cells: Iterator[TileCells]) -> DetectedTile:
-    """What was found in a tile, for which ``cells`` has the next item if anything of it could be decoded."""
+    """Detections in a tile, the next item of ``cells`` if anything of the tile could be decoded."""
     if not isinstance(pixels, DamagedTile):
         return DetectedTile(tile, next(cells))
     if pixels.is_lost:
@@ -222,18 +201,7 @@ def _found(tile: Tile, pixels: Pixels, cells: Iterator[TileCells]) -> DetectedTi
 def settle_band(
     job: Job, band: int, batches: Iterable[Sequence[DetectedTile]], ownership: Ownership, counter: Counter
 ) -> tuple[TileCells, PartInfo]:
-    """Decide which cells of a band are kept. Bands are settled in their order.
-
-    Args:
-        job: slide, model, options and plan.
-        band: row of the grid.
-        batches: what was detected in its tiles, from left to right.
-        ownership: has seen the bands before.
-        counter: told of every batch.
-
-    Returns:
-        Cells with boxes in level-0 pixels, and what is known about them.
-    """
+    """The cells that a band keeps, from the ``batches`` of its tiles, left to right; see ``predict_bands``."""
     types = job.model.types
     parts = [TileCells.none(len(types), job.model.embedding_dim)]
     outside: list[tuple[float, float]] = []
@@ -248,27 +216,21 @@ def settle_band(
                 continue
             kept = ownership.keep(found.tile, found.cells)
             if job.plan.roi is not None:
-                kept, others = within(job.plan.roi, kept)
-                outside.extend(others)
+                middles = centres(kept.boxes)
+                outside += [(float(x), float(y)) for x, y in middles[job.plan.roi.beside(middles)]]
+                kept = kept.take(np.flatnonzero(job.plan.roi.inside(middles)))
             parts.append(kept)
         tiles += len(batch)
         counter.add(len(batch), sum(map(len, parts[before:])), sum(job.plan.area(found.tile) for found in batch))
     cells = TileCells.join(parts)
     counts = np.bincount(cells.probabilities.argmax(1), minlength=len(types))
     by_type = dict(zip(types, counts.tolist(), strict=True))
-    info = PartInfo(band, len(cells), tiles, area, by_type, bounds(cells.boxes), tuple(outside), tuple(failed))
+    info = PartInfo(band, len(cells), tiles, area, by_type, joint_bounds(cells.boxes), tuple(outside), tuple(failed))
     return cells, info
 
 
-def within(roi: RoiCells, cells: TileCells) -> tuple[TileCells, list[tuple[float, float]]]:
-    """The cells whose centre lies in a ROI, and the centres of others that decide about cells in it."""
-    centres = (cells.boxes[:, :2] + cells.boxes[:, 2:]) / 2
-    others = centres[roi.beside(centres)]
-    return cells.take(np.flatnonzero(roi.inside(centres))), [(float(x), float(y)) for x, y in others]
-
-
 def _failure(job: Job, found: DetectedTile) -> list[FailedTile]:
-    """What is lost of that which a tile owns; nothing if that is whole."""
+    """What is lost of the part that a tile owns; nothing if that is whole."""
     if found.lost is None:
         return []
     tile, grid = found.tile, job.plan.grid
@@ -282,11 +244,3 @@ def _failure(job: Job, found: DetectedTile) -> list[FailedTile]:
         return []
     area = (x1 - x0) * (y1 - y0) * (job.reader.mpp / 1000) ** 2
     return [FailedTile(tile.row, tile.column, x0, y0, x1 - x0, y1 - y0, area, found.reason)]
-
-
-def bounds(boxes: NDArray[np.floating]) -> tuple[float, float, float, float] | None:
-    """xyxy that holds all boxes (N, 4); None if there are none."""
-    if not len(boxes):
-        return None
-    low, high = boxes[:, :2].min(0), boxes[:, 2:].max(0)
-    return float(low[0]), float(low[1]), float(high[0]), float(high[1])

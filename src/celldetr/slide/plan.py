@@ -1,8 +1,9 @@
-"""What a run will read: tiles that own tissue (in the ROI), by bands. Settled before the model is asked anything."""
+"""The tiles that a run will read: those that own tissue (in the ROI), by rows of the grid (bands)."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -28,7 +29,7 @@ WINDOW_STEP = 128  # px; windows have few sizes, because a network prepares for 
 
 @dataclass(frozen=True)
 class Plan:
-    """The tiles of a run, each trimmed to the tissue that it owns and what the model needs to see around that.
+    """The tiles of a run, each trimmed to the tissue that it owns and the context that the model needs.
 
     Attributes:
         grid: all tiles.
@@ -38,7 +39,7 @@ class Plan:
         extents: (rows, columns, 4) xyxy in model pixels, where each tile's tissue lies; None: anywhere.
         context: model pixels that are read around tissue, as far as the tile reaches.
         roi: which cells are wanted; None: all.
-        notes: what is doubtful, one sentence each.
+        notes: warnings, one sentence each.
     """
 
     grid: Grid
@@ -71,19 +72,30 @@ class Plan:
         """mm2 that a tile owns."""
         return float(self.areas[tile.row, tile.column])
 
-    @property
-    def read_mm2(self) -> float:
-        """Area that is read, overlaps counted once."""
-        return float(self.areas[self.selected].sum())
+    def count(self, bands: Sequence[int]) -> int:
+        """Tiles to read in some rows."""
+        return int(self.selected[list(bands)].sum())
+
+    def area_of(self, bands: Sequence[int]) -> float:
+        """mm2 that these tiles own."""
+        rows = list(bands)
+        return float(self.areas[rows][self.selected[rows]].sum())
+
+    def regions(self, bands: Sequence[int], least: int) -> list[list[int]]:
+        """Share out rows, in their order, into regions of at least ``least`` tiles; the last may have fewer."""
+        regions: list[list[int]] = []
+        tiles = least
+        for band in bands:
+            if tiles >= least:
+                regions.append([])
+                tiles = 0
+            regions[-1].append(band)
+            tiles += self.count([band])
+        return regions
 
 
 def make_plan(reader: SlideReader, model: TileModel, options: PredictOptions) -> Plan:
     """Lay the grid over a slide and choose the tiles that own tissue.
-
-    Args:
-        reader: the slide.
-        model: whose tiles they are.
-        options: how it is read.
 
     Raises:
         InputError: the region lies outside the slide, the slide is damaged, the overlap is too large for the tiles
@@ -147,7 +159,7 @@ def _roi(reader: SlideReader, options: PredictOptions) -> shapely.MultiPolygon |
 
 
 def _region(reader: SlideReader, region: tuple[float, float, float, float] | None) -> tuple[float, float, float, float]:
-    """The part of the slide to read: what is asked for, cut at the slide's border."""
+    """The region that is asked for, cut at the slide's border."""
     if region is None:
         return 0.0, 0.0, float(reader.width), float(reader.height)
     x, y, width, height = region

@@ -1,6 +1,6 @@
-"""What ``run.json`` says: which slide, model and settings, on what machine, how long, how many.
+"""Content of ``run.json``: slide, model, settings, machine, times, counts and warnings.
 
-The part that decides which cells come out is the *identity* of a run; a run is only resumed under the same one.
+What decides which cells come out is the *identity* of a run; it is only resumed under the same one.
 """
 
 from __future__ import annotations
@@ -53,18 +53,13 @@ def identity(reader: SlideReader, model: TileModel, options: PredictOptions) -> 
 
 
 def table_provenance(run: dict[str, Any], failed: int = 0) -> dict[str, Any]:
-    """What the table's own metadata says: the identity without what leaves the table as it is, and what is missing.
-
-    Args:
-        run: ``run.json``.
-        failed: number of tiles with a part that could not be decoded.
-    """
+    """Metadata of the table: what of ``run.json`` decides about it, and the number of ``failed`` tiles, if any."""
     keys = ("version", "slide", "width", "height", "mpp", "mpp_x", "mpp_y", "bounds_px", "model", "types")
     return {key: run[key] for key in keys} | ({"failed_tiles": failed} if failed else {})
 
 
 def job_warnings(job: Job) -> list[str]:
-    """What the user should know about the result, one sentence each."""
+    """Warnings that are known before a tile is read, one sentence each."""
     warnings = [*job.reader.warnings, *job.plan.notes]
     coarsest = max(job.reader.mpp_x, job.reader.mpp_y)
     if coarsest > COARSE * job.model.mpp:
@@ -109,12 +104,8 @@ def results(infos: Sequence[PartInfo], plan: Plan, types: Sequence[str]) -> dict
     failed = [tile for info in infos for tile in info.failed]
     return {
         "tissue_mm2": round(plan.tissue_mm2, 6),
-        "read_mm2": round(plan.read_mm2 - sum(tile.mm2 for tile in failed), 6),
-        "tiles": {
-            "grid": len(plan.grid),
-            "read": sum(info.tiles for info in infos),
-            "failed": len(failed),
-        },
+        "read_mm2": round(plan.area_of(plan.bands) - sum(tile.mm2 for tile in failed), 6),
+        "tiles": {"grid": len(plan.grid), "read": sum(info.tiles for info in infos), "failed": len(failed)},
         "cells": {
             "total": sum(info.rows for info in infos),
             "by_type": {name: sum(info.counts[name] for info in infos) for name in types},

@@ -1,15 +1,15 @@
-"""How many micrometres a pixel measures: from the user, or from what a file says if that can be true.
+"""Micrometres per pixel of a slide: from the user, or from the file if a microscope can have made it.
 
-Files lie about their resolution (72 dpi, 1 pixel per centimetre, 0), so every value found is a candidate with the
-name of its source, and the first one a microscope can have is taken. Nothing is guessed: an objective power only
-suggests what to pass, because 20x means anything from 0.45 to 0.55 and is wrong on rescanned and exported images.
+Files lie about their resolution (72 dpi, 1 pixel per centimetre, 0), so every value in one is a candidate, and the
+first plausible one is taken. An objective power only suggests what to pass: 20x means anything from 0.45 to 0.55, and
+is wrong on rescanned and exported images.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from celldetr.errors import InputError
 
@@ -20,78 +20,33 @@ NON_SQUARE = 0.05
 
 # OME (2016-06) UnitsLength and the spellings of ImageJ, in micrometres; both micro signs exist in the wild.
 _MICROMETRES = {
-    "pm": 1e-6,
-    "å": 1e-4,
-    "nm": 1e-3,
-    "µm": 1.0,
-    "μm": 1.0,
-    "um": 1.0,
-    "micron": 1.0,
-    "microns": 1.0,
-    "micrometer": 1.0,
-    "micrometre": 1.0,
-    "mm": 1e3,
-    "cm": 1e4,
-    "m": 1e6,
-    "in": 25400.0,
-    "inch": 25400.0,
-}
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A resolution that a file states.
-
-    Attributes:
-        value: micrometres per pixel along x, unchecked.
-        source: the property it is from, for ``run.json`` and messages.
-        value_y: the same along y, if the file says it; None: as along x.
-    """
-
-    value: float
-    source: str
-    value_y: float | None = None
-
-    @property
-    def y(self) -> float:
-        """Micrometres per pixel along y, unchecked."""
-        return self.value if self.value_y is None else self.value_y
-
-    @property
-    def plausible(self) -> bool:
-        """Whether a microscope could have made it."""
-        return plausible(self.value) and plausible(self.y)
-
-    def __str__(self) -> str:
-        sides = f"{self.value:g}" if self.value == self.y else f"{self.value:g} x {self.y:g}"
-        return f"{sides} ({self.source})"
+    "pm": 1e-6, "å": 1e-4, "nm": 1e-3, "mm": 1e3, "cm": 1e4, "m": 1e6, "in": 25400.0, "inch": 25400.0,
+    **dict.fromkeys(("µm", "μm", "um", "micron", "microns", "micrometer", "micrometre"), 1.0),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Resolution:
-    """The resolution in use.
-
-    Attributes:
-        mpp_x: micrometres per pixel of level 0 along x.
-        source: where it is from.
-        warnings: what is doubtful about it.
-        y: micrometres per pixel of level 0 along y, where pixels are not square.
-    """
+    """Micrometres per pixel of level 0 along x and y, and the property of the file they are from (or ``given``)."""
 
     mpp_x: float
+    mpp_y: float
     source: str
     warnings: tuple[str, ...] = ()
-    y: float | None = None
-
-    @property
-    def mpp_y(self) -> float:
-        """Micrometres per pixel of level 0 along y."""
-        return self.mpp_x if self.y is None else self.y
 
     @property
     def mpp(self) -> float:
-        """The geometric mean of both, so that ``mpp`` squared is the area of a pixel."""
+        """The geometric mean, so that ``mpp`` squared is the area of a pixel."""
         return self.mpp_x if self.mpp_x == self.mpp_y else math.sqrt(self.mpp_x * self.mpp_y)
+
+    @property
+    def is_plausible(self) -> bool:
+        """Whether a microscope could have made it."""
+        return plausible(self.mpp_x) and plausible(self.mpp_y)
+
+    def __str__(self) -> str:
+        sides = f"{self.mpp_x:g}" if self.mpp_x == self.mpp_y else f"{self.mpp_x:g} x {self.mpp_y:g}"
+        return f"{sides} ({self.source})"
 
 
 def micrometres(value: float, unit: str) -> float | None:
@@ -112,19 +67,12 @@ def number(text: object) -> float | None:
         return None
 
 
-def pair(x: float | None, y: float | None, source: str) -> tuple[list[Candidate], list[str]]:
-    """The candidate of a horizontal and a vertical resolution, and a warning if pixels are far from square.
-
-    If one of the two is missing, pixels are taken as square.
-    """
+def candidates_of(x: float | None, y: float | None, source: str) -> list[Resolution]:
+    """The resolution that a file states along x and y, if it does; one alone counts for both."""
     if x is None and y is None:
-        return [], []
-    if x is None or y is None:
-        return [Candidate(x or y or 0.0, source)], []
-    candidate = Candidate(x, source, y)
-    if not candidate.plausible or abs(x - y) <= NON_SQUARE * max(x, y):
-        return [candidate], []
-    return [candidate], [f"pixels are not square ({x:g} x {y:g} um); each axis is read at its own scale"]
+        return []
+    side = x or y or 0.0
+    return [Resolution(side, side, source) if x is None or y is None else Resolution(x, y, source)]
 
 
 def plausible(mpp: float) -> bool:
@@ -146,48 +94,41 @@ def check_mpp(mpp: float, name: str) -> float:
     )
 
 
-def resolve(
-    name: str,
-    given: float | None,
-    candidates: Sequence[Candidate],
-    power: float | None = None,
-    warnings: Sequence[str] = (),
-) -> Resolution:
+def resolve(name: str, given: float | None, candidates: Sequence[Resolution], power: float | None = None) -> Resolution:
     """Decide on the resolution of a slide.
 
     Args:
         name: of the slide, for messages.
-        given: what the user says; it wins, and means square pixels.
-        candidates: what the file says, most trusted first.
+        given: by the user; it wins, and means square pixels.
+        candidates: from the file, most trusted first.
         power: objective power in the file; only used in messages.
-        warnings: doubts found while reading the metadata.
 
     Raises:
         InputError: ``given`` is out of range, or the file states nothing a microscope could have made.
     """
-    notes = list(warnings)
-    stated = next((c for c in candidates if c.plausible), None)
+    stated = next((candidate for candidate in candidates if candidate.is_plausible), None)
+    notes = []
     if given is not None:
         mpp = check_mpp(given, name)
-        # The notes doubt the metadata, which is not used.
-        notes = []
-        if stated and max(abs(stated.value - mpp), abs(stated.y - mpp)) > DISAGREEMENT * mpp:
+        if stated and max(abs(stated.mpp_x - mpp), abs(stated.mpp_y - mpp)) > DISAGREEMENT * mpp:
             notes.append(f"mpp {mpp:g} as given is used; the file says {stated}")
-        return Resolution(mpp, "given", tuple(notes))
+        return Resolution(mpp, mpp, "given", tuple(notes))
     if stated is None:
         raise InputError(_no_mpp(name, candidates, power))
-    found = Resolution(stated.value, stated.source, y=None if stated.y == stated.value else stated.y)
-    if power and power > 0 and not 1 / POWER_FACTOR < found.mpp * power / 10 < POWER_FACTOR:
+    x, y = stated.mpp_x, stated.mpp_y
+    if abs(x - y) > NON_SQUARE * max(x, y):
+        notes.append(f"pixels are not square ({x:g} x {y:g} um); each axis is read at its own scale")
+    if power and power > 0 and not 1 / POWER_FACTOR < stated.mpp * power / 10 < POWER_FACTOR:
         notes.append(
             f"mpp {stated} does not go with an objective power of {power:g}x, which is about {10 / power:g}; "
             "if cells come out wrong, pass `mpp`"
         )
-    return replace(found, warnings=tuple(notes))
+    return Resolution(x, y, stated.source, tuple(notes))
 
 
-def _no_mpp(name: str, candidates: Sequence[Candidate], power: float | None) -> str:
+def _no_mpp(name: str, candidates: Sequence[Resolution], power: float | None) -> str:
     if candidates:
-        stated = " and ".join(str(candidate) for candidate in candidates)
+        stated = " and ".join(map(str, candidates))
         problem = f"its metadata gives {stated} um per pixel, outside {LOWEST:g} to {HIGHEST:g}"
     else:
         problem = "its metadata gives no micrometres per pixel"

@@ -1,10 +1,7 @@
 """Region of interest (ROI) of a slide: areas of QuPath's GeoJSON joined to one valid geometry with one text form.
 
-Areas count: Polygon, MultiPolygon and GeometryCollections of these; several are joined. A polygon that crosses itself
-is filled by the even-odd rule, as on the screen.
-
-The text of the geometry (WKT) stands for it in ``PredictOptions`` and in ``run.json``: two files with the same areas
-give the same text.
+A polygon that crosses itself is filled by the even-odd rule, as on the screen. The text of the geometry (WKT) stands
+for it in ``PredictOptions`` and in ``run.json``: two files with the same areas give the same text.
 """
 
 from __future__ import annotations
@@ -57,11 +54,7 @@ def read_roi(path: Path | str, name: str | None = None) -> shapely.MultiPolygon:
 
 
 def join_areas(geometries: Sequence[shapely.Geometry], where: str) -> shapely.MultiPolygon:
-    """Union of areas, which need not be valid: valid, and in an order that depends on nothing but the area.
-
-    Args:
-        geometries: parts that are no area are left out.
-        where: for messages.
+    """Valid union of areas, in an order that depends on nothing but the area; ``where`` is for messages.
 
     Raises:
         InputError: they have no area.
@@ -85,10 +78,10 @@ def _polygons(geometry: shapely.Geometry) -> list[shapely.Polygon]:
 
 
 def _even_odd(polygon: shapely.Polygon) -> list[shapely.Polygon]:
-    """Valid polygons of what a polygon covers whose rings may cross themselves and each other in any way.
+    """Valid polygons of what a polygon covers by the even-odd rule: faces that a ray leaves through an odd number of
+    edges.
 
-    The faces between all its edges are kept that a ray leaves through an odd number of edges. (``make_valid`` of GEOS
-    3.14 differs from it where edges of different rings lie on one another.)
+    ``make_valid`` of GEOS 3.14 differs from it where edges of different rings lie on one another.
     """
     if polygon.is_valid:
         return [polygon] if polygon.area > 0 else []
@@ -106,7 +99,7 @@ def _even_odd(polygon: shapely.Polygon) -> list[shapely.Polygon]:
 
 
 def roi_text(value: object) -> str | None:
-    """Text form of a geometry (or of its text) in ``PredictOptions.roi``: WKT that is equal for equal areas.
+    """WKT of a geometry (or of its WKT) for ``PredictOptions.roi``, equal for equal areas.
 
     Raises:
         ValueError: something else, or no area.
@@ -125,33 +118,21 @@ def roi_text(value: object) -> str | None:
     return str(shapely.to_wkt(join_areas([shapely.force_2d(geometry)], "options"), rounding_precision=20))
 
 
-def place_roi(text: str | None, origin: str, bounds: tuple[int, int, int, int] | None) -> shapely.MultiPolygon | None:
-    """The geometry of a ROI's text in level-0 pixels of the slide; None without a ROI.
+def place_roi(text: str | None, origin: str, bounds: Sequence[int] | None) -> shapely.MultiPolygon | None:
+    """The geometry of a ROI's WKT in level-0 pixels of the slide; None without a ROI.
 
-    Args:
-        text: WKT, see ``roi_text``.
-        origin: ``bounds`` if its coordinates count from the corner of ``bounds``, ``slide`` if from the slide's own.
-        bounds: (x, y, width, height) of what was scanned, where the slide says so.
+    Its coordinates count from the corner of ``bounds`` (x, y, width, height of what was scanned, where the slide says
+    so) if ``origin`` is ``bounds``, from the slide's own if it is ``slide``.
     """
     if text is None:
         return None
     geometry = shapely.from_wkt(text)
     if origin != "bounds" or bounds is None:
         return geometry
-    return shapely.transform(geometry, lambda points: points + bounds[:2])
+    return shapely.transform(geometry, lambda points: points + tuple(bounds[:2]))
 
 
 def roi_of_run(run: Mapping[str, Any]) -> shapely.MultiPolygon | None:
-    """The ROI of a run, in level-0 pixels of its slide, from the content of ``run.json``; None if it had none.
-
-    Raises:
-        InputError: the text in it is not a geometry.
-    """
-    options = run.get("options")
-    if not isinstance(options, dict) or not options.get("roi"):
-        return None
-    bounds = run.get("bounds_px")
-    try:
-        return place_roi(options["roi"], options.get("roi_origin", "slide"), tuple(bounds) if bounds else None)
-    except (shapely.errors.GEOSException, TypeError, ValueError):
-        raise InputError("run.json: options.roi is not a geometry; run predict again with `overwrite=True`") from None
+    """The ROI of a run, in level-0 pixels of its slide, from the content of ``run.json``; None if it had none."""
+    options = run.get("options", {})
+    return place_roi(options.get("roi"), options.get("roi_origin", "slide"), run.get("bounds_px"))

@@ -1,8 +1,8 @@
 """Cells, tiles and tissue inside a region of interest: exactly what filtering the whole slide would leave.
 
-A cell is inside if its centre is, outlines and the edges of holes included. The grid of tiles does not depend on the
-region, which only decides the tiles that are read. Cells of these tiles outside the region take part in the suppression
-at seams and are then dropped: one of them can be a nucleus that a neighbouring tile must not report again.
+A cell is inside if its centre is, outlines and the edges of holes included. The region decides which tiles are read,
+not where they lie. Their cells outside the region take part in the suppression at seams and are then dropped: one of
+them can be a nucleus that a neighbouring tile must not report again.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ class RoiCells:
 
     Attributes:
         geometry: in level-0 pixels.
-        influence: level-0 pixels along x and y within which a cell outside can decide about one inside, see
-            ``ownership.influence``.
+        influence: level-0 pixels along x and y within which a cell outside can decide about one inside
+            (``seams.influence``).
     """
 
     geometry: shapely.MultiPolygon
@@ -51,18 +51,15 @@ class RoiCells:
 def share_of_pixels(
     geometry: shapely.Geometry, shape: tuple[int, int], scale: tuple[float, float]
 ) -> NDArray[np.float32]:
-    """How much of each pixel of a mask lies inside a geometry.
+    """How much of each pixel of a mask lies inside a geometry in level-0 pixels -> (h, w), 0 to 1.
 
-    Blocks that are wholly inside or outside are settled at once; those on the outline are cut in four with their piece
-    of it, down to single pixels, so that a long outline is not gone through once a pixel.
+    Blocks on the outline are cut in four with their piece of it, down to single pixels, so that a long outline is not
+    gone through once a pixel.
 
     Args:
         geometry: in level-0 pixels.
         shape: (h, w) of the mask.
         scale: level-0 pixels per mask pixel along x and y.
-
-    Returns:
-        (h, w), 0 to 1.
     """
     share = np.zeros(shape, dtype=np.float32)
     size = 1 << max(0, max(shape) - 1).bit_length()

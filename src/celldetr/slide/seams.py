@@ -1,11 +1,10 @@
 """Every nucleus from exactly one tile: no suppression of boxes against boxes, no duplicates, no seams.
 
-A tile keeps the cells whose centre it owns (``grid``). That alone would be exact if two tiles saw a nucleus at the
-same place to the last bit. A network sees it a fraction of a pixel apart, and a nucleus on the line between two
-owners could be kept by both or by neither. So the line is settled in reading order: a tile reaches ``REACH_UM`` over
-its upper and left lines, and drops what lies within ``REACH_UM`` of a cell that an earlier tile kept. Two nuclei are
-never that close, two sightings of one nucleus never that far apart. Only the centres of the last two rows of tiles
-are remembered.
+A tile keeps the cells whose centre it owns (``grid``). But two tiles see a nucleus a fraction of a pixel apart, and one
+on the line between two owners could be kept by both or by neither. So the line is settled in reading order: a tile
+reaches ``REACH_UM`` over its upper and left lines, and drops what lies within ``REACH_UM`` of a cell that an earlier
+tile kept. Two nuclei are never that close, two sightings of one nucleus never that far apart. Only the centres of the
+last two rows of tiles are remembered.
 """
 
 from __future__ import annotations
@@ -41,29 +40,21 @@ class Ownership:
         self._here: list[NDArray[np.float64]] = []  # the same of this row, one array a tile
 
     def keep(self, tile: Tile, cells: TileCells) -> TileCells:
-        """Select the cells that are this tile's.
-
-        Args:
-            tile: later in reading order than those before.
-            cells: all that were detected in it.
-
-        Returns:
-            Its own cells, ordered by y, then x, with boxes in level-0 pixels.
-        """
+        """The cells of a tile that are its own, ordered by y, then x, with boxes in level-0 pixels."""
         self._enter(tile.row)
         boxes = cells.boxes.astype(np.float64) + np.array([tile.x, tile.y, tile.x, tile.y])
-        x, y = _centres(boxes).T
+        x, y = centres(boxes).T
         left, top, right, bottom = tile.owner
         boxes *= np.tile(self._scale, 2)
         boxes[:, 0::2] = boxes[:, 0::2].clip(self._bounds[0], self._bounds[2])
         boxes[:, 1::2] = boxes[:, 1::2].clip(self._bounds[1], self._bounds[3])
-        centres = _centres(boxes)
+        middles = centres(boxes)
         mine = (x >= left - self._reach) & (x < right) & (y >= top - self._reach) & (y < bottom)
         mine &= (boxes[:, 2:] > boxes[:, :2]).all(1)
-        mine &= ~self._kept_already(tile, centres)
+        mine &= ~self._kept_already(tile, middles)
         index = np.flatnonzero(mine)
-        index = index[np.lexsort((centres[index, 0], centres[index, 1]))]
-        self._here.append(centres[index])
+        index = index[np.lexsort((middles[index, 0], middles[index, 1]))]
+        self._here.append(middles[index])
         return replace(cells.take(index), boxes=boxes[index])
 
     def resume(self, row: int, centres: NDArray[np.float64]) -> None:
@@ -116,5 +107,7 @@ def _tiles_within(axis: Axis, links: int, reach: float) -> int:
     return int((ends - np.arange(len(cuts))).max(initial=0)) + 1
 
 
-def _centres(boxes: NDArray[np.float64]) -> NDArray[np.float64]:
+def centres(boxes: NDArray[np.floating]) -> NDArray[np.float64]:
+    """(N, 4) xyxy -> (N, 2)."""
+    boxes = boxes.astype(np.float64, copy=False)
     return (boxes[:, :2] + boxes[:, 2:]) / 2

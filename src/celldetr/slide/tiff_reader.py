@@ -37,20 +37,14 @@ def open_tiff(path: Path, mpp: float | None) -> SlideReader:
     """Open a TIFF.
 
     Raises:
-        InputError: damaged or truncated, neither RGB nor grey, of unknown resolution, or compressed in too large a
-            piece to decode.
+        InputError: damaged or truncated, neither RGB nor grey, of unknown resolution, or in too large pieces.
     """
-    file = None
     try:
         # Of an OME-TIFF of several files this one alone: pages of others are not to be had through its handle.
-        file = tifffile.TiffFile(path, _multifile=False)
-        return _open(path, file, mpp)
-    except BaseException as error:
-        if file is not None:
-            file.close()
-        if isinstance(error, InputError) or not isinstance(error, Exception):
-            raise
-        # A damaged header makes tifffile, and what is computed from it, raise almost anything.
+        return _open(path, tifffile.TiffFile(path, _multifile=False), mpp)
+    except InputError:
+        raise
+    except Exception as error:  # a damaged header makes tifffile, and what is computed from it, raise almost anything
         reason = str(error) or type(error).__name__
         raise InputError(f"{path}: not a TIFF that can be read ({reason}); damaged or incomplete?") from None
 
@@ -80,11 +74,7 @@ def _open(path: Path, file: Any, mpp: float | None) -> SlideReader:
 
 
 def _check_chain(path: Path, file: Any) -> None:
-    """Follow the directories of a file to the last; a truncated file often keeps its first image and loses the others.
-
-    Raises:
-        InputError: a directory lies beyond the end of the file.
-    """
+    """Refuse a file whose directories lead beyond its end: a truncated one often keeps its first image only."""
     form, handle = file.tiff, file.filehandle
     handle.seek(8 if form.is_bigtiff else 4)
     seen: set[int] = set()
@@ -109,21 +99,22 @@ def _pyramid(file: Any, series: Any) -> list[Any]:
 
 
 def _is_smaller(image: Any, full: Any) -> bool:
-    """Whether an image has the shape of another that is larger."""
+    """Whether an image is a reduction of another, by its shape."""
     (w, h), (width, height) = series_size(image), series_size(full)
     return 0 < w < width and h > 0 and abs(w * height / (h * width) - 1) < SAME_SHAPE
 
 
 def _others(file: Any, levels: list[Any]) -> int:
     """How many further images a file has that may be slides: neither levels of the first, nor small as labels are."""
-    width, height = series_size(levels[0])
-    count = 0
-    for other in file.series:
-        known = any(other is level for level in levels) or _is_smaller(other, levels[0])
-        apart = other.keyframe.is_reduced or other.axes != levels[0].axes
-        w, h = series_size(other)
-        count += not known and not apart and w * h >= OTHER_SHARE * width * height
-    return count
+    first = levels[0]
+    return sum(
+        math.prod(series_size(other)) >= OTHER_SHARE * math.prod(series_size(first))
+        for other in file.series
+        if other not in levels
+        and not _is_smaller(other, first)
+        and not other.keyframe.is_reduced
+        and other.axes == first.axes
+    )
 
 
 class TiffReader(SlideReader):
@@ -132,8 +123,7 @@ class TiffReader(SlideReader):
     def __init__(
         self, path: Path, file: Any, pyramid: list[TiffLevel], resolution: Resolution, notes: tuple[str, ...]
     ) -> None:
-        self._file = file
-        self._pyramid = pyramid
+        self._file, self._pyramid = file, pyramid
         full = pyramid[0]
         super().__init__(
             name=slide_name(path),
@@ -158,31 +148,28 @@ class TiffReader(SlideReader):
 
 
 class TiffLevel:
-    """One resolution of a TIFF: where its pixels are and how they become RGB.
+    """One resolution of a TIFF, a series of tifffile's: where its pixels are and how they become RGB.
 
     Args:
-        path, file, series: the level as tifffile has it.
         highest: value of a sample that is fully bright.
         lock: of the file.
 
     Raises:
-        InputError: not RGB, grey or a palette, a damaged file, or strips too large to be read in parts.
+        InputError: not RGB, grey or a palette, a damaged file, or compressed in too large pieces.
     """
 
     def __init__(self, path: Path, file: Any, series: Any, highest: int, lock: threading.Lock) -> None:
-        self._path = path
-        self._handle = file.filehandle
-        self._page = page = series.keyframe
-        self._pages = [p for p in series.pages if p is not None]
-        self._series = series
+        self._path, self._handle, self._lock = path, file.filehandle, lock
+        self._series, self._page = series, series.keyframe
+        self._pages = [page for page in series.pages if page is not None]
         self.width, self.height = series_size(series)
-        self._lock = lock
         self._cache: OrderedDict[tuple[int, int], tuple[Any, Any]] = OrderedDict()
         self._cached_bytes = 0
         self._array: Any = None
         self._samples_first = _check_colour(path, series)
         self._highest = highest
         self._check_complete()
+        page = self._page
         decoded = math.prod(series.shape) * page.dtype.itemsize
         self._whole = not page.is_tiled and decoded <= WHOLE_BYTES
         if not page.is_tiled and series.dataoffset is not None:
@@ -215,12 +202,7 @@ class TiffLevel:
             raise InputError(f"{self._path}: the file is truncated: {self._handle.size} bytes of {max(ends)}")
 
     def read(self, x: int, y: int, width: int, height: int) -> NDArray[np.uint8]:
-        """Pixels of a rectangle inside the level -> (height, width, 3) uint8.
-
-        Raises:
-            DamageError: the file is damaged there.
-            InputError: the file is not there any more.
-        """
+        """See ``SlideReader.read_level``."""
         try:
             if self._whole and self._array is None:
                 self._decode_whole()
@@ -229,19 +211,14 @@ class TiffLevel:
                 raw = self._array[:, rows, columns] if self._samples_first else self._array[rows, columns]
                 return self._rgb(np.moveaxis(raw, 0, -1) if self._samples_first else raw)
             return self._rgb(self._read_segments(x, y, width, height))
-        except InputError:
-            raise
-        except OSError as error:
-            if error.errno is None:  # a codec's own
-                raise self._damage(x, y, width, height, error) from None
-            raise InputError(f"{self._path}: cannot be read any more ({error.strerror}); is its disk there?") from None
-        except Exception as error:  # codecs raise what they like on damaged data
-            raise self._damage(x, y, width, height, error) from None
-
-    def _damage(self, x: int, y: int, width: int, height: int, error: Exception) -> DamageError:
-        place = f"{width} x {height} px at ({x}, {y}) of the level of {self.width} x {self.height} px"
-        reason = f"{str(error) or type(error).__name__}); damaged, or compressed in an unknown way"
-        return DamageError(self._path, f"cannot read {place} ({reason}")
+        except Exception as error:  # codecs raise what they like on damaged data, also OSErrors without a number
+            if isinstance(error, OSError) and error.errno is not None:
+                raise InputError(
+                    f"{self._path}: cannot be read any more ({error.strerror}); is its disk there?"
+                ) from None
+            place = f"{width} x {height} px at ({x}, {y}) of the level of {self.width} x {self.height} px"
+            reason = f"{str(error) or type(error).__name__}); damaged, or compressed in an unknown way"
+            raise DamageError(self._path, f"cannot read {place} ({reason}") from None
 
     def _decode_whole(self) -> None:
         with self._lock:
@@ -286,9 +263,8 @@ class TiffLevel:
             count = page.databytecounts[index]
             self._handle.seek(page.dataoffsets[index])
             encoded = self._handle.read(count) if count else None
-        data, place, _ = page.decode(
-            encoded, index, jpegtables=page.jpegtables, jpegheader=getattr(page, "jpegheader", None)
-        )
+        header = getattr(page, "jpegheader", None)
+        data, place, _ = page.decode(encoded, index, jpegtables=page.jpegtables, jpegheader=header)
         with self._lock:
             if (p, index) in self._cache:  # another thread was faster
                 return self._cache[p, index]

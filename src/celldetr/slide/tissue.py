@@ -1,10 +1,9 @@
 """Where on a slide there is tissue, from a thumbnail: decides which tiles are read.
 
-A missed cell is worse than a tile too many, so every rule errs towards tissue. H&E takes away green above all, hence
-the optical density of green, relative to the slide's own background, is the signal. The threshold is a constant, not
+A missed cell is worse than a tile too many, so every rule errs towards tissue. H&E absorbs green above all, hence the
+optical density of green, relative to the slide's own background, is the signal. The threshold is a constant, not
 Otsu's, which would find tissue on an empty slide and cut an image full of tissue in half; at 8 um a pixel, a single
-nucleus in fat passes it. Ink is told by its colour (it takes away red, or all three alike, or green and blue but no
-red), and only where that colour is beyond what a stain can have.
+nucleus in fat passes it. Ink is recognised by colours that no stain can have.
 """
 
 from __future__ import annotations
@@ -70,10 +69,7 @@ class TissueMask:
         return (c[y1, x1] - c[y0, x1] - c[y1, x0] + c[y0, x0]) > 0
 
     def extents(self, boxes: NDArray[np.float64]) -> NDArray[np.float64]:
-        """(N, 4) xyxy in level-0 pixels -> (N, 4) the part of each box that holds all the tissue in it.
-
-        A box without tissue comes back with no area.
-        """
+        """(N, 4) xyxy in level-0 pixels -> (N, 4) the part of each box that holds its tissue; no area without any."""
         h, w = self.mask.shape
         x0, x1 = _touched(boxes[:, 0], boxes[:, 2], self.scale[0], w)
         y0, y1 = _touched(boxes[:, 1], boxes[:, 3], self.scale[1], h)
@@ -91,10 +87,8 @@ class TissueMask:
         region: tuple[float, float, float, float] | None = None,
         share: NDArray[np.float32] | None = None,
     ) -> float:
-        """Area of the tissue itself, in a region (x, y, width, height in level-0 pixels) or everywhere.
-
-        ``share`` (h, w) says how much of each mask pixel counts.
-        """
+        """Area of ``core`` in a region (x, y, width, height, level-0 px); of each mask pixel ``share`` (h, w)
+        counts."""
         core = self.core if share is None else self.core * share
         if region is not None:
             x0, x1 = (round(v / self.scale[0]) for v in (region[0], region[0] + region[2]))
@@ -126,16 +120,7 @@ def find_tissue(reader: SlideReader) -> TissueMask:
 
 
 def tissue_of(image: NDArray[np.uint8], mpp: float) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Tissue in an image.
-
-    Args:
-        image: (h, w, 3) uint8 RGB.
-        mpp: micrometres per pixel of it, best about 8.
-
-    Returns:
-        (h, w) bool of the tissue, and (h, w) bool of it with a rim of ``GROW_UM``.
-    """
-
+    """(h, w, 3) uint8 RGB at about 8 um per pixel -> (h, w) bool of the tissue, and of it with a rim of ``GROW_UM``."""
     density = density10(image)
     density -= background(density)
     red, green, blue = np.moveaxis(density, -1, 0)

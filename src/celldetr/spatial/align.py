@@ -7,8 +7,7 @@ non-rigid residual is not fitted: ``residual_map`` shows where the section is de
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,9 +16,18 @@ from pydantic import Field
 
 from celldetr.config import Config, Count, Positive, Probability
 from celldetr.errors import InputError
-from celldetr.spatial.affine import PIXEL_UM, apply, check_affine
+from celldetr.spatial.affine import (
+    PIXEL_UM,
+    Floats,
+    Mpp,
+    apply,
+    check_affine,
+    describe,
+    in_image_um,
+    inverse_of,
+    pixel_scale,
+)
 from celldetr.spatial.colocalization import Colocalization, colocalization, require_same_section
-from celldetr.spatial.coordinates import Floats, Mpp, in_image_um, pixel_scale
 from celldetr.spatial.pair import PairOptions, pair, pairs_summary
 from celldetr.spatial.registration import ANCHOR_CELLS, Clouds, Index, Peak, find_peak, grow, settle
 from celldetr.spatial.residuals import misfit_warnings, residual_map
@@ -92,34 +100,6 @@ class Alignment:
     moved_um: float
     colocalization: Colocalization
 
-    def as_json(self) -> dict[str, Any]:
-        """For ``alignment.json``."""
-        return {
-            "before": self.before.tolist(),
-            "after": self.after.tolist(),
-            "accepted": self.accepted,
-            "why": self.why,
-            "fit_before": vars(self.fit_before),
-            "fit_after": vars(self.fit_after),
-            "moved_um": self.moved_um,
-            "colocalization": self.colocalization.as_json(),
-        }
-
-
-@dataclass(frozen=True)
-class PairedCells:
-    """Result of step 5.
-
-    Attributes:
-        to_image: (3, 3) from micrometres of the section to level-0 pixels.
-        pairs: table ``PAIRS``.
-        facts: of the alignment and the pairs. JSON-able.
-    """
-
-    to_image: Floats
-    pairs: pd.DataFrame
-    facts: dict[str, Any]
-
 
 def align_and_pair(
     section: Section,
@@ -127,11 +107,9 @@ def align_and_pair(
     start: Floats,
     image_size: tuple[int, int],
     mpp: tuple[float, float],
-    options: AlignOptions | None = None,
-    pairing: PairOptions | None = None,
-    *,
-    progress: Callable[[float], None] | None = None,
-) -> PairedCells:
+    options: AlignOptions,
+    pairing: PairOptions,
+) -> tuple[Floats, pd.DataFrame, dict[str, Any]]:
     """Refine the alignment of a section, and pair its cells with nuclei.
 
     Args:
@@ -142,39 +120,32 @@ def align_and_pair(
         mpp: micrometres per level-0 pixel along x and y.
         options: of the refinement.
         pairing: of the pairs.
-        progress: called with the share that is done.
+
+    Returns:
+        The affine in place of ``start``, the table ``PAIRS``, and numbers of both, JSON-able.
 
     Raises:
         InputError: the start cannot be right, or cells and nuclei do not look like one section.
     """
-    options = options or AlignOptions()
-    report = progress or (lambda _: None)
     pixel_um = section.source.get("pixel_um") or PIXEL_UM
-    check = check_affine(start, section.points, image_size, float(np.mean(mpp)), pixel_um=pixel_um)
-    alignment = refine(section.points, nuclei.points, start, mpp, options, progress=lambda share: report(0.7 * share))
+    inside, warnings = check_affine(start, section.points, image_size, float(np.mean(mpp)), pixel_um)
+    alignment = refine(section.points, nuclei.points, start, mpp, options)
     require_same_section(alignment.colocalization)
-    pairs = pair(
-        section.cell_ids,
-        section.points,
-        section.nuclei,
-        nuclei,
-        alignment.after,
-        mpp,
-        pairing,
-        progress=lambda share: report(0.7 + 0.3 * share),
-    )
+    pairs = pair(section.cell_ids, section.points, section.nuclei, nuclei, alignment.after, mpp, pairing)
     residuals = residual_map(
         nuclei.points[pairs["nucleus"].to_numpy()] * pixel_scale(mpp),
         pairs[["dx_um", "dy_um"]].to_numpy(dtype=np.float64),
     )
     facts = {
-        "start": str(check.description),
-        "inside": check.inside,
-        "warnings": [*check.warnings, *misfit_warnings(residuals, options.local_um, options.local_share)],
-        **alignment.as_json(),
+        "start": describe(start),
+        "inside": inside,
+        "warnings": [*warnings, *misfit_warnings(residuals, options.local_um, options.local_share)],
+        **asdict(alignment),
+        "before": start.tolist(),
+        "after": alignment.after.tolist(),
         "pairs": pairs_summary(pairs, section.cells.n_obs, len(nuclei)),
     }
-    return PairedCells(alignment.after, pairs, facts)
+    return alignment.after, pairs, facts
 
 
 def refine(
@@ -184,8 +155,6 @@ def refine(
     mpp: Mpp,
     options: AlignOptions | None = None,
     seed: int = 0,
-    *,
-    progress: Callable[[float], None] | None = None,
 ) -> Alignment:
     """Refine an alignment by the nuclei of the image, or keep it.
 
@@ -196,14 +165,11 @@ def refine(
         mpp: micrometres per level-0 pixel, or along x and y.
         options: limits of the search.
         seed: of the blocks held out, and of what is drawn where there are many cells.
-        progress: called with the share that is done.
 
     Raises:
         InputError: nothing to align, or coordinates that are not finite.
     """
     options = options or AlignOptions()
-    report = progress or (lambda _: None)
-    to_image = np.asarray(to_image, dtype=np.float64)
     for name, points in (("cells", cells_um), ("nuclei", nuclei_px)):
         if len(points) < 1 or not np.isfinite(points).all():
             raise InputError(f"{len(points):,} {name}: expected some, with finite coordinates; check the step before")
@@ -219,25 +185,25 @@ def refine(
         why = "kept the start, as asked"
     elif len(test) < FEWEST_HELD_OUT:
         why = f"kept the start: only {len(test)} cells are left to test a refinement on"
-    else:
-        candidates = search(clouds, ~is_held_out, options, seed, report)
+    elif not is_held_out.all():
+        candidates = search(clouds, ~is_held_out, options, seed)
     for affine in candidates:
         fit, cost_of_fit = measure(clouds, affine, test, options.radius_um)
         if fit.pairs >= FEWEST_HELD_OUT and cost_of_fit.mean() < cost.mean():
             best, after, cost = affine, fit, cost_of_fit
     accepted = best is not start and _is_better(after, before, cost_before - cost)
+    refined = to_image
     if accepted:
         why = (
             f"refined: {after.pairs:,} of {after.cells:,} held-out cells have a nucleus, {after.median_um:.2f} um off "
             f"in the median; before {before.pairs:,}" + (f", {before.median_um:.2f} um" if before.pairs else "")
         )
+        scale = np.diag([*pixel_scale(mpp), 1.0])
+        refined = inverse_of(scale) @ best @ scale @ to_image
     else:
         best, after = start, before
-    scale = np.diag([*pixel_scale(mpp), 1.0])
-    refined = np.linalg.inv(scale) @ best @ scale @ to_image if accepted else to_image
     moved = float(np.linalg.norm(apply(best, clouds.cells) - clouds.cells, axis=1).max())
     measured = colocalization(cells_um[test] if accepted else cells_um, nuclei_px, refined, mpp, seed)
-    report(1.0)
     return Alignment(to_image, refined, accepted, why, before, after, moved, measured)
 
 
@@ -272,20 +238,15 @@ def measure(clouds: Clouds, affine: Floats, chosen: Index, radius: float) -> tup
     return Fit(len(chosen), len(distance), median, p90), cost
 
 
-def search(
-    clouds: Clouds, usable: NDArray[np.bool_], options: AlignOptions, seed: int, report: Callable[[float], None]
-) -> list[Floats]:
+def search(clouds: Clouds, usable: NDArray[np.bool_], options: AlignOptions, seed: int) -> list[Floats]:
     """Candidate affines: the start improved in place, and what grew from the clearest peaks, each in two models."""
-    if not usable.any():
-        return []
     peaks: list[Peak] = []
-    for number, centre in enumerate(anchors(clouds, usable, options.anchors)):
+    for centre in anchors(clouds, usable, options.anchors):
         peak = find_peak(clouds, usable, centre, options.search_um, np.deg2rad(options.turn_degrees), options.scale)
         if peak is not None and peak.height >= LEAST_HEIGHT:
             peaks.append(peak)
         if sum(peak.height >= CLEAR_HEIGHT for peak in peaks) >= options.followed:
             break
-        report(0.6 * (number + 1) / options.anchors)
     peaks = sorted(peaks, key=lambda peak: -peak.height)[: options.followed]
     middle = clouds.cells[usable].mean(0)
     radius = float(np.linalg.norm(clouds.cells[usable] - middle, axis=1).max())
@@ -294,10 +255,9 @@ def search(
     if len(chosen) > options.most_cells:
         chosen = np.sort(np.random.default_rng(seed).choice(chosen, options.most_cells, replace=False))
     affines = []
-    for number, peak in enumerate(peaks):
+    for peak in peaks:
         grown = grow(clouds, peak, usable, options.most_cells, seed)
         affines += [settle(clouds, grown, chosen, model) for model in ("similarity", "affine")]
-        report(0.6 + 0.35 * (number + 1) / len(peaks))
     return affines
 
 
@@ -313,10 +273,17 @@ def anchors(clouds: Clouds, usable: NDArray[np.bool_], count: int) -> Floats:
     middle = np.median(covered, axis=0)
     from_middle = np.linalg.norm(covered - middle, axis=1)
     covered = covered[from_middle <= np.quantile(from_middle, 0.8)]
-    places = [covered[np.argmin(np.linalg.norm(covered - middle, axis=1))]]
-    nearest = np.linalg.norm(covered - places[0], axis=1)
-    count = min(count, len(covered)) if len(clouds.cells) > ANCHOR_CELLS else 1  # each sees all cells
-    while len(places) < count:
-        places.append(covered[int(nearest.argmax())])
-        nearest = np.minimum(nearest, np.linalg.norm(covered - places[-1], axis=1))
-    return np.array(places)
+    if len(clouds.cells) <= ANCHOR_CELLS:
+        count = 1  # each sees all cells
+    first = int(np.linalg.norm(covered - middle, axis=1).argmin())
+    return covered[far_apart(covered, first, count)]
+
+
+def far_apart(points: Floats, first: int, count: int) -> list[int]:
+    """Positions of at most ``count`` points: the ``first``, then each as far as can be from those before it."""
+    chosen = [first]
+    distance = np.linalg.norm(points - points[first], axis=1)
+    while len(chosen) < min(count, len(points)):
+        chosen.append(int(distance.argmax()))
+        distance = np.minimum(distance, np.linalg.norm(points - points[chosen[-1]], axis=1))
+    return chosen

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 
 from celldetr.errors import InputError
-from celldetr.spatial.affine import apply
-from celldetr.spatial.coordinates import Floats, Mpp, in_image_um, pixel_scale
+from celldetr.spatial.affine import Floats, Mpp, apply, in_image_um, pixel_scale
 
 NEAR = 3.0  # um: nearer than neighbouring nuclei are to each other
 COVERED = 25.0  # um: a cell counts only where there are nuclei around, so that shifts over the rim of tissue do not
@@ -38,21 +36,11 @@ class Colocalization:
     spread: float
     same: bool
 
-    def as_json(self) -> dict[str, Any]:
-        """All attributes."""
-        return asdict(self)
-
-    def __str__(self) -> str:
-        return (
-            f"{self.share:.0%} of {self.cells:,} cells have a nucleus within {NEAR:g} um, {self.chance:.0%} after "
-            "random shifts"
-        )
-
 
 def nearest_distances(
     cells_um: Floats, nuclei_px: Floats, to_image: Floats, mpp: Mpp, seed: int = 0
 ) -> tuple[Floats, list[Floats]]:
-    """From each cell to the nearest nucleus, as they lie and after random shifts.
+    """Distances from each cell to the nearest nucleus, as they lie and after random shifts.
 
     Args:
         cells_um: (N, 2) micrometres of the section.
@@ -81,18 +69,18 @@ def nearest_distances(
     return covered(points), [covered(points + shift) for shift in shifts]
 
 
-def _share(distance: Floats) -> float:
-    return float((distance <= NEAR).mean()) if len(distance) else 0.0
-
-
 def colocalization(cells_um: Floats, nuclei_px: Floats, to_image: Floats, mpp: Mpp, seed: int = 0) -> Colocalization:
     """How many cells have a nucleus, and how many would by chance. Arguments as in ``nearest_distances``.
 
-    An affine that was fitted must be tested on cells that it was not fitted to (``Alignment.colocalization`` is).
+    An affine that was fitted must be tested on cells that it was not fitted to.
     """
+
+    def share_near(distance: Floats) -> float:
+        return float((distance <= NEAR).mean()) if len(distance) else 0.0
+
     distance, shifted = nearest_distances(cells_um, nuclei_px, to_image, mpp, seed)
-    shares = np.array([_share(each) for each in shifted])
-    share, chance = _share(distance), float(shares.mean())
+    shares = np.array([share_near(each) for each in shifted])
+    share, chance = share_near(distance), float(shares.mean())
     # Of few cells the share itself may vary by more than the shifts show.
     binomial = np.sqrt(max(chance * (1 - chance), 0.01) / max(len(distance), 1))
     spread = float(np.hypot(shares.std(), binomial))
@@ -109,11 +97,13 @@ def require_same_section(measured: Colocalization) -> None:
     if measured.same:
         return
     if measured.cells < FEWEST_CELLS:
-        raise InputError(
-            f"the H&E does not look like the same section: only {measured.cells} cells lie where it has nuclei; check "
-            "that image and alignment belong to this bundle, and the direction of the alignment"
+        why = f"only {measured.cells} cells lie where it has nuclei"
+    else:
+        why = (
+            f"{measured.share:.0%} of {measured.cells:,} cells have a nucleus within {NEAR:g} um,"
+            f" {measured.chance:.0%} after random shifts"
         )
     raise InputError(
-        f"the H&E does not look like the same section: {measured}; check that image and alignment belong to this"
-        " bundle, the alignment's direction and the image's mpp"
+        f"the H&E does not look like the same section: {why}; check that image and alignment belong to this bundle, the"
+        " alignment's direction and the image's mpp"
     )

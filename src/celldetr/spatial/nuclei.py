@@ -16,7 +16,7 @@ from celldetr.errors import InputError
 from celldetr.slide.options import PredictOptions
 from celldetr.slide.provenance import package_version
 from celldetr.slide.reader import open_slide
-from celldetr.spatial.coordinates import Mpp, pixel_scale
+from celldetr.spatial.affine import Mpp, pixel_scale
 from celldetr.spatial.files import stamp
 from celldetr.spatial.nuclei_files import nuclei_from_file
 from celldetr.spatial.section import Nuclei

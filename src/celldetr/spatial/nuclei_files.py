@@ -20,7 +20,7 @@ from celldetr.errors import InputError
 from celldetr.io.geojson import LARGEST, NOT_CELLS, Feature, read_features
 from celldetr.io.json_items import read_items
 from celldetr.io.safe_io import shown
-from celldetr.spatial.coordinates import Floats, Mpp, pixel_scale
+from celldetr.spatial.affine import Floats, Mpp, pixel_scale
 from celldetr.spatial.section import Nuclei, Polygons
 
 SUFFIXES = (".geojson", ".geojson.gz", ".json", ".json.gz")

@@ -7,7 +7,6 @@ total distance, where a cell without a nucleus counts as much as the radius.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,8 +16,7 @@ from pydantic import Field
 
 from celldetr.assignment import Index, assign, candidate_pairs
 from celldetr.config import Config, Positive
-from celldetr.spatial.affine import apply
-from celldetr.spatial.coordinates import Floats, Mpp, in_image_um, pixel_scale
+from celldetr.spatial.affine import Floats, Mpp, apply, in_image_um, pixel_scale
 from celldetr.spatial.section import Nuclei, Polygons
 
 if TYPE_CHECKING:
@@ -40,15 +38,13 @@ class PairOptions(Config):
 
 
 def pair(
-    cell_ids: Sequence[str] | NDArray[Any],
+    cell_ids: NDArray[np.object_],
     cells_um: Floats,
     cell_nuclei: Polygons | None,
     nuclei: Nuclei,
     to_image: Floats,
     mpp: Mpp,
     options: PairOptions | None = None,
-    *,
-    progress: Callable[[float], None] | None = None,
 ) -> pd.DataFrame:
     """Pair cells and nuclei.
 
@@ -60,7 +56,6 @@ def pair(
         to_image: (3, 3) from micrometres of the section to level-0 pixels.
         mpp: micrometres per level-0 pixel, or along x and y.
         options: radii.
-        progress: called with the share that is done.
 
     Returns:
         table ``PAIRS``, by nucleus.
@@ -68,37 +63,33 @@ def pair(
     import pandas as pd
 
     options = options or PairOptions()
-    report = progress or (lambda _: None)
-    to_um, scale = in_image_um(np.asarray(to_image, dtype=np.float64), mpp), pixel_scale(mpp)
-    cells, centres = apply(to_um, np.asarray(cells_um, dtype=np.float64).reshape(-1, 2)), nuclei.points * scale
-    chosen_cells, chosen_nuclei = np.zeros(0, np.intp), np.zeros(0, np.intp)
-    by_polygon = 0
+    to_um, scale = in_image_um(to_image, mpp), pixel_scale(mpp)
+    cells, centres = apply(to_um, cells_um), nuclei.points * scale
+    by_cell = by_nucleus = np.zeros(0, np.intp)
     if options.polygons and len(cells) and len(centres):
-        i, j = _unique(
-            [_cells_in_nuclei(cells, nuclei, centres, scale), _nuclei_in_cells(centres, cell_nuclei, to_um)],
-            len(centres),
-        )
+        candidates = [_cells_in_nuclei(cells, nuclei, centres, scale), _nuclei_in_cells(centres, cell_nuclei, to_um)]
+        # Each candidate once, as one number.
+        keys = np.unique(np.concatenate([i.astype(np.int64) * len(centres) + j for i, j in candidates]))
+        i, j = np.divmod(keys, len(centres))
         distance = np.linalg.norm(centres[j] - cells[i], axis=1)
         near = distance <= options.polygon_radius_um
         i, j, distance = i[near], j[near], distance[near]
         chosen = assign(i, j, distance)
-        chosen_cells, chosen_nuclei, by_polygon = i[chosen], j[chosen], len(chosen)
-    report(0.6)
+        by_cell, by_nucleus = i[chosen], j[chosen]
+    by_polygon = len(by_cell)
     if len(cells) and len(centres):
-        free_cells = np.setdiff1d(np.arange(len(cells)), chosen_cells)
-        free_nuclei = np.setdiff1d(np.arange(len(centres)), chosen_nuclei)
+        free_cells = np.setdiff1d(np.arange(len(cells)), by_cell)
+        free_nuclei = np.setdiff1d(np.arange(len(centres)), by_nucleus)
         i, j, distance = candidate_pairs(cells[free_cells], centres[free_nuclei], options.radius_um)
         chosen = assign(i, j, distance, unmatched=options.radius_um)
-        chosen_cells = np.concatenate([chosen_cells, free_cells[i[chosen]]])
-        chosen_nuclei = np.concatenate([chosen_nuclei, free_nuclei[j[chosen]]])
-    report(1.0)
-    how = np.where(np.arange(len(chosen_cells)) < by_polygon, POLYGON, DISTANCE)
-    dx, dy = (centres[chosen_nuclei] - cells[chosen_cells]).T
+        by_cell = np.concatenate([by_cell, free_cells[i[chosen]]])
+        by_nucleus = np.concatenate([by_nucleus, free_nuclei[j[chosen]]])
+    dx, dy = (centres[by_nucleus] - cells[by_cell]).T
     table = pd.DataFrame(
         {
-            "nucleus": chosen_nuclei.astype(np.int64),
-            "cell_id": np.asarray(cell_ids, dtype=object)[chosen_cells],
-            "how": how.astype(object),
+            "nucleus": by_nucleus.astype(np.int64),
+            "cell_id": cell_ids[by_cell],
+            "how": np.where(np.arange(len(by_cell)) < by_polygon, POLYGON, DISTANCE).astype(object),
             "distance_um": np.hypot(dx, dy),
             "dx_um": dx,
             "dy_um": dy,
@@ -132,12 +123,6 @@ def _nuclei_in_cells(centres: Floats, cell_nuclei: Polygons | None, to_um: Float
     return cell, nucleus
 
 
-def _unique(candidates: list[tuple[Index, Index]], width: int) -> tuple[Index, Index]:
-    """Each candidate once."""
-    keys = np.unique(np.concatenate([i.astype(np.int64) * width + j for i, j in candidates]))
-    return keys // width, keys % width
-
-
 def pairs_summary(pairs: pd.DataFrame, cells: int, nuclei: int) -> dict[str, Any]:
     """Numbers of a pairing, JSON-able; None where there are no pairs.
 
@@ -145,18 +130,20 @@ def pairs_summary(pairs: pd.DataFrame, cells: int, nuclei: int) -> dict[str, Any
         pairs: of ``pair``.
         cells, nuclei: how many there were.
     """
-    distance = pairs["distance_um"].to_numpy(dtype=np.float64)
-    some = len(pairs) > 0
-    median, p90 = (float(v) for v in np.percentile(distance, [50, 90])) if some else (None, None)
-    return {
+    numbers: dict[str, Any] = {
         "pairs": len(pairs),
         "cells": cells,
         "nuclei": nuclei,
         "cells_paired": len(pairs) / cells if cells else None,
         "nuclei_paired": len(pairs) / nuclei if nuclei else None,
-        "by_polygon": float((pairs["how"] == POLYGON).mean()) if some else None,
-        "median_um": median,
-        "p90_um": p90,
-        "dx_um": float(pairs["dx_um"].median()) if some else None,
-        "dy_um": float(pairs["dy_um"].median()) if some else None,
     }
+    measured = dict.fromkeys(("by_polygon", "median_um", "p90_um", "dx_um", "dy_um"))
+    if len(pairs):
+        measured = {
+            "by_polygon": float((pairs["how"] == POLYGON).mean()),
+            "median_um": float(pairs["distance_um"].median()),
+            "p90_um": float(pairs["distance_um"].quantile(0.9)),
+            "dx_um": float(pairs["dx_um"].median()),
+            "dy_um": float(pairs["dy_um"].median()),
+        }
+    return numbers | measured

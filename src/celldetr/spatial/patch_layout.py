@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from celldetr.config import Count, Mpp, Positive, Probability
-from celldetr.data.patch_set import LARGEST_PX, SMALLEST_PX, SlideInfo
-from celldetr.data.shards import Encoding
+from celldetr.config.data import Encoding, PatchPx
+from celldetr.data.patch_set import SlideInfo
 from celldetr.data.sources import SAME_MPP
 from celldetr.errors import InputError
 from celldetr.slide.base_reader import SlideReader
@@ -32,7 +32,7 @@ class WriteOptions(LabelOptions):
 
     mpp: Mpp = Field(0.4, description="Micrometres per pixel of the patches: that of the default model.")
     # Training cuts 256 px, zoomed by .8 or more.
-    px: int = Field(320, ge=SMALLEST_PX, le=LARGEST_PX, description="Side of a patch.")
+    px: PatchPx = Field(320, description="Side of a patch.")
     min_nuclei: int = Field(5, ge=0, description="Nuclei of a patch, at least.")
     min_share: Probability = Field(
         0.3, description="Share of a patch's nuclei that have a cell; with fewer, image and section do not agree there."

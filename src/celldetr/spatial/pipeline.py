@@ -202,7 +202,6 @@ class Pipeline(StepResults):
         inverse: bool = False,
         options: AlignOptions | None = None,
         pairing: PairOptions | None = None,
-        progress: Progress | None = None,
     ) -> bool:
         """Step 5: the affine from the section to the image, and pairs of cells and nuclei; see ``align_and_pair``.
 
@@ -211,7 +210,6 @@ class Pipeline(StepResults):
             direction, inverse: of the affine in the file (``affine.to_image``).
             options: of the refinement.
             pairing: of the pairs.
-            progress: called with the share that is done.
         """
         options, pairing = options or AlignOptions(), pairing or PairOptions()
         way = cast(affines.Direction, direction)
@@ -235,11 +233,11 @@ class Pipeline(StepResults):
                 )
             with self.open_image() as reader:
                 size, mpp = (reader.width, reader.height), (reader.mpp_x, reader.mpp_y)
-            paired = align_and_pair(self.passed, self.nuclei, start, size, mpp, options, pairing, progress=progress)
-            self._results |= {"to_image": paired.to_image, "pairs": paired.pairs}
-            write_json(self.files / files.ALIGNMENT_FILE, paired.facts)
-            write_table(paired.pairs, self.files / files.PAIRS_FILE)
-            return paired.facts
+            to_image, pairs, facts = align_and_pair(self.passed, self.nuclei, start, size, mpp, options, pairing)
+            self._results |= {"to_image": to_image, "pairs": pairs}
+            write_json(self.files / files.ALIGNMENT_FILE, facts)
+            write_table(pairs, self.files / files.PAIRS_FILE)
+            return facts
 
         return self._step("align", settings, (files.ALIGNMENT_FILE, files.PAIRS_FILE), work)
 

@@ -17,8 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from celldetr.spatial.affine import apply
-from celldetr.spatial.coordinates import Floats
+from celldetr.spatial.affine import Floats, apply, inverse_of
 
 Index = NDArray[np.int64]
 Map = NDArray[np.float32]  # half the time of float64
@@ -63,21 +62,16 @@ class Clouds:
         self.cells, self.nuclei = cells, nuclei
         self.cell_tree, self.nucleus_tree = cKDTree(cells), cKDTree(nuclei)
 
-    def nearest(self, affine: Floats, chosen: Index) -> tuple[Floats, Index]:
-        """Distance to the nearest nucleus and which it is, of the ``chosen`` cells moved by ``affine``."""
-        distance, nucleus = self.nucleus_tree.query(apply(affine, self.cells[chosen]))
-        return distance, nucleus
-
     def mutual(self, affine: Floats, chosen: Index, radius: float) -> tuple[Index, Index, Floats]:
         """Pairs of a chosen cell and a nucleus that are nearest to each other among all -> cells, nuclei, distances.
 
         The way back goes through the inverse, so that the tree of the cells stays as it is: affines here are near
         the identity, and what is nearest is so in either frame.
         """
-        distance, nucleus = self.nearest(affine, chosen)
+        distance, nucleus = self.nucleus_tree.query(apply(affine, self.cells[chosen]))
         near = distance <= radius
         cell, nucleus, distance = chosen[near], nucleus[near], distance[near]
-        _, back = self.cell_tree.query(apply(np.asarray(np.linalg.inv(affine), np.float64), self.nuclei[nucleus]))
+        _, back = self.cell_tree.query(apply(inverse_of(affine), self.nuclei[nucleus]))
         same = back == cell
         return cell[same], nucleus[same], distance[same]
 
@@ -199,10 +193,8 @@ def closest_points(clouds: Clouds, affine: Floats, chosen: Index, radii: Sequenc
             allowed = [model for model in order[: order.index(richest) + 1] if len(cells) >= FEWEST[model]]
             if not allowed:
                 return affine
-            # Of what is left over, not of the whole: a fit of few pairs then changes the start no more than it must.
-            change = fit(apply(affine, clouds.cells[cells]), clouds.nuclei[nuclei], allowed[-1])
-            affine = change @ affine
-            if np.abs(apply(change, clouds.nuclei[nuclei]) - clouds.nuclei[nuclei]).max() < 1e-3:
+            affine, moved = _improve(clouds, affine, cells, nuclei, allowed[-1])
+            if moved < 1e-3:
                 break
     return affine
 
@@ -214,16 +206,25 @@ def settle(clouds: Clouds, affine: Floats, chosen: Index, model: str) -> Floats:
     """
     for _ in range(SETTLING):
         cells, nuclei, distance = clouds.mutual(affine, chosen, LARGEST_RADIUS)
-        if len(cells) < FEWEST[model]:
+        if not len(cells):
             return affine
         near = distance <= max(3.0 * float(np.median(distance)), SMALLEST_RADIUS)
         if near.sum() < FEWEST[model]:
             return affine
-        change = fit(apply(affine, clouds.cells[cells[near]]), clouds.nuclei[nuclei[near]], model)
-        affine = change @ affine
-        if np.abs(apply(change, clouds.nuclei[nuclei]) - clouds.nuclei[nuclei]).max() < CONVERGED:
+        affine, moved = _improve(clouds, affine, cells[near], nuclei[near], model)
+        if moved < CONVERGED:
             break
     return affine
+
+
+def _improve(clouds: Clouds, affine: Floats, cells: Index, nuclei: Index, model: str) -> tuple[Floats, float]:
+    """The affine after one fit to pairs, and by how many um that moves nuclei, at most.
+
+    What is left over is fitted, not the whole: a fit of few pairs then changes the start no more than it must.
+    """
+    target = clouds.nuclei[nuclei]
+    change = fit(apply(affine, clouds.cells[cells]), target, model)
+    return change @ affine, float(np.abs(apply(change, target) - target).max())
 
 
 def grow(clouds: Clouds, peak: Peak, usable: NDArray[np.bool_], most: int, seed: int) -> Floats:

@@ -145,10 +145,9 @@ def _align(results: StepResults) -> list[Block]:
     positions = pair_positions(pairs, cells.cell_ids)
     with results.open_image() as reader:
         mpp = reader.mpp_x, reader.mpp_y
-        picture = overlay(reader, cells.points, nuclei, to_image, mpp, positions)
+        picture = overlay(reader, cells.points, nuclei, to_image, positions)
     distances, shifted = nearest_distances(cells.points, nuclei.points, to_image, mpp)
-    chance = np.concatenate(shifted)
-    residuals = residual_figure(pairs, cells.points, positions[0], to_image, mpp, chance, distances)
+    residuals = residual_figure(pairs, cells.points, positions[0], to_image, mpp, distances, np.concatenate(shifted))
     return [
         ("text", f"{facts['why'].capitalize()}."),
         _figure(picture, "Cells of the section on the image, and fields of it: points are cells, lines join pairs."),
@@ -191,8 +190,7 @@ def _examples(patches: PatchSet) -> list[Block]:
         incomplete = [k for k, own in shown.items() if len(own) < EXAMPLES]
         if not incomplete:
             break
-        labels = patches.labels(index)
-        if not np.isin(labels, incomplete).any():
+        if not patches.counts[index, incomplete].any():
             continue
         sample = patches[index]
         side = np.array(sample.image.shape[1::-1])

@@ -10,10 +10,9 @@ from functools import cached_property
 import numpy as np
 
 from celldetr.config import Recipe
-from celldetr.data.lazy_dataset import in_pieces
 from celldetr.data.overlap import record
-from celldetr.data.sample import LazySamples, Sample, areas, has_cells, type_counts
-from celldetr.data.sources import join, load_source
+from celldetr.data.sample import LazySamples, Sample, areas, cell_counts, join
+from celldetr.data.sources import load_source
 from celldetr.errors import InputError
 from celldetr.training.hold_out import hold_out
 
@@ -61,8 +60,7 @@ def load_data(recipe: Recipe) -> TrainingData:
     types, mpp = recipe.model.types, recipe.model.mpp
     sources = [load_source(source, types, mpp) for source in recipe.train]
     samples = join(sources)
-    parts = [(spec.weight, source) for spec, source in zip(recipe.train, sources, strict=True)]
-    weights = [weight for weight, source in parts for _ in range(len(source))]
+    weights = [spec.weight for spec, source in zip(recipe.train, sources, strict=True) for _ in range(len(source))]
     held_out = join([load_source(source, types, mpp) for source in recipe.validation])
     apart, settings = "", recipe.training
     if not recipe.validation and settings.hold_out and samples:
@@ -71,32 +69,30 @@ def load_data(recipe: Recipe) -> TrainingData:
                 f"recipe {recipe.name!r}: cells for validation cannot be taken from a patch set; name its splits:"
                 " train: [{card: SET, split: train}], validation: [{card: SET, split: val}]"
             )
-        split = hold_out(samples, weights, settings.hold_out, settings.seed, whole_images=settings.labels == "all")
-        samples, weights, held_out, apart = split.samples, split.weights, split.held_out, split.apart
-        parts = [(weight, [sample]) for weight, sample in zip(weights, samples, strict=True)]
+        parts = hold_out(samples, weights, settings.hold_out, settings.seed, whole_images=settings.labels == "all")
+        samples, weights, held_out, apart = parts.samples, parts.weights, parts.held_out, parts.apart
     if settings.validation_images and len(held_out) > settings.validation_images:
         held_out = [held_out[i] for i in spread(len(held_out), settings.validation_images)]
-    if recipe.model.coordinates == "image":  # such a network sees images of the size it was trained on
-        held_out = in_pieces(held_out, recipe.augment.crop)
     for part, images in (("train", samples), ("validation", held_out)):
-        if not has_cells(images):
+        cells = cell_counts(images)
+        if not cells.any():
             raise InputError(
                 f"recipe {recipe.name!r}: no labelled cell in {part}; name a source that has some, or `data`"
             )
-    by_part = [type_counts(part, len(types)) for _, part in parts]
-    counts = np.sum(by_part, axis=0).tolist()
-    drawn = np.sum([weight * each for (weight, _), each in zip(parts, by_part, strict=True)], axis=0).tolist()
-    if settings.labels == "some" and not sum(counts) and not settings.w_composition:
-        raise InputError(
-            f"recipe {recipe.name!r}: no cell of a type that the model has ({', '.join(types)}) in train, and nothing"
-            " but types is learned; name the types with model.types, or say which is which"
-        )
-    if settings.labels == "some" and not settings.w_composition and not type_counts(held_out, len(types)).any():
-        raise InputError(
-            f"recipe {recipe.name!r}: no cell of a type that the model has ({', '.join(types)}) in validation, which"
-            " could not tell a good step from a bad one; label some there, or leave validation to training.hold_out"
-        )
-    return TrainingData(samples, weights, held_out, counts, drawn, tuple(map(record, sources)), apart)
+        if settings.labels == "some" and not settings.w_composition and not cells[:, :-1].any():
+            raise InputError(
+                f"recipe {recipe.name!r}: no cell of a type that the model has ({', '.join(types)}) in {part}, and"
+                " nothing but types is learned; label some, name the types with model.types, or say which is which"
+            )
+    cells = cell_counts(samples)[:, :-1]
+    drawn = np.asarray(weights) @ cells
+    seen = tuple(map(record, sources))
+    return TrainingData(samples, weights, held_out, cells.sum(axis=0).tolist(), drawn.tolist(), seen, apart)
+
+
+def validation_px(recipe: Recipe) -> int | None:
+    """Side of validation images, px, for a network that measures in fractions of an image; None: any."""
+    return recipe.augment.crop if recipe.model.coordinates == "image" else None
 
 
 def spread(count: int, most: int) -> list[int]:

@@ -17,14 +17,16 @@ import torch
 
 from celldetr.config import Recipe
 from celldetr.data.sample import Sample
+from celldetr.data.tiling import pieces
 from celldetr.data.views import ViewSet, collate_views
 from celldetr.errors import InputError
+from celldetr.evaluation.image_cells import LOWEST_SCORE
 from celldetr.io.files import write_json
 from celldetr.model.celldetr import CellDETR
 from celldetr.model.inference import TilePredictor
 from celldetr.training.collapse import collapse
 from celldetr.training.contrastive import ContrastiveLoss, projection_head
-from celldetr.training.data import TrainingData, spread
+from celldetr.training.data import TrainingData, spread, validation_px
 from celldetr.training.figures import (
     EMBEDDING_FACTS,
     EMBEDDING_FILE,
@@ -36,7 +38,7 @@ from celldetr.training.infonce import Contrast
 from celldetr.training.objective import Numbers, Objective, Start, Validation
 from celldetr.training.slide_probe import HeldOutCells, SlideProbe, embed_cells, probe_slides
 from celldetr.training.trainer import TrainingLoss, image_generators
-from celldetr.training.validation import LOWEST_SCORE, validate
+from celldetr.training.validation import validate
 from celldetr.training.whitening import whiten
 
 IMAGES = 200  # held-out images that are validated on, spread evenly over all
@@ -158,5 +160,7 @@ class ContrastiveObjective(Objective):
         """Images to validate on, in memory: a set of patches may have any number of them."""
         if self._validation_samples is None:
             images = self.data.held_out
-            self._validation_samples = [images[i] for i in spread(len(images), IMAGES)]
+            chosen, side = [images[i] for i in spread(len(images), IMAGES)], validation_px(self.recipe)
+            cut = [piece for sample in chosen for piece in pieces(sample, side)] if side else chosen
+            self._validation_samples = cut
         return self._validation_samples

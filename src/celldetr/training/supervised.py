@@ -11,16 +11,17 @@ from torch.nn.utils.rnn import pad_sequence
 
 from celldetr.config import Recipe
 from celldetr.data.dataset import Batch, Targets, TrainingSet, collate
+from celldetr.evaluation.image_cells import LOWEST_SCORE
 from celldetr.model.celldetr import CellDETR, Memories, Representations
 from celldetr.model.inference import TilePredictor
 from celldetr.model.representation import hide_padding
 from celldetr.training.box_sources import BoxSource, MatchedBoxes, box_sources
 from celldetr.training.criterion import Losses, TrainingOutput, TypeOutput, class_weights
-from celldetr.training.data import TrainingData
+from celldetr.training.data import TrainingData, validation_px
 from celldetr.training.matcher import Match
 from celldetr.training.objective import Objective, Start, Validation
 from celldetr.training.trainer import EncodedImages, TrainingLoss
-from celldetr.training.validation import LOWEST_SCORE, validate, validate_labelled
+from celldetr.training.validation import validate, validate_labelled
 
 
 class SupervisedLoss(TrainingLoss):
@@ -134,12 +135,13 @@ class SupervisedObjective(Objective):
         predictor = TilePredictor(
             average.network, threshold=LOWEST_SCORE, device=average.network.type_head.weight.device
         )
+        side = validation_px(self.recipe)
         if self.start is not None and self.recipe.training.labels == "some":
             # The start's threshold was chosen where every nucleus is labelled.
             threshold = self.start.card.threshold
-            numbers = validate_labelled(predictor, self.data.held_out, threshold)
+            numbers = validate_labelled(predictor, self.data.held_out, threshold, side)
         else:
-            threshold, numbers = validate(predictor, self.data.held_out)
+            threshold, numbers = validate(predictor, self.data.held_out, side)
         score = numbers.get("f1_detection") or 0.0
         if self.recipe.training.learns_types:
             types = numbers.get("f1_type_mean")

@@ -1,8 +1,4 @@
-"""BRCA-M2C: ``images/*.png``, ``labels/*_gt_class_coords.txt`` with rows "Y X class", splits as list files.
-
-The coordinates are row and column of a pixel (haematoxylin at (row, column) is three times that at (column, row)), so
-the point is the pixel's centre, half a pixel further.
-"""
+"""BRCA-M2C: ``images/*.png``, ``labels/*_gt_class_coords.txt`` with rows "Y X class", splits as list files."""
 
 from __future__ import annotations
 
@@ -12,7 +8,7 @@ import numpy as np
 
 from celldetr.config import parse
 from celldetr.data.card import DatasetCard
-from celldetr.data.readers.common import point_sample, read_image, read_lines, type_index
+from celldetr.data.readers.common import labelled_image, read_image, read_lines, type_index
 from celldetr.data.readers.layout import Layout, find_items
 from celldetr.data.sample import Sample
 from celldetr.errors import InputError
@@ -39,12 +35,14 @@ def read(card: DatasetCard, split: str) -> Iterator[Sample]:
             if not line:
                 continue
             where = f"{path}, row {number}"
-            parts = line.split()
             try:
-                y, x, label = float(parts[0]), float(parts[1]), parts[2]
-            except (ValueError, IndexError):
+                y, x, label = line.split()[:3]
+                # Row and column of a pixel, whose centre is half a pixel further: haematoxylin at (row, column) is
+                # three times that at (column, row).
+                points.append((float(x) + 0.5, float(y) + 0.5))
+            except ValueError:
                 raise InputError(f"{where}: expected 'Y X class', got {line!r}") from None
-            points.append((x + 0.5, y + 0.5))
             types.append(type_index(card, label, where))
             rows.append(where)
-        yield point_sample(card, item.name, read_image(item.image), np.array(points), types, rows, item.mpp)
+        xy = np.array(points).reshape(-1, 2)
+        yield labelled_image(card, item.name, read_image(item.image), xy, types, rows, item.mpp)

@@ -1,8 +1,7 @@
 """COCO: one JSON file of images, categories and annotations. Boxes are read; segmentations are not needed.
 
 ``bbox`` is x, y, width, height in pixels. A label of the card is a category's name or, where no label is called so, its
-id. Annotations with ``iscrowd`` 1 mean several objects and are left out. A ``file_name`` is looked for inside the
-folder of images and nowhere else.
+id. Annotations with ``iscrowd`` 1 mean several objects and are left out.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ import numpy as np
 
 from celldetr.config import Config, parse
 from celldetr.data.card import DatasetCard
-from celldetr.data.readers.common import box_sample, read_image, type_index
+from celldetr.data.readers.common import labelled_image, read_image, type_index
 from celldetr.data.sample import Sample
 from celldetr.errors import InputError
 from celldetr.io.safe_io import load_json, shown
@@ -101,8 +100,8 @@ def read(card: DatasetCard, split: str) -> Iterator[Sample]:
             name = names[entry["category_id"]]
             label = name if name in card.label_index else str(entry["category_id"])
             types.append(type_index(card, label if label in card.label_index else name, place))
-        boxes = np.array([_box(entry, place, options.inclusive) for entry, place in zip(entries, where, strict=True)])
+        boxes = [_box(entry, place, options.inclusive) for entry, place in zip(entries, where, strict=True)]
         file = root / options.images / str(image["file_name"])
         below = Path(str(image["file_name"]))
         called = below.stem if stems[below.stem] == 1 else below.with_suffix("").as_posix()
-        yield box_sample(card, called, read_image(file), boxes, types, where)
+        yield labelled_image(card, called, read_image(file), np.array(boxes).reshape(-1, 4), types, where)

@@ -1,4 +1,4 @@
-"""What all readers share: images that are checked, labels that are known, boxes that fit their image."""
+"""What readers share: reading of images and lines, known labels, and samples whose boxes or points are checked."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from celldetr.errors import InputError, near
 
 # No others: Pillow hands some formats to programs (EPS to Ghostscript), and a file is what it contains, not its suffix.
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP")
-SLACK = 2.0  # px a box or point may lie outside its image (rounding of the source) before the card is said to lie
+SLACK = 2.0  # px that a box or point may lie outside its image (rounding of the source)
 
 
 def read_image(path: Path) -> NDArray[np.uint8]:
@@ -46,19 +46,6 @@ def read_lines(path: Path) -> list[str]:
         raise InputError(f"{path}: cannot be read ({error})") from None
 
 
-def required_mpp(card: DatasetCard) -> float:
-    """The card's mpp.
-
-    Raises:
-        InputError: the card has none.
-    """
-    if card.mpp is None:
-        raise InputError(
-            f"dataset {card.name!r}: mpp (micrometres per pixel) is missing; pass `mpp=0.5`, say, or write mpp: 0.5"
-        )
-    return card.mpp
-
-
 def type_index(card: DatasetCard, label: str, where: str) -> int:
     """Index into ``card.type_names`` of a label of the source.
 
@@ -73,112 +60,71 @@ def type_index(card: DatasetCard, label: str, where: str) -> int:
     return index[label]
 
 
-def check_inside(xyxy: NDArray[np.floating], shape: Sequence[int], rows: Sequence[str]) -> NDArray[np.float32]:
-    """Clip boxes to their image, or say which lies outside.
-
-    Args:
-        xyxy: (N, 4) boxes in pixels.
-        shape: (H, W, ...) of the image.
-        rows: for each box, where it was read, for the message.
+def clip_to_image(shapes: NDArray[np.floating], shape: Sequence[int], rows: Sequence[str]) -> NDArray[np.float32]:
+    """Clip boxes (N, 4) xyxy or points (N, 2), pixels, to an image of ``shape`` (H, W, ...).
 
     Raises:
-        InputError: a box that is not finite, is empty or inverted, or leaves the image by more than ``SLACK`` pixels.
+        InputError: one is not finite, is empty or inverted, or leaves the image by more than ``SLACK`` pixels; the
+            message has its entry of ``rows``, which says where it was read.
     """
-    boxes = np.asarray(xyxy, dtype=np.float32).reshape(-1, 4)
-    height, width = shape[:2]
-    low, high = boxes[:, :2], boxes[:, 2:]
-    clipped = np.clip(boxes, 0, np.array([width, height, width, height], dtype=np.float32))
-    outside = (low < -SLACK).any(1) | (high > np.array([width, height]) + SLACK).any(1)
-    empty = (clipped[:, 2:] <= clipped[:, :2]).any(1)
-    bad = ~np.isfinite(boxes).all(1) | outside | empty
+    shapes = np.asarray(shapes, dtype=np.float32)
+    size = np.array([shape[1], shape[0]], dtype=np.float32)
+    low, high = shapes[:, :2], shapes[:, -2:]
+    clipped = np.clip(shapes, 0, np.tile(size, shapes.shape[1] // 2))
+    bad = ~np.isfinite(shapes).all(1) | (low < -SLACK).any(1) | (high > size + SLACK).any(1)
+    kind = "box" if shapes.shape[1] == 4 else "point"
+    if kind == "box":
+        bad |= (clipped[:, 2:] <= clipped[:, :2]).any(1)
     if bad.any():
         row = int(np.flatnonzero(bad)[0])
-        corners = ", ".join(f"{value:g}" for value in boxes[row])
-        what = "is empty" if np.any(high[row] <= low[row]) else f"lies outside the image of {width} x {height} px"
-        raise InputError(f"{rows[row]}: box ({corners}) {what}")
+        numbers = ", ".join(f"{value:g}" for value in shapes[row])
+        is_empty = kind == "box" and np.any(high[row] <= low[row])
+        what = "is empty" if is_empty else f"lies outside the image of {shape[1]} x {shape[0]} px"
+        raise InputError(f"{rows[row]}: {kind} ({numbers}) {what}")
     return clipped
 
 
-def point_sample(
+def labelled_image(
     card: DatasetCard,
     name: str,
     image: NDArray[np.uint8],
-    points: NDArray[np.floating],
-    types: Sequence[int],
-    rows: Sequence[str],
-    mpp: float | None = None,
-) -> Sample:
-    """A sample of annotated points; its boxes are found by ``pseudo_boxes``.
-
-    Args:
-        card: the dataset.
-        name: of the image.
-        image: (H, W, 3) uint8.
-        points: (N, 2) x, y in pixels.
-        types: N indices into the card's types.
-        rows: for each point, where it was read, for messages.
-        mpp: of this image; default: the card's.
-
-    Raises:
-        InputError: a point outside the image by more than ``SLACK`` pixels; no mpp.
-    """
-    xy = np.asarray(points, dtype=np.float32).reshape(-1, 2)
-    height, width = image.shape[:2]
-    size = np.array([width, height], dtype=np.float32)
-    bad = ~np.isfinite(xy).all(1) | (xy < -SLACK).any(1) | (xy > size + SLACK).any(1)
-    if bad.any():
-        row = int(np.flatnonzero(bad)[0])
-        at = ", ".join(f"{value:g}" for value in xy[row])
-        raise InputError(f"{rows[row]}: point ({at}) lies outside the image of {width} x {height} px")
-    xy = np.clip(xy, 0, size)
-    mpp = required_mpp(card) if mpp is None else mpp
-    return Sample(
-        name=name,
-        image=image,
-        mpp=mpp,
-        boxes=pseudo_boxes(image, xy, mpp),
-        types=np.asarray(types, dtype=np.int64).reshape(-1),
-        type_names=card.type_names,
-        points=xy,
-        group=card.group_of(name),
-        derived_boxes=True,
-    )
-
-
-def box_sample(
-    card: DatasetCard,
-    name: str,
-    image: NDArray[np.uint8],
-    boxes: NDArray[np.floating],
+    shapes: NDArray[np.floating],
     types: Sequence[int],
     rows: Sequence[str],
     mpp: float | None = None,
     tissue: str = "",
 ) -> Sample:
-    """A sample of annotated boxes; its points are the boxes' centres.
+    """A sample of annotated boxes, or of annotated points with boxes by ``pseudo_boxes``.
 
     Args:
         card: the dataset.
         name: of the image.
         image: (H, W, 3) uint8.
-        boxes: (N, 4) xyxy in pixels.
+        shapes: (N, 4) xyxy or (N, 2) xy, in pixels.
         types: N indices into the card's types, or ``UNKNOWN``.
-        rows: for each box, where it was read, for messages.
+        rows: for each nucleus, where it was read, for messages.
         mpp: of this image; default: the card's.
-        tissue: what the image is of, where the source says so.
+        tissue: see ``Sample``.
 
     Raises:
-        InputError: see ``check_inside``; no mpp.
+        InputError: see ``clip_to_image``; no mpp.
     """
-    checked = check_inside(boxes, image.shape, rows)
+    mpp = mpp or card.mpp
+    if mpp is None:
+        raise InputError(
+            f"dataset {card.name!r}: mpp (micrometres per pixel) is missing; pass `mpp=0.5`, say, or write mpp: 0.5"
+        )
+    shapes = clip_to_image(shapes, image.shape, rows)
+    are_points = shapes.shape[1] == 2
     return Sample(
         name=name,
         image=image,
-        mpp=required_mpp(card) if mpp is None else mpp,
-        boxes=checked,
+        mpp=mpp,
+        boxes=pseudo_boxes(image, shapes, mpp) if are_points else shapes,
         types=np.asarray(types, dtype=np.int64).reshape(-1),
         type_names=card.type_names,
-        points=((checked[:, :2] + checked[:, 2:]) / 2).astype(np.float32),
+        points=shapes if are_points else ((shapes[:, :2] + shapes[:, 2:]) / 2).astype(np.float32),
         group=card.group_of(name),
         tissue=tissue,
+        derived_boxes=are_points,
     )

@@ -16,7 +16,7 @@ from scipy import ndimage
 
 from celldetr.config import Positive, parse
 from celldetr.data.card import DatasetCard
-from celldetr.data.readers.common import FORMATS, box_sample, read_image, type_index
+from celldetr.data.readers.common import FORMATS, labelled_image, read_image, type_index
 from celldetr.data.readers.layout import Item, Layout, find_items
 from celldetr.data.sample import Sample
 from celldetr.errors import InputError
@@ -77,15 +77,6 @@ def read_map(path: Path) -> NDArray[np.integer]:
     return values
 
 
-def _labels(path: Path) -> dict[int, str]:
-    """The JSON file of labels, number -> label."""
-    values = load_json(path)
-    try:
-        return {int(number): str(label) for number, label in values.items()}
-    except (ValueError, AttributeError) as error:
-        raise InputError(f'{path}: expected JSON {{"number of the nucleus": label}} ({error})') from None
-
-
 def _types(card: DatasetCard, item: Item, options: InstanceOptions, numbers: NDArray[np.int64]) -> list[int]:
     """Type index of each nucleus."""
     if card.single_type:
@@ -96,7 +87,11 @@ def _types(card: DatasetCard, item: Item, options: InstanceOptions, numbers: NDA
             "options.types_suffix, e.g. _types.json"
         )
     path = item.label(options.types_suffix)
-    labels = _labels(path)
+    values = load_json(path)
+    try:
+        labels = {int(number): str(label) for number, label in values.items()}
+    except (ValueError, AttributeError) as error:
+        raise InputError(f'{path}: expected JSON {{"number of the nucleus": label}} ({error})') from None
     missing = sorted(set(numbers.tolist()) - set(labels))
     if missing:
         raise InputError(f"{path}: no label for nucleus {missing[0]} of the map ({len(missing)} without)")
@@ -132,4 +127,5 @@ def read_with_maps(card: DatasetCard, split: str) -> Iterator[tuple[Sample, NDAr
                 raise InputError(f"{path}: no nucleus to tell the scale by, as options.median_diameter_um asks")
             mpp = options.median_diameter_um / float(np.median(np.sqrt(areas * 4 / np.pi)))
         rows = [f"{path}, nucleus {number}" for number in numbers]
-        yield box_sample(card, item.name, image, boxes, _types(card, item, options, numbers), rows, mpp), instances
+        types = _types(card, item, options, numbers)
+        yield labelled_image(card, item.name, image, boxes, types, rows, mpp), instances

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 
@@ -14,6 +14,9 @@ from celldetr.data.card import DatasetCard
 from celldetr.data.readers.common import read_lines
 from celldetr.errors import InputError, near
 from celldetr.io.safe_io import is_dir, is_file
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SUFFIXES = {".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp"}
 
@@ -61,22 +64,20 @@ def find_items(card: DatasetCard, split: str, layout: Layout) -> Iterator[Item]:
     Raises:
         InputError: a folder, list file, table or image is missing, or the table is not as described.
     """
-    root = card.directory()
-    value = card.split(split)
-    table = _read_table(root, layout.table) if layout.table else {}
+    root, value = card.directory(), card.split(split)
     folder = "" if isinstance(value, list) else str(value)
-    images = root / layout.images.replace("{split}", folder)
-    labels = root / layout.labels.replace("{split}", folder)
+    images, labels = (root / each.replace("{split}", folder) for each in (layout.images, layout.labels))
     if not is_dir(images):
         raise InputError(f"dataset {card.name!r}, split {split!r}: no directory {images}")
     files = {path.name: path for path in sorted(images.iterdir()) if path.suffix.lower() in SUFFIXES}
-    if layout.table and layout.table.split:
-        wanted = {str(part) for part in value} if isinstance(value, list) else {folder}
-        names = [name for name, row in table.items() if row[layout.table.split] in wanted]
+    stems = {path.stem: path for path in files.values()}
+    table = _read_table(root / layout.table.file, layout.table) if layout.table else None
+    if layout.table and layout.table.split and table is not None:
+        column = table[layout.table.split]
+        names = list(column.index[column.isin(list(map(str, value)) if isinstance(value, list) else [folder])])
         if not names:
-            found = {row[layout.table.split] for row in table.values()}
             raise InputError(
-                f"{root / layout.table.file}: no image of split {folder or value!r}; {near(folder, found)}"
+                f"{root / layout.table.file}: no image of split {folder or value!r}; {near(folder, column.unique())}"
             )
     elif isinstance(value, list):
         names = value
@@ -84,7 +85,6 @@ def find_items(card: DatasetCard, split: str, layout: Layout) -> Iterator[Item]:
         names = [line for line in read_lines(root / folder) if line]
     else:
         names = list(files)
-    stems = {path.stem: path for path in files.values()}
     excluded = layout.exclude.get(split, ())
     for name in names:
         path = files.get(name) or stems.get(name)
@@ -92,47 +92,38 @@ def find_items(card: DatasetCard, split: str, layout: Layout) -> Iterator[Item]:
             raise InputError(f"dataset {card.name!r}, split {split!r}: no image {name!r} in {images}")
         if excluded and card.group_of(path.stem) in excluded:
             continue
-        yield Item(path.stem, path, labels, _table_mpp(table, path, root, layout.table))
+        mpp = None
+        if layout.table and layout.table.mpp and table is not None:
+            mpp = _mpp(table[layout.table.mpp], path, root / layout.table.file)
+        yield Item(path.stem, path, labels, mpp)
 
 
-def _read_table(root: Path, table: Table) -> dict[str, dict[str, str]]:
-    """Rows of the table by image name."""
-    path = root / table.file
-    lines = read_lines(path)
+def _read_table(path: Path, table: Table) -> pd.DataFrame:
+    """The table, indexed by image name; all values are text."""
+    import pandas as pd
+
     try:
-        return _rows(path, csv.DictReader(lines), table)
-    except csv.Error as error:
-        raise InputError(f"{path}: not a CSV file ({error})") from None
-
-
-def _rows(path: Path, reader: csv.DictReader[str], table: Table) -> dict[str, dict[str, str]]:
-    columns = reader.fieldnames or []
+        frame = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig", skipinitialspace=True)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read as CSV ({error})") from None
     for column in filter(None, (table.image, table.split, table.mpp)):
-        if column not in columns:
-            raise InputError(f"{path}: no column {column!r}; {near(column, columns)}")
-    rows: dict[str, dict[str, str]] = {}
-    for number, row in enumerate(reader, start=2):
-        if any(value is None for value in row.values()):
-            raise InputError(f"{path}, row {number}: fewer values than columns")
-        if row[table.image] in rows:
-            raise InputError(f"{path}, row {number}: image {row[table.image]!r} is listed twice")
-        rows[row[table.image]] = row
-    return rows
+        if column not in frame.columns:
+            raise InputError(f"{path}: no column {column!r}; {near(column, frame.columns)}")
+    twice = frame[table.image][frame[table.image].duplicated()]
+    if len(twice):
+        raise InputError(f"{path}, row {twice.index[0] + 2}: image {twice.iloc[0]!r} is listed twice")
+    return frame.set_index(table.image)
 
 
-def _table_mpp(table: dict[str, dict[str, str]], image: Path, root: Path, settings: Table | None) -> float | None:
-    """The image's mpp where the table has one."""
-    if settings is None or not settings.mpp:
-        return None
-    row = table.get(image.name) or table.get(image.stem)
-    if row is None:
-        raise InputError(f"{root / settings.file}: no row for image {image.name!r}")
+def _mpp(column: pd.Series[str], image: Path, table: Path) -> float:
+    """The image's mpp in a column of the table."""
+    text = column.get(image.name, column.get(image.stem))
+    if text is None:
+        raise InputError(f"{table}: no row for image {image.name!r}")
     try:
-        mpp = float(row[settings.mpp])
+        mpp = float(text)
     except ValueError:
         mpp = 0.0
     if not 0 < mpp < float("inf"):
-        raise InputError(
-            f"{root / settings.file}, image {image.name!r}: mpp must be above 0, got {row[settings.mpp]!r}"
-        )
+        raise InputError(f"{table}, image {image.name!r}: mpp must be above 0, got {text!r}")
     return mpp

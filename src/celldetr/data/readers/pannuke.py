@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from celldetr.config import Config, parse
 from celldetr.data.card import DatasetCard
-from celldetr.data.readers.common import box_sample, type_index
+from celldetr.data.readers.common import labelled_image, type_index
 from celldetr.data.readers.instance_maps import extents
 from celldetr.data.sample import Sample
 from celldetr.errors import InputError
@@ -86,11 +86,8 @@ def read(card: DatasetCard, split: str) -> Iterator[Sample]:
             raise InputError(f"{path}: expected numbers, got {array.dtype}")
     if images.shape[3] != 3 or 0 in images.shape[1:]:
         raise InputError(f"{paths[0]}: expected (N, H, W, 3), got {images.shape}")
-    if (
-        masks.shape[:3] != images.shape[:3]
-        or masks.shape[3] < 2
-        or (tissues is not None and len(tissues) != len(images))
-    ):
+    fits = masks.shape[:3] == images.shape[:3] and masks.shape[3] > 1
+    if not fits or (tissues is not None and len(tissues) != len(images)):
         others = f"masks {masks.shape}" + ("" if tissues is None else f", types {tissues.shape}")
         raise InputError(f"{paths[1]}: {others} do not fit images {images.shape}")
     for index in range(len(images)):
@@ -99,4 +96,4 @@ def read(card: DatasetCard, split: str) -> Iterator[Sample]:
         tissue = "" if tissues is None else str(tissues[index])
         name = f"fold{fold}_{index:04d}" + (f"_{tissue}" if tissue else "")
         image = _image(images[index], f"{paths[0]}, image {index}")
-        yield box_sample(card, name, image, boxes, types, rows, tissue=tissue)
+        yield labelled_image(card, name, image, boxes, types, rows, tissue=tissue)

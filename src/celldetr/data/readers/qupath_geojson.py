@@ -1,11 +1,11 @@
 """Data set of QuPath's GeoJSON: for each image or slide a file of the same name with its cells, and maybe regions.
 
-Of a file with regions only what lies in them is read, and only the cells whose centre does: nuclei outside have no
-label and must not be taken for background, so what is outside a region that is no rectangle is painted over. Without
-regions the image is read as a whole if it is small; of a slide those squares that hold a cell are.
+With regions, only cells whose centre lies in one are read, and images are cut from the regions. Nuclei outside have no
+label and must not become background, so what is outside of a region that is no rectangle is painted over. Without
+regions small images are read whole, and of slides the squares that hold a cell.
 
-Large regions come in pieces, which are images of their own and of one group. Polygons become their bounds, points get
-boxes by ``celldetr.data.pseudo_boxes``. Pixels come from ``celldetr.slide``, at full resolution.
+Large regions come in pieces, which are images of one group. Polygons become their bounds; points get boxes by
+``celldetr.data.pseudo_boxes``. Pixels are those of full resolution.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from celldetr.config import Config, parse
 from celldetr.data.augment import background_colour
 from celldetr.data.card import DatasetCard
 from celldetr.data.pseudo_boxes import pseudo_boxes
-from celldetr.data.readers.common import SLACK, check_inside, read_lines, type_index
+from celldetr.data.readers.common import clip_to_image, read_lines, type_index
 from celldetr.data.readers.qupath_objects import REGIONS, SUFFIXES, Objects, read_objects
 from celldetr.data.sample import UNKNOWN, Sample
 from celldetr.data.tiling import Rectangle, piece_name, rectangles
@@ -55,7 +55,7 @@ def read(card: DatasetCard, split: str) -> Iterator[Sample]:
     for path in files:
         objects = read_objects(path, options.regions)
         with open_slide(find_image(path, images, alone=len(files) == 1), card.mpp) as slide:
-            yield from _samples(card, slide, objects, path)
+            yield from _samples(card, slide, objects.on_slide(slide), path)
 
 
 def find_files(card: DatasetCard, split: str, options: QuPathOptions) -> tuple[Path, list[Path]]:
@@ -66,23 +66,23 @@ def find_files(card: DatasetCard, split: str, options: QuPathOptions) -> tuple[P
     """
     root, value = card.directory(), card.split(split)
     folder = "" if isinstance(value, list) or is_file(root / str(value)) else str(value)
-    images, labels = (root / each.replace("{split}", folder) for each in (options.images, options.labels))
-    labels = labels if "{split}" in options.labels else labels / folder
-    images = images if "{split}" in options.images else images / folder
+    images, labels = (
+        root / each.replace("{split}", folder) if "{split}" in each else root / each / folder
+        for each in (options.images, options.labels)
+    )
     for each in (images, labels):
         if not is_dir(each):
             raise InputError(f"dataset {card.name!r}, split {split!r}: no directory {each}")
     if folder:
         return images, sorted(path for path in labels.iterdir() if path.name.lower().endswith(SUFFIXES))
     names = value if isinstance(value, list) else [line for line in read_lines(root / str(value)) if line]
-    found = []
+    files = []
     for name in names:
-        paths = [labels / f"{name}{end}" for end in ("", *SUFFIXES)]
-        path = next((path for path in paths if is_file(path)), None)
+        path = next((path for end in ("", *SUFFIXES) if is_file(path := labels / f"{name}{end}")), None)
         if path is None:
             raise InputError(f"dataset {card.name!r}, split {split!r}: no GeoJSON file {name!r} in {labels}")
-        found.append(path)
-    return images, found
+        files.append(path)
+    return images, files
 
 
 def stem_of(path: Path) -> str:
@@ -98,8 +98,8 @@ def find_image(path: Path, folder: Path, *, alone: bool) -> Path:
         InputError: there is none, or more than one.
     """
     stem = stem_of(path)
-    there = sorted(each for each in folder.iterdir() if not each.name.startswith("."))
-    files = [each for each in there if each.suffix.lower() in SLIDES | IMAGES]
+    files = [each for each in sorted(folder.iterdir()) if not each.name.startswith(".")]
+    files = [each for each in files if each.suffix.lower() in SLIDES | IMAGES]
     named = [each for each in files if stem in (each.name, each.stem, each.name.lower().removesuffix(".ome.tif"))]
     named = named or [each for each in files if each.name.startswith(f"{stem}.ome.")]
     if not named and alone and len(files) == 1:
@@ -112,19 +112,22 @@ def find_image(path: Path, folder: Path, *, alone: bool) -> Path:
 
 def _samples(card: DatasetCard, slide: SlideReader, objects: Objects, path: Path) -> Iterator[Sample]:
     """The images of one file."""
-    shift = np.array(slide.bounds[:2] if slide.bounds else (0, 0), dtype=np.float64)
-    places, boxes = objects.places + shift, objects.boxes + np.tile(shift, 2)
-    _check(objects, places, boxes, slide)
-    places = np.clip(places, 0, np.array([slide.width, slide.height]) - 1e-3)
+    _check_sizes(objects, slide)
+    places = np.clip(objects.places, 0, np.array([slide.width, slide.height]) - 1e-3)
     types = np.array(
-        [_type(card, name, row) for name, row in zip(objects.classes, objects.rows, strict=True)], np.int64
+        [
+            type_index(card, name, row) if name or card.single_type else UNKNOWN
+            for name, row in zip(objects.classes, objects.rows, strict=True)
+        ],
+        dtype=np.int64,
     )
-    pixels = 0
-    for box, region in _areas(slide, objects, places, shift):
+    is_small = max(slide.width, slide.height) * slide.mpp <= WHOLE_UM
+    pixels, name = 0, stem_of(path)
+    for box, region in _areas(slide, objects):
         chosen = np.flatnonzero((places >= box[:2]).all(1) & (places < box[2:]).all(1))
         if region is not None:
             chosen = chosen[shapely.contains_xy(region, *places[chosen].T)]
-        elif objects.regions is None and not len(chosen) and not _is_small(slide):
+        elif objects.regions is None and not len(chosen) and not is_small:
             continue
         x, y, width, height = box[0], box[1], box[2] - box[0], box[3] - box[1]
         pixels += width * height
@@ -135,13 +138,12 @@ def _samples(card: DatasetCard, slide: SlideReader, objects: Objects, path: Path
         image = slide.read_region(x, y, width, height, width, height)
         if region is not None:
             image = _painted_over(image, (x, y), region)
-        name = stem_of(path)
-        whole = width == slide.width and height == slide.height
+        is_whole = width == slide.width and height == slide.height
         yield Sample(
-            name=name if whole else piece_name(name, box),
+            name=name if is_whole else piece_name(name, box),
             image=image,
             mpp=slide.mpp,
-            boxes=_boxes(image, objects, boxes[chosen], chosen, (x, y), slide.mpp),
+            boxes=_boxes(image, objects, chosen, (x, y), slide.mpp),
             types=types[chosen],
             type_names=card.type_names,
             points=np.clip(places[chosen] - (x, y), 0, [width, height]).astype(np.float32),
@@ -150,44 +152,26 @@ def _samples(card: DatasetCard, slide: SlideReader, objects: Objects, path: Path
         )
 
 
-def _check(objects: Objects, places: NDArray[np.float64], boxes: NDArray[np.float64], slide: SlideReader) -> None:
-    outside = (places < -SLACK).any(1) | (places > np.array([slide.width, slide.height]) + SLACK).any(1)
-    if outside.any():
-        row = int(np.flatnonzero(outside)[0])
-        raise InputError(
-            f"{objects.rows[row]}: lies at ({places[row, 0]:g}, {places[row, 1]:g}), outside of {slide.file}"
-            f" of {slide.width} x {slide.height} px; is this its image?"
-        )
-    large = ((boxes[:, 2:] - boxes[:, :2]) * slide.mpp > LARGEST_UM).any(1)
+def _check_sizes(objects: Objects, slide: SlideReader) -> None:
+    sizes = (objects.boxes[:, 2:] - objects.boxes[:, :2]) * slide.mpp
+    large = (sizes > LARGEST_UM).any(1)
     if large.any():
         row = int(np.flatnonzero(large)[0])
-        size = (boxes[row, 2:] - boxes[row, :2]) * slide.mpp
         raise InputError(
-            f"{objects.rows[row]}: measures {size[0]:.0f} x {size[1]:.0f} um, more than any nucleus; if it delimits"
-            f" what is labelled, give it the class {REGIONS[0]!r} in QuPath, else delete it (or is mpp={slide.mpp:g}"
-            " wrong?)"
+            f"{objects.rows[row]}: measures {sizes[row, 0]:.0f} x {sizes[row, 1]:.0f} um, more than any nucleus; if it"
+            f" delimits what is labelled, give it the class {REGIONS[0]!r} in QuPath, else delete it (or is"
+            f" mpp={slide.mpp:g} wrong?)"
         )
 
 
-def _type(card: DatasetCard, name: str, where: str) -> int:
-    return type_index(card, name, where) if name or card.single_type else UNKNOWN
-
-
-def _is_small(slide: SlideReader) -> bool:
-    return max(slide.width, slide.height) * slide.mpp <= WHOLE_UM
-
-
-def _areas(
-    slide: SlideReader, objects: Objects, places: NDArray[np.float64], shift: NDArray[np.float64]
-) -> Iterator[tuple[Rectangle, shapely.Polygon | None]]:
+def _areas(slide: SlideReader, objects: Objects) -> Iterator[tuple[Rectangle, shapely.Polygon | None]]:
     """Rectangles (xyxy, level-0 px) that become images, and the region they are cut from if it is no rectangle."""
-    whole = shapely.box(0, 0, slide.width, slide.height)
     if objects.regions is None:
         yield from ((box, None) for box in rectangles((0, 0, slide.width, slide.height), slide.mpp))
         return
+    whole = shapely.box(0, 0, slide.width, slide.height)
     for region in objects.regions:
-        moved = shapely.transform(region, lambda points: points + shift)
-        for part in shapely.get_parts(shapely.intersection(moved, whole)):
+        for part in shapely.get_parts(shapely.intersection(region, whole)):
             if part.geom_type != "Polygon" or not part.area > 1:
                 continue
             shapely.prepare(part)
@@ -207,17 +191,12 @@ def _painted_over(image: NDArray[np.uint8], corner: tuple[int, int], region: sha
 
 
 def _boxes(
-    image: NDArray[np.uint8],
-    objects: Objects,
-    boxes: NDArray[np.float64],
-    chosen: NDArray[np.int64],
-    corner: tuple[int, int],
-    mpp: float,
+    image: NDArray[np.uint8], objects: Objects, chosen: NDArray[np.int64], corner: tuple[int, int], mpp: float
 ) -> NDArray[np.float32]:
     """(N, 4) boxes of the chosen cells in pixels of the image, clipped to it."""
     height, width = image.shape[:2]
-    moved = np.clip(boxes - np.tile(corner, 2), 0, [width, height, width, height]).astype(np.float32)
+    boxes = np.clip(objects.boxes[chosen] - np.tile(corner, 2), 0, [width, height, width, height]).astype(np.float32)
     points = objects.points[chosen]
     if points.any():
-        moved[points] = pseudo_boxes(image, moved[points, :2], mpp)
-    return check_inside(moved, image.shape, [objects.rows[i] for i in chosen])
+        boxes[points] = pseudo_boxes(image, boxes[points, :2], mpp)
+    return clip_to_image(boxes, image.shape, [objects.rows[i] for i in chosen])

@@ -1,8 +1,8 @@
 """Annotated cells in QuPath's GeoJSON: boxes or points with classes, and the regions in which cells were labelled.
 
 Cells are detections and cells (of a cell, its nucleus if that is drawn), the points of point annotations, and
-annotations drawn around a nucleus. An annotation is a region if its class or name is one of those that the card calls
-regions (``Region*``, say, which QuPath offers). Another one around the places of other objects is an outline: no cell.
+annotations drawn around a nucleus. Annotations whose class or name the card lists as a region (``Region*``, say, which
+QuPath offers) are regions. Others around other objects are outlines, not cells.
 """
 
 from __future__ import annotations
@@ -10,15 +10,17 @@ from __future__ import annotations
 import sys
 from array import array
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import shapely
 from numpy.typing import NDArray
 
+from celldetr.data.readers.common import SLACK
 from celldetr.errors import InputError
 from celldetr.io.geojson import NOT_CELLS, read_features
+from celldetr.slide.base_reader import SlideReader
 from celldetr.slide.roi import join_areas
 
 REGIONS = ("Region*", "Region", "region", "train")  # class or name of a labelled area; the first is QuPath's own
@@ -29,7 +31,7 @@ SMALLER = 0.25  # of an annotation's bounds: another of less inside makes it an 
 
 @dataclass(frozen=True)
 class Objects:
-    """The cells of one file, in pixels of full resolution as QuPath counts them.
+    """The cells of one file, in pixels of full resolution, from the corner of what was scanned (``on_slide``: level 0).
 
     Attributes:
         boxes: (N, 4) xyxy; of a point, twice the point.
@@ -47,11 +49,29 @@ class Objects:
     rows: list[str]
     regions: tuple[shapely.Polygon, ...] | None
 
+    def on_slide(self, slide: SlideReader) -> Objects:
+        """The same in level-0 pixels of a slide.
+
+        Raises:
+            InputError: a cell lies outside of it by more than ``SLACK`` pixels.
+        """
+        shift = np.array(slide.bounds[:2] if slide.bounds else (0, 0), dtype=np.float64)
+        places, size = self.places + shift, np.array([slide.width, slide.height])
+        outside = (places < -SLACK).any(1) | (places > size + SLACK).any(1)
+        if outside.any():
+            row = int(np.flatnonzero(outside)[0])
+            raise InputError(
+                f"{self.rows[row]}: lies at ({places[row, 0]:g}, {places[row, 1]:g}), outside of {slide.file}"
+                f" of {slide.width} x {slide.height} px; is this its image?"
+            )
+        regions = self.regions
+        if regions is not None:
+            regions = tuple(shapely.transform(part, lambda points: points + shift) for part in regions)
+        return replace(self, boxes=self.boxes + np.tile(shift, 2), places=places, regions=regions)
+
 
 def read_objects(path: Path, regions: Sequence[str] = REGIONS) -> Objects:
     """Read a GeoJSON file as QuPath exports it, also compressed (``.gz``).
-
-    The file may be larger than memory: of a detection or cell its box and class are kept, of an annotation its outline.
 
     Args:
         path: the file.
