@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def bars_figure(numbers: list[RowNumbers]) -> Figure:
     """Macro F1 with all labels, a bar each for linear probe and kNN, with intervals; rows from top to bottom."""
-    figure, axes = figure_with_axes(6.5, 1.2 + 0.55 * len(numbers))
+    figure, (axes,) = figure_with_axes(6.5, 1.2 + 0.55 * len(numbers))
     for offset, colour, label in ((-0.2, HIT, "linear probe"), (0.2, MISS, "kNN")):
         for place, row in enumerate(numbers):
             number = (row.linear if colour == HIT else row.knn)[1.0]
@@ -34,7 +34,7 @@ def labels_figure(numbers: list[RowNumbers]) -> Figure:
     """Macro F1 of the linear probe over the share of training labels, bands of 95 %."""
     import matplotlib
 
-    figure, axes = figure_with_axes(6.5, 4.2)
+    figure, (axes,) = figure_with_axes(6.5, 4.2)
     palette = matplotlib.colormaps["tab10"]
     for i, row in enumerate(numbers):
         bounds = np.array([_bounds(row.linear[share]) for share in SHARES])
@@ -53,7 +53,7 @@ def confusion_figure(row: Row, type_names: tuple[str, ...]) -> Figure:
     """Confusion matrix of the linear probe with all labels: shares of each true type."""
     counts = row.linear[1.0].sum((0, 1)) / len(row.linear[1.0])
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
-    figure, axes = figure_with_axes(2 + 0.8 * len(type_names), 1.6 + 0.6 * len(type_names))
+    figure, (axes,) = figure_with_axes(2 + 0.8 * len(type_names), 1.6 + 0.6 * len(type_names))
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
     for (true, predicted), share in np.ndenumerate(shares):
         colour = "white" if share > 0.5 else "black"
