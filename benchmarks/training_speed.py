@@ -28,9 +28,13 @@ WARM = 3  # steps that are not counted
 def work(recipe_file: Path, folder: Path, precision: str) -> None:
     """Train; after each step print seconds of wall and CPU and the loss, then wait for a line on stdin."""
     from celldetr import train
+    from celldetr.model import checkpoint
     from celldetr.recipes import load_recipe
 
     settings = ["training.workers=0", f"training.precision={precision}", "training.validate_every=100000"]
+    if hasattr(checkpoint, "SETTINGS_OF_0_1"):  # the recipe is the first version's, and so is the network
+        settings += [f"model.{key}={value}" for key, value in checkpoint.SETTINGS_OF_0_1.items()]
+        settings.append("model.representation_strides=[4, 8, 16, 32]")
     wall, cpu = time.perf_counter(), time.process_time()
 
     def listener(progress: object) -> None:
@@ -95,7 +99,7 @@ def answer(worker: subprocess.Popen[str]) -> list[float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--first", type=Path, help="work tree of the earlier version")
-    parser.add_argument("--recipe", type=Path, help="YAML that both versions read; default: small-20x of the first")
+    parser.add_argument("--recipe", type=Path, help="YAML that both versions read; default: consep of the first")
     parser.add_argument("--turns", type=int, default=10)
     parser.add_argument("--steps", type=int, default=3, help="a turn")
     parser.add_argument("--threads", type=int, nargs="*", default=[1, 2])
@@ -105,7 +109,7 @@ def main() -> None:
     if given.work:
         work(*given.work, given.precision)
     elif given.first:
-        recipe = given.recipe or given.first.resolve() / "src/celldetr/recipes/small-20x.yaml"
+        recipe = given.recipe or given.first.resolve() / "src/celldetr/recipes/consep.yaml"
         for threads in given.threads:
             compare(given.first, recipe, given.turns, given.steps, threads, given.precision)
     else:

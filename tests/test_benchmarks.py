@@ -232,6 +232,23 @@ def test_same_cells(load: Callable[..., ModuleType], place: Place) -> None:
 
 
 @pytest.mark.slow
+def test_speed_pairs(small: Callable[..., ModuleType], place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = small("speed_pairs")
+    monkeypatch.setattr(sys, "stdin", io.StringIO("\n\n"))
+    ready, *turns = run(module, "--first", ROOT, "--work", "tile").splitlines()
+    assert ready == "ready"
+    assert [len(turn.split()) for turn in turns] == [2, 2]
+
+
+@pytest.mark.slow
+def test_places_in_tiles(small: Callable[..., ModuleType], place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "encoder, stride 32" in run(small("reach_of_levels", TILE_PX=64, MARGIN_PX=16), "--images", 1)
+    monkeypatch.setattr("celldetr.probe.location.TILE_PX", 32)
+    monkeypatch.setattr("celldetr.probe.location.FOLDS", 2)
+    assert "nothing changed" in run(small("ways_of_place", TILE_PX=32), "--ways", 1)
+
+
+@pytest.mark.slow
 def test_training_speed(small: Callable[..., ModuleType], place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     module, recipe = small("training_speed"), place.out / "recipe.yaml"
     values = small_recipe("small-20x").model_dump(mode="json")
@@ -268,7 +285,7 @@ def test_none_is_left_out() -> None:
     text = Path(__file__).read_text()
     parts = {"bone_marrow", "peers_catalogue", "scores"}  # imported by others
     # Minutes on any input: whole slides in emulated bfloat16, two source trees, images that fill tiles of 256 px.
-    long = {"across_processors", "modules_passed", "nuinsseg_scale", "same_cells", "ways_of_place"}
+    long = {"across_processors", "modules_passed", "nuinsseg_scale", "same_cells"}
     names = {path.stem for path in BENCHMARKS.glob("*.py")} - parts - long
     assert [name for name in names if f'"{name}"' not in text] == []
 

@@ -78,7 +78,7 @@ def test_distance_is_to_the_annotated_point_not_to_the_derived_box() -> None:
     aside = sample([(30, 30)], pixel=1)
     moved = replace(aside, boxes=aside.boxes + np.float32(20))
     report = evaluate(Oracle({1: tile_cells([(30, 30)], [0], [0.9])}), [moved], TYPES, threshold=0.5)
-    assert report.detection_f1 == 1.0
+    assert report.totals.detection.f1 == 1.0
     assert report.median_iou == 0.0
 
 
@@ -102,14 +102,14 @@ def test_the_report_adds_up() -> None:
     images = [random_image(seed, name=f"i{seed}", group=f"g{seed % 5}") for seed in range(12)]
     for name in PROTOCOLS:
         report = score_images(images, TYPES, name, threshold=0.3, resamples=20)
-        rows = [row.counts for row in report.images]
+        rows = [row.totals.detection for row in report.images]
         assert sum(rows, DetectionCounts()) == report.totals.detection
         assert report.n_cells == sum(row.n_true for row in report.images)
         assert report.n_units == 5
         detection = report.totals.detection
         assert detection.tp + detection.fn == report.n_cells + report.n_added[1]
         assert detection.tp + detection.fp == report.n_predicted + report.n_added[0]
-        value, bounds = report.detection_f1, report.intervals["detection.f1"]
+        value, bounds = report.totals.detection.f1, report.intervals["detection.f1"]
         assert value is not None
         assert bounds is not None
         assert bounds[0] <= bounds[1]
@@ -163,7 +163,7 @@ def test_json_is_whole_and_strict(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
     assert content["protocol"] == "standard"
     assert (content["radius_um"], content["threshold"]) == (3.0, 0.3)
-    assert content["detection"]["f1"] == report.detection_f1
+    assert content["detection"]["f1"] == report.totals.detection.f1
     assert content["types"]["neoplastic"]["f1"] == report.totals.types[0].f1
     assert content["types"]["neoplastic"]["f1_classwise"] == report.totals.classwise[0].f1
     assert content["intervals_95"]["resampled"] == "image"
@@ -176,7 +176,7 @@ def test_json_is_whole_and_strict(tmp_path: Path) -> None:
     assert len(content["calibration"]["types"]["share_right"]) == 15
     assert content["tissues"] == {}
     assert sorted(content["protocols"]) == ["cellvit-compat", "points-compat"]
-    assert content["protocols"]["points-compat"]["detection"]["f1"] == others[0].detection_f1
+    assert content["protocols"]["points-compat"]["detection"]["f1"] == others[0].totals.detection.f1
     assert content["context"]["model"] == "small-20x"
 
 
@@ -231,7 +231,7 @@ def test_report_as_a_table() -> None:
     text = console.export_text()
     for name in (*TYPES, "detection", "mean of types", "points-compat", "bootstrap over 6 groups"):
         assert name in text
-    assert f"{report.detection_f1:.3f}" in text
+    assert f"{report.totals.detection.f1:.3f}" in text
     for heading, value in (
         ("average precision, boxes at IoU .5", report.box_ap.detection),
         ("expected calibration error", report.calibration.objectness.error),

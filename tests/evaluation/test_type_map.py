@@ -1,4 +1,4 @@
-"""Types of a model judged as those of a data set, and the confusion matrix in both directions, against scikit-learn."""
+"""Types of a model scored as those of a data set, and the confusion matrix in both directions, against scikit-learn."""
 
 from __future__ import annotations
 

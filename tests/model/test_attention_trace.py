@@ -38,7 +38,7 @@ def test_layer_output_follows_from_the_trace(changes: dict[str, object]) -> None
     for layer in net.representer.layers:
         layer.cross_attention.register_forward_hook(lambda module, args, out: calls.append((module, args[2], out)))
     trace = trace_attention(net, image(), BOXES)
-    assert trace.locations.shape == (2, 4, 2, 4, 3, 2)
+    assert trace.locations.shape == (2, 4, 2, 3, 3, 2)
     assert np.allclose(trace.weights.sum((3, 4)), 1, atol=1e-5)
     for number, (attention, memory, output) in enumerate(calls):
         value = attention.value_proj(memory.tokens)[0].view(-1, 2, 16).numpy()
@@ -76,7 +76,7 @@ def test_constrained_attention_is_inside_the_box_and_other_attention_is_not() ->
 
 def test_no_cell() -> None:
     trace = trace_attention(network(), image(), np.zeros((0, 4)))
-    assert trace.locations.shape == (2, 0, 2, 4, 3, 2)
+    assert trace.locations.shape == (2, 0, 2, 3, 3, 2)
     assert trace.share_in_box().shape == (2, 0)
     assert trace.probabilities.shape == (0, 3)
 

@@ -71,6 +71,7 @@ def test_switches_keep_the_shapes_of_outputs(switches: dict[str, object]) -> Non
         {"encoder_strides": (8,), "query_strides": (8,)},
         {"query_strides": (8, 16)},
         {"representation_strides": (4,)},
+        {"representation_values": "encoder", "representation_strides": (4, 8, 16, 32)},
         {"encoder_layers": 0},
         {"margin": 0.5, "offset_start": "released"},
         {"content": "features", "level_norm": "layer", "residual_start": "zero"},
@@ -118,8 +119,9 @@ def test_what_else_an_image_holds_changes_a_place_only_with_group_normalisation(
 
 
 def test_residuals_that_start_at_zero_pass_on_what_the_backbone_says_and_then_learn() -> None:
-    made = untrained(level_norm="layer", residual_start="zero", content="features")
-    bare = untrained(level_norm="layer", encoder_layers=0)
+    changes = {"residual_start": "zero", "content": "features", "representation_values": "encoder"}
+    made = untrained(**changes)
+    bare = untrained(**changes, encoder_layers=0)
     bare.load_state_dict(made.state_dict(), strict=False)
     box = torch.tensor([[[0.3, 0.4, 0.1, 0.2]]])
     memories, unmixed = made.memorise(image()), bare.memorise(image())
@@ -183,13 +185,17 @@ def test_with_self_attention_it_does_not_and_padding_stays_hidden() -> None:
 
 PLACELESS = {"border": "replicate", "encoder_position": "none", "query_position": "none", "level_norm": "layer"}
 MARKED = {"border": "zeros", "encoder_position": "absolute", "query_position": "absolute", "level_norm": "group"}
+ENCODED = {"representation_values": "encoder", "representation_strides": (4, 8, 16, 32)}
 
 
 @pytest.mark.parametrize("content", ["size", "features"])
+@pytest.mark.parametrize("values", [{}, ENCODED])
 @pytest.mark.parametrize("size", [(96, 128), (100, 117)])
-def test_in_an_image_of_one_colour_a_cell_does_not_know_its_place(content: str, size: tuple[int, int]) -> None:
+def test_in_an_image_of_one_colour_a_cell_does_not_know_its_place(
+    content: str, values: dict[str, object], size: tuple[int, int]
+) -> None:
     """Whatever is left to tell two places apart is a mark of the border or a coordinate: there must be neither."""
-    made, height, width = network(content=content, **PLACELESS), *size
+    made, height, width = network(content=content, **PLACELESS, **values), *size
     images = torch.full((1, 3, height, width), 90, dtype=torch.uint8)
     corners = torch.tensor([[0.0, 0.0], [40.0, 30.0], [width - 12.0, height - 10.0], [0.0, 50.0]])
     boxes = torch.cat([(corners + torch.tensor([6.0, 5.0])), torch.tensor([[12.0, 10.0]]).expand(4, 2)], dim=1)
@@ -204,6 +210,17 @@ def test_in_an_image_of_one_colour_a_cell_does_not_know_its_place(content: str, 
     torch.testing.assert_close(seen, seen[:1].expand_as(seen), atol=1e-4, rtol=0)
     torch.testing.assert_close(elsewhere, seen, atol=1e-4, rtol=0)
     assert float((known - known[:1]).abs().max()) > 0.05  # the paper's form, by which this test is known to see marks
+
+
+@pytest.mark.parametrize(("values", "local"), [({"representation_strides": (4, 8)}, True), (ENCODED, False)])
+def test_values_of_the_backbone_end_with_its_reach(values: dict[str, object], local: bool) -> None:
+    made, here = network(**values), image(128, 384)
+    elsewhere = here.clone()
+    elsewhere[..., 192:] = 255
+    box = torch.tensor([[[0.1, 0.5, 0.05, 0.15]]])
+    with torch.no_grad():
+        first, second = (made.represent(made.memorise(each), box).embeddings for each in (here, elsewhere))
+    assert torch.allclose(first, second, atol=1e-5) is local
 
 
 def test_content_of_a_box_knows_its_size_and_not_its_place() -> None:

@@ -224,11 +224,11 @@ def test_constant_vectors_give_chance() -> None:
     train, test = truth(5, 40, 7), truth(4, 40, 8)
     constant = np.ones((200, 6), np.float32), np.ones((160, 6), np.float32)
     measured = measure([constant], train, test, 3, seeds=1)
-    for counts in (*measured["knn"].values(), *measured["linear"].values()):
+    for counts in (*measured["counts"]["knn"].values(), *measured["counts"]["linear"].values()):
         assert (counts.sum((2, 3)) == 40).all()
         # All cells are called one type: that is all that can be known.
         assert ((counts.sum((1, 2)) > 0).sum(1) == 1).all()
-    assert macro_f1(measured["linear"][1.0].sum(1)).max() < 0.3
+    assert macro_f1(measured["counts"]["linear"][1.0].sum(1)).max() < 0.3
     n, _, ten, chance = measured["retrieval"].sum((0, 1, 2))
     assert n == 160
     assert abs(ten - chance) / n < 0.12  # any ten are as near as any others
@@ -241,7 +241,9 @@ def test_test_types_change_scores_and_nothing_else() -> None:
     shuffled = type(test)(test.samples, np.roll(test.types, 1), test.images, test.units)
     again = measure([pair], train, shuffled, 3, seeds=1)
     assert measured["strengths"] == again["strengths"]
-    for share, counts in measured["linear"].items():
-        assert (counts.sum((1, 2)) == again["linear"][share].sum((1, 2))).all()  # the same predictions
-    assert macro_f1(measured["linear"][1.0].sum(1))[0] > macro_f1(again["linear"][1.0].sum(1))[0] + 0.2
+    for share, counts in measured["counts"]["linear"].items():
+        assert (counts.sum((1, 2)) == again["counts"]["linear"][share].sum((1, 2))).all()  # the same predictions
+    assert (
+        macro_f1(measured["counts"]["linear"][1.0].sum(1))[0] > macro_f1(again["counts"]["linear"][1.0].sum(1))[0] + 0.2
+    )
     assert len(TYPES) == 3

@@ -56,16 +56,16 @@ def test_networks_learn_on_and_what_is_done_is_kept(
     monkeypatch.setattr("celldetr.training.loop.draw_curves", lambda folder: None)
     monkeypatch.setattr("celldetr.probe.report.save_figure", lambda figure, path: path.touch())
     card, out = write_data_set(tmp_path / "data", images=6), tmp_path / "out"
-    told = ("probe", "small-20x", card, "-o", out, "--seeds", 1, "--device", "cpu", "-q", "--against", "handmade")
+    command = ("probe", "small-20x", card, "-o", out, "--seeds", 1, "--device", "cpu", "-q", "--against", "handmade")
     for wrong, complaint in [
         (("--finetune", "finetune-everything"), "finetune-everything"),
         (("--finetune", recipe, "--train-images", 1), "leave out --train-images"),
         (("--finetune", "pretrain-small"), "teaches no types"),
     ]:
-        assert call(*told, *wrong) == 2
+        assert call(*command, *wrong) == 2
         assert complaint in capsys.readouterr().err
         assert not out.exists()
-    assert call(*told, "--finetune", recipe) == 0
+    assert call(*command, "--finetune", recipe) == 0
     model, handmade = json.loads((out / "report.json").read_text())["rows"]
     assert set(model["finetuned"]["macro_f1"]) == {"0.1", "1.0"}
     assert 0 <= model["finetuned"]["macro_f1"]["1.0"]["value"] <= 1
@@ -78,7 +78,7 @@ def test_networks_learn_on_and_what_is_done_is_kept(
     assert np.sum(counts["counts"]) == 54
 
     stamp = (run / "counts.json").stat().st_mtime_ns
-    assert call(*told, "--finetune", recipe, "--against", "random", "--resume") == 0
+    assert call(*command, "--finetune", recipe, "--against", "random", "--resume") == 0
     assert (run / "counts.json").stat().st_mtime_ns == stamp
     again = json.loads((out / "report.json").read_text())["rows"]
     assert again[0]["finetuned"] == model["finetuned"]
@@ -86,15 +86,15 @@ def test_networks_learn_on_and_what_is_done_is_kept(
     untrained = yaml.safe_load((out / "finetuned" / "random-100-0" / "recipe.yaml").read_text())
     assert (untrained["init"], untrained["model"]["pretrained"]) == ("", "none")
     # Without being asked it is neither done nor told.
-    assert call(*told, "--resume") == 0
+    assert call(*command, "--resume") == 0
     assert "fine-tuned" not in (out / "report.md").read_text()
 
     # Weights that changed are fine-tuned anew.
     record = json.loads((out / "probe.json").read_text())
     record["steps"]["finetuned/small-20x-10-0"]["fingerprint"] = "of the model of yesterday"
     (out / "probe.json").write_text(json.dumps(record))
-    assert call(*told, "--finetune", recipe, "--resume") == 0
+    assert call(*command, "--finetune", recipe, "--resume") == 0
     assert (run / "counts.json").stat().st_mtime_ns > stamp
     (out / "finetuned" / "notes.txt").write_text("mine")
-    assert call(*told, "--overwrite") == 0
+    assert call(*command, "--overwrite") == 0
     assert [path.name for path in (out / "finetuned").iterdir()] == ["notes.txt"]

@@ -29,16 +29,18 @@ def row(name: str, spread: float) -> Row:
 def test_numbers_and_differences() -> None:
     good, bad = row("good", 0.3), row("bad", 3.0)
     first, second = summarise([good, bad])
-    assert first.linear[1.0].value == pytest.approx(np.mean([macro_f1(draw.sum(0)) for draw in good.linear[1.0]]))
+    assert first.macro_f1["linear"][1.0].value == pytest.approx(
+        np.mean([macro_f1(draw.sum(0)) for draw in good.counts["linear"][1.0]])
+    )
     assert first.behind == {}
-    difference = second.behind[1.0]
-    assert difference.value == pytest.approx(first.linear[1.0].value - second.linear[1.0].value)
+    difference = second.behind["linear"][1.0]
+    assert difference.value == pytest.approx(first.macro_f1["linear"][1.0].value - second.macro_f1["linear"][1.0].value)
     assert difference.low is not None
     assert 0 < difference.low < difference.value < (difference.high or 0)
-    same = summarise([good, replace(good, name="again")])[1].behind[0.1]
+    same = summarise([good, replace(good, name="again")])[1].behind["linear"][0.1]
     assert (same.value, same.low, same.high) == (0, 0, 0)  # pairs are resampled alike
     assert first.first.value > second.first.value > 0
-    assert len(first.linear[0.01].each) == 4
+    assert len(first.macro_f1["linear"][0.01].each) == 4
 
 
 def test_an_interval_covers_units_and_draws() -> None:
@@ -69,7 +71,7 @@ def test_a_row_comes_back_as_it_was(tmp_path: Path) -> None:
     again = read_row(tmp_path / "r.json")
     assert again is not None
     assert again.strengths == kept.strengths
-    assert all((again.linear[share] == counts).all() for share, counts in kept.linear.items())
+    assert all((again.counts["linear"][share] == counts).all() for share, counts in kept.counts["linear"].items())
     assert np.allclose(again.retrieval, kept.retrieval)
     (tmp_path / "r.json").write_text('{"knn": 3}')
     with pytest.raises(InputError, match="`overwrite=True`"):
@@ -103,8 +105,8 @@ def test_types_that_are_asked_for_are_all_there_are(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     card, out = write_data_set(tmp_path / "data"), tmp_path / "out"
-    told = ("probe", "small-20x", card, "-o", out, "--seeds", 2, "--device", "cpu", "-q")
-    assert call(*told, "--against", "handmade") == 0
+    command = ("probe", "small-20x", card, "-o", out, "--seeds", 2, "--device", "cpu", "-q")
+    assert call(*command, "--against", "handmade") == 0
     said = capsys.readouterr().out
     assert "small-20x" in said
     assert "handmade" in said
@@ -126,7 +128,7 @@ def test_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
     before = (out / "rows" / "small-20x.json").stat().st_mtime_ns
     (out / "embeddings" / "handmade-test.safetensors").unlink()
     (out / "rows" / "handmade.json").unlink()
-    assert call(*told, "--against", "handmade", "--against", "random", "--resume") == 0
+    assert call(*command, "--against", "handmade", "--against", "random", "--resume") == 0
     again = json.loads((out / "report.json").read_text())
     assert [each["name"] for each in again["rows"]] == ["small-20x", "handmade", "random"]
     assert (out / "rows" / "small-20x.json").stat().st_mtime_ns == before
@@ -146,7 +148,7 @@ def test_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
         ),
         (("--type", "round", "--overwrite"), "needs two or more"),
     ]:
-        assert call(*told, *options) == 2
+        assert call(*command, *options) == 2
         error = capsys.readouterr().err
         assert complaint in error
         assert error.count("\n") == 1

@@ -152,7 +152,7 @@ def test_the_type_loss_does_not_reach_the_detector(mode: str, tiny_model: Models
     run(made, tiny_batch)[0].backward()
     reached = {name for name, p in made.network.named_parameters() if p.grad is not None and float(p.grad.abs().sum())}
     assert not [name for name in reached if name.startswith("detector")]
-    assert {"type_head.weight", "encoder.level_embedding", "projections.0.0.weight"} <= reached
+    assert {"type_head.weight", "projections.0.0.weight", "backbone.body.conv_stem.weight"} <= reached
 
 
 def test_the_fast_ways_learn_what_the_plain_ones_do(tiny_model: Models, tiny_batch: Batch) -> None:

@@ -97,9 +97,14 @@ class ModelConfig(Config):
         "queries: the detection decoder's queries, as in plain Deformable DETR, without a representation decoder.",
     )
     representation_layers: Depth = Field(2, description="Layers of the representation decoder.")
+    representation_values: Literal["backbone", "encoder"] = Field(
+        "backbone",
+        description="What it samples. backbone: projections of the backbone's levels, which see a cell and its "
+        "surroundings; encoder: the encoder's memory, as in the paper, in which the whole tile is mixed.",
+    )
     representation_strides: tuple[int, ...] = Field(
-        (4, 8, 16, 32),
-        description="Levels it samples; those outside the encoder as the backbone's projections.",
+        (4, 8, 16),
+        description="Levels it samples; with representation_values=encoder those outside the encoder as projections.",
     )
     self_attention: Literal["none", "after_first"] = Field(
         "none", description="Its self-attention. none: the paper; after_first: the released code."

@@ -24,9 +24,10 @@ from numpy.typing import NDArray
 
 from celldetr.assignment import Index, assign_greedily
 from celldetr.data.sample import UNKNOWN
+from celldetr.evaluation.curve import best_from_here, precision_recall
 from celldetr.evaluation.image_cells import ImageCells
 from celldetr.evaluation.metrics import box_iou, mean_defined
-from celldetr.evaluation.pairing import Floats
+from celldetr.evaluation.pairing import Floats, rank_by_score
 
 IOU = 0.5
 RECALLS = np.linspace(0, 1, 101)
@@ -69,17 +70,12 @@ def box_ap(images: Sequence[ImageCells], n_types: int) -> BoxAP:
 
 def average_precision(rankings: Sequence[Ranking]) -> float | None:
     """COCO's AP of the predictions of several images; None without true cells."""
-    scores = np.concatenate([np.empty(0), *(score for score, _, _ in rankings)])
-    right = np.concatenate([np.empty(0, bool), *(right for _, right, _ in rankings)])
-    n_true = sum(n for _, _, n in rankings)
-    if not n_true:
+    scores, right, n_true = zip(*rankings, strict=True)
+    if not sum(n_true):
         return None
-    order = np.argsort(-scores, kind="stable")
-    last = np.flatnonzero(np.diff(scores[order], append=-np.inf))  # of each run of equal scores
-    hits = np.cumsum(right[order])[last]
-    precision = np.maximum.accumulate((hits / (last + 1))[::-1])[::-1]
-    place = np.searchsorted(hits / n_true, RECALLS, side="left")
-    return float(np.mean(np.append(precision, 0.0)[place]))
+    _, precision, recall = precision_recall(np.concatenate(scores), np.concatenate(right), sum(n_true))
+    place = np.searchsorted(recall, RECALLS, side="left")
+    return float(np.mean(np.append(best_from_here(precision), 0.0)[place]))
 
 
 def _rank(image: ImageCells, n_types: int) -> tuple[Ranking, list[Ranking]]:
@@ -110,10 +106,7 @@ def _choose(
 ) -> Ranking:
     """Pair candidates by falling score; ``predictions`` take part, and pairs with cells that are not ``true`` are left
     out."""
-    rank = np.empty(len(scores), np.intp)
-    # Equal scores go by position, so that input order has no say.
-    rank[np.lexsort((*image.pred_boxes.T, -scores))] = np.arange(len(scores))
-    chosen = assign_greedily(i, j, cost, rank)
+    chosen = assign_greedily(i, j, cost, rank_by_score(scores, image.pred_boxes))
     right = np.zeros(len(scores), bool)
     right[i[chosen]] = true[j[chosen]]
     counted = predictions.copy()

@@ -73,17 +73,15 @@ def calibration(images: Sequence[ImageCells], radius_um: float) -> Calibration:
         images: with all predictions, down to the lowest score the model returns.
         radius_um: largest distance of a pair, micrometres.
     """
-    scores, hit = [np.empty(0)], [np.empty(0, bool)]
-    type_scores, agrees = [np.empty(0)], [np.empty(0, bool)]
+    hit, type_scores, agrees = [], [], []
     for image in images:
         i, j = score_pairs(image, radius_um)
-        scores.append(image.pred_scores)
         hit.append(np.isin(np.arange(len(image.pred_scores)), i))
         known = image.true_types[j] != UNKNOWN
-        i, j = i[known], j[known]
-        type_scores.append(image.pred_type_scores[i])
-        agrees.append(image.pred_types[i] == image.true_types[j])
+        type_scores.append(image.pred_type_scores[i[known]])
+        agrees.append(image.pred_types[i[known]] == image.true_types[j[known]])
+    scores = np.concatenate([image.pred_scores for image in images])
     return Calibration(
-        objectness=reliability(np.concatenate(scores), np.concatenate(hit)),
+        objectness=reliability(scores, np.concatenate(hit)),
         types=reliability(np.concatenate(type_scores), np.concatenate(agrees)),
     )

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from celldetr.evaluation.report import Report
@@ -39,24 +38,20 @@ class Confusion:
 
 def read_confusion(report: Report) -> Confusion:
     """Both directions of a report's confusion matrix."""
-    rows = [*report.type_names, UNKNOWN, NO_CELL]
-    counts = np.array(report.confusion, np.int64)
-    if not report.n_unknown:
-        del rows[-2]
-        counts = np.delete(counts, -2, axis=0)
-    known = np.array([[row != UNKNOWN] for row in rows])
-    return Confusion(
-        tuple(rows),
-        (*report.type_names, NOT_FOUND),
-        counts,
-        _shares(counts.astype(np.float64), axis=1),
-        _shares(np.where(known, counts, np.nan), axis=0),
+    counts = pd.DataFrame(
+        report.confusion, [*report.type_names, UNKNOWN, NO_CELL], [*report.type_names, NOT_FOUND], dtype=float
     )
-
-
-def _shares(counts: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
-    total = np.nansum(counts, axis=axis, keepdims=True)
-    return np.divide(counts, total, out=np.full_like(counts, np.nan), where=total > 0)
+    if not report.n_unknown:
+        counts = counts.drop(index=UNKNOWN)
+    known = counts.copy()
+    known.loc[known.index == UNKNOWN] = np.nan
+    return Confusion(
+        rows=tuple(counts.index),
+        columns=tuple(counts.columns),
+        counts=counts.to_numpy(np.int64),
+        of_true=counts.div(counts.sum(axis=1), axis=0).to_numpy(),
+        of_predicted=known.div(known.sum(axis=0), axis=1).to_numpy(),
+    )
 
 
 def write_confusion(report: Report, path: str | os.PathLike[str]) -> None:
@@ -66,12 +61,11 @@ def write_confusion(report: Report, path: str | os.PathLike[str]) -> None:
         InputError: the file cannot be written.
     """
     matrix = read_confusion(report)
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["true", "predicted", "cells", "share_of_true", "share_of_predicted"])
-    for (i, j), count in np.ndenumerate(matrix.counts):
-        shares = (matrix.of_true[i, j], matrix.of_predicted[i, j])
-        numbers = ["" if np.isnan(share) else f"{share:.6f}" for share in shares]
-        writer.writerow([matrix.rows[i], matrix.columns[j], int(count), *numbers])
+    pairs = pd.MultiIndex.from_product([matrix.rows, matrix.columns], names=["true", "predicted"])
+    values = {
+        "cells": matrix.counts.ravel(),
+        "share_of_true": matrix.of_true.ravel(),
+        "share_of_predicted": matrix.of_predicted.ravel(),
+    }
     with replacing(Path(path)) as temporary:
-        temporary.write_text(text.getvalue(), encoding="utf-8")
+        pd.DataFrame(values, index=pairs).to_csv(temporary, float_format="%.6f")

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from celldetr.assignment import Index
+from celldetr.assignment import Floats, Index
 from celldetr.evaluation.image_cells import ImageCells
 from celldetr.evaluation.pairing import pair_cells
 
@@ -51,27 +51,22 @@ def score_curve(images: Sequence[ImageCells], radius_um: float) -> ScoreCurve:
         images: with all predictions, down to the lowest score the model returns.
         radius_um: largest distance of a pair, micrometres.
     """
-    scores = np.concatenate([np.empty(0), *(image.pred_scores for image in images)])
-    hit = np.concatenate([np.empty(0, bool), *(_hits(image, radius_um) for image in images)])
+    hits = [np.isin(np.arange(len(image.pred_scores)), score_pairs(image, radius_um)[0]) for image in images]
+    hit, scores = np.concatenate(hits), np.concatenate([image.pred_scores for image in images])
     n_true = sum(len(image.true_xy) for image in images)
-    thresholds, precision, recall = _curve(scores, hit, n_true)
+    thresholds, precision, recall = precision_recall(scores, hit, n_true)
+    area = float(np.sum(np.diff(recall, prepend=0.0) * best_from_here(precision)))
     kept = np.unique(np.linspace(0, len(thresholds) - 1, min(POINTS, len(thresholds))).round().astype(np.intp))
     edges = np.linspace(0, 1, BINS + 1)
     return ScoreCurve(
         thresholds=tuple(thresholds[kept].tolist()),
         precision=tuple(precision[kept].tolist()),
         recall=tuple(recall[kept].tolist()) if n_true else (),
-        average_precision=_area(precision, recall) if n_true else None,
+        average_precision=area if n_true else None,
         floor=float(scores.min()) if len(scores) else None,
         hits=tuple(np.histogram(scores[hit], edges)[0].tolist()),
         misses=tuple(np.histogram(scores[~hit], edges)[0].tolist()),
     )
-
-
-def _hits(image: ImageCells, radius_um: float) -> NDArray[np.bool_]:
-    hit = np.zeros(len(image.pred_xy), bool)
-    hit[score_pairs(image, radius_um)[0]] = True
-    return hit
 
 
 def score_pairs(image: ImageCells, radius_um: float) -> tuple[Index, Index]:
@@ -80,16 +75,21 @@ def score_pairs(image: ImageCells, radius_um: float) -> tuple[Index, Index]:
     return pair_cells(image.pred_xy, image.true_xy, radius, rule="greedy", scores=image.pred_scores)
 
 
-def _curve(
-    scores: NDArray[np.float64], hit: NDArray[np.bool_], n_true: int
-) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+def precision_recall(scores: Floats, right: NDArray[np.bool_], n_true: int) -> tuple[Floats, Floats, Floats]:
+    """Falling thresholds, precision and recall at each.
+
+    Args:
+        scores: (M,) of the predictions.
+        right: (M,) whether each has a true cell.
+        n_true: number of true cells.
+    """
     order = np.argsort(-scores, kind="stable")
     # Equal scores pass a threshold together: only the last of them is a point of the curve.
     last = np.flatnonzero(np.diff(scores[order], append=-np.inf))
-    hits = np.cumsum(hit[order])[last]
+    hits = np.cumsum(right[order])[last]
     return scores[order][last], hits / (last + 1), hits / max(n_true, 1)
 
 
-def _area(precision: NDArray[np.float64], recall: NDArray[np.float64]) -> float:
-    best = np.maximum.accumulate(precision[::-1])[::-1]
-    return float(np.sum(np.diff(recall, prepend=0.0) * best))
+def best_from_here(precision: Floats) -> Floats:
+    """At each point of a curve the best precision there or at a higher recall."""
+    return np.maximum.accumulate(precision[::-1])[::-1]

@@ -11,6 +11,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from celldetr.config import EvaluateOptions, ThresholdOptions
 from celldetr.data.autocard import find_card
 from celldetr.data.card import DatasetCard
@@ -18,7 +21,7 @@ from celldetr.data.overlap import Overlap, overlap
 from celldetr.data.sample import Sample
 from celldetr.data.sources import load_samples, map_types, same_names
 from celldetr.errors import InputError
-from celldetr.evaluation.image_cells import LOWEST_SCORE, ImageCells, image_cells
+from celldetr.evaluation.image_cells import LOWEST_SCORE, ImageCells, predict_samples
 from celldetr.evaluation.metrics import DetectionCounts
 from celldetr.evaluation.protocols import PROTOCOLS, find_protocol
 from celldetr.evaluation.report import Report
@@ -26,6 +29,7 @@ from celldetr.evaluation.score import score_under
 from celldetr.evaluation.threshold import ThresholdChoice, best_threshold, count_at
 from celldetr.evaluation.type_map import TypeMap, type_map
 from celldetr.model.inference import TilePredictor
+from celldetr.model.output import TileCells
 from celldetr.progress import Progress
 from celldetr.slide.array import array_cells
 
@@ -157,12 +161,15 @@ def _predict(
     progress: Progress | None,
 ) -> list[ImageCells]:
     """The cells of each image, down to a score at which few are right."""
-    least, images = min(LOWEST_SCORE, model.threshold), list[ImageCells]()
-    for sample in samples:
-        cells = array_cells(sample.image, sample.mpp, model, least_score=least)
-        if renamed is not None:
-            cells = replace(cells, probabilities=renamed.merge(cells.probabilities))
-        images.append(image_cells(sample, cells, tuple(types)))
+    least = min(LOWEST_SCORE, model.threshold)
+
+    def predict(image: NDArray[np.uint8], mpp: float) -> TileCells:
+        cells = array_cells(image, mpp, model, least_score=least)
+        return cells if renamed is None else replace(cells, probabilities=renamed.merge(cells.probabilities))
+
+    images = []
+    for cells in predict_samples(predict, samples, tuple(types)):
+        images.append(cells)
         if progress:
             progress(len(images), len(samples))
     return images

@@ -129,6 +129,11 @@ class Totals(_Counts):
         return mean_defined([counts.f1 for counts in self.classwise])
 
 
+def add_totals(counts: Sequence[Totals]) -> Totals:
+    """The sum of the counts of one image or more."""
+    return sum(counts[1:], counts[0])
+
+
 def mean_defined(values: Sequence[float | None]) -> float | None:
     """Mean of the values that are not None; None without any."""
     defined = [value for value in values if value is not None]
@@ -176,8 +181,7 @@ def count_types(pairs: PairedTypes, n_types: int) -> tuple[TypeCounts, ...]:
 def count_classwise(cells: ImageCells, radius: float, n_types: int) -> tuple[DetectionCounts, ...]:
     """Counts of each type paired on its own, by falling score, in one image.
 
-    A prediction of type c that is left over but is the partner of a true cell of unknown type is not counted: that cell
-    may
+    A prediction of type c that is left over but pairs with a true cell of unknown type is not counted: that cell may
     well be of type c.
 
     Args:

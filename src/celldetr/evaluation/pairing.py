@@ -75,7 +75,7 @@ def pair_cells(
     if rule == "within_radius":
         chosen = assign(i, j, distance)
     elif rule == "greedy" and scores is not None:
-        chosen = assign_greedily(i, j, distance, _rank(pred, scores))
+        chosen = assign_greedily(i, j, distance, rank_by_score(scores, pred))
     else:
         raise ValueError(f"unknown pairing rule {rule!r}")
     chosen = chosen[np.argsort(i[chosen])]
@@ -103,8 +103,8 @@ def _assign_then_drop(pred: NDArray[np.float64], true: NDArray[np.float64], radi
     return i[near], j[near]
 
 
-def _rank(pred: NDArray[np.float64], scores: Floats) -> Index:
-    """Place of each prediction by falling score; equal scores go by position, so that input order has no say."""
-    rank = np.empty(len(pred), np.intp)
-    rank[np.lexsort((pred[:, 1], pred[:, 0], -np.asarray(scores, np.float64)))] = np.arange(len(pred))
+def rank_by_score(scores: Floats, positions: Floats) -> Index:
+    """(M,) rank of each prediction by falling score; of equals by its (M, D) position, whatever the input order."""
+    rank = np.empty(len(scores), np.intp)
+    rank[np.lexsort((*positions.T[::-1], -np.asarray(scores, np.float64)))] = np.arange(len(scores))
     return rank

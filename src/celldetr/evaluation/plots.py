@@ -1,9 +1,4 @@
-"""What a report looks like: precision-recall curve, confusion matrix, scores of hits and misses, calibration, threshold
-sweep.
-
-Each function makes a matplotlib figure from a report and nothing else; none touches pyplot, so there is no global
-state, no display and nothing to close.
-"""
+"""Plots of a report: precision-recall curve, confusion matrix, histogram of scores, calibration, threshold sweep."""
 
 from __future__ import annotations
 
@@ -32,7 +27,7 @@ HIT, MISS, LINE = "#2166ac", "#b2182b", "#333333"  # told apart by eyes that con
 
 def precision_recall_figure(report: Report) -> Figure:
     """Precision against recall over all thresholds, with the one in use marked."""
-    figure, axes = figure_with_axes(4.5, 4.5)
+    figure, (axes,) = figure_with_axes(4.5, 4.5)
     curve, detection = report.curve, report.totals.detection
     if curve.recall:
         axes.plot(curve.recall, curve.precision, color=HIT, label="pairs by falling score")
@@ -51,7 +46,7 @@ def confusion_figure(report: Report) -> Figure:
     """Confusion matrix, counts in the cells; by colour shares of true cells, left, and of predictions, right."""
     matrix = read_confusion(report)
     rows, columns = len(matrix.rows), len(matrix.columns)
-    figure, both = _figures(2 * (1.8 + 0.8 * columns), 2.0 + 0.6 * rows, rows=1, heights=(1,), columns=2)
+    figure, both = figure_with_axes(2 * (1.8 + 0.8 * columns), 2.0 + 0.6 * rows, columns=2)
     drawn = [
         ("what true cells are taken for\n(shares of a row)", matrix.of_true),
         ("what predictions really are\n(shares of a column)", matrix.of_predicted),
@@ -65,14 +60,13 @@ def confusion_figure(report: Report) -> Figure:
         axes.set_yticks(range(rows), matrix.rows)
         axes.set(xlabel="predicted", ylabel="true")
         axes.set_title(title, fontsize=9)
-    bar = figure.colorbar(both[0].images[0], ax=both, shrink=0.8)
-    bar.set_label("share")
+    figure.colorbar(both[0].images[0], ax=both, shrink=0.8, label="share")
     return figure
 
 
 def score_histogram_figure(report: Report) -> Figure:
     """Objectness of predictions with and without a true cell, the threshold in use marked."""
-    figure, axes = figure_with_axes(5, 3.5)
+    figure, (axes,) = figure_with_axes(5, 3.5)
     left = np.arange(BINS) / BINS
     axes.bar(left, report.curve.hits, 1 / BINS, align="edge", color=HIT, label="on a true cell")
     axes.bar(left, report.curve.misses, 1 / BINS, align="edge", bottom=report.curve.hits, color=MISS, label="on none")
@@ -84,7 +78,7 @@ def score_histogram_figure(report: Report) -> Figure:
 
 def reliability_figure(report: Report) -> Figure:
     """Stated against true share in bins of the score, of objectness and of the most probable type; below, how many."""
-    figure, (shares, numbers) = _figures(4.5, 5.5, rows=2, heights=(3, 1))
+    figure, (shares, numbers) = figure_with_axes(4.5, 5.5, heights=(3, 1), sharex=True)
     shares.plot([0, 1], [0, 1], color=LINE, linestyle="--", linewidth=1)
     _draw_reliability(shares, numbers, report.calibration.objectness, HIT, "score: has a true cell")
     _draw_reliability(shares, numbers, report.calibration.types, MISS, "type: is the true one")
@@ -104,7 +98,7 @@ def _draw_reliability(shares: Axes, numbers: Axes, measured: Reliability, colour
 
 def threshold_figure(choice: ThresholdChoice) -> Figure:
     """Detection F1 on validation against the threshold, the chosen one marked."""
-    figure, axes = figure_with_axes(5, 3.5)
+    figure, (axes,) = figure_with_axes(5, 3.5)
     axes.plot(choice.tried, choice.f1, color=HIT)
     axes.axvline(choice.threshold, color=LINE, linestyle="--", label=f"chosen: {choice.threshold:.3f}")
     axes.set(xlim=(0, 1), xlabel="threshold", ylabel="detection F1, mean over rules of pairing")
@@ -112,8 +106,8 @@ def threshold_figure(choice: ThresholdChoice) -> Figure:
     return figure
 
 
-def save_plots(report: Report, directory: str | os.PathLike[str], suffix: str = ".png") -> list[Path]:
-    """Write every plot of a report into a directory that exists; returns the paths.
+def save_plots(report: Report, directory: str | os.PathLike[str], suffix: str = ".png") -> None:
+    """Write every plot of a report into a directory that exists.
 
     Raises:
         InputError: an unknown suffix, or a directory that cannot be written.
@@ -124,29 +118,20 @@ def save_plots(report: Report, directory: str | os.PathLike[str], suffix: str = 
         "scores": score_histogram_figure,
         "reliability": reliability_figure,
     }
-    paths = []
     for name, draw in figures.items():
-        path = Path(directory) / f"{name}{suffix}"
-        save_figure(draw(report), path)
-        paths.append(path)
-    return paths
+        save_figure(draw(report), Path(directory) / f"{name}{suffix}")
 
 
-def figure_with_axes(width: float, height: float) -> tuple[Figure, Axes]:
-    """A figure of a size in inches, and its axes, without a frame above and at the right."""
-    figure, (axes,) = _figures(width, height, rows=1, heights=(1,))
-    return figure, axes
-
-
-def _figures(
-    width: float, height: float, rows: int, heights: Sequence[float], columns: int = 1
+def figure_with_axes(
+    width: float, height: float, *, heights: Sequence[float] = (1,), columns: int = 1, sharex: bool = False
 ) -> tuple[Figure, list[Axes]]:
-    """A figure of ``rows`` axes one below the other, of relative ``heights``, that share what x means; or a row."""
+    """A figure of a size in inches with rows of relative ``heights``; its axes have no frame above and at the right."""
     # Imported here: the import takes longer than most commands, and few of them draw.
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
-    axes = figure.subplots(rows, columns, sharex=columns == 1, squeeze=False, height_ratios=heights).ravel().tolist()
+    grid = figure.subplots(len(heights), columns, sharex=sharex, squeeze=False, height_ratios=heights)
+    axes: list[Axes] = grid.ravel().tolist()
     for each in axes:
         each.spines[["top", "right"]].set_visible(False)
     return figure, axes

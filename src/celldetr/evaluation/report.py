@@ -1,8 +1,7 @@
-"""The result of an evaluation: every number with what is needed to read it, as a frozen object and as JSON."""
+"""The scores of a split: every number with what is needed to read it, as a frozen object and as ``metrics.json``."""
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -13,16 +12,16 @@ from celldetr.evaluation.bootstrap import Interval
 from celldetr.evaluation.box_ap import BoxAP
 from celldetr.evaluation.calibration import Calibration
 from celldetr.evaluation.curve import ScoreCurve
-from celldetr.evaluation.metrics import DetectionCounts, Totals, TypeCounts
+from celldetr.evaluation.metrics import DetectionCounts, Totals, TypeCounts, add_totals
 from celldetr.evaluation.protocols import Protocol
-from celldetr.io.files import replacing
+from celldetr.io.files import write_json
 
 FORMAT = 1  # of the JSON; changes when a key changes its meaning
 
 
 @dataclass(frozen=True)
 class ImageRow:
-    """Detection in one image, micrometres per pixel and digest of its pixels included, for the per-image table."""
+    """One image and its counts; ``n_true`` and ``n_predicted`` are real ones only."""
 
     name: str
     group: str
@@ -30,8 +29,8 @@ class ImageRow:
     mpp: float
     n_true: int
     n_predicted: int
-    counts: DetectionCounts
     digest: str
+    totals: Totals
 
 
 @dataclass(frozen=True)
@@ -44,21 +43,6 @@ class TissueRow:
     n_predicted: int
     totals: Totals
 
-    def to_json(self, type_names: Sequence[str]) -> dict[str, Any]:
-        """The row's numbers, JSON-able."""
-        return {
-            "n_images": self.n_images,
-            "n_cells": self.n_cells,
-            "n_predicted": self.n_predicted,
-            "detection": _with_scores(self.totals.detection),
-            "mean_type_f1": self.totals.mean_f1,
-            "mean_type_f1_classwise": self.totals.mean_f1_classwise,
-            "types": {
-                name: {**_with_scores(counts), "f1_classwise": alone.f1}
-                for name, counts, alone in zip(type_names, self.totals.types, self.totals.classwise, strict=True)
-            },
-        }
-
 
 @dataclass(frozen=True)
 class Report:
@@ -69,30 +53,26 @@ class Report:
         threshold: least objectness of a prediction that counts.
         type_names: the K types.
         totals: counts over the split, points added by the protocol included.
-        n_cells: true cells, ``n_unknown`` of them of unknown type; ``n_predicted`` predictions above the threshold.
-            Real ones only.
+        n_unknown: true cells of unknown type.
         n_added: predicted and true points that the protocol put into empty images.
         confusion: (K + 2) x (K + 1), see ``metrics.confusion``.
         curve: detection over all thresholds.
         calibration: of objectness and of the most probable type, over all predictions.
         derived_boxes: whether true boxes were derived from annotated points.
         box_ap: AP of boxes at IoU .5 over all predictions; None where boxes were derived.
-        median_iou, mean_iou: of the boxes of pairs, over pairs whose true box is not empty; None without any. Where
-            boxes were derived, this is agreement with that derivation.
+        median_iou, mean_iou: of the boxes of pairs whose true box is not empty; None without any. Where boxes were
+            derived, this is agreement with that derivation.
         median_distance_um: of the centres of pairs.
         intervals: 95 % bootstrap intervals under the names of ``headline``.
         interval_unit: what was resampled: "group" or "image"; ``n_units`` of them.
-        images: one row an image.
-        tissues: one row a tissue, by name, images of no named tissue under ""; empty where none is named.
+        images: one row an image, those without cells included.
     """
 
     protocol: Protocol
     threshold: float
     type_names: tuple[str, ...]
     totals: Totals
-    n_cells: int
     n_unknown: int
-    n_predicted: int
     n_added: tuple[int, int]
     confusion: tuple[tuple[int, ...], ...]
     curve: ScoreCurve
@@ -106,28 +86,38 @@ class Report:
     interval_unit: str
     n_units: int
     images: tuple[ImageRow, ...]
-    tissues: tuple[TissueRow, ...]
 
     @property
     def n_images(self) -> int:
-        """Images evaluated, those without cells included."""
+        """Images evaluated."""
         return len(self.images)
 
     @property
-    def detection_f1(self) -> float | None:
-        """F1 of detection over the split."""
-        return self.totals.detection.f1
+    def n_cells(self) -> int:
+        """True cells."""
+        return sum(row.n_true for row in self.images)
 
     @property
-    def mean_type_f1(self) -> float | None:
-        """Mean of the types' F1."""
-        return self.totals.mean_f1
+    def n_predicted(self) -> int:
+        """Predictions above the threshold."""
+        return sum(row.n_predicted for row in self.images)
+
+    @property
+    def tissues(self) -> tuple[TissueRow, ...]:
+        """One row a tissue, by name, images of no named tissue under ""; empty where none is named."""
+        names = sorted({row.tissue for row in self.images})
+        return tuple(self._tissue(name) for name in names) if any(names) else ()
+
+    def _tissue(self, name: str) -> TissueRow:
+        rows = [row for row in self.images if row.tissue == name]
+        n_cells, n_predicted = sum(row.n_true for row in rows), sum(row.n_predicted for row in rows)
+        return TissueRow(name, len(rows), n_cells, n_predicted, add_totals([row.totals for row in rows]))
 
     def summary(self) -> dict[str, Any]:
-        """The numbers of the split, without images, curve and intervals; JSON-able, as a model card keeps them."""
-        detection = self.totals.detection
-        ap = self.box_ap.types if self.box_ap else (None,) * len(self.type_names)
-        kinds = zip(self.type_names, self.totals.types, self.totals.classwise, ap, strict=True)
+        """The numbers of the split and of its tissues, without images, curve and intervals; JSON-able."""
+        scores = _scores(self.totals, self.type_names)
+        for k, name in enumerate(self.type_names):
+            scores["types"][name]["box_ap50"] = self.box_ap.types[k] if self.box_ap else None
         return {
             "protocol": self.protocol.name,
             "radius_um": self.protocol.radius_um,
@@ -136,18 +126,7 @@ class Report:
             "n_cells": self.n_cells,
             "n_cells_of_unknown_type": self.n_unknown,
             "n_predicted": self.n_predicted,
-            "detection": _with_scores(detection),
-            "mean_type_f1": self.totals.mean_f1,
-            "mean_type_f1_classwise": self.totals.mean_f1_classwise,
-            "types": {
-                name: {
-                    **_with_scores(counts),
-                    "f1_classwise": alone.f1,
-                    "classwise": _with_scores(alone),
-                    "box_ap50": type_ap,
-                }
-                for name, counts, alone, type_ap in kinds
-            },
+            **scores,
             "average_precision": self.curve.average_precision,
             "boxes": "derived from points" if self.derived_boxes else "annotated",
             "box_ap50": self.box_ap.detection if self.box_ap else None,
@@ -159,14 +138,23 @@ class Report:
                 "objectness": self.calibration.objectness.error,
                 "types": self.calibration.types.error,
             },
+            "tissues": {
+                row.tissue: {
+                    "n_images": row.n_images,
+                    "n_cells": row.n_cells,
+                    "n_predicted": row.n_predicted,
+                    **_scores(row.totals, self.type_names),
+                }
+                for row in self.tissues
+            },
         }
-
-    def tissue_table(self) -> dict[str, Any]:
-        """Under each tissue its numbers; JSON-able."""
-        return {row.tissue: row.to_json(self.type_names) for row in self.tissues}
 
     def to_json(self) -> dict[str, Any]:
         """Everything, JSON-able; undefined numbers are None."""
+        images = []
+        for row in self.images:
+            facts = {name: value for name, value in vars(row).items() if name != "totals"}
+            images.append({**facts, **_with_f1(row.totals.detection)})
         return {
             "format": FORMAT,
             **self.summary(),
@@ -175,30 +163,30 @@ class Report:
             "confusion": {
                 "rows_true": [*self.type_names, "type unknown", "no cell"],
                 "columns_predicted": [*self.type_names, "not found"],
-                "counts": [list(row) for row in self.confusion],
+                "counts": self.confusion,
             },
-            "intervals_95": {
-                "resampled": self.interval_unit,
-                "n_units": self.n_units,
-                "metrics": {name: list(bounds) if bounds else None for name, bounds in self.intervals.items()},
-            },
+            "intervals_95": {"resampled": self.interval_unit, "n_units": self.n_units, "metrics": self.intervals},
             "curve": asdict(self.curve),
             "calibration": asdict(self.calibration),
-            "tissues": self.tissue_table(),
-            "images": [
-                {
-                    "name": row.name,
-                    "group": row.group,
-                    "tissue": row.tissue,
-                    "mpp": row.mpp,
-                    "n_true": row.n_true,
-                    "n_predicted": row.n_predicted,
-                    "digest": row.digest,
-                    **_with_scores(row.counts),
-                }
-                for row in self.images
-            ],
+            "images": images,
         }
+
+
+def _scores(totals: Totals, type_names: Sequence[str]) -> dict[str, Any]:
+    """Counts of detection and of each type with precision, recall and F1, and the means over types."""
+    types = {}
+    for name, counts, alone in zip(type_names, totals.types, totals.classwise, strict=True):
+        types[name] = {**_with_f1(counts), "f1_classwise": alone.f1, "classwise": _with_f1(alone)}
+    return {
+        "detection": _with_f1(totals.detection),
+        "mean_type_f1": totals.mean_f1,
+        "mean_type_f1_classwise": totals.mean_f1_classwise,
+        "types": types,
+    }
+
+
+def _with_f1(counts: DetectionCounts | TypeCounts) -> dict[str, Any]:
+    return {**asdict(counts), "precision": counts.precision, "recall": counts.recall, "f1": counts.f1}
 
 
 def headline(totals: Totals, type_names: Sequence[str]) -> dict[str, float | None]:
@@ -216,10 +204,6 @@ def headline(totals: Totals, type_names: Sequence[str]) -> dict[str, float | Non
     return out
 
 
-def _with_scores(counts: DetectionCounts | TypeCounts) -> dict[str, Any]:
-    return {**asdict(counts), "precision": counts.precision, "recall": counts.recall, "f1": counts.f1}
-
-
 def write_metrics(
     report: Report,
     path: str | os.PathLike[str],
@@ -232,8 +216,7 @@ def write_metrics(
     Args:
         report: the main one; all of it is written.
         path: the file; replaced if it exists.
-        others: reports of the same split under other protocols; their summaries and tables of tissues go under
-            ``protocols``.
+        others: reports of the same split under other protocols; their summaries go under ``protocols``.
         context: JSON-able facts about the run under ``context``: model and its hash, data set, split, versions.
 
     Raises:
@@ -241,11 +224,7 @@ def write_metrics(
     """
     content = report.to_json()
     if others:
-        content["protocols"] = {
-            other.protocol.name: {**other.summary(), "tissues": other.tissue_table()} for other in others
-        }
+        content["protocols"] = {other.protocol.name: other.summary() for other in others}
     if context:
         content["context"] = dict(context)
-    text = json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
-    with replacing(Path(path)) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    write_json(Path(path), content)

@@ -1,99 +1,36 @@
 """Cross-validation summed up: from the metrics of each test fold to their mean and spread, over all and by tissue.
 
 PanNuke has three folds: a model trained on one and validated on the second is tested on the third, three times in turn
-(``standard`` in docs/concepts/evaluation.md). Each test is a ``metrics.json`` of ``celldetr evaluate``; what is here
-only adds them up, and refuses those that are no rotation: a fold tested twice, by the model of another, or trained on.
+(``standard`` in docs/concepts/evaluation.md). Each test is a ``metrics.json`` of ``celldetr evaluate``; files that are
+no rotation are refused: a fold tested twice, by the model of another, or trained on.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import stdev
+from typing import Any
 
-from pydantic import ConfigDict, Field
-
-from celldetr.config import Config, parse
 from celldetr.errors import InputError, near
 from celldetr.evaluation.metrics import mean_defined
 from celldetr.io.files import write_json
 from celldetr.io.safe_io import load_json, shown
 
 SHARED = 0.01  # of the images of two folds: a few that are equal, such as empty ones, do not make them one
-
-
-class _Part(Config):
-    """A part of metrics.json; keys that are not needed here are passed over."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
-
-
-class _Scores(_Part):
-    f1: float | None
-    precision: float | None
-    recall: float | None
-
-
-class _Type(_Part):
-    f1: float | None
-    f1_classwise: float | None
-
-
-class _Tissue(_Part):
-    detection: _Scores
-    mean_type_f1: float | None
-    types: dict[str, _Type]
-
-
-class _Errors(_Part):
-    objectness: float | None
-    types: float | None
-
-
-class _Summary(_Tissue):
-    protocol: str
-    threshold: float
-    mean_type_f1_classwise: float | None
-    box_ap50: float | None
-    mean_type_box_ap50: float | None
-    median_iou: float | None
-    calibration_error: _Errors
-    tissues: dict[str, _Tissue]
-
-
-class _Model(_Part):
-    name: str = ""
-    sha256: str
-
-
-class _Source(_Part):
-    name: str
-    split: str
-
-
-class _AlsoInTraining(_Part):
-    images: tuple[str, ...] = ()
-    complete: bool = False
-
-
-class _Context(_Part):
-    dataset: str
-    split: str
-    model: _Model
-    trained_on: tuple[_Source, ...]
-    also_in_training: _AlsoInTraining = _AlsoInTraining()
-
-
-class _Image(_Part):
-    digest: str = ""
-
-
-class _Metrics(_Summary):
-    context: _Context
-    images: tuple[_Image, ...] = ()
-    protocols: dict[str, _Summary] = Field(default_factory=dict)
+SCORES = ("detection.f1", "mean_type_f1")  # of a tissue and of the split, with F1 of each type
+MORE_SCORES = (
+    "detection.precision",
+    "detection.recall",
+    "mean_type_f1_classwise",
+    "box_ap50",
+    "mean_type_box_ap50",
+    "median_iou",
+    "calibration_error.objectness",
+    "calibration_error.types",
+)
 
 
 @dataclass(frozen=True)
@@ -155,6 +92,59 @@ class Rotations:
         write_json(Path(path), asdict(self))
 
 
+@dataclass(frozen=True)
+class _Metrics:
+    """The content of a ``metrics.json``, or a part of it, whose values are checked when they are read."""
+
+    path: Path
+    values: Any
+
+    def at(self, key: str, kind: type | tuple[type, ...]) -> Any:
+        """The value under names joined by dots.
+
+        Raises:
+            InputError: there is none, or one of another kind.
+        """
+        value, names = self.values, key.split(".")
+        if key.startswith("types."):  # names of types can have dots in them
+            names = ["types", key.removeprefix("types.").rpartition(".")[0], key.rpartition(".")[2]]
+        for name in names:
+            if not isinstance(value, Mapping) or name not in value:
+                raise InputError(f"{self.path}: has no {key}; expected the metrics.json of `celldetr evaluate`")
+            value = value[name]
+        if not isinstance(value, kind):
+            raise InputError(f"{self.path}: {key} is {shown(value)}; expected what `celldetr evaluate` writes")
+        return value
+
+    def numbers(self, keys: Sequence[str]) -> dict[str, float | None]:
+        return {key: self.at(key, (int, float, type(None))) for key in keys}
+
+    def is_trained_on(self) -> bool:
+        """Whether the model was trained on its test fold: by images where its card has them all, else by name."""
+        images, also = self.values.get("images") or (), self.values["context"].get("also_in_training") or {}
+        if also.get("complete"):
+            return len(also["images"]) > SHARED * len(images)
+        fold = self.at("context.dataset", str), self.at("context.split", str)
+        sources = [source for source in self.at("context.trained_on", list) if isinstance(source, dict)]
+        return any((source.get("name"), source.get("split")) == fold for source in sources)
+
+    def is_of_the_images_of(self, other: _Metrics) -> bool:
+        """Whether two tests are of the same images; of files without digests, of the same split."""
+        ours, theirs = ({row.get("digest") for row in file.values.get("images", ())} for file in (self, other))
+        ours, theirs = ours - {None, ""}, theirs - {None, ""}
+        if not ours or not theirs:
+            return bool(self.at("context.split", str) == other.at("context.split", str))
+        return len(ours & theirs) > SHARED * min(len(ours), len(theirs))
+
+    def protocol(self, name: str) -> _Metrics:
+        """The part of one protocol."""
+        others = self.at("protocols", dict) if "protocols" in self.values else {}
+        main = self.at("protocol", str)
+        if name not in (main, *others):
+            raise InputError(f"{self.path}: no protocol {name!r} in it; {near(name, [main, *others])}")
+        return self if name == main else _Metrics(self.path, others[name])
+
+
 def rotations(paths: Sequence[str | os.PathLike[str]], protocol: str = "standard") -> Rotations:
     """Sum up the tests of all folds.
 
@@ -168,100 +158,61 @@ def rotations(paths: Sequence[str | os.PathLike[str]], protocol: str = "standard
     """
     if len(paths) < 2:
         raise InputError(f"{len(paths)} metrics file is no cross-validation; give one for each test fold")
-    read = [_read(Path(path)) for path in paths]
-    _check(read, paths)
-    parts = [_part(metrics, protocol, path) for metrics, path in zip(read, paths, strict=True)]
-    type_names = tuple(parts[0].types)
-    tissues = sorted({name for part in parts for name in part.tissues})
-    by_tissue = [{name: _f1(tissue, type_names) for name, tissue in part.tissues.items()} for part in parts]
-    keys = _f1(parts[0], type_names)
+    files = [_Metrics(Path(path), load_json(Path(path))) for path in paths]
+    _check(files)
+    parts = [file.protocol(protocol) for file in files]
+    types = tuple(parts[0].at("types", dict))
+    f1 = (*SCORES, *(f"types.{name}.f1" for name in types))
+    every = (*f1, *MORE_SCORES, *(f"types.{name}.f1_classwise" for name in types))
+    by_tissue = []
+    for part in parts:
+        tissues = part.at("tissues", dict)
+        by_tissue.append({name: _Metrics(part.path, values).numbers(f1) for name, values in tissues.items()})
+    names = sorted({name for fold in by_tissue for name in fold})
+    means = [{key: mean_defined([row[key] for row in fold.values()]) for key in f1} for fold in by_tissue]
     return Rotations(
-        dataset=read[0].context.dataset,
+        dataset=files[0].at("context.dataset", str),
         protocol=protocol,
-        type_names=type_names,
+        type_names=types,
         folds=tuple(
-            Fold(m.context.split, m.context.model.name, m.context.model.sha256, part.threshold, str(path))
-            for m, part, path in zip(read, parts, paths, strict=True)
+            Fold(
+                split=file.at("context.split", str),
+                model=file.values["context"]["model"].get("name", ""),
+                sha256=file.at("context.model.sha256", str),
+                threshold=part.at("threshold", (int, float)),
+                metrics=str(file.path),
+            )
+            for file, part in zip(files, parts, strict=True)
         ),
-        numbers=_spreads([_all_numbers(part, type_names) for part in parts]),
-        tissues={name: _spreads([fold.get(name, dict.fromkeys(keys)) for fold in by_tissue]) for name in tissues},
-        mean_of_tissues=_spreads(
-            [{key: mean_defined([row[key] for row in fold.values()]) for key in keys} for fold in by_tissue]
-        )
-        if tissues
-        else {},
+        numbers=_spreads([part.numbers(every) for part in parts]),
+        tissues={name: _spreads([fold.get(name, dict.fromkeys(f1)) for fold in by_tissue]) for name in names},
+        mean_of_tissues=_spreads(means) if names else {},
     )
 
 
-def _read(path: Path) -> _Metrics:
-    values = load_json(path)
-    if not isinstance(values, dict):
-        raise InputError(f"{path}: expected the metrics.json of `celldetr evaluate`, got {shown(values)}")
-    return parse(_Metrics, values, str(path))
-
-
-def _check(read: Sequence[_Metrics], paths: Sequence[str | os.PathLike[str]]) -> None:
+def _check(files: Sequence[_Metrics]) -> None:
     """See that these are tests of one data set, each on a fold of its own by a model of its own that never saw it."""
-    first = read[0]
-    for n, (metrics, path) in enumerate(zip(read, paths, strict=True)):
-        here = metrics.context
-        if here.dataset != first.context.dataset:
-            raise InputError(f"{path}: dataset {here.dataset!r}, but {paths[0]} has {first.context.dataset!r}")
-        if set(metrics.types) != set(first.types):
-            raise InputError(f"{path}: types {list(metrics.types)}, but {paths[0]} has {list(first.types)}")
-        if _trained_on(metrics):
-            raise InputError(f"{path}: the model was trained on {here.split!r}, on which it is tested here")
-        for other, elsewhere in zip(read[:n], paths, strict=False):
-            if _same_fold(metrics, other):
-                raise InputError(f"{path}: tests {here.split!r}, as does {elsewhere}; give one file for each fold")
-            if other.context.model.sha256 == here.model.sha256:
-                raise InputError(f"{path}: tests the same model as {elsewhere}; each fold needs a model of its own")
-
-
-def _trained_on(metrics: _Metrics) -> bool:
-    """Whether a model was trained on its test fold: by its images where the card has them all, else by its name."""
-    here, also = metrics.context, metrics.context.also_in_training
-    if also.complete:
-        return len(also.images) > SHARED * len(metrics.images)
-    return any(source.name == here.dataset and source.split == here.split for source in here.trained_on)
-
-
-def _same_fold(one: _Metrics, other: _Metrics) -> bool:
-    """Whether two tests are of the same images; of files without digests, of the same split."""
-    ours, theirs = ({image.digest for image in metrics.images} - {""} for metrics in (one, other))
-    if not ours or not theirs:
-        return one.context.split == other.context.split
-    return len(ours & theirs) > SHARED * min(len(ours), len(theirs))
-
-
-def _part(metrics: _Metrics, protocol: str, path: str | os.PathLike[str]) -> _Summary:
-    """The numbers of one protocol."""
-    if metrics.protocol == protocol:
-        return metrics
-    if protocol not in metrics.protocols:
-        there = [metrics.protocol, *metrics.protocols]
-        raise InputError(f"{path}: no protocol {protocol!r} in it; {near(protocol, there)}")
-    return metrics.protocols[protocol]
-
-
-def _f1(part: _Tissue, type_names: Sequence[str]) -> dict[str, float | None]:
-    types = {f"types.{name}.f1": part.types[name].f1 for name in type_names}
-    return {"detection.f1": part.detection.f1, "mean_type_f1": part.mean_type_f1, **types}
-
-
-def _all_numbers(part: _Summary, type_names: Sequence[str]) -> dict[str, float | None]:
-    return {
-        **_f1(part, type_names),
-        "detection.precision": part.detection.precision,
-        "detection.recall": part.detection.recall,
-        "mean_type_f1_classwise": part.mean_type_f1_classwise,
-        **{f"types.{name}.f1_classwise": part.types[name].f1_classwise for name in type_names},
-        "box_ap50": part.box_ap50,
-        "mean_type_box_ap50": part.mean_type_box_ap50,
-        "median_iou": part.median_iou,
-        "calibration_error.objectness": part.calibration_error.objectness,
-        "calibration_error.types": part.calibration_error.types,
-    }
+    first, models = files[0], dict[str, Path]()
+    for n, file in enumerate(files):
+        dataset, split = file.at("context.dataset", str), file.at("context.split", str)
+        if dataset != first.at("context.dataset", str):
+            raise InputError(
+                f"{file.path}: dataset {dataset!r}, but {first.path} has {first.values['context']['dataset']!r}"
+            )
+        types, expected = list(file.at("types", dict)), list(first.at("types", dict))
+        if set(types) != set(expected):
+            raise InputError(f"{file.path}: types {types}, but {first.path} has {expected}")
+        if file.is_trained_on():
+            raise InputError(f"{file.path}: the model was trained on {split!r}, on which it is tested here")
+        for other in files[:n]:
+            if file.is_of_the_images_of(other):
+                raise InputError(f"{file.path}: tests {split!r}, as does {other.path}; give one file for each fold")
+        model = file.at("context.model.sha256", str)
+        if model in models:
+            raise InputError(
+                f"{file.path}: tests the same model as {models[model]}; each fold needs a model of its own"
+            )
+        models[model] = file.path
 
 
 def _spreads(folds: Sequence[dict[str, float | None]]) -> Numbers:

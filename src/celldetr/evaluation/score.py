@@ -19,9 +19,9 @@ from celldetr.evaluation.box_ap import box_ap
 from celldetr.evaluation.calibration import calibration
 from celldetr.evaluation.curve import score_curve
 from celldetr.evaluation.image_cells import ImageCells
-from celldetr.evaluation.metrics import Totals, box_iou, confusion, count_image
+from celldetr.evaluation.metrics import Totals, add_totals, box_iou, confusion, count_image
 from celldetr.evaluation.protocols import PairedTypes, Protocol, find_protocol
-from celldetr.evaluation.report import ImageRow, Report, TissueRow, headline
+from celldetr.evaluation.report import ImageRow, Report, headline
 
 
 def score_images(
@@ -45,8 +45,7 @@ def score_images(
     Raises:
         InputError: unknown protocol, threshold outside [0, 1], or no images.
     """
-    reports = score_under([protocol], images, type_names, threshold=threshold, resamples=resamples, seed=seed)
-    return reports[0]
+    return score_under([protocol], images, type_names, threshold=threshold, resamples=resamples, seed=seed)[0]
 
 
 def score_under(
@@ -59,34 +58,31 @@ def score_under(
     seed: int = 0,
 ) -> list[Report]:
     """``score_images`` under several protocols; what does not depend on the rules of pairing is computed once."""
-    names = tuple(type_names)
     rules = [find_protocol(protocol) for protocol in protocols]
-    _check_threshold(threshold)
+    if not 0 <= threshold <= 1:
+        raise InputError(f"threshold {threshold} is not an objectness; give a number from 0 to 1")
     if not images:
         raise InputError("no images to evaluate; check the data set's card and the name of the split")
+    names = tuple(type_names)
     derived = any(image.derived_boxes for image in images)
     ap = None if derived else box_ap(images, len(names))
     curves = {rule.radius_um: score_curve(images, rule.radius_um) for rule in rules}
     calibrations = {radius: calibration(images, radius) for radius in curves}
-    kept = [image.above(threshold) for image in images]
+    above = [image.above(threshold) for image in images]
     units = units_of([image.group for image in images])
     reports = []
     for rule in rules:
-        counting = [rule.prepare(image) for image in kept]
-        counted = [count_image(image, rule, len(names)) for image in counting]
-        per_image = [totals for totals, _ in counted]
-        totals: Totals = sum(per_image[1:], per_image[0])
-        pairs = [pairs for _, pairs in counted]
+        counting = [rule.prepare(image) for image in above]
+        counts, pairs = zip(*(count_image(image, rule, len(names)) for image in counting), strict=True)
         ious, distances = _pair_quality(counting, pairs)
+        metrics = partial(headline, type_names=names)
         reports.append(
             Report(
                 protocol=rule,
                 threshold=float(threshold),
                 type_names=names,
-                totals=totals,
-                n_cells=sum(len(image.true_xy) for image in images),
+                totals=add_totals(counts),
                 n_unknown=sum(int(np.sum(image.true_types == UNKNOWN)) for image in images),
-                n_predicted=sum(len(image.pred_xy) for image in counting),
                 n_added=(sum(pair.added[0] for pair in pairs), sum(pair.added[1] for pair in pairs)),
                 confusion=tuple(map(tuple, np.sum([confusion(pair, len(names)) for pair in pairs], axis=0).tolist())),
                 curve=curves[rule.radius_um],
@@ -96,52 +92,19 @@ def score_under(
                 median_iou=float(np.median(ious)) if len(ious) else None,
                 mean_iou=float(np.mean(ious)) if len(ious) else None,
                 median_distance_um=float(np.median(distances)) if len(distances) else None,
-                intervals=bootstrap(
-                    per_image, units, partial(headline, type_names=names), resamples=resamples, seed=seed
-                ),
+                intervals=bootstrap(counts, units, metrics, resamples=resamples, seed=seed),
                 # Readers name the group of an image of which nothing else is known after the image.
                 interval_unit="group" if any(i.group not in ("", i.name) for i in images) else "image",
                 n_units=max(units) + 1,
-                images=tuple(
-                    ImageRow(
-                        image.name,
-                        image.group,
-                        image.tissue,
-                        image.mpp,
-                        len(image.true_xy),
-                        len(image.pred_xy),
-                        count.detection,
-                        image.digest,
-                    )
-                    for image, count in zip(counting, per_image, strict=True)
-                ),
-                tissues=_by_tissue(counting, per_image),
+                images=tuple(_image_row(image, count) for image, count in zip(counting, counts, strict=True)),
             )
         )
     return reports
 
 
-def _check_threshold(threshold: float) -> None:
-    if not 0 <= threshold <= 1:
-        raise InputError(f"threshold {threshold} is not an objectness; give a number from 0 to 1")
-
-
-def _by_tissue(images: Sequence[ImageCells], counts: Sequence[Totals]) -> tuple[TissueRow, ...]:
-    """The counts of the images of each tissue; nothing where no image has one."""
-    names = sorted({image.tissue for image in images})
-    rows = []
-    for name in names if any(names) else ():
-        members = [(image, count) for image, count in zip(images, counts, strict=True) if image.tissue == name]
-        rows.append(
-            TissueRow(
-                name,
-                n_images=len(members),
-                n_cells=sum(len(image.true_xy) for image, _ in members),
-                n_predicted=sum(len(image.pred_xy) for image, _ in members),
-                totals=sum((count for _, count in members[1:]), members[0][1]),
-            )
-        )
-    return tuple(rows)
+def _image_row(image: ImageCells, counts: Totals) -> ImageRow:
+    n_true, n_predicted = len(image.true_xy), len(image.pred_xy)
+    return ImageRow(image.name, image.group, image.tissue, image.mpp, n_true, n_predicted, image.digest, counts)
 
 
 def _pair_quality(

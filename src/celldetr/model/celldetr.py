@@ -149,20 +149,25 @@ class CellDETR(nn.Module):
 
     @property
     def own_strides(self) -> list[int]:
-        """Strides of the levels that the representation decoder reads and the encoder does not."""
-        return [s for s in self.config.representation_strides if s not in self.config.encoder_strides]
+        """Strides of the levels that the representation decoder reads from the backbone, past the encoder."""
+        config = self.config
+        encoded = config.encoder_strides if config.representation_values == "encoder" else ()
+        return [stride for stride in config.representation_strides if stride not in encoded]
 
     def complete(self, encoded: Memory, levels: Mapping[int, Tensor], padding: Tensor | None = None) -> Memories:
-        """Add to the encoder's memory the levels that only the representation decoder reads.
+        """Give the representation decoder its levels: projections of the backbone's, or of the encoder's memory.
 
         Args:
             encoded: of the encoder.
-            levels: as of ``levels``, those at least.
+            levels: as of ``levels``, those at least that ``own_strides`` names.
             padding: as in ``encode``.
         """
-        extra = self.own_strides
-        everything = encoded.join(self._flatten(levels, extra, encoded.sizes, padding)) if extra else encoded
-        return Memories(encoded, everything.select(self.config.representation_strides))
+        config, own = self.config, self.own_strides
+        read = self._flatten(levels, own, encoded.sizes, padding) if own else None
+        if config.representation_values == "encoder":
+            read = (encoded if read is None else encoded.join(read)).select(config.representation_strides)
+        assert read is not None
+        return Memories(encoded, read)
 
     def detect(
         self, memories: Memories, origin: Tensor | None = None, extra: ExtraQueries | None = None

@@ -36,6 +36,7 @@ SETTINGS_OF_0_1 = {
     "encoder_position": "absolute",
     "query_position": "absolute",
     "level_norm": "group",
+    "representation_values": "encoder",
 }
 
 

@@ -22,7 +22,7 @@ from celldetr.io.files import read_json, write_json
 from celldetr.io.run_folder import RunFolder
 from celldetr.model.at_boxes import type_boxes
 from celldetr.probe.methods import Method
-from celldetr.probe.row import Counts, Row, by_unit
+from celldetr.probe.row import FINETUNED, Counts, Row, by_unit
 from celldetr.probe.truth import Truth
 from celldetr.recipes import load_recipe
 from celldetr.training.folder import LAYOUT
@@ -91,7 +91,7 @@ def check_recipes(how: Finetuning, chosen: Sequence[Method]) -> None:
 
 
 def with_finetuning(row: Row, method: Method, how: Finetuning, test: Truth, folder: RunFolder) -> Row:
-    """A row with the counts of its fine-tuned networks, as ``Row.finetuned``: those on record, else trained now.
+    """A row with the counts of its fine-tuned networks, as ``FINETUNED``: those on record, else trained now.
 
     Raises:
         InputError: wrong data.
@@ -102,7 +102,7 @@ def with_finetuning(row: Row, method: Method, how: Finetuning, test: Truth, fold
         share: np.stack([_counts(method, how, test, share, seed, folder) for seed in range(how.seeds)])
         for share in SHARES
     }
-    return replace(row, finetuned=counts)
+    return replace(row, counts=row.counts | {FINETUNED: counts})
 
 
 def _counts(method: Method, how: Finetuning, test: Truth, share: float, seed: int, folder: RunFolder) -> Counts:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,12 +15,12 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def bars_figure(numbers: list[RowNumbers]) -> Figure:
+def bars_figure(numbers: Sequence[RowNumbers]) -> Figure:
     """Macro F1 with all labels, a bar each for linear probe and kNN, with intervals; rows from top to bottom."""
-    figure, axes = figure_with_axes(6.5, 1.2 + 0.55 * len(numbers))
-    for offset, colour, label in ((-0.2, HIT, "linear probe"), (0.2, MISS, "kNN")):
+    figure, (axes,) = figure_with_axes(6.5, 1.2 + 0.55 * len(numbers))
+    for offset, colour, kind, label in ((-0.2, HIT, "linear", "linear probe"), (0.2, MISS, "knn", "kNN")):
         for place, row in enumerate(numbers):
-            number = (row.linear if colour == HIT else row.knn)[1.0]
+            number = row.macro_f1[kind][1.0]
             axes.barh(place + offset, number.value, 0.38, color=colour, label=label if place == 0 else None)
             low, high = _bounds(number)
             axes.plot([low, high], [place + offset] * 2, color="black", linewidth=1.2)
@@ -30,16 +31,16 @@ def bars_figure(numbers: list[RowNumbers]) -> Figure:
     return figure
 
 
-def labels_figure(numbers: list[RowNumbers]) -> Figure:
+def labels_figure(numbers: Sequence[RowNumbers]) -> Figure:
     """Macro F1 of the linear probe over the share of training labels, bands of 95 %."""
     import matplotlib
 
-    figure, axes = figure_with_axes(6.5, 4.2)
+    figure, (axes,) = figure_with_axes(6.5, 4.2)
     palette = matplotlib.colormaps["tab10"]
     for i, row in enumerate(numbers):
-        bounds = np.array([_bounds(row.linear[share]) for share in SHARES])
+        bounds = np.array([_bounds(row.macro_f1["linear"][share]) for share in SHARES])
         axes.fill_between(SHARES, bounds[:, 0], bounds[:, 1], color=palette(i % 10), alpha=0.12, linewidth=0)
-        values = [row.linear[share].value for share in SHARES]
+        values = [row.macro_f1["linear"][share].value for share in SHARES]
         axes.plot(SHARES, values, "o-", color=palette(i % 10), label=row.row.name)
     axes.set_xscale("log")
     axes.set_xticks(SHARES, [f"{share:.0%}".replace("%", " %") for share in SHARES])
@@ -51,9 +52,9 @@ def labels_figure(numbers: list[RowNumbers]) -> Figure:
 
 def confusion_figure(row: Row, type_names: tuple[str, ...]) -> Figure:
     """Confusion matrix of the linear probe with all labels: shares of each true type."""
-    counts = row.linear[1.0].sum((0, 1)) / len(row.linear[1.0])
+    counts = row.counts["linear"][1.0].sum(1).mean(0)
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
-    figure, axes = figure_with_axes(2 + 0.8 * len(type_names), 1.6 + 0.6 * len(type_names))
+    figure, (axes,) = figure_with_axes(2 + 0.8 * len(type_names), 1.6 + 0.6 * len(type_names))
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
     for (true, predicted), share in np.ndenumerate(shares):
         colour = "white" if share > 0.5 else "black"

@@ -1,9 +1,9 @@
-"""What a probe found: ``report.md``, ``report.json``, pictures, and a table for the terminal."""
+"""The results of a probe: ``report.md``, ``report.json``, pictures, and a table for the terminal."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,17 +14,24 @@ from numpy.typing import NDArray
 from celldetr.io.figures import save_figure
 from celldetr.io.files import replacing, write_json
 from celldetr.probe.classify import NEIGHBOURS, REPEATS
+from celldetr.probe.plots import bars_figure, confusion_figure, labels_figure
 from celldetr.probe.retrieval import FAR
-from celldetr.probe.row import DRAWS, SHARES
+from celldetr.probe.row import DRAWS, FINETUNED, SHARES
+from celldetr.probe.sheet import contact_sheet
 from celldetr.probe.summary import Number, RowNumbers
 from celldetr.probe.truth import Truth
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-MEASURED = ("numbers", "ms a cell", "kNN", "linear", "linear, 10 %", "linear, 1 %")
 REPORT_FILES = ("report.md", "report.json", "macro_f1.png", "labels.png", "confusion.png", "neighbours.png")
-NEIGHBOURHOOD = ("retrieval @1", f"@{FAR}", "leak")
+PICTURES = {
+    "macro_f1": "Macro F1 of all rows",
+    "labels": "Macro F1 over the share of labels",
+    "confusion": "Confusion matrix of the linear probe",
+    "neighbours": "Cells and their nearest neighbours in other images",
+}
+TITLES = {"linear": "linear", "knn": "kNN", FINETUNED: "fine-tuned"}
 
 
 @dataclass(frozen=True)
@@ -79,7 +86,7 @@ class Context:
 
 
 def write_report(
-    out: Path, numbers: list[RowNumbers], context: Context, vectors: Callable[[str], NDArray[np.float32] | None]
+    out: Path, numbers: Sequence[RowNumbers], context: Context, vectors: NDArray[np.float32] | None
 ) -> None:
     """Write the report and its pictures.
 
@@ -87,26 +94,20 @@ def write_report(
         out: a folder that exists.
         numbers: of the rows, the model's first.
         context: what they were measured on.
-        vectors: name of a row -> its test vectors, for the contact sheet; None if they are gone.
+        vectors: test vectors of the first row, for the contact sheet; None if they are gone.
     """
-    from celldetr.probe.plots import bars_figure, confusion_figure, labels_figure
-    from celldetr.probe.sheet import contact_sheet
-
-    first = numbers[0].row
     write_json(out / "report.json", as_json(numbers, context))
     with replacing(out / "report.md") as temporary:
         temporary.write_text(as_markdown(numbers, context), encoding="utf-8")
     save_figure(bars_figure(numbers), out / "macro_f1.png")
     save_figure(labels_figure(numbers), out / "labels.png")
-    save_figure(confusion_figure(first, context.type_names), out / "confusion.png")
-    features = vectors(first.name)
-    if features is not None and context.test.n_units > 1:
-        sheet = contact_sheet(features, context.test, context.type_names)
+    save_figure(confusion_figure(numbers[0].row, context.type_names), out / "confusion.png")
+    if vectors is not None and context.test.n_units > 1:
         with replacing(out / "neighbours.png") as temporary:
-            sheet.save(temporary, format="PNG")
+            contact_sheet(vectors, context.test, context.type_names).save(temporary, format="PNG")
 
 
-def as_json(numbers: list[RowNumbers], context: Context) -> dict[str, Any]:
+def as_json(numbers: Sequence[RowNumbers], context: Context) -> dict[str, Any]:
     """Every number of the report; undefined ones are null."""
     return context.settings() | {
         "device": context.device,
@@ -116,136 +117,136 @@ def as_json(numbers: list[RowNumbers], context: Context) -> dict[str, Any]:
     }
 
 
-def _row_json(numbers: RowNumbers, types: tuple[str, ...]) -> dict[str, Any]:
+def _row_json(numbers: RowNumbers, types: Sequence[str]) -> dict[str, Any]:
     row = numbers.row
-
-    def shares(values: dict[float, Number]) -> dict[str, Any]:
-        return {str(share): _plain(value) for share, value in values.items()}
-
-    def by_type(values: tuple[Number, ...]) -> dict[str, Any]:
-        return {name: _plain(value) for name, value in zip(types, values, strict=True)}
-
+    scores = {}
+    for kind in ("knn", "linear"):
+        by_type = {name: _plain(number) for name, number in zip(types, numbers.types[kind], strict=True)}
+        scores[kind] = {"macro_f1": _by_share(numbers.macro_f1[kind]), "f1": by_type}
+    strengths = {str(share): chosen for share, chosen in row.strengths.items()}
+    confusion = row.counts["linear"][1.0].sum((0, 1)).tolist()
     return {
         "name": row.name,
         "title": row.title,
         "dim": row.dim,
         "ms_per_cell": round(row.ms_per_cell, 4),
-        "knn": {"macro_f1": shares(numbers.knn), "f1": by_type(numbers.knn_types)},
-        "linear": {
-            "macro_f1": shares(numbers.linear),
-            "f1": by_type(numbers.linear_types),
-            "strength": {str(share): chosen for share, chosen in row.strengths.items()},
-            "confusion": row.linear[1.0].sum((0, 1)).tolist(),
-        },
+        "knn": scores["knn"],
+        "linear": scores["linear"] | {"strength": strengths, "confusion": confusion},
         "retrieval": {"1": _plain(numbers.first), str(FAR): _plain(numbers.ten), "chance": _plain(numbers.chance)},
         "same_image": {str(FAR): _plain(numbers.leak), "chance": _plain(numbers.leak_chance)},
-        "finetuned": {"macro_f1": shares(numbers.finetuned)},
-        "first_row_minus_this": {
-            "linear": shares(numbers.behind),
-            "knn": shares(numbers.behind_knn),
-            "finetuned": shares(numbers.behind_finetuned),
-        },
+        "finetuned": {"macro_f1": _by_share(numbers.macro_f1.get(FINETUNED, {}))},
+        "first_row_minus_this": {kind: _by_share(numbers.behind.get(kind, {})) for kind in TITLES},
     }
+
+
+def _by_share(values: Mapping[float, Number]) -> dict[str, Any]:
+    return {str(share): _plain(value) for share, value in values.items()}
 
 
 def _plain(number: Number) -> dict[str, Any]:
     def safe(value: float | None) -> float | None:
         return None if value is None or math.isnan(value) else round(value, 5)
 
-    return {
-        "value": safe(number.value),
-        "low": safe(number.low),
-        "high": safe(number.high),
-        "each": [safe(value) for value in number.each],
-    }
+    each = [safe(value) for value in number.each]
+    return {"value": safe(number.value), "low": safe(number.low), "high": safe(number.high), "each": each}
 
 
-def short(number: Number, sign: str = "") -> str:
-    """``.812 (.790–.833)``."""
+def _digits(value: float, sign: str = "") -> str:
+    """``.812``."""
+    return "–" if math.isnan(value) else f"{value:{sign}.3f}".replace("0.", ".", 1)
 
-    def digits(value: float) -> str:
-        return "–" if math.isnan(value) else f"{value:{sign}.3f}".replace("0.", ".", 1)
 
+def _short(number: Number | None, sign: str = "") -> str:
+    """``.812 (.790–.833)``; a dash where there is none."""
+    if number is None:
+        return "–"
+    text = _digits(number.value, sign)
     if number.low is None or number.high is None:
-        return digits(number.value)
-    separator = " to " if sign else "–"
-    return f"{digits(number.value)} ({digits(number.low)}{separator}{digits(number.high)})"
+        return text
+    return f"{text} ({_digits(number.low, sign)}{' to ' if sign else '–'}{_digits(number.high, sign)})"
 
 
-def _finetuned(numbers: list[RowNumbers]) -> list[float]:
+def _columns(numbers: Sequence[RowNumbers]) -> dict[str, list[str]]:
+    """The main table: heading -> cell of each row."""
+    columns = {
+        "numbers": [str(each.row.dim) for each in numbers],
+        "ms a cell": [f"{each.row.ms_per_cell:.3g}" for each in numbers],
+        "kNN": [_short(each.macro_f1["knn"][1.0]) for each in numbers],
+        "linear": [_short(each.macro_f1["linear"][1.0]) for each in numbers],
+    }
+    for share in sorted(SHARES, reverse=True)[1:]:
+        columns[f"linear, {100 * share:g} %"] = [_short(each.macro_f1["linear"][share]) for each in numbers]
+    for share in _finetuned(numbers):
+        tuned = [each.macro_f1.get(FINETUNED, {}).get(share) for each in numbers]
+        columns[f"fine-tuned, {100 * share:g} %"] = [_short(number) for number in tuned]
+    columns["retrieval @1"] = [_short(each.first) for each in numbers]
+    columns[f"@{FAR}"] = [_short(each.ten) for each in numbers]
+    columns["leak"] = [_digits(each.leak.value) for each in numbers]
+    return columns
+
+
+def _differences(numbers: Sequence[RowNumbers]) -> dict[str, list[str]]:
+    """The first row minus the others: heading -> cell of each of these."""
+    columns = {}
+    for kind, title in TITLES.items():
+        for share in _finetuned(numbers) if kind == FINETUNED else SHARES:
+            differences = [each.behind.get(kind, {}).get(share) for each in numbers[1:]]
+            columns[f"{title}, {100 * share:g} %"] = [_short(number, "+") for number in differences]
+    return columns
+
+
+def _finetuned(numbers: Sequence[RowNumbers]) -> list[float]:
     """The shares of types that something was fine-tuned with, the largest first."""
-    return sorted({share for row in numbers for share in row.finetuned}, reverse=True)
+    return sorted({share for each in numbers for share in each.macro_f1.get(FINETUNED, {})}, reverse=True)
 
 
-def _headings(numbers: list[RowNumbers]) -> list[str]:
-    return [*MEASURED, *(f"fine-tuned, {100 * share:g} %" for share in _finetuned(numbers)), *NEIGHBOURHOOD]
-
-
-def _cells(numbers: RowNumbers, finetuned: Sequence[float]) -> list[str]:
-    linear, tuned = numbers.linear, numbers.finetuned
-    return [
-        str(numbers.row.dim),
-        f"{numbers.row.ms_per_cell:.3g}",
-        short(numbers.knn[1.0]),
-        *(short(linear[share]) for share in sorted(SHARES, reverse=True)),
-        *(short(tuned[share]) if share in tuned else "–" for share in finetuned),
-        short(numbers.first),
-        short(numbers.ten),
-        f"{numbers.leak.value:.3f}".replace("0.", ".", 1) if not math.isnan(numbers.leak.value) else "–",
-    ]
-
-
-def show_table(numbers: list[RowNumbers], context: Context) -> Table:
+def show_table(numbers: Sequence[RowNumbers], context: Context) -> Table:
     """The main table, to be printed by a rich console."""
     from rich.table import Table
 
     table = Table(title=f"{context.dataset}, {context.train_split} to {context.test_split}: macro F1 at true boxes")
     table.add_column("", no_wrap=True)
-    for heading in _headings(numbers):
+    columns = _columns(numbers)
+    for heading in columns:
         table.add_column(heading, justify="right")
-    for each in numbers:
-        table.add_row(each.row.name, *_cells(each, _finetuned(numbers)))
+    for each, *cells in zip(numbers, *columns.values(), strict=True):
+        table.add_row(each.row.name, *cells)
     return table
 
 
-def as_markdown(numbers: list[RowNumbers], context: Context) -> str:
+def as_markdown(numbers: Sequence[RowNumbers], context: Context) -> str:
     """The report as text."""
+    first, names = numbers[0], [each.row.name for each in numbers]
     lines = [f"# Embeddings at true boxes: {context.dataset}", "", _about(numbers, context), ""]
-    tuned = _finetuned(numbers)
-    lines += _table(_headings(numbers), [(row.row.name, _cells(row, tuned)) for row in numbers])
-    lines += ["", f"Retrieval by chance: {numbers[0].chance.value:.3f}; leak by chance: ", ""]
-    lines[-2] += f"{numbers[0].leak_chance.value:.3f}."
-    lines += [f"- `{row.row.name}`: {row.row.title}" for row in numbers]
+    lines += _table(names, _columns(numbers))
+    lines += ["", f"Retrieval by chance: {first.chance.value:.3f}; leak by chance: {first.leak_chance.value:.3f}.", ""]
+    lines += [f"- `{each.row.name}`: {each.row.title}" for each in numbers]
     lines += [f"- `{name}` **{warning}**" for name, warning in context.warnings().items()]
     if len(numbers) > 1:
-        kinds = {"linear": SHARES, "kNN": SHARES, "fine-tuned": tuned}
-        headings = [f"{kind}, {100 * share:g} %" for kind, shares in kinds.items() for share in shares]
-        told = []
-        for n in numbers[1:]:
-            differences = zip((n.behind, n.behind_knn, n.behind_finetuned), kinds.values(), strict=True)
-            cells = [short(d[share], "+") if share in d else "–" for d, shares in differences for share in shares]
-            told.append((n.row.name, cells))
-        lines += ["", f"## {numbers[0].row.name} minus the others, macro F1", "", *_table(headings, told)]
-    lines += ["", "## F1 of each type, linear probe, all labels", ""]
-    lines += _table(context.type_names, [(n.row.name, [short(v) for v in n.linear_types]) for n in numbers])
-    lines += ["", "## F1 of each type, kNN, all labels", ""]
-    lines += _table(context.type_names, [(n.row.name, [short(v) for v in n.knn_types]) for n in numbers])
-    pictures = {
-        "macro_f1": "Macro F1 of all rows",
-        "labels": "Macro F1 over the share of labels",
-        "confusion": "Confusion matrix of the linear probe",
-        "neighbours": "Cells and their nearest neighbours in other images",
-    }
-    if context.test.n_units < 2:
-        del pictures["neighbours"]
-    lines += ["", *(f"![{text}]({name}.png)" for name, text in pictures.items()), ""]
-    return "\n".join(lines)
+        lines += ["", f"## {names[0]} minus the others, macro F1", "", *_table(names[1:], _differences(numbers))]
+    for kind, title in (("linear", "linear probe"), ("knn", "kNN")):
+        by_type = {}
+        for k, name in enumerate(context.type_names):
+            by_type[name] = [_short(each.types[kind][k]) for each in numbers]
+        lines += ["", f"## F1 of each type, {title}, all labels", "", *_table(names, by_type)]
+    lines.append("")
+    for name, text in PICTURES.items():
+        if name != "neighbours" or context.test.n_units > 1:
+            lines.append(f"![{text}]({name}.png)")
+    return "\n".join([*lines, ""])
 
 
-def _about(numbers: list[RowNumbers], context: Context) -> str:
+def _table(names: Sequence[str], columns: Mapping[str, Sequence[str]]) -> list[str]:
+    lines = [f"| | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
+    for name, *cells in zip(names, *columns.values(), strict=True):
+        lines.append(f"| `{name}` | {' | '.join(cells)} |")
+    return lines
+
+
+def _about(numbers: Sequence[RowNumbers], context: Context) -> str:
     train, test = context.train, context.test
     counts = np.bincount(test.types, minlength=len(context.type_names))
-    kinds = ", ".join(f"{name} {count}" for name, count in zip(context.type_names, counts, strict=True))
+    types = ", ".join(f"{name} {count}" for name, count in zip(context.type_names, counts, strict=True))
     boxes = " Boxes were derived from annotated points." if context.derived_boxes else ""
     tuned = ""
     if _finetuned(numbers):
@@ -256,15 +257,10 @@ def _about(numbers: list[RowNumbers], context: Context) -> str:
     return (
         f"{len(train.types)} cells of {len(train.samples)} images (`{context.train_split}`) teach, {len(test.types)} "
         f"of {len(test.samples)} images and {test.n_units} patients or images (`{context.test_split}`) are scored: "
-        f"{kinds}.{boxes} Vectors are frozen. kNN: {NEIGHBOURS} neighbours by cosine. Linear: logistic regression, its "
+        f"{types}.{boxes} Vectors are frozen. kNN: {NEIGHBOURS} neighbours by cosine. Linear: logistic regression, its "
         f"strength chosen in cross-validation on training cells. {context.seeds} seeds; shares of labels below 100 % "
         f"are drawn {context.seeds * DRAWS} times. In brackets 95 % intervals, bootstrapped over patients or images "
         f"and seeds. {tuned}Retrieval: share of the nearest cells of other patients or images that has the cell's "
         f"type, mean over types. Leak: share of the {FAR} nearest cells of the same type that is from the same image. "
         f"ms a cell: processor time of one thread on {context.device}, measured here; finding the boxes is in none."
     )
-
-
-def _table(headings: tuple[str, ...] | list[str], rows: list[tuple[str, list[str]]]) -> list[str]:
-    lines = [f"| | {' | '.join(headings)} |", "|---" * (len(headings) + 1) + "|"]
-    return lines + [f"| `{name}` | {' | '.join(cells)} |" for name, cells in rows]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,14 @@ from numpy.typing import NDArray
 from celldetr.data.label_share import draw_labels
 from celldetr.errors import InputError
 from celldetr.io.files import read_json, write_json
-from celldetr.probe.classify import choose_strength, confusion, knn, linear, standardise
+from celldetr.probe.classify import Features, Types, choose_strength, confusion, knn, linear, standardise
 from celldetr.probe.retrieval import neighbours
 from celldetr.probe.truth import Truth
 
 SHARES = (0.01, 0.1, 1.0)  # of the training labels
 DRAWS = 2  # of the labels, for each seed and share below 1
+FROZEN = ("knn", "linear")  # classifiers on frozen vectors
+FINETUNED = "finetuned"
 
 Counts = NDArray[np.int64]
 
@@ -31,11 +34,10 @@ class Row:
         dim: length of a vector.
         ms_per_cell: processor time of embedding, one thread, all cells of both splits.
         cells: (train, test).
-        knn, linear: share of labels -> (D, U, K, K) counts of each draw and test unit, rows true.
+        counts: classifier (``FROZEN``; ``FINETUNED`` if it was asked for and the row is a network) -> share of labels
+            -> (D, U, K, K) counts of each draw and test unit, rows true.
         strengths: share -> the D strengths of regularisation chosen.
         retrieval: (S, U, K, 4), leak (S, U, 3): see ``Neighbours``, for each seed.
-        finetuned: share of types -> (S, U, K, K) counts of the network after fine-tuning; empty where it was not asked
-            for, or the row is no network. Kept apart, beside the runs.
     """
 
     name: str
@@ -44,20 +46,14 @@ class Row:
     dim: int
     ms_per_cell: float
     cells: tuple[int, int]
-    knn: dict[float, Counts]
-    linear: dict[float, Counts]
+    counts: dict[str, dict[float, Counts]]
     strengths: dict[float, list[float]]
     retrieval: NDArray[np.float64]
     leak: NDArray[np.float64]
-    finetuned: dict[float, Counts] = field(default_factory=dict)
 
 
 def measure(
-    features: list[tuple[NDArray[np.float32], NDArray[np.float32]]],
-    train: Truth,
-    test: Truth,
-    n_types: int,
-    seeds: int,
+    features: Sequence[tuple[Features, Features]], train: Truth, test: Truth, n_types: int, seeds: int
 ) -> dict[str, Any]:
     """Everything of a row that is computed from vectors; nothing of it is chosen on test cells.
 
@@ -68,42 +64,38 @@ def measure(
         seeds: number of them.
 
     Returns:
-        the fields ``knn``, ``linear``, ``strengths``, ``retrieval`` and ``leak`` of a ``Row``.
+        the fields ``counts``, ``strengths``, ``retrieval`` and ``leak`` of a ``Row``.
     """
     ready = [standardise(*pair) for pair in features]
-    by_knn: dict[float, Counts] = {}
-    by_linear: dict[float, Counts] = {}
+    counts: dict[str, dict[float, Counts]] = {name: {} for name in FROZEN}
     strengths: dict[float, list[float]] = {}
     for share in SHARES:
-        results: list[tuple[NDArray[np.int64], NDArray[np.int64], float]] = []
-        fitted: dict[tuple[int, float], NDArray[np.int64]] = {}
+        by_knn, by_linear, chosen = list[Types](), list[Types](), list[float]()
+        fitted: dict[tuple[int, float], Types] = {}  # with all labels a draw differs in its folds only
         for draw in range(seeds if share == 1 else seeds * DRAWS):
             which = draw % seeds % len(ready)
             x, y = ready[which]
             kept = draw_labels(train.types, share, draw)
             x, types, units = x[kept], train.types[kept], train.units[kept]
             strength = choose_strength(x, types, units, n_types, draw)
-            # With all labels a draw differs in its folds only.
-            key = (which, strength)
-            same = share == 1 and key in fitted
-            predicted = fitted[key] if same else linear(x, types, y, strength)
-            fitted[key] = predicted
-            near = results[which][0] if share == 1 and which < len(results) else knn(x, types, y, n_types)
-            results.append((near, predicted, strength))
-        by_knn[share] = np.stack([by_unit(test, near, n_types) for near, _, _ in results])
-        by_linear[share] = np.stack([by_unit(test, predicted, n_types) for _, predicted, _ in results])
-        strengths[share] = [strength for _, _, strength in results]
+            if share < 1 or (which, strength) not in fitted:
+                fitted[which, strength] = linear(x, types, y, strength)
+            by_linear.append(fitted[which, strength])
+            by_knn.append(by_knn[which] if share == 1 and which < draw else knn(x, types, y, n_types))
+            chosen.append(strength)
+        counts["knn"][share] = np.stack([by_unit(test, predicted, n_types) for predicted in by_knn])
+        counts["linear"][share] = np.stack([by_unit(test, predicted, n_types) for predicted in by_linear])
+        strengths[share] = chosen
     around = [neighbours(y, test.types, test.images, test.units, n_types) for _, y in ready]
     return {
-        "knn": by_knn,
-        "linear": by_linear,
+        "counts": counts,
         "strengths": strengths,
         "retrieval": np.stack([each.retrieval for each in around]),
         "leak": np.stack([each.leak for each in around]),
     }
 
 
-def by_unit(test: Truth, predicted: NDArray[np.int64], n_types: int) -> Counts:
+def by_unit(test: Truth, predicted: Types, n_types: int) -> Counts:
     """(U, K, K) counts of each test unit, rows true, from (N,) predicted types."""
     masks = [test.units == unit for unit in range(test.n_units)]
     return np.stack([confusion(test.types[mask], predicted[mask], n_types) for mask in masks])
@@ -111,12 +103,11 @@ def by_unit(test: Truth, predicted: NDArray[np.int64], n_types: int) -> Counts:
 
 def write_row(path: Path, row: Row) -> None:
     """Write a row as JSON."""
-    values = {name: value for name, value in vars(row).items() if name != "finetuned"}
-    for name in ("knn", "linear"):
-        values[name] = {str(share): counts.tolist() for share, counts in values[name].items()}
-    values |= {"strengths": {str(share): chosen for share, chosen in row.strengths.items()}}
-    values |= {"retrieval": row.retrieval.tolist(), "leak": row.leak.tolist()}
-    write_json(path, values)
+    values = dict(vars(row))
+    for kind, by_share in values.pop("counts").items():
+        values[kind] = {str(share): counts.tolist() for share, counts in by_share.items()}
+    values["strengths"] = {str(share): chosen for share, chosen in row.strengths.items()}
+    write_json(path, values | {"retrieval": row.retrieval.tolist(), "leak": row.leak.tolist()})
 
 
 def read_row(path: Path) -> Row:
@@ -127,8 +118,10 @@ def read_row(path: Path) -> Row:
     """
     values = read_json(path) or {}
     try:
-        for name in ("knn", "linear"):
-            values[name] = {float(share): np.array(counts, np.int64) for share, counts in values[name].items()}
+        values["counts"] = {}
+        for kind in FROZEN:
+            by_share = values.pop(kind).items()
+            values["counts"][kind] = {float(share): np.array(counts, np.int64) for share, counts in by_share}
         values["strengths"] = {float(share): list(chosen) for share, chosen in values["strengths"].items()}
         values |= {name: np.array(values[name], np.float64) for name in ("retrieval", "leak")}
         return Row(**values | {"cells": tuple(values["cells"])})

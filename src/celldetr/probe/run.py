@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 from threadpoolctl import threadpool_limits
 
@@ -26,6 +25,7 @@ from celldetr.errors import InputError
 from celldetr.io.files import replacing
 from celldetr.io.run_folder import Layout, RunFolder
 from celldetr.model.device import pick_device
+from celldetr.probe.classify import Features
 from celldetr.probe.finetuning import FILES, Finetuning, check_recipes, with_finetuning
 from celldetr.probe.methods import Embed, Method, methods
 from celldetr.probe.report import REPORT_FILES, Context, write_report
@@ -39,17 +39,10 @@ LAYOUT = Layout(
     outputs=(*REPORT_FILES, "rows/*.json", "rows/", "embeddings/*.safetensors", "embeddings/", *FILES),
     noun="probe",
 )
-PARTS = ("train", "test")
 RowProgress = Callable[[int, int, str], object]
 """Called with images embedded, all images, and the row."""
-
-
-@dataclass(frozen=True)
-class Vectors:
-    """Vectors of the cells of a split, and the seconds that embedding took."""
-
-    features: NDArray[np.float32]
-    seconds: float
+Advance = Callable[[int], None]
+"""Called with the number of further images that are embedded."""
 
 
 def probe(
@@ -84,129 +77,118 @@ def probe(
         InputError: wrong data, models or settings, or ``out`` holds something else.
     """
     options = options or ProbeOptions()
-    train_split, test_split, seeds = options.train_split, options.test_split, options.seeds
+    seeds = options.seeds
     chosen = methods(model, options.against, device, seeds)
     card = find_card(dataset, options.mpp)
-    train, test = read_splits(card, train_split, test_split, options.train_images, types=options.types)
+    train, test = read_splits(card, options.train_split, options.test_split, options.train_images, types=options.types)
     context = Context(
         dataset=card.name,
-        train_split=train_split,
-        test_split=test_split,
+        train_split=options.train_split,
+        test_split=options.test_split,
         type_names=train.samples[0].type_names,
         train=train,
         test=test,
         seeds=seeds,
         device=str(pick_device(device)),
         derived_boxes=any(sample.derived_boxes for sample in test.samples),
-        learned={m.name: str(overlap(m.training_data, card.name, test_split, test.samples)) for m in chosen},
+        learned={m.name: str(overlap(m.training_data, card.name, options.test_split, test.samples)) for m in chosen},
     )
-    kept = {name: name if name in context.type_names else "" for name in card.type_names}
-    source = DataSource(card=dataset, split=train_split, mpp=options.mpp, types=kept)
     tuning = None
     if options.finetune:
+        kept = {name: name if name in context.type_names else "" for name in card.type_names}
+        source = DataSource(card=dataset, split=options.train_split, mpp=options.mpp, types=kept)
         tuning = Finetuning(options.finetune, source, context.type_names, seeds, device, listen)
         check_recipes(tuning, chosen)
-    images = len(train.samples) + len(test.samples)
-    total = images * sum(seeds if method.seeded else 1 for method in chosen)
+    total = (len(train.samples) + len(test.samples)) * sum(seeds if method.seeded else 1 for method in chosen)
+    done, rows = 0, list[Row]()
+
+    def advance(images: int) -> None:
+        nonlocal done
+        done += images
+        if progress:
+            progress(done, total, chosen[len(rows)].name)
+
     folder = RunFolder(out, LAYOUT, context.settings())
     with folder.open(resume=resume, overwrite=overwrite):
         folder.begin()
-        done, rows = 0, []
         for method in chosen:
-
-            def report(step: int, name: str = method.name) -> None:
-                if progress:
-                    progress(min(done + step, total), total, name)  # noqa: B023 - called before done changes
-
-            row = _row(method, context, folder, report)
-            rows.append(with_finetuning(row, method, tuning, context.test, folder) if tuning else row)
-            done += images * (seeds if method.seeded else 1)
+            row = _row(method, context, folder, advance)
+            rows.append(with_finetuning(row, method, tuning, test, folder) if tuning else row)
         numbers = summarise(rows)
-        write_report(out, numbers, context, vectors=lambda name: _first_vectors(out, chosen, name))
+        vectors = out / _vectors_file(chosen[0], 0, "test")
+        write_report(out, numbers, context, load_file(vectors)["features"] if vectors.is_file() else None)
         folder.finish()
     return numbers, context
 
 
-def _row(method: Method, context: Context, folder: RunFolder, report: Callable[[int], None]) -> Row:
-    path = folder.path / "rows" / f"{method.file_name}.json"
-    step = folder.step(f"row {method.file_name}", {"identity": method.identity}, (f"rows/{path.name}",))
+def _row(method: Method, context: Context, folder: RunFolder, advance: Advance) -> Row:
+    """A row on record, or measured now."""
+    name = f"rows/{method.file_name}.json"
+    path = folder.path / name
+    step = folder.step(f"row {method.file_name}", {"identity": method.identity}, (name,))
+    train, test = context.train, context.test
+    seeds = context.seeds if method.seeded else 1
     if step.is_done:
+        advance(seeds * (len(train.samples) + len(test.samples)))
         return read_row(path)
-    vectors = []
-    for seed in range(context.seeds if method.seeded else 1):
-        embedder: list[Embed] = []  # built once, and only if something is missing
-        pair = []
-        for part, truth in zip(PARTS, (context.train, context.test), strict=True):
-            before = seed * (len(context.train.samples) + len(context.test.samples)) + (
-                len(context.train.samples) if part == "test" else 0
-            )
-            pair.append(_vectors(folder, part, method, seed, truth, embedder, lambda i, b=before: report(b + i)))  # type: ignore[misc]
-        vectors.append((pair[0], pair[1]))
-    seconds = sum(part.seconds for pair in vectors for part in pair) / len(vectors)
-    cells = len(context.train.types), len(context.test.types)
+    features, seconds = [], 0.0
+    for seed in range(seeds):
+        pair, took = _embed_splits(method, seed, context, folder, advance)
+        features.append(pair)
+        seconds += took / seeds
+    cells = len(train.types), len(test.types)
     with step:
         row = Row(
             name=method.name,
             title=method.title,
             identity=method.identity,
-            dim=vectors[0][0].features.shape[1],
+            dim=features[0][0].shape[1],
             ms_per_cell=1000 * seconds / sum(cells),
             cells=cells,
-            **measure(
-                [(a.features, b.features) for a, b in vectors],
-                context.train,
-                context.test,
-                len(context.type_names),
-                context.seeds,
-            ),
+            **measure(features, train, test, len(context.type_names), context.seeds),
         )
         path.parent.mkdir(exist_ok=True)
         write_row(path, row)
     return row
 
 
-def _place(method: Method, seed: int, part: str) -> str:
+def _vectors_file(method: Method, seed: int, split: str) -> str:
     suffix = f"-{seed}" if method.seeded else ""
-    return f"embeddings/{method.file_name}{suffix}-{part}.safetensors"
+    return f"embeddings/{method.file_name}{suffix}-{split}.safetensors"
 
 
-def _first_vectors(out: Path, chosen: list[Method], name: str) -> NDArray[np.float32] | None:
-    """Test vectors of a row, of its first seed, if they are still there."""
-    method = next(method for method in chosen if method.name == name)
-    path = out / _place(method, 0, "test")
-    return load_file(path)["features"] if path.is_file() else None
+def _embed_splits(
+    method: Method, seed: int, context: Context, folder: RunFolder, advance: Advance
+) -> tuple[tuple[Features, Features], float]:
+    """Vectors of both splits, from their files, or computed and put there; and the seconds that embedding took."""
+
+    @cache
+    def embedder() -> Embed:
+        embed = method.build(seed)
+        embed(rescale(context.train.samples[0], method.mpp))  # kernels are compiled, caches filled: nobody's cost
+        return embed
+
+    vectors, total = [], 0.0
+    for split, truth in (("train", context.train), ("test", context.test)):
+        name = _vectors_file(method, seed, split)
+        path = folder.path / name
+        step = folder.step(name, {"identity": method.identity}, (name,))
+        if step.is_done:
+            features = load_file(path)["features"]
+            advance(len(truth.samples))
+        else:
+            with step as facts:
+                features, facts["seconds"] = embed_all(embedder(), method.mpp, truth, advance)
+                path.parent.mkdir(exist_ok=True)
+                with replacing(path) as temporary:
+                    save_file({"features": features}, temporary)
+        vectors.append(features)
+        total += step.facts["seconds"]
+    return (vectors[0], vectors[1]), total
 
 
-def _vectors(
-    folder: RunFolder,
-    part: str,
-    method: Method,
-    seed: int,
-    truth: Truth,
-    embedder: list[Embed],
-    report: Callable[[int], None],
-) -> Vectors:
-    """Vectors from the file, or computed and put there."""
-    place = _place(method, seed, part)
-    path = folder.path / place
-    step = folder.step(place, {"identity": method.identity}, (place,))
-    if step.is_done:
-        report(len(truth.samples))
-        return Vectors(load_file(path)["features"], step.facts["seconds"])
-    with step as facts:
-        if not embedder:
-            embedder.append(method.build(seed))
-            embedder[0](rescale(truth.samples[0], method.mpp))  # kernels are compiled, caches filled: nobody's cost
-        vectors = embed_all(embedder[0], method.mpp, truth, report)
-        path.parent.mkdir(exist_ok=True)
-        with replacing(path) as temporary:
-            save_file({"features": vectors.features}, temporary)
-        facts["seconds"] = vectors.seconds
-    return vectors
-
-
-def embed_all(embed: Embed, mpp: float, truth: Truth, report: Callable[[int], None] | None = None) -> Vectors:
-    """Embed all cells of a split, on one thread, with the processor time of embedding alone.
+def embed_all(embed: Embed, mpp: float, truth: Truth, advance: Advance) -> tuple[Features, float]:
+    """Embed all cells of a split on one thread; also the processor time of embedding alone, in seconds.
 
     Time is the process's own on whatever it runs, so that other programs do not count; work on a GPU is not in it.
 
@@ -214,23 +196,22 @@ def embed_all(embed: Embed, mpp: float, truth: Truth, report: Callable[[int], No
         embed: the method.
         mpp: of the images it sees; resampling to it is not timed.
         truth: the cells.
-        report: called with the number of images that are done.
+        advance: called after each image.
     """
     parts, seconds = [], 0.0
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         with threadpool_limits(1):
-            for i, sample in enumerate(truth.samples):
+            for sample in truth.samples:
                 image = rescale(sample, mpp)
                 start = time.process_time()
                 parts.append(embed(image))
                 seconds += time.process_time() - start
-                if report:
-                    report(i + 1)
+                advance(1)
     finally:
         torch.set_num_threads(threads)
     features = np.ascontiguousarray(np.concatenate(parts), dtype=np.float32)
     if not np.isfinite(features).all():
         raise InputError("an embedding holds numbers that are not finite; the weights are broken")
-    return Vectors(features, seconds)
+    return features, seconds

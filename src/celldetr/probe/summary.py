@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from celldetr.evaluation.bootstrap import draw_units
 from celldetr.probe.classify import macro_f1, type_f1
-from celldetr.probe.row import Row
+from celldetr.probe.row import FROZEN, Row
 
 RESAMPLES = 1000
 Array = NDArray[np.float64]
@@ -39,37 +39,32 @@ class Number:
     each: tuple[float, ...]
 
 
+ByShare = dict[float, Number]
+
+
 @dataclass(frozen=True)
 class RowNumbers:
     """What a report says of a row.
 
     Attributes:
-        row: where it is from.
-        knn, linear: share of labels -> macro F1.
-        knn_types, linear_types: F1 of each type, all labels.
+        row: the counts that the numbers are from.
+        macro_f1: classifier (as of ``Row.counts``) -> share of labels -> macro F1.
+        types: classifier on frozen vectors -> F1 of each type, all labels.
         first, ten: retrieval precision, mean over types, of the nearest and the ten nearest.
         chance: of them.
         leak, leak_chance: share of the ten nearest of a cell's type that is from its image.
-        behind: the first row's linear macro F1 minus this one's, by share; empty for the first row.
-        behind_knn: the same of kNN.
-        finetuned: share of types -> macro F1 after fine-tuning; empty where there is none.
-        behind_finetuned: the first row's minus this one's.
+        behind: the first row's macro F1 minus this one's, as ``macro_f1``; empty for the first row.
     """
 
     row: Row
-    knn: dict[float, Number]
-    linear: dict[float, Number]
-    knn_types: tuple[Number, ...]
-    linear_types: tuple[Number, ...]
+    macro_f1: dict[str, ByShare]
+    types: dict[str, tuple[Number, ...]]
     first: Number
     ten: Number
     chance: Number
     leak: Number
     leak_chance: Number
-    behind: dict[float, Number]
-    behind_knn: dict[float, Number]
-    finetuned: dict[float, Number]
-    behind_finetuned: dict[float, Number]
+    behind: dict[str, ByShare]
 
 
 def summarise(rows: list[Row], seed: int = 0) -> list[RowNumbers]:
@@ -78,35 +73,28 @@ def summarise(rows: list[Row], seed: int = 0) -> list[RowNumbers]:
 
 
 def _numbers(row: Row, first: Row | None, seed: int) -> RowNumbers:
+    number = partial(interval, seeds=len(row.counts["linear"][1.0]), seed=seed)
     n_types = row.retrieval.shape[2]
-    types = [_one_type(kind) for kind in range(n_types)]
-    knn, linear = row.knn, row.linear
-    number = partial(interval, seeds=len(linear[1.0]), seed=seed)
-
-    def behind(mine: dict[float, NDArray], theirs: dict[float, NDArray] | None) -> dict[float, Number]:
-        if theirs is None:
-            return {}
-        return {share: number(theirs[share], macro_f1, minus=mine[share]) for share in mine if share in theirs}
-
+    own, behind = dict[str, ByShare](), dict[str, ByShare]()
+    for kind, by_share in row.counts.items():
+        own[kind] = {share: number(counts, macro_f1) for share, counts in by_share.items()}
+        theirs = first.counts.get(kind, {}) if first else {}
+        if theirs:
+            behind[kind] = {s: number(theirs[s], macro_f1, minus=by_share[s]) for s in by_share if s in theirs}
     return RowNumbers(
         row=row,
-        knn={share: number(counts, macro_f1) for share, counts in knn.items()},
-        linear={share: number(counts, macro_f1) for share, counts in linear.items()},
-        knn_types=tuple(number(knn[1.0], read) for read in types),
-        linear_types=tuple(number(linear[1.0], read) for read in types),
+        macro_f1=own,
+        types={kind: tuple(number(row.counts[kind][1.0], _f1_of(k)) for k in range(n_types)) for kind in FROZEN},
         first=number(row.retrieval, lambda sums: _mean_of_types(sums, 1)),
         ten=number(row.retrieval, lambda sums: _mean_of_types(sums, 2)),
         chance=number(row.retrieval, lambda sums: _mean_of_types(sums, 3)),
         leak=number(row.leak, lambda sums: _ratio(sums[..., 1], sums[..., 0])),
         leak_chance=number(row.leak, lambda sums: _ratio(sums[..., 2], sums[..., 0])),
-        behind=behind(linear, first.linear if first else None),
-        behind_knn=behind(knn, first.knn if first else None),
-        finetuned={share: number(counts, macro_f1) for share, counts in row.finetuned.items()},
-        behind_finetuned=behind(row.finetuned, first.finetuned if first else None),
+        behind=behind,
     )
 
 
-def _one_type(kind: int) -> Read:
+def _f1_of(kind: int) -> Read:
     return lambda counts: type_f1(counts)[..., kind]
 
 
@@ -116,9 +104,8 @@ def _ratio(a: NDArray, b: NDArray) -> Array:
 
 def _mean_of_types(sums: NDArray, column: int) -> Array:
     """(..., K, 4) -> (...) the mean over types that have cells."""
-    there = sums[..., 0] > 0
-    each = np.where(there, _ratio(sums[..., column], sums[..., 0]), 0.0)
-    return _ratio(each.sum(-1), there.sum(-1).astype(np.float64))
+    shares = _ratio(sums[..., column], sums[..., 0])
+    return _ratio(np.nansum(shares, axis=-1), (~np.isnan(shares)).sum(-1))
 
 
 def interval(
@@ -141,10 +128,11 @@ def interval(
         resamples: how many sets of units and seeds.
     """
     each = read(counts.sum(1)) - (read(minus.sum(1)) if minus is not None else 0.0)
+    value = float("nan") if np.isnan(each).all() else float(np.nanmean(each))
+    nothing = Number(value, None, None, tuple(each.tolist()))
     draws, units = counts.shape[:2]
-    value = _mean(each)
     if units < 2:
-        return Number(value, None, None, tuple(each.tolist()))
+        return nothing
     chosen = draw_units(units, resamples, seed)
     resampled = _each(counts, chosen, read) - (_each(minus, chosen, read) if minus is not None else 0.0)  # (R, D)
     weight = np.tile(draw_units(min(seeds, draws), resamples, seed + 1), max(draws // seeds, 1))
@@ -152,7 +140,7 @@ def interval(
     total = (np.where(defined, resampled, 0) * weight).sum(1)
     means = _ratio(total, (weight * defined).sum(1).astype(np.float64))
     if np.isnan(means).all():
-        return Number(value, None, None, tuple(each.tolist()))
+        return nothing
     low, high = np.nanpercentile(means, [2.5, 97.5])
     return Number(value, float(low), float(high), tuple(each.tolist()))
 
@@ -160,7 +148,3 @@ def interval(
 def _each(counts: NDArray, chosen: NDArray[np.int64], read: Read) -> Array:
     """(R, D) the number of each resampled set of units."""
     return np.stack([read(np.tensordot(chosen, one, axes=1)) for one in counts], axis=1)
-
-
-def _mean(values: Array) -> float:
-    return float("nan") if np.isnan(values).all() else float(np.nanmean(values))

@@ -121,7 +121,7 @@ class DecoderLoss(SupervisedLoss):
     def __init__(self, network: CellDETR, config: TrainConfig, type_weights: Tensor) -> None:
         """Freeze all but the representation decoder, the type head and the projections that only the former reads."""
         super().__init__(network, config.model_copy(update={"freeze": DETECTION}), type_weights)
-        for stride in network.own_strides:
+        for stride in set(network.own_strides) - set(network.config.encoder_strides):  # the encoder's memory is stored
             network.projections[network.config.strides.index(stride)].requires_grad_(True)
 
     def forward(
