@@ -10,8 +10,8 @@ an interval of 95 % or a p of .05, one in twenty should say that they differ. Ru
 - *trials*: finished trials of decoder-consep; which of two variants is which is drawn for each seed, so that on average
   they do not differ. There are five seeds.
 
-Beside the interval of ``seeds_and_images`` are a bootstrap over images and seeds (*crossed*, as reports had it once) and
-one that draws images for each drawn seed on its own (*nested*).
+Beside the interval of ``seeds_and_images`` are a bootstrap over images and seeds (*crossed*, as reports had it once)
+and one that draws images for each drawn seed on its own (*nested*).
 """
 
 from __future__ import annotations

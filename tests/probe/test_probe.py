@@ -45,7 +45,7 @@ def test_numbers_and_differences() -> None:
 
 def test_an_interval_covers_units_and_draws() -> None:
     rng = np.random.default_rng(0)
-    hits = rng.binomial(50, 0.7, (3, 20))
+    hits = rng.binomial(50, 0.7, (1, 20)) + rng.integers(-1, 2, (3, 20))  # what is hard is so in all draws
     counts = np.zeros((3, 20, 2, 2), np.int64)
     counts[..., 0, 0], counts[..., 0, 1], counts[..., 1, 1] = hits, 50 - hits, 50
     share = interval(counts, lambda c: c[..., 0, 0] / c[..., 0, :].sum(-1), seeds=3)
@@ -53,7 +53,7 @@ def test_an_interval_covers_units_and_draws() -> None:
     expected = hits.mean(0).std() / 50 / np.sqrt(20)
     assert share.low is not None
     assert share.high is not None
-    assert (share.high - share.low) / 3.92 == pytest.approx(expected, rel=0.35)
+    assert (share.high - share.low) / 3.92 == pytest.approx(expected, rel=0.2)
     apart = counts.copy()
     apart[0, :, 0, 0], apart[0, :, 0, 1] = 5, 45  # one draw is much worse: that is seen
     wide = interval(apart, lambda c: c[..., 0, 0] / c[..., 0, :].sum(-1), seeds=3)

@@ -13,7 +13,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from celldetr.evaluation.bootstrap import draw_units
+from celldetr.evaluation.bootstrap import draw_units, seeds_and_images
 from celldetr.probe.classify import macro_f1, type_f1
 from celldetr.probe.row import FROZEN, Row
 
@@ -122,10 +122,10 @@ def interval(
     Args:
         counts: (D, U, ...) of each draw and unit; draw d is of seed d modulo ``seeds``.
         read: from counts added over units to the number.
-        seeds: how many; what was drawn with one seed, of one network perhaps, is resampled together.
+        seeds: how many; draws of one seed, of one network perhaps, are averaged.
         seed: of the bootstrap.
         minus: counts of another row with the same draws and units, whose number is taken off.
-        resamples: how many sets of units and seeds.
+        resamples: how many sets of units.
     """
     each = read(counts.sum(1)) - (read(minus.sum(1)) if minus is not None else 0.0)
     value = float("nan") if np.isnan(each).all() else float(np.nanmean(each))
@@ -135,14 +135,9 @@ def interval(
         return nothing
     chosen = draw_units(units, resamples, seed)
     resampled = _each(counts, chosen, read) - (_each(minus, chosen, read) if minus is not None else 0.0)  # (R, D)
-    weight = np.tile(draw_units(min(seeds, draws), resamples, seed + 1), max(draws // seeds, 1))
-    defined = ~np.isnan(resampled)
-    total = (np.where(defined, resampled, 0) * weight).sum(1)
-    means = _ratio(total, (weight * defined).sum(1).astype(np.float64))
-    if np.isnan(means).all():
-        return nothing
-    low, high = np.nanpercentile(means, [2.5, 97.5])
-    return Number(value, float(low), float(high), tuple(each.tolist()))
+    by_seed = (-1, max(draws // seeds, 1), min(seeds, draws))
+    limits = seeds_and_images(each.reshape(by_seed).mean(1)[0], resampled.reshape(by_seed).mean(1))
+    return Number(value, *limits, tuple(each.tolist())) if limits else nothing
 
 
 def _each(counts: NDArray, chosen: NDArray[np.int64], read: Read) -> Array:

@@ -2,8 +2,8 @@
 
 Two things vary: the seed of training and the images of the test split. A difference of two variants is taken on
 the same images and the same seeds. Seeds are the unit: intervals are for other seeds and other images
-(``seeds_and_images``), p values are of exact sign flips over seeds, and there are none where so few seeds could not give
-one below .05. ``benchmarks/null_size.py`` measures how often both find what is not there.
+(``seeds_and_images``), p values are of exact sign flips over seeds, and there are none where so few seeds could not
+give one below .05. ``benchmarks/null_size.py`` measures how often both find what is not there.
 """
 
 from __future__ import annotations
