@@ -31,7 +31,10 @@ def probe(
     out: Annotated[Path, typer.Option("--out", "-o", metavar="FOLDER", help="Folder of the probe.")],
     options: Annotated[
         ProbeOptions,
-        Fields("train_split", "test_split", "against", "seeds", "train_images", "types=--type", "mpp", "finetune"),
+        Fields(
+            *("train_split", "test_split", "against", "encoder", "weights", "seeds"),
+            *("train_images", "types=--type", "mpp", "finetune"),
+        ),
     ],
     where: Annotated[
         bool,

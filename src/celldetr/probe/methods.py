@@ -29,6 +29,7 @@ from celldetr.model.display_names import short_titles
 from celldetr.model.hub import find_model
 from celldetr.model.inference import TilePredictor
 from celldetr.probe.crops import CROP_PX, CropEmbedder
+from celldetr.probe.encoder import EncoderFile
 from celldetr.probe.handmade import FEATURES, handmade_features
 from celldetr.probe.pooled import PooledEmbedder
 
@@ -83,7 +84,9 @@ class Method:
         return re.sub(r"[^\w.-]+", "-", self.name).strip("-.")
 
 
-def methods(model: str, against: Sequence[str], device: str = "auto", seeds: int = 1) -> list[Method]:
+def methods(
+    model: str, against: Sequence[str], device: str = "auto", seeds: int = 1, encoder: EncoderFile | None = None
+) -> list[Method]:
     """The model, then everything it is compared with.
 
     Args:
@@ -91,6 +94,7 @@ def methods(model: str, against: Sequence[str], device: str = "auto", seeds: int
         against: ``crops``, ``crops-N``, ``pooled``, ``handmade``, ``random``, ``imagenet``, or checkpoints.
         device: where networks run.
         seeds: how many; of checkpoints with ``SEED`` in their name, 0 to ``seeds`` - 1.
+        encoder: one more row, the last.
 
     Raises:
         InputError: no such model, one without a representation decoder, something named twice.
@@ -103,6 +107,13 @@ def methods(model: str, against: Sequence[str], device: str = "auto", seeds: int
     for name in against:
         known = name in titles
         found.append(_checkpoint(name, titles[name], device, seeds) if known else _method(name, config, where))
+    if encoder is not None:
+        title = f"crops of {CROP_PX} px, enlarged, {encoder.name} with the weights {encoder.weights.name}"
+        build = encoder.build
+        row = Method(
+            encoder.name, title, f"{encoder.identity} {config.mpp:g}", config.mpp, False, lambda seed: build(where)
+        )
+        found.append(row)
     names = [method.file_name for method in found]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise InputError(f"`against={twice[0]}`: is there twice; name each row once, and the model not again")

@@ -122,7 +122,8 @@ def _row_json(numbers: RowNumbers, types: Sequence[str]) -> dict[str, Any]:
     scores = {}
     for kind in ("knn", "linear"):
         by_type = {name: _plain(number) for name, number in zip(types, numbers.types[kind], strict=True)}
-        scores[kind] = {"macro_f1": _by_share(numbers.macro_f1[kind]), "f1": by_type}
+        accuracy = _plain(numbers.accuracy[kind])
+        scores[kind] = {"macro_f1": _by_share(numbers.macro_f1[kind]), "accuracy": accuracy, "f1": by_type}
     strengths = {str(share): chosen for share, chosen in row.strengths.items()}
     confusion = row.counts["linear"][1.0].sum((0, 1)).tolist()
     return {
@@ -179,6 +180,8 @@ def _columns(numbers: Sequence[RowNumbers]) -> dict[str, list[str]]:
     for share in _finetuned(numbers):
         tuned = [each.macro_f1.get(FINETUNED, {}).get(share) for each in numbers]
         columns[f"fine-tuned, {100 * share:g} %"] = [_short(number) for number in tuned]
+    for kind in ("knn", "linear"):
+        columns[f"accuracy, {TITLES[kind]}"] = [_short(each.accuracy[kind]) for each in numbers]
     columns["retrieval @1"] = [_short(each.first) for each in numbers]
     columns[f"@{FAR}"] = [_short(each.ten) for each in numbers]
     columns["leak"] = [_digits(each.leak.value) for each in numbers]
@@ -259,8 +262,9 @@ def _about(numbers: Sequence[RowNumbers], context: Context) -> str:
         f"of {len(test.samples)} images and {test.n_units} patients or images (`{context.test_split}`) are scored: "
         f"{types}.{boxes} Vectors are frozen. kNN: {NEIGHBOURS} neighbours by cosine. Linear: logistic regression, its "
         f"strength chosen in cross-validation on training cells. {context.seeds} seeds; shares of labels below 100 % "
-        f"are drawn {context.seeds * DRAWS} times. In brackets 95 % intervals, bootstrapped over patients or images "
-        f"and seeds. {tuned}Retrieval: share of the nearest cells of other patients or images that has the cell's "
-        f"type, mean over types. Leak: share of the {FAR} nearest cells of the same type that is from the same image. "
-        f"ms a cell: processor time of one thread on {context.device}, measured here; finding the boxes is in none."
+        f"are drawn {context.seeds * DRAWS} times. In brackets 95 % intervals, for other seeds and for other "
+        f"patients or images. {tuned}Retrieval: share of the nearest cells of other patients or images that has the "
+        f"cell's type, mean over types. Leak: share of the {FAR} nearest cells of the same type that is from the same "
+        f"image. ms a cell: processor time of one thread on {context.device}, measured here; finding the boxes is in "
+        f"none."
     )

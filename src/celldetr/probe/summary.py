@@ -49,6 +49,7 @@ class RowNumbers:
     Attributes:
         row: the counts that the numbers are from.
         macro_f1: classifier (as of ``Row.counts``) -> share of labels -> macro F1.
+        accuracy: classifier on frozen vectors -> share of cells whose type is right, all labels.
         types: classifier on frozen vectors -> F1 of each type, all labels.
         first, ten: retrieval precision, mean over types, of the nearest and the ten nearest.
         chance: of them.
@@ -58,6 +59,7 @@ class RowNumbers:
 
     row: Row
     macro_f1: dict[str, ByShare]
+    accuracy: dict[str, Number]
     types: dict[str, tuple[Number, ...]]
     first: Number
     ten: Number
@@ -84,6 +86,7 @@ def _numbers(row: Row, first: Row | None, seed: int) -> RowNumbers:
     return RowNumbers(
         row=row,
         macro_f1=own,
+        accuracy={kind: number(row.counts[kind][1.0], accuracy) for kind in FROZEN},
         types={kind: tuple(number(row.counts[kind][1.0], _f1_of(k)) for k in range(n_types)) for kind in FROZEN},
         first=number(row.retrieval, lambda sums: _mean_of_types(sums, 1)),
         ten=number(row.retrieval, lambda sums: _mean_of_types(sums, 2)),
@@ -92,6 +95,11 @@ def _numbers(row: Row, first: Row | None, seed: int) -> RowNumbers:
         leak_chance=number(row.leak, lambda sums: _ratio(sums[..., 2], sums[..., 0])),
         behind=behind,
     )
+
+
+def accuracy(counts: NDArray) -> Array:
+    """(..., K, K) counts, rows true -> (...) the share of cells whose type is right."""
+    return _ratio(np.trace(counts, axis1=-2, axis2=-1), counts.sum((-2, -1)))
 
 
 def _f1_of(kind: int) -> Read:
