@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -105,7 +106,7 @@ def measure_where(
             images = [rescale(sample, loaded.mpp) for sample in samples]
             reports[name] = measure_location(loaded, images, progress=progress.counter(f"{name}: places", "passes"))
     out.mkdir(parents=True, exist_ok=True)
-    rows = {name: report.as_dict() for name, report in reports.items()}
+    rows = {name: asdict(report) for name, report in reports.items()}
     write_json(path, {"dataset": dataset, "split": options.test_split, "models": rows})
     Console().print(location_table(reports))
     typer.echo(f"report: {path}")

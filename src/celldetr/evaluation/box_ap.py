@@ -1,16 +1,8 @@
 """Average precision of boxes at an intersection over union of .5, as COCO defines it (Lin et al., ECCV 2014).
 
-In each image predictions choose by falling score, each the free true box it overlaps most, if by .5 or more. Precision
-at a recall is the best there or at a higher one, and AP is its mean at the 101 recalls 0, .01, ... 1. Detection AP
-takes no notice of types and ranks by objectness. The AP of a type takes the predictions whose most probable type it is,
-ranked by objectness times that type's probability; the mean is over the types that have true cells.
-
-A true cell of unknown type is what COCO calls ignored, in every type: a prediction that finds no free cell of its type
-but one of those counts neither as right nor as wrong. Two things differ from COCO's code: all predictions of an image
-are taken, where it stops at the best hundred, fewer than a tile can hold; and equal scores pass a threshold together,
-where it goes by the order in the file.
-
-It means something where boxes were annotated; where they were derived from points, ``Report.box_ap`` is None.
+Detection ranks by objectness whatever the types, a type by objectness times its probability. True cells of unknown type
+are what COCO calls ignored. Unlike COCO's code it takes all predictions of an image, not the best hundred, and equal
+scores pass a threshold together. docs/concepts/evaluation.md has the rules.
 """
 
 from __future__ import annotations
@@ -55,12 +47,7 @@ class BoxAP:
 
 
 def box_ap(images: Sequence[ImageCells], n_types: int) -> BoxAP:
-    """AP of detection and of each type.
-
-    Args:
-        images: with all predictions, down to the lowest score the model returns.
-        n_types: K.
-    """
+    """AP of detection and of each of K types, over all predictions."""
     rankings = [_rank(image, n_types) for image in images]
     return BoxAP(
         detection=average_precision([detection for detection, _ in rankings]),
@@ -115,11 +102,7 @@ def _choose(
 
 
 def overlapping(a: Floats, b: Floats) -> tuple[Index, Index, Floats]:
-    """All pairs of (M, 4) and (N, 4) xyxy boxes with an IoU of at least .5.
-
-    Returns:
-        (E,) positions in ``a``, (E,) positions in ``b``, (E,) their IoU.
-    """
+    """Pairs of (M, 4) and (N, 4) xyxy boxes with an IoU of .5 or more: (E,) positions in both, and (E,) IoU."""
     tree = shapely.STRtree(shapely.box(*b.T))
     i, j = tree.query(shapely.box(*a.T))  # those whose boxes touch
     iou = box_iou(a[i], b[j])

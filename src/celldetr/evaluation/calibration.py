@@ -1,14 +1,8 @@
 """Whether scores are probabilities: of the predictions with score s, is the share s right?
 
-Objectness is right where the prediction has a true cell. The probability of the most probable type is right where the
-true type of that cell is it; predictions without a cell, or on one of unknown type, say nothing of types. Cells are
-paired by falling score, all predictions with all true cells, whatever the protocol and threshold, as for the
-precision-recall curve.
-
-The expected calibration error (Naeini et al., AAAI 2015; Guo et al., ICML 2017) is the mean distance between stated and
-true share over equal bins of the score, each weighted by its predictions. It depends on the bins, and on which
-predictions the model returns at all: where most are of low score and rightly so, that of objectness is small whatever
-the others are. The plot shows each bin.
+Expected calibration error (Naeini et al., AAAI 2015; Guo et al., ICML 2017) over equal bins of the score. Objectness is
+right where the prediction has a true cell, a type where it is that cell's known type. Cells are paired as for the
+precision-recall curve: all of them, by falling score.
 """
 
 from __future__ import annotations
@@ -67,12 +61,7 @@ def reliability(scores: NDArray[np.floating], right: NDArray[np.bool_]) -> Relia
 
 
 def calibration(images: Sequence[ImageCells], radius_um: float) -> Calibration:
-    """Calibration of a model over a split.
-
-    Args:
-        images: with all predictions, down to the lowest score the model returns.
-        radius_um: largest distance of a pair, micrometres.
-    """
+    """Calibration over a split, with all predictions and pairs at most ``radius_um`` apart."""
     hit, type_scores, agrees = [], [], []
     for image in images:
         i, j = score_pairs(image, radius_um)

@@ -1,8 +1,7 @@
 """Detection over all score thresholds at once: precision-recall curve, average precision, scores of hits and misses.
 
 Predictions are paired greedily by falling score, whatever the protocol: only so does every threshold keep a prefix of
-the same list, and one pass gives the whole curve. A protocol's own F1 at one threshold differs: hardly with
-``within_radius``, by several points with ``assign_then_drop``.
+the same list, and one pass gives the whole curve.
 """
 
 from __future__ import annotations
@@ -28,9 +27,8 @@ class ScoreCurve:
     Attributes:
         thresholds: falling; a prediction counts when its score is at least this. At most ``POINTS``.
         precision, recall: at each threshold; recall is empty where there is no true cell.
-        average_precision: area under the curve, precision at a recall being the best at that recall or a higher one
-            (the rule of PASCAL VOC 2010 and COCO, over all points). It ends at the recall of the lowest score the model
-            returned, ``floor``: nothing beyond is granted. None without true cells.
+        average_precision: area under the curve, precision at a recall being the best there or at a higher one (PASCAL
+            VOC 2010 and COCO, over all points), up to the recall at ``floor``. None without true cells.
         floor: the lowest score seen, None without predictions.
         hits, misses: predictions with and without a true cell in ``BINS`` equal bins of the score over [0, 1].
     """
@@ -45,12 +43,7 @@ class ScoreCurve:
 
 
 def score_curve(images: Sequence[ImageCells], radius_um: float) -> ScoreCurve:
-    """Precision-recall curve of detection over a split.
-
-    Args:
-        images: with all predictions, down to the lowest score the model returns.
-        radius_um: largest distance of a pair, micrometres.
-    """
+    """The curve of a split, with all predictions and pairs at most ``radius_um`` apart."""
     hits = [np.isin(np.arange(len(image.pred_scores)), score_pairs(image, radius_um)[0]) for image in images]
     hit, scores = np.concatenate(hits), np.concatenate([image.pred_scores for image in images])
     n_true = sum(len(image.true_xy) for image in images)
@@ -76,13 +69,7 @@ def score_pairs(image: ImageCells, radius_um: float) -> tuple[Index, Index]:
 
 
 def precision_recall(scores: Floats, right: NDArray[np.bool_], n_true: int) -> tuple[Floats, Floats, Floats]:
-    """Falling thresholds, precision and recall at each.
-
-    Args:
-        scores: (M,) of the predictions.
-        right: (M,) whether each has a true cell.
-        n_true: number of true cells.
-    """
+    """Falling thresholds with precision and recall, from (M,) scores, which of them are right, and all true cells."""
     order = np.argsort(-scores, kind="stable")
     # Equal scores pass a threshold together: only the last of them is a point of the curve.
     last = np.flatnonzero(np.diff(scores[order], append=-np.inf))

@@ -1,8 +1,7 @@
 """Evaluate a model on a labelled data set: the commands ``celldetr evaluate`` and ``celldetr threshold``.
 
-Images go the way of a user's (``slide.array``: resampled, in tiles, without duplicates at the seams). Cells count from
-the threshold on that the model was loaded with: the one chosen on its validation data, unless the user gave another.
-``evaluate_model`` never chooses a threshold; ``choose_threshold`` does nothing else.
+Images go the way of a user's (``slide.array``: resampled, in tiles, without duplicates at the seams), and cells count
+from the threshold on that the model was loaded with.
 """
 
 from __future__ import annotations

@@ -1,8 +1,4 @@
-"""Predicted and true cells of one image as arrays, without pixels and embeddings: what every metric is computed from.
-
-A whole split of these stays in memory, so that a threshold sweep or another protocol needs no second pass of the
-network.
-"""
+"""Predicted and true cells of one image as arrays, without pixels: what every metric is computed from."""
 
 from __future__ import annotations
 
@@ -74,9 +70,9 @@ def image_cells(sample: Sample, cells: TileCells, type_names: tuple[str, ...]) -
     """Put a sample beside what was predicted on it.
 
     Args:
-        sample: the labelled image; its types are carried over to ``type_names`` by name.
+        sample: the labelled image.
         cells: predictions on ``sample.image``.
-        type_names: the K types of the model, in the order of ``cells.probabilities``.
+        type_names: the K types of the model, in the order of ``cells.probabilities``; true types become these by name.
 
     Raises:
         InputError: a type of the sample that the model does not have, other than K probabilities a cell, or an mpp that
@@ -120,12 +116,6 @@ def _translate(sample: Sample, type_names: tuple[str, ...]) -> NDArray[np.int64]
 
 
 def predict_samples(predict: Predict, samples: Iterable[Sample], type_names: tuple[str, ...]) -> Iterator[ImageCells]:
-    """Run a model over labelled images, one at a time, keeping cells only.
-
-    Args:
-        predict: the model, returning cells down to a low score: what it does not return can never be counted.
-        samples: may be a generator; each is dropped before the next is drawn.
-        type_names: the model's types.
-    """
+    """Run a model over labelled images, one at a time; ``predict`` returns cells down to a low score."""
     for sample in samples:
         yield image_cells(sample, predict(sample.image, sample.mpp), type_names)

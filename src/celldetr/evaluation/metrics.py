@@ -1,15 +1,12 @@
 """Counts and the numbers made of them. Pure NumPy; counts are added over a split before anything is divided.
 
-Three families, kept apart by name because papers are not:
+Three families (docs/concepts/evaluation.md):
 
 - detection: pairs, whatever their types;
-- typing (``f1``): method section 6, after HoVer-Net. One set of pairs, made without looking at types; a pair of two
-  different types is charged to both classes with weight 2, an unmatched cell to its own with weight 1;
-- typing, class by class (``f1_classwise``): each class is paired on its own, as if the others did not exist, greedily
-  by score. Point-based papers (MCSpatNet, DeNuC) report this on BRCA-M2C. It is the milder of the two: a nucleus of the
-  wrong type costs each of the two classes one error rather than two.
+- types, ``f1``, after HoVer-Net: the same pairs; one of two types is charged to both with weight 2;
+- types, ``f1_classwise``, as point-based papers (MCSpatNet, DeNuC): each class is paired on its own, greedily by score.
 
-A number without any cell behind it is ``None`` (JSON null): neither 0 nor 1 would be true.
+A number without any cell behind it is ``None`` (JSON null).
 """
 
 from __future__ import annotations
@@ -88,7 +85,7 @@ class TypeCounts(_Counts):
 
     @property
     def precision(self) -> float | None:
-        """TP / (TP + 2 FP + FP_d), as published with this F1: the two have it as their harmonic mean."""
+        """TP / (TP + 2 FP + FP_d), as published with this F1, which is its harmonic mean with recall."""
         return ratio(self.tp, self.tp + 2 * self.fp + self.fp_detection)
 
     @property
@@ -141,14 +138,7 @@ def mean_defined(values: Sequence[float | None]) -> float | None:
 
 
 def count_image(cells: ImageCells, protocol: Protocol, n_types: int) -> tuple[Totals, PairedTypes]:
-    """Pair and count one image.
-
-    Args:
-        cells: predictions already above the threshold.
-        protocol: rules of pairing; class by class, cells are always paired greedily and nothing is added to empty
-            images.
-        n_types: K.
-    """
+    """Pair and count one image, with the predictions above the threshold; class by class whatever the protocol."""
     pairs = pair_image(cells, protocol)
     classwise = count_classwise(cells, protocol.radius_px(cells.mpp), n_types)
     return Totals(count_detection(pairs), count_types(pairs, n_types), classwise), pairs
@@ -179,15 +169,9 @@ def count_types(pairs: PairedTypes, n_types: int) -> tuple[TypeCounts, ...]:
 
 
 def count_classwise(cells: ImageCells, radius: float, n_types: int) -> tuple[DetectionCounts, ...]:
-    """Counts of each type paired on its own, by falling score, in one image.
+    """Counts of each type paired on its own, by falling score, at most ``radius`` px apart, in one image.
 
-    A prediction of type c that is left over but pairs with a true cell of unknown type is not counted: that cell may
-    well be of type c.
-
-    Args:
-        cells: predictions already above the threshold.
-        radius: px.
-        n_types: K.
+    A prediction that is left over but pairs with a true cell of unknown type is not counted: it may well be right.
     """
     free = np.ones(len(cells.pred_xy), bool)
     counts = []
@@ -210,12 +194,8 @@ def count_classwise(cells: ImageCells, radius: float, n_types: int) -> tuple[Det
 
 
 def confusion(pairs: PairedTypes, n_types: int) -> Ints:
-    """Who was taken for what, in one image.
-
-    Returns:
-        (K + 2, K + 1). Rows: true type, then "type unknown", then "no cell". Columns: predicted type, then "not found".
-        A row of a type sums to its true cells, a column of a type to its predictions.
-    """
+    """(K + 2, K + 1) cells of one image. Rows: true types, "type unknown", "no cell"; columns: predicted types, "not
+    found"."""
     matrix = np.zeros((n_types + 2, n_types + 1), np.int64)
     # A background point is no cell: it stands where "no cell" and "not found" are.
     rows = np.where(pairs.true_types == UNKNOWN, n_types, pairs.true_types)

@@ -1,18 +1,10 @@
 """One-to-one pairs of predicted and true cells: the first step of every metric, and the one papers differ in.
 
-Three rules, because published numbers differ in theirs, and by more than most models differ from each other:
-
-- ``assign_then_drop`` (HoVer-Net, CellViT, CellDETR; the default): the Hungarian assignment runs on *all* distances,
-  then pairs beyond the radius are dropped. A missed cell and a spurious prediction must be assigned to something, and a
-  chain of shifted neighbours between them is often cheaper than one long pair plus the right short ones: the whole
-  chain is lost. On crowded tiles with as many predictions as cells this takes up to ten points of F1
-  (docs/concepts/evaluation.md shows it).
+- ``assign_then_drop`` (HoVer-Net, CellViT, CellDETR): the Hungarian assignment on *all* distances, then pairs beyond
+  the radius are dropped. On crowded tiles this loses up to ten points of F1 (docs/concepts/evaluation.md shows why).
 - ``within_radius``: pairs beyond the radius are forbidden before the assignment, which finds the largest number of
-  pairs and, among those, the smallest total distance. Never fewer pairs than any other rule. Cells that no candidate
-  pair connects are solved apart, so time grows with the number of cells, not with its cube: fit for whole slides.
-- ``greedy`` (point-based papers: DeNuC, much like MCSpatNet): by falling score each prediction takes the nearest true
-  cell that is still free. Raising the threshold only cuts off the end of the list, which makes it the rule for PR
-  curves.
+  pairs and, among those, the smallest total distance. Time grows with the number of cells, not with its cube.
+- ``greedy`` (DeNuC, much like MCSpatNet): by falling score each prediction takes the nearest true cell that is free.
 """
 
 from __future__ import annotations

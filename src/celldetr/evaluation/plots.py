@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from celldetr.evaluation.calibration import BINS as CALIBRATION_BINS
 from celldetr.evaluation.calibration import Reliability
@@ -52,16 +53,23 @@ def confusion_figure(report: Report) -> Figure:
         ("what predictions really are\n(shares of a column)", matrix.of_predicted),
     ]
     for axes, (title, shares) in zip(both, drawn, strict=True):
-        axes.imshow(np.nan_to_num(shares), cmap="Blues", vmin=0, vmax=1, aspect="auto")
-        for (row, column), count in np.ndenumerate(matrix.counts):
-            colour = "white" if shares[row, column] > 0.5 else "black"
-            axes.text(column, row, f"{count}", ha="center", va="center", color=colour, fontsize=8)
-        axes.set_xticks(range(columns), matrix.columns, rotation=30, ha="right")
-        axes.set_yticks(range(rows), matrix.rows)
+        draw_matrix(axes, shares, matrix.counts, matrix.rows, matrix.columns)
         axes.set(xlabel="predicted", ylabel="true")
         axes.set_title(title, fontsize=9)
     figure.colorbar(both[0].images[0], ax=both, shrink=0.8, label="share")
     return figure
+
+
+def draw_matrix(
+    axes: Axes, shares: NDArray[np.float64], texts: NDArray, rows: Sequence[str], columns: Sequence[str]
+) -> None:
+    """A matrix coloured by (R, C) shares, with (R, C) texts in it."""
+    axes.imshow(np.nan_to_num(shares), cmap="Blues", vmin=0, vmax=1, aspect="auto")
+    for (row, column), text in np.ndenumerate(texts):
+        colour = "white" if shares[row, column] > 0.5 else "black"
+        axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=8)
+    axes.set_xticks(range(len(columns)), columns, rotation=30, ha="right")
+    axes.set_yticks(range(len(rows)), rows)
 
 
 def score_histogram_figure(report: Report) -> Figure:

@@ -1,7 +1,6 @@
 """Named ways to score, as data: which pairs count, and what an image without cells is worth.
 
-The formulas are the same for all (``metrics``); what differs between published numbers is here, and nowhere else. Every
-protocol works in micrometres: 3 um are 12 px at 0.25 mpp and 6 px at 0.5 mpp.
+The formulas are the same for all (``metrics``); what differs between published numbers is here.
 """
 
 from __future__ import annotations
@@ -133,12 +132,7 @@ class PairedTypes:
 
 
 def pair_image(cells: ImageCells, protocol: Protocol) -> PairedTypes:
-    """Pair the cells of one image as the protocol says.
-
-    Args:
-        cells: predictions already above the threshold, as ``Protocol.prepare`` leaves them.
-        protocol: the rules.
-    """
+    """Pair the cells of one image, as ``Protocol.prepare`` leaves them."""
     pred_xy, true_xy, scores = cells.pred_xy, cells.true_xy, cells.pred_scores
     pred_types, true_types = cells.pred_types, cells.true_types
     added = (0, 0)

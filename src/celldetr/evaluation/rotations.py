@@ -1,8 +1,7 @@
 """Cross-validation summed up: from the metrics of each test fold to their mean and spread, over all and by tissue.
 
-PanNuke has three folds: a model trained on one and validated on the second is tested on the third, three times in turn
-(``standard`` in docs/concepts/evaluation.md). Each test is a ``metrics.json`` of ``celldetr evaluate``; files that are
-no rotation are refused: a fold tested twice, by the model of another, or trained on.
+Each test is a ``metrics.json`` of ``celldetr evaluate``. Files that are no rotation are refused: a fold tested twice,
+by the model of another, or by one that was trained on it (docs/concepts/evaluation.md).
 """
 
 from __future__ import annotations

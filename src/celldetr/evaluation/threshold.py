@@ -1,12 +1,7 @@
 """The objectness threshold, chosen on validation images and nothing else.
 
-F1 as a function of the threshold is a step function with noise on a broad top; its single highest step is luck of the
-validation set. So the steps are taken at quantiles of the scores, smoothed over their neighbours, and the middle of the
-top is returned, which is where the choice depends least on the images it was made on.
-
-By default pairs are those of ``within-radius``. Under ``standard`` the assignment loses most pairs where predictions
-and cells are equal in number, so that F1 has a dent at the very place where a detector is best; a threshold that has to
-serve under both is chosen by the mean of the two.
+F1 over the threshold has noise on a broad top, and its highest step is luck of the validation set. So it is taken at
+quantiles of the scores, smoothed, and the middle of the top is returned, which depends least on the images.
 """
 
 from __future__ import annotations
@@ -28,8 +23,8 @@ STEPS = 120  # thresholds tried
 SMOOTH = 0.1  # share of the steps averaged over; below 20 steps, none
 TOP = 1e-3  # F1 within this of the best belongs to the top
 
-# Of a model that is to be used: where within-radius has its broad top, ``standard`` has a slope, and tissue that a
-# network has not seen scores lower than what it was trained on. Both want the lower end of that top.
+# Where within-radius has its broad top, ``standard`` has a slope, and tissue that a network has not seen scores lower:
+# both want the lower end of that top.
 THRESHOLD_PROTOCOLS = ThresholdOptions().protocols
 
 Protocols = str | Protocol | Sequence[str | Protocol]

@@ -1,8 +1,7 @@
 """A model scored on a data set of other types: each of the model's types is one of the data set's, or is left out.
 
-Several of the model's may be one of the data set's, whose probability is then their sum. Those that the data set does
-not know are not to choose from: of such a cell the best of the others is taken. Types of the data set that no type of
-the model is, the model cannot know: their cells count for detection, and are of unknown type.
+Several of the model's may be one of the data set's, whose probability is then their sum; of a cell whose type is left
+out the best of the others is taken. Cells of types that the model lacks are of unknown type.
 """
 
 from __future__ import annotations

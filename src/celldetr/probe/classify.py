@@ -1,8 +1,4 @@
-"""Types read off frozen vectors, by neighbours and by a linear classifier.
-
-Vectors are standardised first, each coordinate with mean and standard deviation of the training cells, for every method
-alike: hand-made features have units, and those of networks have coordinates that are far from zero for every cell.
-"""
+"""Types read off frozen vectors, standardised with the training cells, by neighbours and by a linear classifier."""
 
 from __future__ import annotations
 
@@ -47,16 +43,7 @@ def similarities(queries: Features, gallery: Features) -> Iterator[tuple[slice, 
 
 
 def knn(train: Features, types: Types, test: Features, n_types: int) -> Types:
-    """The type that the ``NEIGHBOURS`` nearest training cells have, weighted by their cosine.
-
-    Args:
-        train, test: (N, d) and (M, d).
-        types: (N,) of the training cells.
-        n_types: K.
-
-    Returns:
-        (M,) types.
-    """
+    """(M,) types that the ``NEIGHBOURS`` nearest of (N, d) training cells have, weighted by their cosine."""
     k = min(NEIGHBOURS, len(train))
     predicted = np.empty(len(test), np.int64)
     for rows, cosine in similarities(unit_length(test), unit_length(train)):
@@ -69,12 +56,7 @@ def knn(train: Features, types: Types, test: Features, n_types: int) -> Types:
 
 
 def linear(train: Features, types: Types, test: Features, strength: float) -> Types:
-    """(M,) types by multinomial logistic regression (scikit-learn) with one type at least in training.
-
-    Args:
-        train, types, test: as of ``knn``.
-        strength: as of ``STRENGTHS``.
-    """
+    """(M,) types by multinomial logistic regression; ``strength`` is scikit-learn's C."""
     if len(np.unique(types)) < 2:
         return np.full(len(test), types[0])
     from sklearn.exceptions import ConvergenceWarning
@@ -94,7 +76,7 @@ def choose_strength(train: Features, types: Types, units: Types, n_types: int, s
         train: (N, d), standardised.
         types, units: (N,); all cells of a unit (patient or image) are in one fold.
         n_types: K.
-        seed: of the folds, and of the ``CHOICE_CELLS`` cells looked at, each time anew, if there are more.
+        seed: of the folds, and of the ``CHOICE_CELLS`` cells that are drawn for each cross-validation.
 
     Returns:
         one of ``STRENGTHS``; the middle one where cross-validation is impossible (one unit).

@@ -1,7 +1,6 @@
-"""What most people do: cut a square around each nucleus and push it through a network that knows ImageNet.
+"""Embeddings of crops: squares around nuclei through EfficientNet-Lite0 of ImageNet, pooled before the classifier.
 
-EfficientNet-Lite0, the backbone of ``small-20x``, with its pooled features before the classifier (1280 numbers), its
-BatchNorm folded as in our own inference: what is compared is the approach, not who optimised more.
+Its BatchNorm is folded as in our own inference: what is compared is the approach, not who optimised more.
 """
 
 from __future__ import annotations
@@ -24,16 +23,7 @@ BATCH_PIXELS = 64 * 64 * 64  # crops that go through the network together; large
 
 
 def cut(image: NDArray[np.uint8], boxes: NDArray[np.floating], size: int) -> NDArray[np.uint8]:
-    """Squares around the centres of boxes, mirrored at the image's border.
-
-    Args:
-        image: (H, W, 3).
-        boxes: (N, 4) xyxy, pixels of the image.
-        size: side, px.
-
-    Returns:
-        (N, size, size, 3).
-    """
+    """(H, W, 3) image, (N, 4) boxes xyxy -> (N, size, size, 3) squares around their centres, mirrored at the border."""
     half = size // 2
     wide = np.pad(image, ((half, size - half), (half, size - half), (0, 0)), mode="symmetric")
     height, width = image.shape[:2]
@@ -64,7 +54,18 @@ def lite0() -> nn.Module:
 
 
 class CropEmbedder:
-    """(N, d) pooled features of the crops of an image's boxes."""
+    """(N, d) pooled features of the crops of an image's boxes.
+
+    Args:
+        size: px to which crops of ``CROP_PX`` are enlarged.
+        device: where it runs.
+        network: of crops (N, 3, size, size) to features (N, d), or to tokens (N, T, d), of which the first is the
+            feature; None: ``lite0``.
+        mean, std: that it wants its input normalised by, of values in [0, 1].
+
+    Raises:
+        InputError: the ImageNet weights are not installed.
+    """
 
     def __init__(
         self,
@@ -74,18 +75,6 @@ class CropEmbedder:
         mean: Sequence[float] = (0.5, 0.5, 0.5),
         std: Sequence[float] = (0.5, 0.5, 0.5),
     ) -> None:
-        """Put a network to use.
-
-        Args:
-            size: px to which crops of ``CROP_PX`` are enlarged.
-            device: where it runs.
-            network: of crops (N, 3, size, size) to features (N, d), or to tokens (N, T, d), of which the first is the
-                feature; None: ``lite0``.
-            mean, std: that it wants its input normalised by, of values in [0, 1].
-
-        Raises:
-            InputError: the ImageNet weights are not installed.
-        """
         self.network = (lite0() if network is None else network).eval().to(device)
         self.size, self.device = size, device
         self.batch = max(1, BATCH_PIXELS // size**2)

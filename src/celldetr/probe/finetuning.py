@@ -1,7 +1,6 @@
 """What a network's weights are worth as a start: all learn on, and its own head says the types of true boxes.
 
-A frozen probe asks what is in an embedding; this asks what training makes of it. Each row that is a network is trained
-by one recipe from its own weights, with a share of the types and all of the boxes.
+Each row that is a network is trained by one recipe from its own weights, with a share of the types and all boxes.
 """
 
 from __future__ import annotations
@@ -123,13 +122,7 @@ def _counts(method: Method, how: Finetuning, test: Truth, share: float, seed: in
 
 
 def types_at_boxes(model: Path, device: str, test: Truth) -> NDArray[np.int64]:
-    """(N,) the likeliest type of each true box, by the network's own type head.
-
-    Args:
-        model: folder of a checkpoint whose types are those of ``test``.
-        device: where it runs.
-        test: N cells.
-    """
+    """(N,) the likeliest type of each true box, by the type head of a checkpoint whose types are those of ``test``."""
     predictor = load_model(model, device, precision="32")
     images = (rescale(sample, predictor.mpp) for sample in test.samples)
     return np.concatenate([type_boxes(predictor, image.image, image.boxes).argmax(1) for image in images])

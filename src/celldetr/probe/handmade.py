@@ -1,8 +1,7 @@
-"""What was done before networks: the nucleus segmented in its box, and its size, shape, colour and texture measured.
+"""Hand-made features: the nucleus segmented in its box, and its size, shape, colour and texture measured.
 
-The mask is Otsu's threshold of the haematoxylin channel in the box, of which the part under the centre is kept with
-its holes filled; where that is hardly anything, the ellipse that fills the box. Shape is scikit-image's regionprops,
-texture Haralick's co-occurrence features (1973) of the haematoxylin channel.
+The mask is Otsu's threshold of the haematoxylin channel in the box, of which the part under the centre is taken with
+its holes filled; where that is hardly anything, the ellipse that fills the box. Texture is Haralick's (1973).
 """
 
 from __future__ import annotations

@@ -1,24 +1,20 @@
-"""How much an embedding knows of where its cell lies: what ``celldetr probe --where`` measures.
+"""How much an embedding knows of where its cell lies (``celldetr probe --where``), at true boxes.
 
-Location-feature decoupling promises that where a cell is does not enter what it looks like. These measurements test it
-on trained weights, at true boxes, so that no detector has a say:
-
-- **Readout**: tiles are embedded one by one. A ridge regression, and a small perceptron beside it, predict from each
-  embedding the cell's place in its tile: x, y and the distance to the nearest border. They are fitted on four fifths
-  of the images and scored on the rest, five times. R2 = 0: the embedding says nothing about the place; 1: all of it.
+- **Readout**: tiles are embedded one by one; a ridge regression and a small perceptron predict x, y and the distance to
+  the nearest border from each embedding, on images that they were not fitted on. R2 = 0: it says nothing of the place.
 - **Origin**: the same tile with another origin of coordinates.
 - **Tile**: the same cells in another tile, ``MARGIN_PX`` further; cells ``MARGIN_PX`` and more from the edges of both.
 - **Surroundings**: everything beyond the box and ``MARGIN_PX`` around it in the tile's mean colour.
 
-Movements are the root mean square distance between two embeddings of a cell, over the root mean square distance of a
-cell from the mean of all cells, so that two cells that have nothing in common are the square root of 2 apart.
+Movements are root mean square distances between two embeddings of a cell, over that of a cell from the mean of all
+cells: two cells that have nothing in common are the square root of 2 apart.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -30,6 +26,7 @@ from celldetr.data.sample import Sample
 from celldetr.errors import InputError
 from celldetr.model.inference import TilePredictor, padded
 from celldetr.probe.classify import standardise
+from celldetr.progress import Progress
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -43,6 +40,9 @@ FOLDS = 5
 RIDGE = 10.0  # penalty of the squared weights, on standardised embeddings
 HIDDEN, EPOCHS = 64, 40  # of the perceptron: units of its hidden layer, passes over the cells
 
+Moved = tuple[float, float]
+"""Movement, and share of the cells that keep their type."""
+
 
 @dataclass(frozen=True)
 class TileCells:
@@ -53,7 +53,7 @@ class TileCells:
         types: (N,) most probable type.
         places: (N, 3) x, y and the distance to the nearest border, as fractions of the tile's side.
         images: (N,) index of the image that a cell's tile is from.
-        cells: (N,) index of the cell among all cells of the samples, in their order.
+        cells: (N,) index of the cell in its image.
     """
 
     embeddings: NDArray[np.float32]
@@ -61,6 +61,14 @@ class TileCells:
     places: NDArray[np.float64]
     images: NDArray[np.int64]
     cells: NDArray[np.int64]
+
+    def select(self, which: NDArray) -> TileCells:
+        """Some of the cells, by mask or index."""
+        return TileCells(*(array[which] for array in vars(self).values()))
+
+    def moved(self, after: TileCells, among: TileCells) -> Moved:
+        """How far the same cells are in ``after``, in units of the spread of ``among``."""
+        return movement(self.embeddings, after.embeddings, among.embeddings), float((self.types == after.types).mean())
 
 
 @dataclass(frozen=True)
@@ -70,28 +78,19 @@ class LocationReport:
     Attributes:
         cells, images: looked at.
         readout: regression -> target (``TARGETS``) -> R2.
-        origin: shift in pixels -> movement and share of types that stay.
-        tile, surroundings: movement and share of types that stay.
+        origin: by shift in pixels.
     """
 
     cells: int
     images: int
     readout: dict[str, dict[str, float]]
-    origin: dict[int, tuple[float, float]]
-    tile: tuple[float, float]
-    surroundings: tuple[float, float]
-
-    def as_dict(self) -> dict[str, object]:
-        """For JSON."""
-        return asdict(self)
+    origin: dict[int, Moved]
+    tile: Moved
+    surroundings: Moved
 
 
 def measure_location(
-    predictor: TilePredictor,
-    samples: Sequence[Sample],
-    *,
-    seed: int = 0,
-    progress: Callable[[int, int], None] | None = None,
+    predictor: TilePredictor, samples: Sequence[Sample], *, seed: int = 0, progress: Progress | None = None
 ) -> LocationReport:
     """Measure what the embeddings of a network know of the places of cells.
 
@@ -105,57 +104,42 @@ def measure_location(
         InputError: too few images that hold a tile with cells.
     """
     passes = len(ORIGINS_PX) + 3
-    done = 0
-
-    def advance() -> None:
-        nonlocal done
-        done += 1
-        if progress is not None:
-            progress(done, passes)
-
     here = embed_tiles(predictor, samples)
-    if len(np.unique(here.images)) < FOLDS:
+    images = len(np.unique(here.images))
+    if images < FOLDS:
         raise InputError(
-            f"{len(np.unique(here.images))} images hold a tile of {TILE_PX} px with cells at {predictor.mpp:g} um per "
-            f"pixel; the readout needs {FOLDS} or more"
+            f"{images} images hold a tile of {TILE_PX} px with cells at {predictor.mpp:g} um per pixel; the readout "
+            f"needs {FOLDS} or more"
         )
-    advance()
     origin = {}
-    for shift in ORIGINS_PX:
-        moved = embed_tiles(predictor, samples, origin=shift)
-        origin[shift] = movement(here.embeddings, moved.embeddings), float((here.types == moved.types).mean())
-        advance()
+    for done, shift in enumerate(ORIGINS_PX, start=1):
+        if progress:
+            progress(done, passes)
+        origin[shift] = here.moved(embed_tiles(predictor, samples, origin=shift), here)
     tile = _across_tiles(here, embed_tiles(predictor, samples, start=MARGIN_PX))
-    advance()
+    if progress:
+        progress(passes - 1, passes)
     surroundings = _without_surroundings(predictor, samples, here, seed)
-    advance()
-    return LocationReport(len(here.cells), len(np.unique(here.images)), readout(here, seed), origin, tile, surroundings)
+    if progress:
+        progress(passes, passes)
+    return LocationReport(len(here.cells), images, readout(here, seed), origin, tile, surroundings)
 
 
 def embed_tiles(
     predictor: TilePredictor, samples: Sequence[Sample], *, start: int = 0, origin: float = 0.0
 ) -> TileCells:
-    """Embed the cells of samples, each in its tile of a grid that begins ``start`` pixels from the image's corner.
-
-    Args:
-        predictor, samples: as of ``measure_location``.
-        start: pixels.
-        origin: pixel coordinate, x and y, of each tile's corner.
-    """
+    """Embed the cells of samples, each in its tile of a grid that begins ``start`` pixels from the image's corner;
+    ``origin`` is the pixel coordinate, x and y, of each tile's corner."""
     parts: list[tuple[NDArray, ...]] = []
-    first = 0
     for number, sample in enumerate(samples):
         centres = (sample.boxes[:, :2] + sample.boxes[:, 2:]) / 2
         for corner in tile_corners(sample, start):
             inside = np.flatnonzero(((centres >= corner) & (centres < corner + TILE_PX)).all(1))
-            if not len(inside):
-                continue
-            x, y = corner
-            boxes = np.clip(sample.boxes[inside] - np.tile(corner, 2), 0, TILE_PX)
-            vectors, types = embed(predictor, sample.image[y : y + TILE_PX, x : x + TILE_PX], boxes, origin)
-            places = place_in_tile(centres[inside] - corner)
-            parts.append((vectors, types, places, np.full(len(inside), number), first + inside))
-        first += len(sample)
+            if len(inside):
+                boxes = np.clip(sample.boxes[inside] - np.tile(corner, 2), 0, TILE_PX)
+                vectors, types = embed(predictor, _tile(sample, corner), boxes, origin)
+                places = place_in_tile(centres[inside] - corner)
+                parts.append((vectors, types, places, np.full(len(inside), number), inside))
     if not parts:
         raise InputError(f"no image holds a tile of {TILE_PX} px with cells at {predictor.mpp:g} um per pixel")
     return TileCells(*(np.concatenate(part) for part in zip(*parts, strict=True)))
@@ -182,6 +166,11 @@ def tile_corners(sample: Sample, start: int = 0) -> list[NDArray[np.int64]]:
     return [np.array([x, y]) for y in rows for x in columns]
 
 
+def _tile(sample: Sample, corner: NDArray[np.int64]) -> NDArray[np.uint8]:
+    x, y = corner
+    return sample.image[y : y + TILE_PX, x : x + TILE_PX]
+
+
 def place_in_tile(centres: NDArray[np.floating]) -> NDArray[np.float64]:
     """(N, 2) centres in pixels of their tile -> (N, 3) x, y and distance to the border, fractions of the side."""
     relative = np.asarray(centres, np.float64) / TILE_PX
@@ -194,42 +183,34 @@ def readout(cells: TileCells, seed: int = 0) -> dict[str, dict[str, float]]:
     Returns:
         ``{"ridge": {"x": R2, "y": R2, "border": R2}, "perceptron": {...}}``, pooled over the folds.
     """
-    rng = np.random.default_rng(seed)
+    from sklearn.compose import TransformedTargetRegressor
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import Ridge
+    from sklearn.neural_network import MLPRegressor
+    from sklearn.preprocessing import StandardScaler
+
+    perceptron = MLPRegressor(
+        hidden_layer_sizes=(HIDDEN,), alpha=1e-2, learning_rate_init=2e-3, max_iter=EPOCHS, random_state=seed
+    )
+    regressions = {
+        "ridge": Ridge(alpha=RIDGE, random_state=seed),
+        "perceptron": TransformedTargetRegressor(perceptron, transformer=StandardScaler()),
+    }
     names, which = np.unique(cells.images, return_inverse=True)
-    fold = (rng.permutation(len(names)) % FOLDS)[which]
-    regressions = {"ridge": _ridge, "perceptron": _perceptron}
+    fold = (np.random.default_rng(seed).permutation(len(names)) % FOLDS)[which]
     predicted = {name: np.empty_like(cells.places) for name in regressions}
     mean = np.empty_like(cells.places)  # of the cells that were fitted on: what to guess without an embedding
     for k in range(FOLDS):
         out = fold == k
         train, test = standardise(cells.embeddings[~out], cells.embeddings[out])
         mean[out] = cells.places[~out].mean(0)
-        for name, predict in regressions.items():
-            predicted[name][out] = predict(train, cells.places[~out], test, seed)
+        for name, regression in regressions.items():
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ConvergenceWarning)  # the number of epochs is the regularisation
+                predicted[name][out] = regression.fit(train, cells.places[~out]).predict(test)
     total = ((cells.places - mean) ** 2).sum(0)
-    return {
-        name: dict(zip(TARGETS, (1 - ((cells.places - guess) ** 2).sum(0) / total).tolist(), strict=True))
-        for name, guess in predicted.items()
-    }
-
-
-def _ridge(train: NDArray, places: NDArray[np.float64], test: NDArray, seed: int) -> NDArray[np.float64]:
-    from sklearn.linear_model import Ridge
-
-    return np.asarray(Ridge(alpha=RIDGE, random_state=seed).fit(train, places).predict(test))
-
-
-def _perceptron(train: NDArray, places: NDArray[np.float64], test: NDArray, seed: int) -> NDArray[np.float64]:
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.neural_network import MLPRegressor
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # the number of epochs is the regularisation
-        model = MLPRegressor(
-            hidden_layer_sizes=(HIDDEN,), alpha=1e-2, learning_rate_init=2e-3, max_iter=EPOCHS, random_state=seed
-        )
-        mean, sd = places.mean(0), places.std(0)
-        return np.asarray(model.fit(train, (places - mean) / sd).predict(test)) * sd + mean
+    r2 = {name: 1 - ((cells.places - guess) ** 2).sum(0) / total for name, guess in predicted.items()}
+    return {name: dict(zip(TARGETS, values.tolist(), strict=True)) for name, values in r2.items()}
 
 
 def movement(
@@ -242,38 +223,27 @@ def movement(
     return float(np.sqrt(((first - second) ** 2).sum(1).mean() / spread))
 
 
-def _across_tiles(here: TileCells, there: TileCells) -> tuple[float, float]:
-    """Movement and equal types of the cells that are far from the edges of both tiles; NaN if there is none."""
+def _across_tiles(here: TileCells, there: TileCells) -> Moved:
+    """Of the cells that are far from the edges of both tiles; NaN if there is none."""
     far = MARGIN_PX / TILE_PX
-    kept = [cells.places[:, 2] >= far for cells in (here, there)]
-    _, first, second = np.intersect1d(here.cells[kept[0]], there.cells[kept[1]], return_indices=True)
-    if not len(first):
-        return float("nan"), float("nan")
-    a, b = (
-        cells.embeddings[keep][index] for cells, keep, index in zip((here, there), kept, (first, second), strict=True)
-    )
-    types = here.types[kept[0]][first] == there.types[kept[1]][second]
-    return movement(a, b, here.embeddings), float(types.mean())
+    first, second = (cells.select(cells.places[:, 2] >= far) for cells in (here, there))
+    ids, others = (cells.images * 2**32 + cells.cells for cells in (first, second))  # unique over all images
+    _, i, j = np.intersect1d(ids, others, return_indices=True)
+    return first.select(i).moved(second.select(j), here) if len(i) else (float("nan"), float("nan"))
 
 
-def _without_surroundings(
-    predictor: TilePredictor, samples: Sequence[Sample], here: TileCells, seed: int
-) -> tuple[float, float]:
-    """Movement and equal types of some cells when all but their box and ``MARGIN_PX`` around it is painted over."""
-    chosen = np.sort(np.random.default_rng(seed).permutation(len(here.cells))[:OCCLUDED])
-    starts = np.cumsum([0, *(len(sample) for sample in samples)])
+def _without_surroundings(predictor: TilePredictor, samples: Sequence[Sample], here: TileCells, seed: int) -> Moved:
+    """Of some cells when all but their box and ``MARGIN_PX`` around it is painted over."""
+    chosen = here.select(np.sort(np.random.default_rng(seed).permutation(len(here.cells))[:OCCLUDED]))
     vectors, types = [], []
-    for i in chosen:
-        sample = samples[here.images[i]]
-        box = sample.boxes[here.cells[i] - starts[here.images[i]]]
+    for image, cell in zip(chosen.images, chosen.cells, strict=True):
+        box = samples[image].boxes[cell]
         corner = ((box[:2] + box[2:]) / 2 // TILE_PX).astype(int) * TILE_PX
-        tile = sample.image[corner[1] : corner[1] + TILE_PX, corner[0] : corner[0] + TILE_PX]
         own = np.clip(box - np.tile(corner, 2), 0, TILE_PX)
-        vector, kind = embed(predictor, occluded(tile, own, MARGIN_PX), own[None])
-        vectors.append(vector[0])
-        types.append(kind[0])
-    moved = movement(here.embeddings[chosen], np.stack(vectors), here.embeddings)
-    return moved, float((np.array(types) == here.types[chosen]).mean())
+        vector, type_ = embed(predictor, occluded(_tile(samples[image], corner), own, MARGIN_PX), own[None])
+        vectors.append(vector)
+        types.append(type_)
+    return chosen.moved(replace(chosen, embeddings=np.concatenate(vectors), types=np.concatenate(types)), here)
 
 
 def occluded(image: NDArray[np.uint8], box: NDArray[np.floating], margin: float) -> NDArray[np.uint8]:

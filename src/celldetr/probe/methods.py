@@ -1,7 +1,6 @@
-"""What is compared: ways to turn a nucleus of a labelled image into a vector, each with the cost it has.
+"""What is compared: ways to turn the nuclei of a labelled image into vectors.
 
-A method says at what resolution it looks, and embeds all boxes of an image in one call, so that what a network computes
-once an image is counted once an image.
+A method embeds all boxes of an image in one call, so that what a network computes once an image is counted once.
 """
 
 from __future__ import annotations

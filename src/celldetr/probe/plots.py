@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from celldetr.evaluation.plots import HIT, MISS, figure_with_axes
+from celldetr.evaluation.plots import HIT, MISS, draw_matrix, figure_with_axes
 from celldetr.probe.row import SHARES, Row
 from celldetr.probe.summary import Number, RowNumbers
 
@@ -55,13 +55,10 @@ def confusion_figure(row: Row, type_names: tuple[str, ...]) -> Figure:
     counts = row.counts["linear"][1.0].sum(1).mean(0)
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     figure, (axes,) = figure_with_axes(2 + 0.8 * len(type_names), 1.6 + 0.6 * len(type_names))
-    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
-    for (true, predicted), share in np.ndenumerate(shares):
-        colour = "white" if share > 0.5 else "black"
-        text = f"{share:.2f}\n{counts[true, predicted]:.0f}"
-        axes.text(predicted, true, text, ha="center", va="center", color=colour, fontsize=8)
-    axes.set_xticks(range(len(type_names)), type_names, rotation=30, ha="right")
-    axes.set_yticks(range(len(type_names)), type_names)
+    texts = np.empty(shares.shape, object)
+    for place, share in np.ndenumerate(shares):
+        texts[place] = f"{share:.2f}\n{counts[place]:.0f}"
+    draw_matrix(axes, shares, texts, type_names, type_names)
     axes.set(xlabel="linear probe", ylabel="true", title=row.name)
     return figure
 

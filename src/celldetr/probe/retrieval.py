@@ -1,8 +1,7 @@
 """Are a cell's nearest neighbours of its type, and do they come from its own image rather than from anywhere?
 
-Neighbours for the first question are looked for in other units (patients or images): cells of one image share stain and
-surroundings, and finding those is no merit. The second question is asked within a type, so that an image full of
-lymphocytes does not count as a leak.
+For the first question other units (patients or images) are searched: cells of one image share stain and surroundings.
+The second is asked within a type, so that an image full of lymphocytes does not count as a leak.
 """
 
 from __future__ import annotations
@@ -34,27 +33,21 @@ class Neighbours:
 
 
 def neighbours(features: Features, types: Types, images: Types, units: Types, n_types: int) -> Neighbours:
-    """Look up the neighbours of every cell, or of ``MOST_QUERIES`` drawn ones, among the others, by cosine.
-
-    Args:
-        features: (N, d).
-        types, images, units: (N,).
-        n_types: K.
-    """
+    """Look up the neighbours of every cell, or of ``MOST_QUERIES`` drawn ones, among all (N, d), by cosine."""
     x = unit_length(features)
     n_units = int(units.max(initial=-1)) + 1
     retrieval, leak = np.zeros((n_units, n_types, 4)), np.zeros((n_units, 3))
-    asked = np.sort(np.random.default_rng(0).permutation(len(x))[:MOST_QUERIES])
-    for rows, cosine in similarities(x[asked], x):
-        cells = asked[rows]
+    queries = np.sort(np.random.default_rng(0).permutation(len(x))[:MOST_QUERIES])
+    for rows, cosine in similarities(x[queries], x):
+        cells = queries[rows]
         own, unit, image = types[cells], units[cells], images[cells]
         other, same_type = unit[:, None] != units, own[:, None] == types
         candidates = other.sum(1)
         near, enough = _nearest(np.where(other, cosine, -np.inf), candidates)
         hit = same_type[np.arange(len(own))[:, None], near]
         chance = (same_type & other).sum(1) / np.maximum(candidates, 1)
-        told = np.stack([np.ones(len(own)), hit[:, 0], hit.mean(1), chance], axis=1)[enough]
-        np.add.at(retrieval, (unit[enough], own[enough]), told)
+        sums = np.stack([np.ones(len(own)), hit[:, 0], hit.mean(1), chance], axis=1)[enough]
+        np.add.at(retrieval, (unit[enough], own[enough]), sums)
 
         same_type[np.arange(len(own)), cells] = False  # not the cell itself
         candidates = same_type.sum(1)

@@ -22,11 +22,10 @@ QUERY = "#333333"
 def contact_sheet(
     features: NDArray[np.float32], test: Truth, type_names: tuple[str, ...], seed: int = 0
 ) -> Image.Image:
-    """Draw it: a row a query, the query first; a frame is blue where a neighbour has the query's type, red where not.
-    Places stay blank where other patients have fewer cells.
+    """Draw a row a query, the query first; a frame is blue where a neighbour has the query's type, red where not.
 
     Args:
-        features: (N, d) of the test cells; they are standardised here by their own mean and spread.
+        features: (N, d) of the test cells.
         test: the cells.
         type_names: names of the types.
         seed: of the choice of queries, ``PER_TYPE`` of each type.

@@ -1,8 +1,7 @@
 """Cluster the cells of slides by embedding (``celldetr cluster``) and write the clusters beside their tables.
 
-All slides are clustered together: a sample of all their cells is clustered, the others join the cluster of the sampled
-cells nearest to them. The sample (``sample.parquet``) and each slide (its clusters and exports) are steps of a run
-folder, so that an interrupted run continues with the slide it was at.
+A sample of the cells of all slides is clustered, the others join the cluster of the sampled cells nearest to them. The
+sample and each slide (its clusters and exports) are steps of a run folder.
 """
 
 from __future__ import annotations
@@ -97,13 +96,11 @@ def cluster_cells(
         options: resolution, sample, seed and the like.
         formats: exports to write: ``geojson`` makes ``clusters.geojson.gz``, classified by cluster; others as in
             ``export_cells``.
-        resume: continue an interrupted clustering of the same cells with the same options; keep a finished one.
-        overwrite: replace earlier clusters.
+        resume, overwrite: continue an interrupted clustering of the same cells, or replace an earlier one.
         progress: called with the number of cells done, and of all.
 
     Raises:
-        InputError: an extra is not installed, no cells, earlier clusters and neither was asked for, or a place that
-            cannot be written to.
+        InputError: an extra is not installed, no cells, earlier clusters, or a place that cannot be written to.
 
     Warns:
         SlowWarning: more than ``MANY`` cells are clustered themselves.
@@ -270,7 +267,7 @@ def _write_slide(
     assign: Assigner | None,
     about: dict[str, Any],
 ) -> None:
-    """Write the clusters of one slide: those of its sampled rows are known, the other cells are assigned."""
+    """Write the clusters of one slide: ``known`` of its ``sampled`` rows, the other cells are assigned."""
     count = slide.table.count
     labels, agreement, is_sampled = np.zeros(count, np.int32), np.ones(count, np.float32), np.zeros(count, bool)
     if assign is not None:

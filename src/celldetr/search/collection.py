@@ -29,13 +29,7 @@ Sources = Path | str | Sequence[Path | str]
 
 @dataclass(frozen=True)
 class SlideCells:
-    """The cells of one slide.
-
-    Attributes:
-        name: of the folder of its results, which identifies it in a cohort.
-        table: its cells.
-        stamp: of the table's content, see ``table_stamp``.
-    """
+    """The cells of one slide, which the name of its folder identifies in a cohort; ``stamp`` as of ``table_stamp``."""
 
     name: str
     table: CellTable
@@ -44,11 +38,7 @@ class SlideCells:
     def blocks(
         self, progress: Progress | None = None, done: int = 0, total: int = 0
     ) -> Iterator[tuple[int, NDArray[np.float32]]]:
-        """Index of the first row and (n, d) unit vectors, block by block.
-
-        Args:
-            progress: called with the number of cells done, ``done`` before this slide, of ``total``.
-        """
+        """Index of the first row and (n, d) unit vectors, block by block; ``done`` of ``total`` cells came before."""
         rows = max(1, min(BATCH_ROWS, BLOCK // self.table.embedding_dim))
         start = 0
         for batch in self.table.batches(("embedding",), rows):
@@ -62,11 +52,7 @@ class SlideCells:
         return unit(embedding_matrix(self.table.take(rows, ["embedding"])["embedding"]).astype(np.float32))
 
     def rows_of(self, ids: Sequence[int]) -> Rows:
-        """Rows of the cells with these ``cell_id``.
-
-        Raises:
-            InputError: there is no such cell.
-        """
+        """Rows of the cells with these ``cell_id``; ``InputError`` if there is no such cell."""
         known = self.table.read(["cell_id"])["cell_id"].to_numpy()
         rows = []
         for number in ids:
@@ -111,11 +97,7 @@ class Collection:
         return tuple(dict.fromkeys(name for slide in self.slides for name in slide.table.types))
 
     def position(self, name: str) -> int:
-        """Index of a slide in ``slides``.
-
-        Raises:
-            InputError: there is no such slide.
-        """
+        """Index of a slide in ``slides``; ``InputError`` if there is no such slide."""
         for i, slide in enumerate(self.slides):
             if name in (slide.name, slide.table.slide):
                 return i
@@ -154,7 +136,7 @@ def find_cells(sources: Sources, *, clusters: bool = True) -> Collection:
 
     Args:
         sources: files and folders.
-        clusters: join the clusters of ``celldetr cluster``; without, they need not fit the tables.
+        clusters: join the clusters of ``celldetr cluster``, which must fit the tables then.
 
     Raises:
         InputError: no table, an unfinished run, tables of different models, or two slides of one name.

@@ -1,8 +1,7 @@
 """Clusters of embeddings: a graph of nearest neighbours, Leiden on it, and a vote of the nearest for the rest.
 
-Scanpy's neighbours (with UMAP's weights) and Leiden (igraph's), on unit vectors and with exact neighbours, so that a
-seed settles the result. Time grows faster than the number of cells, so a sample is clustered and the other cells join
-it. Traag et al., Sci. Rep. 2019 (Leiden); McInnes et al. 2018 (UMAP).
+Scanpy's neighbours (with UMAP's weights) and Leiden (igraph's), with exact neighbours, so that a seed settles the
+result. Traag et al., Sci. Rep. 2019 (Leiden); McInnes et al. 2018 (UMAP).
 """
 
 from __future__ import annotations
@@ -51,17 +50,7 @@ def scanpy_module() -> Any:
 
 
 def group(vectors: NDArray[np.float32], resolution: float, neighbours: int, seed: int) -> Grouping:
-    """Cluster (n, d) unit vectors.
-
-    Args:
-        vectors: of length 1 each.
-        resolution: of Leiden's modularity; larger makes more clusters.
-        neighbours: of each in the graph.
-        seed: of Leiden and of the map.
-
-    Raises:
-        InputError: scanpy, igraph or faiss is not installed.
-    """
+    """Cluster (n, d) unit vectors by Leiden on the graph of so many neighbours each, and lay them out."""
     scanpy = scanpy_module()
     n = len(vectors)
     points = np.full((n, 2), np.nan, np.float32)

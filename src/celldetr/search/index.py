@@ -1,7 +1,6 @@
 """Nearest-neighbour index of a cohort on disk: ``manifest.json``, ``centroids.npy`` and one file of lists a slide.
 
-The manifest is the record of a run folder in which each slide is a step, so that an interrupted build continues after
-the last slide. It names each table by its stamp: slides that have not changed are not read again.
+The manifest is the record of a run folder in which each slide, named with the stamp of its table, is a step.
 """
 
 from __future__ import annotations
@@ -76,13 +75,7 @@ class Manifest(_Record):
 
 @dataclass(frozen=True)
 class Built:
-    """What ``build_index`` did.
-
-    Attributes:
-        path: folder of the index.
-        cells, slides: how many are in it.
-        added, kept, dropped: slides that were read, that were in it already, that are no longer in it.
-    """
+    """The index at ``path``: how many cells and slides are in it, and how many slides were read, kept and dropped."""
 
     path: Path
     cells: int
@@ -111,7 +104,7 @@ def build_index(
         progress: called with the number of cells done, and of all.
 
     Raises:
-        InputError: faiss is not installed; no cells; ``out`` holds something else, is in use, or cannot be written.
+        InputError: faiss is not installed, no cells, or ``out`` holds something else, is in use, or cannot be written.
     """
     ivf.faiss_module()
     collection = find_cells(cells, clusters=False)

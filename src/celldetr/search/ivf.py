@@ -100,11 +100,7 @@ def write_lists(quantizer: Any, blocks: Iterable[tuple[int, NDArray[np.float32]]
 
 
 def read_lists(path: Path, rows: int, dim: int, lists: int) -> Any:
-    """Open a segment, memory-mapped where the system can.
-
-    Args:
-        path: the file.
-        rows, dim, lists: number and length of the vectors that it must hold, and number of their lists.
+    """Open a segment, memory-mapped where the system can; it must hold ``rows`` vectors of length ``dim`` in ``lists``.
 
     Raises:
         InputError: it is missing, damaged, or of something else.

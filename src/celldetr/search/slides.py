@@ -38,11 +38,7 @@ class OpenSlides:
 
 
 def check_slides(sources: Sequence[Path]) -> None:
-    """Refuse sources that do not exist, before the work.
-
-    Raises:
-        InputError: a source does not exist.
-    """
+    """Raise ``InputError`` for a source that does not exist."""
     for source in sources:
         if not source.exists():
             raise InputError(f"`slides={source}`: no such file or folder; give slide files, or folders that hold them")

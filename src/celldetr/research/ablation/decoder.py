@@ -1,10 +1,9 @@
 """Training a representation decoder alone, on the stored memory of a detector.
 
-The detector has learned boxes only (no type loss), so that no variant is favoured by what its features were made for.
-Its memory of training crops, the boxes it detects in them, and the nucleus of each box are computed once; a variant's
-decoder and type head are then trained on them in minutes, with the losses and modes of any training. Levels that only
-the representation decoder reads are stored as the backbone gives them: the detector has not learned their projection,
-so the variant learns it.
+The detector has learned boxes only, so that no variant is favoured by its features. Its memory of training crops, the
+boxes it detects in them, and the nucleus of each box are computed once; a variant's decoder and type head are then
+trained on them in minutes. Levels that only the representation decoder reads are stored as the backbone gives them,
+and the variant learns their projection.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from celldetr.model.checkpoint import Checkpoint
 from celldetr.model.device import in_bf16
 from celldetr.model.memory import Memory
 from celldetr.research.ablation.study import Study
-from celldetr.research.ablation.trial import find_result, score_trial, trial_folder
+from celldetr.research.ablation.trial import score_trial, trial_folder
 from celldetr.training.box_sources import box_sources
 from celldetr.training.card import provenance, save_model
 from celldetr.training.criterion import Losses, TrainingOutput, class_weights
@@ -174,9 +173,8 @@ def store_crops(study: Study, seed: int, checkpoint: Checkpoint, device: torch.d
         )
         for i, (targets, (boxes, nucleus)) in enumerate(zip(batch.targets, detected, strict=True)):
             extra = {stride: levels[stride][i].half().cpu() for stride in network.own_strides}
-            found = boxes.cpu(), nucleus.cpu()
-            tokens = memory.tokens[i].half().cpu()
-            stored.append(StoredCrop(tokens, extra, targets.to(torch.device("cpu")), found, origin[i].cpu()))
+            tokens, pairs = memory.tokens[i].half().cpu(), (boxes.cpu(), nucleus.cpu())
+            stored.append(StoredCrop(tokens, extra, targets.to(torch.device("cpu")), pairs, origin[i].cpu()))
     assert layout is not None
     return StoredCrops(stored, layout, data.counts, seed)
 
@@ -197,8 +195,6 @@ def run_variant(
         the file of the result.
     """
     folder = trial_folder(out, study, variant, seed)
-    if path := find_result(study, variant, seed, out):
-        return path
     recipe = study.recipe_of(variant, seed)
     start = time.monotonic()
     network, loss = fit(recipe, detector, crops, device, listener)

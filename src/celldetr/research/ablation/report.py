@@ -1,4 +1,4 @@
-"""What a study found, for people: ``report.md`` with a table for each number, ``numbers.json``, and plots."""
+"""Report of a study: ``report.md`` with a table for each number, ``numbers.json``, and plots."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from celldetr.errors import InputError
 from celldetr.io.figures import save_figure
@@ -45,10 +47,10 @@ def write_report(study: Study, out: Path, finished: Path | None = None, *, resam
         name: compare(results, study.baseline, metric, PROTOCOL, resamples=resamples)
         for name, metric in metrics.items()
     }
-    text = [f"# {study.title}", "", _what(study, results, types), ""]
+    text = [f"# {study.title}", "", _about(study, results, types), ""]
     for name, rows in tables.items():
         text += [f"## {name}", "", *_table(study, rows), ""]
-    with output_errors(folder):  # trials that were finished elsewhere leave none here
+    with output_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     with replacing(folder / "report.md") as temporary:
         temporary.write_text("\n".join(text), encoding="utf-8")
@@ -59,7 +61,7 @@ def write_report(study: Study, out: Path, finished: Path | None = None, *, resam
     return folder / "report.md"
 
 
-def _what(study: Study, results: Sequence[Result], types: Sequence[str]) -> str:
+def _about(study: Study, results: Sequence[Result], types: Sequence[str]) -> str:
     trials = len(study.variants) * len(study.seeds)
     which = f"; mean type F1 of {', '.join(study.test.types) or 'all types'}" if types else ""
     return (
@@ -128,13 +130,11 @@ def draw_time(study: Study, results: Sequence[Result]) -> Figure:
     axes = figure.subplots()
     palette = matplotlib.colormaps["tab20"]
     colours = {name: palette(i % palette.N) for i, name in enumerate(study.variants)}
-    told: set[str] = set()
-    for result in results:
-        label = None if result.variant in told else study.variants[result.variant].title
-        told.add(result.variant)
-        seconds = [point[0] / 60 for point in result.curve]
-        found = [float("nan") if point[1] is None else point[1] for point in result.curve]
-        axes.plot(seconds, found, color=colours[result.variant], label=label, alpha=0.8)
+    for i, result in enumerate(results):
+        is_first = all(other.variant != result.variant for other in results[:i])
+        label = study.variants[result.variant].title if is_first else None
+        minutes, f1 = [point[0] / 60 for point in result.curve], [point[1] for point in result.curve]
+        axes.plot(minutes, np.array(f1, float), color=colours[result.variant], label=label, alpha=0.8)
     axes.set(xlabel="minutes of training", ylabel="detection F1 on validation")
     axes.legend(frameon=False, fontsize=8)
     return figure

@@ -1,7 +1,6 @@
 """Run the trials of a study, seed by seed, so that a study that is cut short has all variants on some seeds.
 
-Trials are independent: several run side by side as processes of their own, each with its share of the processors.
-Finished trials are kept, an interrupted training is resumed, and the results do not depend on the number of processes.
+Several trials run side by side as processes of their own; finished ones are kept, interrupted ones are resumed.
 """
 
 from __future__ import annotations
@@ -114,8 +113,8 @@ def run_tasks(
         listener: of ``train``.
 
     Raises:
-        InputError: a recipe is wrong, or a model to start from is not there, said before the first hour of training; or
-            from a task; those that run beside it are finished first.
+        InputError: a recipe is wrong or a model to start from is not there, before anything is trained; or from a task;
+            those that run beside it are finished first.
     """
     if jobs < 1:
         raise InputError(f"jobs={jobs} must be 1 or more")
@@ -152,7 +151,7 @@ def _results(pool: ProcessPoolExecutor, tasks: Sequence[Task]) -> Iterator[str]:
 
 @contextmanager
 def _shared_processors(jobs: int) -> Iterator[None]:
-    """Processes that start inside have their share of the processors each, unless the user has said otherwise."""
+    """Processes that start inside have their share of the processors each, unless ``OMP_NUM_THREADS`` is set."""
     if "OMP_NUM_THREADS" in os.environ:
         yield
         return

@@ -58,7 +58,7 @@ class Study(Config):
         recipe: name or file.
         set: changes to it that hold for all variants.
         detector: of ``decoder`` studies: further changes for the training of the shared detector.
-        crops: of ``decoder`` studies: how many training crops are remembered.
+        crops: of ``decoder`` studies: how many training crops are stored.
         seeds: of all chance.
         baseline: the variant that others are compared with.
         variants: by short name.
@@ -100,7 +100,7 @@ class Study(Config):
         """What decides the result of a trial, beside its seed, as the study has it: kept with the result."""
         shared = {"detector": list(self.detector), "crops": self.crops} if self.kind == "decoder" else {}
         changes = [*self.set, *self.variants[variant].set]
-        test = self.test.model_dump(mode="json", exclude={"types"})  # which of the types are told is the report's
+        test = self.test.model_dump(mode="json", exclude={"types"})  # these decide the report alone
         return {"recipe": self.recipe, "set": changes, **shared, "test": test}
 
     def check(self, variants: Iterable[str], seed: int) -> None:
@@ -120,7 +120,7 @@ class Study(Config):
         detector = self.detector_recipe(seed)
         most = max(recipe.training.batch_size for recipe in recipes.values())
         if self.crops < most:
-            raise InputError(f"{self.name}: crops={self.crops} are remembered, fewer than training.batch_size={most}")
+            raise InputError(f"{self.name}: crops={self.crops} are stored, fewer than training.batch_size={most}")
         for variant, recipe in recipes.items():
             _check_shared(detector, recipe, f"{self.name}, variant {variant!r}")
 
@@ -134,9 +134,7 @@ class Study(Config):
 
 
 def load_study(name: str | Path) -> Study:
-    """Read a study.
-
-    Its recipes are tried by ``Study.check``: to report on results, what they began with need not be there any more.
+    """Read a study, without its recipes (``Study.check``): to report on results these need not be there any more.
 
     Args:
         name: of a study in the package, or a YAML file.
@@ -155,6 +153,7 @@ OWN = {
     "decoupled",
     "content",
     "constrained",
+    "free_offsets",
     "margin",
     "offset_start",
     "location_encoding",
@@ -173,6 +172,6 @@ def _check_shared(detector: Recipe, variant: Recipe, where: str) -> None:
             )
     if unknown := set(variant.model.representation_strides) - set(detector.model.representation_strides):
         raise InputError(
-            f"{where}: model.representation_strides has {sorted(unknown)}, of which nothing is remembered: name them in"
+            f"{where}: model.representation_strides has {sorted(unknown)}, of which nothing is stored: name them in"
             " the study's set, and fewer in a variant"
         )

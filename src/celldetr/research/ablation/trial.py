@@ -1,7 +1,7 @@
 """One trial: a variant with a seed is trained, and scored on the test split once.
 
-A trial's result is one small JSON file with the counts of each test image under each protocol, so that any number and
-any interval can be had from it later. A trial whose result is there is not run again.
+A trial's result is one small JSON file with the counts of each test image under each protocol, from which any number
+and any interval can be computed later.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from celldetr.errors import InputError, UntypedWarning
 from celldetr.evaluation.bootstrap import flatten, restore
 from celldetr.evaluation.evaluate import labelled_images
 from celldetr.evaluation.image_cells import LOWEST_SCORE, predict_samples
-from celldetr.evaluation.metrics import Totals, count_image
+from celldetr.evaluation.metrics import Totals, add_totals, count_image, mean_defined, ratio
 from celldetr.evaluation.protocols import PROTOCOLS
 from celldetr.io.files import read_json
 from celldetr.io.run_folder import Layout, RunFolder
@@ -102,8 +102,6 @@ def run_trial(
     Raises:
         InputError: wrong data, or the folder holds a run of another recipe.
     """
-    if path := find_result(study, variant, seed, out):
-        return path
     folder = trial_folder(out, study, variant, seed)
     model = train(study.recipe_of(variant, seed), folder, resume=True, device=device, listener=listener)
     return score_trial(study, variant, seed, model, folder, validation_curve(folder), device)
@@ -161,7 +159,7 @@ def score_trial(
         cells = [each.above(threshold) for each in predicted]
         for protocol, rows in counts.items():
             totals = [count_image(each, PROTOCOLS[protocol], len(types))[0] for each in cells]
-            rows.append(flatten(sum(totals[1:], totals[0])))
+            rows.append(flatten(add_totals(totals)))
     run = RunFolder(folder, LAYOUT, {"trial": study.trial_of(variant)})
     with run.open(resume=True):
         run.finish(
@@ -232,13 +230,10 @@ def metrics_of(types: Sequence[str], chosen: Sequence[str]) -> dict[str, Metric]
     places = [types.index(name) for name in (chosen or types)]
 
     def mean_type(totals: Totals) -> float | None:
-        values = [totals.types[place].f1 for place in places]
-        defined = [value for value in values if value is not None]
-        return sum(defined) / len(defined) if defined else None
+        return mean_defined([totals.types[place].f1 for place in places])
 
     def accuracy(totals: Totals) -> float | None:
         right = sum(counts.tp for counts in totals.types)
-        pairs = right + sum(counts.fn for counts in totals.types)
-        return right / pairs if pairs else None
+        return ratio(right, right + sum(counts.fn for counts in totals.types))
 
     return metrics | {"mean type F1": mean_type, "types right, of cells found": accuracy}
