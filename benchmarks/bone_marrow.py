@@ -1,6 +1,6 @@
 """A real Xenium section without an H&E image (human bone marrow, 84,518 cells x 541 genes) as a ``Section``.
 
-What benchmarks of ``celldetr.spatial`` enlarge: ``resample(bone_marrow(folder), 500_000)``. The folder is a re-saved
+What benchmarks of ``celldetr.spatial`` enlarge. The folder is a re-saved
 copy of 10x Genomics' data with columns of its own: cell_feature_matrix.h5; cells.parquet (cell_id, x_px, y_px,
 cluster); cell_boundaries.parquet (vertex lists). A pixel is 0.2125 um.
 """

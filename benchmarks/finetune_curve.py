@@ -115,7 +115,7 @@ def learn(recipe: Recipe, samples: list[Sample]) -> tuple[CellDETR, float | None
     """Train as the recipe says; returns the averaged weights, the threshold if detection is frozen, and seconds."""
     labels = np.concatenate([sample.types for sample in samples])
     counts = np.bincount(labels[labels >= 0], minlength=len(TYPES)).tolist()
-    fabric = start_fabric(recipe.training.precision, "cpu", 1)
+    fabric = start_fabric("cpu", 1)
     data = TrainingData(samples, [1.0] * len(samples), [], counts, counts)
     objective, source = build(recipe, data, fabric.device)
     trainer = Trainer(objective.loss, recipe.training, fabric)

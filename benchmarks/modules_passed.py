@@ -34,7 +34,7 @@ from celldetr.recipes import load_recipe
 from celldetr.recipes.own_data import own_sources
 from celldetr.slide.base_reader import SlideReader
 from celldetr.slide.options import PredictOptions
-from celldetr.slide.parts import PartStore
+from celldetr.slide.table_writer import write_table
 from celldetr.training.supervised import SupervisedLoss
 
 PACKAGE = Path(celldetr.__file__).parent
@@ -145,7 +145,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         model = celldetr.load_model(precision="32")
-        slide = Way(SLIDE, PartStore.finish.__code__)
+        slide = Way(SLIDE, write_table.__code__)
         options = PredictOptions(region=REGION)
         slide.follow(lambda: celldetr.predict_slide(celldetr.sample_slide(), folder, model=model, options=options))
         slide.report("a slide")

@@ -31,7 +31,7 @@ def main() -> None:
     data = load_data(next(iter(recipes.values())))
     trainers, batches = {}, {}
     for name, recipe in recipes.items():
-        fabric = start_fabric(recipe.training.precision, "cpu", 1)
+        fabric = start_fabric("cpu", 1)
         objective, _ = build(recipe, data, fabric.device)
         trainers[name] = Trainer(objective.loss, recipe.training, fabric)
         trainers[name].distribute()

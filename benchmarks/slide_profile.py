@@ -29,7 +29,8 @@ from celldetr.api import load_model
 from celldetr.demo_slide import sample_slide
 from celldetr.model.checkpoint import load_checkpoint
 from celldetr.model.hub import find_model
-from celldetr.slide import engine, parts, plan
+from celldetr.slide import engine, plan
+from celldetr.slide.band_cache import BandCache
 from celldetr.slide.base_reader import SlideReader
 from celldetr.slide.engine import run_slide
 from celldetr.slide.options import PredictOptions
@@ -84,8 +85,9 @@ def clocks(model: Any, clock: Clock) -> Iterator[None]:
         (network, "represent", "representation decoder"),
         (Ownership, "keep", "merge (ownership)"),
         (engine, "cell_rows", "rows"),
-        (parts.PartStore, "write", "write parts"),
-        (parts.PartStore, "finish", "join parts"),
+        (BandCache, "write", "write bands"),
+        (BandCache, "read", "read bands"),
+        (engine, "write_table", "write table"),
     ]
     undo = [clock.wrap(*place) for place in places]
     try:

@@ -23,7 +23,6 @@ import numpy as np
 
 from bone_marrow import bone_marrow
 from celldetr.research.simulation.bundle import BundleCells, write_bundle
-from celldetr.research.simulation.section import resample
 from celldetr.spatial.affine import scaling
 
 MPP = 0.5
@@ -45,12 +44,15 @@ def prepare(folder: Path, work: Path, count: int) -> None:
     typed = section.cells[section.cells.obs["cluster"] != "<NA>"].copy()
     typed.obs = typed.obs[["cluster"]].astype(str)
     typed.write_h5ad(work / "reference.h5ad")
-    large = resample(section, count)
-    points = large.points - large.points.min(axis=0) + MARGIN_UM
+    rows, copy = np.arange(count) % section.cells.n_obs, np.arange(count) // section.cells.n_obs
+    columns = int(np.ceil(np.sqrt(copy.max() + 1)))
+    step = np.ptp(section.points, axis=0) + MARGIN_UM
+    points = section.points[rows] + np.column_stack([copy % columns, copy // columns]) * step
+    points += MARGIN_UM - points.min(axis=0)
     prefixes = np.arange(count, dtype=np.uint32)
-    genes = list(large.cells.var_names)
+    genes = list(section.cells.var_names)
     nuclei, outlines = ellipses(points, NUCLEUS_UM), ellipses(points, CELL_UM)
-    cells = BundleCells(prefixes, nuclei, outlines, large.cells.X.tocsr(), genes, genes)
+    cells = BundleCells(prefixes, nuclei, outlines, section.cells.X.tocsr()[rows], genes, genes)
     rng = np.random.default_rng(0)
     write_bundle(work / "bundle", "large", cells, rng)
     width, height = (int(v) for v in (points.max(axis=0) + MARGIN_UM) / MPP)

@@ -21,6 +21,7 @@ import yaml
 from celldetr.data.card import load_card
 from celldetr.data.sources import load_samples
 from celldetr.research.simulation.simulate import SimulateOptions, Truth, simulate
+from celldetr.slide.reader import open_slide
 from celldetr.spatial.affine import scaling
 from celldetr.spatial.annotate.reference import read_reference
 from celldetr.spatial.pair import pair
@@ -69,13 +70,14 @@ def true_set(work: Path, truth: Truth) -> None:
     pairs = pair(ids, centres, None, nuclei, to_image, mpp)
     kinds = truth.nuclei["type"].to_numpy(dtype=object)
     types = pd.DataFrame({"cell_id": ids, "type": kinds, "probability": 1.0, "margin": 1.0, "second": ""})
+    for name in TYPES:
+        types[f"p: {name}"] = (kinds == name).astype(np.float32)
     cells = section.cells[:1].copy()
     cells = cells[np.zeros(len(ids), dtype=int)].copy()
     cells.obs_names = ids
     cells.obs["x_um"], cells.obs["y_um"] = centres.T
-    there = Section("true", cells, to_image=to_image)
-    image = work / "section" / "he_image.ome.tif"
-    write_set(there, image, nuclei, pairs, types, work / "true", OPTIONS, type_names=tuple(TYPES))
+    with open_slide(work / "section" / "he_image.ome.tif") as reader:
+        write_set(Section("true", cells), reader, nuclei, to_image, pairs, types, work / "true", OPTIONS)
 
 
 def main() -> None:

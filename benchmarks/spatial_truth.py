@@ -25,10 +25,9 @@ from celldetr.data.sources import load_samples
 from celldetr.errors import InputError
 from celldetr.research.simulation.simulate import SimulateOptions, Truth, simulate
 from celldetr.spatial.align import refine
-from celldetr.spatial.annotate.annotation import types_table
 from celldetr.spatial.annotate.hierarchy import coarsen, load_hierarchy
 from celldetr.spatial.annotate.reference import read_reference
-from celldetr.spatial.annotate.transport import Transport
+from celldetr.spatial.annotate.transport import transport
 from celldetr.spatial.colocalization import require_same_section
 from celldetr.spatial.pair import pair
 from celldetr.spatial.qc import filter_cells, qc_cells
@@ -80,10 +79,10 @@ def run(samples: Any, halved: tuple[Any, Any], column: str, given: dict[str, Any
         return f"refused: {str(error)[:80]}"
     ids = section.cell_ids
     pairs = pair(ids, section.points, section.nuclei, nuclei, fitted.after, mpp)
-    annotation = Transport(reference, column).annotate(section.cells)
+    annotation = transport(section.cells, reference, column)
     tree = load_hierarchy("pbmc68k")
-    fine = types_table(annotation, ids), {name: name for name in annotation.types}
-    coarse = types_table(coarsen(annotation, tree, "lineage"), ids), tree.levels[0].parents
+    fine = annotation.table(ids), {name: name for name in annotation.types}
+    coarse = coarsen(annotation, tree, "lineage").table(ids), tree.levels[0].parents
     error = affine_error(section.points, fitted.after, truth, mpp)
     precision, recall = pairing(pairs, truth)
     numbers = [number for types, parents in (fine, coarse) for number in typing(types, truth, parents)]

@@ -14,7 +14,7 @@ from celldetr.cli.command import settings_of
 from celldetr.cli.from_config import describe
 from celldetr.cohort.options import ClusterSettings
 from celldetr.config import Recipe
-from celldetr.spatial.options import SpatialOptions
+from celldetr.spatial.pipeline import SpatialOptions
 
 SHARED = {(Recipe,): "a recipe", (SpatialOptions,): "spatial"}  # configs of several commands
 PAGE = Path(__file__).with_name("reference") / "cli.md"

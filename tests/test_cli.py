@@ -26,7 +26,7 @@ import yaml
 
 import celldetr
 from celldetr.config import Precision
-from celldetr.slide import parts
+from celldetr.slide import band_cache
 from helpers.cli import call
 from helpers.sample_crop import COLUMNS, MPP, crop, default_model, save, white
 
@@ -253,7 +253,7 @@ def test_a_full_disk_leaves_nothing(run: Run, tmp_path: Path, monkeypatch: pytes
     image = save(crop(), tmp_path / "crop.png")
     arguments = ["predict", image, "-o", tmp_path / "out", "--mpp", MPP, "-q"]
     with monkeypatch.context() as patch:
-        patch.setattr(parts.pq, "write_table", full)  # what writes the parts
+        patch.setattr(band_cache.np, "savez", full)  # what writes the bands
         refused(run(*arguments), "the disk is full")
     assert not files_in(tmp_path / "out")
     with monkeypatch.context() as patch:

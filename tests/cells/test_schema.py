@@ -66,7 +66,6 @@ def test_geopandas_reads_it(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("sizes", [[], [0], [0, 0]])
 def test_an_empty_table_has_every_column(tmp_path: Path, sizes: list[int]) -> None:
-    (tmp_path / "parts").mkdir()
     path, _ = write_parts(tmp_path, sizes)
     assert pq.read_schema(path).remove_metadata() == cell_schema(TYPES, 8)
     assert len(geopandas.read_parquet(path)) == 0

@@ -13,9 +13,9 @@ from celldetr.cohort.request import Outcome, one_line
 from celldetr.cohort.table import COHORT, write_cohort
 from celldetr.errors import InputError
 from celldetr.report.cohort import write_cohort_page
+from celldetr.slide.damage import FailedTile
 from celldetr.slide.engine import RunSummary
 from celldetr.slide.find import Slide
-from celldetr.slide.parts import FailedTile
 
 EVIL = "<img src=x onerror=alert(1)> & 'co'"
 

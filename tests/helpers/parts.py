@@ -1,4 +1,4 @@
-"""A slide's table written in parts, of random cells."""
+"""A slide's table, written band by band, of random cells."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from celldetr.cells.schema import cell_rows
+from celldetr.cells.schema import CELLS, cell_rows, cell_schema, table_metadata
 from celldetr.model.output import TileCells
-from celldetr.slide.parts import PartInfo, PartStore
+from celldetr.slide.table_writer import joint_bounds, write_table
 
 TYPES = ("lymphocyte", "epithelial", "stromal")
 
@@ -24,11 +24,10 @@ def some_cells(n: int, seed: int = 0) -> tuple[TileCells, NDArray[np.float64]]:
 
 
 def write_parts(directory: Path, sizes: list[int]) -> tuple[Path, list[tuple[TileCells, NDArray[np.float64]]]]:
-    store = PartStore(directory, TYPES, 8)
     parts = [some_cells(n, seed) for seed, n in enumerate(sizes)]
-    for band, (cells, boxes) in enumerate(parts):
-        bounds = (*boxes[:, :2].min(0).tolist(), *boxes[:, 2:].max(0).tolist()) if len(boxes) else None
-        info = PartInfo(band, len(boxes), 1, 0.1, dict.fromkeys(TYPES, 0), bounds)
-        store.write(cell_rows(cells, TYPES, (0.25, 0.25)), info)
-    infos = store.infos(range(len(sizes)))
-    return store.finish(infos, {"slide": "s.svs", "mpp": 0.25, "types": list(TYPES)}), parts
+    bounds = joint_bounds(np.concatenate([np.zeros((0, 4)), *(boxes for _, boxes in parts)]))
+    metadata = table_metadata({"slide": "s.svs", "mpp": 0.25, "types": list(TYPES)}, bounds)
+    firsts = np.cumsum([0, *sizes]).tolist()
+    tables = (cell_rows(cells, TYPES, (0.25, 0.25), first) for (cells, _), first in zip(parts, firsts, strict=False))
+    write_table(directory / CELLS, cell_schema(TYPES, 8).with_metadata(metadata), tables)
+    return directory / CELLS, parts

@@ -26,7 +26,7 @@ Runs = list[tuple[Path, Path, Path | None]]
 def first_gradients(recipe_file: Path, target: Path) -> None:
     """Write the gradients of the first step of a recipe."""
     recipe = load_recipe(recipe_file)
-    fabric = start_fabric(recipe.training.precision, "cpu", 1)
+    fabric = start_fabric("cpu", 1)
     objective, _ = loop.build(recipe, load_data(recipe), fabric.device)
     if fabric.is_global_zero:
         objective.initialise()

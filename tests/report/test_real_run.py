@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from celldetr.cells.export import export_cells
 from celldetr.cells.reader import open_table, read_cells
 from celldetr.model.output import TileCells
-from celldetr.report.facts import facts, origin, tissue_mm2
 from celldetr.report.overview import write_overview
-from celldetr.report.summary import write_summary
+from celldetr.report.page import origin
+from celldetr.report.summary import facts, write_summary
 from celldetr.slide.base_reader import SlideReader
 from celldetr.slide.options import PredictOptions
 from celldetr.slide.reader import from_array
@@ -61,9 +61,9 @@ def test_table_and_provenance_are_understood(finished: tuple[Path, SlideReader])
     table = open_table(run)
     assert (table.slide, table.mpp, table.types, table.embedding_dim) == ("slide 1", 0.5, GridModel.types, 4)
     assert table.count == len(read_cells(run)) > 0
-    assert tissue_mm2(table) == pytest.approx(300 * 500 * 0.25e-6, rel=0.01)
+    assert table.run["tissue_mm2"] == pytest.approx(300 * 500 * 0.25e-6, rel=0.01)
     known = dict(facts(table, reader))
-    assert origin(table).startswith("model grid · CellDETR ")
+    assert origin(table.run).startswith("model grid · CellDETR ")
     assert known["cells"] == f"{table.count:,}"
     assert {"tissue", "slide", "resolution"} <= set(known)
 

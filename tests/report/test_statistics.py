@@ -88,7 +88,7 @@ def test_picks_do_not_depend_on_how_cells_are_batched(items: list[tuple[int, int
     keys = np.array([key + i * 1e-4 for i, (_, key) in enumerate(items)])  # all different
     codes = np.array([code for code, _ in items], dtype=np.intp)
     cells = np.repeat(keys[:, None], len(PICK_COLUMNS), axis=1).reshape(-1, len(PICK_COLUMNS))
-    picks = Picks.of(4, 3)
+    picks = Picks(4, 3)
     for start in range(0, len(items), batch):
         part = slice(start, start + batch)
         picks.offer(cells[part], codes[part], keys[part])

@@ -77,22 +77,3 @@ def test_boxes_are_level0_pixels_cut_at_the_slide_and_ordered() -> None:
     assert kept.scores.tolist() == [1.0, 2.0, 0.0]  # the last lies below the slide
     np.testing.assert_allclose(kept.boxes[0], [52 + shift, 20, 68 + shift, 40])
     np.testing.assert_allclose(kept.boxes[1], [52 + shift, 60, 68 + shift, 100])
-
-
-def test_resuming_after_a_row_changes_nothing() -> None:
-    grid = lay_grid((0, 0, 500, 700), (1.0, 1.0), 128, 24)
-    points = np.stack(np.meshgrid(np.arange(8, 490, 9.0), np.append(np.arange(8, 690, 9.0), grid.rows.cuts[1:-1])), -1)
-    tiles = [
-        (tile, sightings(tile, points.reshape(-1, 2), 0.7, np.random.default_rng(i)))
-        for i, tile in enumerate(tiles_of(grid))
-    ]
-    bounds = (0.0, 0.0, 500.0, 700.0)
-    whole = Ownership((1.0, 1.0), 0.5, bounds)
-    expected = [whole.keep(*item).boxes for item in tiles]
-    for row in range(len(grid.rows) - 1):
-        resumed = Ownership((1.0, 1.0), 0.5, bounds)
-        before = [e for (tile, _), e in zip(tiles, expected, strict=True) if tile.row == row]
-        resumed.resume(row, np.concatenate([(b[:, :2] + b[:, 2:]) / 2 for b in before]))
-        for (tile, cells), e in zip(tiles, expected, strict=True):
-            if tile.row > row:
-                np.testing.assert_array_equal(resumed.keep(tile, cells).boxes, e)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
@@ -60,13 +61,14 @@ def whole_files(directory: Path) -> None:
         pq.read_table(directory / "cells.parquet")
     if (directory / "run.json").exists():
         json.loads((directory / "run.json").read_text())
-    for part in (directory / "parts").glob("part-*.parquet"):
-        pq.read_table(part)
+    for band in (directory / "parts").glob("found-*.npz"):
+        with np.load(band) as file:
+            assert all(len(file[name]) >= 0 for name in file)
 
 
 @pytest.mark.slow
 def test_killed_at_ten_moments_from_the_first_file_to_the_last(image: Path, whole: Path, tmp_path: Path) -> None:
-    # Ten of the moments at which the disk changes, a random one of each tenth of a run: while tiles become parts, parts
+    # Ten of the moments at which the disk changes, a random one of each tenth of a run: while tiles become bands, bands
     # the table, and the table everything else. Resuming is killed, too, before it may end.
     moments, log = random.Random(7), tmp_path / "log"
 
@@ -93,8 +95,12 @@ def test_killed_at_ten_moments_from_the_first_file_to_the_last(image: Path, whol
             whole_files(out / "blobs")
         run(out, None)
         same(out / "blobs", whole)
-    assert {"part", "cells", "run"} <= died
+    assert {"found", "cells", "run"} <= died
     assert died & {"overview", "summary"}
+
+
+def first_band(out: Path) -> list[Path]:
+    return list((out / "blobs" / "parts").glob("found-*-000000.npz"))
 
 
 def wait_for(child: BaseProcess, condition: Callable[[], bool]) -> None:
@@ -112,7 +118,7 @@ def test_a_signal_leaves_what_can_be_resumed_and_says_how(
 ) -> None:
     command = ["predict", image, "-o", tmp_path, *OPTIONS]
     child = start(command, tmp_path / "errors", delay=0.1)
-    wait_for(child, (tmp_path / "blobs" / "parts" / "part-000000.parquet").exists)
+    wait_for(child, lambda: bool(first_band(tmp_path)))
     os.kill(child.pid or 0, number)
     child.join()
     assert child.exitcode == code
@@ -132,7 +138,7 @@ def test_a_second_signal_ends_at_once_and_loses_nothing(image: Path, whole: Path
     numbers = signal.SIGTERM, signal.SIGINT
     command = ["predict", image, "-o", tmp_path, *OPTIONS]
     child = start(command, tmp_path / "errors", delay=0.1)
-    wait_for(child, (tmp_path / "blobs" / "parts" / "part-000000.parquet").exists)
+    wait_for(child, lambda: bool(first_band(tmp_path)))
     for number in numbers:
         os.kill(child.pid or 0, number)
         time.sleep(random.Random(number).uniform(0, 0.01))  # into the tidying up
@@ -150,8 +156,8 @@ def test_a_second_signal_ends_at_once_and_loses_nothing(image: Path, whole: Path
 def test_a_slide_that_a_living_process_holds_is_not_touched(image: Path, tmp_path: Path) -> None:
     command = ["predict", image, "-o", tmp_path, *OPTIONS]
     first = start(command, tmp_path / "first", stay_at=3)
-    wait_for(first, (tmp_path / "blobs" / "parts" / "part-000000.parquet").exists)
-    files = [tmp_path / "blobs" / name for name in (".lock", "run.json", "parts/part-000000.parquet")]
+    wait_for(first, lambda: bool(first_band(tmp_path)))
+    files = [tmp_path / "blobs" / ".lock", tmp_path / "blobs" / "run.json", *first_band(tmp_path)]
     before = [(path.stat().st_ino, path.stat().st_mtime_ns) for path in files]
     for option in ("--resume", "--overwrite"):
         second = start([*command, option], tmp_path / "second")

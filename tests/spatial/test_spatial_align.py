@@ -161,13 +161,6 @@ def test_the_result_repeats(tissue: np.ndarray) -> None:
     assert one.fit_after == two.fit_after
 
 
-def test_coordinates_that_are_none_are_refused(tissue: np.ndarray) -> None:
-    with pytest.raises(InputError, match="0 cells: expected some"):
-        refine(np.zeros((0, 2)), tissue, true_affine(), MPP)
-    with pytest.raises(InputError, match="nuclei: expected some, with finite coordinates"):
-        refine(tissue, np.full((5, 2), np.nan), true_affine(), MPP)
-
-
 def test_blocks_are_held_out_whole() -> None:
     points = np.random.default_rng(0).uniform(0, 1000, (5000, 2))
     held = held_out(points, AlignOptions(), seed=1)

@@ -35,7 +35,7 @@ def test_the_overlay_has_the_whole_and_fields() -> None:
     cells, nuclei, pixels = scene(300)
     _, positions = paired(cells, nuclei)
     figure = overlay(from_array(pixels, MPP), cells, nuclei, TO_IMAGE, positions)
-    assert figure.axes[0].get_title() == "100% of 300 cells in the image"
+    assert figure.axes[0].get_title() == "300 of 300 cells in the image"
     assert len(figure.axes) == 5  # 200 um hold four places of 100 um
     np.testing.assert_allclose(figure.axes[0].lines[0].get_xydata(), cells * 2)
     lines = np.concatenate([np.array(axes.collections[1].get_segments()) for axes in figure.axes[1:]])

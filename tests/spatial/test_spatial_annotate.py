@@ -11,11 +11,10 @@ import numpy as np
 import pytest
 
 from celldetr.errors import InputError
-from celldetr.spatial.annotate.annotation import types_table
-from celldetr.spatial.annotate.classifier import Classifier
-from celldetr.spatial.annotate.labels import Labels
+from celldetr.spatial.annotate.classifier import classify
+from celldetr.spatial.annotate.labels import existing_labels
 from celldetr.spatial.annotate.reference import read_reference, shared_genes
-from celldetr.spatial.annotate.transport import Transport, TransportOptions, random_tiles
+from celldetr.spatial.annotate.transport import TransportOptions, random_tiles, transport
 
 anndata = pytest.importorskip("anndata")
 pd = pytest.importorskip("pandas")
@@ -151,8 +150,8 @@ def test_tacco_types_cells_and_tells_those_without_genes() -> None:
     section = section[:, :50].copy()
     section.X.eliminate_zeros()
     told: list[float] = []
-    out = Transport(cells(40, 3, 1, "r"), "kind").annotate(section, told.append)
-    rows = types_table(out, section.obs_names)
+    out = transport(section, cells(40, 3, 1, "r"), "kind", progress=told.append)
+    rows = out.table(section.obs_names)
     known = rows["type"] != ""
     assert not known[5]
     assert out.facts["cells_without_genes"] == (~known).sum() >= 1
@@ -167,13 +166,13 @@ def test_tacco_types_cells_and_tells_those_without_genes() -> None:
 def test_tiles_agree_with_the_whole() -> None:
     pytest.importorskip("tacco")
     section, reference = cells(100, 1.0, 0), cells(40, 3, 1, "r")
-    whole = Transport(reference, "kind").annotate(section)
-    tiled = Transport(reference, "kind", TransportOptions(tile=100)).annotate(section)
+    whole = transport(section, reference, "kind")
+    tiled = transport(section, reference, "kind", TransportOptions(tile=100))
     assert (whole.facts["tiles"], tiled.facts["tiles"]) == (1, 3)
     assert np.abs(whole.probabilities - tiled.probabilities).mean() < 0.02
     agree = whole.probabilities.argmax(axis=1) == tiled.probabilities.argmax(axis=1)
     assert agree.mean() > 0.98
-    again = Transport(reference, "kind", TransportOptions(tile=100)).annotate(section)
+    again = transport(section, reference, "kind", TransportOptions(tile=100))
     np.testing.assert_array_equal(again.probabilities, tiled.probabilities)
 
 
@@ -184,7 +183,7 @@ def test_the_section_may_be_composed_unlike_the_reference() -> None:
     section = section[(section.obs["kind"] != "C").to_numpy() | (np.arange(300) < 30)].copy()
     reference = cells(40, 3, 1, "r")
     reference = reference[(reference.obs["kind"] != "A").to_numpy() | (np.arange(120) < 24)].copy()
-    out = types_table(Transport(reference, "kind").annotate(section), section.obs_names)
+    out = transport(section, reference, "kind").table(section.obs_names)
     assert (out["type"].to_numpy() == section.obs["kind"].to_numpy()).mean() > 0.95
 
 
@@ -226,18 +225,18 @@ def stand(monkeypatch: pytest.MonkeyPatch) -> Stand:
 def test_celltypist_trains_on_the_reference(stand: Stand) -> None:
     section, reference = cells(20, 2, 0), cells(10, 3, 1)
     section.X[4] = 0
-    out = Classifier(reference, "kind").annotate(section)
+    out = classify(section, reference, "kind")
     assert stand.trained == reference.obs["kind"].tolist()
     np.testing.assert_allclose(out.probabilities.sum(axis=1), 1, atol=1e-5)
     assert np.flatnonzero(~out.known).tolist() == [4]
-    right = types_table(out, section.obs_names)["type"].to_numpy() == section.obs["kind"].to_numpy()
+    right = out.table(section.obs_names)["type"].to_numpy() == section.obs["kind"].to_numpy()
     assert right[out.known].mean() > 0.95
 
 
 def test_without_celltypist_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "celltypist", None)
     with pytest.raises(InputError, match="pip install celltypist"):
-        Classifier(cells(2, 2, 0), "kind").annotate(cells(2, 2, 0))
+        classify(cells(2, 2, 0), cells(2, 2, 0), "kind")
 
 
 # Labels
@@ -245,15 +244,15 @@ def test_without_celltypist_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatc
 
 def test_labels_of_a_column_and_of_files_are_the_same(tmp_path: Path) -> None:
     section = cells(4, 2, 0)
-    section.obs["conf"] = np.linspace(0.5, 1, 12)
+    section.obs["confidence"] = np.linspace(0.5, 1, 12)
     rows = pd.DataFrame({"Barcode": section.obs_names, "Cluster": section.obs["kind"].to_numpy()})
-    rows["confidence"] = section.obs["conf"].to_numpy()
+    rows["confidence"] = section.obs["confidence"].to_numpy()
     rows.sample(frac=1, random_state=1).to_csv(tmp_path / "clusters.csv", index=False)
     rows.to_parquet(tmp_path / "clusters.parquet")
     outs = [
-        Labels("kind", probability="conf").annotate(section),
-        Labels(file=tmp_path / "clusters.csv").annotate(section),
-        Labels("Cluster", tmp_path / "clusters.parquet").annotate(section),
+        existing_labels(section, "kind"),
+        existing_labels(section, file=tmp_path / "clusters.csv"),
+        existing_labels(section, "Cluster", tmp_path / "clusters.parquet"),
     ]
     for out in outs:
         assert out.types == KINDS
@@ -264,29 +263,29 @@ def test_labels_of_a_column_and_of_files_are_the_same(tmp_path: Path) -> None:
 def test_cells_without_a_label_are_unknown_and_numbers_are_in_order(tmp_path: Path) -> None:
     section = cells(4, 2, 0)
     (tmp_path / "clusters.csv").write_text("Barcode,Cluster\nc0,10\nc2,2\nc3,\nother,3\n", encoding="utf-8")
-    out = Labels(file=tmp_path / "clusters.csv").annotate(section)
+    out = existing_labels(section, file=tmp_path / "clusters.csv")
     assert out.types == ("2", "10")
-    assert types_table(out, section.obs_names)["type"].tolist() == ["10", "", "2", *[""] * 9]
+    assert out.table(section.obs_names)["type"].tolist() == ["10", "", "2", *[""] * 9]
     assert out.facts["cells_without_label"] == 10
     (tmp_path / "clusters.csv").write_text("Barcode,Cluster\nc0,1\nc0,2\n", encoding="utf-8")
     with pytest.raises(InputError, match="cell 'c0' is in two rows"):
-        Labels(file=tmp_path / "clusters.csv").annotate(section)
+        existing_labels(section, file=tmp_path / "clusters.csv")
     (tmp_path / "clusters.csv").write_text("Barcode,Cluster\nx0,1\n", encoding="utf-8")
     with pytest.raises(InputError, match=r"none of the section's cells \(such as c0, c1\)"):
-        Labels(file=tmp_path / "clusters.csv").annotate(section)
+        existing_labels(section, file=tmp_path / "clusters.csv")
     with pytest.raises(InputError, match="no column 'Clusters'; did you mean 'Cluster'"):
-        Labels("Clusters", tmp_path / "clusters.csv").annotate(section)
+        existing_labels(section, "Clusters", tmp_path / "clusters.csv")
 
 
 def test_real_clusters_are_labels(shared_data: Path) -> None:
     path = shared_data / "xenium_hbonemarrow" / "cells.parquet"
     ids = pd.read_parquet(path, columns=["cell_id"])["cell_id"][:500]
     section = anndata.AnnData(np.ones((500, 1), dtype=np.float32), obs=pd.DataFrame(index=ids.to_numpy()))
-    out = Labels("cluster", path).annotate(section)
+    out = existing_labels(section, "cluster", path)
     values = pd.read_parquet(path)["cluster"][:500]
     missing = values.isna() | (values.astype(str) == "")  # some cells of the source have no cluster
     assert (~out.known).tolist() == missing.tolist()
-    assert types_table(out, section.obs_names)["type"].tolist() == values.astype(str).mask(missing, "").tolist()
+    assert out.table(section.obs_names)["type"].tolist() == values.astype(str).mask(missing, "").tolist()
 
 
 # What is kept of it
@@ -295,7 +294,7 @@ def test_real_clusters_are_labels(shared_data: Path) -> None:
 def test_the_table_has_all_of_it() -> None:
     section = cells(4, 2, 0)
     section.obs["kind"] = ["A", None, *section.obs["kind"].tolist()[2:]]
-    out = Labels("kind").annotate(section)
-    kept = types_table(out, section.obs_names)
+    out = existing_labels(section, "kind")
+    kept = out.table(section.obs_names)
     np.testing.assert_array_equal(kept["type"] != "", out.known)
     np.testing.assert_array_equal(kept[[f"p: {name}" for name in out.types]], out.probabilities)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from celldetr.errors import InputError
 from celldetr.io.safe_io import yaml_names
-from celldetr.spatial.annotate.annotation import Annotation, types_table
+from celldetr.spatial.annotate.annotation import Annotation
 from celldetr.spatial.annotate.hierarchy import HIERARCHIES, Hierarchy, coarsen, load_hierarchy
 
 
@@ -28,8 +28,8 @@ def hierarchy(*levels: dict[str, str]) -> Hierarchy:
 def test_probabilities_are_summed_and_the_margin_follows() -> None:
     fine = annotation([[0.3, 0.3, 0.4]], ("CD4", "CD8", "B cell"))
     coarse = coarsen(fine, hierarchy({"CD4": "T", "CD8": "T", "B cell": "B"}), "l0")
-    row = types_table(coarse, ["a"]).iloc[0]
-    assert types_table(fine, ["a"])["type"].item() == "B cell"
+    row = coarse.table(np.array(["a"], dtype=object)).iloc[0]
+    assert fine.table(np.array(["a"], dtype=object))["type"].item() == "B cell"
     assert (row["type"], row["second"]) == ("T", "B")
     assert row["probability"] == pytest.approx(0.6)
     assert row["margin"] == pytest.approx(0.2)
@@ -56,7 +56,7 @@ def test_what_is_mapped_to_nothing_is_unknown_where_it_outweighs() -> None:
     assert coarse.types == ("T", "B")
     assert coarse.known.tolist() == [False, True, False]
     assert coarse.probabilities[1].tolist() == pytest.approx([0.5, 0.3])
-    rows = types_table(coarse, ["a", "b", "c"])
+    rows = coarse.table(np.array(["a", "b", "c"], dtype=object))
     assert rows["type"].tolist() == ["", "T", ""]
     assert rows["margin"].tolist() == pytest.approx([0, 0.2, 0])
 
@@ -76,7 +76,11 @@ def test_the_papers_types_lead_to_pannukes_with_mast_cells_under_inflammatory() 
     )  # fmt: skip
     one_hot = Annotation(np.eye(13, dtype=np.float32), named, np.ones(13, dtype=bool))
     assert len(coarsen(one_hot, load_hierarchy("paper"), "ten").types) == 10
-    five = types_table(coarsen(one_hot, load_hierarchy("paper"), "pannuke"), list(named)).set_index("cell_id")["type"]
+    five = (
+        coarsen(one_hot, load_hierarchy("paper"), "pannuke")
+        .table(np.array(named, dtype=object))
+        .set_index("cell_id")["type"]
+    )
     assert five.tolist() == ["inflammatory"] * 7 + ["neoplastic"] + ["connective"] * 4 + ["epithelial"]
 
 

@@ -130,10 +130,10 @@ def test_labels_are_known_without_decoding(tmp_path: Path, monkeypatch: pytest.M
     source = own_sources(typed_set(tmp_path / "set"), mapping={"red": ""})
     recipe = load_recipe("xenium", ["model.mpp=0.5"], source)
     decoded: list[int] = []
-    real = PatchSet.sample
-    monkeypatch.setattr(PatchSet, "sample", lambda self, index: decoded.append(index) or real(self, index))
+    real = PatchSet._decode
+    monkeypatch.setattr(PatchSet, "_decode", lambda self, index: decoded.append(index) or real(self, index))
     assert load_data(recipe).counts == [6]
-    assert len(decoded) == 2  # the first of each split, to see whether it can be read
+    assert set(decoded) == {0}  # the first of each split, to see whether it can be read
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ import pytest
 from scipy.sparse import csr_matrix
 
 from celldetr.spatial.annotate.expression import correlations, mean_expression
-from celldetr.spatial.type_plots import expression_figure, markers
+from celldetr.spatial.cell_plots import expression_figure, markers
 
 NAMES = ("a", "b", "none of it")
 

@@ -13,6 +13,7 @@ from PIL import Image
 
 from celldetr.data.patch_set import PatchSet
 from celldetr.errors import InputError
+from celldetr.slide.reader import open_slide
 from celldetr.spatial.patch_grid import Grid, divide, field_shares, lay_grid
 from celldetr.spatial.patch_layout import WriteOptions
 from celldetr.spatial.section import Nuclei, Section
@@ -46,7 +47,7 @@ class Scene:
         ids = [f"cell-{i}" for i in inside]
         obs = pd.DataFrame(points, columns=["x_um", "y_um"], index=ids)
         cells = anndata.AnnData(np.zeros((len(inside), 1), np.float32), obs=obs)
-        self.section = Section("s", cells, to_image=AFFINE)
+        self.section = Section("s", cells)
         self.pairs = pd.DataFrame({"nucleus": chosen, "cell_id": [f"cell-{i}" for i in chosen]})
         typed = rng.permutation(inside)[: int(0.9 * len(inside))]
         shares = rng.dirichlet(np.full(3, 0.4), len(typed)).astype(np.float32)
@@ -63,9 +64,12 @@ class Scene:
         )
 
     def write(self, out: Path, **options: Any) -> Any:
-        extra = {k: options.pop(k) for k in ("donor", "spots", "type_names") if k in options}
+        extra = {k: options.pop(k) for k in ("donor", "spots") if k in options}
+        to_image = options.pop("to_image", AFFINE)
         made = WriteOptions.model_validate(OPTIONS | options)
-        return write_set(self.section, self.image, self.nuclei, self.pairs, self.types, out, made, **extra)
+        with open_slide(self.image, MPP) as reader:
+            inputs = self.section, reader, self.nuclei, to_image, self.pairs, self.types
+            return write_set(*inputs, out, made, **extra)
 
     def expected(self, nucleus: int) -> tuple[str, float]:
         """Type and confidence of a nucleus, the slow way."""
@@ -195,27 +199,21 @@ def test_what_cannot_be_a_set_is_refused(scene: Scene, tmp_path: Path) -> None:
         scene.write(tmp_path / "a", px=400)
     with pytest.raises(InputError, match="too few for two regions"):
         scene.write(tmp_path / "a", px=250)
-    far = Section("far", scene.section.cells, to_image=np.array([[2.0, 0, 9e3], [0, 2.0, 0], [0, 0, 1]]))
-    options = WriteOptions.model_validate(OPTIONS)
     with pytest.raises(InputError, match="no cell lies in the image"):
-        write_set(far, scene.image, scene.nuclei, scene.pairs, scene.types, tmp_path / "a", options)
-    twice = pd.concat([scene.pairs, scene.pairs[:1]])
-    with pytest.raises(InputError, match="a nucleus is there twice"):
-        write_set(scene.section, scene.image, scene.nuclei, twice, scene.types, tmp_path / "a", options)
-    other = scene.pairs.assign(nucleus=scene.pairs["nucleus"] + 600)
-    with pytest.raises(InputError, match="there are 700"):
-        write_set(scene.section, scene.image, scene.nuclei, other, scene.types, tmp_path / "a", options)
+        scene.write(tmp_path / "a", to_image=np.array([[2.0, 0, 9e3], [0, 2.0, 0], [0, 0, 1]]))
+    with pytest.raises(InputError, match="needs a table of spots"):
+        scene.write(tmp_path / "a", composition="spots")
     assert not (tmp_path / "a").exists()
 
 
-def test_types_can_be_named_and_confidences_left_out(scene: Scene, tmp_path: Path) -> None:
-    info = scene.write(tmp_path, confidence=False, type_names=("c", "b"))
-    assert info.types == ("c", "b")
+def test_rare_types_and_confidences_can_be_left_out(scene: Scene, tmp_path: Path) -> None:
+    counts = scene.write(tmp_path / "all").made_with["labelled_by_region"].values()
+    total = {name: sum(each[name] for each in counts) for name in TYPES}
+    info = scene.write(tmp_path / "some", confidence=False, min_of_type=max(total.values()))
+    assert max(TYPES, key=lambda name: total[name]) in info.types
+    assert len(info.types) < len(TYPES)
     assert info.made_with["counts"]["of a type left out"] > 0
-    sample = PatchSet(tmp_path)[0]
-    assert sample.confidence is None
-    names = {scene.expected(n)[0] for n in range(700)}
-    assert names == {"", *TYPES}
+    assert PatchSet(tmp_path / "some")[0].confidence is None
 
 
 def test_patches_at_another_resolution(scene: Scene, tmp_path: Path) -> None:
@@ -260,8 +258,7 @@ def spot_table(rng: np.random.Generator, count: int) -> pd.DataFrame:
 
 def test_measured_spots_hold_the_nuclei_within(scene: Scene, tmp_path: Path) -> None:
     table = spot_table(np.random.default_rng(1), 60)
-    options = WriteOptions.model_validate(OPTIONS | {"composition": "spots", "min_nuclei": 1})
-    write_set(scene.section, scene.image, scene.nuclei, None, None, tmp_path, options, spots=table)
+    scene.write(tmp_path, composition="spots", min_nuclei=1, spots=table)
     made = PatchSet(tmp_path)
     assert made.type_names == ("u", "v")
     found = 0
@@ -279,10 +276,7 @@ def test_measured_spots_hold_the_nuclei_within(scene: Scene, tmp_path: Path) -> 
             found += 1
     assert found > 5
     with pytest.raises(InputError, match="sum to 1"):
-        write_set(
-            *(scene.section, scene.image, scene.nuclei, None, None, tmp_path, options),
-            spots=table.assign(**{"p: u": 0.9}),
-        )
+        scene.write(tmp_path, composition="spots", spots=table.assign(**{"p: u": 0.9}))
 
 
 def test_regions_are_of_equal_weight() -> None:

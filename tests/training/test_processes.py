@@ -11,31 +11,43 @@ import yaml
 from safetensors.torch import load_file
 
 from celldetr.config import DataSource, Recipe
+from celldetr.data.dataset import Batch
 from celldetr.errors import InputError
 from celldetr.model.celldetr import CellDETR
 from celldetr.model.checkpoint import load_checkpoint
 from celldetr.model.warm_start import start_from
+from celldetr.training.data import load_data
 from celldetr.training.logs import read_log
-from celldetr.training.loop import train
+from celldetr.training.loop import build, train
 from celldetr.training.processes import can_train, normaliser, share, start_fabric
 from celldetr.training.state import STATE_FILE
+from celldetr.training.trainer import Trainer
 from helpers.two_processes import first_gradients, gradients_and_steps, in_two_processes
 
 Recipes = Callable[..., Recipe]
 
 
-def test_bfloat16_is_for_what_is_computed_and_not_for_labels() -> None:
-    fabric = start_fabric("bf16", "cpu", 1)
-    box, inside = torch.tensor([0.7007, 0.9012, 0.0713, 0.0688]), []
+@pytest.mark.parametrize(("precision", "expected"), [("bf16", True), ("32", False)])
+def test_bfloat16_is_for_what_is_computed_and_not_for_labels(
+    precision: str, expected: bool, tiny_recipe: Recipes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = tiny_recipe(precision=precision)
+    objective, _ = build(recipe, load_data(recipe), torch.device("cpu"))
+    trainer = Trainer(objective.loss, recipe.training, start_fabric("cpu", 1))
+    trainer.distribute()
+    seen: list[tuple[bool, Batch]] = []
 
-    class Network(torch.nn.Linear):
-        def forward(self, boxes: list[torch.Tensor]) -> torch.Tensor:
-            inside.extend(boxes)
-            return super().forward(boxes[0])
+    def forward(batch: Batch, generators: object, measure: bool) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        seen.append((torch.is_autocast_enabled("cpu"), batch))
+        return objective.loss.network.type_head.weight.sum(), {}
 
-    out = fabric.setup(Network(4, 1))([box])
-    assert torch.equal(inside[0], box)  # Fabric's own would round it to a pixel of a crop of 256
-    assert torch.equal(out, out.bfloat16().float())  # the product was rounded: autocast is on
+    monkeypatch.setattr(objective.loss, "forward", forward)
+    batch = next(trainer.batches(objective.dataset(8), objective.collate))
+    trainer.backward(0, batch)
+    ((is_autocast, received),) = seen
+    assert is_autocast is expected
+    for one, other in zip(received.targets, batch.targets, strict=True):
+        assert torch.equal(one.boxes, other.boxes)  # Fabric's own would round them to a pixel of a crop of 256
 
 
 def test_a_device_without_gradients_is_not_trained_on(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -128,14 +140,14 @@ def test_a_batch_that_cannot_be_shared() -> None:
 
 def test_devices_that_are_not_there() -> None:
     with pytest.raises(InputError, match="`devices=0`: expected 1"):
-        start_fabric("32", "cpu", 0)
+        start_fabric("cpu", 0)
 
 
 def test_torchrun_says_how_many_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"TORCHELASTIC_RUN_ID": "x", "LOCAL_WORLD_SIZE": "2", "WORLD_SIZE": "2"}.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(InputError, match="torchrun started 2 processes here"):
-        start_fabric("32", "cpu", 3)
+        start_fabric("cpu", 3)
 
 
 def test_what_losses_are_divided_by(monkeypatch: pytest.MonkeyPatch) -> None:

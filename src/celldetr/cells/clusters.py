@@ -1,7 +1,6 @@
 """``clusters.parquet``: the cluster of each cell of a slide, beside the ``cells.parquet`` whose cells they are.
 
-A file of its own, because ``cells.parquet`` is the result of a run and stays as it is; clusters are made from it, and
-made anew. The reader (``celldetr.cells.reader``) joins the two: to its users ``cluster`` is a column of the table.
+``cells.parquet`` is the result of a run and stays as it is; ``celldetr.cells.reader`` joins ``cluster`` to its columns.
 
 | column | type | meaning |
 |---|---|---|
@@ -37,14 +36,8 @@ CLUSTERS = "clusters.parquet"
 CLUSTER = "cluster"
 MOST = 10_000  # clusters; each is a colour and a line of a legend
 _KEY = b"celldetr.clusters"
-_SCHEMA = pa.schema(
-    [
-        pa.field("cell_id", pa.int64(), nullable=False),
-        pa.field(CLUSTER, pa.int32(), nullable=False),
-        pa.field("sampled", pa.bool_(), nullable=False),
-        pa.field("agreement", pa.float32(), nullable=False),
-    ]
-)
+_COLUMNS = {"cell_id": pa.int64(), CLUSTER: pa.int32(), "sampled": pa.bool_(), "agreement": pa.float32()}
+_SCHEMA = pa.schema([pa.field(name, kind, nullable=False) for name, kind in _COLUMNS.items()])
 _TAIL = 8  # bytes of a Parquet file after its footer: the footer's length, "PAR1"
 _REMEDY = "run celldetr cluster again with `overwrite=True`, or delete it"
 
@@ -52,11 +45,7 @@ _REMEDY = "run celldetr cluster again with `overwrite=True`, or delete it"
 def table_stamp(path: Path) -> str:
     """Fingerprint of a version of a cell table: its size, and the SHA-256 of its Parquet footer.
 
-    The footer holds the size and statistics of every column of every row group, and provenance: it costs kilobytes to
-    read and is the same in a copy on another machine, which the times of a file are not.
-
-    Raises:
-        InputError: the file cannot be read.
+    The footer holds sizes and statistics of all columns, and provenance: kilobytes, and the same in a copy elsewhere.
     """
     with parquet_errors(path), path.open("rb") as file:
         size = file.seek(0, os.SEEK_END)
@@ -67,7 +56,7 @@ def table_stamp(path: Path) -> str:
 
 
 def cluster_name(number: int) -> str:
-    """What a cluster is called in pictures and in QuPath."""
+    """Name of a cluster in pictures and in QuPath."""
     return f"Cluster {number}"
 
 
@@ -81,13 +70,7 @@ def write_clusters(
 ) -> Path:
     """Write ``clusters.parquet`` beside ``table``; arrays are (N,), in the table's order.
 
-    Args:
-        table: ``cells.parquet``.
-        cell_id, cluster, sampled, agreement: see the module.
-        about: JSON-able: ``count``, and how the clusters were made.
-
-    Raises:
-        InputError: the disk is full, or the place cannot be written to.
+    ``about`` goes into the metadata: ``count``, and how the clusters were made.
     """
     metadata = {_KEY: json.dumps({"table": table_stamp(table), **about}).encode()}
     columns = [pa.array(values) for values in (cell_id, cluster, sampled, agreement)]
@@ -117,11 +100,7 @@ def cluster_summary(table: Path) -> dict[str, Any] | None:
 
 
 def read_clusters(table: Path) -> NDArray[np.int32]:
-    """(N,) the cluster of each cell of ``table``, in its order; ``clusters.parquet`` is there and fits.
-
-    Raises:
-        InputError: it is damaged.
-    """
+    """(N,) the cluster of each cell of ``table``, in its order; ``clusters.parquet`` is there and fits."""
     path = table.with_name(CLUSTERS)
     with parquet_errors(path):
         return np.asarray(pq.read_table(path, columns=[CLUSTER])[CLUSTER].to_numpy())

@@ -1,9 +1,8 @@
 """One colour per cell type, the same in every picture, page and export.
 
-A colour has two jobs here: to stand out on haematoxylin and eosin (pink, purple, white) and to stay apart from its
-neighbours in the legend for readers with a colour vision deficiency. The eight base colours keep a CIEDE2000 distance
-of at least 10 from each other and 8 from H&E's own colours, in normal vision and in simulated deuteranopia, protanopia
-and tritanopia (Machado et al., IEEE TVCG 2009); the tests recompute it. Pink, purple and grey are left to the tissue.
+The eight base colours keep a CIEDE2000 distance of at least 10 from each other and 8 from H&E's own colours, in normal
+vision and in simulated deuteranopia, protanopia and tritanopia (Machado et al., IEEE TVCG 2009); the tests recompute
+it.
 """
 
 from __future__ import annotations
@@ -27,46 +26,24 @@ CYCLE: tuple[RGB, ...] = (MINT, AZURE, AMBER, GREEN, YELLOW, RED, BLUE, BLACK)
 
 # A type is known by the first of these stems that begins one of its words, so the more specific come first: "stromal
 # TIL" is a lymphocyte, "cancer-associated fibroblast" a fibroblast, "non-neoplastic epithelial" epithelial.
-_KNOWN: tuple[tuple[str, RGB], ...] = (
-    ("plasma", YELLOW),
-    ("macrophage", MINT),
-    ("histiocyt", MINT),
-    ("neutrophil", BLUE),
-    ("endotheli", BLUE),
-    ("vascular", BLUE),
-    ("lymph", AZURE),
-    ("til", AZURE),
-    ("stil", AZURE),
-    ("inflam", AZURE),
-    ("immune", AZURE),
-    ("leuko", AZURE),
-    ("dead", BLACK),
-    ("apopto", BLACK),
-    ("necro", BLACK),
-    ("fibroblast", GREEN),
-    ("myofibroblast", GREEN),
-    ("non-neoplastic", AMBER),
-    ("benign", AMBER),
-    ("healthy", AMBER),
-    ("neoplas", RED),
-    ("tumour", RED),
-    ("tumor", RED),
-    ("cancer", RED),
-    ("malignant", RED),
-    ("dysplas", RED),
-    ("carcinoma", RED),
-    ("epitheli", AMBER),
-    ("strom", GREEN),
-    ("connective", GREEN),
-    ("spindle", GREEN),
-    ("muscle", GREEN),
+_KNOWN: tuple[tuple[RGB, tuple[str, ...]], ...] = (
+    (YELLOW, ("plasma",)),
+    (MINT, ("macrophage", "histiocyt")),
+    (BLUE, ("neutrophil", "endotheli", "vascular")),
+    (AZURE, ("lymph", "til", "stil", "inflam", "immune", "leuko")),
+    (BLACK, ("dead", "apopto", "necro")),
+    (GREEN, ("fibroblast", "myofibroblast")),
+    (AMBER, ("non-neoplastic", "benign", "healthy")),
+    (RED, ("neoplas", "tumour", "tumor", "cancer", "malignant", "dysplas", "carcinoma")),
+    (AMBER, ("epitheli",)),
+    (GREEN, ("strom", "connective", "spindle", "muscle")),
 )
 
 
 def _known(name: str) -> RGB | None:
     """The colour that ``name`` has by convention, if it has one."""
     words = "-" + name.lower().replace("_", "-").replace(" ", "-")
-    return next((colour for stem, colour in _KNOWN if "-" + stem in words), None)
+    return next((colour for colour, stems in _KNOWN for stem in stems if "-" + stem in words), None)
 
 
 def _mix(colour: RGB, other: RGB, share: float) -> RGB:
@@ -87,17 +64,10 @@ def _all_colours() -> Iterator[RGB]:
 
 
 def type_colours(types: Sequence[str]) -> dict[str, RGB]:
-    """Give each type a colour of its own.
+    """Name -> (r, g, b), 0 to 255, all different, of distinct names in the order of the model.
 
     Familiar names (lymphocyte, epithelial, stromal, neoplastic, dead ...) always look the same; the others, and a
-    second type that would claim a colour already given, take the next free one by position. The result depends on
-    nothing but ``types``.
-
-    Args:
-        types: distinct names, in the order of the model.
-
-    Returns:
-        Name -> (r, g, b), 0 to 255, all different.
+    second type that would claim a colour already given, take the next free one by position.
     """
     chosen: dict[str, RGB] = {}
     for name in types:

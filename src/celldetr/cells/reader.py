@@ -1,7 +1,6 @@
 """Read the cell table of a slide: ``open_table`` checks it, its columns are then streamed, picked by row or read whole.
 
-A slide can have millions of cells, so opening a table reads its schema only, and nothing but the columns that are asked
-for is read after that. Clusters that ``celldetr cluster`` has written beside it are joined as a column ``cluster``.
+Opening reads the schema only. Clusters that ``celldetr cluster`` has written beside it are joined as a column.
 """
 
 from __future__ import annotations
@@ -41,12 +40,12 @@ BATCH_ROWS = 32_768
 
 @dataclass(frozen=True)
 class CellTable:
-    """The cells of a slide on disk, and what is known about its run. Made by ``open_table``.
+    """The cells of a slide on disk, see ``open_table``.
 
     Attributes:
         path: the Parquet file.
-        run: provenance, the content of ``run.json``; less of it if there is none beside the table.
-        slide: name of the slide without its folders; identifies a cell together with ``cell_id``.
+        run: content of ``run.json``; less of it, from the table's metadata, if there is none beside the table.
+        slide: name of the slide without its folders.
         mpp: micrometres per pixel of level 0 (its square is the area of a pixel), or None where the run does not say.
         types: names of the K types in the order of the model, also of those that do not occur.
         columns: all names in the table, and ``cluster`` if ``celldetr cluster`` has been over it.
@@ -89,15 +88,7 @@ class CellTable:
                 yield batch.select(list(columns))
 
     def take(self, rows: NDArray[np.int64], columns: Sequence[str]) -> pa.Table:
-        """Some rows of ``columns``, in the order asked for; only the row groups that hold them are read.
-
-        Args:
-            rows: (n,) positions in the table.
-            columns: names.
-
-        Raises:
-            InputError: as of ``batches``.
-        """
+        """``columns`` of (n,) positions in the table, in this order; only the row groups that hold them are read."""
         stored = self._stored(columns)
         order = np.argsort(rows, kind="stable")
         parts = []
@@ -115,11 +106,7 @@ class CellTable:
         return table.select(list(columns))
 
     def read(self, columns: Sequence[str] | None = None) -> pa.Table:
-        """Whole columns, all by default.
-
-        Raises:
-            InputError: as of ``batches``.
-        """
+        """Whole columns, all by default."""
         columns = self.columns if columns is None else columns
         stored = self._stored(columns)
         with parquet_errors(self.path):
@@ -133,7 +120,7 @@ class CellTable:
         return table_to_frame(self.read(columns), self.types)
 
     def _stored(self, columns: Sequence[str]) -> list[str]:
-        """Those of ``columns`` that are in the file, which are all but clusters that are joined to it."""
+        """Those of ``columns`` that are in the file: all but clusters that are joined to it."""
         for name in columns:
             if name not in self.columns:
                 raise InputError(f"{self.path}: has no column {name!r}; {near(name, self.columns)}")
@@ -155,7 +142,7 @@ class CellTable:
 
 
 class ClusteredTable(CellTable):
-    """A cell table in which clusters stand in for types, for what draws, counts and classifies by type."""
+    """A cell table in which clusters stand in for types, for drawing and counting by type."""
 
     def batches(self, columns: Sequence[str], rows: int = BATCH_ROWS) -> Iterator[pa.RecordBatch]:
         """As of ``CellTable``; ``type`` holds the number of the cluster."""
@@ -203,7 +190,7 @@ def open_table(path: Path | str, *, clusters: bool = True) -> CellTable:
         InputError: there is no table, the run is not finished, the file is truncated or no cell table, or its clusters
             are of another version of it.
     """
-    path = _find(Path(path))
+    path = _table_file(Path(path))
     with parquet_errors(path):
         metadata = pq.read_metadata(path)
         schema = metadata.schema.to_arrow_schema()
@@ -226,7 +213,7 @@ def open_table(path: Path | str, *, clusters: bool = True) -> CellTable:
     )
 
 
-def _find(path: Path) -> Path:
+def _table_file(path: Path) -> Path:
     """``path`` itself, or ``cells.parquet`` in it."""
     table = path / CELLS if is_dir(path) else path
     if is_file(table):

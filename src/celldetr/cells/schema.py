@@ -28,8 +28,7 @@ RUN = "run.json"  # beside it: what the run was asked for and how it went
 PROVENANCE = b"celldetr"  # key of the file's metadata
 
 BOX = ("x_px", "y_px", "w_px", "h_px")
-NUMBERS = (*BOX, "x_um", "y_um", "score", "type_score")
-REQUIRED = ("cell_id", *NUMBERS, "type", "embedding")
+REQUIRED = ("cell_id", *BOX, "x_um", "y_um", "score", "type", "type_score", "embedding")
 
 # A WKB polygon of one closed ring of five points: 93 bytes (OGC 06-103r4, 8.2).
 _WKB = np.dtype([("order", "u1"), ("kind", "<u4"), ("rings", "<u4"), ("points", "<u4"), ("xy", "<f8", (5, 2))])
@@ -38,20 +37,19 @@ _WKB_POLYGON = 3
 
 def cell_schema(types: Sequence[str], embedding_dim: int) -> pa.Schema:
     """Columns of the cell table for a model with K types and embeddings of length d."""
-    return pa.schema(
-        [
-            pa.field("cell_id", pa.int64(), nullable=False),
-            *(pa.field(name, pa.float64(), nullable=False) for name in ("x_px", "y_px")),
-            *(pa.field(name, pa.float32(), nullable=False) for name in ("w_px", "h_px")),
-            *(pa.field(name, pa.float64(), nullable=False) for name in ("x_um", "y_um")),
-            pa.field("score", pa.float32(), nullable=False),
-            pa.field("type", pa.dictionary(pa.int32(), pa.string()), nullable=False),
-            pa.field("type_score", pa.float32(), nullable=False),
-            *(pa.field(f"p_{name}", pa.float32(), nullable=False) for name in types),
-            pa.field("embedding", pa.list_(pa.float16(), embedding_dim), nullable=False),
-            pa.field("geometry", pa.binary(), nullable=False),
-        ]
-    )
+    columns = {
+        "cell_id": pa.int64(),
+        **dict.fromkeys(("x_px", "y_px"), pa.float64()),
+        **dict.fromkeys(("w_px", "h_px"), pa.float32()),
+        **dict.fromkeys(("x_um", "y_um"), pa.float64()),
+        "score": pa.float32(),
+        "type": pa.dictionary(pa.int32(), pa.string()),
+        "type_score": pa.float32(),
+        **{f"p_{name}": pa.float32() for name in types},
+        "embedding": pa.list_(pa.float16(), embedding_dim),
+        "geometry": pa.binary(),
+    }
+    return pa.schema([pa.field(name, kind, nullable=False) for name, kind in columns.items()])
 
 
 def types_of(schema: pa.Schema) -> tuple[str, ...]:
@@ -69,26 +67,14 @@ def check_columns(schema: pa.Schema) -> None:
     """Check that a file has the columns of a cell table.
 
     Raises:
-        ValueError: a column is missing, or holds something else.
+        ValueError: a column is missing, or embeddings are not vectors (as when pandas has written the table).
     """
     for name in REQUIRED:
         if name not in schema.names:
             raise ValueError(f"it has no column {name!r}")
-    for field in schema:
-        kind = field.type
-        inner = kind.value_type if pa.types.is_dictionary(kind) else kind
-        if field.name == "embedding":
-            fits, expected = pa.types.is_fixed_size_list(kind) and pa.types.is_floating(kind.value_type), "vectors"
-        elif field.name == "type":
-            fits, expected = pa.types.is_string(inner) or pa.types.is_large_string(inner), "text"
-        elif field.name == "cell_id":
-            fits, expected = pa.types.is_signed_integer(kind), "whole numbers"
-        elif field.name in NUMBERS or field.name.startswith("p_"):
-            fits, expected = pa.types.is_integer(kind) or pa.types.is_floating(kind), "numbers"
-        else:
-            continue
-        if not fits:
-            raise ValueError(f"column {field.name!r} must hold {expected}, got {kind}")
+    kind = schema.field("embedding").type
+    if not (pa.types.is_fixed_size_list(kind) and pa.types.is_floating(kind.value_type)):
+        raise ValueError(f"column 'embedding' must hold vectors, got {kind}")
 
 
 def box_polygons(boxes: NDArray[np.floating]) -> pa.BinaryArray:
@@ -102,14 +88,8 @@ def box_polygons(boxes: NDArray[np.floating]) -> pa.BinaryArray:
     )
 
 
-def cell_rows(cells: TileCells, types: Sequence[str], mpp: tuple[float, float]) -> pa.Table:
-    """Rows of cells, without ``cell_id``.
-
-    Args:
-        cells: N cells with boxes in level-0 pixels.
-        types: names of the K types.
-        mpp: micrometres per level-0 pixel along x and y.
-    """
+def cell_rows(cells: TileCells, types: Sequence[str], mpp: tuple[float, float], first: int = 0) -> pa.Table:
+    """Rows of cells with boxes in level-0 pixels, numbered from ``first``; ``mpp`` along x and y."""
     boxes = cells.boxes
     x, y = (boxes[:, 0] + boxes[:, 2]) / 2, (boxes[:, 1] + boxes[:, 3]) / 2
     probabilities = np.ascontiguousarray(cells.probabilities, dtype=np.float32)
@@ -117,6 +97,7 @@ def cell_rows(cells: TileCells, types: Sequence[str], mpp: tuple[float, float]) 
     dim = cells.embeddings.shape[1]
     embeddings = np.ascontiguousarray(cells.embeddings, dtype=np.float16)
     columns: dict[str, Any] = {
+        "cell_id": np.arange(first, first + len(boxes)),
         "x_px": x,
         "y_px": y,
         "w_px": (boxes[:, 2] - boxes[:, 0]).astype(np.float32),
@@ -130,31 +111,13 @@ def cell_rows(cells: TileCells, types: Sequence[str], mpp: tuple[float, float]) 
         "embedding": pa.FixedSizeListArray.from_arrays(pa.array(embeddings.reshape(-1), pa.float16()), dim),
         "geometry": box_polygons(boxes),
     }
-    return pa.table(columns, schema=cell_schema(types, dim).remove(0))
-
-
-def number_rows(rows: pa.Table, start: int) -> pa.Table:
-    """Put ``cell_id`` in front, from ``start`` on, and give ``type`` the dictionary of all types, in order."""
-    types = types_of(rows.schema)
-    codes = type_codes(rows["type"], types)
-    chunks = [pa.DictionaryArray.from_arrays(chunk, pa.array(types, pa.string())) for chunk in codes.chunks]
-    kind = pa.dictionary(pa.int32(), pa.string())
-    rows = rows.set_column(
-        rows.schema.get_field_index("type"), pa.field("type", kind, nullable=False), pa.chunked_array(chunks, kind)
-    )
-    cell_id = pa.array(np.arange(start, start + len(rows), dtype=np.int64))
-    return rows.add_column(0, pa.field("cell_id", pa.int64(), nullable=False), cell_id)
+    return pa.table(columns, schema=cell_schema(types, dim))
 
 
 def table_metadata(
     provenance: Mapping[str, Any], bounds: tuple[float, float, float, float] | None
 ) -> dict[bytes, bytes]:
-    """Metadata of the file: GeoParquet 1.1.0, and where the cells are from.
-
-    Args:
-        provenance: JSON-able; must not differ between a run and its repetition.
-        bounds: xyxy of all boxes in level-0 pixels; None if there are none.
-    """
+    """Metadata of the file: GeoParquet 1.1.0 with the xyxy ``bounds`` of all boxes, and where the cells are from."""
     # crs null: coordinates are pixels of an image, which no coordinate reference system knows.
     column: dict[str, Any] = {"encoding": "WKB", "geometry_types": [], "crs": None}
     if bounds is not None:
@@ -164,7 +127,7 @@ def table_metadata(
 
 
 def provenance_of(schema: pa.Schema) -> dict[str, Any]:
-    """What a table's own metadata say about its run."""
+    """Metadata of a table about its run."""
     values: dict[str, Any] = json.loads((schema.metadata or {}).get(PROVENANCE, b"{}"))
     return values
 

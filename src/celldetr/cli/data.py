@@ -86,8 +86,8 @@ def sample(
         raise InputError(f"`patch_mpp={facts.patch_mpp:g}`: patches are at the model's own; it goes with `polygons`")
 
     from celldetr.data.patch_set import PatchSet
-    from celldetr.sampling.checks import size_doubts
     from celldetr.sampling.nuclei import FoundByModel, FromQuPath, NucleusSource
+    from celldetr.sampling.report import size_warnings
     from celldetr.sampling.run import sample_slides
 
     resolution = facts.patch_mpp
@@ -117,8 +117,8 @@ def sample(
             progress=sampling_listener(progress),
         )
     _report(info, out)
-    for doubt in size_doubts(PatchSet(out)) if info.patches else ():
-        note(doubt)
+    for warning in size_warnings(PatchSet(out)) if info.patches else ():
+        note(warning)
     if (out / PICTURE).is_file():
         typer.echo(f"look at it: {out / PICTURE}")
     if any(slide.failed for slide in info.slides):

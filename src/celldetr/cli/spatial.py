@@ -19,8 +19,7 @@ from celldetr.cli.progress import Progress
 from celldetr.config import Config
 
 if TYPE_CHECKING:
-    from celldetr.spatial.options import SpatialOptions
-    from celldetr.spatial.pipeline import Pipeline
+    from celldetr.spatial.pipeline import Pipeline, SpatialOptions
 
 spatial_app = typer.Typer(
     name="spatial",
@@ -196,13 +195,13 @@ unchanged are kept, also where later ones are given other settings.
 
 
 def _configs() -> tuple[type[Config], ...]:
-    from celldetr.spatial.options import SpatialOptions  # slow to import
+    from celldetr.spatial.pipeline import SpatialOptions  # slow to import
 
     return (SpatialOptions,)
 
 
 def _read_settings(assignments: list[str] | None, file: Path | None) -> SpatialOptions:
-    from celldetr.spatial.options import SpatialOptions
+    from celldetr.spatial.pipeline import SpatialOptions
 
     return read_settings(SpatialOptions, assignments, file)
 
@@ -290,9 +289,7 @@ def options(assignments: Assignments = None, config: SettingsFile = None) -> Non
 
 def _summarise(pipeline: Pipeline, step: str, *, ran: bool) -> None:
     """Print one line about a step that is finished."""
-    from celldetr.spatial.format import sentence
-
-    typer.echo(f"{step}: {sentence(step, pipeline.facts(step))}{'' if ran else ' (kept)'}")
+    typer.echo(f"{step}: {pipeline.summary(step)}{'' if ran else ' (kept)'}")
 
 
 def _report(pipeline: Pipeline) -> None:

@@ -35,7 +35,6 @@ from celldetr.slide.engine import (
     summarise,
 )
 from celldetr.slide.find import Slide
-from celldetr.slide.parts import PARTS, PartStore
 from celldetr.slide.pipeline import Counter
 from celldetr.slide.plan import Plan
 from celldetr.slide.provenance import environment
@@ -105,13 +104,10 @@ class ClusterSlide:
             raise InputError(f"{folder.path}: another run has just finished it; run again with `resume=True`")
         self.record = dict(folder.record)
         begin_session(folder)
-        with output_errors(folder.path):
-            (folder.path / PARTS).mkdir(exist_ok=True)
         self._folder, self.plan = folder, plan
-        self._parts = PartStore(folder.path, planned.types, planned.embedding_dim)
         self._cache = BandCache(folder.path, folder.request)
         self.counter.seconds.tissue = planned.seconds
-        missing = self._cache.missing(plan.bands, self._parts)
+        missing = self._cache.missing(plan.bands)
         self.count([band for band in plan.bands if band not in missing], 0)
         return missing
 
@@ -129,7 +125,7 @@ class ClusterSlide:
         """Let go of the folder; a run that is not finished is left for resuming, with the error on record."""
         if error is not None and self.plan is not None:
             facts = session_times(self.record, self._start, self.counter.seconds) | environment()
-            keep_or_discard(self._folder, self._parts, self._cache, self.plan.bands, facts)
+            keep_or_discard(self._folder, self._cache, self.plan.bands, facts)
         self._stack.__exit__(type(error) if error else None, error, None)
 
 

@@ -12,7 +12,6 @@ from celldetr.errors import InputError
 from celldetr.slide.band_cache import BandCache
 from celldetr.slide.engine import slide_folder
 from celldetr.slide.find import Slide
-from celldetr.slide.parts import PartStore
 from celldetr.slide.plan import make_plan
 from celldetr.slide.provenance import identity
 from celldetr.slide.reader import open_slide
@@ -78,8 +77,7 @@ def _look(slide: Slide, directory: Path, request: Request, model: TilePredictor)
         elif request.overwrite:
             todo = plan.bands
         else:
-            parts = PartStore(directory, model.types, model.embedding_dim)
-            todo = BandCache(directory, folder.request).missing(plan.bands, parts)
+            todo = BandCache(directory, folder.request).missing(plan.bands)
         return Forecast(
             slide,
             directory,

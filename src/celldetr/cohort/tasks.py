@@ -10,7 +10,6 @@ An error that the user can mend is returned as a ``Refusal``, because dask tries
 
 from __future__ import annotations
 
-import os
 import platform
 import shutil
 import threading
@@ -28,12 +27,11 @@ from celldetr.cohort.request import Request
 from celldetr.config import InferenceOptions
 from celldetr.errors import InputError
 from celldetr.io.files import output_errors
-from celldetr.slide.band_cache import BandCache
+from celldetr.slide.band_cache import PARTS, BandCache
 from celldetr.slide.base_reader import SlideReader
-from celldetr.slide.engine import RunSummary, Session, slide_folder
+from celldetr.slide.engine import ATTEMPTS, RunSummary, Session, slide_folder
 from celldetr.slide.find import Slide
-from celldetr.slide.parts import ATTEMPTS, PART_FILES, PARTS
-from celldetr.slide.pipeline import Job, Seconds, find_bands
+from celldetr.slide.pipeline import Job, Seconds, detect_bands
 from celldetr.slide.plan import Plan, make_plan
 from celldetr.slide.provenance import identity
 from celldetr.slide.reader import open_slide
@@ -56,12 +54,10 @@ class Refusal:
 
 @dataclass(frozen=True)
 class PlannedSlide:
-    """A slide before a tile is read; ``types`` and ``embedding_dim`` are the model's."""
+    """A slide before a tile is read; ``seconds`` that planning took."""
 
     identity: dict[str, Any]
     plan: Plan
-    types: tuple[str, ...]
-    embedding_dim: int
     seconds: float
 
 
@@ -106,7 +102,7 @@ def plan_slide(request: Request, slide: Slide) -> PlannedSlide:
         start = time.perf_counter()
         plan = make_plan(reader, model, options)
         run = identity(reader, model, options)
-    return PlannedSlide(run, plan, tuple(model.types), model.embedding_dim, time.perf_counter() - start)
+    return PlannedSlide(run, plan, time.perf_counter() - start)
 
 
 @_task
@@ -121,13 +117,13 @@ def complete_outputs(request: Request, slide: Slide) -> RunSummary:
 def detect_region(request: Request, slide: Slide, planned: PlannedSlide, bands: tuple[int, ...]) -> DetectedRegion:
     """Detect the cells in the tiles of a region; bands that are on disk are passed over."""
     cache = BandCache(request.out / slide.name, planned.identity)
-    todo = [band for band in bands if not cache.has(band)]
+    todo = cache.missing(bands)
     seconds, cells = Seconds(), 0
     if todo:
         _working_folder(request, slide)
         with open_slide(slide.path, request.options_of(slide).mpp) as reader:
             job = _job(request, slide, planned, reader)
-            with closing(find_bands(job, todo, seconds)) as batches:
+            with closing(detect_bands(job, todo, seconds)) as batches:
                 for band, items in groupby(chain.from_iterable(batches), key=lambda item: item.tile.row):
                     tiles = list(items)
                     cache.write(band, tiles)
@@ -159,7 +155,6 @@ def finish_slide(
             job = _job(request, slide, planned, reader)
             folder = slide_folder(attempt / slide.name, planned.identity)
             with folder.open():
-                _share_parts(directory / PARTS, folder.path / PARTS)
                 folder.record = record
                 Session(job, folder, start, seconds, BandCache(directory, planned.identity)).complete()
                 write_outputs(folder.path, reader, request.formats)
@@ -193,13 +188,3 @@ def _working_folder(request: Request, slide: Slide) -> Path:
             "share, under one name"
         )
     return folder
-
-
-def _share_parts(source: Path, target: Path) -> None:
-    """Give an attempt the bands that an interrupted run had settled: the files never change, so links will do."""
-    target.mkdir()
-    for part in source.glob(PART_FILES):
-        try:
-            os.link(part, target / part.name)
-        except OSError:  # this file system has no links
-            shutil.copyfile(part, target / part.name)

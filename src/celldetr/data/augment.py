@@ -1,9 +1,8 @@
 """Augmentation of a labelled image: a random crop, turned, restained, coloured and blurred, with its boxes and points.
 
-Geometry and colour are apart: colour never moves a box. Which cells belong to a crop is decided as at inference, where
-a cell belongs to the tile with its centre: a cell is kept, with its box clipped to the crop, when its point lies in
-the crop, and dropped otherwise, however much of it is visible. A crop that is larger than its source is filled up with
-the source's background colour: reflected tissue would show nuclei without labels, or need made-up ones.
+A cell is in a crop when its point is, as at inference a cell belongs to the tile with its centre; its box is clipped to
+the crop. A crop larger than its source is filled up with the source's background colour: reflected tissue would show
+nuclei without labels.
 """
 
 from __future__ import annotations
@@ -28,16 +27,13 @@ LUMA: NDArray[np.float32] = np.array([0.299, 0.587, 0.114], dtype=np.float32)  #
 def augment(
     sample: Sample, config: AugmentConfig, rng: np.random.Generator, around: NDArray[np.floating] | None = None
 ) -> Sample:
-    """Draw a random crop of ``config.crop`` pixels.
+    """Draw a random crop of ``config.crop`` pixels; ``mpp`` of the result is that of the zoomed pixels.
 
     Args:
         sample: the source, at the resolution the model wants.
-        config: what may happen, how strongly and how often.
-        rng: the only source of chance: the same state gives the same crop.
-        around: (x, y) of a cell that has to be in the crop, anywhere in it; None: the crop lies anywhere.
-
-    Returns:
-        A sample with a (crop, crop, 3) image; ``mpp`` is that of the zoomed pixels.
+        config: strengths and probabilities.
+        rng: the only source of randomness.
+        around: (x, y) of a cell that has to be in the crop; None: the crop lies anywhere.
     """
     low, high = config.scale
     zoom = float(np.exp(rng.uniform(np.log(low), np.log(high))))
@@ -55,7 +51,7 @@ def finish(part: Sample, config: AugmentConfig, rng: np.random.Generator) -> Sam
 
 
 def restyle(image: NDArray[np.uint8], config: AugmentConfig, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """What moves no box: stain, colour and blur of an (H, W, 3) uint8 image."""
+    """Augmentations that move no box: stain, colour and blur of an (H, W, 3) uint8 image."""
     image = recolour(image, config, rng)
     if rng.uniform() < config.blur_p and config.blur > 0:
         blur = ImageFilter.GaussianBlur(rng.uniform(config.blur_least, config.blur))
@@ -66,26 +62,13 @@ def restyle(image: NDArray[np.uint8], config: AugmentConfig, rng: np.random.Gene
 def _place_around(
     shape: tuple[int, ...], side: float, point: NDArray[np.floating], where: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """``place`` of ``crop`` such that a point lies in the crop, at the fractions ``where`` of it if there is room.
-
-    Args:
-        shape: (H, W, 3) of the source.
-        side: of the crop in the source, px.
-        point: (x, y) in the source.
-        where: (2,) in [0, 1].
-    """
+    """``place`` of a crop of ``side`` source px with a point (x, y) at about the fractions ``where`` of it."""
     inner = (0.05 + 0.9 * where) * side  # px from the crop's corner: whole pixels may move it by a half
     return place_at(shape, side, point - inner)
 
 
 def place_at(shape: tuple[int, ...], side: float, corner: NDArray[np.floating]) -> NDArray[np.float64]:
-    """``place`` of ``crop`` such that the crop begins at a corner, or as near to it as the source allows.
-
-    Args:
-        shape: (H, W, 3) of the source.
-        side: of the crop in the source, px.
-        corner: (x, y) in the source; where the source is smaller than the crop, the place does not depend on it.
-    """
+    """``place`` of a crop of ``side`` source px that begins at a corner (x, y), or as near to it as there is room."""
     room = np.array([shape[1], shape[0]]) - side
     wide = np.maximum(room + 2 * BORDER * side, 1e-9)
     return np.clip((corner + BORDER * side) / wide, 0, 1)
@@ -106,7 +89,7 @@ def background_colour(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def _window(length: int, size: int, zoom: float, place: float) -> tuple[float, float, int, int]:
-    """One axis of a crop: which part of the source goes where.
+    """One axis of a crop.
 
     Args:
         length: of the source, px.
@@ -129,17 +112,7 @@ def _window(length: int, size: int, zoom: float, place: float) -> tuple[float, f
 
 
 def crop(sample: Sample, size: int, zoom: float, place: NDArray[np.float64]) -> Sample:
-    """Cut a square out of a sample and zoom it.
-
-    Args:
-        sample: the source.
-        size: side of the result, px.
-        zoom: px of the result per px of the source.
-        place: (2,) in [0, 1], where along x and y.
-
-    Returns:
-        The crop with the cells whose point is in it, their boxes clipped to it.
-    """
+    """Cut a square of ``size`` px at a ``place`` (2,) in [0, 1], ``zoom`` px of it per px of the source."""
     height, width = sample.image.shape[:2]
     x0, x1, left, columns = _window(width, size, zoom, float(place[0]))
     y0, y1, top, rows = _window(height, size, zoom, float(place[1]))

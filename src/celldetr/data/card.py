@@ -1,11 +1,7 @@
-"""Dataset cards: what a set of labelled images is, as YAML, so that code never holds a path, a class id or a licence.
+"""Dataset cards: what a set of labelled images is, as YAML: where it is, its format, types, splits and licence.
 
-A card says where the images are, which reader understands them, what their labels mean and who may use them. The data
-themselves are not part of the package: ``root`` is relative to the directory in the environment variable
-``CELLDETR_DATA`` when it is set, else to the card's own directory.
-
-A card, from whomever it is, may name any folder of this machine, but only to be read as images and labels: no name in
-it decides where something is written.
+The data are not part of the package: ``root`` is relative to the directory in the environment variable
+``CELLDETR_DATA`` when it is set, else to the card's own directory. Folders that a card names are only read.
 """
 
 from __future__ import annotations
@@ -28,10 +24,7 @@ Split = str | int | list[str]
 
 
 class DatasetCard(Config):
-    """One dataset.
-
-    ``splits`` values mean what the reader of ``format`` says: a list file, a folder, a fold number, a list of names.
-    """
+    """One dataset; values of ``splits`` are a list file, a folder, a fold number or a list of names, by ``format``."""
 
     name: str
     title: str
@@ -81,7 +74,7 @@ class DatasetCard(Config):
 
     @property
     def type_names(self) -> tuple[str, ...]:
-        """Names of the types, in the card's order, which is the order of ``Sample.types``."""
+        """Names of the types, in the order of ``Sample.types``."""
         return tuple(self.types)
 
     @property
@@ -98,7 +91,7 @@ class DatasetCard(Config):
         """Where the data are.
 
         Raises:
-            InputError: there is no such directory; the message says how to point to it.
+            InputError: there is no such directory.
         """
         root = expand_user(Path(self.root))
         base = os.environ.get(DATA_VARIABLE)
@@ -130,7 +123,7 @@ class DatasetCard(Config):
         """What the card says of a split.
 
         Raises:
-            InputError: no such split; the near ones are named.
+            InputError: no such split.
         """
         if name not in self.splits:
             raise InputError(f"dataset {self.name!r}: no split {name!r}; {near(name, self.splits)}")
@@ -138,13 +131,10 @@ class DatasetCard(Config):
 
 
 def load_card(name_or_path: str | Path) -> DatasetCard:
-    """Read a dataset card.
-
-    Args:
-        name_or_path: a YAML file, or the name of a card that comes with the package.
+    """Read a dataset card, a YAML file or one that comes with the package.
 
     Raises:
-        InputError: no such card (near names are listed), or a key of it is wrong.
+        InputError: no such card, or a key of it is wrong.
     """
     path = find_yaml(name_or_path, CARDS, "dataset card", "a file nor a folder of labels")
     card = parse(DatasetCard, read_yaml(path), str(path))

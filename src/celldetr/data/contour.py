@@ -1,7 +1,7 @@
-"""The best closed contour around each of many centres, by dynamic programming in polar coordinates.
+"""Best closed contour around each of many centres, by dynamic programming in polar coordinates.
 
-A contour is one radius per ray. Its score is the sum over rays of what lies at that radius, minus a cost for the change
-from ray to ray; the best one under a largest change is found exactly along the rays, for all centres at once.
+A contour is one radius per ray. Its score is the sum over rays of the score at that radius, minus a cost for changes
+from ray to ray.
 """
 
 from __future__ import annotations
@@ -13,20 +13,15 @@ NEVER = -1e9
 
 
 def best_radii(score: NDArray[np.floating], largest_step: int, step_cost: float) -> NDArray[np.int64]:
-    """Choose a radius on each ray.
-
-    The rays go round, so the recursion runs over two and a half turns and the middle turn is kept: what was chosen on
-    its first and last ray has then seen the other as its neighbour.
+    """Choose a radius on each ray; (N, A) indices.
 
     Args:
         score: (N, A, R), of N centres, A rays in order of angle, R radii in rising order; higher is better.
         largest_step: by how many radii neighbouring rays may differ.
         step_cost: subtracted per radius of difference.
-
-    Returns:
-        (N, A) index of the radius.
     """
     count, rays, radii = score.shape
+    # Two and a half turns, of which the middle one counts: its first and last ray have seen each other.
     order = [ray % rays for ray in range(2 * rays + rays // 2)]
     steps = np.arange(-largest_step, largest_step + 1)
     total = score[:, order[0]]

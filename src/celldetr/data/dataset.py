@@ -85,12 +85,7 @@ def concatenate(targets: Sequence[Targets]) -> Targets:
 
 @dataclass(frozen=True)
 class TrainingImage:
-    """One crop as tensors.
-
-    Attributes:
-        image: (3, H, W) uint8 RGB.
-        targets: its nuclei.
-    """
+    """One crop: (3, H, W) uint8 RGB and its nuclei."""
 
     image: Tensor
     targets: Targets
@@ -101,8 +96,7 @@ class Batch:
     """Crops of one size.
 
     Attributes:
-        images: (B, 3, H, W) uint8 RGB. In contrastive training (V * B, 3, H, W): the first view of each image, then
-            the second of each.
+        images: (B, 3, H, W) uint8 RGB; in contrastive training (V * B, 3, H, W), the first view of each image first.
         targets: one for each image.
     """
 
@@ -122,7 +116,7 @@ class TrainingSet(Dataset[TrainingImage]):
     """Random crops of labelled images, ``length`` of them; crop i depends on ``seed`` and i alone.
 
     Args:
-        samples: the labelled images, at the model's mpp and with its types; ``LazySamples`` are decoded one a crop.
+        samples: the labelled images, at the model's mpp and with its types.
         config: augmentation.
         seed: of all randomness.
         length: number of crops, steps x batch size.
@@ -170,7 +164,7 @@ class TrainingSet(Dataset[TrainingImage]):
         return as_tensors(augment(sample, self.config, rng, around))
 
     def draw(self, index: int) -> tuple[np.random.Generator, Sample]:
-        """Random generator of a crop, and the sample that it is cut from, with its cells numbered."""
+        """Random generator of a crop, and its sample, with identities."""
         if not 0 <= index < self.length:
             raise IndexError(f"crop {index} of {self.length}")
         rng = np.random.default_rng([self.seed, index])
@@ -180,7 +174,7 @@ class TrainingSet(Dataset[TrainingImage]):
 
 
 def as_tensors(sample: Sample) -> TrainingImage:
-    """Convert a sample to tensors: channels first, boxes normalised, what it does not say filled in."""
+    """Convert a sample to tensors: channels first, boxes normalised, defaults for what it does not have."""
     height, width = sample.image.shape[:2]
     n, spots = len(sample), sample.spots
     targets = Targets(

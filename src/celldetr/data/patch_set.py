@@ -1,9 +1,8 @@
-"""A patch set: a folder of shards and ``set.json``, which says where the patches are from; read as a sequence.
+"""A patch set: a folder of shards and ``set.json``, which describes the patches; read as a sequence of samples.
 
     SET/set.json   SET/set.png   SET/patches-00000.arrow   SET/patches-00001.arrow   ...
 
-Rows are in the order of the slides, and of one slide in random order. So a split is a few ranges of rows, and an index
-of a million patches is a few numbers.
+Rows are in the order of the slides, and of one slide in random order, so that a split is a few ranges of rows.
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ class ShardInfo(Config):
 
 
 class SlideInfo(Config):
-    """What became of one slide."""
+    """Counts of one slide."""
 
     name: str
     file: str
@@ -93,10 +92,7 @@ def is_patch_set(path: Path) -> bool:
 
 
 def read_info(path: Path) -> PatchSetInfo:
-    """Read ``set.json``.
-
-    Args:
-        path: folder of the set.
+    """Read ``set.json`` of a folder.
 
     Raises:
         InputError: there is none, or it is not as ``celldetr data sample`` writes it.
@@ -113,9 +109,7 @@ def read_info(path: Path) -> PatchSetInfo:
 
 
 def split_rows(info: PatchSetInfo, split: str) -> list[range]:
-    """The rows of a split: whole slides if there are several with patches, else the last rows of the one.
-
-    Which slides depends on their names alone, so that a larger set has mostly the same ones.
+    """The rows of a split: whole slides, chosen by their names alone; of a single slide its last rows.
 
     Raises:
         InputError: no such split.

@@ -1,7 +1,4 @@
-"""Write a patch set shard by shard; an interruption leaves whole shards and a ``set.json`` that says where to go on.
-
-``set.json`` is there from the beginning and replaced after every shard; a shard that it does not name is written again.
-"""
+"""Write a patch set shard by shard; after an interruption ``set.json`` names whole shards and where to continue."""
 
 from __future__ import annotations
 

@@ -1,10 +1,8 @@
 """Boxes from points: a watershed seeded at the points on the haematoxylin channel, then a contour in each basin.
 
-Many sets of cell types are annotated with points only, and a detector needs extents. The watershed divides the image
-among the points; by itself it stops at the wrong place where the nucleus is pale, vesicular or on blue cytoplasm. So
-the nucleus is taken to be the best closed contour around its point: one that crosses from stained to unstained, holds
-what is stained about halfway between background and nucleus or more, and stays in its basin. Where the image does not
-decide, the typical size of the nuclei of that image does; no size is assumed beforehand.
+A watershed alone ends at the wrong place where a nucleus is pale, vesicular or on blue cytoplasm. So the nucleus is the
+best closed contour around its point: one that crosses from stained to unstained, encloses what is stained at least
+halfway between background and nucleus, and stays in its basin, with a pull towards the image's typical radius.
 """
 
 from __future__ import annotations
@@ -53,10 +51,7 @@ class PseudoBoxConfig:
 
 
 def basins(stain: NDArray[np.float32], points: NDArray[np.float32], mpp: float, config: PseudoBoxConfig) -> NDArray:
-    """Divide an image among points: (H, W) int32, 1 + index of the point, 0 where no point is near.
-
-    Points in one pixel share a basin, which has the number of the last of them.
-    """
+    """Divide an image among points: (H, W) int32, 1 + index of the point, 0 where no point is near."""
     height, width = stain.shape
     column, row = _pixels(points, stain.shape)
     seeds = np.zeros((height, width), dtype=np.int32)
@@ -103,7 +98,7 @@ def _look_along(
 def _scores(
     contrast: NDArray[np.floating], inside: NDArray[np.bool_], radii: NDArray[np.floating], config: PseudoBoxConfig
 ) -> NDArray[np.float64]:
-    """(N, A, R) how well each ray's radius would do: the edge there and what lies within it."""
+    """(N, A, R) score of each ray's radius: the edge there and the stain within it."""
     count = contrast.shape[2]
     reach = max(1, round(config.edge_um / config.ray_step_um))
     padded = np.pad(contrast, ((0, 0), (0, 0), (reach, reach)), mode="edge")
@@ -121,7 +116,7 @@ def _scores(
 def pseudo_boxes(
     image: NDArray[np.uint8], points: NDArray[np.floating], mpp: float, config: PseudoBoxConfig | None = None
 ) -> NDArray[np.float32]:
-    """Find the extents of nuclei from a point in each.
+    """Derive the boxes of nuclei from a point in each.
 
     Args:
         image: (H, W, 3) uint8 RGB.

@@ -73,11 +73,11 @@ class Sample:
         return len(self.boxes)
 
     def keep(self, which: NDArray[np.bool_], **changes: Any) -> Self:
-        """The sample with some of its nuclei.
+        """The sample with the nuclei of a mask (N,).
 
         Args:
-            which: (N,) mask.
-            changes: other fields; ``boxes`` and ``points`` are of all N nuclei still.
+            which: the mask.
+            changes: other fields; ``boxes`` and ``points`` are of all N nuclei.
         """
         boxes, points = (changes.pop(name, getattr(self, name)) for name in ("boxes", "points"))
         return replace(

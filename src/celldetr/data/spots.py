@@ -1,4 +1,4 @@
-"""What is known of groups of nuclei and not of each: the shares of the types in a spot, as Visium measures them."""
+"""Compositions of groups of nuclei: the shares of the types in a spot, as Visium measures them."""
 
 from __future__ import annotations
 
@@ -16,9 +16,7 @@ SUM_TOLERANCE = 1e-3
 
 @dataclass(frozen=True)
 class Spots:
-    """Groups of the nuclei of an image, and the composition of each.
-
-    A composition is of its whole group: where an image is cut, a spot that loses a nucleus is none any more.
+    """Groups of the nuclei of an image, and the composition of each; a spot that loses a nucleus is dropped.
 
     Attributes:
         of: (N,) int64, the spot of each nucleus, ``NO_SPOT`` where it is in none.
@@ -51,15 +49,11 @@ class Spots:
         return type(self)(number[of], self.compositions[kept])
 
     def map_types(self, table: NDArray[np.int64], count: int) -> Self:
-        """With the types of a model.
+        """With the types of a model; spots with more than ``MOST_UNKNOWN`` of unknown type are dropped.
 
         Args:
             table: (K,) the model's type of each of the types here, negative for unknown.
             count: of the model's types.
-
-        Returns:
-            Spots with compositions (S, count); those with more than ``MOST_UNKNOWN`` of unknown type are left out, the
-            others made to sum to 1 again.
         """
         mapped = np.zeros((len(self.compositions), count), dtype=np.float64)
         for source, target in enumerate(table.tolist()):
@@ -73,5 +67,5 @@ class Spots:
 
 
 def is_composition(values: NDArray[np.floating]) -> bool:
-    """Whether rows (S, K) are shares that sum to 1; False for what is no number."""
+    """Whether rows (S, K) are shares that sum to 1; False for NaN."""
     return bool((values >= 0).all() and (np.abs(values.sum(axis=1) - 1) <= SUM_TOLERANCE).all())

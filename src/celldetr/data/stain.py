@@ -1,8 +1,4 @@
-"""Stains of a brightfield image: optical density and its unmixing into haematoxylin, eosin and residual.
-
-Light that passes a stained section falls off exponentially with the amount of stain (Beer-Lambert), so stains add up in
-optical density, -log of transmitted light, and one 3 x 3 matrix takes RGB density to stains.
-"""
+"""Stains of a brightfield image: optical density and its unmixing into haematoxylin, eosin and residual."""
 
 from __future__ import annotations
 

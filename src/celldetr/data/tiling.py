@@ -1,8 +1,7 @@
 """Cutting labelled images into pieces.
 
 Squares of one size are for networks that measure in fractions of an image. Images larger than any published one are cut
-into pieces of at most 400 um: a network takes a validation image in one piece, and pairing all cells of an image takes
-time with the cube of their number.
+into pieces of at most 400 um, because pairing all cells of an image takes time with the cube of their number.
 """
 
 from __future__ import annotations
@@ -25,12 +24,7 @@ Rectangle = tuple[int, int, int, int]  # xyxy, px
 
 
 def pieces(sample: Sample, size: int) -> Iterator[Sample]:
-    """Cut an image into squares, row by row; each nucleus is in one of them, that with its point.
-
-    Args:
-        sample: any size; what is missing in the last row and column is filled with the colour of its background.
-        size: side of a piece, px.
-    """
+    """Cut an image into squares of ``size`` px, row by row, filled up with its background."""
     height, width = sample.image.shape[:2]
     background = background_colour(sample.image)
     for top in range(0, height, size):
@@ -43,7 +37,7 @@ def pieces(sample: Sample, size: int) -> Iterator[Sample]:
 
 
 def cut(sample: Sample) -> Iterator[Sample]:
-    """An image as it is, or in pieces of ``PIECE_UM`` if a side is more than ``LARGE_UM``, all of one group."""
+    """An image as it is, or in pieces of ``PIECE_UM`` of one group if a side is more than ``LARGE_UM``."""
     height, width = sample.image.shape[:2]
     if max(height, width) * sample.mpp <= LARGE_UM:
         yield sample
@@ -65,7 +59,7 @@ def whole_name(name: str) -> str:
 
 
 def rectangles(bounds: tuple[float, float, float, float], mpp: float) -> Iterator[Rectangle]:
-    """Rectangles of about ``PIECE_UM`` a side or less, in whole pixels, xyxy, that make up a larger one."""
+    """Divide a rectangle xyxy into rectangles of at most about ``PIECE_UM`` a side, in whole pixels."""
     x0, y0 = (round(low) for low in bounds[:2])
     x1, y1 = max(round(bounds[2]), x0 + 1), max(round(bounds[3]), y0 + 1)
     columns, rows = (max(1, math.ceil(side * mpp / PIECE_UM - 1e-6)) for side in (x1 - x0, y1 - y0))
@@ -76,7 +70,7 @@ def rectangles(bounds: tuple[float, float, float, float], mpp: float) -> Iterato
 
 
 def _part(sample: Sample, box: Rectangle) -> Sample:
-    """A rectangle of an image with the nuclei whose point is in it, their boxes clipped to it."""
+    """A rectangle of an image with the nuclei whose point is in it, their boxes clipped."""
     left, top, right, bottom = box
     corner = np.array([left, top], dtype=np.float32)
     size = np.array([right - left, bottom - top], dtype=np.float32)

@@ -1,7 +1,7 @@
 """Augmented views of images for contrastive pretraining, as a function of (seed, index).
 
-Two views of an image are two crops of nearly the same place, each turned, stained, coloured and blurred on its own. The
-two boxes of a cell have the same identity (``Targets.identities``), which travels through the geometry with the box.
+Two views of an image are two crops of nearly the same place, each augmented on its own. The two boxes of a cell have
+the same identity (``Targets.identities``).
 """
 
 from __future__ import annotations
@@ -44,16 +44,13 @@ class ViewSet(Dataset[tuple[TrainingImage, ...]]):
 def draw_views(
     sample: Sample, config: AugmentConfig, views: ContrastiveConfig, rng: np.random.Generator
 ) -> tuple[Sample, ...]:
-    """One or two random views of an image.
+    """One or two random views of an image, samples of (crop, crop, 3) pixels.
 
     Args:
         sample: the source, at the resolution the model wants.
-        config: what may happen to a view; its crop and range of zoom are those of the first.
-        views: whether there is a second, and how far from the first it may be.
+        config: augmentation; its crop and range of zoom are those of the first view.
+        views: whether there is a second view, and how far from the first it may be.
         rng: the only source of randomness.
-
-    Returns:
-        one sample of (crop, crop, 3) pixels, or two; each with the cells whose point is in it.
     """
     low, high = np.log(config.scale)
     zoom = float(np.exp(rng.uniform(low, high)))

@@ -16,22 +16,13 @@ FORMATS = (".pdf", ".png", ".svg")
 
 
 def check_ending(path: Path) -> None:
-    """Refuse a file for a figure that has none of the known endings, before there is anything to draw.
-
-    Raises:
-        InputError: it has another.
-    """
+    """Raise InputError for a figure's file with another ending, before there is anything to draw."""
     if path.suffix.lower() not in FORMATS:
         raise InputError(f"{path}: a figure is written as one of {', '.join(FORMATS)}; give such an ending")
 
 
 def save_figure(figure: Figure, path: str | os.PathLike[str], dpi: int = 150) -> None:
-    """Write a figure, whole or not at all.
-
-    Args:
-        figure: any.
-        path: ends in .png, .svg or .pdf.
-        dpi: pixels an inch, of a PNG.
+    """Write a figure as .png (of ``dpi`` pixels an inch), .svg or .pdf, whole or not at all.
 
     Raises:
         InputError: another ending, or the file cannot be written.

@@ -1,8 +1,7 @@
-"""Files that are whole or not there, also after a power cut, and what a full disk looks like to the user.
+"""Files that are whole or not there, also after a power cut.
 
 A file is written under another name, flushed to the disk (``fsync``), renamed, and the directory flushed. Without the
-first flush a rename can reach the disk before the content does, and a file of zeros bears the final name; without the
-second the name itself can be lost, after what depends on it was done. It costs milliseconds a file.
+first flush a rename can reach the disk before the content does; without the second the name itself can be lost.
 """
 
 from __future__ import annotations
@@ -44,9 +43,7 @@ def output_errors(path: Path) -> Iterator[None]:
 def replacing(path: Path, tag: str = "") -> Iterator[Path]:
     """A temporary path beside ``path`` to write to; it becomes ``path`` on success and is removed on failure.
 
-    Args:
-        path: the file.
-        tag: goes into the temporary name; must be unique where several processes may write ``path`` at once.
+    Several processes that may write ``path`` at once each give a unique ``tag``.
 
     Raises:
         InputError: the disk is full, or the place is not there or cannot be written to.
@@ -70,11 +67,7 @@ def replacing(path: Path, tag: str = "") -> Iterator[Path]:
 def replacing_folder(path: Path) -> Iterator[Path]:
     """As ``replacing``, of a folder: a temporary path beside ``path``, which is not there yet.
 
-    A folder cannot be put in another's place in one step. The old one is moved aside first, and comes back if the new
-    one cannot take its place; a power cut between the two leaves both, under their temporary names.
-
-    Raises:
-        InputError: the disk is full, or the place cannot be written to.
+    The old folder is moved aside first; a power cut between the two renames leaves both, under temporary names.
     """
     temporary, old = path.with_name(f"{path.name}.tmp"), path.with_name(f"{path.name}.old")
     with output_errors(path):
@@ -88,12 +81,7 @@ def replacing_folder(path: Path) -> Iterator[Path]:
             if path.exists():
                 shutil.rmtree(old, ignore_errors=True)
                 path.rename(old)
-            try:
-                temporary.rename(path)
-            except BaseException:
-                if old.exists():
-                    old.rename(path)
-                raise
+            temporary.rename(path)
             flush_directory(path.parent)
             shutil.rmtree(old, ignore_errors=True)
         except BaseException:
@@ -102,7 +90,7 @@ def replacing_folder(path: Path) -> Iterator[Path]:
 
 
 def _flush(path: Path) -> None:
-    """Wait until the content of a file is on the disk; here a full disk or a lost share raises."""
+    """Wait until the content of a file is on the disk; a full disk or a lost share raises here."""
     with path.open("rb+") as file:
         os.fsync(file.fileno())
 
@@ -118,11 +106,7 @@ def flush_directory(path: Path) -> None:
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
-    """Write readable JSON, keys in the order given.
-
-    Raises:
-        InputError: the disk is full, or the place cannot be written to.
-    """
+    """Write readable JSON, keys in the order given."""
     with replacing(path) as temporary:
         # Names of files can hold bytes that are no text; they are written as JSON's own escapes.
         text = json.dumps(values, indent=2, ensure_ascii=False) + "\n"

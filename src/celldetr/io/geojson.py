@@ -1,9 +1,8 @@
 """GeoJSON as QuPath and other annotation tools write it, read one Feature at a time, as exports of slides are large.
 
-A file holds a FeatureCollection, a list of Features (QuPath writes both), a single Feature or a bare geometry, and may
-be compressed with gzip. Coordinates are pixels of full resolution, (x, y); z is ignored. What QuPath says of an object
-differs between its versions 0.2 to 0.5; ``Feature`` is the same for all. Geometries are parsed when asked for, so that
-objects which a caller skips cost nothing.
+A file holds a FeatureCollection, a list of Features, a single Feature or a bare geometry, and may be compressed with
+gzip. Coordinates are pixels of full resolution, (x, y); z is ignored. ``Feature`` is the same for QuPath 0.2 to 0.5;
+its geometry is parsed when asked for, so that objects which a caller skips cost nothing.
 """
 
 from __future__ import annotations
@@ -53,11 +52,7 @@ class Feature:
 
     @classmethod
     def parse(cls, value: Any, where: str) -> Feature:
-        """A Feature of a file.
-
-        Raises:
-            InputError: it is none.
-        """
+        """A Feature of a file, or InputError."""
         if not isinstance(value, dict) or value.get("type") != "Feature":
             raise InputError(f"{where}: expected a Feature, got {shown(value, 60)}")
         properties = value.get("properties")
@@ -70,7 +65,7 @@ class Feature:
 
     @property
     def names(self) -> set[str]:
-        """All that the object may be called by: its name, its classification, and the parts of a derived one."""
+        """Its name, its classification, and the parts of a derived one."""
         return {self.name, self.class_name, *self.class_parts} - {""}
 
     @property
@@ -79,11 +74,7 @@ class Feature:
         return isinstance(self.geometry, dict) and self.geometry.get("type") in POINTS
 
     def points(self) -> NDArray[np.float64]:
-        """(N, 2) px, where ``has_points``.
-
-        Raises:
-            InputError: malformed coordinates.
-        """
+        """(N, 2) px, where ``has_points``; InputError for malformed coordinates."""
         coordinates = self.geometry.get("coordinates")
         return _numbers([coordinates] if self.geometry["type"] == "Point" else coordinates, self.where)
 

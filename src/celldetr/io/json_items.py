@@ -1,8 +1,6 @@
-"""Items of the list in a large JSON file, one at a time: the file may be many times larger than memory.
+"""Items of the list in a JSON file larger than memory, one at a time, decoded by ``json``.
 
-A million cells are some 500 MB of JSON, and several times that as Python's lists and dictionaries. Text is read in
-chunks and decoded by ``json`` one item at a time. ijson is as fast, but refuses NaN, which QuPath before 0.5 writes for
-measurements that it could not make.
+ijson is as fast, but refuses NaN, which QuPath before 0.5 writes for measurements that it could not make.
 """
 
 from __future__ import annotations
@@ -25,11 +23,7 @@ _SIGN = re.compile(r"[^ \t\r\n]")
 
 
 def read_items(path: Path, expected: str) -> Iterator[tuple[str | None, Any]]:
-    """The items of the list in a JSON file (UTF-8, also compressed with gzip).
-
-    Args:
-        path: the file.
-        expected: what the file should be, for the message: ``GeoJSON``.
+    """The items of the list in a JSON file (UTF-8, also compressed with gzip); ``expected``: its format, for messages.
 
     Yields:
         (key, item) for each item of the lists that an object has under the keys in ``LISTS``; ("", item) of a file that

@@ -1,10 +1,9 @@
 """Lock file of an output directory: at most one process writes there at a time.
 
-``.lock`` names its holder: machine, process, since when. The holder keeps it open and locked with ``flock``, which the
-kernel releases however the process ends, so the file that a killed process left on this machine is taken over by
-whoever gets its ``flock``. The file of another machine stands, because not every network file system passes ``flock``
-on; so does any file where there is no ``flock`` (Windows, Lustre mounted without the option). The error names the
-holder and the file to delete.
+``.lock`` names its holder, who keeps it open and locked with ``flock``. The kernel releases that however the process
+ends, so the file of a killed process of this machine is taken over by whoever gets its ``flock``. The file of another
+machine stands, because not every network file system passes ``flock`` on; so does any file where there is no ``flock``
+(Windows, Lustre mounted without the option).
 """
 
 from __future__ import annotations
@@ -39,11 +38,7 @@ if hasattr(os, "register_at_fork"):
 
 
 class RunLock:
-    """Holds a directory, which exists, while in context.
-
-    Raises:
-        InputError: on entering: another process holds the directory, or it cannot be written to.
-    """
+    """Holds a directory, which exists, while in context; InputError if another process does."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -100,7 +95,7 @@ class RunLock:
         return True
 
     def _holder(self) -> dict[str, Any]:
-        """Who the lock file says; empty if it has no such content (yet)."""
+        """Content of the lock file; empty if it has none (yet)."""
         try:
             holder = json.loads(self._path.read_bytes())
         except (OSError, ValueError):
@@ -146,7 +141,7 @@ def _write_self(file: int) -> None:
 
 
 def _was_here(holder: dict[str, Any]) -> bool:
-    """Whether a holder whose ``flock`` we got was a process of this machine, or of a container on it: it has ended."""
+    """Whether a holder whose ``flock`` we got was a process of this machine, or of a container on it."""
     boot = _boot_id()
     return holder.get("host") == platform.node() or (boot is not None and holder.get("boot") == boot)
 

@@ -1,8 +1,7 @@
-"""Output folder of a run: what was asked for, what is done, who is writing; resumed, overwritten, finished in one way.
+"""Output folder of a run: request, steps, status and lock; resumed, overwritten and finished in one way.
 
-Every command that fills a folder over minutes or hours opens it here. A ``Layout`` names the files that the command
-makes. One of them is the record, a JSON file: the request (settings and inputs that decide the result, compared key by
-key), the steps that are done, and ``status``, which says that the run is finished only after all else is written.
+A ``Layout`` names the files that a command makes. One of them is the record, a JSON file: the request (settings and
+inputs that decide the result, compared key by key), the steps that are done, and ``status``, written last.
 
     SET = Layout("spatial.json", outputs=("steps/*.parquet", "steps/", "patches-*.arrow"), noun="set")
     folder = RunFolder(out, SET, {"section": stamp(bundle)})
@@ -47,12 +46,12 @@ class Layout:
 
     Attributes:
         record: name of the record.
-        outputs: all files of the run, and what other commands make from them: ``overwrite`` removes these.
+        outputs: all files of the run, and of commands that use them: ``overwrite`` removes these.
         working: files that are needed until the run is finished.
         results: names of files without which a run is not finished, whatever the record says.
-        noun: what the folder holds, for messages.
+        noun: for messages: ``run``, ``set``.
         shared: whether a run may begin in a folder that holds other files.
-        remedy: what to do where a run of another request is there, for the message.
+        remedy: for the message where a run of another request is there.
     """
 
     record: str
@@ -65,11 +64,10 @@ class Layout:
 
 
 class RunFolder:
-    """An output folder.
+    """An output folder, made when it is opened.
 
     Args:
-        path: of the folder; made when it is opened.
-        layout: of the command that writes it.
+        path, layout: of the folder.
         request: JSON-able; all that decides the result. It goes into the record, key by key.
         ignore: keys of it (``options.batch_size``) that may differ when a run is resumed.
 
@@ -94,7 +92,7 @@ class RunFolder:
         return self.record.get("status") in FINISHED and there
 
     def check(self, *, resume: bool = False, overwrite: bool = False) -> None:
-        """Refuse what cannot be done in the folder, and read the record that is to be gone on with. Touches nothing.
+        """Read the record of a run to be resumed; touches nothing.
 
         Raises:
             InputError: the folder holds a run and neither ``resume`` nor ``overwrite`` was asked for, or a run of
@@ -137,11 +135,8 @@ class RunFolder:
 
     @contextmanager
     def open(self, *, resume: bool = False, overwrite: bool = False) -> Iterator[Self]:
-        """Hold the folder, made if needed, against other processes; with ``overwrite``, empty of the earlier run.
-
-        Raises:
-            InputError: as ``check``; another process holds the folder; it cannot be written to.
-        """
+        """Lock the folder, made if needed, against other processes; ``overwrite`` removes the earlier run. Raises: see
+        ``check``."""
         self.check(resume=resume, overwrite=overwrite)  # before the folder is made
         self._made = not self.path.exists()
         with output_errors(self.path):
@@ -164,7 +159,7 @@ class RunFolder:
                     self.path.rmdir()  # succeeds if nothing was left in it
 
     def begin(self, **values: Any) -> None:
-        """Put the request on record, and ``values``; what a run that is resumed has on record stays."""
+        """Put the request and ``values`` on record, beside what is there of a run that is resumed."""
         self.record.pop("error", None)
         self.record = {"status": None, **self.record, **self.request, **values} | {"status": "running"}
         self.save()
@@ -175,20 +170,20 @@ class RunFolder:
         write_json(self.path / self.layout.record, self.record)
 
     def finish(self, status: str = "complete", **values: Any) -> None:
-        """Say on record that the run is finished; then the working files are removed."""
+        """Put on record that the run is finished, then remove the working files."""
         self.record |= {"status": status, **self.request, **values}
         self.save()
         self._begun = False
         self._remove(self._find(self.layout.working))
 
     def discard(self) -> None:
-        """Leave nothing of a run that has done nothing worth resuming: no results, no working files, no record."""
+        """Remove results, working files and record of a run that is not worth resuming."""
         self._begun, self._made = False, True
         self._remove(self._find((*self.layout.results, *self.layout.working), ("", *LEFTOVERS)))
         self._remove(self._find((self.layout.record,), (*LEFTOVERS, "")))  # last: it says whose the rest is
 
     def _stop(self, status: str, error: BaseException | None = None) -> None:
-        """Leave a run that is not finished for resuming; must not hide the error that ends it."""
+        """Put on record how a run ends that is not finished; must not hide the error that ends it."""
         if self._begun:
             self._begun = False
             self.record |= {"status": status} | ({"error": str(error) or type(error).__name__} if error else {})
@@ -241,7 +236,7 @@ class RunFolder:
         Args:
             name: of the step.
             settings: JSON-able; all that decides its result beside the steps before it.
-            outputs: names of the files that it writes.
+            outputs: names of its files.
             after: names of the steps whose results it reads.
 
         Raises:
@@ -267,14 +262,12 @@ class RunFolder:
 
 @dataclass
 class Step:
-    """A step of a run; as a context, the running of it, which gives the facts to be filled in.
+    """A step of a run (``RunFolder.step``); as a context, the running of it, which gives the facts to be filled in.
 
     Attributes:
-        folder: of the run.
-        name, settings, after: see ``RunFolder.step``.
         is_done: whether its result is there and up to date.
-        is_begun: whether what an interrupted run left of it can be gone on with: nothing that decides it has changed.
-        facts: what is on record of its result, JSON-able.
+        is_begun: whether an interrupted run has begun it with the same settings and steps before it.
+        facts: JSON-able, about its result.
     """
 
     folder: RunFolder

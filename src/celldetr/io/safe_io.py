@@ -40,7 +40,7 @@ def expand_user(path: Path) -> Path:
 
 
 def read_bytes(path: Path, limit: int) -> bytes:
-    """The content of a file.
+    """Content of a file.
 
     Raises:
         InputError: no such file, it cannot be read, or it is larger than ``limit`` bytes.
@@ -107,15 +107,11 @@ def yaml_names(folder: Path) -> list[str]:
 
 
 def find_yaml(name: str | Path, folder: Path, kind: str, place: str = "a file") -> Path:
-    """One of the package's YAML files by name, or a user's.
-
-    Args:
-        name: of one in ``folder``, whatever lies in the working directory; or a file.
-        folder: of the package.
-        kind, place: what such a file is, and what else the caller takes, for the message.
+    """One of the YAML files in a ``folder`` of the package by name, or a user's file.
 
     Raises:
-        InputError: neither; near names are listed.
+        InputError: neither; near names are listed. ``kind`` and ``place`` say there what such a file is, and what else
+            the caller takes.
     """
     text, path, known = str(name), expand_user(Path(name)), yaml_names(folder)
     if text in known:

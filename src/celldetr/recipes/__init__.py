@@ -28,7 +28,7 @@ def load_recipe(
         settings: nested changes to it, on which assignments win.
 
     Raises:
-        InputError: no such recipe, or a wrong setting; near names are listed.
+        InputError: no such recipe, or a wrong setting.
     """
     values = read_yaml(find_yaml(name, FOLDER, "recipe"))
     if data:

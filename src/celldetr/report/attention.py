@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from celldetr.report.panels import draw_tissue, frame, scale_bar
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -26,11 +28,12 @@ TITLE_LETTERS = 22  # of a column's name in a line; a wider one would push the p
 DOTS = 0.5  # area of all dots of a network in a panel, times the median box's area
 SCALE_UM = 5.0
 POINTS = 72  # an inch
+BOX_INKS = {"black": 1.8, "white": 0.9}
 
 
 @dataclass(frozen=True)
 class Attention:
-    """What one network sees of one cell.
+    """Where one network looks for one cell.
 
     Attributes:
         title: lines over the panel.
@@ -65,7 +68,7 @@ class CellRow:
 def attention_figure(
     rows: Sequence[CellRow], field_um: float, columns: Sequence[str], level_um: dict[int, str]
 ) -> Figure:
-    """Draw the cells.
+    """Draw the cells, a row each.
 
     Args:
         rows: at least one, each with as many attentions as there are ``columns``.
@@ -94,32 +97,19 @@ def attention_figure(
         axes.annotate(name, (0.5, 1), (0, 25), fontsize=8, weight="bold", **place)
     for row, line in zip(rows, grid, strict=True):
         for axes in line:
-            _tissue(axes, row, field_um)
+            draw_tissue(axes, row.pixels, field_um, row.size_um, BOX_INKS)
+            frame(axes, field_um)
         line[0].set_title(row.title, fontsize=7, pad=3)
         for axes, attention in zip(line[1:], row.attentions, strict=True):
             axes.set_title(attention.title, fontsize=7, pad=3)
             _dots(axes, attention, colours, area)
-    _scale_bar(grid[0, 0], field_um)
+    scale_bar(grid[0, 0], field_um, SCALE_UM)
     handles = [
         Line2D([], [], color=colour, marker="o", linestyle="", markeredgecolor="black", label=level_um[stride])
         for stride, colour in colours.items()
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), across), fontsize=7)
     return figure
-
-
-def _tissue(axes: Axes, row: CellRow, field_um: float) -> None:
-    """The pixels and the box, the cell's centre at (0, 0), y downwards."""
-    from matplotlib.patches import Rectangle
-
-    half = field_um / 2
-    axes.imshow(row.pixels, extent=(-half, half, half, -half), interpolation="bicubic")
-    width, height = row.size_um
-    for colour, line in (("black", 1.8), ("white", 0.9)):  # seen on dark and on light
-        axes.add_patch(
-            Rectangle((-width / 2, -height / 2), width, height, fill=False, edgecolor=colour, linewidth=line)
-        )
-    axes.set(xlim=(-half, half), ylim=(half, -half), xticks=[], yticks=[])
 
 
 def _dots(axes: Axes, attention: Attention, colours: dict[int, str], area: float) -> None:
@@ -135,11 +125,3 @@ def _dots(axes: Axes, attention: Attention, colours: dict[int, str], area: float
         alpha=0.85,
         zorder=3,
     )
-
-
-def _scale_bar(axes: Axes, field_um: float) -> None:
-    left, y = -0.45 * field_um, 0.44 * field_um
-    for colour, line in (("white", 3.6), ("black", 2.0)):
-        axes.plot([left, left + SCALE_UM], [y, y], color=colour, linewidth=line, solid_capstyle="butt")
-    label = axes.text(left + SCALE_UM / 2, y - 0.03 * field_um, f"{SCALE_UM:g} µm", fontsize=6, ha="center")
-    label.set_bbox({"facecolor": "white", "alpha": 0.6, "edgecolor": "none", "pad": 0.6})

@@ -1,14 +1,13 @@
 """Charts of the pages: their sizes and paths, which ``templates/charts.html`` draws as SVG.
 
-SVG inside the page takes its ink from the page's style sheet, so one chart is right on white, on black and on paper; it
-stays sharp in print, and a curve is a few kilobytes. Colours of types are laid over a wider, faint line of the page's
-own ink, which keeps yellow visible on white and black on black.
+SVG inside the page takes its ink from the page's style sheet, so one chart is right on white, on black and on paper.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,16 +39,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Plot:
-    """A chart with axes.
-
-    Attributes:
-        label: of the horizontal axis.
-        title: what the chart shows, for readers who hear it.
-        x_ticks, y_ticks: marks on the axes.
-        lines: of the types.
-        left, right, top, base: edges of the plot, px.
-        width, height: of the picture, px.
-    """
+    """A chart with axes; px. ``label`` is of the horizontal axis, ``title`` for screen readers."""
 
     label: str
     title: str
@@ -66,13 +56,7 @@ class Plot:
 
 @dataclass(frozen=True)
 class Strip:
-    """Dots of one type in a row of a strip chart.
-
-    Attributes:
-        dots: of the type; an empty path where it has no values.
-        middle: of the row, px.
-        median: path of the bar at the median.
-    """
+    """A row of a strip chart: dots of one type (an empty path without values), its middle (px), the median's bar."""
 
     dots: Line
     middle: float
@@ -81,7 +65,7 @@ class Strip:
 
 @dataclass(frozen=True)
 class Scatter:
-    """A chart of points without axes, in layers; ``title`` is for readers who hear it."""
+    """A chart of points without axes, in layers; ``title`` is for screen readers."""
 
     title: str
     width: int
@@ -91,9 +75,9 @@ class Scatter:
 
 def ticks(low: float, high: float, about: int = 5) -> list[float]:
     """About ``about`` round values within [low, high], in steps of 1, 2 or 5 times a power of ten."""
-    raw = (high - low) / max(about, 1)
-    power = 10.0 ** np.floor(np.log10(raw))
-    step = min((factor * power for factor in (1, 2, 5, 10)), key=lambda s: abs(np.log(s / raw)))
+    exact = (high - low) / about
+    power = 10.0 ** np.floor(np.log10(exact))
+    step = min((factor * power for factor in (1, 2, 5, 10)), key=lambda step: abs(np.log(step / exact)))
     first, last = int(np.ceil(low / step - 1e-9)), int(np.floor(high / step + 1e-9))
     return [round(i * step, 10) for i in range(first, last + 1)]
 
@@ -112,35 +96,31 @@ def histogram_plot(
     label: str,
     title: str,
 ) -> Plot:
-    """Histograms of several types over each other, each scaled to its own total.
+    """Histograms of K types over each other.
 
     Args:
         edges: (B + 1,) of the bins, rising.
         shares: (K, B), percent of the cells of a type; a row of zeros is not drawn.
-        colours: of the K types, CSS.
-        names: of the K types, shown when pointing at a line.
+        colours, names: of the types.
         label, title: see ``Plot``.
     """
     top = float(max(shares.max(initial=0), 1e-9)) * 1.06
-    x = LEFT + (edges - edges[0]) / (edges[-1] - edges[0]) * (WIDTH - LEFT - RIGHT)
-    y = TOP + (1 - shares / top) * (HEIGHT - TOP - BOTTOM)
-    return Plot(
-        label=label,
-        title=title,
-        x_ticks=[
-            Tick(round(float(np.interp(value, edges, x)), 1), f"{value:g}")
-            for value in ticks(float(edges[0]), float(edges[-1]), 8)
-        ],
-        y_ticks=[
-            Tick(round(TOP + (1 - value / top) * (HEIGHT - TOP - BOTTOM), 1), f"{value:g} %")
-            for value in ticks(0, top, 4)
-        ],
-        lines=[
-            Line(_steps(x, row), colour, name)
-            for row, share, colour, name in zip(y, shares, colours, names, strict=True)
-            if share.any()
-        ],
-    )
+    low, high = float(edges[0]), float(edges[-1])
+
+    def across(value: Any) -> Any:
+        return LEFT + (value - low) / (high - low) * (WIDTH - LEFT - RIGHT)
+
+    def down(share: Any) -> Any:
+        return TOP + (1 - share / top) * (HEIGHT - TOP - BOTTOM)
+
+    x_ticks = [Tick(round(across(value), 1), f"{value:g}") for value in ticks(low, high, 8)]
+    y_ticks = [Tick(round(down(value), 1), f"{value:g} %") for value in ticks(0, top, 4)]
+    lines = [
+        Line(_steps(across(edges), down(row)), colour, name)
+        for row, colour, name in zip(shares, colours, names, strict=True)
+        if row.any()
+    ]
+    return Plot(label, title, x_ticks, y_ticks, lines)
 
 
 def _dots(points: NDArray[np.float64]) -> str:
@@ -168,12 +148,11 @@ def scatter_map(points: NDArray[np.float64], codes: NDArray[np.intp], colours: S
 def strip_plot(
     values: Sequence[NDArray[np.float64]], colours: Sequence[str], names: Sequence[str], label: str, title: str
 ) -> tuple[Plot, list[Strip]]:
-    """One row of dots a type, a bar at their median.
+    """One row of dots a type, with a bar at their median.
 
     Args:
-        values: for each of K types (n,) finite values, at least 0; of n that differ.
-        colours: of the K types, CSS.
-        names: of the K types, at the left of their rows.
+        values: (n,) finite and >= 0, for each of K types.
+        colours, names: of the types.
         label, title: see ``Plot``.
     """
     left, right, height = LEFT + 74, WIDTH - 2 * RIGHT, TOP + ROW * len(names) + BOTTOM

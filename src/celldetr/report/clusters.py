@@ -1,5 +1,4 @@
-"""Pictures of a clustering: the map of the embeddings by cluster and by type, and the table of clusters against
-types."""
+"""Figures of a clustering: map of the embeddings by cluster and by type, table of clusters against types."""
 
 from __future__ import annotations
 
@@ -24,13 +23,7 @@ ROW, COLUMN = 0.26, 0.95  # inches, of the table
 def embedding_figure(
     points: NDArray[np.float32], panels: Sequence[tuple[str, NDArray[np.intp], Sequence[str], Sequence[RGB]]], note: str
 ) -> Figure:
-    """Maps of the same points, coloured in several ways.
-
-    Args:
-        points: (n, 2) finite.
-        panels: title, (n,) codes, names and colours of the codes.
-        note: how the points were made.
-    """
+    """Maps of the same (n, 2) points, a panel each of: title, (n,) codes, names and colours of the codes."""
     from matplotlib.figure import Figure
 
     width, height = np.ptp(points, axis=0)
@@ -78,12 +71,7 @@ def _numbers(axes: Axes, points: NDArray[np.float32], codes: NDArray[np.intp]) -
 
 
 def types_figure(by_type: NDArray[np.int64], types: Sequence[str], clusters: Sequence[str]) -> Figure:
-    """Clusters in rows, types in columns: the share of each cluster's cells, as text and as shade.
-
-    Args:
-        by_type: (C, K) cells.
-        types, clusters: names of K types and C clusters.
-    """
+    """Clusters in rows, types in columns: the share of each cluster's cells, from their numbers ``by_type`` (C, K)."""
     from matplotlib.figure import Figure
 
     totals = by_type.sum(1)

@@ -1,7 +1,4 @@
-"""``cohort.html``: what a run over many slides has found, on one page; made from ``cohort.parquet`` alone.
-
-It links to the pages of the slides, so it is of use beside their folders, and complete without them.
-"""
+"""``cohort.html``: the slides of a run on one page, made from ``cohort.parquet`` alone, with links to their pages."""
 
 from __future__ import annotations
 
@@ -11,14 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from celldetr.cells.palette import hex_colour, type_colours
-from celldetr.errors import InputError
+from celldetr.io.parquet import parquet_errors
 from celldetr.report.charts import Plot, Strip, strip_plot
-from celldetr.report.page import duration, write_page
+from celldetr.report.page import duration, origin, write_page
 from celldetr.report.summary import SUMMARY_NAME
 
 COHORT_PAGE = "cohort.html"
@@ -29,14 +25,7 @@ REASONS_SHOWN = 200
 
 @dataclass(frozen=True)
 class Cohort:
-    """The slides of a run.
-
-    Attributes:
-        rows: the table's, as dictionaries.
-        types: names of the types, in the model's order.
-        colours: CSS, of these.
-        about: model, version, seconds, end of the run.
-    """
+    """The slides of a run: rows of the table, names and CSS colours of the types, and the metadata of the run."""
 
     rows: list[dict[str, Any]]
     types: list[str]
@@ -59,7 +48,7 @@ class Cohort:
 
 @dataclass(frozen=True)
 class Kind:
-    """What the page says of one type: its name, CSS colour, cells, and quartiles of its density over slides."""
+    """One type: its name, CSS colour, cells, and quartiles of its density over slides."""
 
     name: str
     colour: str
@@ -68,25 +57,18 @@ class Kind:
 
 
 def write_cohort_page(table: Path) -> Path:
-    """Write ``cohort.html`` beside ``cohort.parquet``, replacing an older one.
-
-    Args:
-        table: ``cohort.parquet``.
-
-    Returns:
-        The path written.
+    """Write ``cohort.html`` beside ``table``, replacing an older one; returns its path.
 
     Raises:
         InputError: there is no such table, or the page cannot be written.
     """
     cohort = _read(table)
     kinds = [_kind(cohort, name, colour) for name, colour in zip(cohort.types, cohort.colours, strict=True)]
-    has_densities = bool(cohort.done and kinds)
     return write_page(
         table.with_name(COHORT_PAGE),
         "cohort.html",
         title=f"{len(cohort.rows):,} slide{'s' * (len(cohort.rows) != 1)}",
-        origin=_origin(cohort),
+        origin=origin(cohort.about),
         facts=_facts(cohort),
         bad=[row for row in cohort.rows if row["status"] != "complete"],
         bad_shown=REASONS_SHOWN,
@@ -94,7 +76,7 @@ def write_cohort_page(table: Path) -> Path:
         most=max([*(kind.count for kind in kinds), 1]),
         cells=cohort.total("cells"),
         area=cohort.total("tissue_mm2"),
-        densities=_densities(cohort) if has_densities else None,
+        densities=_densities(cohort) if cohort.done and kinds else None,
         rows=cohort.rows,
         rows_shown=ROWS_SHOWN,
         summary=SUMMARY_NAME,
@@ -102,21 +84,12 @@ def write_cohort_page(table: Path) -> Path:
 
 
 def _read(path: Path) -> Cohort:
-    try:
+    with parquet_errors(path):
         table = pq.read_table(path)
-    except (OSError, pa.ArrowException) as error:
-        raise InputError(f"{path}: not a readable Parquet file ({str(error).splitlines()[0]})") from None
     about = json.loads((table.schema.metadata or {}).get(COHORT_KEY, b"{}"))
     types = [name[2:] for name in table.column_names if name.startswith("n_")]
     colours = type_colours(types)
     return Cohort(table.to_pylist(), types, [hex_colour(colours[name]) for name in types], about)
-
-
-def _origin(cohort: Cohort) -> str:
-    model, version = (cohort.about.get("model") or {}).get("name"), cohort.about.get("version")
-    day = str(cohort.about.get("ended") or "").split("T")[0]
-    parts = (f"model {model}" if model else "", f"CellDETR {version}" if version else "", day)
-    return " · ".join(part for part in parts if part)
 
 
 def _facts(cohort: Cohort) -> list[tuple[str, str]]:

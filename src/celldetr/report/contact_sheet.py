@@ -1,4 +1,4 @@
-"""A contact sheet: small pictures side by side, the nuclei of each outlined: a set judged at a glance."""
+"""A contact sheet: small pictures side by side, the nuclei of each outlined."""
 
 from __future__ import annotations
 
@@ -20,13 +20,7 @@ LETTER = 6.0  # px, width of a letter of Pillow's own small font
 
 @dataclass(frozen=True)
 class Picture:
-    """One picture of a sheet.
-
-    Attributes:
-        image: (H, W, 3) uint8 RGB.
-        boxes: (N, 4) xyxy in px of it.
-        caption: under it; cut to its width.
-    """
+    """One picture of a sheet: (H, W, 3) uint8 RGB, boxes (N, 4) xyxy in px of it, and a line under it."""
 
     image: NDArray[np.uint8]
     boxes: NDArray[np.float32]
@@ -34,12 +28,7 @@ class Picture:
 
 
 def contact_sheet(pictures: Sequence[Picture], columns: int) -> Image.Image:
-    """Pictures in rows, all cells of the size of the largest.
-
-    Args:
-        pictures: at least one.
-        columns: pictures of a row.
-    """
+    """Pictures, at least one, in rows of ``columns``, each given the room of the largest."""
     columns = min(columns, len(pictures))
     rows = -(-len(pictures) // columns)
     height, width = (max(picture.image.shape[axis] for picture in pictures) for axis in (0, 1))
@@ -52,10 +41,10 @@ def contact_sheet(pictures: Sequence[Picture], columns: int) -> Image.Image:
         image = Image.fromarray(picture.image)
         lines = ImageDraw.Draw(image)
         for x0, y0, x1, y1 in picture.boxes.tolist():
+            left_px, top_px = round(x0), round(y0)
             # PIL draws the last pixel too, and a box ends before it.
-            lines.rectangle(
-                (round(x0), round(y0), max(round(x1) - 1, round(x0)), max(round(y1) - 1, round(y0))), outline=OUTLINE
-            )
+            right_px, bottom_px = max(round(x1) - 1, left_px), max(round(y1) - 1, top_px)
+            lines.rectangle((left_px, top_px, right_px, bottom_px), outline=OUTLINE)
         sheet.paste(image, (left, top))
         text = picture.caption.encode("ascii", "replace").decode()
         letters = int(width / LETTER)

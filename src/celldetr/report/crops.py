@@ -22,14 +22,8 @@ QUALITY = 88  # of JPEG
 
 
 def cell_pixels(reader: SlideReader, x: float, y: float, mpp: tuple[float, float], side: int) -> NDArray[np.uint8]:
-    """(side, side, 3) uint8 of ``FIELD_UM`` around a point in level-0 px; white outside the slide.
-
-    Args:
-        reader: the slide.
-        x, y: level-0 px.
-        mpp: micrometres per level-0 pixel along x and y.
-        side: px of the crop.
-    """
+    """(side, side, 3) uint8 of ``FIELD_UM`` around a point in level-0 px, white outside the slide; ``mpp`` along x and
+    y."""
     across, down = FIELD_UM / mpp[0], FIELD_UM / mpp[1]
     return read_around(reader, x - across / 2, y - down / 2, across, down, side, side)[0]
 
@@ -43,13 +37,7 @@ def jpeg_uri(image: Image.Image, quality: int = QUALITY) -> str:
 
 @dataclass(frozen=True)
 class Crop:
-    """The tissue around one cell, and its box in pixels of the picture.
-
-    Attributes:
-        title: type, scores and place of the cell.
-        picture: address (``data:``) of the picture, ``side`` px a side.
-        left, top, width, height: of the box.
-    """
+    """The tissue around one cell (a ``data:`` address, ``side`` px), and its box in px of that picture."""
 
     title: str
     picture: str
@@ -61,14 +49,7 @@ class Crop:
 
 
 def crop_cell(reader: SlideReader, cell: NDArray[np.float64], mpp: tuple[float, float], name: str) -> Crop:
-    """Read the tissue around one cell.
-
-    Args:
-        reader: the slide.
-        cell: (6,) x, y, w, h in level-0 px, score, type score.
-        mpp: micrometres per level-0 pixel along x and y.
-        name: of the type.
-    """
+    """Read the tissue around one cell: (6,) x, y, w, h in level-0 px, score, type score; ``name`` of its type."""
     x, y, w, h, score, type_score = (float(value) for value in cell)
     pixels = cell_pixels(reader, x, y, mpp, PAGE_PIXELS)
     width, height = (size * side * PAGE_PIXELS / FIELD_UM for size, side in zip((w, h), mpp, strict=True))

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from celldetr.cells.palette import hex_colour, type_colours
 from celldetr.report.crops import FIELD_UM
+from celldetr.report.panels import draw_tissue, frame, scale_bar
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -33,7 +34,7 @@ class CellCrop:
         pixels: (S, S, 3) uint8 around its centre; None where the slide could not be read.
         size_um: width and height of its box.
         type: of the cell.
-        is_query: it is what the others are like.
+        is_query: whether the others are its neighbours.
     """
 
     title: str
@@ -44,13 +45,7 @@ class CellCrop:
 
 
 def crops_figure(groups: Mapping[str, Sequence[CellCrop]], types: Sequence[str], across: int = ACROSS) -> Figure:
-    """Draw groups of crops under each other, each under its name.
-
-    Args:
-        groups: name -> crops.
-        types: all types that crops may have, in the order of the model.
-        across: crops in a line.
-    """
+    """Draw groups of crops (by name) under each other, ``across`` in a line; ``types`` are all of the model's."""
     # Imported here: the import takes longer than most commands, and few of them draw.
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
@@ -71,7 +66,7 @@ def crops_figure(groups: Mapping[str, Sequence[CellCrop]], types: Sequence[str],
             axes = figure.add_axes((left / width, bottom / height, INCHES / width, INCHES / height))
             _draw(axes, crop, colours.get(crop.type, "#000000"))
             if first and crop.pixels is not None:
-                _scale_bar(axes)
+                scale_bar(axes, FIELD_UM, SCALE_UM)
                 first = False
         top -= head + line * cell
     used = {crop.type for crops in groups.values() for crop in crops}
@@ -85,29 +80,12 @@ def crops_figure(groups: Mapping[str, Sequence[CellCrop]], types: Sequence[str],
 
 
 def _draw(axes: Axes, crop: CellCrop, colour: str) -> None:
-    """The pixels and the box, the cell's centre at (0, 0), y downwards."""
-    from matplotlib.patches import Rectangle
-
-    half = FIELD_UM / 2
     if crop.pixels is None:
         axes.set_facecolor(UNREAD)
         axes.text(0, 0, "slide\nnot read", fontsize=6, ha="center", va="center")
     else:
-        axes.imshow(crop.pixels, extent=(-half, half, half, -half), interpolation="bicubic")
-        width, height = crop.size_um
-        for ink, line in (("white", 2.2), (colour, 1.2)):  # a rim, so that it is seen on dark and on light
-            axes.add_patch(
-                Rectangle((-width / 2, -height / 2), width, height, fill=False, edgecolor=ink, linewidth=line)
-            )
-    axes.set(xlim=(-half, half), ylim=(half, -half), xticks=[], yticks=[])
+        draw_tissue(axes, crop.pixels, FIELD_UM, crop.size_um, {"white": 2.2, colour: 1.2})
+    frame(axes, FIELD_UM)
     axes.set_title(crop.title, fontsize=6.5, pad=2, linespacing=1.05)
     for spine in axes.spines.values():
         spine.set_linewidth(2.5 if crop.is_query else 0.4)
-
-
-def _scale_bar(axes: Axes) -> None:
-    left, y = -0.45 * FIELD_UM, 0.44 * FIELD_UM
-    for colour, line in (("white", 3.6), ("black", 2.0)):
-        axes.plot([left, left + SCALE_UM], [y, y], color=colour, linewidth=line, solid_capstyle="butt")
-    label = axes.text(left + SCALE_UM / 2, y - 0.03 * FIELD_UM, f"{SCALE_UM:g} µm", fontsize=5.5, ha="center")
-    label.set_bbox({"facecolor": "white", "alpha": 0.6, "edgecolor": "none", "pad": 0.5})

@@ -1,8 +1,6 @@
-"""A map of the embeddings: cells that the network sees as alike lie close together.
+"""A map of embeddings: t-SNE of a random sample of cells, from the sample's principal components.
 
-t-SNE of a random sample, from the sample's principal components: of the methods that need no further dependency it
-shows groups best, and 1,500 cells take a few seconds on one core, which a summary is worth. The sample is random over
-the slide, not balanced over types, so that the map shows what the slide holds.
+1,500 cells take a few seconds on one core. The sample is not balanced over types: the map shows what the slide holds.
 """
 
 from __future__ import annotations
@@ -24,13 +22,7 @@ FEWEST = 5 * PERPLEXITY  # with fewer cells t-SNE's neighbourhoods are the whole
 
 @dataclass(frozen=True)
 class EmbeddingMap:
-    """Positions of sampled cells.
-
-    Attributes:
-        points: (n, 2) without units.
-        codes: (n,) index of each cell's type.
-        method: how the points were made, for the caption.
-    """
+    """Positions (n, 2) of sampled cells, (n,) index of their types, and how they were laid out, for the caption."""
 
     points: NDArray[np.float64]
     codes: NDArray[np.intp]
@@ -56,7 +48,7 @@ def _principal(vectors: NDArray[np.float32], components: int) -> NDArray[np.floa
 
 
 def map_embeddings(table: CellTable, seed: int = 0) -> EmbeddingMap | None:
-    """Lay out a sample of the cells in two dimensions; None if there are too few to compare, or no embeddings."""
+    """Lay out a sample of the cells in two dimensions; None if there are too few, or no embeddings."""
     if table.count < 3 or not table.embedding_dim:
         return None
     vectors, codes = sample_embeddings(table, SAMPLE, seed)
@@ -71,8 +63,7 @@ def map_embeddings(table: CellTable, seed: int = 0) -> EmbeddingMap | None:
 
 
 def lay_out(vectors: NDArray[np.float32], seed: int = 0) -> tuple[NDArray[np.float64], str]:
-    """Places (n, 2) of n >= 1 finite vectors (n, d) such that those that are alike lie close together, and how it was
-    done."""
+    """Places (n, 2) of n >= 1 finite vectors (n, d) in which those alike lie close together, and the method's name."""
     components = min(COMPONENTS, vectors.shape[1])
     scores = _principal(vectors, max(components, 2))
     if len(vectors) < FEWEST or not scores[:, 1].any():

@@ -1,14 +1,12 @@
 """Cells drawn onto the picture of a slide: boxes where one can be seen, dots where it cannot.
 
-Boxes are outlines, so that the nucleus under them stays visible. Dots are accumulated in arrays and blended once, which
-takes the same few seconds for a million cells as for ten thousand and does not depend on the order of the table: a
-pixel shows the mean colour of the cells on it, the more opaque the more there are.
+Dots are accumulated in arrays and blended once, so that the picture does not depend on the order of the table: a pixel
+shows the mean colour of the cells on it, the more opaque the more there are.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -34,12 +32,7 @@ HATCH: RGB = (200, 30, 30)
 
 
 def hatch(image: Image.Image, place: tuple[float, ...]) -> None:
-    """Mark a place of which nothing is known, in place.
-
-    Args:
-        image: RGB picture.
-        place: x, y, width and height in px of it.
-    """
+    """Hatch a place (x, y, width, height in px) of an RGB picture of which nothing is known."""
     x, y, w, h = place
     left, top = max(round(x), 0), max(round(y), 0)
     right, bottom = min(round(x + w), image.width), min(round(y + h), image.height)
@@ -61,14 +54,7 @@ def mean_diameter(table: CellTable) -> float:
 
 
 def draw_boxes(image: Image.Image, scale: float, table: CellTable, colours: list[RGB]) -> None:
-    """Outline every cell, in place.
-
-    Args:
-        image: RGB picture of the slide.
-        scale: pixels of the picture per level-0 pixel.
-        table: the cells.
-        colours: of the K types.
-    """
+    """Outline every cell in an RGB picture of the slide; ``scale``: its pixels per level-0 pixel, a colour a type."""
     draw = ImageDraw.Draw(image)
     for batch in table.batches((*BOX, "type")):
         corners = _corners(batch, scale)
@@ -79,13 +65,7 @@ def draw_boxes(image: Image.Image, scale: float, table: CellTable, colours: list
 
 
 def draw_roi(image: Image.Image, scale: float, run: Mapping[str, Any]) -> None:
-    """Outline the region of interest of a run, holes too, in place: a dark line with a light rim, seen on any tissue.
-
-    Args:
-        image: RGB picture of the slide.
-        scale: pixels of the picture per level-0 pixel.
-        run: content of ``run.json``.
-    """
+    """Outline the region of interest of a run (``run.json``), holes too: a dark line with a light rim."""
     roi = roi_of_run(run)
     if roi is None:
         return
@@ -108,35 +88,18 @@ def _corners(batch: pa.RecordBatch, scale: float) -> NDArray[np.int64]:
 
 
 def dot_radius(diameter: float, count: int, area: int) -> float:
-    """Radius of a dot in px: the nucleus's own if it can be seen and the dots leave room for each other.
-
-    Args:
-        diameter: of a mean nucleus in the picture, px.
-        count: number of dots.
-        area: of the picture, px.
-    """
+    """Radius of one of ``count`` dots in px: that of a nucleus of this diameter, if all have room in the area."""
     room = float(np.sqrt(DOT_COVER * area / (np.pi * max(count, 1))))
     return float(np.clip(min(max(diameter / 2, SEEN_RADIUS), room), *DOT_RADIUS))
 
 
-@dataclass
 class DotLayer:
-    """Accumulates dots over a picture of ``height`` x ``width`` px.
+    """Accumulates dots of a radius over a picture of ``height`` x ``width`` px."""
 
-    Attributes:
-        hits: (height * width,) dots on each pixel.
-        colour: (3, height * width) sum of their colours, 0 to 255 each.
-    """
-
-    height: int
-    width: int
-    radius: float
-    hits: NDArray[np.float32] = field(init=False)
-    colour: NDArray[np.float32] = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.hits = np.zeros(self.height * self.width, dtype=np.float32)
-        self.colour = np.zeros((3, self.height * self.width), dtype=np.float32)
+    def __init__(self, height: int, width: int, radius: float) -> None:
+        self.height, self.width, self.radius = height, width, radius
+        self.hits = np.zeros(height * width, dtype=np.float32)  # dots on each pixel
+        self.colour = np.zeros((3, height * width), dtype=np.float32)  # sum of their colours
 
     def add(self, x: NDArray[np.float64], y: NDArray[np.float64], rgb: NDArray[np.float32]) -> None:
         """Put dots at ``x``, ``y`` (N,) px with colours ``rgb`` (N, 3), 0 to 255."""
@@ -170,7 +133,7 @@ class DotLayer:
 def draw_dots(
     picture: NDArray[np.uint8], scale: float, table: CellTable, colours: list[RGB], radius: float
 ) -> NDArray[np.uint8]:
-    """A copy of an (H, W, 3) picture with a dot for every cell; arguments as of ``draw_boxes``, ``radius`` in px."""
+    """A copy of an (H, W, 3) picture with a dot for every cell; see ``draw_boxes``."""
     layer = DotLayer(picture.shape[0], picture.shape[1], radius)
     palette = np.array(colours, dtype=np.float32).reshape(-1, 3)
     for batch in table.batches(("x_px", "y_px", "type")):
@@ -181,17 +144,7 @@ def draw_dots(
 def draw_cells(
     picture: NDArray[np.uint8], scale: float, table: CellTable, colours: list[RGB]
 ) -> tuple[Image.Image, bool]:
-    """Draw every cell in the manner that its size in the picture asks for.
-
-    Args:
-        picture: (H, W, 3) uint8 RGB of the whole slide.
-        scale: pixels of the picture per level-0 pixel.
-        table: the cells.
-        colours: of the K types.
-
-    Returns:
-        The picture with the cells, and whether they are boxes.
-    """
+    """A picture (H, W, 3) of the slide with its cells, and whether they are boxes (or dots); see ``draw_boxes``."""
     diameter = mean_diameter(table) * scale
     if not table.count:
         return Image.fromarray(picture), True

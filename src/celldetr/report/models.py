@@ -1,55 +1,19 @@
-"""Models as text on a terminal: what they find, where they may be used, how good they are."""
+"""Models as text on a terminal: types, resolution, licence, metrics."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-
-class Described(Protocol):
-    """What the table needs of a checkpoint's card."""
-
-    @property
-    def name(self) -> str:
-        """As ``celldetr models`` lists it."""
-        ...
-
-    @property
-    def licence(self) -> str:
-        """Of the weights."""
-        ...
-
-    @property
-    def sha256(self) -> str:
-        """Of the weights file."""
-        ...
-
-    @property
-    def threshold(self) -> float:
-        """Least score of a cell, chosen on validation."""
-        ...
-
-    @property
-    def metrics(self) -> dict[str, Any]:
-        """By data set and split."""
-        ...
-
-    @property
-    def training_data(self) -> tuple[dict[str, Any], ...]:
-        """With ``name`` and ``split`` of each source."""
-        ...
-
-    @property
-    def config(self) -> Any:
-        """With ``types``, ``mpp``, ``backbone`` and ``d_model``."""
-        ...
+if TYPE_CHECKING:
+    from celldetr.model.checkpoint import Card
 
 
-def models_table(cards: Sequence[Described]) -> Group:
+def models_table(cards: Sequence[Card]) -> Group:
     """One block a model: its name, then a line a fact, which fits a terminal of any width."""
     blocks: list[RenderableType] = []
     for card in cards:

@@ -1,13 +1,12 @@
 """``overview.png``: the tissue with its typed cells, a legend with counts and a scale bar.
 
-The picture is at most ``LONG_SIDE`` pixels long, large enough that single boxes can be judged on a region or a small
-slide, small enough to open anywhere for a whole one.
+At most ``LONG_SIDE`` pixels long: single boxes can be judged on a region or a small slide, and a whole one opens
+anywhere.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,8 +16,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from celldetr.cells.palette import RGB, type_colours
 from celldetr.cells.reader import CellTable, open_table
+from celldetr.cells.schema import BOX
 from celldetr.io.files import replacing
-from celldetr.report.facts import failed_tiles
 from celldetr.report.marks import draw_cells, draw_roi, hatch
 from celldetr.slide.damage import read_around
 
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
 LONG_SIDE = 3000  # px
 LARGEST_ZOOM = 4.0  # a tile of 256 px becomes a picture of 1024; none is enlarged beyond half of LONG_SIDE
 SHORT_SIDE = 320  # px that text needs; a narrower picture gets margins
+LINE = 1.7  # height of a line, times that of its text
 OVERVIEW_NAME = "overview.png"
 
 INK: RGB = (28, 28, 32)
@@ -71,34 +71,15 @@ def _font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / name), size)
 
 
-@dataclass(frozen=True)
-class _Style:
-    """Sizes in px, all from the width of the picture, so that a small one is not all legend."""
-
-    text: int
-
-    @classmethod
-    def of(cls, width: int) -> _Style:
-        return cls(text=int(np.clip(width / 70, 13, 34)))
-
-    @property
-    def pad(self) -> int:
-        return self.text
-
-    @property
-    def row(self) -> int:
-        return round(self.text * 1.7)
-
-
-def _draw_scale_bar(image: Image.Image, um_per_px: float, style: _Style) -> None:
-    """A bar of a round length in the lower left corner, on a plate that keeps it readable on any tissue."""
+def _draw_scale_bar(image: Image.Image, um_per_px: float, size: int) -> None:
+    """A bar of a round length in the lower left corner, on a plate that keeps it readable; ``size`` of text, px."""
     length = nice_length(image.width * um_per_px / 5)
-    bar, label, font = max(2, round(length / um_per_px)), length_text(length), _font(style.text)
+    bar, label, font = max(2, round(length / um_per_px)), length_text(length), _font(size)
     draw = ImageDraw.Draw(image, "RGBA")
-    pad, thick = style.pad // 2, max(3, style.text // 5)
+    pad, thick = size // 2, max(3, size // 5)
     text_width = draw.textlength(label, font=font)
-    wide, high = max(bar, text_width) + 2 * pad, style.text * 1.3 + thick + 2 * pad
-    left, top = style.pad, image.height - style.pad - high
+    wide, high = max(bar, text_width) + 2 * pad, size * 1.3 + thick + 2 * pad
+    left, top = size, image.height - size - high
     draw.rounded_rectangle((left, top, left + wide, top + high), radius=pad // 2, fill=(255, 255, 255, 225))
     middle = left + wide / 2
     draw.text((middle, top + pad * 0.7), label, fill=INK, font=font, anchor="ma")
@@ -119,22 +100,21 @@ def _wrap(widths: Sequence[float], available: float) -> list[list[int]]:
     return lines
 
 
-def _legend(
-    width: int, names: Sequence[str], counts: NDArray[np.int64], colours: list[RGB], style: _Style
-) -> Image.Image:
+def _legend(width: int, names: Sequence[str], counts: NDArray[np.int64], colours: list[RGB], size: int) -> Image.Image:
     """A strip of ``width`` px that names each colour and counts its cells."""
-    font, bold = _font(style.text), _font(style.text, bold=True)
+    font, bold = _font(size), _font(size, bold=True)
     measure = ImageDraw.Draw(Image.new("RGB", (1, 1)))
     total = max(int(counts.sum()), 1)
     values = [f"{count:,} ({100 * count / total:.0f} %)" for count in counts]
-    gap, swatch = style.pad, style.text
+    gap = swatch = size
+    line_height = round(size * LINE)
     name_widths = [swatch + gap * 0.5 + measure.textlength(name + "  ", font=bold) for name in names]
     widths = [n + measure.textlength(v, font=font) + 2 * gap for n, v in zip(name_widths, values, strict=True)]
     lines = _wrap(widths, width - gap)
-    strip = Image.new("RGB", (width, len(lines) * style.row + 2 * (style.pad // 2)), PAPER)
+    strip = Image.new("RGB", (width, len(lines) * line_height + 2 * (size // 2)), PAPER)
     draw = ImageDraw.Draw(strip)
     for row, line in enumerate(lines):
-        left, middle = float(gap), style.pad // 2 + (row + 0.5) * style.row
+        left, middle = float(gap), size // 2 + (row + 0.5) * line_height
         for i in line:
             box = (left, middle - swatch / 2, left + swatch, middle + swatch / 2)
             draw.rounded_rectangle(box, radius=swatch // 5, fill=colours[i], outline=INK)
@@ -144,15 +124,15 @@ def _legend(
     return strip
 
 
-def _title(width: int, title: str, detail: str, style: _Style) -> Image.Image:
+def _title(width: int, title: str, detail: str, size: int) -> Image.Image:
     """A strip of ``width`` px with the slide's name and one line about it."""
-    big, font = _font(round(style.text * 1.25), bold=True), _font(style.text)
-    strip = Image.new("RGB", (width, round(style.text * 1.25) + style.row + round(style.pad * 1.4)), PAPER)
+    big, font = _font(round(size * 1.25), bold=True), _font(size)
+    strip = Image.new("RGB", (width, round(size * 1.25) + round(size * LINE) + round(size * 1.4)), PAPER)
     draw = ImageDraw.Draw(strip)
-    while len(title) > 8 and draw.textlength(title, font=big) > width - 2 * style.pad:
+    while len(title) > 8 and draw.textlength(title, font=big) > width - 2 * size:
         title = title[:-2].rstrip("…") + "…"
-    draw.text((style.pad, style.pad * 0.7), title, fill=INK, font=big, anchor="la")
-    draw.text((style.pad, strip.height - style.pad * 0.6), detail, fill=FAINT, font=font, anchor="ld")
+    draw.text((size, size * 0.7), title, fill=INK, font=big, anchor="la")
+    draw.text((size, strip.height - size * 0.6), detail, fill=FAINT, font=font, anchor="ld")
     return strip
 
 
@@ -169,47 +149,35 @@ def _stack(strips: Sequence[Image.Image], width: int) -> Image.Image:
 
 
 def draw_overview(thumbnail: NDArray[np.uint8], scale: float, table: CellTable) -> Image.Image:
-    """The picture of a slide with its cells, framed.
+    """The picture of a slide with its cells, and the outline of its ROI, between a title and a legend.
 
     Args:
         thumbnail: (H, W, 3) uint8 RGB of the whole slide.
         scale: pixels of the thumbnail per level-0 pixel.
-        table: the cells.
-
-    Returns:
-        RGB; the thumbnail with cells, and the outline of the ROI if there was one, between a title and a legend.
-        Without an mpp there is no scale bar.
+        table: the cells; without an mpp there is no scale bar.
     """
     colours = type_colours(table.types)
     shades = [colours[name] for name in table.types]
     picture, boxes = draw_cells(thumbnail, scale, table, shades)
     draw_roi(picture, scale, table.run)
-    failed = failed_tiles(table)
-    for place, _ in failed:
-        hatch(picture, tuple(value * scale for value in place))
+    failed = table.run.get("failed_tiles", ())
+    for tile in failed:
+        hatch(picture, tuple(tile[edge] * scale for edge in BOX))
     width = max(picture.width, SHORT_SIDE)
-    style = _Style.of(width)
+    size = int(np.clip(width / 70, 13, 34))  # of text, px
     if table.mpp_xy is not None:
-        _draw_scale_bar(picture, table.mpp_xy[0] / scale, style)
-    detail = f"{table.count:,} cells" if table.count else "no cells found"
+        _draw_scale_bar(picture, table.mpp_xy[0] / scale, size)
+    detail = "no cells found"
     if table.count:
-        detail += ", a box each" if boxes else ", a dot each"
+        detail = f"{table.count:,} cells, a {'box' if boxes else 'dot'} each"
     if failed:
         detail += "; hatched: could not be decoded"
-    strips = [_title(width, table.slide, detail, style), picture]
-    strips.append(_legend(width, table.types, count_types(table), shades, style))
-    return _stack(strips, width)
+    legend = _legend(width, table.types, count_types(table), shades, size)
+    return _stack([_title(width, table.slide, detail, size), picture, legend], width)
 
 
 def write_overview(run_dir: Path, reader: SlideReader) -> Path:
-    """Write ``overview.png`` into the directory of a finished run, replacing an older one.
-
-    Args:
-        run_dir: holds ``cells.parquet`` and ``run.json``.
-        reader: the slide they are of.
-
-    Returns:
-        The path written.
+    """Write ``overview.png`` into the directory of a finished run of a slide, replacing an older one; returns its path.
 
     Raises:
         InputError: there is no table, or the slide cannot be read any more.

@@ -1,11 +1,9 @@
-"""HTML pages from the templates in ``templates/``: one file each, without scripts or anything from outside.
-
-Every value is escaped by the template engine (autoescape), and a name that a template does not get is an error.
-"""
+"""HTML pages from the templates in ``templates/``: one file each, without scripts or anything from outside."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -31,6 +29,14 @@ def duration(seconds: float | None) -> str:
     return f"{seconds / 86400:.1f} days"
 
 
+def origin(run: Mapping[str, Any]) -> str:
+    """One line about what made a result: model, version and day, as far as its record says."""
+    model, version = (run.get("model") or {}).get("name"), run.get("version")
+    day = str(run.get("ended") or "").split("T")[0]
+    known = (f"model {model}" if model else "", f"CellDETR {version}" if version else "", day)
+    return " · ".join(part for part in known if part)
+
+
 @cache
 def templates() -> Environment:
     """The templates, which escape every value and know ``number`` and ``duration`` as filters."""
@@ -45,11 +51,6 @@ def templates() -> Environment:
     return environment
 
 
-def render(template: str, **values: Any) -> str:
-    """A page from the template of that name."""
-    return templates().get_template(template).render(values)
-
-
 def write_page(path: Path, template: str, **values: Any) -> Path:
     """Render a template into a file, replacing an older one; returns the file.
 
@@ -57,5 +58,5 @@ def write_page(path: Path, template: str, **values: Any) -> Path:
         InputError: the disk is full, or the place cannot be written to.
     """
     with replacing(path) as temporary:
-        temporary.write_text(render(template, **values), encoding="utf-8")
+        temporary.write_text(templates().get_template(template).render(values), encoding="utf-8")
     return path

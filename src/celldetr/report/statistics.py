@@ -1,12 +1,7 @@
-"""What the summary says in numbers, gathered in one pass over the table.
-
-Everything kept is of fixed size (histograms, a few cells a type), so a slide of ten million cells needs no more memory
-than a tile. Medians come from a histogram whose bins are far finer than a nucleus can be measured.
-"""
+"""Numbers of the summary, gathered in one pass over the table in memory of fixed size: histograms, a few cells a
+type."""
 
 from __future__ import annotations
-
-from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
@@ -20,25 +15,18 @@ SCORE_STEP = 0.01
 PICK_COLUMNS = (*BOX, "score", "type_score")
 
 
-@dataclass
 class Picks:
-    """The ``size`` cells of each type that have the highest key.
+    """The ``size`` cells of each of K types that have the highest key.
 
     Attributes:
-        size: number of cells to keep a type.
         keys: of the cells kept, a descending array for each type.
         cells: (n, 6) for each type: ``PICK_COLUMNS``.
     """
 
-    size: int
-    keys: list[NDArray[np.float64]]
-    cells: list[NDArray[np.float64]]
-
-    @classmethod
-    def of(cls, size: int, types: int) -> Picks:
-        """Nothing picked yet."""
-        width = len(PICK_COLUMNS)
-        return cls(size, [np.empty(0) for _ in range(types)], [np.empty((0, width)) for _ in range(types)])
+    def __init__(self, size: int, types: int) -> None:
+        self.size = size
+        self.keys = [np.empty(0) for _ in range(types)]
+        self.cells = [np.empty((0, len(PICK_COLUMNS))) for _ in range(types)]
 
     def offer(self, cells: NDArray[np.float64], codes: NDArray[np.intp], keys: NDArray[np.float64]) -> None:
         """Consider a batch: (N, 6) cells, their (N,) types and keys."""
@@ -50,28 +38,25 @@ class Picks:
             self.keys[code], self.cells[code] = all_keys[best], all_cells[best]
 
 
-@dataclass
 class Statistics:
     """Counts, distributions and examples of the K types of a table.
 
     Attributes:
+        counts: (K,) cells.
         diameters: (K, bins) histogram of the equivalent diameter sqrt(w * h), in steps of ``DIAMETER_STEP`` um.
         scores: (K, bins) histogram of the score, in steps of ``SCORE_STEP``.
         surest: cells with the highest score times type score.
         random: cells drawn at random.
     """
 
-    diameters: NDArray[np.int64]
-    scores: NDArray[np.int64]
-    surest: Picks
-    random: Picks
-    counts: NDArray[np.int64] = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.counts = np.zeros(len(self.diameters), dtype=np.int64)
+    def __init__(self, types: int, examples: int) -> None:
+        self.counts = np.zeros(types, dtype=np.int64)
+        self.diameters = np.zeros((types, round(DIAMETER_END / DIAMETER_STEP)), dtype=np.int64)
+        self.scores = np.zeros((types, round(1 / SCORE_STEP)), dtype=np.int64)
+        self.surest, self.random = Picks(examples, types), Picks(examples, types)
 
     def add(self, table: CellTable, batch: pa.RecordBatch, mpp: float, rng: np.random.Generator) -> None:
-        """Take in a batch of cells."""
+        """Count a batch of cells."""
         codes = table.type_codes(batch)
         cells = np.stack([numbers(batch, name) for name in PICK_COLUMNS], axis=1)
         diameter = np.sqrt(cells[:, 2] * cells[:, 3]) * mpp
@@ -118,15 +103,9 @@ def gather(table: CellTable, mpp: float, examples: int, seed: int = 0) -> Statis
         table: the cells.
         mpp: micrometres per level-0 pixel; its square is the area of one.
         examples: cells a type to pick, of the surest and at random.
-        seed: of the random ones; the same table gives the same cells.
+        seed: of the random ones.
     """
-    k = len(table.types)
-    statistics = Statistics(
-        diameters=np.zeros((k, round(DIAMETER_END / DIAMETER_STEP)), dtype=np.int64),
-        scores=np.zeros((k, round(1 / SCORE_STEP)), dtype=np.int64),
-        surest=Picks.of(examples, k),
-        random=Picks.of(examples, k),
-    )
+    statistics = Statistics(len(table.types), examples)
     rng = np.random.default_rng(seed)
     for batch in table.batches((*PICK_COLUMNS, "type")):
         statistics.add(table, batch, mpp, rng)

@@ -1,8 +1,4 @@
-"""``summary.html``: what was found on a slide, on one page, so that a pathologist can decide whether to believe it.
-
-A single file without scripts or outside resources: it can be mailed, archived and printed, and opens the same in ten
-years.
-"""
+"""``summary.html``: the cells of a slide on one page, by which a pathologist can decide whether to believe them."""
 
 from __future__ import annotations
 
@@ -21,9 +17,8 @@ from celldetr.cells.reader import CellTable, open_table
 from celldetr.report.charts import Plot, Scatter, histogram_plot, scatter_map
 from celldetr.report.crops import FIELD_UM, Crop, crop_cell, jpeg_uri
 from celldetr.report.embedding_map import map_embeddings
-from celldetr.report.facts import facts, failed_tiles, origin, tissue_mm2
 from celldetr.report.overview import OVERVIEW_NAME
-from celldetr.report.page import write_page
+from celldetr.report.page import origin, write_page
 from celldetr.report.statistics import DIAMETER_STEP, SCORE_STEP, Picks, Statistics, gather
 
 if TYPE_CHECKING:
@@ -39,16 +34,8 @@ FAILED_SHOWN = 20  # rows
 
 @dataclass(frozen=True)
 class Kind:
-    """What the page says of one type.
-
-    Attributes:
-        name: of the type.
-        colour: CSS.
-        count: of its cells.
-        diameter: median equivalent diameter, um; NaN without a cell.
-        score: median score; NaN without a cell.
-        surest, random: examples.
-    """
+    """One type: name, CSS colour, number of cells, medians of diameter (um) and score (NaN without a cell),
+    examples."""
 
     name: str
     colour: str
@@ -69,16 +56,9 @@ class Preview:
 
 
 def write_summary(run_dir: Path, reader: SlideReader) -> Path:
-    """Write ``summary.html`` into the directory of a finished run, replacing an older one.
+    """Write ``summary.html`` into the directory of a finished run of a slide, replacing an older one; returns its path.
 
-    The overview is taken from ``overview.png`` if it is there already.
-
-    Args:
-        run_dir: holds ``cells.parquet`` and ``run.json``.
-        reader: the slide they are of.
-
-    Returns:
-        The path written.
+    It shows ``overview.png`` if that is there already.
 
     Raises:
         InputError: there is no table, or the slide cannot be read any more.
@@ -90,24 +70,36 @@ def write_summary(run_dir: Path, reader: SlideReader) -> Path:
         run_dir / SUMMARY_NAME,
         "summary.html",
         title=table.slide,
-        origin=origin(table),
+        origin=origin(table.run),
         facts=facts(table, reader),
         warnings=table.run.get("warnings", ()),
-        failed=failed_tiles(table),
+        failed=table.run.get("failed_tiles", ()),
         failed_shown=FAILED_SHOWN,
         overview=_overview(run_dir),
         kinds=kinds,
         most=max(*(kind.count for kind in kinds), 1),
         count=table.count,
-        area=tissue_mm2(table),
-        sizes=_size_plot(kinds, statistics) if table.count else None,
-        scores=_score_plot(kinds, statistics) if table.count else None,
+        area=table.run.get("tissue_mm2") or None,
+        sizes=_size_plot(kinds, statistics.diameters) if table.count else None,
+        scores=_score_plot(kinds, statistics.scores) if table.count else None,
         size_bin=DIAMETER_BIN,
         score_bin=SCORE_BIN,
         field_um=FIELD_UM,
         map=embedding_chart(table, [kind.colour for kind in kinds]) if table.count else None,
         run=json.dumps(table.run, indent=2, ensure_ascii=False) if table.run else "",
     )
+
+
+def facts(table: CellTable, reader: SlideReader) -> list[tuple[str, str]]:
+    """Label and text of what was measured; a key that ``run.json`` lacks costs a fact, not the page."""
+    (mpp_x, mpp_y), area = table.mpp_xy or (reader.mpp, reader.mpp), table.run.get("tissue_mm2")
+    lines = [("cells", f"{table.count:,}")]
+    if area:
+        tissue = "tissue in the ROI" if table.run.get("options", {}).get("roi") else "tissue"
+        lines += [(tissue, f"{area:,.2f} mm²"), ("cells per mm² of tissue", f"{table.count / area:,.0f}")]
+    size = f"{reader.width * mpp_x / 1000:.2f} × {reader.height * mpp_y / 1000:.2f} mm"
+    resolution = f"{mpp_x:.3g}" if f"{mpp_x:.3g}" == f"{mpp_y:.3g}" else f"{mpp_x:.3g} × {mpp_y:.3g}"
+    return [*lines, ("slide", size), ("resolution", f"{resolution} µm per pixel")]
 
 
 def _kinds(table: CellTable, reader: SlideReader, statistics: Statistics) -> list[Kind]:
@@ -156,31 +148,27 @@ def _extent(histogram: NDArray[np.int64], factor: int, tail: float) -> tuple[int
     return low, min(max(high, low + 4), histogram.shape[1] // factor)
 
 
-def _size_plot(kinds: Sequence[Kind], statistics: Statistics) -> Plot:
-    sizes, factor = statistics.diameters, round(DIAMETER_BIN / DIAMETER_STEP)
-    first, last = _extent(sizes, factor, 0.003)
-    return histogram_plot(
-        np.arange(first, last + 1, dtype=np.float64) * DIAMETER_BIN,
-        rebin(sizes, factor, first, last),
-        [kind.colour for kind in kinds],
-        [kind.name for kind in kinds],
-        "equivalent diameter, µm",
-        "Histogram of nuclear size by type",
-    )
+def _size_plot(kinds: Sequence[Kind], sizes: NDArray[np.int64]) -> Plot:
+    first, last = _extent(sizes, round(DIAMETER_BIN / DIAMETER_STEP), 0.003)
+    labels = ("equivalent diameter, µm", "Histogram of nuclear size by type")
+    return _plot(kinds, sizes, DIAMETER_STEP, DIAMETER_BIN, first, last, *labels)
 
 
-def _score_plot(kinds: Sequence[Kind], statistics: Statistics) -> Plot:
-    scores, factor = statistics.scores, round(SCORE_BIN / SCORE_STEP)
+def _score_plot(kinds: Sequence[Kind], scores: NDArray[np.int64]) -> Plot:
+    factor = round(SCORE_BIN / SCORE_STEP)
     last = scores.shape[1] // factor
     first = min(_extent(scores, factor, 0)[0], last - 4)
-    return histogram_plot(
-        np.arange(first, last + 1, dtype=np.float64) * SCORE_BIN,
-        rebin(scores, factor, first, last),
-        [kind.colour for kind in kinds],
-        [kind.name for kind in kinds],
-        "detection score",
-        "Histogram of detection scores by type",
-    )
+    labels = ("detection score", "Histogram of detection scores by type")
+    return _plot(kinds, scores, SCORE_STEP, SCORE_BIN, first, last, *labels)
+
+
+def _plot(
+    kinds: Sequence[Kind], histogram: NDArray[np.int64], step: float, width: float, first: int, last: int, *labels: str
+) -> Plot:
+    """Histograms of bins of ``step`` in the bins ``first`` to ``last`` of ``width``; ``labels``: of axis and chart."""
+    edges = np.arange(first, last + 1, dtype=np.float64) * width
+    shares = rebin(histogram, round(width / step), first, last)
+    return histogram_plot(edges, shares, [kind.colour for kind in kinds], [kind.name for kind in kinds], *labels)
 
 
 def embedding_chart(table: CellTable, colours: Sequence[str]) -> tuple[Scatter, str] | None:

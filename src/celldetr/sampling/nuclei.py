@@ -1,11 +1,12 @@
-"""The nuclei of patches: found by a model, or annotated in QuPath. A nucleus is in the patch with its centre."""
+"""The nuclei of patches: detected by a model, or annotated in QuPath. A nucleus is in the patch with its centre."""
 
 from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from celldetr.model.output import TileModel
 
 CONTEXT_PX = 32  # that a model sees beyond each edge of a patch: half the overlap of ``celldetr predict``
-SLACK = 2.0  # px an annotation may lie outside the slide (rounding) before it is said to be of another
 
 Boxes = tuple[NDArray[np.float32], NDArray[np.float32]]  # (N, 4) xyxy in px of a patch, and (N,) scores
 
@@ -54,21 +54,24 @@ class Cut:
         return np.ascontiguousarray(self.pixels[self.margin : end, self.margin : end])
 
 
-class SlideNuclei(ABC):
-    """What finds the nuclei of one slide's patches."""
+@dataclass(frozen=True)
+class SlideNuclei:
+    """The nuclei of a slide.
 
-    regions: tuple[shapely.Polygon, ...] = ()  # level-0 px: the parts where all nuclei are known; none: everywhere
+    Attributes:
+        find: the nuclei of each of some patches, clipped to it.
+        regions: level-0 px: the parts where all nuclei are known; none: everywhere.
+    """
 
-    @abstractmethod
-    def find(self, cuts: Sequence[Cut]) -> list[Boxes]:
-        """The nuclei of each patch, clipped to it."""
+    find: Callable[[Sequence[Cut]], list[Boxes]]
+    regions: tuple[shapely.Polygon, ...] = ()
 
 
 class NucleusSource(ABC):
-    """Where nuclei are from."""
+    """Where the nuclei of slides are from."""
 
-    margin: int  # px that it wants around a patch
-    mpp: float | None  # micrometres per pixel of the patches that it wants; None: any
+    margin: int  # px needed around a patch
+    mpp: float | None  # micrometres per pixel that patches must have; None: any
 
     @abstractmethod
     def describe(self) -> dict[str, object]:
@@ -76,15 +79,15 @@ class NucleusSource(ABC):
 
     @abstractmethod
     def of_slide(self, reader: SlideReader) -> SlideNuclei:
-        """Those of one slide.
+        """The nuclei of one slide.
 
         Raises:
             InputError: there are none for it.
         """
 
 
-class FoundByModel(NucleusSource, SlideNuclei):
-    """Nuclei that a model finds, with its scores.
+class FoundByModel(NucleusSource):
+    """Nuclei that a model detects, with its scores.
 
     Raises:
         InputError: the model understands images of one size only.
@@ -104,14 +107,13 @@ class FoundByModel(NucleusSource, SlideNuclei):
 
     def of_slide(self, reader: SlideReader) -> SlideNuclei:
         """The same for every slide."""
-        return self
+        return SlideNuclei(self._detect)
 
-    def find(self, cuts: Sequence[Cut]) -> list[Boxes]:
-        """See ``SlideNuclei``."""
-        found = self.model.predict_tiles([cut.pixels for cut in cuts])
+    def _detect(self, cuts: Sequence[Cut]) -> list[Boxes]:
+        tiles = self.model.predict_tiles([cut.pixels for cut in cuts])
         return [
             within(cells.boxes - cut.margin, cells.scores, len(cut.pixels) - 2 * cut.margin)
-            for cut, cells in zip(cuts, found, strict=True)
+            for cut, cells in zip(cuts, tiles, strict=True)
         ]
 
 
@@ -138,10 +140,9 @@ class FromQuPath(NucleusSource):
         files = sorted(file for file in self.path.iterdir() if file.name.endswith(SUFFIXES)) if folder else [self.path]
         digest = hashlib.sha256()
         for path in files:
+            digest.update(path.name.encode("utf-8", "surrogateescape"))
             with path.open("rb") as file:
-                digest.update(
-                    path.name.encode("utf-8", "surrogateescape") + hashlib.file_digest(file, "sha256").digest()
-                )
+                digest.update(hashlib.file_digest(file, "sha256").digest())
         return {"boxes": self.path.name, "boxes_sha256": digest.hexdigest()}
 
     def of_slide(self, reader: SlideReader) -> SlideNuclei:
@@ -152,55 +153,30 @@ class FromQuPath(NucleusSource):
         """
         file = self.path
         if is_dir(file):
-            there = [file / f"{reader.name}{suffix}" for suffix in SUFFIXES]
-            file = next((path for path in there if is_file(path)), there[0])
-        return AnnotatedSlide(read_objects(file), reader)
+            files = [file / f"{reader.name}{suffix}" for suffix in SUFFIXES]
+            file = next((path for path in files if is_file(path)), files[0])
+        objects = read_objects(file).on_slide(reader)
+        return SlideNuclei(partial(_annotated, objects), objects.regions or ())
 
 
-class AnnotatedSlide(SlideNuclei):
-    """The annotated nuclei of one slide."""
-
-    def __init__(self, objects: Objects, reader: SlideReader) -> None:
-        # QuPath counts from the corner of what was scanned.
-        shift = np.array(reader.bounds[:2] if reader.bounds else (0, 0), dtype=np.float64)
-        self._boxes, self._places = objects.boxes + np.tile(shift, 2), objects.places + shift
-        self._points = objects.points
-        outside = (self._places < -SLACK).any(1) | (self._places > np.array([reader.width, reader.height]) + SLACK).any(
-            1
-        )
-        if outside.any():
-            row = int(np.flatnonzero(outside)[0])
-            raise InputError(
-                f"{objects.rows[row]}: lies at ({self._places[row, 0]:g}, {self._places[row, 1]:g}), outside of"
-                f" {reader.file} of {reader.width} x {reader.height} px; is this its slide?"
-            )
-        moved = [shapely.transform(part, lambda points: points + shift) for part in objects.regions or ()]
-        self.regions = tuple(moved)
-
-    def find(self, cuts: Sequence[Cut]) -> list[Boxes]:
-        """See ``SlideNuclei``."""
-        return [self._of(cut) for cut in cuts]
-
-    def _of(self, cut: Cut) -> Boxes:
+def _annotated(objects: Objects, cuts: Sequence[Cut]) -> list[Boxes]:
+    """The annotated nuclei of each patch."""
+    found = []
+    for cut in cuts:
         px = len(cut.pixels) - 2 * cut.margin
         corner, step = np.array([cut.x, cut.y]), np.array(cut.step)
-        places = (self._places - corner) / step
+        places = (objects.places - corner) / step
         inside = np.flatnonzero(((places >= 0) & (places < px)).all(1))
-        boxes = ((self._boxes[inside] - np.tile(corner, 2)) / np.tile(step, 2)).astype(np.float32)
-        points = self._points[inside]
+        boxes = ((objects.boxes[inside] - np.tile(corner, 2)) / np.tile(step, 2)).astype(np.float32)
+        points = objects.points[inside]
         if points.any():
             boxes[points] = pseudo_boxes(cut.image, places[inside][points].astype(np.float32), cut.mpp)
-        return within(boxes, np.ones(len(boxes), dtype=np.float32), px)
+        found.append(within(boxes, np.ones(len(boxes), dtype=np.float32), px))
+    return found
 
 
 def within(boxes: NDArray[np.float32], scores: NDArray[np.float32], px: int) -> Boxes:
-    """The boxes whose centre is in a patch, clipped to it.
-
-    Args:
-        boxes: (N, 4) xyxy, px from the corner of the patch.
-        scores: (N,).
-        px: side of the patch.
-    """
+    """The boxes (N, 4) xyxy, px from the corner of a patch of ``px``, whose centre is in it, clipped to it."""
     centres = (boxes[:, :2] + boxes[:, 2:]) / 2
     clipped = np.clip(boxes, 0, px)
     kept = ((centres >= 0) & (centres < px)).all(1) & (clipped[:, 2:] > clipped[:, :2]).all(1)

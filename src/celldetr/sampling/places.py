@@ -1,4 +1,4 @@
-"""Where patches may be taken on a slide: a grid of places that do not overlap, those with tissue, in random order."""
+"""Where patches may be taken on a slide: the cells of a grid that have tissue, in random order."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class Places:
     """Places of one slide.
 
     Attributes:
-        corners: (N, 2) top left, level-0 px, in the order in which they are to be looked at.
+        corners: (N, 2) top left, level-0 px, in random order.
         step: level-0 px per px of a patch along x and y.
-        empty: places with tissue, but less than was asked for; they are not in ``corners``.
+        empty: places with too little tissue, which are not in ``corners``.
         grid: places of the slide in all; 0 where it is smaller than a patch.
     """
 
@@ -30,12 +30,6 @@ class Places:
     step: tuple[float, float]
     empty: int
     grid: int
-
-
-def chance(seed: int, slide: str) -> np.random.Generator:
-    """Randomness for one slide: depends on seed and name, not on which other slides there are."""
-    digest = hashlib.sha256(slide.encode("utf-8", "surrogateescape")).digest()
-    return np.random.default_rng([seed, int.from_bytes(digest[:8], "little")])
 
 
 def find_places(
@@ -56,13 +50,14 @@ def find_places(
     Raises:
         InputError: the slide cannot be read any more.
     """
-    rng = chance(seed, reader.name)
+    # By seed and name: which other slides there are changes nothing.
+    digest = hashlib.sha256(reader.name.encode("utf-8", "surrogateescape")).digest()
+    rng = np.random.default_rng([seed, int.from_bytes(digest[:8], "little")])
     step_x, step_y = (1.0 if abs(mpp / own - 1) <= SAME_MPP else mpp / own for own in (reader.mpp_x, reader.mpp_y))
     xs, ys = (_axis(length, px * step, rng) for length, step in ((reader.width, step_x), (reader.height, step_y)))
     corners = np.stack(np.meshgrid(xs, ys), axis=-1).reshape(-1, 2)
-    nowhere = Places(np.zeros((0, 2)), (step_x, step_y), 0, 0)
     if not len(corners):
-        return nowhere
+        return Places(np.zeros((0, 2)), (step_x, step_y), 0, 0)
     grid = len(corners)
     if regions:
         areas = shapely.box(*corners.T, *(corners + np.array([px * step_x, px * step_y])).T)
@@ -82,13 +77,7 @@ def _axis(length: int, side: float, rng: np.random.Generator) -> NDArray[np.floa
 
 
 def _shares(core: NDArray[np.bool_], corners: NDArray[np.float64], size: tuple[float, float]) -> NDArray[np.float64]:
-    """Share of tissue in rectangles of one size.
-
-    Args:
-        core: (h, w) mask.
-        corners: (N, 2) top left, px of the mask.
-        size: width and height, px of the mask.
-    """
+    """Share of a mask (h, w) in rectangles with corners (N, 2) and one size, px of the mask."""
     sums = np.zeros((core.shape[0] + 1, core.shape[1] + 1), dtype=np.int64)
     sums[1:, 1:] = core.cumsum(0, dtype=np.int64).cumsum(1)
     low = np.clip(np.round(corners), 0, np.array(core.shape[::-1]) - 1).astype(np.intp)

@@ -1,4 +1,4 @@
-"""Which patches are not worth learning from: blurred, or with a pen on them. Pure functions of pixels.
+"""Quality of patches: sharpness, and the share of pen.
 
 Blur is measured against the patch itself. The variance of the Laplacian, which is often used, depends on how much there
 is to see: a sharp patch of plain stroma has less of it than a blurred one full of nuclei (docs/pretraining.md).
@@ -16,20 +16,15 @@ from celldetr.slide.damage import read_around
 from celldetr.slide.tissue import background, density10, ink
 
 FINE_UM, COARSE_UM = 0.5, 2.0  # sigma: detail below the first is lost first; between both are edges of nuclei
-# um per pixel at which ink is told from stain. At 4, red ink of which a patch has only the pale edge is not seen.
-PEN_MPP = 2.0
+PEN_MPP = 2.0  # at 4, red ink of which a patch has only the pale edge is not seen
 GLASS_MPP = 32.0
 SMALLEST_SIDE = 64  # px in which the colour of glass is looked for
 
 
 def sharpness(image: NDArray[np.uint8], mpp: float) -> float:
-    """Energy of detail finer than ``FINE_UM``, relative to that between ``FINE_UM`` and ``COARSE_UM``.
+    """Energy of detail finer than ``FINE_UM``, relative to that between ``FINE_UM`` and ``COARSE_UM``; 0 of nothing.
 
-    Does not depend on contrast, and little on what there is to see. 0 where there is nothing.
-
-    Args:
-        image: (H, W, 3) uint8 RGB.
-        mpp: micrometres per pixel.
+    Does not depend on contrast, and little on content. ``image`` is (H, W, 3) uint8 RGB.
     """
     from scipy import ndimage
 
@@ -52,13 +47,7 @@ def glass_density(reader: SlideReader) -> NDArray[np.float32]:
 
 
 def pen_share(image: NDArray[np.uint8], mpp: float, glass: NDArray[np.float32]) -> float:
-    """Share of a patch that has a colour which no stain has.
-
-    Args:
-        image: (H, W, 3) uint8 RGB.
-        mpp: micrometres per pixel.
-        glass: (3,) optical density of the slide's empty glass.
-    """
+    """Share of a patch, (H, W, 3) uint8 RGB, that has a colour which no stain has; ``glass`` as ``glass_density``."""
     height, width = image.shape[:2]
     size = max(1, round(width * mpp / PEN_MPP)), max(1, round(height * mpp / PEN_MPP))
     small = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BOX))

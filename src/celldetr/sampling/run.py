@@ -7,8 +7,9 @@ of an uninterrupted one.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -24,9 +25,9 @@ from celldetr.errors import InputError
 from celldetr.io.run_folder import RunFolder
 from celldetr.sampling.nuclei import Cut, NucleusSource, SlideNuclei
 from celldetr.sampling.options import SampleOptions
-from celldetr.sampling.picture import write_picture
 from celldetr.sampling.places import Places, find_places
 from celldetr.sampling.quality import glass_density, pen_share, sharpness
+from celldetr.sampling.report import write_picture
 from celldetr.slide.base_reader import SlideReader
 from celldetr.slide.damage import DamageError
 from celldetr.slide.find import Slide
@@ -42,7 +43,7 @@ class SamplingProgress:
     """How far a run is.
 
     Attributes:
-        slide: that is being looked at.
+        slide: being sampled.
         done: slides that are finished, and the share of this one.
         slides: in all.
         patches, nuclei: in the set so far.
@@ -56,7 +57,7 @@ class SamplingProgress:
 
 
 @dataclass
-class _Tally:
+class _Counts:
     """Counts of a slide so far; becomes its ``SlideInfo``."""
 
     name: str
@@ -65,12 +66,9 @@ class _Tally:
     looked_at: int = 0
     patches: int = 0
     nuclei: int = 0
-    left_out: dict[str, int] = field(default_factory=dict)
+    left_out: Counter[str] = field(default_factory=Counter)
     failed: str = ""
     group: str = ""
-
-    def leave_out(self, reason: str) -> None:
-        self.left_out[reason] = self.left_out.get(reason, 0) + 1
 
     def info(self) -> SlideInfo:
         return SlideInfo(**{**self.__dict__, "left_out": dict(sorted(self.left_out.items()))})
@@ -94,7 +92,7 @@ def sample_slides(
     Args:
         slides: which; a slide's own mpp wins.
         out: folder of the set.
-        nuclei: what finds the nuclei of patches.
+        nuclei: source of the nuclei of patches.
         options: which patches.
         mpp: micrometres per pixel of level 0 of all slides, instead of what the files say.
         patch_mpp: micrometres per pixel of the patches.
@@ -136,7 +134,7 @@ def sample_slides(
             )
         if not folder.is_finished:
             with PatchWriter(out, info, options.shard) as writer:
-                info = _Run(slides, nuclei, options, mpp, writer, progress).go()
+                info = _Run(slides, nuclei, options, mpp, writer, progress).sample()
         if not (out / PICTURE).is_file():
             write_picture(out)
         return info
@@ -156,103 +154,97 @@ class _Run:
     ) -> None:
         self._slides, self._nuclei, self._options, self._mpp = slides, nuclei, options, mpp
         self._writer, self._progress = writer, progress
-        start = writer.info.next or Position(slide=0, place=0)
-        self._start = start
-        self._tallies = [_Tally(**slide.model_dump()) for slide in writer.info.slides]
+        self._counts = [
+            _Counts(**slide.model_dump() | {"left_out": Counter(slide.left_out)}) for slide in writer.info.slides
+        ]
 
-    def go(self) -> PatchSetInfo:
-        for index in range(self._start.slide, len(self._slides)):
-            self._slide(index)
-        failed = [tally for tally in self._tallies if tally.failed]
+    def sample(self) -> PatchSetInfo:
+        start = self._writer.info.next or Position(slide=0, place=0)
+        for index in range(start.slide, len(self._slides)):
+            self._sample_slide(index, start.place if index == start.slide else 0)
+        failed = [counts for counts in self._counts if counts.failed]
         if len(failed) == len(self._slides):
             raise InputError(f"none of {len(failed)} slides can be used; the first: {failed[0].failed}")
-        self._writer.close_shard(self._infos(), None)
+        self._close_shard(None)
         return self._writer.info
 
-    def _infos(self) -> list[SlideInfo]:
-        return [tally.info() for tally in self._tallies]
+    def _close_shard(self, position: Position | None) -> None:
+        self._writer.close_shard([counts.info() for counts in self._counts], position)
 
-    def _slide(self, index: int) -> None:
-        slide, first = self._slides[index], 0
-        if index < len(self._tallies):  # begun by an earlier session
-            tally, first = self._tallies[index], self._start.place
-        else:
-            tally = _Tally(slide.name, slide.path.name)
-            self._tallies.append(tally)
-        try:
-            reader = open_slide(slide.path, slide.mpp or self._mpp)
-        except InputError as error:
-            self._fail(tally, error)
-            return
-        with reader:
+    def _sample_slide(self, index: int, first: int) -> None:
+        """Sample a slide from its place ``first`` on."""
+        slide = self._slides[index]
+        if index == len(self._counts):  # else begun by an earlier session
+            self._counts.append(_Counts(slide.name, slide.path.name))
+        counts = self._counts[index]
+        with ExitStack() as stack:
             try:
+                reader = stack.enter_context(open_slide(slide.path, slide.mpp or self._mpp))
                 nuclei = self._nuclei.of_slide(reader)
                 places = self._places(reader, nuclei)
             except InputError as error:
-                self._fail(tally, error)
+                if len(self._slides) == 1 or counts.patches:
+                    raise
+                counts.failed = str(error)
                 return
-            tally.places = len(places.corners) + places.empty
+            counts.places = len(places.corners) + places.empty
             if places.empty:
-                tally.left_out[EMPTY] = places.empty
+                counts.left_out[EMPTY] = places.empty
             patches = _PlaceReader(reader, places, self._nuclei.margin, self._writer.info.mpp, self._options)
-            self._sample(index, first, tally, patches, nuclei)
-        self._report(index, 1.0, tally)
+            self._take_patches(index, first, counts, patches, nuclei)
+        self._report(index, 1.0, counts)
 
     def _places(self, reader: SlideReader, nuclei: SlideNuclei) -> Places:
-        options = self._options
-        places = find_places(
-            reader, options.px, self._writer.info.mpp, options.min_tissue, options.seed, nuclei.regions
-        )
+        options, mpp = self._options, self._writer.info.mpp
+        places = find_places(reader, options.px, mpp, options.min_tissue, options.seed, nuclei.regions)
         if not places.grid:
             size = f"{reader.width} x {reader.height} px"
             side = f"{options.px * places.step[0]:.0f} x {options.px * places.step[1]:.0f} px there"
             raise InputError(f"{reader.file}: {size}, smaller than a patch, which is {side}; choose a smaller `px`")
         return places
 
-    def _sample(self, index: int, first: int, tally: _Tally, patches: _PlaceReader, nuclei: SlideNuclei) -> None:
+    def _take_patches(
+        self, index: int, first: int, counts: _Counts, patches: _PlaceReader, nuclei: SlideNuclei
+    ) -> None:
         """Take patches of one slide from its place ``first`` on, until there are enough or no places are left."""
-        count, threads = len(patches.places.corners), usable_threads()
-        if tally.patches >= self._options.per_slide:
+        end, threads, wanted = len(patches.places.corners), usable_threads(), self._options.per_slide
+        if counts.patches >= wanted:
             return
         waiting: list[Cut] = []
-        with closing(ahead(patches, range(first, count), 2 * BATCH + threads, threads)) as seen:
-            for place, cut in enumerate(seen, first):
-                tally.looked_at += 1
+        with closing(ahead(patches, range(first, end), 2 * BATCH + threads, threads)) as cuts:
+            for place, cut in enumerate(cuts, first):
+                counts.looked_at += 1
                 if isinstance(cut, str):
-                    tally.leave_out(cut)
+                    counts.left_out[cut] += 1
                 else:
                     waiting.append(cut)
-                missing = self._options.per_slide - tally.patches
-                if len(waiting) < min(BATCH, missing, self._writer.room) and place + 1 < count:
+                batch = min(BATCH, wanted - counts.patches, self._writer.room)
+                if len(waiting) < batch and place + 1 < end:
                     continue
-                self._take(tally, waiting, nuclei)
+                self._write(counts, waiting, nuclei)
                 waiting = []
                 if not self._writer.room:
-                    self._writer.close_shard(self._infos(), Position(slide=index, place=place + 1))
-                self._report(index, max((place + 1) / count, tally.patches / self._options.per_slide), tally)
-                if tally.patches == self._options.per_slide:
+                    self._close_shard(Position(slide=index, place=place + 1))
+                self._report(index, max((place + 1) / end, counts.patches / wanted), counts)
+                if counts.patches == wanted:
                     return
 
-    def _take(self, tally: _Tally, cuts: Sequence[Cut], nuclei: SlideNuclei) -> None:
+    def _write(self, counts: _Counts, cuts: Sequence[Cut], nuclei: SlideNuclei) -> None:
         """Find the nuclei of patches and write those with enough of them."""
         for cut, (boxes, scores) in zip(cuts, nuclei.find(cuts) if cuts else (), strict=True):
             if len(boxes) < self._options.min_nuclei:
-                tally.leave_out(FEW)
+                counts.left_out[FEW] += 1
                 continue
             unknown = np.full(len(boxes), UNKNOWN, dtype=np.int16)
-            self._writer.add(Patch(tally.name, cut.x, cut.y, cut.mpp, cut.image, boxes, scores, unknown))
-            tally.patches += 1
-            tally.nuclei += len(boxes)
+            self._writer.add(Patch(counts.name, cut.x, cut.y, cut.mpp, cut.image, boxes, scores, unknown))
+            counts.patches += 1
+            counts.nuclei += len(boxes)
 
-    def _fail(self, tally: _Tally, error: InputError) -> None:
-        if len(self._slides) == 1 or tally.patches:
-            raise error
-        tally.failed = str(error)
-
-    def _report(self, index: int, share: float, tally: _Tally) -> None:
+    def _report(self, index: int, share: float, counts: _Counts) -> None:
         if self._progress is not None:
-            patches, nuclei = (sum(getattr(each, name) for each in self._tallies) for name in ("patches", "nuclei"))
-            self._progress(SamplingProgress(tally.name, index + share, len(self._slides), patches, nuclei))
+            patches = sum(each.patches for each in self._counts)
+            nuclei = sum(each.nuclei for each in self._counts)
+            self._progress(SamplingProgress(counts.name, index + share, len(self._slides), patches, nuclei))
 
 
 class _PlaceReader:

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from celldetr.cells.schema import cell_rows, number_rows, table_metadata, table_to_frame
+from celldetr.cells.schema import cell_rows, table_metadata, table_to_frame
 from celldetr.model.output import TileCells, TileModel
 from celldetr.slide.nucleus_size import NucleusSizes
 from celldetr.slide.options import PredictOptions
-from celldetr.slide.parts import joint_bounds
 from celldetr.slide.pipeline import Counter, Job, predict_bands
 from celldetr.slide.plan import make_plan
 from celldetr.slide.provenance import identity, job_warnings, table_provenance
 from celldetr.slide.reader import from_array
+from celldetr.slide.table_writer import joint_bounds
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -53,7 +53,7 @@ def predict_array(
     """``array_cells`` as a table: the columns of ``celldetr.cells.schema``; ``x_px`` ... are pixels of ``array``."""
     job = _job(array, mpp, model, options)
     cells = _find(job)
-    rows = number_rows(cell_rows(cells, model.types, (job.reader.mpp_x, job.reader.mpp_y)), 0)
+    rows = cell_rows(cells, model.types, (job.reader.mpp_x, job.reader.mpp_y))
     warnings = [*job_warnings(job), *NucleusSizes(job.reader.mpp).add(rows).warnings()]
     provenance = table_provenance(identity(job.reader, model, job.options)) | {"warnings": warnings}
     metadata = table_metadata(provenance, joint_bounds(cells.boxes))
@@ -76,5 +76,5 @@ def _job(
 
 def _find(job: Job) -> TileCells:
     none = TileCells.none(len(job.model.types), job.model.embedding_dim)
-    bands = predict_bands(job, job.plan.bands, job.ownership(), Counter())
+    bands = predict_bands(job, job.ownership(), Counter())
     return TileCells.join([none, *(cells for cells, _ in bands)])

@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 from celldetr.io.files import replacing
 from celldetr.model.output import TileCells
 from celldetr.slide.grid import Tile
-from celldetr.slide.parts import PARTS, PartStore
 
+PARTS = "parts"  # folder of working files
 BANDS = "found-*.npz"
 _FIELDS = ("boxes", "scores", "probabilities", "embeddings")
 
@@ -65,7 +65,7 @@ class BandCache:
         return self._folder / f"found-{self._run}-{band:06d}.npz"
 
     def write(self, band: int, tiles: Sequence[DetectedTile]) -> None:
-        """Write a band; the folder exists."""
+        """Write a band; the folder exists (a worker that was taken for dead finds it gone)."""
         arrays: dict[str, NDArray[Any]] = {
             "columns": np.array([item.tile.column for item in tiles], np.int64),
             "counts": np.array([len(item.cells or ()) for item in tiles], np.int64),
@@ -78,14 +78,9 @@ class BandCache:
         with replacing(self.path(band), tag=uuid4().hex) as temporary, temporary.open("wb") as file:
             np.savez(file, allow_pickle=False, **arrays)
 
-    def missing(self, bands: Sequence[int], parts: PartStore) -> list[int]:
-        """The bands of a plan that are neither detected nor, as parts, settled, by what is on disk."""
-        settled = {info.band for info in parts.infos(bands)}
-        return [band for band in bands if band not in settled and not self.has(band)]
-
-    def has(self, band: int) -> bool:
-        """Whether a band is there; ``read`` tells whether it is whole."""
-        return self.path(band).is_file()
+    def missing(self, bands: Sequence[int]) -> list[int]:
+        """Those of some bands that are not there; ``read`` says whether one is whole."""
+        return [band for band in bands if not self.path(band).is_file()]
 
     def read(self, band: int, tiles: Sequence[Tile]) -> list[DetectedTile] | None:
         """Detections in the ``tiles`` of a band, or None if the file is not there, damaged, or of other tiles."""

@@ -31,8 +31,29 @@ class DamageError(InputError):
 
 
 @dataclass(frozen=True)
+class FailedTile:
+    """Record of a tile of which some could not be decoded.
+
+    Attributes:
+        row, column: of the grid.
+        x_px, y_px, w_px, h_px: what is lost of the part that it owns, level-0 pixels from the slide's top left corner.
+        mm2: area of that.
+        reason: what the file's decoder said.
+    """
+
+    row: int
+    column: int
+    x_px: float
+    y_px: float
+    w_px: float
+    h_px: float
+    mm2: float
+    reason: str
+
+
+@dataclass(frozen=True)
 class DamagedTile:
-    """A tile of which some pixels could not be decoded.
+    """Pixels of a tile of which some could not be decoded.
 
     Attributes:
         pixels: (height, width, 3) uint8 RGB, white where they are lost.

@@ -1,30 +1,34 @@
 """Slide in, table of cells out, in a folder of the slide's own; ``slide.array`` does the same for an image in memory.
 
-A run builds ``OUT/<slide>/``. Until it is done there are ``run.json`` with another status than ``complete``, and
-parts; ``cells.parquet`` appears last. Whatever ends a run early (Ctrl-C, a crash, a full disk, a damaged slide)
-leaves the parts that are whole, and ``resume`` continues after them. A run that fails before its first part leaves
-nothing. Parts that exist are trusted: they are renamed only when whole, and the run's identity has been compared.
+A run builds ``OUT/<slide>/``. Until it is done there are ``run.json`` with another status than ``complete``, and the
+bands that are detected (``band_cache``). Whatever ends a run early (Ctrl-C, a crash, a full disk) leaves these, and
+``resume`` detects the others. When all are there, the cells at the seams are settled and ``cells.parquet`` is written.
+A run that fails before its first band leaves nothing.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from celldetr.cells.schema import CELLS, RUN, cell_rows
+import numpy as np
+
+from celldetr.cells.schema import CELLS, RUN, cell_rows, cell_schema, table_metadata
 from celldetr.errors import InputError
+from celldetr.io.files import output_errors
 from celldetr.io.run_folder import Layout, RunFolder
 from celldetr.model.output import TileModel
-from celldetr.slide.band_cache import BANDS, BandCache
+from celldetr.slide.band_cache import BANDS, PARTS, BandCache
 from celldetr.slide.base_reader import SlideReader
+from celldetr.slide.damage import FailedTile
 from celldetr.slide.nucleus_size import NucleusSizes
 from celldetr.slide.options import PredictOptions
-from celldetr.slide.parts import ATTEMPTS, PART_FILES, PARTS, FailedTile, PartStore
-from celldetr.slide.pipeline import Counter, Job, Seconds, predict_bands
+from celldetr.slide.pipeline import BandInfo, Counter, Job, Seconds, predict_bands
 from celldetr.slide.plan import make_plan
 from celldetr.slide.provenance import (
     damage_warning,
@@ -36,11 +40,14 @@ from celldetr.slide.provenance import (
     scarcity_warnings,
     table_provenance,
 )
+from celldetr.slide.table_writer import joint_bounds, write_table
 
+ATTEMPTS = "finish-*.tmp/"  # folders in PARTS, in each of which a worker of a cluster finishes the slide
+OLD_PARTS = "part-*.parquet"  # of version 0.1.0, removed when an interrupted run of that is overwritten
 LAYOUT = Layout(
     RUN,
     outputs=("summary.html", "overview.png", "cells.*", "clusters.parquet", "clusters.geojson.gz"),
-    working=(*(f"{PARTS}/{files}" for files in (PART_FILES, BANDS, ATTEMPTS)), f"{PARTS}/"),
+    working=(*(f"{PARTS}/{files}" for files in (OLD_PARTS, BANDS, ATTEMPTS)), f"{PARTS}/"),
     results=(CELLS,),
     shared=True,
 )
@@ -171,13 +178,11 @@ class Session:
         progress: Callable[[SlideProgress], None] | None = None,
     ) -> None:
         self._job, self._folder, self._progress = job, folder, progress
-        self._store = PartStore(folder.path, job.model.types, job.model.embedding_dim)
         self._cache = cache or BandCache(folder.path, folder.request)
-        self._infos = self._store.infos(job.plan.bands)
-        self._counter = Counter(seconds=seconds)
-        for info in self._infos:
-            self._counter.add(info.tiles, info.rows, info.mm2)
-        self._before = (self._counter.cells, self._counter.mm2)
+        self._counter = Counter(seconds=seconds, on_change=self._report)
+        todo = job.plan.count(self._cache.missing(job.plan.bands))
+        self._known = job.plan.count(job.plan.bands) - todo  # tiles of earlier sessions
+        self._before = (0, 0.0)  # cells and mm2 of these
         self._start, self._earlier = start, folder.record
 
     def complete(self) -> None:
@@ -186,44 +191,43 @@ class Session:
         warnings = job_warnings(job)
         begin_session(folder, warnings=warnings)
         try:
-            self._predict()
-            failed = [tile for info in self._infos for tile in info.failed]
+            self._report(self._counter)
+            infos = [info for _, info in predict_bands(job, job.ownership(), self._counter, self._cache)]
+            failed = [tile for info in infos for tile in info.failed]
             if failed:
-                if all(info.is_lost for info in self._infos):  # no cells would look like a result
+                if all(info.is_lost for info in infos):  # no cells would look like a result
+                    folder.discard()
                     slide, reason = job.reader.file or job.reader.name, failed[0].reason
                     raise InputError(f"{slide}: none of its {len(failed)} tiles can be decoded; the first: {reason}")
                 warnings.append(damage_warning(failed))
             start = time.perf_counter()
-            table = self._store.finish(self._infos, table_provenance(folder.request, len(failed)))
-            warnings += NucleusSizes(job.reader.mpp).add_file(table).warnings()
+            self._write_table(infos, len(failed))
+            warnings += NucleusSizes(job.reader.mpp).add_file(folder.path / CELLS).warnings()
             if job.options.tissue and not failed:
                 warnings += scarcity_warnings(self._counter.cells, job.plan.tissue_mm2)
             self._counter.seconds.write += time.perf_counter() - start
-            counts = results(self._infos, job.plan, job.model.types)
+            counts = results(infos, job.plan, job.model.types)
             folder.finish("partial" if failed else "complete", warnings=warnings, **self._facts(), **counts)
         except BaseException:
-            keep_or_discard(folder, self._store, self._cache, job.plan.bands, self._facts())
+            keep_or_discard(folder, self._cache, job.plan.bands, self._facts())
             raise
 
-    def _predict(self) -> None:
+    def _write_table(self, infos: Sequence[BandInfo], failed: int) -> None:
+        """Settle the seams again, now that the metadata, which come first in the file, are known."""
         job = self._job
-        ownership = job.ownership()
-        if self._infos:
-            last = self._infos[-1].band
-            ownership.resume(last, self._store.centres(last))
-        self._counter.on_change = self._report
-        self._report(self._counter)
-        todo = job.plan.bands[len(self._infos) :]
-        with closing(predict_bands(job, todo, ownership, self._counter, self._cache)) as bands:
-            for cells, info in bands:
-                start = time.perf_counter()
-                mpp = (job.reader.mpp_x, job.reader.mpp_y)
-                self._store.write(cell_rows(cells, job.model.types, mpp), info)
-                self._counter.seconds.write += time.perf_counter() - start
-                self._infos.append(info)
+        mpp, types = (job.reader.mpp_x, job.reader.mpp_y), job.model.types
+        bounds = joint_bounds(np.array([info.bounds for info in infos if info.bounds is not None]))
+        metadata = table_metadata(table_provenance(self._folder.request, failed), bounds)
+        schema = cell_schema(types, job.model.embedding_dim).with_metadata(metadata)
+        firsts = accumulate((int(info.counts.sum()) for info in infos), initial=0)
+        bands = predict_bands(job, job.ownership(), Counter(), self._cache)
+        tables = (cell_rows(cells, types, mpp, first) for (cells, _), first in zip(bands, firsts, strict=False))
+        write_table(self._folder.path / CELLS, schema, tables)
 
     def _report(self, counter: Counter) -> None:
-        if self._progress is not None:
+        if counter.tiles == self._known:
+            self._before = counter.cells, counter.mm2
+        if self._progress is not None and counter.tiles >= self._known:
             total = int(self._job.plan.selected.sum())
             self._progress(SlideProgress(counter.tiles, total, counter.mm2, counter.cells))
 
@@ -237,9 +241,11 @@ class Session:
 
 
 def begin_session(folder: RunFolder, **values: Any) -> None:
-    """Put one more session on a run's record."""
+    """Put one more session on a run's record, and make the folder of working files."""
     sessions, started = folder.record.get("sessions", 0) + 1, folder.record.get("started") or now()
     folder.begin(**values, sessions=sessions, started=started)
+    with output_errors(folder.path):
+        (folder.path / PARTS).mkdir(exist_ok=True)
 
 
 def session_times(record: Mapping[str, Any], start: float, seconds: Seconds) -> dict[str, Any]:
@@ -255,17 +261,11 @@ def session_times(record: Mapping[str, Any], start: float, seconds: Seconds) -> 
     return {"ended": now(), "seconds": {key: round(value + before.get(key, 0), 3) for key, value in spent.items()}}
 
 
-def keep_or_discard(
-    folder: RunFolder, store: PartStore, cache: BandCache, bands: Sequence[int], facts: dict[str, Any]
-) -> None:
-    """Leave a run that ends early for resuming, with ``facts`` on record; or nothing if no tile was decoded."""
+def keep_or_discard(folder: RunFolder, cache: BandCache, bands: Sequence[int], facts: dict[str, Any]) -> None:
+    """Leave a run that ends early for resuming, with ``facts`` on record; or nothing if no band was detected."""
     if folder.is_finished:  # what ends it came while working files were removed
         return
     folder.record |= facts
     with suppress(OSError, InputError):  # must not hide what ends the run
-        # By what is on disk: signals come at any time.
-        infos = store.infos(bands)
-        settled = {info.band for info in infos}
-        detected = any(cache.has(band) for band in bands if band not in settled)
-        if not detected and all(info.is_lost for info in infos):
+        if len(cache.missing(bands)) == len(bands):
             folder.discard()

@@ -1,6 +1,6 @@
 """From tiles to bands of cells: threads read ahead, the model works in the calling thread, ownership decides in order.
 
-*Finding* the cells of a band needs no other band; *settling* whose they are needs the bands above, and next to no time.
+*Detecting* the cells of a band needs no other band; *settling* whose they are needs the bands above, and little time.
 
 The number of tiles read ahead is bounded, and a band is handed over as soon as it is whole, so memory depends on the
 width of the slide only. A batch never spans two bands: the last bits of a network's output depend on what it sees
@@ -25,13 +25,13 @@ from numpy.typing import NDArray
 from celldetr.model.output import TileCells, TileModel
 from celldetr.slide.band_cache import BandCache, DetectedTile
 from celldetr.slide.base_reader import SlideReader
-from celldetr.slide.damage import DamagedTile, read_tile
+from celldetr.slide.damage import DamagedTile, FailedTile, read_tile
 from celldetr.slide.grid import Tile
 from celldetr.slide.malloc import release, share_heaps
 from celldetr.slide.options import PredictOptions
-from celldetr.slide.parts import FailedTile, PartInfo, joint_bounds
 from celldetr.slide.plan import Plan
 from celldetr.slide.seams import Ownership, centres
+from celldetr.slide.table_writer import joint_bounds
 
 CUT_OFF = 4  # px; a box that ends this near to lost pixels may be of a nucleus that goes on there
 MAX_THREADS = 8  # decoding a tile takes far less than predicting it
@@ -55,6 +55,25 @@ class Job:
         """A fresh decision on who owns what, for reading from the beginning."""
         bounds = (0.0, 0.0, float(self.reader.width), float(self.reader.height))
         return Ownership(self.plan.grid.scale, self.model.mpp, bounds)
+
+
+@dataclass(frozen=True)
+class BandInfo:
+    """A settled band.
+
+    Attributes:
+        tiles: that were read, also damaged ones.
+        counts: (K,) cells by type.
+        bounds: xyxy of their boxes in level-0 pixels, None if there are none.
+        failed: what could not be decoded.
+        is_lost: whether no tile could be decoded.
+    """
+
+    tiles: int
+    counts: NDArray[np.int64]
+    bounds: tuple[float, float, float, float] | None
+    failed: tuple[FailedTile, ...]
+    is_lost: bool
 
 
 @dataclass
@@ -120,37 +139,51 @@ def ahead(do: Callable[[T], R], items: Iterable[T], depth: int, threads: int) ->
 
 
 def predict_bands(
-    job: Job, bands: Sequence[int], ownership: Ownership, counter: Counter, cache: BandCache | None = None
-) -> Generator[tuple[TileCells, PartInfo], None, None]:
-    """The cells of bands, one after the other: detect those of each, then drop duplicates across tiles.
+    job: Job, ownership: Ownership, counter: Counter, cache: BandCache | None = None
+) -> Generator[tuple[TileCells, BandInfo], None, None]:
+    """The cells of all bands, one after the other: detect those of each, then drop duplicates across tiles.
 
     Args:
         job: the work.
-        bands: rows of the grid, rising.
-        ownership: has seen the bands before these.
+        ownership: fresh.
         counter: counts every batch.
-        cache: bands in it are not detected again.
+        cache: bands in it are not detected again, the others are written to it.
 
     Yields:
-        Cells with boxes in level-0 pixels, and their ``PartInfo``.
+        Cells of a band with boxes in level-0 pixels, and its ``BandInfo``.
 
     Raises:
         InputError: the slide cannot be read any more. A place that is damaged raises nothing: its tile has failed.
     """
-    there = {band for band in bands if cache is not None and cache.has(band)}
-    with closing(_images(job, [band for band in bands if band not in there])) as images:
+    bands = job.plan.bands
+    missing = bands if cache is None else cache.missing(bands)
+    with closing(_images(job, missing)) as images:
         for band in bands:
-            known = cache.read(band, job.plan.tiles(band)) if cache is not None and band in there else None
-            if known is not None:
-                batches: Iterable[Sequence[DetectedTile]] = [known]
-            elif band in there:  # damaged
-                batches = find_bands(job, [band], counter.seconds)
-            else:
-                batches = _find_band(job, band, images, counter.seconds)
-            yield settle_band(job, band, batches, ownership, counter)
+            tiles = cache.read(band, job.plan.tiles(band)) if cache is not None and band not in missing else None
+            if tiles is not None:
+                yield _settle(job, [tiles], ownership, counter)
+                continue
+            detected: list[DetectedTile] = []
+            if band in missing:
+                batches = _detect(job, band, images, counter.seconds)
+            else:  # the file of the band is damaged
+                batches = detect_bands(job, [band], counter.seconds)
+            settled = _settle(job, _kept(batches, detected), ownership, counter)
+            if cache is not None:
+                start = time.perf_counter()
+                cache.write(band, detected)
+                counter.seconds.write += time.perf_counter() - start
+            yield settled
 
 
-def find_bands(job: Job, bands: Sequence[int], seconds: Seconds) -> Generator[list[DetectedTile], None, None]:
+def _kept(batches: Iterable[list[DetectedTile]], detected: list[DetectedTile]) -> Iterator[list[DetectedTile]]:
+    """Batches as they come, which are also added to a list."""
+    for batch in batches:
+        detected += batch
+        yield batch
+
+
+def detect_bands(job: Job, bands: Sequence[int], seconds: Seconds) -> Generator[list[DetectedTile], None, None]:
     """Raw detections in bands, in any order, batch after batch; a batch is of one band. Adds to ``seconds``.
 
     Raises:
@@ -158,7 +191,7 @@ def find_bands(job: Job, bands: Sequence[int], seconds: Seconds) -> Generator[li
     """
     with closing(_images(job, bands)) as images:
         for band in bands:
-            yield from _find_band(job, band, images, seconds)
+            yield from _detect(job, band, images, seconds)
 
 
 def _images(job: Job, bands: Sequence[int]) -> Generator[Pixels, None, None]:
@@ -168,7 +201,7 @@ def _images(job: Job, bands: Sequence[int]) -> Generator[Pixels, None, None]:
     return read_ahead(job.reader, tiles, job.plan.grid.scale, 2 * job.options.batch_size + threads, threads)
 
 
-def _find_band(
+def _detect(
     job: Job, band: int, images: Iterator[Pixels], seconds: Seconds
 ) -> Generator[list[DetectedTile], None, None]:
     tiles, size = job.plan.tiles(band), job.options.batch_size
@@ -181,11 +214,11 @@ def _find_band(
         arrays = [pixels.pixels if isinstance(pixels, DamagedTile) else pixels for pixels in whole]
         cells = iter(job.model.predict_tiles(arrays, job.least_score) if arrays else [])
         seconds.model += time.perf_counter() - start
-        yield [_found(tile, pixels, cells) for tile, pixels in read]
+        yield [_detected(tile, pixels, cells) for tile, pixels in read]
     release()
 
 
-def _found(tile: Tile, pixels: Pixels, cells: Iterator[TileCells]) -> DetectedTile:
+def _detected(tile: Tile, pixels: Pixels, cells: Iterator[TileCells]) -> DetectedTile:
     """Detections in a tile, the next item of ``cells`` if anything of the tile could be decoded."""
     if not isinstance(pixels, DamagedTile):
         return DetectedTile(tile, next(cells))
@@ -198,49 +231,43 @@ def _found(tile: Tile, pixels: Pixels, cells: Iterator[TileCells]) -> DetectedTi
     return DetectedTile(tile, seen.take(np.flatnonzero(clear)), pixels.lost, pixels.reason)
 
 
-def settle_band(
-    job: Job, band: int, batches: Iterable[Sequence[DetectedTile]], ownership: Ownership, counter: Counter
-) -> tuple[TileCells, PartInfo]:
-    """The cells that a band keeps, from the ``batches`` of its tiles, left to right; see ``predict_bands``."""
-    types = job.model.types
-    parts = [TileCells.none(len(types), job.model.embedding_dim)]
-    outside: list[tuple[float, float]] = []
+def _settle(
+    job: Job, batches: Iterable[Sequence[DetectedTile]], ownership: Ownership, counter: Counter
+) -> tuple[TileCells, BandInfo]:
+    """The cells that a band keeps, from the batches of its tiles, left to right."""
+    parts = [TileCells.none(len(job.model.types), job.model.embedding_dim)]
     failed: list[FailedTile] = []
-    tiles, area = 0, 0.0
+    tiles, is_lost = 0, True
     for batch in batches:
         before = len(parts)
-        for found in batch:
-            area += job.plan.area(found.tile)
-            failed += _failure(job, found)
-            if found.cells is None:
+        for item in batch:
+            failed += _failure(job, item)
+            if item.cells is None:
                 continue
-            kept = ownership.keep(found.tile, found.cells)
+            is_lost = False
+            kept = ownership.keep(item.tile, item.cells)
             if job.plan.roi is not None:
-                middles = centres(kept.boxes)
-                outside += [(float(x), float(y)) for x, y in middles[job.plan.roi.beside(middles)]]
-                kept = kept.take(np.flatnonzero(job.plan.roi.inside(middles)))
+                kept = kept.take(np.flatnonzero(job.plan.roi.inside(centres(kept.boxes))))
             parts.append(kept)
         tiles += len(batch)
-        counter.add(len(batch), sum(map(len, parts[before:])), sum(job.plan.area(found.tile) for found in batch))
+        counter.add(len(batch), sum(map(len, parts[before:])), sum(job.plan.area(item.tile) for item in batch))
     cells = TileCells.join(parts)
-    counts = np.bincount(cells.probabilities.argmax(1), minlength=len(types))
-    by_type = dict(zip(types, counts.tolist(), strict=True))
-    info = PartInfo(band, len(cells), tiles, area, by_type, joint_bounds(cells.boxes), tuple(outside), tuple(failed))
-    return cells, info
+    counts = np.bincount(cells.probabilities.argmax(1), minlength=len(job.model.types))
+    return cells, BandInfo(tiles, counts, joint_bounds(cells.boxes), tuple(failed), is_lost)
 
 
-def _failure(job: Job, found: DetectedTile) -> list[FailedTile]:
+def _failure(job: Job, item: DetectedTile) -> list[FailedTile]:
     """What is lost of the part that a tile owns; nothing if that is whole."""
-    if found.lost is None:
+    if item.lost is None:
         return []
-    tile, grid = found.tile, job.plan.grid
+    tile, grid = item.tile, job.plan.grid
     x, y, width, height = grid.place(tile)
-    if found.cells is None:
-        return [FailedTile(tile.row, tile.column, x, y, width, height, job.plan.area(tile), found.reason)]
-    left, top, right, bottom = found.lost
+    if item.cells is None:
+        return [FailedTile(tile.row, tile.column, x, y, width, height, job.plan.area(tile), item.reason)]
+    left, top, right, bottom = item.lost
     x0, x1 = (min(max((tile.x + edge) * grid.scale[0], x), x + width) for edge in (left, right))
     y0, y1 = (min(max((tile.y + edge) * grid.scale[1], y), y + height) for edge in (top, bottom))
     if x0 >= x1 or y0 >= y1:
         return []
     area = (x1 - x0) * (y1 - y0) * (job.reader.mpp / 1000) ** 2
-    return [FailedTile(tile.row, tile.column, x0, y0, x1 - x0, y1 - y0, area, found.reason)]
+    return [FailedTile(tile.row, tile.column, x0, y0, x1 - x0, y1 - y0, area, item.reason)]

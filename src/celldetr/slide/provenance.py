@@ -13,10 +13,12 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from celldetr.slide.base_reader import SlideReader
+from celldetr.slide.damage import FailedTile
 from celldetr.slide.options import PredictOptions
-from celldetr.slide.parts import FailedTile, PartInfo
-from celldetr.slide.pipeline import Job
+from celldetr.slide.pipeline import BandInfo, Job
 from celldetr.slide.plan import Plan
 
 if TYPE_CHECKING:
@@ -99,17 +101,15 @@ def scarcity_warnings(cells: int, tissue_mm2: float) -> list[str]:
     ]
 
 
-def results(infos: Sequence[PartInfo], plan: Plan, types: Sequence[str]) -> dict[str, Any]:
+def results(infos: Sequence[BandInfo], plan: Plan, types: Sequence[str]) -> dict[str, Any]:
     """Counts and areas of a finished run, and what could not be decoded."""
     failed = [tile for info in infos for tile in info.failed]
+    counts = np.sum([info.counts for info in infos], axis=0, initial=0).tolist() if infos else [0] * len(types)
     return {
         "tissue_mm2": round(plan.tissue_mm2, 6),
         "read_mm2": round(plan.area_of(plan.bands) - sum(tile.mm2 for tile in failed), 6),
         "tiles": {"grid": len(plan.grid), "read": sum(info.tiles for info in infos), "failed": len(failed)},
-        "cells": {
-            "total": sum(info.rows for info in infos),
-            "by_type": {name: sum(info.counts[name] for info in infos) for name in types},
-        },
+        "cells": {"total": sum(counts), "by_type": dict(zip(types, counts, strict=True))},
         "failed_tiles": [asdict(tile) for tile in failed],
     }
 

@@ -36,11 +36,6 @@ class RoiCells:
         """(N, 2) level-0 pixels -> (N,) whether each lies in the region or on its outline."""
         return np.asarray(shapely.intersects_xy(self.geometry, centres[:, 0], centres[:, 1]), dtype=bool)
 
-    def beside(self, centres: NDArray[np.float64]) -> NDArray[np.bool_]:
-        """(N, 2) level-0 pixels -> (N,) whether each is outside, but near enough to decide about a cell inside."""
-        near = shapely.dwithin(self.geometry, shapely.points(centres), max(self.influence))
-        return np.asarray(near, dtype=bool) & ~self.inside(centres)
-
     def touches(self, boxes: NDArray[np.float64]) -> NDArray[np.bool_]:
         """(N, 4) xyxy that tiles own, level-0 pixels -> (N,) whether each must be read."""
         x, y = self.influence

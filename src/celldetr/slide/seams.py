@@ -57,11 +57,6 @@ class Ownership:
         self._here.append(middles[index])
         return replace(cells.take(index), boxes=boxes[index])
 
-    def resume(self, row: int, centres: NDArray[np.float64]) -> None:
-        """Take up after ``row``, all of whose kept centres, (N, 2) in level-0 pixels, are given."""
-        self._row = row
-        self._here = [centres]
-
     def _enter(self, row: int) -> None:
         if row != self._row:
             self._above = np.concatenate([np.zeros((0, 2)), *self._here])

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from celldetr.config import Config, Count, Positive, Probability
-from celldetr.errors import InputError
 from celldetr.spatial.affine import (
     PIXEL_UM,
     Floats,
@@ -110,7 +109,7 @@ def align_and_pair(
     options: AlignOptions,
     pairing: PairOptions,
 ) -> tuple[Floats, pd.DataFrame, dict[str, Any]]:
-    """Refine the alignment of a section, and pair its cells with nuclei.
+    """Refine the alignment of a section, and pair its cells with nuclei -> affine, table ``PAIRS``, numbers of both.
 
     Args:
         section: the cells.
@@ -120,9 +119,6 @@ def align_and_pair(
         mpp: micrometres per level-0 pixel along x and y.
         options: of the refinement.
         pairing: of the pairs.
-
-    Returns:
-        The affine in place of ``start``, the table ``PAIRS``, and numbers of both, JSON-able.
 
     Raises:
         InputError: the start cannot be right, or cells and nuclei do not look like one section.
@@ -165,14 +161,8 @@ def refine(
         mpp: micrometres per level-0 pixel, or along x and y.
         options: limits of the search.
         seed: of the blocks held out, and of what is drawn where there are many cells.
-
-    Raises:
-        InputError: nothing to align, or coordinates that are not finite.
     """
     options = options or AlignOptions()
-    for name, points in (("cells", cells_um), ("nuclei", nuclei_px)):
-        if len(points) < 1 or not np.isfinite(points).all():
-            raise InputError(f"{len(points):,} {name}: expected some, with finite coordinates; check the step before")
     clouds = Clouds(apply(in_image_um(to_image, mpp), cells_um), nuclei_px * pixel_scale(mpp))
     is_held_out = held_out(clouds.cells, options, seed)
     test = np.flatnonzero(is_held_out)

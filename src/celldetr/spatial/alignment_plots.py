@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,39 +39,31 @@ def pair_positions(pairs: pd.DataFrame, cell_ids: NDArray[np.object_]) -> Positi
 
 
 def overlay(reader: SlideReader, cells_um: Floats, nuclei: Nuclei, to_image: Floats, pairs: Positions) -> Figure:
-    """The H&E with the cells on it, and some places of it enlarged, with nuclei and pairs.
+    """The H&E with (N, 2) cells on it, and some places of it enlarged, with nuclei and pairs."""
+    from matplotlib.figure import Figure
 
-    Args:
-        reader: of the image.
-        cells_um: (N, 2) centres of cells, um of the section.
-        nuclei: of the image.
-        to_image: (3, 3) from the one to level-0 pixels of the other.
-        pairs: see ``pair_positions``.
-    """
     cells = apply(to_image, cells_um)
-    figure = _figure(13, 6.8)
+    figure = Figure(figsize=(13, 6.8), layout="constrained")
     grid = figure.add_gridspec(2, 5)
     whole = figure.add_subplot(grid[:, :2])
-    scale = min(1.0, THUMBNAIL / max(reader.width, reader.height))
-    size = max(1, round(reader.width * scale)), max(1, round(reader.height * scale))
-    thumbnail = reader.read_region(0, 0, reader.width, reader.height, *size)
-    whole.imshow(thumbnail, extent=(0, reader.width, reader.height, 0))
+    width, height = reader.width, reader.height
+    scale = min(1.0, THUMBNAIL / max(width, height))
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    whole.imshow(reader.read_region(0, 0, width, height, *size), extent=(0, width, height, 0))
     shown = cells[:: max(1, -(-len(cells) // MOST_POINTS))]
     _draw_cells(whole, shown, CELL, float(np.clip(150 / np.sqrt(max(len(shown), 1)), 1.2, 5.0)))
-    whole.set(xlim=(0, reader.width), ylim=(reader.height, 0), xlabel="x (level-0 px)", ylabel="y (level-0 px)")
-    inside = (cells >= 0).all(1) & (cells <= [reader.width, reader.height]).all(1)
-    whole.set_title(
-        f"{inside.mean():.0%} of {len(cells):,} cells in the image" if len(cells) else "no cells", fontsize=9
-    )
+    whole.set(xlim=(0, width), ylim=(height, 0), xlabel="x (level-0 px)", ylabel="y (level-0 px)")
+    inside = ((cells >= 0) & (cells <= [width, height])).all(1).sum()
+    whole.set_title(f"{inside:,} of {len(cells):,} cells in the image", fontsize=9)
     field = FIELD_UM / np.array([reader.mpp_x, reader.mpp_y])
-    for number, centre in enumerate(field_centres(cells, (reader.width, reader.height), field)):
+    for number, centre in enumerate(field_centres(cells, (width, height), field)):
         axes = figure.add_subplot(grid[number // 3, 2 + number % 3])
-        corner = centre - field / 2
-        _draw_field(axes, reader, corner, field, cells, nuclei, pairs)
+        low, high = centre - field / 2, centre + field / 2
+        _draw_field(axes, reader, low, high, cells, nuclei, pairs)
         axes.set_title(f"{number + 1}: {FIELD_UM:g} um wide", fontsize=8)
-        whole.add_patch(_rectangle(corner, field))
-        whole.annotate(str(number + 1), tuple(corner), color=LINE, fontsize=8, fontweight="bold", va="bottom")
-    _draw_legend(figure)
+        whole.plot(*np.array([low, (high[0], low[1]), high, (low[0], high[1]), low]).T, color=LINE, linewidth=1.0)
+        whole.annotate(str(number + 1), tuple(low), color=LINE, fontsize=8, fontweight="bold", va="bottom")
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False, fontsize=8)
     return figure
 
 
@@ -89,28 +81,32 @@ def field_centres(cells_px: Floats, size: tuple[int, int], field: Floats) -> Flo
 
 
 def _draw_field(
-    axes: Axes, reader: SlideReader, low: Floats, size: Floats, cells: Floats, nuclei: Nuclei, pairs: Positions
+    axes: Axes, reader: SlideReader, low: Floats, high: Floats, cells: Floats, nuclei: Nuclei, pairs: Positions
 ) -> None:
     from matplotlib.collections import LineCollection
 
-    high, margin = low + size, size * 0.05
-    (x, y), (width, height) = low.tolist(), size.tolist()
-    pixels = reader.read_region(x, y, width, height, FIELD_PX, FIELD_PX)
-    axes.imshow(pixels, extent=(low[0], high[0], high[1], low[1]))
-    seen = np.flatnonzero(((nuclei.points >= low - margin) & (nuclei.points <= high + margin)).all(1))
-    axes.add_collection(LineCollection([_outline(nuclei, k) for k in seen.tolist()], colors=NUCLEUS, linewidths=0.9))
-    alone: NDArray[np.bool_] = np.all((cells >= low - margin) & (cells <= high + margin), axis=1)
+    (x, y), (width, height) = low.tolist(), (high - low).tolist()
+    axes.imshow(reader.read_region(x, y, width, height, FIELD_PX, FIELD_PX), extent=(low[0], high[0], high[1], low[1]))
+
+    def near(points: Floats) -> NDArray[np.bool_]:
+        margin = 0.05 * (high - low)
+        return np.all((points >= low - margin) & (points <= high + margin), axis=1)
+
+    outlines = [_outline(nuclei, k) for k in np.flatnonzero(near(nuclei.points)).tolist()]
+    axes.add_collection(LineCollection(outlines, colors=NUCLEUS, linewidths=0.9, label="nucleus"))
+    alone = near(cells)
     paired = alone[pairs[0]]
-    ends = np.stack([cells[pairs[0][paired]], nuclei.points[pairs[1][paired]]], axis=1)
-    axes.add_collection(LineCollection(list(ends), colors=LINE, linewidths=1.0))
     alone[pairs[0]] = False
-    _draw_cells(axes, ends[:, 0], CELL, 5)
-    _draw_cells(axes, cells[alone], ALONE, 5)
+    ends = np.stack([cells[pairs[0][paired]], nuclei.points[pairs[1][paired]]], axis=1)
+    axes.add_collection(LineCollection(list(ends), colors=LINE, linewidths=1.0, label="pair"))
+    _draw_cells(axes, ends[:, 0], CELL, 5, "cell with a nucleus")
+    _draw_cells(axes, cells[alone], ALONE, 5, "cell without a nucleus")
     axes.set(xlim=(low[0], high[0]), ylim=(high[1], low[1]), xticks=[], yticks=[])
 
 
-def _draw_cells(axes: Axes, points: Floats, colour: str, size: float) -> None:
-    axes.plot(*points.T, ".", color=colour, markersize=size, markeredgecolor=LINE, markeredgewidth=0.06 * size)
+def _draw_cells(axes: Axes, points: Floats, colour: str, size: float, label: str = "") -> None:
+    edge = 0.06 * size
+    axes.plot(*points.T, ".", color=colour, ms=size, label=label, markeredgecolor=LINE, markeredgewidth=edge)
 
 
 def _outline(nuclei: Nuclei, position: int) -> Floats:
@@ -120,24 +116,6 @@ def _outline(nuclei: Nuclei, position: int) -> Floats:
         return np.asarray(polygon.exterior.coords)[:, :2]
     x0, y0, x1, y1 = nuclei.boxes[position].astype(np.float64)
     return np.array([[x0, y0], [x1, y0], [x1, y1], [x0, y1], [x0, y0]])
-
-
-def _rectangle(corner: Floats, size: Floats) -> Any:
-    from matplotlib.patches import Rectangle
-
-    return Rectangle((corner[0], corner[1]), size[0], size[1], fill=False, edgecolor=LINE, linewidth=1.0)
-
-
-def _draw_legend(figure: Figure) -> None:
-    from matplotlib.lines import Line2D
-
-    dots = {"cell with a nucleus": CELL, "cell without a nucleus": ALONE}
-    handles = [
-        Line2D([], [], marker=".", linestyle="", color=colour, markeredgecolor=LINE, markersize=8, label=label)
-        for label, colour in dots.items()
-    ]
-    handles += [Line2D([], [], color=NUCLEUS, label="nucleus"), Line2D([], [], color=LINE, label="pair")]
-    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False, fontsize=8)
 
 
 def residual_figure(
@@ -159,74 +137,52 @@ def residual_figure(
         mpp: of level 0.
         observed_um, chance_um: distances to the nearest nucleus, and the same after shifts (``nearest_distances``).
     """
-    figure = _figure(13, 4.6)
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(13, 4.6), layout="constrained")
     where, rates, distances = figure.subplots(1, 3)
     points = apply(in_image_um(to_image, mpp), cells_um)
-    _draw_map(figure, where, residual_map(points[pair_cells], pairs[["dx_um", "dy_um"]].to_numpy(dtype=np.float64)))
-    paired = np.isin(np.arange(len(points)), pair_cells)
-    rates.set_title(f"cells with a nucleus: {paired.mean():.0%}" if len(points) else "no cells", fontsize=9)
-    if len(points):
-        across = max(2, int(np.sqrt(len(points) / CELLS_A_HEXAGON)))
-        marks = rates.hexbin(
-            *points.T,
-            C=paired,
-            gridsize=across,
-            mincnt=min(FEWEST_CELLS, len(points)),
-            cmap="cividis",
-            vmin=0,
-            vmax=1,
-            linewidths=0,
-        )
-        figure.colorbar(marks, ax=rates, label="share of cells", shrink=0.7)
-    for axes in (where, rates):
-        axes.set(xlabel="x (um of the image)", ylabel="y (um of the image)", aspect="equal")
-        if len(points):
-            low, high = points.min(0) - 1, points.max(0) + 1
-            axes.set(xlim=(low[0], high[0]), ylim=(high[1], low[1]))
-    _draw_distances(distances, pairs["distance_um"].to_numpy(dtype=np.float64), observed_um, chance_um)
+    if len(pairs):
+        _draw_map(where, residual_map(points[pair_cells], pairs[["dx_um", "dy_um"]].to_numpy(dtype=np.float64)))
+        _draw_rates(rates, points, np.isin(np.arange(len(points)), pair_cells))
+    bins = np.linspace(0, FARTHEST, 61).tolist()
+    distances.hist(observed_um, bins, density=True, color=OBSERVED, alpha=0.5, label="cell to nearest nucleus")
+    distances.hist(chance_um, bins, density=True, color=CHANCE, histtype="step", label="the same, by chance")
+    median = float(pairs["distance_um"].median())
+    distances.axvline(median, color=LINE, linestyle="--", linewidth=1, label=f"pairs: median {median:.2f} um")
+    distances.set(xlim=(0, FARTHEST), xlabel="distance (um)", ylabel="share per um")
+    distances.set_title("distances after alignment", fontsize=9)
+    distances.legend(frameon=False, fontsize=8)
     return figure
 
 
-def _draw_map(figure: Figure, axes: Axes, residuals: ResidualMap) -> None:
+def _draw_map(axes: Axes, residuals: ResidualMap) -> None:
     from matplotlib.collections import PatchCollection
     from matplotlib.patches import Rectangle
 
-    axes.set_title("local median residual, arrows enlarged", fontsize=9)
-    if not len(residuals.centres):
-        return
     most, side = max(2.0, float(np.quantile(residuals.lengths, 0.98))), residuals.side_um
-    squares = PatchCollection(
-        [Rectangle((x - side / 2, y - side / 2), side, side) for x, y in residuals.centres], linewidths=0
-    )
+    corners = residuals.centres - side / 2
+    squares = PatchCollection([Rectangle((x, y), side, side) for x, y in corners.tolist()], linewidths=0)
     squares.set_array(residuals.lengths)
     squares.set_clim(0, most)
     axes.add_collection(squares)
-    figure.colorbar(squares, ax=axes, label="um", shrink=0.7, extend="max")
-    step = max(1, -(-len(residuals.centres) // ARROWS))
+    axes.figure.colorbar(squares, ax=axes, label="um", shrink=0.7, extend="max")
+    step = max(1, -(-len(corners) // ARROWS))
     # An arrow of the largest residual that the colours tell apart is as long as a square.
-    axes.quiver(
-        *residuals.centres[::step].T, *residuals.displacement[::step].T, angles="xy", scale_units="xy",
-        scale=most / (side * np.sqrt(step)), color="white", width=0.004, edgecolor=LINE,
-    )  # fmt: skip
+    arrows = {"angles": "xy", "scale_units": "xy", "scale": most / (side * np.sqrt(step))}
+    places, displacement = residuals.centres[::step].T, residuals.displacement[::step].T
+    axes.quiver(*places, *displacement, color="white", width=0.004, edgecolor=LINE, **arrows)
+    axes.set_title("local median residual, arrows enlarged", fontsize=9)
+    axes.set(xlabel="x (um of the image)", ylabel="y (um of the image)", aspect="equal")
+    axes.invert_yaxis()
 
 
-def _draw_distances(axes: Axes, paired: Floats, observed: Floats, chance: Floats) -> None:
-    bins = np.linspace(0, FARTHEST, 61).tolist()
-    if len(observed):
-        axes.hist(observed, bins, density=True, color=OBSERVED, alpha=0.5, label="cell to nearest nucleus")
-    if len(chance):
-        axes.hist(chance, bins, density=True, color=CHANCE, histtype="step", label="the same, by chance")
-    if len(paired):
-        median = float(np.median(paired))
-        axes.axvline(median, color=LINE, linestyle="--", linewidth=1, label=f"pairs: median {median:.2f} um")
-    axes.set(xlim=(0, FARTHEST), xlabel="distance (um)", ylabel="share per um")
-    axes.set_title("distances after alignment", fontsize=9)
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend(frameon=False, fontsize=8)
-
-
-def _figure(width: float, height: float) -> Figure:
-    # Imported here: the import takes longer than most commands, and few of them draw.
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(width, height), layout="constrained")
+def _draw_rates(axes: Axes, points: Floats, paired: NDArray[np.bool_]) -> None:
+    across = max(2, int(np.sqrt(len(points) / CELLS_A_HEXAGON)))
+    fewest = min(FEWEST_CELLS, len(points))
+    x, y = points.T
+    marks = axes.hexbin(x, y, paired, gridsize=across, mincnt=fewest, cmap="cividis", vmin=0, vmax=1, linewidths=0)
+    axes.figure.colorbar(marks, ax=axes, label="share of cells", shrink=0.7)
+    axes.set_title(f"cells with a nucleus: {paired.mean():.0%}", fontsize=9)
+    axes.set(xlabel="x (um of the image)", ylabel="y (um of the image)", aspect="equal")
+    axes.invert_yaxis()

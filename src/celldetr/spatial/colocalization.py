@@ -89,11 +89,7 @@ def colocalization(cells_um: Floats, nuclei_px: Floats, to_image: Floats, mpp: M
 
 
 def require_same_section(measured: Colocalization) -> None:
-    """Refuse an image that does not look like one of the same section.
-
-    Raises:
-        InputError: cells have nuclei no more often than by chance.
-    """
+    """Refuse an image that does not look like one of the same section, with an ``InputError``."""
     if measured.same:
         return
     if measured.cells < FEWEST_CELLS:

@@ -6,14 +6,14 @@
     nuclei.parquet   step 4  boxes (xmin, ymin, xmax, ymax: level-0 px), score, geometry where there are polygons
     alignment.json   step 5  both affines, how they fit, numbers of the pairs; pairs.parquet: table ``PAIRS``
 
-The patch set of step 6 is in ``SET`` itself. A file is written whole or not at all.
+The patch set of step 6 is in ``SET`` itself. A file is written whole or not at all. Reading raises ``InputError`` where
+a file is missing, damaged or lacks a column, writing where the place cannot be written to.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import warnings
 from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,30 +33,18 @@ POLYGONS = {"nuclei": "nuclei_um.parquet", "outlines": "outlines_um.parquet"}
 QUALITY_FILE, TYPES_FILE, FINE_FILE = "quality.parquet", "types.parquet", "types_fine.parquet"
 EXPRESSION_FILE = "expression.parquet"
 NUCLEI_FILE, PAIRS_FILE, ALIGNMENT_FILE = "nuclei.parquet", "pairs.parquet", "alignment.json"
-CORNERS = ("xmin", "ymin", "xmax", "ymax")
+CORNERS = ["xmin", "ymin", "xmax", "ymax"]
 _ABOUT = "celldetr_section"  # in ``uns``: name, affine and provenance of the section, as JSON
 
 
 def write_table(table: pd.DataFrame, path: Path) -> None:
-    """Write a table as Parquet; one with a geometry as GeoParquet.
-
-    Raises:
-        InputError: the disk is full, or the place cannot be written to.
-    """
+    """Write a table as Parquet; one with a geometry as GeoParquet."""
     with replacing(path) as temporary:
         table.to_parquet(temporary, index=False, compression="zstd")
 
 
 def read_table(path: Path, columns: Collection[str] = ()) -> pd.DataFrame:
-    """Read a table from Parquet, or from CSV (also ``.csv.gz``) where the file is not called so.
-
-    Args:
-        path: the file.
-        columns: that it must have; it may have more.
-
-    Raises:
-        InputError: no such file, damaged, or a column is missing.
-    """
+    """Read a table from Parquet, or from CSV where the file is not called so; it must have the ``columns``."""
     import pandas as pd
 
     with reading(path):
@@ -72,9 +60,6 @@ def write_section(section: Section, folder: Path) -> None:
     """Write a section to a folder, which is made if need be; what it held of another section is replaced.
 
     The h5ad is written last and removed first, so a folder with one has all of the section.
-
-    Raises:
-        InputError: the disk is full, or the place cannot be written to.
     """
     import anndata
     import geopandas
@@ -83,68 +68,50 @@ def write_section(section: Section, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         for file in (SECTION, *POLYGONS.values()):
             (folder / file).unlink(missing_ok=True)
-    for kind, file in POLYGONS.items():
-        shapes: Polygons | None = getattr(section, kind)
-        if shapes is not None:
-            write_table(geopandas.GeoDataFrame({"cell_id": section.cell_ids}, geometry=list(shapes)), folder / file)
+    for kind, shapes in section.polygons.items():
+        frame = geopandas.GeoDataFrame({"cell_id": section.cell_ids}, geometry=list(shapes))
+        write_table(frame, folder / POLYGONS[kind])
     about = {
         "name": section.name,
         "to_image": None if section.to_image is None else section.to_image.tolist(),
         "source": section.source,
-        "polygons": [kind for kind in POLYGONS if getattr(section, kind) is not None],
+        "polygons": list(section.polygons),
     }
     cells = anndata.AnnData(section.cells.X, section.cells.obs, section.cells.var, uns={_ABOUT: json.dumps(about)})
-    with replacing(folder / SECTION) as temporary, warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # of names that are not unique, which step 1 has made so
+    with replacing(folder / SECTION) as temporary:
         cells.write_h5ad(temporary, compression="lzf", convert_strings_to_categoricals=False)
 
 
 def read_section_files(folder: Path) -> Section:
-    """Read back what ``write_section`` wrote.
-
-    Raises:
-        InputError: it is not there, damaged, or its files do not belong together.
-    """
+    """Read back what ``write_section`` wrote."""
     import anndata
     import geopandas
 
-    path = folder / SECTION
-    with reading(path):
-        cells = anndata.read_h5ad(path)
+    with reading(folder / SECTION):
+        cells = anndata.read_h5ad(folder / SECTION)
         about = json.loads(cells.uns.pop(_ABOUT))
     polygons: dict[str, Polygons] = {}
     for kind in about["polygons"]:
         file = folder / POLYGONS[kind]
         with reading(file):
-            frame = geopandas.read_parquet(file)
-        if not np.array_equal(frame["cell_id"].to_numpy(dtype=object), cells.obs_names.to_numpy(dtype=object)):
-            raise InputError(f"{file}: its cells are not those of {SECTION}; run the step 'read' again")
-        polygons[kind] = frame.geometry.to_numpy().astype(object)
-    affine = None if about["to_image"] is None else np.array(about["to_image"], dtype=np.float64)
-    return Section(about["name"], cells, polygons.get("nuclei"), polygons.get("outlines"), affine, about["source"])
+            polygons[kind] = geopandas.read_parquet(file).geometry.to_numpy().astype(object)
+    to_image = None if about["to_image"] is None else np.array(about["to_image"], dtype=np.float64)
+    return Section(about["name"], cells, to_image=to_image, source=about["source"], **polygons)
 
 
 def write_nuclei(nuclei: Nuclei, path: Path) -> None:
-    """Write ``nuclei.parquet``, which is GeoParquet where there are polygons.
-
-    Raises:
-        InputError: the disk is full, or the place cannot be written to.
-    """
+    """Write ``nuclei.parquet``, which is GeoParquet where there are polygons."""
     import geopandas
     import pandas as pd
 
-    table = pd.DataFrame(nuclei.boxes, columns=list(CORNERS)).assign(score=nuclei.scores)
+    table = pd.DataFrame(nuclei.boxes, columns=CORNERS).assign(score=nuclei.scores)
     if nuclei.polygons is not None:
         table = geopandas.GeoDataFrame(table, geometry=list(nuclei.polygons))
     write_table(table, path)
 
 
 def read_nuclei(path: Path) -> Nuclei:
-    """Read back what ``write_nuclei`` wrote, without the provenance.
-
-    Raises:
-        InputError: no such file, damaged, or not such a table.
-    """
+    """Read back what ``write_nuclei`` wrote, without the provenance."""
     import shapely
 
     table = read_table(path, (*CORNERS, "score"))
@@ -152,16 +119,11 @@ def read_nuclei(path: Path) -> Nuclei:
     if "geometry" in table.columns:
         with reading(path):
             polygons = shapely.from_wkb(table["geometry"].to_numpy(dtype=object))
-    return Nuclei(table[list(CORNERS)].to_numpy(np.float32), table["score"].to_numpy(np.float32), polygons)
+    return Nuclei(table[CORNERS].to_numpy(np.float32), table["score"].to_numpy(np.float32), polygons)
 
 
-def stamp(path: Path | None) -> list[Any] | None:
-    """Fingerprint of an input file or folder for the record: absolute path, bytes, and a hash of names and times.
-
-    Of a folder its own files count, without those in folders inside it.
-    """
-    if path is None:
-        return None
+def stamp(path: Path) -> list[Any]:
+    """Fingerprint of a file or of the files in a folder: absolute path, bytes, and a hash of names and times."""
     files = sorted(p for p in path.iterdir() if p.is_file()) if path.is_dir() else [path] if path.exists() else []
     stats = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     digest = hashlib.sha256(json.dumps(stats).encode()).hexdigest()[:16]

@@ -51,9 +51,6 @@ def find_nuclei(
         mpp: micrometres per level-0 pixel of the image, instead of what the file says.
         device: where a model that is not loaded yet runs.
         progress: called with the share that is done.
-
-    Raises:
-        InputError: the image or the file cannot be read, no nuclei, or they are not of this image.
     """
     with open_slide(image, mpp) as reader:
         size, resolution = (reader.width, reader.height), (reader.mpp_x, reader.mpp_y)
@@ -88,16 +85,8 @@ def nuclei_from_model(
 ) -> Nuclei:
     """Find nuclei as ``celldetr predict`` does. An interrupted run is resumed.
 
-    Args:
-        image: the H&E.
-        folder: for the run's folder, PREDICTED-HASH, of this image, model and version; others of that name are removed.
-        model: a loaded model, or what ``load_model`` takes.
-        mpp: micrometres per pixel of level 0, instead of what the file says.
-        device: where a model that is not loaded yet runs.
-        progress: called with the share of tiles that is done.
-
-    Raises:
-        InputError: what ``celldetr.api.predict_slide`` raises, or no nucleus was found.
+    The run is in ``folder``/PREDICTED-HASH, by image, model and version; others of that name are removed. Arguments and
+    errors are those of ``find_nuclei``.
     """
     from celldetr.api import Model, load_model, predict_slide
 
@@ -121,14 +110,7 @@ def nuclei_from_model(
 
 
 def nuclei_from_cells(cells: Path | str) -> Nuclei:
-    """The nuclei of a finished run of ``celldetr predict``: boxes and scores.
-
-    Args:
-        cells: ``cells.parquet``, or the folder of the run.
-
-    Raises:
-        InputError: no such table, an unfinished run, or no nuclei in it.
-    """
+    """The nuclei of a finished run of ``celldetr predict`` (its folder, or ``cells.parquet``): boxes and scores."""
     table = read_cells(cells, ["cell_id", "x_px", "y_px", "w_px", "h_px", "score"])
     if not len(table):
         raise InputError(f"{cells}: no nucleus was found; is it an H&E, with the right mpp? See its overview.png")
@@ -139,16 +121,7 @@ def nuclei_from_cells(cells: Path | str) -> Nuclei:
 
 
 def check_nuclei(nuclei: Nuclei, width: int, height: int, mpp: Mpp) -> None:
-    """Refuse nuclei that cannot be of an image.
-
-    Args:
-        nuclei: any.
-        width, height: of the image, level-0 pixels.
-        mpp: of level 0.
-
-    Raises:
-        InputError: no nuclei, more than one in a hundred outside, or of a size that no nucleus has.
-    """
+    """Refuse nuclei that cannot be of an image: more than one in a hundred outside, or of an impossible size."""
     if not len(nuclei):
         raise InputError("there are no nuclei; check the image, or the file that should have them")
     x, y = nuclei.points.T

@@ -7,9 +7,8 @@ and both as GeoJSON, one MultiPolygon or MultiPoint a type. In JSON, ``bbox`` is
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import shapely
@@ -26,16 +25,14 @@ from celldetr.spatial.section import Nuclei, Polygons
 SUFFIXES = (".geojson", ".geojson.gz", ".json", ".json.gz")
 CELLVIT = "cells"  # key of the list of cells in CellViT's JSON
 POINT_UM = 7.0  # diameter that a point stands for: about that of a lymphocyte's nucleus
-NO_BOX = (np.nan,) * 4
 
 
-class _Nucleus(NamedTuple):
-    """A nucleus of a file: a polygon (valid or not) or, without one, a box (xyxy)."""
+class _Object(NamedTuple):
+    """An object of a file: a nucleus by its outline or by a box, an annotation that may be either, or a region."""
 
-    polygon: shapely.Geometry | None
-    box: tuple[float, ...] = NO_BOX
+    kind: Literal["outline", "box", "annotation", "region"]
+    area: shapely.Geometry
     score: float = 1.0
-    is_annotation: bool = False  # of QuPath, which may be a region
 
 
 def nuclei_from_file(path: Path | str, mpp: Mpp, origin: tuple[float, float] = (0.0, 0.0)) -> Nuclei:
@@ -50,44 +47,49 @@ def nuclei_from_file(path: Path | str, mpp: Mpp, origin: tuple[float, float] = (
         mpp: micrometres per level-0 pixel of the image, for points.
         origin: level-0 pixel that the file's coordinates count from: the corner of ``reader.bounds`` for QuPath's
             coordinates of a slide that has such.
-
-    Raises:
-        InputError: no such file, another format, no nuclei in it, or malformed (the message names the object).
     """
     path = Path(path)
-    if path.name.lower().endswith(".snappy"):
-        raise InputError(f"{path}: is compressed with Snappy; unpack it, or run CellViT without --compression")
     if not path.name.lower().endswith(SUFFIXES):
-        raise InputError(f"{path}: expected nuclei as {', '.join(SUFFIXES)}, or the cells.parquet of celldetr predict")
-    read: list[_Nucleus] = []
-    regions = 0
+        raise InputError(
+            f"{path}: expected nuclei as {', '.join(SUFFIXES)} (of CellViT without --compression), or the cells.parquet"
+            " of celldetr predict"
+        )
     key, _ = next(read_items(path, "JSON"), (None, None))
-    is_cellvit = key == CELLVIT
-    if is_cellvit:
+    objects: list[_Object] = []
+    if key == CELLVIT:
         for number, (_, value) in enumerate(read_items(path, "JSON"), 1):
-            read.append(_cellvit_nucleus(value, f"{path}: cell {number}"))
+            objects.append(_cellvit_object(value, f"{path}: cell {number}"))
     else:
         half = POINT_UM / 2 / pixel_scale(mpp)
         for feature in read_features(path):
             if feature.kind not in NOT_CELLS:
-                found = _qupath_nuclei(feature, half)
-                read += found
-                regions += not found
-    nuclei, others = _to_arrays(read, np.asarray(origin, dtype=np.float64))
-    regions += others
-    if not len(nuclei):
+                objects += _qupath_objects(feature, half)
+    kinds = np.array([each.kind for each in objects], dtype=object)
+    areas = _valid(np.array([each.area for each in objects], dtype=object))
+    kept = ~shapely.is_missing(areas) & np.isin(kinds.astype(str), ("outline", "box"))
+    if not kept.any():
+        kept = ~shapely.is_missing(areas) & (kinds == "annotation") & ~_holds_others(areas)
+    regions = int((~kept).sum())
+    if not kept.any():
         what = f", only {regions} regions" if regions else ""
         raise InputError(f"{path}: holds no nuclei{what}; export detections of QuPath, or cells.json of CellViT")
-    boxes_only = int(shapely.is_missing(nuclei.polygons).sum())
-    if is_cellvit:
-        source = {"format": "CellViT", "points": 0}
-        nuclei = nuclei if boxes_only < len(nuclei) else replace(nuclei, polygons=None)
-    else:
-        source = {"format": "GeoJSON", "points": boxes_only}
-    return replace(nuclei, source=source | {"file": path.name, "regions": regions})
+    areas = shapely.transform(areas[kept], lambda xy: xy + np.asarray(origin))
+    has_outline = kinds[kept] != "box"
+    source = {
+        "format": "CellViT" if key == CELLVIT else "GeoJSON",
+        "without outline": int((~has_outline).sum()),
+        "file": path.name,
+        "regions": regions,
+    }
+    scores = np.array([each.score for each in objects], dtype=np.float32)[kept]
+    boxes = shapely.bounds(areas).astype(np.float32)
+    if key == CELLVIT and not has_outline.any():
+        return Nuclei(boxes, scores, None, source)
+    areas[~has_outline] = None
+    return Nuclei(boxes, scores, areas, source)
 
 
-def _cellvit_nucleus(value: Any, where: str) -> _Nucleus:
+def _cellvit_object(value: Any, where: str) -> _Object:
     """One cell of CellViT's JSON."""
     if not isinstance(value, dict):
         raise InputError(f"{where}: expected an object with 'bbox' and 'contour', got {shown(value, 60)}")
@@ -95,14 +97,14 @@ def _cellvit_nucleus(value: Any, where: str) -> _Nucleus:
     score = float(score) if isinstance(score, int | float) and 0 <= score <= 1 else 1.0
     ring = _numbers(contour, where, "contour") if contour else np.zeros((0, 2))
     if len(np.unique(ring, axis=0)) >= 3:
-        return _Nucleus(shapely.Polygon(ring), score=score)
+        return _Object("outline", shapely.Polygon(ring), score)
     if box is None:
         raise InputError(f"{where}: has neither 'bbox' nor a 'contour' of three points; expected what CellViT writes")
     corners = _numbers(box, where, "bbox")
     if corners.shape != (2, 2) or (corners[0] >= corners[1]).any():
         raise InputError(f"{where}: bbox {shown(box, 60)}: expected [[top, left], [bottom, right]]")
     (top, left), (bottom, right) = corners.tolist()
-    return _Nucleus(None, (left, top, right, bottom), score)
+    return _Object("box", shapely.box(left, top, right, bottom), score)
 
 
 def _numbers(value: Any, where: str, name: str) -> Floats:
@@ -116,54 +118,34 @@ def _numbers(value: Any, where: str, name: str) -> Floats:
     return points
 
 
-def _qupath_nuclei(feature: Feature, half: Floats) -> list[_Nucleus]:
-    """Nuclei of a GeoJSON Feature, none of a region; ``half`` is half of the box of a point, px along x and y."""
+def _qupath_objects(feature: Feature, half: Floats) -> list[_Object]:
+    """Objects of a GeoJSON Feature; ``half`` is half of the box of a point, px along x and y."""
     if feature.has_points:
         points = feature.points()
-        return [_Nucleus(None, tuple(box)) for box in np.hstack([points - half, points + half]).tolist()]
+        return [_Object("box", box) for box in shapely.box(*(points - half).T, *(points + half).T)]
     if feature.kind in ("detection", "cell"):  # one nucleus, in parts or not
-        return [_Nucleus(feature.area())]
+        return [_Object("outline", feature.area())]
     if not {feature.name, feature.class_name}.isdisjoint(REGIONS):
-        return []
+        return [_Object("region", feature.area())]
     # CellViT puts all nuclei of a type into one MultiPolygon.
-    return [_Nucleus(part, is_annotation=True) for part in shapely.get_parts(feature.area())]
+    return [_Object("annotation", part) for part in shapely.get_parts(feature.area())]
 
 
-def _to_arrays(read: list[_Nucleus], origin: Floats) -> tuple[Nuclei, int]:
-    """Nuclei as arrays, in level-0 pixels; and how many objects were left out as regions or without area."""
-    polygons = _valid(np.array([nucleus.polygon for nucleus in read], dtype=object))
-    has_polygon = ~shapely.is_missing(polygons)
-    annotation = np.array([nucleus.is_annotation for nucleus in read], dtype=bool)
-    boxes = np.array([nucleus.box for nucleus in read], dtype=np.float64).reshape(-1, 4)
-    boxes[has_polygon] = shapely.bounds(polygons[has_polygon])
-    known = ~np.isnan(boxes).any(1)
-    kept = known & ~annotation
-    if not kept.any():
-        kept = known & ~_holds_others(polygons, boxes)
-    polygons = shapely.transform(polygons[kept], lambda xy: xy + origin)
-    nuclei = Nuclei(
-        boxes=(boxes[kept] + np.tile(origin, 2)).astype(np.float32),
-        scores=np.array([nucleus.score for nucleus in read], dtype=np.float32)[kept],
-        polygons=polygons,
-    )
-    return nuclei, int((~kept).sum())
-
-
-def _valid(geometries: NDArray[np.object_]) -> Polygons:
+def _valid(areas: NDArray[np.object_]) -> Polygons:
     """Each as one valid polygon, the largest of its parts; None where nothing has an area."""
-    out = geometries.copy()
-    invalid = np.flatnonzero(~shapely.is_valid(out) & ~shapely.is_missing(out))
+    out = areas.copy()
+    invalid = np.flatnonzero(~shapely.is_valid(out))
     out[invalid] = shapely.make_valid(out[invalid])
-    for position in np.flatnonzero(~np.isin(shapely.get_type_id(out), (-1, shapely.GeometryType.POLYGON))):  # few
+    for position in np.flatnonzero(shapely.get_type_id(out) != shapely.GeometryType.POLYGON):  # few
         parts = shapely.get_parts(shapely.get_parts(out[position]))  # of collections of MultiPolygons
         out[position] = max(parts, key=lambda part: part.area, default=None)
     out[shapely.area(out) == 0] = None
     return out
 
 
-def _holds_others(polygons: Polygons, boxes: Floats) -> NDArray[np.bool_]:
-    """(N,) whether a polygon has the centres of two others or more in it: a region, not a nucleus."""
-    centres = (boxes[:, :2] + boxes[:, 2:]) / 2
-    known = np.flatnonzero(~np.isnan(centres).any(1))
-    holder, _ = shapely.STRtree(shapely.points(centres[known])).query(polygons, predicate="intersects")
-    return np.bincount(holder, minlength=len(polygons)) > 2  # its own, mostly
+def _holds_others(areas: Polygons) -> NDArray[np.bool_]:
+    """(N,) whether an area has the centres of two others or more in it: a region, not a nucleus."""
+    bounds = shapely.bounds(areas[~shapely.is_missing(areas)])
+    centres = shapely.points((bounds[:, :2] + bounds[:, 2:]) / 2)
+    holder, _ = shapely.STRtree(centres).query(areas, predicate="intersects")
+    return np.bincount(holder, minlength=len(areas)) > 2  # its own, mostly

@@ -46,7 +46,7 @@ def pair(
     mpp: Mpp,
     options: PairOptions | None = None,
 ) -> pd.DataFrame:
-    """Pair cells and nuclei.
+    """Pair cells and nuclei -> table ``PAIRS``, by nucleus.
 
     Args:
         cell_ids: (N,) of the cells.
@@ -56,9 +56,6 @@ def pair(
         to_image: (3, 3) from micrometres of the section to level-0 pixels.
         mpp: micrometres per level-0 pixel, or along x and y.
         options: radii.
-
-    Returns:
-        table ``PAIRS``, by nucleus.
     """
     import pandas as pd
 
@@ -124,12 +121,7 @@ def _nuclei_in_cells(centres: Floats, cell_nuclei: Polygons | None, to_um: Float
 
 
 def pairs_summary(pairs: pd.DataFrame, cells: int, nuclei: int) -> dict[str, Any]:
-    """Numbers of a pairing, JSON-able; None where there are no pairs.
-
-    Args:
-        pairs: of ``pair``.
-        cells, nuclei: how many there were.
-    """
+    """Numbers of a pairing of some ``cells`` and ``nuclei``, JSON-able; None where there are no pairs."""
     numbers: dict[str, Any] = {
         "pairs": len(pairs),
         "cells": cells,

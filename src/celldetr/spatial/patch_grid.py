@@ -7,7 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-LEAST_FIELD = 0.5  # share of a patch that must lie there
+from celldetr.spatial.affine import Floats
+
+LEAST_FIELD = 0.5  # share of a patch that must lie where the section has cells
 
 
 @dataclass(frozen=True)
@@ -20,27 +22,27 @@ class Grid:
         shape: places along x and y.
     """
 
-    origin: NDArray[np.float64]
-    side: NDArray[np.float64]
+    origin: Floats
+    side: Floats
     shape: tuple[int, int]
 
     def __len__(self) -> int:
         return self.shape[0] * self.shape[1]
 
-    def place_of(self, points: NDArray[np.float64]) -> NDArray[np.int64]:
+    def place_of(self, points: Floats) -> NDArray[np.int64]:
         """(N,) place that each point (N, 2) lies in, row by row; -1 for none."""
         at = np.floor((points - self.origin) / self.side)
         inside = np.asarray(((at >= 0) & (at < np.array(self.shape))).all(1), dtype=bool)  # False for what is no number
         cell = np.where(inside[:, None], at, 0).astype(np.int64)
         return np.where(inside, cell[:, 1] * self.shape[0] + cell[:, 0], -1)
 
-    def corners(self, places: NDArray[np.int64]) -> NDArray[np.float64]:
+    def corners(self, places: NDArray[np.int64]) -> Floats:
         """(N, 2) top left corners of places, level-0 px."""
         columns, rows = places % self.shape[0], places // self.shape[0]
         return self.origin + np.stack([columns, rows], axis=1) * self.side
 
 
-def lay_grid(points: NDArray[np.float64], side: NDArray[np.float64], size: tuple[int, int]) -> Grid:
+def lay_grid(points: Floats, side: Floats, size: tuple[int, int]) -> Grid:
     """A grid over the cells of a section.
 
     Args:
@@ -58,7 +60,7 @@ def lay_grid(points: NDArray[np.float64], side: NDArray[np.float64], size: tuple
     return Grid(np.floor(origin), side, (int(count[0]), int(count[1])))
 
 
-def field_shares(grid: Grid, points: NDArray[np.float64], bin_px: NDArray[np.float64]) -> NDArray[np.float64]:
+def field_shares(grid: Grid, points: Floats, bin_px: Floats) -> Floats:
     """Share of each place of a grid that lies where the section has cells: between them too, but not beyond.
 
     Args:
@@ -81,11 +83,11 @@ def field_shares(grid: Grid, points: NDArray[np.float64], bin_px: NDArray[np.flo
     # Gaps of two squares between cells, and holes, belong to it; the outline stays where the outermost cells are.
     closed = ndimage.binary_closing(np.pad(held.reshape(down + 4, across + 4), 2), np.ones((3, 3), dtype=bool))
     field = ndimage.binary_fill_holes(closed)[4:-4, 4:-4]
-    shares: NDArray[np.float64] = field.reshape(grid.shape[1], per[1], grid.shape[0], per[0]).mean(axis=(1, 3))
+    shares: Floats = field.reshape(grid.shape[1], per[1], grid.shape[0], per[0]).mean(axis=(1, 3))
     return shares.reshape(-1)
 
 
-def divide(centres: NDArray[np.float64], weights: NDArray[np.float64], count: int) -> NDArray[np.int64]:
+def divide(centres: Floats, weights: Floats, count: int) -> NDArray[np.int64]:
     """Divide places into regions: rectangles of about equal weight, by cuts across the longer side (a k-d tree).
 
     Args:
@@ -97,29 +99,21 @@ def divide(centres: NDArray[np.float64], weights: NDArray[np.float64], count: in
         (N,) region of each place, numbered from 0; depends on nothing but the arguments.
     """
     out = np.zeros(len(centres), dtype=np.int64)
-    _cut(centres, weights, np.arange(len(centres)), min(count, len(centres)), 0, out)
+
+    def cut(members: NDArray[np.int64], count: int, first: int) -> None:
+        """Number the regions of some places from ``first`` on."""
+        out[members] = first
+        if count < 2 or len(members) < 2:
+            return
+        extent = np.ptp(centres[members], axis=0)
+        values, line = np.unique(centres[members, int(extent[1] > extent[0])], return_inverse=True)
+        if len(values) < 2:
+            return
+        left = count // 2
+        sums = np.cumsum(np.bincount(line, weights[members]))
+        lines = 1 + int(np.argmin(np.abs(sums[:-1] - sums[-1] * left / count)))  # of places before the cut
+        cut(members[line < lines], left, first)
+        cut(members[line >= lines], count - left, first + left)
+
+    cut(np.arange(len(centres)), min(count, len(centres)), 0)
     return np.unique(out, return_inverse=True)[1].astype(np.int64)  # a region that could not be filled is none
-
-
-def _cut(
-    centres: NDArray[np.float64],
-    weights: NDArray[np.float64],
-    members: NDArray[np.int64],
-    count: int,
-    first: int,
-    out: NDArray[np.int64],
-) -> None:
-    """Number the regions of some places from ``first`` on."""
-    out[members] = first
-    if count < 2 or len(members) < 2:
-        return
-    extent = np.ptp(centres[members], axis=0)
-    axis = int(extent[1] > extent[0])
-    values, line = np.unique(centres[members, axis], return_inverse=True)
-    if len(values) < 2:
-        return
-    left = count // 2
-    sums = np.cumsum(np.bincount(line, weights[members]))
-    lines = 1 + int(np.argmin(np.abs(sums[:-1] - sums[-1] * left / count)))  # of places before the cut
-    _cut(centres, weights, members[line < lines], left, first, out)
-    _cut(centres, weights, members[line >= lines], count - left, first + left, out)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections import Counter
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -15,11 +16,11 @@ from celldetr.data.patch_set import SlideInfo
 from celldetr.data.sources import SAME_MPP
 from celldetr.errors import InputError
 from celldetr.slide.base_reader import SlideReader
-from celldetr.spatial.affine import apply
+from celldetr.spatial.affine import Floats, apply
 from celldetr.spatial.nucleus_labels import LabelOptions, NucleusLabels
 from celldetr.spatial.patch_grid import LEAST_FIELD, Grid, divide, field_shares, lay_grid
 from celldetr.spatial.section import Nuclei, Section
-from celldetr.spatial.spots import SpotSource, cell_spots, table_spots
+from celldetr.spatial.spots import SectionSpots, measured_spots, spots_of_cells
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -59,30 +60,29 @@ class Region:
 
     Attributes:
         name: of the slide.
+        total: places in it.
         places: (P,) that become patches, in the order in which they are written.
         left_out: reason -> places that do not.
         patches, nuclei: written so far.
     """
 
     name: str
+    total: int
     places: NDArray[np.int64]
-    left_out: dict[str, int]
+    left_out: Counter[str]
     patches: int = 0
     nuclei: int = 0
-    damaged: int = field(default=0)
 
     def info(self, file: str, group: str) -> SlideInfo:
         """For ``set.json``."""
-        left_out = self.left_out | ({DAMAGED: self.damaged} if self.damaged else {})
-        unusable = sum(self.left_out.values())
         return SlideInfo(
             name=self.name,
             file=file,
-            places=len(self.places) + unusable,
-            looked_at=self.patches + self.damaged + unusable,
+            places=self.total,
+            looked_at=self.patches + self.left_out.total(),
             patches=self.patches,
             nuclei=self.nuclei,
-            left_out=dict(sorted(left_out.items())),
+            left_out=dict(sorted(self.left_out.items())),
             group=group,
         )
 
@@ -93,6 +93,7 @@ class PatchLayout:
 
     Attributes:
         grid: the places, level-0 px.
+        step: (2,) level-0 px per px of a patch.
         order: (M,) nuclei, by place; those in no place are left out.
         starts: (places + 1,) first of ``order`` in each place.
         spots: compositions of groups of nuclei, if asked for.
@@ -100,9 +101,10 @@ class PatchLayout:
     """
 
     grid: Grid
+    step: Floats
     order: NDArray[np.int64]
     starts: NDArray[np.int64]
-    spots: SpotSource | None
+    spots: SectionSpots | None
     regions: list[Region]
 
     def nuclei_of(self, place: int) -> NDArray[np.int64]:
@@ -116,7 +118,7 @@ def lay_out(
     nuclei: Nuclei,
     labels: NucleusLabels,
     options: WriteOptions,
-    affine: NDArray[np.float64] | None,
+    to_image: Floats,
     spots: pd.DataFrame | None,
 ) -> PatchLayout:
     """Lay out the patches of a section; arguments as of ``write_set``.
@@ -126,14 +128,15 @@ def lay_out(
     """
     mpp = np.array([reader.mpp_x, reader.mpp_y])
     size = (reader.width, reader.height)
-    side = options.px * patch_step(reader, options)
+    # Level-0 px per px of a patch; 1 where the resolution is nearly that of the image.
+    step = np.where(np.abs(options.mpp / mpp - 1) <= SAME_MPP, 1.0, options.mpp / mpp)
+    side = options.px * step
     if (np.array(size) < side).any():
         patch = f"{side[0]:.0f} x {side[1]:.0f} px there"
         raise InputError(
             f"{reader.file}: {size[0]} x {size[1]} px, smaller than a patch, which is {patch}; choose a smaller px"
         )
-    points = nuclei.points
-    cells = points[labels.paired] if affine is None else apply(affine, section.points)
+    points, cells = nuclei.points, apply(to_image, section.points)
     grid = lay_grid(cells, side, size)
     if not len(grid):
         raise InputError(
@@ -142,25 +145,18 @@ def lay_out(
         )
     has_cells = field_shares(grid, cells, options.field_um / mpp) >= LEAST_FIELD
     place = grid.place_of(points)
-    flat = ~(nuclei.boxes[:, 2:] > nuclei.boxes[:, :2]).all(1)
-    place[flat | ~has_cells[place]] = -1
+    place[~has_cells[place]] = -1
     order = np.argsort(place, kind="stable")
     order = order[place[order] >= 0]
     starts = np.searchsorted(place[order], np.arange(len(grid) + 1))
-    source = None
-    if options.composition == "spots" and spots is not None and affine is not None:
-        source = table_spots(spots, labels.names, affine, mpp, points, grid)
+    made_spots = None
+    if options.composition == "spots" and spots is not None:
+        made_spots = measured_spots(spots, labels.names, to_image, mpp, points, grid)
     elif options.composition == "cells":
-        source = cell_spots(labels, points, options.spot_um / mpp, grid)
-    layout = PatchLayout(grid, order, starts, source, [])
+        made_spots = spots_of_cells(labels, points, options.spot_um / mpp, grid)
+    layout = PatchLayout(grid, step, order, starts, made_spots, [])
     layout.regions.extend(_regions(section.name, layout, np.flatnonzero(has_cells), labels, options))
     return layout
-
-
-def patch_step(reader: SlideReader, options: WriteOptions) -> NDArray[np.float64]:
-    """(2,) level-0 px per px of a patch; 1 where the resolution is nearly that of the image."""
-    ratio = options.mpp / np.array([reader.mpp_x, reader.mpp_y])
-    return np.where(np.abs(ratio - 1) <= SAME_MPP, 1.0, ratio)
 
 
 def _regions(
@@ -174,11 +170,10 @@ def _regions(
         """Nuclei of each place."""
         return np.bincount(place_of, mask[order], minlength=len(grid)).astype(np.int64)[places]
 
-    nuclei = count(np.ones(len(labels.types), dtype=bool))
+    nuclei = weight = count(np.ones(len(labels.types), dtype=bool))
     reasons = np.full(len(places), "", dtype=object)
     if options.composition == "spots" and layout.spots is not None:
-        reasons[~layout.spots.whole(places)] = NO_SPOT
-        weight = nuclei
+        reasons[~np.isin(places, layout.spots.places())] = NO_SPOT
     else:
         reasons[count(labels.paired) < options.min_share * nuclei] = FEW_PAIRED
         weight = count(labels.types >= 0)
@@ -188,15 +183,14 @@ def _regions(
     regions = []
     for number in range(int(region.max(initial=-1)) + 1):
         own = region == number
-        rng = np.random.default_rng([options.seed, number])
-        why, counts = np.unique(reasons[own & ~usable].astype(str), return_counts=True)
-        left_out = dict(zip(why.tolist(), counts.tolist(), strict=True))
-        regions.append(Region(f"{name} [region {number + 1}]", rng.permutation(places[own & usable]), left_out))
+        shuffled = np.random.default_rng([options.seed, number]).permutation(places[own & usable])
+        left_out = Counter(reasons[own & ~usable].tolist())
+        regions.append(Region(f"{name} [region {number + 1}]", int(own.sum()), shuffled, left_out))
     if sum(len(each.places) > 0 for each in regions) < (2 if options.validation else 1):
-        why, counts = np.unique(reasons[~usable].astype(str), return_counts=True)
-        left = ", ".join(f"{n} {reason}" for reason, n in zip(why, counts, strict=True)) or "none left out"
+        left = ", ".join(f"{n} {reason}" for reason, n in Counter(reasons[~usable].tolist()).items())
         raise InputError(
-            f"section {name!r}: {int(usable.sum())} of {len(places)} places can be patches ({left}), too few for two"
-            " regions, one of them to validate on; choose a smaller px, or lower min_nuclei and min_share"
+            f"section {name!r}: {int(usable.sum())} of {len(places)} places can be patches ({left or 'none left out'}),"
+            " too few for two regions, one of them to validate on; choose a smaller px, or lower min_nuclei and"
+            " min_share"
         )
     return regions

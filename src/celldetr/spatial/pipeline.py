@@ -15,35 +15,79 @@ for. A step that is finished, with the same settings and inputs and on the same 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+import numpy as np
+
+from celldetr.config import Config
 from celldetr.data.patch_set import SET_FILE
 from celldetr.errors import InputError
 from celldetr.io.files import write_json
-from celldetr.io.run_folder import RunFolder
+from celldetr.io.run_folder import Layout, RunFolder
+from celldetr.slide.base_reader import SlideReader
+from celldetr.slide.reader import open_slide
 from celldetr.spatial import affine as affines
 from celldetr.spatial import files
 from celldetr.spatial.align import AlignOptions, align_and_pair
-from celldetr.spatial.annotate.cells import TypeOptions, annotate_cells, check_method
+from celldetr.spatial.annotate.cells import TypeOptions, annotate_cells
 from celldetr.spatial.annotate.hierarchy import load_hierarchy
 from celldetr.spatial.files import read_table, stamp, write_table
-from celldetr.spatial.nuclei import find_nuclei
+from celldetr.spatial.nuclei import PREDICTED, find_nuclei
 from celldetr.spatial.pair import PairOptions
 from celldetr.spatial.patch_layout import WriteOptions
 from celldetr.spatial.qc import QualityOptions, filter_cells, qc_cells, qc_summary
 from celldetr.spatial.readers import Kind, read_section
-from celldetr.spatial.readers.common import ReadOptions
-from celldetr.spatial.results import LAYOUT, STEPS, StepResults
-from celldetr.spatial.section import section_summary
+from celldetr.spatial.readers.common import Progress, ReadOptions
+from celldetr.spatial.section import PAIRS, QUALITY, TYPES, Nuclei, Section
 from celldetr.spatial.write import write_set
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from celldetr.api import Model
 
-Progress = Callable[[float], None]
+# step -> the steps whose results it reads, in the order in which they run
+STEPS: dict[str, tuple[str, ...]] = {
+    "read": (),
+    "qc": ("read",),
+    "type": ("read", "qc"),
+    "nuclei": (),
+    "align": ("read", "qc", "nuclei"),
+    "write": ("read", "qc", "type", "nuclei", "align"),
+}
+# One line about each, of its facts.
+SUMMARIES = {
+    "read": "{name}, {cells:,} cells x {genes:,} genes, {median_counts:,.0f} transcripts a cell in the median",
+    "qc": "{passed:,} of {cells:,} cells pass",
+    "type": "{sure:,} of {cells:,} cells are sure of their type, by {method}",
+    "nuclei": "{nuclei:,} nuclei, {median_side_um:.1f} um across in the median",
+    "align": "{why}; {pairs[pairs]:,} pairs, {pairs[cells_paired]:.0%} of the cells and {pairs[nuclei_paired]:.0%} of"
+    " the nuclei, {pairs[median_um]:.2f} um apart in the median",
+    "write": "{patches:,} patches with {nuclei:,} nuclei",
+}
+FOLDER, REPORT_FILE = "steps", "report.html"
+_PREDICTED = tuple(f"{FOLDER}/{PREDICTED}*{inside}" for inside in ("/*/*", "/*/", "/"))
+LAYOUT = Layout(
+    "spatial.json",
+    outputs=(SET_FILE, "patches-*.arrow", REPORT_FILE, *_PREDICTED, f"{FOLDER}/*", f"{FOLDER}/"),
+    noun="set",
+)
+
+
+class SpatialOptions(Config):
+    """Settings of the steps beside their inputs, e.g. ``qc.min_counts``."""
+
+    read: ReadOptions = ReadOptions()
+    qc: QualityOptions = QualityOptions()
+    type: TypeOptions = TypeOptions()
+    align: AlignOptions = AlignOptions()
+    pair: PairOptions = PairOptions()
+    write: WriteOptions = WriteOptions()
 
 
 @contextmanager
@@ -56,8 +100,7 @@ def open_set(folder: Path, *, resume: bool = False, overwrite: bool = False) -> 
         overwrite: do every step again; what is there is removed.
 
     Raises:
-        InputError: there is a set and neither was asked for, both were, or the folder holds other things; another
-            process works on it.
+        InputError: see ``RunFolder.open``; or the set is of 0.1.
     """
     run = RunFolder(folder, LAYOUT)
     with run.open(resume=resume, overwrite=overwrite):
@@ -68,11 +111,22 @@ def open_set(folder: Path, *, resume: bool = False, overwrite: bool = False) -> 
             run.finish()
 
 
-class Pipeline(StepResults):
-    """The steps of one set; see the module.
+class Pipeline:
+    """The steps of one set and their results; see the module.
 
     Each step is a method that takes its settings and inputs, and returns whether it ran.
+
+    Args:
+        run: the folder of the set, open.
+
+    Attributes:
+        folder, files: of the set, and of the checkpoints.
+        redo: run steps again even if they are finished and unchanged.
     """
+
+    def __init__(self, run: RunFolder) -> None:
+        self.run, self.redo = run, False
+        self.folder, self.files = run.path, run.path / FOLDER
 
     def read(
         self,
@@ -85,14 +139,14 @@ class Pipeline(StepResults):
     ) -> bool:
         """Step 1: read a section, see ``read_section``."""
         options = options or ReadOptions()
-        settings = {"bundle": stamp(bundle), "kind": kind, "name": name, "options": options.model_dump(mode="json")}
 
         def work() -> dict[str, Any]:
             section = read_section(bundle, kind=cast(Kind, kind), name=name, options=options, progress=progress)
             files.write_section(section, self.files)
-            self._results = {"section": section}
-            return section_summary(section)
+            self.section = section
+            return section.facts()
 
+        settings = {"bundle": bundle, "kind": kind, "name": name, "options": options}
         return self._step("read", settings, (files.SECTION,), work)
 
     def qc(self, options: QualityOptions | None = None) -> bool:
@@ -100,12 +154,12 @@ class Pipeline(StepResults):
         options = options or QualityOptions()
 
         def work() -> dict[str, Any]:
-            quality = qc_cells(self.section, options)
-            self._results |= {"quality": quality, "passed": filter_cells(self.section, quality)}
-            write_table(quality, self.files / files.QUALITY_FILE)
-            return qc_summary(quality)
+            self.quality = qc_cells(self.section, options)
+            self.passed = filter_cells(self.section, self.quality)
+            write_table(self.quality, self.files / files.QUALITY_FILE)
+            return qc_summary(self.quality)
 
-        return self._step("qc", {"options": options.model_dump(mode="json")}, (files.QUALITY_FILE,), work)
+        return self._step("qc", {"options": options}, (files.QUALITY_FILE,), work)
 
     def annotate(
         self,
@@ -123,40 +177,28 @@ class Pipeline(StepResults):
 
         ``hierarchy`` is a YAML file, or the name of one that comes with the package.
         """
-        options = options or TypeOptions()
-        method = check_method(method, reference, type_column, labels, level, hierarchy is not None)
         tree = None if hierarchy is None else load_hierarchy(hierarchy)
-        settings = {
-            "reference": stamp(reference),
-            "column": type_column,
+        given: dict[str, Any] = {
+            "reference": reference,
+            "type_column": type_column,
             "method": method,
-            "labels": stamp(labels),
-            "hierarchy": None if tree is None else tree.model_dump(mode="json"),
+            "labels": labels,
+            "hierarchy": tree,
             "level": level,
-            "options": options.model_dump(mode="json"),
+            "options": options or TypeOptions(),
         }
 
         def work() -> dict[str, Any]:
-            annotated = annotate_cells(
-                self.passed.cells,
-                reference,
-                type_column,
-                method=method,
-                labels=labels,
-                hierarchy=tree,
-                level=level,
-                options=options,
-                progress=progress,
-            )
-            self._results |= {"types": annotated.types, "expression": annotated.expression}
-            write_table(annotated.fine, self.files / files.FINE_FILE)
-            write_table(annotated.types, self.files / files.TYPES_FILE)
+            annotated = annotate_cells(self.passed.cells, progress=progress, **given)
+            self.types, fine, self.expression, facts = annotated
+            write_table(fine, self.files / files.FINE_FILE)
+            write_table(self.types, self.files / files.TYPES_FILE)
             (self.files / files.EXPRESSION_FILE).unlink(missing_ok=True)
-            if annotated.expression is not None:
-                write_table(annotated.expression, self.files / files.EXPRESSION_FILE)
-            return annotated.facts
+            if self.expression is not None:
+                write_table(self.expression, self.files / files.EXPRESSION_FILE)
+            return facts
 
-        return self._step("type", settings, (files.TYPES_FILE,), work)
+        return self._step("type", given, (files.TYPES_FILE,), work)
 
     def find_nuclei(
         self,
@@ -172,24 +214,14 @@ class Pipeline(StepResults):
         """Step 4: the nuclei of the H&E image, which later steps read as well; see ``nuclei.find_nuclei``."""
         if polygons is not None and cells is not None:
             raise InputError(f"nuclei from {polygons} and from {cells}: name one of them")
-        settings: dict[str, Any] = {"image": stamp(image), "mpp": mpp}
-        settings |= {"polygons": stamp(polygons), "cells": stamp(cells)}
+        settings: dict[str, Any] = {"image": image, "mpp": mpp, "polygons": polygons, "cells": cells}
         if polygons is None and cells is None:
-            settings |= {"model": _model_name(model)}
+            settings["model"] = _description(model)
 
         def work() -> dict[str, Any]:
-            nuclei, facts = find_nuclei(
-                image,
-                self.files,
-                model=model,
-                polygons=polygons,
-                cells=cells,
-                mpp=mpp,
-                device=device,
-                progress=progress,
-            )
-            self._results["nuclei"] = nuclei
-            files.write_nuclei(nuclei, self.files / files.NUCLEI_FILE)
+            given: dict[str, Any] = {"model": model, "polygons": polygons, "cells": cells, "mpp": mpp, "device": device}
+            self.nuclei, facts = find_nuclei(image, self.files, progress=progress, **given)
+            files.write_nuclei(self.nuclei, self.files / files.NUCLEI_FILE)
             return facts
 
         return self._step("nuclei", settings, (files.NUCLEI_FILE,), work)
@@ -205,26 +237,16 @@ class Pipeline(StepResults):
     ) -> bool:
         """Step 5: the affine from the section to the image, and pairs of cells and nuclei; see ``align_and_pair``.
 
-        Args:
-            alignment: file of the affine (``read_affine``); None: that of the section itself.
-            direction, inverse: of the affine in the file (``affine.to_image``).
-            options: of the refinement.
-            pairing: of the pairs.
+        ``alignment`` is a file of the affine (``read_affine``), which maps in a ``direction`` (``affine.to_image``);
+        without one, the section itself must say where it lies.
         """
         options, pairing = options or AlignOptions(), pairing or PairOptions()
-        way = cast(affines.Direction, direction)
-        settings = {
-            "alignment": stamp(alignment),
-            "direction": direction,
-            "inverse": inverse,
-            "options": options.model_dump(mode="json"),
-            "pairing": pairing.model_dump(mode="json"),
-        }
 
         def work() -> dict[str, Any]:
             start = self.section.to_image
             if alignment is not None:
                 pixel_um = self.section.source.get("pixel_um") or affines.PIXEL_UM
+                way = cast(affines.Direction, direction)
                 start = affines.to_image(affines.read_affine(alignment), way, pixel_um, inverse=inverse)
             if start is None:
                 raise InputError(
@@ -233,12 +255,15 @@ class Pipeline(StepResults):
                 )
             with self.open_image() as reader:
                 size, mpp = (reader.width, reader.height), (reader.mpp_x, reader.mpp_y)
-            to_image, pairs, facts = align_and_pair(self.passed, self.nuclei, start, size, mpp, options, pairing)
-            self._results |= {"to_image": to_image, "pairs": pairs}
+            self.to_image, self.pairs, facts = align_and_pair(
+                self.passed, self.nuclei, start, size, mpp, options, pairing
+            )
             write_json(self.files / files.ALIGNMENT_FILE, facts)
-            write_table(pairs, self.files / files.PAIRS_FILE)
+            write_table(self.pairs, self.files / files.PAIRS_FILE)
             return facts
 
+        settings: dict[str, Any] = {"alignment": alignment, "direction": direction, "inverse": inverse}
+        settings |= {"options": options, "pairing": pairing}
         return self._step("align", settings, (files.ALIGNMENT_FILE, files.PAIRS_FILE), work)
 
     def write(
@@ -252,38 +277,117 @@ class Pipeline(StepResults):
     ) -> bool:
         """Step 6: the patch set, see ``write_set``; ``spots`` is a table of spots, CSV or Parquet."""
         options = options or WriteOptions()
-        settings = {"options": options.model_dump(mode="json"), "spots": stamp(spots), "donor": donor}
-        settings |= {"licence": licence}
 
         def work() -> dict[str, Any]:
-            image = self.settings("nuclei")
-            info = write_set(
-                self.section,
-                Path(image["image"][0]),
-                self.nuclei,
-                self.pairs,
-                self.types,
-                self.folder,
-                options,
-                affine=self.to_image,
-                mpp=image["mpp"],
-                spots=None if spots is None else read_table(spots),
-                donor=donor,
-                licence=licence,
-                progress=progress,
-            )
-            return {
-                "patches": info.patches,
-                "nuclei": info.nuclei,
-                "types": list(info.types),
-                "regions": [slide.model_dump(mode="json") for slide in info.slides],
-                "made_with": info.made_with,
-            }
+            table = None if spots is None else read_table(spots)
+            given: dict[str, Any] = {"spots": table, "donor": donor, "licence": licence, "progress": progress}
+            results = self.nuclei, self.to_image, self.pairs, self.types
+            with self.open_image() as reader:
+                info = write_set(self.section, reader, *results, self.folder, options, **given)
+            return info.model_dump(mode="json", include={"patches", "nuclei", "types", "slides", "made_with"})
 
+        settings = {"options": options, "spots": spots, "donor": donor, "licence": licence}
         return self._step("write", settings, (f"../{SET_FILE}",), work)
 
+    def _step(
+        self, name: str, settings: Mapping[str, Any], outputs: tuple[str, ...], work: Callable[[], dict[str, Any]]
+    ) -> bool:
+        """Run a step and put it on record, unless its result is there and up to date.
 
-def _model_name(model: Model | str | Path | None) -> Any:
+        Args:
+            name: of the step.
+            settings: all that decides its result beside the steps before it: files, configs, or JSON-able.
+            outputs: files in ``SET/steps`` that it writes.
+            work: does it, and returns its facts.
+        """
+        recorded = {
+            key: value.model_dump(mode="json") if isinstance(value, Config) else value
+            for key, value in settings.items()
+        }
+        recorded |= {key: stamp(value) for key, value in settings.items() if isinstance(value, Path)}
+        step = self.run.step(name, recorded, [f"{FOLDER}/{output}" for output in outputs], STEPS[name])
+        if step.is_done and not self.redo:
+            return False
+        self.run.begin()
+        try:
+            with step as facts:
+                facts |= work()
+        except BaseException:
+            if not self.run.steps:
+                self.run.discard()  # a first step that fails leaves nothing to resume
+            raise
+        return True
+
+    # Results of the steps: set by the step if it ran in this process, else read from its checkpoint.
+
+    @cached_property
+    def section(self) -> Section:
+        """Of step 1."""
+        return files.read_section_files(self.files)
+
+    @cached_property
+    def quality(self) -> pd.DataFrame:
+        """Table ``QUALITY`` of step 2."""
+        return read_table(self.files / files.QUALITY_FILE, QUALITY)
+
+    @cached_property
+    def passed(self) -> Section:
+        """The cells that passed step 2."""
+        return filter_cells(self.section, self.quality)
+
+    @cached_property
+    def types(self) -> pd.DataFrame:
+        """Table ``TYPES`` of step 3."""
+        return read_table(self.files / files.TYPES_FILE, TYPES)
+
+    @cached_property
+    def expression(self) -> pd.DataFrame | None:
+        """Mean expression by type, of step 3; None without a reference."""
+        path = self.files / files.EXPRESSION_FILE
+        return read_table(path) if path.is_file() else None
+
+    @cached_property
+    def nuclei(self) -> Nuclei:
+        """Of step 4."""
+        return replace(files.read_nuclei(self.files / files.NUCLEI_FILE), source=self.facts("nuclei")["source"])
+
+    @cached_property
+    def to_image(self) -> affines.Floats:
+        """(3, 3) of step 5: micrometres of the section to level-0 pixels of the image."""
+        return np.array(self.facts("align")["after"], dtype=np.float64)
+
+    @cached_property
+    def pairs(self) -> pd.DataFrame:
+        """Table ``PAIRS`` of step 5."""
+        return read_table(self.files / files.PAIRS_FILE, PAIRS)
+
+    def summary(self, step: str) -> str:
+        """One line about a finished step."""
+        return SUMMARIES[step].format(**self.facts(step))
+
+    @property
+    def done(self) -> list[str]:
+        """Names of the steps that were run, in order."""
+        return [name for name in STEPS if name in self.run.steps]
+
+    def recorded(self, step: str) -> dict[str, Any]:
+        """The ``facts``, ``settings`` and ``seconds`` of a finished step, JSON-able."""
+        if step not in self.run.steps:
+            raise InputError(f"{self.folder}: step {step!r} was not run yet; run it first")
+        return self.run.steps[step]
+
+    def facts(self, step: str) -> dict[str, Any]:
+        """Numbers of a finished step, JSON-able."""
+        values: dict[str, Any] = self.recorded(step)["facts"]
+        return values
+
+    def open_image(self) -> SlideReader:
+        """The H&E image of step 4."""
+        settings = self.recorded("nuclei")["settings"]
+        return open_slide(Path(settings["image"][0]), settings["mpp"])
+
+
+def _description(model: Model | str | Path | None) -> Any:
     """What is recorded of a model."""
     from celldetr.api import Model
     from celldetr.model.hub import find_model

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 _MAD_TO_SIGMA = 1.4826  # of normally distributed values
 Measure = Literal["counts", "genes", "cell_area_um2", "nucleus_area_um2"]
+Measures = dict[Measure, NDArray[np.float64]]
 
 
 class QualityOptions(Config):
@@ -62,13 +63,7 @@ class QualityOptions(Config):
 
 @dataclass(frozen=True)
 class Limit:
-    """A limit of one measure.
-
-    Attributes:
-        measure: which.
-        low, high: what is below, or above, fails; one of them is infinite.
-        reason: of a cell that fails, in words.
-    """
+    """A limit of one measure; what is below ``low``, or above ``high``, fails for a ``reason`` in words."""
 
     measure: Measure
     low: float
@@ -80,12 +75,13 @@ class Limit:
         return (values < self.low) | (values > self.high)  # comparisons with NaN, an unknown area, are False
 
 
-def measures(section: Section) -> dict[Measure, NDArray[np.float64]]:
+def measures(section: Section) -> Measures:
     """(N,) counts, genes, and areas in square micrometres where the section has them, NaN for a cell that has none."""
     matrix = section.cells.X
-    counts = np.rint(np.asarray(matrix.sum(axis=1, dtype=np.float64)).ravel())
-    genes = matrix.getnnz(axis=1) if hasattr(matrix, "getnnz") else np.count_nonzero(matrix, axis=1)
-    values: dict[Measure, NDArray[np.float64]] = {"counts": counts, "genes": np.asarray(genes, dtype=np.float64)}
+    values: Measures = {
+        "counts": np.rint(np.asarray(matrix.sum(axis=1, dtype=np.float64)).ravel()),
+        "genes": matrix.getnnz(axis=1).astype(np.float64),
+    }
     areas: tuple[tuple[Measure, str], ...] = (("cell_area_um2", CELL_AREA), ("nucleus_area_um2", NUCLEUS_AREA))
     for measure, column in areas:
         if column in section.cells.obs.columns:
@@ -95,13 +91,8 @@ def measures(section: Section) -> dict[Measure, NDArray[np.float64]]:
     return values
 
 
-def limits(section: Section, options: QualityOptions | None = None) -> list[Limit]:
-    """The limits that apply to a section: those of the options, and outliers by its own medians."""
-    return _limits(measures(section), options or QualityOptions())
-
-
-def _limits(values: dict[Measure, NDArray[np.float64]], options: QualityOptions) -> list[Limit]:
-    inf = float("inf")
+def limits(values: Measures, options: QualityOptions) -> list[Limit]:
+    """The limits that apply to a section with these measures: those of the options, and outliers by its own medians."""
     fixed: list[tuple[Measure, str, str, float | None, float | None]] = [
         ("counts", "transcripts", "", options.min_counts, options.max_counts),
         ("genes", "genes", "", options.min_genes, None),
@@ -114,10 +105,10 @@ def _limits(values: dict[Measure, NDArray[np.float64]], options: QualityOptions)
             continue
         if low is not None:
             reason = f"{what} below {low:g}{unit}" if unit else f"fewer than {low:g} {what}"
-            out.append(Limit(measure, float(low), inf, reason))
+            out.append(Limit(measure, low, np.inf, reason))
         if high is not None:
             reason = f"{what} above {high:g}{unit}" if unit else f"more than {high:g} {what}"
-            out.append(Limit(measure, -inf, float(high), reason))
+            out.append(Limit(measure, -np.inf, high, reason))
         if options.mads is not None:
             # Counts and areas are skewed and positive: on the scale of their logarithms both sides are alike.
             logs = np.log1p(values[measure][np.isfinite(values[measure])])
@@ -125,9 +116,9 @@ def _limits(values: dict[Measure, NDArray[np.float64]], options: QualityOptions)
             reach = options.mads * _MAD_TO_SIGMA * float(np.median(np.abs(logs - middle)))
             if reach > 0:  # more than half of the cells are alike: nothing to measure distances by
                 below, above = float(np.expm1(middle - reach)), float(np.expm1(middle + reach))
-                by = f"by {options.mads:g} MADs"
-                out.append(Limit(measure, below, inf, f"{what} an outlier {by} (below {below:.3g}{unit})"))
-                out.append(Limit(measure, -inf, above, f"{what} an outlier {by} (above {above:.3g}{unit})"))
+                outlier = f"{what} an outlier by {options.mads:g} MADs"
+                out.append(Limit(measure, below, np.inf, f"{outlier} (below {below:.3g}{unit})"))
+                out.append(Limit(measure, -np.inf, above, f"{outlier} (above {above:.3g}{unit})"))
     return out
 
 
@@ -137,48 +128,32 @@ def qc_cells(section: Section, options: QualityOptions | None = None) -> pd.Data
 
     options = options or QualityOptions()
     values = measures(section)
-    failed = [(limit.reason, limit.fails(values[limit.measure])) for limit in _limits(values, options)]
-    if options.need_nucleus:
-        failed.append(("no nucleus", _without_nucleus(section)))
-    failed = [(reason, mask) for reason, mask in failed if mask.any()]
-    # Cells that fail alike share a text: a text a combination of reasons, not a cell.
-    code = np.zeros(section.cells.n_obs, dtype=np.int64)
-    for bit, (_, mask) in enumerate(failed):
-        code |= mask.astype(np.int64) << bit
-    kinds, row = np.unique(code, return_inverse=True)
-    texts = ["; ".join(reason for bit, (reason, _) in enumerate(failed) if kind >> bit & 1) for kind in kinds.tolist()]
+    failed = [(limit.reason, limit.fails(values[limit.measure])) for limit in limits(values, options)]
+    if options.need_nucleus and "nucleus_area_um2" in values:
+        failed.append(("no nucleus", ~(values["nucleus_area_um2"] > 0)))
+    reasons = np.full(section.cells.n_obs, "", dtype=object)
+    for reason, mask in failed:
+        reasons[mask] = [f"{others}; {reason}" if others else reason for others in reasons[mask]]
     return pd.DataFrame(
         {
             "cell_id": section.cell_ids,
             "counts": values["counts"].astype(np.int64),
             "genes": values["genes"].astype(np.int64),
-            "passed": code == 0,
-            "reason": np.array(texts, dtype=object)[row],
+            "passed": reasons == "",
+            "reason": reasons,
         }
     )
 
 
-def _without_nucleus(section: Section) -> NDArray[np.bool_]:
-    if section.nuclei is not None:
-        import shapely
-
-        return np.asarray(shapely.is_missing(section.nuclei))
-    if NUCLEUS_AREA in section.cells.obs.columns:
-        return ~(section.cells.obs[NUCLEUS_AREA].to_numpy(dtype=np.float64, na_value=np.nan) > 0)
-    return np.zeros(section.cells.n_obs, dtype=bool)  # the section has no nuclei at all
-
-
 def qc_summary(quality: pd.DataFrame) -> dict[str, Any]:
-    """Numbers of cells, JSON-able: ``cells``, ``passed``, ``failed``, and ``reasons``, the most common first.
+    """Numbers of cells, JSON-able: ``cells``, ``passed``, and of each of the ``reasons``, the most common first.
 
-    A cell that fails for several reasons counts for each, so reasons can add up to more than ``failed``.
+    A cell that fails for several reasons counts for each.
     """
     reasons = quality.loc[~quality["passed"], "reason"].str.split("; ").explode().value_counts()
-    passed = int(quality["passed"].sum())
     return {
         "cells": len(quality),
-        "passed": passed,
-        "failed": len(quality) - passed,
+        "passed": int(quality["passed"].sum()),
         "reasons": {str(reason): int(count) for reason, count in reasons.items()},
     }
 
@@ -187,10 +162,8 @@ def filter_cells(section: Section, quality: pd.DataFrame) -> Section:
     """The section's cells that passed, in order.
 
     Raises:
-        InputError: the table is of another section, or no cell passed.
+        InputError: no cell passed.
     """
-    if not np.array_equal(quality["cell_id"].to_numpy(dtype=object), section.cell_ids):
-        raise InputError(f"the quality table's cells are not those of section {section.name!r}; check them again")
     mask = quality["passed"].to_numpy(dtype=bool)
     if not mask.any():
         reasons = "; ".join(f"{count:,} with {reason}" for reason, count in qc_summary(quality)["reasons"].items())

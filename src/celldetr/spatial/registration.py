@@ -90,11 +90,7 @@ def find_peak(
 ) -> Peak | None:
     """The best of all shifts up to ``search`` um, turns up to ``turn`` radians and scales up to 1 +- ``scale``.
 
-    Args:
-        clouds: the points.
-        usable: (N,) cells that may be looked at.
-        centre: of the disc.
-        search, turn, scale: limits.
+    The disc about ``centre`` is of the ``usable`` cells, a mask (N,).
     """
     from scipy import fft
 
@@ -228,15 +224,7 @@ def _improve(clouds: Clouds, affine: Floats, cells: Index, nuclei: Index, model:
 
 
 def grow(clouds: Clouds, peak: Peak, usable: NDArray[np.bool_], most: int, seed: int) -> Floats:
-    """From the disc of a peak to the whole section.
-
-    Args:
-        clouds: the points.
-        peak: where to begin.
-        usable: (N,) cells that may be looked at.
-        most: cells that are fitted at a time.
-        seed: of which these are.
-    """
+    """From the disc of a peak to the whole section, with at most ``most`` of the ``usable`` cells at a time."""
     random = np.random.default_rng(seed)
     distance = np.linalg.norm(clouds.cells - peak.centre, axis=1)
     farthest = float(distance[usable].max())

@@ -6,7 +6,7 @@ text, the ``obs_names`` of the section.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -66,16 +66,27 @@ class Section:
         """(N,) text."""
         return self.cells.obs_names.to_numpy(dtype=object)
 
+    @property
+    def polygons(self) -> dict[str, Polygons]:
+        """Those that the source has, by ``nuclei`` and ``outlines``."""
+        kinds = {"nuclei": self.nuclei, "outlines": self.outlines}
+        return {kind: shapes for kind, shapes in kinds.items() if shapes is not None}
+
     def subset(self, mask: NDArray[np.bool_]) -> Section:
         """The cells of a (N,) mask, in order."""
-        return Section(
-            name=self.name,
-            cells=self.cells[mask].copy(),
-            nuclei=None if self.nuclei is None else self.nuclei[mask],
-            outlines=None if self.outlines is None else self.outlines[mask],
-            to_image=self.to_image,
-            source=self.source,
-        )
+        polygons: dict[str, Any] = {kind: shapes[mask] for kind, shapes in self.polygons.items()}
+        return replace(self, cells=self.cells[mask].copy(), **polygons)
+
+    def facts(self) -> dict[str, Any]:
+        """Numbers of the section, JSON-able."""
+        return {
+            "name": self.name,
+            "cells": self.cells.n_obs,
+            "genes": self.cells.n_vars,
+            "median_counts": float(np.median(np.asarray(self.cells.X.sum(axis=1)))),
+            "polygons": list(self.polygons),
+            "source": self.source,
+        }
 
 
 @dataclass(frozen=True)
@@ -102,16 +113,3 @@ class Nuclei:
 
     def __len__(self) -> int:
         return len(self.boxes)
-
-
-def section_summary(section: Section) -> dict[str, Any]:
-    """Numbers of a section, JSON-able."""
-    counts = np.asarray(section.cells.X.sum(axis=1)).ravel()
-    return {
-        "name": section.name,
-        "cells": section.cells.n_obs,
-        "genes": section.cells.n_vars,
-        "median_counts": float(np.median(counts)) if len(counts) else 0.0,
-        "polygons": [kind for kind in ("nuclei", "outlines") if getattr(section, kind) is not None],
-        "source": section.source,
-    }

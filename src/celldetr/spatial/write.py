@@ -10,27 +10,25 @@ The set depends on the inputs and the options alone.
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import closing
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from celldetr.data.patch_set import PatchSetInfo, Position
 from celldetr.data.patch_writer import PatchWriter
-from celldetr.data.sample import UNKNOWN
 from celldetr.data.shards import Patch
 from celldetr.errors import InputError
 from celldetr.slide.base_reader import SlideReader
 from celldetr.slide.damage import DamageError
 from celldetr.slide.pipeline import ahead, usable_threads
-from celldetr.slide.reader import open_slide
+from celldetr.spatial.affine import Floats
 from celldetr.spatial.nucleus_labels import NucleusLabels, label_nuclei
-from celldetr.spatial.patch_layout import PatchLayout, Region, WriteOptions, lay_out, patch_step
+from celldetr.spatial.patch_layout import DAMAGED, PatchLayout, Region, WriteOptions, lay_out
 from celldetr.spatial.section import Nuclei, Section
 from celldetr.spatial.spots import spot_types
 
@@ -42,16 +40,14 @@ AHEAD = 8  # patches read before they are asked for, beside one a thread
 
 def write_set(
     section: Section,
-    image_path: Path,
+    reader: SlideReader,
     nuclei: Nuclei,
-    pairs: pd.DataFrame | None,
-    types: pd.DataFrame | None,
+    to_image: Floats,
+    pairs: pd.DataFrame,
+    types: pd.DataFrame,
     out: Path,
-    options: WriteOptions | None = None,
+    options: WriteOptions,
     *,
-    affine: NDArray[np.float64] | None = None,
-    mpp: float | None = None,
-    type_names: Sequence[str] | None = None,
     spots: pd.DataFrame | None = None,
     donor: str = "",
     licence: str = "unknown",
@@ -61,19 +57,15 @@ def write_set(
 
     Args:
         section: its cells show where there can be labels.
-        image_path: of the H&E.
+        reader: of the H&E.
         nuclei: of the image, level-0 px.
-        pairs: table ``PAIRS``; may be None with ``spots``.
-        types: table ``TYPES``, with the types that the model is to have; may be None with ``spots``.
+        to_image: (3, 3) from the section's micrometres to level-0 px.
+        pairs: table ``PAIRS``.
+        types: table ``TYPES``, with the types that the model is to have.
         out: folder of the set, which no other process works on meanwhile; a set that is in it is replaced.
         options: settings.
-        affine: (3, 3) from the section's micrometres to level-0 px, as aligned; None: ``section.to_image``; without
-            either the nuclei with a cell show where the section is.
-        mpp: micrometres per pixel of level 0, instead of what the file says; where neither is there, the affine's.
-        type_names: the types of the set, in order; nuclei of others are of unknown type. None: all that some nucleus
-            has.
         spots: a row a spot: ``x_um``, ``y_um`` (centre), ``diameter_um`` in micrometres of the section, and a column
-            "p: NAME" for each type, shares that sum to 1. With ``composition="spots"``.
+            "p: NAME" for each type, shares that sum to 1. With ``composition="spots"``; types are then the spots'.
         donor: who the section is of: the group of its patches.
         licence: of the data.
         progress: called with the share that is done.
@@ -82,59 +74,45 @@ def write_set(
         Content of ``set.json``; ``made_with`` has the numbers of cells at each step and by region.
 
     Raises:
-        InputError: no nucleus is sure of a type, too few patches for two regions, an image smaller than a patch, of
-            unknown resolution or unreadable, wrong spots; the disk is full.
+        InputError: no nucleus is sure of a type, too few patches for two regions, an image smaller than a patch or
+            unreadable, wrong spots; the disk is full.
     """
-    options = options or WriteOptions()
-    affine = section.to_image if affine is None else affine
+    names = None
     if options.composition == "spots":
-        if spots is None or affine is None:
-            raise InputError("composition='spots' needs a table of spots, and the affine that says where they are")
-        type_names = type_names or spot_types(spots)
-    labels = label_nuclei(len(nuclei), pairs, types, options, type_names)
-    if options.composition != "spots" and not labels.counts.get("labelled"):
+        if spots is None:
+            raise InputError("composition='spots' needs a table of spots")
+        names = spot_types(spots)
+    labels = label_nuclei(len(nuclei), pairs, types, options, names)
+    if options.composition != "spots" and not labels.counts["labelled"]:
         counts = ", ".join(f"{count:,} {what}" for what, count in labels.counts.items())
         raise InputError(f"no nucleus is sure of its type ({counts}); check the alignment and the types")
-    with _open(image_path, mpp, affine) as reader:
-        layout = lay_out(section, reader, nuclei, labels, options, affine, spots)
-        made_with = {
-            "version": version("celldetr"),
-            "step": "spatial write",
-            "options": options.model_dump(mode="json"),
-            "section": {"name": section.name, "cells": section.cells.n_obs, "source": section.source},
-            "donor": donor,
-            "image": _image_facts(reader),
-            "affine": None if affine is None else np.asarray(affine, np.float64).tolist(),
-            "nuclei": nuclei.source,
-            "sha256": _digests(nuclei, {"pairs": pairs, "types": types, "spots": spots}),
-            "counts": {"cells": section.cells.n_obs, "cells with a type": 0 if types is None else len(types)}
-            | labels.counts,
-            "labelled_by_region": {each.name: _types_of(each, layout, labels) for each in layout.regions},
-            "licence": licence,
-        }
-        info = PatchSetInfo.begin(
-            mpp=options.mpp,
-            px=options.px,
-            encoding=options.encoding,
-            types=labels.names,
-            validation=options.validation,
-            licence=licence,
-            made_with=made_with,
-        )
-        with PatchWriter(out, info, options.shard) as writer:
-            _write_patches(writer, reader, nuclei, labels, layout, options, donor, progress)
-            return writer.info
-
-
-def _open(path: Path, mpp: float | None, affine: NDArray[np.float64] | None) -> SlideReader:
-    """The image; of a file without resolution, that of the affine."""
-    try:
-        return open_slide(path, mpp)
-    except InputError:
-        area = 0.0 if affine is None else abs(float(np.linalg.det(affine[:2, :2])))
-        if mpp is not None or not area > 0:
-            raise
-        return open_slide(path, area**-0.5)  # whatever else is wrong is raised again
+    layout = lay_out(section, reader, nuclei, labels, options, to_image, spots)
+    image = {"file": reader.file, "size": [reader.width, reader.height], "mpp": [reader.mpp_x, reader.mpp_y]}
+    made_with = {
+        "version": version("celldetr"),
+        "step": "spatial write",
+        "options": options.model_dump(mode="json"),
+        "section": {"name": section.name, "cells": section.cells.n_obs, "source": section.source},
+        "donor": donor,
+        "image": image | {"bytes": reader.size_bytes},
+        "affine": to_image.tolist(),
+        "nuclei": nuclei.source,
+        "counts": {"cells": section.cells.n_obs, "cells with a type": len(types)} | labels.counts,
+        "labelled_by_region": {each.name: _types_of(each, layout, labels) for each in layout.regions},
+        "licence": licence,
+    }
+    info = PatchSetInfo.begin(
+        mpp=options.mpp,
+        px=options.px,
+        encoding=options.encoding,
+        types=labels.names,
+        validation=options.validation,
+        licence=licence,
+        made_with=made_with,
+    )
+    with PatchWriter(out, info, options.shard) as writer:
+        _write_patches(writer, reader, nuclei, labels, layout, options, donor, progress)
+        return writer.info
 
 
 def _write_patches(
@@ -148,8 +126,7 @@ def _write_patches(
     progress: Callable[[float], None] | None,
 ) -> None:
     """Write all regions, and end the set."""
-    total = max(sum(len(region.places) for region in layout.regions), 1)
-    step = patch_step(reader, options)
+    total = sum(len(region.places) for region in layout.regions)
     done = 0
     threads = usable_threads()
 
@@ -166,9 +143,9 @@ def _write_patches(
         with closing(ahead(read, places, AHEAD + threads, threads)) as images:
             for position, (place, image) in enumerate(zip(places, images, strict=True)):
                 if image is None:
-                    region.damaged += 1
+                    region.left_out[DAMAGED] += 1
                 else:
-                    patch = _patch(region.name, place, image, nuclei, labels, layout, step, options)
+                    patch = _patch(region.name, place, image, nuclei, labels, layout, options)
                     writer.add(patch)
                     region.patches += 1
                     region.nuclei += len(patch.boxes)
@@ -188,16 +165,14 @@ def _patch(
     nuclei: Nuclei,
     labels: NucleusLabels,
     layout: PatchLayout,
-    step: NDArray[np.float64],
     options: WriteOptions,
 ) -> Patch:
     own = layout.nuclei_of(place)
     corner = layout.grid.corners(np.array([place]))[0]
-    boxes = (nuclei.boxes[own].astype(np.float64) - np.tile(corner, 2)) / np.tile(step, 2)
+    boxes = (nuclei.boxes[own].astype(np.float64) - np.tile(corner, 2)) / np.tile(layout.step, 2)
     boxes = np.clip(boxes, 0, options.px).astype(np.float32)
     kept = (boxes[:, 2:] > boxes[:, :2]).all(1)  # a sliver at the edge may be lost in rounding
     own = own[kept]
-    types = labels.types[own]
     return Patch(
         slide=slide,
         x=float(corner[0]),
@@ -206,19 +181,10 @@ def _patch(
         image=image,
         boxes=boxes[kept],
         scores=np.clip(nuclei.scores[own], 0, 1),
-        types=types,
-        confidence=np.where(types == UNKNOWN, 1, labels.confidence[own]) if options.confidence else None,
+        types=labels.types[own],
+        confidence=labels.confidence[own] if options.confidence else None,
         spots=None if layout.spots is None else layout.spots.of_place(place, own),
     )
-
-
-def _image_facts(reader: SlideReader) -> dict[str, Any]:
-    return {
-        "file": reader.file,
-        "size": [reader.width, reader.height],
-        "bytes": reader.size_bytes,
-        "mpp": [reader.mpp_x, reader.mpp_y],
-    }
 
 
 def _types_of(region: Region, layout: PatchLayout, labels: NucleusLabels) -> dict[str, int]:
@@ -227,16 +193,3 @@ def _types_of(region: Region, layout: PatchLayout, labels: NucleusLabels) -> dic
     own = labels.types[np.concatenate([np.zeros(0, np.int64), *parts])]
     counts = np.bincount(own[own >= 0], minlength=len(labels.names))
     return dict(zip(labels.names, counts.tolist(), strict=True))
-
-
-def _digests(nuclei: Nuclei, tables: dict[str, pd.DataFrame | None]) -> dict[str, str]:
-    """SHA-256 of the inputs, for provenance."""
-    from pandas.util import hash_pandas_object
-
-    contents = {"nuclei": nuclei.boxes.tobytes() + nuclei.scores.tobytes()}
-    for name, table in tables.items():
-        if table is not None:
-            contents[name] = (
-                repr(list(table.columns)).encode() + hash_pandas_object(table, index=False).to_numpy().tobytes()
-            )
-    return {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}

@@ -29,7 +29,7 @@ class BoxSource:
 
     Attributes:
         boxes: B tensors (N_b, 4), cxcywh fractions, detached.
-        nuclei: B tensors (N_b,), which nucleus of the image each box is; None: background, too far off for a type.
+        nuclei: B tensors (N_b,), which nucleus of the image each box is; None: background.
         weight: of their loss.
     """
 

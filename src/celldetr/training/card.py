@@ -43,8 +43,7 @@ def save_model(
 
     Args:
         folder: of the checkpoint.
-        network: with the weights.
-        recipe: of the run.
+        network, recipe: of the run.
         threshold: least score of a cell.
         metrics: of the validation, with the step.
         sources: ``provenance`` when the data were read.
@@ -54,7 +53,7 @@ def save_model(
     description = recipe.notes
     if not types_trained:
         network = without_types(network)
-        description = " ".join(part for part in (description.strip(), UNTYPED_NOTE) if part)
+        description = f"{description.strip()} {UNTYPED_NOTE}".strip()
     card = Card(
         name=recipe.name,
         description=description,

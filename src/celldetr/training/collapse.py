@@ -1,9 +1,8 @@
 """Diagnostics of collapse: whether embeddings still differ between cells, or have become one vector, or few.
 
-Alignment and uniformity are those of Wang & Isola (ICML 2020): how near the two views of a cell are, and how evenly
-cells fill the sphere. Effective rank is RankMe (Garrido et al., ICML 2023; Roy & Vetterli 2007): the exponential of the
-entropy of the singular values, which is the number of directions that are in use. The mean is not taken off before:
-vectors that are all the same but for rounding have rank 1.
+Alignment and uniformity are those of Wang & Isola (ICML 2020). Effective rank is RankMe (Garrido et al., ICML 2023):
+the exponential of the entropy of the singular values, without taking off the mean first: vectors that are all the same
+have rank 1.
 """
 
 from __future__ import annotations
@@ -17,18 +16,12 @@ LEAST_RANK, LEAST_SHARE = 2.0, 0.25
 
 
 def alignment(similarity: Tensor) -> Tensor:
-    """Mean squared distance of the pairs' unit vectors, from their cosines (A,): 0 for pairs that agree, 2 by chance.
-
-    0 without a pair.
-    """
+    """Mean squared distance of pairs of unit vectors, from their cosines (A,): 0 if they agree, 2 by chance."""
     return (2 - 2 * similarity).mean() if len(similarity) else similarity.new_zeros(())
 
 
 def uniformity(vectors: Tensor) -> Tensor:
-    """Logarithm of the mean of exp(-2 squared distance) over pairs of unit vectors (N, d).
-
-    0 for vectors that are all the same; about -4 for many that fill a sphere of many dimensions evenly. 0 for N < 2.
-    """
+    """Logarithm of the mean of exp(-2 squared distance) over pairs of unit vectors (N, d): 0 all alike, -4 uniform."""
     x = vectors.float()[:: max(1, -(-len(vectors) // MOST))]
     if len(x) < 2:
         return vectors.new_zeros((), dtype=torch.float32)
@@ -38,7 +31,7 @@ def uniformity(vectors: Tensor) -> Tensor:
 
 
 def effective_rank(vectors: Tensor) -> Tensor:
-    """Number of directions (N, d) vectors use, between 1 and min(N, d); 0 for N = 0."""
+    """Number of directions that vectors (N, d) use, between 1 and min(N, d); 0 for N = 0."""
     if not len(vectors):
         return vectors.new_zeros((), dtype=torch.float32)
     x = vectors.detach().double() if vectors.device.type != "mps" else vectors.detach().float().cpu().double()
@@ -48,11 +41,7 @@ def effective_rank(vectors: Tensor) -> Tensor:
 
 
 def collapse(rank: float, start: float, share: float = LEAST_SHARE) -> str:
-    """Warning about an effective rank, given that before training; "" where nothing is wrong.
-
-    ``share`` of the rank before training is the least; 0 where the two ranks are of different numbers of vectors, which
-    bound them.
-    """
+    """Warning about an effective rank below ``share`` of that before training; "" where nothing is wrong."""
     if rank >= max(LEAST_RANK, share * start):
         return ""
     return (

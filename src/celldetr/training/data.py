@@ -66,8 +66,9 @@ def load_data(recipe: Recipe) -> TrainingData:
                 f"recipe {recipe.name!r}: cells for validation cannot be taken from a patch set; name its splits:"
                 " train: [{card: SET, split: train}], validation: [{card: SET, split: val}]"
             )
-        parts = hold_out(samples, weights, settings.hold_out, settings.seed, whole_images=settings.labels == "all")
-        samples, weights, held_out, apart = parts.samples, parts.weights, parts.held_out, parts.apart
+        whole = settings.labels == "all"
+        split = hold_out(samples, weights, settings.hold_out, settings.seed, whole_images=whole)
+        samples, weights, held_out, apart = split
     if settings.validation_images and len(held_out) > settings.validation_images:
         held_out = [held_out[i] for i in spread(len(held_out), settings.validation_images)]
     for part, images in (("train", samples), ("validation", held_out)):

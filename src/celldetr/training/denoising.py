@@ -1,10 +1,8 @@
 """Denoising queries (DN-DETR, CVPR 2022; DINO, ICLR 2023), without classes: perturbed true boxes as extra queries.
 
-Beside its own queries the decoder gets, of every nucleus, a box a little off, from which it has to find the nucleus,
-and one far off, which it has to call background. They need no matching, so they teach from the first step on what a
-good query ends as. Their contents are those of the queries that would be at their place, so there is no weight that
-only training needs. In attention each group sees itself alone, and the decoder's own queries see none of them: what is
-detected does not depend on whether they are there.
+Of every nucleus the decoder gets a box a little off, which it refines to the nucleus, and one far off, which is
+background. Neither needs matching. Their contents are those of the tokens at their centres, so no weight is needed in
+training only. In attention each group sees itself alone, and the decoder's own queries see none of them.
 """
 
 from __future__ import annotations
@@ -31,7 +29,7 @@ class DenoisingQueries:
     Attributes:
         queries: M = G * 2 * N boxes an image, and which may see which.
         boxes: (B, M, 4) the true box that each was made from.
-        near: (B, M) True for the positives, which have to find it.
+        near: (B, M) True for the positives.
         real: (B, M) False for padding.
     """
 
@@ -44,15 +42,12 @@ class DenoisingQueries:
 def denoising_queries(
     targets: Sequence[Targets], groups: int, generators: Sequence[torch.Generator]
 ) -> DenoisingQueries | None:
-    """Perturb the true boxes of a batch.
+    """Perturb the true boxes of B images; None if there is no nucleus in the batch.
 
     Args:
         targets: B.
         groups: how many pairs, near and far, each nucleus gets.
         generators: B sources of randomness, on the CPU.
-
-    Returns:
-        the queries; None if there is no nucleus in the batch.
     """
     most = max(len(each) for each in targets)
     if most == 0:

@@ -1,7 +1,7 @@
-"""Figures of a pretraining run: which cells anchors are like, and a map of the embeddings.
+"""Figures of a pretraining run.
 
-``similarity.png``: a clear diagonal says that an anchor is more like its own cell than like the others.
-``embedding.png``: the same map coloured by type, slide and stain. Types should part, slides and stains should mix.
+``similarity.png``: cosines of anchors and cells. A clear diagonal: anchors are most like their own cell.
+``embedding.png``: a map of embeddings coloured by type, slide and stain. Types should part, slides and stains mix.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from celldetr.io.figures import save_figure
 from celldetr.report.embedding_map import SAMPLE, lay_out
 from celldetr.training.infonce import Contrast
-from celldetr.training.slide_probe import HeldOutCells, any_type_known
+from celldetr.training.slide_probe import HeldOutCells
 
 SIMILARITY_FILE, EMBEDDING_FILE, EMBEDDING_FACTS = "similarity.png", "embedding.png", "embedding.json"
 IMAGES = 3  # whose similarities are drawn beside those of the batch
@@ -26,26 +26,25 @@ LEGEND = 12  # slides named in the legend at most
 
 
 def own_similarity(contrast: Contrast, image: int | None = None) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Similarities of anchors (rows) to the cells they are of (columns, in their order): own cells on the diagonal.
+    """Similarities (n, n) of anchors to the cells they are of, own cells on the diagonal.
 
     Args:
         contrast: of a batch.
-        image: of it; None: of all images, those that see the same instances. A cell that has several anchors is there
-            once.
+        image: of it; None: of all images, those that see the same instances. Of a cell with several anchors the first.
 
     Returns:
-        similarities (n, n), and (n,) whether each anchor is more like its own cell than like all negatives.
+        the similarities, and (n,) whether each anchor is more like its own cell than like all negatives.
     """
-    mine = contrast.anchor_set == 0
+    chosen = contrast.anchor_set == 0
     if image is not None:
-        mine = mine & (contrast.anchor_image == image)
-    rows = mine.nonzero()[:, 0].cpu().numpy()
+        chosen = chosen & (contrast.anchor_image == image)
+    rows = chosen.nonzero()[:, 0].cpu().numpy()
     columns, first = np.unique(contrast.positive.cpu().numpy()[rows], return_index=True)
     rows = rows[first]
     return contrast.similarity.float().cpu().numpy()[rows][:, columns], contrast.correct.cpu().numpy()[rows]
 
 
-def draw_similarity(contrast: Contrast, path: Path) -> Path:
+def draw_similarity(contrast: Contrast, path: Path) -> None:
     """Draw the similarity matrices of a batch and of its first images that have anchors."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
@@ -56,21 +55,20 @@ def draw_similarity(contrast: Contrast, path: Path) -> Path:
     figure = Figure(figsize=(4.2 * len(matrices) + 0.6, 4.4), layout="constrained")
     axes = np.atleast_1d(np.asarray(figure.subplots(1, len(matrices))))
     picture = None
-    for axis, (name, (matrix, found)) in zip(axes, matrices, strict=True):
+    for axis, (name, (matrix, correct)) in zip(axes, matrices, strict=True):
         if matrix.size:
             picture = axis.imshow(matrix, vmin=-1, vmax=1, cmap="RdBu_r", interpolation="nearest")
-        share = float(found.mean()) if len(found) else 0.0
+        share = float(correct.mean()) if len(correct) else 0.0
         axis.set(title=f"{name}\n{len(matrix)} cells, {share:.0%} found", xlabel="cell", ylabel="anchor")
         for ruler in (axis.xaxis, axis.yaxis):
             ruler.set_major_locator(MaxNLocator(5, integer=True))
     if picture is not None:
         figure.colorbar(picture, ax=list(axes), label="cosine", shrink=0.8)
     save_figure(figure, path, dpi=110)
-    return path
 
 
 def map_vectors(vectors: NDArray[np.float32], seed: int = 0) -> tuple[NDArray[np.float64], str]:
-    """Places (n, 2) of vectors (n, d), and how they were found: UMAP where umap-learn is installed, else t-SNE."""
+    """Places (n, 2) of vectors (n, d), and the method: UMAP where umap-learn is installed, else t-SNE."""
     if find_spec("umap") is None or len(vectors) <= NEIGHBOURS:
         return lay_out(vectors, seed)
     import warnings
@@ -84,14 +82,7 @@ def map_vectors(vectors: NDArray[np.float32], seed: int = 0) -> tuple[NDArray[np
 
 
 def draw_embedding(cells: HeldOutCells, type_names: Sequence[str], path: Path, seed: int = 0) -> str:
-    """Draw a map of at most ``SAMPLE`` cells, coloured by type, slide and stain; returns how it was laid out.
-
-    Args:
-        cells: at least three.
-        type_names: of ``cells.types``.
-        path: PNG.
-        seed: of the choice of cells and of the map.
-    """
+    """Draw a map of at most ``SAMPLE`` of three or more cells; returns the method of its layout."""
     from matplotlib.figure import Figure
 
     finite = np.flatnonzero(np.isfinite(cells.vectors).all(1))
@@ -101,7 +92,7 @@ def draw_embedding(cells: HeldOutCells, type_names: Sequence[str], path: Path, s
     figure = Figure(figsize=(16, 5), layout="constrained")
     by_type, by_slide, by_stain = figure.subplots(1, 3)
     _scatter(by_type, points, np.array([*type_names, "unknown"])[cells.types], [*type_names, "unknown"])
-    by_type.set(title="by type" if any_type_known(cells) else "by type: none is known")
+    by_type.set(title="by type" if (cells.types >= 0).any() else "by type: none is known")
     names = list(dict.fromkeys(cells.slides.tolist()))
     _scatter(by_slide, points, cells.slides, names)
     by_slide.set(title=f"by slide ({len(names)})")
@@ -119,11 +110,10 @@ def _scatter(axis: Any, points: NDArray[np.float64], labels: NDArray[np.str_], n
     from matplotlib import colormaps
 
     size = 10 if len(names) <= 10 else 20
-    colours = colormaps[f"tab{size}"]
     for i, name in enumerate(names):
-        mine = labels == name
-        if mine.any():
-            colour = "#bbbbbb" if name == "unknown" else colours(i % size)
-            axis.scatter(*points[mine].T, s=5, color=colour, label=str(name)[:24], linewidths=0)
+        same = labels == name
+        if same.any():
+            colour = "#bbbbbb" if name == "unknown" else colormaps[f"tab{size}"](i % size)
+            axis.scatter(*points[same].T, s=5, color=colour, label=str(name)[:24], linewidths=0)
     if len(names) <= LEGEND:
         axis.legend(fontsize=6, markerscale=2.5, loc="best")

@@ -24,10 +24,7 @@ RECIPE_FILE, MODEL_FOLDER = "recipe.yaml", "model"
 LAYOUT = Layout(
     "run.json",
     outputs=(
-        RECIPE_FILE,
-        STATE_FILE,
-        LOG_FILE,
-        *(CURVES_FILE, SIMILARITY_FILE, EMBEDDING_FILE, EMBEDDING_FACTS),
+        *(RECIPE_FILE, STATE_FILE, LOG_FILE, CURVES_FILE, SIMILARITY_FILE, EMBEDDING_FILE, EMBEDDING_FACTS),
         *(f"{TENSORBOARD_FOLDER}/events.*", f"{TENSORBOARD_FOLDER}/"),
         *(f"{MODEL_FOLDER}/{name}" for name in (CARD_FILE, WEIGHTS_FILE)),
         f"{MODEL_FOLDER}/",
@@ -37,33 +34,25 @@ LAYOUT = Layout(
 )
 
 
-def run_folder(folder: Path, recipe: Recipe) -> RunFolder:
-    """The folder of a run of this recipe."""
-    return RunFolder(folder, LAYOUT, {"recipe": recipe.model_dump(mode="json")})
-
-
 def check_folder(folder: Path, recipe: Recipe, *, resume: bool, overwrite: bool) -> None:
-    """Say whether a run can have a folder, without touching it.
+    """Check whether a run can have a folder, without touching it.
 
     Raises:
         InputError: as ``RunFolder.check``; the model to start from is in the folder that would be overwritten.
     """
-    run_folder(folder, recipe).check(resume=resume, overwrite=overwrite)
+    _run_folder(folder, recipe).check(resume=resume, overwrite=overwrite)
     if overwrite and recipe.init and folder.resolve() in (start := find_model(recipe.init).resolve(), *start.parents):
         raise InputError(f"{folder}: holds the model to start from, init={recipe.init!r}; name another folder")
 
 
 @contextmanager
 def open_folder(fabric: Fabric, folder: Path, recipe: Recipe, *, resume: bool, overwrite: bool) -> Iterator[RunFolder]:
-    """Hold the folder of a run, in the first process, and put the recipe there.
-
-    Gives:
-        the folder, open in the first process only: it alone writes.
+    """Open the folder of a run in the first process, which alone writes, and put the recipe there.
 
     Raises:
         InputError: in all processes: as ``RunFolder.open``.
     """
-    run = run_folder(folder, recipe)
+    run = _run_folder(folder, recipe)
     with ExitStack() as stack:
 
         def begin() -> None:
@@ -74,3 +63,7 @@ def open_folder(fabric: Fabric, folder: Path, recipe: Recipe, *, resume: bool, o
 
         agree(fabric, begin)
         yield run
+
+
+def _run_folder(folder: Path, recipe: Recipe) -> RunFolder:
+    return RunFolder(folder, LAYOUT, {"recipe": recipe.model_dump(mode="json")})

@@ -8,27 +8,20 @@ optimistic. The card of the model says which.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 
-from celldetr.data.sample import Sample
+from celldetr.data.sample import Sample, cell_counts
 from celldetr.errors import InputError
 
 FEWEST = 5  # patients, or images, below which none is held out
 TRIES = 100  # random splits, of which the one with most types in both parts is taken
 
 
-@dataclass(frozen=True)
-class HeldOut:
-    """Training data, split.
-
-    Attributes:
-        samples: to train on, with their ``weights``.
-        held_out: to validate on.
-        apart: description of the split.
-    """
+class HeldOut(NamedTuple):
+    """Training data, split: samples to train on with their weights, samples to validate on, and how they were split."""
 
     samples: list[Sample]
     weights: list[float]
@@ -54,16 +47,16 @@ def hold_out(
     rng = np.random.default_rng([seed, 1])
     labelled = [sample for sample in samples if len(sample)]
     known = any(sample.group != sample.name for sample in labelled)  # else each image stands for itself
-    patients = {sample.group for sample in labelled} if known else set()
-    for word, names in (("patients or slides", patients), ("images", {sample.name for sample in labelled})):
-        if len(names) >= (2 if whole_images and word == "images" else FEWEST):
-            units = [sample.group if word != "images" else sample.name for sample in samples]
-            taken = _choose(samples, units, sorted(names), share, rng)
-            if taken is not None:
-                kept = [i for i, unit in enumerate(units) if unit not in taken]
-                held = [sample for sample, unit in zip(samples, units, strict=True) if unit in taken]
-                what = f"{len(taken)} of {len(names)} {word} of the training data"
-                return HeldOut([samples[i] for i in kept], [weights[i] for i in kept], held, what)
+    for word in ("patients or slides", "images") if known else ("images",):
+        units = [sample.name if word == "images" else sample.group for sample in samples]
+        names = sorted({unit for sample, unit in zip(samples, units, strict=True) if len(sample)})
+        fewest = 2 if whole_images and word == "images" else FEWEST
+        taken = _choose(samples, units, names, share, rng) if len(names) >= fewest else None
+        if taken is not None:
+            kept = [i for i, unit in enumerate(units) if unit not in taken]
+            held = [sample for sample, unit in zip(samples, units, strict=True) if unit in taken]
+            what = f"{len(taken)} of {len(names)} {word} of the training data"
+            return HeldOut([samples[i] for i in kept], [weights[i] for i in kept], held, what)
     if whole_images:
         raise InputError(
             f"{len(labelled)} labelled image{'s' if len(labelled) != 1 else ''}: none can be spared for validation"
@@ -76,17 +69,15 @@ def _choose(
     samples: Sequence[Sample], units: Sequence[str], names: Sequence[str], share: float, rng: np.random.Generator
 ) -> set[str] | None:
     """Units with about ``share`` of the cells; None where a type would be left without a cell to train on."""
-    count = len(samples[0].type_names)
-    table = np.zeros((len(names), count), dtype=np.int64)  # cells of each unit and type
-    for sample, unit in zip(samples, units, strict=True):
-        if unit in names:
-            table[names.index(unit)] += np.bincount(sample.types[sample.types >= 0], minlength=count)
-    cells = np.array([sum(len(s) for s, u in zip(samples, units, strict=True) if u == name) for name in names])
+    counts = cell_counts(samples)
+    of_unit = [[unit == name for unit in units] for name in names]
+    table = np.array([counts[same].sum(axis=0) for same in of_unit])  # cells of each unit and type
+    cells, table = table.sum(axis=1), table[:, :-1]
     best: tuple[int, set[str]] | None = None
     for _ in range(TRIES):
         order = rng.permutation(len(names))
         size = int(np.searchsorted(np.cumsum(cells[order]), share * cells.sum())) + 1
-        taken, left = order[: min(size, len(names) - 1)], order[min(size, len(names) - 1) :]
+        taken, left = np.split(order, [min(size, len(names) - 1)])
         present = table.sum(0) > 0
         if (table[left].sum(0) > 0)[present].all():
             types = int((table[taken].sum(0) > 0).sum())

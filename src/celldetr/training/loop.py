@@ -24,13 +24,14 @@ from celldetr.training.card import provenance, save_model
 from celldetr.training.data import TrainingData, load_data
 from celldetr.training.folder import MODEL_FOLDER, check_folder, open_folder
 from celldetr.training.logs import LOG_EVERY, RunLog, draw_curves
-from celldetr.training.objective import Numbers, Objective, Start, Validation
+from celldetr.training.objective import Objective, Start, Validation
 from celldetr.training.optim import check_frozen
 from celldetr.training.pretraining import ContrastiveObjective
 from celldetr.training.processes import agree, end_others, share, start_fabric
 from celldetr.training.state import STATE_FILE, load_state, save_state
 from celldetr.training.supervised import SupervisedObjective
 from celldetr.training.trainer import Trainer, TrainingLoss
+from celldetr.training.validation import Numbers
 
 OBJECTIVES: dict[str, Callable[[Recipe, CellDETR, TrainingData, Start | None], Objective]] = {
     "supervised": SupervisedObjective,
@@ -40,7 +41,7 @@ OBJECTIVES: dict[str, Callable[[Recipe, CellDETR, TrainingData, Start | None], O
 
 @dataclass(frozen=True)
 class TrainingProgress:
-    """State of a run after a step, for a listener.
+    """State of a run after a step.
 
     Attributes:
         step, steps: done, and of the run.
@@ -76,7 +77,7 @@ def train(
 
     Args:
         recipe: network, data, schedule.
-        folder: of the run; see the module's docstring for what is put there.
+        folder: of the run.
         resume: continue the run in ``folder`` from its last state; where there is none, begin.
         overwrite: start anew in a folder that holds a run.
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
@@ -90,7 +91,7 @@ def train(
     Raises:
         InputError: wrong settings or data; a folder that cannot be used; a loss that is not finite.
     """
-    fabric = start_fabric(recipe.training.precision, device, devices)
+    fabric = start_fabric(device, devices)
     try:
         share(recipe.training.batch_size, fabric.world_size)
         agree(fabric, lambda: check_folder(folder, recipe, resume=resume, overwrite=overwrite))
@@ -141,21 +142,24 @@ class _Run:
         """Continue from the state in the folder, if there is one; returns the steps done."""
         if not (self.folder / STATE_FILE).is_file():
             return 0
-        trainer = self.trainer
-        facts = load_state(self.folder, trainer.loss, trainer.average, trainer.optimizer)
-        if facts.get("data", self.data.digest) != self.data.digest:
+        facts = load_state(self.folder, self.trainer.loss, self.trainer.average, self.trainer.optimizer)
+        if facts["data"] != self.data.digest:
             raise InputError(
                 f"{self.folder}: the labelled cells of its data have changed since it was interrupted; bring them back,"
                 " or train anew with `overwrite=True`"
             )
-        self.best, self.seconds = float(str(facts["best"])), float(str(facts["seconds"]))
-        self.objective.memory = cast(dict[str, float], facts["memory"])
-        return int(str(facts["step"]))
+        self.best, self.seconds, self.objective.memory = facts["best"], facts["seconds"], facts["memory"]
+        return int(facts["step"])
 
     def save(self, done: int) -> None:
         """Write all that ``restore`` needs."""
-        facts: dict[str, object] = {"step": done, "best": self.best, "seconds": self.seconds}
-        facts |= {"memory": self.objective.memory, "data": self.data.digest}
+        facts = {
+            "step": done,
+            "best": self.best,
+            "seconds": self.seconds,
+            "memory": self.objective.memory,
+            "data": self.data.digest,
+        }
         save_state(self.folder, self.trainer.loss, self.trainer.average, self.trainer.optimizer, facts)
 
     def validate(self, done: int) -> Validation:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +12,7 @@ from torch.utils.data import Dataset
 
 from celldetr.model.checkpoint import Card
 from celldetr.training.trainer import TrainingLoss
-
-Numbers = dict[str, float | None]
+from celldetr.training.validation import Numbers
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Validation:
     warning: str = ""
 
 
-class Objective:
+class Objective(ABC):
     """What a run learns: its images, its loss, and how it is validated.
 
     Attributes:
@@ -62,15 +62,15 @@ class Objective:
     types_trained: bool
     memory: dict[str, float]
 
+    @abstractmethod
     def dataset(self, length: int) -> Dataset[Any]:
         """``length`` training images."""
-        raise NotImplementedError
 
+    @abstractmethod
     def validate(self, average: TrainingLoss) -> Validation:
         """Score the averaged weights on held-out images."""
-        raise NotImplementedError
 
-    def initialise(self) -> None:
+    def initialise(self) -> None:  # noqa: B027 (most objectives have nothing to do here)
         """Set weights that depend on the data, before the first step."""
 
     def baseline(self, average: TrainingLoss) -> Numbers | None:
@@ -81,5 +81,5 @@ class Objective:
         """Warning about the numbers of a logged step; "" where nothing is wrong."""
         return ""
 
-    def draw(self, folder: Path) -> None:
+    def draw(self, folder: Path) -> None:  # noqa: B027
         """Draw figures of the last validation, beside the curves."""

@@ -38,12 +38,7 @@ def freeze(network: CellDETR, parts: Sequence[Part]) -> tuple[nn.Module, ...]:
 
 
 def check_frozen(parts: Sequence[Part], new: Iterable[str], init: str) -> None:
-    """Refuse to freeze what does not have its weights from ``init``.
-
-    Args:
-        parts: to be frozen.
-        new: names of the weights that ``init`` does not have.
-        init: the model, for the message.
+    """Refuse to freeze parts with weights, ``new``, that the model ``init`` does not have.
 
     Raises:
         InputError: names the part and the first of these weights.
@@ -63,17 +58,16 @@ def build_optimizer(network: CellDETR, config: TrainConfig, beside: Iterable[Par
     Each group has its peak rate as ``peak``. ``beside`` are weights that are no part of the network, and learn like the
     rest of it.
     """
-    parts: list[tuple[nn.Module, float]] = [(network.backbone, config.backbone_lr)]
-    parts += [(network.type_head, config.head_lr)] if config.head_lr else []
-    apart = {id(p) for module, _ in parts for p in module.parameters()}
-    rest = [p for p in network.parameters() if p.requires_grad and id(p) not in apart]
-    rest += list(beside)
-    learning = [([p for p in module.parameters() if p.requires_grad], rate) for module, rate in parts]
-    groups = [
-        {"params": parameters, "lr": rate, "peak": rate}
-        for parameters, rate in ((rest, config.lr), *learning)
-        if parameters
-    ]
+    rates: dict[nn.Module, float] = {network.backbone: config.backbone_lr}
+    if config.head_lr:
+        rates[network.type_head] = config.head_lr
+    apart = {parameter for module in rates for parameter in module.parameters()}
+    rest = [parameter for parameter in (*network.parameters(), *beside) if parameter not in apart]
+    groups = []
+    for parameters, rate in ((rest, config.lr), *((list(module.parameters()), rate) for module, rate in rates.items())):
+        learning = [parameter for parameter in parameters if parameter.requires_grad]
+        if learning:
+            groups.append({"params": learning, "lr": rate, "peak": rate})
     return torch.optim.AdamW(groups, weight_decay=config.weight_decay, fused=True)
 
 
@@ -101,8 +95,7 @@ def clip_gradients(module: nn.Module, limit: float) -> float:
 def average_weights(module: nn.Module, decay: float) -> AveragedModel:
     """Exponential moving average of weights and buffers; counters are copied.
 
-    The decay rises from 0.1 as ``n / (9 + n)`` up to ``decay`` with the number n of steps, so that the random start is
-    soon forgotten.
+    The decay rises as ``n / (9 + n)`` with the number n of steps up to ``decay``: the random start is soon forgotten.
     """
 
     @torch.no_grad()

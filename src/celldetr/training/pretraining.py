@@ -1,15 +1,14 @@
 """Contrastive pretraining as an objective: views of images, validation by the contrastive loss, figures.
 
-The checkpoint that is kept is the one with the least contrastive loss on held-out images, in views that are the same at
-every validation. That loss needs no labels; batch, temperature and augmentation do not change within a run, so that its
-values can be compared; and a network that has collapsed, or learnt its few training images by heart, has a high one.
-Where there are images enough it falls to the end, and the last step is the one that is kept.
+The best checkpoint is the one with the least contrastive loss on held-out images, in views that are the same at every
+validation. That loss needs no labels, can be compared within a run, and is high after a collapse or overfitting.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
 from typing import cast
 
@@ -35,22 +34,22 @@ from celldetr.training.figures import (
     draw_similarity,
 )
 from celldetr.training.infonce import Contrast
-from celldetr.training.objective import Numbers, Objective, Start, Validation
+from celldetr.training.objective import Objective, Start, Validation
 from celldetr.training.slide_probe import HeldOutCells, SlideProbe, embed_cells, probe_slides
 from celldetr.training.trainer import TrainingLoss, image_generators
-from celldetr.training.validation import validate
+from celldetr.training.validation import Numbers, validate
 from celldetr.training.whitening import whiten
 
-IMAGES = 200  # held-out images that are validated on, spread evenly over all
+IMAGES = 200  # held-out images that are validated on, in memory, spread evenly over all
 VIEWS = 64  # held-out images in the validation loss, drawn like training images, with the batch of training
 FEW = 16  # negatives: of a batch with fewer the rank says little
 OTHER_SEED = 1_000_003  # apart from the seed of training, so that no view of a held-out image is one of training's
-LEARNED = "representer.look.project.weight"
+WHITENED = "representer.look.project.weight"
 DETECTION = ("f1_detection", "f1_detection_standard", "threshold", "median_iou")
 
 
 class ContrastiveObjective(Objective):
-    """Learns to find nuclei, and embeddings that are common to two views of a nucleus, without types."""
+    """Learns to detect nuclei, and embeddings that are common to two views of a nucleus, without types."""
 
     def __init__(self, recipe: Recipe, network: CellDETR, data: TrainingData, start: Start | None = None) -> None:
         """Arguments as of ``SupervisedObjective``.
@@ -59,7 +58,7 @@ class ContrastiveObjective(Objective):
             InputError: what is to be whitened was learned by the model that the run starts from.
         """
         settings = recipe.training
-        if settings.contrastive.start == "whitened" and start is not None and LEARNED not in start.new:
+        if settings.contrastive.start == "whitened" and start is not None and WHITENED not in start.new:
             raise InputError(
                 f"training.contrastive.start='whitened' would replace what init={recipe.init!r} has learned; use"
                 " training.contrastive.start=random"
@@ -67,14 +66,14 @@ class ContrastiveObjective(Objective):
         self.recipe, self.data = recipe, data
         self.loss = ContrastiveLoss(network, settings, projection_head(recipe.model, settings))
         self.collate, self.memory, self.types_trained = collate_views, {}, False
-        self._validation_samples: list[Sample] | None = None
         self._last: tuple[Contrast, HeldOutCells, SlideProbe | None] | None = None  # of the last validation
 
     def dataset(self, length: int) -> ViewSet:
         """See ``Objective``."""
-        data, settings = self.data, self.recipe.training
-        augment, views = self.recipe.augment, settings.contrastive
-        return ViewSet(data.samples, augment, views, settings.seed, length, data.weights)
+        settings, data = self.recipe.training, self.data
+        return ViewSet(
+            data.samples, self.recipe.augment, settings.contrastive, settings.seed, length, weights=data.weights
+        )
 
     def initialise(self) -> None:
         """Whiten the content of queries, if the recipe says so."""
@@ -83,7 +82,7 @@ class ContrastiveObjective(Objective):
             whiten(network, self.data.samples, network.type_head.weight.device)
 
     def baseline(self, average: TrainingLoss) -> Numbers:
-        """Validate the network before it learns anything: what pretraining changes is seen beside this."""
+        """See ``Objective``."""
         numbers = self._measure(average)
         for name in ("rank", "slide_accuracy"):
             if (value := numbers.get(name)) is not None:
@@ -101,7 +100,7 @@ class ContrastiveObjective(Objective):
         """See ``Objective``; the score falls with the contrastive loss."""
         network = average.network
         predictor = TilePredictor(network, threshold=LOWEST_SCORE, device=network.type_head.weight.device)
-        threshold, detection = validate(predictor, self._samples())
+        threshold, detection = validate(predictor, self._samples)
         numbers = self._measure(average) | {name: detection[name] for name in DETECTION}
         rank, loss = numbers["rank"], numbers["loss"]
         warning = collapse(rank, self.memory.get("rank", rank)) if rank is not None else ""
@@ -115,9 +114,8 @@ class ContrastiveObjective(Objective):
         draw_similarity(contrast, folder / SIMILARITY_FILE)
         facts: dict[str, object] = {"cells": len(cells), "before_training": dict(self.memory)}
         if len(cells) > 2:
-            facts["map"] = draw_embedding(
-                cells, self.recipe.model.types, folder / EMBEDDING_FILE, self.recipe.training.seed
-            )
+            seed = self.recipe.training.seed
+            facts["map"] = draw_embedding(cells, self.recipe.model.types, folder / EMBEDDING_FILE, seed)
         facts["slide_probe"] = asdict(probe) if probe else "needs two slides with ten cells each"
         write_json(folder / EMBEDDING_FACTS, facts)
 
@@ -127,7 +125,7 @@ class ContrastiveObjective(Objective):
 
         Numbers are means over anchors, but for the diagnostics, which are of a batch: means over batches.
         """
-        settings, samples = self.recipe.training, self._samples()
+        settings, samples = self.recipe.training, self._samples
         loss = cast(ContrastiveLoss, average.eval())
         loss.local = True  # validation is done by one process
         device, size = loss.network.type_head.weight.device, settings.batch_size
@@ -156,11 +154,9 @@ class ContrastiveObjective(Objective):
         numbers |= {"slide_accuracy": probe.accuracy, "slide_chance": probe.chance} if probe else {}
         return {"rank": None, **numbers}
 
+    @cached_property
     def _samples(self) -> list[Sample]:
-        """Images to validate on, in memory: a set of patches may have any number of them."""
-        if self._validation_samples is None:
-            images = self.data.held_out
-            chosen, side = [images[i] for i in spread(len(images), IMAGES)], validation_px(self.recipe)
-            cut = [piece for sample in chosen for piece in pieces(sample, side)] if side else chosen
-            self._validation_samples = cut
-        return self._validation_samples
+        """Images to validate on."""
+        images, side = self.data.held_out, validation_px(self.recipe)
+        chosen = [images[i] for i in spread(len(images), IMAGES)]
+        return [piece for sample in chosen for piece in pieces(sample, side)] if side else chosen

@@ -1,8 +1,7 @@
 """Training on several processes: how they start, what they agree on, and what a loss is divided by.
 
 The batch is that of the recipe however many processes share it, and everything random but dropout is a function of the
-crop's place in it, so that without dropout a run on two processes has the gradients of a run on one. Processes are
-started by ``torchrun`` or by ``--devices N``; Lightning Fabric does the rest.
+crop's place in it, so that without dropout a run on two processes has the gradients of a run on one.
 """
 
 from __future__ import annotations
@@ -12,41 +11,27 @@ import signal
 import warnings
 from collections.abc import Callable
 from datetime import timedelta
-from typing import Any
 
 import torch
 import torch.distributed as dist
 from lightning_fabric import Fabric
-from lightning_fabric.plugins import MixedPrecision
 from lightning_fabric.strategies.ddp import DDPStrategy
 from torch import Tensor
 from torch.nn import functional
 
 from celldetr.errors import InputError
-from celldetr.model.device import in_bf16, pick_device
+from celldetr.model.device import pick_device
 
 # The others wait while one process validates or writes; PyTorch would give up after half an hour.
 LONGEST_WAIT = timedelta(hours=12)
 
 
-class Autocast(MixedPrecision):
-    """bfloat16 in what the network computes, and in nothing else.
-
-    Fabric would round what it is given as well: true boxes to a pixel of a crop of 256 px, and the labels' confidences.
-    """
-
-    def convert_input(self, data: Any) -> Any:
-        """As it is."""
-        return data
-
-
-def start_fabric(precision: str, device: str, devices: int) -> Fabric:
-    """Devices, precision and processes.
+def start_fabric(device: str, devices: int) -> Fabric:
+    """Devices and processes.
 
     Args:
-        precision: ``32``, ``bf16`` or ``auto``, see ``in_bf16``.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
-        devices: processes to start on this machine, each with its own device; those of ``torchrun`` are already there.
+        devices: processes to start on this machine, each with its own device; those of ``torchrun`` exist already.
 
     Raises:
         InputError: a device that does not exist here, or more of them than there are.
@@ -74,7 +59,6 @@ def start_fabric(precision: str, device: str, devices: int) -> Fabric:
         num_nodes=nodes,
         # A batch without a nucleus leaves the representation decoder without a gradient.
         strategy=DDPStrategy(find_unused_parameters=True, timeout=LONGEST_WAIT) if several else "auto",
-        plugins=[Autocast("bf16-mixed", chosen.type)] if in_bf16(precision, chosen) else None,
     )
     fabric.launch()
     return fabric
@@ -112,11 +96,7 @@ def share(batch: int, processes: int) -> int:
 
 
 def agree(fabric: Fabric, check: Callable[[], None]) -> None:
-    """Let the first process check something, and fail in all of them if it fails there.
-
-    Raises:
-        InputError: what ``check`` raised.
-    """
+    """Run ``check`` in the first process; raises its ``InputError`` in all of them."""
     problem = ""
     if fabric.is_global_zero:
         try:
@@ -128,10 +108,10 @@ def agree(fabric: Fabric, check: Callable[[], None]) -> None:
 
 
 def normaliser(count: float, device: torch.device) -> float:
-    """Divisor of this process's sums, so that their mean over processes is the sum over the batch / count.
+    """Divisor of this process's sums, such that their mean over processes is the sum over the batch / count.
 
     Args:
-        count: of this process; the batch's is the sum over processes, and counts as 1 when it is 0.
+        count: of this process; the batch's is the sum over processes, at least 1.
         device: for the communication.
     """
     if not distributed():
@@ -151,17 +131,11 @@ def largest(count: int, device: torch.device) -> int:
 
 
 def gather_rows(rows: Tensor) -> tuple[Tensor, int]:
-    """The rows of all processes, and where those of this one begin.
+    """Concatenate the rows (n, ...), any n, of all processes; returns them and the index of the first own row.
 
     Own rows keep their graph, those of others have none. A loss that every process computes of all rows therefore has
-    its whole gradient in no single process, but in their sum: no message is needed on the way back, where it could
-    cross those of the data parallelism.
-
-    Args:
-        rows: (n, ...), of any n in each process, of one type and of one width.
-
-    Returns:
-        (sum of n, ...) in the order of the processes, and the index of the first own row.
+    its whole gradient in the sum over processes: no message is needed on the way back, where it could cross those of
+    the data parallelism.
     """
     if not distributed():
         return rows, 0
@@ -194,5 +168,5 @@ def distributed() -> bool:
 
 
 def is_first() -> bool:
-    """Whether this process is the one that speaks; known before Fabric is there."""
+    """Whether this process is the one that prints; known before Fabric is there."""
     return os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) == "0"

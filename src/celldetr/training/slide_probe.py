@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from celldetr.data.sample import UNKNOWN, Sample
+from celldetr.data.sample import Sample
 from celldetr.data.stain import optical_density
 from celldetr.model.at_boxes import embed_boxes
 from celldetr.model.celldetr import CellDETR
@@ -41,49 +41,27 @@ class HeldOutCells:
 
     def take(self, index: NDArray[np.integer]) -> HeldOutCells:
         """The cells at ``index``."""
-        parts = self.vectors, self.types, self.slides, self.images, self.density
-        return HeldOutCells(*(part[index] for part in parts))
+        return HeldOutCells(*(getattr(self, each.name)[index] for each in fields(self)))
 
     def __len__(self) -> int:
         return len(self.vectors)
 
 
 def embed_cells(network: CellDETR, samples: Sequence[Sample], device: torch.device) -> HeldOutCells:
-    """Embed the boxes of at most ``MOST_IMAGES`` images, as they are, without augmentation.
-
-    Args:
-        network: in evaluation mode.
-        samples: at the network's mpp.
-        device: of the network.
-    """
-    parts: list[HeldOutCells] = []
+    """Embed the boxes of at most ``MOST_IMAGES`` images, at the network's mpp, without augmentation."""
     predictor = TilePredictor(network, threshold=0.5, device=device, precision="32")  # nothing is detected
-    for place in spread(len(samples), MOST_IMAGES):
-        sample = samples[place]
-        n = len(sample)
-        if not n:
-            continue
-        vectors = embed_boxes(predictor, sample.image, sample.boxes)
-        parts.append(
-            HeldOutCells(
-                vectors,
-                sample.types,
-                np.full(n, sample.group or sample.name),
-                np.full(n, place, np.int64),
-                np.full(n, optical_density(sample.image).mean(), np.float32),
-            )
-        )
-    if not parts:
-        none = np.zeros(0)
-        return HeldOutCells(
-            np.zeros((0, network.config.embedding_dim), np.float32),
-            none.astype(np.int64),
-            none.astype(np.str_),
-            none.astype(np.int64),
-            none.astype(np.float32),
-        )
-    names = ("vectors", "types", "slides", "images", "density")
-    return HeldOutCells(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
+    chosen = [samples[place] for place in spread(len(samples), MOST_IMAGES)]
+    chosen = [sample for sample in chosen if len(sample)]
+    sizes = np.array([len(sample) for sample in chosen], np.int64)
+    vectors = [embed_boxes(predictor, sample.image, sample.boxes) for sample in chosen]
+    density = [optical_density(sample.image).mean() for sample in chosen]
+    return HeldOutCells(
+        np.concatenate([np.zeros((0, network.config.embedding_dim), np.float32), *vectors]),
+        np.concatenate([np.zeros(0, np.int64), *(sample.types for sample in chosen)]),
+        np.repeat([sample.group or sample.name for sample in chosen], sizes).astype(np.str_),
+        np.repeat(np.arange(len(chosen)), sizes),
+        np.repeat(np.array(density, np.float32), sizes),
+    )
 
 
 @dataclass(frozen=True)
@@ -94,8 +72,8 @@ class SlideProbe:
         accuracy: of a linear classifier on cells that it was not fitted to, the mean over slides.
         chance: what guessing reaches: one over the number of slides.
         slides, cells: how many took part.
-        apart: ``images``: fitted and judged on different images of the same slides; ``cells``: on different cells of
-            the same images, where slides have one image each, so that recognising the image is enough.
+        apart: what is held out: ``images`` of the same slides; or ``cells`` of the same images, where slides have one
+            image each, so that recognising the image is enough.
     """
 
     accuracy: float
@@ -153,8 +131,3 @@ def _draw(rows: NDArray[np.int64], images: NDArray[np.int64], rng: np.random.Gen
         same = images[rows] == image
         turn[same] = np.arange(same.sum())
     return rows[np.argsort(turn, kind="stable")][:PER_SLIDE]
-
-
-def any_type_known(cells: HeldOutCells) -> bool:
-    """Whether the type of any cell is known."""
-    return bool((cells.types != UNKNOWN).any())

@@ -1,14 +1,14 @@
 """The state of a run: weights, their average, the optimiser's moments and the step, as one safetensors file.
 
 All randomness in training is a function of (seed, step, place in the batch), so nothing else is needed to continue
-exactly. The file replaces the one before it in a single rename: an interruption leaves either the old state or the new
-one.
+exactly.
 """
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -21,56 +21,37 @@ from celldetr.io.files import replacing
 STATE_FILE = "state.safetensors"
 
 
-def _collect(network: nn.Module, average: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+def save_state(
+    folder: Path, network: nn.Module, average: nn.Module, optimizer: torch.optim.Optimizer, facts: dict[str, Any]
+) -> None:
+    """Write the state of a run; ``facts`` are JSON-able."""
     tensors = {f"network/{name}": value for name, value in network.state_dict().items()}
     tensors |= {f"average/{name}": value for name, value in average.state_dict().items()}
     for index, moments in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer/{index}/{name}": torch.as_tensor(value) for name, value in moments.items()}
-    return {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-
-
-def save_state(
-    folder: Path,
-    network: nn.Module,
-    average: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    facts: dict[str, object],
-) -> None:
-    """Write the state of a run.
-
-    Args:
-        folder: of the run.
-        network: with all that learns beside it.
-        average: of ``network``.
-        optimizer: with its moments.
-        facts: JSON-able: the next step, the best result so far.
-    """
+    tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     with replacing(folder / STATE_FILE) as unfinished:
-        save_file(_collect(network, average, optimizer), unfinished, metadata={"facts": json.dumps(facts)})
+        save_file(tensors, unfinished, metadata={"facts": json.dumps(facts)})
 
 
 def load_state(
-    folder: Path,
-    network: nn.Module,
-    average: nn.Module,
-    optimizer: torch.optim.Optimizer,
-) -> dict[str, object]:
+    folder: Path, network: nn.Module, average: nn.Module, optimizer: torch.optim.Optimizer
+) -> dict[str, Any]:
     """Put the state of a run back; returns the facts.
 
     Raises:
         InputError: no state, a broken one, or one of another network.
     """
     path = folder / STATE_FILE
+    parts: dict[str, dict[str, Tensor]] = {"network": {}, "average": {}, "optimizer": {}}
     try:
         with safe_open(path, framework="pt") as file:
-            facts: dict[str, object] = json.loads((file.metadata() or {})["facts"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+            facts: dict[str, Any] = json.loads((file.metadata() or {})["facts"])
+            for key in file.keys():  # noqa: SIM118 (not a dict)
+                kind, _, name = key.partition("/")
+                parts[kind][name] = file.get_tensor(key)
     except (SafetensorError, OSError, KeyError, ValueError) as error:
         raise InputError(f"{path}: not a training state ({error}); start again with `overwrite=True`") from None
-    parts: dict[str, dict[str, Tensor]] = {"network": {}, "average": {}, "optimizer": {}}
-    for key, value in tensors.items():
-        kind, _, name = key.partition("/")
-        parts.setdefault(kind, {})[name] = value
     try:
         network.load_state_dict(parts["network"])
         average.load_state_dict(parts["average"])

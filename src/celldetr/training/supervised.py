@@ -66,8 +66,9 @@ class SupervisedLoss(TrainingLoss):
         # All boxes of an image in one row, source by source: (B, R, 4), and the source of each, -1 for padding.
         images = list(zip(*(each.boxes for each in sources), strict=True))
         boxes = pad_sequence([torch.cat(parts) for parts in images], batch_first=True)
+        order = torch.arange(len(sources), device=boxes.device)
         numbers = [
-            torch.cat([torch.full_like(part[:, 0], i, dtype=torch.long) for i, part in enumerate(parts)])
+            order.repeat_interleave(torch.tensor([len(part) for part in parts], device=boxes.device))
             for parts in images
         ]
         source = pad_sequence(numbers, batch_first=True, padding_value=-1)
@@ -89,8 +90,8 @@ class SupervisedLoss(TrainingLoss):
         layers = self._layers_with_loss(self.network.read_queries(output.detection, chosen))
         outputs = []
         for (i, logits), matches in zip(layers.items(), output.matches[-len(layers) :], strict=True):
-            found = torch.cat([logits[b, : len(query)] for b, (query, _) in enumerate(matches)])
-            outputs.append(TypeOutput({i: found}, [nucleus for _, nucleus in matches]))
+            matched = torch.cat([logits[b, : len(query)] for b, (query, _) in enumerate(matches)])
+            outputs.append(TypeOutput({i: matched}, [nucleus for _, nucleus in matches]))
         return outputs
 
     def _layers_with_loss(self, cells: Representations) -> dict[int, Tensor]:
@@ -104,7 +105,7 @@ def matched_boxes(boxes: Tensor, matches: Sequence[Match]) -> MatchedBoxes:
 
 
 class SupervisedObjective(Objective):
-    """Learns to detect labelled nuclei, and to tell their types."""
+    """Learns to detect labelled nuclei, and their types."""
 
     def __init__(self, recipe: Recipe, network: CellDETR, data: TrainingData, start: Start | None = None) -> None:
         """Freeze parts of the network.
@@ -132,9 +133,8 @@ class SupervisedObjective(Objective):
 
     def validate(self, average: TrainingLoss) -> Validation:
         """Mean of detection F1 and type F1, or of what stands for them where not everything is labelled."""
-        predictor = TilePredictor(
-            average.network, threshold=LOWEST_SCORE, device=average.network.type_head.weight.device
-        )
+        network = average.network
+        predictor = TilePredictor(network, threshold=LOWEST_SCORE, device=network.type_head.weight.device)
         side = validation_px(self.recipe)
         if self.start is not None and self.recipe.training.labels == "some":
             # The start's threshold was chosen where every nucleus is labelled.

@@ -1,13 +1,14 @@
 """The trainer: what it trains (a network with its loss), the batches of a run, and one step of training.
 
-Everything random is a function of (seed, step, place in the batch), so that a resumed run continues as if nothing had
-happened, with any number of processes.
+Everything random is a function of (seed, step, place in the batch), so that a resumed run continues bit for bit, with
+any number of processes.
 """
 
 from __future__ import annotations
 
 import math
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -22,6 +23,7 @@ from celldetr.config import TrainConfig
 from celldetr.data.dataset import Targets
 from celldetr.errors import InputError, OneProcessError
 from celldetr.model.celldetr import CellDETR, Memories
+from celldetr.model.device import in_bf16
 from celldetr.training.criterion import Losses, SetCriterion, TrainingOutput
 from celldetr.training.denoising import denoising_queries
 from celldetr.training.optim import average_weights, build_optimizer, clip_gradients, freeze, set_rate
@@ -32,10 +34,10 @@ ORIGIN_PX = 1024.0  # training images lie anywhere in a field of this many pixel
 
 @dataclass(frozen=True)
 class EncodedImages:
-    """A batch after the encoder.
+    """B images after the encoder.
 
     Attributes:
-        memories: of B images.
+        memories: of the images.
         origin: (B, 2) place of each image's corner in a field of ``ORIGIN_PX``, pixels.
         sizes: (B, 2) width and height, pixels.
     """
@@ -45,7 +47,7 @@ class EncodedImages:
     sizes: Tensor
 
 
-class TrainingLoss(nn.Module):
+class TrainingLoss(nn.Module, ABC):
     """A network with its loss, as one module, so that data parallelism can wrap it.
 
     Attributes:
@@ -59,6 +61,7 @@ class TrainingLoss(nn.Module):
         self.criterion = SetCriterion(config, type_weights)
         self._frozen = freeze(network, config.freeze)
 
+    @abstractmethod
     def forward(
         self, batch: Any, generators: Sequence[torch.Generator], measure: bool = False
     ) -> tuple[Tensor, Losses]:
@@ -72,7 +75,6 @@ class TrainingLoss(nn.Module):
         Returns:
             the loss, and by name its terms and diagnostics, detached.
         """
-        raise NotImplementedError
 
     def train(self, mode: bool = True) -> TrainingLoss:
         """Set training mode, except for frozen parts, which have neither dropout nor statistics of the batch."""
@@ -92,7 +94,7 @@ class TrainingLoss(nn.Module):
     def detect(
         self, encoded: EncodedImages, targets: Sequence[Targets], generators: Sequence[torch.Generator]
     ) -> TrainingOutput:
-        """Detect, with denoising queries if there are any, and match what is detected to the nuclei."""
+        """Detect, with denoising queries if there are any, and match detections to nuclei."""
         groups = self.config.denoising
         denoising = denoising_queries(targets, groups, generators) if groups else None
         extra = denoising.queries if denoising else None
@@ -145,6 +147,7 @@ class Trainer:
         beside = [p for name, p in loss.named_parameters() if not name.startswith("network.")]
         self.optimizer: torch.optim.Optimizer = build_optimizer(loss.network, settings, beside)
         self._distributed: Any = loss
+        self._is_bf16 = in_bf16(settings.precision, fabric.device)
 
     def distribute(self) -> None:
         """Hand loss and optimiser to Fabric, which gives all processes the weights of the first."""
@@ -198,11 +201,17 @@ class Trainer:
 
     def backward(self, step: int, batch: Any, measure: bool = False) -> dict[str, float]:
         """Compute the gradients of a step; returns loss and terms. Arguments and errors as in ``step``."""
-        count = share(self.settings.batch_size, self.fabric.world_size)
+        device, world = self.fabric.device, self.fabric.world_size
+        count = share(self.settings.batch_size, world)
         generators = image_generators(self.settings.seed, step, self.fabric.global_rank * count, count)
         torch.manual_seed(generators[0].initial_seed())  # dropout draws from the global generator
-        loss, terms = self._distributed(batch.to(self.fabric.device), generators, measure)
-        numbers = self._numbers(loss, terms)
+        # Not by Fabric's own precision, which would round true boxes to a pixel of a crop of 256 px, too.
+        with torch.autocast(device.type, torch.bfloat16, enabled=self._is_bf16):
+            loss, terms = self._distributed(batch.to(device), generators, measure)
+        values = torch.stack([loss.detach().float(), *(value.float() for value in terms.values())])
+        if world > 1:
+            values = cast(Tensor, self.fabric.all_reduce(values, reduce_op="mean"))
+        numbers = dict(zip(("loss", *terms), values.tolist(), strict=True))
         self._check_finite("the loss", numbers["loss"], step)
         self.fabric.backward(loss)
         return numbers
@@ -213,10 +222,3 @@ class Trainer:
                 f"{what} is {value} at step {step}; train anew, in another folder or with overwrite, with a training.lr"
                 f" below {self.settings.lr:g} or with training.precision=32"
             )
-
-    def _numbers(self, loss: Tensor, terms: Losses) -> dict[str, float]:
-        """Loss and terms of the whole batch, with one transfer from the device."""
-        values = torch.stack([loss.detach(), *terms.values()])
-        if self.fabric.world_size > 1:
-            values = cast(Tensor, self.fabric.all_reduce(values, reduce_op="mean"))
-        return dict(zip(("loss", *terms), values.tolist(), strict=True))

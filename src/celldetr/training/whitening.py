@@ -1,8 +1,8 @@
-"""Where pretraining may begin: queries whose content tells cells apart before anything is learned.
+"""Whitened start of pretraining: queries begin with principal components of the features in their box.
 
-With ``content: features`` the content is a linear map of what the levels hold inside a box, 512 numbers to 128 in
-``small-20x``. At random it loses much of what they say. Principal components lose little, and scaled to one variance
-each of them counts alike, where a few that tell one slide from another would drown the rest.
+With ``content: features`` the content of a query is a linear map of the features of all levels inside a box, 512
+numbers to 128 in ``small-20x``. A random map loses much of them. Principal components lose little, and with one
+variance each, the few that distinguish slides do not drown the rest.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from celldetr.model.celldetr import CellDETR
 from celldetr.model.inference import TilePredictor
 from celldetr.training.data import spread
 
-IMAGES = 100  # training images that are looked at, spread evenly over all
+IMAGES = 100  # training images that are used, spread evenly over all
 CELLS = 1000  # of an image
 FLOOR = 0.01  # least variance that a component is given, of standardised features
 NOTHING = 1e-6  # variance, of the largest, below which a component is rounding: few cells do not have all of them
@@ -28,10 +28,10 @@ NOTHING = 1e-6  # variance, of the largest, below which a component is rounding:
 
 @torch.no_grad()
 def whiten(network: CellDETR, samples: Sequence[Sample], device: torch.device) -> None:
-    """Let the content of a query be the whitened principal components of the features in its box.
+    """Replace the map from features to content by whitened principal components.
 
     Args:
-        network: with ``content: features``; its map from features to content is replaced.
+        network: with ``content: features``.
         samples: images at the network's mpp, one of them with a box.
         device: of the network.
     """
@@ -60,15 +60,11 @@ def images_with_cells(samples: Sequence[Sample]) -> list[Sample]:
 
 
 def whitening(vectors: NDArray[np.floating], dim: int) -> tuple[Tensor, Tensor]:
-    """Weights of the linear map to whitened principal components of the standardised coordinates.
-
-    Args:
-        vectors: (N, d).
-        dim: components, at most d.
+    """Weights of the linear map from vectors (N, d) to ``dim`` whitened components of their standardised coordinates.
 
     Returns:
         (dim, d) and (dim,) float64: vectors @ weight.T + bias has mean 0 and, where a component has a variance of at
-        least ``FLOOR``, the identity as its covariance. What N vectors do not have is 0.
+        least ``FLOOR``, the identity as its covariance. Components beyond the rank of the vectors are 0.
     """
     x = vectors.astype(np.float64)
     mean, sd = x.mean(0), x.std(0)

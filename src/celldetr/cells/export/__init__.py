@@ -1,7 +1,4 @@
-"""The cell table in the formats of other programs.
-
-A format is one module and one line in ``FORMATS``.
-"""
+"""The cell table in the formats of other programs, a module and a line in ``FORMATS`` each."""
 
 from __future__ import annotations
 
@@ -44,11 +41,7 @@ class Exporter:
     needs: str = ""
 
     def check(self) -> None:
-        """Refuse a format that cannot be written here, before there is anything to write.
-
-        Raises:
-            InputError: what it needs is not installed.
-        """
+        """Raise InputError if what the format needs is not installed."""
         if self.needs and find_spec(self.needs) is None:
             raise InputError(f"format {self.name} needs {self.needs}, which is not installed: {install(self.needs)}")
 
@@ -76,11 +69,7 @@ MODEL_FORMAT = "onnx"  # of networks, not of cells: celldetr.model.onnx
 
 
 def find_format(name: str, others: Sequence[str] = ()) -> Exporter:
-    """The exporter called ``name``.
-
-    Args:
-        name: a name in ``FORMATS``, or one that people know it by.
-        others: names that the caller accepts besides, for the message.
+    """The exporter called ``name``; ``others`` are names that the caller accepts besides, for the message.
 
     Raises:
         InputError: no such format; the near names are given.
@@ -95,21 +84,13 @@ def find_format(name: str, others: Sequence[str] = ()) -> Exporter:
 
 
 def check_formats(names: Sequence[str]) -> None:
-    """Refuse formats that cannot be written, before hours are spent on what is to be.
-
-    Raises:
-        InputError: no such format, or what it needs is not installed.
-    """
+    """Raise InputError for formats that are unknown, or whose libraries are not installed."""
     for name in names:
         find_format(name).check()
 
 
 def check_free(directory: Path, formats: Sequence[str]) -> None:
-    """Refuse exports into a run's directory that would replace what is there.
-
-    Raises:
-        InputError: one is there.
-    """
+    """Raise InputError if exports into a run's directory would replace one that is there."""
     for name in formats:
         _target(find_format(name), directory, None, overwrite=False)
 
@@ -142,7 +123,7 @@ def _name(exporter: Exporter) -> str:
 def export_cells(
     source: str | Path, format: str, out: str | Path | None = None, *, overwrite: bool = False, **options: Any
 ) -> Path:
-    """Write the cells of a slide in another format. The file appears whole or not at all.
+    """Write the cells of a slide in another format; returns the path, which appears whole or not at all.
 
     Args:
         source: the run directory of a slide or its ``cells.parquet``.
@@ -151,9 +132,6 @@ def export_cells(
         overwrite: replace an existing file.
         options: of the format: ``shape="box"|"ellipse"``, ``origin="bounds"|"slide"|(x, y)`` and
             ``classify="type"|"cluster"`` of geojson, ``embeddings=True`` of csv.
-
-    Returns:
-        The path written.
 
     Raises:
         InputError: unknown format or option, a library that is not installed, no table, a target that exists or has
@@ -167,8 +145,7 @@ def export_cells(
 
 def write_format(directory: Path, format: str, *, overwrite: bool) -> Path:
     """``export_cells`` into a run's directory that the caller holds (``RunLock``), as it was made the last time."""
-    known = (read_json(directory / OPTIONS_FILE) or {}).get(_name(find_format(format)))
-    options = known if isinstance(known, dict) else {}
+    options = (read_json(directory / OPTIONS_FILE) or {}).get(_name(find_format(format)), {})
     exporter, table, target = _prepare(directory, format, None, overwrite, options)
     _write(exporter, table, target, options)
     return target

@@ -1,8 +1,7 @@
 """AnnData (``.h5ad``) for scanpy, squidpy and the rest of scverse.
 
-X is the embedding, so that neighbours, UMAP and Leiden run on it as they run on gene expression. It is float32, which
-scanpy computes in, although the table holds float16. X is streamed into the file after the rest has been written: the
-embeddings of a large slide need not fit in memory.
+X is the embedding, in float32, which scanpy computes in; it is streamed into the file after the rest, so that it need
+not fit in memory.
 """
 
 from __future__ import annotations
@@ -11,6 +10,7 @@ import errno
 import json
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -58,16 +58,8 @@ def size_needed(table: CellTable) -> int:
     return table.count * (4 * table.embedding_dim + numbers + name) + 2 * len(json.dumps(table.run)) + 2**20
 
 
-def _reserve(table: CellTable, out: Path) -> None:
-    """Fail as a full disk does if it would become full: HDF5 itself takes the whole process down then."""
-    if shutil.disk_usage(out.parent).free < size_needed(table):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(out))
-
-
-def _cluster_colours(table: CellTable) -> dict[str, list[str]]:
-    if not table.clusters:
-        return {}
-    return {"cluster_colors": [hex_colour(colour) for colour in type_colours(by_cluster(table).types).values()]}
+def _colours(types: Sequence[str]) -> list[str]:
+    return [hex_colour(colour) for colour in type_colours(types).values()]
 
 
 def as_anndata(table: CellTable) -> anndata.AnnData:
@@ -76,7 +68,7 @@ def as_anndata(table: CellTable) -> anndata.AnnData:
     import pandas as pd
 
     obs = _observations(table)
-    colours = type_colours(table.types)
+    clusters = {"cluster_colors": _colours(by_cluster(table).types)} if table.clusters else {}
     return anndata.AnnData(
         obs=obs,
         var=pd.DataFrame(index=pd.Index([f"e{i}" for i in range(table.embedding_dim)], dtype=object)),
@@ -85,8 +77,8 @@ def as_anndata(table: CellTable) -> anndata.AnnData:
             "spatial_um": obs[["x_um", "y_um"]].to_numpy(dtype=np.float64),
         },
         uns={
-            "type_colors": [hex_colour(colours[name]) for name in table.types],
-            **_cluster_colours(table),
+            "type_colors": _colours(table.types),
+            **clusters,
             "celldetr": {
                 "slide": table.slide,
                 "mpp": float("nan") if table.mpp is None else table.mpp,
@@ -105,17 +97,11 @@ def write_anndata(table: CellTable, out: Path) -> None:
     - ``obsm["spatial"]`` (N, 2) float64, centres (x, y) in level-0 pixels, as squidpy lays cells over an image, and
       ``obsm["spatial_um"]`` the same in micrometres;
     - ``uns["type_colors"]`` for scanpy's plots, ``uns["celldetr"]`` slide, mpp and the text of ``run.json``.
-
-    Args:
-        table: what to write.
-        out: the file, replaced if it exists.
-
-    Raises:
-        OSError: the disk has no room for it.
     """
     import h5py
 
-    _reserve(table, out)
+    if shutil.disk_usage(out.parent).free < size_needed(table):  # HDF5 would take the whole process down
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(out))
     as_anndata(table).write_h5ad(out)
     with h5py.File(out, "r+") as file:
         _stream_embeddings(table, file)

@@ -1,8 +1,4 @@
-"""CSV for spreadsheets, R and everything else.
-
-One row a cell with the columns of the cell table. The geometry is left out: it is the box that ``x_px, y_px, w_px,
-h_px`` already give. Embeddings multiply the size of the file by ten or more, so they are written only when asked for.
-"""
+"""CSV for spreadsheets, R and everything else: the cell table without the geometry, which its boxes give already."""
 
 from __future__ import annotations
 
@@ -37,10 +33,7 @@ def _flat(table: CellTable, batch: pa.RecordBatch, columns: list[str], with_embe
 def write_csv(table: CellTable, out: Path, *, embeddings: bool = False) -> None:
     """Write the cells as CSV (UTF-8, comma, header line), compressed if ``out`` ends in ``.gz``.
 
-    Args:
-        table: what to write.
-        out: the file, replaced if it exists.
-        embeddings: add ``e0`` to ``e{d-1}``.
+    ``embeddings`` adds columns ``e0`` to ``e{d-1}``, which multiply the size of the file by ten or more.
     """
     columns = [name for name in table.columns if name not in ("geometry", "embedding")]
     read = [*columns, "embedding"] if embeddings else columns

@@ -1,17 +1,11 @@
 """GeoJSON that QuPath opens: one detection object a cell, with its class, its colour and its measurements.
 
-The form is that of QuPath 0.4 and later: ``properties.objectType``, a classification with a name and an RGB colour, and
-measurements as a map from name to number. Coordinates are level-0 pixels from the top left corner of what QuPath shows.
-That is the slide, except where a file says which part of it was scanned (OpenSlide's ``bounds``, in MIRAX and Leica SCN
-above all): QuPath crops to this part unless told not to, and so do we. Cells are classified by type, or by the clusters
-of ``celldetr cluster``; where there are clusters, their number is a measurement in any case. QuPath opens ``.geojson``
-and ``.geojson.gz`` by drag and drop.
+The form is that of QuPath 0.4 and later. Coordinates are level-0 pixels from the top left corner of what QuPath shows:
+the slide, or the part that was scanned where a file says so (OpenSlide's ``bounds``, in MIRAX and Leica SCN above all).
 
 A feature's id is a UUID (version 5, RFC 9562) of the slide's name and the ``cell_id``: exporting twice gives the same
-ids, and two slides never share one.
-
-Lines are formatted straight from the arrays; a million features through dictionaries and the ``json`` module would take
-several times as long.
+ids, and two slides never share one. Lines are formatted straight from the arrays; a million features through
+dictionaries and the ``json`` module would take several times as long.
 """
 
 from __future__ import annotations
@@ -19,7 +13,7 @@ from __future__ import annotations
 import json
 import uuid
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -33,11 +27,8 @@ from celldetr.cells.schema import BOX
 from celldetr.errors import InputError, near
 
 Shape = Literal["box", "ellipse"]
-SHAPES = ("box", "ellipse")
 Origin = Literal["bounds", "slide"]
-ORIGINS = ("bounds", "slide")
 Classes = Literal["type", "cluster"]
-CLASSES = ("type", "cluster")
 
 # Ids are made in two steps, this namespace and the slide's name, then that and the cell: a constant of the format.
 NAMESPACE = uuid.UUID("5d0b9f0e-3c1f-5c58-9d0a-6a1f3f1f7f0a")
@@ -56,12 +47,8 @@ def _unit_outline(shape: Shape) -> NDArray[np.float64]:
 
 def _measured(table: CellTable) -> dict[str, str]:
     """Column -> the name that QuPath shows for it."""
-    clusters = {CLUSTER: CLUSTER} if table.clusters else {}
-    return {
-        "score": "score",
-        "type_score": "type score",
-        **{f"p_{name}": f"p {name}" for name in table.types},
-    } | clusters
+    names = {"score": "score", "type_score": "type score"} | {f"p_{name}": f"p {name}" for name in table.types}
+    return names | ({CLUSTER: CLUSTER} if table.clusters else {})
 
 
 def _property_heads(types: tuple[str, ...]) -> list[str]:
@@ -120,18 +107,19 @@ def _features(
     ]
 
 
-def corner(table: CellTable, origin: Origin | tuple[float, float]) -> tuple[float, float]:
-    """The level-0 pixel that becomes (0, 0).
+def _check(option: str, value: str, known: Any) -> None:
+    """Raise InputError unless a value is one of a Literal."""
+    if value not in get_args(known):
+        raise InputError(f"{option} {value!r} is unknown; {near(value, get_args(known))}")
 
-    Raises:
-        InputError: an unknown origin.
-    """
+
+def corner(table: CellTable, origin: Origin | tuple[float, float]) -> tuple[float, float]:
+    """The level-0 pixel that becomes (0, 0)."""
     if not isinstance(origin, str):
         if len(origin) != 2 or not np.isfinite(origin).all():
             raise InputError(f"origin {origin!r}: expected two numbers, x and y in level-0 pixels")
         return origin
-    if origin not in ORIGINS:
-        raise InputError(f"origin {origin!r} is unknown; {near(origin, ORIGINS)}")
+    _check("origin", origin, Origin)
     x, y, _, _ = (origin == "bounds" and table.run.get("bounds_px")) or (0.0, 0.0, 0.0, 0.0)
     return x, y
 
@@ -147,8 +135,7 @@ def write_geojson(
     """Write the cells as a FeatureCollection of QuPath detections, compressed if ``out`` ends in ``.gz``.
 
     Args:
-        table: what to write.
-        out: the file, replaced if it exists.
+        table, out: the cells, and the file.
         shape: outline of a cell: its box, or the ellipse in it (which looks more like a nucleus and makes the file
             twice as large).
         origin: what becomes (0, 0): ``bounds``, the corner of what was scanned, where the slide says so; ``slide``, the
@@ -158,12 +145,10 @@ def write_geojson(
     Raises:
         InputError: an unknown shape, origin or class, or no clusters.
     """
-    if classify not in CLASSES:
-        raise InputError(f"classify {classify!r} is unknown; {near(classify, CLASSES)}")
+    _check("classify", classify, Classes)
+    _check("shape", shape, Shape)
     if classify == "cluster":
         by_cluster(table)  # says what to do if there are none
-    if shape not in SHAPES:
-        raise InputError(f"shape {shape!r} is unknown; {near(shape, SHAPES)}")
     shift = corner(table, origin)
     outline = _unit_outline(shape)
     namespace = uuid.uuid5(NAMESPACE, table.slide)

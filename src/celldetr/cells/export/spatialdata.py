@@ -1,11 +1,8 @@
 """SpatialData (``.zarr``): the cells as shapes and as a table that annotates them, for spatialdata, napari and squidpy.
 
 Shapes are the boxes, in level-0 pixels; the coordinate system ``global`` is these pixels, so that the slide lies under
-them, and ``micrometers`` the tissue. The table is what ``celldetr.cells.export.anndata`` writes, joined by ``cell_id``.
-
+them, and ``micrometers`` the tissue. The table is that of ``celldetr.cells.export.anndata``, joined by ``cell_id``.
 SpatialData writes from memory: 1.8 GB at the peak for a million cells.
-
-Source: SpatialData, Nature Methods 2025, and its on-disk format for shapes and tables.
 """
 
 from __future__ import annotations
@@ -30,10 +27,6 @@ def write_spatialdata(table: CellTable, out: Path) -> None:
     - ``shapes["cells"]``: a box a cell, the index is ``cell_id``; not there if there is no cell;
     - ``tables["table"]``: ``X`` embeddings (N, d) float32, ``obs`` every other column, ``obsm["spatial"]`` in pixels;
     - coordinate systems ``global``, level-0 pixels, and where the slide's resolution is known ``micrometers``.
-
-    Args:
-        table: what to write.
-        out: the folder, which must not be there.
     """
     import pandas as pd
     import spatialdata

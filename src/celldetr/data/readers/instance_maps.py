@@ -34,14 +34,7 @@ class InstanceOptions(Layout):
 
 
 def extents(instances: NDArray[np.integer]) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.int64]]:
-    """Numbers, boxes and areas of the nuclei of an instance map.
-
-    Args:
-        instances: (H, W) integers, 0 is background.
-
-    Returns:
-        (N,) numbers in rising order, (N, 4) float32 xyxy in pixels, (N,) pixels.
-    """
+    """Numbers (N,), rising, boxes (N, 4) float32 xyxy and areas (N,), px, of the nuclei of an instance map (H, W)."""
     numbers, positions, areas = np.unique(instances, return_inverse=True, return_counts=True)
     ranks = positions.reshape(instances.shape)  # 0 .. number of distinct values, however large the values are
     first = int(len(numbers) > 0 and numbers[0] == 0)
@@ -99,11 +92,7 @@ def _types(card: DatasetCard, item: Item, options: InstanceOptions, numbers: NDA
 
 
 def read(card: DatasetCard, split: str) -> Iterator[Sample]:
-    """Read a split.
-
-    Raises:
-        InputError: see ``read_with_maps``.
-    """
+    """Read a split; errors as of ``read_with_maps``."""
     return (sample for sample, _ in read_with_maps(card, split))
 
 

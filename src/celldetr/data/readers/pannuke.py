@@ -1,8 +1,7 @@
-"""PanNuke's folds as they are given out: images, masks and tissues of a fold, each one NumPy array.
+"""PanNuke's folds as they are published: images, masks and tissues of a fold, each one NumPy array.
 
 images (N, 256, 256, 3), 0 to 255 as float or uint8; masks (N, 256, 256, C + 1), a channel per type with a number for
-each nucleus, the last channel background; types (N,) names of tissues. Arrays are mapped, not loaded: a fold of floats
-is 12 GB. The card's labels are the channels' positions.
+each nucleus, the last channel background; types (N,) names of tissues. The card's labels are the channels' positions.
 """
 
 from __future__ import annotations
@@ -55,7 +54,7 @@ def _image(values: NDArray, where: str) -> NDArray[np.uint8]:
 
 
 def _nuclei(masks: NDArray, card: DatasetCard, where: str) -> tuple[NDArray[np.float32], list[int], list[str]]:
-    """Boxes, types and descriptions of the nuclei of one image; ``masks`` is without the background."""
+    """Boxes, types and descriptions of the nuclei of one image; ``masks`` (H, W, C) is without the background."""
     boxes, types, rows = [np.zeros((0, 4), dtype=np.float32)], [], []
     for channel in range(masks.shape[2]):
         instances = np.asarray(masks[:, :, channel])

@@ -130,8 +130,8 @@ def _outlines(
 ) -> NDArray[np.int64]:
     """Positions of the annotations around other objects.
 
-    A nucleus drawn by hand may lie over the centre of another drawn one of about its size; around two, a much smaller
-    one, or what was detected, an annotation is an outline.
+    A nucleus drawn by hand may lie over the centre of another of about its size; an annotation around two, a much
+    smaller one, or a detected one is an outline.
     """
     if not annotations:
         return np.zeros(0, dtype=np.int64)

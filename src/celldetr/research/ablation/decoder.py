@@ -235,7 +235,7 @@ def fit(
     shared = {name: value for name, value in detector.network.state_dict().items() if name not in own}
     network.load_state_dict(network.state_dict() | shared)
     loss = DecoderLoss(network, settings, class_weights(crops.counts, settings.class_balance))
-    trainer = Trainer(loss, settings, start_fabric(settings.precision, device, 1))
+    trainer = Trainer(loss, settings, start_fabric(device, 1))
     trainer.distribute()
     losses: list[float] = []
     clock = time.monotonic()

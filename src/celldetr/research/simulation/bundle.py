@@ -9,7 +9,6 @@ Source: 10x Genomics, "Xenium output file formats", and spatialdata-io's reader.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,7 +72,7 @@ def write_bundle(folder: Path, name: str, cells: BundleCells, rng: np.random.Gen
         folder.mkdir(parents=True, exist_ok=True)
     ids = cell_ids(cells.prefixes)
     controls = rng.poisson(CONTROL_RATE, (len(ids), CONTROLS))
-    areas = {"cell": polygon_areas(cells.outlines), "nucleus": polygon_areas(cells.nuclei)}
+    areas = {"cell": _areas(cells.outlines), "nucleus": _areas(cells.nuclei)}
     centres = {"cell": cells.outlines[:, :-1].mean(axis=1), "nucleus": cells.nuclei[:, :-1].mean(axis=1)}
     _write_cells(folder, ids, cells, controls, areas, centres["cell"])
     _write_boundaries(folder / "cell_boundaries.parquet", ids, cells.outlines)
@@ -83,10 +82,11 @@ def write_bundle(folder: Path, name: str, cells: BundleCells, rng: np.random.Gen
     write_json(folder / "experiment.xenium", _experiment(name, cells))  # last: a bundle without it is not whole
 
 
-def polygon_areas(polygons: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(N, V, 2) closed polygons -> (N,) areas, by the shoelace formula."""
-    x, y = polygons[..., 0], polygons[..., 1]
-    return np.abs((x[:, :-1] * y[:, 1:] - x[:, 1:] * y[:, :-1]).sum(axis=1)) / 2
+def _areas(polygons: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(N, V, 2) closed polygons -> (N,)."""
+    import shapely
+
+    return shapely.area(shapely.polygons(polygons))
 
 
 def _experiment(name: str, cells: BundleCells) -> dict[str, Any]:
@@ -199,41 +199,19 @@ def _write_zarr(
     areas: dict[str, NDArray[np.float64]],
     centres: dict[str, NDArray[np.float64]],
 ) -> None:
-    """cells.zarr.zip (Zarr 2 in an uncompressed zip), written plainly: each array is one chunk without a codec."""
-    import zipfile
+    """cells.zarr.zip (Zarr 2)."""
+    import zarr
 
     n = len(prefixes)
-    zero, one = np.zeros(n), np.ones(n)
-    summary = np.column_stack([centres["cell"], areas["cell"], centres["nucleus"], areas["nucleus"], zero, one])
-    index = np.arange(n, dtype=np.uint32)
-    arrays: dict[str, NDArray[Any]] = {
-        "cell_id": np.column_stack([prefixes, np.full(n, DATASET)]).astype(np.uint32),
-        "cell_summary": summary.astype(np.float64),
-        "polygon_sets/0/cell_index": index,
-        "polygon_sets/1/cell_index": index,
-    }
-    files: dict[str, bytes] = {
-        ".zattrs": json.dumps({"major_version": 6, "minor_version": 0, "number_cells": n}).encode(),
-        "cell_summary/.zattrs": json.dumps({"column_names": list(SUMMARY)}).encode(),
-    }
-    for group in ("", "polygon_sets/", "polygon_sets/0/", "polygon_sets/1/"):
-        files[f"{group}.zgroup"] = b'{"zarr_format": 2}'
-    for name, values in arrays.items():
-        shape = [max(side, 1) for side in values.shape]
-        files[f"{name}/.zarray"] = json.dumps(
-            {
-                "zarr_format": 2,
-                "shape": list(values.shape),
-                "chunks": shape,
-                "dtype": values.dtype.newbyteorder("<").str,
-                "compressor": None,
-                "fill_value": 0,
-                "order": "C",
-                "filters": None,
-            }
-        ).encode()
-        if values.size:
-            files[f"{name}/{'.'.join('0' * values.ndim)}"] = np.ascontiguousarray(values).tobytes()
-    with replacing(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
-        for name, content in files.items():
-            archive.writestr(name, content)
+    summary = np.column_stack(
+        [centres["cell"], areas["cell"], centres["nucleus"], areas["nucleus"], np.zeros(n), np.ones(n)]
+    )
+    ids = np.column_stack([prefixes, np.full(n, DATASET)]).astype(np.uint32)
+    with replacing(path) as temporary, zarr.storage.ZipStore(temporary, mode="w") as store:
+        about = {"major_version": 6, "minor_version": 0, "number_cells": n}
+        root = zarr.create_group(store, zarr_format=2, attributes=about)
+        root.create_array("cell_id", data=ids)
+        root.create_array("cell_summary", data=summary, attributes={"column_names": list(SUMMARY)})
+        sets = root.create_group("polygon_sets")
+        for number in ("0", "1"):
+            sets.create_group(number).create_array("cell_index", data=np.arange(n, dtype=np.uint32))

@@ -34,7 +34,6 @@ class ExpressionOptions(Config):
     spill: Probability = 0.10  # share from neighbours within spill_um
     spill_um: Positive = 15.0  # between centres
     efficiency_sd: float = Field(0.3, ge=0)  # of the logarithm of a gene's efficiency against the reference
-    profile: str = Field("cell", pattern="^(cell|mean)$")  # that of a random reference cell, or the type's mean
 
 
 def choose_panel(reference: anndata.AnnData, column: str, genes: int, rng: np.random.Generator) -> list[str]:
@@ -45,7 +44,7 @@ def choose_panel(reference: anndata.AnnData, column: str, genes: int, rng: np.ra
     Raises:
         InputError: the reference has fewer expressed genes.
     """
-    profiles, _ = type_profiles(reference, column)
+    profiles = _type_profiles(reference, column)
     expressed = np.flatnonzero(profiles.sum(axis=0) > 0)
     if len(expressed) < genes:
         raise InputError(f"genes={genes}: the reference has {len(expressed)} expressed genes; choose a smaller panel")
@@ -56,16 +55,15 @@ def choose_panel(reference: anndata.AnnData, column: str, genes: int, rng: np.ra
     return [str(name) for name in reference.var_names[np.sort(np.concatenate([markers, others]))]]
 
 
-def type_profiles(reference: anndata.AnnData, column: str) -> tuple[NDArray[np.float64], list[str]]:
-    """Mean share of each gene in a type's transcripts -> (K, G), and the K names."""
+def _type_profiles(reference: anndata.AnnData, column: str) -> NDArray[np.float64]:
+    """Mean share of each gene in a type's transcripts -> (K, G)."""
     import pandas as pd
 
-    labels = pd.Categorical(reference.obs[column])
-    names = [str(name) for name in labels.categories]
+    codes = pd.Categorical(reference.obs[column]).codes
     sums = np.stack(
-        [np.asarray(reference.X[labels.codes == k].sum(axis=0)).ravel().astype(np.float64) for k in range(len(names))]
+        [np.asarray(reference.X[codes == k].sum(axis=0)).ravel().astype(np.float64) for k in range(codes.max() + 1)]
     )
-    return sums / np.maximum(sums.sum(axis=1, keepdims=True), 1e-12), names
+    return sums / np.maximum(sums.sum(axis=1, keepdims=True), 1e-12)
 
 
 def neighbour_means(points: NDArray[np.float64], radius: float) -> Any:
@@ -119,14 +117,8 @@ def draw_counts(
             raise InputError(f"type {name!r}: no cell of the reference has a transcript of the panel; enlarge it")
         here = np.flatnonzero(wanted == name)
         picked[here] = rng.choice(of_type, len(here))
-    if options.profile == "mean":
-        profiles, names = type_profiles(reference[:, list(panel)], column)
-        source: Any = csr_matrix(profiles)
-        picked = np.array([names.index(name) for name in types], dtype=np.int64)
-    else:
-        source = counts
     efficiency = np.exp(rng.normal(0, options.efficiency_sd, len(panel)))
-    source = csr_matrix(source.multiply(efficiency[None, :]))
+    source = csr_matrix(counts.multiply(efficiency[None, :]))
     total = np.asarray(source.sum(axis=1)).ravel()
     source = csr_matrix(source.multiply((1 / np.maximum(total, 1e-12))[:, None]))
 

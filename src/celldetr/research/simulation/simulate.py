@@ -1,10 +1,10 @@
 """A section with known truth: a Xenium bundle, its H&E image and alignment, made from labelled images and a reference.
 
 Nuclei and their types are real; each becomes a cell whose expression is drawn from the reference
-(``simulate_expression``), at a place that a known affine and a jitter say. Some nuclei have no cell, some cells no
+(``expression``), at a place that a known affine and a jitter say. Some nuclei have no cell, some cells no
 nucleus.
 
-    OUT/bundle/                  the bundle, as the instrument writes it (``simulate_bundle``)
+    OUT/bundle/                  the bundle, as the instrument writes it (``bundle``)
     OUT/he_image.ome.tif         the samples side by side, with their micrometres per pixel
     OUT/he_imagealignment.csv    3 x 3: pixels of the image -> pixels of 0.2125 um of the instrument (Xenium Explorer)
     OUT/truth.parquet, truth_cells.parquet, truth.json   see ``Truth``
@@ -25,10 +25,11 @@ from pydantic import Field
 from celldetr.config import Config, Probability
 from celldetr.data.sample import Sample
 from celldetr.errors import InputError, near
-from celldetr.io.files import output_errors, read_json, replacing, write_json
+from celldetr.io.files import output_errors, replacing, write_json
 from celldetr.research.simulation.bundle import PIXEL_UM, BundleCells, cell_ids, write_bundle
 from celldetr.research.simulation.expression import ExpressionOptions, choose_panel, draw_counts
-from celldetr.spatial.affine import apply
+from celldetr.spatial.affine import apply, inverse_of
+from celldetr.spatial.registration import turned
 
 if TYPE_CHECKING:
     import anndata
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
 VERTICES = 13  # of an outline, the last being the first: what Xenium Onboard Analysis writes
 BUNDLE, IMAGE, ALIGNMENT = "bundle", "he_image.ome.tif", "he_imagealignment.csv"
+GAP_PX = 64  # white between samples
 SAME_MPP = 0.01  # relative difference that lets samples lie in one image
 
 
@@ -58,8 +60,6 @@ class SimulateOptions(Config):
 
     alignment_error_um: float = Field(0.0, ge=0)  # shift of the alignment that is written, in a random direction
     alignment_error_degrees: float = 0.0  # its rotation about the middle of the section
-    gap_px: int = Field(64, ge=0)  # white between samples
-    columns: int = Field(0, ge=0)  # samples in a row; 0: as many as rows
 
 
 @dataclass(frozen=True)
@@ -94,23 +94,6 @@ class Truth:
         affines = {"to_image": self.to_image.tolist(), "written_to_image": self.written_to_image.tolist()}
         write_json(out / "truth.json", affines | self.facts)
 
-    @classmethod
-    def read(cls, out: Path) -> Truth:
-        """Read what ``write`` wrote.
-
-        Raises:
-            InputError: the folder has no truth.
-        """
-        import pandas as pd
-
-        facts = read_json(out / "truth.json")
-        if facts is None:
-            raise InputError(f"{out}: has no truth.json; expected a folder that simulate wrote")
-        nuclei = pd.read_parquet(out / "truth.parquet")
-        nuclei["cell_id"] = nuclei["cell_id"].astype(object).where(nuclei["cell_id"].notna(), None)
-        affines = [np.array(facts.pop(key), dtype=np.float64) for key in ("to_image", "written_to_image")]
-        return cls(nuclei, pd.read_parquet(out / "truth_cells.parquet"), affines[0], affines[1], facts)
-
 
 def simulate(
     samples: Sequence[Sample],
@@ -138,7 +121,7 @@ def simulate(
     rng = np.random.default_rng(seed)
     mpp = _common_mpp(samples)
     mapping = _mapping(samples, reference, column, options.types)
-    image, origins = _lay_out(samples, options)
+    image, origins = _lay_out(samples)
     truth_affine = _affine(mpp, options)
     nuclei = _nuclei(samples, origins)
     cells, boxes = _cells(nuclei, samples, origins, mapping, options, rng)
@@ -148,7 +131,7 @@ def simulate(
         )
 
     jitter = rng.normal(0, options.jitter_um, (len(cells), 1, 2))
-    inverse: NDArray[np.float64] = np.linalg.inv(truth_affine).astype(np.float64)
+    inverse = inverse_of(truth_affine)
     inner = apply(inverse, _ellipses(boxes, 0.0)) + jitter
     outer = apply(inverse, _ellipses(boxes, options.expand_um / mpp)) + jitter
     points = inner[:, :-1].mean(axis=1)
@@ -208,29 +191,23 @@ def _mapping(
         )
     known = {str(name) for name in reference.obs[column].dropna().unique()}
     names = samples[0].type_names
-    for name in given:
-        if name not in names:
-            raise InputError(f"types: the samples have no type {name!r}; {near(name, names)}")
     mapping = {name: given.get(name, (name,)) for name in names}
-    present = {int(kind) for sample in samples for kind in np.unique(sample.types)}
-    for index, name in enumerate(names):
-        for kind in mapping[name] if index in present else ():
+    present = {names[k] for sample in samples for k in np.unique(sample.types) if k >= 0}
+    for name in sorted(present):
+        for kind in mapping[name]:
             if kind not in known:
                 raise InputError(f"types: the reference has no type {kind!r} (for {name!r}); {near(kind, known)}")
     return mapping
 
 
-def _lay_out(samples: Sequence[Sample], options: SimulateOptions) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+def _lay_out(samples: Sequence[Sample]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """One image of all samples in a grid, and the (x, y) of each one's corner in it."""
-    columns = options.columns or math.ceil(math.sqrt(len(samples)))
-    width = max(sample.image.shape[1] for sample in samples)
-    height = max(sample.image.shape[0] for sample in samples)
-    rows = math.ceil(len(samples) / columns)
-    step = np.array([width + options.gap_px, height + options.gap_px])
-    size = np.array([min(columns, len(samples)), rows]) * step - options.gap_px
-    image = np.full((size[1], size[0], 3), 255, dtype=np.uint8)
+    columns = math.ceil(math.sqrt(len(samples)))
     index = np.arange(len(samples))
+    step = np.array([sample.image.shape[1::-1] for sample in samples]).max(axis=0) + GAP_PX
     origins = np.column_stack([index % columns, index // columns]) * step
+    width, height = origins.max(axis=0) + step - GAP_PX
+    image = np.full((height, width, 3), 255, dtype=np.uint8)
     for sample, (x, y) in zip(samples, origins, strict=True):
         image[y : y + sample.image.shape[0], x : x + sample.image.shape[1]] = sample.image
     return image, origins
@@ -298,23 +275,17 @@ def _draw_kinds(
 
 def _affine(mpp: float, options: SimulateOptions) -> NDArray[np.float64]:
     """Micrometres of the instrument -> pixels."""
-    angle = math.radians(options.degrees)
-    turn = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
-    linear = options.scale / mpp * turn @ np.array([[1.0, options.shear], [0.0, 1.0]])
-    out = np.eye(3)
-    out[:2, :2] = linear
-    out[:2, 2] = -linear @ np.array(options.shift_um)
+    shear = np.array([[1.0, options.shear, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
+    out = turned(math.radians(options.degrees), options.scale / mpp, np.zeros(2)) @ shear
+    out[:2, 2] = -out[:2, :2] @ np.array(options.shift_um)
     return out
 
 
 def _error(centre: NDArray[np.float64], options: SimulateOptions, rng: np.random.Generator) -> NDArray[np.float64]:
     """(3, 3) displacement in micrometres of the instrument: a turn about the centre and a shift."""
-    angle, direction = math.radians(options.alignment_error_degrees), rng.uniform(0, 2 * math.pi)
-    out = np.eye(3)
-    out[:2, :2] = [[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]]
+    direction = rng.uniform(0, 2 * math.pi)
     shift = options.alignment_error_um * np.array([math.cos(direction), math.sin(direction)])
-    out[:2, 2] = centre - out[:2, :2] @ centre + shift
-    return out
+    return turned(math.radians(options.alignment_error_degrees), 1.0, centre, shift)
 
 
 def _ellipses(boxes: NDArray[np.float64], grown: float) -> NDArray[np.float64]:

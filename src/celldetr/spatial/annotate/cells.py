@@ -1,8 +1,11 @@
-"""Types of the cells of a section (step 3): by transfer from a reference or from labels that exist, fine and coarse."""
+"""Types of the cells of a section (step 3): by transfer from a reference or from labels that exist, fine and coarse.
+
+A method of typing cells is a function to an ``Annotation``, and a branch of ``annotate_cells``.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -12,13 +15,13 @@ from pydantic import Field
 
 from celldetr.config import Config, Count, Probability
 from celldetr.errors import InputError, near
-from celldetr.spatial.annotate.annotation import Annotation, Annotator, Progress, types_table
-from celldetr.spatial.annotate.classifier import Classifier
+from celldetr.spatial.annotate.annotation import Annotation, Progress
+from celldetr.spatial.annotate.classifier import classify
 from celldetr.spatial.annotate.expression import agreement, expression_table
 from celldetr.spatial.annotate.hierarchy import Hierarchy, coarsen
-from celldetr.spatial.annotate.labels import Labels
-from celldetr.spatial.annotate.reference import read_reference
-from celldetr.spatial.annotate.transport import Transport, TransportOptions
+from celldetr.spatial.annotate.labels import existing_labels
+from celldetr.spatial.annotate.reference import FEW, read_reference
+from celldetr.spatial.annotate.transport import TransportOptions, transport
 
 if TYPE_CHECKING:
     import anndata
@@ -32,52 +35,12 @@ class TypeOptions(Config):
 
     counts: str = Field("auto", description="Where the reference has whole counts: auto, X, raw, or a layer.")
     allow_normalised: bool = Field(False, description="Where it has none, approximate them from log-normalised values.")
-    min_cells: Count = Field(10, description="Types of the reference with fewer cells are rare.")
+    min_cells: Count = Field(FEW, description="Types of the reference with fewer cells are rare.")
     keep_rare: bool = Field(True, description="Whether rare types are transferred, too.")
     sure: Probability = Field(
         0.5, description="Probability from which a cell is counted as sure; step 6 has limits of its own."
     )
     transport: TransportOptions = TransportOptions()
-
-
-@dataclass(frozen=True)
-class CellTypes:
-    """Types of N cells.
-
-    Attributes:
-        types: table ``TYPES``, after the hierarchy.
-        fine: table ``TYPES``, by the names of the reference.
-        expression: see ``expression_table``; None without a reference.
-        facts: numbers for the report. JSON-able.
-    """
-
-    types: pd.DataFrame
-    fine: pd.DataFrame
-    expression: pd.DataFrame | None
-    facts: dict[str, Any]
-
-
-def check_method(
-    method: str, reference: Path | None, type_column: str, labels: Path | None, level: str | None, has_hierarchy: bool
-) -> str:
-    """The method of typing, if its inputs go together; labels alone need not be asked for by name.
-
-    Raises:
-        InputError: they do not.
-    """
-    if method == "tacco" and labels is not None and reference is None:
-        method = "labels"
-    if method not in METHODS:
-        raise InputError(f"method {method!r} is unknown; {near(method, METHODS)}")
-    if method == "labels" and reference is not None:
-        raise InputError(f"method 'labels' takes types that exist already; {reference} is not used: leave it out")
-    if method != "labels" and reference is None:
-        raise InputError(f"method {method!r} needs `reference` and `type_column`")
-    if method != "labels" and not type_column:
-        raise InputError(f"{reference}: name the column of its types with `type_column`")
-    if level is not None and not has_hierarchy:
-        raise InputError(f"level {level!r} is one of a hierarchy; name that too (`hierarchy`)")
-    return method
 
 
 def annotate_cells(
@@ -91,63 +54,68 @@ def annotate_cells(
     level: str | None = None,
     options: TypeOptions | None = None,
     progress: Progress | None = None,
-) -> CellTypes:
+) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame | None, dict[str, Any]]:
     """Type the cells of a section.
 
     Args:
         section: N cells that passed the quality control.
         reference: single-cell data with whole counts; for the methods tacco and celltypist.
         type_column: of the types, in the reference's ``obs``; of method labels in the section's, or in ``labels``.
-        method: tacco, celltypist or labels.
+        method: tacco, celltypist or labels, which need not be named where ``labels`` alone are given.
         labels: a file of types that exist already.
         hierarchy: what makes fine types coarse; None: types stay as they are.
         level: of the hierarchy; None: its last, the coarsest.
         options: of the transfer.
         progress: called with the share that is done.
 
-    Raises:
-        InputError: inputs that do not go together, and what the method raises.
+    Returns:
+        Table ``TYPES`` after the hierarchy; the same by the names of the reference; ``expression_table`` or, without a
+        reference, None; and numbers for the report, JSON-able.
     """
     options = options or TypeOptions()
-    method = check_method(method, reference, type_column, labels, level, hierarchy is not None)
-    known = None if reference is None else _read(reference, type_column, options)
-    fine = _annotator(method, known, type_column, labels, options).annotate(section, progress)
+    start = time.perf_counter()
+    if method == "tacco" and labels is not None and reference is None:
+        method = "labels"
+    if method not in METHODS:
+        raise InputError(f"method {method!r} is unknown; {near(method, METHODS)}")
+    if level is not None and hierarchy is None:
+        raise InputError(f"level {level!r} is one of a hierarchy; name that too (`hierarchy`)")
+    known = None
+    if method == "labels":
+        if reference is not None:
+            raise InputError(f"method 'labels' takes types that exist already; {reference} is not used: leave it out")
+        fine = existing_labels(section, type_column or None, labels)
+    else:
+        if reference is None or not type_column:
+            raise InputError(f"method {method!r} needs `reference` and `type_column`")
+        known = read_reference(
+            reference,
+            type_column,
+            options.counts,
+            allow_normalised=options.allow_normalised,
+            min_cells=options.min_cells,
+            keep_rare=options.keep_rare,
+        )
+        if method == "tacco":
+            fine = transport(section, known, type_column, options.transport, progress)
+        else:
+            fine = classify(section, known, type_column)
     coarse = fine if hierarchy is None else coarsen(fine, hierarchy, level or hierarchy.level_names[-1])
     expression = None if known is None else expression_table(section, fine, known, type_column)
     sure = coarse.known & (coarse.probabilities.max(axis=1) >= options.sure)
     first = coarse.probabilities.argmax(axis=1)
     facts = {
         "method": method,
-        "cells": len(coarse),
+        "cells": len(sure),
         "sure": int(sure.sum()),
         "unknown": int((~coarse.known).sum()),
         "types": {name: int((sure & (first == k)).sum()) for k, name in enumerate(coarse.types)},
         "agreement": {} if expression is None else agreement(expression),
-        "transfer": fine.facts,
+        "transfer": fine.facts | {"seconds": round(time.perf_counter() - start, 1)},
         "warnings": _warnings(fine, sure, options),
     }
-    return CellTypes(types_table(coarse, section.obs_names), types_table(fine, section.obs_names), expression, facts)
-
-
-def _read(path: Path, column: str, options: TypeOptions) -> anndata.AnnData:
-    return read_reference(
-        path,
-        column,
-        options.counts,
-        allow_normalised=options.allow_normalised,
-        min_cells=options.min_cells,
-        keep_rare=options.keep_rare,
-    )
-
-
-def _annotator(
-    method: str, reference: anndata.AnnData | None, column: str, labels: Path | None, options: TypeOptions
-) -> Annotator:
-    if method == "labels" or reference is None:
-        return Labels(column or None, labels)
-    if method == "celltypist":
-        return Classifier(reference, column)
-    return Transport(reference, column, options.transport)
+    ids = section.obs_names.to_numpy(dtype=object)
+    return coarse.table(ids), fine.table(ids), expression, facts
 
 
 def _warnings(annotation: Annotation, sure: NDArray[np.bool_], options: TypeOptions) -> list[str]:

@@ -5,14 +5,13 @@ CellTypist's own model files are pickles, which run code when they are read: non
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from celldetr.errors import InputError
-from celldetr.spatial.annotate.annotation import Annotation, Progress, uniform
+from celldetr.spatial.annotate.annotation import Annotation, uniform
 from celldetr.spatial.annotate.reference import shared_genes
 
 if TYPE_CHECKING:
@@ -22,64 +21,45 @@ TARGET = 1e4  # transcripts a cell is scaled to: what CellTypist expects, before
 ITERATIONS = 200  # of training, at most
 
 
-class Classifier:
-    """CellTypist on the section's cells.
+def classify(section: anndata.AnnData, reference: anndata.AnnData, column: str) -> Annotation:
+    """Classify cells; those without a transcript of a shared gene are unknown.
 
-    Attributes:
-        reference: whole counts in ``X``, to train on.
-        column: of the types, in the reference's ``obs``.
+    CellTypist's probabilities are of each type against all others; rows are divided by their sums.
+
+    Raises:
+        InputError: CellTypist is not installed, or too old for the scikit-learn that is; the genes hardly overlap; no
+            cell has a transcript of them.
     """
-
-    def __init__(self, reference: anndata.AnnData, column: str) -> None:
-        self.reference, self.column = reference, column
-
-    def annotate(self, section: anndata.AnnData, progress: Progress | None = None) -> Annotation:
-        """Classify cells; those without a transcript of a shared gene are unknown.
-
-        CellTypist's probabilities are of each type against all others; rows are divided by their sums.
-
-        Raises:
-            InputError: CellTypist is not installed, or too old for the scikit-learn that is; the genes hardly overlap;
-                no cell has a transcript of them.
-        """
-        start = time.perf_counter()
-        try:
-            import celltypist
-        except ImportError as error:
-            raise InputError(f"CellTypist cannot be imported ({error}); pip install celltypist") from None
-        shared = shared_genes(section, self.reference)
-        training = _normalised(self.reference.X[:, shared.reference], shared.names)
-        training.obs[self.column] = self.reference.obs[self.column].astype(str).to_numpy()
-        training = training[np.asarray(training.X.sum(axis=1)).ravel() > 0].copy()
-        try:
-            model = celltypist.train(
-                training, labels=self.column, check_expression=False, max_iter=ITERATIONS, n_jobs=1
-            )
-        except TypeError as error:  # it passes arguments that newer versions of scikit-learn have dropped
-            raise InputError(
-                f"CellTypist cannot train with this scikit-learn ({error}); pip install 'scikit-learn<1.7'"
-            ) from None
-        if progress:
-            progress(0.5)
-        cells = _normalised(section.X[:, shared.section], shared.names)
-        known = np.asarray(cells.X.sum(axis=1)).ravel() > 0
-        if not known.any():
-            raise InputError("no cell of the section has a transcript of a gene that the classifier knows")
-        result = celltypist.annotate(cells[known].copy(), model=model, majority_voting=False).probability_matrix
-        names = tuple(str(name) for name in result.columns)
-        p = uniform(section.n_obs, len(names))
-        values = np.maximum(result.to_numpy(dtype=np.float64), 1e-12)
-        p[known] = (values / values.sum(axis=1, keepdims=True)).astype(np.float32)
-        if progress:
-            progress(1.0)
-        facts: dict[str, Any] = {
-            "method": "celltypist",
-            "version": getattr(celltypist, "__version__", "unknown"),
-            "model": "trained on the reference",
-        }
-        facts |= shared.facts
-        facts |= {"cells_without_genes": int((~known).sum()), "seconds": round(time.perf_counter() - start, 1)}
-        return Annotation(p, names, known, facts)
+    try:
+        import celltypist
+    except ImportError as error:
+        raise InputError(f"CellTypist cannot be imported ({error}); pip install celltypist") from None
+    shared = shared_genes(section, reference)
+    training = _normalised(reference.X[:, shared.reference], shared.names)
+    training.obs[column] = reference.obs[column].astype(str).to_numpy()
+    training = training[np.asarray(training.X.sum(axis=1)).ravel() > 0].copy()
+    try:
+        model = celltypist.train(training, labels=column, check_expression=False, max_iter=ITERATIONS, n_jobs=1)
+    except TypeError as error:  # it passes arguments that newer versions of scikit-learn have dropped
+        raise InputError(
+            f"CellTypist cannot train with this scikit-learn ({error}); pip install 'scikit-learn<1.7'"
+        ) from None
+    cells = _normalised(section.X[:, shared.section], shared.names)
+    known = np.asarray(cells.X.sum(axis=1)).ravel() > 0
+    if not known.any():
+        raise InputError("no cell of the section has a transcript of a gene that the classifier knows")
+    result = celltypist.annotate(cells[known].copy(), model=model, majority_voting=False).probability_matrix
+    names = tuple(str(name) for name in result.columns)
+    p = uniform(section.n_obs, len(names))
+    values = np.maximum(result.to_numpy(dtype=np.float64), 1e-12)
+    p[known] = (values / values.sum(axis=1, keepdims=True)).astype(np.float32)
+    facts = {
+        "method": "celltypist",
+        "version": getattr(celltypist, "__version__", "unknown"),
+        "model": "trained on the reference",
+        "cells_without_genes": int((~known).sum()),
+    }
+    return Annotation(p, names, known, facts | shared.facts)
 
 
 def _normalised(matrix: Any, genes: Sequence[str]) -> anndata.AnnData:
@@ -90,7 +70,6 @@ def _normalised(matrix: Any, genes: Sequence[str]) -> anndata.AnnData:
 
     counts = csr_matrix(matrix, dtype=np.float64)
     total = np.asarray(counts.sum(axis=1)).ravel()
-    scaled = csr_matrix(diags(TARGET / np.maximum(total, 1)) @ counts)
-    scaled.data = np.log1p(scaled.data)
+    scaled = csr_matrix(diags(TARGET / np.maximum(total, 1)) @ counts).log1p()
     index = [f"c{i}" for i in range(scaled.shape[0])]
     return AnnData(scaled, obs=pd.DataFrame(index=index), var=pd.DataFrame(index=pd.Index(genes)))

@@ -22,32 +22,22 @@ GENE = "g: "  # begins the name of a gene's column
 def expression_table(
     section: anndata.AnnData, annotation: Annotation, reference: anndata.AnnData, column: str
 ) -> pd.DataFrame:
-    """Mean expression of the shared genes by type: a row a type and ``side``, a column "g: NAME" a gene.
-
-    Args:
-        section: the cells.
-        annotation: their types, those of the reference.
-        reference: with types in ``obs[column]``.
-        column: of the types.
-    """
+    """Mean expression of the shared genes by type: a row a type and ``side``, a column "g: NAME" a gene."""
     import pandas as pd
 
     shared = shared_genes(section, reference)
     kinds = np.array(annotation.types, dtype=object)[annotation.probabilities.argmax(axis=1)]
     kinds[~annotation.known] = ""
-    kinds[np.isin(kinds, [name for name in annotation.types if (kinds == name).sum() < FEWEST_CELLS])] = ""
-    known = reference.obs[column].astype(str).to_numpy(dtype=object)
-    sides = {
-        "section": mean_expression(section.X[:, shared.section], kinds, annotation.types),
-        "reference": mean_expression(reference.X[:, shared.reference], known, annotation.types),
-    }
-    parts = [
-        pd.DataFrame(values, columns=[f"{GENE}{name}" for name in shared.names]).assign(
-            side=side, type=list(annotation.types)
-        )
-        for side, values in sides.items()
-    ]
-    return pd.concat(parts, ignore_index=True)
+    rare = [name for name in annotation.types if (kinds == name).sum() < FEWEST_CELLS]
+    kinds[np.isin(kinds.astype(str), rare)] = ""
+    types = list(annotation.types)
+    columns = [f"{GENE}{name}" for name in shared.names]
+    of_section = mean_expression(section.X[:, shared.section], kinds, types)
+    of_reference = mean_expression(
+        reference.X[:, shared.reference], reference.obs[column].astype(str).to_numpy(), types
+    )
+    table = pd.DataFrame(np.vstack([of_section, of_reference]), columns=columns)
+    return table.assign(side=["section"] * len(types) + ["reference"] * len(types), type=types * 2)
 
 
 def split_expression(
@@ -76,29 +66,17 @@ def agreement(table: pd.DataFrame) -> dict[str, float]:
 
 
 def mean_expression(counts: Any, kinds: NDArray[np.object_], names: Sequence[str]) -> NDArray[np.float64]:
-    """Mean of ``log1p`` of counts a thousand transcripts of each cell, for cells of each type.
+    """Mean of ``log1p`` of counts a thousand transcripts, over cells of each type: (N, G) and (N,) types -> (K, G).
 
-    Args:
-        counts: (N, G) CSR.
-        kinds: (N,) types.
-        names: K of them.
-
-    Returns:
-        (K, G); NaN where there is no cell of a type.
+    NaN where there is no cell of a type.
     """
     from scipy import sparse
 
-    matrix = counts.astype(np.float64)
-    total = np.asarray(matrix.sum(axis=1)).ravel()
-    matrix = (sparse.diags(1000 / np.maximum(total, 1)) @ matrix).tocsr()
-    matrix.data = np.log1p(matrix.data)
-    code = {name: k for k, name in enumerate(names)}
-    row = np.array([code.get(kind, -1) for kind in kinds])
-    known = np.flatnonzero(row >= 0)
-    member = sparse.csr_matrix((np.ones(len(known)), (row[known], known)), shape=(len(names), len(kinds)))
-    size = np.bincount(row[known], minlength=len(names)).astype(float)
-    with np.errstate(invalid="ignore"):
-        return np.asarray((member @ matrix).todense()) / np.where(size > 0, size, np.nan)[:, None]
+    total = np.asarray(counts.sum(axis=1, dtype=np.float64)).ravel()
+    logs = (sparse.diags(1000 / np.maximum(total, 1)) @ counts).tocsr().log1p()
+    member = sparse.csr_matrix(np.array([kinds == name for name in names]))
+    size = np.asarray(member.sum(axis=1))
+    return np.asarray((member @ logs).todense()) / np.where(size > 0, size, np.nan)
 
 
 def correlations(section: NDArray[np.float64], reference: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -60,14 +60,7 @@ class Hierarchy(Config):
 
 
 def load_hierarchy(name_or_path: str | Path) -> Hierarchy:
-    """Read a hierarchy.
-
-    Args:
-        name_or_path: a YAML file, or the name of one that comes with the package.
-
-    Raises:
-        InputError: no such hierarchy (near names are listed), or a key of it is wrong.
-    """
+    """Read a hierarchy: a YAML file, or one that comes with the package by its name."""
     path = find_yaml(name_or_path, HIERARCHIES, "hierarchy of types")
     return parse(Hierarchy, read_yaml(path), str(path))
 
@@ -75,33 +68,28 @@ def load_hierarchy(name_or_path: str | Path) -> Hierarchy:
 def coarsen(annotation: Annotation, hierarchy: Hierarchy, level: str) -> Annotation:
     """Sum the probabilities of fine types into those of a level.
 
-    A cell is unknown where it was, or where more of its probability goes to "" than to any type. Margins and seconds
-    follow from the sums (``types_table``).
-
-    Args:
-        annotation: types of the reference, or of a level below.
-        hierarchy: its levels up to ``level`` are applied one after the other.
-        level: name of the level wanted.
+    A cell is unknown where it was, or where more of its probability goes to "" than to any type.
 
     Raises:
-        InputError: no such level, or a type that the hierarchy does not know; near names are listed.
+        InputError: no such level, or a type that the hierarchy does not know.
     """
     if level not in hierarchy.level_names:
         raise InputError(f"the hierarchy has no level {level!r}; {near(level, hierarchy.level_names)}")
+    last = hierarchy.level_names.index(level)
     parents = list(annotation.types)
-    names: tuple[str, ...] = ()
-    for step in hierarchy.levels[: hierarchy.level_names.index(level) + 1]:
+    for step in hierarchy.levels[: last + 1]:
         parents = [_parent(name, step) for name in parents]
-        names = step.types
-    targets = np.array([[parent == name for name in names] for parent in parents], dtype=np.float32)
-    p = annotation.probabilities @ targets
-    unknown = annotation.probabilities @ np.array([parent == "" for parent in parents], dtype=np.float32)
-    if not len(names):
+    names = hierarchy.levels[last].types
+    if not names:
         raise InputError(f"level {level!r} has no type: its parents are all empty")
+    sums = annotation.probabilities @ np.array(
+        [[parent == name for name in (*names, "")] for parent in parents], np.float32
+    )
+    p, unknown = sums[:, :-1], sums[:, -1]
     known = annotation.known & (unknown < p.max(axis=1))
     p[~annotation.known] = uniform(1, len(names))
     facts = annotation.facts | {"level": level, "fine_types": list(annotation.types)}
-    return Annotation(np.minimum(p, 1.0).astype(np.float32), names, known, facts)
+    return Annotation(np.minimum(p, 1), names, known, facts)
 
 
 def _parent(name: str, level: Level) -> str:

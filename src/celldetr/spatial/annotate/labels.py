@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from celldetr.errors import InputError, near
-from celldetr.spatial.annotate.annotation import Annotation, Progress, uniform
+from celldetr.spatial.annotate.annotation import Annotation, uniform
 from celldetr.spatial.files import read_table
 
 if TYPE_CHECKING:
@@ -21,85 +20,70 @@ TYPE_COLUMNS = ("type", "cell_type", "celltype", "Cluster", "cluster", "label", 
 PROBABILITY_COLUMNS = ("probability", "confidence", "conf_score", "score")
 
 
-class Labels:
+def existing_labels(section: anndata.AnnData, column: str | None = None, file: Path | None = None) -> Annotation:
     """Take types from a column of ``obs``, or from a csv or Parquet file such as Xenium's ``clusters.csv``.
 
-    Attributes:
+    Cells without a label are unknown. One of ``PROBABILITY_COLUMNS`` is the probability of the type, where it is there;
+    what that leaves is spread evenly over the other types.
+
+    Args:
+        section: the cells.
         column: of the types; None: the first of ``TYPE_COLUMNS`` that is there.
         file: csv (also .csv.gz) or Parquet with a column of cell ids (``ID_COLUMNS``) and one of types; None: ``obs``.
-        probability: column of the probability of the type, 0 to 1; None: one of ``PROBABILITY_COLUMNS`` where it is
-            there, else 1 for every cell. What it leaves is spread evenly over the other types.
+
+    Raises:
+        InputError: no such file or column, two rows for one cell, probabilities outside 0 to 1, or no cell has a label.
     """
-
-    def __init__(self, column: str | None = None, file: Path | None = None, probability: str | None = None) -> None:
-        self.column, self.file, self.probability = column, file, probability
-
-    def annotate(self, section: anndata.AnnData, progress: Progress | None = None) -> Annotation:
-        """Types of the section's cells; those without a label are unknown.
-
-        Raises:
-            InputError: no such file or column, two rows for one cell, probabilities outside 0 to 1, or no cell has a
-                label.
-        """
-        start = time.perf_counter()
-        values, where = self._values(section)
-        column = _choose(self.column, TYPE_COLUMNS, values, where, "types")
-        chance = self.probability or next((name for name in PROBABILITY_COLUMNS if name in values), None)
-        if chance is not None and chance not in values:
-            raise InputError(f"{where}: no column {chance!r}; {near(chance, map(str, values.columns))}")
-        labels = values[column]
-        known = labels.notna().to_numpy() & (labels.astype(str).str.strip() != "").to_numpy()
-        if not known.any():
-            examples = ", ".join(map(str, section.obs_names[:2]))
-            raise InputError(f"{where}: has a type in {column!r} for none of the section's cells (such as {examples})")
-        kinds = labels[known].map(_text).astype("category")
-        names = tuple(str(name) for name in sorted(kinds.cat.categories, key=_natural))
-        codes = np.array([names.index(str(name)) for name in kinds.cat.categories])[kinds.cat.codes.to_numpy()]
-        p = uniform(section.n_obs, len(names))
-        sure = np.ones(int(known.sum()), dtype=np.float32)
-        if chance is not None:
-            sure = values[chance].to_numpy(dtype=np.float32)[known]
-            if not bool(((sure >= 0) & (sure <= 1)).all()):
-                raise InputError(f"{where}: column {chance!r} has values outside 0 to 1; name another, or none")
-        if len(names) > 1:
-            p[known] = ((1 - sure) / (len(names) - 1))[:, None]
-        p[np.flatnonzero(known), codes] = sure
-        if progress:
-            progress(1.0)
-        facts: dict[str, Any] = {
-            "method": "labels",
-            "source": where,
-            "column": column,
-            "probability": chance,
-            "cells_without_label": int((~known).sum()),
-            "seconds": round(time.perf_counter() - start, 3),
-        }
-        return Annotation(p, names, known, facts)
-
-    def _values(self, section: anndata.AnnData) -> tuple[pd.DataFrame, str]:
-        if self.file is None:
-            return section.obs, "the section's table"
-        values = read_table(self.file)
-        key = _choose(None, ID_COLUMNS, values, str(self.file), "cell ids")
-        index = values[key].map(_text)
-        twice = index[index.duplicated()]
-        if len(twice):
-            raise InputError(
-                f"{self.file}: cell {twice.iloc[0]!r} is in two rows of {key!r}; one row a cell is expected"
-            )
-        return values.set_axis(index, axis=0).reindex(section.obs_names.astype(str)), self.file.name
+    values, where = (section.obs, "the section's table") if file is None else (_rows(file, section), file.name)
+    if column is None:
+        column = _first_of(TYPE_COLUMNS, values, where, "types")
+    elif column not in values:
+        raise InputError(f"{where}: no column {column!r}; {near(column, map(str, values.columns))}")
+    labels = values[column]
+    known = labels.notna().to_numpy() & (labels.astype(str).str.strip() != "").to_numpy()
+    if not known.any():
+        examples = ", ".join(map(str, section.obs_names[:2]))
+        raise InputError(f"{where}: has a type in {column!r} for none of the section's cells (such as {examples})")
+    kinds = labels[known].map(_text).to_numpy(dtype=object)
+    names = sorted(set(kinds), key=_natural)
+    place = {name: k for k, name in enumerate(names)}
+    codes = np.array([place[kind] for kind in kinds])
+    sure = np.ones(len(kinds), dtype=np.float32)
+    chance = next((name for name in PROBABILITY_COLUMNS if name in values), None)
+    if chance is not None:
+        sure = values[chance].to_numpy(dtype=np.float32)[known]
+        if not bool(((sure >= 0) & (sure <= 1)).all()):
+            raise InputError(f"{where}: column {chance!r} has values outside 0 to 1; rename it if it is no probability")
+    p = uniform(section.n_obs, len(names))
+    p[known] = ((1 - sure) / max(len(names) - 1, 1))[:, None]
+    p[np.flatnonzero(known), codes] = sure
+    facts: dict[str, Any] = {
+        "method": "labels",
+        "source": where,
+        "column": column,
+        "probability": chance,
+        "cells_without_label": int((~known).sum()),
+    }
+    return Annotation(p, tuple(names), known, facts)
 
 
-def _choose(given: str | None, usual: tuple[str, ...], values: pd.DataFrame, where: str, what: str) -> str:
-    columns = [str(name) for name in values.columns]
-    if given is not None:
-        if given not in columns:
-            raise InputError(f"{where}: no column {given!r}; {near(given, columns)}")
-        return given
-    found = next((name for name in usual if name in columns), None)
-    if found is None:
-        raise InputError(f"{where}: no column of {what} ({', '.join(usual)}); it has {', '.join(columns[:20])}")
-    return found
+def _rows(file: Path, section: anndata.AnnData) -> pd.DataFrame:
+    """The rows of a table that are the section's cells, in their order."""
+    table = read_table(file)
+    key = _first_of(ID_COLUMNS, table, str(file), "cell ids")
+    index = table[key].map(_text)
+    twice = index[index.duplicated()]
+    if len(twice):
+        raise InputError(f"{file}: cell {twice.iloc[0]!r} is in two rows of {key!r}; one row a cell is expected")
+    return table.set_axis(index, axis=0).reindex(section.obs_names.astype(str))
+
+
+def _first_of(usual: tuple[str, ...], values: pd.DataFrame, where: str, what: str) -> str:
+    name = next((name for name in usual if name in values), None)
+    if name is None:
+        columns = ", ".join(map(str, values.columns[:20]))
+        raise InputError(f"{where}: no column of {what} ({', '.join(usual)}); it has {columns}")
+    return name
 
 
 def _text(value: Any) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +15,7 @@ from celldetr.spatial.readers.anndata_file import load
 
 if TYPE_CHECKING:
     import anndata
+    import pandas as pd
 
 SYMBOL_COLUMNS = ("gene_ids", "gene_id", "gene_symbols", "gene_symbol", "gene_name", "gene_names", "feature_name")
 MIN_GENES = 50
@@ -31,7 +31,7 @@ def read_reference(
     min_cells: int = FEW,
     keep_rare: bool = True,
 ) -> anndata.AnnData:
-    """Read a reference.
+    """Read a reference: ``X`` CSR float32 of whole counts, ``obs[column]`` categories (text), ``var`` as in the file.
 
     Args:
         path: an h5ad file.
@@ -40,13 +40,6 @@ def read_reference(
         allow_normalised: where there are none, take ``undo_log_approximately``.
         min_cells: types with fewer cells are reported in ``uns["reference"]["rare"]``.
         keep_rare: whether they stay.
-
-    Returns:
-        ``X`` CSR float32 of whole counts, ``obs[column]`` categories (text), ``var`` as in the file;
-        ``uns["reference"]``: where counts were found, how many cells each type has, and which types are rare.
-
-    Raises:
-        InputError: no such file, not h5ad, no such column (near names are listed), no whole counts, or no cell left.
     """
     import pandas as pd
     from anndata import AnnData
@@ -54,34 +47,28 @@ def read_reference(
     data = load(path)
     if column not in data.obs:
         raise InputError(f"{path}: obs has no column {column!r}; {near(column, map(str, data.obs.columns))}")
-    labels = data.obs[column]
-    typed = labels.notna().to_numpy() & (labels.astype(str).str.strip() != "").to_numpy()
     undo = undo_log_approximately if allow_normalised else None
-    whole = find_counts(data, path, counts, undo, ", or set allow_normalised to undo log1p approximately")
-    kind = labels[typed].astype(str).astype("category")
-    sizes = kind.value_counts()
-    rare = sorted(str(name) for name, n in sizes.items() if n < min_cells)
-    rows = np.flatnonzero(typed)
-    if rare and not keep_rare:
-        common = ~kind.isin(rare).to_numpy()
-        rows, kind = rows[common], kind[common].cat.remove_unused_categories()
+    matrix, var, place = find_counts(data, path, counts, undo, ", or set allow_normalised to undo log1p approximately")
+    kinds = data.obs[column].astype(str).where(data.obs[column].notna(), "").str.strip()
+    sizes = kinds[kinds != ""].value_counts()
+    rare = sorted(sizes.index[sizes < min_cells])
+    rows = np.flatnonzero(((kinds != "") & (keep_rare | ~kinds.isin(rare))).to_numpy())
     if not len(rows):
         raise InputError(
             f"{path}: no cell with a type in {column!r} is left of {data.n_obs}; lower min_cells={min_cells}"
         )
     out = AnnData(
-        whole.matrix[rows],
-        obs=pd.DataFrame(index=data.obs_names[rows].astype(str)),
-        var=whole.var.set_axis(whole.var.index.astype(str), axis=0),
+        matrix[rows],
+        obs=pd.DataFrame({column: pd.Categorical(kinds.iloc[rows])}, index=data.obs_names[rows].astype(str)),
+        var=var.set_axis(var.index.astype(str), axis=0),
     )
-    out.obs[column] = pd.Categorical(kind.to_numpy(), categories=list(kind.cat.categories))
     out.var_names_make_unique()
     out.uns["reference"] = {
         "file": path.name,
         "column": column,
-        "counts": whole.place,
+        "counts": place,
         "cells": {str(name): int(n) for name, n in sizes.sort_index().items()},
-        "without_type": int((~typed).sum()),
+        "without_type": int((kinds == "").sum()),
         "rare": rare,
         "rare_kept": keep_rare,
     }
@@ -119,68 +106,49 @@ class SharedGenes:
 def shared_genes(section: anndata.AnnData, reference: anndata.AnnData, min_genes: int | None = None) -> SharedGenes:
     """Match genes by name; where names disagree (symbols against Ensembl ids), by columns of either's ``var``.
 
-    Args:
-        section, reference: cells by genes.
-        min_genes: fewest that must match; None: 50, or a tenth of the section's where that is fewer.
-
     Raises:
-        InputError: fewer match; the message gives names of both, and says so where they differ by case only, as mouse
-            genes and human genes do.
+        InputError: fewer than ``min_genes`` match (None: 50, or a tenth of the section's where that is fewer).
     """
-    least = min(MIN_GENES, -(-section.n_vars // 10)) if min_genes is None else min_genes
+    least = max(1, min(MIN_GENES, -(-section.n_vars // 10)) if min_genes is None else min_genes)
     best = ("", np.zeros(0, np.int64), np.zeros(0, np.int64))
-    reference_keys = _gene_keys(reference)
     for key, names in _gene_keys(section).items():
-        for reference_key, known in reference_keys.items():
+        for reference_key, known in _gene_keys(reference).items():
             left, right = _match(names, known)
             if len(left) > len(best[1]):
                 best = (reference_key if key == "var_names" else f"{reference_key} (section: {key})", left, right)
         if len(best[1]) >= max(least, section.n_vars // 2):
             break  # ids of the section are only looked at where its names match little
     matched_by, left, right = best
-    if len(left) < max(least, 1):
-        raise InputError(_no_overlap(section, reference, len(left), max(least, 1)))
-    all_names = [str(name) for name in section.var_names]
-    matched = set(left.tolist())
-    return SharedGenes(
-        left,
-        right,
-        matched_by,
-        tuple(all_names[i] for i in left),
-        tuple(name for i, name in enumerate(all_names) if i not in matched),
-    )
+    if len(left) < least:
+        raise InputError(_no_overlap(section, reference, len(left), least))
+    names = section.var_names.astype(str)
+    return SharedGenes(left, right, matched_by, tuple(names[left]), tuple(names.delete(left)))
 
 
-def _gene_keys(data: Any) -> dict[str, list[str]]:
+def _gene_keys(data: anndata.AnnData) -> dict[str, pd.Index]:
     """Names of the genes, by where they are; ENSG00000012048.23 and ENSG00000012048 are one gene."""
-    keys = {"var_names": [str(name) for name in data.var_names]}
-    keys |= {column: [str(name) for name in data.var[column]] for column in SYMBOL_COLUMNS if column in data.var}
-    return {
-        key: [name.split(".")[0] if name.startswith("ENS") else name for name in names] for key, names in keys.items()
-    }
+    import pandas as pd
+
+    columns = [column for column in SYMBOL_COLUMNS if column in data.var]
+    keys = {"var_names": data.var_names} | {column: pd.Index(data.var[column]) for column in columns}
+    return {key: names.astype(str).str.replace(r"^(ENS[^.]*)\..*", r"\1", regex=True) for key, names in keys.items()}
 
 
-def _match(names: Sequence[str], known: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _match(names: pd.Index, known: pd.Index) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Pairs of positions with one name; of a name that is there twice, the first."""
-    where: dict[str, int] = {}
-    for index, name in enumerate(known):
-        where.setdefault(name, index)
-    pairs: dict[str, tuple[int, int]] = {}
-    for index, name in enumerate(names):
-        if name in where and name not in pairs:
-            pairs[name] = (index, where[name])
-    table = np.array(list(pairs.values()), dtype=np.int64).reshape(-1, 2)
-    return table[:, 0], table[:, 1]
+    first = np.flatnonzero(~known.duplicated())
+    at = known[first].get_indexer(names)
+    left = np.flatnonzero((at >= 0) & ~names.duplicated())
+    return left, first[at[left]]
 
 
-def _no_overlap(section: Any, reference: Any, shared: int, least: int) -> str:
+def _no_overlap(section: anndata.AnnData, reference: anndata.AnnData, shared: int, least: int) -> str:
     ours, theirs = (_gene_keys(data)["var_names"] for data in (section, reference))
     text = (
         f"the section and the reference share {shared} genes, fewer than {least}: the section has"
         f" {', '.join(ours[:3])}, the reference {', '.join(theirs[:3])}"
     )
-    upper = {name.upper() for name in theirs}
-    alike = sum(name.upper() in upper for name in ours)
+    alike = ours.str.upper().isin(theirs.str.upper()).sum()
     if alike >= max(least, 2 * shared + 1):
         return f"{text}; {alike} agree but for upper and lower case: is one of them of mouse, the other human?"
     if ours[0].startswith("ENS") != theirs[0].startswith("ENS"):

@@ -11,7 +11,6 @@ one after the other with the same prior: memory follows the tile, not the sectio
 from __future__ import annotations
 
 import math
-import time
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -22,11 +21,10 @@ from pydantic import Field
 from celldetr.config import Config, Count, Positive
 from celldetr.errors import InputError, install
 from celldetr.spatial.annotate.annotation import Annotation, Progress, uniform
-from celldetr.spatial.annotate.reference import shared_genes
+from celldetr.spatial.annotate.reference import SharedGenes, shared_genes
 
 if TYPE_CHECKING:
     import anndata
-    import pandas as pd
 
 KEY = "type"
 
@@ -59,116 +57,100 @@ class TransportOptions(Config):
     seed: int = Field(0, description="Of the cells that make a tile.")
 
 
-class Transport:
-    """Transfer types from a reference.
+def transport(
+    section: anndata.AnnData,
+    reference: anndata.AnnData,
+    column: str,
+    options: TransportOptions | None = None,
+    progress: Progress | None = None,
+) -> Annotation:
+    """Transport the section's cells onto the types in ``column`` of a reference, as ``read_reference`` gives it.
 
-    Attributes:
-        reference: whole counts in ``X``, types in ``obs[column]``, as ``reference.read_reference`` gives it.
-        column: of the types.
-        options: the defaults where None.
+    Cells without a transcript of a shared gene are unknown, and counted in ``facts["cells_without_genes"]``.
+
+    Raises:
+        InputError: TACCO is not installed, the genes hardly overlap, the reference has fewer than two types with
+            transcripts of them, or no cell of the section has one.
     """
-
-    def __init__(self, reference: anndata.AnnData, column: str, options: TransportOptions | None = None) -> None:
-        self.reference, self.column, self.options = reference, column, options or TransportOptions()
-
-    def annotate(self, section: anndata.AnnData, progress: Progress | None = None) -> Annotation:
-        """Transport the section's cells.
-
-        Cells without a transcript of a shared gene are unknown, and counted in ``facts["cells_without_genes"]``.
-
-        Raises:
-            InputError: TACCO is not installed, the genes hardly overlap, the reference has fewer than two types with
-                transcripts of them, or no cell of the section has one.
-        """
-        start = time.perf_counter()
-        try:
-            import tacco
-        except ImportError as error:
-            raise InputError(f"TACCO cannot be imported ({error}); {install('spatial')}") from None
-        shared = shared_genes(section, self.reference, self.options.min_genes)
-        reference, names = self._profiles(shared.reference, shared.names)
-        if len(names) < 2:
-            raise InputError(
-                f"the reference has {len(names)} types with transcripts of the {len(shared.names)} shared genes; at"
-                " least 2 are needed"
-            )
-        matrix = _float_csr(section.X[:, shared.section])
-        expressed = np.flatnonzero(np.asarray(reference.X.sum(axis=0)).ravel() > 0)
-        reference, matrix = reference[:, expressed].copy(), matrix[:, expressed]
-        known = np.asarray(matrix.sum(axis=1)).ravel() > 0
-        if not known.any():
-            raise InputError("no cell of the section has a transcript of a gene that the reference expresses")
-        p = uniform(section.n_obs, len(names))
-        prior = self._prior(reference, names)
-        tiles = random_tiles(np.flatnonzero(known), self.options.tile, self.options.seed)
-        for done, rows in enumerate(tiles, start=1):
-            p[rows] = self._transport(tacco, matrix[rows], reference, names, prior)
-            if progress:
-                progress(done / len(tiles))
-        facts = {
-            "method": "tacco",
-            "version": version("tacco"),
-            "options": self.options.model_dump(mode="json"),
-            "reference": dict(self.reference.uns.get("reference", {})),
-            "tiles": len(tiles),
-            "cells_without_genes": int((~known).sum()),
-            "seconds": round(time.perf_counter() - start, 1),
-        }
-        return Annotation(p, tuple(names), known, facts | shared.facts)
-
-    def _profiles(self, columns: NDArray[np.int64], genes: tuple[str, ...]) -> tuple[anndata.AnnData, list[str]]:
-        """The reference's cells with a transcript of the shared genes, these genes, and the types that are left."""
-        import pandas as pd
-        from anndata import AnnData
-
-        matrix = _float_csr(self.reference.X[:, columns])
-        expressed_cells = np.asarray(matrix.sum(axis=1)).ravel() > 0
-        kinds = pd.Categorical(self.reference.obs[self.column].astype(str).to_numpy()[expressed_cells])
-        obs = pd.DataFrame({KEY: kinds}, index=[f"r{i}" for i in range(int(expressed_cells.sum()))])
-        out = AnnData(matrix[expressed_cells], obs=obs, var=pd.DataFrame(index=pd.Index(genes)))
-        return out, [str(name) for name in kinds.categories]
-
-    def _prior(self, reference: anndata.AnnData, names: list[str]) -> pd.Series:
-        """The same for every tile: by transcripts, as TACCO counts."""
-        import pandas as pd
-
-        kinds = reference.obs[KEY].cat.categories
-        if self.options.prior == "uniform":
-            return pd.Series(1.0, index=kinds)
-        weight = np.asarray(reference.X.sum(axis=1)).ravel().astype(np.float64)
-        return pd.Series(np.bincount(reference.obs[KEY].cat.codes, weight, len(names)), index=kinds)
-
-    def _transport(
-        self, tacco: Any, matrix: Any, reference: anndata.AnnData, names: list[str], prior: pd.Series
-    ) -> NDArray[np.float32]:
-        """One tile: (n, G) counts -> (n, K)."""
-        import pandas as pd
-        from anndata import AnnData
-
-        cells = AnnData(
-            matrix, obs=pd.DataFrame(index=[f"c{i}" for i in range(matrix.shape[0])]), var=reference.var[[]].copy()
+    try:
+        import tacco
+    except ImportError as error:
+        raise InputError(f"TACCO cannot be imported ({error}); {install('spatial')}") from None
+    options = options or TransportOptions()
+    shared = shared_genes(section, reference, options.min_genes)
+    profiles = _profiles(reference, column, shared)
+    names = [str(name) for name in profiles.obs[KEY].cat.categories]
+    if len(names) < 2:
+        raise InputError(
+            f"the reference has {len(names)} types with transcripts of the {len(shared.names)} shared genes; at"
+            " least 2 are needed"
         )
-        result = tacco.tl.annotate(
-            cells,
-            reference.copy(),
-            KEY,
-            method="OT",
-            epsilon=self.options.epsilon,
-            lamb=self.options.prior_strength,
-            annotation_prior=prior,
-            multi_center=None if self.options.multi_center == 1 else self.options.multi_center,
-            bisections=self.options.bisections,
-            platform_iterations=self.options.platform_iterations,
-            assume_valid_counts=True,
-            remove_constant_genes=False,  # what is constant differs between tiles
-            verbose=0,
-        )
-        result.columns = [str(name) for name in result.columns]
-        # A type all of whose cells TACCO dropped has no column; a cell it dropped has no row.
-        p = result.reindex(columns=names, fill_value=0.0).to_numpy(dtype=np.float64)
-        p = np.maximum(np.nan_to_num(p, nan=0.0), 0)
-        total = p.sum(axis=1, keepdims=True)
-        return np.where(total > 0, p / np.maximum(total, 1e-300), 1 / len(names)).astype(np.float32)
+    expressed = np.flatnonzero(np.asarray(profiles.X.sum(axis=0)).ravel() > 0)
+    profiles, matrix = profiles[:, expressed].copy(), _float_csr(section.X[:, shared.section])[:, expressed]
+    known = np.asarray(matrix.sum(axis=1)).ravel() > 0
+    if not known.any():
+        raise InputError("no cell of the section has a transcript of a gene that the reference expresses")
+    p = uniform(section.n_obs, len(names))
+    tiles = random_tiles(np.flatnonzero(known), options.tile, options.seed)
+    for done, rows in enumerate(tiles, start=1):
+        p[rows] = _transport_tile(tacco, matrix[rows], profiles, options)
+        if progress:
+            progress(done / len(tiles))
+    facts = {
+        "method": "tacco",
+        "version": version("tacco"),
+        "options": options.model_dump(mode="json"),
+        "reference": dict(reference.uns.get("reference", {})),
+        "tiles": len(tiles),
+        "cells_without_genes": int((~known).sum()),
+    }
+    return Annotation(p, tuple(names), known, facts | shared.facts)
+
+
+def _profiles(reference: anndata.AnnData, column: str, shared: SharedGenes) -> anndata.AnnData:
+    """The reference's cells with a transcript of the shared genes, these genes, and their types in ``obs[KEY]``."""
+    import pandas as pd
+    from anndata import AnnData
+
+    matrix = _float_csr(reference.X[:, shared.reference])
+    expressed = np.asarray(matrix.sum(axis=1)).ravel() > 0
+    kinds = pd.Categorical(reference.obs[column].astype(str).to_numpy()[expressed])
+    obs = pd.DataFrame({KEY: kinds}, index=[f"r{i}" for i in range(len(kinds))])
+    return AnnData(matrix[expressed], obs=obs, var=pd.DataFrame(index=pd.Index(shared.names)))
+
+
+def _transport_tile(
+    tacco: Any, matrix: Any, profiles: anndata.AnnData, options: TransportOptions
+) -> NDArray[np.float32]:
+    """One tile: (n, G) counts -> (n, K)."""
+    import pandas as pd
+    from anndata import AnnData
+
+    kinds = profiles.obs[KEY].cat
+    prior = pd.Series(1.0, index=kinds.categories)  # the same for every tile
+    if options.prior == "reference":  # by transcripts, as TACCO counts
+        transcripts = np.asarray(profiles.X.sum(axis=1)).ravel().astype(np.float64)
+        prior[:] = np.bincount(kinds.codes, transcripts, len(prior))
+    obs = pd.DataFrame(index=[f"c{i}" for i in range(matrix.shape[0])])
+    result = tacco.tl.annotate(
+        AnnData(matrix, obs=obs, var=profiles.var[[]].copy()),
+        profiles.copy(),
+        KEY,
+        method="OT",
+        epsilon=options.epsilon,
+        lamb=options.prior_strength,
+        annotation_prior=prior,
+        multi_center=None if options.multi_center == 1 else options.multi_center,
+        bisections=options.bisections,
+        platform_iterations=options.platform_iterations,
+        assume_valid_counts=True,
+        remove_constant_genes=False,  # what is constant differs between tiles
+        verbose=0,
+    )
+    # A type all of whose cells TACCO dropped has no column; a cell it dropped is not a number.
+    p = np.maximum(np.nan_to_num(result.reindex(columns=kinds.categories, fill_value=0.0).to_numpy(np.float64)), 0)
+    total = p.sum(axis=1, keepdims=True)
+    return np.where(total > 0, p / np.maximum(total, 1e-300), 1 / len(prior)).astype(np.float32)
 
 
 def random_tiles(rows: NDArray[np.int64], size: int, seed: int) -> list[NDArray[np.int64]]:

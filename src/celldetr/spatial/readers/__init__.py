@@ -1,7 +1,6 @@
 """Step 1: a section of spatial transcriptomics from a Xenium bundle, a HEST-1k sample or an AnnData file.
 
-A format is one module and one branch of ``read_section``. Whatever the format, counts are whole, ids are unique, each
-cell has a place, and ``Section.source`` says what was left out.
+A format is one module and one branch of ``read_section``.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from celldetr.io.safe_io import expand_user, is_dir, is_file
 from celldetr.spatial.readers.anndata_file import load, read_anndata
 from celldetr.spatial.readers.common import Progress, ReadOptions
 from celldetr.spatial.readers.hest import looks_like_hest, read_hest
-from celldetr.spatial.readers.xenium import EXPERIMENT, is_bundle, read_xenium
+from celldetr.spatial.readers.xenium import EXPERIMENT, read_xenium
 from celldetr.spatial.section import Section
 
 __all__ = ["Kind", "ReadOptions", "read_section"]
@@ -30,7 +29,10 @@ def read_section(
     options: ReadOptions | None = None,
     progress: Progress | None = None,
 ) -> Section:
-    """Read a section.
+    """Read a section: whole counts of genes, unique ids, a place for each cell.
+
+    Control probes, control codewords and the like are counted in ``source["features_left_out"]``, and cells that were
+    left out in ``source["left_out"]``.
 
     Args:
         path: the output folder of a Xenium run (or its experiment.xenium), or an AnnData file (.h5ad).
@@ -40,34 +42,20 @@ def read_section(
         options: how to read it.
         progress: called with the share that is done, 0 to 1.
 
-    Returns:
-        The section. Only genes are in it: control probes, control codewords and the like are counted in
-        ``source["features_left_out"]``, and cells that were left out in ``source["left_out"]``.
-
     Raises:
         InputError: nothing is there, it is something else, damaged, has no whole counts, ids that occur twice, or cells
-            without coordinates. The message says what to do.
+            without coordinates.
     """
     if kind not in get_args(Kind):
         raise InputError(f"kind {kind!r}: {near(str(kind), get_args(Kind))}")
     where, options = expand_user(Path(path)), options or ReadOptions()
-    if kind == "auto":
-        kind = _kind(where)
-    if kind == "xenium":
-        folder = where.parent if is_file(where) and where.name == EXPERIMENT else where
-        return read_xenium(folder, name=name, options=options, progress=progress)
-    if is_dir(where):
-        raise InputError(f"{where}: is a folder; for kind={kind!r} give the .h5ad file")
-    return (read_hest if kind == "hest" else read_anndata)(where, name=name, options=options)
-
-
-def _kind(path: Path) -> Kind:
-    if is_dir(path) or path.name == EXPERIMENT:
-        return "xenium"
-    if not is_file(path):
-        raise InputError(f"{path}: no such file or folder; expected a Xenium output folder or an AnnData file (.h5ad)")
-    if path.suffix != ".h5ad":
-        bundle = is_bundle(path.parent)
-        what = "give its folder, the Xenium bundle" if bundle else "expected a Xenium output folder or .h5ad"
-        raise InputError(f"{path}: is no section by itself; {what}")
-    return "hest" if looks_like_hest(load(path), path) else "anndata"
+    if where.name == EXPERIMENT:
+        where = where.parent
+    if kind == "xenium" or (kind == "auto" and is_dir(where)):
+        return read_xenium(where, name=name, options=options, progress=progress)
+    if not is_file(where) or where.suffix != ".h5ad":
+        raise InputError(f"{where}: no such section; expected a Xenium output folder or an AnnData file (.h5ad)")
+    data = load(where)
+    if kind == "hest" or (kind == "auto" and looks_like_hest(data, where)):
+        return read_hest(data, where, name, options)
+    return read_anndata(data, where, name, options)

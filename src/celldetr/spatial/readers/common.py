@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 Progress = Callable[[float], None]
 
+GENE_TYPES = ("Gene Expression", "gene", "gene_expression")  # of HDF5 and MEX, and of Zarr
 # What to do about a bad file: the same advice behind each of the libraries' own words.
 DAMAGED = "the file is damaged or incomplete; copy it again, or export it anew"
 
@@ -55,19 +56,13 @@ class ReadOptions(Config):
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Turn whatever a library raises while it reads ``path`` into one line that names it.
-
-    Raises:
-        InputError: the file is not there, cannot be read or is not what its name says.
-    """
+    """Turn whatever a library raises while it reads ``path`` into an ``InputError`` of one line that names it."""
     try:
         yield
     except (InputError, MemoryError, ImportError):
         raise
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
-    except PermissionError:
-        raise InputError(f"{path}: no permission to read it") from None
     # Readers of HDF5, Parquet, Zarr and gzip fail on damaged files in ways of their own: KeyError, struct.error, ...
     except Exception as error:
         text = " ".join(str(error).split())
@@ -93,23 +88,25 @@ def check_ids(ids: NDArray[np.object_], where: Path | str) -> None:
 
     if not len(ids):
         raise InputError(f"{where}: holds no cells; was the run finished, and is it the right folder?")
-    index = pd.Index(ids)
-    if not index.is_unique:
-        twice = index[index.duplicated()]
+    twice = ids[pd.Index(ids).duplicated()]
+    if len(twice):
         raise InputError(
             f"{where}: {len(twice):,} cell ids occur more than once ({twice[0]!r}, say); each cell needs its own:"
             " where regions were joined, put the region's name in front"
         )
 
 
+def split_genes(types: NDArray[np.object_]) -> tuple[NDArray[np.bool_], dict[str, int]]:
+    """(F,) which features are genes by their types; and of control probes, codewords ... how many of each type."""
+    gene = np.isin(types.astype(str), GENE_TYPES)
+    kinds, numbers = np.unique(types[~gene].astype(str), return_counts=True)
+    return gene, dict(zip(kinds.tolist(), numbers.tolist(), strict=True))
+
+
 def places(
     xy: NDArray[np.float64], where: Path | str, options: ReadOptions
 ) -> tuple[NDArray[np.bool_], dict[str, int]]:
-    """Which cells have a place -> (N,) mask, and what to add to the source's ``left_out``.
-
-    Raises:
-        InputError: some have none and the options do not allow it, or none has one.
-    """
+    """(N,) which cells have a place, and what to add to the source's ``left_out``."""
     placed: NDArray[np.bool_] = np.asarray(np.isfinite(xy).all(axis=1))
     missing = int(len(placed) - placed.sum())
     if missing and not (options.drop_unplaced and placed.any()):
@@ -124,28 +121,21 @@ def make_cells(
     counts: Any,
     ids: NDArray[np.object_],
     genes: NDArray[np.object_],
+    gene_ids: NDArray[np.object_],
     xy: NDArray[np.float64],
-    obs: pd.DataFrame | None = None,
-    var: Mapping[str, ArrayLike] | None = None,
+    obs: pd.DataFrame,
 ) -> anndata.AnnData:
-    """``Section.cells`` from its parts.
+    """``Section.cells`` from its parts: (N, G) CSR float32, N ids, G genes, (N, 2) micrometres, and more columns.
 
-    Args:
-        counts: (N, G) CSR float32.
-        ids, genes: (N,), (G,) names; a gene that occurs twice gets -1, -2, ... behind its later names.
-        xy: (N, 2) micrometres.
-        obs: more columns, in the order of ``ids``; its index is not used.
-        var: more columns of the genes.
+    A gene that occurs twice gets -1, -2, ... behind its later names.
     """
     import anndata
     import pandas as pd
 
-    frame = pd.DataFrame({X: xy[:, 0], Y: xy[:, 1]}, index=pd.Index(ids, dtype=object))
-    if obs is not None:
-        rest = obs.drop(columns=[name for name in (X, Y) if name in obs.columns])
-        frame = pd.concat([frame, rest.set_axis(frame.index, axis=0)], axis=1)
-    names = pd.DataFrame(dict(var or {}), index=pd.Index(genes, dtype=object))
-    cells = anndata.AnnData(counts, obs=frame, var=names)
-    if not cells.var_names.is_unique:
-        cells.var_names_make_unique()
+    index = pd.Index(ids, dtype=object)
+    frame = pd.DataFrame({X: xy[:, 0], Y: xy[:, 1]}, index=index)
+    frame = pd.concat([frame, obs.drop(columns=[X, Y], errors="ignore").set_axis(index, axis=0)], axis=1)
+    var = pd.DataFrame({"gene_ids": gene_ids}, index=pd.Index(genes, dtype=object))
+    cells = anndata.AnnData(counts, obs=frame, var=var)
+    cells.var_names_make_unique()
     return cells

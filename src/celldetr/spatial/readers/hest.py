@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from celldetr.errors import InputError
 from celldetr.io.safe_io import load_json
 from celldetr.spatial.affine import SCALES
-from celldetr.spatial.readers.anndata_file import AMBIGUOUS, coordinates, load, section
+from celldetr.spatial.readers.anndata_file import AMBIGUOUS, coordinates, section
 from celldetr.spatial.readers.common import ReadOptions
 from celldetr.spatial.section import Section
 
@@ -42,21 +42,15 @@ def looks_like_hest(data: anndata.AnnData, path: Path) -> bool:
     )
 
 
-def read_hest(path: Path, *, name: str = "", options: ReadOptions | None = None) -> Section:
-    """Read a sample, see ``read_section``. Its ``to_image`` follows from the size of a pixel.
-
-    Raises:
-        InputError: it cannot be read, has no whole counts, holds spots, or the size of a pixel is not known.
-    """
-    options = options or ReadOptions()
-    data = load(path)
+def read_hest(data: anndata.AnnData, path: Path, name: str, options: ReadOptions) -> Section:
+    """A section from a sample, see ``read_section``. Its ``to_image`` follows from the size of a pixel."""
     if options.unit == "um":
         raise InputError(f"{path}: unit='um', but coordinates of HEST-1k are pixels; read it with kind='anndata'")
-    located = coordinates(data, options, path)
+    xy, _, of = coordinates(data, options, path)
     mpp, origin = _pixel_size(data, path, options)
-    _refuse_spots(data, located.xy * mpp, path)
-    source = {"format": "hest", "coordinates": f"{located.of}, px", "mpp_from": origin}
-    return section(data, located, mpp, path, name, options, source)
+    _refuse_spots(data, xy * mpp, path)
+    source = {"format": "hest", "coordinates": f"{of}, px", "mpp_from": origin}
+    return section(data, xy, mpp, path, name, options, source)
 
 
 def _metadata(path: Path) -> Path | None:
@@ -70,35 +64,27 @@ def _pixel_size(data: anndata.AnnData, path: Path, options: ReadOptions) -> tupl
     """Micrometres per pixel, and where that is from."""
     if options.mpp is not None:
         return options.mpp, "option"
-    beside = _metadata(path)
-    values = load_json(beside) if beside is not None else {}
-    for where, mapping in (("uns", data.uns), (beside.name if beside else "", values)):
-        if not isinstance(mapping, Mapping):
-            continue
+    sources: dict[str, Mapping[str, Any]] = {"uns": data.uns}
+    if (beside := _metadata(path)) is not None:
+        sources[beside.name] = load_json(beside)
+    for where, values in sources.items():
         for key in PIXEL_SIZES:
-            size = _number(mapping.get(key))
-            if size is not None and SCALES[0] <= size <= SCALES[1]:
-                return size, f"{where} {key}"
+            size = values.get(key)
+            if isinstance(size, int | float | np.number) and SCALES[0] <= size <= SCALES[1]:
+                return float(size), f"{where} {key}"
     raise InputError(
         f"{path}: nothing says what a pixel measures (looked in uns and for metadata/{path.stem}.json, for"
         f" {', '.join(PIXEL_SIZES[:2])}); pass mpp, micrometres per pixel of the H&E image"
     )
 
 
-def _number(value: Any) -> float | None:
-    try:
-        return float(np.asarray(value, dtype=np.float64).reshape(()))
-    except (TypeError, ValueError):
-        return None
-
-
 def _refuse_spots(data: anndata.AnnData, xy: NDArray[np.float64], path: Path) -> None:
     """Raise InputError if rows are spots of a grid: by the columns of Visium, or by equal distances."""
+    from scipy.spatial import cKDTree
+
     spots = set(_SPOT_COLUMNS) <= set(data.obs.columns)
     points = xy[np.isfinite(xy).all(axis=1)]
     if not spots and len(points) >= 20:
-        from scipy.spatial import cKDTree
-
         some = points[:: max(1, len(points) // 2000)]
         apart = cKDTree(points).query(some, k=2)[0][:, 1]
         usual = float(np.median(apart))

@@ -25,8 +25,6 @@ CELL_ID = "cell_id"
 CENTROID = ("x_centroid", "y_centroid")
 CELLS = ("cells.parquet", "cells.csv.gz", "cells.csv")
 MATRIX = ("cell_feature_matrix.h5", "cell_feature_matrix.zarr.zip", "cell_feature_matrix")
-GENE_TYPES = ("Gene Expression", "gene", "gene_expression")  # of HDF5 and MEX, and of Zarr
-_MEX = ("matrix.mtx", "features.tsv", "barcodes.tsv")
 _RUNS_CODE = ("pickle", "python")  # codecs of Zarr that run what a file brings
 
 
@@ -46,23 +44,9 @@ class Matrix:
     gene_ids: NDArray[np.object_]
     types: NDArray[np.object_]
 
-    def genes(self) -> tuple[Matrix, dict[str, int]]:
-        """Without control probes, control and unassigned codewords, ... -> genes, and how many others of each type."""
-        gene = np.isin(self.types, GENE_TYPES)
-        kinds, numbers = np.unique(self.types[~gene].astype(str), return_counts=True)
-        left_out = dict(zip(kinds.tolist(), numbers.tolist(), strict=True))
-        if gene.all():
-            return self, left_out
-        kept = Matrix(self.ids, self.counts[:, gene], self.names[gene], self.gene_ids[gene], self.types[gene])
-        return kept, left_out
-
 
 def read_cells(path: Path) -> pd.DataFrame:
-    """The cells table, indexed by id as text, with at least ``x_centroid`` and ``y_centroid`` (micrometres).
-
-    Raises:
-        InputError: the file cannot be read, lacks a column, or an id occurs twice.
-    """
+    """The cells table, indexed by id as text, with at least ``x_centroid`` and ``y_centroid`` (micrometres)."""
     import pandas as pd
 
     with reading(path):
@@ -73,24 +57,18 @@ def read_cells(path: Path) -> pd.DataFrame:
             f"{path}: has no column {', '.join(missing)} (it has {', '.join(map(str, cells.columns[:12]))}); expected"
             " the cells table of a Xenium bundle, unchanged"
         )
-    for name in CENTROID:
-        with reading(path):
-            cells[name] = pd.to_numeric(cells[name]).astype(np.float64)
+    with reading(path):
+        cells = cells.astype(dict.fromkeys(CENTROID, np.float64))
     ids = as_text(cells[CELL_ID].to_numpy())
     check_ids(ids, path)
     cells = cells.drop(columns=[CELL_ID, *(name for name in cells.columns if str(name).startswith("Unnamed"))])
-    for name in cells.columns:
-        if cells[name].dtype == object:
-            cells[name] = as_text(cells[name].to_numpy())
+    for name in cells.select_dtypes(object).columns:
+        cells[name] = as_text(cells[name].to_numpy())
     return cells.set_index(pd.Index(ids, dtype=object))
 
 
 def read_matrix(path: Path) -> Matrix:
-    """The matrix of cells by features, of whichever of the three formats.
-
-    Raises:
-        InputError: the file cannot be read, holds something else, or numbers that are no counts.
-    """
+    """The matrix of cells by features, of whichever of the three formats."""
     with reading(path):
         if path.is_dir():
             matrix = _mex(path)
@@ -98,40 +76,25 @@ def read_matrix(path: Path) -> Matrix:
             matrix = _zarr(path)
         else:
             matrix = _hdf5(path)
-    rows, columns = matrix.counts.shape
-    if rows != len(matrix.ids) or columns != len(matrix.names):
+        counts = matrix.counts.astype(np.float32)
+        counts.check_format()
+        counts.sum_duplicates()
+        counts.eliminate_zeros()
+        matrix.counts = counts
+    if counts.shape != (len(matrix.ids), len(matrix.names)):
         raise InputError(
-            f"{path}: {rows:,} x {columns:,} numbers, but {len(matrix.ids):,} cells and {len(matrix.names):,} features"
-            " are named; export it anew"
+            f"{path}: {counts.shape[0]:,} x {counts.shape[1]:,} numbers, but {len(matrix.ids):,} cells and"
+            f" {len(matrix.names):,} features are named; export it anew"
         )
     check_ids(matrix.ids, path)
     return matrix
 
 
-def _open(path: Path) -> Any:
+def _hdf5(path: Path) -> Matrix:
     import h5py
-
-    return h5py.File(path, "r")
-
-
-def _csr(data: Any, indices: Any, indptr: Any, shape: tuple[int, int]) -> Any:
-    """CSR float32 from arrays of any number type; scipy itself checks that the indices fit the shape."""
     from scipy import sparse
 
-    data, indices, indptr = np.asarray(data), np.asarray(indices), np.asarray(indptr)
-    if len(indptr) != shape[0] + 1 or len(data) != len(indices) or indptr[-1] != len(data):
-        raise ValueError(f"the lengths of its arrays do not fit {shape[0]:,} x {shape[1]:,}")
-    if len(indices) and not 0 <= indices.min() <= indices.max() < shape[1]:
-        raise ValueError("an index lies outside of the matrix")
-    kind = np.int32 if len(data) < 2**31 else np.int64
-    counts = sparse.csr_matrix((data.astype(np.float32), indices.astype(kind), indptr.astype(kind)), shape=shape)
-    counts.sum_duplicates()
-    counts.eliminate_zeros()
-    return counts
-
-
-def _hdf5(path: Path) -> Matrix:
-    with _open(path) as file:
+    with h5py.File(path, "r") as file:
         if "matrix" not in file:
             raise InputError(
                 f"{path}: has no group 'matrix'; expected cell_feature_matrix.h5 of a Xenium bundle (for an AnnData"
@@ -141,40 +104,54 @@ def _hdf5(path: Path) -> Matrix:
         features = group["features"]
         columns, rows = (int(number) for number in group["shape"][:])
         # Written as features by cells in CSC, which is cells by features in CSR.
-        counts = _csr(group["data"][:], group["indices"][:], group["indptr"][:], (rows, columns))
+        parts = [group[name][:] for name in ("data", "indices", "indptr")]
+        counts = sparse.csr_matrix(tuple(parts), shape=(rows, columns))
         names, ids, types = (as_text(features[name][:]) for name in ("name", "id", "feature_type"))
         return Matrix(as_text(group["barcodes"][:]), counts, names, ids, types)
 
 
-def _mex(path: Path) -> Matrix:
+def _mex(folder: Path) -> Matrix:
     import pandas as pd
     from scipy import io
 
     files = []
-    for name in _MEX:
-        found = [path / each for each in (f"{name}.gz", name) if (path / each).is_file()]
-        if not found:
-            raise InputError(f"{path}: has no {name}.gz; expected {', '.join(f'{each}.gz' for each in _MEX)}")
-        files.append(found[0])
-    with reading(files[1]):
-        features = pd.read_csv(files[1], sep="\t", header=None, dtype=str, quoting=3, keep_default_na=False)
-    with reading(files[2]):
-        barcodes = pd.read_csv(files[2], sep="\t", header=None, dtype=str, keep_default_na=False)
+    for name in ("matrix.mtx", "features.tsv", "barcodes.tsv"):
+        path = next((folder / each for each in (f"{name}.gz", name) if (folder / each).is_file()), None)
+        if path is None:
+            raise InputError(f"{folder}: has no {name}.gz; expected it beside matrix, features and barcodes")
+        files.append(path)
     with reading(files[0]):
         counts = io.mmread(files[0]).T.tocsr()
-    if features.shape[1] < 3:
-        raise InputError(f"{files[1]}: has {features.shape[1]} columns; expected id, name and type of each feature")
-    counts = _csr(counts.data, counts.indices, counts.indptr, counts.shape)
-    ids, names, types = (features[column].to_numpy(dtype=object) for column in range(3))
+    with reading(files[1]):
+        features = pd.read_csv(files[1], sep="\t", header=None, dtype=str, quoting=3, keep_default_na=False)
+        ids, names, types = (features[column].to_numpy(dtype=object) for column in range(3))
+    with reading(files[2]):
+        barcodes = pd.read_csv(files[2], sep="\t", header=None, dtype=str, keep_default_na=False)
     return Matrix(barcodes[0].to_numpy(dtype=object), counts, names, ids, types)
 
 
-def check_zarr_zip(path: Path) -> None:
-    """Refuse a Zarr archive with a codec that runs code.
+def _zarr(path: Path) -> Matrix:
+    import zarr
+    from scipy import sparse
 
-    Raises:
-        InputError: it has one, or is no archive.
-    """
+    check_zarr_zip(path)
+    store = zarr.storage.ZipStore(path, mode="r", read_only=True)
+    try:
+        group: Any = zarr.open_group(store, mode="r")["cell_features"]
+        names, ids, types = (as_text(list(group.attrs[f"feature_{name}"])) for name in ("keys", "ids", "types"))
+        cells = cell_ids_as_text(np.asarray(group["cell_id"][...]))
+        parts = [np.asarray(group[name][...]) for name in ("data", "indices", "indptr")]
+    finally:
+        store.close()
+    if len(parts[2]) == len(names) + 1:  # the documented order: features by cells
+        counts = sparse.csc_matrix(tuple(parts), shape=(len(cells), len(names))).tocsr()
+    else:
+        counts = sparse.csr_matrix(tuple(parts), shape=(len(cells), len(names)))
+    return Matrix(cells, counts, names, ids, types)
+
+
+def check_zarr_zip(path: Path) -> None:
+    """Refuse a Zarr archive with a codec that runs code."""
     with reading(path), zipfile.ZipFile(path) as archive:
         for name in archive.namelist():
             if name.rsplit("/", 1)[-1] not in (".zarray", "zarr.json", ".zmetadata"):
@@ -191,22 +168,3 @@ def cell_ids_as_text(cell_id: NDArray[Any]) -> NDArray[np.object_]:
     nibbles = (cell_id[:, :1].astype(np.uint32) >> np.arange(28, -1, -4, dtype=np.uint32)) & 15
     letters = (nibbles + ord("a")).astype(np.uint8).view("S8").ravel()
     return np.char.add(np.char.add(letters.astype(str), "-"), cell_id[:, 1].astype(str)).astype(object)
-
-
-def _zarr(path: Path) -> Matrix:
-    import zarr
-
-    check_zarr_zip(path)
-    store = zarr.storage.ZipStore(path, mode="r", read_only=True)
-    try:
-        group: Any = zarr.open_group(store, mode="r")["cell_features"]
-        names, ids, types = (as_text(list(group.attrs[f"feature_{name}"])) for name in ("keys", "ids", "types"))
-        cells = cell_ids_as_text(np.asarray(group["cell_id"][...]))
-        data, indices, indptr = (group[name][...] for name in ("data", "indices", "indptr"))
-    finally:
-        store.close()
-    if len(indptr) == len(names) + 1:  # the documented order: features by cells
-        counts = _csr(data, indices, indptr, (len(names), len(cells))).T.tocsr()
-    else:
-        counts = _csr(data, indices, indptr, (len(cells), len(names)))
-    return Matrix(cells, counts, names, ids, types)

@@ -18,12 +18,11 @@ from celldetr.data.patch_set import PatchSet, PatchSetInfo
 from celldetr.errors import InputError
 from celldetr.model.output import TileCells
 from celldetr.sampling import run as sampling
-from celldetr.sampling.checks import size_doubts
 from celldetr.sampling.nuclei import FoundByModel, FromQuPath, within
 from celldetr.sampling.options import SampleOptions
-from celldetr.sampling.picture import write_picture
 from celldetr.sampling.places import find_places
 from celldetr.sampling.quality import glass_density, pen_share, sharpness
+from celldetr.sampling.report import size_warnings
 from celldetr.slide.damage import DamageError
 from celldetr.slide.find import Slide
 from celldetr.slide.image_reader import ArrayReader
@@ -272,8 +271,8 @@ def test_a_wrong_resolution_is_noticed(tmp_path: Path) -> None:
     sampling.sample_slides(
         slides, tmp_path / "set", FoundByModel(DiscModel()), SampleOptions(px=PX, min_tissue=0), patch_mpp=MPP
     )
-    (doubt,) = size_doubts(PatchSet(tmp_path / "set"))
-    assert re.match(r"wrong \([\d.]+ um\): nuclei come out small", doubt)
+    (warning,) = size_warnings(PatchSet(tmp_path / "set"))
+    assert re.match(r"wrong \([\d.]+ um\): nuclei come out small", warning)
 
 
 def test_centres_on_the_edge_belong_to_one_patch() -> None:
@@ -285,9 +284,7 @@ def test_centres_on_the_edge_belong_to_one_patch() -> None:
 
 def test_the_contact_sheet_shows_patches_with_their_boxes(tmp_path: Path) -> None:
     take([write_slide(tmp_path / "a.png", ["sharp"] * 2)], tmp_path / "set", encoding="png")
-    path = write_picture(tmp_path / "set")
-    assert path is not None
-    sheet = np.asarray(Image.open(path).convert("RGB"))
+    sheet = np.asarray(Image.open(tmp_path / "set" / "set.png").convert("RGB"))
     first = PatchSet(tmp_path / "set")[0]
     part = sheet[8 : 8 + PX, 8 : 8 + PX]
     changed = (part != first.image).any(-1)
