@@ -55,7 +55,6 @@ def torch_engine(name: str, tiles: np.ndarray, threads: int) -> tuple[Run, Stage
 
     from celldetr.model import layers
     from celldetr.model.checkpoint import load_checkpoint
-    from celldetr.model.deformable import deformable_attention_reference
     from celldetr.model.hub import find_model
     from celldetr.model.inference import for_inference
 
@@ -66,7 +65,6 @@ def torch_engine(name: str, tiles: np.ndarray, threads: int) -> tuple[Run, Stage
     if name.startswith("celldetr"):
         network = for_inference(network)
     else:
-        layers.deformable_attention = deformable_attention_reference  # type: ignore[assignment]
         for module in network.modules():
             if isinstance(module, layers.DeformableAttention):
                 module.fused = False

@@ -113,12 +113,10 @@ def small_study(name: str) -> Any:
 Arguments = Callable[[Place], list[object]]
 Constants = Callable[[Place], dict[str, Any]]
 NOTHING: Arguments = lambda place: []  # noqa: E731
-RECIPE = {"load_recipe": small_recipe}
 
 # Arguments and constants with which each is small.
 SMALL: dict[str, tuple[Arguments, dict[str, Any] | Constants]] = {
     "attention_inside": (lambda place: ["small-20x"], {}),
-    "dropout_speed": (NOTHING, {"TURNS": 1, "WARM": 0, **RECIPE}),
     "embedding_cost": (NOTHING, {"ROUNDS": 1, "IMAGES": 1, "SIZES": (64,)}),
     "engines": (
         lambda place: ["--runs", 1, "--threads", 1, "--onnx", place.onnx],
@@ -130,6 +128,7 @@ SMALL: dict[str, tuple[Arguments, dict[str, Any] | Constants]] = {
     ),
     "foreign_tissue": (NOTHING, {"THRESHOLDS": (0.3,)}),
     "frozen_features": (NOTHING, {"SEEDS": 1}),
+    "kernel_ratios": (lambda place: ["--pairs", 1, "--threads", 1], {"WARM": 0, "SIZES": ((64, 1),), "STEP_PX": 64}),
     "million_cells": (lambda place: ["--cells", 600, "--steps", "index", "query", "geojson"], {}),
     "neighbour_index": (lambda place: ["--cells", 4000, "--queries", 5, "--libraries", "faiss-ivf"], {}),
     "nucleus_size": (NOTHING, {"FACTORS": (1.0,), "PLACES": ((1200, 900),)}),
@@ -200,15 +199,6 @@ def test_big_slides(small: Callable[..., ModuleType], place: Place) -> None:
 
 
 @pytest.mark.slow
-def test_deformable_attention(small: Callable[..., ModuleType]) -> None:
-    module = small("deformable_attention")
-    module.SETTINGS = (module.Setting("tiny", batch=1, levels=(8, 4), width=128),)
-    threads = torch.get_num_threads()
-    assert "tiny" in run(module, "--runs", 1, "--threads", 1)
-    torch.set_num_threads(threads)
-
-
-@pytest.mark.slow
 def test_paper_r50(small: Callable[..., ModuleType], place: Place) -> None:
     module = small("paper_r50", PROBE=1)
     light = ("model.backbone=resnet18", "model.num_queries=50", "training.workers=0")
@@ -246,6 +236,17 @@ def test_places_in_tiles(small: Callable[..., ModuleType], place: Place, monkeyp
     monkeypatch.setattr("celldetr.probe.location.TILE_PX", 32)
     monkeypatch.setattr("celldetr.probe.location.FOLDS", 2)
     assert "nothing changed" in run(small("ways_of_place", TILE_PX=32), "--ways", 1)
+
+
+@pytest.mark.slow
+def test_ideas(small: Callable[..., ModuleType], place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = ("training.steps=1", "training.warmup=1", *SMALL_RECIPE)
+    constants = {"TILE_PX": 64, "CROPS": 2, "LEAST_CELLS": 1, "OCCLUDED": 2, "ARMS": {"neither": (), "both": ()}}
+    module = small("ideas", **constants, VALUES=("backbone",), TILES=("placed",))
+    monkeypatch.setattr(module, "DETECTOR", ("training.w_type=0", *steps))
+    monkeypatch.setattr(module, "DECODER", ("training.mode=parallel_jittered", *steps))
+    monkeypatch.setattr("celldetr.probe.location.FOLDS", 2)
+    assert "type F1, reversed tiles" in run(module, "-o", place.out, "--seeds", 1)
 
 
 @pytest.mark.slow

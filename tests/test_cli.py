@@ -26,6 +26,7 @@ import yaml
 
 import celldetr
 from celldetr.config import Precision
+from celldetr.doctor import Finding
 from celldetr.slide import band_cache
 from helpers.cli import call
 from helpers.sample_crop import COLUMNS, MPP, crop, default_model, save, white
@@ -629,14 +630,13 @@ def test_models_are_listed(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_doctor_ends_with_its_verdict(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    finding = {"topic": "weights", "name": "small-20x", "value": "SHA-256 differs", "state": "broken"}
-    sick = {"findings": [finding], "problems": ["weights: small-20x: SHA-256 differs"]}
+    sick = [Finding("weights", "small-20x", "SHA-256 differs", "broken")]
     with monkeypatch.context() as patch:  # the examination itself has tests of its own
         patch.setattr("celldetr.doctor.collect", lambda: sick)
         done = run("doctor")
         assert done.code == 1
         assert "SHA-256 differs" in done.out
-        patch.setattr("celldetr.doctor.collect", lambda: {"findings": [], "problems": []})
+        patch.setattr("celldetr.doctor.collect", list)
         assert run("doctor").code == 0
 
 

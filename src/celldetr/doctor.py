@@ -12,10 +12,11 @@ import platform
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from io import StringIO
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -51,13 +52,8 @@ class Finding:
     state: str = "ok"
 
 
-def collect() -> dict[str, Any]:
-    """Examine this installation; takes seconds, most of them to import torch and, once, to compile the attention.
-
-    Returns:
-        JSON-able: ``findings``, a list of topic, name, value, state (see ``Finding``), and ``problems``, one sentence
-        for each that is broken; none means that all is well.
-    """
+def collect() -> list[Finding]:
+    """Examine this installation; takes seconds, most of them to import torch and, once, to compile the attention."""
     findings: list[Finding] = []
     for topic, check in CHECKS:
         try:
@@ -65,39 +61,27 @@ def collect() -> dict[str, Any]:
                 findings.append(finding)  # noqa: PERF402
         except Exception as error:  # whatever is wrong with a machine must be reported, not end the report
             findings.append(Finding(topic, "check failed", _one_line(error), "broken"))
-    problems = [f"{f.topic}: {f.name}: {f.value}" for f in findings if f.state == "broken"]
-    return {"findings": [asdict(finding) for finding in findings], "problems": problems}
+    return findings
 
 
-def report(diagnosis: dict[str, Any] | None = None, *, width: int = 110, colour: bool = False) -> str:
-    """The diagnosis as one table, and a last line that says whether all is well.
-
-    Args:
-        diagnosis: of ``collect``, which is called if None.
-        width: columns of the terminal.
-        colour: with terminal colours.
-    """
+def report(findings: Sequence[Finding], *, colour: bool = False) -> str:
+    """The findings as one table, and a last line that says whether all is well."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    diagnosis = collect() if diagnosis is None else diagnosis
     styles = {"ok": "green", "note": "yellow", "broken": "bold red"}
     table = Table("", "", "", "", show_header=False, box=None, pad_edge=False)
-    topic = ""
-    for finding in diagnosis["findings"]:
-        if finding["topic"] != topic and topic:
-            table.add_section()
-        first = "" if finding["topic"] == topic else finding["topic"]
-        topic = finding["topic"]
-        state = Text(finding["state"], styles[finding["state"]])
-        table.add_row(Text(first, "bold"), finding["name"], state, Text(finding["value"]))
+    for topic, group in groupby(findings, lambda finding: finding.topic):
+        for place, finding in enumerate(group):
+            state = Text(finding.state, styles[finding.state])
+            table.add_row(Text("" if place else topic, "bold"), finding.name, state, Text(finding.value))
+        table.add_section()
+    broken = sum(finding.state == "broken" for finding in findings)
+    verdict = f"\n{broken} problem{'s' * (broken > 1)}: see 'broken' above" if broken else "\nAll is well"
     buffer = StringIO()
-    console = Console(file=buffer, width=width, force_terminal=colour, no_color=not colour, highlight=False)
-    console.print(table)
-    problems = diagnosis["problems"]
-    many = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-    console.print(Text(f"\n{many}: see 'broken' above" if problems else "\nAll is well", "bold"))
+    console = Console(file=buffer, width=110, force_terminal=colour, no_color=not colour, highlight=False)
+    console.print(table, Text(verdict, "bold"))
     # Rich pads each line to the full width, which wraps when the report is pasted into an issue.
     return "\n".join(line.rstrip() for line in buffer.getvalue().rstrip().splitlines())
 
@@ -119,7 +103,9 @@ def machine() -> Iterator[Finding]:
     import torch
 
     yield Finding("machine", "system", f"{platform.platform()}, {platform.machine()}")
-    usable, present = usable_cores(), os.cpu_count() or 1
+    present = os.cpu_count() or 1
+    # A container or a queue often gives fewer cores than the machine has; macOS and Windows do not tell.
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else present
     fewer = f" of {present} (this process may not use the others)" if usable < present else ""
     yield Finding("machine", "cores", f"{usable}{fewer}")
     threads = torch.get_num_threads()
@@ -129,26 +115,18 @@ def machine() -> Iterator[Finding]:
     yield Finding("machine", "torch threads", f"{threads}{advice}", "note" if unbalanced else "ok")
     yield Finding("machine", "vector instructions", torch.backends.cpu.get_cpu_capability())
     yield Finding("machine", "bfloat16 in hardware", _bfloat16())
-    memory = available_memory()
+    memory = _available_memory()
     if memory is not None:
         yield Finding("machine", "free memory", f"{memory:.1f} GiB", "ok" if memory >= LITTLE_MEMORY_GIB else "note")
 
 
-def usable_cores() -> int:
-    """Cores this process may run on: a container or a queue often gives fewer than the machine has."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1  # macOS and Windows do not tell
-
-
-def available_memory() -> float | None:
+def _available_memory() -> float | None:
     """GiB that can be had without swapping, where the system says so (Linux)."""
     try:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
     except OSError:
         return None
-    fields = dict(line.split(":", 1) for line in lines if ":" in line)
-    kib = fields.get("MemAvailable", "").removesuffix("kB").strip()
+    kib = dict(line.split(":", 1) for line in lines if ":" in line).get("MemAvailable", "").removesuffix("kB").strip()
     return int(kib) * 1024 / GIB if kib else None
 
 
@@ -195,22 +173,19 @@ def network() -> Iterator[Finding]:
 
 
 def _deformable() -> float:
-    """Largest difference of the attention in boxes that prediction uses from the same in plain PyTorch."""
+    """Largest difference of the compiled attention in boxes from the plain one."""
     import torch
 
-    from celldetr.model.deformable import deformable_attention_fused, deformable_attention_reference
+    from celldetr.model.deformable import deformable_attention, deformable_attention_fused, sampling_points
 
     generator = torch.Generator().manual_seed(0)
     shapes = [(5, 7), (3, 4)]
     value = torch.randn(1, 47, 2, 4, generator=generator)
-    offsets = torch.randn(1, 6, 2, 2, 3, 2, generator=generator)
-    logits = torch.randn(1, 6, 2, 2, 3, generator=generator)
-    boxes = torch.rand(1, 6, 4, generator=generator)
-    compiled = deformable_attention_fused(value, shapes, offsets, logits, boxes, torch.ones(1, 2, 2), 1.0)
-    centre, half = boxes[:, :, None, None, None, :2], boxes[:, :, None, None, None, 2:] / 2
-    weights = logits.flatten(3).softmax(-1).view_as(logits)
-    plain = deformable_attention_reference(value, shapes, centre + offsets.tanh() * half, weights)
-    return float((compiled - plain).abs().max())
+    raw = torch.randn(1, 6, 2, 2, 3, 2, generator=generator), torch.randn(1, 6, 2, 2, 3, generator=generator)
+    boxes, ratios = torch.rand(1, 6, 4, generator=generator), torch.ones(1, 2, 2)
+    compiled = deformable_attention_fused(value, shapes, *raw, boxes, ratios, 1.0)
+    points = sampling_points(*raw, shapes, boxes, ratios, 1.0, inside=False)
+    return float((compiled - deformable_attention(value, shapes, *points)).abs().max())
 
 
 def _near() -> float:
@@ -288,24 +263,21 @@ def storage() -> Iterator[Finding]:
     yield Finding("storage", "results can be written here", *_writable(here, "name another folder with -o"))
     temporary = Path(tempfile.gettempdir())
     yield Finding("storage", "temporary files", *_writable(temporary, "TMPDIR names another folder"))
-    # Where Numba finds no folder for it, the attention is compiled anew in every process, which takes seconds.
-    cache = _kernel_cache()
-    advice = "NUMBA_CACHE_DIR names another folder"
-    kept = _writable(cache, advice) if cache else (f"no folder can be written to; {advice}", "note")
-    yield Finding("storage", "compiled attention kept", *kept)
+    yield Finding("storage", "compiled attention kept", *_kernel_cache())
 
 
-def _kernel_cache() -> Path | None:
-    """Where Numba keeps what it compiles of our kernels: beside them, or a folder of the user's; None: nowhere."""
+def _kernel_cache() -> tuple[str, str]:
+    """Whether Numba can keep what it compiles; else each process compiles the attention anew, which takes seconds."""
     from numba.core import caching
 
-    from celldetr.model.deformable_kernels import fused_kernel
+    from celldetr.model.deformable_cpu import fused_kernel
 
+    advice = "NUMBA_CACHE_DIR names another folder"
     cache_of: Any = caching.FunctionCache
     try:
-        return Path(cache_of(fused_kernel).cache_path)
+        return _writable(Path(cache_of(fused_kernel).cache_path), advice)
     except RuntimeError:
-        return None
+        return f"no folder can be written to; {advice}", "note"
 
 
 def _writable(folder: Path, advice: str) -> tuple[str, str]:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from celldetr.api import Model, load_model
 from celldetr.cells.reader import open_table
+from celldetr.config import ExplainOptions
 from celldetr.errors import InputError
 from celldetr.io.figures import check_ending, save_figure
 from celldetr.model.attention_trace import AttentionTrace, trace_attention
@@ -40,43 +41,40 @@ Region = tuple[float, float, float, float]
 def explain_slide(
     path: Path,
     out: Path,
+    options: ExplainOptions,
     models: Sequence[str | None] = (None,),
     run: Path | None = None,
     ids: Sequence[int] = (),
-    region: Region | None = None,
-    mpp: float | None = None,
-    tile: int = 768,
     device: str = "auto",
     progress: Progress | None = None,
 ) -> list[str]:
-    """Open, load, choose and draw; see ``explain``.
+    """Open, load, choose and draw; returns what ``explain`` does.
 
     Args:
         path: of a slide or an image.
         out: PNG, SVG or PDF.
+        options: what of the slide is looked at.
         models: what ``load_model`` takes, one for each column.
-        run: of the slide, whose cells they are; None: what the first model finds in ``region``.
+        run: of the slide, whose cells they are; None: what the first model finds in ``options.region``.
         ids: ``cell_id`` of those to draw; none: see ``choose_cells``.
-        region: x, y, width, height in level-0 px; None: all of it. Not together with ``run``.
-        mpp: of level 0, instead of what the file says.
-        tile, progress: see ``explain``.
         device: where models run.
+        progress: called with how many cells are done, of how many.
 
     Raises:
         InputError: anything wrong with these; one line says what to do.
     """
     check_ending(out)
-    if run is not None and region is not None:
+    if run is not None and options.region is not None:
         raise InputError("`region`: says where to look for cells, which `cells` has already; leave one of them out")
-    with open_slide(path, mpp) as reader:
+    with open_slide(path, options.mpp) as reader:
         cells = None if run is None else run_cells(run, reader)
         chosen = None if cells is None else choose_cells(cells, ids)  # a wrong id is told before models are loaded
         titles = short_titles([name or DEFAULT_MODEL for name in models])
         loaded = {title: load_model(name, device, precision="32") for title, name in zip(titles, models, strict=True)}
         if cells is None or chosen is None:
-            cells = found_cells(reader, region, next(iter(loaded.values())))
+            cells = found_cells(reader, options.region, next(iter(loaded.values())))
             chosen = choose_cells(cells, ids)
-        return explain(reader, cells, chosen, loaded, out, tile=tile, progress=progress)
+        return explain(reader, cells, chosen, loaded, out, options.tile, progress)
 
 
 def run_cells(run: Path, reader: SlideReader) -> pd.DataFrame:
@@ -169,27 +167,22 @@ def explain(
     chosen: pd.DataFrame,
     models: Mapping[str, Model],
     out: Path,
-    *,
-    tile: int = 768,
+    tile: int,
     progress: Progress | None = None,
 ) -> list[str]:
     """Draw where models look, in the last layer of their representation decoder.
 
     Args:
         reader: the slide.
-        cells: all cells, see ``run_cells`` and ``found_cells``.
-        chosen: rows of ``cells``, see ``choose_cells``.
+        cells, chosen: all cells, and the rows of those to draw.
         models: name -> model, in the order of the columns.
-        out: PNG, SVG or PDF.
+        out: the figure.
         tile: side of the field around each cell, px at the model's mpp, that the network sees; one that measures in
             fractions of images of one size sees those.
-        progress: told how many cells are done, of how many.
+        progress: called with how many cells are done, of how many.
 
     Returns:
-        A line a cell and model: what it says of the cell, and the share of each layer's attention inside the box.
-
-    Raises:
-        InputError: the slide cannot be read, or the figure cannot be written.
+        A line a cell and model: its type, and the share of each layer's attention inside the box.
     """
     scale = np.array([reader.mpp_x, reader.mpp_y])
     longest = float((chosen[["w_px", "h_px"]].to_numpy(np.float64) * scale).max())

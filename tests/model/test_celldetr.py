@@ -49,6 +49,7 @@ def image(height: int = 96, width: int = 128, batch: int = 1, seed: int = 0) -> 
     [
         {},
         {"self_attention": "after_first", "constrained": False},
+        {"constrained": False, "free_offsets": "cells"},
         {"location_encoding": "sine", "coordinates": "image", "constrained": False},
         {"self_attention": "after_first", "location_encoding": "sine", "coordinates": "image"},
         {"border": "zeros", "encoder_position": "absolute", "query_position": "absolute", "level_norm": "group"},

@@ -1,4 +1,4 @@
-"""Both backends of the deformable attention against tents summed over every pixel, and against each other."""
+"""The deformable attention in PyTorch against tents summed over every pixel, and the kernel against it."""
 
 from __future__ import annotations
 
@@ -16,16 +16,10 @@ from numba.core import caching
 from torch import Tensor
 
 from celldetr.model import deformable_cpu
-from celldetr.model.deformable import (
-    Backend,
-    deformable_attention,
-    deformable_attention_fused,
-    deformable_attention_reference,
-)
+from celldetr.model.deformable import deformable_attention, deformable_attention_fused
 from celldetr.model.layers import DeformableAttention
 from celldetr.model.memory import Memory
 
-BACKENDS: tuple[Backend, ...] = ("reference", "numba")
 Shapes = list[tuple[int, int]]
 
 
@@ -81,15 +75,30 @@ def tent_sum(value: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor) 
     return total.flatten(2)
 
 
-def with_gradients(function: Any, case: Case, **options: Any) -> list[Tensor]:
+def with_gradients(case: Case) -> list[Tensor]:
+    """The result of PyTorch's and the gradients of value, locations and weights."""
+    return gradients_of(deformable_attention, case)
+
+
+def gradients_of(function: Any, case: Case) -> list[Tensor]:
     """The result and the gradients of value, locations and weights, for an upstream gradient fixed by the shape."""
-    value, locations, weights = (
-        t.detach().clone().requires_grad_() for t in (case.value, case.locations, case.weights)
-    )
-    out = function(value, case.shapes, locations, weights, **options)
-    upstream = torch.cos(torch.arange(out.numel(), dtype=out.dtype)).view(out.shape)
-    out.backward(upstream)
-    return [out.detach(), *(t.grad for t in (value, locations, weights) if t.grad is not None)]
+    tensors = [t.detach().clone().requires_grad_() for t in (case.value, case.locations, case.weights)]
+    out = function(tensors[0], case.shapes, *tensors[1:])
+    out.backward(upstream(out))
+    return [out.detach(), *(t.grad for t in tensors if t.grad is not None)]
+
+
+def upstream(out: Tensor) -> Tensor:
+    return torch.cos(torch.arange(out.numel(), dtype=out.dtype)).view(out.shape)
+
+
+def of_kernel(case: Case, threads: int = 1) -> list[Tensor]:
+    """The gradients of value, locations and weights by the backward kernel."""
+    arrays = [t.contiguous().numpy() for t in (case.value, case.locations, case.weights)]
+    batch, queries, heads = case.weights.shape[:3]
+    grad = upstream(torch.empty(batch, queries, heads, case.value.shape[3], dtype=case.value.dtype)).numpy()
+    levels = np.array(case.shapes, np.int64).reshape(-1, 2)
+    return [torch.from_numpy(x) for x in deformable_cpu.backward(arrays[0], levels, *arrays[1:], grad, threads)]
 
 
 @st.composite
@@ -112,28 +121,20 @@ def cases(draw: st.DrawFn) -> Case:
 @given(cases())
 @settings(max_examples=40, deadline=None)
 def test_result_and_gradients_are_those_of_tents(case: Case) -> None:
-    expected = with_gradients(tent_sum, case)
-    reference, kernel = (
-        with_gradients(deformable_attention, case.to(torch.float32), backend=backend) for backend in BACKENDS
-    )
-    assert len(reference) == len(kernel) == len(expected) == 4
-    for one, other, exact in zip(kernel, reference, expected, strict=True):
+    expected, plain = gradients_of(tent_sum, case), with_gradients(case.to(torch.float32))
+    kernel = of_kernel(case.to(torch.float32))
+    for one, exact in zip((*plain, *kernel), (*expected, *expected[1:]), strict=True):
         # Up to 7 pixels a level and 12 points an output: the largest gradients are about 50.
         torch.testing.assert_close(one.double(), exact, rtol=1e-5, atol=3e-5)
-        torch.testing.assert_close(other.double(), exact, rtol=1e-5, atol=3e-5)
+    for one, other in zip(kernel, plain[1:], strict=True):
         assert (one - other).abs().max() <= 1e-5 * max(1.0, other.abs().max().item())
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_gradients_by_finite_differences(backend: Backend) -> None:
+def test_gradients_by_finite_differences() -> None:
     shapes = [(3, 5), (1, 1), (1, 7)]
     case = away_from_kinks(make_case(shapes))
     tensors = [t.requires_grad_() for t in (case.value, case.locations, case.weights)]
-
-    def function(value: Tensor, locations: Tensor, weights: Tensor) -> Tensor:
-        return deformable_attention(value, shapes, locations, weights, backend=backend)
-
-    assert torch.autograd.gradcheck(function, tensors)
+    assert torch.autograd.gradcheck(lambda value, *points: deformable_attention(value, shapes, *points), tensors)
 
 
 def test_on_pixel_centres_the_gradient_is_that_of_the_next_pixel() -> None:
@@ -145,53 +146,34 @@ def test_on_pixel_centres_the_gradient_is_that_of_the_next_pixel() -> None:
         for axis, size in enumerate((width, height)):
             place = torch.randint(-1, size + 1, case.locations.shape[:3] + case.locations.shape[4:5], generator=rng)
             case.locations[:, :, :, level, :, axis] = (place + 0.5) / size
-    reference, kernel = (
-        with_gradients(deformable_attention, case.to(torch.float32), backend=backend) for backend in BACKENDS
-    )
-    for one, other in zip(kernel, reference, strict=True):
+    case = case.to(torch.float32)
+    for one, other in zip(of_kernel(case), with_gradients(case)[1:], strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("strange", [float("nan"), float("-inf"), 1e30])
-def test_strange_locations_contribute_nothing(backend: Backend, strange: float) -> None:
+def test_strange_locations_contribute_nothing(strange: float) -> None:
     case = away_from_kinks(make_case([(3, 5), (2, 2)])).to(torch.float32)
     odd = torch.rand(case.locations.shape, generator=torch.Generator().manual_seed(1)) < 0.3
     outside = odd.any(-1)
-    got = with_gradients(
-        deformable_attention, case._replace(locations=case.locations.masked_fill(odd, strange)), backend=backend
-    )
-    expected = with_gradients(tent_sum, case._replace(weights=case.weights.masked_fill(outside, 0)).to(torch.float64))
+    moved = case._replace(locations=case.locations.masked_fill(odd, strange))
+    expected = gradients_of(tent_sum, case._replace(weights=case.weights.masked_fill(outside, 0)).to(torch.float64))
+    got = with_gradients(moved)
     torch.testing.assert_close(got[0].double(), expected[0], rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(got[1].double(), expected[1], rtol=1e-5, atol=1e-5)
-    for gradient in got[2:]:
-        assert not gradient[outside].any()
-        assert gradient[~outside].any()
+    for of_value, *others in (got[1:], of_kernel(moved)):
+        torch.testing.assert_close(of_value.double(), expected[1], rtol=1e-5, atol=1e-5)
+        for gradient in others:
+            assert not gradient[outside].any()
+            assert gradient[~outside].any()
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_a_nan_pixel_spoils_only_points_beside_it(backend: Backend) -> None:
-    shapes = [(4, 4)]
-    value = torch.zeros(1, 16, 1, 3)
-    value[0, 0] = float("nan")
-    locations = torch.tensor([[0.2, 0.2], [0.7, 0.7], [1.1, 0.7]]).view(1, 3, 1, 1, 1, 2)
-    out = deformable_attention(value, shapes, locations, torch.ones(1, 3, 1, 1, 1), backend=backend)
-    assert out.isnan().all(-1).tolist() == [[True, False, False]]
-
-
-@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize(
     ("shapes", "sizes"),
-    [
-        ([(2, 3)], {"queries": 0}),
-        ([(2, 3)], {"points": 0}),
-        ([], {}),
-        ([(0, 0), (2, 2)], {}),
-    ],
+    [([(2, 3)], {"queries": 0}), ([(2, 3)], {"points": 0}), ([], {}), ([(0, 0), (2, 2)], {})],
 )
-def test_empty_inputs(backend: Backend, shapes: Shapes, sizes: dict[str, int]) -> None:
+def test_empty_inputs(shapes: Shapes, sizes: dict[str, int]) -> None:
     case = make_case(shapes, **sizes)
-    out, *gradients = with_gradients(deformable_attention, case, backend=backend)
+    out, *gradients = with_gradients(case)
     assert out.shape == (case.value.shape[0], case.weights.shape[1], 2 * case.value.shape[3])
     assert [g.shape for g in gradients] == [t.shape for t in (case.value, case.locations, case.weights)]
     if (2, 2) not in shapes:
@@ -200,118 +182,14 @@ def test_empty_inputs(backend: Backend, shapes: Shapes, sizes: dict[str, int]) -
         torch.testing.assert_close(out, tent_sum(*case))
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_memory_layout_does_not_matter(backend: Backend) -> None:
-    case = make_case([(3, 4), (2, 2)])
-    expected = with_gradients(deformable_attention, case, backend=backend)
-    value = case.value.permute(3, 0, 2, 1).contiguous().permute(1, 3, 2, 0)
-    locations = torch.stack([case.locations, -case.locations], -1)[..., 0]
-    assert [value.is_contiguous(), locations.is_contiguous()] == [False, False]
-    strided = case._replace(value=value, locations=locations)
-    for one, other in zip(with_gradients(deformable_attention, strided, backend=backend), expected, strict=True):
-        torch.testing.assert_close(one, other)
-
-    alike = case.locations[:, :1].expand_as(case.locations)  # one set of points for all queries
-    broadcast = deformable_attention(case.value, case.shapes, alike, case.weights, backend=backend)
-    torch.testing.assert_close(broadcast, tent_sum(case.value, case.shapes, alike.clone(), case.weights))
-
-
 def test_half_precision_is_computed_in_single() -> None:
     case = make_case([(8, 8)]).to(torch.float32)
     half = case._replace(value=case.value.bfloat16())
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        kernel, reference = (with_gradients(deformable_attention, half, backend=backend) for backend in BACKENDS)
-    assert kernel[0].dtype == reference[0].dtype == torch.bfloat16
-    assert [g.dtype for g in kernel[1:]] == [torch.bfloat16, torch.float32, torch.float32]
+        got = with_gradients(half)
+    assert [x.dtype for x in got] == [torch.bfloat16, torch.bfloat16, torch.float32, torch.float32]
     exact = deformable_attention(half.value.float(), half.shapes, half.locations, half.weights)
-    assert torch.equal(kernel[0], exact.bfloat16())
-    torch.testing.assert_close(kernel[0], reference[0])
-    torch.testing.assert_close(kernel[2], reference[2], rtol=1e-4, atol=1e-4)
-
-
-def test_without_autograd() -> None:
-    case = make_case([(3, 4)])
-    expected = tent_sum(*case)
-    with torch.no_grad():
-        torch.testing.assert_close(deformable_attention(*case), expected)
-    with torch.inference_mode():
-        value = case.value * 1  # an inference tensor
-        torch.testing.assert_close(deformable_attention(value, *case[1:]), expected)
-    assert not deformable_attention(*case).requires_grad
-
-
-@pytest.fixture
-def threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Threads are used however little there is to do, and their number is put back."""
-    before = torch.get_num_threads()
-    monkeypatch.setattr(deformable_cpu, "_WORTH_A_THREAD", 1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.mark.usefixtures("threads")
-@pytest.mark.parametrize(("batch", "heads"), [(1, 4), (3, 2)])
-def test_the_number_of_threads_does_not_change_a_bit(batch: int, heads: int) -> None:
-    case = make_case([(9, 7), (4, 4)], batch=batch, heads=heads, queries=50, channels=8).to(torch.float32)
-    torch.set_num_threads(1)
-    expected = with_gradients(deformable_attention, case)
-    for count in (2, 3, 5):
-        torch.set_num_threads(count)
-        for one, other in zip(with_gradients(deformable_attention, case), expected, strict=True):
-            assert torch.equal(one, other)
-
-
-@pytest.mark.usefixtures("threads")
-def test_callers_share_the_threads() -> None:
-    torch.set_num_threads(3)
-    many = [make_case([(9, 7)], queries=40, channels=8, seed=seed).to(torch.float32) for seed in range(8)]
-    expected = [with_gradients(deformable_attention, case) for case in many]
-    with ThreadPoolExecutor(8) as pool:
-        got = list(pool.map(lambda case: with_gradients(deformable_attention, case), many * 4))
-    for number, results in enumerate(got):
-        assert all(torch.equal(one, other) for one, other in zip(results, expected[number % 8], strict=True))
-
-
-def _exit_with_result(case: Case, expected: np.ndarray) -> None:
-    """In a forked process: 0 if the kernel, run on two threads, still gives the expected result."""
-    arrays = (case.value.numpy(), np.array(case.shapes), case.locations.numpy(), case.weights.numpy())
-    raise SystemExit(0 if np.array_equal(deformable_cpu.forward(*arrays, threads=2), expected) else 3)
-
-
-@pytest.mark.usefixtures("threads")
-@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="no fork on this system")
-def test_a_forked_process_has_threads_of_its_own() -> None:
-    case = make_case([(9, 7)], queries=40, channels=8).to(torch.float32)
-    arrays = (case.value.numpy(), np.array(case.shapes), case.locations.numpy(), case.weights.numpy())
-    expected = deformable_cpu.forward(*arrays, threads=2)  # starts the parent's pool
-    child = multiprocessing.get_context("fork").Process(target=_exit_with_result, args=(case, expected))
-    child.start()
-    child.join(60)
-    assert child.exitcode == 0
-
-
-@pytest.mark.parametrize(
-    ("batch", "heads", "threads", "group"), [(2, 8, 2, 8), (1, 8, 2, 4), (3, 8, 2, 4), (1, 8, 3, 1)]
-)
-def test_heads_are_grouped_so_that_threads_have_equal_work(batch: int, heads: int, threads: int, group: int) -> None:
-    assert deformable_cpu._heads_per_group(batch, heads, threads) == group
-
-
-def test_works_where_the_cache_cannot_be_written(monkeypatch: pytest.MonkeyPatch) -> None:
-    case = make_case([(3, 4)], channels=5)  # compiled by no other test
-
-    def full(*_: Any) -> None:
-        raise OSError(28, "No space left on device")
-
-    def absent(*_: Any) -> None:
-        raise RuntimeError("cannot cache function: no locator available")
-
-    for failure, target, name in ((full, caching.IndexDataCacheFile, "save"), (absent, caching.CacheImpl, "__init__")):
-        deformable_cpu._specialised.cache_clear()
-        with monkeypatch.context() as patch:
-            patch.setattr(target, name, failure)
-            torch.testing.assert_close(deformable_attention(*case), tent_sum(*case))
-    deformable_cpu._specialised.cache_clear()
+    assert torch.equal(got[0], exact.bfloat16())
 
 
 GOOD = make_case([(2, 3), (1, 2)])
@@ -326,7 +204,6 @@ GOOD = make_case([(2, 3), (1, 2)])
         ({"locations": GOOD.locations[:, :2]}, r"locations \(2, 2, 2, 2, 2, 2\), weights \(2, 3, 2, 2, 2\)"),
         ({"weights": GOOD.weights.long()}, r"torch.int64"),
         ({"weights": GOOD.weights.to("meta")}, r"cpu, cpu and meta"),
-        ({"backend": "cuda"}, r"'cuda'"),
     ],
 )
 def test_errors_name_what_was_given(changed: dict[str, Any], message: str) -> None:
@@ -334,42 +211,81 @@ def test_errors_name_what_was_given(changed: dict[str, Any], message: str) -> No
         deformable_attention(**{**GOOD._asdict(), **changed})
 
 
-def test_numba_refuses_other_devices() -> None:
-    tensors = {name: getattr(GOOD, name).to("meta") for name in ("value", "locations", "weights")}
-    with pytest.raises(ValueError, match="needs CPU tensors, got meta"):
-        deformable_attention(**tensors, shapes=GOOD.shapes, backend="numba")
-    assert deformable_attention_reference(**tensors, shapes=GOOD.shapes).shape == (2, 3, 6)
+def make_layer(margin: float | None, *, scale: float = 0.3, **options: Any) -> DeformableAttention:
+    """(d 24, 3 heads, 2 levels); where sampling starts, much has no gradient."""
+    start = "stock" if margin is None else "interior"
+    layer = DeformableAttention(24, 3, 2, 5, margin=margin, offset_start=start, **options)
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.add_(torch.randn_like(parameter) * scale)
+    return layer
+
+
+def make_memory(*, padded: bool = False) -> Memory:
+    padding = torch.arange(38).expand(2, -1) % 5 == 0 if padded else None
+    ratios = torch.rand(2, 2, 2) * 0.9 + 0.1
+    return Memory(torch.randn(2, 38, 24), ((5, 7), (3, 1)), (8, 16), ratios, padding, torch.ones(2, 2))
+
+
+def learned(layer: DeformableAttention, query: Tensor, reference: Tensor, memory: Memory) -> dict[str, Tensor]:
+    """The result and all gradients."""
+    layer.zero_grad()
+    query, tokens = query.clone().requires_grad_(), memory.tokens.clone().requires_grad_()
+    out = layer(query, reference, memory.with_tokens(tokens))
+    out.backward(upstream(out))
+    found = {name: p.grad.clone() for name, p in layer.named_parameters() if p.grad is not None}
+    return found | {"out": out.detach(), "query": query.grad, "tokens": tokens.grad}  # type: ignore[dict-item]
 
 
 @settings(max_examples=40, deadline=None)
 @given(
     st.integers(0, 2**32 - 1),
     st.sampled_from([(2, None), (4, None), (4, 1.0), (4, 1.7)]),
+    st.sampled_from([0.1, 3.0]),
     st.booleans(),
     st.booleans(),
 )
-def test_fused_equals_the_steps_one_by_one(seed: int, kind: tuple[int, float | None], wild: bool, inside: bool) -> None:
-    """Results and gradients of the kernel that makes locations and weights, and of the layer that does in PyTorch."""
+def test_fused_equals_the_steps_one_by_one(
+    seed: int, kind: tuple[int, float | None], scale: float, inside: bool, padded: bool
+) -> None:
     torch.manual_seed(seed)
     numbers, margin = kind
-    start = "interior" if margin else "stock"
-    layer = DeformableAttention(24, 3, 2, 5, margin=margin, offset_start=start, inside=inside)
-    with torch.no_grad():
-        for parameter in layer.parameters():
-            parameter.add_(torch.randn_like(parameter) * (3.0 if wild else 0.1))
-    shapes = ((5, 7), (3, 1))
-    memory = Memory(torch.randn(2, 38, 24), shapes, (8, 16), torch.rand(2, 2, 2) + 0.1, None, torch.ones(2, 2))
+    layer, memory = make_layer(margin, scale=scale, inside=inside), make_memory(padded=padded)
     query, reference = torch.randn(2, 6, 24), torch.rand(2, 6, numbers) * 1.5 - 0.2
+    slow, fast = (learned_by(layer, fused, query, reference, memory) for fused in (False, True))
+    assert fast.keys() == slow.keys()
+    for name, value in slow.items():
+        torch.testing.assert_close(fast[name], value, atol=5e-5 * float(value.abs().max() + 1), rtol=1e-4)
 
-    def results(fused: bool) -> list[torch.Tensor]:
-        layer.fused = fused
-        layer.zero_grad()
-        out = layer(query, reference, memory)
-        (out * torch.cos(torch.arange(out.numel()).view(out.shape))).sum().backward()
-        return [out.detach(), *(p.grad.clone() for p in layer.parameters() if p.grad is not None)]
 
-    for fast, slow in zip(results(True), results(False), strict=True):
-        torch.testing.assert_close(fast, slow, atol=5e-5 * float(slow.abs().max() + 1), rtol=1e-4)
+def learned_by(layer: DeformableAttention, fused: bool, *arguments: Any) -> dict[str, Tensor]:
+    layer.fused = fused
+    return learned(layer, *arguments)
+
+
+@pytest.mark.parametrize(("sides", "margin"), [(2, None), (4, None), (4, 1.0)])
+def test_fused_learns_in_bfloat16(sides: int, margin: float | None) -> None:
+    torch.manual_seed(0)
+    layer, memory, query = make_layer(margin), make_memory(), torch.randn(2, 30, 24)
+    reference = torch.rand(2, 30, sides) * 0.8 + 0.1
+    with torch.autocast("cpu"):
+        slow, fast = (learned_by(layer, fused, query, reference, memory) for fused in (False, True))
+    for name, value in slow.items():
+        assert float((fast[name] - value).norm()) <= 0.02 * float(value.norm()), name
+
+
+def test_without_queries() -> None:
+    found = learned(make_layer(1.0), torch.randn(2, 0, 24), torch.rand(2, 0, 4), make_memory())
+    assert not found["tokens"].any()
+
+
+def test_a_reference_that_learns_takes_the_plain_way() -> None:
+    """As learned queries do."""
+    torch.manual_seed(0)
+    reference = (torch.rand(2, 5, 2) * 0.8 + 0.1).requires_grad_()
+    make_layer(None)(torch.randn(2, 5, 24), reference, make_memory()).sum().backward()
+    assert reference.grad is not None
+    assert reference.grad.any()
 
 
 def test_points_clamped_inside_are_those_of_border_padding() -> None:
@@ -424,7 +340,7 @@ def test_fused_on_pixel_centres_edges_and_nowhere(points: int, strange: float | 
     cells = torch.tensor([(w, h) for h, w in shapes])[:, None]
     locations = reference[:, :, None, None, None] + offsets / cells
     weights = logits.flatten(3).softmax(-1).view(size)
-    slow = deformable_attention_reference(value.double(), shapes, locations.double(), weights.double())
+    slow = deformable_attention(value.double(), shapes, locations.double(), weights.double())
     torch.testing.assert_close(fast.double(), slow, atol=2e-5, rtol=0)
 
 
@@ -442,3 +358,79 @@ def test_fused_survives_what_is_not_a_number() -> None:
     with torch.no_grad():
         out = layer(torch.zeros(1, 3, 8), reference, memory)
     assert bool(out[0, 0].isfinite().all())
+
+
+@pytest.fixture
+def threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Threads are used however little there is to do, and their number is put back."""
+    before = torch.get_num_threads()
+    monkeypatch.setattr(deformable_cpu, "_WORTH_A_THREAD", 1)
+    yield
+    torch.set_num_threads(before)
+
+
+def fused_gradients(seed: int = 0, batch: int = 2, heads: int = 3) -> list[Tensor]:
+    """Result and gradients of the kernel on numbers of a seed."""
+    rng = torch.Generator().manual_seed(seed)
+    shapes, size = ((9, 7), (4, 4)), (batch, 50, heads, 2, 3)
+    drawn = [(batch, 79, heads, 8), (*size, 2), size]
+    value, offsets, logits = (torch.randn(x, generator=rng).requires_grad_() for x in drawn)
+    reference = torch.rand(batch, 50, 4, generator=rng) * 0.5 + 0.2
+    out = deformable_attention_fused(value, shapes, offsets, logits, reference, torch.ones(batch, 2, 2), 1.0)
+    return [out.detach(), *torch.autograd.grad(out.square().sum(), (value, offsets, logits))]
+
+
+@pytest.mark.usefixtures("threads")
+@pytest.mark.parametrize(("batch", "heads"), [(1, 4), (3, 2)])
+def test_the_number_of_threads_does_not_change_a_bit(batch: int, heads: int) -> None:
+    results = []
+    for count in (1, 2, 3, 5):
+        torch.set_num_threads(count)
+        results.append(fused_gradients(batch=batch, heads=heads))
+    for other in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+
+
+@pytest.mark.usefixtures("threads")
+def test_callers_share_the_threads() -> None:
+    torch.set_num_threads(3)
+    expected = [fused_gradients(seed) for seed in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        got = list(pool.map(fused_gradients, list(range(8)) * 4))
+    for number, results in enumerate(got):
+        assert all(torch.equal(one, other) for one, other in zip(results, expected[number % 8], strict=True))
+
+
+def _exit_with_result(case: Case, expected: list[Tensor]) -> None:
+    """In a forked process: 0 if the kernel, run on two threads, still gives the expected result."""
+    raise SystemExit(0 if all(map(torch.equal, of_kernel(case, threads=2), expected)) else 3)
+
+
+@pytest.mark.usefixtures("threads")
+@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="no fork on this system")
+def test_a_forked_process_has_threads_of_its_own() -> None:
+    case = make_case([(9, 7)], queries=40, channels=8).to(torch.float32)
+    expected = of_kernel(case, threads=2)  # starts the parent's pool
+    child = multiprocessing.get_context("fork").Process(target=_exit_with_result, args=(case, expected))
+    child.start()
+    child.join(60)
+    assert child.exitcode == 0
+
+
+@pytest.mark.parametrize(
+    ("batch", "heads", "threads", "group"), [(2, 8, 2, 8), (1, 8, 2, 4), (3, 8, 2, 4), (1, 8, 3, 1)]
+)
+def test_heads_are_grouped_so_that_threads_have_equal_work(batch: int, heads: int, threads: int, group: int) -> None:
+    assert deformable_cpu._heads_per_group(batch, heads, threads) == group
+
+
+def test_works_where_the_cache_cannot_be_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent(*_: Any) -> None:
+        raise RuntimeError("cannot cache function: no locator available")
+
+    expected = fused_gradients()
+    deformable_cpu._specialised.cache_clear()
+    with monkeypatch.context() as patch:
+        patch.setattr(caching.CacheImpl, "__init__", absent)
+        assert all(map(torch.equal, fused_gradients(), expected))
+    deformable_cpu._specialised.cache_clear()

@@ -85,7 +85,7 @@ def test_sampling_points_never_leave_the_box(seed: int, margin: float, size: flo
     generator = torch.Generator().manual_seed(seed)
     query = torch.randn(1, 20, 16, generator=generator) * size
     boxes = torch.rand(1, 20, 4, generator=generator)
-    at = attention.locations(query, boxes, m)
+    at = attention.points_of(query, boxes, m)[0]
     low, high = boxes[..., :2] - boxes[..., 2:] / 2, boxes[..., :2] + boxes[..., 2:] / 2
     assert bool((at >= low[:, :, None, None, None] - 1e-6).all())
     assert bool((at <= high[:, :, None, None, None] + 1e-6).all())
@@ -96,7 +96,7 @@ def test_without_constraint_points_may_leave_the_box_by_the_stock_formula() -> N
     query, box = torch.randn(1, 1, 16), torch.tensor([[[0.5, 0.5, 0.2, 0.1]]])
     raw = attention.sampling_offsets(query).view(1, 1, 4, 2, 3, 2)
     expected = torch.tensor([0.5, 0.5]) + raw / 3 * 0.5 * torch.tensor([0.2, 0.1])
-    torch.testing.assert_close(attention.locations(query, box, m), expected)
+    torch.testing.assert_close(attention.points_of(query, box, m)[0], expected)
 
 
 def test_points_are_offset_by_cells_of_each_level() -> None:
@@ -104,7 +104,7 @@ def test_points_are_offset_by_cells_of_each_level() -> None:
     query, point = torch.randn(1, 1, 16), torch.tensor([[[0.25, 0.75]]])
     raw = attention.sampling_offsets(query).view(1, 1, 4, 2, 3, 2)
     cells = torch.tensor([[6.0, 8.0], [3.0, 4.0]])[None, None, None, :, None]
-    torch.testing.assert_close(attention.locations(query, point, m), torch.tensor([0.25, 0.75]) + raw / cells)
+    torch.testing.assert_close(attention.points_of(query, point, m)[0], torch.tensor([0.25, 0.75]) + raw / cells)
 
 
 def test_interior_start_spreads_points_inside_the_box_where_gradients_live() -> None:

@@ -17,7 +17,7 @@ from celldetr.errors import InputError
 from celldetr.model.celldetr import CellDETR, Memories, Representations
 from celldetr.model.detection import DetectionOutput, Detections
 from celldetr.model.inference import TilePredictor
-from celldetr.model.orientations import ORIENTATIONS, merge, orientations
+from celldetr.model.orientations import ORIENTATIONS, merge, orientations_of
 from helpers.networks import TILES, assert_same, predictor
 
 SIDE = 9  # px of a square that stands for a cell
@@ -73,7 +73,7 @@ def squares(count: int, **changes: bool) -> TilePredictor:
     made = predictor(0.1)
     found = copy.copy(made)
     found.network = Squares(made.network, **changes)  # type: ignore[assignment]
-    found.orientations = orientations(count)
+    found.orientations = orientations_of(count)
     return found
 
 
@@ -102,13 +102,13 @@ def test_a_box_lies_on_the_same_pixels_in_a_turned_image(orientation) -> None:
 def test_orientations_differ_and_the_first_keep_a_tiles_shape() -> None:
     image = torch.arange(16.0).view(1, 1, 4, 4)
     assert len({tuple(each.turn(image).flatten().tolist()) for each in ORIENTATIONS}) == 8
-    assert all(each.turn(torch.zeros(1, 1, 2, 3)).shape == (1, 1, 2, 3) for each in orientations(4))
+    assert all(each.turn(torch.zeros(1, 1, 2, 3)).shape == (1, 1, 2, 3) for each in orientations_of(4))
 
 
 @pytest.mark.parametrize("count", [0, 3, 16])
 def test_other_counts_are_refused(count: int) -> None:
     with pytest.raises(InputError, match=rf"orientations={count}: expected 1, 2, 4 or 8"):
-        orientations(count)
+        orientations_of(count)
 
 
 def test_nothing_to_put_them_together_by_is_refused() -> None:

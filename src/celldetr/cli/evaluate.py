@@ -1,4 +1,4 @@
-"""``celldetr evaluate``: a model scored on labelled images."""
+"""``celldetr evaluate``, ``threshold`` and ``rotations``: a model scored on labelled images."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from celldetr.cli.from_config import Fields, with_settings
 from celldetr.cli.messages import note
 from celldetr.cli.options import Dataset, Inference, Overwrite, Quiet, check_file
 from celldetr.cli.progress import Progress
-from celldetr.config import EvaluateOptions
+from celldetr.config import EvaluateOptions, InferenceOptions, RotationsOptions, ThresholdOptions
 
 
 @with_settings
@@ -65,3 +65,68 @@ def evaluate(
     for name in verdict.context.get("types_without_counterpart", ()):
         note(f"no type of the model is {name!r}: its cells are of unknown type here")
     typer.echo(f"metrics: {out}")
+
+
+@with_settings
+def threshold(
+    *,
+    dataset: Dataset,
+    options: Annotated[ThresholdOptions, Fields("split", "protocols=--protocol", "mpp")],
+    inference: Annotated[InferenceOptions, Fields("model=--model,-m", "device", "precision", "orientations")],
+    plot: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="F1 over the threshold: .png, .svg or .pdf; none without.")
+    ] = None,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+) -> None:
+    """Choose the threshold that suits a model on your tissue.
+
+    On images in which every nucleus is labelled, as training does it: the middle of the broad top of detection F1, the
+    mean under two rules of pairing, or under those of --protocol. Types are not looked at. Pass what is printed as
+    --threshold of predict and evaluate; images that it was chosen on say nothing about how good the model is.
+    """
+    from celldetr.evaluation.evaluate import choose_threshold
+    from celldetr.evaluation.format import show_threshold
+    from celldetr.evaluation.plots import threshold_figure
+    from celldetr.io.figures import check_ending, save_figure
+    from celldetr.model.inference import TilePredictor
+
+    if plot is not None:
+        check_ending(plot)
+        check_file(plot, overwrite, "threshold.png")
+    model = TilePredictor.load(inference)
+    with Progress("threshold", quiet) as progress:
+        counter = progress.counter(f"{dataset}, {options.split}", "images")
+        choice, own = choose_threshold(model, dataset, options, progress=counter)
+    if plot is not None:
+        save_figure(threshold_figure(choice), plot)
+    for line in show_threshold(choice, model.threshold, own):
+        typer.echo(line)
+
+
+@with_settings
+def rotations(
+    *,
+    metrics: Annotated[
+        list[Path], typer.Argument(metavar="METRICS", help="What `celldetr evaluate` wrote for each test fold.")
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="JSON file for the result.")] = Path(
+        "rotations.json"
+    ),
+    options: Annotated[RotationsOptions, Fields("protocol")],
+    overwrite: Overwrite = False,
+) -> None:
+    """Sum up a cross-validation: each fold, mean and spread.
+
+    PanNuke's three rotations, say; by tissue too.
+    """
+    from rich.console import Console
+
+    from celldetr.evaluation.format import show_rotations
+    from celldetr.evaluation.rotations import rotations as sum_up
+
+    check_file(out, overwrite)
+    result = sum_up(metrics, options.protocol)
+    result.write(out)
+    Console().print(show_rotations(result))
+    typer.echo(f"rotations: {out}")

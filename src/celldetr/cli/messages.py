@@ -10,7 +10,7 @@ import re
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TextIO
+from typing import Any
 
 import typer
 
@@ -61,18 +61,11 @@ def noted(ours: type[Warning]) -> Iterator[None]:
         warnings.simplefilter("always", ours)
         show = warnings.showwarning
 
-        def say(
-            message: Warning | str,
-            category: type[Warning],
-            filename: str,
-            lineno: int,
-            file: TextIO | None = None,
-            line: str | None = None,
-        ) -> None:
+        def say(message: Warning | str, category: type[Warning], *place: Any) -> None:
             if issubclass(category, ours):
                 note(message)
             else:
-                show(message, category, filename, lineno, file, line)
+                show(message, category, *place)
 
-        warnings.showwarning = say
+        warnings.showwarning = say  # type: ignore[assignment]
         yield

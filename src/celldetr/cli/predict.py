@@ -1,4 +1,4 @@
-"""``celldetr predict``: the cells of slides."""
+"""``celldetr predict`` and ``demo``: the cells of slides."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from celldetr.cli.messages import complain, note, with_options
 from celldetr.cli.options import Formats, Inference, Out, Overwrite, Quiet, Resume
 from celldetr.cli.progress import Progress, slides_listener
 from celldetr.cohort.options import ClusterSettings, CohortOptions
+from celldetr.config import InferenceOptions
 from celldetr.errors import InputError, UntypedWarning, untyped
 from celldetr.io.safe_io import shown_path
 from celldetr.slide.options import PredictOptions
@@ -94,6 +95,29 @@ def predict(
         note_untyped(inference.model)
         code = run_slides(found, request, where, sum_up=is_cohort(slides) or where is not None, quiet=quiet)
     if code:
+        raise typer.Exit(code)
+
+
+@resumable()
+@with_settings
+def demo(
+    *,
+    out: Out = Path("demo"),
+    inference: Annotated[InferenceOptions, Fields("device")],
+    overwrite: Overwrite = False,
+    resume: Resume = False,
+    quiet: Quiet = False,
+) -> None:
+    """Find every cell of the sample slide.
+
+    As predict does, with exports for QuPath (GeoJSON), scverse (AnnData) and spreadsheets (CSV).
+    """
+    from celldetr.cohort.request import Request
+    from celldetr.demo_slide import sample_slide
+    from celldetr.slide.find import Slide
+
+    request = Request(out, inference, formats=("geojson", "anndata", "csv"), resume=resume, overwrite=overwrite)
+    if code := run_slides([Slide(sample_slide())], request, None, sum_up=False, quiet=quiet):
         raise typer.Exit(code)
 
 

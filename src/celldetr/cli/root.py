@@ -15,26 +15,43 @@ from typing import Annotated
 
 import typer
 
-from celldetr.cli.cluster import cluster
+from celldetr.cli.cells import cluster, explain, export, index, similar
 from celldetr.cli.command import Command
 from celldetr.cli.data import data_app
-from celldetr.cli.demo import demo
-from celldetr.cli.doctor import doctor
-from celldetr.cli.evaluate import evaluate
-from celldetr.cli.explain import explain
-from celldetr.cli.export import export
-from celldetr.cli.index import index
+from celldetr.cli.evaluate import evaluate, rotations, threshold
 from celldetr.cli.messages import complain
-from celldetr.cli.models import models
-from celldetr.cli.predict import predict
-from celldetr.cli.pretrain import pretrain
+from celldetr.cli.predict import demo, predict
 from celldetr.cli.probe import probe
 from celldetr.cli.research import ablate
-from celldetr.cli.rotations import rotations
-from celldetr.cli.similar import similar
 from celldetr.cli.spatial import spatial_app
-from celldetr.cli.threshold import threshold
-from celldetr.cli.train import train
+from celldetr.cli.train import pretrain, train
+
+
+def doctor() -> None:
+    """Examine the installation.
+
+    Print versions, devices, threads, readers and weights; exit code 1 if something essential is broken.
+    """
+    from celldetr.doctor import collect, report
+
+    findings = collect()
+    typer.echo(report(findings, colour=sys.stdout.isatty()))
+    if any(finding.state == "broken" for finding in findings):
+        raise typer.Exit(1)
+
+
+def models() -> None:
+    """List the models that can be used by name.
+
+    With licence and metrics.
+    """
+    from rich.console import Console
+
+    from celldetr.model.hub import cards
+    from celldetr.report.models import models_table
+
+    Console().print(models_table(cards()))
+
 
 app = typer.Typer(
     name="celldetr",

@@ -22,7 +22,7 @@ from celldetr.config.base import (
 )
 from celldetr.config.cells import ClusterOptions, ExplainOptions, ExportOptions, IndexOptions, SimilarOptions
 from celldetr.config.data import AugmentConfig, DataSource
-from celldetr.config.evaluation import EvaluateOptions, ProbeOptions, ThresholdOptions
+from celldetr.config.evaluation import EvaluateOptions, ProbeOptions, RotationsOptions, ThresholdOptions
 from celldetr.config.inference import InferenceOptions
 from celldetr.config.model import ModelConfig
 from celldetr.config.recipe import Recipe
@@ -50,6 +50,7 @@ __all__ = [
     "Probability",
     "ProbeOptions",
     "Recipe",
+    "RotationsOptions",
     "Share",
     "SimilarOptions",
     "SlideMpp",

@@ -45,6 +45,12 @@ class ThresholdOptions(Config):
     mpp: ImageMpp = None
 
 
+class RotationsOptions(Config):
+    """What of the folds of a cross-validation is summed up."""
+
+    protocol: str = Field("standard", title="NAME", description="Which of the protocols in the files.")
+
+
 class ProbeOptions(Config):
     """What a probe compares, and on which cells."""
 

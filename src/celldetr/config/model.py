@@ -117,7 +117,12 @@ class ModelConfig(Config):
     decoupled: bool = Field(
         True, description="A cell's position steers attention only; false: it enters the content as well."
     )
-    constrained: bool = Field(True, description="Sample inside the cell's box; false: stock Deformable DETR offsets.")
+    constrained: bool = Field(True, description="Sample inside the cell's box; false: anywhere around its centre.")
+    free_offsets: Literal["box", "cells"] = Field(
+        "box",
+        description="Unit of the sampling offsets where they are not constrained, as in Deformable DETR. box: half the "
+        "box's sides over the number of points, as around boxes; cells: cells of each level, as around points.",
+    )
     margin: Positive = Field(1.0, description="Reach of sampling, in half sides of the box.")
     offset_start: Literal["interior", "released"] = Field(
         "interior",

@@ -130,9 +130,9 @@ def _listening(network: CellDETR) -> Iterator[list[tuple[Tensor, Tensor]]]:
 
     def before(attention: DeformableAttention, arguments: tuple[Any, ...]) -> None:
         query, reference, memory = cast(tuple[Tensor, Tensor, Memory], arguments)
-        points = attention.locations(query, reference, memory, clamp=False)
+        points, weights = attention.points_of(query, reference, memory, clamp=False)
         fractions = points / memory.ratios[:, None, None, :, None, :]
-        seen.append(((fractions * memory.sizes[:, None, None, None, None])[0], attention.weights(query)[0]))
+        seen.append(((fractions * memory.sizes[:, None, None, None, None])[0], weights[0]))
 
     attentions = [m for m in network.representer.modules() if isinstance(m, DeformableAttention)]
     handles = [attention.register_forward_pre_hook(before) for attention in attentions]

@@ -6,17 +6,17 @@ part of its tile the cell lies (docs/method.md, "Place").
 
 from __future__ import annotations
 
-from typing import cast
+from collections.abc import Callable
+from typing import Any, cast
 
 from timm.layers.conv2d_same import Conv2dSame
+from timm.layers.padding import get_same_padding, pad_same
 from torch import Tensor, nn
 from torch.nn import functional
 
 
 class ReplicateConv2d(nn.Conv2d):
     """A convolution that reads the nearest pixel beyond the image, where timm's reads zeros.
-
-    Zeros mark the border, and a deep network carries the mark far into the image.
 
     Args:
         source: the convolution that it takes the place of, with its weights; timm's ``Conv2dSame`` pads as TensorFlow
@@ -44,15 +44,24 @@ class ReplicateConv2d(nn.Conv2d):
         for axis in (1, 0):  # functional.pad begins with the last
             total = 2 * self.fixed[axis]
             if self.same:
-                reach = (self.kernel_size[axis] - 1) * self.dilation[axis] + 1
-                size, stride = x.shape[2 + axis], self.stride[axis]
-                total = max((-(-size // stride) - 1) * stride + reach - size, 0)
+                steps = self.kernel_size[axis], self.stride[axis], self.dilation[axis]
+                total = get_same_padding(x.shape[2 + axis], *steps)
             pads += [total // 2, total - total // 2]
         return functional.pad(x, pads, mode="replicate")
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C', H', W')."""
         return super().forward(self.pad(x))
+
+
+def padding_of(convolution: Conv2dSame | ReplicateConv2d) -> Callable[[Tensor], Tensor]:
+    """What such a convolution does to an image before it is one without padding."""
+    if isinstance(convolution, ReplicateConv2d):
+        return convolution.pad
+    kernel_size, stride, dilation = (
+        cast(Any, c) for c in (convolution.kernel_size, convolution.stride, convolution.dilation)
+    )
+    return lambda x: pad_same(x, kernel_size, stride, dilation)
 
 
 def replicate_borders(body: nn.Module) -> None:

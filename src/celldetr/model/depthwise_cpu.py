@@ -1,9 +1,10 @@
 """The backward pass of depthwise convolutions on CPUs: Numba kernels, channels last, float32 and bfloat16.
 
 oneDNN has fast kernels for the forward pass, but its gradients of 5 x 5 kernels are 5 to 60 times slower than these,
-and with a stride in bfloat16 it falls back to a loop (``benchmarks/training_speed.py --depthwise``). A pixel's
-channels lie side by side, so plain loops over them become SIMD code. Sums are in float32, in a fixed order: the result
-does not depend on the number of threads. bfloat16 travels as uint16, which Numba knows: the upper half of a float32.
+and with a stride in bfloat16 it falls back to a loop: a whole step of training is 1.6 times as fast with these in
+bfloat16, 1.1 times in float32 (benchmarks/kernel_ratios.py). A pixel's channels lie side by side, so plain loops over
+them become SIMD code. Sums are in float32, in a fixed order: the result does not depend on the number of threads.
+bfloat16 travels as uint16, which Numba knows: the upper half of a float32.
 """
 
 from __future__ import annotations
@@ -21,15 +22,8 @@ from numba.extending import intrinsic
 from numpy.typing import NDArray
 from torch import Tensor
 
-from celldetr.model.kernel_cache import specialise
-from celldetr.model.kernel_threads import run_in_pieces
+from celldetr.model.kernels import run_in_pieces, specialise
 
-_OPTIONS: dict[str, Any] = {
-    "nogil": True,
-    "fastmath": {"contract", "reassoc", "nsz"},
-    "error_model": "numpy",
-    "boundscheck": False,
-}
 _intrinsic: Any = intrinsic
 
 
@@ -75,7 +69,7 @@ def _pixels(x: Tensor) -> NDArray[Any]:
 
 @cache
 def _compiled(kernel: FunctionType, dtype: str) -> Callable[..., None]:
-    return specialise(kernel, dtype, _OPTIONS)
+    return specialise(kernel, dtype)
 
 
 def _weight_kernel(x, grad, out, steps, start, stop):  # type: ignore[no-untyped-def]

@@ -9,8 +9,6 @@ that none is ever outside what was seen.
 
 from __future__ import annotations
 
-from typing import Protocol
-
 import torch
 from torch import Tensor
 
@@ -24,55 +22,27 @@ ANCHOR = 2.0  # a token's first box is this many cells of its level wide
 MAX_LOG_SCALE = 1.5  # a refinement step changes a side by at most e^1.5 = 4.5 times
 
 
-class Geometry(Protocol):
-    """What a convention has to say; fractions are always of the image's valid region."""
-
-    def ratios(self, cells: Tensor, valid_cells: Tensor, strides: Tensor, sizes: Tensor) -> Tensor:
-        """(B, L, 2) share of each level's map that the image covers."""
-        ...
-
-    def place(self, centres: Tensor, sizes: Tensor, origin: Tensor | None, features: int) -> Tensor:
-        """(B, S, 2) fractions -> (B, S, features) encoding of a token's place, y before x."""
-        ...
-
-    def linear(self, values: Tensor, sizes: Tensor, origin: Tensor | None = None) -> Tensor:
-        """(B, N, 2) fractions -> (B, N, 2) numbers for a linear layer."""
-        ...
-
-    def sine(self, values: Tensor, sizes: Tensor, features: int, origin: Tensor | None = None) -> Tensor:
-        """(B, N, C) fractions, x and y alternating -> (B, N, C * features) sine features."""
-        ...
-
-    def anchors(self, memory: Memory) -> Tensor:
-        """(B, S, 4) first box of every token, cxcywh fractions."""
-        ...
-
-    def refine(self, boxes: Tensor, delta: Tensor) -> Tensor:
-        """(..., 2 | 4) boxes or points and (..., 4) predicted corrections -> (..., 4) boxes."""
-        ...
-
-
 class ImageGeometry:
-    """Fractions of the image, after Deformable DETR."""
+    """Fractions of the image, after Deformable DETR. Fractions are always of the image's valid region."""
 
     def ratios(self, cells: Tensor, valid_cells: Tensor, strides: Tensor, sizes: Tensor) -> Tensor:
-        """Valid cells over all cells."""
+        """(B, L, 2) share of each level's map that the image covers: valid cells over all cells."""
         return valid_cells / cells
 
     def place(self, centres: Tensor, sizes: Tensor, origin: Tensor | None, features: int) -> Tensor:
-        """DETR's sine encoding, normalised to the image."""
+        """(B, S, 2) fractions -> (B, S, features), DETR's sine encoding of a token's place, y before x."""
         return torch.cat([encode_fractions(centres[..., i], features // 2) for i in (1, 0)], dim=-1)
 
     def linear(self, values: Tensor, sizes: Tensor, origin: Tensor | None = None) -> Tensor:
-        """Fractions as they are."""
+        """(B, N, 2) fractions -> (B, N, 2) numbers for a linear layer: as they are."""
         return values
 
     def sine(self, values: Tensor, sizes: Tensor, features: int, origin: Tensor | None = None) -> Tensor:
-        """DETR's sine encoding of each fraction."""
+        """(B, N, C) fractions, x and y alternating -> (B, N, C * features), DETR's sine encoding of each."""
         return encode_fractions(values, features).flatten(-2)
 
     def anchors(self, memory: Memory) -> Tensor:
-        """Deformable DETR's: 5 % of the image on the finest level, doubling with each."""
+        """(B, S, 4) first boxes, Deformable DETR's: 5 % of the image on the finest level, doubling with each."""
         centres = memory.centres()
         side = torch.cat(
             [centres.new_full((h * w, 2), 0.05 * 2.0**level) for level, (h, w) in enumerate(memory.shapes)]
@@ -80,7 +50,10 @@ class ImageGeometry:
         return torch.cat([centres.clamp(0.01, 0.99), side.clamp(max=0.99).expand_as(centres)], dim=-1)
 
     def refine(self, boxes: Tensor, delta: Tensor) -> Tensor:
-        """Add in inverse-sigmoid space; a point has no size yet, so its size is the correction itself."""
+        """(..., 2 | 4) points or boxes and (..., 4) corrections -> (..., 4): added in inverse-sigmoid space.
+
+        A point has no size yet, so its size is the correction itself.
+        """
         known = inverse_sigmoid(boxes)
         if boxes.shape[-1] == 2:
             known = torch.cat([known, torch.zeros_like(known)], dim=-1)
@@ -131,6 +104,9 @@ class PixelGeometry:
         centre, side = boxes.split(2, dim=-1)
         move, grow = delta.split(2, dim=-1)
         return torch.cat([centre + move * side, side * grow.clamp(-MAX_LOG_SCALE, MAX_LOG_SCALE).exp()], dim=-1)
+
+
+Geometry = ImageGeometry | PixelGeometry
 
 
 def geometry(config: ModelConfig) -> Geometry:

@@ -31,7 +31,7 @@ from celldetr.model.device import in_bf16, pick_device
 from celldetr.model.folding import fold_batchnorm
 from celldetr.model.hub import find_model
 from celldetr.model.nms import distinct
-from celldetr.model.orientations import Orientation, merge, orientations
+from celldetr.model.orientations import Orientation, merge, orientations_of
 from celldetr.model.output import TileCells
 from celldetr.model.representation import hide_padding
 
@@ -49,11 +49,6 @@ CANDIDATE_SHARE = 0.2
 ALONE_PX = 256**2  # a tile with more pixels fills a CPU by itself
 
 
-def near_queries_only(network: CellDETR) -> bool:
-    """Whether queries see near ones only at inference: those selected by place do (``near_attention``)."""
-    return network.config.queries == "selected"
-
-
 def for_inference(network: CellDETR) -> CellDETR:
     """A network that shares all weights with ``network`` but the backbone's, which are folded (``folding``).
 
@@ -61,7 +56,7 @@ def for_inference(network: CellDETR) -> CellDETR:
     tokens score too little to become queries is up to who knows the threshold (``TilePredictor``).
     """
     shared, detector = copy.copy(network), copy.copy(network.detector)
-    detector.near = near_queries_only(network)
+    detector.near = network.config.queries == "selected"
     if isinstance(detector.queries, SelectedQueries):
         queries = copy.copy(detector.queries)
         queries.least_score = 0.0
@@ -154,9 +149,11 @@ class TilePredictor:
         Raises:
             InputError: another number of orientations.
         """
-        self.orientations = _orientations(orientations, same_nucleus_um)
+        self.orientations = orientations_of(orientations)
+        if orientations > 1 and same_nucleus_um <= 0:
+            raise InputError(f"{orientations=} are put together within same_nucleus_um, which must not be 0 then")
         if orientations > 1 and network.representer is None:
-            raise InputError(f"orientations={orientations} needs a representation decoder, and this model has none")
+            raise InputError(f"{orientations=} needs a representation decoder, and this model has none")
         self.device = torch.device(device)
         if self.device.type == "cpu":
             limit_caches()  # before the network first runs, as it does for folding: the bound is read then
@@ -253,20 +250,15 @@ class TilePredictor:
                 raise InputError(f"tile {index}: expected an (H, W, 3) uint8 RGB array, got {tile.shape} {tile.dtype}")
             by_size.setdefault(tile.shape, []).append(index)
         for shape, indices in by_size.items():
-            size = self._together(shape[0] * shape[1])
+            # On a CPU larger batches of large tiles are no faster, hold more memory, and each new shape is compiled.
+            alone = self.device.type == "cpu" and shape[0] * shape[1] > ALONE_PX
+            size = 1 if alone else self.batch_size
             for start in range(0, len(indices), size):
                 chosen = indices[start : start + size]
                 batch = np.stack([tiles[i] for i in chosen]).transpose(0, 3, 1, 2)
                 found = self._predict(torch.from_numpy(np.ascontiguousarray(batch)), least)
                 results.update(zip(chosen, found, strict=True))
         return [results[i] for i in range(len(tiles))]
-
-    def _together(self, pixels: int) -> int:
-        """How many tiles of a size go through the network at once.
-
-        On a CPU larger batches of large tiles are no faster, hold more memory, and each new shape is compiled and kept.
-        """
-        return 1 if self.device.type == "cpu" and pixels > ALONE_PX else self.batch_size
 
     def autocast(self) -> AbstractContextManager[Any]:
         """The precision of this predictor, for whatever calls its network."""
@@ -279,7 +271,8 @@ class TilePredictor:
         images = images.to(self.device)
         with self.autocast():
             views = [self._look(images, orientation, least) for orientation in self.orientations]
-            boxes, scores, valid = self._merge(views, size, least) if len(views) > 1 else _candidates(views[0])
+            first = views[0].boxes, views[0].scores, views[0].valid
+            boxes, scores, valid = self._merge(views, size, least) if len(views) > 1 else first
             blocked = hide_padding(valid) if self.network.config.self_attention == "after_first" else None
             cells = [self._represent(view, boxes, blocked) for view in views]
         probabilities = _mean([type_probabilities(each.logits) for each in cells])
@@ -305,7 +298,10 @@ class TilePredictor:
         detection = self.network.detect(memories)
         found = detection.last
         scores = found.logits.float().sigmoid().nan_to_num(0.0)  # NaN would be the best of all
-        chosen, valid = self._above(least if len(self.orientations) == 1 else self._candidate, scores)
+        limit = least if len(self.orientations) == 1 else self._candidate
+        most = int((scores >= limit).sum(1).max()) if scores.numel() else 0
+        best = scores.topk(most, dim=1)
+        chosen, valid = best.indices, best.values >= limit
         boxes, scores = found.boxes.gather(1, chosen[..., None].expand(-1, -1, 4)), scores.gather(1, chosen)
         valid &= self._distinct(boxes[..., :2] * sizes[:, None], scores, valid)
         return _View(orientation, memories, detection, chosen, orientation.back(boxes), scores, valid)
@@ -332,47 +328,13 @@ class TilePredictor:
         return self.network.represent(view.memories, view.orientation.turn_boxes(boxes), blocked=blocked)
 
     def _distinct(self, centres: Tensor, scores: Tensor, valid: Tensor) -> Tensor:
-        """Of each nucleus the best query only.
-
-        Args:
-            centres: (B, N, 2), pixels.
-            scores, valid: (B, N).
-
-        Returns:
-            (B, N) mask, False where not valid or not finite.
-        """
+        """(B, N, 2) centres in pixels, (B, N) scores and validity -> (B, N) mask of the best query of each nucleus."""
         kept = torch.zeros_like(valid)
         distance = self.same_nucleus_um / self.mpp
         for b, real in enumerate(valid & centres.isfinite().all(-1)):
             there, score = centres[b, real].float().cpu().numpy(), scores[b, real].cpu().numpy()
             kept[b, real] = torch.from_numpy(distinct(there, score, distance)).to(kept.device)
         return kept
-
-    def _above(self, least: float, scores: Tensor) -> tuple[Tensor, Tensor]:
-        """Queries worth a look.
-
-        Args:
-            least: score.
-            scores: (B, Q).
-
-        Returns:
-            (B, N) indices of the best N queries of each image, N the most that any image keeps, and which of them it
-            keeps, (B, N).
-        """
-        count = int((scores >= least).sum(1).max()) if scores.numel() else 0
-        best = scores.topk(count, dim=1)
-        return best.indices, best.values >= least
-
-
-def _orientations(count: int, same_nucleus_um: float) -> tuple[Orientation, ...]:
-    chosen = orientations(count)
-    if count > 1 and same_nucleus_um <= 0:
-        raise InputError(f"orientations={count} are put together within same_nucleus_um, which must not be 0 then")
-    return chosen
-
-
-def _candidates(view: _View) -> tuple[Tensor, Tensor, Tensor]:
-    return view.boxes, view.scores, view.valid
 
 
 def _mean(each: Sequence[Tensor]) -> Tensor:

@@ -10,9 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from celldetr.model.deformable import deformable_attention, deformable_attention_fused
-from celldetr.model.dropout import Dropout
-from celldetr.model.memory import Memory, as_tensor, clamp_inside
+from celldetr.model.deformable import deformable_attention, deformable_attention_fused, sampling_points
+from celldetr.model.memory import Memory
 
 OffsetStart = Literal["interior", "released", "stock"]
 
@@ -50,7 +49,7 @@ class FeedForward(nn.Module):
         super().__init__()
         self.expand = nn.Linear(d_model, d_hidden)
         self.contract = nn.Linear(d_hidden, d_model)
-        self.dropout = Dropout(dropout)
+        self.dropout = nn.Dropout(dropout)
         self.norm = nn.LayerNorm(d_model)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -129,50 +128,41 @@ class DeformableAttention(nn.Module):
             nn.init.xavier_uniform_(projection.weight)
             projection.bias.zero_()
 
-    def locations(self, query: Tensor, reference: Tensor, memory: Memory, *, clamp: bool = True) -> Tensor:
-        """Where each query samples.
+    def points_of(
+        self, query: Tensor, reference: Tensor, memory: Memory, *, clamp: bool = True
+    ) -> tuple[Tensor, Tensor]:
+        """Where each query samples, and how much each point counts; arguments as in ``forward``.
 
         Args:
-            query: (B, Q, d).
-            reference: (B, Q, 2) points or (B, Q, 4) cxcywh boxes, fractions of each image's valid region.
-            memory: the levels sampled.
             clamp: with ``inside``, to the pixel centres that are read, which may lie beside a box that is narrower than
                 a pixel of its level.
 
         Returns:
-            (B, Q, heads, L, P, 2) as (x, y) fractions of each level's map (padding included).
+            (B, Q, heads, L, P, 2) as (x, y) fractions of each level's map (padding included), and (B, Q, heads, L, P),
+            of which each head's sum is 1.
         """
-        batch, queries, _ = query.shape
-        shape = (batch, queries, self.heads, self.levels, self.points, 2)
-        offsets = at_least_single(self.sampling_offsets(query)).view(shape)
-        centre = reference[:, :, None, None, None, :2]
-        ratios = memory.ratios[:, None, None, :, None, :]  # (B, 1, 1, L, 1, 2)
-        cells = as_tensor([(w, h) for h, w in memory.shapes], like=offsets)[None, None, None, :, None, :]
-        if reference.shape[-1] == 2:
-            locations = centre * ratios + offsets / cells
-        else:
-            half = reference[:, :, None, None, None, 2:] / 2
-            reach = offsets / self.points if self.margin is None else self.margin * torch.tanh(offsets)
-            locations = (centre + reach * half) * ratios
-        return clamp_inside(locations, cells) if self.inside and clamp else locations
+        offsets, logits = (at_least_single(x) for x in self._raw(query))
+        margin = self.margin if reference.shape[-1] == 4 else None
+        inside = self.inside and clamp
+        return sampling_points(offsets, logits, memory.shapes, reference, memory.ratios, margin, inside=inside)
 
-    def weights(self, query: Tensor) -> Tensor:
-        """How much each sampled point counts: (B, Q, d) -> (B, Q, heads, L, P) float32, each head's sum being 1."""
-        logits = at_least_single(self.attention_weights(query)).view(*query.shape[:2], self.heads, -1)
-        return logits.softmax(-1).view(*query.shape[:2], self.heads, self.levels, self.points)
+    def _raw(self, query: Tensor) -> tuple[Tensor, Tensor]:
+        """Offsets (B, Q, heads, L, P, 2) and logits (B, Q, heads, L, P)."""
+        raw = (*query.shape[:2], self.heads, self.levels, self.points)
+        return self.sampling_offsets(query).view(*raw, 2), self.attention_weights(query).view(raw)
 
     def forward(self, query: Tensor, reference: Tensor, memory: Memory) -> Tensor:
         """Sample the memory around each query's reference.
 
         Args:
             query: (B, Q, d), positions already added.
-            reference: (B, Q, 2 | 4), see ``locations``.
+            reference: (B, Q, 2) points or (B, Q, 4) cxcywh boxes, fractions of each image's valid region.
             memory: its tokens are the values.
 
         Returns:
             (B, Q, d)
         """
-        batch, queries, d_model = query.shape
+        batch, _, d_model = query.shape
         query = lowered(query)
         value = self.value_proj(memory.tokens)
         if memory.padding is not None and not self.inside:
@@ -181,13 +171,10 @@ class DeformableAttention(nn.Module):
         on_cpu = value.device.type == "cpu" and value.dtype != torch.float64
         constant = not (torch.is_grad_enabled() and reference.requires_grad)
         if self.fused and on_cpu and constant and not torch.onnx.is_in_onnx_export():
-            raw = (batch, queries, self.heads, self.levels, self.points)
-            offsets, logits = self.sampling_offsets(query).view(*raw, 2), self.attention_weights(query).view(raw)
             margin = self.margin if reference.shape[-1] == 4 else None
             sampled = deformable_attention_fused(
-                value, memory.shapes, offsets, logits, reference, memory.ratios, margin, inside=self.inside
+                value, memory.shapes, *self._raw(query), reference, memory.ratios, margin, inside=self.inside
             )
-            return self.output_proj(sampled.to(query.dtype))
-        locations, weights = self.locations(query, reference, memory), self.weights(query)
-        sampled = deformable_attention(value, memory.shapes, locations, weights)
+        else:
+            sampled = deformable_attention(value, memory.shapes, *self.points_of(query, reference, memory))
         return self.output_proj(sampled.to(query.dtype))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import accumulate
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,6 +24,16 @@ def as_tensor(pairs: Sequence[Sequence[int]], like: Tensor) -> Tensor:
 def clamp_inside(locations: Tensor, cells: Tensor) -> Tensor:
     """(..., 2) points, fractions of a level's map of ``cells`` (w, h), moved to its outermost pixel centres."""
     return locations.clamp(0.5 / cells, 1 - 0.5 / cells)
+
+
+class _Level(NamedTuple):
+    """One level of a ``Memory``: tokens (B, h * w, d), ratios (B, 2) and padding (B, h * w), if there is any."""
+
+    stride: int
+    shape: tuple[int, int]
+    tokens: Tensor
+    ratios: Tensor
+    padding: Tensor | None
 
 
 @dataclass(frozen=True)
@@ -50,54 +60,34 @@ class Memory:
         """The same levels with other tokens."""
         return replace(self, tokens=tokens)
 
-    def _spans(self) -> list[tuple[int, int]]:
-        ends = list(accumulate(h * w for h, w in self.shapes))
-        return list(zip([0, *ends[:-1]], ends, strict=True))
+    def _levels(self) -> list[_Level]:
+        sizes = [h * w for h, w in self.shapes]
+        tokens = self.tokens.split(sizes, dim=1)  # the gradient of slices would be a whole tensor of zeros for each
+        padding = [None] * len(sizes) if self.padding is None else self.padding.split(sizes, dim=1)
+        parts = zip(self.strides, self.shapes, tokens, self.ratios.unbind(1), padding, strict=True)
+        return [_Level(*each) for each in parts]
 
-    def _levels(self) -> tuple[Tensor, ...]:
-        """(B, h * w, d) tokens of each level. The gradient of slices would be a whole tensor of zeros for each."""
-        return self.tokens.split([h * w for h, w in self.shapes], dim=1)
+    def _of(self, levels: Sequence[_Level]) -> Memory:
+        """Levels of the same batch."""
+        padding = [level.padding for level in levels if level.padding is not None]
+        return Memory(
+            tokens=torch.cat([level.tokens for level in levels], dim=1),
+            shapes=tuple(level.shape for level in levels),
+            strides=tuple(level.stride for level in levels),
+            ratios=torch.stack([level.ratios for level in levels], dim=1),
+            padding=torch.cat(padding, dim=1) if padding else None,
+            sizes=self.sizes,
+        )
 
     def select(self, strides: Sequence[int]) -> Memory:
         """Only the levels with these strides, in their order here."""
-        keep = [i for i, stride in enumerate(self.strides) if stride in strides]
-        if len(keep) == len(self.strides):
+        if set(self.strides) <= set(strides):
             return self
-        spans = [slice(*self._spans()[i]) for i in keep]
-        levels = self._levels()
-        return Memory(
-            tokens=torch.cat([levels[i] for i in keep], dim=1),
-            shapes=tuple(self.shapes[i] for i in keep),
-            strides=tuple(self.strides[i] for i in keep),
-            ratios=self.ratios[:, keep],
-            padding=None if self.padding is None else torch.cat([self.padding[:, span] for span in spans], dim=1),
-            sizes=self.sizes,
-        )
+        return self._of([level for level in self._levels() if level.stride in strides])
 
     def join(self, other: Memory) -> Memory:
         """The levels of both, finest first. They must be of the same batch and have no stride in common."""
-        parts = {}
-        for memory in (self, other):
-            for i, ((start, end), level) in enumerate(zip(memory._spans(), memory._levels(), strict=True)):
-                parts[memory.strides[i]] = (memory, i, slice(start, end), level)
-        chosen = [parts[stride] for stride in sorted(parts)]
-        padding = None
-        if self.padding is not None or other.padding is not None:
-            padding = torch.cat([memory.padding_or_false()[:, span] for memory, _, span, _ in chosen], dim=1)
-        return Memory(
-            tokens=torch.cat([level for _, _, _, level in chosen], dim=1),
-            shapes=tuple(memory.shapes[i] for memory, i, _, _ in chosen),
-            strides=tuple(sorted(parts)),
-            ratios=torch.stack([memory.ratios[:, i] for memory, i, _, _ in chosen], dim=1),
-            padding=padding,
-            sizes=self.sizes,
-        )
-
-    def padding_or_false(self) -> Tensor:
-        """(B, S) padding mask, all False where there is no padding."""
-        if self.padding is not None:
-            return self.padding
-        return torch.zeros(self.tokens.shape[:2], dtype=torch.bool, device=self.tokens.device)
+        return self._of(sorted([*self._levels(), *other._levels()], key=lambda level: level.stride))
 
     def centres(self) -> Tensor:
         """(B, S, 2) centre (x, y) of each token's own cell, as fractions of its image; beyond 1 in the padding."""

@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from celldetr.model.kernel_cache import specialise
-from celldetr.model.kernel_threads import run_in_pieces
-from celldetr.model.simd import OPTIONS, WIDE, add, clear, columns_dot, copy, exp, maximum, registers
+from celldetr.model.kernels import run_in_pieces, specialise
+from celldetr.model.simd import WIDE, add, clear, columns_dot, copy, exp, maximum, registers
 
 
 @dataclass(frozen=True)
@@ -147,4 +146,4 @@ def attend_kernel(  # type: ignore[no-untyped-def]
 
 @cache
 def _specialised(channels: int) -> Any:
-    return specialise(attend_kernel, str(channels), OPTIONS)
+    return specialise(attend_kernel, str(channels))

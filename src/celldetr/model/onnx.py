@@ -34,7 +34,7 @@ from celldetr.io.files import output_errors, replacing
 from celldetr.model.celldetr import CellDETR
 from celldetr.model.checkpoint import Card, Checkpoint, load_checkpoint
 from celldetr.model.hub import find_model
-from celldetr.model.inference import SAME_NUCLEUS_UM, near_queries_only, trained_px
+from celldetr.model.inference import SAME_NUCLEUS_UM, trained_px, type_probabilities
 
 OPSET = 17  # GridSample came with 16, LayerNormalization with 17
 INPUT = "images"
@@ -53,7 +53,7 @@ class AllQueries(nn.Module):
         super().__init__()
         self.network = copy.copy(network)  # shares all weights but the backbone's
         detector = copy.copy(network.detector)
-        detector.near = near_queries_only(network)
+        detector.near = network.config.queries == "selected"
         backbone = _with_fixed_padding(network.backbone)
         self.network._modules = {**network._modules, "backbone": backbone, "detector": detector}
 
@@ -75,7 +75,7 @@ class AllQueries(nn.Module):
         scores, order = found.logits.sigmoid().sort(dim=1, descending=True)
         boxes = found.boxes.gather(1, order[..., None].expand(-1, -1, 4))
         cells = network.describe(memories, detection, order)
-        types = functional.logsigmoid(cells.logits).softmax(-1)
+        types = type_probabilities(cells.logits)
         return box_convert(boxes, "cxcywh", "xyxy") * sizes.repeat(1, 2)[:, None], scores, types, cells.embeddings
 
 

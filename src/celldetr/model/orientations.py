@@ -62,7 +62,7 @@ ORIENTATIONS = tuple(
 COUNTS = (1, 2, 4, 8)
 
 
-def orientations(count: int) -> tuple[Orientation, ...]:
+def orientations_of(count: int) -> tuple[Orientation, ...]:
     """The first ``count`` orientations.
 
     Raises:

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from celldetr.config import ModelConfig
 from celldetr.model.box_features import BoxFeatures
 from celldetr.model.detection import SelfAttention
-from celldetr.model.dropout import Dropout
 from celldetr.model.geometry import geometry
 from celldetr.model.layers import DeformableAttention, FeedForward, start_at_zero
 from celldetr.model.memory import Memory
@@ -76,8 +75,9 @@ class RepresentationLayer(nn.Module):
             offset_start=config.offset_start if config.constrained else "stock",
             inside=config.border == "replicate",
         )
+        self.around_points = not config.constrained and config.free_offsets == "cells"
         self.norm = nn.LayerNorm(config.d_model)
-        self.dropout = Dropout(config.dropout)
+        self.dropout = nn.Dropout(config.dropout)
         self.ffn = FeedForward(config.d_model, config.ffn, config.dropout)
         if config.residual_start == "zero":
             start_at_zero(self.cross_attention.output_proj, self.ffn.contract)
@@ -95,7 +95,8 @@ class RepresentationLayer(nn.Module):
         if self.self_attention is not None and self.self_norm is not None:
             where = position if position_in_self_attention else torch.zeros_like(position)
             content = self.self_norm(content + self.dropout(self.self_attention(content, where, blocked)))
-        seen = self.cross_attention(content + position, boxes, memory)
+        reference = boxes[..., :2] if self.around_points else boxes
+        seen = self.cross_attention(content + position, reference, memory)
         return self.ffn(self.norm(content + self.dropout(seen)))
 
 

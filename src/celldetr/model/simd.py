@@ -1,9 +1,9 @@
 """What the Numba kernels are built from: rows of numbers in SIMD registers, and bfloat16.
 
-Plain loops over the channels of a pixel are up to three times slower: the compiler must allow for arrays that overlap,
-and goes through memory for every addition. So the length of a row is a constant of the compilation, the length of a
-tuple, ``lanes``, and a few intrinsics do the arithmetic. bfloat16 comes as pairs in an int32, even channel low, odd
-channel high: one shift, or one mask, makes a float32 of either.
+Plain loops over the channels of a pixel take six times as long in the attention kernel: the compiler must allow for
+arrays that overlap, and goes through memory for every addition. So the length of a row is a constant of the
+compilation, the length of a tuple, ``lanes``, and a few intrinsics do the arithmetic. bfloat16 comes as pairs in an
+int32, even channel low, odd channel high: one shift, or one mask, makes a float32 of either.
 
 A row is addressed as an array and the offset, in elements, at which it starts; a row of ``registers`` has the offset 0.
 Each intrinsic is a function from types to a signature and a generator of LLVM code.

@@ -153,6 +153,7 @@ OWN = {
     "decoupled",
     "content",
     "constrained",
+    "free_offsets",
     "margin",
     "offset_start",
     "location_encoding",
