@@ -102,21 +102,18 @@ def methods(
     _check_names(against)
     checkpoints = [model, *(name for name in against if not _OTHERS.fullmatch(name))]
     titles = dict(zip(checkpoints, short_titles(checkpoints), strict=True))
-    found = [_checkpoint(model, titles[model], device, seeds)]
+    rows = [_checkpoint(model, titles[model], device, seeds)]
     for name in against:
-        known = name in titles
-        found.append(_checkpoint(name, titles[name], device, seeds) if known else _method(name, config, where))
+        is_checkpoint = name in titles
+        rows.append(_checkpoint(name, titles[name], device, seeds) if is_checkpoint else _method(name, config, where))
     if encoder is not None:
         title = f"crops of {CROP_PX} px, enlarged, {encoder.name} with the weights {encoder.weights.name}"
-        build = encoder.build
-        row = Method(
-            encoder.name, title, f"{encoder.identity} {config.mpp:g}", config.mpp, False, lambda seed: build(where)
-        )
-        found.append(row)
-    names = [method.file_name for method in found]
+        identity, build = f"{encoder.identity} {config.mpp:g}", encoder.build
+        rows.append(Method(encoder.name, title, identity, config.mpp, False, lambda seed: build(where)))
+    names = [method.file_name for method in rows]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise InputError(f"`against={twice[0]}`: is there twice; name each row once, and the model not again")
-    return found
+    return rows
 
 
 def _check_names(against: Sequence[str]) -> None:

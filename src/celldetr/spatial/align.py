@@ -111,14 +111,7 @@ def align_and_pair(
 ) -> tuple[Floats, pd.DataFrame, dict[str, Any]]:
     """Refine the alignment of a section, and pair its cells with nuclei -> affine, table ``PAIRS``, numbers of both.
 
-    Args:
-        section: the cells.
-        nuclei: of the image.
-        start: (3, 3) from micrometres of the section to level-0 pixels.
-        image_size: width and height of level 0.
-        mpp: micrometres per level-0 pixel along x and y.
-        options: of the refinement.
-        pairing: of the pairs.
+    The ``start`` is (3, 3) from micrometres of the section to level-0 pixels of an image of this size and resolution.
 
     Raises:
         InputError: the start cannot be right, or cells and nuclei do not look like one section.

@@ -29,10 +29,7 @@ def existing_labels(section: anndata.AnnData, column: str | None = None, file: P
     Args:
         section: the cells.
         column: of the types; None: the first of ``TYPE_COLUMNS`` that is there.
-        file: csv (also .csv.gz) or Parquet with a column of cell ids (``ID_COLUMNS``) and one of types; None: ``obs``.
-
-    Raises:
-        InputError: no such file or column, two rows for one cell, probabilities outside 0 to 1, or no cell has a label.
+        file: has a column of cell ids (``ID_COLUMNS``) and one of types; None: ``obs``.
     """
     values, where = (section.obs, "the section's table") if file is None else (_rows(file, section), file.name)
     if column is None:
