@@ -98,7 +98,7 @@ class PatchWriter:
             "patches": sum(shard.patches for shard in shards),
             "nuclei": sum(shard.nuclei for shard in shards),
             "shards": shards,
-            "slides": tuple(slides),
+            "slides": tuple(slide.model_copy(deep=True) for slide in slides),
             "next": position,
         }
         self.info = PatchSetInfo.model_validate(self.info.model_dump() | changes)

@@ -91,6 +91,14 @@ class Sample:
             **changes,
         )
 
+    def moved(self, image: NDArray[np.uint8], boxes: NDArray[np.floating], points: NDArray[np.floating]) -> Self:
+        """The cells whose moved point lies in another image, their moved boxes clipped to it."""
+        size = np.array(image.shape[1::-1])
+        boxes = np.clip(boxes, 0, np.tile(size, 2))
+        inside = np.asarray(((points >= 0) & (points < size)).all(1) & (boxes[:, 2:] > boxes[:, :2]).all(1))
+        boxes, points = boxes.astype(np.float32), points.astype(np.float32)
+        return self.keep(inside, image=image, boxes=boxes, points=points)
+
 
 class LazySamples(Sequence[Sample]):
     """Samples that are decoded when they are asked for, and not held: a million patches do not fit into memory.

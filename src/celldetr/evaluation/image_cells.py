@@ -104,7 +104,7 @@ def image_cells(sample: Sample, cells: TileCells, type_names: tuple[str, ...]) -
 
 def _translate(sample: Sample, type_names: tuple[str, ...]) -> NDArray[np.int64]:
     for name in sample.type_names:
-        # Calling a type the model lacks unknown must be somebody's decision: it takes the cells out of the type counts.
+        # Never unknown by default: that would take the cells out of the type counts.
         if name not in type_names:
             raise InputError(
                 f"{sample.name}: type {name!r} is not a type of the model; {near(name, type_names)} "

@@ -96,14 +96,14 @@ def methods(model: str, against: Sequence[str], device: str = "auto", seeds: int
     _check_names(against)
     checkpoints = [model, *(name for name in against if not _OTHERS.fullmatch(name))]
     titles = dict(zip(checkpoints, short_titles(checkpoints), strict=True))
-    found = [_checkpoint(model, titles[model], device, seeds)]
+    rows = [_checkpoint(model, titles[model], device, seeds)]
     for name in against:
-        known = name in titles
-        found.append(_checkpoint(name, titles[name], device, seeds) if known else _method(name, config, where))
-    names = [method.file_name for method in found]
+        is_checkpoint = name in titles
+        rows.append(_checkpoint(name, titles[name], device, seeds) if is_checkpoint else _method(name, config, where))
+    names = [method.file_name for method in rows]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise InputError(f"`against={twice[0]}`: is there twice; name each row once, and the model not again")
-    return found
+    return rows
 
 
 def _check_names(against: Sequence[str]) -> None:

@@ -163,7 +163,7 @@ def _embed_splits(
     @cache
     def embedder() -> Embed:
         embed = method.build(seed)
-        embed(rescale(context.train.samples[0], method.mpp))  # kernels are compiled, caches filled: nobody's cost
+        embed(rescale(context.train.samples[0], method.mpp))  # not timed: kernels are compiled, caches filled
         return embed
 
     vectors, total = [], 0.0

@@ -1,4 +1,4 @@
-"""The labelled cells of two splits that share nobody: types, and which image and patient each is from."""
+"""The labelled cells of two splits without a common patient: types, and the image and patient of each."""
 
 from __future__ import annotations
 

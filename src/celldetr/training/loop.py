@@ -163,7 +163,7 @@ class _Run:
         save_state(self.folder, self.trainer.loss, self.trainer.average, self.trainer.optimizer, facts)
 
     def validate(self, done: int) -> Validation:
-        """Score the averaged weights, and keep them if they are the best so far."""
+        """Score the averaged weights, and save them if they are the best so far."""
         validation = self.objective.validate(self.average)
         if validation.score > self.best:
             self.best = validation.score

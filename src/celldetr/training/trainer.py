@@ -177,11 +177,11 @@ class Trainer:
             raise OneProcessError(str(error).rpartition("InputError: ")[2].strip()) from None
 
     def step(self, step: int, batch: Any, measure: bool = False) -> dict[str, float]:
-        """One update.
+        """One update on this process' part of a batch.
 
         Args:
             step: counted from 0.
-            batch: this process' part.
+            batch: of the objective's dataset.
             measure: also return the objective's diagnostics.
 
         Returns:
