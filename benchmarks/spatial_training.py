@@ -26,7 +26,7 @@ from celldetr.spatial.affine import scaling
 from celldetr.spatial.annotate.reference import read_reference
 from celldetr.spatial.pair import pair
 from celldetr.spatial.patch_layout import WriteOptions
-from celldetr.spatial.pipeline import open_set
+from celldetr.spatial.pipeline import SpatialOptions, open_set
 from celldetr.spatial.section import Section
 from celldetr.spatial.write import write_set
 from spatial_truth import TYPES, halves
@@ -48,13 +48,13 @@ def recovered(work: Path, reference: Path) -> Truth:
     parents |= {str(name): "" for name in profiles.obs[COLUMN].unique() if name not in parents}
     tree = work / "types.yaml"
     tree.write_text(yaml.safe_dump({"title": "CoNSeP", "levels": [{"name": "consep", "parents": parents}]}))
-    with open_set(work / "recovered") as pipeline:
+    with open_set(work / "recovered", SpatialOptions(write=OPTIONS)) as pipeline:
         pipeline.read(work / "section" / "bundle")
         pipeline.qc()
         pipeline.annotate(work / "reference.h5ad", COLUMN, hierarchy=tree)
         pipeline.find_nuclei(work / "section" / "he_image.ome.tif")
         pipeline.align(work / "section" / "he_imagealignment.csv")
-        pipeline.write(OPTIONS)
+        pipeline.write()
     return truth
 
 

@@ -1,4 +1,4 @@
-"""Quality of cells: against a plain loop, limits as options, a genuine section, and the figure."""
+"""Quality of cells: against a plain loop, limits as options, and a genuine section."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from shapely.geometry import box
 
 from celldetr.config import parse
 from celldetr.errors import InputError
-from celldetr.spatial.cell_plots import qc_figure
 from celldetr.spatial.qc import QualityOptions, filter_cells, limits, measures, qc_cells, qc_summary
 from celldetr.spatial.section import QUALITY, Section
 
@@ -117,34 +116,6 @@ def test_passed_cells_keep_their_polygons() -> None:
     none = qc_cells(section, QualityOptions(min_counts=1000))
     with pytest.raises(InputError, match=r"none of its 3 cells passed \(3 with fewer than 1000 transcripts"):
         filter_cells(section, none)
-
-
-def test_figure_shows_limits_and_failures() -> None:
-    rng = np.random.default_rng(2)
-    counts = rng.poisson(rng.uniform(0.2, 8, (400, 1)), (400, 12))
-    section = a_section(counts, cell_area_um2=rng.uniform(5, 300, 400))
-    options = QualityOptions(max_counts=90)
-    table = qc_cells(section, options)
-    figure = qc_figure(section, table, options)
-    histograms, places = figure.axes[:4], figure.axes[4]
-    lines = [[float(line.get_xdata()[0]) for line in axes.lines] for axes in histograms]
-    assert lines[:2] == [[10, 90], [5]]
-    assert lines[2] == [10, 2000]
-    assert histograms[3].texts[0].get_text() == "not known"
-    shown = {group.get_label(): len(group.get_offsets()) for group in places.collections}
-    assert sum(shown.values()) == 400
-    assert shown[f"passed ({table['passed'].sum():,})"] == table["passed"].sum()
-    bars = sum(patch.get_height() for patch in histograms[0].patches)
-    assert bars == 400
-    assert places.yaxis_inverted()
-    figure.canvas.draw()
-
-
-def test_figure_where_nothing_is_known() -> None:
-    section = a_section(np.zeros((3, 2)))
-    figure = qc_figure(section, qc_cells(section), QualityOptions())
-    assert "0 of 3 cells pass" in figure.get_suptitle()
-    figure.canvas.draw()
 
 
 def test_genuine_section(shared_data: Path) -> None:

@@ -85,7 +85,7 @@ def test_as_spatialdata_io_reads_it(tmp_path: Path) -> None:
 def test_matrix_in_other_formats(kind: str, tmp_path: Path) -> None:
     truth = write_bundle(tmp_path / "h5")
     whole_matrix = read_matrix(tmp_path / "h5" / "cell_feature_matrix.h5")
-    counts = whole_matrix.counts.toarray().astype(int)
+    counts = whole_matrix.X.toarray().astype(int)
     if kind == "mex":
         path = tmp_path / "cell_feature_matrix"
         write_mex(path, counts, truth.ids)
@@ -93,28 +93,12 @@ def test_matrix_in_other_formats(kind: str, tmp_path: Path) -> None:
         path = tmp_path / "cell_feature_matrix.zarr.zip"
         write_zarr_matrix(path, counts, truth.ids, by_feature=kind == "zarr")
     other = read_matrix(path)
-    for name in ("ids", "names", "gene_ids"):
-        assert getattr(other, name).tolist() == getattr(whole_matrix, name).tolist()
-    assert (other.counts.toarray() == counts).all()
-    gene, left_out = split_genes(other.types)
-    assert other.names[gene].tolist() == [f"GENE{i}" for i in range(GENES)]
+    assert other.obs_names.tolist() == whole_matrix.obs_names.tolist()
+    assert other.var["gene_ids"].tolist() == whole_matrix.var["gene_ids"].tolist()
+    assert (other.X.toarray() == counts).all()
+    gene, left_out = split_genes(other.var["feature_types"].to_numpy(dtype=object))
+    assert other.var_names[gene].tolist() == [f"GENE{i}" for i in range(GENES)]
     assert sum(left_out.values()) == sum(CONTROLS.values())
-
-
-def test_matrix_as_scanpy_reads_it(shared_data: Path, tmp_path: Path) -> None:
-    scanpy = pytest.importorskip("scanpy")
-    path = shared_data / "xenium_mousebrain_subset" / "cell_feature_matrix.h5"
-    ours = read_matrix(path)
-    gene, left_out = split_genes(ours.types)
-    theirs = scanpy.read_10x_h5(path)
-    assert ours.ids.tolist() == theirs.obs_names.tolist()
-    assert ours.names[gene].tolist() == theirs.var_names.tolist()
-    assert (ours.counts[:, gene] != theirs.X).nnz == 0
-    assert left_out == {"Blank Codeword": 225, "Negative Control Codeword": 41, "Negative Control Probe": 27}
-    truth = write_bundle(tmp_path)
-    write_mex(tmp_path / "mex", truth.counts @ np.eye(GENES, GENES + 6, dtype=int), truth.ids)
-    mex = scanpy.read_10x_mtx(tmp_path / "mex", gex_only=False)
-    assert (read_matrix(tmp_path / "mex").counts != mex.X).nnz == 0
 
 
 def test_genuine_parts_of_bundles(shared_data: Path) -> None:
@@ -132,8 +116,8 @@ def test_genuine_parts_of_bundles(shared_data: Path) -> None:
 
 def test_bone_marrow_matrix(shared_data: Path) -> None:
     matrix = read_matrix(shared_data / "xenium_hbonemarrow" / "cell_feature_matrix.h5")
-    gene, left_out = split_genes(matrix.types)
-    assert matrix.counts.shape == (84518, 541)
+    gene, left_out = split_genes(matrix.var["feature_types"].to_numpy(dtype=object))
+    assert matrix.shape == (84518, 541)
     assert (gene.sum(), sum(left_out.values())) == (477, 64)
     with pytest.raises(InputError, match=r"cells\.parquet: has no column x_centroid, y_centroid .it has cell_id, x_px"):
         read_section(shared_data / "xenium_hbonemarrow")
@@ -203,7 +187,7 @@ def test_what_is_no_bundle(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"spam\.txt: no such section; expected a Xenium output folder"):
         read_section(tmp_path / "spam.txt")
     with pytest.raises(InputError, match="kind 'xenum': did you mean 'xenium'"):
-        read_section(tmp_path, kind="xenum")  # type: ignore[arg-type]
+        read_section(tmp_path, kind="xenum")
     write_bundle(tmp_path)
     (tmp_path / "cells.parquet").unlink()
     with pytest.raises(InputError, match=r"not a Xenium bundle, .*expected one of cells\.parquet, cells\.csv\.gz"):
@@ -241,7 +225,7 @@ def test_tables_that_are_wrong(tmp_path: Path) -> None:
 def test_matrices_that_are_wrong(tmp_path: Path) -> None:
     truth = write_bundle(tmp_path)
     path = tmp_path / "cell_feature_matrix.h5"
-    counts = read_matrix(path).counts.toarray().astype(int)
+    counts = read_matrix(path).X.toarray().astype(int)
     with h5py.File(path, "r+") as file:
         file["matrix/indices"][0] = 999
     with pytest.raises(InputError, match=r"cell_feature_matrix\.h5: cannot be read"):
@@ -259,7 +243,7 @@ def test_matrices_that_are_wrong(tmp_path: Path) -> None:
         read_section(tmp_path)
     with h5py.File(path, "w") as file:
         file["spam"] = 1
-    with pytest.raises(InputError, match="has no group 'matrix'"):
+    with pytest.raises(InputError, match=r"cell_feature_matrix\.h5: cannot be read"):
         read_section(tmp_path)
 
 
@@ -288,15 +272,15 @@ def test_rings_of_several_nuclei_are_told_apart() -> None:
 
 def test_boundaries_with_damage(tmp_path: Path) -> None:
     good = shapely.box(0, 0, 1, 1)
-    frame = boundaries(["a", "b", "c"], [[good], [good], [good]], labels=True)
+    frame = boundaries(list("abcd"), [[good]] * 4, labels=True)
     frame.loc[frame["cell_id"] == "b", "vertex_x"] = np.nan
     frame = frame.drop(frame.index[frame["cell_id"] == "c"][2:])  # two vertices are left
-    frame = frame.drop(frame.index[4])  # the first ring is not closed
+    frame = frame.drop(frame.index[frame["cell_id"] == "d"][-1:])  # not closed
     frame.to_parquet(tmp_path / "b.parquet")
     ids, polygons = read_boundaries(tmp_path / "b.parquet")
-    assert ids.tolist() == ["a", "b", "c"]
+    assert ids.tolist() == ["a", "b", "c", "d"]
     assert polygons[0].equals(good)
-    assert polygons[1:].tolist() == [None, None]
+    assert polygons[1:].tolist() == [None, None, None]
     frame[:0].to_parquet(tmp_path / "b.parquet")
     assert len(read_boundaries(tmp_path / "b.parquet")[0]) == 0
 

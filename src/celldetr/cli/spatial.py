@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -83,102 +82,87 @@ Donor = Annotated[str, typer.Option(metavar="NAME", help="Who the section is of.
 Licence = Annotated[str, typer.Option(metavar="TEXT", help="Licence of the data; models trained on the set name it.")]
 
 
-@dataclass(frozen=True)
-class _Run:
-    """What the steps of one command share."""
-
-    pipeline: Pipeline
-    bar: Progress
-    settings: SpatialOptions
+# The steps of a Pipeline (Any: its module is slow to import). Their parameters are the options of their commands.
 
 
-# The steps. Their parameters are the options of their commands, and of `label`, which runs them all.
-
-
-def _read(run: _Run, bundle: Bundle, kind: Kind = "auto", name: Name = "") -> bool:
+def _read(pipeline: Any, bundle: Bundle, kind: Kind = "auto", name: Name = "") -> Any:
     """Step 1: read a section.
 
     steps/section.h5ad opens in scanpy.
     """
-    return run.pipeline.read(bundle, kind=kind, name=name, options=run.settings.read, progress=run.bar.share("read"))
+    return pipeline.read(bundle, kind=kind, name=name)
 
 
-def _qc(run: _Run) -> bool:
+def _qc(pipeline: Any) -> Any:
     """Step 2: filter cells by counts, genes and area.
 
     All are in steps/quality.parquet, with the reasons.
     """
-    return run.pipeline.qc(run.settings.qc)
+    return pipeline.qc()
 
 
 def _type(
-    run: _Run,
+    pipeline: Any,
     reference: Reference = None,
     type_column: TypeColumn = "",
     method: Method = "tacco",
     labels: Labels = None,
     hierarchy: Hierarchy = None,
     level: Level = None,
-) -> bool:
+) -> Any:
     """Step 3: types of cells.
 
     From a single-cell reference or from elsewhere; steps/types.parquet.
     """
-    return run.pipeline.annotate(
+    return pipeline.annotate(
         reference,
         type_column,
         method=method,
         labels=labels,
         hierarchy=hierarchy,
         level=level,
-        options=run.settings.type,
-        progress=run.bar.share("type"),
     )
 
 
 def _nuclei(
-    run: _Run,
+    pipeline: Any,
     he: Image,
     model: ModelName = None,
     polygons: Polygons = None,
     cells: Cells = None,
     mpp: Mpp = None,
     device: Device = "auto",
-) -> bool:
+) -> Any:
     """Step 4: nuclei of the H&E image.
 
     By a model, or from a file; steps/nuclei.parquet.
     """
-    return run.pipeline.find_nuclei(
-        he, model=model, polygons=polygons, cells=cells, mpp=mpp, device=device, progress=run.bar.share("nuclei")
-    )
+    return pipeline.find_nuclei(he, model=model, polygons=polygons, cells=cells, mpp=mpp, device=device)
 
 
 def _align(
-    run: _Run,
+    pipeline: Any,
     alignment: Alignment = None,
     direction: Direction = "image_to_xenium",
     inverse: Inverse = False,
     refine: Refine = None,
-) -> bool:
+) -> Any:
     """Step 5: align cells and image, and pair cells with nuclei.
 
     steps/alignment.json and pairs.parquet.
     """
-    options = run.settings.align if refine is None else run.settings.align.model_copy(update={"refine": refine})
-    return run.pipeline.align(
-        alignment, direction=direction, inverse=inverse, options=options, pairing=run.settings.pair
-    )
+    if refine is not None:
+        align = pipeline.options.align.model_copy(update={"refine": refine})
+        pipeline.options = pipeline.options.model_copy(update={"align": align})
+    return pipeline.align(alignment, direction=direction, inverse=inverse)
 
 
-def _write(run: _Run, spots: Spots = None, donor: Donor = "", licence: Licence = "unknown") -> bool:
+def _write(pipeline: Any, spots: Spots = None, donor: Donor = "", licence: Licence = "unknown") -> Any:
     """Step 6: the training set; set.json and patches-*.arrow."""
-    return run.pipeline.write(
-        run.settings.write, spots=spots, donor=donor, licence=licence, progress=run.bar.share("write")
-    )
+    return pipeline.write(spots=spots, donor=donor, licence=licence)
 
 
-STEPS: dict[str, Callable[..., bool]] = {
+STEPS: dict[str, Callable[..., Any]] = {
     "read": _read,
     "qc": _qc,
     "type": _type,
@@ -241,11 +225,14 @@ def _add_command(command: str, steps: tuple[str, ...]) -> None:
         from celldetr.spatial.pipeline import open_set
 
         settings = _read_settings(assignments, config)
-        with open_set(folder, overwrite=overwrite, resume=resume) as pipeline, Progress("spatial", quiet) as bar:
+        with (
+            Progress("spatial", quiet) as bar,
+            open_set(folder, settings, overwrite=overwrite, resume=resume, progress=bar.share) as pipeline,
+        ):
             pipeline.redo = not begins
             for step in steps:
-                ran = STEPS[step](_Run(pipeline, bar, settings), **{each.name: given[each.name] for each in own[step]})
-                _summarise(pipeline, step, ran=ran)
+                ran = STEPS[step](pipeline, **{each.name: given[each.name] for each in own[step]})
+                typer.echo(f"{step}: {pipeline.summary(step)}{'' if ran else ' (kept)'}")
             if command == "label":
                 _report(pipeline)
 
@@ -285,11 +272,6 @@ def options(assignments: Assignments = None, config: SettingsFile = None) -> Non
     import yaml
 
     typer.echo(yaml.safe_dump(_read_settings(assignments, config).model_dump(mode="json"), sort_keys=False), nl=False)
-
-
-def _summarise(pipeline: Pipeline, step: str, *, ran: bool) -> None:
-    """Print one line about a step that is finished."""
-    typer.echo(f"{step}: {pipeline.summary(step)}{'' if ran else ' (kept)'}")
 
 
 def _report(pipeline: Pipeline) -> None:

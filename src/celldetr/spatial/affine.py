@@ -169,8 +169,7 @@ def to_image(
         inverse: the matrix maps in the other direction.
 
     Raises:
-        InputError: an unknown direction, a matrix that cannot be inverted, or one by which a pixel of the H&E image
-            would measure less than 0.05 or more than 10 micrometres.
+        InputError: an unknown direction, no inverse, or a pixel of the H&E image would measure an impossible size.
     """
     if direction not in get_args(Direction):
         raise InputError(f"direction {direction!r}: {near(str(direction), get_args(Direction))}")
@@ -219,8 +218,7 @@ def check_affine(
         pixel_um: as ``to_image`` was given it, to try the inverse.
 
     Raises:
-        InputError: less than half of the cells do. It says so if the inverse, or units of pixels instead of
-            micrometres, would fit.
+        InputError: less than half of the cells do; it says so if the inverse or other units would fit.
     """
 
     def share_inside(affine: Floats) -> float:

@@ -63,41 +63,26 @@ class AlignOptions(Config):
 
 @dataclass(frozen=True)
 class Fit:
-    """How well an affine fits the held-out cells.
+    """How well an affine fits the held-out cells."""
 
-    Attributes:
-        cells: held out.
-        pairs: of them with a nucleus that is nearest to each other, within ``radius_um``.
-        median_um, p90_um: distances of these pairs; None without any.
-    """
-
-    cells: int
-    pairs: int
-    median_um: float | None
+    cells: int  # held out
+    pairs: int  # of them with a nucleus that is nearest to each other, within ``radius_um``
+    median_um: float | None  # of the distances of these pairs; None without any
     p90_um: float | None
 
 
 @dataclass(frozen=True)
 class Alignment:
-    """The alignment of a section with its image.
+    """The alignment of a section with its image."""
 
-    Attributes:
-        before, after: (3, 3) from micrometres of the section to level-0 pixels; equal where the start was kept.
-        accepted: whether the refined affine was taken.
-        why: in words.
-        fit_before, fit_after: on held-out cells, of the start and of ``after``.
-        moved_um: how far the cells moved, the largest distance.
-        colocalization: whether both are of the same section, with ``after``, on held-out cells.
-    """
-
-    before: Floats
-    after: Floats
-    accepted: bool
-    why: str
+    before: Floats  # (3, 3) from micrometres of the section to level-0 pixels
+    after: Floats  # the same where the start was kept
+    accepted: bool  # whether the refined affine was taken
+    why: str  # in words
     fit_before: Fit
     fit_after: Fit
-    moved_um: float
-    colocalization: Colocalization
+    moved_um: float  # how far the cells moved, the largest distance
+    colocalization: Colocalization  # with ``after``, on held-out cells
 
 
 def align_and_pair(
@@ -111,14 +96,7 @@ def align_and_pair(
 ) -> tuple[Floats, pd.DataFrame, dict[str, Any]]:
     """Refine the alignment of a section, and pair its cells with nuclei -> affine, table ``PAIRS``, numbers of both.
 
-    Args:
-        section: the cells.
-        nuclei: of the image.
-        start: (3, 3) from micrometres of the section to level-0 pixels.
-        image_size: width and height of level 0.
-        mpp: micrometres per level-0 pixel along x and y.
-        options: of the refinement.
-        pairing: of the pairs.
+    The ``start`` is (3, 3) from micrometres of the section to level-0 pixels of an image of this size and resolution.
 
     Raises:
         InputError: the start cannot be right, or cells and nuclei do not look like one section.

@@ -34,12 +34,10 @@ def find_counts(
     Also the table of its genes, and where it was: X, raw or a layer, and whether a normalisation was undone.
 
     Args:
-        data: of the file at ``path``.
-        path: for messages.
+        data: of the file.
+        path, advice: how a message begins and ends.
         place: ``X``, ``raw`` or the name of a layer: only there.
-        undo: where there is none, recovers counts from normalised values, or returns None where it cannot; raw first,
-            which others are made of.
-        advice: end of the message where there are no counts.
+        undo: recovers counts from normalised values, or returns None where it cannot; of raw first.
     """
     matrices: dict[str, tuple[Any, Any]] = {"X": (data.X, data.var)}
     matrices |= {str(name): (data.layers[name], data.var) for name in data.layers}

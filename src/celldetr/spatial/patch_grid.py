@@ -14,17 +14,11 @@ LEAST_FIELD = 0.5  # share of a patch that must lie where the section has cells
 
 @dataclass(frozen=True)
 class Grid:
-    """Places for patches, beside each other.
+    """Places for patches, beside each other."""
 
-    Attributes:
-        origin: (2,) top left corner of the first, level-0 px.
-        side: (2,) of a place, level-0 px.
-        shape: places along x and y.
-    """
-
-    origin: Floats
-    side: Floats
-    shape: tuple[int, int]
+    origin: Floats  # (2,) top left corner of the first, level-0 px
+    side: Floats  # (2,) of a place, level-0 px
+    shape: tuple[int, int]  # places along x and y
 
     def __len__(self) -> int:
         return self.shape[0] * self.shape[1]
@@ -43,13 +37,7 @@ class Grid:
 
 
 def lay_grid(points: Floats, side: Floats, size: tuple[int, int]) -> Grid:
-    """A grid over the cells of a section.
-
-    Args:
-        points: (N, 2) of the cells, level-0 px.
-        side: (2,) of a place.
-        size: width and height of the image; no place reaches beyond it.
-    """
+    """A grid of places of a (2,) side over (N, 2) cells; no place reaches beyond an image of this width and height."""
     within = points[((points >= 0) & (points < size)).all(1)]
     if not len(within):
         return Grid(np.zeros(2), side, (0, 0))
@@ -61,15 +49,9 @@ def lay_grid(points: Floats, side: Floats, size: tuple[int, int]) -> Grid:
 
 
 def field_shares(grid: Grid, points: Floats, bin_px: Floats) -> Floats:
-    """Share of each place of a grid that lies where the section has cells: between them too, but not beyond.
+    """Share of each of P places that lies where the section has cells: between them too, but not beyond.
 
-    Args:
-        grid: of P places.
-        points: (N, 2) of the cells, level-0 px.
-        bin_px: (2,) side of the squares by which that is seen; rounded so that a place has whole ones.
-
-    Returns:
-        (P,) row by row.
+    ``bin_px`` is the (2,) side of the squares by which that is seen, rounded so that a place has whole ones.
     """
     from scipy import ndimage
 
@@ -88,15 +70,9 @@ def field_shares(grid: Grid, points: Floats, bin_px: Floats) -> Floats:
 
 
 def divide(centres: Floats, weights: Floats, count: int) -> NDArray[np.int64]:
-    """Divide places into regions: rectangles of about equal weight, by cuts across the longer side (a k-d tree).
+    """Divide N places into regions: rectangles of about equal weight, by cuts across the longer side (a k-d tree).
 
-    Args:
-        centres: (N, 2) of the places.
-        weights: (N,) their cells.
-        count: of the regions; fewer where there are fewer places.
-
-    Returns:
-        (N,) region of each place, numbered from 0; depends on nothing but the arguments.
+    There are fewer regions than ``count`` where there are fewer places.
     """
     out = np.zeros(len(centres), dtype=np.int64)
 

@@ -13,6 +13,7 @@ from pydantic import Field
 from celldetr.config import Count, Mpp, Positive, Probability
 from celldetr.config.data import Encoding, PatchPx
 from celldetr.data.patch_set import SlideInfo
+from celldetr.data.shards import Patch
 from celldetr.data.sources import SAME_MPP
 from celldetr.errors import InputError
 from celldetr.slide.base_reader import SlideReader
@@ -56,21 +57,13 @@ class WriteOptions(LabelOptions):
 
 @dataclass
 class Region:
-    """A part of the section, held out or not as a whole; a slide of the patch set.
-
-    Attributes:
-        name: of the slide.
-        total: places in it.
-        places: (P,) that become patches, in the order in which they are written.
-        left_out: reason -> places that do not.
-        patches, nuclei: written so far.
-    """
+    """A part of the section, held out or not as a whole; a slide of the patch set."""
 
     name: str
-    total: int
-    places: NDArray[np.int64]
-    left_out: Counter[str]
-    patches: int = 0
+    total: int  # places in it
+    places: NDArray[np.int64]  # (P,) that become patches, in the order in which they are written
+    left_out: Counter[str]  # reason -> places that do not
+    patches: int = 0  # written so far
     nuclei: int = 0
 
     def info(self, file: str, group: str) -> SlideInfo:
@@ -89,27 +82,48 @@ class Region:
 
 @dataclass(frozen=True)
 class PatchLayout:
-    """Places of the patches, their nuclei and their regions.
+    """Places of the patches, their nuclei and their regions."""
 
-    Attributes:
-        grid: the places, level-0 px.
-        step: (2,) level-0 px per px of a patch.
-        order: (M,) nuclei, by place; those in no place are left out.
-        starts: (places + 1,) first of ``order`` in each place.
-        spots: compositions of groups of nuclei, if asked for.
-        regions: parts of the section.
-    """
-
-    grid: Grid
-    step: Floats
-    order: NDArray[np.int64]
-    starts: NDArray[np.int64]
-    spots: SectionSpots | None
+    nuclei: Nuclei
+    labels: NucleusLabels
+    options: WriteOptions
+    grid: Grid  # the places, level-0 px
+    step: Floats  # (2,) level-0 px per px of a patch
+    order: NDArray[np.int64]  # (M,) nuclei, by place; those in no place are left out
+    starts: NDArray[np.int64]  # (places + 1,) first of ``order`` in each place
+    spots: SectionSpots | None  # compositions of groups of nuclei, if asked for
     regions: list[Region]
 
     def nuclei_of(self, place: int) -> NDArray[np.int64]:
         """Positions of the nuclei with their centre in a place."""
         return self.order[self.starts[place] : self.starts[place + 1]]
+
+    def patch(self, region: Region, place: int, image: NDArray[np.uint8]) -> Patch:
+        """The patch of a place, with the labels of its nuclei."""
+        own = self.nuclei_of(place)
+        corner = self.grid.corners(np.array([place]))[0]
+        boxes = (self.nuclei.boxes[own].astype(np.float64) - np.tile(corner, 2)) / np.tile(self.step, 2)
+        boxes = np.clip(boxes, 0, self.options.px).astype(np.float32)
+        kept = (boxes[:, 2:] > boxes[:, :2]).all(1)  # a sliver at the edge may be lost in rounding
+        own = own[kept]
+        return Patch(
+            slide=region.name,
+            x=float(corner[0]),
+            y=float(corner[1]),
+            mpp=self.options.mpp,
+            image=image,
+            boxes=boxes[kept],
+            scores=np.clip(self.nuclei.scores[own], 0, 1),
+            types=self.labels.types[own],
+            confidence=self.labels.confidence[own] if self.options.confidence else None,
+            spots=None if self.spots is None else self.spots.of_place(place, own),
+        )
+
+    def types_of(self, region: Region) -> dict[str, int]:
+        """Labelled nuclei of each type in a region's patches."""
+        there = np.concatenate([np.zeros(0, np.int64), *map(self.nuclei_of, region.places.tolist())])
+        types, names = self.labels.types[there], self.labels.names
+        return dict(zip(names, np.bincount(types[types >= 0], minlength=len(names)).tolist(), strict=True))
 
 
 def lay_out(
@@ -154,15 +168,14 @@ def lay_out(
         made_spots = measured_spots(spots, labels.names, to_image, mpp, points, grid)
     elif options.composition == "cells":
         made_spots = spots_of_cells(labels, points, options.spot_um / mpp, grid)
-    layout = PatchLayout(grid, step, order, starts, made_spots, [])
-    layout.regions.extend(_regions(section.name, layout, np.flatnonzero(has_cells), labels, options))
+    layout = PatchLayout(nuclei, labels, options, grid, step, order, starts, made_spots, [])
+    layout.regions.extend(_regions(section.name, layout, np.flatnonzero(has_cells)))
     return layout
 
 
-def _regions(
-    name: str, layout: PatchLayout, places: NDArray[np.int64], labels: NucleusLabels, options: WriteOptions
-) -> list[Region]:
+def _regions(name: str, layout: PatchLayout, places: NDArray[np.int64]) -> list[Region]:
     """Leave out places, and put the others into regions and into their order."""
+    labels, options = layout.labels, layout.options
     grid, order = layout.grid, layout.order
     place_of = np.repeat(np.arange(len(grid)), np.diff(layout.starts))
 

@@ -34,6 +34,7 @@ from celldetr.slide.reader import open_slide
 from celldetr.spatial import affine as affines
 from celldetr.spatial import files
 from celldetr.spatial.align import AlignOptions, align_and_pair
+from celldetr.spatial.annotate.annotation import Progress
 from celldetr.spatial.annotate.cells import TypeOptions, annotate_cells
 from celldetr.spatial.annotate.hierarchy import load_hierarchy
 from celldetr.spatial.files import read_table, stamp, write_table
@@ -41,8 +42,8 @@ from celldetr.spatial.nuclei import PREDICTED, find_nuclei
 from celldetr.spatial.pair import PairOptions
 from celldetr.spatial.patch_layout import WriteOptions
 from celldetr.spatial.qc import QualityOptions, filter_cells, qc_cells, qc_summary
-from celldetr.spatial.readers import Kind, read_section
-from celldetr.spatial.readers.common import Progress, ReadOptions
+from celldetr.spatial.readers import read_section
+from celldetr.spatial.readers.common import ReadOptions
 from celldetr.spatial.section import PAIRS, QUALITY, TYPES, Nuclei, Section
 from celldetr.spatial.write import write_set
 
@@ -91,13 +92,22 @@ class SpatialOptions(Config):
 
 
 @contextmanager
-def open_set(folder: Path, *, resume: bool = False, overwrite: bool = False) -> Iterator[Pipeline]:
+def open_set(
+    folder: Path,
+    options: SpatialOptions | None = None,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: Callable[[str], Progress] | None = None,
+) -> Iterator[Pipeline]:
     """The pipeline of a set, whose folder no other process works on meanwhile.
 
     Args:
         folder: of the set; made if needed.
+        options: settings of its steps.
         resume: keep the steps that are finished and unchanged.
         overwrite: do every step again; what is there is removed.
+        progress: given the name of a step, what is called with the share of it that is done.
 
     Raises:
         InputError: see ``RunFolder.open``; or the set is of 0.1.
@@ -106,7 +116,7 @@ def open_set(folder: Path, *, resume: bool = False, overwrite: bool = False) -> 
     with run.open(resume=resume, overwrite=overwrite):
         if any("after" not in step for step in run.steps.values()):
             raise InputError(f"{folder}: holds a set of CellDETR 0.1, which cannot be continued; set `overwrite=True`")
-        yield Pipeline(run)
+        yield Pipeline(run, options or SpatialOptions(), progress or (lambda _: lambda _: None))
         if all(name in run.steps and not run.is_stale(name) for name in STEPS):
             run.finish()
 
@@ -114,52 +124,42 @@ def open_set(folder: Path, *, resume: bool = False, overwrite: bool = False) -> 
 class Pipeline:
     """The steps of one set and their results; see the module.
 
-    Each step is a method that takes its settings and inputs, and returns whether it ran.
-
-    Args:
-        run: the folder of the set, open.
+    Each step is a method that takes its inputs, and returns whether it ran.
 
     Attributes:
+        run: the folder of the set, open.
+        options: settings of the steps.
+        progress: see ``open_set``.
         folder, files: of the set, and of the checkpoints.
         redo: run steps again even if they are finished and unchanged.
     """
 
-    def __init__(self, run: RunFolder) -> None:
-        self.run, self.redo = run, False
+    def __init__(self, run: RunFolder, options: SpatialOptions, progress: Callable[[str], Progress]) -> None:
+        self.run, self.options, self.progress, self.redo = run, options, progress, False
         self.folder, self.files = run.path, run.path / FOLDER
 
-    def read(
-        self,
-        bundle: Path,
-        *,
-        kind: str = "auto",
-        name: str = "",
-        options: ReadOptions | None = None,
-        progress: Progress | None = None,
-    ) -> bool:
+    def read(self, bundle: Path, *, kind: str = "auto", name: str = "") -> bool:
         """Step 1: read a section, see ``read_section``."""
-        options = options or ReadOptions()
+        options = self.options.read
 
         def work() -> dict[str, Any]:
-            section = read_section(bundle, kind=cast(Kind, kind), name=name, options=options, progress=progress)
-            files.write_section(section, self.files)
-            self.section = section
-            return section.facts()
+            self.section = read_section(bundle, kind=kind, name=name, options=options)
+            files.write_section(self.section, self.files)
+            return self.section.facts()
 
         settings = {"bundle": bundle, "kind": kind, "name": name, "options": options}
         return self._step("read", settings, (files.SECTION,), work)
 
-    def qc(self, options: QualityOptions | None = None) -> bool:
+    def qc(self) -> bool:
         """Step 2: the cells that pass the quality control, see ``qc_cells``."""
-        options = options or QualityOptions()
 
         def work() -> dict[str, Any]:
-            self.quality = qc_cells(self.section, options)
+            self.quality = qc_cells(self.section, self.options.qc)
             self.passed = filter_cells(self.section, self.quality)
             write_table(self.quality, self.files / files.QUALITY_FILE)
             return qc_summary(self.quality)
 
-        return self._step("qc", {"options": options}, (files.QUALITY_FILE,), work)
+        return self._step("qc", {"options": self.options.qc}, (files.QUALITY_FILE,), work)
 
     def annotate(
         self,
@@ -170,26 +170,23 @@ class Pipeline:
         labels: Path | None = None,
         hierarchy: str | Path | None = None,
         level: str | None = None,
-        options: TypeOptions | None = None,
-        progress: Progress | None = None,
     ) -> bool:
         """Step 3: types of the cells that passed, see ``annotate_cells``.
 
         ``hierarchy`` is a YAML file, or the name of one that comes with the package.
         """
-        tree = None if hierarchy is None else load_hierarchy(hierarchy)
         given: dict[str, Any] = {
             "reference": reference,
             "type_column": type_column,
             "method": method,
             "labels": labels,
-            "hierarchy": tree,
+            "hierarchy": None if hierarchy is None else load_hierarchy(hierarchy),
             "level": level,
-            "options": options or TypeOptions(),
+            "options": self.options.type,
         }
 
         def work() -> dict[str, Any]:
-            annotated = annotate_cells(self.passed.cells, progress=progress, **given)
+            annotated = annotate_cells(self.passed.cells, progress=self.progress("type"), **given)
             self.types, fine, self.expression, facts = annotated
             write_table(fine, self.files / files.FINE_FILE)
             write_table(self.types, self.files / files.TYPES_FILE)
@@ -209,7 +206,6 @@ class Pipeline:
         cells: Path | None = None,
         mpp: float | None = None,
         device: str = "auto",
-        progress: Progress | None = None,
     ) -> bool:
         """Step 4: the nuclei of the H&E image, which later steps read as well; see ``nuclei.find_nuclei``."""
         if polygons is not None and cells is not None:
@@ -220,27 +216,21 @@ class Pipeline:
 
         def work() -> dict[str, Any]:
             given: dict[str, Any] = {"model": model, "polygons": polygons, "cells": cells, "mpp": mpp, "device": device}
-            self.nuclei, facts = find_nuclei(image, self.files, progress=progress, **given)
+            self.nuclei, facts = find_nuclei(image, self.files, progress=self.progress("nuclei"), **given)
             files.write_nuclei(self.nuclei, self.files / files.NUCLEI_FILE)
             return facts
 
         return self._step("nuclei", settings, (files.NUCLEI_FILE,), work)
 
     def align(
-        self,
-        alignment: Path | None = None,
-        *,
-        direction: str = "image_to_xenium",
-        inverse: bool = False,
-        options: AlignOptions | None = None,
-        pairing: PairOptions | None = None,
+        self, alignment: Path | None = None, *, direction: str = "image_to_xenium", inverse: bool = False
     ) -> bool:
         """Step 5: the affine from the section to the image, and pairs of cells and nuclei; see ``align_and_pair``.
 
         ``alignment`` is a file of the affine (``read_affine``), which maps in a ``direction`` (``affine.to_image``);
         without one, the section itself must say where it lies.
         """
-        options, pairing = options or AlignOptions(), pairing or PairOptions()
+        options, pairing = self.options.align, self.options.pair
 
         def work() -> dict[str, Any]:
             start = self.section.to_image
@@ -266,24 +256,17 @@ class Pipeline:
         settings |= {"options": options, "pairing": pairing}
         return self._step("align", settings, (files.ALIGNMENT_FILE, files.PAIRS_FILE), work)
 
-    def write(
-        self,
-        options: WriteOptions | None = None,
-        *,
-        spots: Path | None = None,
-        donor: str = "",
-        licence: str = "unknown",
-        progress: Progress | None = None,
-    ) -> bool:
+    def write(self, *, spots: Path | None = None, donor: str = "", licence: str = "unknown") -> bool:
         """Step 6: the patch set, see ``write_set``; ``spots`` is a table of spots, CSV or Parquet."""
-        options = options or WriteOptions()
+        options = self.options.write
 
         def work() -> dict[str, Any]:
             table = None if spots is None else read_table(spots)
-            given: dict[str, Any] = {"spots": table, "donor": donor, "licence": licence, "progress": progress}
+            given: dict[str, Any] = {"spots": table, "donor": donor, "licence": licence}
             results = self.nuclei, self.to_image, self.pairs, self.types
             with self.open_image() as reader:
-                info = write_set(self.section, reader, *results, self.folder, options, **given)
+                set_folder, progress = self.folder, self.progress("write")
+                info = write_set(self.section, reader, *results, set_folder, options, progress=progress, **given)
             return info.model_dump(mode="json", include={"patches", "nuclei", "types", "slides", "made_with"})
 
         settings = {"options": options, "spots": spots, "donor": donor, "licence": licence}
@@ -300,11 +283,7 @@ class Pipeline:
             outputs: files in ``SET/steps`` that it writes.
             work: does it, and returns its facts.
         """
-        recorded = {
-            key: value.model_dump(mode="json") if isinstance(value, Config) else value
-            for key, value in settings.items()
-        }
-        recorded |= {key: stamp(value) for key, value in settings.items() if isinstance(value, Path)}
+        recorded = {key: _recordable(value) for key, value in settings.items()}
         step = self.run.step(name, recorded, [f"{FOLDER}/{output}" for output in outputs], STEPS[name])
         if step.is_done and not self.redo:
             return False
@@ -385,6 +364,13 @@ class Pipeline:
         """The H&E image of step 4."""
         settings = self.recorded("nuclei")["settings"]
         return open_slide(Path(settings["image"][0]), settings["mpp"])
+
+
+def _recordable(value: Any) -> Any:
+    """A setting as JSON."""
+    if isinstance(value, Config):
+        return value.model_dump(mode="json")
+    return stamp(value) if isinstance(value, Path) else value
 
 
 def _description(model: Model | str | Path | None) -> Any:

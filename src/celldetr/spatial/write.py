@@ -21,14 +21,13 @@ from numpy.typing import NDArray
 
 from celldetr.data.patch_set import PatchSetInfo, Position
 from celldetr.data.patch_writer import PatchWriter
-from celldetr.data.shards import Patch
 from celldetr.errors import InputError
 from celldetr.slide.base_reader import SlideReader
 from celldetr.slide.damage import DamageError
 from celldetr.slide.pipeline import ahead, usable_threads
 from celldetr.spatial.affine import Floats
-from celldetr.spatial.nucleus_labels import NucleusLabels, label_nuclei
-from celldetr.spatial.patch_layout import DAMAGED, PatchLayout, Region, WriteOptions, lay_out
+from celldetr.spatial.nucleus_labels import label_nuclei
+from celldetr.spatial.patch_layout import DAMAGED, PatchLayout, WriteOptions, lay_out
 from celldetr.spatial.section import Nuclei, Section
 from celldetr.spatial.spots import spot_types
 
@@ -53,15 +52,14 @@ def write_set(
     licence: str = "unknown",
     progress: Callable[[float], None] | None = None,
 ) -> PatchSetInfo:
-    """Write a training set; other files in its folder stay.
+    """Write a training set, and return the content of its ``set.json``; other files in its folder stay.
 
     Args:
         section: its cells show where there can be labels.
         reader: of the H&E.
-        nuclei: of the image, level-0 px.
+        nuclei: of the image.
         to_image: (3, 3) from the section's micrometres to level-0 px.
-        pairs: table ``PAIRS``.
-        types: table ``TYPES``, with the types that the model is to have.
+        pairs, types: tables ``PAIRS`` and ``TYPES``.
         out: folder of the set, which no other process works on meanwhile; a set that is in it is replaced.
         options: settings.
         spots: a row a spot: ``x_um``, ``y_um`` (centre), ``diameter_um`` in micrometres of the section, and a column
@@ -69,9 +67,6 @@ def write_set(
         donor: who the section is of: the group of its patches.
         licence: of the data.
         progress: called with the share that is done.
-
-    Returns:
-        Content of ``set.json``; ``made_with`` has the numbers of cells at each step and by region.
 
     Raises:
         InputError: no nucleus is sure of a type, too few patches for two regions, an image smaller than a patch or
@@ -98,7 +93,7 @@ def write_set(
         "affine": to_image.tolist(),
         "nuclei": nuclei.source,
         "counts": {"cells": section.cells.n_obs, "cells with a type": len(types)} | labels.counts,
-        "labelled_by_region": {each.name: _types_of(each, layout, labels) for each in layout.regions},
+        "labelled_by_region": {each.name: layout.types_of(each) for each in layout.regions},
         "licence": licence,
     }
     info = PatchSetInfo.begin(
@@ -111,30 +106,22 @@ def write_set(
         made_with=made_with,
     )
     with PatchWriter(out, info, options.shard) as writer:
-        _write_patches(writer, reader, nuclei, labels, layout, options, donor, progress)
+        _write_patches(writer, reader, layout, donor, progress or (lambda _: None))
         return writer.info
 
 
 def _write_patches(
-    writer: PatchWriter,
-    reader: SlideReader,
-    nuclei: Nuclei,
-    labels: NucleusLabels,
-    layout: PatchLayout,
-    options: WriteOptions,
-    donor: str,
-    progress: Callable[[float], None] | None,
+    writer: PatchWriter, reader: SlideReader, layout: PatchLayout, donor: str, progress: Callable[[float], None]
 ) -> None:
     """Write all regions, and end the set."""
-    total = sum(len(region.places) for region in layout.regions)
-    done = 0
-    threads = usable_threads()
+    total, done = sum(len(region.places) for region in layout.regions), 0
+    threads, px = usable_threads(), layout.options.px
 
     def read(place: int) -> NDArray[np.uint8] | None:
         """Pixels of a place; None where the file is damaged."""
         (x, y), (width, height) = layout.grid.corners(np.array([place]))[0].tolist(), layout.grid.side.tolist()
         try:
-            return reader.read_region(x, y, width, height, options.px, options.px)
+            return reader.read_region(x, y, width, height, px, px)
         except DamageError:
             return None
 
@@ -145,51 +132,13 @@ def _write_patches(
                 if image is None:
                     region.left_out[DAMAGED] += 1
                 else:
-                    patch = _patch(region.name, place, image, nuclei, labels, layout, options)
+                    patch = layout.patch(region, place, image)
                     writer.add(patch)
                     region.patches += 1
                     region.nuclei += len(patch.boxes)
-                done += 1
                 if not writer.room:
                     infos = [each.info(reader.file, donor) for each in layout.regions[: number + 1]]
                     writer.close_shard(infos, Position(slide=number, place=position + 1))
-                if progress is not None:
-                    progress(done / total)
+                done += 1
+                progress(done / total)
     writer.close_shard([each.info(reader.file, donor) for each in layout.regions], None)
-
-
-def _patch(
-    slide: str,
-    place: int,
-    image: NDArray[np.uint8],
-    nuclei: Nuclei,
-    labels: NucleusLabels,
-    layout: PatchLayout,
-    options: WriteOptions,
-) -> Patch:
-    own = layout.nuclei_of(place)
-    corner = layout.grid.corners(np.array([place]))[0]
-    boxes = (nuclei.boxes[own].astype(np.float64) - np.tile(corner, 2)) / np.tile(layout.step, 2)
-    boxes = np.clip(boxes, 0, options.px).astype(np.float32)
-    kept = (boxes[:, 2:] > boxes[:, :2]).all(1)  # a sliver at the edge may be lost in rounding
-    own = own[kept]
-    return Patch(
-        slide=slide,
-        x=float(corner[0]),
-        y=float(corner[1]),
-        mpp=options.mpp,
-        image=image,
-        boxes=boxes[kept],
-        scores=np.clip(nuclei.scores[own], 0, 1),
-        types=labels.types[own],
-        confidence=labels.confidence[own] if options.confidence else None,
-        spots=None if layout.spots is None else layout.spots.of_place(place, own),
-    )
-
-
-def _types_of(region: Region, layout: PatchLayout, labels: NucleusLabels) -> dict[str, int]:
-    """Labelled nuclei of each type in a region's patches."""
-    parts = [layout.nuclei_of(place) for place in region.places.tolist()]
-    own = labels.types[np.concatenate([np.zeros(0, np.int64), *parts])]
-    counts = np.bincount(own[own >= 0], minlength=len(labels.names))
-    return dict(zip(labels.names, counts.tolist(), strict=True))

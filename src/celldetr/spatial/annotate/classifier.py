@@ -65,11 +65,11 @@ def classify(section: anndata.AnnData, reference: anndata.AnnData, column: str) 
 def _normalised(matrix: Any, genes: Sequence[str]) -> anndata.AnnData:
     """Counts -> log1p of counts scaled to ``TARGET`` a cell; cells without any stay zero."""
     import pandas as pd
+    import scanpy
     from anndata import AnnData
-    from scipy.sparse import csr_matrix, diags
 
-    counts = csr_matrix(matrix, dtype=np.float64)
-    total = np.asarray(counts.sum(axis=1)).ravel()
-    scaled = csr_matrix(diags(TARGET / np.maximum(total, 1)) @ counts).log1p()
-    index = [f"c{i}" for i in range(scaled.shape[0])]
-    return AnnData(scaled, obs=pd.DataFrame(index=index), var=pd.DataFrame(index=pd.Index(genes)))
+    index = [f"c{i}" for i in range(matrix.shape[0])]
+    cells = AnnData(matrix.astype(np.float64), obs=pd.DataFrame(index=index), var=pd.DataFrame(index=list(genes)))
+    scanpy.pp.normalize_total(cells, target_sum=TARGET)
+    scanpy.pp.log1p(cells)
+    return cells

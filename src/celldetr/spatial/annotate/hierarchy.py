@@ -14,10 +14,9 @@ stays.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Self
 
 import numpy as np
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from celldetr.config import Config, TypeName, parse
 from celldetr.errors import InputError, near
@@ -44,14 +43,6 @@ class Hierarchy(Config):
 
     title: str = ""
     levels: tuple[Level, ...] = Field(min_length=1, max_length=20)
-
-    @model_validator(mode="after")
-    def _names_differ(self) -> Self:
-        names = self.level_names
-        twice = next((name for name in names if names.count(name) > 1), None)
-        if twice is not None:
-            raise ValueError(f"levels: two are named {twice!r}")
-        return self
 
     @property
     def level_names(self) -> tuple[str, ...]:

@@ -86,7 +86,7 @@ def transport(
             " least 2 are needed"
         )
     expressed = np.flatnonzero(np.asarray(profiles.X.sum(axis=0)).ravel() > 0)
-    profiles, matrix = profiles[:, expressed].copy(), _float_csr(section.X[:, shared.section])[:, expressed]
+    profiles, matrix = profiles[:, expressed].copy(), section.X[:, shared.section][:, expressed]
     known = np.asarray(matrix.sum(axis=1)).ravel() > 0
     if not known.any():
         raise InputError("no cell of the section has a transcript of a gene that the reference expresses")
@@ -112,7 +112,7 @@ def _profiles(reference: anndata.AnnData, column: str, shared: SharedGenes) -> a
     import pandas as pd
     from anndata import AnnData
 
-    matrix = _float_csr(reference.X[:, shared.reference])
+    matrix = reference.X[:, shared.reference]
     expressed = np.asarray(matrix.sum(axis=1)).ravel() > 0
     kinds = pd.Categorical(reference.obs[column].astype(str).to_numpy()[expressed])
     obs = pd.DataFrame({KEY: kinds}, index=[f"r{i}" for i in range(len(kinds))])
@@ -158,9 +158,3 @@ def random_tiles(rows: NDArray[np.int64], size: int, seed: int) -> list[NDArray[
     count = max(1, math.ceil(len(rows) / size))
     shuffled = np.random.default_rng(seed).permutation(rows) if count > 1 else rows
     return [np.sort(part) for part in np.array_split(shuffled, count)]
-
-
-def _float_csr(matrix: Any) -> Any:
-    from scipy.sparse import csr_matrix
-
-    return csr_matrix(matrix, dtype=np.float32)

@@ -6,28 +6,22 @@ A format is one module and one branch of ``read_section``.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal, get_args
 
 from celldetr.errors import InputError, near
 from celldetr.io.safe_io import expand_user, is_dir, is_file
 from celldetr.spatial.readers.anndata_file import load, read_anndata
-from celldetr.spatial.readers.common import Progress, ReadOptions
-from celldetr.spatial.readers.hest import looks_like_hest, read_hest
+from celldetr.spatial.readers.common import ReadOptions
+from celldetr.spatial.readers.hest import looks_like_hest
 from celldetr.spatial.readers.xenium import EXPERIMENT, read_xenium
 from celldetr.spatial.section import Section
 
-__all__ = ["Kind", "ReadOptions", "read_section"]
+__all__ = ["ReadOptions", "read_section"]
 
-Kind = Literal["auto", "xenium", "hest", "anndata"]
+KINDS = ("auto", "xenium", "hest", "anndata")
 
 
 def read_section(
-    path: str | Path,
-    *,
-    kind: Kind = "auto",
-    name: str = "",
-    options: ReadOptions | None = None,
-    progress: Progress | None = None,
+    path: str | Path, *, kind: str = "auto", name: str = "", options: ReadOptions | None = None
 ) -> Section:
     """Read a section: whole counts of genes, unique ids, a place for each cell.
 
@@ -40,22 +34,20 @@ def read_section(
             if it has its marks (pixel sizes in ``uns``, ``metadata/ID.json``, ``x_pixel``).
         name: of the section; default: of the run, the folder or the file.
         options: how to read it.
-        progress: called with the share that is done, 0 to 1.
 
     Raises:
         InputError: nothing is there, it is something else, damaged, has no whole counts, ids that occur twice, or cells
             without coordinates.
     """
-    if kind not in get_args(Kind):
-        raise InputError(f"kind {kind!r}: {near(str(kind), get_args(Kind))}")
+    if kind not in KINDS:
+        raise InputError(f"kind {kind!r}: {near(kind, KINDS)}")
     where, options = expand_user(Path(path)), options or ReadOptions()
     if where.name == EXPERIMENT:
         where = where.parent
     if kind == "xenium" or (kind == "auto" and is_dir(where)):
-        return read_xenium(where, name=name, options=options, progress=progress)
+        return read_xenium(where, name, options)
     if not is_file(where) or where.suffix != ".h5ad":
         raise InputError(f"{where}: no such section; expected a Xenium output folder or an AnnData file (.h5ad)")
     data = load(where)
-    if kind == "hest" or (kind == "auto" and looks_like_hest(data, where)):
-        return read_hest(data, where, name, options)
-    return read_anndata(data, where, name, options)
+    is_hest = kind == "hest" or (kind == "auto" and looks_like_hest(data, where))
+    return read_anndata(data, where, name, options, is_hest=is_hest)

@@ -13,6 +13,7 @@ from celldetr.errors import InputError
 from celldetr.spatial.affine import scaling
 from celldetr.spatial.counts import find_counts, undo_log_provably
 from celldetr.spatial.readers.common import (
+    AMBIGUOUS,
     ReadOptions,
     as_text,
     check_ids,
@@ -21,6 +22,7 @@ from celldetr.spatial.readers.common import (
     reading,
     split_genes,
 )
+from celldetr.spatial.readers.hest import pixel_size, refuse_spots
 from celldetr.spatial.section import CELL_AREA, NUCLEUS_AREA, Section, X, Y
 
 if TYPE_CHECKING:
@@ -32,9 +34,8 @@ COLUMNS = {
     (X, Y): "um",
     ("x_centroid", "y_centroid"): "um",
     ("pxl_col_in_fullres", "pxl_row_in_fullres"): "px",
-    ("x_pixel", "y_pixel"): "px",
+    AMBIGUOUS: "px",
 }
-AMBIGUOUS = ("x_pixel", "y_pixel")
 _SYMBOLS = ("gene_symbol", "gene_symbols", "symbol", "gene_name", "feature_name", "gene_names")
 _CONTROLS = ("NegControl", "BLANK_", "UnassignedCodeword_", "DeprecatedCodeword_", "antisense_", "Intergenic_Region_")
 
@@ -48,23 +49,62 @@ def load(path: Path) -> anndata.AnnData:
         return anndata.read_h5ad(path)
 
 
-def read_anndata(data: anndata.AnnData, path: Path, name: str, options: ReadOptions) -> Section:
-    """A section from an AnnData file, see ``read_section``."""
-    xy, unit, of = coordinates(data, options, path)
+def read_anndata(data: anndata.AnnData, path: Path, name: str, options: ReadOptions, *, is_hest: bool) -> Section:
+    """A section from the content of an AnnData file, which may be a sample of HEST-1k; see ``read_section``."""
+    xy, unit, of = _coordinates(data, options, path)
     if options.unit != "auto":
         unit = options.unit
-    if not unit:
+    source: dict[str, Any] = {"format": "anndata"}
+    mpp = options.mpp if unit == "px" else None
+    if is_hest:
+        if options.unit == "um":
+            raise InputError(f"{path}: unit='um', but coordinates of HEST-1k are pixels; read it with kind='anndata'")
+        mpp, origin = pixel_size(data, path, options)
+        refuse_spots(data, xy * mpp, path)
+        unit, source = "px", {"format": "hest", "mpp_from": origin}
+    elif not unit:
         raise InputError(
             f"{path}: nothing says what the coordinates in {of} are measured in; pass unit='um', or unit='px'"
             " with mpp (micrometres per pixel of the H&E image)"
         )
-    if unit == "px" and options.mpp is None:
+    elif unit == "px" and options.mpp is None:
         raise InputError(f"{path}: the coordinates in {of} are pixels; pass mpp, micrometres per pixel")
-    source = {"format": "anndata", "coordinates": f"{of}, {unit}"}
-    return section(data, xy, options.mpp if unit == "px" else None, path, name, options, source)
+    source |= {"coordinates": f"{of}, {unit}"} | ({} if mpp is None else {"mpp": mpp})
+    ids = as_text(data.obs_names.to_numpy())
+    check_ids(ids, path)
+    advice = "what they were cannot be proved" if options.undo_log else "if they are normalised, try undo_log=True"
+    undo = undo_log_provably if options.undo_log else None
+    counts, var, place = find_counts(data, path, options.layer or "auto", undo, f"; {advice}")
+    names, origin = _symbols(var, options, path)
+    if "feature_types" in var.columns:
+        gene, features_left_out = split_genes(as_text(var["feature_types"].to_numpy()))
+    else:
+        gene = ~np.array([each.startswith(_CONTROLS) for each in names], dtype=bool)
+        features_left_out = {} if gene.all() else {"controls, by their names": int((~gene).sum())}
+    if not gene.any():
+        raise InputError(f"{path}: none of its {len(names):,} features is a gene ({features_left_out})")
+    placed, left_out = places(xy, path, options)
+    obs = data.obs[placed]
+    if {"x_centroid", "y_centroid"} <= set(obs.columns):  # of a Xenium: its areas are square micrometres
+        obs = obs.rename(columns={"cell_area": CELL_AREA, "nucleus_area": NUCLEUS_AREA})
+    xy = xy[placed] * (1.0 if mpp is None else mpp)
+    gene_ids = as_text(var.index.to_numpy())[gene]
+    return Section(
+        name=name or path.stem,
+        cells=make_cells(counts[placed][:, gene], ids[placed], names[gene], gene_ids, xy, obs),
+        to_image=None if mpp is None else scaling(1 / mpp),
+        source=source
+        | {
+            "files": [path.name],
+            "counts": place,
+            "genes": origin,
+            "features_left_out": features_left_out,
+            "left_out": left_out,
+        },
+    )
 
 
-def coordinates(data: anndata.AnnData, options: ReadOptions, path: Path) -> tuple[NDArray[np.float64], str, str]:
+def _coordinates(data: anndata.AnnData, options: ReadOptions, path: Path) -> tuple[NDArray[np.float64], str, str]:
     """(N, 2) coordinates from the columns that the options name, or usual ones, or from ``obsm``.
 
     Also their unit, ``um``, ``px`` or "" (unknown), and where they were read from.
@@ -99,51 +139,6 @@ def coordinates(data: anndata.AnnData, options: ReadOptions, path: Path) -> tupl
     if options.swap_xy:
         xy, of = xy[:, ::-1], f"{of}, exchanged"
     return np.ascontiguousarray(xy), unit, of
-
-
-def section(
-    data: anndata.AnnData,
-    xy: NDArray[np.float64],
-    mpp: float | None,
-    path: Path,
-    name: str,
-    options: ReadOptions,
-    source: dict[str, Any],
-) -> Section:
-    """A section from an AnnData in memory; ``mpp`` is None where its coordinates are micrometres."""
-    ids = as_text(data.obs_names.to_numpy())
-    check_ids(ids, path)
-    advice = "what they were cannot be proved" if options.undo_log else "if they are normalised, try undo_log=True"
-    undo = undo_log_provably if options.undo_log else None
-    counts, var, place = find_counts(data, path, options.layer or "auto", undo, f"; {advice}")
-    names, origin = _symbols(var, options, path)
-    if "feature_types" in var.columns:
-        gene, features_left_out = split_genes(as_text(var["feature_types"].to_numpy()))
-    else:
-        gene = ~np.array([each.startswith(_CONTROLS) for each in names], dtype=bool)
-        features_left_out = {} if gene.all() else {"controls, by their names": int((~gene).sum())}
-    if not gene.any():
-        raise InputError(f"{path}: none of its {len(names):,} features is a gene ({features_left_out})")
-    placed, left_out = places(xy, path, options)
-    obs = data.obs[placed]
-    if {"x_centroid", "y_centroid"} <= set(obs.columns):  # of a Xenium: its areas are square micrometres
-        obs = obs.rename(columns={"cell_area": CELL_AREA, "nucleus_area": NUCLEUS_AREA})
-    xy = xy[placed] * (1.0 if mpp is None else mpp)
-    gene_ids = as_text(var.index.to_numpy())[gene]
-    return Section(
-        name=name or path.stem,
-        cells=make_cells(counts[placed][:, gene], ids[placed], names[gene], gene_ids, xy, obs),
-        to_image=None if mpp is None else scaling(1 / mpp),
-        source={
-            **source,
-            "files": [path.name],
-            **({} if mpp is None else {"mpp": mpp}),
-            "counts": place,
-            "genes": origin,
-            "features_left_out": features_left_out,
-            "left_out": left_out,
-        },
-    )
 
 
 def _symbols(var: pd.DataFrame, options: ReadOptions, path: Path) -> tuple[NDArray[np.object_], str]:

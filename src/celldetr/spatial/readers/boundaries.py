@@ -25,7 +25,7 @@ _FEWEST = 4  # vertices of a ring, the repeated one included
 def read_boundaries(path: Path) -> tuple[NDArray[np.object_], Polygons]:
     """Rings of a boundary table -> (P,) ids of their cells, and (P,) polygons in micrometres.
 
-    A ring that has too few vertices, or one that is not finite, is None.
+    A ring that has too few vertices, one that is not finite, or is not closed, is None.
     """
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -77,11 +77,16 @@ def split_rings(vertices: NDArray[np.float64], starts: NDArray[np.int64]) -> NDA
 def _polygons(vertices: NDArray[np.float64], starts: NDArray[np.int64]) -> Polygons:
     import shapely
 
-    lengths = np.diff(np.append(starts, len(vertices)))
-    good = (lengths >= _FEWEST) & np.logical_and.reduceat(np.isfinite(vertices).all(axis=1), starts)
-    ring = np.repeat(np.arange(good.sum()), lengths[good])
+    ends = np.append(starts[1:], len(vertices))
+    lengths = ends - starts
+    good = (lengths >= _FEWEST) & (vertices[starts] == vertices[ends - 1]).all(axis=1)
+    good &= np.logical_and.reduceat(np.isfinite(vertices).all(axis=1), starts)
+    offsets = np.append(0, np.cumsum(lengths[good]))
+    parts = offsets, np.arange(len(offsets))
     out = np.full(len(starts), None, dtype=object)
-    out[good] = shapely.polygons(shapely.linearrings(vertices[np.repeat(good, lengths)], indices=ring))
+    out[good] = shapely.from_ragged_array(
+        shapely.GeometryType.POLYGON, vertices[np.repeat(good, lengths)], offsets=parts
+    )
     return out
 
 

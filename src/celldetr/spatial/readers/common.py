@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -19,8 +19,7 @@ if TYPE_CHECKING:
     import anndata
     import pandas as pd
 
-Progress = Callable[[float], None]
-
+AMBIGUOUS = ("x_pixel", "y_pixel")  # columns of obs: column and row in some files, row and column in others
 GENE_TYPES = ("Gene Expression", "gene", "gene_expression")  # of HDF5 and MEX, and of Zarr
 # What to do about a bad file: the same advice behind each of the libraries' own words.
 DAMAGED = "the file is damaged or incomplete; copy it again, or export it anew"

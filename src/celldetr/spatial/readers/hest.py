@@ -18,9 +18,7 @@ from numpy.typing import NDArray
 from celldetr.errors import InputError
 from celldetr.io.safe_io import load_json
 from celldetr.spatial.affine import SCALES
-from celldetr.spatial.readers.anndata_file import AMBIGUOUS, coordinates, section
-from celldetr.spatial.readers.common import ReadOptions
-from celldetr.spatial.section import Section
+from celldetr.spatial.readers.common import AMBIGUOUS, ReadOptions
 
 if TYPE_CHECKING:
     import anndata
@@ -42,17 +40,6 @@ def looks_like_hest(data: anndata.AnnData, path: Path) -> bool:
     )
 
 
-def read_hest(data: anndata.AnnData, path: Path, name: str, options: ReadOptions) -> Section:
-    """A section from a sample, see ``read_section``. Its ``to_image`` follows from the size of a pixel."""
-    if options.unit == "um":
-        raise InputError(f"{path}: unit='um', but coordinates of HEST-1k are pixels; read it with kind='anndata'")
-    xy, _, of = coordinates(data, options, path)
-    mpp, origin = _pixel_size(data, path, options)
-    _refuse_spots(data, xy * mpp, path)
-    source = {"format": "hest", "coordinates": f"{of}, px", "mpp_from": origin}
-    return section(data, xy, mpp, path, name, options, source)
-
-
 def _metadata(path: Path) -> Path | None:
     """The metadata of a sample, beside it or where HEST-1k has it."""
     near = [path.with_suffix(".json"), path.with_name(f"metadata_{path.stem}.json")]
@@ -60,7 +47,7 @@ def _metadata(path: Path) -> Path | None:
     return next((each for each in near if each.is_file()), None)
 
 
-def _pixel_size(data: anndata.AnnData, path: Path, options: ReadOptions) -> tuple[float, str]:
+def pixel_size(data: anndata.AnnData, path: Path, options: ReadOptions) -> tuple[float, str]:
     """Micrometres per pixel, and where that is from."""
     if options.mpp is not None:
         return options.mpp, "option"
@@ -78,7 +65,7 @@ def _pixel_size(data: anndata.AnnData, path: Path, options: ReadOptions) -> tupl
     )
 
 
-def _refuse_spots(data: anndata.AnnData, xy: NDArray[np.float64], path: Path) -> None:
+def refuse_spots(data: anndata.AnnData, xy: NDArray[np.float64], path: Path) -> None:
     """Raise InputError if rows are spots of a grid: by the columns of Visium, or by equal distances."""
     from scipy.spatial import cKDTree
 

@@ -7,8 +7,8 @@ of Cell Ranger (HDF5, MEX) and Zarr; ids are integers up to version 1.2 and text
 from __future__ import annotations
 
 import json
+import warnings
 import zipfile
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,33 +16,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from celldetr.errors import InputError
+from celldetr.spatial.counts import csr_counts
 from celldetr.spatial.readers.common import as_text, check_ids, reading
 
 if TYPE_CHECKING:
+    import anndata
     import pandas as pd
 
+Names = NDArray[np.object_]
 CELL_ID = "cell_id"
 CENTROID = ("x_centroid", "y_centroid")
 CELLS = ("cells.parquet", "cells.csv.gz", "cells.csv")
 MATRIX = ("cell_feature_matrix.h5", "cell_feature_matrix.zarr.zip", "cell_feature_matrix")
 _RUNS_CODE = ("pickle", "python")  # codecs of Zarr that run what a file brings
-
-
-@dataclass
-class Matrix:
-    """Cells by features, as a file has it.
-
-    Attributes:
-        ids: (N,) of cells.
-        counts: (N, F) CSR float32.
-        names, gene_ids, types: (F,) of features.
-    """
-
-    ids: NDArray[np.object_]
-    counts: Any
-    names: NDArray[np.object_]
-    gene_ids: NDArray[np.object_]
-    types: NDArray[np.object_]
 
 
 def read_cells(path: Path) -> pd.DataFrame:
@@ -67,70 +53,39 @@ def read_cells(path: Path) -> pd.DataFrame:
     return cells.set_index(pd.Index(ids, dtype=object))
 
 
-def read_matrix(path: Path) -> Matrix:
-    """The matrix of cells by features, of whichever of the three formats."""
-    with reading(path):
-        if path.is_dir():
-            matrix = _mex(path)
-        elif path.suffix == ".zip":
-            matrix = _zarr(path)
+def read_matrix(path: Path) -> anndata.AnnData:
+    """Cells by features, of whichever of the three formats: ``X`` CSR float32; ``gene_ids`` and ``feature_types``."""
+    with reading(path), warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of names that are not unique
+        if path.suffix == ".zip":
+            matrix = _read_zarr(path)
+        elif path.is_dir():
+            import scanpy
+
+            matrix = scanpy.read_10x_mtx(path, gex_only=False)
         else:
-            matrix = _hdf5(path)
-        counts = matrix.counts.astype(np.float32)
-        counts.check_format()
-        counts.sum_duplicates()
-        counts.eliminate_zeros()
-        matrix.counts = counts
-    if counts.shape != (len(matrix.ids), len(matrix.names)):
-        raise InputError(
-            f"{path}: {counts.shape[0]:,} x {counts.shape[1]:,} numbers, but {len(matrix.ids):,} cells and"
-            f" {len(matrix.names):,} features are named; export it anew"
-        )
-    check_ids(matrix.ids, path)
+            matrix = _read_hdf5(path)
+        matrix.X.check_format()
+    matrix.X = csr_counts(matrix.X)
+    check_ids(matrix.obs_names.to_numpy(dtype=object), path)
     return matrix
 
 
-def _hdf5(path: Path) -> Matrix:
+def _read_hdf5(path: Path) -> anndata.AnnData:
     import h5py
     from scipy import sparse
 
     with h5py.File(path, "r") as file:
-        if "matrix" not in file:
-            raise InputError(
-                f"{path}: has no group 'matrix'; expected cell_feature_matrix.h5 of a Xenium bundle (for an AnnData"
-                " file, name it .h5ad)"
-            )
         group = file["matrix"]
-        features = group["features"]
         columns, rows = (int(number) for number in group["shape"][:])
         # Written as features by cells in CSC, which is cells by features in CSR.
-        parts = [group[name][:] for name in ("data", "indices", "indptr")]
-        counts = sparse.csr_matrix(tuple(parts), shape=(rows, columns))
-        names, ids, types = (as_text(features[name][:]) for name in ("name", "id", "feature_type"))
-        return Matrix(as_text(group["barcodes"][:]), counts, names, ids, types)
+        parts = tuple(group[name][:] for name in ("data", "indices", "indptr"))
+        counts = sparse.csr_matrix(parts, shape=(rows, columns), dtype=np.float32)
+        names, ids, types = (as_text(group["features"][name][:]) for name in ("name", "id", "feature_type"))
+        return _matrix(counts, as_text(group["barcodes"][:]), names, ids, types)
 
 
-def _mex(folder: Path) -> Matrix:
-    import pandas as pd
-    from scipy import io
-
-    files = []
-    for name in ("matrix.mtx", "features.tsv", "barcodes.tsv"):
-        path = next((folder / each for each in (f"{name}.gz", name) if (folder / each).is_file()), None)
-        if path is None:
-            raise InputError(f"{folder}: has no {name}.gz; expected it beside matrix, features and barcodes")
-        files.append(path)
-    with reading(files[0]):
-        counts = io.mmread(files[0]).T.tocsr()
-    with reading(files[1]):
-        features = pd.read_csv(files[1], sep="\t", header=None, dtype=str, quoting=3, keep_default_na=False)
-        ids, names, types = (features[column].to_numpy(dtype=object) for column in range(3))
-    with reading(files[2]):
-        barcodes = pd.read_csv(files[2], sep="\t", header=None, dtype=str, keep_default_na=False)
-    return Matrix(barcodes[0].to_numpy(dtype=object), counts, names, ids, types)
-
-
-def _zarr(path: Path) -> Matrix:
+def _read_zarr(path: Path) -> anndata.AnnData:
     import zarr
     from scipy import sparse
 
@@ -140,14 +95,21 @@ def _zarr(path: Path) -> Matrix:
         group: Any = zarr.open_group(store, mode="r")["cell_features"]
         names, ids, types = (as_text(list(group.attrs[f"feature_{name}"])) for name in ("keys", "ids", "types"))
         cells = cell_ids_as_text(np.asarray(group["cell_id"][...]))
-        parts = [np.asarray(group[name][...]) for name in ("data", "indices", "indptr")]
+        parts = tuple(np.asarray(group[name][...]) for name in ("data", "indices", "indptr"))
     finally:
         store.close()
-    if len(parts[2]) == len(names) + 1:  # the documented order: features by cells
-        counts = sparse.csc_matrix(tuple(parts), shape=(len(cells), len(names))).tocsr()
-    else:
-        counts = sparse.csr_matrix(tuple(parts), shape=(len(cells), len(names)))
-    return Matrix(cells, counts, names, ids, types)
+    by_feature = len(parts[2]) == len(names) + 1  # the documented order
+    kind = sparse.csc_matrix if by_feature else sparse.csr_matrix
+    counts = kind(parts, shape=(len(cells), len(names)), dtype=np.float32).tocsr()
+    return _matrix(counts, cells, names, ids, types)
+
+
+def _matrix(counts: Any, cells: Names, names: Names, ids: Names, types: Names) -> anndata.AnnData:
+    import anndata
+    import pandas as pd
+
+    var = pd.DataFrame({"gene_ids": ids, "feature_types": types}, index=pd.Index(names, dtype=object))
+    return anndata.AnnData(counts, obs=pd.DataFrame(index=pd.Index(cells, dtype=object)), var=var)
 
 
 def check_zarr_zip(path: Path) -> None:

@@ -18,7 +18,7 @@ from celldetr.io.safe_io import load_json
 from celldetr.spatial.affine import PIXEL_UM, read_affine, to_image
 from celldetr.spatial.counts import is_whole
 from celldetr.spatial.readers.boundaries import one_per_cell, read_boundaries
-from celldetr.spatial.readers.common import Progress, ReadOptions, make_cells, places, split_genes
+from celldetr.spatial.readers.common import ReadOptions, as_text, make_cells, places, split_genes
 from celldetr.spatial.readers.tables import CELLS, CENTROID, MATRIX, read_cells, read_matrix
 from celldetr.spatial.section import CELL_AREA, NUCLEUS_AREA, Polygons, Section
 
@@ -30,14 +30,13 @@ EXPERIMENT = "experiment.xenium"
 BOUNDARIES = {"nuclei": ("nucleus", NUCLEUS_AREA), "outlines": ("cell", CELL_AREA)}
 
 
-def read_xenium(folder: Path, *, name: str, options: ReadOptions, progress: Progress | None = None) -> Section:
+def read_xenium(folder: Path, name: str, options: ReadOptions) -> Section:
     """Read a bundle, see ``read_section``.
 
     The centre of a cell is the centroid of its nucleus' polygon (the largest, where it has several), else
     ``x_centroid`` and ``y_centroid``. Where exactly one ``*imagealignment.csv`` of an H&E image lies in the bundle,
     the section has its ``to_image``.
     """
-    import pandas as pd
     import shapely
 
     cells_file, matrix_file = _first(folder, CELLS), _first(folder, MATRIX)
@@ -50,20 +49,18 @@ def read_xenium(folder: Path, *, name: str, options: ReadOptions, progress: Prog
         )
     experiment = load_json(folder / EXPERIMENT) if (folder / EXPERIMENT).exists() else {}
     table, matrix = read_cells(cells_file), read_matrix(matrix_file)
-    gene, features_left_out = split_genes(matrix.types)
+    gene, features_left_out = split_genes(as_text(matrix.var["feature_types"].to_numpy()))
     if not gene.any():
         raise InputError(
             f"{matrix_file}: none of its features is of type 'Gene Expression' ({features_left_out}); is it the matrix"
             " of a protein run?"
         )
-    if not is_whole(matrix.counts):
+    if not is_whole(matrix.X):
         raise InputError(f"{matrix_file}: holds numbers that are no counts of transcripts; use the run's own matrix")
-    if progress is not None:
-        progress(0.5)
-    row = pd.Index(table.index).get_indexer(pd.Index(matrix.ids))
+    row = table.index.get_indexer(matrix.obs_names)
     left_out = _left_out(folder, cells_file.name, matrix_file.name, int((row < 0).sum()), len(row), len(table))
     joined = np.flatnonzero(row >= 0)
-    obs, ids = table.iloc[row[joined]], matrix.ids[joined]
+    obs, ids = table.iloc[row[joined]], matrix.obs_names.to_numpy(dtype=object)[joined]
     xy = obs[list(CENTROID)].to_numpy(dtype=np.float64).copy()
     obs = obs.drop(columns=list(CENTROID)).rename(columns={"cell_area": CELL_AREA, "nucleus_area": NUCLEUS_AREA})
     polygons, files, odd = _read_polygons(folder, ids, obs)
@@ -89,13 +86,15 @@ def read_xenium(folder: Path, *, name: str, options: ReadOptions, progress: Prog
     if odd:
         source["polygons"] = odd
     image = _alignment(folder, source)
-    counts = matrix.counts[:, gene]
+    counts, genes = matrix.X[:, gene], matrix.var[gene]
     if placed.sum() < len(row):
         counts = counts[joined[placed]]
     own_name = " ".join(str(experiment[key]) for key in ("run_name", "region_name") if experiment.get(key))
     return Section(
         name=name or own_name or folder.resolve().name,
-        cells=make_cells(counts, ids[placed], matrix.names[gene], matrix.gene_ids[gene], xy[placed], obs[placed]),
+        cells=make_cells(
+            counts, ids[placed], as_text(genes.index), as_text(genes["gene_ids"]), xy[placed], obs[placed]
+        ),
         to_image=image,
         source=source,
         **{kind: shapes[placed] for kind, shapes in polygons.items()},
