@@ -13,7 +13,7 @@ import pytest
 import shapely
 
 from celldetr.cells.reader import read_cells, read_embeddings
-from celldetr.cells.schema import box_polygons, cell_schema
+from celldetr.cells.schema import box_points, cell_schema, polygons
 from helpers.parts import TYPES, write_parts
 
 RNG = np.random.default_rng(0)
@@ -22,13 +22,13 @@ RNG = np.random.default_rng(0)
 def test_polygons_are_shapelys() -> None:
     boxes = RNG.uniform(0, 1e5, (50, 4))
     boxes[:, 2:] += boxes[:, :2]
-    ours = shapely.from_wkb(box_polygons(boxes).to_pylist())
+    ours = shapely.from_wkb(polygons(box_points(boxes)).to_pylist())
     assert shapely.equals(ours, shapely.box(*boxes.T)).all()
     np.testing.assert_array_equal(shapely.bounds(ours), boxes)
     assert shapely.is_ccw(shapely.get_exterior_ring(ours)).all()
     assert shapely.is_valid(ours).all()
-    assert len(box_polygons(boxes)[0].as_py()) == 93
-    assert len(box_polygons(np.zeros((0, 4)))) == 0
+    assert len(polygons(box_points(boxes))[0].as_py()) == 93
+    assert len(polygons(box_points(np.zeros((0, 4))))) == 0
 
 
 def test_columns_types_and_values(tmp_path: Path) -> None:

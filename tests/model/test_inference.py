@@ -7,13 +7,17 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import shapely
 import torch
 from numpy.typing import NDArray
+from torchvision.ops import box_convert
 
+from celldetr.cells.schema import cell_rows
 from celldetr.config import Precision
 from celldetr.errors import InputError
 from celldetr.model.inference import TilePredictor
 from celldetr.model.output import TileCells
+from celldetr.outlines import RADII
 from helpers.networks import THRESHOLD, TILES, assert_same, predictor
 
 
@@ -154,3 +158,25 @@ def test_bfloat16_finds_about_the_same(model: TilePredictor) -> None:
     full = TilePredictor(model.network, threshold=0.0, precision="32").predict_tiles(TILES[:1])[0]
     assert half.embeddings.dtype == np.float16
     assert half.scores.mean() == pytest.approx(full.scores.mean(), abs=0.05)
+
+
+def test_outlines_are_drawn_in_their_boxes_and_go_into_the_table(precision: Precision) -> None:
+    model = predictor(precision=precision, outlines=True)
+    torch.nn.init.normal_(model.network.outliner.radii.weight, std=0.2)
+    for drawn, tile in zip(model.predict_tiles(TILES), TILES, strict=True):
+        assert drawn.radii is not None
+        assert drawn.radii.shape == (len(drawn), RADII)
+        rows = cell_rows(drawn, model.types, (0.5, 0.5))
+        shapes = shapely.from_wkb(rows["geometry"].to_pylist())
+        assert (shapely.get_num_coordinates(shapes) == RADII + 1).all()
+        bounds = shapely.bounds(shapes)
+        assert (bounds >= np.array([0, 0, 0, 0])).all()
+        assert (bounds[:, 2:] <= drawn.boxes[:, 2:] + 1e-6).all()
+        assert (bounds[:, :2] >= drawn.boxes[:, :2] - 1e-6).all()
+        # One at a time as together, from the pixels of the tile.
+        images = model.network.normalise(torch.from_numpy(tile.transpose(2, 0, 1).copy())[None])
+        sizes = torch.tensor([[tile.shape[1], tile.shape[0]]], dtype=torch.float32)
+        boxes = box_convert(torch.from_numpy(drawn.boxes) / sizes.repeat(1, 2), "xyxy", "cxcywh")[None]
+        with torch.no_grad():
+            alone = model.network.outliner(images, boxes, sizes)[0]
+        np.testing.assert_allclose(drawn.radii, alone.numpy(), atol=0.03)

@@ -18,6 +18,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from celldetr.outlines import outline_points
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -30,8 +32,6 @@ PROVENANCE = b"celldetr"  # key of the file's metadata
 BOX = ("x_px", "y_px", "w_px", "h_px")
 REQUIRED = ("cell_id", *BOX, "x_um", "y_um", "score", "type", "type_score", "embedding")
 
-# A WKB polygon of one closed ring of five points: 93 bytes (OGC 06-103r4, 8.2).
-_WKB = np.dtype([("order", "u1"), ("kind", "<u4"), ("rings", "<u4"), ("points", "<u4"), ("xy", "<f8", (5, 2))])
 _WKB_POLYGON = 3
 
 
@@ -73,15 +73,28 @@ def check_columns(schema: pa.Schema) -> None:
         raise ValueError(f"column 'embedding' must hold vectors, got {kind}")
 
 
-def box_polygons(boxes: NDArray[np.floating]) -> pa.BinaryArray:
-    """(N, 4) xyxy -> N WKB polygons, exterior ring counterclockwise in (x, y)."""
-    records = np.zeros(len(boxes), dtype=_WKB)
-    records["order"], records["kind"], records["rings"], records["points"] = 1, _WKB_POLYGON, 1, 5
-    records["xy"] = boxes[:, [0, 1, 2, 1, 2, 3, 0, 3, 0, 1]].reshape(-1, 5, 2)
-    offsets = np.arange(len(boxes) + 1, dtype=np.int32) * _WKB.itemsize
-    return pa.Array.from_buffers(
-        pa.binary(), len(boxes), [None, pa.py_buffer(offsets), pa.py_buffer(records.tobytes())]
-    )
+def box_points(boxes: NDArray[np.floating]) -> NDArray[np.floating]:
+    """(N, 4) xyxy -> (N, 4, 2) corners, counterclockwise in (x, y)."""
+    return boxes[:, [0, 1, 2, 1, 2, 3, 0, 3]].reshape(-1, 4, 2)
+
+
+def polygons(points: NDArray[np.floating]) -> pa.BinaryArray:
+    """(N, M, 2) vertices (x, y) -> N WKB polygons of one closed ring (OGC 06-103r4, 8.2)."""
+    count, vertices = points.shape[:2]
+    kind = [("order", "u1"), ("kind", "<u4"), ("rings", "<u4"), ("points", "<u4"), ("xy", "<f8", (vertices + 1, 2))]
+    records = np.zeros(count, dtype=kind)
+    records["order"], records["kind"], records["rings"], records["points"] = 1, _WKB_POLYGON, 1, vertices + 1
+    records["xy"] = points[:, [*range(vertices), 0]]
+    offsets = np.arange(count + 1, dtype=np.int32) * records.dtype.itemsize
+    return pa.Array.from_buffers(pa.binary(), count, [None, pa.py_buffer(offsets), pa.py_buffer(records.tobytes())])
+
+
+def _outlines(cells: TileCells) -> NDArray[np.floating]:
+    """Vertices of outlines within their boxes, or the corners of the boxes where there are none."""
+    boxes = cells.boxes
+    if cells.radii is None:
+        return box_points(boxes)
+    return outline_points(boxes, cells.radii).clip(boxes[:, None, :2], boxes[:, None, 2:])
 
 
 def cell_rows(cells: TileCells, types: Sequence[str], mpp: tuple[float, float], first: int = 0) -> pa.Table:
@@ -105,7 +118,7 @@ def cell_rows(cells: TileCells, types: Sequence[str], mpp: tuple[float, float], 
         "type_score": np.take_along_axis(probabilities, best[:, None], 1)[:, 0],
         **{f"p_{name}": np.ascontiguousarray(probabilities[:, k]) for k, name in enumerate(types)},
         "embedding": pa.FixedSizeListArray.from_arrays(pa.array(embeddings.reshape(-1), pa.float16()), dim),
-        "geometry": box_polygons(boxes),
+        "geometry": polygons(_outlines(cells)),
     }
     return pa.table(columns, schema=cell_schema(types, dim))
 

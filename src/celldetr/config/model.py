@@ -139,8 +139,8 @@ class ModelConfig(Config):
 
     outlines: bool = Field(
         False,
-        description="A head that draws each nucleus, as 32 radii from its box's centre, from the pixels around the box; "
-        "it learns from training data with masks.",
+        description="A head that draws each nucleus, as 32 radii from its box's centre, from the pixels around the "
+        "box; it learns from training data with masks.",
     )
 
     @model_validator(mode="after")

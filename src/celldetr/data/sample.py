@@ -39,6 +39,7 @@ class Sample:
             nuclei of the training data; None: not numbered.
         outlines: (N, ``RADII``, 2) float32, points (x, y) on the border of each nucleus in pixels of ``image``
             (``celldetr.outlines``); None: there are no masks.
+        digest: of the pixels as they were read, by which an image is recognised in other data; "": not computed.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Sample:
     spots: Spots | None = None
     identities: NDArray[np.int64] | None = None
     outlines: NDArray[np.float32] | None = None
+    digest: str = ""
 
     def __post_init__(self) -> None:
         n = len(self.boxes)

@@ -279,6 +279,10 @@ class TilePredictor:
         embeddings = _mean([each.embeddings.float() for each in cells])
         corners = box_convert(boxes.float(), "cxcywh", "xyxy").clamp(0, 1)
         absolute = corners * boxes.new_tensor(size * 2, dtype=torch.float32)
+        radii = None
+        if self.network.outliner is not None:
+            with self.autocast():
+                radii = self.network.outline(views[0].memories, box_convert(corners, "xyxy", "cxcywh"))
         valid = valid & (absolute[..., 2:] > absolute[..., :2]).all(-1)  # a box may have left the tile
         return [
             TileCells(
@@ -286,6 +290,7 @@ class TilePredictor:
                 scores=scores[i, keep].cpu().numpy(),
                 probabilities=probabilities[i, keep].cpu().numpy(),
                 embeddings=embeddings[i, keep].to(torch.float16).cpu().numpy(),
+                radii=None if radii is None else radii[i, keep].to(torch.float16).cpu().numpy(),
             )
             for i, keep in enumerate(valid)
         ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,25 +20,31 @@ class TileCells:
         scores: (N,) float32 in [0, 1], objectness.
         probabilities: (N, K) float32, of each type; a row sums to 1.
         embeddings: (N, d) float16, the representation decoder's output.
+        radii: (N, ``RADII``) float16, outlines in the boxes (``celldetr.outlines``); None of a model without outlines.
     """
 
     boxes: NDArray[np.floating]
     scores: NDArray[np.float32]
     probabilities: NDArray[np.float32]
     embeddings: NDArray[np.float16]
+    radii: NDArray[np.float16] | None = None
 
     def __len__(self) -> int:
         return len(self.boxes)
 
     def take(self, index: NDArray[np.intp] | NDArray[np.bool_]) -> TileCells:
         """The cells at ``index`` (positions or a mask)."""
-        return TileCells(self.boxes[index], self.scores[index], self.probabilities[index], self.embeddings[index])
+        return TileCells(**{name: values[index] for name, values in self.columns().items()})
+
+    def columns(self) -> dict[str, NDArray[Any]]:
+        """The arrays that there are, by name."""
+        return {name: values for name, values in vars(self).items() if values is not None}
 
     @classmethod
     def join(cls, parts: Sequence[TileCells]) -> TileCells:
         """All cells of at least one part, part by part."""
-        names = ("boxes", "scores", "probabilities", "embeddings")
-        return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
+        filled = [part.columns() for part in parts if len(part)] or [parts[0].columns()]
+        return cls(**{name: np.concatenate([part[name] for part in filled]) for name in filled[0]})
 
     @classmethod
     def none(cls, types: int, embedding_dim: int) -> TileCells:

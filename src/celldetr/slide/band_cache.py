@@ -67,7 +67,7 @@ class BandCache:
             "reasons": np.array([item.reason for item in tiles], np.str_),
         }
         cells = [item.cells for item in tiles if item.cells is not None] or [TileCells.none(1, 1)]
-        arrays |= {name: np.concatenate([getattr(item, name) for item in cells]) for name in _FIELDS}
+        arrays |= TileCells.join(cells).columns()
         # A process that was taken for dead may write the same band at the same time.
         with replacing(self.path(band), tag=uuid4().hex) as temporary, temporary.open("wb") as file:
             np.savez(file, allow_pickle=False, **arrays)
@@ -80,18 +80,19 @@ class BandCache:
         """Detections in the ``tiles`` of a band, or None if the file is not there, damaged, or of other tiles."""
         try:
             with np.load(self.path(band), allow_pickle=False) as file:
-                arrays = {name: file[name] for name in ("columns", "counts", "lost", "reasons", *_FIELDS)}
+                fields = [*_FIELDS, *({"radii"} & set(file.files))]
+                arrays = {name: file[name] for name in ("columns", "counts", "lost", "reasons", *fields)}
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
             return None
         if arrays["columns"].tolist() != [tile.column for tile in tiles]:
             return None
         ends = arrays["counts"].cumsum()
-        if len(ends) and any(len(arrays[name]) != ends[-1] for name in _FIELDS):
+        if len(ends) and any(len(arrays[name]) != ends[-1] for name in fields):
             return None
         starts = ends - arrays["counts"]
         items = []
         for i, tile in enumerate(tiles):
-            cells = TileCells(*(arrays[name][starts[i] : ends[i]] for name in _FIELDS))
+            cells = TileCells(**{name: arrays[name][starts[i] : ends[i]] for name in fields})
             left, top, right, bottom = arrays["lost"][i].tolist()
             lost = (left, top, right, bottom) if right > left else None
             whole = lost == (0, 0, tile.width, tile.height)
