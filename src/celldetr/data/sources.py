@@ -16,6 +16,7 @@ from celldetr.config import DataSource
 from celldetr.data.autocard import PATCHES, find_card
 from celldetr.data.card import DatasetCard
 from celldetr.data.label_share import with_image_share, with_label_share
+from celldetr.data.overlap import image_digest
 from celldetr.data.patch_set import PatchSet
 from celldetr.data.readers import brca_m2c, coco, instance_maps, no_nuclei, pannuke, points_csv, qupath_geojson
 from celldetr.data.sample import UNKNOWN, LazySamples, Sample
@@ -64,7 +65,7 @@ def load_samples(card: DatasetCard, split: str, *, limit: int | None = None) -> 
         if sample.name in seen:
             raise InputError(f"dataset {card.name!r}, split {split!r}: two images are named {sample.name!r}")
         seen.add(sample.name)
-    return samples
+    return [replace(sample, digest=image_digest(sample.image)) for sample in samples]
 
 
 def rescale(sample: Sample, mpp: float) -> Sample:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-HIT, MISS, LINE = "#2166ac", "#b2182b", "#333333"  # told apart by eyes that confuse red and green
+HIT, MISS, LINE = "#2166ac", "#b2182b", "#333333"  # differ also to eyes that confuse red and green
 
 
 def precision_recall_figure(report: Report) -> Figure:

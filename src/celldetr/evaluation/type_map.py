@@ -46,7 +46,7 @@ def type_map(pairs: Mapping[str, str], model: Sequence[str], dataset: Sequence[s
 
     Args:
         pairs: type -> type or "", step by step: fine to coarse to coarser, until a type of the data set is met. A type
-            that the data set has itself needs no entry. Names that the model does not have are not looked at, so that
+            that the data set has itself needs no entry. Names that the model does not have are ignored, so that
             one hierarchy serves many models.
         model, dataset: their types.
 

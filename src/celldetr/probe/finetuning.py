@@ -40,7 +40,7 @@ class Finetuning:
     Attributes:
         recipe: a recipe's name, or a YAML file; what it says of data, types and the model to start from is replaced.
         source: the training split, with all of its types.
-        type_names: the K types, those of the data set's that are looked at.
+        type_names: the K types, those of the data set's that are probed.
         seeds: number of runs of each row and share; also draws the types that are kept.
         device: where networks run.
         listen: name of a run -> listener to its training.

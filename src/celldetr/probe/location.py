@@ -76,7 +76,7 @@ class LocationReport:
     """What embeddings know of places; see the module.
 
     Attributes:
-        cells, images: looked at.
+        cells, images: how many were measured.
         readout: regression -> target (``TARGETS``) -> R2.
         origin: by shift in pixels.
     """

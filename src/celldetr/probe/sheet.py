@@ -39,10 +39,10 @@ def contact_sheet(
     sheet = Image.new("RGB", (LABEL + (1 + near.shape[1]) * step + 2 * GAP, GAP + len(queries) * step), "white")
     draw = ImageDraw.Draw(sheet)
     starts = np.searchsorted(test.images, np.arange(len(test.samples)))
-    for row, (query, found) in enumerate(zip(queries, near, strict=True)):
+    for row, (query, neighbours) in enumerate(zip(queries, near, strict=True)):
         top = GAP + row * step
         draw.text((GAP, top + PIXELS // 2), type_names[test.types[query]], fill="black")
-        for column, cell in enumerate([query, *found[found >= 0]]):
+        for column, cell in enumerate([query, *neighbours[neighbours >= 0]]):
             same = test.types[cell] == test.types[query]
             colour = QUERY if column == 0 else HIT if same else MISS
             left = LABEL + column * step + (2 * GAP if column else 0)

@@ -1,7 +1,6 @@
 """How much of the attention stays inside the nucleus: the number behind box-constrained attention.
 
-Measured with the true boxes of data sets that have masks, so that "the nucleus's own mask" is beyond doubt and every
-network is asked about the same cells.
+Measured at the true boxes of data sets that have masks, so that every network is asked about the same cells.
 """
 
 from __future__ import annotations
