@@ -13,9 +13,9 @@ from celldetr.data.card import CARDS, load_card
 from celldetr.data.overlap import overlap
 from celldetr.data.sources import load_samples
 from celldetr.errors import InputError
+from celldetr.io.safe_io import yaml_names
 from celldetr.model.checkpoint import read_card
 from celldetr.model.hub import find_model
-from celldetr.io.safe_io import yaml_names
 from helpers.folders import write_card
 
 
