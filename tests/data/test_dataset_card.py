@@ -108,7 +108,7 @@ def test_group_is_what_the_pattern_finds(tmp_path: Path) -> None:
         ({"types": {"a": [1], "b": []}}, "'b' needs the labels"),
         ({"types": {}}, "at least one is needed"),
         ({"types": ["a"]}, "types"),
-        ({"group_pattern": "("}, "not a regular expression"),
+        ({"group_pattern": "("}, "valid regular expression"),
         ({"group_pattern": "TCGA"}, "needs a group in parentheses"),
     ],
 )

@@ -37,21 +37,13 @@ _DENSITY = -np.log10((np.arange(256, dtype=np.float32) + 1) / 256)
 
 @dataclass(frozen=True)
 class TissueMask:
-    """Tissue on a slide.
+    """Tissue on a slide."""
 
-    Attributes:
-        mask: (h, w) bool, tissue with a generous rim: what decides about tiles.
-        core: (h, w) bool, the tissue itself: what is measured.
-        scale: level-0 pixels per mask pixel along x and y.
-        mpp: of level 0; its square is the area of a pixel.
-        grey: whether the slide has no colour at all, so that only darkness tells tissue.
-    """
-
-    mask: NDArray[np.bool_]
-    core: NDArray[np.bool_]
-    scale: tuple[float, float]
-    mpp: float
-    grey: bool = False
+    mask: NDArray[np.bool_]  # (h, w) bool, tissue with a generous rim: what decides about tiles
+    core: NDArray[np.bool_]  # (h, w) bool, the tissue itself: what is measured
+    scale: tuple[float, float]  # level-0 pixels per mask pixel along x and y
+    mpp: float  # of level 0; its square is the area of a pixel
+    grey: bool = False  # whether the slide has no colour at all, so that only darkness tells tissue
 
     @cached_property
     def _counts(self) -> NDArray[np.int64]:
