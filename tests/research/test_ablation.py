@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from scipy.stats import permutation_test
 
 from celldetr.config import Recipe
 from celldetr.data.dataset import TrainingSet, collate
@@ -22,7 +23,7 @@ from celldetr.io.safe_io import yaml_names
 from celldetr.model.celldetr import CellDETR
 from celldetr.model.checkpoint import load_checkpoint
 from celldetr.research.ablation import run
-from celldetr.research.ablation.compare import compare, holm, paired_differences, value
+from celldetr.research.ablation.compare import compare, holm, paired_differences, seeds_for_p, sign_flips, value
 from celldetr.research.ablation.decoder import (
     DETECTOR,
     DecoderLoss,
@@ -38,10 +39,9 @@ from celldetr.research.ablation.study import FOLDER, Study, load_study
 from celldetr.research.ablation.trial import (
     RESULT_FILE,
     Result,
-    find_result,
+    Trial,
     metrics_of,
     read_results,
-    trial_folder,
     validation_curve,
 )
 from celldetr.training.criterion import class_weights
@@ -89,10 +89,10 @@ def tiny_study(tmp_path: Path, tiny_recipe: Recipes) -> Studies:
 @pytest.mark.slow
 def test_stored_crops_give_the_type_loss_of_the_images_themselves(tmp_path: Path, tiny_study: Studies) -> None:
     study = tiny_study(kind="decoder", set=["training.mode=mixed", "model.dropout=0.0"], detector=SHORT)
-    detector = load_checkpoint(train_detector(study, 0, tmp_path / "out", "cpu"))
+    detector = load_checkpoint(train_detector(Trial(study, "both", 0, tmp_path / "out"), "cpu"))
     edited = study.model_copy(update={"detector": (*study.detector, "training.lr=0.001")})
     with pytest.raises(InputError, match=r"differs \(recipe\.training\.lr: .*, now 0\.001\)"):
-        train_detector(edited, 0, tmp_path / "out", "cpu")
+        train_detector(Trial(edited, "both", 0, tmp_path / "out"), "cpu")
     stored = store_crops(study, 0, detector, torch.device("cpu"))
     recipe = study.recipe_of("both", 0)
     data = load_data(recipe)
@@ -126,7 +126,7 @@ def test_a_decoder_is_trained_alone(tmp_path: Path, tiny_study: Studies) -> None
     study = tiny_study(
         kind="decoder", set=["training.steps=60", "training.lr=0.01", "training.validate_every=60"], detector=SHORT
     )
-    detector = load_checkpoint(train_detector(study, 0, tmp_path / "out", "cpu"))
+    detector = load_checkpoint(train_detector(Trial(study, "both", 0, tmp_path / "out"), "cpu"))
     crops = store_crops(study, 0, detector, torch.device("cpu"))
     _, first = fit(load_with(study, "training.steps=1"), detector, crops, "cpu")
     network, last = fit(study.recipe_of("both", 0), detector, crops, "cpu")
@@ -138,7 +138,7 @@ def test_a_decoder_is_trained_alone(tmp_path: Path, tiny_study: Studies) -> None
         if not name.startswith(learned):
             assert torch.equal(weight, own[name]), name
     assert not torch.equal(network.state_dict()[f"projections.{place}.0.weight"], own[f"projections.{place}.0.weight"])
-    run_variant(study, "both", 0, tmp_path / "out", detector, crops, "cpu")
+    run_variant(Trial(study, "both", 0, tmp_path / "out"), detector, crops, "cpu")
     assert len(read_results(tmp_path / "out", study)) == 1
 
 
@@ -158,7 +158,7 @@ def test_a_study_runs_goes_on_and_reports(kind: str, tmp_path: Path, tiny_study:
     assert {(r.variant, r.seed) for r in results} == (
         {("neither", 0)} if kind == "whole" else {("neither", 0), ("both", 0)}
     )
-    kept = trial_folder(out, study, "neither", 0) / RESULT_FILE
+    kept = Trial(study, "neither", 0, out).folder / RESULT_FILE
     stamp = kept.stat().st_mtime_ns
     run_tasks(tasks, 1, told.append)
     assert kept.stat().st_mtime_ns == stamp
@@ -182,9 +182,9 @@ def test_a_study_runs_goes_on_and_reports(kind: str, tmp_path: Path, tiny_study:
 
 def slow_task(task: Task) -> str:
     """Stands for a trial: that of seed 1 takes long."""
-    if task.seed:
+    if task.trials[0].seed:
         time.sleep(20)
-        (task.out / "went on").touch()
+        (task.trials[0].out / "went on").touch()
     return task.name
 
 
@@ -224,19 +224,19 @@ def test_a_log_without_detection_gives_a_curve_without_it(tmp_path: Path) -> Non
 def test_seeds_and_variants_are_chosen_and_results_from_elsewhere_count(tmp_path: Path, tiny_study: Studies) -> None:
     study, out, kept = tiny_study(), tmp_path / "out", tmp_path / "kept"
     tasks = tasks_of(study, out, ["neither"], seeds=[1], finished=tmp_path)
-    assert [(task.variants, task.seed, task.finished) for task in tasks] == [(("neither",), 1, tmp_path)]
-    assert [task.seed for task in tasks_of(tiny_study(kind="decoder"), out, seeds=[1, 0])] == [1, 0]
+    assert [task.trials for task in tasks] == [(Trial(study, "neither", 1, out, tmp_path),)]
+    assert [task.trials[0].seed for task in tasks_of(tiny_study(kind="decoder"), out, seeds=[1, 0])] == [1, 0]
     with pytest.raises(InputError, match="no seed 7; it has 0, 1"):
         tasks_of(study, out, seeds=[7])
     with pytest.raises(InputError, match="no such folder"):
         tasks_of(study, out, finished=kept)
-    paths = {folder: trial_folder(folder, study, "both", 1) / RESULT_FILE for folder in (out, kept)}
+    paths = {folder: Trial(study, "both", 1, folder).folder / RESULT_FILE for folder in (out, kept)}
     for folder in (kept, out):  # what OUT has wins
-        assert find_result(study, "both", 1, folder, None) is None
+        assert Trial(study, "both", 1, folder).result() is None
         paths[folder].parent.mkdir(parents=True)
         paths[folder].write_text("{}")
-        assert find_result(study, "both", 1, out, kept) == paths[folder]
-    assert find_result(study, "both", 0, out, kept) is None
+        assert Trial(study, "both", 1, out, kept).result() == paths[folder]
+    assert Trial(study, "both", 0, out, kept).result() is None
 
 
 def test_only_what_is_run_must_have_what_it_begins_with(tmp_path: Path, tiny_study: Studies) -> None:
@@ -247,7 +247,7 @@ def test_only_what_is_run_must_have_what_it_begins_with(tmp_path: Path, tiny_stu
     study = load_study(tmp_path / "study.yaml")
     run_tasks(tasks_of(study, tmp_path, ["both"], device="cpu", seeds=[0]), 1, print)
     assert "1 of 4 trials" in write_report(study, tmp_path, resamples=20).read_text()
-    model = trial_folder(tmp_path, study, "both", 0) / "model"
+    model = Trial(study, "both", 0, tmp_path).folder / "model"
     model.rename(tmp_path / "pretrained-0")
     with pytest.raises(InputError, match="pretrained-1"):  # before anything is trained
         run_tasks(tasks_of(study, tmp_path, device="cpu"), 1, print)
@@ -330,17 +330,33 @@ def test_paired_differences_are_those_of_a_plain_loop() -> None:
     fast = paired_differences(ours, theirs, metric, resamples=4000, seed=1)
     slow = []
     for _ in range(4000):
-        images, seeds = rng.integers(8, size=8), rng.integers(2, size=2)
+        images = rng.integers(8, size=8)
         each = []
-        for s in seeds:
+        for s in range(2):
             numbers = []
             for side in (ours, theirs):
                 tp = sum(side[s][i].detection.tp for i in images)
                 wrong = sum(side[s][i].detection.fp + side[s][i].detection.fn for i in images)
                 numbers.append(2 * tp / (2 * tp + wrong))
             each.append(numbers[0] - numbers[1])
-        slow.append(np.mean(each))
-    assert np.percentile(fast, [2.5, 50, 97.5]) == pytest.approx(np.percentile(slow, [2.5, 50, 97.5]), abs=0.006)
+        slow.append(each)
+    limits = [np.percentile(draws, [2.5, 50, 97.5], axis=0) for draws in (fast, slow)]
+    assert limits[0] == pytest.approx(limits[1], abs=0.006)
+
+
+def test_sign_flips_are_those_of_scipy() -> None:
+    rng = np.random.default_rng(0)
+    for differences in (rng.normal(0.5, 1, 7), np.array([0.1, -0.1, 0.2, 0.2, 0.0, 0.3])):
+        exact = permutation_test((differences,), np.mean, permutation_type="samples", n_resamples=np.inf)
+        assert sign_flips(differences) == pytest.approx(exact.pvalue)
+    assert (sign_flips([0.2] * 6), sign_flips([0.2]), sign_flips([0.0, 0.0])) == (2 / 64, 1, 1)
+
+
+def test_seeds_that_could_reach_a_p() -> None:
+    assert [seeds_for_p(contrasts) for contrasts in (1, 5, 13)] == [6, 8, 10]
+    for contrasts in (1, 2, 5, 13):
+        seeds = seeds_for_p(contrasts)
+        assert contrasts * sign_flips([1.0] * seeds) <= 0.05 < contrasts * sign_flips([1.0] * (seeds - 1))
 
 
 def test_a_better_variant_is_told_from_an_equal_one() -> None:
@@ -348,18 +364,20 @@ def test_a_better_variant_is_told_from_an_equal_one() -> None:
     results = [
         Result(name, seed, ("a",), tuple(map(str, range(12))), {"standard": counts(rng, 12, skill)}, 1.0, ())
         for name, skill in (("base", 0.7), ("better", 0.85), ("equal", 0.7))
-        for seed in range(3)
+        for seed in range(7)
     ]
     rows = compare(results, "base", metrics_of(["a"], [])["mean type F1"], "standard", resamples=400)
     assert rows["base"].p is None
     better, equal = rows["better"], rows["equal"]
     assert better.interval is not None
     assert better.interval[0] > 0.05
-    assert better.p is not None
-    assert better.p < 0.01
+    assert better.p == 2 / 128
     assert equal.p is not None
     assert equal.p > 0.05
     assert better.difference == pytest.approx(better.mean - rows["base"].mean)
+    few = compare([r for r in results if r.seed < 6], "base", metrics_of(["a"], [])["mean type F1"], "standard")
+    assert few["better"].p is None  # two contrasts want seven seeds
+    assert few["better"].interval is not None
 
 
 def one_trial(name: str, images: tuple[Totals, ...], seed: int = 0) -> Result:
@@ -402,12 +420,12 @@ def test_holm_as_worked_by_hand() -> None:
 
 def test_results_of_a_study_that_was_edited_since_are_refused(tmp_path: Path, tiny_study: Studies) -> None:
     study = tiny_study()
-    path = trial_folder(tmp_path, study, "both", 0) / RESULT_FILE
+    path = Trial(study, "both", 0, tmp_path).folder / RESULT_FILE
     path.parent.mkdir(parents=True)
     path.write_text(json.dumps({"trial": study.trial_of("both")}))
-    assert find_result(study, "both", 0, tmp_path) == path
+    assert Trial(study, "both", 0, tmp_path).result() == path
     edited = study.model_copy(update={"set": (*study.set, "training.steps=9")})
     with pytest.raises(InputError, match=r"differs \(trial\.set: .*, now .*training\.steps=9.*; delete the folder"):
-        find_result(edited, "both", 0, tmp_path)
+        Trial(edited, "both", 0, tmp_path).result()
     told = study.model_copy(update={"test": study.test.model_copy(update={"types": ("epithelial",)})})
-    assert find_result(told, "both", 0, tmp_path) == path  # another table of the same result
+    assert Trial(told, "both", 0, tmp_path).result() == path  # another table of the same result

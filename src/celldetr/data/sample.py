@@ -37,6 +37,7 @@ class Sample:
         spots: compositions of groups of nuclei; None: there are none.
         identities: (N,) int64, number of each nucleus, the same in all crops of its image and different between
             nuclei of the training data; None: not numbered.
+        digest: of the pixels as they were read, by which an image is recognised in other data; "": not computed.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Sample:
     confidence: NDArray[np.float32] | None = None
     spots: Spots | None = None
     identities: NDArray[np.int64] | None = None
+    digest: str = ""
 
     def __post_init__(self) -> None:
         n = len(self.boxes)

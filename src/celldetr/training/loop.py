@@ -130,7 +130,7 @@ class _Run:
     def __init__(self, recipe: Recipe, folder: Path, data: TrainingData, objective: Objective, trainer: Trainer):
         self.recipe, self.folder, self.data = recipe, folder, data
         self.objective, self.trainer = objective, trainer
-        self.sources = provenance(recipe)  # now: files may change while the run goes on
+        self.sources = provenance(recipe, data.seen)  # now: files may change while the run goes on
         self.best = -1.0  # score of the validations so far
         self.seconds = 0.0  # of training so far, without validating and saving, before an interruption too
 
