@@ -136,17 +136,12 @@ def split_rows(info: PatchSetInfo, split: str) -> list[range]:
 class PatchSet(LazySamples):
     """The patches of a set as samples, decoded when asked for; also in forked and spawned processes.
 
-    Args:
-        path: folder of the set.
-        split: ``all``, ``train`` or ``val``.
-
     Attributes:
         info: content of ``set.json``.
         type_names: of ``Sample.types``.
 
     Raises:
-        InputError: no such set, one that is not finished, one with other files than it says, no such split, or nothing
-            in it.
+        InputError: no such set, one that is not finished or damaged, no such split, or nothing in it.
     """
 
     def __init__(self, path: Path | str, split: str = "all") -> None:

@@ -83,7 +83,7 @@ class PatchWriter:
         """Finish the shard that is being written, if there is one, and say so in ``set.json``.
 
         Args:
-            slides: what became of the slides so far; with the patches of this shard.
+            slides: counts of the slides so far, with the patches of this shard.
             position: where sampling goes on; None: the set is complete.
         """
         shards = self.info.shards

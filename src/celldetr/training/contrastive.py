@@ -106,45 +106,47 @@ class ContrastiveLoss(TrainingLoss):
         """Encode the V views of B images, and draw anchors; arguments as of ``forward``."""
         count, views = len(generators), []
         for start in range(0, len(batch.images), count):
-            part = slice(start, start + count)
+            part, border = slice(start, start + count), self.config.contrastive.border
             encoded, targets = self.encode(batch.images[part], generators), batch.targets[part]
-            border = self.config.contrastive.border
             pairs = zip(targets, encoded.sizes, strict=True)
             instances = [each.take(inside(each.boxes, size, border)) for each, size in pairs]
             views.append(View(encoded, targets, instances))
+        rows = 2 * self._most_cells(views[0]) if self.released else 0
         for b, generator in enumerate(generators):
             for view, other in zip(views, reversed(views), strict=True):
                 cells = view.instances[b]
                 if self.released:
-                    cells = cells.take(self._repeated(len(cells), views[0]))
+                    count = len(cells)
+                    cells = cells.take(
+                        torch.arange(rows - count if count else 0, device=cells.boxes.device) % max(count, 1)
+                    )
                 else:
                     cells = cells.take(torch.isin(cells.identities, other.instances[b].identities))
                 noisy = jitter_boxes(cells.boxes.cpu(), *self.config.contrastive.jitter, generator=generator)
                 view.anchors.append(replace(cells, boxes=noisy.to(cells.boxes.device)))
         return views
 
-    def _repeated(self, count: int, view: View) -> Tensor:
-        """Cells (2N - count,) of the anchors of an image in the released code: all in turn, over and over."""
-        device = view.encoded.sizes.device
+    def _most_cells(self, view: View) -> int:
+        """Instances of the image that has most of them."""
         most = max((len(each) for each in view.instances), default=0)
-        rows = 2 * (most if self.local else largest(most, device))
-        return torch.arange(rows - count if count else 0, device=device) % max(count, 1)
+        return most if self.local else largest(most, view.encoded.sizes.device)
 
     def contrast(self, views: Sequence[View]) -> tuple[Contrast, Tensor]:
         """InfoNCE of the views of a batch, and the embeddings (I, d) of all instances, before the projection."""
         instances, anchors = [], []
-        for v, view in enumerate(views):
+        for number, view in enumerate(views):
             embeddings, perturbed = self._embed(view)
-            instances.append(_cells(embeddings, view.instances, v))
-            anchors.append(_cells(perturbed, view.anchors, len(views) - 1 - v))  # the other view, or the only one
-        cells = concatenate(instances)
-        embeddings = cells.vectors
-        cells, perturbed_cells = (
-            replace(each, vectors=self.head(each.vectors)) for each in (cells, concatenate(anchors))
-        )
+            other = len(views) - 1 - number  # the other view, or the only one
+            instances.append(_cells(embeddings, view.instances, number))
+            anchors.append(_cells(perturbed, view.anchors, other))
+        own = concatenate(instances)
+        projected = (replace(each, vectors=self.head(each.vectors)) for each in (concatenate(anchors), own))
+        perturbed_cells, cells = projected
         if self.local:
-            return self.info_nce(perturbed_cells, cells), embeddings
-        return self.info_nce.of_batch(perturbed_cells, cells, len(views[0].instances)), embeddings
+            contrast = self.info_nce(perturbed_cells, cells)
+        else:
+            contrast = self.info_nce.of_batch(perturbed_cells, cells, len(views[0].instances))
+        return contrast, own.vectors
 
     def _embed(self, view: View) -> tuple[Tensor, Tensor]:
         """Embeddings of a view's instances (I, d) and anchors (A, d), image by image."""
