@@ -21,7 +21,7 @@ from skimage.filters import threshold_otsu
 from torchvision.ops import box_iou
 
 from celldetr.data.card import load_card
-from celldetr.data.pseudo_boxes import PseudoBoxConfig, basins, pseudo_boxes
+from celldetr.data.pseudo_boxes import basins, pseudo_boxes
 from celldetr.data.readers.instance_maps import read_map
 from celldetr.data.sample import Sample
 from celldetr.data.sources import load_samples, rescale
@@ -48,7 +48,7 @@ def thresholded_watershed(image: NDArray[np.uint8], points: NDArray[np.float32])
     """The same basins, cut by one threshold (Otsu's) for the image: what a plain watershed gives."""
     stain = haematoxylin(image)
     smooth = ndimage.gaussian_filter(stain, 1)
-    parts = np.where(smooth > threshold_otsu(smooth), basins(stain, points, MPP, PseudoBoxConfig()), 0)
+    parts = np.where(smooth > threshold_otsu(smooth), basins(stain, points, MPP), 0)
     boxes = constant(image, points)
     for index, window in enumerate(ndimage.find_objects(parts, len(points))):
         if window is not None:

@@ -132,6 +132,7 @@ SMALL: dict[str, tuple[Arguments, dict[str, Any] | Constants]] = {
     "million_cells": (lambda place: ["--cells", 600, "--steps", "index", "query", "geojson"], {}),
     "neighbour_index": (lambda place: ["--cells", 4000, "--queries", 5, "--libraries", "faiss-ivf"], {}),
     "nucleus_size": (NOTHING, {"FACTORS": (1.0,), "PLACES": ((1200, 900),)}),
+    "null_size": (lambda place: ["--repeats", 4, "--resamples", 20], {}),
     "onnx_same_result": (NOTHING, lambda place: {"BATCHES": ((1, 96),), "export_onnx": lambda *_: place.onnx}),
     "orientations": (NOTHING, {"COUNTS": (1, 2)}),
     "patch_quality": (lambda place: [0.5, place.slide], {"PX": 120, "MOST": 2}),
@@ -280,6 +281,27 @@ def test_sets_of_pretraining(small: Callable[..., ModuleType], place: Place) -> 
     module = small("sets", "pretraining", SETS={"brca": ("brca-m2c", "train", 64)})
     run(module, place.out / "sets")
     assert (place.out / "sets" / "brca" / "set.json").is_file()
+
+
+def test_losses_of_pretraining_are_trained_and_then_probed(
+    load: Callable[..., ModuleType], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module, commands = load("losses", "pretraining"), list[tuple[str, ...]]()
+    monkeypatch.setattr(module, "do", lambda *command: commands.append(command))
+    run(module, "--jobs", 2)
+    assert [command[:2] for command in commands[1:]] == [("celldetr", "ablate"), *[("celldetr", "probe")] * 2]
+    study = load_study(str(module.STUDY))
+    for variant in study.variants:
+        recipe = study.recipe_of(variant, 0)
+        loss, start = variant.split("-")
+        assert (recipe.training.contrastive.views, recipe.training.contrastive.start == "whitened") == (
+            loss,
+            start == "whitened",
+        )
+        assert (recipe.model.content, recipe.model.level_norm) == (
+            ("features", "layer") if start == "whitened" else ("size", "group")
+        )
+        assert any(f"losses/{variant}/seed$seed/model" in part for part in commands[-1])
 
 
 def test_none_is_left_out() -> None:

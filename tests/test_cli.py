@@ -595,11 +595,14 @@ def test_own_labels_from_qupath(run: Run, tmp_path: Path) -> None:
     assert "my own" in loaded.types
     assert "lymphocyte" in loaded.types
     assert loaded.threshold == default_model().threshold
-    assert loaded.info.training_data[-1] == {"name": "data", "split": "all", "licence": "unknown", "citation": ""}
+    own = loaded.info.training_data[-1]
+    assert (own["name"], own["split"], own["licence"], len(own["images"])) == ("data", "all", "unknown", 1)
     assert loaded.info.training_data[0]["name"] == "brca-m2c"
     metrics = tmp_path / "metrics.json"
     judged = ["evaluate", data, "--split", "all", "--mpp", MPP, "-m", out, "-o", metrics, "-q", "--map", "L=lymphocyte"]
-    assert run(*judged).code == 0
+    done = run(*judged)
+    assert done.code == 0, done.err
+    assert "trained on 1 image of the split 'all'" in done.err
     assert json.loads(metrics.read_text())["detection"]["f1"] > 0.95  # it still finds what the default model found
 
 

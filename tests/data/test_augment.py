@@ -73,7 +73,7 @@ def test_the_eight_orientations_differ_and_are_what_numpy_makes() -> None:
 @given(st.integers(0, 10_000), st.integers(16, 150), st.floats(0.5, 2), st.floats(0, 1), st.floats(0, 1))
 def test_boxes_follow_the_pixels_through_crop_and_zoom(seed: int, size: int, zoom: float, x: float, y: float) -> None:
     source = painted(seed)
-    result = crop(source, size, zoom, np.array([x, y]))
+    result = crop(source, size, zoom, corner_at(source.image.shape, size / zoom, np.array([x, y])))
     assert result.image.shape == (size, size, 3)
     assert result.mpp == pytest.approx(source.mpp / zoom)
     assert ((result.points >= 0) & (result.points < size)).all()
@@ -120,7 +120,7 @@ def test_a_crop_larger_than_its_source_is_filled_with_background() -> None:
     glass = np.where((source.image == 255).all(-1, keepdims=True), 230, source.image // 2).astype(np.uint8)
     source = replace(source, image=glass)
     assert background_colour(glass).tolist() == [230, 230, 230]
-    result = crop(source, 200, 1.0, np.array([0.3, 0.8]))
+    result = crop(source, 200, 1.0, corner_at(source.image.shape, 200, np.array([0.3, 0.8])))
     assert len(result) == 3
     left, top = (result.boxes - source.boxes)[0, :2].astype(int)
     assert (left, top) == (round(0.3 * 80), round(0.8 * 110))
@@ -216,10 +216,10 @@ def test_a_zoomed_crop_is_that_of_the_whole_image(zoom: float, x: float, y: floa
     source = textured(230, 190)
     smooth = Image.fromarray(source.image).filter(ImageFilter.GaussianBlur(2))  # of noise, rounding is seen
     source = replace(source, image=np.asarray(smooth))
-    part = crop(source, 40, zoom, np.array([x, y]))
     left, top = corner_at(source.image.shape, 40 / zoom, np.array([x, y]))
+    part = crop(source, 40, zoom, np.array([left, top]))
     if zoom == 1:
         left, top = round(left), round(top)
     box = (left, top, left + 40 / zoom, top + 40 / zoom)
     whole = np.asarray(Image.fromarray(source.image).resize((40, 40), Image.Resampling.BICUBIC, box=box))
-    assert np.abs(part.image.astype(int) - whole).max() <= 1
+    assert np.abs(part.image.astype(int) - whole).max() <= 2  # both passes of the resampling round

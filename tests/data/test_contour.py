@@ -7,7 +7,7 @@ from itertools import product
 import numpy as np
 import pytest
 
-from celldetr.data.contour import best_radii
+from celldetr.data.pseudo_boxes import best_radii
 
 
 def exhaustive(score: np.ndarray, largest_step: int, step_cost: float) -> float:

@@ -223,7 +223,7 @@ def test_what_is_no_set_is_refused(tmp_path: Path) -> None:
         PatchSet(tmp_path, "trian")
     for values, message in (
         ({"status": "incomplete"}, "is not finished"),
-        ({"version": 2}, "version 2"),
+        ({"version": 2}, "version: "),
         ({"format": "other"}, "not of a patch set"),
         ({"px": 10**9}, "px"),
     ):

@@ -13,7 +13,7 @@ from scipy import ndimage
 from torchvision.ops import box_iou
 
 from celldetr.data.card import load_card
-from celldetr.data.pseudo_boxes import PseudoBoxConfig, pseudo_boxes
+from celldetr.data.pseudo_boxes import LARGEST_UM, pseudo_boxes
 from celldetr.data.sources import load_samples, rescale
 from celldetr.data.stain import STAINS, from_optical_density
 
@@ -78,14 +78,13 @@ def test_any_box_is_in_the_image_and_holds_its_point(points: list[tuple[float, f
     image = noise if kind == "noise" else np.full((30, 50, 3), {"white": 255, "black": 0, "grey": 128}[kind], np.uint8)
     at = np.array(points, dtype=np.float32)
     boxes = pseudo_boxes(image, at, mpp)
-    config = PseudoBoxConfig()
     assert np.isfinite(boxes).all()
     assert (boxes[:, :2] >= 0).all()
     assert (boxes[:, 2:] <= [50, 30]).all()
     assert (boxes[:, :2] <= at).all()
     assert (boxes[:, 2:] >= at).all()
     assert (boxes[:, 2:] > boxes[:, :2]).all()
-    assert (boxes[:, 2:] - boxes[:, :2] <= 2 * config.largest_um / mpp + 1e-3).all()
+    assert (boxes[:, 2:] - boxes[:, :2] <= 2 * LARGEST_UM / mpp + 1e-3).all()
 
 
 def test_real_nuclei(shared_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from celldetr.data.augment import crop, orient
+from celldetr.data.augment import corner_at, crop, orient
 from celldetr.data.dataset import as_tensors, collate
 from celldetr.data.label_share import with_label_share
 from celldetr.data.patch_set import PatchSet
@@ -58,7 +58,7 @@ def spots_of(one: Sample) -> dict[tuple[float, ...], set[float]]:
 @given(seed=st.integers(0, 50), x=st.floats(0, 1), y=st.floats(0, 1), zoom=st.floats(0.6, 2.5), which=st.integers(0, 7))
 def test_a_spot_that_is_cut_is_none(seed: int, x: float, y: float, zoom: float, which: int) -> None:
     whole = sample(seed)
-    part = orient(crop(whole, 48, zoom, np.array([x, y])), which)
+    part = orient(crop(whole, 48, zoom, corner_at(whole.image.shape, 48 / zoom, np.array([x, y]))), which)
     assert part.confidence is not None
     assert whole.confidence is not None
     left = set(part.confidence.tolist())

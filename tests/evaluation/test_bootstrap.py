@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
+from scipy.stats import ttest_1samp
 
-from celldetr.evaluation.bootstrap import bootstrap, units_of
+from celldetr.evaluation.bootstrap import bootstrap, seeds_and_images, units_of
 from celldetr.evaluation.metrics import DetectionCounts, Totals, TypeCounts
 
 
@@ -61,3 +63,32 @@ def test_no_interval_from_one_unit_or_of_the_undefined() -> None:
 def test_units_are_groups_where_there_are_groups() -> None:
     assert units_of(["a", "", "b", "a", ""]) == [0, 1, 2, 0, 3]
     assert units_of([]) == []
+
+
+def test_where_all_images_agree_the_interval_is_students() -> None:
+    each = np.random.default_rng(0).normal(0.01, 0.02, 5)
+    expected = ttest_1samp(each, 0).confidence_interval(0.95)
+    assert seeds_and_images(each, np.tile(each, (100, 1))) == pytest.approx(tuple(expected))
+
+
+def test_what_images_do_to_all_seeds_alike_comes_on_top() -> None:
+    rng = np.random.default_rng(1)
+    each, shift = np.full(4, 0.3), rng.normal(0, 0.1, (20000, 1))
+    alone = seeds_and_images(each, each + rng.normal(0, 0.1, (20000, 4)))  # each seed has errors of its own
+    assert alone == pytest.approx((0.3, 0.3), abs=0.02)
+    shared = seeds_and_images(each, each + shift)
+    assert shared == pytest.approx((0.3 - 0.196, 0.3 + 0.196), abs=0.005)
+    assert seeds_and_images(each[:1], each[:1] + shift) == pytest.approx(shared, abs=0.005)  # other images alone
+    assert seeds_and_images(np.array([0.1, np.nan]), np.zeros((9, 2))) is None
+
+
+@pytest.mark.parametrize(("of_seeds", "of_images"), [(0.02, 0.001), (0.002, 0.02)])
+@pytest.mark.parametrize("seeds", [2, 5])
+def test_equal_recipes_are_found_to_differ_in_one_case_of_twenty(of_seeds: float, of_images: float, seeds: int) -> None:
+    rng, found = np.random.default_rng(2), 0
+    for _ in range(600):
+        numbers = rng.normal(0, of_seeds, (seeds, 1)) + rng.normal(0, of_images, (seeds, 14))
+        weights = rng.multinomial(14, np.full(14, 1 / 14), size=200) / 14
+        low, high = seeds_and_images(numbers.mean(1), weights @ numbers.T) or (0.0, 0.0)
+        found += not low <= 0 <= high
+    assert 0.02 <= found / 600 <= 0.08

@@ -26,7 +26,10 @@ TISSUES = (("Breast", "Colon"), ("Breast", "Colon"), ("Breast", "Lung"))  # of e
 
 
 def reports(fold: int) -> list[Report]:
-    images = [replace(random_image(100 * fold + n, name=f"{n}"), tissue=TISSUES[fold][n % 2]) for n in range(6)]
+    images = [
+        replace(random_image(100 * fold + n, name=f"{n}"), tissue=TISSUES[fold][n % 2], digest=f"{fold} {n}")
+        for n in range(6)
+    ]
     return [score_images(images, TYPES, name, threshold=0.3, resamples=0) for name in PROTOCOLS]
 
 
@@ -119,9 +122,9 @@ def test_undefined_numbers_are_left_out() -> None:
     ("changes", "says"),
     [
         ({"dataset": "consep"}, "'consep'.*'pannuke'"),
-        ({"split": "fold1"}, "'fold1'"),
         ({"model": {"sha256": "0" * 64}}, "same model"),
         ({"trained_on": [{"name": "pannuke", "split": "fold2"}]}, "trained on 'fold2'"),
+        ({"also_in_training": {"images": ["1", "4"], "complete": True}}, "trained on 'fold2'"),
         ({"model": {}}, "context.model.sha256"),
     ],
 )
@@ -130,6 +133,28 @@ def test_what_is_no_rotation(write: Write, changes: dict[str, Any], says: str) -
     with pytest.raises(InputError, match=says) as error:
         rotations(paths)
     assert "\n" not in str(error.value)
+
+
+def change_images(path: Path, *digests: str) -> None:
+    content = json.loads(path.read_text())
+    for row, digest in zip(content["images"], digests, strict=True):
+        row["digest"] = digest
+    path.write_text(json.dumps(content))
+
+
+def test_folds_are_the_same_if_their_images_are(write: Write) -> None:
+    paths = [write(0), write(1, split="fold1")]
+    assert len(rotations(paths).folds) == 2  # a name says nothing
+    change_images(paths[1], *(f"0 {n}" for n in range(6)))
+    with pytest.raises(InputError, match=r"fold2.json: tests 'fold1', as does .*fold1.json"):
+        rotations(paths)
+    change_images(paths[1], *[""] * 6)  # as written by 0.1.0
+    with pytest.raises(InputError, match="as does"):
+        rotations(paths)
+    elsewhere = {"images": [], "complete": True}
+    assert rotations(
+        [write(0), write(1, trained_on=[{"name": "pannuke", "split": "fold2"}], also_in_training=elsewhere)]
+    )
 
 
 def test_files_that_are_no_metrics(write: Write, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from scipy.stats import permutation_test
 
 from celldetr.config import Recipe
 from celldetr.data.dataset import TrainingSet, collate
@@ -22,7 +23,7 @@ from celldetr.io.safe_io import yaml_names
 from celldetr.model.celldetr import CellDETR
 from celldetr.model.checkpoint import load_checkpoint
 from celldetr.research.ablation import run
-from celldetr.research.ablation.compare import compare, holm, paired_differences, value
+from celldetr.research.ablation.compare import compare, holm, paired_differences, seeds_for_p, sign_flips, value
 from celldetr.research.ablation.decoder import (
     DETECTOR,
     DecoderLoss,
@@ -329,17 +330,33 @@ def test_paired_differences_are_those_of_a_plain_loop() -> None:
     fast = paired_differences(ours, theirs, metric, resamples=4000, seed=1)
     slow = []
     for _ in range(4000):
-        images, seeds = rng.integers(8, size=8), rng.integers(2, size=2)
+        images = rng.integers(8, size=8)
         each = []
-        for s in seeds:
+        for s in range(2):
             numbers = []
             for side in (ours, theirs):
                 tp = sum(side[s][i].detection.tp for i in images)
                 wrong = sum(side[s][i].detection.fp + side[s][i].detection.fn for i in images)
                 numbers.append(2 * tp / (2 * tp + wrong))
             each.append(numbers[0] - numbers[1])
-        slow.append(np.mean(each))
-    assert np.percentile(fast, [2.5, 50, 97.5]) == pytest.approx(np.percentile(slow, [2.5, 50, 97.5]), abs=0.006)
+        slow.append(each)
+    limits = [np.percentile(draws, [2.5, 50, 97.5], axis=0) for draws in (fast, slow)]
+    assert limits[0] == pytest.approx(limits[1], abs=0.006)
+
+
+def test_sign_flips_are_those_of_scipy() -> None:
+    rng = np.random.default_rng(0)
+    for differences in (rng.normal(0.5, 1, 7), np.array([0.1, -0.1, 0.2, 0.2, 0.0, 0.3])):
+        exact = permutation_test((differences,), np.mean, permutation_type="samples", n_resamples=np.inf)
+        assert sign_flips(differences) == pytest.approx(exact.pvalue)
+    assert (sign_flips([0.2] * 6), sign_flips([0.2]), sign_flips([0.0, 0.0])) == (2 / 64, 1, 1)
+
+
+def test_seeds_that_could_reach_a_p() -> None:
+    assert [seeds_for_p(contrasts) for contrasts in (1, 5, 13)] == [6, 8, 10]
+    for contrasts in (1, 2, 5, 13):
+        seeds = seeds_for_p(contrasts)
+        assert contrasts * sign_flips([1.0] * seeds) <= 0.05 < contrasts * sign_flips([1.0] * (seeds - 1))
 
 
 def test_a_better_variant_is_told_from_an_equal_one() -> None:
@@ -347,18 +364,20 @@ def test_a_better_variant_is_told_from_an_equal_one() -> None:
     results = [
         Result(name, seed, ("a",), tuple(map(str, range(12))), {"standard": counts(rng, 12, skill)}, 1.0, ())
         for name, skill in (("base", 0.7), ("better", 0.85), ("equal", 0.7))
-        for seed in range(3)
+        for seed in range(7)
     ]
     rows = compare(results, "base", metrics_of(["a"], [])["mean type F1"], "standard", resamples=400)
     assert rows["base"].p is None
     better, equal = rows["better"], rows["equal"]
     assert better.interval is not None
     assert better.interval[0] > 0.05
-    assert better.p is not None
-    assert better.p < 0.01
+    assert better.p == 2 / 128
     assert equal.p is not None
     assert equal.p > 0.05
     assert better.difference == pytest.approx(better.mean - rows["base"].mean)
+    few = compare([r for r in results if r.seed < 6], "base", metrics_of(["a"], [])["mean type F1"], "standard")
+    assert few["better"].p is None  # two contrasts want seven seeds
+    assert few["better"].interval is not None
 
 
 def one_trial(name: str, images: tuple[Totals, ...], seed: int = 0) -> Result:

@@ -39,7 +39,7 @@ class Pyramid(SlideReader):
         levels = tuple(
             Level(a.shape[1], a.shape[0], (float(f), float(f))) for a, f in zip(self.images, factors, strict=True)
         )
-        super().__init__(name="p", format="p", levels=levels, resolution=Resolution(0.5, 0.5, "x"))
+        super().__init__("p", format="p", levels=levels, resolution=Resolution(0.5, 0.5, "x"))
 
     def read_level(self, level: int, x: int, y: int, width: int, height: int) -> NDArray[np.uint8]:
         self.reads.append((level, width, height))

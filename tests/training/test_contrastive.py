@@ -54,7 +54,7 @@ def test_the_released_loss_is_the_one_written_down(attention: str, tiny_model: T
     # Image by image: N = 3 is the most cells of an image; the n boxes, then 2N - n anchors, anchor a of cell a mod n.
     losses = []
     for b, n in enumerate((3, 0, 2)):
-        anchors = view.anchors[b]
+        anchors = view.anchors[b].boxes
         assert len(anchors) == (2 * 3 - n if n else 0)
         if not n:
             continue
@@ -136,7 +136,7 @@ def test_a_cell_in_one_view_only_is_nobodys_pair(tiny_model: Tiny) -> None:
     seen = made.views(batch_of([BOXES, BOXES[:2]], cells), image_generators(0, 0, 0, 1))
     found, embeddings = made.contrast(seen)
     assert len(embeddings) == 5  # 6 is a negative, too
-    first, second = found.anchor_set == 1, found.anchor_set == 0
+    first, second = found.anchor_view == 1, found.anchor_view == 0
     identity = torch.cat(cells)
     assert identity[found.positive[first]].tolist() == [5, 7]  # anchors in the first view, of cells in the second
     assert (found.positive[first] >= 3).all()

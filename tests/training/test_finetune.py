@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from celldetr.config import ModelConfig, Recipe, TrainConfig
@@ -23,10 +22,10 @@ from celldetr.recipes import load_recipe
 from celldetr.training.hold_out import hold_out
 from celldetr.training.loop import train
 from celldetr.training.optim import build_optimizer
-from celldetr.training.state import STATE_FILE
 from celldetr.training.supervised import SupervisedLoss
 from celldetr.training.trainer import image_generators
 from celldetr.training.validation import validate_labelled
+from helpers.states import assert_same_state
 
 Recipes = Callable[..., Recipe]
 Models = Callable[..., ModelConfig]
@@ -43,9 +42,7 @@ def test_a_frozen_run_moves_the_head_alone_and_goes_on_as_if_uncut(
     train(recipe, cut, device="cpu", stop_at=2)
     torch.manual_seed(12345)
     train(recipe, cut, device="cpu", resume=True)
-    expected, found = load_file(whole / STATE_FILE), load_file(cut / STATE_FILE)
-    assert expected.keys() == found.keys()
-    assert [name for name in expected if not torch.equal(expected[name], found[name])] == []
+    assert_same_state(whole, cut)
 
     before = load_checkpoint(start).network.state_dict()
     checkpoint = load_checkpoint(whole / "model")

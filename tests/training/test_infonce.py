@@ -11,23 +11,21 @@ import torch
 from torch import Tensor
 
 from celldetr.training.collapse import alignment, collapse, effective_rank, uniformity
-from celldetr.training.infonce import Average, Pairs, batch_contrast, info_nce
+from celldetr.training.infonce import Average, Cells, InfoNCE
 
 
-def some_pairs(seed: int = 0, anchors: int = 11, instances: int = 9, images: int = 3) -> Pairs:
-    """Random vectors; the anchors of image b are of instances of image b."""
+def some_cells(seed: int = 0, anchors: int = 11, instances: int = 9, images: int = 3) -> tuple[Cells, Cells, Tensor]:
+    """Random vectors of anchors and instances, and the instance that each anchor is of."""
     torch.manual_seed(seed)
-    instance_image = torch.arange(instances) % images
+    number = torch.arange(instances)
     own = torch.randint(0, instances, (anchors,))
-    return Pairs(
-        torch.randn(anchors, 5, requires_grad=True),
-        torch.randn(instances, 5, requires_grad=True),
-        own,
-        instance_image[own],
-        instance_image,
-        torch.arange(instances),
-        (torch.zeros_like(own), torch.zeros(instances, dtype=torch.long)),
-    )
+    vectors = torch.randn(anchors, 5, requires_grad=True), torch.randn(instances, 5, requires_grad=True)
+    cells = Cells(vectors[1], number % images, number, torch.zeros_like(number))
+    return taken(cells, own, vectors[0]), cells, own
+
+
+def taken(cells: Cells, own: Tensor, vectors: Tensor) -> Cells:
+    return Cells(vectors, cells.images[own], cells.identities[own], cells.views[own])
 
 
 def cosine(a: Tensor, b: Tensor) -> float:
@@ -38,41 +36,38 @@ def cosine(a: Tensor, b: Tensor) -> float:
 @pytest.mark.parametrize("average", ["anchors", "images"])
 @pytest.mark.parametrize("within_images", [False, True])
 def test_a_double_loop_says_the_same(within_images: bool, average: Average) -> None:
-    pairs, temperature = some_pairs(), 0.3
+    (anchors, instances, owns), temperature = some_cells(), 0.3
     losses: dict[int, list[float]] = {}
-    for a, vector in enumerate(pairs.anchors.detach()):
-        own, below = int(pairs.positive[a]), 0.0
-        for j, other in enumerate(pairs.instances):
-            if within_images and pairs.anchor_image[a] != pairs.instance_image[j]:
+    for a, vector in enumerate(anchors.vectors.detach()):
+        own, below = int(owns[a]), 0.0
+        for j, other in enumerate(instances.vectors):
+            if within_images and anchors.images[a] != instances.images[j]:
                 continue
             below += math.exp(cosine(vector, other.detach()) / temperature)
-        loss = -math.log(math.exp(cosine(vector, pairs.instances[own].detach()) / temperature) / below)
-        losses.setdefault(int(pairs.anchor_image[a]), []).append(loss)
-    found = batch_contrast(pairs, 3, temperature, within_images=within_images, average=average)
+        loss = -math.log(math.exp(cosine(vector, instances.vectors[own].detach()) / temperature) / below)
+        losses.setdefault(int(anchors.images[a]), []).append(loss)
+    found = InfoNCE(temperature, within_images, average=average).of_batch(anchors, instances, 3)
     assert len({len(each) for each in losses.values()}) > 1
     by_average = {
         "anchors": np.mean(np.concatenate([*losses.values()])),
         "images": np.mean([*map(np.mean, losses.values())]),
     }
     assert found.loss.item() == pytest.approx(by_average[average], rel=1e-5)
-    choices = (
-        [int((pairs.instance_image == image).sum()) for image in pairs.anchor_image] if within_images else [9] * 11
-    )
+    choices = [int((instances.images == image).sum()) for image in anchors.images] if within_images else [9] * 11
     assert found.loss_by_chance == pytest.approx(np.log(choices).mean(), rel=1e-5)
 
 
 @pytest.mark.parametrize("temperature", [0.07, 0.5])
 def test_another_library_says_the_same(temperature: float) -> None:
     losses = pytest.importorskip("pytorch_metric_learning.losses", reason="pytorch-metric-learning is not installed")
-    pairs = some_pairs(3)
-    theirs = losses.NTXentLoss(temperature)(
-        pairs.anchors, pairs.positive, ref_emb=pairs.instances, ref_labels=pairs.identities
-    )
-    ours = batch_contrast(pairs, 3, temperature).loss
+    anchors, instances, own = some_cells(3)
+    vectors = anchors.vectors, instances.vectors
+    theirs = losses.NTXentLoss(temperature)(vectors[0], own, ref_emb=vectors[1], ref_labels=instances.identities)
+    ours = InfoNCE(temperature).of_batch(anchors, instances, 3).loss
     assert ours.item() == pytest.approx(theirs.item(), rel=1e-5)
     for mine, other in zip(
-        torch.autograd.grad(ours, (pairs.anchors, pairs.instances)),
-        torch.autograd.grad(theirs, (pairs.anchors, pairs.instances)),
+        torch.autograd.grad(ours, vectors),
+        torch.autograd.grad(theirs, vectors),
         strict=True,
     ):
         assert torch.allclose(mine, other, atol=1e-6)
@@ -80,88 +75,84 @@ def test_another_library_says_the_same(temperature: float) -> None:
 
 @pytest.mark.parametrize("temperature", [0.05, 0.5])
 def test_debiased_as_written_down(temperature: float) -> None:
-    pairs, share = some_pairs(4), 0.2
+    (anchors, instances, owns), share = some_cells(4), 0.2
     total = 0.0
-    for vector, own in zip(pairs.anchors.detach(), pairs.positive.tolist(), strict=True):
-        like = [math.exp(cosine(vector, other.detach()) / temperature) for other in pairs.instances]
+    for vector, own in zip(anchors.vectors.detach(), owns.tolist(), strict=True):
+        like = [math.exp(cosine(vector, other.detach()) / temperature) for other in instances.vectors]
         rest = [value for j, value in enumerate(like) if j != own]
         less = (np.mean(rest) - share * like[own]) / (1 - share)
         below = len(rest) * max(less, math.exp(-1 / temperature))
         total -= math.log(like[own] / (like[own] + below))
-    found = info_nce(pairs, temperature, debias=share).loss
-    assert found.item() == pytest.approx(total / len(pairs.anchors), rel=1e-4)
-    gradients = torch.autograd.grad(found, (pairs.anchors, pairs.instances))
+    found = InfoNCE(temperature, debias=share)(anchors, instances).loss
+    assert found.item() == pytest.approx(total / len(anchors), rel=1e-4)
+    gradients = torch.autograd.grad(found, (anchors.vectors, instances.vectors))
     assert all(bool(torch.isfinite(each).all()) for each in gradients)
 
 
 def test_debiased_with_nobody_else_is_zero() -> None:
-    pairs = some_pairs(5, anchors=2, instances=1, images=1)
-    assert info_nce(pairs, 0.1, debias=0.3).loss.item() == pytest.approx(0, abs=1e-6)
+    anchors, instances, _ = some_cells(5, anchors=2, instances=1, images=1)
+    assert InfoNCE(0.1, debias=0.3)(anchors, instances).loss.item() == pytest.approx(0, abs=1e-6)
 
 
 def test_autocast_changes_neither_loss_nor_gradient() -> None:
-    pairs = some_pairs(2)
-    plain = batch_contrast(pairs, 3, 0.05).loss
+    anchors, instances, _ = some_cells(2)
+    vectors = anchors.vectors, instances.vectors
+    plain = InfoNCE(0.05)(anchors, instances).loss
     with torch.autocast("cpu", torch.bfloat16):
-        rounded = batch_contrast(pairs, 3, 0.05).loss
+        rounded = InfoNCE(0.05)(anchors, instances).loss
     assert rounded.item() == plain.item()
     for mine, other in zip(
-        torch.autograd.grad(rounded, (pairs.anchors, pairs.instances)),
-        torch.autograd.grad(plain, (pairs.anchors, pairs.instances)),
+        torch.autograd.grad(rounded, vectors),
+        torch.autograd.grad(plain, vectors),
         strict=True,
     ):
         assert torch.equal(mine, other)
 
 
 def test_the_same_cell_in_another_crop_is_neither_pair_nor_negative() -> None:
-    pairs = some_pairs(1)
-    cells = pairs.identities.clone()
-    cells[4] = cells[int(pairs.positive[0])] if int(pairs.positive[0]) != 4 else cells[0]
-    twice = replace(pairs, identities=cells)
-    found = info_nce(twice, 0.2)
-    for a, own in enumerate(pairs.positive.tolist()):
-        expected = [j for j in range(9) if j == own or cells[j] != cells[own]]
-        assert found.negatives[a].nonzero()[:, 0].tolist() == expected
-    assert not bool(found.negatives.all())
-    assert float(found.loss.detach()) < float(info_nce(pairs, 0.2).loss.detach())
+    anchors, instances, own = some_cells(1)
+    first = int(own[0])
+    cells = instances.identities.clone()
+    cells[(first + 1) % 9] = cells[first]  # which is of another image
+    instances = replace(instances, identities=cells)
+    twice = InfoNCE(0.2)(taken(instances, own, anchors.vectors), instances)
+    for a, place in enumerate(own.tolist()):
+        expected = [j for j in range(9) if j == place or cells[j] != cells[place]]
+        assert twice.negatives[a].nonzero()[:, 0].tolist() == expected
+    assert not bool(twice.negatives.all())
+    once = InfoNCE(0.2)(*some_cells(1)[:2])
+    assert twice.positive.tolist() == once.positive.tolist() == own.tolist()
+    assert float(twice.loss.detach()) < float(once.loss.detach())
 
 
 def test_anchors_see_the_other_view_only() -> None:
-    pairs = some_pairs(2)
-    sets = torch.zeros(9, dtype=torch.long)
-    sets[::2] = 1
-    split = replace(pairs, sets=(sets[pairs.positive], sets))
-    assert bool((info_nce(split, 0.2).negatives == (sets[pairs.positive][:, None] == sets[None])).all())
+    anchors, instances, own = some_cells(2)
+    views = torch.zeros(9, dtype=torch.long)
+    views[::2] = 1
+    instances = replace(instances, views=views)
+    contrast = InfoNCE(0.2)(taken(instances, own, anchors.vectors), instances)
+    assert bool((contrast.negatives == (views[own][:, None] == views[None])).all())
 
 
 def test_without_an_anchor_the_loss_is_zero_and_connected() -> None:
-    pairs = some_pairs(0)
-    none = replace(
-        pairs,
-        anchors=pairs.anchors[:0],
-        positive=pairs.positive[:0],
-        anchor_image=pairs.positive[:0],
-        sets=(pairs.positive[:0], pairs.sets[1]),
-    )
-    for found in (info_nce(none, 0.1), batch_contrast(none, 3, 0.1)):
-        assert found.loss.item() == 0
-        assert found.loss_by_chance == 0
-        (gradient,) = torch.autograd.grad(found.loss, pairs.instances)
+    anchors, instances, own = some_cells(0)
+    none = taken(instances, own[:0], anchors.vectors[:0])
+    for contrast in (InfoNCE(0.1)(none, instances), InfoNCE(0.1).of_batch(none, instances, 3)):
+        assert contrast.loss.item() == 0
+        assert contrast.loss_by_chance == 0
+        (gradient,) = torch.autograd.grad(contrast.loss, instances.vectors)
         assert not gradient.any()
 
 
 def test_agreement_is_rewarded_and_found() -> None:
-    pairs = some_pairs(0)
-    agreed = info_nce(replace(pairs, anchors=pairs.instances[pairs.positive]), 0.1)
+    anchors, instances, own = some_cells(0)
+    agreed = InfoNCE(0.1)(replace(anchors, vectors=instances.vectors[own]), instances)
     assert bool(agreed.correct.all())
-    assert agreed.loss.item() < 0.2 * info_nce(pairs, 0.1).loss.item()
-    same = torch.ones(9, 5)
-    collapsed = info_nce(replace(pairs, instances=same, anchors=same[pairs.positive]), 0.1)
-    assert (
-        collapsed.loss.item()
-        == pytest.approx(math.log(9), rel=1e-5)
-        == pytest.approx(collapsed.loss_by_chance, rel=1e-5)
-    )
+    assert agreed.loss.item() < 0.2 * InfoNCE(0.1)(anchors, instances).loss.item()
+    same = torch.ones(11, 5)
+    collapsed = InfoNCE(0.1)(replace(anchors, vectors=same), replace(instances, vectors=same[:9]))
+    assert collapsed.loss.item() == pytest.approx(math.log(9), rel=1e-5)
+    assert collapsed.loss_by_chance == pytest.approx(math.log(9), rel=1e-5)
 
 
 def test_alignment_and_uniformity_are_those_of_the_paper() -> None:

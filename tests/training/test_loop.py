@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
 from torch.optim.swa_utils import AveragedModel
 
 from celldetr.config import AugmentConfig, Recipe
@@ -29,6 +28,7 @@ from celldetr.training.loop import TrainingProgress, train
 from celldetr.training.state import STATE_FILE
 from celldetr.training.trainer import StepSampler
 from celldetr.training.validation import validate
+from helpers.states import assert_same_state
 
 Recipes = Callable[..., Recipe]
 
@@ -74,11 +74,7 @@ def test_a_resumed_run_is_bit_for_bit_the_uninterrupted_one(
     assert not (cut / "model").exists()  # it stopped before its first validation
     torch.manual_seed(12345)  # whatever happened to the global generator in between
     train(recipe, cut, device="cpu", resume=True)
-    expected, found = load_file(whole / STATE_FILE), load_file(cut / STATE_FILE)
-    assert expected.keys() == found.keys()
-    kinds = {name.partition("/")[0] for name in expected}
-    assert kinds == {"network", "average", "optimizer"}
-    assert [name for name in expected if not torch.equal(expected[name], found[name])] == []
+    assert_same_state(whole, cut)
     first, second = (load_checkpoint(folder / "model").network.state_dict() for folder in (whole, cut))
     assert all(torch.equal(first[name], second[name]) for name in first)
     logs = [[(row["step"], row.get("loss")) for row in read_log(folder)] for folder in (whole, cut)]

@@ -19,7 +19,7 @@ from celldetr.model.warm_start import start_from
 from celldetr.training.data import load_data
 from celldetr.training.logs import read_log
 from celldetr.training.loop import build, train
-from celldetr.training.processes import can_train, normaliser, share, start_fabric
+from celldetr.training.processes import can_train, share, start_fabric
 from celldetr.training.state import STATE_FILE
 from celldetr.training.trainer import Trainer
 from helpers.two_processes import first_gradients, gradients_and_steps, in_two_processes
@@ -148,12 +148,3 @@ def test_torchrun_says_how_many_there_are(monkeypatch: pytest.MonkeyPatch) -> No
         monkeypatch.setenv(name, value)
     with pytest.raises(InputError, match="torchrun started 2 processes here"):
         start_fabric("cpu", 3)
-
-
-def test_what_losses_are_divided_by(monkeypatch: pytest.MonkeyPatch) -> None:
-    cpu = torch.device("cpu")
-    assert (normaliser(0, cpu), normaliser(7, cpu)) == (1.0, 7.0)
-    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
-    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
-    monkeypatch.setattr(torch.distributed, "all_reduce", lambda total: total.add_(1))  # the other process' count
-    assert (normaliser(0, cpu), normaliser(4, cpu)) == (0.5, 2.5)

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 
 from celldetr.training import figures
-from celldetr.training.figures import NEIGHBOURS, draw_embedding, map_vectors, own_similarity
+from celldetr.training.figures import NEIGHBOURS, map_vectors, own_similarity
 from celldetr.training.infonce import Contrast
-from celldetr.training.slide_probe import HeldOutCells
 
 
 def test_own_cells_are_on_the_diagonal() -> None:
@@ -26,7 +23,7 @@ def test_own_cells_are_on_the_diagonal() -> None:
         positive=torch.tensor([4, 1, 4, 2, 0]),
         instances=torch.zeros(6, 2),
         anchor_image=torch.tensor([0, 0, 0, 1, 1]),
-        anchor_set=torch.tensor([0, 0, 0, 0, 1]),
+        anchor_view=torch.tensor([0, 0, 0, 0, 1]),
     )
     matrix, found = own_similarity(contrast)
     rows, columns = [1, 3, 0], [1, 2, 4]  # anchors of the cells 1, 2 and 4, the first of each
@@ -45,15 +42,3 @@ def test_groups_stay_apart_on_the_map(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "UMAP" not in how
     distance = np.linalg.norm(points[:, None] - points[None], axis=-1) + np.diag(np.full(len(group), np.inf))
     assert (group[distance.argmin(1)] == group).mean() > 0.95
-
-
-def test_each_panel_has_its_own_colours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    shown: list[tuple[list[str], list[str]]] = []
-    monkeypatch.setattr(figures, "map_vectors", lambda vectors, seed: (vectors[:, :2].astype(np.float64), "plainly"))
-    monkeypatch.setattr(figures, "_scatter", lambda axis, points, labels, names: shown.append((list(labels), names)))
-    vectors = np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32)
-    vectors[3] = np.nan  # such a cell is left out
-    types, slides = np.array([1, -1, 0, 1]), np.array(["s", "t", "s", "s"])
-    cells = HeldOutCells(vectors, types, slides, np.arange(4), np.zeros(4, np.float32))
-    assert draw_embedding(cells, ["a", "b"], tmp_path / "map.png") == "plainly"
-    assert shown == [(["b", "unknown", "a"], ["a", "b", "unknown"]), (["s", "t", "s"], ["s", "t"])]

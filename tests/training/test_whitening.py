@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
 from sklearn.decomposition import PCA
 from sklearn.preprocessing import StandardScaler
 
@@ -20,9 +19,9 @@ from celldetr.model.celldetr import CellDETR
 from celldetr.training.data import load_data
 from celldetr.training.loop import train
 from celldetr.training.pretraining import ContrastiveObjective
-from celldetr.training.state import STATE_FILE
 from celldetr.training.trainer import TrainingLoss
 from celldetr.training.whitening import IMAGES, images_with_cells, whiten, whitening
+from helpers.states import assert_same_state
 
 Recipes = Callable[..., Recipe]
 FEATURES = {"content": "features", "level_norm": "layer", "residual_start": "zero"}
@@ -81,8 +80,7 @@ def test_an_interrupted_run_is_not_whitened_again(
     train(recipe, whole, device="cpu")
     train(recipe, cut, device="cpu", stop_at=1)
     train(recipe, cut, device="cpu", resume=True)
-    expected, found = load_file(whole / STATE_FILE), load_file(cut / STATE_FILE)
-    assert [name for name in expected if not torch.equal(expected[name], found[name])] == []
+    assert_same_state(whole, cut)
 
 
 def test_a_run_begins_with_whitened_content(

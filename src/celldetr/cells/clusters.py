@@ -30,7 +30,6 @@ from numpy.typing import NDArray
 from celldetr.errors import InputError
 from celldetr.io.files import replacing
 from celldetr.io.parquet import parquet_errors
-from celldetr.io.safe_io import is_file
 
 CLUSTERS = "clusters.parquet"
 CLUSTER = "cluster"
@@ -87,7 +86,7 @@ def cluster_summary(table: Path) -> dict[str, Any] | None:
         InputError: ``clusters.parquet`` is damaged, or belongs to another version of the table.
     """
     path = table.with_name(CLUSTERS)
-    if not is_file(path):
+    if not path.is_file():
         return None
     with parquet_errors(path):
         schema = pq.read_schema(path)

@@ -40,29 +40,19 @@ BATCH_ROWS = 32_768
 
 @dataclass(frozen=True)
 class CellTable:
-    """The cells of a slide on disk, see ``open_table``.
+    """The cells of a slide on disk, see ``open_table``."""
 
-    Attributes:
-        path: the Parquet file.
-        run: content of ``run.json``; less of it, from the table's metadata, if there is none beside the table.
-        slide: name of the slide without its folders.
-        mpp: micrometres per pixel of level 0 (its square is the area of a pixel), or None where the run does not say.
-        types: names of the K types in the order of the model, also of those that do not occur.
-        columns: all names in the table, and ``cluster`` if ``celldetr cluster`` has been over it.
-        embedding_dim: d, the length of an embedding.
-        count: number of cells, N.
-        clusters: number of clusters; 0 without.
-    """
-
-    path: Path
+    path: Path  # the Parquet file
+    # content of ``run.json``; less of it, from the table's metadata, if there is none beside the table
     run: dict[str, Any]
-    slide: str
+    slide: str  # name of the slide without its folders
+    # micrometres per pixel of level 0 (its square is the area of a pixel), or None where the run does not say
     mpp: float | None
-    types: tuple[str, ...]
-    columns: tuple[str, ...]
-    embedding_dim: int
-    count: int
-    clusters: int = 0
+    types: tuple[str, ...]  # names of the K types in the order of the model, also of those that do not occur
+    columns: tuple[str, ...]  # all names in the table, and ``cluster`` if ``celldetr cluster`` has been over it
+    embedding_dim: int  # d, the length of an embedding
+    count: int  # number of cells, N
+    clusters: int = 0  # number of clusters; 0 without
 
     @property
     def mpp_xy(self) -> tuple[float, float] | None:
@@ -72,11 +62,7 @@ class CellTable:
         return None if self.mpp is None else (self.mpp, self.mpp)
 
     def batches(self, columns: Sequence[str], rows: int = BATCH_ROWS) -> Iterator[pa.RecordBatch]:
-        """Stream ``columns`` in the order of the table, at most ``rows`` cells at a time.
-
-        Raises:
-            InputError: there is no such column, or the file is damaged.
-        """
+        """Stream ``columns`` in the order of the table, at most ``rows`` cells at a time."""
         stored = self._stored(columns)
         clusters = None if len(stored) == len(columns) else read_clusters(self.path)
         start = 0
@@ -127,11 +113,7 @@ class CellTable:
         return [name for name in columns if name != CLUSTER or not self.clusters]
 
     def type_codes(self, cells: pa.RecordBatch | pa.Table) -> NDArray[np.intp]:
-        """(N,) index into ``types`` of each cell of a batch.
-
-        Raises:
-            InputError: the table has a type without a ``p_<type>`` column.
-        """
+        """(N,) index into ``types`` of each cell of a batch."""
         codes = type_codes(cells.column("type"), self.types)
         if codes.null_count:
             unknown = cells.column("type").filter(codes.is_null())[0].as_py()
@@ -158,11 +140,7 @@ class ClusteredTable(CellTable):
 
 
 def by_cluster(table: CellTable) -> ClusteredTable:
-    """The same cells with their clusters in place of their types.
-
-    Raises:
-        InputError: there are no clusters.
-    """
+    """The same cells with their clusters in place of their types. Raises InputError: there are no clusters."""
     if not table.clusters:
         raise InputError(f"{table.path}: has no clusters; make them with celldetr cluster")
     values = {field.name: getattr(table, field.name) for field in fields(CellTable)}

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from celldetr.model.output import TileCells
 
 CELLS = "cells.parquet"
-RUN = "run.json"  # beside it: what the run was asked for and how it went
+RUN = "run.json"  # record of the run, beside it
 PROVENANCE = b"celldetr"  # key of the file's metadata
 
 BOX = ("x_px", "y_px", "w_px", "h_px")
@@ -64,11 +64,7 @@ def type_codes(column: pa.Array | pa.ChunkedArray, types: Sequence[str]) -> pa.A
 
 
 def check_columns(schema: pa.Schema) -> None:
-    """Check that a file has the columns of a cell table.
-
-    Raises:
-        ValueError: a column is missing, or embeddings are not vectors (as when pandas has written the table).
-    """
+    """Check that a file has the columns of a cell table."""
     for name in REQUIRED:
         if name not in schema.names:
             raise ValueError(f"it has no column {name!r}")

@@ -62,6 +62,8 @@ def evaluate(
         save_plots(verdict.report, plots)
         write_confusion(verdict.report, plots / "confusion.csv")
     Console().print(show_report(verdict.report, verdict.others))
+    if also := str(verdict.also_in_training):
+        note(f"the model was trained on {also}: these numbers are memory, as far as these go")
     for name in verdict.context.get("types_without_counterpart", ()):
         note(f"no type of the model is {name!r}: its cells are of unknown type here")
     typer.echo(f"metrics: {out}")

@@ -10,6 +10,7 @@ import typer
 
 from celldetr.cli.from_config import Fields, with_settings
 from celldetr.cli.interrupt import resumable
+from celldetr.cli.messages import note
 from celldetr.cli.options import Dataset, Device, Overwrite, Quiet, Resume
 from celldetr.cli.progress import Progress, training_listener
 from celldetr.config import ProbeOptions
@@ -31,7 +32,10 @@ def probe(
     out: Annotated[Path, typer.Option("--out", "-o", metavar="FOLDER", help="Folder of the probe.")],
     options: Annotated[
         ProbeOptions,
-        Fields("train_split", "test_split", "against", "seeds", "train_images", "types=--type", "mpp", "finetune"),
+        Fields(
+            *("train_split", "test_split", "against", "encoder", "weights", "seeds"),
+            *("train_images", "types=--type", "mpp", "finetune"),
+        ),
     ],
     where: Annotated[
         bool,
@@ -74,6 +78,8 @@ def probe(
             listen=lambda name: training_listener(progress, name),
         )
     Console().print(show_table(numbers, context))
+    for name, warning in context.warnings().items():
+        note(f"{name} {warning}")
     typer.echo(f"report: {out / 'report.md'}")
 
 

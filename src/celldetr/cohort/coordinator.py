@@ -65,24 +65,16 @@ def move_results(attempt: Path, directory: Path) -> dict[str, Any]:
 
 
 class ClusterSlide:
-    """A slide whose tasks are handed out.
-
-    Attributes:
-        tasks: keys of the tasks that are handed out -> their futures.
-        planning: the future of its plan, of which tasks are given the future instead of the content: workers pass that
-            on, and make it again if its holder dies.
-        plan: None until it is planned.
-        record: of the run before this session.
-        counter: tiles, cells and area detected so far; seconds of this session, added up over workers.
-    """
+    """A slide whose tasks are handed out."""
 
     def __init__(self, slide: Slide, request: Request) -> None:
         self.slide, self._request = slide, request
-        self.tasks: dict[Any, Future] = {}
+        self.tasks: dict[Any, Future] = {}  # by key
+        # Of its plan tasks are given the future: workers pass the content on, and make it again if its holder dies.
         self.planning: Future | None = None
         self.plan: Plan | None = None
-        self.record: dict[str, Any] = {}
-        self.counter = Counter()
+        self.record: dict[str, Any] = {}  # of the run before this session
+        self.counter = Counter()  # seconds are added up over workers
         self._start = time.perf_counter()
         self._stack = ExitStack()  # holds the folder open
 
@@ -92,11 +84,7 @@ class ClusterSlide:
         return time.perf_counter() - self._start
 
     def open(self, planned: tasks.PlannedSlide) -> list[int]:
-        """Hold the slide's folder from now on; returns the bands that are to be detected.
-
-        Raises:
-            InputError: another run holds or has finished it; see ``RunFolder.open``.
-        """
+        """Hold the slide's folder from now on; returns the bands that are to be detected."""
         request, plan = self._request, planned.plan
         folder = slide_folder(request.out / self.slide.name, planned.identity)
         self._stack.enter_context(folder.open(resume=request.resume, overwrite=request.overwrite))
@@ -140,11 +128,7 @@ class Coordinator:
         self._workers = (0.0, 1)  # when counted, and how many
 
     def run(self, slides: Sequence[Slide]) -> Iterator[Outcome]:
-        """Predict slides; each gives its outcome when it is done, so not in their order.
-
-        Raises:
-            InputError: the scheduler is gone.
-        """
+        """Predict slides; each gives its outcome when it is done, so not in their order."""
         todo, self._left = deque(slides), len(slides)
         try:
             while todo or self._slides:

@@ -22,39 +22,24 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Forecast:
-    """What would be done with a slide.
-
-    Attributes:
-        directory: where its results would go.
-        reason: why it would fail; empty if it would not, as far as can be seen.
-        finished: its results are there and would be kept.
-        width, height: of level 0, px.
-        mpp, mpp_source: micrometres per pixel of level 0, and where that is from.
-        tissue_mm2: of tissue.
-        tiles, tiles_left: to be read in all, and in this run.
-        tasks: regions of ``task_tiles`` tiles that are left; on a cluster with few slides they are cut smaller.
-    """
+    """What would be done with a slide."""
 
     slide: Slide
-    directory: Path
-    reason: str = ""
-    finished: bool = False
-    width: int = 0
+    directory: Path  # where its results would go
+    reason: str = ""  # why it would fail; empty if it would not, as far as can be seen
+    finished: bool = False  # its results are there and would be kept
+    width: int = 0  # of level 0, px
     height: int = 0
-    mpp: float = 0.0
-    mpp_source: str = ""
-    tissue_mm2: float = 0.0
-    tiles: int = 0
-    tiles_left: int = 0
-    tasks: int = 0
+    mpp: float = 0.0  # micrometres per pixel of level 0
+    mpp_source: str = ""  # where that is from
+    tissue_mm2: float = 0.0  # of tissue
+    tiles: int = 0  # to be read in all
+    tiles_left: int = 0  # to be read in this run
+    tasks: int = 0  # regions of ``task_tiles`` tiles that are left; on a cluster with few slides they are cut smaller
 
 
 def forecast(slides: Sequence[Slide], request: Request) -> Iterator[Forecast]:
-    """Look at each slide in turn.
-
-    Raises:
-        InputError: the model cannot be loaded.
-    """
+    """Look at each slide in turn."""
     from celldetr.model.inference import TilePredictor
 
     model = TilePredictor.load(request.model)

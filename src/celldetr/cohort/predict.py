@@ -6,15 +6,17 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from celldetr.cells.export import check_formats, check_free
+from celldetr.cells.export import check_formats, check_free, is_current, write_format
 from celldetr.model.output import TileModel
-from celldetr.report.outputs import write_outputs
+from celldetr.report.overview import OVERVIEW_NAME, write_overview
+from celldetr.report.summary import SUMMARY_NAME, write_summary
 from celldetr.slide.engine import RunSummary, SlideProgress, run_slide
 from celldetr.slide.options import PredictOptions
 from celldetr.slide.reader import open_slide
 
 if TYPE_CHECKING:
     from celldetr.cohort.request import Request
+    from celldetr.slide.base_reader import SlideReader
     from celldetr.slide.find import Slide
 
 
@@ -58,3 +60,20 @@ def predict_requested(
         overwrite=request.overwrite,
         progress=progress,
     )
+
+
+def write_outputs(
+    directory: Path, reader: SlideReader, formats: Sequence[str] = (), *, keep: bool = False, overwrite: bool = False
+) -> None:
+    """Write ``overview.png``, ``summary.html`` and exports into a finished run's folder, which the caller holds.
+
+    ``keep`` leaves a picture and a summary that are there, and exports that are newer than the cells; ``overwrite``
+    replaces exports.
+    """
+    for name, write in ((OVERVIEW_NAME, write_overview), (SUMMARY_NAME, write_summary)):
+        if not (keep and (directory / name).is_file()):
+            write(directory, reader)
+    for name in formats:
+        if keep and is_current(directory, name):
+            continue
+        write_format(directory, name, overwrite=overwrite)

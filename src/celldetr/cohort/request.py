@@ -20,26 +20,17 @@ from celldetr.slide.options import PredictOptions
 class Request:
     """What is asked of every slide.
 
-    Attributes:
-        out: folder in which each slide gets one.
-        model: which, and how it is run.
-        options: how a slide is read.
-        formats: exports beside the table.
-        resume: continue unfinished runs, and keep finished ones.
-        overwrite: replace what is there.
-        task_tiles: least tiles of a task on a cluster.
-
     Raises:
         InputError: resume and overwrite are both asked for.
     """
 
-    out: Path
-    model: InferenceOptions = field(default_factory=InferenceOptions)
-    options: PredictOptions = field(default_factory=PredictOptions)
-    formats: tuple[str, ...] = ()
-    resume: bool = False
-    overwrite: bool = False
-    task_tiles: int = CohortOptions().task_tiles
+    out: Path  # folder in which each slide gets one
+    model: InferenceOptions = field(default_factory=InferenceOptions)  # which, and how it is run
+    options: PredictOptions = field(default_factory=PredictOptions)  # how a slide is read
+    formats: tuple[str, ...] = ()  # exports beside the table
+    resume: bool = False  # continue unfinished runs, and keep finished ones
+    overwrite: bool = False  # replace what is there
+    task_tiles: int = CohortOptions().task_tiles  # least tiles of a task on a cluster
 
     def __post_init__(self) -> None:
         check_modes(self.resume, self.overwrite)

@@ -64,11 +64,9 @@ def _need(module: str) -> Any:
 
 @contextmanager
 def connect(cluster: str | ClusterSettings, device: str = "auto") -> Iterator[Client]:
-    """A client of the cluster, which is started if need be, and then ended with it.
+    """A client of a cluster (``read_cluster``), which is started if need be, and then ended with it.
 
-    Args:
-        cluster: from ``read_cluster``.
-        device: of the models, which decides how many processes a machine should have.
+    ``device`` of the models decides how many processes a machine should have.
 
     Raises:
         InputError: no scheduler answers, or the arguments of a YAML file are wrong.

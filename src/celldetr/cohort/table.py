@@ -30,7 +30,6 @@ import pyarrow.parquet as pq
 
 from celldetr.cells.schema import RUN
 from celldetr.cohort.request import Outcome
-from celldetr.errors import InputError
 from celldetr.io.files import output_errors, read_json, replacing
 from celldetr.io.safe_io import shown_path
 from celldetr.report.cohort import COHORT_KEY
@@ -41,7 +40,7 @@ COHORT = "cohort.parquet"
 
 def cohort_table(outcomes: Sequence[Outcome], seconds: float) -> pa.Table:
     """The rows of all slides of a run that took so many ``seconds``, sorted by name."""
-    runs = [_run_of(outcome) for outcome in outcomes]
+    runs = [(read_json(outcome.summary.directory / RUN) or {}) if outcome.summary else {} for outcome in outcomes]
     types: dict[str, None] = {}
     for outcome in outcomes:
         types |= dict.fromkeys(outcome.summary.counts if outcome.summary else ())
@@ -59,11 +58,7 @@ def cohort_table(outcomes: Sequence[Outcome], seconds: float) -> pa.Table:
 
 
 def write_cohort(out: Path, outcomes: Sequence[Outcome], seconds: float) -> Path:
-    """Write ``cohort.parquet`` into ``out``, replacing an older one.
-
-    Raises:
-        InputError: the disk is full, or the place cannot be written to.
-    """
+    """Write ``cohort.parquet`` into ``out``, replacing an older one."""
     path = out / COHORT
     with output_errors(out):
         out.mkdir(parents=True, exist_ok=True)
@@ -87,16 +82,6 @@ def _schema(types: Sequence[str]) -> pa.Schema:
         **dict.fromkeys(("started", "ended"), text),
     }
     return pa.schema([pa.field(name, kind) for name, kind in kinds.items()])
-
-
-def _run_of(outcome: Outcome) -> dict[str, Any]:
-    """``run.json`` of a slide; empty if it failed or the file is gone."""
-    if outcome.summary is None:
-        return {}
-    try:
-        return read_json(outcome.summary.directory / RUN) or {}
-    except InputError:
-        return {}
 
 
 def _row(outcome: Outcome, run: dict[str, Any], types: Sequence[str]) -> dict[str, Any]:

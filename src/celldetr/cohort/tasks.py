@@ -137,15 +137,10 @@ def finish_slide(
 ) -> Path:
     """Settle the seams between tiles, join the table, draw and export, in a folder of this attempt, which is returned.
 
-    A band whose file is missing or damaged is detected again here.
-
-    Args:
-        request, slide, planned: as of the other tasks.
-        record: of the run before this session.
-        seconds: spent on the regions, added up over workers.
-        elapsed: seconds since this session began with the slide.
+    A band whose file is missing or damaged is detected again here. ``record`` is that of the run before this session,
+    ``seconds`` were spent on the regions by all workers, ``elapsed`` are those since the session began.
     """
-    from celldetr.report.outputs import write_outputs  # not needed where tasks are handed out
+    from celldetr.cohort.predict import write_outputs  # not needed where tasks are handed out
 
     directory = request.out / slide.name
     attempt = _working_folder(request, slide) / ATTEMPTS.strip("/").replace("*", uuid4().hex)
@@ -165,11 +160,7 @@ def finish_slide(
 
 
 def _job(request: Request, slide: Slide, planned: PlannedSlide, reader: SlideReader) -> Job:
-    """The job on a slide here, where it must be the same as where the slide was planned.
-
-    Raises:
-        InputError: this worker has another version, model, precision, or another file under the slide's name.
-    """
+    """The job on a slide here, where it must be the same as where the slide was planned."""
     model, options = _model(request.model), request.options_of(slide)
     here = slide_folder(request.out / slide.name, identity(reader, model, options))
     if wrong := here.changes(planned.identity):

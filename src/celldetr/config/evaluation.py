@@ -67,6 +67,17 @@ class ProbeOptions(Config):
         "of ImageNet), crops-N (the same enlarged to N px), pooled (its features averaged over the box), handmade "
         "(size, shape, colour, texture), random and imagenet (MODEL's network untrained), or a model.",
     )
+    encoder: str = Field(
+        "",
+        title="NAME",
+        description="A row of crops through this network of timm, with weights: UNI, Virchow, H-optimus, MUSE, say.",
+    )
+    weights: str = Field(
+        "",
+        title="FILE",
+        description="Weights of the encoder, safetensors or a file of tensors that torch wrote; a config.json beside "
+        "it, as on Hugging Face, says how it is built and normalised.",
+    )
     seeds: Count = Field(3, description="Folds, draws of labels and random weights.")
     train_images: Count | None = Field(
         None, description="Use so many images of the training split, drawn once; default: all."
@@ -87,6 +98,10 @@ class ProbeOptions(Config):
         if self.finetune and self.train_images is not None:
             raise ValueError(
                 "`finetune` takes the whole training split: leave out `train_images`, or name another split"
+            )
+        if bool(self.encoder) != bool(self.weights):
+            raise ValueError(
+                "`encoder` and `weights` go together: timm's name of a network, and the file of its weights"
             )
         if self.train_split == self.test_split:
             raise ValueError(

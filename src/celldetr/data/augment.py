@@ -37,10 +37,11 @@ def augment(
     """
     low, high = config.scale
     zoom = float(np.exp(rng.uniform(np.log(low), np.log(high))))
-    place = rng.uniform(size=2)
+    place, side = rng.uniform(size=2), config.crop / zoom
+    corner = corner_at(sample.image.shape, side, place)
     if around is not None:
-        place = _place_around(sample.image.shape, config.crop / zoom, around, place)
-    return finish(crop(sample, config.crop, zoom, place), config, rng)
+        corner = around - (0.05 + 0.9 * place) * side  # off the edge: whole pixels may move it by a half
+    return finish(crop(sample, config.crop, zoom, corner), config, rng)
 
 
 def finish(part: Sample, config: AugmentConfig, rng: np.random.Generator) -> Sample:
@@ -59,25 +60,14 @@ def restyle(image: NDArray[np.uint8], config: AugmentConfig, rng: np.random.Gene
     return np.ascontiguousarray(image)
 
 
-def _place_around(
-    shape: tuple[int, ...], side: float, point: NDArray[np.floating], where: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    """``place`` of a crop of ``side`` source px with a point (x, y) at about the fractions ``where`` of it."""
-    inner = (0.05 + 0.9 * where) * side  # px from the crop's corner: whole pixels may move it by a half
-    return place_at(shape, side, point - inner)
-
-
-def place_at(shape: tuple[int, ...], side: float, corner: NDArray[np.floating]) -> NDArray[np.float64]:
-    """``place`` of a crop of ``side`` source px that begins at a corner (x, y), or as near to it as there is room."""
-    room = np.array([shape[1], shape[0]]) - side
-    wide = np.maximum(room + 2 * BORDER * side, 1e-9)
-    return np.clip((corner + BORDER * side) / wide, 0, 1)
-
-
 def corner_at(shape: tuple[int, ...], side: float, place: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(x, y) in the source where ``crop`` begins at a ``place``; (0, 0) where the source is smaller than the crop."""
+    """(x, y) in an image of ``shape`` where a crop of ``side`` px begins; negative where the image is smaller.
+
+    ``place`` (2,) in [0, 1] is where along x and y the crop lies.
+    """
     room = np.array([shape[1], shape[0]]) - side
-    return np.clip(-BORDER * side + place * (room + 2 * BORDER * side), 0, np.maximum(room, 0))
+    inside = np.clip(-BORDER * side + place * (room + 2 * BORDER * side), 0, np.maximum(room, 0))
+    return np.where(room >= 0, inside, place * room)
 
 
 def background_colour(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -88,34 +78,33 @@ def background_colour(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.median(bright, axis=0).astype(np.uint8)
 
 
-def _window(length: int, size: int, zoom: float, place: float) -> tuple[float, float, int, int]:
-    """One axis of a crop.
-
-    Args:
-        length: of the source, px.
-        size: of the crop, px.
-        zoom: px of the crop per px of the source.
-        place: in [0, 1].
-
-    Returns:
-        start and stop in the source, first pixel and number of pixels in the crop.
-    """
+def _window(length: int, size: int, zoom: float, start: float) -> tuple[float, float, int, int]:
+    """One axis of ``crop``: start and stop in the source, first pixel and number of pixels in the crop."""
     side = size / zoom
-    room = length - side
-    if room >= 0:
-        start = float(np.clip(-BORDER * side + place * (room + 2 * BORDER * side), 0, room))
+    if side <= length:
+        start = min(max(start, 0.0), length - side)
         if zoom == 1:
             start = float(round(start))  # whole pixels need no interpolation
         return start, min(start + side, length), 0, size
     count = min(size, max(1, round(length * zoom)))
-    return 0.0, float(length), round(place * (size - count)), count
+    return 0.0, float(length), min(max(round(-start * zoom), 0), size - count), count
 
 
-def crop(sample: Sample, size: int, zoom: float, place: NDArray[np.float64]) -> Sample:
-    """Cut a square of ``size`` px at a ``place`` (2,) in [0, 1], ``zoom`` px of it per px of the source."""
+def crop(sample: Sample, size: int, zoom: float, corner: NDArray[np.floating]) -> Sample:
+    """Cut a square out of a sample and zoom it.
+
+    Args:
+        sample: the source.
+        size: side of the result, px.
+        zoom: px of the result per px of the source.
+        corner: (x, y) in the source; the crop is moved into it, or around it where it is smaller.
+
+    Returns:
+        The crop with the cells whose point is in it, their boxes clipped to it.
+    """
     height, width = sample.image.shape[:2]
-    x0, x1, left, columns = _window(width, size, zoom, float(place[0]))
-    y0, y1, top, rows = _window(height, size, zoom, float(place[1]))
+    x0, x1, left, columns = _window(width, size, zoom, float(corner[0]))
+    y0, y1, top, rows = _window(height, size, zoom, float(corner[1]))
     if (x1 - x0, y1 - y0) == (columns, rows):
         part = sample.image[int(y0) : int(y1), int(x0) : int(x1)]
     else:
@@ -133,11 +122,8 @@ def crop(sample: Sample, size: int, zoom: float, place: NDArray[np.float64]) -> 
         part = canvas
     scale = np.array([columns / (x1 - x0), rows / (y1 - y0)])
     shift = np.array([left, top]) - scale * [x0, y0]
-    points = sample.points * scale + shift
-    boxes = np.clip(sample.boxes * np.tile(scale, 2) + np.tile(shift, 2), 0, size)
-    kept = ((points >= 0) & (points < size)).all(1) & (boxes[:, 2:] > boxes[:, :2]).all(1)
-    boxes, points = boxes.astype(np.float32), points.astype(np.float32)
-    return sample.keep(kept, image=part, mpp=sample.mpp / zoom, boxes=boxes, points=points)
+    boxes, points = sample.boxes * np.tile(scale, 2) + np.tile(shift, 2), sample.points * scale + shift
+    return replace(sample.moved(part, boxes, points), mpp=sample.mpp / zoom)
 
 
 def orient(sample: Sample, which: int) -> Sample:

@@ -37,7 +37,7 @@ class DatasetCard(Config):
     citation: str
     url: str = ""
     may_ship: bool = False  # may train weights that are given to others under the package's licence
-    group_pattern: str = ""  # regular expression whose first group, found in an image's name, is the patient
+    group_pattern: re.Pattern[str] | None = None  # its first group, found in an image's name, is the patient
     options: dict[str, Any] = Field(default_factory=dict)  # what only this format's reader needs
 
     _folder: Path = PrivateAttr(default=Path())
@@ -48,10 +48,7 @@ class DatasetCard(Config):
         """YAML reads ``[1, 2]`` as numbers; labels are compared as text."""
         if not isinstance(value, dict):
             return value
-        return {
-            name: [str(label) for label in labels] if isinstance(labels, list) else labels
-            for name, labels in value.items()
-        }
+        return {name: list(map(str, labels)) if isinstance(labels, list) else labels for name, labels in value.items()}
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -64,12 +61,8 @@ class DatasetCard(Config):
         bare = [name for name, group in self.types.items() if not group]
         if bare and len(self.types) > 1:
             raise ValueError(f"types: {bare[0]!r} needs the labels that mean it; only a single type can do without")
-        try:
-            groups = re.compile(self.group_pattern).groups
-        except re.error as error:
-            raise ValueError(f"group_pattern {self.group_pattern!r} is not a regular expression ({error})") from None
-        if self.group_pattern and groups < 1:
-            raise ValueError(f"group_pattern {self.group_pattern!r} needs a group in parentheses: the patient")
+        if self.group_pattern is not None and not self.group_pattern.groups:
+            raise ValueError(f"group_pattern {self.group_pattern.pattern!r} needs a group in parentheses: the patient")
         return self
 
     @property
@@ -110,13 +103,12 @@ class DatasetCard(Config):
         Raises:
             InputError: the pattern does not match.
         """
-        if not self.group_pattern:
+        if self.group_pattern is None:
             return name
-        match = re.search(self.group_pattern, name)
+        match = self.group_pattern.search(name)
         if match is None:
-            raise InputError(
-                f"dataset {self.name!r}: group_pattern {self.group_pattern!r} finds no patient in {name!r}"
-            )
+            pattern = self.group_pattern.pattern
+            raise InputError(f"dataset {self.name!r}: group_pattern {pattern!r} finds no patient in {name!r}")
         return match.group(1)
 
     def split(self, name: str) -> Split:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from itertools import accumulate
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from celldetr.data.augment import augment
 from celldetr.data.sample import Sample, areas, cell_counts
 from celldetr.errors import InputError
 
+PER_NUCLEUS = ("boxes", "types", "confidence", "spots", "identities")  # attributes of ``Targets``
 MOST_CELLS = 2**24  # of an image; an identity is the image's place among the images, times this, plus the cell's place
 
 
@@ -55,32 +57,18 @@ class Targets:
 
     def take(self, index: Tensor) -> Targets:
         """The nuclei at ``index``, numbers (M,) or a mask (N,)."""
-        return Targets(
-            self.boxes[index],
-            self.types[index],
-            self.confidence[index],
-            self.spots[index],
-            self.compositions,
-            self.identities[index],
-        )
+        taken = {name: getattr(self, name)[index] for name in PER_NUCLEUS}
+        return Targets(compositions=self.compositions, **taken)
 
 
 def concatenate(targets: Sequence[Targets]) -> Targets:
     """Targets of several images as one, image by image; ``spots`` then index the compositions of all images."""
-    counts = [len(each.compositions) for each in targets]
-    starts = torch.tensor([0, *counts]).cumsum(0).tolist()
-    spots = [
-        torch.where(each.spots >= 0, each.spots + start, each.spots)
+    starts = accumulate((len(each.compositions) for each in targets), initial=0)
+    moved = [
+        replace(each, spots=torch.where(each.spots >= 0, each.spots + start, each.spots))
         for each, start in zip(targets, starts, strict=False)
     ]
-    return Targets(
-        torch.cat([each.boxes for each in targets]),
-        torch.cat([each.types for each in targets]),
-        torch.cat([each.confidence for each in targets]),
-        torch.cat(spots),
-        torch.cat([each.compositions for each in targets]),
-        torch.cat([each.identities for each in targets]),
-    )
+    return Targets(*(torch.cat([getattr(each, part.name) for each in moved]) for part in fields(Targets)))
 
 
 @dataclass(frozen=True)
@@ -146,10 +134,7 @@ class TrainingSet(Dataset[TrainingImage]):
             raise InputError(
                 f"weights of {len(samples)} training images must be as many numbers above 0, got {weights}"
             )
-        self.samples = samples
-        self.config = config
-        self.seed = seed
-        self.length = length
+        self.samples, self.config, self.seed, self.length = samples, config, seed, length
         self._cumulative = np.cumsum(share / share.sum())
 
     def __len__(self) -> int:

@@ -22,7 +22,7 @@ def draw_labels(types: NDArray[np.int64], share: float, seed: int) -> NDArray[np
 
 
 def with_label_share(samples: Sequence[Sample], share: float, seed: int) -> list[Sample]:
-    """Samples in which a share of the cells keep their type; the others become of unknown type, and stay as nuclei."""
+    """Samples in which a share of the cells have their type; the others become of unknown type."""
     if not samples:
         return []
     types = np.concatenate([sample.types for sample in samples])

@@ -23,7 +23,7 @@ from celldetr.errors import InputError, near
 from celldetr.io.safe_io import is_file, load_json
 
 SET_FILE = "set.json"
-FORMAT, VERSION = "celldetr-patches", 1
+FORMAT = "celldetr-patches"
 SPLITS = ("all", "train", "val")
 UNTYPED = ("nucleus",)  # what the type of cells is called in a set that names no types
 
@@ -39,16 +39,17 @@ class ShardInfo(Config):
     bytes: int = Natural
 
 
-class SlideInfo(Config):
+class SlideInfo(Config, frozen=False):
     """Counts of one slide."""
 
     name: str
     file: str
-    places: int = Natural  # places of the grid with tissue
-    looked_at: int = Natural  # of these, in random order, until there were patches enough
-    patches: int = Natural
-    nuclei: int = Natural
-    left_out: dict[str, int]  # reason -> places; those with too little tissue are none of ``looked_at``
+    places: int = Field(0, ge=0)  # places of the grid with tissue
+    looked_at: int = Field(0, ge=0)  # of these, in random order, until there were patches enough
+    patches: int = Field(0, ge=0)
+    nuclei: int = Field(0, ge=0)
+    # Reason -> places; those with too little tissue are none of ``looked_at``.
+    left_out: dict[str, int] = Field(default_factory=dict)
     failed: str = ""  # why the slide could not be read at all
     group: str = ""  # what must not be split between training and test, a donor, say; "": the slide
 
@@ -57,7 +58,7 @@ class Position(Config):
     """Where sampling goes on."""
 
     slide: int = Natural  # the first that is not finished
-    place: int = Natural  # of its places, the first that was not looked at
+    place: int = Natural  # of its places, the first that was not sampled
 
 
 class PatchSetInfo(Config):
@@ -103,8 +104,6 @@ def read_info(path: Path) -> PatchSetInfo:
     values = load_json(file)
     if not isinstance(values, dict) or values.get("format") != FORMAT:
         raise InputError(f"{file}: not of a patch set; expected format {FORMAT!r}")
-    if values.get("version") != VERSION:
-        raise InputError(f"{file}: of version {values.get('version')!r}, this program reads {VERSION}; update it")
     return parse(PatchSetInfo, values, str(file))
 
 
@@ -137,17 +136,12 @@ def split_rows(info: PatchSetInfo, split: str) -> list[range]:
 class PatchSet(LazySamples):
     """The patches of a set as samples, decoded when asked for; also in forked and spawned processes.
 
-    Args:
-        path: folder of the set.
-        split: ``all``, ``train`` or ``val``.
-
     Attributes:
         info: content of ``set.json``.
         type_names: of ``Sample.types``.
 
     Raises:
-        InputError: no such set, one that is not finished, one with other files than it says, no such split, or nothing
-            in it.
+        InputError: no such set, one that is not finished or damaged, no such split, or nothing in it.
     """
 
     def __init__(self, path: Path | str, split: str = "all") -> None:

@@ -83,7 +83,7 @@ class PatchWriter:
         """Finish the shard that is being written, if there is one, and say so in ``set.json``.
 
         Args:
-            slides: what became of the slides so far; with the patches of this shard.
+            slides: counts of the slides so far, with the patches of this shard.
             position: where sampling goes on; None: the set is complete.
         """
         shards = self.info.shards
@@ -98,7 +98,7 @@ class PatchWriter:
             "patches": sum(shard.patches for shard in shards),
             "nuclei": sum(shard.nuclei for shard in shards),
             "shards": shards,
-            "slides": tuple(slides),
+            "slides": tuple(slide.model_copy(deep=True) for slide in slides),
             "next": position,
         }
         self.info = PatchSetInfo.model_validate(self.info.model_dump() | changes)

@@ -7,58 +7,51 @@ halfway between background and nucleus, and stays in its basin, with a pull towa
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 from skimage import segmentation
 
-from celldetr.data.contour import best_radii
 from celldetr.data.stain import haematoxylin
 
+# Lengths in micrometres, amounts relative to the nucleus' contrast; chosen on CoNSeP train.
+# Basins.
+BASIN_SMOOTHING_UM = 0.5  # sigma of the channel the watershed runs on
+COMPACTNESS = 1.0  # added to the watershed's relief per micrometre of distance to the nearest point
+LARGEST_UM = 8.0  # a nucleus reaches no further from its point
+SMALLEST_UM = 1.0  # and at least as far as this, on every side
+# Contrast: 0 is the background, 1 the nucleus' own stain.
+BACKGROUND_UM = 20.0  # side of the window of the background
+BACKGROUND_PERCENTILE = 10.0
+OWN_UM = 3.0  # radius of the nucleus' own stain
+OWN_PERCENTILE = 80.0  # high, for pale nuclei with a dark rim
+LEAST_CONTRAST = 0.05  # optical density; less is noise and is not amplified
+# Contour.
+SMOOTHING_UM = 0.25  # sigma of the channel of the edges
+RAY_STEP_UM = 0.25
+EDGE_UM = 0.5  # inside and outside of an edge are means over this length
+EDGE_CAP = 0.6  # an edge counts no more than this: the rim of a dark neighbour is no better than one's own
+LEVEL = 0.45  # contrast above which a pixel counts as inside
+INTERIOR = 0.5  # weight per micrometre of what lies inside, relative to the edge
+OUTSIDE = 1.0  # what a micrometre beyond the basin counts against
+LEAVING = 0.5  # fixed price of leaving the basin
+ROUGHNESS = 0.05  # price of each step between neighbouring rays
+LARGEST_JUMP = 3  # steps between neighbouring rays
+TYPICAL = 0.1  # pull towards the image's typical radius, per unit of log radius
 RAYS = 32
-COARSE = 4  # px; the background is looked for on every fourth pixel
+COARSE = 4  # px; the background is that of every fourth pixel
+NEVER = -1e9
 
 
-@dataclass(frozen=True)
-class PseudoBoxConfig:
-    """Lengths in micrometres, amounts relative to the nucleus' contrast; chosen on CoNSeP train."""
-
-    # Basins.
-    basin_smoothing_um: float = 0.5  # sigma of the channel the watershed runs on
-    compactness: float = 1.0  # added to the watershed's relief per micrometre of distance to the nearest point
-    largest_um: float = 8.0  # a nucleus reaches no further from its point
-    smallest_um: float = 1.0  # and at least as far as this, on every side
-    # Contrast: 0 is the background, 1 the nucleus' own stain.
-    background_um: float = 20.0  # side of the window in which the background is looked for
-    background_percentile: float = 10.0
-    own_um: float = 3.0  # radius in which the nucleus' own stain is looked for
-    own_percentile: float = 80.0  # high, for pale nuclei with a dark rim
-    least_contrast: float = 0.05  # optical density; less is noise and is not amplified
-    # Contour.
-    smoothing_um: float = 0.25  # sigma of the channel on which edges are looked for
-    ray_step_um: float = 0.25
-    edge_um: float = 0.5  # inside and outside of an edge are means over this length
-    edge_cap: float = 0.6  # an edge counts no more than this: the rim of a dark neighbour is no better than one's own
-    level: float = 0.45  # contrast above which a pixel speaks for being inside
-    interior: float = 0.5  # weight per micrometre of what lies inside, relative to the edge
-    outside: float = 1.0  # what a micrometre beyond the basin counts against
-    leaving: float = 0.5  # fixed price of leaving the basin
-    roughness: float = 0.05  # price of each step between neighbouring rays
-    largest_jump: int = 3  # steps between neighbouring rays
-    typical: float = 0.1  # pull towards the image's typical radius, per unit of log radius
-
-
-def basins(stain: NDArray[np.float32], points: NDArray[np.float32], mpp: float, config: PseudoBoxConfig) -> NDArray:
+def basins(stain: NDArray[np.float32], points: NDArray[np.float32], mpp: float) -> NDArray:
     """Divide an image among points: (H, W) int32, 1 + index of the point, 0 where no point is near."""
     height, width = stain.shape
     column, row = _pixels(points, stain.shape)
     seeds = np.zeros((height, width), dtype=np.int32)
     seeds[row, column] = np.arange(1, len(points) + 1)
     distance = ndimage.distance_transform_edt(seeds == 0) * mpp
-    relief = config.compactness * distance - ndimage.gaussian_filter(stain, config.basin_smoothing_um / mpp)
-    near = distance < config.largest_um
+    relief = COMPACTNESS * distance - ndimage.gaussian_filter(stain, BASIN_SMOOTHING_UM / mpp)
+    near = distance < LARGEST_UM
     divided: NDArray[np.int32] = segmentation.watershed(relief, seeds, mask=near)  # type: ignore[no-untyped-call]
     return divided
 
@@ -68,12 +61,10 @@ def _pixels(points: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.i
     return np.clip(np.floor(points), 0, [shape[1] - 1, shape[0] - 1]).astype(np.int64).T
 
 
-def _background(
-    stain: NDArray[np.float32], points: NDArray[np.float32], mpp: float, config: PseudoBoxConfig
-) -> NDArray:
+def _background(stain: NDArray[np.float32], points: NDArray[np.float32], mpp: float) -> NDArray:
     """(N,) the stain around each point that is not nucleus: a low percentile of a wide window."""
-    size = max(3, round(config.background_um / mpp / COARSE))
-    low = ndimage.percentile_filter(stain[::COARSE, ::COARSE], config.background_percentile, size=size)
+    size = max(3, round(BACKGROUND_UM / mpp / COARSE))
+    low = ndimage.percentile_filter(stain[::COARSE, ::COARSE], BACKGROUND_PERCENTILE, size=size)
     column, row = _pixels(points, stain.shape) // COARSE
     return low[row, column]
 
@@ -96,64 +87,93 @@ def _look_along(
 
 
 def _scores(
-    contrast: NDArray[np.floating], inside: NDArray[np.bool_], radii: NDArray[np.floating], config: PseudoBoxConfig
+    contrast: NDArray[np.floating], inside: NDArray[np.bool_], radii: NDArray[np.floating]
 ) -> NDArray[np.float64]:
     """(N, A, R) score of each ray's radius: the edge there and the stain within it."""
     count = contrast.shape[2]
-    reach = max(1, round(config.edge_um / config.ray_step_um))
+    reach = max(1, round(EDGE_UM / RAY_STEP_UM))
     padded = np.pad(contrast, ((0, 0), (0, 0), (reach, reach)), mode="edge")
     within = sum(padded[:, :, reach - step : reach - step + count] for step in range(reach)) / reach
     beyond = sum(padded[:, :, reach + 1 + step : reach + 1 + step + count] for step in range(reach)) / reach
-    edge = np.clip(within - beyond, -config.edge_cap, config.edge_cap)
-    content = np.where(inside, np.clip(contrast - config.level, -1, 1), -config.outside)
-    score = edge + config.interior * config.ray_step_um * np.cumsum(content, axis=2)
+    edge = np.clip(within - beyond, -EDGE_CAP, EDGE_CAP)
+    content = np.where(inside, np.clip(contrast - LEVEL, -1, 1), -OUTSIDE)
+    score = edge + INTERIOR * RAY_STEP_UM * np.cumsum(content, axis=2)
     left = np.cumsum(~inside, axis=2) > 1  # the first sample beyond the border is still the border
-    score -= config.leaving * left
-    score[:, :, radii < config.smallest_um] -= 5  # more than any contour can gain on a ray
+    score -= LEAVING * left
+    score[:, :, radii < SMALLEST_UM] -= 5  # more than any contour can gain on a ray
     return score
 
 
-def pseudo_boxes(
-    image: NDArray[np.uint8], points: NDArray[np.floating], mpp: float, config: PseudoBoxConfig | None = None
-) -> NDArray[np.float32]:
+def pseudo_boxes(image: NDArray[np.uint8], points: NDArray[np.floating], mpp: float) -> NDArray[np.float32]:
     """Derive the boxes of nuclei from a point in each.
 
     Args:
         image: (H, W, 3) uint8 RGB.
         points: (N, 2) x, y in pixels.
         mpp: micrometres per pixel of ``image``.
-        config: lengths and weights.
 
     Returns:
         (N, 4) float32 xyxy in pixels, clipped to the image, each with its point inside.
     """
-    config = config or PseudoBoxConfig()
     if len(points) == 0:
         return np.zeros((0, 4), dtype=np.float32)
     height, width = image.shape[:2]
     xy = np.clip(np.asarray(points, dtype=np.float32), 0, [width, height]).astype(np.float32)
     raw = haematoxylin(image)
-    divided = basins(raw, xy, mpp, config)
-    stain = ndimage.gaussian_filter(raw, config.smoothing_um / mpp)
+    divided = basins(raw, xy, mpp)
+    stain = ndimage.gaussian_filter(raw, SMOOTHING_UM / mpp)
 
-    radii = np.arange(1, round(config.largest_um / config.ray_step_um) + 1) * config.ray_step_um
+    radii = np.arange(1, round(LARGEST_UM / RAY_STEP_UM) + 1) * RAY_STEP_UM
     angles = np.arange(RAYS) * 2 * np.pi / RAYS
     rays = np.stack([np.cos(angles), np.sin(angles)])  # (2, A)
-    along, own_basin = _look_along(stain, divided, xy, rays, (radii - config.ray_step_um / 2) / mpp)
-    inside = np.logical_and.accumulate(own_basin | (radii <= config.smallest_um / 2), axis=2)
+    along, own_basin = _look_along(stain, divided, xy, rays, (radii - RAY_STEP_UM / 2) / mpp)
+    inside = np.logical_and.accumulate(own_basin | (radii <= SMALLEST_UM / 2), axis=2)
 
-    core = np.where(inside, along, np.nan)[:, :, radii <= config.own_um].reshape(len(xy), -1)
-    own = np.nanpercentile(core, config.own_percentile, axis=1)
-    background = _background(stain, xy, mpp, config)
-    scale = np.maximum(own - background, config.least_contrast)
+    core = np.where(inside, along, np.nan)[:, :, radii <= OWN_UM].reshape(len(xy), -1)
+    own = np.nanpercentile(core, OWN_PERCENTILE, axis=1)
+    background = _background(stain, xy, mpp)
+    scale = np.maximum(own - background, LEAST_CONTRAST)
     contrast = (along - background[:, None, None]) / scale[:, None, None]
 
-    score = _scores(contrast, inside, radii, config)
-    chosen = radii[best_radii(score, config.largest_jump, config.roughness)]
+    score = _scores(contrast, inside, radii)
+    chosen = radii[best_radii(score, LARGEST_JUMP, ROUGHNESS)]
     typical = np.median(chosen.mean(axis=1))
-    score -= config.typical * np.abs(np.log(radii / typical))
-    chosen = radii[best_radii(score, config.largest_jump, config.roughness)]  # (N, A)
+    score -= TYPICAL * np.abs(np.log(radii / typical))
+    chosen = radii[best_radii(score, LARGEST_JUMP, ROUGHNESS)]  # (N, A)
 
     reach = rays[:, None] * chosen / mpp  # (2, N, A)
     boxes = np.concatenate([xy + reach.min(axis=2).T, xy + reach.max(axis=2).T], axis=1)
     return np.clip(boxes, 0, np.array([width, height, width, height])).astype(np.float32)
+
+
+def best_radii(score: NDArray[np.floating], largest_step: int, step_cost: float) -> NDArray[np.int64]:
+    """Best closed contour around each of N centres, by dynamic programming: the radius (N, A) of each ray.
+
+    The score of a contour is the sum over its rays, minus a cost for changes from ray to ray.
+
+    Args:
+        score: (N, A, R), of N centres, A rays in order of angle, R radii in rising order; higher is better.
+        largest_step: by how many radii neighbouring rays may differ.
+        step_cost: subtracted per radius of difference.
+    """
+    count, rays, radii = score.shape
+    # Two and a half turns, of which the middle one counts: its first and last ray have seen each other.
+    order = [ray % rays for ray in range(2 * rays + rays // 2)]
+    steps = np.arange(-largest_step, largest_step + 1)
+    total = score[:, order[0]]
+    came_from = []
+    for ray in order[1:]:
+        padded = np.pad(total, ((0, 0), (largest_step, largest_step)), constant_values=NEVER)
+        options = np.stack(
+            [padded[:, largest_step + step : largest_step + step + radii] - step_cost * abs(step) for step in steps]
+        )  # (steps, N, R): the best total of a contour that comes from radius + step
+        choice = options.argmax(axis=0)
+        came_from.append(steps[choice] + np.arange(radii))
+        total = options.max(axis=0) + score[:, ray]
+    index = np.arange(count)
+    path = np.empty((count, len(order)), dtype=np.int64)
+    path[:, -1] = total.argmax(axis=1)
+    for position in range(len(order) - 2, -1, -1):
+        path[:, position] = came_from[position][index, path[:, position + 1]]
+    start = rays // 2
+    return np.roll(path[:, start : start + rays], start, axis=1)

@@ -37,6 +37,7 @@ class Sample:
         spots: compositions of groups of nuclei; None: there are none.
         identities: (N,) int64, number of each nucleus, the same in all crops of its image and different between
             nuclei of the training data; None: not numbered.
+        digest: of the pixels as they were read, by which an image is recognised in other data; "": not computed.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Sample:
     confidence: NDArray[np.float32] | None = None
     spots: Spots | None = None
     identities: NDArray[np.int64] | None = None
+    digest: str = ""
 
     def __post_init__(self) -> None:
         n = len(self.boxes)
@@ -90,6 +92,14 @@ class Sample:
             identities=None if self.identities is None else self.identities[which],
             **changes,
         )
+
+    def moved(self, image: NDArray[np.uint8], boxes: NDArray[np.floating], points: NDArray[np.floating]) -> Self:
+        """The cells whose moved point lies in another image, their moved boxes clipped to it."""
+        size = np.array(image.shape[1::-1])
+        boxes = np.clip(boxes, 0, np.tile(size, 2))
+        inside = np.asarray(((points >= 0) & (points < size)).all(1) & (boxes[:, 2:] > boxes[:, :2]).all(1))
+        boxes, points = boxes.astype(np.float32), points.astype(np.float32)
+        return self.keep(inside, image=image, boxes=boxes, points=points)
 
 
 class LazySamples(Sequence[Sample]):

@@ -16,6 +16,7 @@ from celldetr.config import DataSource
 from celldetr.data.autocard import PATCHES, find_card
 from celldetr.data.card import DatasetCard
 from celldetr.data.label_share import with_image_share, with_label_share
+from celldetr.data.overlap import image_digest
 from celldetr.data.patch_set import PatchSet
 from celldetr.data.readers import brca_m2c, coco, instance_maps, no_nuclei, pannuke, points_csv, qupath_geojson
 from celldetr.data.sample import UNKNOWN, LazySamples, Sample
@@ -64,7 +65,7 @@ def load_samples(card: DatasetCard, split: str, *, limit: int | None = None) -> 
         if sample.name in seen:
             raise InputError(f"dataset {card.name!r}, split {split!r}: two images are named {sample.name!r}")
         seen.add(sample.name)
-    return samples
+    return [replace(sample, digest=image_digest(sample.image)) for sample in samples]
 
 
 def rescale(sample: Sample, mpp: float) -> Sample:
@@ -97,13 +98,12 @@ def map_types(
 
 
 def map_types(samples: Sequence[Sample], type_names: Sequence[str], mapping: dict[str, str] | None) -> Sequence[Sample]:
-    """Give samples the types of a model; a list, or of ``LazySamples`` such.
+    """Give the samples of a data set the types of a model; a list, or of ``LazySamples`` such.
 
     Args:
-        samples: of one dataset.
+        samples: of one data set.
         type_names: the model's types.
-        mapping: the dataset's type -> the model's type; ``""`` or missing: the cell is of unknown type. None: types
-            of the same name are the same, the others unknown.
+        mapping: the data set's type -> the model's type; ``""`` or missing: unknown. None: types of the same name.
 
     Raises:
         InputError: a name in ``mapping`` that the dataset or the model does not have.
@@ -129,11 +129,7 @@ def same_names(source: Sequence[str], target: Sequence[str]) -> dict[str, str]:
 
 
 def type_table(source: Sequence[str], target: Sequence[str], mapping: dict[str, str] | None) -> NDArray[np.int64]:
-    """The mapping of ``map_types`` as a table (K + 1,), indexed by ``Sample.types``; the last entry is for ``UNKNOWN``.
-
-    Raises:
-        InputError: see ``map_types``.
-    """
+    """The mapping of ``map_types`` as a table (K + 1,), indexed by ``Sample.types``; errors as of ``map_types``."""
     pairs = same_names(source, target) if mapping is None else mapping
     for key, name in pairs.items():
         if key not in source:

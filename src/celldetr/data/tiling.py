@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 
@@ -33,7 +34,7 @@ def pieces(sample: Sample, size: int) -> Iterator[Sample]:
             image = np.empty((size, size, 3), dtype=np.uint8)
             image[:] = background
             image[: piece.image.shape[0], : piece.image.shape[1]] = piece.image
-            yield piece.keep(np.ones(len(piece), dtype=bool), name=f"{sample.name}_{left}_{top}", image=image)
+            yield replace(piece, name=f"{sample.name}_{left}_{top}", image=image)
 
 
 def cut(sample: Sample) -> Iterator[Sample]:
@@ -43,9 +44,8 @@ def cut(sample: Sample) -> Iterator[Sample]:
         yield sample
         return
     for box in rectangles((0, 0, width, height), sample.mpp):
-        piece = _part(sample, box)
-        everything = np.ones(len(piece), dtype=bool)
-        yield piece.keep(everything, name=piece_name(sample.name, box), group=sample.group or sample.name)
+        name, group = piece_name(sample.name, box), sample.group or sample.name
+        yield replace(_part(sample, box), name=name, group=group)
 
 
 def piece_name(name: str, box: Rectangle) -> str:
@@ -73,12 +73,9 @@ def _part(sample: Sample, box: Rectangle) -> Sample:
     """A rectangle of an image with the nuclei whose point is in it, their boxes clipped."""
     left, top, right, bottom = box
     corner = np.array([left, top], dtype=np.float32)
-    size = np.array([right - left, bottom - top], dtype=np.float32)
     height, width = sample.image.shape[:2]
     # A point on the far edge of the image belongs to its last pixel.
     last = np.nextafter(np.array([width, height], dtype=np.float32), np.float32(0))
     points = np.minimum(sample.points, last) - corner
-    boxes = np.clip(sample.boxes - np.tile(corner, 2), 0, np.tile(size, 2))
-    inside = ((points >= 0) & (points < size)).all(1) & (boxes[:, 2:] > boxes[:, :2]).all(1)
     image = np.ascontiguousarray(sample.image[top:bottom, left:right])
-    return sample.keep(np.asarray(inside, dtype=bool), image=image, boxes=boxes, points=points)
+    return sample.moved(image, sample.boxes - np.tile(corner, 2), points)

@@ -12,7 +12,7 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from celldetr.config import AugmentConfig, ContrastiveConfig
-from celldetr.data.augment import corner_at, crop, finish, place_at
+from celldetr.data.augment import corner_at, crop, finish
 from celldetr.data.dataset import Batch, TrainingImage, TrainingSet, as_tensors, collate
 from celldetr.data.sample import Sample
 
@@ -54,17 +54,16 @@ def draw_views(
     """
     low, high = np.log(config.scale)
     zoom = float(np.exp(rng.uniform(low, high)))
-    place = rng.uniform(size=2)
-    first = finish(crop(sample, config.crop, zoom, place), config, rng)
+    side = config.crop / zoom
+    corner = corner_at(sample.image.shape, side, rng.uniform(size=2))
+    first = finish(crop(sample, config.crop, zoom, corner), config, rng)
     if views.views == "released":
         return (first,)
     spread = np.log(views.zoom)
     other = zoom * float(np.exp(rng.uniform(-spread, spread)))
-    side, other_side = config.crop / zoom, config.crop / other
     away = rng.uniform(-views.shift, views.shift, size=2) * side
-    centre = corner_at(sample.image.shape, side, place) + side / 2 + away
-    where = place_at(sample.image.shape, other_side, centre - other_side / 2)
-    return first, finish(crop(sample, config.crop, other, where), config, rng)
+    corner = corner + (side - config.crop / other) / 2 + away
+    return first, finish(crop(sample, config.crop, other, corner), config, rng)
 
 
 def collate_views(items: Sequence[tuple[TrainingImage, ...]]) -> Batch:

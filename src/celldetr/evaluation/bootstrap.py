@@ -64,6 +64,36 @@ def draw_units(n_units: int, resamples: int, seed: int) -> NDArray[np.int64]:
     return np.random.default_rng(seed).multinomial(n_units, np.full(n_units, 1 / n_units), size=resamples)
 
 
+def seeds_and_images(each: NDArray[np.float64], resampled: NDArray[np.float64]) -> Interval | None:
+    """95 % interval of the mean of a number over seeds of training, for other seeds and other images.
+
+    Seeds are the unit: Student's t over the S numbers. What other images would change in all seeds alike comes on top,
+    the covariance between seeds over resampled images; what they change in each on its own is in the spread of the S
+    numbers already. A bootstrap over seeds finds differences between equal recipes far too often with two to five of
+    them, and one over images alone says nothing of other seeds (``benchmarks/null_size.py``).
+
+    Args:
+        each: (S,) the number of each seed; of a single one the interval is of other images only.
+        resampled: (R, S) the same on R resampled sets of images; rows with NaN are left out.
+
+    Returns:
+        the interval, or None where nothing is defined.
+    """
+    from scipy.stats import norm, t
+
+    seeds, drawn = len(each), resampled[np.isfinite(resampled).all(1)]
+    if len(drawn) < 2 or not np.isfinite(each).all():
+        return None
+    if seeds == 1:
+        low, high = np.percentile(drawn, [2.5, 97.5])
+        return float(low), float(high)
+    spread = t.ppf(0.975, seeds - 1) * each.std(ddof=1) / np.sqrt(seeds)
+    covariance = np.cov(drawn, rowvar=False)
+    shared = (covariance.sum() - np.trace(covariance)) / (seeds * (seeds - 1))
+    half = float(np.hypot(spread, norm.ppf(0.975) * np.sqrt(max(shared, 0.0))))
+    return float(each.mean()) - half, float(each.mean()) + half
+
+
 def _percentiles(values: Sequence[float | None]) -> Interval | None:
     defined = [value for value in values if value is not None]
     if not defined:

@@ -7,7 +7,7 @@ from the threshold on that the model was loaded with.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from celldetr.config import EvaluateOptions, ThresholdOptions
 from celldetr.data.autocard import find_card
 from celldetr.data.card import DatasetCard
+from celldetr.data.overlap import Overlap, overlap
 from celldetr.data.sample import Sample
 from celldetr.data.sources import load_samples, map_types, same_names
 from celldetr.errors import InputError
@@ -38,11 +39,13 @@ class Evaluation:
 
     Attributes:
         report, others: of these protocols.
+        also_in_training: what of the split the model was trained on.
         context: JSON-able: which model, data set and split.
     """
 
     report: Report
     others: tuple[Report, ...]
+    also_in_training: Overlap
     context: dict[str, Any]
 
 
@@ -99,6 +102,7 @@ def evaluate_model(
     images = _predict(model, samples, names, types, progress)
     every = [rules, *(other for other in PROTOCOLS.values() if other != rules)]
     report, *others = score_under(every, images, names, threshold=model.threshold)
+    also = overlap(model.card.get("training_data", ()), card.name, split, images)
     context: dict[str, Any] = {
         "dataset": card.name,
         "split": split,
@@ -107,6 +111,7 @@ def evaluate_model(
             {key: str(source.get(key, "")) for key in ("name", "split")}
             for source in model.card.get("training_data", ())
         ],
+        "also_in_training": asdict(also),
         "types": mapping,
     }
     if types is not None:
@@ -115,7 +120,7 @@ def evaluate_model(
     else:
         known = set(names) | set(mapping or {})
         context["types_without_counterpart"] = [name for name in card.type_names if name not in known]
-    return Evaluation(report, tuple(others), context)
+    return Evaluation(report, tuple(others), also, context)
 
 
 def choose_threshold(

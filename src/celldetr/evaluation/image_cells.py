@@ -24,7 +24,7 @@ class ImageCells:
     """Predicted (M) and true (N) cells of one image, pixels of that image, x right, y down.
 
     Attributes:
-        name, group, mpp, tissue, derived_boxes: of the sample.
+        name, group, mpp, tissue, derived_boxes, digest: of the sample.
         pred_xy: (M, 2) centres of the predicted boxes.
         pred_boxes: (M, 4) xyxy.
         pred_scores: (M,) objectness.
@@ -48,6 +48,7 @@ class ImageCells:
     true_types: NDArray[np.int64]
     tissue: str = ""
     derived_boxes: bool = False
+    digest: str = ""
 
     def above(self, threshold: float) -> ImageCells:
         """The same image with the predictions whose score is at least ``threshold``."""
@@ -99,6 +100,7 @@ def image_cells(sample: Sample, cells: TileCells, type_names: tuple[str, ...]) -
         true_types=_translate(sample, type_names),
         tissue=sample.tissue,
         derived_boxes=sample.derived_boxes,
+        digest=sample.digest,
     )
 
 

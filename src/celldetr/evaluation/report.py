@@ -29,6 +29,7 @@ class ImageRow:
     mpp: float
     n_true: int
     n_predicted: int
+    digest: str
     totals: Totals
 
 

@@ -18,6 +18,7 @@ from celldetr.evaluation.metrics import mean_defined
 from celldetr.io.files import write_json
 from celldetr.io.safe_io import load_json, shown
 
+SHARED = 0.01  # of the images of two folds: a few that are equal, such as empty ones, do not make them one
 SCORES = ("detection.f1", "mean_type_f1")  # of a tissue and of the split, with F1 of each type
 MORE_SCORES = (
     "detection.precision",
@@ -117,6 +118,23 @@ class _Metrics:
     def numbers(self, keys: Sequence[str]) -> dict[str, float | None]:
         return {key: self.at(key, (int, float, type(None))) for key in keys}
 
+    def is_trained_on(self) -> bool:
+        """Whether the model was trained on its test fold: by images where its card has them all, else by name."""
+        images, also = self.values.get("images") or (), self.values["context"].get("also_in_training") or {}
+        if also.get("complete"):
+            return len(also["images"]) > SHARED * len(images)
+        fold = self.at("context.dataset", str), self.at("context.split", str)
+        sources = [source for source in self.at("context.trained_on", list) if isinstance(source, dict)]
+        return any((source.get("name"), source.get("split")) == fold for source in sources)
+
+    def is_of_the_images_of(self, other: _Metrics) -> bool:
+        """Whether two tests are of the same images; of files without digests, of the same split."""
+        ours, theirs = ({row.get("digest") for row in file.values.get("images", ())} for file in (self, other))
+        ours, theirs = ours - {None, ""}, theirs - {None, ""}
+        if not ours or not theirs:
+            return bool(self.at("context.split", str) == other.at("context.split", str))
+        return len(ours & theirs) > SHARED * min(len(ours), len(theirs))
+
     def protocol(self, name: str) -> _Metrics:
         """The part of one protocol."""
         others = self.at("protocols", dict) if "protocols" in self.values else {}
@@ -173,8 +191,8 @@ def rotations(paths: Sequence[str | os.PathLike[str]], protocol: str = "standard
 
 def _check(files: Sequence[_Metrics]) -> None:
     """See that these are tests of one data set, each on a fold of its own by a model of its own that never saw it."""
-    first, splits, models = files[0], dict[str, Path](), dict[str, Path]()
-    for file in files:
+    first, models = files[0], dict[str, Path]()
+    for n, file in enumerate(files):
         dataset, split = file.at("context.dataset", str), file.at("context.split", str)
         if dataset != first.at("context.dataset", str):
             raise InputError(
@@ -183,17 +201,17 @@ def _check(files: Sequence[_Metrics]) -> None:
         types, expected = list(file.at("types", dict)), list(first.at("types", dict))
         if set(types) != set(expected):
             raise InputError(f"{file.path}: types {types}, but {first.path} has {expected}")
-        for source in file.at("context.trained_on", list):
-            if isinstance(source, dict) and (source.get("name"), source.get("split")) == (dataset, split):
-                raise InputError(f"{file.path}: the model was trained on {split!r}, on which it is tested here")
-        if split in splits:
-            raise InputError(f"{file.path}: tests {split!r}, as does {splits[split]}; give one file for each fold")
+        if file.is_trained_on():
+            raise InputError(f"{file.path}: the model was trained on {split!r}, on which it is tested here")
+        for other in files[:n]:
+            if file.is_of_the_images_of(other):
+                raise InputError(f"{file.path}: tests {split!r}, as does {other.path}; give one file for each fold")
         model = file.at("context.model.sha256", str)
         if model in models:
             raise InputError(
                 f"{file.path}: tests the same model as {models[model]}; each fold needs a model of its own"
             )
-        splits[split] = models[model] = file.path
+        models[model] = file.path
 
 
 def _spreads(folds: Sequence[dict[str, float | None]]) -> Numbers:

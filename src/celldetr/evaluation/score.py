@@ -104,7 +104,7 @@ def score_under(
 
 def _image_row(image: ImageCells, counts: Totals) -> ImageRow:
     n_true, n_predicted = len(image.true_xy), len(image.pred_xy)
-    return ImageRow(image.name, image.group, image.tissue, image.mpp, n_true, n_predicted, counts)
+    return ImageRow(image.name, image.group, image.tissue, image.mpp, n_true, n_predicted, image.digest, counts)
 
 
 def _pair_quality(

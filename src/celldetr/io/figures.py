@@ -22,11 +22,7 @@ def check_ending(path: Path) -> None:
 
 
 def save_figure(figure: Figure, path: str | os.PathLike[str], dpi: int = 150) -> None:
-    """Write a figure as .png (of ``dpi`` pixels an inch), .svg or .pdf, whole or not at all.
-
-    Raises:
-        InputError: another ending, or the file cannot be written.
-    """
+    """Write a figure as .png (of ``dpi`` pixels an inch), .svg or .pdf, whole or not at all."""
     path = Path(path)
     check_ending(path)
     with replacing(path) as temporary:

@@ -30,25 +30,16 @@ _OBJECT_ID = re.compile(r"(?:Path)?([A-Za-z]+)Object")
 
 @dataclass(frozen=True)
 class Feature:
-    """An object of a GeoJSON file.
+    """An object of a GeoJSON file."""
 
-    Attributes:
-        kind: type of the object in QuPath: annotation (where nothing is said), detection, cell, tile, tmacore or root.
-        name: of the object; "" for none.
-        class_name: classification as QuPath shows it, ``Tumor: Positive``; "" for none.
-        class_parts: names that a derived classification is made of.
-        geometry: GeoJSON, as in the file.
-        nucleus: GeoJSON of a cell's nucleus; None where none is drawn.
-        where: file and number of the object, for messages.
-    """
-
+    # type of the object in QuPath: annotation (where nothing is said), detection, cell, tile, tmacore or root
     kind: str
-    name: str
-    class_name: str
-    class_parts: tuple[str, ...]
-    geometry: Any
-    nucleus: Any
-    where: str
+    name: str  # of the object; "" for none
+    class_name: str  # classification as QuPath shows it, ``Tumor: Positive``; "" for none
+    class_parts: tuple[str, ...]  # names that a derived classification is made of
+    geometry: Any  # GeoJSON, as in the file
+    nucleus: Any  # GeoJSON of a cell's nucleus; None where none is drawn
+    where: str  # file and number of the object, for messages
 
     @classmethod
     def parse(cls, value: Any, where: str) -> Feature:
@@ -79,11 +70,7 @@ class Feature:
         return _numbers([coordinates] if self.geometry["type"] == "Point" else coordinates, self.where)
 
     def area(self) -> shapely.Polygon | shapely.MultiPolygon:
-        """The area of the object, of a cell that of its nucleus if it is drawn; it need not be valid.
-
-        Raises:
-            InputError: a point, a line, or malformed coordinates.
-        """
+        """The area of the object, of a cell that of its nucleus if it is drawn; it need not be valid."""
         polygons = _polygons(self.nucleus or self.geometry, self.where)
         return polygons[0] if len(polygons) == 1 else shapely.MultiPolygon(polygons)
 

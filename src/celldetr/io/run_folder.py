@@ -42,25 +42,15 @@ LEFTOVERS = (".tmp", ".*.tmp")  # what ``io.files.replacing`` adds to a name
 
 @dataclass(frozen=True)
 class Layout:
-    """The files that a command makes in its folder, as glob patterns; a folder (``steps/``) stands after its files.
+    """The files that a command makes in its folder, as glob patterns; a folder (``steps/``) stands after its files."""
 
-    Attributes:
-        record: name of the record.
-        outputs: all files of the run, and of commands that use them: ``overwrite`` removes these.
-        working: files that are needed until the run is finished.
-        results: names of files without which a run is not finished, whatever the record says.
-        noun: for messages: ``run``, ``set``.
-        shared: whether a run may begin in a folder that holds other files.
-        remedy: for the message where a run of another request is there.
-    """
-
-    record: str
-    outputs: tuple[str, ...] = ()
-    working: tuple[str, ...] = ()
-    results: tuple[str, ...] = ()
-    noun: str = "run"
-    shared: bool = False
-    remedy: str = "pass `overwrite=True` to replace it"
+    record: str  # name of the record
+    outputs: tuple[str, ...] = ()  # all files of the run, and of commands that use them: ``overwrite`` removes these
+    working: tuple[str, ...] = ()  # files that are needed until the run is finished
+    results: tuple[str, ...] = ()  # names of files without which a run is not finished, whatever the record says
+    noun: str = "run"  # for messages: ``run``, ``set``
+    shared: bool = False  # whether a run may begin in a folder that holds other files
+    remedy: str = "pass `overwrite=True` to replace it"  # for the message where a run of another request is there
 
 
 class RunFolder:
@@ -135,8 +125,7 @@ class RunFolder:
 
     @contextmanager
     def open(self, *, resume: bool = False, overwrite: bool = False) -> Iterator[Self]:
-        """Lock the folder, made if needed, against other processes; ``overwrite`` removes the earlier run. Raises: see
-        ``check``."""
+        """Lock the folder, made if needed, and remove leftovers, or with ``overwrite`` the run; raises as ``check``."""
         self.check(resume=resume, overwrite=overwrite)  # before the folder is made
         self._made = not self.path.exists()
         with output_errors(self.path):
@@ -262,21 +251,15 @@ class RunFolder:
 
 @dataclass
 class Step:
-    """A step of a run (``RunFolder.step``); as a context, the running of it, which gives the facts to be filled in.
-
-    Attributes:
-        is_done: whether its result is there and up to date.
-        is_begun: whether an interrupted run has begun it with the same settings and steps before it.
-        facts: JSON-able, about its result.
-    """
+    """A step of a run (``RunFolder.step``); as a context, the running of it, which gives the facts to be filled in."""
 
     folder: RunFolder
     name: str
     settings: dict[str, Any]
     after: tuple[str, ...]
-    is_done: bool = False
-    is_begun: bool = False
-    facts: dict[str, Any] = field(default_factory=dict)
+    is_done: bool = False  # whether its result is there and up to date
+    is_begun: bool = False  # whether an interrupted run has begun it with the same settings and steps before it
+    facts: dict[str, Any] = field(default_factory=dict)  # JSON-able, about its result
 
     @property
     def fingerprint(self) -> str:

@@ -40,11 +40,7 @@ def expand_user(path: Path) -> Path:
 
 
 def read_bytes(path: Path, limit: int) -> bytes:
-    """Content of a file.
-
-    Raises:
-        InputError: no such file, it cannot be read, or it is larger than ``limit`` bytes.
-    """
+    """Content of a file. Raises InputError: no such file, it cannot be read, or it is larger than ``limit`` bytes."""
     try:
         with path.open("rb") as file:
             content = file.read(limit + 1)
@@ -71,11 +67,7 @@ def load_json(path: Path, limit: int = JSON_BYTES) -> Any:
 
 
 def parse_yaml(text: str) -> Any:
-    """YAML of any kind, as plain values: no tag in it makes an object.
-
-    Raises:
-        ValueError: it is not YAML.
-    """
+    """YAML of any kind, as plain values: no tag in it makes an object."""
     try:
         return yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:  # dates and numbers that are none
@@ -83,11 +75,7 @@ def parse_yaml(text: str) -> Any:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Read a YAML mapping.
-
-    Raises:
-        InputError: no such file, larger than ``YAML_BYTES``, not YAML, or not a mapping.
-    """
+    """Read a YAML mapping. Raises InputError: no such file, larger than ``YAML_BYTES``, not YAML, or not a mapping."""
     try:
         text = read_bytes(path, YAML_BYTES).decode("utf-8")
     except UnicodeDecodeError as error:

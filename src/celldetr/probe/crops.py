@@ -5,6 +5,7 @@ Its BatchNorm is folded as in our own inference: what is compared is the approac
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -40,35 +41,56 @@ class _Body(nn.Module):
         self.body = body
 
 
+def lite0() -> nn.Module:
+    """EfficientNet-Lite0 of ImageNet without its classifier.
+
+    Raises:
+        InputError: the ImageNet weights are not installed.
+    """
+    network: Any = imagenet_lite0()
+    network.reset_classifier(0)
+    folded = cast(Any, fold_batchnorm(cast(Any, _Body(network.to(memory_format=torch.channels_last)))))
+    return cast(nn.Module, folded.body)
+
+
 class CropEmbedder:
-    """(N, 1280) pooled features of the crops of an image's boxes.
+    """(N, d) pooled features of the crops of an image's boxes.
 
     Args:
         size: px to which crops of ``CROP_PX`` are enlarged.
         device: where it runs.
+        network: of crops (N, 3, size, size) to features (N, d), or to tokens (N, T, d), of which the first is the
+            feature; None: ``lite0``.
+        mean, std: that it wants its input normalised by, of values in [0, 1].
 
     Raises:
         InputError: the ImageNet weights are not installed.
     """
 
-    def __init__(self, size: int, device: torch.device) -> None:
-        network: Any = imagenet_lite0()
-        network.reset_classifier(0)
-        folded = cast(Any, fold_batchnorm(cast(Any, _Body(network.to(memory_format=torch.channels_last)))))
-        self.network: nn.Module = folded.body.eval().to(device)
+    def __init__(
+        self,
+        size: int,
+        device: torch.device,
+        network: nn.Module | None = None,
+        mean: Sequence[float] = (0.5, 0.5, 0.5),
+        std: Sequence[float] = (0.5, 0.5, 0.5),
+    ) -> None:
+        self.network = (lite0() if network is None else network).eval().to(device)
         self.size, self.device = size, device
         self.batch = max(1, BATCH_PIXELS // size**2)
+        self.mean, self.std = (torch.tensor(values, device=device)[:, None, None] * 255 for values in (mean, std))
 
     @torch.inference_mode()
     def __call__(self, sample: Sample) -> NDArray[np.float32]:
         """Embed the nuclei of a labelled image."""
         crops = cut(sample.image, sample.boxes, CROP_PX)
-        parts = [self._embed(crops[i : i + self.batch]) for i in range(0, len(crops), self.batch)]
-        return np.concatenate(parts) if parts else np.zeros((0, 1280), np.float32)
+        starts = range(0, max(len(crops), 1), self.batch)
+        return np.concatenate([self._embed(crops[start : start + self.batch]) for start in starts])
 
     def _embed(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
-        images: Tensor = torch.from_numpy(crops).to(self.device).permute(0, 3, 1, 2).float() / 127.5 - 1
+        images: Tensor = torch.from_numpy(crops).to(self.device).permute(0, 3, 1, 2).float()
+        images = (images - self.mean) / self.std
         if self.size != CROP_PX:
             images = functional.interpolate(images, size=(self.size,) * 2, mode="bilinear", align_corners=False)
         features: Tensor = self.network(images.contiguous(memory_format=torch.channels_last))
-        return features.float().cpu().numpy()
+        return (features[:, 0] if features.ndim == 3 else features).float().cpu().numpy()

@@ -9,7 +9,7 @@ import re
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -28,6 +28,7 @@ from celldetr.model.display_names import short_titles
 from celldetr.model.hub import find_model
 from celldetr.model.inference import TilePredictor
 from celldetr.probe.crops import CROP_PX, CropEmbedder
+from celldetr.probe.encoder import EncoderFile
 from celldetr.probe.handmade import FEATURES, handmade_features
 from celldetr.probe.pooled import PooledEmbedder
 
@@ -64,6 +65,7 @@ class Method:
         seeded: whether its vectors depend on the seed (random weights).
         build: seed -> the embedder. Weights are read and networks built here, not before.
         start: seed -> what fine-tuning starts from; None: the row is no network.
+        training_data: of a checkpoint, from its card.
     """
 
     name: str
@@ -73,6 +75,7 @@ class Method:
     seeded: bool
     build: Callable[[int], Embed]
     start: Callable[[int], Start] | None = None
+    training_data: tuple[dict[str, Any], ...] = ()
 
     @property
     def file_name(self) -> str:
@@ -80,7 +83,9 @@ class Method:
         return re.sub(r"[^\w.-]+", "-", self.name).strip("-.")
 
 
-def methods(model: str, against: Sequence[str], device: str = "auto", seeds: int = 1) -> list[Method]:
+def methods(
+    model: str, against: Sequence[str], device: str = "auto", seeds: int = 1, encoder: EncoderFile | None = None
+) -> list[Method]:
     """The model, then everything it is compared with.
 
     Args:
@@ -88,6 +93,7 @@ def methods(model: str, against: Sequence[str], device: str = "auto", seeds: int
         against: ``crops``, ``crops-N``, ``pooled``, ``handmade``, ``random``, ``imagenet``, or checkpoints.
         device: where networks run.
         seeds: how many; of checkpoints with ``SEED`` in their name, 0 to ``seeds`` - 1.
+        encoder: one more row, the last.
 
     Raises:
         InputError: no such model, one without a representation decoder, something named twice.
@@ -100,6 +106,10 @@ def methods(model: str, against: Sequence[str], device: str = "auto", seeds: int
     for name in against:
         is_checkpoint = name in titles
         rows.append(_checkpoint(name, titles[name], device, seeds) if is_checkpoint else _method(name, config, where))
+    if encoder is not None:
+        title = f"crops of {CROP_PX} px, enlarged, {encoder.name} with the weights {encoder.weights.name}"
+        identity, build = f"{encoder.identity} {config.mpp:g}", encoder.build
+        rows.append(Method(encoder.name, title, identity, config.mpp, False, lambda seed: build(where)))
     names = [method.file_name for method in rows]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise InputError(f"`against={twice[0]}`: is there twice; name each row once, and the model not again")
@@ -177,7 +187,8 @@ def _checkpoint(name: str, label: str, device: str, seeds: int) -> Method:
         return _at_boxes(_load(name, seed, device))
 
     identity = " ".join(["model", *(card.sha256 for card in cards)])
-    return Method(label, title, identity, mpp, several, build, lambda seed: Start(_of_seed(name, seed)))
+    sources = tuple(source for card in cards for source in card.training_data)
+    return Method(label, title, identity, mpp, several, build, lambda seed: Start(_of_seed(name, seed)), sources)
 
 
 def refuse_queries(name: str, config: ModelConfig) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +45,7 @@ class Context:
         seeds: number of them.
         device: where networks ran.
         derived_boxes: whether "true" boxes were made from points.
+        learned: row -> images and patients of ``test`` that its model was trained on, in words; "" where none is known.
     """
 
     dataset: str
@@ -56,6 +57,15 @@ class Context:
     seeds: int
     device: str
     derived_boxes: bool
+    learned: Mapping[str, str] = field(default_factory=dict)
+
+    def warnings(self) -> dict[str, str]:
+        """Of each row whose model has learned from what is scored, a sentence that goes on after its name."""
+        return {
+            name: f"was trained on {what}: its numbers are memory, as far as these go"
+            for name, what in self.learned.items()
+            if what
+        }
 
     def settings(self) -> dict[str, Any]:
         """What must be the same for rows to be comparable."""
@@ -102,6 +112,7 @@ def as_json(numbers: Sequence[RowNumbers], context: Context) -> dict[str, Any]:
     return context.settings() | {
         "device": context.device,
         "derived_boxes": context.derived_boxes,
+        "learned": dict(context.learned),
         "rows": [_row_json(row, context.type_names) for row in numbers],
     }
 
@@ -111,7 +122,8 @@ def _row_json(numbers: RowNumbers, types: Sequence[str]) -> dict[str, Any]:
     scores = {}
     for kind in ("knn", "linear"):
         by_type = {name: _plain(number) for name, number in zip(types, numbers.types[kind], strict=True)}
-        scores[kind] = {"macro_f1": _by_share(numbers.macro_f1[kind]), "f1": by_type}
+        accuracy = _plain(numbers.accuracy[kind])
+        scores[kind] = {"macro_f1": _by_share(numbers.macro_f1[kind]), "accuracy": accuracy, "f1": by_type}
     strengths = {str(share): chosen for share, chosen in row.strengths.items()}
     confusion = row.counts["linear"][1.0].sum((0, 1)).tolist()
     return {
@@ -168,6 +180,8 @@ def _columns(numbers: Sequence[RowNumbers]) -> dict[str, list[str]]:
     for share in _finetuned(numbers):
         tuned = [each.macro_f1.get(FINETUNED, {}).get(share) for each in numbers]
         columns[f"fine-tuned, {100 * share:g} %"] = [_short(number) for number in tuned]
+    for kind in ("knn", "linear"):
+        columns[f"accuracy, {TITLES[kind]}"] = [_short(each.accuracy[kind]) for each in numbers]
     columns["retrieval @1"] = [_short(each.first) for each in numbers]
     columns[f"@{FAR}"] = [_short(each.ten) for each in numbers]
     columns["leak"] = [_digits(each.leak.value) for each in numbers]
@@ -208,6 +222,7 @@ def as_markdown(numbers: Sequence[RowNumbers], context: Context) -> str:
     lines += _table(names, _columns(numbers))
     lines += ["", f"Retrieval by chance: {first.chance.value:.3f}; leak by chance: {first.leak_chance.value:.3f}.", ""]
     lines += [f"- `{each.row.name}`: {each.row.title}" for each in numbers]
+    lines += [f"- `{name}` **{warning}**" for name, warning in context.warnings().items()]
     if len(numbers) > 1:
         lines += ["", f"## {names[0]} minus the others, macro F1", "", *_table(names[1:], _differences(numbers))]
     for kind, title in (("linear", "linear probe"), ("knn", "kNN")):
@@ -245,8 +260,9 @@ def _about(numbers: Sequence[RowNumbers], context: Context) -> str:
         f"of {len(test.samples)} images and {test.n_units} patients or images (`{context.test_split}`) are scored: "
         f"{types}.{boxes} Vectors are frozen. kNN: {NEIGHBOURS} neighbours by cosine. Linear: logistic regression, its "
         f"strength chosen in cross-validation on training cells. {context.seeds} seeds; shares of labels below 100 % "
-        f"are drawn {context.seeds * DRAWS} times. In brackets 95 % intervals, bootstrapped over patients or images "
-        f"and seeds. {tuned}Retrieval: share of the nearest cells of other patients or images that has the cell's "
-        f"type, mean over types. Leak: share of the {FAR} nearest cells of the same type that is from the same image. "
-        f"ms a cell: processor time of one thread on {context.device}, measured here; finding the boxes is in none."
+        f"are drawn {context.seeds * DRAWS} times. In brackets 95 % intervals, for other seeds and for other "
+        f"patients or images. {tuned}Retrieval: share of the nearest cells of other patients or images that has the "
+        f"cell's type, mean over types. Leak: share of the {FAR} nearest cells of the same type that is from the same "
+        f"image. ms a cell: processor time of one thread on {context.device}, measured here; finding the boxes is in "
+        f"none."
     )

@@ -19,12 +19,14 @@ from threadpoolctl import threadpool_limits
 
 from celldetr.config import DataSource, ProbeOptions
 from celldetr.data.autocard import find_card
+from celldetr.data.overlap import overlap
 from celldetr.data.sources import rescale
 from celldetr.errors import InputError
 from celldetr.io.files import replacing
 from celldetr.io.run_folder import Layout, RunFolder
 from celldetr.model.device import pick_device
 from celldetr.probe.classify import Features
+from celldetr.probe.encoder import find_encoder
 from celldetr.probe.finetuning import FILES, Finetuning, check_recipes, with_finetuning
 from celldetr.probe.methods import Embed, Method, methods
 from celldetr.probe.report import REPORT_FILES, Context, write_report
@@ -77,7 +79,8 @@ def probe(
     """
     options = options or ProbeOptions()
     seeds = options.seeds
-    chosen = methods(model, options.against, device, seeds)
+    encoder = find_encoder(options.encoder, options.weights) if options.encoder else None
+    chosen = methods(model, options.against, device, seeds, encoder)
     card = find_card(dataset, options.mpp)
     train, test = read_splits(card, options.train_split, options.test_split, options.train_images, types=options.types)
     context = Context(
@@ -90,6 +93,7 @@ def probe(
         seeds=seeds,
         device=str(pick_device(device)),
         derived_boxes=any(sample.derived_boxes for sample in test.samples),
+        learned={m.name: str(overlap(m.training_data, card.name, options.test_split, test.samples)) for m in chosen},
     )
     tuning = None
     if options.finetune:

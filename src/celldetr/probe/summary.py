@@ -13,7 +13,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from celldetr.evaluation.bootstrap import draw_units
+from celldetr.evaluation.bootstrap import draw_units, seeds_and_images
 from celldetr.probe.classify import macro_f1, type_f1
 from celldetr.probe.row import FROZEN, Row
 
@@ -49,6 +49,7 @@ class RowNumbers:
     Attributes:
         row: the counts that the numbers are from.
         macro_f1: classifier (as of ``Row.counts``) -> share of labels -> macro F1.
+        accuracy: classifier on frozen vectors -> share of cells whose type is right, all labels.
         types: classifier on frozen vectors -> F1 of each type, all labels.
         first, ten: retrieval precision, mean over types, of the nearest and the ten nearest.
         chance: of them.
@@ -58,6 +59,7 @@ class RowNumbers:
 
     row: Row
     macro_f1: dict[str, ByShare]
+    accuracy: dict[str, Number]
     types: dict[str, tuple[Number, ...]]
     first: Number
     ten: Number
@@ -84,6 +86,7 @@ def _numbers(row: Row, first: Row | None, seed: int) -> RowNumbers:
     return RowNumbers(
         row=row,
         macro_f1=own,
+        accuracy={kind: number(row.counts[kind][1.0], accuracy) for kind in FROZEN},
         types={kind: tuple(number(row.counts[kind][1.0], _f1_of(k)) for k in range(n_types)) for kind in FROZEN},
         first=number(row.retrieval, lambda sums: _mean_of_types(sums, 1)),
         ten=number(row.retrieval, lambda sums: _mean_of_types(sums, 2)),
@@ -92,6 +95,11 @@ def _numbers(row: Row, first: Row | None, seed: int) -> RowNumbers:
         leak_chance=number(row.leak, lambda sums: _ratio(sums[..., 2], sums[..., 0])),
         behind=behind,
     )
+
+
+def accuracy(counts: NDArray) -> Array:
+    """(..., K, K) counts, rows true -> (...) the share of cells whose type is right."""
+    return _ratio(np.trace(counts, axis1=-2, axis2=-1), counts.sum((-2, -1)))
 
 
 def _f1_of(kind: int) -> Read:
@@ -122,10 +130,10 @@ def interval(
     Args:
         counts: (D, U, ...) of each draw and unit; draw d is of seed d modulo ``seeds``.
         read: from counts added over units to the number.
-        seeds: how many; what was drawn with one seed, of one network perhaps, is resampled together.
+        seeds: how many; draws of one seed, of one network perhaps, are averaged.
         seed: of the bootstrap.
         minus: counts of another row with the same draws and units, whose number is taken off.
-        resamples: how many sets of units and seeds.
+        resamples: how many sets of units.
     """
     each = read(counts.sum(1)) - (read(minus.sum(1)) if minus is not None else 0.0)
     value = float("nan") if np.isnan(each).all() else float(np.nanmean(each))
@@ -135,14 +143,9 @@ def interval(
         return nothing
     chosen = draw_units(units, resamples, seed)
     resampled = _each(counts, chosen, read) - (_each(minus, chosen, read) if minus is not None else 0.0)  # (R, D)
-    weight = np.tile(draw_units(min(seeds, draws), resamples, seed + 1), max(draws // seeds, 1))
-    defined = ~np.isnan(resampled)
-    total = (np.where(defined, resampled, 0) * weight).sum(1)
-    means = _ratio(total, (weight * defined).sum(1).astype(np.float64))
-    if np.isnan(means).all():
-        return nothing
-    low, high = np.nanpercentile(means, [2.5, 97.5])
-    return Number(value, float(low), float(high), tuple(each.tolist()))
+    by_seed = (-1, max(draws // seeds, 1), min(seeds, draws))
+    limits = seeds_and_images(each.reshape(by_seed).mean(1)[0], resampled.reshape(by_seed).mean(1))
+    return Number(value, *limits, tuple(each.tolist())) if limits else nothing
 
 
 def _each(counts: NDArray, chosen: NDArray[np.int64], read: Read) -> Array:

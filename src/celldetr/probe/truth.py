@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from celldetr.data.card import DatasetCard
+from celldetr.data.overlap import image_digest, patients
 from celldetr.data.sample import UNKNOWN, Sample
 from celldetr.data.sources import load_samples, map_types
 from celldetr.errors import InputError
@@ -102,20 +103,15 @@ def _of_types(samples: Sequence[Sample], types: Sequence[str]) -> Sequence[Sampl
     return map_types(samples, types, None) if types else samples
 
 
-def patients(truth: Truth) -> set[str]:
-    """Groups that are more than an image's own name, which two folders may use for two images."""
-    return {sample.group for sample in truth.samples if sample.group not in ("", sample.name)}
-
-
 def check_apart(train: Truth, test: Truth) -> None:
     """Refuse splits that share an image or a patient: what is measured then is memory.
 
     Raises:
         InputError: they do; the message names one.
     """
-    groups = patients(train) & patients(test)
-    pictures = {hashlib.sha256(s.image.tobytes()).digest(): s.name for s in train.samples}
-    same = [s.name for s in test.samples if hashlib.sha256(s.image.tobytes()).digest() in pictures]
+    groups = patients(train.samples) & patients(test.samples)
+    pictures = {image_digest(sample.image) for sample in train.samples}
+    same = [sample.name for sample in test.samples if image_digest(sample.image) in pictures]
     if groups or same:
         who = f"patient {min(groups)!r}" if groups else f"image {min(same)!r}"
         raise InputError(f"{who} is in the training and in the test split; choose two splits that share nobody")

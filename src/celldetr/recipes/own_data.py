@@ -29,19 +29,19 @@ def own_sources(path: Path, mpp: float | None = None, mapping: dict[str, str] | 
     path = expand_user(path).absolute()
     validation = [path / name for name in VALIDATION if is_dir(path / name)]
     train = path / TRAIN if validation and is_dir(path / TRAIN) else path
-    found = read_own(train, mpp)
-    classes = found.card.type_names
+    data = read_own(train, mpp)
+    classes = data.card.type_names
     for name in mapping or {}:
         if name not in classes:
             raise InputError(f"{train}: has no class {name!r}; {near(name, classes)}")
     pairs = {name: name for name in classes} | (mapping or {})
     types = list(dict.fromkeys(name for name in pairs.values() if name))
     # Of compositions of spots types are learned without a labelled cell (training.w_composition).
-    only_spots = is_patch_set(train) and not any(found.counts.values())
+    only_spots = is_patch_set(train) and not any(data.counts.values())
     for kind in types:
-        count = sum(found.counts.get(name, 0) for name in classes if pairs[name] == kind)
-        if found.card.single_type:
-            count = sum(found.counts.values())
+        count = sum(data.counts.get(name, 0) for name in classes if pairs[name] == kind)
+        if data.card.single_type:
+            count = sum(data.counts.values())
         if count < FEWEST and not only_spots:
             raise InputError(
                 f"{train}: type {kind!r} has {count} labelled cell{'s' if count != 1 else ''}, expected at least"

@@ -33,36 +33,22 @@ BOX_INKS = {"black": 1.8, "white": 0.9}
 
 @dataclass(frozen=True)
 class Attention:
-    """Where one network looks for one cell.
+    """Where one network looks for one cell."""
 
-    Attributes:
-        title: lines over the panel.
-        points: (M, 2) (x, y) of the sampling points from the cell's centre, micrometres.
-        weights: (M,) share of the attention of each, adding up to 1.
-        strides: (M,) pixels per cell of the level that each reads.
-    """
-
-    title: str
-    points: NDArray[np.floating]
-    weights: NDArray[np.floating]
-    strides: NDArray[np.integer]
+    title: str  # lines over the panel
+    points: NDArray[np.floating]  # (M, 2) (x, y) of the sampling points from the cell's centre, micrometres
+    weights: NDArray[np.floating]  # (M,) share of the attention of each, adding up to 1
+    strides: NDArray[np.integer]  # (M,) pixels per cell of the level that each reads
 
 
 @dataclass(frozen=True)
 class CellRow:
-    """One cell.
+    """One cell."""
 
-    Attributes:
-        title: lines over the panel of the tissue.
-        pixels: (S, S, 3) uint8, the tissue around its centre.
-        size_um: width and height of its box.
-        attentions: one for each network.
-    """
-
-    title: str
-    pixels: NDArray[np.uint8]
-    size_um: tuple[float, float]
-    attentions: tuple[Attention, ...]
+    title: str  # lines over the panel of the tissue
+    pixels: NDArray[np.uint8]  # (S, S, 3) uint8, the tissue around its centre
+    size_um: tuple[float, float]  # width and height of its box
+    attentions: tuple[Attention, ...]  # one for each network
 
 
 def attention_figure(
@@ -72,9 +58,9 @@ def attention_figure(
 
     Args:
         rows: at least one, each with as many attentions as there are ``columns``.
-        field_um: side of what each panel's pixels show.
+        field_um: side of what a panel shows.
         columns: names of the networks.
-        level_um: stride -> what the legend says of that level.
+        level_um: stride -> text of the legend.
     """
     # Imported here: the import takes longer than most commands, and few of them draw.
     from matplotlib.figure import Figure

@@ -96,13 +96,9 @@ def histogram_plot(
     label: str,
     title: str,
 ) -> Plot:
-    """Histograms of K types over each other.
+    """Histograms of K types over each other: shares (K, B), percent, in bins between the ``edges`` (B + 1,).
 
-    Args:
-        edges: (B + 1,) of the bins, rising.
-        shares: (K, B), percent of the cells of a type; a row of zeros is not drawn.
-        colours, names: of the types.
-        label, title: see ``Plot``.
+    A row of zeros is not drawn. ``label`` and ``title``: see ``Plot``.
     """
     top = float(max(shares.max(initial=0), 1e-9)) * 1.06
     low, high = float(edges[0]), float(edges[-1])
@@ -148,13 +144,7 @@ def scatter_map(points: NDArray[np.float64], codes: NDArray[np.intp], colours: S
 def strip_plot(
     values: Sequence[NDArray[np.float64]], colours: Sequence[str], names: Sequence[str], label: str, title: str
 ) -> tuple[Plot, list[Strip]]:
-    """One row of dots a type, with a bar at their median.
-
-    Args:
-        values: (n,) finite and >= 0, for each of K types.
-        colours, names: of the types.
-        label, title: see ``Plot``.
-    """
+    """One row of dots a type, with a bar at their median; ``values``: (n,) finite and >= 0 for each of K types."""
     left, right, height = LEFT + 74, WIDTH - 2 * RIGHT, TOP + ROW * len(names) + BOTTOM
     top = max((float(some.max(initial=0)) for some in values), default=0) * 1.04 or 1.0
     scale = (right - left) / top

@@ -20,7 +20,6 @@ from celldetr.report.summary import SUMMARY_NAME
 COHORT_PAGE = "cohort.html"
 COHORT_KEY = b"celldetr.cohort"  # of the table's metadata: what is of the run, as JSON
 ROWS_SHOWN = 2000  # slides; what a browser scrolls with ease
-REASONS_SHOWN = 200
 
 
 @dataclass(frozen=True)
@@ -47,7 +46,7 @@ class Cohort:
 
 
 @dataclass(frozen=True)
-class Kind:
+class TypeDensity:
     """One type: its name, CSS colour, cells, and quartiles of its density over slides."""
 
     name: str
@@ -57,11 +56,7 @@ class Kind:
 
 
 def write_cohort_page(table: Path) -> Path:
-    """Write ``cohort.html`` beside ``table``, replacing an older one; returns its path.
-
-    Raises:
-        InputError: there is no such table, or the page cannot be written.
-    """
+    """Write ``cohort.html`` beside ``table``, replacing an older one; returns its path."""
     cohort = _read(table)
     kinds = [_kind(cohort, name, colour) for name, colour in zip(cohort.types, cohort.colours, strict=True)]
     return write_page(
@@ -71,7 +66,6 @@ def write_cohort_page(table: Path) -> Path:
         origin=origin(cohort.about),
         facts=_facts(cohort),
         bad=[row for row in cohort.rows if row["status"] != "complete"],
-        bad_shown=REASONS_SHOWN,
         kinds=kinds,
         most=max([*(kind.count for kind in kinds), 1]),
         cells=cohort.total("cells"),
@@ -104,10 +98,10 @@ def _facts(cohort: Cohort) -> list[tuple[str, str]]:
     return [*facts, ("time", duration(cohort.about.get("seconds")))]
 
 
-def _kind(cohort: Cohort, name: str, colour: str) -> Kind:
+def _kind(cohort: Cohort, name: str, colour: str) -> TypeDensity:
     densities = cohort.values(f"density_{name}")
     quartiles = [float(np.quantile(densities, q)) if len(densities) else None for q in (0.25, 0.5, 0.75)]
-    return Kind(name, colour, cohort.total(f"n_{name}"), quartiles)
+    return TypeDensity(name, colour, cohort.total(f"n_{name}"), quartiles)
 
 
 def _densities(cohort: Cohort) -> tuple[Plot, list[Strip]]:

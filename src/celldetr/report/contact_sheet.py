@@ -54,10 +54,6 @@ def contact_sheet(pictures: Sequence[Picture], columns: int) -> Image.Image:
 
 
 def write_contact_sheet(pictures: Sequence[Picture], path: Path, columns: int = 6) -> None:
-    """Draw a sheet and write it as PNG.
-
-    Raises:
-        InputError: the disk is full, or the place cannot be written to.
-    """
+    """Draw a sheet and write it as PNG."""
     with replacing(path) as temporary:
         contact_sheet(pictures, columns).save(temporary, format="PNG")

@@ -1,9 +1,10 @@
-"""Crops of single cells, all of one physical size so that they can be compared: their pixels, and what a page shows."""
+"""Crops of single cells, all of one physical size: for a page, and as figures of neighbours and of clusters."""
 
 from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -11,19 +12,31 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from celldetr.cells.palette import hex_colour, type_colours
+from celldetr.report.panels import draw_tissue, frame, scale_bar
 from celldetr.slide.damage import read_around
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
     from celldetr.slide.base_reader import SlideReader
 
 FIELD_UM = 32.0  # side of what a crop shows: a nucleus and its neighbourhood
 PAGE_PIXELS = 112  # side of the picture inside the page
 QUALITY = 88  # of JPEG
 
+# Of a figure.
+PIXELS = 160  # side of its picture
+ACROSS = 7  # crops in a line: a query and 20 neighbours make three
+INCHES = 1.15
+LINE_INCHES = 0.13  # a line of a title
+SCALE_UM = 10.0
+UNREAD = "#eeeeee"
+
 
 def cell_pixels(reader: SlideReader, x: float, y: float, mpp: tuple[float, float], side: int) -> NDArray[np.uint8]:
-    """(side, side, 3) uint8 of ``FIELD_UM`` around a point in level-0 px, white outside the slide; ``mpp`` along x and
-    y."""
+    """(side, side, 3) uint8 of ``FIELD_UM`` around a point in level-0 px, white outside; ``mpp`` along x and y."""
     across, down = FIELD_UM / mpp[0], FIELD_UM / mpp[1]
     return read_around(reader, x - across / 2, y - down / 2, across, down, side, side)[0]
 
@@ -61,3 +74,61 @@ def crop_cell(reader: SlideReader, cell: NDArray[np.float64], mpp: tuple[float, 
         width=round(width, 1),
         height=round(height, 1),
     )
+
+
+@dataclass(frozen=True)
+class CellCrop:
+    """One cell, and the pixels around it."""
+
+    title: str  # lines over the crop
+    pixels: NDArray[np.uint8] | None  # (S, S, 3) uint8 around its centre; None where the slide could not be read
+    size_um: tuple[float, float]  # width and height of its box
+    type: str  # of the cell
+    is_query: bool = False  # whether the others are its neighbours
+
+
+def crops_figure(groups: Mapping[str, Sequence[CellCrop]], types: Sequence[str], across: int = ACROSS) -> Figure:
+    """Draw groups of crops (by name) under each other, ``across`` in a line; ``types`` are all of the model's."""
+    # Imported here: the import takes longer than most commands, and few of them draw.
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Patch
+
+    colours = {name: hex_colour(colour) for name, colour in type_colours(types).items()}
+    text = LINE_INCHES * max((crop.title.count("\n") + 1 for crops in groups.values() for crop in crops), default=1)
+    cell, gap, head, foot = INCHES + text + 0.06, 0.06, 0.28, 0.34
+    lines = [-(-len(crops) // across) for crops in groups.values()]
+    width = across * (INCHES + gap) + gap
+    height = sum(head + line * cell for line in lines) + foot
+    figure = Figure(figsize=(width, height))
+    top, first = height, True
+    for (name, crops), line in zip(groups.items(), lines, strict=True):
+        figure.text(gap / width, (top - 0.2) / height, name, fontsize=9, weight="bold")
+        for i, crop in enumerate(crops):
+            left = gap + (i % across) * (INCHES + gap)
+            bottom = top - head - (i // across + 1) * cell + 0.04
+            axes = figure.add_axes((left / width, bottom / height, INCHES / width, INCHES / height))
+            _draw(axes, crop, colours.get(crop.type, "#000000"))
+            if first and crop.pixels is not None:
+                scale_bar(axes, FIELD_UM, SCALE_UM)
+                first = False
+        top -= head + line * cell
+    used = {crop.type for crops in groups.values() for crop in crops}
+    handles = [
+        Patch(facecolor=colours[name], edgecolor="black", linewidth=0.5, label=name) for name in types if name in used
+    ]
+    figure.legend(
+        handles=handles, loc="lower left", bbox_to_anchor=(0, 0), ncols=max(len(handles), 1), fontsize=8, frameon=False
+    )
+    return figure
+
+
+def _draw(axes: Axes, crop: CellCrop, colour: str) -> None:
+    if crop.pixels is None:
+        axes.set_facecolor(UNREAD)
+        axes.text(0, 0, "slide\nnot read", fontsize=6, ha="center", va="center")
+    else:
+        draw_tissue(axes, crop.pixels, FIELD_UM, crop.size_um, {"white": 2.2, colour: 1.2})
+    frame(axes, FIELD_UM)
+    axes.set_title(crop.title, fontsize=6.5, pad=2, linespacing=1.05)
+    for spine in axes.spines.values():
+        spine.set_linewidth(2.5 if crop.is_query else 0.4)

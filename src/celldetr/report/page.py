@@ -52,11 +52,7 @@ def templates() -> Environment:
 
 
 def write_page(path: Path, template: str, **values: Any) -> Path:
-    """Render a template into a file, replacing an older one; returns the file.
-
-    Raises:
-        InputError: the disk is full, or the place cannot be written to.
-    """
+    """Render a template into a file, replacing an older one; returns the file."""
     with replacing(path) as temporary:
         temporary.write_text(templates().get_template(template).render(values), encoding="utf-8")
     return path

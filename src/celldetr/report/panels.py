@@ -16,14 +16,9 @@ LETTERS = 6  # points, of the scale bar's label
 def draw_tissue(
     axes: Axes, pixels: NDArray[np.uint8], field_um: float, size_um: tuple[float, float], inks: dict[str, float]
 ) -> None:
-    """Draw the tissue and the cell's box.
+    """Draw pixels (S, S, 3) of a square of side ``field_um`` around a cell, and its box of ``size_um``.
 
-    Args:
-        axes: of the panel.
-        pixels: (S, S, 3), a square of side ``field_um`` around the cell.
-        field_um: side of the panel.
-        size_um: width and height of the box.
-        inks: colour -> width of the box's lines, which lie on each other to be seen on dark and on light.
+    ``inks``: colour -> width of the box's lines, which lie on each other to be seen on dark and on light.
     """
     from matplotlib.patches import Rectangle
 

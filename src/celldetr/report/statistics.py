@@ -1,5 +1,4 @@
-"""Numbers of the summary, gathered in one pass over the table in memory of fixed size: histograms, a few cells a
-type."""
+"""Numbers of the summary, gathered in one pass over the table, in memory of fixed size."""
 
 from __future__ import annotations
 
@@ -97,14 +96,7 @@ def histogram_median(histogram: NDArray[np.int64], step: float) -> float:
 
 
 def gather(table: CellTable, mpp: float, examples: int, seed: int = 0) -> Statistics:
-    """Read the table once.
-
-    Args:
-        table: the cells.
-        mpp: micrometres per level-0 pixel; its square is the area of one.
-        examples: cells a type to pick, of the surest and at random.
-        seed: of the random ones.
-    """
+    """Read the table once, and pick so many ``examples`` a type; ``mpp`` squared is the area of a level-0 pixel."""
     statistics = Statistics(len(table.types), examples)
     rng = np.random.default_rng(seed)
     for batch in table.batches((*PICK_COLUMNS, "type")):

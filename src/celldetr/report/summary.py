@@ -33,9 +33,8 @@ FAILED_SHOWN = 20  # rows
 
 
 @dataclass(frozen=True)
-class Kind:
-    """One type: name, CSS colour, number of cells, medians of diameter (um) and score (NaN without a cell),
-    examples."""
+class TypeSummary:
+    """One type: name, CSS colour, number of cells, medians of diameter (um) and score (NaN without a cell), crops."""
 
     name: str
     colour: str
@@ -102,7 +101,7 @@ def facts(table: CellTable, reader: SlideReader) -> list[tuple[str, str]]:
     return [*lines, ("slide", size), ("resolution", f"{resolution} µm per pixel")]
 
 
-def _kinds(table: CellTable, reader: SlideReader, statistics: Statistics) -> list[Kind]:
+def _kinds(table: CellTable, reader: SlideReader, statistics: Statistics) -> list[TypeSummary]:
     mpp, colours = table.mpp_xy or (reader.mpp, reader.mpp), type_colours(table.types)
     diameters, scores = statistics.median_diameters(), statistics.median_scores()
 
@@ -110,7 +109,7 @@ def _kinds(table: CellTable, reader: SlideReader, statistics: Statistics) -> lis
         return [crop_cell(reader, cell, mpp, table.types[i]) for cell in picks.cells[i]]
 
     return [
-        Kind(
+        TypeSummary(
             name,
             hex_colour(colours[name]),
             int(statistics.counts[i]),
@@ -148,13 +147,13 @@ def _extent(histogram: NDArray[np.int64], factor: int, tail: float) -> tuple[int
     return low, min(max(high, low + 4), histogram.shape[1] // factor)
 
 
-def _size_plot(kinds: Sequence[Kind], sizes: NDArray[np.int64]) -> Plot:
+def _size_plot(kinds: Sequence[TypeSummary], sizes: NDArray[np.int64]) -> Plot:
     first, last = _extent(sizes, round(DIAMETER_BIN / DIAMETER_STEP), 0.003)
     labels = ("equivalent diameter, µm", "Histogram of nuclear size by type")
     return _plot(kinds, sizes, DIAMETER_STEP, DIAMETER_BIN, first, last, *labels)
 
 
-def _score_plot(kinds: Sequence[Kind], scores: NDArray[np.int64]) -> Plot:
+def _score_plot(kinds: Sequence[TypeSummary], scores: NDArray[np.int64]) -> Plot:
     factor = round(SCORE_BIN / SCORE_STEP)
     last = scores.shape[1] // factor
     first = min(_extent(scores, factor, 0)[0], last - 4)
@@ -163,7 +162,13 @@ def _score_plot(kinds: Sequence[Kind], scores: NDArray[np.int64]) -> Plot:
 
 
 def _plot(
-    kinds: Sequence[Kind], histogram: NDArray[np.int64], step: float, width: float, first: int, last: int, *labels: str
+    kinds: Sequence[TypeSummary],
+    histogram: NDArray[np.int64],
+    step: float,
+    width: float,
+    first: int,
+    last: int,
+    *labels: str,
 ) -> Plot:
     """Histograms of bins of ``step`` in the bins ``first`` to ``last`` of ``width``; ``labels``: of axis and chart."""
     edges = np.arange(first, last + 1, dtype=np.float64) * width

@@ -161,7 +161,7 @@ class FromQuPath(NucleusSource):
 
 def _annotated(objects: Objects, cuts: Sequence[Cut]) -> list[Boxes]:
     """The annotated nuclei of each patch."""
-    found = []
+    nuclei = []
     for cut in cuts:
         px = len(cut.pixels) - 2 * cut.margin
         corner, step = np.array([cut.x, cut.y]), np.array(cut.step)
@@ -171,8 +171,8 @@ def _annotated(objects: Objects, cuts: Sequence[Cut]) -> list[Boxes]:
         points = objects.points[inside]
         if points.any():
             boxes[points] = pseudo_boxes(cut.image, places[inside][points].astype(np.float32), cut.mpp)
-        found.append(within(boxes, np.ones(len(boxes), dtype=np.float32), px))
-    return found
+        nuclei.append(within(boxes, np.ones(len(boxes), dtype=np.float32), px))
+    return nuclei
 
 
 def within(boxes: NDArray[np.float32], scores: NDArray[np.float32], px: int) -> Boxes:

@@ -35,9 +35,9 @@ class Places:
 def find_places(
     reader: SlideReader, px: int, mpp: float, min_tissue: float, seed: int, regions: Sequence[shapely.Polygon] = ()
 ) -> Places:
-    """Lay a grid over a slide and keep the places with tissue.
+    """Lay a grid over a slide; its places with tissue.
 
-    Where the slide's resolution is within 1 % of that wanted, its pixels are taken as they are.
+    Pixels of a slide within 1 % of ``mpp`` are taken as they are.
 
     Args:
         reader: the slide.

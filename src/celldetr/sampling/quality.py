@@ -18,7 +18,7 @@ from celldetr.slide.tissue import background, density10, ink
 FINE_UM, COARSE_UM = 0.5, 2.0  # sigma: detail below the first is lost first; between both are edges of nuclei
 PEN_MPP = 2.0  # at 4, red ink of which a patch has only the pale edge is not seen
 GLASS_MPP = 32.0
-SMALLEST_SIDE = 64  # px in which the colour of glass is looked for
+SMALLEST_SIDE = 64  # px of the thumbnail that gives the colour of glass
 
 
 def sharpness(image: NDArray[np.uint8], mpp: float) -> float:

@@ -7,10 +7,9 @@ of an uninterrupted one.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -54,24 +53,6 @@ class SamplingProgress:
     slides: int
     patches: int
     nuclei: int
-
-
-@dataclass
-class _Counts:
-    """Counts of a slide so far; becomes its ``SlideInfo``."""
-
-    name: str
-    file: str
-    places: int = 0
-    looked_at: int = 0
-    patches: int = 0
-    nuclei: int = 0
-    left_out: Counter[str] = field(default_factory=Counter)
-    failed: str = ""
-    group: str = ""
-
-    def info(self) -> SlideInfo:
-        return SlideInfo(**{**self.__dict__, "left_out": dict(sorted(self.left_out.items()))})
 
 
 def sample_slides(
@@ -154,9 +135,7 @@ class _Run:
     ) -> None:
         self._slides, self._nuclei, self._options, self._mpp = slides, nuclei, options, mpp
         self._writer, self._progress = writer, progress
-        self._counts = [
-            _Counts(**slide.model_dump() | {"left_out": Counter(slide.left_out)}) for slide in writer.info.slides
-        ]
+        self._counts = [slide.model_copy(deep=True) for slide in writer.info.slides]
 
     def sample(self) -> PatchSetInfo:
         start = self._writer.info.next or Position(slide=0, place=0)
@@ -169,13 +148,15 @@ class _Run:
         return self._writer.info
 
     def _close_shard(self, position: Position | None) -> None:
-        self._writer.close_shard([counts.info() for counts in self._counts], position)
+        for counts in self._counts:
+            counts.left_out = dict(sorted(counts.left_out.items()))
+        self._writer.close_shard(self._counts, position)
 
     def _sample_slide(self, index: int, first: int) -> None:
         """Sample a slide from its place ``first`` on."""
         slide = self._slides[index]
         if index == len(self._counts):  # else begun by an earlier session
-            self._counts.append(_Counts(slide.name, slide.path.name))
+            self._counts.append(SlideInfo(name=slide.name, file=slide.path.name))
         counts = self._counts[index]
         with ExitStack() as stack:
             try:
@@ -204,7 +185,7 @@ class _Run:
         return places
 
     def _take_patches(
-        self, index: int, first: int, counts: _Counts, patches: _PlaceReader, nuclei: SlideNuclei
+        self, index: int, first: int, counts: SlideInfo, patches: _PlaceReader, nuclei: SlideNuclei
     ) -> None:
         """Take patches of one slide from its place ``first`` on, until there are enough or no places are left."""
         end, threads, wanted = len(patches.places.corners), usable_threads(), self._options.per_slide
@@ -215,7 +196,7 @@ class _Run:
             for place, cut in enumerate(cuts, first):
                 counts.looked_at += 1
                 if isinstance(cut, str):
-                    counts.left_out[cut] += 1
+                    _leave_out(counts, cut)
                 else:
                     waiting.append(cut)
                 batch = min(BATCH, wanted - counts.patches, self._writer.room)
@@ -229,22 +210,26 @@ class _Run:
                 if counts.patches == wanted:
                     return
 
-    def _write(self, counts: _Counts, cuts: Sequence[Cut], nuclei: SlideNuclei) -> None:
+    def _write(self, counts: SlideInfo, cuts: Sequence[Cut], nuclei: SlideNuclei) -> None:
         """Find the nuclei of patches and write those with enough of them."""
         for cut, (boxes, scores) in zip(cuts, nuclei.find(cuts) if cuts else (), strict=True):
             if len(boxes) < self._options.min_nuclei:
-                counts.left_out[FEW] += 1
+                _leave_out(counts, FEW)
                 continue
             unknown = np.full(len(boxes), UNKNOWN, dtype=np.int16)
             self._writer.add(Patch(counts.name, cut.x, cut.y, cut.mpp, cut.image, boxes, scores, unknown))
             counts.patches += 1
             counts.nuclei += len(boxes)
 
-    def _report(self, index: int, share: float, counts: _Counts) -> None:
+    def _report(self, index: int, share: float, counts: SlideInfo) -> None:
         if self._progress is not None:
             patches = sum(each.patches for each in self._counts)
             nuclei = sum(each.nuclei for each in self._counts)
             self._progress(SamplingProgress(counts.name, index + share, len(self._slides), patches, nuclei))
+
+
+def _leave_out(counts: SlideInfo, reason: str) -> None:
+    counts.left_out[reason] = counts.left_out.get(reason, 0) + 1
 
 
 class _PlaceReader:

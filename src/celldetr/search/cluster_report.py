@@ -18,7 +18,7 @@ from celldetr.cells.schema import BOX
 from celldetr.io.figures import save_figure
 from celldetr.io.files import replacing
 from celldetr.report.clusters import embedding_figure, types_figure
-from celldetr.report.crops_figure import CellCrop, crops_figure
+from celldetr.report.crops import CellCrop, crops_figure
 from celldetr.report.overview import draw_overview, picture_size
 from celldetr.search.clustering import SAMPLE, Clustered
 from celldetr.search.collection import SlideCells

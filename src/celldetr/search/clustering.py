@@ -285,7 +285,7 @@ def _export(directory: Path, formats: Sequence[str], again: bool) -> None:
     by_cluster = "geojson" in names or (again and (directory / GEOJSON).exists())
     names.discard("geojson")
     if again:
-        names |= {name for name, exporter in FORMATS.items() if (directory / f"cells{exporter.suffixes[0]}").exists()}
+        names |= {name for name, exporter in FORMATS.items() if (directory / exporter.file_name).exists()}
     for name in sorted(names):
         write_format(directory, name, overwrite=True)
     if by_cluster:

@@ -13,7 +13,7 @@ from celldetr.cells.palette import type_colours
 from celldetr.errors import InputError
 from celldetr.io.figures import save_figure
 from celldetr.io.files import output_errors, replacing
-from celldetr.report.crops_figure import crops_figure
+from celldetr.report.crops import crops_figure
 from celldetr.search.collection import SlideCells
 from celldetr.search.similar import Neighbours
 from celldetr.search.slides import open_slides

@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from celldetr.errors import InputError
-from celldetr.report.crops import cell_pixels
-from celldetr.report.crops_figure import PIXELS, CellCrop
+from celldetr.report.crops import PIXELS, CellCrop, cell_pixels
 from celldetr.search.collection import Collection, SlideCells
 from celldetr.slide.base_reader import SlideReader, slide_name
 from celldetr.slide.find import slides_below

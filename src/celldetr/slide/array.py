@@ -76,5 +76,5 @@ def _job(
 
 def _find(job: Job) -> TileCells:
     none = TileCells.none(len(job.model.types), job.model.embedding_dim)
-    bands = predict_bands(job, job.ownership(), Counter())
+    bands = predict_bands(job, Counter())
     return TileCells.join([none, *(cells for cells, _ in bands)])

@@ -31,19 +31,13 @@ _FIELDS = ("boxes", "scores", "probabilities", "embeddings")
 
 @dataclass(frozen=True)
 class DetectedTile:
-    """Raw detections in a tile, also beyond what it owns.
+    """Raw detections in a tile, also beyond what it owns."""
 
-    Attributes:
-        tile: where.
-        cells: None if nothing of it could be decoded.
-        lost: left, top, right, bottom, in pixels of the tile, of what could not be; None if all could.
-        reason: why it could not.
-    """
-
-    tile: Tile
-    cells: TileCells | None
+    tile: Tile  # where
+    cells: TileCells | None  # None if nothing of it could be decoded
+    # left, top, right, bottom, in pixels of the tile, of what could not be; None if all could
     lost: tuple[int, int, int, int] | None = None
-    reason: str = ""
+    reason: str = ""  # why it could not
 
 
 def digest(identity: Mapping[str, Any]) -> str:

@@ -34,25 +34,19 @@ EDGE = 1e-3  # px beyond the slide that count as rounding, not as outside
 
 @dataclass(frozen=True)
 class Level:
-    """One resolution of a pyramid.
+    """One resolution of a pyramid."""
 
-    Attributes:
-        width, height: of it, px.
-        downsample: level-0 pixels per pixel of its own along x and y.
-        exact: whether whole pixels of it can be read; if not, ``SlideReader.displacement`` says what is.
-    """
-
-    width: int
+    width: int  # of it, px
     height: int
-    downsample: tuple[float, float]
-    exact: bool = True
+    downsample: tuple[float, float]  # level-0 pixels per pixel of its own along x and y
+    exact: bool = True  # whether whole pixels of it can be read; if not, ``SlideReader.displacement`` says what is
 
 
 class SlideReader(ABC):
     """An open slide. Reading is safe from several threads. Use as a context manager, or call ``close``.
 
     Attributes:
-        name: what its output is called: the file name without its extensions.
+        name: of its output: the file name without its extensions.
         file: the file's name without folders, or "" for an array.
         format: vendor or file type, e.g. ``aperio``, ``ome-tiff``, ``png``, ``array``.
         levels: finest first; there is at least one.
@@ -62,31 +56,28 @@ class SlideReader(ABC):
         bounds: (x, y, width, height) in level-0 pixels of what was scanned, where the file says so (MIRAX, Leica SCN);
             viewers such as QuPath count from its corner. None where it does not.
         size_bytes: of the file, 0 for an array.
-        warnings: what is doubtful about the slide, one sentence each.
+        warnings: one sentence each.
     """
 
     def __init__(
         self,
+        source: Path | str,
         *,
-        name: str,
         format: str,
         levels: tuple[Level, ...],
         resolution: Resolution,
-        file: str = "",
-        size_bytes: int = 0,
         warnings: tuple[str, ...] = (),
         bounds: tuple[int, int, int, int] | None = None,
     ) -> None:
-        _check_size(file or name, levels, resolution)
-        self.name = name
-        self.file = _printable(file)
-        self.format = format
-        self.levels = levels
-        self.mpp = resolution.mpp
-        self.mpp_x, self.mpp_y = resolution.mpp_x, resolution.mpp_y
+        """``source``: the file, or the name of what is not from a file."""
+        if isinstance(source, Path):
+            self.name, self.file, self.size_bytes = slide_name(source), _printable(source.name), source.stat().st_size
+        else:
+            self.name, self.file, self.size_bytes = source, "", 0
+        _check_size(self.file or self.name, levels, resolution)
+        self.format, self.levels, self.bounds = format, levels, bounds
+        self.mpp, self.mpp_x, self.mpp_y = resolution.mpp, resolution.mpp_x, resolution.mpp_y
         self.mpp_source = resolution.source
-        self.bounds = bounds
-        self.size_bytes = size_bytes
         self.warnings = (*resolution.warnings, *warnings)
 
     @property

@@ -39,13 +39,7 @@ def grey_to_rgb(grey: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def over_white(pixels: NDArray[np.uint8], alpha: NDArray[np.uint8], multiplied: bool = False) -> NDArray[np.uint8]:
-    """Colour seen through its transparency on white.
-
-    Args:
-        pixels: (h, w, 3).
-        alpha: (h, w), 0 is transparent.
-        multiplied: whether ``pixels`` are multiplied by alpha already.
-    """
+    """Colour (h, w, 3), perhaps ``multiplied`` by alpha (h, w) already, seen on white."""
     opaque = alpha[..., None].astype(np.uint16)
     if multiplied:
         return np.minimum(pixels + (255 - opaque), 255).astype(np.uint8)

@@ -32,38 +32,25 @@ class DamageError(InputError):
 
 @dataclass(frozen=True)
 class FailedTile:
-    """Record of a tile of which some could not be decoded.
+    """Record of a tile of which some could not be decoded."""
 
-    Attributes:
-        row, column: of the grid.
-        x_px, y_px, w_px, h_px: what is lost of the part that it owns, level-0 pixels from the slide's top left corner.
-        mm2: area of that.
-        reason: what the file's decoder said.
-    """
-
-    row: int
+    row: int  # of the grid
     column: int
-    x_px: float
+    x_px: float  # what is lost of the part that it owns, level-0 pixels from the slide's top left corner
     y_px: float
     w_px: float
     h_px: float
-    mm2: float
-    reason: str
+    mm2: float  # area of that
+    reason: str  # what the file's decoder said
 
 
 @dataclass(frozen=True)
 class DamagedTile:
-    """Pixels of a tile of which some could not be decoded.
+    """Pixels of a tile of which some could not be decoded."""
 
-    Attributes:
-        pixels: (height, width, 3) uint8 RGB, white where they are lost.
-        lost: xyxy in its pixels, holds all that are lost.
-        reason: what the file's decoder said.
-    """
-
-    pixels: NDArray[np.uint8]
-    lost: tuple[int, int, int, int]
-    reason: str
+    pixels: NDArray[np.uint8]  # (height, width, 3) uint8 RGB, white where they are lost
+    lost: tuple[int, int, int, int]  # xyxy in its pixels, holds all that are lost
+    reason: str  # what the file's decoder said
 
     @property
     def is_lost(self) -> bool:
@@ -116,11 +103,7 @@ def _halves(size: int, smallest: int) -> list[tuple[int, int]]:
 def read_tile(
     reader: SlideReader, x: float, y: float, width: float, height: float, out_width: int, out_height: int
 ) -> NDArray[np.uint8] | DamagedTile:
-    """``SlideReader.read_region``, or what can be decoded of it.
-
-    Raises:
-        InputError: the slide cannot be read any more.
-    """
+    """``SlideReader.read_region``, or what can be decoded of it."""
     box = (x, y, width, height, out_width, out_height)
     try:
         return reader.read_region(*box)

@@ -67,25 +67,15 @@ class SlideProgress:
 
 @dataclass(frozen=True)
 class RunSummary:
-    """What came out of a run; ``run.json`` has more.
+    """What came out of a run; ``run.json`` has more."""
 
-    Attributes:
-        directory: where the output is.
-        cells: number of cells.
-        counts: by type, all types of the model.
-        tissue_mm2: area of tissue.
-        seconds: of the whole run, over all its sessions.
-        warnings: what is doubtful, one sentence each.
-        failed_tiles: what could not be decoded; the table has no cells from there.
-    """
-
-    directory: Path
-    cells: int
-    counts: dict[str, int]
-    tissue_mm2: float
-    seconds: float
-    warnings: tuple[str, ...]
-    failed_tiles: tuple[FailedTile, ...] = ()
+    directory: Path  # where the output is
+    cells: int  # number of cells
+    counts: dict[str, int]  # by type, all types of the model
+    tissue_mm2: float  # area of tissue
+    seconds: float  # of the whole run, over all its sessions
+    warnings: tuple[str, ...]  # what is doubtful, one sentence each
+    failed_tiles: tuple[FailedTile, ...] = ()  # what could not be decoded; the table has no cells from there
 
 
 @contextmanager
@@ -132,11 +122,7 @@ def run_slide(
 
 
 def slide_folder(directory: Path, identity: dict[str, Any]) -> RunFolder:
-    """The output folder of a slide, for a run of this ``provenance.identity``.
-
-    Raises:
-        InputError: it holds a slide.
-    """
+    """The output folder of a slide, for a run of this ``provenance.identity``."""
     if (directory / MIRAX_FILE).is_file():
         raise InputError(f"{directory}: holds the pixels of a MIRAX slide; choose another folder for results")
     return RunFolder(directory, LAYOUT, identity, FREE)
@@ -162,10 +148,9 @@ class Session:
     Args:
         job: the work.
         folder: of the slide's results, open; its record is that of the sessions before, or empty.
-        start: ``time.perf_counter`` when work on the slide began.
-        seconds: spent on it since then.
-        cache: bands that other processes or an earlier session have detected; by default those in the folder.
-        progress: called at the beginning and after every batch.
+        start: ``time.perf_counter`` when work on the slide began, ``seconds`` spent on it since then.
+        cache: bands that other processes have detected; by default those of earlier sessions.
+        progress: see ``run_slide``.
     """
 
     def __init__(
@@ -180,8 +165,8 @@ class Session:
         self._job, self._folder, self._progress = job, folder, progress
         self._cache = cache or BandCache(folder.path, folder.request)
         self._counter = Counter(seconds=seconds, on_change=self._report)
-        todo = job.plan.count(self._cache.missing(job.plan.bands))
-        self._known = job.plan.count(job.plan.bands) - todo  # tiles of earlier sessions
+        earlier = set(job.plan.bands) - set(self._cache.missing(job.plan.bands)) if cache is None else set()
+        self._known = job.plan.count(sorted(earlier))  # tiles of earlier sessions
         self._before = (0, 0.0)  # cells and mm2 of these
         self._start, self._earlier = start, folder.record
 
@@ -192,7 +177,7 @@ class Session:
         begin_session(folder, warnings=warnings)
         try:
             self._report(self._counter)
-            infos = [info for _, info in predict_bands(job, job.ownership(), self._counter, self._cache)]
+            infos = [info for _, info in predict_bands(job, self._counter, self._cache)]
             failed = [tile for info in infos for tile in info.failed]
             if failed:
                 if all(info.is_lost for info in infos):  # no cells would look like a result
@@ -220,7 +205,7 @@ class Session:
         metadata = table_metadata(table_provenance(self._folder.request, failed), bounds)
         schema = cell_schema(types, job.model.embedding_dim).with_metadata(metadata)
         firsts = accumulate((int(info.counts.sum()) for info in infos), initial=0)
-        bands = predict_bands(job, job.ownership(), Counter(), self._cache)
+        bands = predict_bands(job, Counter(), self._cache)
         tables = (cell_rows(cells, types, mpp, first) for (cells, _), first in zip(bands, firsts, strict=False))
         write_table(self._folder.path / CELLS, schema, tables)
 
@@ -249,13 +234,7 @@ def begin_session(folder: RunFolder, **values: Any) -> None:
 
 
 def session_times(record: Mapping[str, Any], start: float, seconds: Seconds) -> dict[str, Any]:
-    """Times at the end of a session, for the record: now, and seconds spent in all sessions.
-
-    Args:
-        record: of the run before this session.
-        start: ``time.perf_counter`` when the session began.
-        seconds: spent in it.
-    """
+    """Times at the end of a session that began at ``start`` (``time.perf_counter``), added to those on record."""
     before, total = record.get("seconds", {}), time.perf_counter() - start
     spent = {**asdict(seconds), "total": total}
     return {"ended": now(), "seconds": {key: round(value + before.get(key, 0), 3) for key, value in spent.items()}}

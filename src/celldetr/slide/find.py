@@ -22,14 +22,10 @@ SLIDE_COLUMNS = ("slide", "path", "file")
 
 @dataclass(frozen=True)
 class Slide:
-    """One slide of a run.
+    """One slide of a run."""
 
-    Attributes:
-        path: of the file.
-        mpp: micrometres per pixel of its level 0, instead of what the file or the command says; None: as these say.
-    """
-
-    path: Path
+    path: Path  # of the file
+    # micrometres per pixel of its level 0, instead of what the file or the command says; None: as these say
     mpp: float | None = None
 
     @property
@@ -77,13 +73,8 @@ def _slides_of(source: Path, out: Path | None) -> list[Slide]:
 
 
 def slides_below(folder: Path, out: Path | None = None, seen: set[Path] | None = None) -> Iterator[Path]:
-    """Slides in a folder and the folders in it, sorted; not in hidden folders, results, or the folder that belongs to a
-    MIRAX slide. Links to folders are followed, each folder once.
-
-    Args:
-        folder: where to search.
-        out: where results go; not searched.
-        seen: folders that were searched already.
+    """Slides in a folder and the folders in it, sorted; not in hidden folders, results (``out``), the folder that
+    belongs to a MIRAX slide, or folders that are ``seen``. Links to folders are followed.
 
     Raises:
         InputError: a folder cannot be read.

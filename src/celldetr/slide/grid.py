@@ -19,19 +19,14 @@ ROUNDING = 1e-6  # px by which a length may miss a whole number and still be one
 
 @dataclass(frozen=True)
 class Axis:
-    """Tiles along x or along y.
+    """Tiles along x or along y."""
 
-    Attributes:
-        starts: (n,) where tiles begin, rising.
-        size: their common side, px.
-        cuts: (n + 1,) tile i owns [cuts[i], cuts[i + 1]); the first is -inf and the last inf, because a box at the
-            border may have its centre just outside.
-        end: where the slide (or region) ends; the last tile ends less than a pixel after it, and only if it is the one.
-    """
-
-    starts: NDArray[np.float64]
-    size: int
+    starts: NDArray[np.float64]  # (n,) where tiles begin, rising
+    size: int  # their common side, px
+    # (n + 1,) tile i owns [cuts[i], cuts[i + 1]); the first is -inf and the last inf, because a box at the border may
+    # have its centre just outside
     cuts: NDArray[np.float64]
+    # where the slide (or region) ends; the last tile ends less than a pixel after it, and only if it is the one
     end: float
 
     def __len__(self) -> int:
@@ -39,12 +34,9 @@ class Axis:
 
 
 def lay_axis(origin: float, length: float, tile: int, overlap: int, offset: float = 0.0) -> Axis:
-    """Cover an interval with tiles.
+    """Cover an interval, in model pixels, with tiles whose neighbours overlap by at least ``overlap``.
 
-    Args:
-        origin, length: the interval, in model pixels, length > 0.
-        tile, overlap: pixels, overlap < tile; neighbours overlap by at least this.
-        offset: how much earlier all tiles but the first lie, which moves the seams; taken modulo the stride.
+    All but the first lie ``offset``, modulo the stride, earlier, which moves the seams.
     """
     whole = round(length)
     length = float(whole) if whole and abs(length - whole) < ROUNDING else length
@@ -61,36 +53,25 @@ def lay_axis(origin: float, length: float, tile: int, overlap: int, offset: floa
 
 @dataclass(frozen=True)
 class Tile:
-    """One tile: its place in the grid, its rectangle and what it owns, in model pixels from the slide's origin.
+    """One tile: its place in the grid, its rectangle and what it owns, in model pixels from the slide's origin."""
 
-    Attributes:
-        row, column: in the grid.
-        x, y: top left corner.
-        width, height: whole pixels.
-        owner: (left, top, right, bottom), half-open; infinite at the border of the slide.
-    """
-
-    row: int
+    row: int  # in the grid
     column: int
-    x: float
+    x: float  # top left corner
     y: float
-    width: int
+    width: int  # whole pixels
     height: int
+    # (left, top, right, bottom), half-open; infinite at the border of the slide
     owner: tuple[float, float, float, float]
 
 
 @dataclass(frozen=True)
 class Grid:
-    """All tiles of a slide or region.
+    """All tiles of a slide or region."""
 
-    Attributes:
-        columns, rows: tiles along x and along y.
-        scale: level-0 pixels per model pixel along x and y.
-    """
-
-    columns: Axis
+    columns: Axis  # tiles along x and along y
     rows: Axis
-    scale: tuple[float, float]
+    scale: tuple[float, float]  # level-0 pixels per model pixel along x and y
 
     def __len__(self) -> int:
         return len(self.columns) * len(self.rows)
@@ -129,12 +110,6 @@ def _inside(axis: Axis) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
 def lay_grid(
     region: tuple[float, float, float, float], scale: tuple[float, float], tile: int, overlap: int, offset: float = 0.0
 ) -> Grid:
-    """Cover a region with tiles.
-
-    Args:
-        region: (x, y, width, height) in level-0 pixels.
-        scale: level-0 pixels per model pixel along x and y, any positive numbers.
-        tile, overlap, offset: see ``lay_axis``, for both axes.
-    """
+    """Cover a region (x, y, width, height in level-0 pixels) with tiles, see ``lay_axis`` and ``Grid.scale``."""
     x, y, width, height = (value / step for value, step in zip(region, scale * 2, strict=True))
     return Grid(lay_axis(x, width, tile, overlap, offset), lay_axis(y, height, tile, overlap, offset), scale)

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from celldetr.errors import InputError
-from celldetr.slide.base_reader import Level, SlideReader, slide_name
+from celldetr.slide.base_reader import Level, SlideReader
 from celldetr.slide.colour import FULL_16, GREY_NOTE, grey_to_rgb, over_white, range_note, to_bytes
 from celldetr.slide.resolution import Resolution, resolve
 
@@ -24,13 +23,17 @@ class ArrayReader(SlideReader):
     """A slide whose level 0, its only one, is an array."""
 
     def __init__(
-        self, array: NDArray[np.uint8], resolution: Resolution, *, name: str, format: str = "array", **about: Any
+        self,
+        array: NDArray[np.uint8],
+        resolution: Resolution,
+        source: Path | str,
+        format: str = "array",
+        warnings: tuple[str, ...] = (),
     ) -> None:
-        """``about``: further arguments of ``SlideReader``."""
         self._array = array
         height, width = array.shape[:2]
         levels = (Level(width, height, (1.0, 1.0)),)
-        super().__init__(name=name, format=format, levels=levels, resolution=resolution, **about)
+        super().__init__(source, format=format, levels=levels, resolution=resolution, warnings=warnings)
 
     def read_level(self, level: int, x: int, y: int, width: int, height: int) -> NDArray[np.uint8]:
         """See ``SlideReader.read_level``."""
@@ -38,11 +41,7 @@ class ArrayReader(SlideReader):
 
 
 def check_rgb(array: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Refuse what is not an (H, W, 3) uint8 image, saying how to make it one.
-
-    Raises:
-        InputError: another type or shape, or no pixels.
-    """
+    """Refuse what is not an (H, W, 3) uint8 image, saying how to make it one."""
     array = np.asarray(array)
     got = f"image of shape {array.shape} and type {array.dtype}: expected (H, W, 3) uint8 RGB"
     if array.ndim == 3 and array.shape[2] == 4:
@@ -80,11 +79,7 @@ def png_depth(path: Path) -> int:
 
 
 def open_image(path: Path, mpp: float | None) -> SlideReader:
-    """Open a PNG or JPEG; it is decoded whole.
-
-    Raises:
-        InputError: damaged, too large to be decoded whole, or no ``mpp`` given.
-    """
+    """Open a PNG or JPEG; it is decoded whole."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
@@ -103,5 +98,4 @@ def open_image(path: Path, mpp: float | None) -> SlideReader:
     except Exception as error:  # damaged chunks make Pillow's decoders raise almost anything
         reason = str(error) or type(error).__name__
         raise InputError(f"{path}: cannot be decoded ({reason}); the file is damaged or incomplete") from None
-    about = {"file": path.name, "size_bytes": path.stat().st_size, "warnings": notes + deep}
-    return ArrayReader(pixels, resolution, name=slide_name(path), format=kind, **about)
+    return ArrayReader(pixels, resolution, path, kind, notes + deep)

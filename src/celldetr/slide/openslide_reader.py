@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from celldetr.errors import InputError
-from celldetr.slide.base_reader import Level, SlideReader, reduction, slide_name
+from celldetr.slide.base_reader import Level, SlideReader, reduction
 from celldetr.slide.damage import DamageError
 from celldetr.slide.resolution import Resolution, candidates_of, micrometres, number, resolve
 
@@ -32,11 +32,7 @@ def detect_vendor(path: Path) -> str | None:
 
 
 def open_openslide(path: Path, mpp: float | None) -> SlideReader:
-    """Open a slide with OpenSlide.
-
-    Raises:
-        InputError: damaged, or of unknown resolution.
-    """
+    """Open a slide with OpenSlide."""
     try:
         slide = openslide.OpenSlide(str(path))
     except openslide.OpenSlideError as error:
@@ -75,9 +71,7 @@ def _bounds(slide: openslide.AbstractSlide) -> tuple[int, int, int, int] | None:
         )
     except (KeyError, ValueError):
         return None
-    whole_width, whole_height = slide.dimensions
-    inside = 0 <= x < x + width <= whole_width and 0 <= y < y + height <= whole_height
-    return (x, y, width, height) if inside else None
+    return x, y, width, height
 
 
 class OpenSlideReader(SlideReader):
@@ -93,12 +87,10 @@ class OpenSlideReader(SlideReader):
             for (width, height), own in zip(slide.level_dimensions, self._downsamples, strict=True)
         )
         super().__init__(
-            name=slide_name(path),
-            file=path.name,
+            path,
             format=slide.properties.get(openslide.PROPERTY_NAME_VENDOR, "openslide"),
             levels=levels,
             resolution=resolution,
-            size_bytes=path.stat().st_size,
             bounds=_bounds(slide),
         )
 
@@ -117,10 +109,10 @@ class OpenSlideReader(SlideReader):
         return np.asarray(white)
 
     def _read(self, origin: tuple[int, int], level: int, size: tuple[int, int]) -> Image.Image:
-        """After one failed read OpenSlide answers every question to that handle, in all threads, with the same error:
-        a read that fails is tried again with a fresh handle, and if that works all go on with the fresh one.
+        """Read with the common handle, or if that fails with a fresh one, which replaces it if it can read the place.
 
-        The old handle is closed when the last thread that reads with it lets go of it.
+        After one failed read OpenSlide answers every question to that handle, in all threads, with the same error. The
+        old handle is closed when the last thread that reads with it lets go of it.
         """
         try:
             return self._slide.read_region(origin, level, size)

@@ -58,11 +58,7 @@ class PredictOptions(Config):
         return self
 
     def tile_for(self, image_px: int | None) -> int:
-        """The side of a tile for a model with ``image_px`` (see ``TileModel``).
-
-        Raises:
-            InputError: the overlap is too large for the tiles that the model needs.
-        """
+        """The side of a tile for a model with ``image_px`` (see ``TileModel``)."""
         if self.tile is not None:
             return self.tile
         side = image_px or TILE

@@ -51,29 +51,16 @@ class Job:
     plan: Plan
     least_score: float | None = None
 
-    def ownership(self) -> Ownership:
-        """A fresh decision on who owns what, for reading from the beginning."""
-        bounds = (0.0, 0.0, float(self.reader.width), float(self.reader.height))
-        return Ownership(self.plan.grid.scale, self.model.mpp, bounds)
-
 
 @dataclass(frozen=True)
 class BandInfo:
-    """A settled band.
+    """A settled band."""
 
-    Attributes:
-        tiles: that were read, also damaged ones.
-        counts: (K,) cells by type.
-        bounds: xyxy of their boxes in level-0 pixels, None if there are none.
-        failed: what could not be decoded.
-        is_lost: whether no tile could be decoded.
-    """
-
-    tiles: int
-    counts: NDArray[np.int64]
-    bounds: tuple[float, float, float, float] | None
-    failed: tuple[FailedTile, ...]
-    is_lost: bool
+    tiles: int  # that were read, also damaged ones
+    counts: NDArray[np.int64]  # (K,) cells by type
+    bounds: tuple[float, float, float, float] | None  # xyxy of their boxes in level-0 pixels, None if there are none
+    failed: tuple[FailedTile, ...]  # what could not be decoded
+    is_lost: bool  # whether no tile could be decoded
 
 
 @dataclass
@@ -115,7 +102,7 @@ def usable_threads() -> int:
 def read_ahead(
     reader: SlideReader, tiles: Iterable[Tile], scale: tuple[float, float], depth: int, threads: int
 ) -> Generator[Pixels, None, None]:
-    """The pixels of tiles in their order, at most ``depth`` of them read or being read before they are asked for."""
+    """The pixels of tiles in their order, of which at most ``depth`` are read ahead."""
 
     def read(tile: Tile) -> Pixels:
         box = (tile.x * scale[0], tile.y * scale[1], tile.width * scale[0], tile.height * scale[1])
@@ -125,7 +112,7 @@ def read_ahead(
 
 
 def ahead(do: Callable[[T], R], items: Iterable[T], depth: int, threads: int) -> Generator[R, None, None]:
-    """``map`` in threads: at most ``depth`` results are there or begun before they are asked for."""
+    """``map`` in threads: at most ``depth`` results are made ahead."""
     todo = iter(items)
     pool = ThreadPoolExecutor(threads, thread_name_prefix="tile")
     try:
@@ -139,15 +126,11 @@ def ahead(do: Callable[[T], R], items: Iterable[T], depth: int, threads: int) ->
 
 
 def predict_bands(
-    job: Job, ownership: Ownership, counter: Counter, cache: BandCache | None = None
+    job: Job, counter: Counter, cache: BandCache | None = None
 ) -> Generator[tuple[TileCells, BandInfo], None, None]:
     """The cells of all bands, one after the other: detect those of each, then drop duplicates across tiles.
 
-    Args:
-        job: the work.
-        ownership: fresh.
-        counter: counts every batch.
-        cache: bands in it are not detected again, the others are written to it.
+    Bands in the cache are not detected again, the others are written to it; ``counter`` counts every batch.
 
     Yields:
         Cells of a band with boxes in level-0 pixels, and its ``BandInfo``.
@@ -155,7 +138,8 @@ def predict_bands(
     Raises:
         InputError: the slide cannot be read any more. A place that is damaged raises nothing: its tile has failed.
     """
-    bands = job.plan.bands
+    bands, slide = job.plan.bands, (0.0, 0.0, float(job.reader.width), float(job.reader.height))
+    ownership = Ownership(job.plan.grid.scale, job.model.mpp, slide)
     missing = bands if cache is None else cache.missing(bands)
     with closing(_images(job, missing)) as images:
         for band in bands:
@@ -184,11 +168,7 @@ def _kept(batches: Iterable[list[DetectedTile]], detected: list[DetectedTile]) -
 
 
 def detect_bands(job: Job, bands: Sequence[int], seconds: Seconds) -> Generator[list[DetectedTile], None, None]:
-    """Raw detections in bands, in any order, batch after batch; a batch is of one band. Adds to ``seconds``.
-
-    Raises:
-        InputError: the slide cannot be read any more.
-    """
+    """Raw detections in bands, in any order, batch after batch; a batch is of one band. Adds to ``seconds``."""
     with closing(_images(job, bands)) as images:
         for band in bands:
             yield from _detect(job, band, images, seconds)

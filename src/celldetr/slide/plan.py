@@ -16,8 +16,7 @@ from celldetr.slide.base_reader import SlideReader
 from celldetr.slide.colour import GREY_NOTE
 from celldetr.slide.grid import Grid, Tile, lay_grid
 from celldetr.slide.options import PredictOptions
-from celldetr.slide.roi import place_roi
-from celldetr.slide.roi_cells import RoiCells, share_of_pixels
+from celldetr.slide.roi import RoiCells, place_roi, share_of_pixels
 from celldetr.slide.seams import influence
 from celldetr.slide.tissue import find_tissue
 
@@ -29,27 +28,17 @@ WINDOW_STEP = 128  # px; windows have few sizes, because a network prepares for 
 
 @dataclass(frozen=True)
 class Plan:
-    """The tiles of a run, each trimmed to the tissue that it owns and the context that the model needs.
+    """The tiles of a run, each trimmed to the tissue that it owns and the context that the model needs."""
 
-    Attributes:
-        grid: all tiles.
-        selected: (rows, columns) bool, those that are read.
-        areas: (rows, columns) mm2 that each owns.
-        tissue_mm2: area of tissue in the region (and ROI); all of it where tissue is not looked for.
-        extents: (rows, columns, 4) xyxy in model pixels, where each tile's tissue lies; None: anywhere.
-        context: model pixels that are read around tissue, as far as the tile reaches.
-        roi: which cells are wanted; None: all.
-        notes: warnings, one sentence each.
-    """
-
-    grid: Grid
-    selected: NDArray[np.bool_]
-    areas: NDArray[np.float64]
-    tissue_mm2: float
+    grid: Grid  # all tiles
+    selected: NDArray[np.bool_]  # (rows, columns) bool, those that are read
+    areas: NDArray[np.float64]  # (rows, columns) mm2 that each owns
+    tissue_mm2: float  # area of tissue in the region (and ROI); all of it where tissue is not looked for
+    # (rows, columns, 4) xyxy in model pixels, where each tile's tissue lies; None: anywhere
     extents: NDArray[np.float64] | None = None
-    context: int = 0
-    roi: RoiCells | None = None
-    notes: tuple[str, ...] = ()
+    context: int = 0  # model pixels that are read around tissue, as far as the tile reaches
+    roi: RoiCells | None = None  # cells outside are dropped; None: none is
+    notes: tuple[str, ...] = ()  # warnings, one sentence each
 
     @property
     def bands(self) -> list[int]:
@@ -109,8 +98,8 @@ def make_plan(reader: SlideReader, model: TileModel, options: PredictOptions) ->
     grid = lay_grid(region, scale, options.tile_for(model.image_px), options.overlap, options.offset)
     shape = (len(grid.rows), len(grid.columns))
     owned = grid.owned()
-    wanted = None if roi is None else RoiCells(roi, influence(grid, model.mpp))
-    near = np.ones(shape, dtype=bool) if wanted is None else wanted.touches(owned).reshape(shape)
+    inside = None if roi is None else RoiCells(roi, influence(grid, model.mpp))
+    near = np.ones(shape, dtype=bool) if inside is None else inside.touches(owned).reshape(shape)
     if roi is not None:
         x, y, width, height = region
         roi = shapely.intersection(roi, shapely.box(x, y, x + width, y + height))
@@ -121,7 +110,7 @@ def make_plan(reader: SlideReader, model: TileModel, options: PredictOptions) ->
     areas = ((owned[:, 2:] - owned[:, :2]).prod(1) * (reader.mpp / 1000) ** 2).reshape(shape)
     if not options.tissue:
         everything = float(areas.sum()) if roi is None else roi.area * (reader.mpp / 1000) ** 2
-        return Plan(grid, near, areas, everything, roi=wanted)
+        return Plan(grid, near, areas, everything, roi=inside)
     mask = find_tissue(reader)
     selected = near.reshape(-1) & mask.touches(owned)
     # The tissue decides what is read of a tile, not the ROI: the model is to see what it would see without one.
@@ -135,7 +124,7 @@ def make_plan(reader: SlideReader, model: TileModel, options: PredictOptions) ->
         mask.area_mm2(region if share is None else None, share),
         None if model.image_px else extents.reshape(*shape, 4),  # all of a tile, where sizes are fractions of it
         options.overlap // 2,
-        wanted,
+        inside,
         notes=(GREY_NOTE,) if mask.grey and mask.mask.any() and GREY_NOTE not in reader.warnings else (),
     )
 

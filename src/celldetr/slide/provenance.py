@@ -75,14 +75,14 @@ def job_warnings(job: Job) -> list[str]:
             f"the region counts from the slide's own corner; QuPath counts from that of what was scanned, which is at "
             f"({x}, {y}): add that to numbers from there"
         )
-    side, asked = job.model.image_px, job.options.tile
-    if side and asked is None:
+    side, tile = job.model.image_px, job.options.tile
+    if side and tile is None:
         warnings.append(
             f"tiles are of {side} px: this model measures in fractions of an image of the size it was trained on"
         )
-    elif side and asked != side:
+    elif side and tile != side:
         warnings.append(
-            f"tile={asked}: this model measures in fractions of images of {side} px, so expect wrong boxes; "
+            f"tile={tile}: this model measures in fractions of images of {side} px, so expect wrong boxes; "
             f"leave the tile out, or choose {side}"
         )
     if not job.plan.bands:

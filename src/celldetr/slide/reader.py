@@ -8,7 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from celldetr.errors import InputError
-from celldetr.io.safe_io import is_dir
 from celldetr.slide.base_reader import SlideReader
 
 # What files of slides, and of plain images, are called where a folder is searched; a file that is named may be called
@@ -31,13 +30,13 @@ def open_slide(path: Path | str, mpp: float | None = None) -> SlideReader:
         InputError: no such file, a directory, not an image, damaged, not a colour image, or of unknown resolution.
     """
     path = Path(path)
-    if is_dir(path):
-        raise InputError(f"{path}: is a directory; expected a slide file")
     try:
         with path.open("rb") as file:
             head = file.read(16)
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
+    except IsADirectoryError:
+        raise InputError(f"{path}: is a directory; expected a slide file") from None
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
     if not head:
@@ -76,4 +75,4 @@ def from_array(array: NDArray[np.uint8], mpp: float, name: str = "array") -> Sli
     from celldetr.slide.image_reader import ArrayReader, check_rgb
     from celldetr.slide.resolution import resolve
 
-    return ArrayReader(check_rgb(array), resolve(name, mpp, ()), name=name)
+    return ArrayReader(check_rgb(array), resolve(name, mpp, ()), name)

@@ -1,23 +1,30 @@
-"""Region of interest (ROI) of a slide: areas of QuPath's GeoJSON joined to one valid geometry with one text form.
+"""Region of interest (ROI) of a slide: areas of QuPath's GeoJSON joined to one geometry, and what lies inside it.
 
 A polygon that crosses itself is filled by the even-odd rule, as on the screen. The text of the geometry (WKT) stands
 for it in ``PredictOptions`` and in ``run.json``: two files with the same areas give the same text.
+
+A cell is inside if its centre is, outlines and the edges of holes included: exactly what filtering the whole slide
+would leave. The ROI decides which tiles are read, not where they lie; their cells outside take part in the suppression
+at seams and are then dropped, as one of them can be a nucleus that a neighbouring tile must not report again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import shapely
+from numpy.typing import NDArray
 
 from celldetr.errors import InputError, near
 from celldetr.io.geojson import AREAS, LARGEST, read_features
 
 # QuPath's objects that are not regions drawn by somebody.
 CELL_KINDS = ("detection", "cell", "tile")
+ROUNDING = 1e-9  # share of a block that may be missing if it is wholly inside
 SMALLEST = 1e-9  # square px of a part; what is less is rounding
 
 
@@ -54,11 +61,7 @@ def read_roi(path: Path | str, name: str | None = None) -> shapely.MultiPolygon:
 
 
 def join_areas(geometries: Sequence[shapely.Geometry], where: str) -> shapely.MultiPolygon:
-    """Valid union of areas, in an order that depends on nothing but the area; ``where`` is for messages.
-
-    Raises:
-        InputError: they have no area.
-    """
+    """Valid union of areas, in an order that depends on nothing but the area; ``where`` is for messages."""
     try:
         parts = [part for geometry in geometries for polygon in _polygons(geometry) for part in _even_odd(polygon)]
         faces = shapely.get_parts(shapely.union_all(parts))
@@ -78,10 +81,10 @@ def _polygons(geometry: shapely.Geometry) -> list[shapely.Polygon]:
 
 
 def _even_odd(polygon: shapely.Polygon) -> list[shapely.Polygon]:
-    """Valid polygons of what a polygon covers by the even-odd rule: faces that a ray leaves through an odd number of
-    edges.
+    """Valid polygons of what a polygon covers by the even-odd rule.
 
-    ``make_valid`` of GEOS 3.14 differs from it where edges of different rings lie on one another.
+    These are the faces that a ray leaves through an odd number of edges. ``make_valid`` of GEOS 3.14 differs where
+    edges of different rings lie on one another.
     """
     if polygon.is_valid:
         return [polygon] if polygon.area > 0 else []
@@ -99,11 +102,7 @@ def _even_odd(polygon: shapely.Polygon) -> list[shapely.Polygon]:
 
 
 def roi_text(value: object) -> str | None:
-    """WKT of a geometry (or of its WKT) for ``PredictOptions.roi``, equal for equal areas.
-
-    Raises:
-        ValueError: something else, or no area.
-    """
+    """WKT of a geometry (or of its WKT) for ``PredictOptions.roi``, equal for equal areas."""
     if value is None:
         return None
     try:
@@ -136,3 +135,66 @@ def roi_of_run(run: Mapping[str, Any]) -> shapely.MultiPolygon | None:
     """The ROI of a run, in level-0 pixels of its slide, from the content of ``run.json``; None if it had none."""
     options = run.get("options", {})
     return place_roi(options.get("roi"), options.get("roi_origin", "slide"), run.get("bounds_px"))
+
+
+@dataclass(frozen=True)
+class RoiCells:
+    """A region of interest on a slide."""
+
+    geometry: shapely.MultiPolygon  # in level-0 pixels
+    # level-0 pixels along x and y within which a cell outside can decide about one inside (``seams.influence``)
+    influence: tuple[float, float]
+
+    def __post_init__(self) -> None:
+        shapely.prepare(self.geometry)
+
+    def inside(self, centres: NDArray[np.float64]) -> NDArray[np.bool_]:
+        """(N, 2) level-0 pixels -> (N,) whether each lies in the region or on its outline."""
+        return np.asarray(shapely.intersects_xy(self.geometry, centres[:, 0], centres[:, 1]), dtype=bool)
+
+    def touches(self, boxes: NDArray[np.float64]) -> NDArray[np.bool_]:
+        """(N, 4) xyxy that tiles own, level-0 pixels -> (N,) whether each must be read."""
+        x, y = self.influence
+        grown = shapely.box(*(boxes + np.array([-x, -y, x, y])).T)
+        return np.asarray(shapely.intersects(self.geometry, grown), dtype=bool)
+
+
+def share_of_pixels(
+    geometry: shapely.Geometry, shape: tuple[int, int], scale: tuple[float, float]
+) -> NDArray[np.float32]:
+    """How much of each pixel of a mask of ``scale`` level-0 pixels a pixel lies inside a geometry -> (h, w), 0 to 1.
+
+    Blocks on the outline are cut in four with their piece of it, down to single pixels, so that a long outline is not
+    gone through once a pixel.
+    """
+    share = np.zeros(shape, dtype=np.float32)
+    size = 1 << max(0, max(shape) - 1).bit_length()
+    corners = np.zeros((1, 2), dtype=np.int64)  # column, row
+    parts = np.array([geometry], dtype=object)
+    while len(corners):
+        low, high = corners * np.array(scale), (corners + size) * np.array(scale)
+        boxes = shapely.box(low[:, 0], low[:, 1], high[:, 0], high[:, 1])
+        parts = _areas(shapely.intersection(parts, boxes))
+        inside = shapely.area(parts) / (size**2 * scale[0] * scale[1])
+        if size == 1:
+            share[corners[:, 1], corners[:, 0]] = inside
+            break
+        whole = inside > 1 - ROUNDING
+        for column, row in corners[whole]:
+            share[row : row + size, column : column + size] = 1
+        cut = (inside > 0) & ~whole
+        size //= 2
+        steps = np.array([[0, 0], [size, 0], [0, size], [size, size]])
+        corners = (corners[cut][:, None] + steps).reshape(-1, 2)
+        parts = np.repeat(parts[cut], 4)
+        on_mask = (corners[:, 0] < shape[1]) & (corners[:, 1] < shape[0])
+        corners, parts = corners[on_mask], parts[on_mask]
+    return share
+
+
+def _areas(parts: NDArray[np.object_]) -> NDArray[np.object_]:
+    """Geometries without the points and lines where a box only touches an outline."""
+    for i in np.flatnonzero(shapely.get_type_id(parts) == shapely.GeometryType.GEOMETRYCOLLECTION):
+        pieces = [piece for piece in shapely.get_parts(parts[i]) if piece.area > 0]
+        parts[i] = shapely.union_all(pieces)
+    return parts

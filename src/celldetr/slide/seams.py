@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from celldetr.errors import InputError
 from celldetr.model.output import TileCells
-from celldetr.slide.grid import Axis, Grid, Tile
+from celldetr.slide.grid import Grid, Tile
 
-MOST_LINKS = 500  # of a chain; with tiles far enough apart there are about ten, on a small image as many as tiles
+LINKS = 9  # of a chain of cells that decide about each other
 REACH_UM = 2.0  # half the diameter of a small nucleus; tiles disagree about a centre by a tenth of this
 
 
@@ -78,28 +78,21 @@ def influence(grid: Grid, model_mpp: float) -> tuple[float, float]:
     """How far from a cell a tile can own points and yet decide about it, level-0 pixels along x and y.
 
     A cell is dropped for one within ``REACH_UM`` that an earlier tile kept, which was not dropped for a third of a yet
-    earlier tile, and so on: every link of such a chain is another tile, so it is no longer than tiles are near.
+    earlier tile, and so on. Every link of such a chain is another tile, and of these three along x and three along y
+    lie near enough, if no three of the lines between tiles do.
 
     Raises:
-        InputError: tiles lie so close that there is no end to it.
+        InputError: three lines lie so close.
     """
     reach = REACH_UM / model_mpp
-    links = 1
-    while _tiles_within(grid.columns, links, reach) * _tiles_within(grid.rows, links, reach) > links:
-        links += 1
-        if links > MOST_LINKS:
+    for axis in (grid.columns, grid.rows):
+        lines = axis.cuts[1:-1]
+        if (lines[2:] - lines[:-2]).min(initial=np.inf) < (2 * LINKS + 1) * reach:
             raise InputError(
-                f"with a ROI, tiles must begin {10 * REACH_UM:g} um ({10 * reach:.0f} px of the model) or more apart;"
-                " give a larger `tile` or a smaller `overlap`"
+                f"with a ROI, tiles must begin {LINKS * reach * 1.5:.0f} px of the model or more apart; give a larger"
+                " `tile` or a smaller `overlap`"
             )
-    return links * reach * grid.scale[0], links * reach * grid.scale[1]
-
-
-def _tiles_within(axis: Axis, links: int, reach: float) -> int:
-    """Most tiles along an axis that may keep cells within ``links * reach`` of one point."""
-    cuts = axis.cuts[1:-1]
-    ends = np.searchsorted(cuts, cuts + (2 * links + 1) * reach, side="right")
-    return int((ends - np.arange(len(cuts))).max(initial=0)) + 1
+    return LINKS * reach * grid.scale[0], LINKS * reach * grid.scale[1]
 
 
 def centres(boxes: NDArray[np.floating]) -> NDArray[np.float64]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import struct
 import threading
-from collections import OrderedDict
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import tifffile
 from numpy.typing import NDArray
 
 from celldetr.errors import InputError
-from celldetr.slide.base_reader import Level, SlideReader, reduction, slide_name
+from celldetr.slide.base_reader import Level, SlideReader, reduction
 from celldetr.slide.colour import GREY_NOTE, grey_to_rgb, over_white, range_note, to_bytes
 from celldetr.slide.damage import DamageError
 from celldetr.slide.resolution import Resolution
@@ -34,11 +34,7 @@ OTHER_SHARE = 0.1  # of the area of the largest image, that another has which is
 
 
 def open_tiff(path: Path, mpp: float | None) -> SlideReader:
-    """Open a TIFF.
-
-    Raises:
-        InputError: damaged or truncated, neither RGB nor grey, of unknown resolution, or in too large pieces.
-    """
+    """Open a TIFF."""
     try:
         # Of an OME-TIFF of several files this one alone: pages of others are not to be had through its handle.
         return _open(path, tifffile.TiffFile(path, _multifile=False), mpp)
@@ -51,7 +47,7 @@ def open_tiff(path: Path, mpp: float | None) -> SlideReader:
 
 def _open(path: Path, file: Any, mpp: float | None) -> SlideReader:
     _check_chain(path, file)
-    series = max(file.series, key=lambda s: series_size(s)[0] * series_size(s)[1]) if file.series else None
+    series = max(file.series, key=lambda series: math.prod(series_size(series)), default=None)
     if series is None:
         raise InputError(f"{path}: a TIFF without an image; damaged or incomplete?")
     highest, source = sample_range(file, series)
@@ -126,15 +122,13 @@ class TiffReader(SlideReader):
         self._file, self._pyramid = file, pyramid
         full = pyramid[0]
         super().__init__(
-            name=slide_name(path),
-            file=path.name,
+            path,
             format="ome-tiff" if file.is_ome else "imagej-tiff" if file.is_imagej else "tiff",
             levels=tuple(
                 Level(p.width, p.height, (reduction(full.width, p.width), reduction(full.height, p.height)))
                 for p in pyramid
             ),
             resolution=resolution,
-            size_bytes=path.stat().st_size,
             warnings=notes,
         )
 
@@ -150,12 +144,7 @@ class TiffReader(SlideReader):
 class TiffLevel:
     """One resolution of a TIFF, a series of tifffile's: where its pixels are and how they become RGB.
 
-    Args:
-        highest: value of a sample that is fully bright.
-        lock: of the file.
-
-    Raises:
-        InputError: not RGB, grey or a palette, a damaged file, or compressed in too large pieces.
+    ``highest`` is the value of a sample that is fully bright, ``lock`` that of the file.
     """
 
     def __init__(self, path: Path, file: Any, series: Any, highest: int, lock: threading.Lock) -> None:
@@ -163,13 +152,16 @@ class TiffLevel:
         self._series, self._page = series, series.keyframe
         self._pages = [page for page in series.pages if page is not None]
         self.width, self.height = series_size(series)
-        self._cache: OrderedDict[tuple[int, int], tuple[Any, Any]] = OrderedDict()
-        self._cached_bytes = 0
         self._array: Any = None
         self._samples_first = _check_colour(path, series)
         self._highest = highest
-        self._check_complete()
         page = self._page
+        segments = [
+            segment for part in self._pages for segment in zip(part.dataoffsets, part.databytecounts, strict=True)
+        ]
+        end = max((offset + count for offset, count in segments), default=0)
+        if end > self._handle.size:
+            raise InputError(f"{path}: the file is truncated: {self._handle.size} bytes of {end}")
         decoded = math.prod(series.shape) * page.dtype.itemsize
         self._whole = not page.is_tiled and decoded <= WHOLE_BYTES
         if not page.is_tiled and series.dataoffset is not None:
@@ -177,10 +169,11 @@ class TiffLevel:
                 raise InputError(f"{path}: the file is truncated: its pixels alone would be {decoded:,} bytes")
             dtype = page.dtype.newbyteorder(file.byteorder)
             self._array = np.memmap(path, dtype, "r", series.dataoffset, series.shape)
-        elif not self._whole:
-            pixels = page.tilewidth * page.tilelength if page.is_tiled else page.rowsperstrip * self.width
-            if pixels * page.samplesperpixel * page.dtype.itemsize > SEGMENT_BYTES:
-                raise InputError(f"{path}: its pixels are compressed in too large pieces; save it with smaller tiles")
+        pixels = page.tilewidth * page.tilelength if page.is_tiled else page.rowsperstrip * self.width
+        segment = pixels * page.samplesperpixel * page.dtype.itemsize
+        if self._array is None and not self._whole and segment > SEGMENT_BYTES:
+            raise InputError(f"{path}: its pixels are compressed in too large pieces; save it with smaller tiles")
+        self._segment = lru_cache(max(2, CACHE_BYTES // max(segment, 1)))(self._decode)
 
     @property
     def is_palette(self) -> bool:
@@ -191,15 +184,6 @@ class TiffLevel:
     def is_grey(self) -> bool:
         """Whether there is one sample a pixel, or one and alpha."""
         return self._series.axes != "CYX" and self._page.photometric in GREY
-
-    def _check_complete(self) -> None:
-        ends = [
-            offset + count
-            for page in self._pages
-            for offset, count in zip(page.dataoffsets, page.databytecounts, strict=True)
-        ]
-        if max(ends, default=0) > self._handle.size:
-            raise InputError(f"{self._path}: the file is truncated: {self._handle.size} bytes of {max(ends)}")
 
     def read(self, x: int, y: int, width: int, height: int) -> NDArray[np.uint8]:
         """See ``SlideReader.read_level``."""
@@ -253,26 +237,15 @@ class TiffLevel:
                         out[y0 - y : y1 - y, x0 - x : x1 - x, first : first + data.shape[2]] = part
         return out[..., 0] if samples == 1 else out
 
-    def _segment(self, p: int, index: int) -> tuple[Any, Any]:
+    def _decode(self, p: int, index: int) -> tuple[Any, Any]:
         """Decoded segment ``index`` of page ``p`` (None if the file has no data for it) and its place in the image."""
         page = self._pages[p]
         with self._lock:
-            if (p, index) in self._cache:
-                self._cache.move_to_end((p, index))
-                return self._cache[p, index]
             count = page.databytecounts[index]
             self._handle.seek(page.dataoffsets[index])
             encoded = self._handle.read(count) if count else None
         header = getattr(page, "jpegheader", None)
         data, place, _ = page.decode(encoded, index, jpegtables=page.jpegtables, jpegheader=header)
-        with self._lock:
-            if (p, index) in self._cache:  # another thread was faster
-                return self._cache[p, index]
-            self._cache[p, index] = data, place
-            self._cached_bytes += 0 if data is None else data.nbytes
-            while self._cached_bytes > CACHE_BYTES and len(self._cache) > 1:
-                old, _ = self._cache.popitem(last=False)[1]
-                self._cached_bytes -= 0 if old is None else old.nbytes
         return data, place
 
     def _rgb(self, raw: NDArray[Any]) -> NDArray[np.uint8]:

@@ -19,11 +19,7 @@ def series_size(series: Any) -> tuple[int, int]:
 
 
 def tiff_resolution(path: Path, file: Any, series: Any, mpp: float | None) -> Resolution:
-    """Decide on the resolution of an open ``tifffile.TiffFile``, of which ``series`` is read.
-
-    Raises:
-        InputError: ``mpp`` is out of range, or the file states nothing a microscope could have made.
-    """
+    """Decide on the resolution of an open ``tifffile.TiffFile``, of which ``series`` is read."""
     page = series.keyframe
     pixels = _ome_pixels(file, series)
     ome_x, ome_y = (None, None) if pixels is None else (_physical_size(pixels, axis) for axis in "XY")

@@ -37,21 +37,13 @@ _DENSITY = -np.log10((np.arange(256, dtype=np.float32) + 1) / 256)
 
 @dataclass(frozen=True)
 class TissueMask:
-    """Tissue on a slide.
+    """Tissue on a slide."""
 
-    Attributes:
-        mask: (h, w) bool, tissue with a generous rim: what decides about tiles.
-        core: (h, w) bool, the tissue itself: what is measured.
-        scale: level-0 pixels per mask pixel along x and y.
-        mpp: of level 0; its square is the area of a pixel.
-        grey: whether the slide has no colour at all, so that only darkness tells tissue.
-    """
-
-    mask: NDArray[np.bool_]
-    core: NDArray[np.bool_]
-    scale: tuple[float, float]
-    mpp: float
-    grey: bool = False
+    mask: NDArray[np.bool_]  # (h, w) bool, tissue with a generous rim: what decides about tiles
+    core: NDArray[np.bool_]  # (h, w) bool, the tissue itself: what is measured
+    scale: tuple[float, float]  # level-0 pixels per mask pixel along x and y
+    mpp: float  # of level 0; its square is the area of a pixel
+    grey: bool = False  # whether the slide has no colour at all, so that only darkness tells tissue
 
     @cached_property
     def _counts(self) -> NDArray[np.int64]:
@@ -87,8 +79,7 @@ class TissueMask:
         region: tuple[float, float, float, float] | None = None,
         share: NDArray[np.float32] | None = None,
     ) -> float:
-        """Area of ``core`` in a region (x, y, width, height, level-0 px); of each mask pixel ``share`` (h, w)
-        counts."""
+        """Area of ``core`` in a region (x, y, width, height in level-0 pixels), of each mask pixel its share (h, w)."""
         core = self.core if share is None else self.core * share
         if region is not None:
             x0, x1 = (round(v / self.scale[0]) for v in (region[0], region[0] + region[2]))

@@ -63,41 +63,26 @@ class AlignOptions(Config):
 
 @dataclass(frozen=True)
 class Fit:
-    """How well an affine fits the held-out cells.
+    """How well an affine fits the held-out cells."""
 
-    Attributes:
-        cells: held out.
-        pairs: of them with a nucleus that is nearest to each other, within ``radius_um``.
-        median_um, p90_um: distances of these pairs; None without any.
-    """
-
-    cells: int
-    pairs: int
-    median_um: float | None
+    cells: int  # held out
+    pairs: int  # of them with a nucleus that is nearest to each other, within ``radius_um``
+    median_um: float | None  # of the distances of these pairs; None without any
     p90_um: float | None
 
 
 @dataclass(frozen=True)
 class Alignment:
-    """The alignment of a section with its image.
+    """The alignment of a section with its image."""
 
-    Attributes:
-        before, after: (3, 3) from micrometres of the section to level-0 pixels; equal where the start was kept.
-        accepted: whether the refined affine was taken.
-        why: in words.
-        fit_before, fit_after: on held-out cells, of the start and of ``after``.
-        moved_um: how far the cells moved, the largest distance.
-        colocalization: whether both are of the same section, with ``after``, on held-out cells.
-    """
-
-    before: Floats
-    after: Floats
-    accepted: bool
-    why: str
+    before: Floats  # (3, 3) from micrometres of the section to level-0 pixels
+    after: Floats  # the same where the start was kept
+    accepted: bool  # whether the refined affine was taken
+    why: str  # in words
     fit_before: Fit
     fit_after: Fit
-    moved_um: float
-    colocalization: Colocalization
+    moved_um: float  # how far the cells moved, the largest distance
+    colocalization: Colocalization  # with ``after``, on held-out cells
 
 
 def align_and_pair(

@@ -132,8 +132,8 @@ def residual_figure(
     Args:
         pairs: table ``PAIRS``.
         cells_um: (N, 2) all cells, um of the section.
-        pair_cells: (P,) positions of the pairs' cells among them, see ``pair_positions``.
-        to_image: (3, 3) from um of the section to level-0 pixels.
+        pair_cells: (P,) positions of the pairs' cells among them.
+        to_image: (3, 3) from um of the section to level-0 pixels of this ``mpp``.
         mpp: of level 0.
         observed_um, chance_um: distances to the nearest nucleus, and the same after shifts (``nearest_distances``).
     """

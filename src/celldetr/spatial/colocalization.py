@@ -20,21 +20,13 @@ MOST_CELLS = 50_000  # looked at
 
 @dataclass(frozen=True)
 class Colocalization:
-    """Cells with a nucleus within ``NEAR`` um, of those that have nuclei around.
+    """Cells with a nucleus within ``NEAR`` um, of those that have nuclei around."""
 
-    Attributes:
-        cells: how many have nuclei around.
-        share: of these with a nucleus that near.
-        chance: the same share after random shifts, on average.
-        spread: its standard deviation from shift to shift.
-        same: whether the share is so far above chance that both must be of the same section.
-    """
-
-    cells: int
-    share: float
-    chance: float
-    spread: float
-    same: bool
+    cells: int  # that have nuclei around
+    share: float  # of these with a nucleus that near
+    chance: float  # the same share after random shifts, on average
+    spread: float  # its standard deviation from shift to shift
+    same: bool  # whether the share is so far above chance that both must be of the same section
 
 
 def nearest_distances(

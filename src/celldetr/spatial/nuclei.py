@@ -42,15 +42,9 @@ def find_nuclei(
 ) -> tuple[Nuclei, dict[str, Any]]:
     """The nuclei of an H&E image, and numbers of them, JSON-able.
 
-    Args:
-        image: the H&E image.
-        folder: for the run of a model.
-        model: finds the nuclei; None: the default model.
-        polygons: a file of nuclei instead: QuPath's GeoJSON, or CellViT's JSON.
-        cells: ``cells.parquet`` of ``celldetr predict`` instead.
-        mpp: micrometres per level-0 pixel of the image, instead of what the file says.
-        device: where a model that is not loaded yet runs.
-        progress: called with the share that is done.
+    They are those that a model finds (None: the default one), in a run in ``folder``; or of a file of ``polygons``
+    (QuPath's GeoJSON, CellViT's JSON), or the ``cells.parquet`` of ``celldetr predict``. ``mpp`` is micrometres per
+    level-0 pixel, instead of what the image says.
     """
     with open_slide(image, mpp) as reader:
         size, resolution = (reader.width, reader.height), (reader.mpp_x, reader.mpp_y)

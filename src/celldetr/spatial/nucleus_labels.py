@@ -31,37 +31,22 @@ class LabelOptions(Config):
 
 @dataclass(frozen=True)
 class NucleusLabels:
-    """Labels of M nuclei.
+    """Labels of M nuclei."""
 
-    Attributes:
-        names: of the K types.
-        types: (M,) int16, index into ``names``, or ``UNKNOWN``.
-        confidence: (M,) float32, 1 where the type is unknown.
-        paired: (M,) whether there is a cell for it, typed or not.
-        shares: (M, K) float32, probability of each type of the nucleus' cell, rows sum to 1; all 0 where the nucleus
-            has no typed cell.
-        counts: how many nuclei there are, how many have a type, and why the others have none.
-    """
-
-    names: tuple[str, ...]
-    types: NDArray[np.int16]
-    confidence: NDArray[np.float32]
-    paired: NDArray[np.bool_]
-    shares: NDArray[np.float32]
-    counts: dict[str, int]
+    names: tuple[str, ...]  # of the K types
+    types: NDArray[np.int16]  # (M,) index into ``names``, or ``UNKNOWN``
+    confidence: NDArray[np.float32]  # (M,) 1 where the type is unknown
+    paired: NDArray[np.bool_]  # (M,) whether there is a cell for it, typed or not
+    shares: NDArray[np.float32]  # (M, K) probabilities of the nucleus' cell, rows sum to 1; 0 without a typed cell
+    counts: dict[str, int]  # nuclei, those that have a type, and why the others have none
 
 
 def label_nuclei(
     count: int, pairs: pd.DataFrame, types: pd.DataFrame, options: LabelOptions, names: Sequence[str] | None = None
 ) -> NucleusLabels:
-    """Give nuclei the types of their cells.
+    """Give nuclei the types of their cells, by tables ``PAIRS`` and ``TYPES``.
 
-    Args:
-        count: of the nuclei.
-        pairs: table ``PAIRS``.
-        types: table ``TYPES``.
-        options: limits of what is sure enough.
-        names: of the types; nuclei of others are of unknown type. None: those that enough nuclei have.
+    Nuclei of types without a name are of unknown type; without ``names``, types are those that enough nuclei have.
     """
     import pandas as pd
 

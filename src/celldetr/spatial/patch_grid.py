@@ -14,17 +14,11 @@ LEAST_FIELD = 0.5  # share of a patch that must lie where the section has cells
 
 @dataclass(frozen=True)
 class Grid:
-    """Places for patches, beside each other.
+    """Places for patches, beside each other."""
 
-    Attributes:
-        origin: (2,) top left corner of the first, level-0 px.
-        side: (2,) of a place, level-0 px.
-        shape: places along x and y.
-    """
-
-    origin: Floats
-    side: Floats
-    shape: tuple[int, int]
+    origin: Floats  # (2,) top left corner of the first, level-0 px
+    side: Floats  # (2,) of a place, level-0 px
+    shape: tuple[int, int]  # places along x and y
 
     def __len__(self) -> int:
         return self.shape[0] * self.shape[1]

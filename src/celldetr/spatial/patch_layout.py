@@ -57,21 +57,13 @@ class WriteOptions(LabelOptions):
 
 @dataclass
 class Region:
-    """A part of the section, held out or not as a whole; a slide of the patch set.
-
-    Attributes:
-        name: of the slide.
-        total: places in it.
-        places: (P,) that become patches, in the order in which they are written.
-        left_out: reason -> places that do not.
-        patches, nuclei: written so far.
-    """
+    """A part of the section, held out or not as a whole; a slide of the patch set."""
 
     name: str
-    total: int
-    places: NDArray[np.int64]
-    left_out: Counter[str]
-    patches: int = 0
+    total: int  # places in it
+    places: NDArray[np.int64]  # (P,) that become patches, in the order in which they are written
+    left_out: Counter[str]  # reason -> places that do not
+    patches: int = 0  # written so far
     nuclei: int = 0
 
     def info(self, file: str, group: str) -> SlideInfo:
@@ -90,26 +82,16 @@ class Region:
 
 @dataclass(frozen=True)
 class PatchLayout:
-    """Places of the patches, their nuclei and their regions.
-
-    Attributes:
-        nuclei, labels, options: what the patches are made of.
-        grid: the places, level-0 px.
-        step: (2,) level-0 px per px of a patch.
-        order: (M,) nuclei, by place; those in no place are left out.
-        starts: (places + 1,) first of ``order`` in each place.
-        spots: compositions of groups of nuclei, if asked for.
-        regions: parts of the section.
-    """
+    """Places of the patches, their nuclei and their regions."""
 
     nuclei: Nuclei
     labels: NucleusLabels
     options: WriteOptions
-    grid: Grid
-    step: Floats
-    order: NDArray[np.int64]
-    starts: NDArray[np.int64]
-    spots: SectionSpots | None
+    grid: Grid  # the places, level-0 px
+    step: Floats  # (2,) level-0 px per px of a patch
+    order: NDArray[np.int64]  # (M,) nuclei, by place; those in no place are left out
+    starts: NDArray[np.int64]  # (places + 1,) first of ``order`` in each place
+    spots: SectionSpots | None  # compositions of groups of nuclei, if asked for
     regions: list[Region]
 
     def nuclei_of(self, place: int) -> NDArray[np.int64]:

@@ -39,18 +39,12 @@ MEDIAN_OF_NORM = 1.1774  # of a two-dimensional normal error, in its standard de
 
 @dataclass(frozen=True)
 class Peak:
-    """Where the occupancy maps around an anchor agree.
+    """Where the occupancy maps around an anchor agree."""
 
-    Attributes:
-        affine: (3, 3) that moves the cells there onto nuclei.
-        centre, radius: of the disc.
-        height: of the peak, in standard deviations of what chance gives.
-    """
-
-    affine: Floats
-    centre: Floats
+    affine: Floats  # (3, 3) that moves the cells there onto nuclei
+    centre: Floats  # of the disc
     radius: float
-    height: float
+    height: float  # of the peak, in standard deviations of what chance gives
 
 
 class Clouds:

@@ -14,17 +14,11 @@ FEWEST = 8  # pairs in a square that is shown
 
 @dataclass(frozen=True)
 class ResidualMap:
-    """Medians over the squares of a grid that have enough pairs.
+    """Medians over the squares of a grid that have enough pairs."""
 
-    Attributes:
-        side_um: of a square.
-        centres: (S, 2) um of the image.
-        displacement: (S, 2) median of nucleus minus cell along x and y, um.
-    """
-
-    side_um: float
-    centres: Floats
-    displacement: Floats
+    side_um: float  # of a square
+    centres: Floats  # (S, 2) um of the image
+    displacement: Floats  # (S, 2) median of nucleus minus cell along x and y, um
 
     @property
     def lengths(self) -> Floats:
@@ -33,12 +27,7 @@ class ResidualMap:
 
 
 def residual_map(points_um: Floats, displacement_um: Floats) -> ResidualMap:
-    """The local median displacement of pairs.
-
-    Args:
-        points_um: (P, 2) where the pairs are, um of the image.
-        displacement_um: (P, 2) nucleus minus cell.
-    """
+    """The local median of (P, 2) displacements, nucleus minus cell, of pairs at (P, 2) points; um of the image."""
     import pandas as pd
 
     if not len(points_um):

@@ -37,24 +37,17 @@ Polygons = NDArray[np.object_]  # shapely polygons, None where a cell has none
 class Section:
     """Cells of one section with their gene expression.
 
-    Attributes:
-        name: of the section.
-        cells: (N cells, G genes); ``X`` CSR float32 of whole counts, ``obs_names`` cell ids, ``var_names`` gene
-            symbols, ``obs`` has at least ``x_um`` and ``y_um`` (float64, micrometres of the instrument: the centre of
-            the nucleus where it is known, else of the cell), and ``cell_area_um2`` and ``nucleus_area_um2`` where
-            known.
-        nuclei, outlines: (N,) polygons of the nucleus and of the cell in the same coordinates; None: the source has
-            none.
-        to_image: (3, 3) affine from these coordinates to level-0 pixels of the H&E image, where the source has it.
-        source: for provenance: paths' names, format, versions. JSON-able.
+    ``cells`` is N cells by G genes: ``X`` CSR float32 of whole counts, ``obs_names`` cell ids, ``var_names`` gene
+    symbols; ``obs`` has at least ``x_um`` and ``y_um`` (micrometres of the instrument: the centre of the nucleus where
+    it is known, else of the cell), and ``cell_area_um2`` and ``nucleus_area_um2`` where known.
     """
 
     name: str
     cells: anndata.AnnData
-    nuclei: Polygons | None = None
-    outlines: Polygons | None = None
-    to_image: NDArray[np.float64] | None = None
-    source: dict[str, Any] = field(default_factory=dict)
+    nuclei: Polygons | None = None  # (N,) in the same coordinates; None: the source has none
+    outlines: Polygons | None = None  # (N,) of the cells, likewise
+    to_image: NDArray[np.float64] | None = None  # (3, 3) affine to level-0 pixels of the image, where the source has it
+    source: dict[str, Any] = field(default_factory=dict)  # for provenance, JSON-able
 
     @property
     def points(self) -> NDArray[np.float64]:
@@ -91,19 +84,12 @@ class Section:
 
 @dataclass(frozen=True)
 class Nuclei:
-    """Nuclei of an H&E image, in level-0 pixels.
+    """Nuclei of an H&E image, in level-0 pixels."""
 
-    Attributes:
-        boxes: (M, 4) float32 xyxy.
-        scores: (M,) float32 in [0, 1]; 1 where drawn by others.
-        polygons: (M,) or None: the source has boxes only.
-        source: for provenance. JSON-able.
-    """
-
-    boxes: NDArray[np.float32]
-    scores: NDArray[np.float32]
-    polygons: Polygons | None = None
-    source: dict[str, Any] = field(default_factory=dict)
+    boxes: NDArray[np.float32]  # (M, 4) xyxy
+    scores: NDArray[np.float32]  # (M,) in [0, 1]; 1 where drawn by others
+    polygons: Polygons | None = None  # (M,) or None: the source has boxes only
+    source: dict[str, Any] = field(default_factory=dict)  # for provenance, JSON-able
 
     @property
     def points(self) -> NDArray[np.float64]:

@@ -24,17 +24,11 @@ DIAMETER = "diameter_um"
 
 @dataclass(frozen=True)
 class SectionSpots:
-    """The spots of a section.
+    """The spots of a section."""
 
-    Attributes:
-        compositions: (S, K) shares of the types.
-        spot: (M,) of each nucleus, or ``NO_SPOT``.
-        place: (S,) the place of the grid that each spot is wholly in, or -1.
-    """
-
-    compositions: NDArray[np.float32]
-    spot: NDArray[np.int64]
-    place: NDArray[np.int64]
+    compositions: NDArray[np.float32]  # (S, K) shares of the types
+    spot: NDArray[np.int64]  # (M,) of each nucleus, or ``NO_SPOT``
+    place: NDArray[np.int64]  # (S,) the place of the grid that each spot is wholly in, or -1
 
     def places(self) -> NDArray[np.int64]:
         """Places of the grid with a spot that holds nuclei and is wholly there."""
@@ -60,13 +54,7 @@ def measured_spots(
 ) -> SectionSpots:
     """Measured spots; the nuclei with their centre in a spot belong to it, to the nearest if spots overlap.
 
-    Args:
-        table: see ``write_set``.
-        names: of the types of the set.
-        to_image: (3, 3) micrometres of the section to level-0 px.
-        mpp: (2,) of level 0.
-        points: (M, 2) centres of the nuclei, level-0 px.
-        grid: of the patches.
+    The ``table`` is that of ``write_set``, ``points`` are (M, 2) centres of the nuclei, level-0 px.
     """
     from scipy.spatial import cKDTree
 
@@ -92,11 +80,7 @@ def measured_spots(
 def spots_of_cells(labels: NucleusLabels, points: Floats, size: Floats, grid: Grid) -> SectionSpots:
     """Squares of a patch as spots; the composition of each is the mean of its typed cells, which alone belong to it.
 
-    Args:
-        labels: of the nuclei.
-        points: (M, 2) their centres, level-0 px.
-        size: (2,) of a square at least, level-0 px; a patch has whole ones.
-        grid: of the patches.
+    A square is (2,) ``size`` at least, so that a patch has whole ones; ``points`` are the centres of the nuclei.
     """
     place = grid.place_of(points)
     typed = np.flatnonzero((place >= 0) & (labels.shares.sum(axis=1) > 0))

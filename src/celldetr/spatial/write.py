@@ -57,10 +57,9 @@ def write_set(
     Args:
         section: its cells show where there can be labels.
         reader: of the H&E.
-        nuclei: of the image, level-0 px.
+        nuclei: of the image.
         to_image: (3, 3) from the section's micrometres to level-0 px.
-        pairs: table ``PAIRS``.
-        types: table ``TYPES``, with the types that the model is to have.
+        pairs, types: tables ``PAIRS`` and ``TYPES``.
         out: folder of the set, which no other process works on meanwhile; a set that is in it is replaced.
         options: settings.
         spots: a row a spot: ``x_um``, ``y_um`` (centre), ``diameter_um`` in micrometres of the section, and a column

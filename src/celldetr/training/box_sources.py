@@ -1,8 +1,4 @@
-"""Boxes that the representation decoder is trained on: true, perturbed or detected, by the mode (method section 2).
-
-``noise(low, high, grow, share)`` of CellDETR (arXiv 2606.29463, supplement) perturbs boxes: sizes and centres change by
-a random fraction of the box itself, so that a lymphocyte and a megakaryocyte are displaced alike.
-"""
+"""Boxes that the representation decoder is trained on: true, perturbed or detected, by the mode (method section 2)."""
 
 from __future__ import annotations
 
@@ -82,7 +78,7 @@ def jitter_boxes(
     *,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Perturb a random share of boxes.
+    """Perturb a random share of boxes: ``noise`` of CellDETR (arXiv 2606.29463, supplement), relative to each box.
 
     Args:
         boxes: (..., 4) cxcywh, fractions of the image.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,26 @@ UNTYPED_NOTE = (
 )
 
 
-def provenance(recipe: Recipe) -> tuple[dict[str, Any], ...]:
-    """Name, licence and citation of the training data, those of the model that the recipe starts from first."""
+def provenance(recipe: Recipe, seen: Sequence[Mapping[str, Any]] | None = None) -> tuple[dict[str, Any], ...]:
+    """The training data, those of the model that the recipe starts from first.
+
+    Args:
+        recipe: of the run.
+        seen: of each of its sources the images and patients (``data.overlap.record``); None: not known.
+
+    Returns:
+        of each source name, split, licence, citation and, where known, images and patients.
+    """
     facts = list(read_card(find_model(recipe.init)).training_data) if recipe.init else []
-    for source in recipe.train:
+    for source, known in zip(recipe.train, seen or [{}] * len(recipe.train), strict=True):
         card = find_card(source.card)
-        facts.append({"name": card.name, "split": source.split, "licence": card.licence, "citation": card.citation})
+        named: dict[str, Any] = {
+            "name": card.name,
+            "split": source.split,
+            "licence": card.licence,
+            "citation": card.citation,
+        }
+        facts.append(named | dict(known))
     return tuple(facts)
 
 

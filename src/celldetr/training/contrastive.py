@@ -1,19 +1,16 @@
 """Cell-level contrastive loss (method section 4): two views of a cell agree, those of two cells do not.
 
-*released*, as the authors' code: of each image the n boxes are instances, and 2N - n anchors are the same boxes
-perturbed, over and over (anchor a is of cell a mod n); N is the largest n of the batch. All come from one image, the
-loss is the mean over images of the mean over an image's anchors, and self-attention, if any, sees contents without
-positions.
 *two*: each image is seen in two augmented views. Perturbed boxes in one view are the anchors, boxes in the other the
-instances, and the other way round. Neither anchors nor instances see the other kind in attention, if there is any.
-
-Detection goes on learning from the boxes. An image without a box has no anchor; a batch without any has a loss of zero.
+instances, and the other way round. In self-attention, if any, neither kind sees the other.
+*released*, as the authors' code, in one view: of each image the n boxes are instances, and 2N - n anchors are the same
+boxes perturbed, over and over (anchor a is of cell a mod n); N is the largest n of the batch. The loss is the mean over
+images of the mean over an image's anchors, and self-attention sees contents without positions.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +22,7 @@ from celldetr.model.celldetr import CellDETR
 from celldetr.training.box_sources import jitter_boxes
 from celldetr.training.collapse import alignment, effective_rank, uniformity
 from celldetr.training.criterion import Losses
-from celldetr.training.infonce import Average, Contrast, Pairs, batch_contrast, info_nce
+from celldetr.training.infonce import Cells, Contrast, InfoNCE, concatenate
 from celldetr.training.processes import gather_rows, largest
 from celldetr.training.trainer import EncodedImages, TrainingLoss
 
@@ -48,15 +45,13 @@ class View:
         encoded: the images after the encoder.
         targets: B, all cells.
         instances: B, the cells that are not at the edge of the view.
-        anchors: B tensors (A, 4), perturbed boxes.
-        positives: B tensors (A,), the instance of the image that each anchor is of; for *two*, in the other view.
+        anchors: B, some of the cells with perturbed boxes; in *two*, those that are instances of the other view, too.
     """
 
     encoded: EncodedImages
     targets: Sequence[Targets]
     instances: Sequence[Targets]
-    anchors: list[Tensor] = field(default_factory=list)
-    positives: list[Tensor] = field(default_factory=list)
+    anchors: list[Targets] = field(default_factory=list)
 
 
 class ContrastiveLoss(TrainingLoss):
@@ -70,7 +65,14 @@ class ContrastiveLoss(TrainingLoss):
     def __init__(self, network: CellDETR, config: TrainConfig, head: nn.Module) -> None:
         super().__init__(network, config, torch.ones(len(network.config.types)))
         self.head, self.local = head, False
-        self.released = config.contrastive.views == "released"
+        settings = config.contrastive
+        self.released = settings.views == "released"
+        self.info_nce = InfoNCE(
+            settings.temperature,
+            within_images=settings.negatives == "image",
+            debias=settings.debias,
+            average="images" if self.released else "anchors",
+        )
 
     def forward(
         self, batch: Batch, generators: Sequence[torch.Generator], measure: bool = False
@@ -104,78 +106,51 @@ class ContrastiveLoss(TrainingLoss):
         """Encode the V views of B images, and draw anchors; arguments as of ``forward``."""
         count, views = len(generators), []
         for start in range(0, len(batch.images), count):
-            part = slice(start, start + count)
+            part, border = slice(start, start + count), self.config.contrastive.border
             encoded, targets = self.encode(batch.images[part], generators), batch.targets[part]
-            border = self.config.contrastive.border
             pairs = zip(targets, encoded.sizes, strict=True)
             instances = [each.take(inside(each.boxes, size, border)) for each, size in pairs]
             views.append(View(encoded, targets, instances))
-        if self.released:
-            self._repeat_cells(views[0], generators)
-            return views
+        rows = 2 * self._most_cells(views[0]) if self.released else 0
         for b, generator in enumerate(generators):
             for view, other in zip(views, reversed(views), strict=True):
-                same = view.instances[b].identities[:, None] == other.instances[b].identities[None]
-                mine, theirs = same.nonzero(as_tuple=True)  # a cell may be in one view only
-                self._add_anchors(view, b, mine, theirs, generator)
+                cells = view.instances[b]
+                if self.released:
+                    count = len(cells)
+                    cells = cells.take(
+                        torch.arange(rows - count if count else 0, device=cells.boxes.device) % max(count, 1)
+                    )
+                else:
+                    cells = cells.take(torch.isin(cells.identities, other.instances[b].identities))
+                noisy = jitter_boxes(cells.boxes.cpu(), *self.config.contrastive.jitter, generator=generator)
+                view.anchors.append(replace(cells, boxes=noisy.to(cells.boxes.device)))
         return views
 
-    def _repeat_cells(self, view: View, generators: Sequence[torch.Generator]) -> None:
-        """Anchors of the only view, as in the released code."""
-        device = view.encoded.sizes.device
+    def _most_cells(self, view: View) -> int:
+        """Instances of the image that has most of them."""
         most = max((len(each) for each in view.instances), default=0)
-        rows = 2 * (most if self.local else largest(most, device))
-        for b, generator in enumerate(generators):
-            n = len(view.instances[b])
-            cell = torch.arange(rows - n if n else 0, device=device) % max(n, 1)
-            self._add_anchors(view, b, cell, cell, generator)
-
-    def _add_anchors(
-        self, view: View, image: int, source: Tensor, positive: Tensor, generator: torch.Generator
-    ) -> None:
-        boxes = view.instances[image].boxes[source]
-        noisy = jitter_boxes(boxes.cpu(), *self.config.contrastive.jitter, generator=generator)
-        view.anchors.append(noisy.to(boxes.device))
-        view.positives.append(positive)
+        return most if self.local else largest(most, view.encoded.sizes.device)
 
     def contrast(self, views: Sequence[View]) -> tuple[Contrast, Tensor]:
         """InfoNCE of the views of a batch, and the embeddings (I, d) of all instances, before the projection."""
-        settings = self.config.contrastive
-        embedded = [self._embed(view) for view in views]
-        instances = torch.cat([vectors for vectors, _ in embedded])
-        cells = [each.identities for view in views for each in view.instances]
-        starts = torch.tensor([0, *map(len, cells)]).cumsum(0).tolist()
-        images = len(views[0].instances)
-        positive, anchor_image, anchor_set = [], [], []
-        for v, view in enumerate(views):
-            other = len(views) - 1 - v  # the other view, or the only one
-            for b, each in enumerate(view.positives):
-                positive.append(each + starts[other * images + b])
-                anchor_image.append(torch.full_like(each, b))
-                anchor_set.append(torch.full_like(each, other))
-        pairs = Pairs(
-            anchors=self.head(torch.cat([vectors for _, vectors in embedded])),
-            instances=self.head(instances),
-            positive=torch.cat(positive),
-            anchor_image=torch.cat(anchor_image),
-            instance_image=torch.cat([torch.full_like(cell, i % images) for i, cell in enumerate(cells)]),
-            identities=torch.cat(cells),
-            sets=(
-                torch.cat(anchor_set),
-                torch.cat([torch.full_like(cell, i // images) for i, cell in enumerate(cells)]),
-            ),
-        )
-        within, debias, temperature = settings.negatives == "image", settings.debias, settings.temperature
-        average: Average = "images" if self.released else "anchors"
+        instances, anchors = [], []
+        for number, view in enumerate(views):
+            embeddings, perturbed = self._embed(view)
+            other = len(views) - 1 - number  # the other view, or the only one
+            instances.append(_cells(embeddings, view.instances, number))
+            anchors.append(_cells(perturbed, view.anchors, other))
+        own = concatenate(instances)
+        projected = (replace(each, vectors=self.head(each.vectors)) for each in (concatenate(anchors), own))
+        perturbed_cells, cells = projected
         if self.local:
-            loss = info_nce(pairs, temperature, within_images=within, debias=debias, average=average)
+            contrast = self.info_nce(perturbed_cells, cells)
         else:
-            loss = batch_contrast(pairs, images, temperature, within_images=within, debias=debias, average=average)
-        return loss, instances
+            contrast = self.info_nce.of_batch(perturbed_cells, cells, len(views[0].instances))
+        return contrast, own.vectors
 
     def _embed(self, view: View) -> tuple[Tensor, Tensor]:
         """Embeddings of a view's instances (I, d) and anchors (A, d), image by image."""
-        pairs = [(each.boxes, anchors) for each, anchors in zip(view.instances, view.anchors, strict=True)]
+        pairs = [(each.boxes, anchors.boxes) for each, anchors in zip(view.instances, view.anchors, strict=True)]
         rows = [torch.cat(pair) for pair in pairs]
         kinds = [
             torch.cat([torch.full((len(each),), kind, device=each.device) for kind, each in enumerate(pair)])
@@ -193,15 +168,13 @@ class ContrastiveLoss(TrainingLoss):
 
     @torch.no_grad()
     def diagnose(self, contrast: Contrast, embeddings: Tensor) -> Losses:
-        """Whether embeddings collapse, over all processes: see ``collapse``.
+        """Diagnostics of collapse over all processes: of the projected vectors, but ``rank`` of the embeddings.
 
-        ``alignment``, ``uniformity`` and ``rank_projected`` are of the vectors that the loss sees, ``rank`` is of the
-        embeddings themselves. ``found`` is the share of anchors that are most like their own cell, ``chance`` the loss
-        of vectors that say nothing.
+        ``found`` is the share of anchors that are most like their own cell, ``chance`` the loss of random vectors.
         """
         with torch.autocast(embeddings.device.type, enabled=False):  # ranks of rounded vectors are too high
             positive = contrast.similarity.gather(1, contrast.positive[:, None])[:, 0]
-            everywhere = embeddings if self.local else gather_rows(embeddings.detach())[0]
+            everywhere = embeddings if self.local else gather_rows(embeddings.detach())
             return {
                 "embedding/alignment": alignment(positive),
                 "embedding/uniformity": uniformity(contrast.instances),
@@ -212,10 +185,16 @@ class ContrastiveLoss(TrainingLoss):
             }
 
 
-def inside(boxes: Tensor, size: Tensor, border: float) -> Tensor:
-    """Which boxes (N, 4), cxcywh fractions of an image of ``size`` (2,) px, are ``border`` px from its edges; 0: all.
+def _cells(vectors: Tensor, boxes: Sequence[Targets], view: int) -> Cells:
+    """Embeddings of the boxes of B images, image by image, with the facts of the cells."""
+    images = torch.cat([torch.full_like(each.identities, b) for b, each in enumerate(boxes)])
+    return Cells(vectors, images, torch.cat([each.identities for each in boxes]), torch.full_like(images, view))
 
-    A box that is cut off reaches the edge: truncation is a shortcut by which a cell is recognised.
+
+def inside(boxes: Tensor, size: Tensor, border: float) -> Tensor:
+    """Mask (N,) of boxes, cxcywh fractions of an image of ``size`` (2,) px, that are ``border`` px from its edges.
+
+    Near the edge, truncation is a shortcut cue by which a cell is recognised. 0: all.
     """
     if not border:
         return torch.ones(len(boxes), dtype=torch.bool, device=boxes.device)

@@ -1,7 +1,7 @@
 """Losses of a labelled batch: DETR's set criterion with focal objectness, box and type losses.
 
-Each loss is a sum divided by a count of the whole batch (``normaliser``), so that a batch that is split over processes
-gives the same gradients as a whole one.
+Each loss is a sum divided by a count of the whole batch (``normaliser``), so that processes that share it have the
+gradients of one.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ class TypeOutput:
 
 @dataclass(frozen=True)
 class TrainingOutput:
-    """What a network made of a batch.
+    """What a network returns for a batch.
 
     Attributes:
         detection: of the detector; None: it does not learn.
         matches: of each decoder layer, from the matcher.
         sizes: (B, 2) width and height of the images, pixels.
-        denoising: the extra queries that the detector was given; None: none.
+        denoising: the extra queries of the detector; None: none.
         types: of the boxes that types are learned from.
     """
 
@@ -59,12 +59,7 @@ class TrainingOutput:
 
 
 class SetCriterion(nn.Module):
-    """Matches queries to nuclei and computes the losses of a batch.
-
-    Args:
-        config: loss weights, and which losses there are.
-        type_weights: (K,) weight of a cell of each type in the type loss.
-    """
+    """Computes the losses of a batch; ``type_weights`` (K,) are the weights of a cell of each type in the type loss."""
 
     type_weights: Tensor
 
@@ -77,12 +72,7 @@ class SetCriterion(nn.Module):
         self.register_buffer("type_weights", type_weights, persistent=False)
 
     def forward(self, output: TrainingOutput, targets: Sequence[Targets]) -> Losses:
-        """Losses by name: ``layer0/class``, ``proposals/l1``, ``denoising1/giou``, ``representation0/type`` ...
-
-        Args:
-            output: of the network.
-            targets: B, of N_b nuclei; N_b may be 0.
-        """
+        """Losses of B images by name: ``layer0/class``, ``proposals/l1``, ``representation0/type`` ..."""
         device = targets[0].boxes.device
         nuclei = normaliser(sum(len(each) for each in targets), device)
         losses: Losses = {}
@@ -122,24 +112,26 @@ class SetCriterion(nn.Module):
 
     def _types(self, outputs: Sequence[TypeOutput], targets: Sequence[Targets], nuclei: float) -> Losses:
         """Losses of types and, where these are learned, of compositions; outputs that share a layer are added up."""
-        types: Losses = {}
-        compositions: Losses = {}
+        losses: Losses = {}
         for output in outputs:
+            terms: Losses = {}
             if output.nuclei is None:
                 for layer, logits in output.logits.items():
-                    _add(types, f"representation{layer}/type", output.weight * background_loss(logits, nuclei))
-                continue
-            own = concatenate([each.take(index) for each, index in zip(targets, output.nuclei, strict=True)])
-            labelled = normaliser(float(own.confidence[own.types >= 0].sum()), own.types.device)
-            for layer, logits in output.logits.items():
-                loss = type_loss(logits, own.types, self.type_weights, labelled, own.confidence)
-                _add(types, f"representation{layer}/type", output.weight * loss)
-            if self.config.w_composition:
-                spots = normaliser(len(own.spots[own.spots >= 0].unique()), own.types.device)
+                    terms[f"representation{layer}/type"] = background_loss(logits, nuclei)
+            else:
+                own = concatenate([each.take(index) for each, index in zip(targets, output.nuclei, strict=True)])
+                labelled = normaliser(float(own.confidence[own.types >= 0].sum()), own.types.device)
                 for layer, logits in output.logits.items():
-                    loss = composition_loss(logits, own.spots, own.compositions, spots)
-                    _add(compositions, f"representation{layer}/composition", output.weight * loss)
-        return types | compositions
+                    loss = type_loss(logits, own.types, self.type_weights, labelled, own.confidence)
+                    terms[f"representation{layer}/type"] = loss
+                if self.config.w_composition:
+                    spots = normaliser(len(own.spots[own.spots >= 0].unique()), own.types.device)
+                    for layer, logits in output.logits.items():
+                        loss = composition_loss(logits, own.spots, own.compositions, spots)
+                        terms[f"representation{layer}/composition"] = loss
+            for name, loss in terms.items():
+                losses[name] = losses.get(name, torch.zeros_like(loss)) + output.weight * loss
+        return losses
 
 
 def stack(layers: Sequence[Detections]) -> Detections:
@@ -149,10 +141,6 @@ def stack(layers: Sequence[Detections]) -> Detections:
 
 def _named(prefix: str, layers: Sequence[Losses]) -> Losses:
     return {f"{prefix.format(i)}/{name}": value for i, layer in enumerate(layers) for name, value in layer.items()}
-
-
-def _add(losses: Losses, name: str, loss: Tensor) -> None:
-    losses[name] = losses[name] + loss if name in losses else loss
 
 
 def sigmoid_focal(logits: Tensor, targets: Tensor) -> Tensor:
@@ -170,24 +158,24 @@ def box_losses(boxes: Tensor, targets: Tensor, nuclei: float) -> tuple[Tensor, T
 
 
 def detection_losses(
-    found: Detections, targets: Sequence[Targets], matches: Sequence[Sequence[Match]], nuclei: float
+    detections: Detections, targets: Sequence[Targets], matches: Sequence[Sequence[Match]], nuclei: float
 ) -> list[Losses]:
     """One-to-one losses of each of L layers.
 
     Args:
-        found: boxes (L, B, Q, 4) and logits (L, B, Q).
+        detections: boxes (L, B, Q, 4) and logits (L, B, Q).
         targets: B.
         matches: of each layer, from the matcher.
-        nuclei: what the sums are divided by: ``normaliser`` of the nuclei in the batch.
+        nuclei: divisor of the sums.
     """
     image, query = (torch.stack(parts) for parts in zip(*map(query_indices, matches), strict=True))  # (L, M)
     layer = torch.arange(len(matches), device=image.device)[:, None]
-    target_scores = torch.zeros_like(found.logits)
+    target_scores = torch.zeros_like(detections.logits)
     target_scores[layer, image, query] = 1.0
-    real = found.logits > torch.finfo(found.logits.dtype).min  # padding does not take part
-    objectness = (sigmoid_focal(found.logits, target_scores) * real).sum((1, 2)) / nuclei
+    real = detections.logits > torch.finfo(detections.logits.dtype).min  # padding does not take part
+    objectness = (sigmoid_focal(detections.logits, target_scores) * real).sum((1, 2)) / nuclei
     true = torch.stack([torch.cat([t.boxes[i] for (_, i), t in zip(m, targets, strict=True)]) for m in matches])
-    l1, giou = box_losses(found.boxes[layer, image, query], true, nuclei)
+    l1, giou = box_losses(detections.boxes[layer, image, query], true, nuclei)
     terms = zip(objectness.unbind(), l1.unbind(), giou.unbind(), strict=True)
     return [dict(zip(("class", "l1", "giou"), values, strict=True)) for values in terms]
 
@@ -199,23 +187,23 @@ def query_indices(matches: Sequence[Match]) -> tuple[Tensor, Tensor]:
 
 
 def dense_losses(
-    found: Detections, anchors: Tensor, targets: Sequence[Targets], sizes: Tensor, nuclei: float
+    detections: Detections, anchors: Tensor, targets: Sequence[Targets], sizes: Tensor, nuclei: float
 ) -> Losses:
     """One-to-many losses of the encoder's tokens, which compete to become queries.
 
     One-to-one matching teaches one token in a hundred. Here the target of a token's score is a Gaussian around each
-    nucleus, 1 at the nearest token (penalty-reduced focal loss of CornerNet and CenterNet), so that the best-scoring
-    tokens are the centres of *different* nuclei; and every token inside a nucleus learns its box.
+    nucleus, 1 at the nearest token (penalty-reduced focal loss of CornerNet and CenterNet), and every token inside a
+    nucleus learns its box.
 
     Args:
-        found: proposals of T tokens, boxes (B, T, 4), logits (B, T).
+        detections: proposals of T tokens, boxes (B, T, 4), logits (B, T).
         anchors: (B, T, 4) where the tokens are, cxcywh fractions.
         targets: B.
         sizes: (B, 2) width and height of the images, pixels.
-        nuclei: as in ``detection_losses``.
+        nuclei: divisor of the sums.
     """
-    heat = torch.zeros_like(found.logits)
-    real = found.logits > torch.finfo(found.logits.dtype).min  # padding does not take part
+    heat = torch.zeros_like(detections.logits)
+    real = detections.logits > torch.finfo(detections.logits.dtype).min  # padding does not take part
     picked_boxes, picked_targets = [], []
     for b, target in enumerate(each.boxes for each in targets):
         if not len(target):
@@ -234,38 +222,38 @@ def dense_losses(
         inside = torch.maximum(across[token, nearest].abs(), down[token, nearest].abs()) < 0.8
         inside[centres] = True
         inside &= real[b]
-        picked_boxes.append(found.boxes[b, inside])
+        picked_boxes.append(detections.boxes[b, inside])
         picked_targets.append(target[nearest[inside]])
-    p = found.logits.sigmoid()
-    positive = (1 - p) ** 2 * -functional.logsigmoid(found.logits)
-    negative = (1 - heat) ** 4 * p**2 * -functional.logsigmoid(-found.logits)
+    p = detections.logits.sigmoid()
+    positive = (1 - p) ** 2 * -functional.logsigmoid(detections.logits)
+    negative = (1 - heat) ** 4 * p**2 * -functional.logsigmoid(-detections.logits)
     objectness = torch.where(heat == 1.0, positive, negative)[real].sum() / nuclei
     # Averaged over the tokens, so that the sum weighs as much as that of the one-to-one losses does.
-    picked = normaliser(sum(len(boxes) for boxes in picked_boxes), found.boxes.device)
+    picked = normaliser(sum(len(boxes) for boxes in picked_boxes), detections.boxes.device)
     if not picked_boxes:
-        zero = found.boxes.sum() * 0
+        zero = detections.boxes.sum() * 0
         return {"class": objectness, "l1": zero, "giou": zero}
     l1, giou = box_losses(torch.cat(picked_boxes), torch.cat(picked_targets), picked)
     return {"class": objectness, "l1": l1, "giou": giou}
 
 
 def denoising_losses(
-    found: DetectionOutput, denoising: DenoisingQueries | None, nuclei: float, groups: int
+    output: DetectionOutput, denoising: DenoisingQueries | None, nuclei: float, groups: int
 ) -> list[Losses]:
     """Objectness, L1 and GIoU of the denoising queries, of each decoder layer; all 0 in a batch without a nucleus.
 
     Args:
-        found: of the detector, with the extra queries if there were any.
+        output: of the detector.
         denoising: the queries; None: the batch has no nucleus.
-        nuclei: as in ``detection_losses``.
+        nuclei: divisor of the sums.
         groups: of noised boxes; the losses are means over them.
     """
     if denoising is None:
-        zero = found.last.logits.sum() * 0
-        return [{"class": zero, "l1": zero, "giou": zero} for _ in found.layers]
+        zero = output.last.logits.sum() * 0
+        return [{"class": zero, "l1": zero, "giou": zero} for _ in output.layers]
     positive = denoising.near & denoising.real
     losses = []
-    for layer in found.extra:
+    for layer in output.extra:
         focal = sigmoid_focal(layer.logits, positive.to(layer.logits.dtype)) * denoising.real
         l1, giou = box_losses(layer.boxes[positive], denoising.boxes[positive], nuclei * groups)
         losses.append({"class": focal.sum() / (nuclei * groups), "l1": l1, "giou": giou})
@@ -279,8 +267,7 @@ def type_loss(logits: Tensor, types: Tensor, weights: Tensor, labelled: float, c
         logits: (M, K).
         types: (M,) index of the type, or -1.
         weights: (K,) weight of a cell of each type.
-        labelled: what the sum is divided by: ``normaliser`` of the sum of the confidences of the cells of known type:
-            a set of equally doubtful cells is learned from as one of sure cells is.
+        labelled: divisor: sum of the confidences of the cells of known type in the batch.
         confidence: (M,) weight of each cell, in [0, 1].
     """
     known = types >= 0
@@ -302,7 +289,7 @@ def composition_loss(logits: Tensor, spots: Tensor, compositions: Tensor, diviso
         logits: (M, K) of nuclei.
         spots: (M,) the spot of each nucleus, or -1.
         compositions: (S, K), share of each type.
-        divisor: of the sum: ``normaliser`` of the spots with nuclei in the batch.
+        divisor: spots with nuclei in the batch.
     """
     inside = spots >= 0
     exact = torch.promote_types(logits.dtype, torch.float32)
@@ -323,11 +310,7 @@ def composition_loss(logits: Tensor, spots: Tensor, compositions: Tensor, diviso
 def class_weights(counts: Sequence[float], exponent: float) -> Tensor:
     """(K,) type weights: inverse frequency to the power ``exponent``, averaging 1 over the cells.
 
-    Args:
-        counts: (K,) how many cells of each type are drawn, up to a factor.
-        exponent: 0 gives ones.
-
-    Types with no cell get the weight of the rarest one.
+    ``counts`` are of the cells drawn of each type, up to a factor; types with none get the weight of the rarest one.
     """
     count = torch.tensor(counts, dtype=torch.float32)
     present = count[count > 0]

@@ -10,6 +10,7 @@ from functools import cached_property
 import numpy as np
 
 from celldetr.config import Recipe
+from celldetr.data.overlap import record
 from celldetr.data.sample import LazySamples, Sample, areas, cell_counts, join
 from celldetr.data.sources import load_source
 from celldetr.errors import InputError
@@ -25,6 +26,7 @@ class TrainingData:
         held_out: to validate on.
         counts: labelled cells of each type in ``samples``.
         drawn: the same, each cell counted as often as its image is drawn: how frequent the types are in training.
+        seen: of each source of the recipe the images and patients, for the model's card.
         apart: how ``held_out`` was split off the training data; "" where the recipe names validation data.
     """
 
@@ -33,6 +35,7 @@ class TrainingData:
     held_out: Sequence[Sample]
     counts: list[int]
     drawn: list[float]
+    seen: tuple[dict[str, list[str]], ...] = ()
     apart: str = ""
 
     @cached_property
@@ -84,7 +87,8 @@ def load_data(recipe: Recipe) -> TrainingData:
             )
     cells = cell_counts(samples)[:, :-1]
     drawn = np.asarray(weights) @ cells
-    return TrainingData(samples, weights, held_out, cells.sum(axis=0).tolist(), drawn.tolist(), apart)
+    seen = tuple(map(record, sources))
+    return TrainingData(samples, weights, held_out, cells.sum(axis=0).tolist(), drawn.tolist(), seen, apart)
 
 
 def validation_px(recipe: Recipe) -> int | None:

@@ -35,7 +35,7 @@ def own_similarity(contrast: Contrast, image: int | None = None) -> tuple[NDArra
     Returns:
         the similarities, and (n,) whether each anchor is more like its own cell than like all negatives.
     """
-    chosen = contrast.anchor_set == 0
+    chosen = contrast.anchor_view == 0
     if image is not None:
         chosen = chosen & (contrast.anchor_image == image)
     rows = chosen.nonzero()[:, 0].cpu().numpy()

@@ -1,8 +1,7 @@
-"""Train-validation split where a recipe has no validation data: by patient, by image, or by cell.
+"""Train-validation split where a recipe has no validation data: by patient, else by image, else by cell.
 
-Patients are best: a network knows the stain of those it was trained on. With few of them images are held out, and with
-few images cells, which share image and often neighbourhood with the training cells, so that validation is too
-optimistic. The card of the model says which.
+Held-out cells share stain and neighbourhood with the training cells, so that validation is too optimistic; the card of
+the model says which split it was.
 """
 
 from __future__ import annotations

@@ -2,12 +2,12 @@
 
     loss of anchor a = -log( exp(cos(a, positive) / t) / sum over positive and negatives j of exp(cos(a, j) / t) )
 
-A cell that is the same one, seen in another crop of the batch, is neither positive nor negative. The loss of a batch is
-the mean over its anchors, or, as in the authors' code, the mean over images of the mean over an image's anchors.
+A cell that is the same one, seen in another crop of the batch, is neither positive nor negative.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -21,57 +21,49 @@ Average = Literal["anchors", "images"]
 
 
 @dataclass(frozen=True)
-class Pairs:
-    """A anchors and I instances, the cells among which each has to find its own, of this process.
+class Cells:
+    """N embedded cells; no two have image, identity and view in common, but anchors may.
 
     Attributes:
-        anchors: (A, d) vectors.
-        instances: (I, d) vectors.
-        positive: (A,) which instance an anchor is of.
-        anchor_image, instance_image: (A,) and (I,) which image of the batch each is from; the two views of an image are
-            one image. Numbers are of this process.
-        identities: (I,) number of the cell of each instance.
-        sets: (A,) and (I,): anchors see instances of the same set only (those in the other view of the images).
+        vectors: (N, d).
+        images: (N,) image of the batch; the two views of an image are one image.
+        identities: (N,) number of the cell.
+        views: (N,) number of the view; of an anchor, that of its positive and negatives.
     """
 
-    anchors: Tensor
-    instances: Tensor
-    positive: Tensor
-    anchor_image: Tensor
-    instance_image: Tensor
+    vectors: Tensor
+    images: Tensor
     identities: Tensor
-    sets: tuple[Tensor, Tensor]
+    views: Tensor
 
-    def everywhere(self, images: int) -> Pairs:
-        """The pairs of all processes; ``images`` is how many images this one has, the same in all.
+    def __len__(self) -> int:
+        return len(self.vectors)
 
-        Own vectors keep their graph, those of others have none (``gather_rows``).
-        """
-        anchors, _ = gather_rows(self.anchors)
-        instances, first = gather_rows(self.instances)
-        # In one message: whole numbers of both.
-        table, _ = gather_rows(
-            torch.stack([self.positive + first, self.anchor_image + images * rank(), self.sets[0]], dim=1)
-        )
-        facts, _ = gather_rows(
-            torch.stack([self.instance_image + images * rank(), self.identities, self.sets[1]], dim=1)
-        )
-        positive, anchor_image, anchor_set = table.unbind(1)
-        instance_image, identities, instance_set = facts.unbind(1)
-        return Pairs(anchors, instances, positive, anchor_image, instance_image, identities, (anchor_set, instance_set))
+    def of_all_processes(self, images: int) -> Cells:
+        """The cells of all processes, of ``images`` images each; vectors of others have no graph."""
+        facts = torch.stack([self.images + images * rank(), self.identities, self.views], dim=1)  # one message
+        return Cells(gather_rows(self.vectors), *gather_rows(facts).unbind(1))
+
+
+def concatenate(cells: Sequence[Cells]) -> Cells:
+    """Several groups of cells as one."""
+    vectors, images, identities, views = (
+        torch.cat([getattr(each, name) for each in cells]) for name in ("vectors", "images", "identities", "views")
+    )
+    return Cells(vectors, images, identities, views)
 
 
 @dataclass(frozen=True)
 class Contrast:
-    """InfoNCE of some pairs.
+    """InfoNCE of A anchors and I instances, and what it was computed from, detached.
 
     Attributes:
-        loss: mean over the anchors, or over images.
-        similarity: (A, I) cosines, detached.
+        loss: mean over the anchors, or over images; 0, with zero gradients, without an anchor.
+        similarity: (A, I) cosines.
         negatives: (A, I) True where an instance is in an anchor's sum.
-        positive: (A,) as in ``Pairs``.
-        instances: (I, d) of length 1, detached.
-        anchor_image, anchor_set: (A,) as in ``Pairs``.
+        positive: (A,) which instance an anchor is of.
+        instances: (I, d) of length 1.
+        anchor_image, anchor_view: (A,).
     """
 
     loss: Tensor
@@ -80,7 +72,7 @@ class Contrast:
     positive: Tensor
     instances: Tensor
     anchor_image: Tensor
-    anchor_set: Tensor
+    anchor_view: Tensor
 
     @property
     def correct(self) -> Tensor:
@@ -90,57 +82,70 @@ class Contrast:
 
     @property
     def loss_by_chance(self) -> float:
-        """The loss of vectors that say nothing: the mean logarithm of how many cells there are to choose from."""
+        """The loss of uninformative vectors: the mean logarithm of how many cells there are to choose from."""
         return float(self.negatives.sum(1).clamp(min=1).float().log().mean()) if len(self.positive) else 0.0
 
 
-def info_nce(
-    pairs: Pairs,
-    temperature: float,
-    *,
-    within_images: bool = False,
-    debias: float = 0.0,
-    average: Average = "anchors",
-) -> Contrast:
-    """InfoNCE of pairs, in float32 also under autocast: a loss near 0 is a difference of nearly equal numbers.
+@dataclass(frozen=True)
+class InfoNCE:
+    """InfoNCE, in float32 also under autocast: a loss near 0 is a difference of nearly equal numbers.
 
-    Args:
-        pairs: of the whole batch.
+    Attributes:
         temperature: t.
         within_images: negatives are the cells of the anchor's own image only.
         debias: share of the negatives that are of the anchor's own type, see ``debiased_negatives``.
-        average: mean over the anchors, or over each image's anchors and then over the images that have any.
-
-    Returns:
-        the loss, zero without anchors (its gradient is then zero, too), and what it was made of.
+        average: mean over the anchors, or, as in the authors' code, over images of the mean over an image's anchors.
     """
-    with torch.autocast(pairs.anchors.device.type, enabled=False):
-        return _info_nce(pairs, temperature, within_images, debias, average)
 
+    temperature: float
+    within_images: bool = False
+    debias: float = 0.0
+    average: Average = "anchors"
 
-def _info_nce(pairs: Pairs, temperature: float, within_images: bool, debias: float, average: Average) -> Contrast:
-    anchors = functional.normalize(pairs.anchors.float(), dim=1)
-    instances = functional.normalize(pairs.instances.float(), dim=1)
-    similarity = anchors @ instances.T
-    negatives = pairs.sets[0][:, None] == pairs.sets[1][None]
-    if within_images:
-        negatives &= pairs.anchor_image[:, None] == pairs.instance_image[None]
-    same = pairs.identities[pairs.positive][:, None] == pairs.identities[None]
-    itself = torch.zeros_like(same).scatter_(1, pairs.positive[:, None], True)
-    negatives = (negatives & ~same) | itself
-    scores = (similarity / temperature).masked_fill(~negatives, -torch.inf)
-    if len(scores):
-        positive = scores.gather(1, pairs.positive[:, None])[:, 0]
-        if debias:
-            rest = scores.masked_fill(itself, -torch.inf)
-            total = torch.logaddexp(positive, debiased_negatives(positive, rest, debias, 1 / temperature))
-        else:
-            total = scores.logsumexp(1)
-        loss = (total - positive) @ anchor_weights(pairs.anchor_image, average)
-    else:
-        loss = (anchors.sum() + instances.sum()) * 0
-    facts = pairs.positive, instances.detach(), pairs.anchor_image, pairs.sets[0]
-    return Contrast(loss, similarity.detach(), negatives, *facts)
+    def __call__(self, anchors: Cells, instances: Cells) -> Contrast:
+        """Contrast anchors with the instances of the same view, one of which is their own cell."""
+        with torch.autocast(anchors.vectors.device.type, enabled=False):
+            return self._contrast(anchors, instances)
+
+    def _contrast(self, anchors: Cells, instances: Cells) -> Contrast:
+        a, b = (functional.normalize(each.vectors.float(), dim=1) for each in (anchors, instances))
+        similarity = a @ b.T
+        same_view = anchors.views[:, None] == instances.views
+        same_cell = anchors.identities[:, None] == instances.identities
+        same_image = anchors.images[:, None] == instances.images
+        itself = same_view & same_cell & same_image
+        others = same_view & ~same_cell
+        negatives = itself | (others & same_image if self.within_images else others)
+        own = itself.long().argmax(1) if len(anchors) else anchors.views
+        loss = (a.sum() + b.sum()) * 0
+        if len(anchors):
+            scores = (similarity / self.temperature).masked_fill(~negatives, -torch.inf)
+            positive = scores.gather(1, own[:, None])[:, 0]
+            if self.debias:
+                rest = scores.masked_fill(itself, -torch.inf)
+                rest = debiased_negatives(positive, rest, self.debias, 1 / self.temperature)
+                total = torch.logaddexp(positive, rest)
+            else:
+                total = scores.logsumexp(1)
+            loss = (total - positive) @ anchor_weights(anchors.images, self.average)
+        return Contrast(loss, similarity.detach(), negatives, own, b.detach(), anchors.images, anchors.views)
+
+    def of_batch(self, anchors: Cells, instances: Cells, images: int) -> Contrast:
+        """Contrast of the whole batch, the same in all processes that share it.
+
+        Args:
+            anchors, instances: of this process.
+            images: of this process; all have as many.
+
+        Returns:
+            with a loss whose gradients, averaged over the processes, are those of the loss of the whole batch.
+        """
+        whole = self(anchors.of_all_processes(images), instances.of_all_processes(images))
+        # Each process has the part of the gradient that goes through its own vectors; their mean has to be the sum.
+        loss, processes = whole.loss, world_size()
+        if processes > 1:
+            loss = loss.detach() + (loss - loss.detach()) * processes
+        return replace(whole, loss=loss)
 
 
 def anchor_weights(images: Tensor, average: Average) -> Tensor:
@@ -152,48 +157,19 @@ def anchor_weights(images: Tensor, average: Average) -> Tensor:
 
 
 def debiased_negatives(positive: Tensor, rest: Tensor, share: float, most: float) -> Tensor:
-    """Logarithm of the sum over the negatives of exp(score), without the estimated part of cells of the anchor's type.
+    """Debiased log-sum-exp of the negatives' scores (Chuang et al., NeurIPS 2020, equation 8), (A,).
 
-    Of M negatives a share is estimated to be of the anchor's type, with scores like that of the positive; the sum is
-    what M cells of other types would give: M * (mean of exp(score) - share * exp(positive)) / (1 - share), and not less
-    than M cells as unlike as can be (Chuang et al., NeurIPS 2020, equation 8).
+    Of M negatives a share is estimated to be of the anchor's type, with scores like that of the positive; the sum of
+    exp(score) becomes M * (mean of exp(score) - share * exp(positive)) / (1 - share), bounded from below.
 
     Args:
         positive: (A,) scores of the pairs.
         rest: (A, I) scores of the negatives, -inf where there is none.
         share: of the negatives.
-        most: largest score there can be; scores lie between it and its negative.
+        most: largest possible score; scores lie between it and its negative.
     """
     count = (rest > -torch.inf).sum(1)
     mean = (rest - most).exp().sum(1) / count.clamp(min=1)
     less = (mean - share * (positive - most).exp()) / (1 - share)
     least = torch.tensor(-2 * most, device=rest.device).exp().clamp(min=torch.finfo(rest.dtype).tiny)
     return (less.clamp(min=least) * count).clamp(min=torch.finfo(rest.dtype).tiny).log() + most
-
-
-def batch_contrast(
-    pairs: Pairs,
-    images: int,
-    temperature: float,
-    *,
-    within_images: bool = False,
-    debias: float = 0.0,
-    average: Average = "anchors",
-) -> Contrast:
-    """InfoNCE of a batch, the same in all processes that share it.
-
-    Args:
-        pairs: of this process.
-        images: of this process; all have as many.
-        temperature, within_images, debias, average: as for ``info_nce``.
-
-    Returns:
-        with a loss whose gradients, averaged over the processes, are those of the loss of the whole batch.
-    """
-    everywhere = pairs.everywhere(images)
-    whole = info_nce(everywhere, temperature, within_images=within_images, debias=debias, average=average)
-    # Each process has the part of the gradient that goes through its own vectors; their mean has to be the sum.
-    loss = whole.loss
-    if world_size() > 1:
-        loss = loss.detach() + (loss - loss.detach()) * world_size()
-    return replace(whole, loss=loss)

@@ -130,7 +130,7 @@ class _Run:
     def __init__(self, recipe: Recipe, folder: Path, data: TrainingData, objective: Objective, trainer: Trainer):
         self.recipe, self.folder, self.data = recipe, folder, data
         self.objective, self.trainer = objective, trainer
-        self.sources = provenance(recipe)  # now: files may change while the run goes on
+        self.sources = provenance(recipe, data.seen)  # now: files may change while the run goes on
         self.best = -1.0  # score of the validations so far
         self.seconds = 0.0  # of training so far, without validating and saving, before an interruption too
 
@@ -163,7 +163,7 @@ class _Run:
         save_state(self.folder, self.trainer.loss, self.trainer.average, self.trainer.optimizer, facts)
 
     def validate(self, done: int) -> Validation:
-        """Score the averaged weights, and keep them if they are the best so far."""
+        """Score the averaged weights, and save them if they are the best so far."""
         validation = self.objective.validate(self.average)
         if validation.score > self.best:
             self.best = validation.score

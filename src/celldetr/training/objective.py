@@ -17,13 +17,7 @@ from celldetr.training.validation import Numbers
 
 @dataclass(frozen=True)
 class Start:
-    """The model whose weights a run starts from.
-
-    Attributes:
-        card: of the model.
-        new: names of the weights of the network that it does not have.
-        note: what of it does not fit, for the user; "" where all does.
-    """
+    """The model whose weights a run starts from: its card, the weights it does not have, and a note for the user."""
 
     card: Card
     new: tuple[str, ...]

@@ -1,8 +1,4 @@
-"""Optimiser, learning rate, frozen parts and averaged weights.
-
-AdamW, linear warm-up, cosine to zero; the backbone has a lower rate of its own. The averaged weights (EMA) are the ones
-that are validated and shipped.
-"""
+"""Optimiser (AdamW), learning rate (linear warm-up, cosine to zero), frozen parts and averaged weights (EMA)."""
 
 from __future__ import annotations
 
@@ -53,10 +49,9 @@ def check_frozen(parts: Sequence[Part], new: Iterable[str], init: str) -> None:
 
 
 def build_optimizer(network: CellDETR, config: TrainConfig, beside: Iterable[Parameter] = ()) -> torch.optim.AdamW:
-    """AdamW over the backbone, the type head if its rate is its own, and the rest, where these have anything to learn.
+    """AdamW over the backbone, the type head if its rate is its own, and the rest, with ``beside`` of no network.
 
-    Each group has its peak rate as ``peak``. ``beside`` are weights that are no part of the network, and learn like the
-    rest of it.
+    Groups have their peak rate as ``peak``; what does not learn is in none.
     """
     rates: dict[nn.Module, float] = {network.backbone: config.backbone_lr}
     if config.head_lr:

@@ -130,15 +130,15 @@ def largest(count: int, device: torch.device) -> int:
     return int(most)
 
 
-def gather_rows(rows: Tensor) -> tuple[Tensor, int]:
-    """Concatenate the rows (n, ...), any n, of all processes; returns them and the index of the first own row.
+def gather_rows(rows: Tensor) -> Tensor:
+    """Concatenate the rows (n, ...), any n, of all processes.
 
     Own rows keep their graph, those of others have none. A loss that every process computes of all rows therefore has
     its whole gradient in the sum over processes: no message is needed on the way back, where it could cross those of
     the data parallelism.
     """
     if not distributed():
-        return rows, 0
+        return rows
     count = torch.tensor([len(rows)], device=rows.device)
     counts = [torch.zeros_like(count) for _ in range(dist.get_world_size())]
     dist.all_gather(counts, count)
@@ -149,7 +149,7 @@ def gather_rows(rows: Tensor) -> tuple[Tensor, int]:
     dist.all_gather(received, sent)
     parts = [each[:length] for each, length in zip(received, lengths, strict=True)]
     parts[rank()] = rows
-    return torch.cat(parts), sum(lengths[: rank()])
+    return torch.cat(parts)
 
 
 def world_size() -> int:

@@ -56,13 +56,7 @@ class SupervisedLoss(TrainingLoss):
         return matched_boxes(last.boxes, self.criterion.match([last], targets)[0])
 
     def box_types(self, memories: Memories, origin: Tensor, sources: Sequence[BoxSource]) -> list[TypeOutput]:
-        """Type logits of boxes, by the representation decoder.
-
-        Args:
-            memories: of the images.
-            origin: (B, 2) pixels.
-            sources: the boxes, at least one source.
-        """
+        """Type logits of the boxes of one or more sources, by the representation decoder; ``origin`` is (B, 2) px."""
         # All boxes of an image in one row, source by source: (B, R, 4), and the source of each, -1 for padding.
         images = list(zip(*(each.boxes for each in sources), strict=True))
         boxes = pad_sequence([torch.cat(parts) for parts in images], batch_first=True)

@@ -65,15 +65,12 @@ class TrainingLoss(nn.Module, ABC):
     def forward(
         self, batch: Any, generators: Sequence[torch.Generator], measure: bool = False
     ) -> tuple[Tensor, Losses]:
-        """Loss of a batch.
+        """Loss of a batch, and by name its terms and diagnostics, detached.
 
         Args:
             batch: of the objective's dataset; for images ``Batch``.
             generators: one source of all randomness an image, on the CPU.
             measure: also return diagnostics that take time; for steps that are logged.
-
-        Returns:
-            the loss, and by name its terms and diagnostics, detached.
         """
 
     def train(self, mode: bool = True) -> TrainingLoss:
@@ -177,15 +174,12 @@ class Trainer:
             raise OneProcessError(str(error).rpartition("InputError: ")[2].strip()) from None
 
     def step(self, step: int, batch: Any, measure: bool = False) -> dict[str, float]:
-        """One update.
+        """One update; returns loss, its terms, norm of the gradient and rate, the same in all processes.
 
         Args:
             step: counted from 0.
             batch: this process' part.
             measure: also return the objective's diagnostics.
-
-        Returns:
-            loss, its terms, norm of the gradient, rate; the same in all processes.
 
         Raises:
             InputError: the loss or the gradient is not finite.

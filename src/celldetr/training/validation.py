@@ -23,15 +23,12 @@ Numbers = dict[str, float | None]  # by name, for log and card
 def predict_images(
     predictor: TilePredictor, samples: Sequence[Sample], side: int | None = None
 ) -> tuple[list[ImageCells], list[Spots | None]]:
-    """Predict labelled images in one piece each.
+    """Predict labelled images in one piece each; returns true and predicted cells of each piece, and its spots.
 
     Args:
         predictor: a network, returning cells down to a low score.
         samples: images at the network's mpp.
         side: cut them into squares of so many px, for networks that measure in fractions of an image; None: whole.
-
-    Returns:
-        true and predicted cells of each image or square, and its spots.
     """
     images, spots = [], []
     for sample in samples:
@@ -42,13 +39,9 @@ def predict_images(
 
 
 def validate(predictor: TilePredictor, samples: Sequence[Sample], side: int | None = None) -> tuple[float, Numbers]:
-    """Detection and type F1 on validation images, at the threshold that suits them.
+    """Detection and type F1 on validation images, at the threshold that suits them, which is returned first.
 
-    Args:
-        predictor, samples, side: see ``predict_images``.
-
-    Returns:
-        the threshold, and numbers by name; those under ``PROTOCOL``, except for those that end in ``_standard``.
+    Numbers are by ``PROTOCOL``, except for those that end in ``_standard``. Arguments as of ``predict_images``.
     """
     images, spots = predict_images(predictor, samples, side)
     # A network at its start detects nothing: no threshold is better than another, and the run must go on.
@@ -71,13 +64,8 @@ def validate_labelled(
 ) -> Numbers:
     """Scores where only some nuclei are labelled: predictions elsewhere are neither right nor wrong.
 
-    Args:
-        predictor, samples, side: see ``predict_images``.
-        threshold: least objectness of a cell.
-
-    Returns:
-        numbers by name: ``found``, the share of the labelled nuclei with a cell within 3 um, and F1 of the types, which
-        counts labelled nuclei with the right type, with a wrong one, and not detected.
+    ``found`` is the share of the labelled nuclei with a cell within 3 um; F1 of the types counts labelled nuclei with
+    the right type, with a wrong one, and not detected. ``threshold`` is of objectness; otherwise as ``predict_images``.
     """
     images, spots = predict_images(predictor, samples, side)
     above = [image.above(threshold) for image in images]
@@ -101,12 +89,7 @@ def _common(report: Report, threshold: float, images: Sequence[ImageCells], spot
 def composition_agreement(images: Sequence[ImageCells], spots: Sequence[Spots | None]) -> float | None:
     """1 - total variation distance between the compositions of spots and of the types predicted in them.
 
-    Args:
-        images: predictions above the threshold.
-        spots: of each image.
-
-    Returns:
-        the mean over spots with a detected nucleus; 1 is the same. None without a spot.
+    The mean over the spots of images that have a detected nucleus; None without one. Predictions are above a threshold.
     """
     values = []
     for image, each in zip(images, spots, strict=True):

@@ -24,26 +24,24 @@ from celldetr.io.lock import RunLock
 
 @dataclass(frozen=True)
 class Exporter:
-    """One format.
+    """One format."""
 
-    Attributes:
-        name: what the user calls it.
-        suffixes: endings its files may have; the first is the default, and programs recognise files by them.
-        write: ``write(table, out, **options)``.
-        folder: whether it is a folder of files, a Zarr store, instead of one file.
-        needs: extra of the package, and module in it, without which it cannot be written.
-    """
-
-    name: str
+    name: str  # what the user calls it
+    # endings its files may have; the first is the default, and programs recognise files by them
     suffixes: tuple[str, ...]
-    write: Callable[..., None]
-    folder: bool = False
-    needs: str = ""
+    write: Callable[..., None]  # ``write(table, out, **options)``
+    folder: bool = False  # whether it is a folder of files, a Zarr store, instead of one file
+    needs: str = ""  # extra of the package, and module in it, without which it cannot be written
 
     def check(self) -> None:
         """Raise InputError if what the format needs is not installed."""
         if self.needs and find_spec(self.needs) is None:
             raise InputError(f"format {self.name} needs {self.needs}, which is not installed: {install(self.needs)}")
+
+    @property
+    def file_name(self) -> str:
+        """Name of an export in a run's directory."""
+        return f"cells{self.suffixes[0]}"
 
     @property
     def options(self) -> tuple[str, ...]:
@@ -97,27 +95,22 @@ def check_free(directory: Path, formats: Sequence[str]) -> None:
 
 def is_current(directory: Path, format: str) -> bool:
     """Whether a run's directory has an export that was made after its cells and their clusters."""
-    target = directory / _name(find_format(format))
+    target = directory / find_format(format).file_name
     made_from = [path for path in (directory / CELLS, directory / CLUSTERS) if path.is_file()]
     return target.exists() and all(path.stat().st_mtime_ns <= target.stat().st_mtime_ns for path in made_from)
 
 
 def _target(exporter: Exporter, directory: Path, out: Path | None, overwrite: bool) -> Path:
     """Where to write, once nothing speaks against it."""
-    target = directory / _name(exporter) if out is None else out
+    target = directory / exporter.file_name if out is None else out
     if target.is_dir() and not (exporter.folder and (target / ZARR_FILE).is_file()):
-        raise InputError(f"{target}: is a directory; give the name of a file, e.g. {_name(exporter)}")
+        raise InputError(f"{target}: is a directory; give the name of a file, e.g. {exporter.file_name}")
     if not target.name.lower().endswith(exporter.suffixes):
         accepted = " or ".join(exporter.suffixes)
         raise InputError(f"{target}: a {exporter.name} file must end in {accepted}, programs recognise it by that")
     if target.exists() and not overwrite:
         raise InputError(f"{target}: exists already; choose another name or overwrite it (`overwrite=True`)")
     return target
-
-
-def _name(exporter: Exporter) -> str:
-    """Of the export in a run's directory."""
-    return f"cells{exporter.suffixes[0]}"
 
 
 def export_cells(
@@ -145,7 +138,7 @@ def export_cells(
 
 def write_format(directory: Path, format: str, *, overwrite: bool) -> Path:
     """``export_cells`` into a run's directory that the caller holds (``RunLock``), as it was made the last time."""
-    options = (read_json(directory / OPTIONS_FILE) or {}).get(_name(find_format(format)), {})
+    options = (read_json(directory / OPTIONS_FILE) or {}).get(find_format(format).file_name, {})
     exporter, table, target = _prepare(directory, format, None, overwrite, options)
     _write(exporter, table, target, options)
     return target
@@ -172,7 +165,7 @@ def _write(exporter: Exporter, table: CellTable, target: Path, options: dict[str
     with (replacing_folder if exporter.folder else replacing)(target) as temporary:
         exporter.write(table, temporary, **options)
     directory = table.path.parent
-    if target.name == _name(exporter) and target.parent.samefile(directory):
+    if target.name == exporter.file_name and target.parent.samefile(directory):
         known = read_json(directory / OPTIONS_FILE) or {}
         if known.get(target.name, {}) != options:  # it may be written again, when there are clusters: in the same way
             write_json(directory / OPTIONS_FILE, known | {target.name: options})

@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 
-from celldetr.cells.export.stream import binary_stream
 from celldetr.cells.reader import CellTable, batch_embeddings
+from celldetr.io.files import binary_stream
 
 # Of float64 columns, which are positions: a nanometre, and half the digits.
 DECIMALS = 3

@@ -20,11 +20,11 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from celldetr.cells.clusters import CLUSTER
-from celldetr.cells.export.stream import binary_stream
 from celldetr.cells.palette import type_colours
 from celldetr.cells.reader import CellTable, by_cluster, numbers
 from celldetr.cells.schema import BOX
 from celldetr.errors import InputError, near
+from celldetr.io.files import binary_stream
 
 Shape = Literal["box", "ellipse"]
 Origin = Literal["bounds", "slide"]

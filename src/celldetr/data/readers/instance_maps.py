@@ -113,7 +113,7 @@ def read_with_maps(card: DatasetCard, split: str) -> Iterator[tuple[Sample, NDAr
         mpp = item.mpp
         if options.median_diameter_um is not None:
             if not len(areas):
-                raise InputError(f"{path}: no nucleus to tell the scale by, as options.median_diameter_um asks")
+                raise InputError(f"{path}: no nucleus to measure the scale by, as options.median_diameter_um asks")
             mpp = options.median_diameter_um / float(np.median(np.sqrt(areas * 4 / np.pi)))
         rows = [f"{path}, nucleus {number}" for number in numbers]
         types = _types(card, item, options, numbers)

@@ -62,8 +62,8 @@ def _nuclei(masks: NDArray, card: DatasetCard, where: str) -> tuple[NDArray[np.f
             raise InputError(f"{where}, channel {channel}: expected numbers of nuclei, got some that are not finite")
         if not instances.any():
             continue
-        numbers, found, _ = extents(instances.astype(np.int64))
-        boxes.append(found)
+        numbers, extent, _ = extents(instances.astype(np.int64))
+        boxes.append(extent)
         types += [type_index(card, str(channel), f"{where}, channel {channel}")] * len(numbers)
         rows += [f"{where}, channel {channel}, nucleus {number}" for number in numbers]
     return np.concatenate(boxes), types, rows

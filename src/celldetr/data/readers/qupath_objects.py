@@ -89,7 +89,7 @@ def read_objects(path: Path, regions: Sequence[str] = REGIONS) -> Objects:
         if feature.kind in NOT_CELLS:
             continue
         if feature.has_points:
-            found = np.tile(feature.points(), 2)
+            bounds = np.tile(feature.points(), 2)
         else:
             area = feature.area()
             if area.is_empty:
@@ -99,11 +99,11 @@ def read_objects(path: Path, regions: Sequence[str] = REGIONS) -> Objects:
                     delimited.append(area)
                     continue
                 annotations[len(rows)] = area
-            found = np.array([area.bounds])
-        boxes.extend(found.ravel().tolist())
+            bounds = np.array([area.bounds])
+        boxes.extend(bounds.ravel().tolist())
         name = "" if feature.class_name == IGNORED else sys.intern(feature.class_name)  # one text a class, not a cell
-        classes += [name] * len(found)
-        rows += [feature.where] * len(found)
+        classes += [name] * len(bounds)
+        rows += [feature.where] * len(bounds)
     table = np.array(boxes, dtype=np.float64).reshape(-1, 4)
     places = (table[:, :2] + table[:, 2:]) / 2
     outlines = _outlines(table, places, annotations)

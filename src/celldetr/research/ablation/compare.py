@@ -1,12 +1,14 @@
 """Means, spreads and paired comparisons of a study's variants.
 
 Two things vary: the seed of training and the images of the test split. A difference of two variants is taken on
-the same images and the same seeds; the bootstrap draws images and seeds anew, both with replacement, so that its
-interval is about other images and other seeds, not about these.
+the same images and the same seeds. Seeds are the unit: intervals are for other seeds and other images
+(``seeds_and_images``), p values are of exact sign flips over seeds, and there are none where so few seeds could not
+give one below .05. ``benchmarks/null_size.py`` measures how often both find what is not there.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -14,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from celldetr.errors import InputError
-from celldetr.evaluation.bootstrap import flatten, restore
+from celldetr.evaluation.bootstrap import flatten, restore, seeds_and_images
 from celldetr.evaluation.metrics import Totals
 from celldetr.research.ablation.trial import Metric, Result
 
@@ -29,8 +31,7 @@ class Row:
         difference: of the mean to the baseline's, over the seeds that both have; None for the baseline itself.
         common: how many seeds these are.
         interval: 95 %, of the difference; of a single common seed it is about other images only.
-        p: two-sided, of no difference: twice the share of resamples on the other side of zero. None with a single
-            common seed, which says nothing of other seeds.
+        p: two-sided, of no difference, by ``sign_flips``; None where the seeds are fewer than ``seeds_for_p``.
     """
 
     mean: float
@@ -74,27 +75,27 @@ def compare(
     by_variant: dict[str, dict[int, Result]] = {}
     for result in results:
         by_variant.setdefault(result.variant, {})[result.seed] = result
+    base = by_variant.get(baseline, {})
+    contrasts = sum(variant != baseline and bool(trials.keys() & base) for variant, trials in by_variant.items())
     rows = {}
     for variant, trials in by_variant.items():
         values = tuple(value(trial.counts[protocol], metric) for trial in trials.values())
         spread = float(np.std(values, ddof=1)) if len(values) > 1 else None
         rows[variant] = Row(float(np.mean(values)), spread, values)
-        common = sorted(trials.keys() & by_variant.get(baseline, {}).keys())
+        common = sorted(trials.keys() & base.keys())
         if variant != baseline and common:
-            theirs = [by_variant[baseline][s].counts[protocol] for s in common]
-            drawn = paired_differences(
-                [trials[s].counts[protocol] for s in common], theirs, metric, resamples=resamples, seed=seed
+            ours, theirs = ([side[s].counts[protocol] for s in common] for side in (trials, base))
+            each = np.array([value(a, metric) - value(b, metric) for a, b in zip(ours, theirs, strict=True)])
+            drawn = paired_differences(ours, theirs, metric, resamples=resamples, seed=seed)
+            interval = seeds_and_images(each, drawn)
+            known = interval is not None and len(common) >= seeds_for_p(contrasts)
+            rows[variant] = replace(
+                rows[variant],
+                difference=float(each.mean()),
+                common=len(common),
+                interval=interval,
+                p=sign_flips(each) if known else None,
             )
-            drawn = drawn[np.isfinite(drawn)]  # a number may not be defined on the images drawn
-            whole = np.mean([value(trials[s].counts[protocol], metric) for s in common])
-            difference = float(whole - np.mean([value(images, metric) for images in theirs]))
-            row = Row(rows[variant].mean, spread, values, difference, len(common))
-            if len(drawn) and np.isfinite(difference):
-                low, high = np.percentile(drawn, [2.5, 97.5])
-                p = min(1.0, 2 * min(float(np.mean(drawn <= 0)), float(np.mean(drawn >= 0))))
-                known = max(p, 1 / resamples) if len(common) > 1 else None
-                row = replace(row, interval=(float(low), float(high)), p=known)
-            rows[variant] = row
     return rows
 
 
@@ -106,7 +107,7 @@ def paired_differences(
     resamples: int,
     seed: int = 0,
 ) -> NDArray[np.float64]:
-    """Differences of two variants on resampled images and seeds.
+    """Differences of two variants on resampled images.
 
     Args:
         ours, theirs: for each of S common seeds, the counts of each of N images.
@@ -114,20 +115,34 @@ def paired_differences(
         resamples, seed: how many, and of what chance.
 
     Returns:
-        (resamples,) mean over the drawn seeds of our number minus theirs.
+        (resamples, S) our number minus theirs, of each seed.
     """
     types = len(ours[0][0].types)
     tables = [np.array([[flatten(image) for image in images] for images in side]) for side in (ours, theirs)]
     chance = np.random.default_rng(seed)
     seeds, images = tables[0].shape[:2]
-    differences = np.empty(resamples)
+    differences = np.empty((resamples, seeds))
     for i in range(resamples):
         weight = np.bincount(chance.integers(images, size=images), minlength=images)
-        picked: list[int] = chance.integers(seeds, size=seeds).tolist()  # type: ignore[assignment]
         sums = [np.einsum("n,snc->sc", weight, table) for table in tables]
         numbers = [[value([restore(row, types)], metric) for row in side] for side in sums]
-        differences[i] = np.mean([numbers[0][s] - numbers[1][s] for s in picked])
+        differences[i] = np.array(numbers[0]) - np.array(numbers[1])
     return differences
+
+
+def sign_flips(differences: Sequence[float] | NDArray[np.float64]) -> float:
+    """Exact two-sided p of paired differences, one a seed: under no difference each is as likely to have either sign.
+
+    The share of all 2^n choices of signs that give a mean at least as far from zero.
+    """
+    each = np.abs(np.asarray(differences, dtype=np.float64))
+    signs = 1 - 2 * (np.arange(2 ** len(each))[:, None] >> np.arange(len(each)) & 1)
+    return float(np.mean(np.abs(signs @ each) >= abs(float(np.sum(differences))) * (1 - 1e-9)))
+
+
+def seeds_for_p(contrasts: int) -> int:
+    """The fewest seeds with which the least p of sign flips, 2^(1 - n), stands at .05 after Holm's correction."""
+    return 1 + math.ceil(math.log2(max(contrasts, 1) / 0.05))
 
 
 def holm(ps: Mapping[str, float]) -> dict[str, float]:

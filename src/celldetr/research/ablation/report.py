@@ -68,8 +68,9 @@ def _about(study: Study, results: Sequence[Result], types: Sequence[str]) -> str
         f"{len(results)} of {trials} trials, scored on {study.test.card}, split {study.test.split}"
         f" ({len(results[0].names)} images), protocol {PROTOCOL}{which}. Mean and standard deviation over seeds."
         f" Differences are to *{study.variants[study.baseline].title}*, on the same images and seeds; 95 %"
-        " intervals and p from a paired bootstrap over images and seeds, p corrected for the number of rows (Holm)."
-        " With one seed in common the interval is about other images only, and there is no p."
+        " intervals for other seeds (Student's t) and other images (bootstrap); p by exact sign flips over seeds,"
+        " corrected for the number of rows (Holm), where there are seeds enough for one below .05. With one seed in"
+        " common the interval is for other images only."
     )
 
 

@@ -32,22 +32,14 @@ SUMMARY = (
 
 @dataclass(frozen=True)
 class BundleCells:
-    """What goes into a bundle.
+    """What goes into a bundle."""
 
-    Attributes:
-        prefixes: (N,) uint32, unique; ``cell_ids`` writes them as text.
-        nuclei, outlines: (N, V, 2) micrometres, closed: the last vertex is the first.
-        counts: (N, G) CSR of whole numbers.
-        genes: (G,) symbols.
-        gene_ids: (G,) ids, or the symbols again.
-    """
-
-    prefixes: NDArray[np.uint32]
-    nuclei: NDArray[np.float64]
-    outlines: NDArray[np.float64]
-    counts: Any
-    genes: Sequence[str]
-    gene_ids: Sequence[str]
+    prefixes: NDArray[np.uint32]  # (N,) unique; ``cell_ids`` writes them as text
+    nuclei: NDArray[np.float64]  # (N, V, 2) micrometres, closed: the last vertex is the first
+    outlines: NDArray[np.float64]  # likewise
+    counts: Any  # (N, G) CSR of whole numbers
+    genes: Sequence[str]  # symbols
+    gene_ids: Sequence[str]  # or the symbols again
 
 
 def cell_ids(prefixes: NDArray[np.uint32]) -> NDArray[np.str_]:

@@ -19,19 +19,12 @@ Progress = Callable[[float], None]  # called with the share that is done, 0 to 1
 
 @dataclass(frozen=True)
 class Annotation:
-    """Types of N cells.
+    """Types of N cells."""
 
-    Attributes:
-        probabilities: (N, K) float32; rows sum to 1, or to less where a hierarchy makes part of it unknown.
-        types: (K,) names.
-        known: (N,) whether anything is known of the cell; where not, its row is uniform, and the table's type is "".
-        facts: method, version, genes shared ... JSON-able.
-    """
-
-    probabilities: NDArray[np.float32]
-    types: tuple[str, ...]
-    known: NDArray[np.bool_]
-    facts: dict[str, Any] = field(default_factory=dict)
+    probabilities: NDArray[np.float32]  # (N, K) rows sum to 1, or to less where a hierarchy makes part of it unknown
+    types: tuple[str, ...]  # K names
+    known: NDArray[np.bool_]  # (N,) whether anything is known of the cell; where not, its row is uniform
+    facts: dict[str, Any] = field(default_factory=dict)  # method, version, genes shared ... JSON-able
 
     def table(self, cell_ids: NDArray[np.object_]) -> pd.DataFrame:
         """The table ``TYPES`` of the cells, with a float32 column "p: NAME" for each type.

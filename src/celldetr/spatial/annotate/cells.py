@@ -58,7 +58,7 @@ def annotate_cells(
     """Type the cells of a section.
 
     Args:
-        section: N cells that passed the quality control.
+        section: the cells.
         reference: single-cell data with whole counts; for the methods tacco and celltypist.
         type_column: of the types, in the reference's ``obs``; of method labels in the section's, or in ``labels``.
         method: tacco, celltypist or labels, which need not be named where ``labels`` alone are given.

@@ -24,12 +24,8 @@ def existing_labels(section: anndata.AnnData, column: str | None = None, file: P
     """Take types from a column of ``obs``, or from a csv or Parquet file such as Xenium's ``clusters.csv``.
 
     Cells without a label are unknown. One of ``PROBABILITY_COLUMNS`` is the probability of the type, where it is there;
-    what that leaves is spread evenly over the other types.
-
-    Args:
-        section: the cells.
-        column: of the types; None: the first of ``TYPE_COLUMNS`` that is there.
-        file: has a column of cell ids (``ID_COLUMNS``) and one of types; None: ``obs``.
+    what that leaves is spread evenly over the other types. Without a ``column`` the types are the first of
+    ``TYPE_COLUMNS`` that is there; a file has cell ids in one of ``ID_COLUMNS``.
     """
     values, where = (section.obs, "the section's table") if file is None else (_rows(file, section), file.name)
     if column is None:

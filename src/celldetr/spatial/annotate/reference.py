@@ -77,20 +77,13 @@ def read_reference(
 
 @dataclass(frozen=True)
 class SharedGenes:
-    """Genes that a section and a reference both have.
+    """Genes that a section and a reference both have."""
 
-    Attributes:
-        section, reference: (S,) columns of the two matrices, pairwise the same gene, each once.
-        key: what of the reference matched: ``var_names`` or a column of ``var``.
-        names: (S,) as the section has them.
-        missing: names of the section's genes that the reference lacks.
-    """
-
-    section: NDArray[np.int64]
-    reference: NDArray[np.int64]
-    key: str
-    names: tuple[str, ...]
-    missing: tuple[str, ...]
+    section: NDArray[np.int64]  # (S,) columns of its matrix
+    reference: NDArray[np.int64]  # (S,) columns of its matrix, pairwise the same gene
+    key: str  # what of the reference matched: ``var_names`` or a column of ``var``
+    names: tuple[str, ...]  # (S,) as the section has them
+    missing: tuple[str, ...]  # genes of the section that the reference lacks
 
     @property
     def facts(self) -> dict[str, Any]:
