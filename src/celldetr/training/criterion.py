@@ -117,7 +117,8 @@ class SetCriterion(nn.Module):
             terms: Losses = {}
             if output.nuclei is None:
                 for layer, logits in output.logits.items():
-                    terms[f"representation{layer}/type"] = background_loss(logits, nuclei)
+                    focal = sigmoid_focal(logits, torch.zeros_like(logits))
+                    terms[f"representation{layer}/type"] = focal.sum() / nuclei
             else:
                 own = concatenate([each.take(index) for each, index in zip(targets, output.nuclei, strict=True)])
                 labelled = normaliser(float(own.confidence[own.types >= 0].sum()), own.types.device)
@@ -275,11 +276,6 @@ def type_loss(logits: Tensor, types: Tensor, weights: Tensor, labelled: float, c
     one_hot = functional.one_hot(types, logits.shape[-1]).to(logits.dtype)
     weight = weights[types, None] * confidence[known, None]
     return (sigmoid_focal(logits, one_hot) * weight).sum() / labelled
-
-
-def background_loss(logits: Tensor, nuclei: float) -> Tensor:
-    """Sigmoid focal loss of boxes (M, K) that are of no type, divided by ``nuclei``."""
-    return sigmoid_focal(logits, torch.zeros_like(logits)).sum() / nuclei
 
 
 def composition_loss(logits: Tensor, spots: Tensor, compositions: Tensor, divisor: float) -> Tensor:
