@@ -6,7 +6,6 @@ boxes are absolute pixels (the form of data and slides).
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 from torchvision.ops import box_convert
 
@@ -14,13 +13,8 @@ from torchvision.ops import box_convert
 def normalise_boxes(boxes: Tensor, width: float, height: float) -> Tensor:
     """(N, 4) absolute xyxy in pixels -> (N, 4) cxcywh as fractions of an image of ``width`` x ``height`` pixels.
 
+    >>> import torch
     >>> normalise_boxes(torch.tensor([[10.0, 20.0, 30.0, 60.0]]), 100, 100).tolist()
     [[0.20000000298023224, 0.4000000059604645, 0.20000000298023224, 0.4000000059604645]]
     """
     return box_convert(boxes, "xyxy", "cxcywh") / boxes.new_tensor([width, height, width, height])
-
-
-def inverse_sigmoid(x: Tensor, eps: float = 1e-5) -> Tensor:
-    """Logit of ``x`` clipped to [eps, 1 - eps], the space in which boxes are refined."""
-    x = x.clamp(min=0, max=1)
-    return torch.log(x.clamp(min=eps) / (1 - x).clamp(min=eps))

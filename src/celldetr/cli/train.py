@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -17,15 +20,74 @@ from celldetr.errors import InputError, OneProcessError
 from celldetr.io.safe_io import read_yaml
 
 
-@resumable()
-@has_settings(lambda: (Recipe,))
+def training_run(prepare: Callable[..., tuple[dict[str, Any] | None, list[str]]]) -> Callable[..., None]:
+    """A command with the options of every training run and those of ``prepare``.
+
+    Args:
+        prepare: makes of its own options, all but ``recipe``, data instead of the recipe's (None: the recipe's) and
+            changes to the recipe.
+    """
+
+    def run(
+        *,
+        recipe: str,
+        out: RunFolder,
+        settings: RecipeChanges = None,
+        assignments: Assignments = None,
+        config: SettingsFile = None,
+        device: Device = "auto",
+        devices: Devices = 1,
+        overwrite: Overwrite = False,
+        resume: Resume = False,
+        quiet: Quiet = False,
+        **own: Any,
+    ) -> None:
+        from celldetr.recipes import load_recipe
+
+        data, changes = prepare(recipe=recipe, **own)
+        changes += [*(settings or ()), *(assignments or ())]
+        chosen = load_recipe(recipe, changes, data, read_yaml(config) if config else None)
+        if devices > 1 or "LOCAL_RANK" in os.environ:
+            # Before torch is imported: its data parallelism warns of parameters without a gradient in some batches.
+            os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+        from celldetr.model.checkpoint import read_card
+        from celldetr.training.loop import train as train_recipe
+        from celldetr.training.processes import is_first
+
+        try:
+            with Progress("train", quiet or not is_first()) as progress:
+                folder = train_recipe(
+                    chosen,
+                    out,
+                    resume=resume,
+                    overwrite=overwrite,
+                    device=device,
+                    devices=devices,
+                    listener=training_listener(progress, chosen.name),
+                )
+        except InputError as error:
+            if is_first() or isinstance(error, OneProcessError):
+                raise
+            raise typer.Exit(2) from None  # the same in all processes: said once
+        if is_first():
+            if apart := read_card(folder).metrics["validation"].get("held_out"):
+                typer.echo(f"validated on {apart}", err=True)
+            typer.echo(f"model: {folder}")
+
+    shared = inspect.signature(run, eval_str=True).parameters
+    own_parameters = inspect.signature(prepare, eval_str=True).parameters
+    parameters = [*own_parameters.values(), *(shared[name] for name in shared if name not in ("recipe", "own"))]
+    functools.update_wrapper(run, prepare)
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    return resumable()(has_settings(lambda: (Recipe,))(run))
+
+
+@training_run
 def train(
     *,
     recipe: Annotated[
         str, typer.Argument(metavar="RECIPE", help="A recipe's name (finetune, small-20x, ...) or YAML file.")
     ],
-    out: RunFolder,
-    settings: RecipeChanges = None,
     data: Annotated[
         Path | None,
         typer.Option(
@@ -46,49 +108,28 @@ def train(
             "type; repeat for more, or a YAML file. Classes that are not named are types themselves.",
         ),
     ] = None,
-    assignments: Assignments = None,
-    config: SettingsFile = None,
-    device: Device = "auto",
-    devices: Devices = 1,
-    overwrite: Overwrite = False,
-    resume: Resume = False,
-    quiet: Quiet = False,
-) -> None:
+) -> tuple[dict[str, Any] | None, list[str]]:
     """Train a model.
 
     OUT gets model/, log.jsonl, tensorboard/, curves.png and the state to resume from.
     """
-    from celldetr.recipes import load_recipe
     from celldetr.recipes.own_data import own_sources
 
     if data is None and (mpp is not None or mapping):
         raise InputError("`mpp` and `mapping` say something of `data`, which is missing")
     pairs = read_pairs(mapping, "--map THEIRS=OURS") if mapping else None
-    own = None if data is None else own_sources(data, mpp, pairs)
-    changes = [*(settings or ()), *(assignments or ())]
-    chosen = load_recipe(recipe, changes, own, read_yaml(config) if config else None)
-    run_recipe(chosen, out, device, devices, overwrite=overwrite, resume=resume, quiet=quiet)
+    return None if data is None else own_sources(data, mpp, pairs), []
 
 
-@resumable()
-@has_settings(lambda: (Recipe,))
+@training_run
 def pretrain(
     *,
     recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe: pretrain-small, or a YAML file.")],
-    out: RunFolder,
-    settings: RecipeChanges = None,
     data: Annotated[
         Path | None,
         typer.Option(metavar="SET", help="A patch set (`celldetr data sample`) instead of the recipe's data."),
     ] = None,
-    assignments: Assignments = None,
-    config: SettingsFile = None,
-    device: Device = "auto",
-    devices: Devices = 1,
-    overwrite: Overwrite = False,
-    resume: Resume = False,
-    quiet: Quiet = False,
-) -> None:
+) -> tuple[dict[str, Any] | None, list[str]]:
     """Pretrain a model without types.
 
     Two views of a cell are to look alike, those of two cells not. Images with boxes are enough: a patch set, or any
@@ -96,42 +137,6 @@ def pretrain(
     embedding.json: see docs/reports/pretraining.md. The model finds and embeds cells; for types, train a recipe with
     `init: OUT`.
     """
-    from celldetr.recipes import load_recipe
     from celldetr.recipes.own_data import patch_sources
 
-    own = None if data is None else patch_sources(data)
-    changes = ["training.objective=contrastive", *(settings or ()), *(assignments or ())]
-    chosen = load_recipe(recipe, changes, own, read_yaml(config) if config else None)
-    run_recipe(chosen, out, device, devices, overwrite=overwrite, resume=resume, quiet=quiet)
-
-
-def run_recipe(
-    chosen: Recipe, out: Path, device: str, devices: int, *, overwrite: bool, resume: bool, quiet: bool
-) -> None:
-    """Train, whatever the objective, and say where the model is."""
-    if devices > 1 or "LOCAL_RANK" in os.environ:
-        # Before torch is imported: its data parallelism warns of parameters without a gradient in batches without one.
-        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    from celldetr.model.checkpoint import read_card
-    from celldetr.training.loop import train as run
-    from celldetr.training.processes import is_first
-
-    try:
-        with Progress("train", quiet or not is_first()) as progress:
-            folder = run(
-                chosen,
-                out,
-                resume=resume,
-                overwrite=overwrite,
-                device=device,
-                devices=devices,
-                listener=training_listener(progress, chosen.name),
-            )
-    except InputError as error:
-        if is_first() or isinstance(error, OneProcessError):
-            raise
-        raise typer.Exit(2) from None  # the same in all processes: said once
-    if is_first():
-        if apart := read_card(folder).metrics["validation"].get("held_out"):
-            typer.echo(f"validated on {apart}", err=True)
-        typer.echo(f"model: {folder}")
+    return None if data is None else patch_sources(data), ["training.objective=contrastive"]

@@ -278,7 +278,7 @@ def backward_kernel(  # type: ignore[no-untyped-def]
     lanes, value, shapes, locations, weights, grad, grad_value, grad_locations, grad_weights, group, start, stop
 ):
     """Write the gradients of the groups of heads start <= b * (H / group) + number < stop, over zeros."""
-    real = value.dtype.type
+    real = np.float32
     _, pixels, heads, channels = value.shape
     queries, points = weights.shape[1], weights.shape[4]
     row = heads * channels
@@ -330,7 +330,7 @@ def _place(fraction, size):  # type: ignore[no-untyped-def]
 
     ``_OUTSIDE`` if no pixel of the level is a neighbour; -1 if only its first is.
     """
-    position = fraction * size - np.float32(0.5)  # of float64 numbers this is a float64
+    position = fraction * size - np.float32(0.5)
     if position >= -1 and position < size:  # false for NaN
         before = np.floor(position)
         return int(before), position - before

@@ -12,7 +12,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from celldetr.boxes import inverse_sigmoid
 from celldetr.config import ModelConfig
 from celldetr.model.memory import Memory
 from celldetr.model.position import encode_fractions, encode_pixels
@@ -54,7 +53,7 @@ class ImageGeometry:
 
         A point has no size yet, so its size is the correction itself.
         """
-        known = inverse_sigmoid(boxes)
+        known = torch.logit(boxes, eps=1e-5)
         if boxes.shape[-1] == 2:
             known = torch.cat([known, torch.zeros_like(known)], dim=-1)
         return torch.sigmoid(known + delta)

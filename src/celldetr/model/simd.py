@@ -64,14 +64,13 @@ def tanh(x):  # type: ignore[no-untyped-def]
 
 @_intrinsic
 def registers(_typing, array, lanes):  # type: ignore[no-untyped-def]
-    """A row on the stack that the compiler keeps in registers: of the array's dtype, or for pairs two of float32."""
-    pairs = array.dtype == types.int32
-    dtype = types.float32 if pairs else array.dtype
+    """A row of float32 on the stack that the compiler keeps in registers; for pairs twice as long."""
+    length = len(lanes) * (2 if array.dtype == types.int32 else 1)
 
     def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
-        return _alloca(builder, context.get_value_type(dtype), size=(2 if pairs else 1) * len(lanes))
+        return _alloca(builder, ir.FloatType(), size=length)
 
-    return _pointer(dtype)(array, lanes), generate
+    return _pointer(types.float32)(array, lanes), generate
 
 
 @_intrinsic
@@ -79,7 +78,7 @@ def single(_typing, array, index):  # type: ignore[no-untyped-def]
     """The element at a flat index as a float32; int16 holds a bfloat16."""
 
     def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
-        place = builder.gep(context.make_array(array)(context, builder, arguments[0]).data, [arguments[1]])
+        place = _place(context, builder, array, arguments[0], arguments[1])
         if array.dtype == types.float32:
             return builder.load(place)
         bits = builder.zext(builder.load(place), ir.IntType(32))
@@ -96,8 +95,7 @@ def get(_typing, array, index):  # type: ignore[no-untyped-def]
     """
 
     def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
-        data = context.make_array(array)(context, builder, arguments[0]).data
-        return builder.load(builder.gep(data, [arguments[1]]))
+        return builder.load(_place(context, builder, array, arguments[0], arguments[1]))
 
     return array.dtype(array, types.intp), generate
 
@@ -107,8 +105,7 @@ def put(_typing, array, index, number):  # type: ignore[no-untyped-def]
     """``array[index] = number``, as in ``get``."""
 
     def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
-        data = context.make_array(array)(context, builder, arguments[0]).data
-        builder.store(arguments[2], builder.gep(data, [arguments[1]]))
+        builder.store(arguments[2], _place(context, builder, array, arguments[0], arguments[1]))
         return context.get_dummy_value()
 
     return types.void(array, types.intp, array.dtype), generate
@@ -119,12 +116,13 @@ def pair(_typing, array, index):  # type: ignore[no-untyped-def]
     """The two numbers at 2 * index and after it, as float32; an int32 holds both as bfloat16."""
 
     def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
-        data = context.make_array(array)(context, builder, arguments[0]).data
         if array.dtype == types.float32:
             first = builder.mul(arguments[1], _constant(2))
-            both = [builder.load(builder.gep(data, [builder.add(first, _constant(i))])) for i in (0, 1)]
+            indices = first, builder.add(first, _constant(1))
+            both = [builder.load(_place(context, builder, array, arguments[0], index)) for index in indices]
         else:
-            both = list(_halves(builder, builder.load(builder.gep(data, [arguments[1]])), ir.FloatType()))
+            bits = builder.load(_place(context, builder, array, arguments[0], arguments[1]))
+            both = list(_halves(builder, bits, ir.FloatType()))
         return context.make_tuple(builder, signature.return_type, both)
 
     return _uniform(types.float32, 2)(array, types.intp), generate
@@ -200,7 +198,6 @@ def copy(_typing, target, target_offset, source, lanes):  # type: ignore[no-unty
 def add(_typing, target, target_offset, factor, source, source_offset, lanes):  # type: ignore[no-untyped-def]
     """target += factor * source."""
     pairs = source.dtype == types.int32
-    real = types.float32 if pairs else source.dtype
 
     def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
         to = _vectors(context, builder, len(lanes), target, *arguments[:2])
@@ -217,7 +214,7 @@ def add(_typing, target, target_offset, factor, source, source_offset, lanes):  
                 _multiply_add(builder, place, arguments[2], row)
         return context.get_dummy_value()
 
-    return types.void(target, types.intp, real, source, types.intp, lanes), generate
+    return types.void(target, types.intp, types.float32, source, types.intp, lanes), generate
 
 
 @_intrinsic
@@ -249,10 +246,13 @@ def columns_dot(_typing, out, out_offset, row, matrix, offset, stride, count, la
 
     def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
         to, of, table = (
-            context.make_array(kind)(context, builder, array).data
-            for kind, array in ((out, arguments[0]), (row, arguments[2]), (matrix, arguments[3]))
+            _place(context, builder, kind, array, index)
+            for kind, array, index in (
+                (out, arguments[0], arguments[1]),
+                (row, arguments[2], _constant(0)),
+                (matrix, arguments[3], arguments[4]),
+            )
         )
-        to, table = builder.gep(to, [arguments[1]]), builder.gep(table, [arguments[4]])
         factors = [
             _broadcast(builder, builder.load(builder.gep(of, [_constant(c)])), vector) for c in range(len(lanes))
         ]
@@ -281,7 +281,7 @@ def maximum(_typing, array, count):  # type: ignore[no-untyped-def]
     vector = ir.VectorType(ir.FloatType(), WIDE)
 
     def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
-        data = context.make_array(array)(context, builder, arguments[0]).data
+        data = _place(context, builder, array, arguments[0], _constant(0))
         best = _alloca(builder, vector)
         builder.store(ir.Constant(vector, [float("-inf")] * WIDE), best)
         groups = builder.sdiv(builder.add(arguments[1], _constant(WIDE - 1)), _constant(WIDE))
@@ -294,6 +294,11 @@ def maximum(_typing, array, count):  # type: ignore[no-untyped-def]
         return reduce(lambda one, other: builder.select(builder.fcmp_ordered(">", one, other), one, other), numbers)
 
     return types.float32(array, types.intp), generate
+
+
+def _place(context: Any, builder: Any, kind: Any, array: Any, index: Any) -> Any:
+    """Pointer to the element at a flat index."""
+    return builder.gep(context.make_array(kind)(context, builder, array).data, [index])
 
 
 def _load(builder: Any, place: Any, vector: Any) -> Any:
@@ -334,7 +339,7 @@ def _splat(kind: Any, number: int) -> Any:
 def _vectors(context: Any, builder: Any, length: int, kind: Any, array: Any, offset: Any) -> list[Any]:
     """Pointers to the vectors that make up a row: as many whole registers as fit, then halves, quarters, ..."""
     is_pointer = isinstance(kind, types.CPointer)
-    start = builder.gep(array if is_pointer else context.make_array(kind)(context, builder, array).data, [offset])
+    start = builder.gep(array, [offset]) if is_pointer else _place(context, builder, kind, array, offset)
     element = context.get_value_type(kind.dtype)
     pointers, done, width = [], 0, _REGISTER_BITS // kind.dtype.bitwidth
     while done < length:
