@@ -10,9 +10,12 @@ import numpy as np
 import pytest
 
 from celldetr.data.card import CARDS, load_card
+from celldetr.data.overlap import overlap
 from celldetr.data.sources import load_samples
 from celldetr.errors import InputError
 from celldetr.io.safe_io import yaml_names
+from celldetr.model.checkpoint import read_card
+from celldetr.model.hub import find_model
 from helpers.folders import write_card
 
 
@@ -60,6 +63,16 @@ def test_patients_of_brca_m2c_are_not_in_the_unseen_set() -> None:
     brca, unseen = load_card("brca-m2c"), load_card("monuseg-train")
     learned = {sample.group for split in brca.splits for sample in load_samples(brca, split)}
     assert not learned & {sample.group for sample in load_samples(unseen, "unseen")}
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("data_sets")
+def test_the_model_of_the_package_says_whom_it_has_seen() -> None:
+    sources, brca = read_card(find_model("small-20x")).training_data, load_card("brca-m2c")
+    seen = {split: overlap(sources, brca.name, split, load_samples(brca, split)) for split in ("train", "val", "test")}
+    assert (len(seen["train"].images), seen["train"].complete) == (78, True)
+    assert (seen["val"].images, seen["val"].patients) == ((), ("TCGA-A7-A0DB", "TCGA-A7-A13G"))
+    assert not str(seen["test"])
 
 
 def test_an_unknown_name_lists_near_ones() -> None:

@@ -10,6 +10,7 @@ from celldetr.config import ModelConfig
 from celldetr.model.attention_trace import AttentionTrace, trace_attention
 from celldetr.model.celldetr import CellDETR
 from celldetr.model.inference import TilePredictor
+from celldetr.research.attention import share_in_mask
 
 BOXES = np.array([[10, 12, 22, 30], [40.5, 20, 60, 33], [0, 0, 9, 8], [60, 50, 70, 59]], np.float32)
 
@@ -99,5 +100,5 @@ def test_shares_against_a_loop() -> None:
         if left <= x <= right and top <= y <= bottom:
             box[layer, cell] += weights[index]
     total = weights.sum((2, 3, 4))
-    assert np.allclose(trace.share_in_mask(instances, numbers), mask / total)
+    assert np.allclose(share_in_mask(trace, instances, numbers), mask / total)
     assert np.allclose(trace.share_in_box(), box / total)

@@ -39,10 +39,9 @@ from celldetr.research.ablation.study import FOLDER, Study, load_study
 from celldetr.research.ablation.trial import (
     RESULT_FILE,
     Result,
-    find_result,
+    Trial,
     metrics_of,
     read_results,
-    trial_folder,
     validation_curve,
 )
 from celldetr.training.criterion import class_weights
@@ -90,10 +89,10 @@ def tiny_study(tmp_path: Path, tiny_recipe: Recipes) -> Studies:
 @pytest.mark.slow
 def test_stored_crops_give_the_type_loss_of_the_images_themselves(tmp_path: Path, tiny_study: Studies) -> None:
     study = tiny_study(kind="decoder", set=["training.mode=mixed", "model.dropout=0.0"], detector=SHORT)
-    detector = load_checkpoint(train_detector(study, 0, tmp_path / "out", "cpu"))
+    detector = load_checkpoint(train_detector(Trial(study, "both", 0, tmp_path / "out"), "cpu"))
     edited = study.model_copy(update={"detector": (*study.detector, "training.lr=0.001")})
     with pytest.raises(InputError, match=r"differs \(recipe\.training\.lr: .*, now 0\.001\)"):
-        train_detector(edited, 0, tmp_path / "out", "cpu")
+        train_detector(Trial(edited, "both", 0, tmp_path / "out"), "cpu")
     stored = store_crops(study, 0, detector, torch.device("cpu"))
     recipe = study.recipe_of("both", 0)
     data = load_data(recipe)
@@ -127,7 +126,7 @@ def test_a_decoder_is_trained_alone(tmp_path: Path, tiny_study: Studies) -> None
     study = tiny_study(
         kind="decoder", set=["training.steps=60", "training.lr=0.01", "training.validate_every=60"], detector=SHORT
     )
-    detector = load_checkpoint(train_detector(study, 0, tmp_path / "out", "cpu"))
+    detector = load_checkpoint(train_detector(Trial(study, "both", 0, tmp_path / "out"), "cpu"))
     crops = store_crops(study, 0, detector, torch.device("cpu"))
     _, first = fit(load_with(study, "training.steps=1"), detector, crops, "cpu")
     network, last = fit(study.recipe_of("both", 0), detector, crops, "cpu")
@@ -139,7 +138,7 @@ def test_a_decoder_is_trained_alone(tmp_path: Path, tiny_study: Studies) -> None
         if not name.startswith(learned):
             assert torch.equal(weight, own[name]), name
     assert not torch.equal(network.state_dict()[f"projections.{place}.0.weight"], own[f"projections.{place}.0.weight"])
-    run_variant(study, "both", 0, tmp_path / "out", detector, crops, "cpu")
+    run_variant(Trial(study, "both", 0, tmp_path / "out"), detector, crops, "cpu")
     assert len(read_results(tmp_path / "out", study)) == 1
 
 
@@ -159,7 +158,7 @@ def test_a_study_runs_goes_on_and_reports(kind: str, tmp_path: Path, tiny_study:
     assert {(r.variant, r.seed) for r in results} == (
         {("neither", 0)} if kind == "whole" else {("neither", 0), ("both", 0)}
     )
-    kept = trial_folder(out, study, "neither", 0) / RESULT_FILE
+    kept = Trial(study, "neither", 0, out).folder / RESULT_FILE
     stamp = kept.stat().st_mtime_ns
     run_tasks(tasks, 1, told.append)
     assert kept.stat().st_mtime_ns == stamp
@@ -183,9 +182,9 @@ def test_a_study_runs_goes_on_and_reports(kind: str, tmp_path: Path, tiny_study:
 
 def slow_task(task: Task) -> str:
     """Stands for a trial: that of seed 1 takes long."""
-    if task.seed:
+    if task.trials[0].seed:
         time.sleep(20)
-        (task.out / "went on").touch()
+        (task.trials[0].out / "went on").touch()
     return task.name
 
 
@@ -225,19 +224,19 @@ def test_a_log_without_detection_gives_a_curve_without_it(tmp_path: Path) -> Non
 def test_seeds_and_variants_are_chosen_and_results_from_elsewhere_count(tmp_path: Path, tiny_study: Studies) -> None:
     study, out, kept = tiny_study(), tmp_path / "out", tmp_path / "kept"
     tasks = tasks_of(study, out, ["neither"], seeds=[1], finished=tmp_path)
-    assert [(task.variants, task.seed, task.finished) for task in tasks] == [(("neither",), 1, tmp_path)]
-    assert [task.seed for task in tasks_of(tiny_study(kind="decoder"), out, seeds=[1, 0])] == [1, 0]
+    assert [task.trials for task in tasks] == [(Trial(study, "neither", 1, out, tmp_path),)]
+    assert [task.trials[0].seed for task in tasks_of(tiny_study(kind="decoder"), out, seeds=[1, 0])] == [1, 0]
     with pytest.raises(InputError, match="no seed 7; it has 0, 1"):
         tasks_of(study, out, seeds=[7])
     with pytest.raises(InputError, match="no such folder"):
         tasks_of(study, out, finished=kept)
-    paths = {folder: trial_folder(folder, study, "both", 1) / RESULT_FILE for folder in (out, kept)}
+    paths = {folder: Trial(study, "both", 1, folder).folder / RESULT_FILE for folder in (out, kept)}
     for folder in (kept, out):  # what OUT has wins
-        assert find_result(study, "both", 1, folder, None) is None
+        assert Trial(study, "both", 1, folder).result() is None
         paths[folder].parent.mkdir(parents=True)
         paths[folder].write_text("{}")
-        assert find_result(study, "both", 1, out, kept) == paths[folder]
-    assert find_result(study, "both", 0, out, kept) is None
+        assert Trial(study, "both", 1, out, kept).result() == paths[folder]
+    assert Trial(study, "both", 0, out, kept).result() is None
 
 
 def test_only_what_is_run_must_have_what_it_begins_with(tmp_path: Path, tiny_study: Studies) -> None:
@@ -248,7 +247,7 @@ def test_only_what_is_run_must_have_what_it_begins_with(tmp_path: Path, tiny_stu
     study = load_study(tmp_path / "study.yaml")
     run_tasks(tasks_of(study, tmp_path, ["both"], device="cpu", seeds=[0]), 1, print)
     assert "1 of 4 trials" in write_report(study, tmp_path, resamples=20).read_text()
-    model = trial_folder(tmp_path, study, "both", 0) / "model"
+    model = Trial(study, "both", 0, tmp_path).folder / "model"
     model.rename(tmp_path / "pretrained-0")
     with pytest.raises(InputError, match="pretrained-1"):  # before anything is trained
         run_tasks(tasks_of(study, tmp_path, device="cpu"), 1, print)
@@ -421,12 +420,12 @@ def test_holm_as_worked_by_hand() -> None:
 
 def test_results_of_a_study_that_was_edited_since_are_refused(tmp_path: Path, tiny_study: Studies) -> None:
     study = tiny_study()
-    path = trial_folder(tmp_path, study, "both", 0) / RESULT_FILE
+    path = Trial(study, "both", 0, tmp_path).folder / RESULT_FILE
     path.parent.mkdir(parents=True)
     path.write_text(json.dumps({"trial": study.trial_of("both")}))
-    assert find_result(study, "both", 0, tmp_path) == path
+    assert Trial(study, "both", 0, tmp_path).result() == path
     edited = study.model_copy(update={"set": (*study.set, "training.steps=9")})
     with pytest.raises(InputError, match=r"differs \(trial\.set: .*, now .*training\.steps=9.*; delete the folder"):
-        find_result(edited, "both", 0, tmp_path)
+        Trial(edited, "both", 0, tmp_path).result()
     told = study.model_copy(update={"test": study.test.model_copy(update={"types": ("epithelial",)})})
-    assert find_result(told, "both", 0, tmp_path) == path  # another table of the same result
+    assert Trial(told, "both", 0, tmp_path).result() == path  # another table of the same result

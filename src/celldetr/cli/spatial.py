@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -82,100 +81,50 @@ Donor = Annotated[str, typer.Option(metavar="NAME", help="Who the section is of.
 Licence = Annotated[str, typer.Option(metavar="TEXT", help="Licence of the data; models trained on the set name it.")]
 
 
-# The steps of a Pipeline (Any: its module is slow to import). Their parameters are the options of their commands.
-
-
-def _read(pipeline: Any, bundle: Bundle, kind: Kind = "auto", name: Name = "") -> Any:
-    """Step 1: read a section.
-
-    steps/section.h5ad opens in scanpy.
-    """
-    return pipeline.read(bundle, kind=kind, name=name)
-
-
-def _qc(pipeline: Any) -> Any:
-    """Step 2: filter cells by counts, genes and area.
-
-    All are in steps/quality.parquet, with the reasons.
-    """
-    return pipeline.qc()
-
-
-def _type(
-    pipeline: Any,
-    reference: Reference = None,
-    type_column: TypeColumn = "",
-    method: Method = "tacco",
-    labels: Labels = None,
-    hierarchy: Hierarchy = None,
-    level: Level = None,
-) -> Any:
-    """Step 3: types of cells.
-
-    From a single-cell reference or from elsewhere; steps/types.parquet.
-    """
-    return pipeline.annotate(
-        reference,
-        type_column,
-        method=method,
-        labels=labels,
-        hierarchy=hierarchy,
-        level=level,
-    )
-
-
-def _nuclei(
-    pipeline: Any,
-    he: Image,
-    model: ModelName = None,
-    polygons: Polygons = None,
-    cells: Cells = None,
-    mpp: Mpp = None,
-    device: Device = "auto",
-) -> Any:
-    """Step 4: nuclei of the H&E image.
-
-    By a model, or from a file; steps/nuclei.parquet.
-    """
-    return pipeline.find_nuclei(he, model=model, polygons=polygons, cells=cells, mpp=mpp, device=device)
-
-
-def _align(
-    pipeline: Any,
-    alignment: Alignment = None,
-    direction: Direction = "image_to_xenium",
-    inverse: Inverse = False,
-    refine: Refine = None,
-) -> Any:
-    """Step 5: align cells and image, and pair cells with nuclei.
-
-    steps/alignment.json and pairs.parquet.
-    """
-    if refine is not None:
-        align = pipeline.options.align.model_copy(update={"refine": refine})
-        pipeline.options = pipeline.options.model_copy(update={"align": align})
-    return pipeline.align(alignment, direction=direction, inverse=inverse)
-
-
-def _write(pipeline: Any, spots: Spots = None, donor: Donor = "", licence: Licence = "unknown") -> Any:
-    """Step 6: the training set; set.json and patches-*.arrow."""
-    return pipeline.write(spots=spots, donor=donor, licence=licence)
-
-
-STEPS: dict[str, Callable[..., Any]] = {
-    "read": _read,
-    "qc": _qc,
-    "type": _type,
-    "nuclei": _nuclei,
-    "align": _align,
-    "write": _write,
+REQUIRED = inspect.Parameter.empty
+# Options of each step: the parameters of its method of Pipeline, with their defaults.
+OPTIONS: dict[str, dict[str, tuple[Any, Any]]] = {
+    "read": {"bundle": (Bundle, REQUIRED), "kind": (Kind, "auto"), "name": (Name, "")},
+    "qc": {},
+    "type": {
+        "reference": (Reference, None),
+        "type_column": (TypeColumn, ""),
+        "method": (Method, "tacco"),
+        "labels": (Labels, None),
+        "hierarchy": (Hierarchy, None),
+        "level": (Level, None),
+    },
+    "nuclei": {
+        "image": (Image, REQUIRED),
+        "model": (ModelName, None),
+        "polygons": (Polygons, None),
+        "cells": (Cells, None),
+        "mpp": (Mpp, None),
+        "device": (Device, "auto"),
+    },
+    "align": {
+        "alignment": (Alignment, None),
+        "direction": (Direction, "image_to_xenium"),
+        "inverse": (Inverse, False),
+        "refine": (Refine, None),
+    },
+    "write": {"spots": (Spots, None), "donor": (Donor, ""), "licence": (Licence, "unknown")},
 }
-LABEL_HELP = """From a run and its H&E image to a training set.
+METHODS = {"type": "annotate", "nuclei": "find_nuclei"}  # those not called as the step
+HELP = {
+    "label": """From a run and its H&E image to a training set.
 
 SET gets set.json, patches-*.arrow, report.html and steps/. Look at report.html before training: every step shows
 its evidence there. Then `celldetr train xenium --data SET -o RUN`. With --resume, steps that are finished and
 unchanged are kept, also where later ones are given other settings.
-"""
+""",
+    "read": "Step 1: read a section.\n\nsteps/section.h5ad opens in scanpy.",
+    "qc": "Step 2: filter cells by counts, genes and area.\n\nAll are in steps/quality.parquet, with the reasons.",
+    "type": "Step 3: types of cells.\n\nFrom a single-cell reference or from elsewhere; steps/types.parquet.",
+    "nuclei": "Step 4: nuclei of the H&E image.\n\nBy a model, or from a file; steps/nuclei.parquet.",
+    "align": "Step 5: align cells and image, and pair cells with nuclei.\n\nsteps/alignment.json and pairs.parquet.",
+    "write": "Step 6: the training set; set.json and patches-*.arrow.",
+}
 
 
 def _configs() -> tuple[type[Config], ...]:
@@ -202,14 +151,13 @@ def group() -> None:
 
 def _add_command(command: str, steps: tuple[str, ...]) -> None:
     """Add a command that runs steps; it has the options of each, of its folder, and those of all commands."""
-    own = {step: list(inspect.signature(STEPS[step], eval_str=True).parameters.values())[1:] for step in steps}
     begins = "read" in steps
-    required = inspect.Parameter.empty
-    shared: dict[str, tuple[Any, Any]] = {"folder": (Out if begins else Set, required)}
-    shared |= {"assignments": (Assignments, None), "config": (SettingsFile, None)}
+    declared = {name: option for step in steps for name, option in OPTIONS[step].items()}
+    declared |= {"folder": (Out if begins else Set, REQUIRED)}
+    declared |= {"assignments": (Assignments, None), "config": (SettingsFile, None)}
     if begins:
-        shared |= {"overwrite": (Overwrite, False), "resume": (Resume, False)}
-    shared["quiet"] = (Quiet, False)
+        declared |= {"overwrite": (Overwrite, False), "resume": (Resume, False)}
+    declared["quiet"] = (Quiet, False)
 
     @resumable("run again with --resume" if begins else "run it again")
     @has_settings(_configs)
@@ -231,22 +179,22 @@ def _add_command(command: str, steps: tuple[str, ...]) -> None:
         ):
             pipeline.redo = not begins
             for step in steps:
-                ran = STEPS[step](pipeline, **{each.name: given[each.name] for each in own[step]})
+                method = getattr(pipeline, METHODS.get(step, step))
+                ran = method(**{name: given[name] for name in OPTIONS[step]})
                 typer.echo(f"{step}: {pipeline.summary(step)}{'' if ran else ' (kept)'}")
             if command == "label":
                 _report(pipeline)
 
-    keyword = inspect.Parameter.KEYWORD_ONLY
-    parameters = [each.replace(kind=keyword) for step in steps for each in own[step]]
-    parameters += [
-        inspect.Parameter(name, keyword, annotation=kind, default=default) for name, (kind, default) in shared.items()
+    parameters = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=kind, default=default)
+        for name, (kind, default) in declared.items()
     ]
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    spatial_app.command(command, cls=Command, help=LABEL_HELP if command == "label" else STEPS[command].__doc__)(run)
+    spatial_app.command(command, cls=Command, help=HELP[command])(run)
 
 
-_add_command("label", tuple(STEPS))
-for _step in STEPS:
+_add_command("label", tuple(OPTIONS))
+for _step in OPTIONS:
     _add_command(_step, (_step,))
 
 

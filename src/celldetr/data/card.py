@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from pydantic import Field, PrivateAttr, field_validator, model_validator
 
@@ -21,6 +21,7 @@ CARDS = Path(__file__).parent / "cards"  # the cards that come with the package
 DATA_VARIABLE = "CELLDETR_DATA"
 
 Split = str | int | list[str]
+Options = TypeVar("Options", bound=Config)
 
 
 class DatasetCard(Config):
@@ -79,6 +80,14 @@ class DatasetCard(Config):
     def label_index(self) -> dict[str, int]:
         """Label of the source -> index into ``type_names``."""
         return {label: index for index, labels in enumerate(self.types.values()) for label in labels}
+
+    def options_as(self, kind: type[Options]) -> Options:
+        """The options of a reader.
+
+        Raises:
+            InputError: a key of them is wrong.
+        """
+        return parse(kind, self.options, f"options of dataset {self.name!r}")
 
     def directory(self) -> Path:
         """Where the data are.

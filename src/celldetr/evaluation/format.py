@@ -26,14 +26,16 @@ def show_report(report: Report, others: Sequence[Report] = ()) -> RenderableType
     """
     parts: list[RenderableType] = [_scores(report), _facts(report), _beside(report)]
     if len(report.tissues) > 1:
-        table = _table("F1 by tissue", ["tissue", "images", "cells", "detection", "mean of types", *report.type_names])
+        table = number_table(
+            "F1 by tissue", ["tissue", "images", "cells", "detection", "mean of types", *report.type_names]
+        )
         for row in report.tissues:
             f1 = [row.totals.detection.f1, row.totals.mean_f1, *(counts.f1 for counts in row.totals.types)]
             table.add_row(row.tissue or UNNAMED, str(row.n_images), str(row.n_cells), *map(_short, f1))
         parts.append(table)
     if others:
         headings = ["protocol", "detection F1", "mean type F1", *report.type_names]
-        table = _table("The same predictions under each protocol", headings)
+        table = number_table("The same predictions under each protocol", headings)
         for each in (report, *others):
             f1 = [each.totals.detection.f1, each.totals.mean_f1, *(counts.f1 for counts in each.totals.types)]
             table.add_row(each.protocol.name, *map(number, f1))
@@ -55,13 +57,13 @@ def show_threshold(choice: ThresholdChoice, own: float, counts: DetectionCounts)
 def show_rotations(rotated: Rotations) -> RenderableType:
     """Each number in each fold with mean and standard deviation; then, where there are tissues, F1 of each."""
     splits = [fold.split for fold in rotated.folds]
-    table = _table(f"{rotated.dataset}, {rotated.protocol}: each test fold", ["", *splits, "mean", "SD"])
+    table = number_table(f"{rotated.dataset}, {rotated.protocol}: each test fold", ["", *splits, "mean", "SD"])
     for name, values in rotated.numbers.items():
         table.add_row(name, *map(number, (*values.folds, values.mean, values.sd)))
     if not rotated.tissues:
         return table
     title = "F1 by tissue: mean ± SD over the test folds that have it"
-    by_tissue = _table(title, ["tissue", "detection", "mean of types", *rotated.type_names])
+    by_tissue = number_table(title, ["tissue", "detection", "mean of types", *rotated.type_names])
     for name, numbers in rotated.tissues.items():
         by_tissue.add_row(name or UNNAMED, *map(_with_sd, numbers.values()))
     by_tissue.add_section()
@@ -84,8 +86,8 @@ def _with_sd(values: Spread) -> str:
     return _short(values.mean) if values.sd is None else f"{_short(values.mean)} ±{_short(values.sd)}"
 
 
-def _table(title: str, headings: Iterable[str]) -> Table:
-    """A table of numbers, with names in its first column."""
+def number_table(title: str, headings: Iterable[str]) -> Table:
+    """A table of numbers with names in its first column, to be printed by a rich console."""
     first, *rest = headings
     table = Table(title=title)
     table.add_column(first, no_wrap=True)
@@ -97,7 +99,7 @@ def _table(title: str, headings: Iterable[str]) -> Table:
 def _scores(report: Report) -> Table:
     title = f"{report.protocol.name}: pairs within {report.protocol.radius_um:g} µm, threshold {report.threshold:.3f}"
     headings = ("", "true", "predicted", "precision", "recall", "F1", "95 %", "F1 class by class", "95 % ")
-    table = _table(title, headings)
+    table = number_table(title, headings)
 
     def interval(name: str) -> str:
         bounds = report.intervals.get(name)
@@ -152,7 +154,7 @@ def _beside(report: Report) -> Table:
         ("expected calibration error of scores", report.calibration.objectness.error),
         ("expected calibration error of types", report.calibration.types.error),
     ]
-    table = _table("Beside F1", ["", ""])
+    table = number_table("Beside F1", ["", ""])
     table.show_header = False
     for name, value in rows:
         table.add_row(name, number(value))

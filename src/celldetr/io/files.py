@@ -69,7 +69,8 @@ def replacing(path: Path, tag: str = "") -> Iterator[Path]:
 def replacing_folder(path: Path) -> Iterator[Path]:
     """As ``replacing``, of a folder: a temporary path beside ``path``, which is not there yet.
 
-    The old folder is moved aside first; a power cut between the two renames leaves both, under temporary names.
+    The old folder is moved aside first, and comes back if the new one cannot take its place; a power cut between the
+    two renames leaves both, under temporary names.
     """
     temporary, old = path.with_name(f"{path.name}.tmp"), path.with_name(f"{path.name}.old")
     with output_errors(path):
@@ -88,6 +89,8 @@ def replacing_folder(path: Path) -> Iterator[Path]:
             shutil.rmtree(old, ignore_errors=True)
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
+            if old.exists() and not path.exists():
+                old.rename(path)
             raise
 
 

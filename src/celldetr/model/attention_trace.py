@@ -63,31 +63,6 @@ class AttentionTrace:
         inside = (self.locations >= low - EDGE_PX) & (self.locations <= high + EDGE_PX)
         return self.share(np.all(inside, axis=-1))
 
-    def share_in_mask(self, instances: NDArray[np.integer], numbers: NDArray[np.integer]) -> NDArray[np.float64]:
-        """Share of the attention inside each cell's own mask.
-
-        A point counts with all its weight where the pixel that it lies in belongs to the nucleus; one outside the image
-        lies in no nucleus. (A level reads the four cells around a point bilinearly, each of ``stride`` pixels, whose
-        features have seen more than that: where information comes from is not so sharp.)
-
-        Args:
-            instances: (H, W) map of all of the image, at any resolution: a number for each nucleus, 0 for background.
-            numbers: (N,) of the cells in the map; the boxes and the map must be of the same image.
-
-        Returns:
-            (A, N)
-        """
-        own: NDArray[np.bool_] = np.equal(self._numbers_at(instances), numbers[:, None, None, None])
-        return self.share(own)
-
-    def _numbers_at(self, instances: NDArray[np.integer]) -> NDArray[np.int64]:
-        """(A, N, heads, L, P) number in the map at each location, -1 outside."""
-        height, width = instances.shape
-        x, y = np.floor(self.locations.astype(np.float64)).astype(np.int64).transpose(5, 0, 1, 2, 3, 4)
-        outside = (x < 0) | (y < 0) | (x >= width) | (y >= height)
-        found = instances[y.clip(0, height - 1), x.clip(0, width - 1)].astype(np.int64)
-        return np.where(outside, -1, found)
-
 
 @torch.inference_mode()
 def trace_attention(network: CellDETR, image: NDArray[np.uint8], boxes: NDArray[np.floating]) -> AttentionTrace:

@@ -258,12 +258,10 @@ def occluded(image: NDArray[np.uint8], box: NDArray[np.floating], margin: float)
 
 def location_table(reports: Mapping[str, LocationReport]) -> Table:
     """A column per model: R2 of each readout, and movements with the share of types that stay."""
-    from rich.table import Table
+    from celldetr.evaluation.format import number_table
 
     first = next(iter(reports.values()))
-    table = Table(title=f"Place in embeddings: {first.cells:,} cells of {first.images} images")
-    for name in ("", *reports):
-        table.add_column(name, justify="right" if name else "left")
+    table = number_table(f"Place in embeddings: {first.cells:,} cells of {first.images} images", ["", *reports])
     for name in first.readout:
         r2 = (report.readout[name] for report in reports.values())
         table.add_row(f"R2 of x / y / border, {name}", *(" / ".join(f"{x[t]:.3f}" for t in TARGETS) for x in r2))

@@ -205,13 +205,11 @@ def _finetuned(numbers: Sequence[RowNumbers]) -> list[float]:
 
 def show_table(numbers: Sequence[RowNumbers], context: Context) -> Table:
     """The main table, to be printed by a rich console."""
-    from rich.table import Table
+    from celldetr.evaluation.format import number_table
 
-    table = Table(title=f"{context.dataset}, {context.train_split} to {context.test_split}: macro F1 at true boxes")
-    table.add_column("", no_wrap=True)
     columns = _columns(numbers)
-    for heading in columns:
-        table.add_column(heading, justify="right")
+    title = f"{context.dataset}, {context.train_split} to {context.test_split}: macro F1 at true boxes"
+    table = number_table(title, ["", *columns])
     for each, *cells in zip(numbers, *columns.values(), strict=True):
         table.add_row(each.row.name, *cells)
     return table

@@ -36,8 +36,7 @@ UNREAD = "#eeeeee"
 
 
 def cell_pixels(reader: SlideReader, x: float, y: float, mpp: tuple[float, float], side: int) -> NDArray[np.uint8]:
-    """(side, side, 3) uint8 of ``FIELD_UM`` around a point in level-0 px, white outside the slide; ``mpp`` along x and
-    y."""
+    """(side, side, 3) uint8 of ``FIELD_UM`` around a point in level-0 px, white outside; ``mpp`` along x and y."""
     across, down = FIELD_UM / mpp[0], FIELD_UM / mpp[1]
     return read_around(reader, x - across / 2, y - down / 2, across, down, side, side)[0]
 

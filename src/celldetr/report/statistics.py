@@ -1,5 +1,4 @@
-"""Numbers of the summary, gathered in one pass over the table in memory of fixed size: histograms, a few cells a
-type."""
+"""Numbers of the summary, gathered in one pass over the table, in memory of fixed size."""
 
 from __future__ import annotations
 

@@ -34,8 +34,7 @@ FAILED_SHOWN = 20  # rows
 
 @dataclass(frozen=True)
 class TypeSummary:
-    """One type: name, CSS colour, number of cells, medians of diameter (um) and score (NaN without a cell),
-    examples."""
+    """One type: name, CSS colour, number of cells, medians of diameter (um) and score (NaN without a cell), crops."""
 
     name: str
     colour: str

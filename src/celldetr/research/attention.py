@@ -84,12 +84,35 @@ def attention_inside(
             seen = trace(scaled.image[top:bottom, left:right], scaled.boxes[here] - np.tile(corner, 2))
             in_box.append(seen.share_in_box())
             on_map = replace(seen, locations=(seen.locations + corner) * factor)
-            in_mask.append(on_map.share_in_mask(instances, numbers[here]))
+            in_mask.append(share_in_mask(on_map, instances, numbers[here]))
     if not in_mask:
         raise InputError("no nucleus in these images: there is nothing to look at")
     shares = [np.concatenate(parts, axis=1) for parts in (in_mask, in_box)]
     means = [tuple(float(mean) for mean in share.mean(1)) for share in shares]
     return AttentionInside(shares[0].shape[1], means[0], means[1], float(np.concatenate(fill).mean()))
+
+
+def share_in_mask(
+    trace: AttentionTrace, instances: NDArray[np.integer], numbers: NDArray[np.integer]
+) -> NDArray[np.float64]:
+    """Share of the attention inside each cell's own mask.
+
+    A point counts with all its weight where the pixel that it lies in belongs to the nucleus. (A level reads the four
+    cells around a point bilinearly, and their features have seen more: where information comes from is not so sharp.)
+
+    Args:
+        trace: its locations are pixels of the map.
+        instances: (H, W) a number for each nucleus, 0 for background.
+        numbers: (N,) of the cells in the map.
+
+    Returns:
+        (A, N) for the A layers of the representation decoder.
+    """
+    height, width = instances.shape
+    x, y = np.floor(trace.locations.astype(np.float64)).astype(np.int64).transpose(5, 0, 1, 2, 3, 4)
+    in_image = (x >= 0) & (y >= 0) & (x < width) & (y < height)
+    found = instances[y.clip(0, height - 1), x.clip(0, width - 1)]
+    return trace.share(in_image & (found == numbers[:, None, None, None]))
 
 
 def _parts(width: int, height: int, tile: int) -> list[tuple[int, int, int, int]]:

@@ -109,10 +109,10 @@ class OpenSlideReader(SlideReader):
         return np.asarray(white)
 
     def _read(self, origin: tuple[int, int], level: int, size: tuple[int, int]) -> Image.Image:
-        """After one failed read OpenSlide answers every question to that handle, in all threads, with the same error:
-        a read that fails is tried again with a fresh handle, and if that works all go on with the fresh one.
+        """Read with the common handle, or if that fails with a fresh one, which replaces it if it can read the place.
 
-        The old handle is closed when the last thread that reads with it lets go of it.
+        After one failed read OpenSlide answers every question to that handle, in all threads, with the same error. The
+        old handle is closed when the last thread that reads with it lets go of it.
         """
         try:
             return self._slide.read_region(origin, level, size)

@@ -81,10 +81,10 @@ def _polygons(geometry: shapely.Geometry) -> list[shapely.Polygon]:
 
 
 def _even_odd(polygon: shapely.Polygon) -> list[shapely.Polygon]:
-    """Valid polygons of what a polygon covers by the even-odd rule: faces that a ray leaves through an odd number of
-    edges.
+    """Valid polygons of what a polygon covers by the even-odd rule.
 
-    ``make_valid`` of GEOS 3.14 differs from it where edges of different rings lie on one another.
+    These are the faces that a ray leaves through an odd number of edges. ``make_valid`` of GEOS 3.14 differs where
+    edges of different rings lie on one another.
     """
     if polygon.is_valid:
         return [polygon] if polygon.area > 0 else []

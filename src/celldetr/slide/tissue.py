@@ -79,8 +79,7 @@ class TissueMask:
         region: tuple[float, float, float, float] | None = None,
         share: NDArray[np.float32] | None = None,
     ) -> float:
-        """Area of ``core`` in a region (x, y, width, height, level-0 px); of each mask pixel ``share`` (h, w)
-        counts."""
+        """Area of ``core`` in a region (x, y, width, height in level-0 pixels), of each mask pixel its share (h, w)."""
         core = self.core if share is None else self.core * share
         if region is not None:
             x0, x1 = (round(v / self.scale[0]) for v in (region[0], region[0] + region[2]))

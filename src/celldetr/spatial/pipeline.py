@@ -223,14 +223,21 @@ class Pipeline:
         return self._step("nuclei", settings, (files.NUCLEI_FILE,), work)
 
     def align(
-        self, alignment: Path | None = None, *, direction: str = "image_to_xenium", inverse: bool = False
+        self,
+        alignment: Path | None = None,
+        *,
+        direction: str = "image_to_xenium",
+        inverse: bool = False,
+        refine: bool | None = None,
     ) -> bool:
         """Step 5: the affine from the section to the image, and pairs of cells and nuclei; see ``align_and_pair``.
 
         ``alignment`` is a file of the affine (``read_affine``), which maps in a ``direction`` (``affine.to_image``);
-        without one, the section itself must say where it lies.
+        without one, the section itself must say where it lies. ``refine`` replaces the option of that name.
         """
         options, pairing = self.options.align, self.options.pair
+        if refine is not None:
+            options = options.model_copy(update={"refine": refine})
 
         def work() -> dict[str, Any]:
             start = self.section.to_image

@@ -141,7 +141,8 @@ class SetCriterion(nn.Module):
             terms: Losses = {}
             if output.nuclei is None:
                 for layer, logits in output.logits.items():
-                    terms[f"representation{layer}/type"] = background_loss(logits, nuclei)
+                    focal = sigmoid_focal(logits, torch.zeros_like(logits))
+                    terms[f"representation{layer}/type"] = focal.sum() / nuclei
             else:
                 own = concatenate([each.take(index) for each, index in zip(targets, output.nuclei, strict=True)])
                 labelled = normaliser(float(own.confidence[own.types >= 0].sum()), own.types.device)
@@ -301,6 +302,7 @@ def type_loss(logits: Tensor, types: Tensor, weights: Tensor, labelled: float, c
     return (sigmoid_focal(logits, one_hot) * weight).sum() / labelled
 
 
+<<<<<<< HEAD
 def background_loss(logits: Tensor, nuclei: float) -> Tensor:
     """Sigmoid focal loss of boxes (M, K) that are of no type, divided by ``nuclei``."""
     return sigmoid_focal(logits, torch.zeros_like(logits)).sum() / nuclei
@@ -315,6 +317,8 @@ def outline_loss(output: OutlineOutput, targets: Sequence[Targets]) -> Tensor:
     return (1 - outline_iou(output.radii[known], radii)).sum() / masked
 
 
+=======
+>>>>>>> main
 def composition_loss(logits: Tensor, spots: Tensor, compositions: Tensor, divisor: float) -> Tensor:
     """KL(composition || mean softmax over the nuclei of a spot), summed over the spots that have nuclei.
 

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from celldetr.config import parse
 from celldetr.data.card import DatasetCard
 from celldetr.data.readers.common import labelled_image, read_image, read_lines, type_index
 from celldetr.data.readers.layout import Layout, find_items
@@ -27,7 +26,7 @@ def read(card: DatasetCard, split: str) -> Iterator[Sample]:
     Raises:
         InputError: a file is missing, or a row is not "Y X class" with a known class and a place in the image.
     """
-    options = parse(BrcaOptions, card.options, f"options of dataset {card.name!r}")
+    options = card.options_as(BrcaOptions)
     for item in find_items(card, split, options):
         path = item.label("_gt_class_coords.txt")
         points, types, rows = [], [], []

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from celldetr.config import Config, parse
+from celldetr.config import Config
 from celldetr.data.card import DatasetCard
 from celldetr.data.readers.common import labelled_image, read_image, type_index
 from celldetr.data.sample import Sample
@@ -65,7 +65,7 @@ def read(card: DatasetCard, split: str) -> Iterator[Sample]:
         InputError: a file is missing or not COCO, an annotation is of an unknown image or category, or a box is not in
             its image.
     """
-    options = parse(CocoOptions, card.options, f"options of dataset {card.name!r}")
+    options = card.options_as(CocoOptions)
     root, value = card.directory(), card.split(split)
     if isinstance(value, list) and not options.annotations:
         raise InputError(

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 
-from celldetr.config import Positive, parse
+from celldetr.config import Positive
 from celldetr.data.card import DatasetCard
 from celldetr.data.readers.common import FORMATS, labelled_image, read_image, type_index
 from celldetr.data.readers.layout import Item, Layout, find_items
@@ -104,7 +104,7 @@ def read_with_maps(card: DatasetCard, split: str) -> Iterator[tuple[Sample, NDAr
     Raises:
         InputError: a file is missing, map and image differ in size, or a nucleus has no known label.
     """
-    options = parse(InstanceOptions, card.options, f"options of dataset {card.name!r}")
+    options = card.options_as(InstanceOptions)
     for item in find_items(card, split, options):
         image = read_image(item.image)
         path = item.label(options.suffix)

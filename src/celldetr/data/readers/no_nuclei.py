@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 from pydantic import Field
 
-from celldetr.config import Config, parse
+from celldetr.config import Config
 from celldetr.data.card import DatasetCard
 from celldetr.data.readers.common import labelled_image, read_image
 from celldetr.data.readers.layout import Layout, find_items
@@ -29,7 +29,7 @@ def read(card: DatasetCard, split: str) -> Iterator[Sample]:
     Raises:
         InputError: an image is missing or unreadable, or a part leaves its image; no mpp.
     """
-    options = parse(NoNucleiOptions, card.options, f"options of dataset {card.name!r}")
+    options = card.options_as(NoNucleiOptions)
     for item in find_items(card, split, Layout(images=options.images)):
         image = read_image(item.image)
         height, width = image.shape[:2]

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from celldetr.config import Config, parse
+from celldetr.config import Config
 from celldetr.data.card import DatasetCard
 from celldetr.data.readers.common import labelled_image, type_index
 from celldetr.data.readers.instance_maps import extents
@@ -75,7 +75,7 @@ def read(card: DatasetCard, split: str) -> Iterator[Sample]:
     Raises:
         InputError: an array is missing, of another shape or kind, or the card does not know a channel.
     """
-    options = parse(PannukeOptions, card.options, f"options of dataset {card.name!r}")
+    options = card.options_as(PannukeOptions)
     root, fold = card.directory(), str(card.split(split))
     paths = [root / text.replace("{split}", fold) for text in (options.images, options.masks, options.tissues)]
     images, masks = _map(paths[0], 4), _map(paths[1], 4)

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 
-from celldetr.config import parse
 from celldetr.data.card import DatasetCard
 from celldetr.data.readers.common import labelled_image, read_image, read_lines, type_index
 from celldetr.data.readers.layout import Layout, find_items
@@ -56,7 +55,7 @@ def read(card: DatasetCard, split: str) -> Iterator[Sample]:
     Raises:
         InputError: a file or a column is missing, or a row is not a place in the image and a known label.
     """
-    options = parse(PointsOptions, card.options, f"options of dataset {card.name!r}")
+    options = card.options_as(PointsOptions)
     names = [options.x, options.y] if card.single_type else [options.x, options.y, options.label]
     for item in find_items(card, split, options):
         path = item.label(options.suffix)

@@ -17,7 +17,7 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
-from celldetr.config import Config, parse
+from celldetr.config import Config
 from celldetr.data.augment import background_colour
 from celldetr.data.card import DatasetCard
 from celldetr.data.pseudo_boxes import pseudo_boxes
@@ -50,7 +50,7 @@ def read(card: DatasetCard, split: str) -> Iterator[Sample]:
         InputError: a file or its image is missing or unreadable, an object is no cell or of an unknown class, lies
             outside its image, or is larger than any nucleus.
     """
-    options = parse(QuPathOptions, card.options, f"options of dataset {card.name!r}")
+    options = card.options_as(QuPathOptions)
     images, files = find_files(card, split, options)
     for path in files:
         objects = read_objects(path, options.regions)

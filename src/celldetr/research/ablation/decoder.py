@@ -22,11 +22,11 @@ from torch.utils.data import DataLoader, Dataset
 from celldetr.config import DETECTION, Recipe, TrainConfig
 from celldetr.data.dataset import Targets, TrainingSet, collate
 from celldetr.model.celldetr import CellDETR
-from celldetr.model.checkpoint import Checkpoint
-from celldetr.model.device import in_bf16
+from celldetr.model.checkpoint import Checkpoint, load_checkpoint
+from celldetr.model.device import in_bf16, pick_device
 from celldetr.model.memory import Memory
 from celldetr.research.ablation.study import Study
-from celldetr.research.ablation.trial import score_trial, trial_folder
+from celldetr.research.ablation.trial import Trial, score_trial
 from celldetr.training.box_sources import box_sources
 from celldetr.training.card import provenance, save_model
 from celldetr.training.criterion import Losses, TrainingOutput, class_weights
@@ -134,10 +134,20 @@ class DecoderLoss(SupervisedLoss):
         return self.criterion.total(losses), {name: value.detach() for name, value in losses.items()}
 
 
-def train_detector(study: Study, seed: int, out: Path, device: str = "auto", listener: Listener | None = None) -> Path:
-    """The detector of a seed; trained unless it is there. Returns the folder of its checkpoint."""
-    folder = trial_folder(out, study, DETECTOR, seed)
-    return train(study.detector_recipe(seed), folder, resume=True, device=device, listener=listener)
+def run_variants(trials: Sequence[Trial], device: str = "auto", listener: Listener | None = None) -> None:
+    """Train and score the trials of a seed on the crops of its detector, which is trained unless it is there."""
+    study, seed = trials[0].study, trials[0].seed
+    detector = load_checkpoint(train_detector(trials[0], device, listener), device=pick_device(device))
+    crops = store_crops(study, seed, detector, pick_device(device))
+    for trial in trials:
+        run_variant(trial, detector, crops, device, listener)
+
+
+def train_detector(trial: Trial, device: str = "auto", listener: Listener | None = None) -> Path:
+    """The detector of a trial's seed; trained unless it is there. Returns the folder of its checkpoint."""
+    folder = replace(trial, variant=DETECTOR).folder
+    recipe = trial.study.detector_recipe(trial.seed)
+    return train(recipe, folder, resume=True, device=device, listener=listener)
 
 
 @torch.no_grad()
@@ -180,28 +190,20 @@ def store_crops(study: Study, seed: int, checkpoint: Checkpoint, device: torch.d
 
 
 def run_variant(
-    study: Study,
-    variant: str,
-    seed: int,
-    out: Path,
+    trial: Trial,
     detector: Checkpoint,
     crops: StoredCrops,
     device: str = "auto",
     listener: Listener | None = None,
-) -> Path:
-    """Train a variant's decoder and type head on stored crops, put them into the detector, and score that.
-
-    Returns:
-        the file of the result.
-    """
-    folder = trial_folder(out, study, variant, seed)
-    recipe = study.recipe_of(variant, seed)
+) -> None:
+    """Train a variant's decoder and type head on stored crops, put them into the detector, and score that."""
+    recipe = trial.study.recipe_of(trial.variant, trial.seed)
     start = time.monotonic()
     network, loss = fit(recipe, detector, crops, device, listener)
     seconds = time.monotonic() - start
-    folder.mkdir(parents=True, exist_ok=True)
+    trial.folder.mkdir(parents=True, exist_ok=True)
     save_model(
-        folder / MODEL_FOLDER,
+        trial.folder / MODEL_FOLDER,
         network,
         recipe,
         detector.card.threshold,
@@ -209,8 +211,7 @@ def run_variant(
         sources=provenance(recipe),
         dtype=torch.float16,
     )
-    curve = [(seconds, None, None)]
-    return score_trial(study, variant, seed, folder / MODEL_FOLDER, folder, curve, device, {"type_loss": loss})
+    score_trial(trial, trial.folder / MODEL_FOLDER, [(seconds, None, None)], device, {"type_loss": loss})
 
 
 def fit(

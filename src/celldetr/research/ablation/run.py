@@ -12,38 +12,32 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from celldetr.errors import InputError, near
 from celldetr.io.files import output_errors
+from celldetr.research.ablation.decoder import run_variants
 from celldetr.research.ablation.study import Study
-
-if TYPE_CHECKING:
-    from celldetr.training.loop import Listener
+from celldetr.research.ablation.trial import Trial, run_trial
+from celldetr.training.loop import Listener
 
 
 @dataclass(frozen=True)
 class Task:
     """What one process does: a trial of a ``whole`` study, or all trials of a seed of a ``decoder`` study."""
 
-    study: Study
-    seed: int
-    variants: tuple[str, ...]
-    out: Path
+    trials: tuple[Trial, ...]
     device: str
-    finished: Path | None = None  # results from elsewhere, see ``find_result``
 
     @property
     def name(self) -> str:
         """For people."""
-        what = self.variants[0] if self.study.kind == "whole" else f"{len(self.variants)} variants"
-        return f"{self.study.name}: {what}, seed {self.seed}"
+        first = self.trials[0]
+        what = first.variant if first.study.kind == "whole" else f"{len(self.trials)} variants"
+        return f"{first.study.name}: {what}, seed {first.seed}"
 
-    def missing(self) -> list[str]:
-        """The variants that have no result yet."""
-        from celldetr.research.ablation.trial import find_result
-
-        return [name for name in self.variants if not find_result(self.study, name, self.seed, self.out, self.finished)]
+    def missing(self) -> list[Trial]:
+        """The trials that have no result yet."""
+        return [trial for trial in self.trials if not trial.result()]
 
 
 def tasks_of(
@@ -76,28 +70,21 @@ def tasks_of(
         raise InputError(f"{finished}: no such folder; `finished` takes a folder that holds STUDY/VARIANT/seedN")
     chosen = tuple(variants) or tuple(study.variants)
     groups = [chosen] if study.kind == "decoder" else [(name,) for name in chosen]
-    return [Task(study, seed, group, out, device, finished) for seed in tuple(seeds) or study.seeds for group in groups]
+    tasks = []
+    for seed in tuple(seeds) or study.seeds:
+        for group in groups:
+            trials = tuple(Trial(study, name, seed, out, finished) for name in group)
+            tasks.append(Task(trials, device))
+    return tasks
 
 
 def do_task(task: Task, listener: Listener | None = None) -> str:
     """Run what is not finished of a task in this process; returns its name."""
     missing = task.missing()
-    if missing and task.study.kind == "whole":
-        from celldetr.research.ablation.trial import run_trial
-
-        run_trial(task.study, task.variants[0], task.seed, task.out, task.device, listener)
+    if missing and missing[0].study.kind == "whole":
+        run_trial(missing[0], task.device, listener)
     elif missing:
-        from celldetr.model.checkpoint import load_checkpoint
-        from celldetr.model.device import pick_device
-        from celldetr.research.ablation.decoder import run_variant, store_crops, train_detector
-
-        device = pick_device(task.device)
-        detector = load_checkpoint(
-            train_detector(task.study, task.seed, task.out, task.device, listener), device=device
-        )
-        crops = store_crops(task.study, task.seed, detector, device)
-        for name in missing:
-            run_variant(task.study, name, task.seed, task.out, detector, crops, task.device, listener)
+        run_variants(missing, task.device, listener)
     return task.name
 
 
@@ -119,10 +106,10 @@ def run_tasks(
     if jobs < 1:
         raise InputError(f"jobs={jobs} must be 1 or more")
     for task in tasks:
-        task.study.check(task.missing(), task.seed)
-    for task in tasks:
-        with output_errors(task.out):
-            task.out.mkdir(parents=True, exist_ok=True)
+        first = task.trials[0]
+        first.study.check([trial.variant for trial in task.missing()], first.seed)
+        with output_errors(first.out):
+            first.out.mkdir(parents=True, exist_ok=True)
     if jobs == 1:
         for task in tasks:
             finished(do_task(task, listener))

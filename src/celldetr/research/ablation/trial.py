@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain, groupby
 from pathlib import Path
@@ -65,46 +65,52 @@ class Result:
     curve: tuple[tuple[float, float | None, float | None], ...]
 
 
-def trial_folder(out: Path, study: Study, variant: str, seed: int) -> Path:
-    """Where a trial is."""
-    return out / study.name / variant / f"seed{seed}"
+@dataclass(frozen=True)
+class Trial:
+    """A variant of a study with a seed.
 
-
-def find_result(study: Study, variant: str, seed: int, out: Path, finished: Path | None = None) -> Path | None:
-    """The file of a trial's result, or None if the trial is to be run.
-
-    Args:
-        study, variant, seed: which trial.
-        out: folder of studies that is written to, looked into first.
-        finished: another such folder, which is read only; of its trials it need hold the results alone.
-
-    Raises:
-        InputError: it is the result of what the study said before it was edited.
+    Attributes:
+        study, variant, seed: which one; ``decoder.DETECTOR`` is the variant of a seed's shared detector.
+        out: folder of studies.
+        finished: another such folder, which is only read, and need hold the results alone.
     """
-    for folder in (out, finished):
-        path = None if folder is None else trial_folder(folder, study, variant, seed) / RESULT_FILE
-        if path is not None and path.is_file():
-            # Results did not say from the beginning what they were made of.
-            request = {"trial": study.trial_of(variant)} if "trial" in (read_json(path) or {}) else {}
-            RunFolder(path.parent, LAYOUT, request).check(resume=True)
-            return path
-    return None
+
+    study: Study
+    variant: str
+    seed: int
+    out: Path
+    finished: Path | None = None
+
+    @property
+    def folder(self) -> Path:
+        """Where the trial is written."""
+        return self.out / self.study.name / self.variant / f"seed{self.seed}"
+
+    def result(self) -> Path | None:
+        """The file of its result, or None if it is to be run.
+
+        Raises:
+            InputError: it is the result of what the study said before it was edited.
+        """
+        for out in (self.out, self.finished):
+            path = replace(self, out=out).folder / RESULT_FILE if out else None
+            if path is not None and path.is_file():
+                # Results did not say from the beginning what they were made of.
+                request = {"trial": self.study.trial_of(self.variant)} if "trial" in (read_json(path) or {}) else {}
+                RunFolder(path.parent, LAYOUT, request).check(resume=True)
+                return path
+        return None
 
 
-def run_trial(
-    study: Study, variant: str, seed: int, out: Path, device: str = "auto", listener: Listener | None = None
-) -> Path:
-    """Train and score one variant of a ``whole`` study; an interrupted training is resumed.
-
-    Returns:
-        the file of the result.
+def run_trial(trial: Trial, device: str = "auto", listener: Listener | None = None) -> None:
+    """Train and score a trial of a ``whole`` study; an interrupted training is resumed.
 
     Raises:
         InputError: wrong data, or the folder holds a run of another recipe.
     """
-    folder = trial_folder(out, study, variant, seed)
-    model = train(study.recipe_of(variant, seed), folder, resume=True, device=device, listener=listener)
-    return score_trial(study, variant, seed, model, folder, validation_curve(folder), device)
+    recipe = trial.study.recipe_of(trial.variant, trial.seed)
+    model = train(recipe, trial.folder, resume=True, device=device, listener=listener)
+    score_trial(trial, model, validation_curve(trial.folder), device)
 
 
 def validation_curve(folder: Path) -> list[tuple[float, float | None, float | None]]:
@@ -119,31 +125,24 @@ def validation_curve(folder: Path) -> list[tuple[float, float | None, float | No
 
 
 def score_trial(
-    study: Study,
-    variant: str,
-    seed: int,
+    trial: Trial,
     model: Path,
-    folder: Path,
     curve: Sequence[tuple[float, float | None, float | None]],
     device: str = "auto",
     facts: dict[str, Any] | None = None,
-) -> Path:
+) -> None:
     """Count a checkpoint's cells on the test split, at its own threshold, and write the result.
 
     Args:
-        study, variant, seed: which trial.
+        trial: which one.
         model: folder of the checkpoint.
-        folder: of the trial.
         curve: of validation, as in ``Result``; the last entry's seconds are the trial's.
         device: where to run.
-        facts: more to keep in the file.
-
-    Returns:
-        the file of the result.
+        facts: more to write into the file.
     """
-    start, test = time.monotonic(), study.test
+    start, test = time.monotonic(), trial.study.test
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UntypedWarning)  # a study of detection alone knows
+        warnings.simplefilter("ignore", UntypedWarning)  # studies of detection alone
         loaded = load_model(model, device)
     card = load_card(test.card)
     types = loaded.types if loaded.info.types_trained else ()
@@ -160,11 +159,11 @@ def score_trial(
         for protocol, rows in counts.items():
             totals = [count_image(each, PROTOCOLS[protocol], len(types))[0] for each in cells]
             rows.append(flatten(add_totals(totals)))
-    run = RunFolder(folder, LAYOUT, {"trial": study.trial_of(variant)})
+    run = RunFolder(trial.folder, LAYOUT, {"trial": trial.study.trial_of(trial.variant)})
     with run.open(resume=True):
         run.finish(
-            variant=variant,
-            seed=seed,
+            variant=trial.variant,
+            seed=trial.seed,
             types=list(types),
             threshold=threshold,
             seconds=curve[-1][0] if curve else 0.0,
@@ -174,7 +173,6 @@ def score_trial(
             counts=counts,
             **(facts or {}),
         )
-    return folder / RESULT_FILE
 
 
 def read_result(path: Path) -> Result:
@@ -203,9 +201,9 @@ def read_result(path: Path) -> Result:
 
 
 def read_results(out: Path, study: Study, finished: Path | None = None) -> list[Result]:
-    """Results of a study that are there, in the order of its variants and seeds; folders as in ``find_result``."""
-    paths = [find_result(study, variant, seed, out, finished) for variant in study.variants for seed in study.seeds]
-    return [read_result(path) for path in paths if path]
+    """Results of a study that are there, in the order of its variants and seeds; folders as of ``Trial``."""
+    trials = [Trial(study, variant, seed, out, finished) for variant in study.variants for seed in study.seeds]
+    return [read_result(path) for trial in trials if (path := trial.result())]
 
 
 Metric = Callable[[Totals], float | None]

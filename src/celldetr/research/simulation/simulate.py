@@ -64,30 +64,18 @@ class SimulateOptions(Config):
 
 @dataclass(frozen=True)
 class Truth:
-    """What is true of a simulated section.
+    """What is true of a simulated section."""
 
-    Attributes:
-        nuclei: one row a nucleus of the image: ``xmin, ymin, xmax, ymax`` (level-0 px), ``type`` (of the samples, ""
-            where unknown), ``sample``, ``cell_id`` (None: without a cell).
-        cells: one row a cell of the bundle, in its order: ``cell_id``, ``type`` (of the samples), ``reference_type``,
-            ``nucleus`` (row, or -1), ``x_um, y_um`` (of its nucleus, as written), ``sample``.
-        to_image: (3, 3) true affine, micrometres of the instrument -> level-0 pixels of the image.
-        written_to_image: (3, 3) what the alignment csv says instead.
-        facts: mpp, size of the image, options, seed, genes of the panel. JSON-able.
-    """
-
-    nuclei: pd.DataFrame
-    cells: pd.DataFrame
-    to_image: NDArray[np.float64]
-    written_to_image: NDArray[np.float64]
-    facts: dict[str, Any] = field(default_factory=dict)
+    nuclei: (
+        pd.DataFrame
+    )  # of the image: xmin, ymin, xmax, ymax (level-0 px), type ("": unknown), sample, cell_id or None
+    cells: pd.DataFrame  # of the bundle: cell_id, type, reference_type, nucleus (row, or -1), x_um, y_um, sample
+    to_image: NDArray[np.float64]  # (3, 3) true affine, micrometres of the instrument -> level-0 pixels of the image
+    written_to_image: NDArray[np.float64]  # what the alignment csv says instead
+    facts: dict[str, Any] = field(default_factory=dict)  # mpp, size, options, seed, genes of the panel; JSON-able
 
     def write(self, out: Path) -> None:
-        """Write truth.parquet, truth_cells.parquet and truth.json into a folder.
-
-        Raises:
-            InputError: it cannot be written.
-        """
+        """Write truth.parquet, truth_cells.parquet and truth.json into a folder."""
         for name, table in (("truth.parquet", self.nuclei), ("truth_cells.parquet", self.cells)):
             with replacing(out / name) as temporary:
                 table.to_parquet(temporary, index=False)
