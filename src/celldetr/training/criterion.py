@@ -302,12 +302,6 @@ def type_loss(logits: Tensor, types: Tensor, weights: Tensor, labelled: float, c
     return (sigmoid_focal(logits, one_hot) * weight).sum() / labelled
 
 
-<<<<<<< HEAD
-def background_loss(logits: Tensor, nuclei: float) -> Tensor:
-    """Sigmoid focal loss of boxes (M, K) that are of no type, divided by ``nuclei``."""
-    return sigmoid_focal(logits, torch.zeros_like(logits)).sum() / nuclei
-
-
 def outline_loss(output: OutlineOutput, targets: Sequence[Targets]) -> Tensor:
     """1 - IoU of outlines (``outline_iou``), mean over the boxes whose nucleus has a mask; 0 where none has."""
     true = torch.cat([each.outlines[nuclei] for each, nuclei in zip(targets, output.nuclei, strict=True)])
@@ -317,8 +311,6 @@ def outline_loss(output: OutlineOutput, targets: Sequence[Targets]) -> Tensor:
     return (1 - outline_iou(output.radii[known], radii)).sum() / masked
 
 
-=======
->>>>>>> main
 def composition_loss(logits: Tensor, spots: Tensor, compositions: Tensor, divisor: float) -> Tensor:
     """KL(composition || mean softmax over the nuclei of a spot), summed over the spots that have nuclei.
 
