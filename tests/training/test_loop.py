@@ -178,6 +178,8 @@ def test_what_is_refused_leaves_nothing_behind(tmp_path: Path, tiny_recipe: Reci
         train(recipe.model_copy(update={"train": ()}), folder, device="cpu")
     with pytest.raises(InputError, match="'resnet' is not a timm network"):
         train(tiny_recipe({"backbone": "resnet"}), folder, device="cpu")
+    with pytest.raises(InputError, match="no training image has masks"):
+        train(tiny_recipe({"outlines": True}), folder, device="cpu")
     assert not folder.exists()
 
 

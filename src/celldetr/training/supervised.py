@@ -11,6 +11,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from celldetr.config import Recipe
 from celldetr.data.dataset import Batch, Targets, TrainingSet, collate
+from celldetr.errors import InputError
 from celldetr.evaluation.image_cells import LOWEST_SCORE
 from celldetr.model.celldetr import CellDETR, Memories, Representations
 from celldetr.model.inference import TilePredictor
@@ -123,6 +124,12 @@ class SupervisedObjective(Objective):
             start: the model whose weights the network has.
         """
         settings = recipe.training
+        masks = any(sample.outlines is not None for sample in data.samples) if network.outliner is not None else True
+        if not masks and (start is None or not start.card.config.outlines):
+            raise InputError(
+                "model.outlines=true, and no training image has masks to learn outlines from: add a data set of the format"
+                " instance_maps, or set model.outlines=false"
+            )
         self.recipe, self.data, self.start = recipe, data, start
         self.loss = SupervisedLoss(network, settings, class_weights(data.drawn, settings.class_balance))
         self.collate, self.memory = collate, {}
