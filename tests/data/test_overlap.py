@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from celldetr.data.card import load_card
-from celldetr.data.overlap import image_digest, overlap, record
-from celldetr.data.sample import Sample
+from celldetr.data.overlap import overlap
+from celldetr.data.sample import Sample, image_digest
 from celldetr.data.sources import load_samples, rescale
+from celldetr.training.data import images_and_patients
 from helpers.probe_cells import truth, write_data_set
 
 
@@ -20,7 +21,7 @@ def images(seed: int, groups: bool = False) -> list[Sample]:
 
 def test_images_are_known_by_their_pixels_and_patients_by_their_names() -> None:
     learned = images(1, groups=True)
-    source = {"name": "discs", "split": "train", **record([rescale(sample, 0.5) for sample in learned])}
+    source = {"name": "discs", "split": "train", **images_and_patients([rescale(sample, 0.5) for sample in learned])}
     renamed = [*images(2), replace(learned[2], name="copy", group="")]
     assert overlap([source], "other", "test", renamed).images == ("copy",)
     others = images(3, groups=True)  # the names of the patients are the same

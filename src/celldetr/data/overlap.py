@@ -2,31 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
-from celldetr.data.sample import LazySamples, Sample
+from celldetr.data.sample import Grouped, patients
 
 # Patients have names of this kind in many data sets; other names mean somebody in their own data set alone.
 SHARED_NAME = re.compile(r"TCGA-\w\w-\w{4}")
 
 
-class Labelled(Protocol):
-    """What is known of a labelled image: the fields of ``Sample`` of these names."""
-
-    @property
-    def name(self) -> str:
-        """Unique within its data set."""
-
-    @property
-    def group(self) -> str:
-        """The patient."""
+class Labelled(Grouped, Protocol):
+    """A labelled image: fields of ``Sample`` of these names."""
 
     @property
     def digest(self) -> str:
@@ -61,18 +49,6 @@ class Overlap:
         return what and f"{what} of the split {self.split!r}"
 
 
-def image_digest(image: NDArray[np.uint8]) -> str:
-    """64 bits of the SHA-256 of shape and pixels, in hexadecimal."""
-    return hashlib.sha256(repr(image.shape).encode() + np.ascontiguousarray(image).tobytes()).hexdigest()[:16]
-
-
-def record(samples: Sequence[Sample]) -> dict[str, list[str]]:
-    """``images`` and ``patients`` of a source of training data, for its entry in a card; nothing of a patch set."""
-    if isinstance(samples, LazySamples):
-        return {}
-    return {"images": sorted({sample.digest for sample in samples}), "patients": sorted(patients(samples))}
-
-
 def overlap(sources: Iterable[Mapping[str, Any]], dataset: str, split: str, images: Sequence[Labelled]) -> Overlap:
     """Find what a model has learned from among some images.
 
@@ -92,8 +68,3 @@ def overlap(sources: Iterable[Mapping[str, Any]], dataset: str, split: str, imag
         split,
         any((s.get("name"), s.get("split"), "images" in s) == (dataset, split, False) for s in sources),
     )
-
-
-def patients(images: Sequence[Labelled]) -> set[str]:
-    """Groups that are more than an image's own name, which two folders may use for two images."""
-    return {image.group for image in images if image.group not in ("", image.name)}

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import accumulate
-from typing import Any, Self, overload
+from typing import Any, Protocol, Self, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -165,6 +166,28 @@ def cell_counts(samples: Sequence[Sample]) -> NDArray[np.int64]:
     kinds = len(samples[0].type_names) + 1 if samples else 1
     rows = [count_types(sample.types, kinds) for sample in samples]
     return np.array(rows, dtype=np.int64).reshape(-1, kinds)
+
+
+def image_digest(image: NDArray[np.uint8]) -> str:
+    """64 bits of the SHA-256 of shape and pixels, in hexadecimal."""
+    return hashlib.sha256(repr(image.shape).encode() + np.ascontiguousarray(image).tobytes()).hexdigest()[:16]
+
+
+class Grouped(Protocol):
+    """A labelled image with a patient, ``group``."""
+
+    @property
+    def name(self) -> str:
+        """Unique within its data set."""
+
+    @property
+    def group(self) -> str:
+        """The patient."""
+
+
+def patients(images: Sequence[Grouped]) -> set[str]:
+    """Groups that are more than an image's own name, which two folders may use for two images."""
+    return {image.group for image in images if image.group not in ("", image.name)}
 
 
 def count_types(types: NDArray[np.integer], kinds: int) -> NDArray[np.int64]:

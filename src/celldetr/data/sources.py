@@ -16,10 +16,9 @@ from celldetr.config import DataSource
 from celldetr.data.autocard import PATCHES, find_card
 from celldetr.data.card import DatasetCard
 from celldetr.data.label_share import with_image_share, with_label_share
-from celldetr.data.overlap import image_digest
 from celldetr.data.patch_set import PatchSet
 from celldetr.data.readers import brca_m2c, coco, instance_maps, no_nuclei, pannuke, points_csv, qupath_geojson
-from celldetr.data.sample import UNKNOWN, LazySamples, Sample
+from celldetr.data.sample import UNKNOWN, LazySamples, Sample, image_digest
 from celldetr.data.tiling import cut
 from celldetr.errors import InputError, near
 

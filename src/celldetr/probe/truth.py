@@ -10,8 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from celldetr.data.card import DatasetCard
-from celldetr.data.overlap import image_digest, patients
-from celldetr.data.sample import UNKNOWN, Sample
+from celldetr.data.sample import UNKNOWN, Sample, image_digest, patients
 from celldetr.data.sources import load_samples, map_types
 from celldetr.errors import InputError
 from celldetr.evaluation.bootstrap import units_of

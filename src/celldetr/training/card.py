@@ -25,7 +25,7 @@ def provenance(recipe: Recipe, seen: Sequence[Mapping[str, Any]] | None = None) 
 
     Args:
         recipe: of the run.
-        seen: of each of its sources the images and patients (``data.overlap.record``); None: not known.
+        seen: of each of its sources the images and patients (``TrainingData.seen``); None: not known.
 
     Returns:
         of each source name, split, licence, citation and, where known, images and patients.

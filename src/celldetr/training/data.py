@@ -10,8 +10,7 @@ from functools import cached_property
 import numpy as np
 
 from celldetr.config import Recipe
-from celldetr.data.overlap import record
-from celldetr.data.sample import LazySamples, Sample, areas, cell_counts, join
+from celldetr.data.sample import LazySamples, Sample, areas, cell_counts, join, patients
 from celldetr.data.sources import load_source
 from celldetr.errors import InputError
 from celldetr.training.hold_out import hold_out
@@ -87,8 +86,15 @@ def load_data(recipe: Recipe) -> TrainingData:
             )
     cells = cell_counts(samples)[:, :-1]
     drawn = np.asarray(weights) @ cells
-    seen = tuple(map(record, sources))
+    seen = tuple(map(images_and_patients, sources))
     return TrainingData(samples, weights, held_out, cells.sum(axis=0).tolist(), drawn.tolist(), seen, apart)
+
+
+def images_and_patients(samples: Sequence[Sample]) -> dict[str, list[str]]:
+    """Digests of the images and patients of a source, for its entry in a card; nothing of a patch set."""
+    if isinstance(samples, LazySamples):
+        return {}
+    return {"images": sorted({sample.digest for sample in samples}), "patients": sorted(patients(samples))}
 
 
 def validation_px(recipe: Recipe) -> int | None:
