@@ -127,8 +127,8 @@ class SupervisedObjective(Objective):
         masks = any(sample.outlines is not None for sample in data.samples) if network.outliner is not None else True
         if not masks and (start is None or not start.card.config.outlines):
             raise InputError(
-                "model.outlines=true, and no training image has masks to learn outlines from: add a data set of the format"
-                " instance_maps, or set model.outlines=false"
+                "model.outlines=true, and no training image has masks to learn outlines from: add a data set of the "
+                "format instance_maps, or set model.outlines=false"
             )
         self.recipe, self.data, self.start = recipe, data, start
         self.loss = SupervisedLoss(network, settings, class_weights(data.drawn, settings.class_balance))
