@@ -42,7 +42,7 @@ class Model(TilePredictor):
             options: tile, overlap and the like.
 
         Returns:
-            One row a cell, the columns of ``cells.parquet`` (docs/how-to/slides.md); ``x_px`` ... are pixels of it
+            One row a cell, the columns of ``cells.parquet`` (docs/reference/outputs.md); ``x_px`` ... are pixels of it
             and ``embedding`` holds float16 vectors.
 
         Raises:

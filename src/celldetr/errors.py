@@ -61,5 +61,5 @@ def untyped(name: str) -> str:
     """What there is to say of such a model."""
     return (
         f"model {name!r} was pretrained without types: it finds cells and embeds them, and calls every cell 'untyped';"
-        " for types, train a recipe with its folder as init (docs/pretraining.md)"
+        " for types, train a recipe with its folder as init (docs/reports/pretraining.md)"
     )

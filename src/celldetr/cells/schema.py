@@ -3,7 +3,7 @@
 One row a cell. It is GeoParquet 1.1, so that GIS tools and geopandas open it as polygons, and an ordinary Parquet
 file to everyone else. ``celldetr`` in the file's metadata says which slide, model and resolution it is from.
 
-docs/how-to/slides.md says what each column means. ``cell_id`` counts tile by tile in reading order, in a tile by y,
+docs/reference/outputs.md says what each column means. ``cell_id`` counts tile by tile in reading order, in a tile by y,
 then x, so that it is the same whenever the run is repeated.
 """
 

@@ -147,7 +147,7 @@ class TrainConfig(Config):
         1.0, ge=0, description="Weight of one-to-many supervision of the encoder's scores; 0: one-to-one only."
     )
 
-    # Fine-tuning (docs/finetune.md).
+    # Fine-tuning (docs/how-to/finetune.md).
     freeze: tuple[Part, ...] = Field(
         (), description="Parts that keep the weights of the recipe's init; backbone includes its projections."
     )

@@ -1,7 +1,7 @@
 """What convolutions read beyond the border of an image: its nearest pixel, instead of zeros.
 
 Zeros mark the border. A deep network carries the mark far into the image, where it tells a cell's embedding in which
-part of its tile the cell lies (docs/method.md, "Place").
+part of its tile the cell lies (docs/concepts/method.md, "Place").
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ from celldetr.model.orientations import Orientation, merge, orientations_of
 from celldetr.model.output import TileCells
 from celldetr.model.representation import hide_padding
 
-# Centres nearer than this are one nucleus; chosen on the validation images of BRCA-M2C (docs/training.md).
+# Centres nearer than this are one nucleus; chosen on the validation images of BRCA-M2C (docs/how-to/training.md).
 SAME_NUCLEUS_UM = 2.5
 
 # A token has to score this part of the threshold to become a query. Of cells above the threshold none had less on any

@@ -1,7 +1,7 @@
 """Quality of patches: sharpness, and the share of pen.
 
 Blur is measured against the patch itself. The variance of the Laplacian, which is often used, depends on how much there
-is to see: a sharp patch of plain stroma has less of it than a blurred one full of nuclei (docs/pretraining.md).
+is to see: a sharp patch of plain stroma has less of it than a blurred one full of nuclei (docs/reports/pretraining.md).
 """
 
 from __future__ import annotations
