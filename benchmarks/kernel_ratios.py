@@ -30,7 +30,7 @@ from torchvision.ops import box_convert
 
 from celldetr.config import Precision, TrainConfig
 from celldetr.data.dataset import Batch, Targets
-from celldetr.model import deformable, depthwise_cpu, detection, inference, layers, near_attention
+from celldetr.model import deformable, depthwise_cpu, detection, dropout, inference, layers, near_attention
 from celldetr.model.checkpoint import Checkpoint, load_checkpoint
 from celldetr.model.folding import SameConvolution
 from celldetr.model.hub import find_model
@@ -170,7 +170,13 @@ def gradients_of_onednn(_: nn.Module) -> Any:
     return patch.object(depthwise_cpu, "depthwise_backward", plain)
 
 
+def dropout_of_pytorch(_: nn.Module) -> Any:
+    """Dropout as PyTorch draws it."""
+    return patch.object(dropout.Dropout, "forward", lambda self, x: functional.dropout(x, self.p, self.training))
+
+
 STEP: dict[str, Without] = {
+    "dropout: ours / PyTorch's": dropout_of_pytorch,
     "deformable attention: kernel / grid_sample": plain_attention,
     "frozen BatchNorm in the weights / a layer": unfrozen,
     "depthwise convolutions: gradients of ours / of oneDNN": gradients_of_onednn,

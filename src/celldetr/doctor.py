@@ -270,7 +270,7 @@ def _kernel_cache() -> tuple[str, str]:
     """Whether Numba can keep what it compiles; else each process compiles the attention anew, which takes seconds."""
     from numba.core import caching
 
-    from celldetr.model.deformable_cpu import fused_kernel
+    from celldetr.model.deformable_kernels import fused_kernel
 
     advice = "NUMBA_CACHE_DIR names another folder"
     cache_of: Any = caching.FunctionCache

@@ -98,7 +98,7 @@ def of_kernel(case: Case, threads: int = 1) -> list[Tensor]:
     batch, queries, heads = case.weights.shape[:3]
     grad = upstream(torch.empty(batch, queries, heads, case.value.shape[3], dtype=case.value.dtype)).numpy()
     levels = np.array(case.shapes, np.int64).reshape(-1, 2)
-    return [torch.from_numpy(x) for x in deformable_cpu.backward(arrays[0], levels, *arrays[1:], grad, threads)]
+    return [torch.from_numpy(x) for x in deformable_cpu.point_gradients(arrays[0], levels, *arrays[1:], grad, threads)]
 
 
 @st.composite

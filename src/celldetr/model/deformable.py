@@ -162,24 +162,13 @@ class _FusedAttention(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         from celldetr.model.deformable_cpu import backward
 
-        value, offsets, logits, reference, ratios = ctx.saved_tensors
-        with torch.enable_grad():  # locations and weights are made again rather than kept
-            raw = offsets.detach().float().requires_grad_(), logits.detach().float().requires_grad_()
-            points = sampling_points(*raw, ctx.shapes, reference, ratios, ctx.margin, inside=ctx.inside)
-        pixels, locations, weights, up = (x.detach().float().contiguous().numpy() for x in (value, *points, grad))
-        arrays = backward(pixels, _levels(ctx.shapes), locations, weights, up, torch.get_num_threads())
-        of_value, *of_points = (torch.from_numpy(array) for array in arrays)
-        of_offsets, of_logits = torch.autograd.grad(points, raw, of_points)
-        return (
-            of_value.to(value.dtype),
-            None,
-            of_offsets.to(offsets.dtype),
-            of_logits.to(logits.dtype),
-            None,
-            None,
-            None,
-            None,
-        )
+        tensors = ctx.saved_tensors
+        pixels, raw, weights, place, ratios, up = (x.detach().float().contiguous().numpy() for x in (*tensors, grad))
+        fixed = place, ratios, ctx.margin or 0.0
+        threads = torch.get_num_threads()
+        arrays = backward(pixels, _levels(ctx.shapes), raw, weights, *fixed, up, threads, inside=ctx.inside)
+        grads = [torch.from_numpy(array).to(x.dtype) for array, x in zip(arrays, tensors[:3], strict=True)]
+        return grads[0], None, grads[1], grads[2], None, None, None, None
 
 
 def _levels(shapes: Sequence[tuple[int, int]]) -> Any:

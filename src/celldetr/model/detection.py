@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from celldetr.config import ModelConfig
+from celldetr.model.dropout import Dropout
 from celldetr.model.geometry import geometry
 from celldetr.model.layers import MLP, DeformableAttention, FeedForward, at_least_single, lowered
 from celldetr.model.memory import Memory
@@ -124,7 +125,7 @@ class DetectionLayer(nn.Module):
             inside=config.border == "replicate",
         )
         self.cross_norm = nn.LayerNorm(config.d_model)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.ffn = FeedForward(config.d_model, config.ffn, config.dropout)
 
     def forward(

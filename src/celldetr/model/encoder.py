@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from celldetr.config import ModelConfig
+from celldetr.model.dropout import Dropout
 from celldetr.model.layers import DeformableAttention, FeedForward, start_at_zero
 from celldetr.model.memory import Memory
 
@@ -23,7 +24,7 @@ class EncoderLayer(nn.Module):
             inside=config.border == "replicate",
         )
         self.norm = nn.LayerNorm(config.d_model)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.ffn = FeedForward(config.d_model, config.ffn, config.dropout)
         if config.residual_start == "zero":
             start_at_zero(self.attention.output_proj, self.ffn.contract)
@@ -48,7 +49,7 @@ class Encoder(nn.Module):
         super().__init__()
         self.layers = nn.ModuleList(EncoderLayer(config) for _ in range(config.encoder_layers))
         self.level_embedding = nn.Parameter(torch.randn(len(config.encoder_strides), config.d_model) * 0.02)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def forward(self, memory: Memory, position: Tensor | None) -> Memory:
         """Mix the tokens.

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from celldetr.model.deformable import deformable_attention, deformable_attention_fused, sampling_points
+from celldetr.model.dropout import Dropout
 from celldetr.model.memory import Memory
 
 OffsetStart = Literal["interior", "released", "stock"]
@@ -49,7 +50,7 @@ class FeedForward(nn.Module):
         super().__init__()
         self.expand = nn.Linear(d_model, d_hidden)
         self.contract = nn.Linear(d_hidden, d_model)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.norm = nn.LayerNorm(d_model)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from celldetr.config import ModelConfig
 from celldetr.model.box_features import BoxFeatures
 from celldetr.model.detection import SelfAttention
+from celldetr.model.dropout import Dropout
 from celldetr.model.geometry import geometry
 from celldetr.model.layers import DeformableAttention, FeedForward, start_at_zero
 from celldetr.model.memory import Memory
@@ -77,7 +78,7 @@ class RepresentationLayer(nn.Module):
         )
         self.around_points = not config.constrained and config.free_offsets == "cells"
         self.norm = nn.LayerNorm(config.d_model)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.ffn = FeedForward(config.d_model, config.ffn, config.dropout)
         if config.residual_start == "zero":
             start_at_zero(self.cross_attention.output_proj, self.ffn.contract)
