@@ -1,7 +1,6 @@
 """The network's architecture.
 
-"The paper" is CellDETR (arXiv 2606.29463), "released" its authors' code, and method sections are those of
-docs/concepts/method.md.
+"The paper" is CellDETR (arXiv 2606.29463), "released" its authors' code; docs/concepts/method.md compares them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How a network is trained: losses (method section 3), schedule (section 7) and contrastive pretraining (section 4)."""
+"""How a network is trained: losses, schedule and contrastive pretraining."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Jitter = Annotated[tuple[Probability, Probability, Probability, Probability], Af
 
 
 class ContrastiveConfig(Config):
-    """Cell-level contrastive pretraining, method section 4: positive pairs, and the negatives of an anchor."""
+    """Cell-level contrastive pretraining: positive pairs, and the negatives of an anchor."""
 
     views: Literal["two", "released"] = Field(
         "two",
@@ -36,7 +36,7 @@ class ContrastiveConfig(Config):
     )
     zoom: float = Field(1.2, ge=1, le=4, description="Largest ratio of the two views' zooms.")
     jitter: Jitter = Field(
-        (0.1, 0.4, 0.5, 1.0), description="Noise of the anchors' boxes: [low, high, grow, share], method section 2."
+        (0.1, 0.4, 0.5, 1.0), description="Noise of the anchors' boxes: [low, high, grow, share], as training.jitter."
     )
     temperature: float = Field(0.1, ge=0.01, le=10, description="Temperature of InfoNCE.")
     border: float = Field(
@@ -99,7 +99,9 @@ class TrainConfig(Config):
         "true boxes, slightly perturbed ones, and strongly perturbed ones of no type (DINO).",
     )
     jitter: Jitter = Field(
-        (0.1, 0.3, 0.5, 0.6), description="Noise of true boxes: [low, high, grow, share], method section 2."
+        (0.1, 0.3, 0.5, 0.6),
+        description="Noise of true boxes: [low, high, grow, share]. A share of them is perturbed: sides are scaled by "
+        "1 +- U(low, high), + with probability grow, and centres move by +- U(low, high) of half a side.",
     )
     steps: Count = Field(6000, description="Optimiser steps.")
     batch_size: Count = Field(4, description="Images of a step, of all processes together.")
@@ -127,9 +129,7 @@ class TrainConfig(Config):
     w_l1: float = Field(5.0, description="Weight of the L1 loss of boxes.")
     w_giou: float = Field(2.0, description="Weight of the GIoU loss of boxes.")
     w_type: float = Field(2.0, description="Weight of the type loss.")
-    w_composition: float = Field(
-        0.0, ge=0, description="Weight of the loss of spots' compositions (method section 5); 0: not learned."
-    )
+    w_composition: float = Field(0.0, ge=0, description="Weight of the loss of spots' compositions; 0: not learned.")
     w_outline: float = Field(1.0, ge=0, description="Weight of the loss of outlines, where there are masks.")
     class_balance: Probability = Field(
         0.5,

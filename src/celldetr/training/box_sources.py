@@ -1,4 +1,4 @@
-"""Boxes that the representation decoder is trained on: true, perturbed or detected, by the mode (method section 2)."""
+"""Boxes that the representation decoder is trained on: true, perturbed or detected, by ``training.mode``."""
 
 from __future__ import annotations
 

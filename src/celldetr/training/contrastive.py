@@ -1,4 +1,4 @@
-"""Cell-level contrastive loss (method section 4): two views of a cell agree, those of two cells do not.
+"""Cell-level contrastive loss: two views of a cell agree, those of two cells do not.
 
 *two*: each image is seen in two augmented views. Perturbed boxes in one view are the anchors, boxes in the other the
 instances, and the other way round. In self-attention, if any, neither kind sees the other.

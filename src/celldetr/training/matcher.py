@@ -1,4 +1,4 @@
-"""Hungarian matching of queries to nuclei, each image on its own Q x N matrix (DETR; costs of method section 3)."""
+"""Hungarian matching of queries to nuclei, each image on its own Q x N matrix (DETR)."""
 
 from __future__ import annotations
 

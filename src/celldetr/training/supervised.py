@@ -1,4 +1,4 @@
-"""Supervised training on labelled nuclei: detection, and types by one of the modes of method section 2."""
+"""Supervised training on labelled nuclei: detection, and types by one of the modes of ``training.mode``."""
 
 from __future__ import annotations
 
