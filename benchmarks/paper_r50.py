@@ -21,7 +21,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from celldetr.config import ModelConfig, Recipe
-from celldetr.data.dataset import Batch, Targets, TrainingSet, collate
+from celldetr.data.dataset import Batch, Targets, TrainingSet, collate, no_outlines
 from celldetr.model.celldetr import CellDETR
 from celldetr.recipes import load_recipe
 from celldetr.training.criterion import class_weights
