@@ -25,8 +25,8 @@ class Variant(Config):
     title: str = Field(description="What it is.")
     set: tuple[str, ...] = Field(
         (),
-        description="dotted.key=value changes to the study's recipe. $seed in a value becomes the trial's seed, for what "
-        "has one of its own (init=runs/pretrained-$seed).",
+        description="dotted.key=value changes to the study's recipe. $seed in a value becomes the trial's seed, for "
+        "what has one of its own (init=runs/pretrained-$seed).",
     )
 
 
@@ -48,8 +48,8 @@ class Study(Config):
     title: str = Field(description="Heading of the report.")
     kind: Literal["whole", "decoder"] = Field(
         "whole",
-        description="whole: a trial trains a network; decoder: a trial trains a representation decoder on the memory of "
-        "a detector, one a seed, that all variants share.",
+        description="whole: a trial trains a network; decoder: a trial trains a representation decoder on the memory "
+        "of a detector, one a seed, that all variants share.",
     )
     recipe: str = Field(description="Recipe, name or file.")
     set: tuple[str, ...] = Field((), description="Changes to the recipe that hold for all variants.")
