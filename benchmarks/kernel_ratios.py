@@ -29,7 +29,7 @@ from torch.nn import functional
 from torchvision.ops import box_convert
 
 from celldetr.config import Precision, TrainConfig
-from celldetr.data.dataset import Batch, Targets
+from celldetr.data.dataset import Batch, Targets, no_outlines
 from celldetr.model import deformable, depthwise_cpu, detection, dropout, inference, layers, near_attention
 from celldetr.model.checkpoint import Checkpoint, load_checkpoint
 from celldetr.model.folding import SameConvolution
@@ -220,7 +220,7 @@ def batch_of(predictor: TilePredictor, images: list[NDArray[np.uint8]]) -> Batch
         boxes = box_convert(torch.from_numpy(np.asarray(cells.boxes, np.float32)) / image.shape[0], "xyxy", "cxcywh")
         types, count = torch.from_numpy(cells.probabilities).argmax(1), len(cells)
         nowhere = torch.full((count,), -1), torch.zeros(0, cells.probabilities.shape[1])
-        targets.append(Targets(boxes, types, torch.ones(count), *nowhere, torch.arange(count)))
+        targets.append(Targets(boxes, types, torch.ones(count), *nowhere, torch.arange(count), no_outlines(count)))
     return Batch(torch.from_numpy(np.stack(images).transpose(0, 3, 1, 2).copy()), targets)
 
 

@@ -21,7 +21,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from celldetr.config import ModelConfig, Recipe
-from celldetr.data.dataset import Batch, Targets, TrainingSet, collate
+from celldetr.data.dataset import Batch, Targets, TrainingSet, collate, no_outlines
 from celldetr.model.celldetr import CellDETR
 from celldetr.recipes import load_recipe
 from celldetr.training.criterion import class_weights
@@ -79,7 +79,8 @@ def both(network: CellDETR, recipe: Recipe, batch: int) -> None:
     for _ in range(batch):
         boxes = torch.cat([torch.rand(25, 2, generator=draw), torch.full((25, 2), 0.1)], 1)
         types, order = torch.randint(0, 5, (25,), generator=draw), torch.arange(25)
-        targets.append(Targets(boxes, types, torch.ones(25), torch.full_like(order, -1), torch.zeros(0, 5), order))
+        spots = torch.full_like(order, -1), torch.zeros(0, 5)
+        targets.append(Targets(boxes, types, torch.ones(25), *spots, order, no_outlines(25)))
     objective = SupervisedLoss(network, recipe.training, torch.ones(len(recipe.model.types))).train()
     objective(Batch(images(recipe, batch), targets), image_generators(0, 0, 0, batch))[0].backward()
 

@@ -8,8 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from celldetr.data.dataset import Batch, Targets
-from celldetr.outlines import RADII
+from celldetr.data.dataset import Batch, Targets, no_outlines
 
 
 def targets(
@@ -30,7 +29,7 @@ def targets(
         torch.full((n,), -1) if spots is None else spots,
         torch.zeros(0, 2) if compositions is None else compositions,
         torch.arange(n) if identities is None else identities,
-        torch.full((n, RADII, 2), torch.nan) if outlines is None else outlines,
+        no_outlines(n) if outlines is None else outlines,
     )
 
 

@@ -7,13 +7,23 @@ from typing import Annotated
 
 import typer
 
+from celldetr.cli.from_config import Assignments, SettingsFile, has_settings
 from celldetr.cli.interrupt import resumable
 from celldetr.cli.options import Device, Quiet, split_commas
 from celldetr.cli.progress import Progress, training_listener
+from celldetr.config import Config
 from celldetr.errors import InputError
+from celldetr.io.safe_io import read_yaml
+
+
+def _configs() -> tuple[type[Config], ...]:
+    from celldetr.research.ablation.study import Study
+
+    return (Study,)
 
 
 @resumable("run it again")
+@has_settings(_configs)
 def ablate(
     *,
     study: Annotated[
@@ -46,17 +56,19 @@ def ablate(
     report: Annotated[bool, typer.Option("--report", help="Run nothing; report on what is finished.")] = False,
     device: Device = "auto",
     quiet: Quiet = False,
+    assignments: Assignments = None,
+    config: SettingsFile = None,
 ) -> None:
     """Train the variants of a study and compare them.
 
     Over several seeds, with intervals. What is finished is kept: the same command goes on with a study that was
-    interrupted, and ends with its report.
+    interrupted, and ends with its report. Settings are those of the study, e.g. `--set seeds=[0]`.
     """
     from celldetr.research.ablation.report import write_report
     from celldetr.research.ablation.run import run_tasks, tasks_of
     from celldetr.research.ablation.study import load_study
 
-    chosen = load_study(study)
+    chosen = load_study(study, assignments or (), read_yaml(config) if config else None)
     if not report:
         tasks = tasks_of(chosen, out, only or (), device, _numbers(only_seeds or []), finished)
         done: list[str] = []

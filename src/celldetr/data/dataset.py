@@ -161,6 +161,11 @@ class TrainingSet(Dataset[TrainingImage]):
         return rng, replace(sample, identities=np.arange(len(sample), dtype=np.int64) + chosen * MOST_CELLS)
 
 
+def no_outlines(nuclei: int) -> Tensor:
+    """(N, ``RADII``, 2) outlines of nuclei without masks."""
+    return torch.full((nuclei, RADII, 2), torch.nan)
+
+
 def as_tensors(sample: Sample) -> TrainingImage:
     """Convert a sample to tensors: channels first, boxes normalised, defaults for what it does not have."""
     height, width = sample.image.shape[:2]
@@ -172,7 +177,7 @@ def as_tensors(sample: Sample) -> TrainingImage:
         spots=torch.full((n,), -1) if spots is None else _tensor(spots.of),
         compositions=torch.zeros(0, len(sample.type_names)) if spots is None else _tensor(spots.compositions),
         identities=torch.arange(n) if sample.identities is None else _tensor(sample.identities),
-        outlines=torch.full((n, RADII, 2), torch.nan)
+        outlines=no_outlines(n)
         if sample.outlines is None
         else _tensor(sample.outlines) / torch.tensor([width, height]),
     )

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from celldetr.config import Config, Count, Recipe, parse
+from celldetr.config import Config, Count, Recipe, merge, override, parse
 from celldetr.errors import InputError, near
 from celldetr.io.safe_io import find_yaml, read_yaml
 from celldetr.recipes import load_recipe
@@ -20,61 +20,46 @@ SEED = "$seed"  # in a change: the seed of the trial
 
 
 class Variant(Config):
-    """One row of a study's table.
+    """One row of a study's table."""
 
-    Attributes:
-        title: what it is, for people.
-        set: ``dotted.key=value`` changes to the study's recipe; ``$seed`` in a value becomes the trial's seed, for what
-            has one of its own (``init=runs/pretrained-$seed``, ``label_seed: $seed``).
-    """
-
-    title: str
-    set: tuple[str, ...] = ()
+    title: str = Field(description="What it is.")
+    set: tuple[str, ...] = Field(
+        (),
+        description="dotted.key=value changes to the study's recipe. $seed in a value becomes the trial's seed, for "
+        "what has one of its own (init=runs/pretrained-$seed).",
+    )
 
 
 class Benchmark(Config):
-    """What a study is scored on, once a trial; whatever is chosen, is chosen on the recipe's validation data.
+    """What a study is scored on, once a trial; whatever is chosen, is chosen on the recipe's validation data."""
 
-    Attributes:
-        card, split: of a data set.
-        types: of which the mean type F1 is taken; none named: all.
-        cut: images are cut into pieces of so many pixels, at the model's mpp; for ``coordinates: image``.
-    """
-
-    card: str
-    split: str
-    types: tuple[str, ...] = ()
-    cut: Count | None = None
+    card: str = Field(description="Data set whose images trials are scored on.")
+    split: str = Field(description="Split of it.")
+    types: tuple[str, ...] = Field((), description="Types of which the mean F1 is taken; none: all.")
+    cut: Count | None = Field(
+        None, description="Cut images into pieces of so many pixels at the model's mpp, for model.coordinates=image."
+    )
 
 
 class Study(Config):
-    """A study.
+    """One recipe, variants of it, seeds, and a test split."""
 
-    Attributes:
-        name: of the file, and of the folder of results.
-        title: heading of its report.
-        kind: ``whole``: a trial trains a network; ``decoder``: a trial trains a representation decoder on the memory of
-            a detector, one a seed, that all variants share.
-        recipe: name or file.
-        set: changes to it that hold for all variants.
-        detector: of ``decoder`` studies: further changes for the training of the shared detector.
-        crops: of ``decoder`` studies: how many training crops are stored.
-        seeds: of all chance.
-        baseline: the variant that others are compared with.
-        variants: by short name.
-        test: what its trials are scored on.
-    """
-
-    name: str
-    title: str
-    kind: Literal["whole", "decoder"] = "whole"
-    recipe: str
-    set: tuple[str, ...] = ()
-    detector: tuple[str, ...] = ()
-    crops: Count = 800
-    seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1)
-    baseline: str
-    variants: dict[str, Variant] = Field(min_length=1)
+    name: str = Field(description="Name of the file, and of the folder of results.")
+    title: str = Field(description="Heading of the report.")
+    kind: Literal["whole", "decoder"] = Field(
+        "whole",
+        description="whole: a trial trains a network; decoder: a trial trains a representation decoder on the memory "
+        "of a detector, one a seed, that all variants share.",
+    )
+    recipe: str = Field(description="Recipe, name or file.")
+    set: tuple[str, ...] = Field((), description="Changes to the recipe that hold for all variants.")
+    detector: tuple[str, ...] = Field((), description="Further changes for the shared detector of a decoder study.")
+    crops: Count = Field(800, description="Training crops that a decoder study stores.")
+    seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1, description="Seeds; a trial is a variant with a seed.")
+    baseline: str = Field(description="The variant that others are compared with.")
+    variants: dict[str, Variant] = Field(
+        min_length=1, title="MAPPING", description="Variants by short name, each with title and set."
+    )
     test: Benchmark
 
     @model_validator(mode="after")
@@ -133,16 +118,19 @@ class Study(Config):
         return load_recipe(self.recipe, [*own, f"training.seed={seed}", f"name={self.name}-{part}"])
 
 
-def load_study(name: str | Path) -> Study:
+def load_study(name: str | Path, assignments: Sequence[str] = (), settings: Mapping[str, Any] | None = None) -> Study:
     """Read a study, without its recipes (``Study.check``): to report on results these need not be there any more.
 
     Args:
         name: of a study in the package, or a YAML file.
+        assignments: ``key=value`` changes to it.
+        settings: changes to it, on which assignments win.
 
     Raises:
         InputError: no such study, or a wrong setting of its own.
     """
-    return parse(Study, read_yaml(find_yaml(name, FOLDER, "study")), str(name))
+    values = merge(read_yaml(find_yaml(name, FOLDER, "study")), settings or {})
+    return parse(Study, override(values, assignments), str(name))
 
 
 # What a variant of a ``decoder`` study may change of the network: the representation decoder alone.
