@@ -34,7 +34,7 @@ from celldetr.model.attention_trace import trace_attention
 from celldetr.model.celldetr import CellDETR
 from celldetr.model.checkpoint import Checkpoint, load_checkpoint
 from celldetr.model.inference import TilePredictor
-from celldetr.probe.location import TILE_PX, TileCells, embed, movement, occluded, place_in_tile, readout
+from celldetr.probe.location import TILE_PX, PlacedCells, embed, movement, occluded, place_in_tile, readout
 from celldetr.recipes import load_recipe
 from celldetr.research.ablation.decoder import StoredCrop, StoredCrops, fit
 from celldetr.research.attention import attention_inside, masked_samples
@@ -135,7 +135,7 @@ def store(network: CellDETR, tiles: Sequence[Sample], seed: int) -> StoredCrops:
     return StoredCrops(crops, layout, counts.tolist(), seed)
 
 
-def embed_test(predictor: TilePredictor, tiles: Iterable[Tile]) -> tuple[TileCells, NDArray[np.int64]]:
+def embed_test(predictor: TilePredictor, tiles: Iterable[Tile]) -> tuple[PlacedCells, NDArray[np.int64]]:
     """Cells of the test tiles, and their true types."""
     parts = []
     for tile, image in tiles:
@@ -144,7 +144,7 @@ def embed_test(predictor: TilePredictor, tiles: Iterable[Tile]) -> tuple[TileCel
             index = np.full(len(tile), image)
             parts.append((vectors, types, place_in_tile(tile.points), index, index, tile.types))
     *cells, truth = (np.concatenate(part) for part in zip(*parts, strict=True))
-    return TileCells(*cells), truth
+    return PlacedCells(*cells), truth
 
 
 def mean_f1(predicted: NDArray[np.int64], truth: NDArray[np.int64], kinds: Sequence[int]) -> float:

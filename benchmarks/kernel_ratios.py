@@ -71,7 +71,7 @@ def attention_in_float32(_: nn.Module) -> Any:
 def masked_near_attention(_: nn.Module) -> Any:
     """PyTorch's attention among queries, with those that are not near masked."""
 
-    def masked(q: Tensor, k: Tensor, v: Tensor, heads: int, neighbours: near_attention.Neighbours) -> Tensor:
+    def masked(q: Tensor, k: Tensor, v: Tensor, heads: int, neighbours: near_attention.NearQueries) -> Tensor:
         q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))
         mixed = functional.scaled_dot_product_attention(q, k, v, attn_mask=neighbours.mask())
         return mixed.transpose(1, 2).flatten(2)

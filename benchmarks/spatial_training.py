@@ -20,7 +20,7 @@ import yaml
 
 from celldetr.data.card import load_card
 from celldetr.data.sources import load_samples
-from celldetr.research.simulation.simulate import SimulateOptions, Truth, simulate
+from celldetr.research.simulation.simulate import SimulatedTruth, SimulateOptions, simulate
 from celldetr.slide.reader import open_slide
 from celldetr.spatial.affine import scaling
 from celldetr.spatial.annotate.reference import read_reference
@@ -35,7 +35,7 @@ COLUMN = "bulk_labels"
 OPTIONS = WriteOptions(min_of_type=1, regions=8, min_share=0.2)
 
 
-def recovered(work: Path, reference: Path) -> Truth:
+def recovered(work: Path, reference: Path) -> SimulatedTruth:
     """Simulate, and label by all steps."""
     samples = load_samples(load_card("consep-train"), "fit")
     profiles = read_reference(reference, COLUMN, allow_normalised=True)
@@ -58,7 +58,7 @@ def recovered(work: Path, reference: Path) -> Truth:
     return truth
 
 
-def true_set(work: Path, truth: Truth) -> None:
+def true_set(work: Path, truth: SimulatedTruth) -> None:
     """The same nuclei with their true types."""
     with open_set(work / "recovered", resume=True) as pipeline:
         nuclei, section = pipeline.nuclei, pipeline.passed

@@ -23,7 +23,7 @@ import pandas as pd
 from celldetr.data.card import load_card
 from celldetr.data.sources import load_samples
 from celldetr.errors import InputError
-from celldetr.research.simulation.simulate import SimulateOptions, Truth, simulate
+from celldetr.research.simulation.simulate import SimulatedTruth, SimulateOptions, simulate
 from celldetr.spatial.align import refine
 from celldetr.spatial.annotate.hierarchy import coarsen, load_hierarchy
 from celldetr.spatial.annotate.reference import read_reference
@@ -89,20 +89,20 @@ def run(samples: Any, halved: tuple[Any, Any], column: str, given: dict[str, Any
     return f"{error:9.2f} {precision:9.3f} {recall:7.3f} " + " ".join(f"{number:9.3f}" for number in numbers)
 
 
-def affine_error(points: np.ndarray, after: np.ndarray, truth: Truth, mpp: float) -> float:
+def affine_error(points: np.ndarray, after: np.ndarray, truth: SimulatedTruth, mpp: float) -> float:
     """Largest distance over the section between where cells are put and where they belong, um."""
     there, true = (points @ matrix[:2, :2].T + matrix[:2, 2] for matrix in (after, truth.to_image))
     return float(np.linalg.norm(there - true, axis=1).max() * mpp)
 
 
-def pairing(pairs: pd.DataFrame, truth: Truth) -> tuple[float, float]:
+def pairing(pairs: pd.DataFrame, truth: SimulatedTruth) -> tuple[float, float]:
     """Precision and recall of pairs of a nucleus and its cell."""
     true = truth.nuclei["cell_id"].to_numpy(dtype=object)
     right = sum(true[nucleus] == cell for nucleus, cell in zip(pairs["nucleus"], pairs["cell_id"], strict=True))
     return right / max(len(pairs), 1), right / max(sum(cell is not None for cell in true), 1)
 
 
-def typing(types: pd.DataFrame, truth: Truth, parents: dict[str, str]) -> tuple[float, float]:
+def typing(types: pd.DataFrame, truth: SimulatedTruth, parents: dict[str, str]) -> tuple[float, float]:
     """Share of the cells that are sure, and of these the share of right ones."""
     true = truth.cells.set_index("cell_id")["reference_type"].reindex(types["cell_id"]).map(parents)
     sure = (types["probability"] >= SURE).to_numpy()

@@ -26,7 +26,7 @@ from celldetr.model.celldetr import CellDETR
 from celldetr.model.checkpoint import load_checkpoint
 from celldetr.model.hub import find_model
 from celldetr.model.layers import DeformableAttention
-from celldetr.probe.location import TARGETS, TILE_PX, TileCells, place_in_tile, readout, tile_corners
+from celldetr.probe.location import TARGETS, TILE_PX, PlacedCells, place_in_tile, readout, tile_corners
 
 PLACELESS = {"query_position": "none", "encoder_position": "none"}
 Changes = dict[str, str]
@@ -69,7 +69,7 @@ def variant(source: CellDETR, changes: Changes, change: Callable[[CellDETR], Non
 
 
 @torch.inference_mode()
-def embed_all(network: CellDETR, samples: Sequence[Sample], rim: int) -> TileCells:
+def embed_all(network: CellDETR, samples: Sequence[Sample], rim: int) -> PlacedCells:
     """Cells of all tiles; ``rim`` pixels of the tile's own reflection around each."""
     parts: list[tuple[NDArray, ...]] = []
     for number, sample in enumerate(samples):
@@ -86,7 +86,7 @@ def embed_all(network: CellDETR, samples: Sequence[Sample], rim: int) -> TileCel
             vectors = network.represent(network.memorise(tile), where).embeddings[0].float().numpy()
             index = np.full(len(vectors), number)
             parts.append((vectors, index, place_in_tile(centres[own] - corner), index, index))
-    return TileCells(*(np.concatenate(part) for part in zip(*parts, strict=True)))
+    return PlacedCells(*(np.concatenate(part) for part in zip(*parts, strict=True)))
 
 
 def main() -> None:

@@ -192,12 +192,12 @@ def _near() -> float:
     """Largest difference of the attention among near queries from that with a mask."""
     import torch
 
-    from celldetr.model.near_attention import Neighbours, near_attention
+    from celldetr.model.near_attention import NearQueries, near_attention
 
     generator = torch.Generator().manual_seed(0)
     q, k, v = torch.randn(3, 1, 40, 8, generator=generator)
     places = torch.rand(1, 40, 2, generator=generator)
-    neighbours = Neighbours.of(places, torch.full((1, 2), 400.0))
+    neighbours = NearQueries.of(places, torch.full((1, 2), 400.0))
     with torch.no_grad():
         compiled = near_attention(q, k, v, 2, neighbours)
     with torch.enable_grad():  # gradients take the masked one

@@ -9,16 +9,16 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 from celldetr.model import near_attention as module
-from celldetr.model.near_attention import BLOCK_PX, REACH, Neighbours, near_attention
+from celldetr.model.near_attention import BLOCK_PX, REACH, NearQueries, near_attention
 
 
 def random_queries(
     seed: int, batch: int, queries: int, width: int, side: float
-) -> tuple[list[torch.Tensor], Neighbours]:
+) -> tuple[list[torch.Tensor], NearQueries]:
     generator = torch.Generator().manual_seed(seed)
     q, k, v = (torch.randn(batch, queries, width, generator=generator) * 2 for _ in range(3))
     places = torch.rand(batch, queries, 4, generator=generator) * 1.2 - 0.1
-    return [q, k, v], Neighbours.of(places, torch.full((batch, 2), side))
+    return [q, k, v], NearQueries.of(places, torch.full((batch, 2), side))
 
 
 @pytest.mark.slow
@@ -60,7 +60,7 @@ def test_what_is_far_away_changes_nothing() -> None:
     qkv, _ = random_queries(2, 1, 60, 32, 1.0)
     places = torch.zeros(1, 60, 2)
     places[0, 30:] = 0.9
-    neighbours = Neighbours.of(places, torch.tensor([[2000.0, 2000.0]]))
+    neighbours = NearQueries.of(places, torch.tensor([[2000.0, 2000.0]]))
     with torch.no_grad():
         before = near_attention(*qkv, 4, neighbours)
         for x in qkv:
@@ -84,7 +84,7 @@ def test_threads_change_nothing() -> None:
 
 def test_places_that_are_no_numbers_do_no_harm() -> None:
     qkv, _ = random_queries(4, 1, 3, 16, 1.0)
-    neighbours = Neighbours.of(
+    neighbours = NearQueries.of(
         torch.tensor([[[0.1, 0.1], [torch.nan, torch.inf], [-torch.inf, 0.5]]]), torch.ones(1, 2)
     )
     with torch.no_grad():

@@ -10,12 +10,12 @@ from celldetr.config import ModelConfig
 from celldetr.data.sample import Sample
 from celldetr.model.celldetr import CellDETR
 from celldetr.model.inference import TilePredictor
-from celldetr.probe.location import TileCells, measure_location, movement, occluded, place_in_tile, readout
+from celldetr.probe.location import PlacedCells, measure_location, movement, occluded, place_in_tile, readout
 
 SMALL = {"types": ("a", "b"), "d_model": 32, "heads": 2, "ffn": 32, "encoder_layers": 1, "detection_layers": 1}
 
 
-def cells(leak: float) -> TileCells:
+def cells(leak: float) -> PlacedCells:
     """1,500 cells of 10 images whose embeddings hold the place, times ``leak``, in a random rotation."""
     rng = np.random.default_rng(0)
     centres = rng.uniform(0, 256, (1500, 2))
@@ -23,7 +23,7 @@ def cells(leak: float) -> TileCells:
     vectors[:, :2] += leak * (centres / 256 - 0.5)
     rotation = np.linalg.qr(rng.normal(size=(16, 16)))[0]
     index = np.arange(1500)
-    return TileCells((vectors @ rotation).astype(np.float32), index % 2, place_in_tile(centres), index % 10, index)
+    return PlacedCells((vectors @ rotation).astype(np.float32), index % 2, place_in_tile(centres), index % 10, index)
 
 
 @pytest.mark.slow

@@ -14,17 +14,17 @@ from safetensors.torch import save_file
 from celldetr.data.card import load_card
 from celldetr.errors import InputError
 from celldetr.probe.classify import macro_f1
-from celldetr.probe.row import Row, measure, read_row, write_row
+from celldetr.probe.row import MethodRow, measure, read_row, write_row
 from celldetr.probe.summary import interval, summarise
 from celldetr.probe.truth import check_apart, read_splits
 from helpers.cli import call
 from helpers.probe_cells import truth, vectors, write_data_set
 
 
-def row(name: str, spread: float) -> Row:
+def row(name: str, spread: float) -> MethodRow:
     train, test = truth(6, 30, 1), truth(5, 30, 2)
     measured = measure([(vectors(train, spread, 1), vectors(test, spread, 2))], train, test, 3, seeds=2)
-    return Row(name, name, "x", 8, 1.0, (180, 150), **measured)
+    return MethodRow(name, name, "x", 8, 1.0, (180, 150), **measured)
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ from celldetr.data.sample import Sample
 from celldetr.errors import InputError
 from celldetr.research.simulation.bundle import PIXEL_UM, cell_ids
 from celldetr.research.simulation.expression import ExpressionOptions, draw_counts
-from celldetr.research.simulation.simulate import ALIGNMENT, BUNDLE, IMAGE, SimulateOptions, Truth, simulate
+from celldetr.research.simulation.simulate import ALIGNMENT, BUNDLE, IMAGE, SimulatedTruth, SimulateOptions, simulate
 from celldetr.slide.reader import open_slide
 
 MPP = 0.25
@@ -47,7 +47,7 @@ def sample(name: str, n: int = 40, seed: int = 0) -> Sample:
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Truth, list[Sample]]:
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, SimulatedTruth, list[Sample]]:
     out = tmp_path_factory.mktemp("simulated") / "run"
     samples = [sample("one", seed=1), sample("two", seed=2), sample("three", seed=3)]
     options = SimulateOptions(
@@ -57,7 +57,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Truth, list[Sa
 
 
 @pytest.mark.slow
-def test_spatialdata_io_reads_the_bundle_and_the_image(made: tuple[Path, Truth, list[Sample]]) -> None:
+def test_spatialdata_io_reads_the_bundle_and_the_image(made: tuple[Path, SimulatedTruth, list[Sample]]) -> None:
     spatialdata_io = pytest.importorskip("spatialdata_io")
     out, truth, _ = made
     data = spatialdata_io.xenium(
@@ -79,7 +79,7 @@ def test_spatialdata_io_reads_the_bundle_and_the_image(made: tuple[Path, Truth, 
     assert image.shape == (3, truth.facts["height"], truth.facts["width"])
 
 
-def test_the_image_has_the_samples_and_its_resolution(made: tuple[Path, Truth, list[Sample]]) -> None:
+def test_the_image_has_the_samples_and_its_resolution(made: tuple[Path, SimulatedTruth, list[Sample]]) -> None:
     out, truth, samples = made
     with open_slide(out / IMAGE) as slide:
         assert slide.mpp == pytest.approx(MPP)
@@ -90,7 +90,7 @@ def test_the_image_has_the_samples_and_its_resolution(made: tuple[Path, Truth, l
             np.testing.assert_array_equal(slide.read_region(x, y, 500, 500, 500, 500), given_sample.image)
 
 
-def test_the_true_affine_carries_cells_onto_their_nuclei(made: tuple[Path, Truth, list[Sample]]) -> None:
+def test_the_true_affine_carries_cells_onto_their_nuclei(made: tuple[Path, SimulatedTruth, list[Sample]]) -> None:
     _, truth, _ = made
     paired = truth.cells[truth.cells["nucleus"] >= 0]
     nuclei = truth.nuclei.iloc[paired["nucleus"]]
@@ -103,7 +103,7 @@ def test_the_true_affine_carries_cells_onto_their_nuclei(made: tuple[Path, Truth
     assert np.abs(residual.mean(axis=0)).max() < 0.25
 
 
-def test_the_alignment_csv_is_off_by_what_was_asked(made: tuple[Path, Truth, list[Sample]]) -> None:
+def test_the_alignment_csv_is_off_by_what_was_asked(made: tuple[Path, SimulatedTruth, list[Sample]]) -> None:
     out, truth, _ = made
     to_instrument = np.loadtxt(out / ALIGNMENT, delimiter=",")
     middle = truth.cells[["x_um", "y_um"]].to_numpy().mean(axis=0)
@@ -115,7 +115,7 @@ def test_the_alignment_csv_is_off_by_what_was_asked(made: tuple[Path, Truth, lis
 
 
 def test_some_are_missing_on_either_side_and_unknown_types_have_no_cell(
-    made: tuple[Path, Truth, list[Sample]],
+    made: tuple[Path, SimulatedTruth, list[Sample]],
 ) -> None:
     _, truth, samples = made
     assert len(truth.nuclei) == sum(map(len, samples))
@@ -128,7 +128,7 @@ def test_some_are_missing_on_either_side_and_unknown_types_have_no_cell(
     assert truth.cells["cell_id"].is_unique
 
 
-def test_a_seed_is_a_section(made: tuple[Path, Truth, list[Sample]], tmp_path: Path) -> None:
+def test_a_seed_is_a_section(made: tuple[Path, SimulatedTruth, list[Sample]], tmp_path: Path) -> None:
     out, truth, samples = made
     assert (out / "truth.json").is_file()
     options = SimulateOptions.model_validate(truth.facts["options"])

@@ -18,7 +18,7 @@ pytest.importorskip("geopandas")
 
 from celldetr.data.patch_set import PatchSet
 from celldetr.research.simulation.expression import ExpressionOptions
-from celldetr.research.simulation.simulate import SimulateOptions, Truth, simulate
+from celldetr.research.simulation.simulate import SimulatedTruth, SimulateOptions, simulate
 from celldetr.spatial import files
 from celldetr.spatial.files import read_section_files, read_table, stamp
 from celldetr.spatial.pipeline import open_set
@@ -62,7 +62,7 @@ class Made:
     """A section with its truth, and the files that a user has."""
 
     folder: Path
-    truth: Truth
+    truth: SimulatedTruth
 
     def command(self, out: Path, *more: object) -> list[str]:
         given = ["spatial", "label", self.folder / "bundle", "--he", self.folder / "he_image.ome.tif", "-o", out]

@@ -14,7 +14,7 @@ from PIL import Image
 from celldetr.data.patch_set import PatchSet
 from celldetr.errors import InputError
 from celldetr.slide.reader import open_slide
-from celldetr.spatial.patch_grid import Grid, divide, field_shares, lay_grid
+from celldetr.spatial.patch_grid import PatchGrid, divide, field_shares, lay_grid
 from celldetr.spatial.patch_layout import WriteOptions
 from celldetr.spatial.section import Nuclei, Section
 from celldetr.spatial.write import write_set
@@ -304,7 +304,7 @@ def test_the_field_has_no_holes_and_no_surroundings() -> None:
 
 
 def test_places_of_points() -> None:
-    grid = Grid(np.array([5.0, 0.0]), np.array([10.0, 20.0]), (3, 2))
+    grid = PatchGrid(np.array([5.0, 0.0]), np.array([10.0, 20.0]), (3, 2))
     points = np.array([[5, 0], [14.9, 19.9], [15, 0], [34.9, 39.9], [35, 0], [4.9, 0], [np.nan, 1]])
     assert grid.place_of(points).tolist() == [0, 0, 1, 5, -1, -1, -1]
     corners: NDArray[np.float64] = grid.corners(np.array([0, 4]))

@@ -21,7 +21,7 @@ from celldetr.model.dropout import Dropout
 from celldetr.model.geometry import geometry
 from celldetr.model.layers import MLP, DeformableAttention, FeedForward, at_least_single, lowered
 from celldetr.model.memory import Memory
-from celldetr.model.near_attention import Neighbours, near_attention
+from celldetr.model.near_attention import NearQueries, near_attention
 
 LEARNED_SIZE_LOGIT = -2.0  # of the first width and height of a learned query
 PRIOR_LOGIT = -math.log(99)  # an untrained query is a nucleus with probability 1 %
@@ -84,7 +84,7 @@ class SelfAttention(nn.Module):
         content: Tensor,
         position: Tensor,
         blocked: Tensor | None = None,
-        neighbours: Neighbours | None = None,
+        neighbours: NearQueries | None = None,
     ) -> Tensor:
         """Attend.
 
@@ -134,7 +134,7 @@ class DetectionLayer(nn.Module):
         position: Tensor,
         reference: Tensor,
         memory: Memory,
-        neighbours: Neighbours | None = None,
+        neighbours: NearQueries | None = None,
         blocked: Tensor | None = None,
     ) -> Tensor:
         """(B, Q, d) content and position, (B, Q, 2 | 4) reference -> (B, Q, d) content."""
@@ -329,7 +329,7 @@ class DetectionDecoder(nn.Module):
             queries = self.queries(memory.tokens.shape[0])
         else:
             queries, proposals, anchors = self.queries(memory)
-        neighbours = Neighbours.of(queries.reference, memory.sizes) if self.near else None
+        neighbours = NearQueries.of(queries.reference, memory.sizes) if self.near else None
         if extra is not None:
             own = queries.content.shape[1]
             parts = slice(own), slice(own, None)

@@ -28,7 +28,7 @@ ALL = slice(None)
 
 
 @dataclass(frozen=True)
-class Neighbours:
+class NearQueries:
     """Which queries see each other.
 
     Attributes:
@@ -38,7 +38,7 @@ class Neighbours:
     blocks: Tensor
 
     @classmethod
-    def of(cls, reference: Tensor, sizes: Tensor) -> Neighbours:
+    def of(cls, reference: Tensor, sizes: Tensor) -> NearQueries:
         """From the queries' first reference, (B, Q, 2 | 4) fractions, and the images' sizes, (B, 2) pixels."""
         pixels = reference[..., :2].detach().float() * sizes[:, None]
         blocks = (pixels / BLOCK_PX).nan_to_num(0.0).floor().clamp(0, _MOST_BLOCKS)
@@ -59,7 +59,7 @@ class Neighbours:
         return (near & ((y[:, rows, None] - y[:, None]).abs() <= REACH))[:, None]
 
 
-def near_attention(q: Tensor, k: Tensor, v: Tensor, heads: int, neighbours: Neighbours) -> Tensor:
+def near_attention(q: Tensor, k: Tensor, v: Tensor, heads: int, neighbours: NearQueries) -> Tensor:
     """Multi-head attention of each query to its neighbours.
 
     Args:

@@ -21,7 +21,7 @@ from celldetr.io.files import read_json, write_json
 from celldetr.io.run_folder import RunFolder
 from celldetr.model.at_boxes import type_boxes
 from celldetr.probe.methods import Method
-from celldetr.probe.row import FINETUNED, Counts, Row, by_unit
+from celldetr.probe.row import FINETUNED, Counts, MethodRow, by_unit
 from celldetr.probe.truth import Truth
 from celldetr.recipes import load_recipe
 from celldetr.training.folder import LAYOUT
@@ -89,7 +89,7 @@ def check_recipes(how: Finetuning, chosen: Sequence[Method]) -> None:
             how.recipe_of(method, SHARES[0], seed)
 
 
-def with_finetuning(row: Row, method: Method, how: Finetuning, test: Truth, folder: RunFolder) -> Row:
+def with_finetuning(row: MethodRow, method: Method, how: Finetuning, test: Truth, folder: RunFolder) -> MethodRow:
     """A row with the counts of its fine-tuned networks, as ``FINETUNED``: those on record, else trained now.
 
     Raises:

@@ -45,7 +45,7 @@ Moved = tuple[float, float]
 
 
 @dataclass(frozen=True)
-class TileCells:
+class PlacedCells:
     """N cells of tiles.
 
     Attributes:
@@ -62,11 +62,11 @@ class TileCells:
     images: NDArray[np.int64]
     cells: NDArray[np.int64]
 
-    def select(self, which: NDArray) -> TileCells:
+    def select(self, which: NDArray) -> PlacedCells:
         """Some of the cells, by mask or index."""
-        return TileCells(*(array[which] for array in vars(self).values()))
+        return PlacedCells(*(array[which] for array in vars(self).values()))
 
-    def moved(self, after: TileCells, among: TileCells) -> Moved:
+    def moved(self, after: PlacedCells, among: PlacedCells) -> Moved:
         """How far the same cells are in ``after``, in units of the spread of ``among``."""
         return movement(self.embeddings, after.embeddings, among.embeddings), float((self.types == after.types).mean())
 
@@ -127,7 +127,7 @@ def measure_location(
 
 def embed_tiles(
     predictor: TilePredictor, samples: Sequence[Sample], *, start: int = 0, origin: float = 0.0
-) -> TileCells:
+) -> PlacedCells:
     """Embed the cells of samples, each in its tile of a grid that begins ``start`` pixels from the image's corner;
     ``origin`` is the pixel coordinate, x and y, of each tile's corner."""
     parts: list[tuple[NDArray, ...]] = []
@@ -142,7 +142,7 @@ def embed_tiles(
                 parts.append((vectors, types, places, np.full(len(inside), number), inside))
     if not parts:
         raise InputError(f"no image holds a tile of {TILE_PX} px with cells at {predictor.mpp:g} um per pixel")
-    return TileCells(*(np.concatenate(part) for part in zip(*parts, strict=True)))
+    return PlacedCells(*(np.concatenate(part) for part in zip(*parts, strict=True)))
 
 
 @torch.inference_mode()
@@ -177,7 +177,7 @@ def place_in_tile(centres: NDArray[np.floating]) -> NDArray[np.float64]:
     return np.column_stack([relative, np.minimum(relative, 1 - relative).min(1)])
 
 
-def readout(cells: TileCells, seed: int = 0) -> dict[str, dict[str, float]]:
+def readout(cells: PlacedCells, seed: int = 0) -> dict[str, dict[str, float]]:
     """R2 of the place read from embeddings, on images that the regressions were not fitted on.
 
     Returns:
@@ -223,7 +223,7 @@ def movement(
     return float(np.sqrt(((first - second) ** 2).sum(1).mean() / spread))
 
 
-def _across_tiles(here: TileCells, there: TileCells) -> Moved:
+def _across_tiles(here: PlacedCells, there: PlacedCells) -> Moved:
     """Of the cells that are far from the edges of both tiles; NaN if there is none."""
     far = MARGIN_PX / TILE_PX
     first, second = (cells.select(cells.places[:, 2] >= far) for cells in (here, there))
@@ -232,7 +232,7 @@ def _across_tiles(here: TileCells, there: TileCells) -> Moved:
     return first.select(i).moved(second.select(j), here) if len(i) else (float("nan"), float("nan"))
 
 
-def _without_surroundings(predictor: TilePredictor, samples: Sequence[Sample], here: TileCells, seed: int) -> Moved:
+def _without_surroundings(predictor: TilePredictor, samples: Sequence[Sample], here: PlacedCells, seed: int) -> Moved:
     """Of some cells when all but their box and ``MARGIN_PX`` around it is painted over."""
     chosen = here.select(np.sort(np.random.default_rng(seed).permutation(len(here.cells))[:OCCLUDED]))
     vectors, types = [], []

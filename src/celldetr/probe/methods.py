@@ -41,7 +41,7 @@ _OTHERS = re.compile(r"crops(-\d{1,4})?|pooled|handmade|random|imagenet")  # row
 
 
 @dataclass(frozen=True)
-class Start:
+class FinetuneStart:
     """What a network is fine-tuned from.
 
     Attributes:
@@ -74,7 +74,7 @@ class Method:
     mpp: float
     seeded: bool
     build: Callable[[int], Embed]
-    start: Callable[[int], Start] | None = None
+    start: Callable[[int], FinetuneStart] | None = None
     training_data: tuple[dict[str, Any], ...] = ()
 
     @property
@@ -188,7 +188,9 @@ def _checkpoint(name: str, label: str, device: str, seeds: int) -> Method:
 
     identity = " ".join(["model", *(card.sha256 for card in cards)])
     sources = tuple(source for card in cards for source in card.training_data)
-    return Method(label, title, identity, mpp, several, build, lambda seed: Start(_of_seed(name, seed)), sources)
+    return Method(
+        label, title, identity, mpp, several, build, lambda seed: FinetuneStart(_of_seed(name, seed)), sources
+    )
 
 
 def refuse_queries(name: str, config: ModelConfig) -> None:
@@ -216,7 +218,7 @@ def _untrained(
         return _at_boxes(TilePredictor(network, threshold=0.5, device=device, precision="32"))
 
     identity = f"untrained {settings.model_dump_json()}"
-    return Method(name, title, identity, config.mpp, True, build, lambda seed: Start(config=settings))
+    return Method(name, title, identity, config.mpp, True, build, lambda seed: FinetuneStart(config=settings))
 
 
 def _at_boxes(predictor: TilePredictor) -> Embed:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from celldetr.evaluation.plots import HIT, MISS, draw_matrix, figure_with_axes
-from celldetr.probe.row import SHARES, Row
+from celldetr.probe.row import SHARES, MethodRow
 from celldetr.probe.summary import Number, RowNumbers
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def labels_figure(numbers: Sequence[RowNumbers]) -> Figure:
     return figure
 
 
-def confusion_figure(row: Row, type_names: tuple[str, ...]) -> Figure:
+def confusion_figure(row: MethodRow, type_names: tuple[str, ...]) -> Figure:
     """Confusion matrix of the linear probe with all labels: shares of each true type."""
     counts = row.counts["linear"][1.0].sum(1).mean(0)
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)

@@ -18,7 +18,7 @@ MOST_QUERIES = 20_000  # cells that ask, of all: time then grows with their numb
 
 
 @dataclass(frozen=True)
-class Neighbours:
+class Retrieved:
     """Sums over the cells of each unit, to be added and divided.
 
     Attributes:
@@ -32,7 +32,7 @@ class Neighbours:
     leak: NDArray[np.float64]
 
 
-def neighbours(features: Features, types: Types, images: Types, units: Types, n_types: int) -> Neighbours:
+def neighbours(features: Features, types: Types, images: Types, units: Types, n_types: int) -> Retrieved:
     """Look up the neighbours of every cell, or of ``MOST_QUERIES`` drawn ones, among all (N, d), by cosine."""
     x = unit_length(features)
     n_units = int(units.max(initial=-1)) + 1
@@ -56,7 +56,7 @@ def neighbours(features: Features, types: Types, images: Types, units: Types, n_
         share = same_image[np.arange(len(own))[:, None], near].mean(1)
         chance = (same_image & same_type).sum(1) / np.maximum(candidates, 1)
         np.add.at(leak, unit[enough], np.stack([np.ones(len(own)), share, chance], axis=1)[enough])
-    return Neighbours(retrieval, leak)
+    return Retrieved(retrieval, leak)
 
 
 def nearest_elsewhere(features: Features, units: Types, queries: Types, count: int) -> Types:

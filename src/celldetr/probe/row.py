@@ -26,7 +26,7 @@ Counts = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Row:
+class MethodRow:
     """One method on one test split.
 
     Attributes:
@@ -64,7 +64,7 @@ def measure(
         seeds: number of them.
 
     Returns:
-        the fields ``counts``, ``strengths``, ``retrieval`` and ``leak`` of a ``Row``.
+        the fields ``counts``, ``strengths``, ``retrieval`` and ``leak`` of a ``MethodRow``.
     """
     ready = [standardise(*pair) for pair in features]
     counts: dict[str, dict[float, Counts]] = {name: {} for name in FROZEN}
@@ -101,7 +101,7 @@ def by_unit(test: Truth, predicted: Types, n_types: int) -> Counts:
     return np.stack([confusion(test.types[mask], predicted[mask], n_types) for mask in masks])
 
 
-def write_row(path: Path, row: Row) -> None:
+def write_row(path: Path, row: MethodRow) -> None:
     """Write a row as JSON."""
     values = dict(vars(row))
     for kind, by_share in values.pop("counts").items():
@@ -110,7 +110,7 @@ def write_row(path: Path, row: Row) -> None:
     write_json(path, values | {"retrieval": row.retrieval.tolist(), "leak": row.leak.tolist()})
 
 
-def read_row(path: Path) -> Row:
+def read_row(path: Path) -> MethodRow:
     """A row that ``write_row`` wrote.
 
     Raises:
@@ -124,6 +124,6 @@ def read_row(path: Path) -> Row:
             values["counts"][kind] = {float(share): np.array(counts, np.int64) for share, counts in by_share}
         values["strengths"] = {float(share): list(chosen) for share, chosen in values["strengths"].items()}
         values |= {name: np.array(values[name], np.float64) for name in ("retrieval", "leak")}
-        return Row(**values | {"cells": tuple(values["cells"])})
+        return MethodRow(**values | {"cells": tuple(values["cells"])})
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(f"{path}: not a row of a probe ({error}); run again with `overwrite=True`") from None

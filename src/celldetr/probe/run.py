@@ -30,7 +30,7 @@ from celldetr.probe.encoder import find_encoder
 from celldetr.probe.finetuning import FILES, Finetuning, check_recipes, with_finetuning
 from celldetr.probe.methods import Embed, Method, methods
 from celldetr.probe.report import REPORT_FILES, Context, write_report
-from celldetr.probe.row import Row, measure, read_row, write_row
+from celldetr.probe.row import MethodRow, measure, read_row, write_row
 from celldetr.probe.summary import RowNumbers, summarise
 from celldetr.probe.truth import Truth, read_splits
 from celldetr.training.loop import Listener
@@ -102,7 +102,7 @@ def probe(
         tuning = Finetuning(options.finetune, source, context.type_names, seeds, device, listen)
         check_recipes(tuning, chosen)
     total = (len(train.samples) + len(test.samples)) * sum(seeds if method.seeded else 1 for method in chosen)
-    done, rows = 0, list[Row]()
+    done, rows = 0, list[MethodRow]()
 
     def advance(images: int) -> None:
         nonlocal done
@@ -123,7 +123,7 @@ def probe(
     return numbers, context
 
 
-def _row(method: Method, context: Context, folder: RunFolder, advance: Advance) -> Row:
+def _row(method: Method, context: Context, folder: RunFolder, advance: Advance) -> MethodRow:
     """A row on record, or measured now."""
     name = f"rows/{method.file_name}.json"
     path = folder.path / name
@@ -140,7 +140,7 @@ def _row(method: Method, context: Context, folder: RunFolder, advance: Advance) 
         seconds += took / seeds
     cells = len(train.types), len(test.types)
     with step:
-        row = Row(
+        row = MethodRow(
             name=method.name,
             title=method.title,
             identity=method.identity,

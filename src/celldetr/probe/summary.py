@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from celldetr.evaluation.bootstrap import draw_units, seeds_and_images
 from celldetr.probe.classify import macro_f1, type_f1
-from celldetr.probe.row import FROZEN, Row
+from celldetr.probe.row import FROZEN, MethodRow
 
 RESAMPLES = 1000
 Array = NDArray[np.float64]
@@ -57,7 +57,7 @@ class RowNumbers:
         behind: the first row's macro F1 minus this one's, as ``macro_f1``; empty for the first row.
     """
 
-    row: Row
+    row: MethodRow
     macro_f1: dict[str, ByShare]
     accuracy: dict[str, Number]
     types: dict[str, tuple[Number, ...]]
@@ -69,12 +69,12 @@ class RowNumbers:
     behind: dict[str, ByShare]
 
 
-def summarise(rows: list[Row], seed: int = 0) -> list[RowNumbers]:
+def summarise(rows: list[MethodRow], seed: int = 0) -> list[RowNumbers]:
     """Numbers of all rows; differences are to the first."""
     return [_numbers(row, rows[0] if i else None, seed) for i, row in enumerate(rows)]
 
 
-def _numbers(row: Row, first: Row | None, seed: int) -> RowNumbers:
+def _numbers(row: MethodRow, first: MethodRow | None, seed: int) -> RowNumbers:
     number = partial(interval, seeds=len(row.counts["linear"][1.0]), seed=seed)
     n_types = row.retrieval.shape[2]
     own, behind = dict[str, ByShare](), dict[str, ByShare]()

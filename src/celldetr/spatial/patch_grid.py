@@ -13,7 +13,7 @@ LEAST_FIELD = 0.5  # share of a patch that must lie where the section has cells
 
 
 @dataclass(frozen=True)
-class Grid:
+class PatchGrid:
     """Places for patches, beside each other."""
 
     origin: Floats  # (2,) top left corner of the first, level-0 px
@@ -36,19 +36,19 @@ class Grid:
         return self.origin + np.stack([columns, rows], axis=1) * self.side
 
 
-def lay_grid(points: Floats, side: Floats, size: tuple[int, int]) -> Grid:
+def lay_grid(points: Floats, side: Floats, size: tuple[int, int]) -> PatchGrid:
     """A grid of places of a (2,) side over (N, 2) cells; no place reaches beyond an image of this width and height."""
     within = points[((points >= 0) & (points < size)).all(1)]
     if not len(within):
-        return Grid(np.zeros(2), side, (0, 0))
+        return PatchGrid(np.zeros(2), side, (0, 0))
     low, high = within.min(axis=0), within.max(axis=0)
     most = np.floor(np.array(size) / side + 1e-9)
     count = np.minimum(np.maximum(np.ceil((high - low) / side), 1), most)
     origin = np.clip((low + high - count * side) / 2, 0, np.maximum(size - count * side, 0))
-    return Grid(np.floor(origin), side, (int(count[0]), int(count[1])))
+    return PatchGrid(np.floor(origin), side, (int(count[0]), int(count[1])))
 
 
-def field_shares(grid: Grid, points: Floats, bin_px: Floats) -> Floats:
+def field_shares(grid: PatchGrid, points: Floats, bin_px: Floats) -> Floats:
     """Share of each of P places that lies where the section has cells: between them too, but not beyond.
 
     ``bin_px`` is the (2,) side of the squares by which that is seen, rounded so that a place has whole ones.
@@ -58,7 +58,7 @@ def field_shares(grid: Grid, points: Floats, bin_px: Floats) -> Floats:
     per = np.maximum(np.round(grid.side / bin_px), 1).astype(np.int64)  # squares of a place along x and y
     across, down = np.array(grid.shape) * per
     bins = grid.side / per
-    fine = Grid(grid.origin - 2 * bins, bins, (int(across) + 4, int(down) + 4))  # what lies around it closes it
+    fine = PatchGrid(grid.origin - 2 * bins, bins, (int(across) + 4, int(down) + 4))  # what lies around it closes it
     held = np.zeros(len(fine), dtype=bool)
     at = fine.place_of(points)
     held[at[at >= 0]] = True

@@ -19,7 +19,7 @@ from celldetr.errors import InputError
 from celldetr.slide.base_reader import SlideReader
 from celldetr.spatial.affine import Floats, apply
 from celldetr.spatial.nucleus_labels import LabelOptions, NucleusLabels
-from celldetr.spatial.patch_grid import LEAST_FIELD, Grid, divide, field_shares, lay_grid
+from celldetr.spatial.patch_grid import LEAST_FIELD, PatchGrid, divide, field_shares, lay_grid
 from celldetr.spatial.section import Nuclei, Section
 from celldetr.spatial.spots import SectionSpots, measured_spots, spots_of_cells
 
@@ -87,7 +87,7 @@ class PatchLayout:
     nuclei: Nuclei
     labels: NucleusLabels
     options: WriteOptions
-    grid: Grid  # the places, level-0 px
+    grid: PatchGrid  # the places, level-0 px
     step: Floats  # (2,) level-0 px per px of a patch
     order: NDArray[np.int64]  # (M,) nuclei, by place; those in no place are left out
     starts: NDArray[np.int64]  # (places + 1,) first of ``order`` in each place

@@ -13,7 +13,7 @@ from celldetr.data.spots import NO_SPOT, Spots, is_composition
 from celldetr.errors import InputError
 from celldetr.spatial.affine import Floats, apply
 from celldetr.spatial.nucleus_labels import NucleusLabels
-from celldetr.spatial.patch_grid import Grid
+from celldetr.spatial.patch_grid import PatchGrid
 from celldetr.spatial.section import PROBABILITY, X, Y
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def spot_types(table: pd.DataFrame) -> tuple[str, ...]:
 
 
 def measured_spots(
-    table: pd.DataFrame, names: Sequence[str], to_image: Floats, mpp: Floats, points: Floats, grid: Grid
+    table: pd.DataFrame, names: Sequence[str], to_image: Floats, mpp: Floats, points: Floats, grid: PatchGrid
 ) -> SectionSpots:
     """Measured spots; the nuclei with their centre in a spot belong to it, to the nearest if spots overlap.
 
@@ -77,7 +77,7 @@ def measured_spots(
     return SectionSpots(shares, spot, np.where(low == high, low, -1))
 
 
-def spots_of_cells(labels: NucleusLabels, points: Floats, size: Floats, grid: Grid) -> SectionSpots:
+def spots_of_cells(labels: NucleusLabels, points: Floats, size: Floats, grid: PatchGrid) -> SectionSpots:
     """Squares of a patch as spots; the composition of each is the mean of its typed cells, which alone belong to it.
 
     A square is (2,) ``size`` at least, so that a patch has whole ones; ``points`` are the centres of the nuclei.

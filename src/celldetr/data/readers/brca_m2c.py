@@ -8,12 +8,12 @@ import numpy as np
 
 from celldetr.data.card import DatasetCard
 from celldetr.data.readers.common import labelled_image, read_image, read_lines, type_index
-from celldetr.data.readers.layout import Layout, find_items
+from celldetr.data.readers.layout import FileLayout, find_items
 from celldetr.data.sample import Sample
 from celldetr.errors import InputError
 
 
-class BrcaOptions(Layout):
+class BrcaOptions(FileLayout):
     """Options of the format ``brca_m2c``."""
 
     images: str = "images"

@@ -18,14 +18,14 @@ from scipy import ndimage
 from celldetr.config import Positive
 from celldetr.data.card import DatasetCard
 from celldetr.data.readers.common import FORMATS, labelled_image, read_image, type_index
-from celldetr.data.readers.layout import Item, Layout, find_items
+from celldetr.data.readers.layout import FileLayout, Item, find_items
 from celldetr.data.sample import Sample
 from celldetr.errors import InputError
 from celldetr.io.safe_io import load_json
 from celldetr.outlines import mask_outlines
 
 
-class InstanceOptions(Layout):
+class InstanceOptions(FileLayout):
     """Options of the format ``instance_maps``."""
 
     suffix: str = ".png"  # of the map, after the image's name; .npy and image formats are read

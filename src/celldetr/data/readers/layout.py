@@ -30,7 +30,7 @@ class Table(Config):
     mpp: str = ""  # column of micrometres per pixel; "" = the card's mpp holds
 
 
-class Layout(Config):
+class FileLayout(Config):
     """Where images and labels are under the card's root. ``{split}`` stands for the card's value of the split."""
 
     images: str = "{split}/images"
@@ -54,7 +54,7 @@ class Item:
         return self.labels / f"{self.name}{suffix}"
 
 
-def find_items(card: DatasetCard, split: str, layout: Layout) -> Iterator[Item]:
+def find_items(card: DatasetCard, split: str, layout: FileLayout) -> Iterator[Item]:
     """The images of a split, in the order of its list, or by name.
 
     The card's value of the split is, in this order: a list of image names; values of the table's split column (one or a

@@ -10,7 +10,7 @@ from pydantic import Field
 from celldetr.config import Config
 from celldetr.data.card import DatasetCard
 from celldetr.data.readers.common import labelled_image, read_image
-from celldetr.data.readers.layout import Layout, find_items
+from celldetr.data.readers.layout import FileLayout, find_items
 from celldetr.data.sample import Sample
 from celldetr.errors import InputError
 
@@ -30,7 +30,7 @@ def read(card: DatasetCard, split: str) -> Iterator[Sample]:
         InputError: an image is missing or unreadable, or a part leaves its image; no mpp.
     """
     options = card.options_as(NoNucleiOptions)
-    for item in find_items(card, split, Layout(images=options.images)):
+    for item in find_items(card, split, FileLayout(images=options.images)):
         image = read_image(item.image)
         height, width = image.shape[:2]
         x0, y0, x1, y1 = options.crops.get(item.name, (0, 0, width, height))

@@ -14,12 +14,12 @@ import numpy as np
 
 from celldetr.data.card import DatasetCard
 from celldetr.data.readers.common import labelled_image, read_image, read_lines, type_index
-from celldetr.data.readers.layout import Layout, find_items
+from celldetr.data.readers.layout import FileLayout, find_items
 from celldetr.data.sample import UNKNOWN, Sample
 from celldetr.errors import InputError, near
 
 
-class PointsOptions(Layout):
+class PointsOptions(FileLayout):
     """Options of the format ``points_csv``."""
 
     suffix: str = ".csv"

@@ -22,7 +22,7 @@ from celldetr.research.ablation.trial import Metric, Result
 
 
 @dataclass(frozen=True)
-class Row:
+class Difference:
     """One number of one variant.
 
     Attributes:
@@ -57,7 +57,7 @@ def compare(
     *,
     resamples: int = 2000,
     seed: int = 0,
-) -> dict[str, Row]:
+) -> dict[str, Difference]:
     """Each variant's number, beside the baseline's.
 
     Args:
@@ -81,7 +81,7 @@ def compare(
     for variant, trials in by_variant.items():
         values = tuple(value(trial.counts[protocol], metric) for trial in trials.values())
         spread = float(np.std(values, ddof=1)) if len(values) > 1 else None
-        rows[variant] = Row(float(np.mean(values)), spread, values)
+        rows[variant] = Difference(float(np.mean(values)), spread, values)
         common = sorted(trials.keys() & base.keys())
         if variant != baseline and common:
             ours, theirs = ([side[s].counts[protocol] for s in common] for side in (trials, base))

@@ -12,7 +12,7 @@ import numpy as np
 from celldetr.errors import InputError
 from celldetr.io.figures import save_figure
 from celldetr.io.files import output_errors, replacing, write_json
-from celldetr.research.ablation.compare import Row, compare, holm
+from celldetr.research.ablation.compare import Difference, compare, holm
 from celldetr.research.ablation.study import Study
 from celldetr.research.ablation.trial import Result, metrics_of, read_results
 
@@ -74,7 +74,7 @@ def _about(study: Study, results: Sequence[Result], types: Sequence[str]) -> str
     )
 
 
-def _table(study: Study, rows: dict[str, Row]) -> list[str]:
+def _table(study: Study, rows: dict[str, Difference]) -> list[str]:
     corrected = holm({name: row.p for name, row in rows.items() if row.p is not None})
     lines = ["| | seeds | mean | sd | difference | seeds of it | 95 % | p |", "|---|---|---|---|---|---|---|---|"]
     for name, row in rows.items():
@@ -91,7 +91,7 @@ def _shown(number: float | None, form: str) -> str:
     return "" if number is None or not math.isfinite(number) else format(number, form)
 
 
-def _plain(rows: dict[str, Row]) -> dict[str, dict[str, Any]]:
+def _plain(rows: dict[str, Difference]) -> dict[str, dict[str, Any]]:
     """Rows for JSON, which has no NaN."""
     return {name: {key: _finite(each) for key, each in vars(row).items()} for name, row in rows.items()}
 
@@ -102,7 +102,7 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def draw_variants(study: Study, tables: dict[str, dict[str, Row]]) -> Figure:
+def draw_variants(study: Study, tables: dict[str, dict[str, Difference]]) -> Figure:
     """A panel for each number: seeds as dots, their mean as a line, variants from top to bottom."""
     from matplotlib.figure import Figure
 

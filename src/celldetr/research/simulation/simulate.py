@@ -7,7 +7,7 @@ nucleus.
     OUT/bundle/                  the bundle, as the instrument writes it (``bundle``)
     OUT/he_image.ome.tif         the samples side by side, with their micrometres per pixel
     OUT/he_imagealignment.csv    3 x 3: pixels of the image -> pixels of 0.2125 um of the instrument (Xenium Explorer)
-    OUT/truth.parquet, truth_cells.parquet, truth.json   see ``Truth``
+    OUT/truth.parquet, truth_cells.parquet, truth.json   see ``SimulatedTruth``
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class SimulateOptions(Config):
 
 
 @dataclass(frozen=True)
-class Truth:
+class SimulatedTruth:
     """What is true of a simulated section."""
 
     nuclei: (
@@ -90,7 +90,7 @@ def simulate(
     out: Path,
     options: SimulateOptions | None = None,
     seed: int = 0,
-) -> Truth:
+) -> SimulatedTruth:
     """Make a section with known truth.
 
     Args:
@@ -149,7 +149,7 @@ def simulate(
         "options": options.model_dump(mode="json"), "types": {name: list(kinds) for name, kinds in mapping.items()},
         "genes": panel,
     }  # fmt: skip
-    truth = Truth(nuclei, cells, truth_affine, written, facts)
+    truth = SimulatedTruth(nuclei, cells, truth_affine, written, facts)
     truth.write(out)
     return truth
 

@@ -26,7 +26,7 @@ from celldetr.spatial.annotate.annotation import Annotation, uniform
 HIERARCHIES = Path(__file__).parents[1] / "hierarchies"  # those that come with the package
 
 
-class Level(Config):
+class TypeLevel(Config):
     """One step from fine to coarse."""
 
     name: TypeName
@@ -42,7 +42,7 @@ class Hierarchy(Config):
     """Levels of types, finest first."""
 
     title: str = ""
-    levels: tuple[Level, ...] = Field(min_length=1, max_length=20)
+    levels: tuple[TypeLevel, ...] = Field(min_length=1, max_length=20)
 
     @property
     def level_names(self) -> tuple[str, ...]:
@@ -83,7 +83,7 @@ def coarsen(annotation: Annotation, hierarchy: Hierarchy, level: str) -> Annotat
     return Annotation(np.minimum(p, 1), names, known, facts)
 
 
-def _parent(name: str, level: Level) -> str:
+def _parent(name: str, level: TypeLevel) -> str:
     if name in level.parents:
         return level.parents[name]
     if not name or name in level.types:
