@@ -20,10 +20,10 @@ demo: $(VENV)/.installed  ## every cell of the sample slide, into demo/
 	@find demo -name summary.html -exec echo "Open {}" \;
 
 test: $(VENV)/.installed-dev  ## run all tests (minutes)
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 test-fast: $(VENV)/.installed-dev  ## run all but the slow tests
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile -m "not slow"
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder -m "not slow"
 
 lint: $(VENV)/.installed-dev  ## check format and style (ruff), types (mypy), layers (import-linter)
 	@failed=0; \

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -57,9 +56,7 @@ def scattered(samples: list[Sample], count: int, rng: np.random.Generator) -> li
     taken = np.zeros(len(owner), dtype=bool)
     taken[rng.choice(len(owner), min(count, len(owner)), replace=False)] = True
     parts = [(sample, taken[owner == i]) for i, sample in enumerate(samples)]
-    return [
-        replace(s, boxes=s.boxes[mask], types=s.types[mask], points=s.points[mask]) for s, mask in parts if mask.any()
-    ]
+    return [sample.keep(mask) for sample, mask in parts if mask.any()]
 
 
 def squares(samples: list[Sample], count: int, rng: np.random.Generator) -> list[Sample]:
@@ -84,14 +81,8 @@ def square(sample: Sample, count: int, rng: np.random.Generator) -> Sample:
         inside = ((sample.points >= (x, y)) & (sample.points < (x + side, y + side))).all(1)
         if inside.sum() >= count:
             break
-    shift = np.array([x, y], dtype=np.float32)
-    return replace(
-        sample,
-        image=np.ascontiguousarray(sample.image[y : y + side, x : x + side]),
-        boxes=np.clip(sample.boxes[inside] - np.tile(shift, 2), 0, side),
-        types=sample.types[inside],
-        points=sample.points[inside] - shift,
-    )
+    image = np.ascontiguousarray(sample.image[y : y + side, x : x + side])
+    return sample.moved(image, np.ones(2, np.float32), -np.array([x, y], np.float32))
 
 
 def recipe_of(arm: str, steps: int, seed: int, extra: list[str]) -> Recipe:

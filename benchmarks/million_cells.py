@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from celldetr.cells.export import FORMATS, export_cells
-from celldetr.cells.schema import box_polygons, cell_schema
+from celldetr.cells.schema import box_points, cell_schema, polygons
 from celldetr.io.files import write_json
 from celldetr.search.nearest import Best
 from neighbour_index import embeddings, peak_mb
@@ -64,7 +64,7 @@ def write_table(folder: Path, vectors: NDArray[np.float16]) -> None:
                 "type_score": p.max(1),
                 **{f"p_{name}": p[:, i] for i, name in enumerate(TYPES)},
                 "embedding": pa.FixedSizeListArray.from_arrays(pa.array(vectors[start : start + n].reshape(-1)), 128),
-                "geometry": box_polygons(np.concatenate([xy - 7, xy + 7], 1)),
+                "geometry": polygons(box_points(np.concatenate([xy - 7, xy + 7], 1))),
             }
             writer.write_table(pa.table(columns, schema=schema))
     write_json(

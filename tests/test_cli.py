@@ -528,6 +528,7 @@ def test_tissues_and_rotations_of_pannuke(run: Run, tmp_path: Path) -> None:
     for n, file in enumerate(files):
         metrics["context"]["split"] = f"fold{n + 1}"
         metrics["context"]["model"]["sha256"] = str(n)
+        metrics["images"] = [image | {"digest": f"{n} {i}"} for i, image in enumerate(metrics["images"])]
         file.write_text(json.dumps(metrics))
     done = run("rotations", *files, "-o", out)
     assert done.code == 0

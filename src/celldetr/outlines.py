@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 RADII = 32
-STEPS, FARTHEST = 120, 1.5  # places looked at along a ray, up to so many half sides of the box: its corner is at 1.41
+STEPS, FARTHEST = 64, 1.5  # places looked at along a ray, up to so many half sides of the box: its corner is at 1.41
 CHUNK = 2000  # nuclei at once
 
 

@@ -34,7 +34,7 @@ class Squares(torch.nn.Module):
     def __init__(self, template: CellDETR, *, blind: bool = False) -> None:
         super().__init__()
         self.config, self.detector, self.blind = template.config, template.detector, blind
-        self.representer = template.representer
+        self.representer, self.outliner = template.representer, None
 
     def memorise(self, images: Tensor, sizes: Tensor) -> Memories:
         return Memories((images, sizes), None)  # type: ignore[arg-type]

@@ -1,7 +1,7 @@
 """From the counts of rows to numbers with intervals, and to differences between rows.
 
-Intervals are 95 % percentiles of a bootstrap over test units (patients where known, else images) and over seeds, with
-the networks and draws of labels that are theirs. All rows are resampled alike, so a difference is of pairs.
+Intervals of 95 % are for other seeds and other test units (patients where known, else images): ``seeds_and_images``.
+All rows are resampled alike, so a difference is of pairs.
 """
 
 from __future__ import annotations
