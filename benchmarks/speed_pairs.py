@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -55,7 +56,10 @@ def slide_turn() -> Turn:
 
     def turn() -> None:
         with open_slide(sample_slide()) as reader:
-            run_slide(reader, model, folder, overwrite=True)
+            run: Any = run_slide(reader, model, folder, overwrite=True)
+            if hasattr(run, "__enter__"):  # of version 0.1.0 it is a function that has done its work
+                with run:
+                    pass
 
     return turn
 
