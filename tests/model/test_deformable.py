@@ -425,6 +425,7 @@ def test_heads_are_grouped_so_that_threads_have_equal_work(batch: int, heads: in
     assert deformable_cpu._heads_per_group(batch, heads, threads) == group
 
 
+@pytest.mark.slow
 def test_works_where_the_cache_cannot_be_written(monkeypatch: pytest.MonkeyPatch) -> None:
     def absent(*_: Any) -> None:
         raise RuntimeError("cannot cache function: no locator available")

@@ -211,6 +211,7 @@ def test_an_image_that_cannot_be_read_is_told_in_its_own_words(
         train(tiny_recipe(workers=workers), tmp_path / "run", device="cpu")
 
 
+@pytest.mark.slow
 def test_a_model_is_not_overwritten_by_the_run_that_starts_from_it(tmp_path: Path, tiny_recipe: Recipes) -> None:
     recipe = tiny_recipe(steps=1)
     train(recipe, tmp_path / "run", device="cpu")
