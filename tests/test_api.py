@@ -101,6 +101,7 @@ def test_cells_that_are_certain_stay_wherever_the_seams_are(model: Model, wide: 
     assert partners(wide[wide["score"] > model.threshold + 0.15], moved, 4) > 0.95
 
 
+@pytest.mark.slow
 def test_a_cell_on_a_border_appears_once(model: Model) -> None:
     cells = model.predict(crop(650, 700, 700, 560), 0.5, PredictOptions(tile=256, overlap=64, tissue=False))
     centre = cells[["x_px", "y_px"]].to_numpy()

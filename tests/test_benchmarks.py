@@ -367,6 +367,7 @@ def test_drawn_nuclei_fill_their_boxes(load):
     assert not nuclei.offset[nuclei.labels == 0].any()
 
 
+@pytest.mark.slow
 def test_big_slide_repeats_its_pattern_on_every_level(load, tmp_path):
     big_slide = load("big_slide")
     crop, period = big_slide.pattern()

@@ -73,6 +73,7 @@ def test_a_disk_without_room_is_left_alone(run: Path, monkeypatch: pytest.Monkey
     assert sorted(path.name for path in run.iterdir()) == ["cells.parquet", "run.json"]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_scanpy_finds_the_types_in_the_embeddings(run: Path) -> None:
     import scanpy

@@ -44,6 +44,7 @@ def test_yaml_that_is_meant_to_hurt(text: str, tmp_path: Path) -> None:
     assert in_little_memory(lambda: read_yaml(path)) is not None
 
 
+@pytest.mark.slow
 def test_geojson_that_unpacks_to_gigabytes(tmp_path: Path) -> None:
     path = tmp_path / "bomb.geojson.gz"
     path.write_bytes(gzip.compress(b'["') + gzip.compress(b" " * 2**25) * 160)  # 5 GB in 5 MB

@@ -44,6 +44,7 @@ def jpeg(side: int) -> bytes:
     return bytes(content)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "make"), [("a.png", lambda: png(20_000, 20_000)), ("a.jpg", lambda: jpeg(65_000))])
 def test_an_image_that_decodes_to_gigabytes_is_refused(name: str, make: Callable[[], bytes], tmp_path: Path) -> None:
     path = tmp_path / name

@@ -66,6 +66,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
         list(read_items(tmp_path / "a.json", "JSON"))
 
 
+@pytest.mark.slow
 def test_items_come_before_what_follows_them_is_read(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text(json.dumps(list(range(1_000_000)))[:-1])
     items = read_items(tmp_path / "a.json", "JSON")

@@ -64,6 +64,7 @@ def test_what_cannot_be_measured() -> None:
         masked_samples(load_card("brca-m2c"), "test")
 
 
+@pytest.mark.slow
 def test_masks_come_with_their_boxes(shared_data, monkeypatch) -> None:
     monkeypatch.setenv("CELLDETR_DATA", str(shared_data))
     sample, instances = masked_samples(load_card("consep"), "test")[0]

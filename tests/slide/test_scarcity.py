@@ -11,6 +11,7 @@ from celldetr.slide.provenance import scarcity_warnings
 from helpers.sample_crop import MPP, crop, save, white
 
 
+@pytest.mark.slow
 def test_tissue_in_which_nothing_is_found_is_warned_of(tmp_path: Path) -> None:
     image = save(crop(950, 900, 360, 360), tmp_path / "tissue.png")
     blind = celldetr.load_model(device="cpu", threshold=1.0)

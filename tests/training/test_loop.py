@@ -221,6 +221,7 @@ def test_a_model_is_not_overwritten_by_the_run_that_starts_from_it(tmp_path: Pat
     assert load_checkpoint(tmp_path / "run" / "model").card.config.types == recipe.model.types
 
 
+@pytest.mark.slow
 def test_networks_of_fractions_are_validated_on_squares(tiny_recipe: Recipes) -> None:
     recipe = tiny_recipe({"coordinates": "image"})
     assert (validation_px(recipe), validation_px(tiny_recipe())) == (64, None)
