@@ -8,18 +8,22 @@ import shapely
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torchvision.ops import box_convert
 
 from celldetr.model.outline import (
     LARGEST,
-    RADII,
     SIDE,
     OutlineHead,
-    directions,
     outline_iou,
-    outline_points,
     patches,
     radii_around,
 )
+from celldetr.outlines import RADII, directions, outline_points
+
+
+def points_of(boxes: torch.Tensor, radii: torch.Tensor) -> torch.Tensor:
+    """Points of outlines around cxcywh boxes, by the definition that tables are drawn with."""
+    return torch.from_numpy(outline_points(box_convert(boxes, "cxcywh", "xyxy").numpy(), radii.numpy()))
 
 
 def blob(seed: int) -> shapely.Polygon:
@@ -42,7 +46,7 @@ def test_radii_are_where_rays_leave_a_polygon(seed: int, shift: float, scale: fl
     points = torch.tensor(shape.exterior.coords[:-1])
     radii = radii_around(box[None], points[None])[0]
     centre = shapely.Point(*box[:2].tolist())
-    for radius, (dx, dy) in zip(radii.tolist(), directions().double().tolist(), strict=True):
+    for radius, (dx, dy) in zip(radii.tolist(), directions().tolist(), strict=True):
         far = shapely.Point(centre.x + dx * box[2].item() * 3, centre.y + dy * box[3].item() * 3)
         ray = shapely.LineString([centre, far]).intersection(shape.exterior)
         expected = 0.0 if ray.is_empty else centre.hausdorff_distance(ray)
@@ -53,7 +57,7 @@ def test_radii_are_where_rays_leave_a_polygon(seed: int, shift: float, scale: fl
 def test_points_of_radii_give_the_radii_back() -> None:
     radii = torch.rand(5, RADII, dtype=torch.float64) * 0.5 + 0.5
     boxes = torch.tensor([[20.0, 30, 12, 18]], dtype=torch.float64).expand(5, 4)
-    torch.testing.assert_close(radii_around(boxes, outline_points(boxes, radii)), radii, atol=1e-6, rtol=0)
+    torch.testing.assert_close(radii_around(boxes, points_of(boxes, radii)), radii, atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -61,7 +65,7 @@ def test_the_iou_of_outlines_is_nearly_that_of_their_polygons(seed: int) -> None
     shapes = [blob(seed), blob(seed + 100)]
     box = box_of(shapes[0])[None]
     radii = [radii_around(box, torch.tensor(shape.exterior.coords[:-1])[None]) for shape in shapes]
-    drawn = [shapely.Polygon(outline_points(box, each)[0].numpy()) for each in radii]
+    drawn = [shapely.Polygon(points_of(box, each)[0].numpy()) for each in radii]
     expected = drawn[0].intersection(drawn[1]).area / drawn[0].union(drawn[1]).area
     assert float(outline_iou(*radii)) == pytest.approx(expected, abs=0.03)
 

@@ -9,13 +9,13 @@ from dataclasses import replace
 import pytest
 import torch
 from torch import Tensor
+from torchvision.ops import box_convert
 
 from celldetr.config import ModelConfig, TrainConfig
 from celldetr.data.dataset import Batch, Targets
 from celldetr.model.celldetr import CellDETR
 from celldetr.model.layers import DeformableAttention
-from celldetr.model.outline import outline_points
-from celldetr.outlines import RADII
+from celldetr.outlines import RADII, outline_points
 from celldetr.training.criterion import Losses, sigmoid_focal
 from celldetr.training.processes import normaliser
 from celldetr.training.supervised import SupervisedLoss
@@ -286,8 +286,8 @@ def test_spots_teach_whatever_the_boxes(mode: str, represent: str, tiny_model: M
 def test_outlines_learn_from_masks_and_from_nothing_else(mode: str, tiny_model: Models, tiny_batch: Batch) -> None:
     made = objective(tiny_model(outlines=True), mode=mode, w_class=0.0, w_l1=0.0, w_giou=0.0, w_type=0.0)
     first, *others = tiny_batch.targets
-    radii = torch.rand(len(first), RADII) * 0.5 + 0.4
-    masked = replace(first, outlines=outline_points(first.boxes, radii))
+    radii, corners = torch.rand(len(first), RADII) * 0.5 + 0.4, box_convert(first.boxes, "cxcywh", "xyxy")
+    masked = replace(first, outlines=torch.from_numpy(outline_points(corners.numpy(), radii.numpy())).float())
     half = replace(masked, outlines=masked.outlines.index_fill(0, torch.tensor([1]), torch.nan))
     for targets, learns in ((masked, True), (half, True), (first, False)):
         made.zero_grad()

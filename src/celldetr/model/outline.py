@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from celldetr.outlines import RADII
+from celldetr.outlines import RADII, directions
 
 SIDE = 16  # pixels of a patch
 REACH = 1.2  # sides of a patch, in sides of the box
@@ -79,18 +79,6 @@ def patches(images: Tensor, boxes: Tensor, sizes: Tensor) -> Tensor:
     return sampled.view(batch, -1, count, SIDE, SIDE).transpose(1, 2)
 
 
-def directions(device: torch.device | None = None) -> Tensor:
-    """(RADII, 2) unit vectors (x, y) along which radii are measured."""
-    angles = torch.arange(RADII, device=device) * (2 * math.pi / RADII)
-    return torch.stack([angles.cos(), angles.sin()], dim=-1)
-
-
-def outline_points(boxes: Tensor, radii: Tensor) -> Tensor:
-    """(..., 4) cxcywh boxes and (..., RADII) radii -> (..., RADII, 2) points of the border, in the boxes' units."""
-    centre, side = boxes[..., None, :2], boxes[..., None, 2:]
-    return centre + radii[..., None] * directions(boxes.device).to(boxes.dtype) * side / 2
-
-
 def radii_around(boxes: Tensor, points: Tensor) -> Tensor:
     """Radii of polygons as seen from boxes that need not be theirs.
 
@@ -103,12 +91,13 @@ def radii_around(boxes: Tensor, points: Tensor) -> Tensor:
     """
     frame = (points - boxes[:, None, :2]) / (boxes[:, None, 2:] / 2)  # (N, M, 2), the box is [-1, 1] squared
     start, along = frame[:, None], (frame.roll(-1, dims=1) - frame)[:, None]  # (N, 1, M, 2)
-    ray = directions(boxes.device).to(boxes.dtype)[None, :, None]  # (1, RADII, 1, 2)
+    ray = torch.from_numpy(directions()).to(boxes)[None, :, None]  # (1, RADII, 1, 2)
     across = _cross(ray, along)
     parallel = across.abs() < 1e-9
     across = torch.where(parallel, torch.ones_like(across), across)
     radius, place = _cross(start, along) / across, _cross(start, ray) / across
-    hit = ~parallel & (radius >= 0) & (place >= 0) & (place <= 1)
+    # A ray through a vertex must not slip between its two edges: an outline's own vertices lie on its rays.
+    hit = ~parallel & (radius >= 0) & (place >= -1e-5) & (place <= 1 + 1e-5)
     return torch.where(hit, radius, torch.zeros_like(radius)).amax(-1)
 
 

@@ -124,8 +124,12 @@ class SupervisedObjective(Objective):
             start: the model whose weights the network has.
         """
         settings = recipe.training
-        masks = any(sample.outlines is not None for sample in data.samples) if network.outliner is not None else True
-        if not masks and (start is None or not start.card.config.outlines):
+        learned_before = start is not None and start.card.config.outlines
+        if (
+            network.outliner is not None
+            and not learned_before
+            and all(sample.outlines is None for sample in data.samples)
+        ):
             raise InputError(
                 "model.outlines=true, and no training image has masks to learn outlines from: add a data set of the "
                 "format instance_maps, or set model.outlines=false"
