@@ -28,6 +28,14 @@ def outline_points(boxes: NDArray[np.floating], radii: NDArray[np.floating]) -> 
     return points
 
 
+def outline_polygons(boxes: NDArray[np.floating], radii: NDArray[np.floating] | None) -> NDArray[np.float64]:
+    """(N, RADII, 2) vertices of outlines within their boxes, as they are drawn and measured; arguments as of
+    ``outline_points``, ``radii`` None: the ellipses in the boxes."""
+    if radii is None:
+        radii = np.ones((len(boxes), RADII))
+    return outline_points(boxes, radii).clip(boxes[:, None, :2], boxes[:, None, 2:])
+
+
 def mask_outlines(
     instances: NDArray[np.integer], numbers: NDArray[np.integer], boxes: NDArray[np.floating]
 ) -> NDArray[np.float32]:
