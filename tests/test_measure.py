@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from skimage.measure import regionprops
 
 from celldetr.measure import SHAPES, STAINED, shapes, stains
-from celldetr.outlines import RADII, outline_polygons
+from celldetr.outlines import RADII, drawn_outlines
 from celldetr.stain import STAINS
 
 
@@ -21,7 +21,7 @@ def drawn(seed: int, count: int = 20, where: float = 100) -> tuple[NDArray, NDAr
     low = rng.uniform(0, where, (count, 2))
     boxes = np.concatenate([low, low + rng.uniform(3, 40, (count, 2))], 1)
     radii = (1 + 0.08 * rng.normal(size=(count, RADII)).cumsum(1)).clip(0.2, 1.45).astype(np.float16)
-    return boxes, radii, outline_polygons(boxes, radii)
+    return boxes, radii, drawn_outlines(boxes, radii)
 
 
 def named(values: NDArray, names: tuple[str, ...]) -> dict[str, NDArray]:
@@ -78,13 +78,12 @@ def test_what_has_no_area_has_no_shape() -> None:
 def test_stain_is_that_of_the_pixels_inside(with_radii: bool) -> None:
     image = np.random.default_rng(0).integers(0, 256, (90, 110, 3), dtype=np.uint8)
     boxes, radii, _ = drawn(3, count=60)  # some reach over the image, some lie outside
-    radii = radii if with_radii else None
-    found = named(stains(image, boxes, radii), STAINED)
+    found = named(stains(image, boxes, radii if with_radii else None), STAINED)
     density = -np.log10((image.astype(float) + 1) / 256)
     amounts = np.linalg.solve(STAINS.T.astype(float), density.reshape(-1, 3).T).T.reshape(image.shape)
     y, x = np.mgrid[:90, :110] + 0.5
     seen = 0
-    for i, polygon in enumerate(shapely.polygons(outline_polygons(boxes, radii))):
+    for i, polygon in enumerate(shapely.polygons(drawn_outlines(boxes, radii if with_radii else np.ones_like(radii)))):
         inside = amounts[shapely.contains_xy(polygon, x, y)]
         if not len(inside):
             assert np.isnan(found["eosin_sd"][i])

@@ -43,7 +43,8 @@ def stains(
 
     Args:
         image: (H, W, 3) uint8 RGB.
-        boxes, radii: as of ``outline_polygons``, in pixels of the image.
+        boxes: (N, 4) xyxy, pixels of the image.
+        radii: (N, RADII) of the outlines, which are cut to their boxes; None: the ellipses in the boxes.
 
     Returns:
         (N, 4) ``STAINED``, over the pixels whose centres lie inside; NaN where there is none.

@@ -130,6 +130,7 @@ def test_description_is_json_and_names_the_model(model: TilePredictor) -> None:
         "mpp": 0.5,
         "types": ["a", "b", "c"],
         "same_nucleus_um": 2.5,
+        "nested_share": 0.8,
         "orientations": 1,
         "precision": "float32",
     }
