@@ -27,6 +27,7 @@ from celldetr.slide.grid import Tile
 PARTS = "parts"  # folder of working files
 BANDS = "found-*.npz"
 _FIELDS = ("boxes", "scores", "probabilities", "embeddings")
+_OPTIONAL = {"radii", "familiarity"}  # some models have them
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ class BandCache:
         """Detections in the ``tiles`` of a band, or None if the file is not there, damaged, or of other tiles."""
         try:
             with np.load(self.path(band), allow_pickle=False) as file:
-                fields = [*_FIELDS, *({"radii"} & set(file.files))]
+                fields = [*_FIELDS, *(_OPTIONAL & set(file.files))]
                 arrays = {name: file[name] for name in ("columns", "counts", "lost", "reasons", *fields)}
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
             return None
