@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torchvision.ops import box_convert
 
-from celldetr.cells.schema import cell_rows
+from celldetr.cells.rows import cell_rows
 from celldetr.config import Precision
 from celldetr.errors import InputError
 from celldetr.model.inference import TilePredictor

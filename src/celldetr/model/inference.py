@@ -10,7 +10,7 @@ import copy
 import warnings
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import numpy as np
@@ -23,6 +23,7 @@ from torchvision.ops import box_convert
 
 from celldetr.config import InferenceOptions, ModelConfig, Precision
 from celldetr.errors import InputError, UntypedWarning, untyped
+from celldetr.measure import stains
 from celldetr.model.celldetr import CellDETR, Memories, Representations
 from celldetr.model.checkpoint import load_checkpoint
 from celldetr.model.cpu_caches import limit_caches
@@ -271,7 +272,8 @@ class TilePredictor:
                 chosen = indices[start : start + size]
                 batch = np.stack([tiles[i] for i in chosen]).transpose(0, 3, 1, 2)
                 found = self._predict(torch.from_numpy(np.ascontiguousarray(batch)), least)
-                results.update(zip(chosen, found, strict=True))
+                for i, cells in zip(chosen, found, strict=True):
+                    results[i] = replace(cells, stains=stains(tiles[i], cells.boxes, cells.radii))
         return [results[i] for i in range(len(tiles))]
 
     def autocast(self) -> AbstractContextManager[Any]:
