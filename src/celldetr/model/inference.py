@@ -29,6 +29,7 @@ from celldetr.model.checkpoint import load_checkpoint
 from celldetr.model.cpu_caches import limit_caches
 from celldetr.model.detection import DetectionOutput, SelectedQueries
 from celldetr.model.device import in_bf16, pick_device
+from celldetr.model.familiarity import Familiarity
 from celldetr.model.folding import fold_batchnorm
 from celldetr.model.hub import find_model
 from celldetr.model.nms import close_pairs, distinct, nested_pairs
@@ -137,6 +138,7 @@ class TilePredictor:
         same_nucleus_um: float = SAME_NUCLEUS_UM,
         nested_share: float = NESTED_SHARE,
         orientations: int = 1,
+        familiarity: Familiarity | None = None,
     ) -> None:
         """Wrap a network.
 
@@ -153,6 +155,7 @@ class TilePredictor:
                 better stays; more than 0.5 and at most 1; 0 keeps all.
             orientations: how many flips and turns of a tile are looked at and averaged, 1, 2, 4 or 8; time and memory
                 grow with it. More than one need ``same_nucleus_um``.
+            familiarity: what is said of each cell; None: nothing.
 
         Raises:
             InputError: another number of orientations.
@@ -176,6 +179,7 @@ class TilePredictor:
         self.batch_size = batch_size
         self.same_nucleus_um = float(same_nucleus_um)
         self.nested_share = float(nested_share)
+        self.familiarity = familiarity
         self.bf16 = in_bf16(precision, self.device)
 
     @classmethod
@@ -204,6 +208,7 @@ class TilePredictor:
             precision=options.precision,
             batch_size=options.batch_size,
             orientations=options.orientations,
+            familiarity=checkpoint.familiarity,
         )
 
     @property
@@ -295,16 +300,20 @@ class TilePredictor:
             with self.autocast():
                 radii = self.network.outline(views[0].memories, box_convert(corners, "xyxy", "cxcywh"))
         valid = valid & (absolute[..., 2:] > absolute[..., :2]).all(-1)  # a box may have left the tile
-        return [
-            TileCells(
-                boxes=absolute[i, keep].cpu().numpy(),
-                scores=scores[i, keep].cpu().numpy(),
-                probabilities=probabilities[i, keep].cpu().numpy(),
-                embeddings=embeddings[i, keep].to(torch.float16).cpu().numpy(),
-                radii=None if radii is None else radii[i, keep].to(torch.float16).cpu().numpy(),
+        found = []
+        for i, keep in enumerate(valid):
+            vectors = embeddings[i, keep].to(torch.float16).cpu().numpy()
+            found.append(
+                TileCells(
+                    boxes=absolute[i, keep].cpu().numpy(),
+                    scores=scores[i, keep].cpu().numpy(),
+                    probabilities=probabilities[i, keep].cpu().numpy(),
+                    embeddings=vectors,
+                    radii=None if radii is None else radii[i, keep].to(torch.float16).cpu().numpy(),
+                    familiarity=None if self.familiarity is None else self.familiarity(vectors),
+                )
             )
-            for i, keep in enumerate(valid)
-        ]
+        return found
 
     def _look(self, images: Tensor, orientation: Orientation, least: float) -> _View:
         """Detect in one orientation of tiles of one size, (B, 3, H, W) uint8."""
