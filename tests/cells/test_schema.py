@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import geopandas
@@ -13,8 +14,8 @@ import pytest
 import shapely
 
 from celldetr.cells.reader import read_cells, read_embeddings
-from celldetr.cells.rows import box_points, polygons
-from celldetr.cells.schema import MEASURED, VERSION, cell_schema
+from celldetr.cells.rows import box_points, cell_rows, polygons
+from celldetr.cells.schema import FAMILIARITY, NULLABLE, VERSION, cell_schema
 from celldetr.model.output import TileCells
 from celldetr.slide.row_order import row_groups
 from helpers.parts import TYPES, write_parts
@@ -49,7 +50,10 @@ def test_columns_types_and_values(tmp_path: Path) -> None:
     assert frame["type"].tolist() == [TYPES[i] for i in probabilities.argmax(1)]
     np.testing.assert_array_equal(frame["type_score"], probabilities.max(1))
     np.testing.assert_array_equal(read_embeddings(path), cells.embeddings)
-    assert frame[list(MEASURED)].isna().all(axis=None)
+    assert frame[list(NULLABLE)].isna().all(axis=None)
+    known = replace(cells, familiarity=np.linspace(0, 1, 80, dtype=np.float32))
+    written = cell_rows(known, TYPES, (0.25, 0.25))[FAMILIARITY].to_numpy()
+    np.testing.assert_array_equal(written, known.familiarity)
     assert frame["embedding"][3].dtype == np.float16
     assert frame.attrs["celldetr"] == {
         "slide": "s.svs",

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from celldetr.cells.clusters import CLUSTER, cluster_name, cluster_summary, read_clusters
 from celldetr.cells.schema import (
     CELLS,
-    MEASURED,
+    NULLABLE,
     RUN,
     VERSION,
     check_columns,
@@ -119,7 +119,7 @@ class CellTable:
         for name in columns:
             if name in self.columns:
                 continue
-            if name in MEASURED and self.version < VERSION:
+            if name in NULLABLE and self.version < VERSION:
                 raise InputError(f"{self.path}: has no column {name!r}, it is of an older version; run predict again")
             raise InputError(f"{self.path}: has no column {name!r}; {near(name, self.columns)}")
         return [name for name in columns if name != CLUSTER or not self.clusters]

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from celldetr.cells.schema import SHAPE, STAIN, cell_schema
+from celldetr.cells.schema import FAMILIARITY, SHAPE, STAIN, cell_schema
 from celldetr.measure import shapes
 from celldetr.outlines import drawn_outlines
 
@@ -56,6 +56,7 @@ def cell_rows(cells: TileCells, types: Sequence[str], mpp: tuple[float, float], 
         "type": pa.DictionaryArray.from_arrays(pa.array(best), pa.array(types, pa.string())),
         "type_score": np.take_along_axis(probabilities, best[:, None], 1)[:, 0],
         **{f"p_{name}": np.ascontiguousarray(probabilities[:, k]) for k, name in enumerate(types)},
+        **_measured((FAMILIARITY,), None if cells.familiarity is None else cells.familiarity[:, None], len(boxes)),
         # A box has no shape of a nucleus: its ellipse would have a solidity of 1 and lie along an axis.
         **_measured(SHAPE, None if drawn is None else shapes(drawn * np.array(mpp)), len(boxes)),
         **_measured(STAIN, cells.stains, len(boxes)),

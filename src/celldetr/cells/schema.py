@@ -31,6 +31,8 @@ BOX = ("x_px", "y_px", "w_px", "h_px")
 SHAPE = ("area_um2", "perimeter_um", "major_um", "minor_um", "orientation", "eccentricity", "solidity")
 STAIN = ("haematoxylin_mean", "haematoxylin_sd", "eosin_mean", "eosin_sd")
 MEASURED = (*SHAPE, *STAIN)  # null where there is no outline, or nothing was measured
+FAMILIARITY = "familiarity"  # null of models that do not know
+NULLABLE = (FAMILIARITY, *MEASURED)  # new in version 2
 REQUIRED = ("cell_id", *BOX, "x_um", "y_um", "score", "type", "type_score", "embedding")
 
 
@@ -45,11 +47,11 @@ def cell_schema(types: Sequence[str], embedding_dim: int) -> pa.Schema:
         "type": pa.dictionary(pa.int32(), pa.string()),
         "type_score": pa.float32(),
         **{f"p_{name}": pa.float32() for name in types},
-        **dict.fromkeys(MEASURED, pa.float32()),
+        **dict.fromkeys(NULLABLE, pa.float32()),
         "embedding": pa.list_(pa.float16(), embedding_dim),
         "geometry": pa.binary(),
     }
-    return pa.schema([pa.field(name, kind, nullable=name in MEASURED) for name, kind in columns.items()])
+    return pa.schema([pa.field(name, kind, nullable=name in NULLABLE) for name, kind in columns.items()])
 
 
 def types_of(schema: pa.Schema) -> tuple[str, ...]:

@@ -20,10 +20,12 @@ from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from celldetr.model.borders import ReplicateConv2d, padding_of
+from celldetr.model.detection import SelectedQueries
 from celldetr.model.device import onednn_runs
 
 if TYPE_CHECKING:
     from celldetr.model.backbone import Backbone
+    from celldetr.model.celldetr import CellDETR
 
 # Activations that oneDNN applies to a result before it is stored, and their parameters.
 FUSED = {nn.ReLU: ("relu", []), nn.ReLU6: ("hardtanh", [0.0, 6.0])}
@@ -111,6 +113,28 @@ class SameConvolution(PaddedConvolution):
         if self.whole is not None and x.shape[2] % self.stride[0] == 0 and x.shape[3] % self.stride[1] == 0:
             return cast(Tensor, self.whole(x))
         return super().forward(x)
+
+
+def for_inference(network: CellDETR) -> CellDETR:
+    """A network that shares all weights with ``network`` but the backbone's; convolutions are folded (``folding``).
+
+    Queries selected by place see near ones only, which makes time grow with a tile's area, not with its square; which
+    tokens score too little to become queries is up to who knows the threshold (``TilePredictor``).
+    """
+    shared, detector = copy.copy(network), copy.copy(network.detector)
+    detector.near = network.config.queries == "selected"
+    if isinstance(detector.queries, SelectedQueries):
+        queries = copy.copy(detector.queries)
+        queries.least_score = 0.0
+        detector._modules = {**detector._modules, "queries": queries}
+    shared._modules = {**network._modules, "backbone": fold_batchnorm(network.backbone), "detector": detector}
+    if network.outliner is not None:
+        shared.outliner = copy.copy(network.outliner)
+        shared.outliner._modules = {
+            **network.outliner._modules,
+            "layers": fold_activations(network.outliner.layers),
+        }
+    return shared
 
 
 @torch.no_grad()

@@ -6,7 +6,6 @@ representation decoder a cell's embedding does not depend on which others are as
 
 from __future__ import annotations
 
-import copy
 import warnings
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -29,7 +28,8 @@ from celldetr.model.checkpoint import load_checkpoint
 from celldetr.model.cpu_caches import limit_caches
 from celldetr.model.detection import DetectionOutput, SelectedQueries
 from celldetr.model.device import in_bf16, pick_device
-from celldetr.model.folding import fold_activations, fold_batchnorm
+from celldetr.model.familiarity import Familiarity
+from celldetr.model.folding import for_inference
 from celldetr.model.hub import find_model
 from celldetr.model.nms import close_pairs, distinct, nested_pairs
 from celldetr.model.orientations import Orientation, merge, orientations_of
@@ -53,28 +53,6 @@ QUERY_SHARE = 0.5
 CANDIDATE_SHARE = 0.2
 
 ALONE_PX = 256**2  # a tile with more pixels fills a CPU by itself
-
-
-def for_inference(network: CellDETR) -> CellDETR:
-    """A network that shares all weights with ``network`` but the backbone's; convolutions are folded (``folding``).
-
-    Queries selected by place see near ones only, which makes time grow with a tile's area, not with its square; which
-    tokens score too little to become queries is up to who knows the threshold (``TilePredictor``).
-    """
-    shared, detector = copy.copy(network), copy.copy(network.detector)
-    detector.near = network.config.queries == "selected"
-    if isinstance(detector.queries, SelectedQueries):
-        queries = copy.copy(detector.queries)
-        queries.least_score = 0.0
-        detector._modules = {**detector._modules, "queries": queries}
-    shared._modules = {**network._modules, "backbone": fold_batchnorm(network.backbone), "detector": detector}
-    if network.outliner is not None:
-        shared.outliner = copy.copy(network.outliner)
-        shared.outliner._modules = {
-            **network.outliner._modules,
-            "layers": fold_activations(network.outliner.layers),
-        }
-    return shared
 
 
 def trained_px(config: ModelConfig, recipe: object) -> int | None:
@@ -145,6 +123,7 @@ class TilePredictor:
         nested_share: float = NESTED_SHARE,
         orientations: int = 1,
         outlines: bool = True,
+        familiarity: Familiarity | None = None,
     ) -> None:
         """Wrap a network.
 
@@ -162,6 +141,7 @@ class TilePredictor:
             orientations: how many flips and turns of a tile are looked at and averaged, 1, 2, 4 or 8; time and memory
                 grow with it. More than one need ``same_nucleus_um``.
             outlines: draw nuclei, if the network can.
+            familiarity: what is said of each cell; None: nothing.
 
         Raises:
             InputError: another number of orientations.
@@ -186,6 +166,7 @@ class TilePredictor:
         self.same_nucleus_um = float(same_nucleus_um)
         self.nested_share = float(nested_share)
         self.outlines = outlines and network.outliner is not None
+        self.familiarity = familiarity
         self.bf16 = in_bf16(precision, self.device)
 
     @classmethod
@@ -215,6 +196,7 @@ class TilePredictor:
             batch_size=options.batch_size,
             orientations=options.orientations,
             outlines=not options.boxes,
+            familiarity=checkpoint.familiarity,
         )
 
     @property
@@ -304,16 +286,20 @@ class TilePredictor:
         absolute = corners * boxes.new_tensor(size * 2, dtype=torch.float32)
         valid = valid & (absolute[..., 2:] > absolute[..., :2]).all(-1)  # a box may have left the tile
         radii = self._outline(views, box_convert(corners, "xyxy", "cxcywh"), valid) if self.outlines else None
-        return [
-            TileCells(
-                boxes=absolute[i, keep].cpu().numpy(),
-                scores=scores[i, keep].cpu().numpy(),
-                probabilities=probabilities[i, keep].cpu().numpy(),
-                embeddings=embeddings[i, keep].to(torch.float16).cpu().numpy(),
-                radii=None if radii is None else radii[i, keep].to(torch.float16).cpu().numpy(),
+        found = []
+        for i, keep in enumerate(valid):
+            vectors = embeddings[i, keep].to(torch.float16).cpu().numpy()
+            found.append(
+                TileCells(
+                    boxes=absolute[i, keep].cpu().numpy(),
+                    scores=scores[i, keep].cpu().numpy(),
+                    probabilities=probabilities[i, keep].cpu().numpy(),
+                    embeddings=vectors,
+                    radii=None if radii is None else radii[i, keep].to(torch.float16).cpu().numpy(),
+                    familiarity=None if self.familiarity is None else self.familiarity(vectors),
+                )
             )
-            for i, keep in enumerate(valid)
-        ]
+        return found
 
     def _look(self, images: Tensor, orientation: Orientation, least: float) -> _View:
         """Detect in one orientation of tiles of one size, (B, 3, H, W) uint8."""

@@ -23,6 +23,8 @@ class TileCells:
         radii: (N, ``RADII``) float16, outlines in the boxes (``celldetr.outlines``); None of a model without outlines.
         stains: (N, 4) float32, haematoxylin and eosin in the outlines or, without, in the ellipses in the boxes
             (``celldetr.measure.stains``); None of what has not looked.
+        familiarity: (N,) float32 in [0, 1], the share of training nuclei that are as strange (``model.familiarity``);
+            None of a model that does not know.
     """
 
     boxes: NDArray[np.floating]
@@ -31,6 +33,7 @@ class TileCells:
     embeddings: NDArray[np.float16]
     radii: NDArray[np.float16] | None = None
     stains: NDArray[np.float32] | None = None
+    familiarity: NDArray[np.float32] | None = None
 
     def __len__(self) -> int:
         return len(self.boxes)

@@ -25,7 +25,7 @@ from celldetr.cells.clusters import CLUSTER
 from celldetr.cells.palette import type_colours
 from celldetr.cells.reader import CellTable, by_cluster, numbers
 from celldetr.cells.rings import CORNERS, Ring, ring_columns, rings
-from celldetr.cells.schema import BOX, MEASURED
+from celldetr.cells.schema import BOX, FAMILIARITY, MEASURED
 from celldetr.errors import InputError, near
 from celldetr.io.files import binary_stream
 
@@ -62,7 +62,7 @@ def _template(vertices: int) -> str:
 def _measured(table: CellTable) -> dict[str, str]:
     """Column -> the name that QuPath shows for it, beside ``cell_id``."""
     names = {"score": "score", "type_score": "type score"} | {f"p_{name}": f"p {name}" for name in table.types}
-    names |= {name: name for name in MEASURED if name in table.columns}
+    names |= {name: name for name in (*MEASURED, FAMILIARITY) if name in table.columns}
     return names | ({CLUSTER: CLUSTER} if table.clusters else {})
 
 
