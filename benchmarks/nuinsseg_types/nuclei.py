@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from sklearn.cluster import KMeans
 
 from celldetr.data.card import load_card
+from celldetr.data.masks import number_nuclei
 from celldetr.data.readers.common import labelled_image, read_image
-from celldetr.data.readers.instance_maps import InstanceOptions, extents, read_map
+from celldetr.data.readers.instance_maps import InstanceOptions, read_map
 from celldetr.data.readers.layout import find_items
 from celldetr.data.sources import rescale
 from celldetr.model.at_boxes import embed_boxes
@@ -28,7 +29,7 @@ WEIGHTS = "small-20x"
 
 @dataclass(frozen=True)
 class Tile:
-    """Image (H, W, 3), instance map (H, W), and of N nuclei: numbers there, boxes xyxy and areas, px, embeddings (N, d)."""
+    """Image (H, W, 3), instance map (H, W), and of N nuclei: numbers there, boxes xyxy, areas (px), embeddings (N, d)."""
 
     name: str
     organ: str
@@ -57,7 +58,8 @@ def tiles(cache: Path, organs: Sequence[str] = ()) -> Iterator[Tile]:
             if organs and organ not in organs:
                 continue
             image, instances = read_image(item.image), read_map(item.label(".png"))
-            numbers, boxes, areas = extents(instances)
+            numbers, masks = number_nuclei(instances)
+            boxes, areas = masks.extents()
             path = cache / f"{item.name}.npy"
             if not path.exists():
                 predictor = predictor or TilePredictor(load_checkpoint(find_model(WEIGHTS)).network, threshold=0.5)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from celldetr.evaluation.metrics import DetectionCounts
+from celldetr.evaluation.panoptic import MaskScores
 from celldetr.evaluation.report import Report
 from celldetr.evaluation.rotations import Rotations, Spread
 from celldetr.evaluation.threshold import ThresholdChoice
+from celldetr.outlines import RADII
 
 UNNAMED = "not told"  # the tissue of images of which no tissue is known
 
@@ -25,6 +28,8 @@ def show_report(report: Report, others: Sequence[Report] = ()) -> RenderableType
         others: the same split under other protocols, one line each.
     """
     parts: list[RenderableType] = [_scores(report), _facts(report), _beside(report)]
+    if report.masks is not None:
+        parts.append(_masks(report, report.masks))
     if len(report.tissues) > 1:
         table = number_table(
             "F1 by tissue", ["tissue", "images", "cells", "detection", "mean of types", *report.type_names]
@@ -100,11 +105,7 @@ def _scores(report: Report) -> Table:
     title = f"{report.protocol.name}: pairs within {report.protocol.radius_um:g} µm, threshold {report.threshold:.3f}"
     headings = ("", "true", "predicted", "precision", "recall", "F1", "95 %", "F1 class by class", "95 % ")
     table = number_table(title, headings)
-
-    def interval(name: str) -> str:
-        bounds = report.intervals.get(name)
-        return f"{bounds[0]:.3f}–{bounds[1]:.3f}" if bounds else ""
-
+    interval = partial(_interval, report)
     detection, totals = report.totals.detection, report.totals
     scores = map(number, (detection.precision, detection.recall, detection.f1))
     table.add_row("detection", str(report.n_cells), str(report.n_predicted), *scores, interval("detection.f1"))
@@ -126,6 +127,36 @@ def _scores(report: Report) -> Table:
     classwise = (number(totals.mean_f1_classwise), interval("mean_type_f1_classwise"))
     table.add_row("mean of types", *[""] * 4, *means, *classwise)
     return table
+
+
+def _masks(report: Report, masks: MaskScores) -> Table:
+    """Means over images with a nucleus; then what the counts of all images come to."""
+    kind = "outlines" if masks.drawn == "outlines" else "the ellipses in the boxes"
+    table = number_table(f"Masks: {kind} against the labels' pixels", ["", "score", "95 %", f"{RADII} radii"])
+
+    def row(name: str, value: float | None, key: str, ceiling: float | None) -> None:
+        table.add_row(name, number(value), _interval(report, key), number(ceiling))
+
+    totals, ceiling = masks.totals, masks.ceiling
+    names = {"dq": "DQ", "sq": "SQ", "bpq": "PQ of all nuclei (bPQ)", "mpq": "PQ, mean of types (mPQ)"}
+    for key, name in (names | {"aji": "AJI", "dice": "Dice"}).items():
+        row(name, getattr(totals, key).value, f"masks.{key}", getattr(ceiling, key).value)
+    for k, name in enumerate(report.type_names if len(report.type_names) > 1 else ()):
+        row(f"    PQ, {name}", totals.type_pq[k].value, f"masks.types.{name}.pq", ceiling.type_pq[k].value)
+    table.add_section()
+    for name, counts, most in (
+        ("DQ, counts of all images", totals.nuclei.dq, ceiling.nuclei.dq),
+        ("SQ, counts of all images", totals.nuclei.sq, ceiling.nuclei.sq),
+    ):
+        row(name, counts, "", most)
+    row("PQ, counts of all images", totals.nuclei.pq, "masks.pooled.pq", ceiling.nuclei.pq)
+    row("IoU of pairs by centre, median", report.median_mask_iou, "", masks.ceiling_iou)
+    return table
+
+
+def _interval(report: Report, name: str) -> str:
+    bounds = report.intervals.get(name)
+    return f"{bounds[0]:.3f}–{bounds[1]:.3f}" if bounds else ""
 
 
 def _facts(report: Report) -> Text:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from celldetr.cells.schema import CELLS, RUN
 from celldetr.errors import InputError, near
-from celldetr.slide.base_reader import slide_name
+from celldetr.io.safe_io import slide_name
 from celldetr.slide.reader import IMAGES, SLIDES
 
 LISTS = {".txt", ".csv"}

@@ -1,4 +1,4 @@
-"""COCO: one JSON file of images, categories and annotations. Boxes are read; segmentations are not needed.
+"""COCO: one JSON file of images, categories and annotations. Segmentations become masks, where there are any.
 
 ``bbox`` is x, y, width, height in pixels. A label of the card is a category's name or, where no label is called so, its
 id. Annotations with ``iscrowd`` 1 mean several objects and are left out.
@@ -12,9 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import shapely
 
 from celldetr.config import Config
 from celldetr.data.card import DatasetCard
+from celldetr.data.masks import Polygons
+from celldetr.data.readers.coco_masks import read_area
 from celldetr.data.readers.common import labelled_image, read_image, type_index
 from celldetr.data.sample import Sample
 from celldetr.errors import InputError
@@ -62,8 +65,8 @@ def read(card: DatasetCard, split: str) -> Iterator[Sample]:
     """Read a split.
 
     Raises:
-        InputError: a file is missing or not COCO, an annotation is of an unknown image or category, or a box is not in
-            its image.
+        InputError: a file is missing or not COCO, an annotation is of an unknown image or category, a box is not in its
+            image, or a segmentation is none.
     """
     options = card.options_as(CocoOptions)
     root, value = card.directory(), card.split(split)
@@ -104,4 +107,9 @@ def read(card: DatasetCard, split: str) -> Iterator[Sample]:
         file = root / options.images / str(image["file_name"])
         below = Path(str(image["file_name"]))
         called = below.stem if stems[below.stem] == 1 else below.with_suffix("").as_posix()
-        yield labelled_image(card, called, read_image(file), np.array(boxes).reshape(-1, 4), types, where)
+        pixels = read_image(file)
+        areas = np.empty(len(rows), dtype=np.object_)
+        for i, (entry, place) in enumerate(zip(entries, where, strict=True)):
+            areas[i] = read_area(entry.get("segmentation"), pixels.shape, place)
+        masks = None if shapely.is_missing(areas).all() else Polygons(areas)
+        yield labelled_image(card, called, pixels, np.array(boxes).reshape(-1, 4), types, where, masks=masks)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from celldetr.data.card import DatasetCard
+from celldetr.data.masks import Masks
 from celldetr.data.pseudo_boxes import pseudo_boxes
 from celldetr.data.sample import Sample
 from celldetr.errors import InputError, near
@@ -93,6 +94,7 @@ def labelled_image(
     rows: Sequence[str],
     mpp: float | None = None,
     tissue: str = "",
+    masks: Masks | None = None,
 ) -> Sample:
     """A sample of annotated boxes, or of annotated points with boxes by ``pseudo_boxes``.
 
@@ -104,7 +106,7 @@ def labelled_image(
         types: N indices into the card's types, or ``UNKNOWN``.
         rows: for each nucleus, where it was read, for messages.
         mpp: of this image; default: the card's.
-        tissue: see ``Sample``.
+        tissue, masks: see ``Sample``.
 
     Raises:
         InputError: see ``clip_to_image``; no mpp.
@@ -127,4 +129,5 @@ def labelled_image(
         group=card.group_of(name),
         tissue=tissue,
         derived_boxes=are_points,
+        masks=masks,
     )

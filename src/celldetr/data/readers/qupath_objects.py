@@ -37,6 +37,7 @@ class Objects:
         boxes: (N, 4) xyxy; of a point, twice the point.
         places: (N, 2) centre of the box, or the point.
         points: (N,) whether it is a point.
+        areas: (N,) shapely areas; None of a point.
         classes: of each; "" where it has none.
         rows: of each, where it was read, for messages.
         regions: what was labelled, in parts that do not overlap; None: the file does not say.
@@ -45,6 +46,7 @@ class Objects:
     boxes: NDArray[np.float64]
     places: NDArray[np.float64]
     points: NDArray[np.bool_]
+    areas: NDArray[np.object_]
     classes: list[str]
     rows: list[str]
     regions: tuple[shapely.Polygon, ...] | None
@@ -67,7 +69,8 @@ class Objects:
         regions = self.regions
         if regions is not None:
             regions = tuple(shapely.transform(part, lambda points: points + shift) for part in regions)
-        return replace(self, boxes=self.boxes + np.tile(shift, 2), places=places, regions=regions)
+        areas = shapely.transform(self.areas, lambda points: points + shift) if shift.any() else self.areas
+        return replace(self, boxes=self.boxes + np.tile(shift, 2), places=places, areas=areas, regions=regions)
 
 
 def read_objects(path: Path, regions: Sequence[str] = REGIONS) -> Objects:
@@ -82,7 +85,7 @@ def read_objects(path: Path, regions: Sequence[str] = REGIONS) -> Objects:
             region while there is none.
     """
     boxes = array("d")  # four a cell; lists of tuples would take six times as much
-    classes, rows = list[str](), list[str]()
+    classes, rows, areas = list[str](), list[str](), list[shapely.Geometry | None]()
     annotations: dict[int, shapely.Geometry] = {}  # position -> area
     delimited = []
     for feature in read_features(path):
@@ -90,6 +93,7 @@ def read_objects(path: Path, regions: Sequence[str] = REGIONS) -> Objects:
             continue
         if feature.has_points:
             bounds = np.tile(feature.points(), 2)
+            areas += [None] * len(bounds)
         else:
             area = feature.area()
             if area.is_empty:
@@ -100,6 +104,7 @@ def read_objects(path: Path, regions: Sequence[str] = REGIONS) -> Objects:
                     continue
                 annotations[len(rows)] = area
             bounds = np.array([area.bounds])
+            areas.append(area)
         boxes.extend(bounds.ravel().tolist())
         name = "" if feature.class_name == IGNORED else sys.intern(feature.class_name)  # one text a class, not a cell
         classes += [name] * len(bounds)
@@ -119,6 +124,7 @@ def read_objects(path: Path, regions: Sequence[str] = REGIONS) -> Objects:
         boxes=table[kept],
         places=places[kept],
         points=(table[kept, :2] == table[kept, 2:]).all(1),
+        areas=np.array([*areas, None], dtype=np.object_)[kept],  # not without None: an array of no objects
         classes=[classes[i] for i in kept],
         rows=[rows[i] for i in kept],
         regions=tuple(join_areas(delimited, str(path)).geoms) if delimited else None,
