@@ -13,7 +13,7 @@ from typing import Any, Self, TypeVar
 
 from pydantic import Field, PrivateAttr, field_validator, model_validator
 
-from celldetr.config import Config, Positive, parse
+from celldetr.config import Config, Positive, Probability, parse
 from celldetr.errors import InputError, near
 from celldetr.io.safe_io import expand_user, find_yaml, is_dir, read_yaml
 
@@ -39,6 +39,8 @@ class DatasetCard(Config):
     url: str = ""
     may_ship: bool = False  # may train weights that are given to others under the package's licence
     group_pattern: re.Pattern[str] | None = None  # its first group, found in an image's name, is the patient
+    # An outline of less may be of two nuclei, and is not learned, but its box is; of masks that a watershed has cut.
+    least_solidity: Probability = 0.0
     options: dict[str, Any] = Field(default_factory=dict)  # what only this format's reader needs
 
     _folder: Path = PrivateAttr(default=Path())
