@@ -29,7 +29,7 @@ WEIGHTS = "small-20x"
 
 @dataclass(frozen=True)
 class Tile:
-    """Image (H, W, 3), instance map (H, W), and of N nuclei: numbers there, boxes xyxy, areas (px), embeddings (N, d)."""
+    """Image (H, W, 3), instance map (H, W), and of N nuclei: numbers there, boxes xyxy, areas, px, and embeddings."""
 
     name: str
     organ: str
