@@ -151,7 +151,7 @@ def fold_activations(layers: nn.Sequential) -> nn.Sequential:
     folded: list[nn.Module] = []
     for layer in layers:
         if type(layer) in FUSED and folded and isinstance(folded[-1], nn.Conv2d):
-            folded.append(FoldedConvolution(folded.pop(), layer))
+            folded.append(FoldedConvolution(cast(nn.Conv2d, folded.pop()), layer))
         else:
             folded.append(layer)
     return nn.Sequential(*folded)
