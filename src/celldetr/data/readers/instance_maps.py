@@ -17,12 +17,16 @@ from scipy import ndimage
 
 from celldetr.config import Positive
 from celldetr.data.card import DatasetCard
-from celldetr.data.readers.common import FORMATS, labelled_image, read_image, type_index
+from celldetr.data.readers.common import Picture, labelled_image, read_picture, type_index
 from celldetr.data.readers.layout import FileLayout, Item, find_items
 from celldetr.data.sample import Sample
 from celldetr.errors import InputError
 from celldetr.io.safe_io import load_json
 from celldetr.outlines import mask_outlines
+
+
+# No others: Pillow hands some formats to programs (EPS to Ghostscript), and a file is what it contains, not its suffix.
+FORMATS = ("PNG", "JPEG", "TIFF", "BMP")
 
 
 class InstanceOptions(FileLayout):
@@ -72,6 +76,23 @@ def read_map(path: Path) -> NDArray[np.integer]:
     return values
 
 
+def as_of_map(picture: Picture, shape: tuple[int, ...], path: Path) -> Picture:
+    """A picture that is stored turned as its map lies.
+
+    Raises:
+        InputError: the map fits in both ways.
+    """
+    if picture.orientation == 1:
+        return picture
+    stored = picture.stored()
+    if picture.pixels.shape[:2] == stored.pixels.shape[:2]:
+        raise InputError(
+            f"{path}: its image is stored turned (orientation {picture.orientation}); is the map as the image is stored"
+            " or as it is seen? Save the image without that tag, as the map lies"
+        )
+    return stored if stored.pixels.shape[:2] == shape else picture
+
+
 def _types(card: DatasetCard, item: Item, options: InstanceOptions, numbers: NDArray[np.int64]) -> list[int]:
     """Type index of each nucleus."""
     if card.single_type:
@@ -106,13 +127,14 @@ def read_with_maps(card: DatasetCard, split: str) -> Iterator[tuple[Sample, NDAr
     """
     options = card.options_as(InstanceOptions)
     for item in find_items(card, split, options):
-        image = read_image(item.image)
+        picture = read_picture(item.image, item.mpp or card.mpp)
         path = item.label(options.suffix)
         instances = read_map(path)
+        image = as_of_map(picture, instances.shape, path).pixels
         if instances.shape != image.shape[:2]:
             raise InputError(f"{path}: {instances.shape} (rows, columns), but its image has {image.shape[:2]}")
         numbers, boxes, areas = extents(instances)
-        mpp = item.mpp
+        mpp = picture.mpp
         if options.median_diameter_um is not None:
             if not len(areas):
                 raise InputError(f"{path}: no nucleus to measure the scale by, as options.median_diameter_um asks")
