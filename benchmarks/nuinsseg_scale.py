@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from celldetr.data.card import load_card
-from celldetr.data.readers.instance_maps import extents, read_with_maps
+from celldetr.data.masks import InstanceMap
+from celldetr.data.sources import load_samples
 
 # Nuclei of one kind make up most of these organs: the kind, and its diameter in paraffin sections (textbooks).
 KNOWN = {
@@ -31,8 +32,9 @@ def diameters(card: str, splits: tuple[str, ...]) -> dict[str, NDArray[np.float6
     """Group -> (N,) diameters in pixels."""
     found = defaultdict(list)
     for split in splits:
-        for sample, instances in read_with_maps(load_card(card), split):
-            found[sample.group].append(np.sqrt(extents(instances)[2] * 4 / np.pi))
+        for sample in load_samples(load_card(card), split, shapes="masks"):
+            assert isinstance(sample.masks, InstanceMap)
+            found[sample.group].append(np.sqrt(sample.masks.extents()[1] * 4 / np.pi))
     return {group: np.concatenate(parts) for group, parts in found.items()}
 
 

@@ -6,10 +6,10 @@ import shapely
 from PIL import Image, ImageDraw
 
 from celldetr.data.augment import crop, orient
-from celldetr.data.readers.instance_maps import extents
+from celldetr.data.masks import number_nuclei
 from celldetr.data.sample import Sample
 from celldetr.data.sources import rescale
-from celldetr.outlines import RADII, mask_outlines, outline_points
+from celldetr.outlines import RADII, drawn_outlines, mask_outlines, outline_points, polygon_outlines
 
 
 def ellipses() -> np.ndarray:
@@ -32,7 +32,8 @@ def iou(points: np.ndarray, mask: np.ndarray) -> float:
 
 def sample() -> tuple[Sample, np.ndarray]:
     instances = ellipses()
-    numbers, boxes, _ = extents(instances)
+    numbers, masks = number_nuclei(instances)
+    boxes, _ = masks.extents()
     image = np.repeat(instances[..., None], 3, axis=2).astype(np.uint8) * 20
     points = (boxes[:, :2] + boxes[:, 2:]) / 2
     outlines = mask_outlines(instances, numbers, boxes)
@@ -51,6 +52,46 @@ def test_outlines_of_masks_are_the_masks() -> None:
 def test_radii_of_one_are_the_ellipse_in_the_box() -> None:
     points = outline_points(np.array([[10.0, 20, 30, 60]]), np.ones((1, RADII)))[0]
     assert np.allclose(((points - [20, 40]) / [10, 20]) ** 2 @ [1, 1], 1)
+
+
+def test_outlines_of_polygons_are_the_polygons() -> None:
+    """An ellipse, a slanted one, two parts, a hole; none; one whose box was cut."""
+    round_ = shapely.affinity.scale(shapely.Point(20, 30).buffer(1, 64), 8, 12)
+    slanted = shapely.affinity.rotate(round_, 40)
+    parts = shapely.MultiPolygon([shapely.box(0, 0, 6, 6), shapely.box(10, 0, 12, 6)])
+    hole = round_.difference(shapely.Point(20, 30).buffer(3))
+    areas = np.array([round_, slanted, parts, hole, None, round_], dtype=object)
+    boxes = np.nan_to_num(shapely.bounds(areas), nan=5.0)
+    boxes[5, 2] = 26
+    points = polygon_outlines(areas, boxes)
+    for i in (0, 1, 3, 5):
+        drawn, true = shapely.Polygon(points[i]), shapely.Polygon(areas[i].exterior)
+        assert drawn.intersection(true).area / drawn.union(true).area > 0.98
+    assert np.allclose(points[2, 0], [12, 3])  # to the far side of the second part
+    assert np.isnan(points[4]).all()
+    # The rays themselves: as long as shapely cuts them.
+    centre = (boxes[1, :2] + boxes[1, 2:]) / 2
+    for point in points[1]:
+        ray = shapely.LineString([centre, centre + 3 * (point - centre)])
+        assert ray.intersection(slanted).length == pytest.approx(np.linalg.norm(point - centre), abs=1e-4)
+
+
+def test_both_kinds_of_masks_have_the_same_outlines() -> None:
+    made, instances = sample()
+    drawn = [
+        shapely.union_all(shapely.box(x, y, x + 1, y + 1)) for y, x in (np.nonzero(instances == n) for n in (3, 5, 9))
+    ]
+    points = polygon_outlines(np.array(drawn, dtype=object), made.boxes)
+    assert made.outlines is not None
+    step = 1.5 / 64 * (made.boxes[:, 2:] - made.boxes[:, :2]).max() / 2  # by which rays on a map are measured
+    assert np.abs(points - made.outlines).max() < step
+    assert polygon_outlines(np.zeros(0, dtype=object), np.zeros((0, 4))).shape == (0, RADII, 2)
+
+
+def test_outlines_are_drawn_within_their_boxes() -> None:
+    box = np.array([[10.0, 20, 30, 60]])
+    assert drawn_outlines(box, np.full((1, RADII), 3.0))[0].max(0).tolist() == [30, 60]
+    assert np.allclose(drawn_outlines(box, np.full((1, RADII), 0.5)), outline_points(box, np.full((1, RADII), 0.5)))
 
 
 @pytest.mark.parametrize("which", range(8))

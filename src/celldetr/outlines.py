@@ -7,6 +7,7 @@ that ray leaves the nucleus for the last time. 1 everywhere is the ellipse that 
 from __future__ import annotations
 
 import numpy as np
+import shapely
 from numpy.typing import NDArray
 
 RADII = 32
@@ -26,6 +27,11 @@ def outline_points(boxes: NDArray[np.floating], radii: NDArray[np.floating]) -> 
     centre, half = (corners[:, :2] + corners[:, 2:]) / 2, (corners[:, 2:] - corners[:, :2]) / 2
     points: NDArray[np.float64] = centre[:, None] + radii[..., None] * directions() * half[:, None]
     return points
+
+
+def drawn_outlines(boxes: NDArray[np.floating], radii: NDArray[np.floating]) -> NDArray[np.float64]:
+    """``outline_points`` as they are drawn and written: cut to their boxes."""
+    return outline_points(boxes, radii).clip(boxes[:, None, :2], boxes[:, None, 2:])
 
 
 def mask_outlines(
@@ -54,3 +60,41 @@ def mask_outlines(
             radii[hit] = radius + step / 2
         parts.append(outline_points(part, radii))
     return np.concatenate(parts).astype(np.float32)
+
+
+def polygon_outlines(areas: NDArray[np.object_], boxes: NDArray[np.floating]) -> NDArray[np.float32]:
+    """Outlines of nuclei that were drawn as polygons.
+
+    Args:
+        areas: (N,) shapely polygons or multipolygons, pixels; None: there is none.
+        boxes: (N, 4) xyxy, pixels, of the nuclei.
+
+    Returns:
+        as of ``mask_outlines``; NaN where there is no polygon.
+    """
+    corners = boxes.astype(np.float64)
+    centre, half = (corners[:, :2] + corners[:, 2:]) / 2, (corners[:, 2:] - corners[:, :2]) / 2
+    radii = np.where(shapely.is_missing(areas), np.nan, 0.0)[:, None].repeat(RADII, axis=1)
+    for start in range(0, len(boxes), CHUNK):
+        parts, owners = shapely.get_parts(areas[start : start + CHUNK], return_index=True)
+        points, rings = shapely.get_coordinates(shapely.get_exterior_ring(parts), return_index=True)
+        if not len(points):
+            continue
+        owner = owners[rings] + start
+        frame = (points - centre[owner]) / half[owner]  # the box is the square from -1 to 1
+        edges = np.flatnonzero(rings[1:] == rings[:-1])
+        a, along, owner = frame[edges], frame[edges + 1] - frame[edges], owner[edges]
+        for k, ray in enumerate(directions()):
+            # a + place * along = radius * ray, for place in [0, 1]
+            across = _cross(ray, along)
+            with np.errstate(divide="ignore", invalid="ignore"):
+                radius, place = _cross(a, along) / across, _cross(a, ray) / across
+            # A ray through a vertex must not slip between its two edges.
+            hit = (radius >= 0) & (place >= -1e-9) & (place <= 1 + 1e-9)
+            np.maximum.at(radii[:, k], owner[hit], radius[hit].clip(max=FARTHEST))
+    return outline_points(boxes, radii).astype(np.float32)
+
+
+def _cross(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
+    crossed: NDArray[np.float64] = a[..., 0] * b[..., 1] - a[..., 1] * b[..., 0]
+    return crossed

@@ -12,8 +12,21 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from corpus.scene import (
-    HEIGHT, NUCLEI, WIDTH, case, coco, coco_twin, collection, features, pixels, points, points_twin, qupath_twin, save,
-    write_json, write_table,
+    HEIGHT,
+    NUCLEI,
+    WIDTH,
+    case,
+    coco,
+    coco_twin,
+    collection,
+    features,
+    pixels,
+    points,
+    points_twin,
+    qupath_twin,
+    save,
+    write_json,
+    write_table,
 )  # fmt: skip
 
 TURNS: dict[int, Callable[[NDArray[Any]], NDArray[Any]]] = {  # EXIF orientation -> how an upright picture is stored

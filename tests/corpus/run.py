@@ -54,7 +54,9 @@ def difference(got: Reading, expected: Reading) -> str:
     """What differs between the cells of two readings; "" for nothing."""
     if len(got.cells) != len(expected.cells):
         return f"images {sorted(got.cells)} instead of {sorted(expected.cells)}"
-    for (name, cells), other in zip(sorted(got.cells.items()), dict(sorted(expected.cells.items())).values(), strict=True):
+    for (name, cells), other in zip(
+        sorted(got.cells.items()), dict(sorted(expected.cells.items())).values(), strict=True
+    ):
         if len(cells) != len(other):
             return f"{name}: {len(cells)} cells instead of {len(other)}"
         theirs = np.array([cell[:2] for cell in other])
@@ -67,7 +69,9 @@ def difference(got: Reading, expected: Reading) -> str:
             used.add(nearest)
             if other[nearest][2] != kind:
                 return f"{name}: type {kind!r} instead of {other[nearest][2]!r}"
-    for (name, look), other in zip(sorted(got.looks.items()), dict(sorted(expected.looks.items())).values(), strict=True):
+    for (name, look), other in zip(
+        sorted(got.looks.items()), dict(sorted(expected.looks.items())).values(), strict=True
+    ):
         if np.abs(look - other).mean() > ALIKE:
             return f"{name}: another picture, by {np.abs(look - other).mean():.0f} in the mean"
     return ""

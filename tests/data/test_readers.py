@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from celldetr.data.card import load_card
-from celldetr.data.readers.instance_maps import extents
+from celldetr.data.masks import number_nuclei
 from celldetr.data.sources import load_samples
 from celldetr.errors import InputError
 from helpers.folders import HEIGHT, WIDTH, write_card, write_csv, write_image, write_instances
@@ -178,14 +178,15 @@ def test_instances_become_their_exact_extents(tmp_path: Path) -> None:
 def test_extents_of_scattered_and_negative_free_maps() -> None:
     rng = np.random.default_rng(1)
     instances = rng.choice([0, 2, 9, 1_000_000], size=(17, 23), p=[0.9, 0.04, 0.03, 0.03])
-    numbers, boxes, areas = extents(instances)
+    numbers, masks = number_nuclei(instances)
+    boxes, areas = masks.extents()
     assert numbers.tolist() == [2, 9, 1_000_000]
     for number, box, area in zip(numbers, boxes, areas, strict=True):
         rows, columns = np.nonzero(instances == number)
         assert box.tolist() == [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
         assert area == len(rows)
-    assert extents(np.ones((2, 3), dtype=int))[1].tolist() == [[0, 0, 3, 2]]
-    assert extents(np.zeros((2, 3), dtype=int))[1].shape == (0, 4)
+    assert number_nuclei(np.ones((2, 3), dtype=int))[1].extents()[0].tolist() == [[0, 0, 3, 2]]
+    assert number_nuclei(np.zeros((2, 3), dtype=int))[1].extents()[0].shape == (0, 4)
 
 
 def test_scale_from_the_median_nucleus(tmp_path: Path) -> None:

@@ -1,11 +1,14 @@
 """The share of attention in masks over a data set, with a network whose attention is known."""
 
-from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from celldetr.data.autocard import SPLIT, find_card
 from celldetr.data.card import load_card
+from celldetr.data.masks import number_nuclei
 from celldetr.data.sample import Sample
 from celldetr.errors import InputError
 from celldetr.model.attention_trace import AttentionTrace
@@ -25,7 +28,9 @@ def ellipses(width: int = 400, height: int = 300) -> tuple[Sample, np.ndarray]:
     corners = np.array(boxes, np.float32)
     centres = (corners[:, :2] + corners[:, 2:]) / 2
     image = np.zeros((height, width, 3), np.uint8)
-    return Sample("grid", image, MPP, corners, np.zeros(len(boxes), np.int64), ("a",), centres), instances
+    types = np.zeros(len(boxes), np.int64)
+    masks = number_nuclei(instances)[1]
+    return Sample("grid", image, MPP, corners, types, ("a",), centres, masks=masks), instances
 
 
 def even(image: np.ndarray, boxes: np.ndarray) -> AttentionTrace:
@@ -45,7 +50,7 @@ def even(image: np.ndarray, boxes: np.ndarray) -> AttentionTrace:
 @pytest.mark.parametrize("tile", [1000, 90])
 def test_known_attention(mpp: float, tile: int) -> None:
     sample, instances = ellipses()
-    found = attention_inside(even, mpp, [(sample, instances)] * 2, tile)
+    found = attention_inside(even, mpp, [sample] * 2, tile)
     assert found.cells == 2 * len(sample)
     fill = np.count_nonzero(instances) / (len(sample) * 40 * 24)  # of pixels; pi / 4 of the ellipse itself
     assert fill == pytest.approx(np.pi / 4, abs=0.02)
@@ -54,22 +59,26 @@ def test_known_attention(mpp: float, tile: int) -> None:
     assert found.in_box == pytest.approx((1, 0.25), abs=1e-6)
 
 
-def test_what_cannot_be_measured() -> None:
-    sample, instances = ellipses()
-    nothing = np.zeros((0, 4), np.float32)
-    empty = replace(sample, boxes=nothing, types=sample.types[:0], points=nothing[:, :2])
+def test_what_cannot_be_measured(tmp_path: Path) -> None:
+    sample, _ = ellipses()
+    empty = sample.keep(np.zeros(len(sample), bool))
     with pytest.raises(InputError, match="no nucleus"):
-        attention_inside(even, MPP, [(empty, instances * 0)], 100)
+        attention_inside(even, MPP, [empty], 100)
+    points = tmp_path / "points"
+    points.mkdir()
+    Image.fromarray(np.zeros((40, 40, 3), np.uint8)).save(points / "a.png")
+    (points / "a.csv").write_text("20,20,a\n")
     with pytest.raises(InputError, match="has no masks"):
-        masked_samples(load_card("brca-m2c"), "test")
+        masked_samples(find_card(points, 0.5), SPLIT)
 
 
 @pytest.mark.slow
 def test_masks_come_with_their_boxes(shared_data, monkeypatch) -> None:
     monkeypatch.setenv("CELLDETR_DATA", str(shared_data))
-    sample, instances = masked_samples(load_card("consep"), "test")[0]
-    numbers = np.unique(instances)[1:]
-    assert len(numbers) == len(sample)
-    for number, box in list(zip(numbers, sample.boxes, strict=True))[::50]:
+    sample = masked_samples(load_card("consep"), "test")[0]
+    assert sample.masks is not None
+    instances = sample.masks.map(sample.image.shape)
+    assert instances.max() == len(sample)
+    for number, box in list(enumerate(sample.boxes, 1))[::50]:
         y, x = np.nonzero(instances == number)
         assert box.tolist() == [x.min(), y.min(), x.max() + 1, y.max() + 1]

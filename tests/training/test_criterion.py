@@ -49,6 +49,36 @@ def test_detection_losses_by_hand() -> None:
     assert float(losses["giou"]) == pytest.approx(0.5 / 2)  # half of the box, which is also the hull
 
 
+def test_sure_boxes_away_from_every_label_are_not_punished() -> None:
+    """One matched, one beside the nucleus (a second box of it), one far and sure, one far and unsure."""
+    boxes = torch.tensor([[[[0.2, 0.2, 0.1, 0.1], [0.22, 0.2, 0.1, 0.1], [0.7, 0.7, 0.1, 0.1], [0.4, 0.7, 0.1, 0.1]]]])
+    logits = torch.tensor([[[1.0, 2.0, 2.0, -0.5]]], requires_grad=True)
+    target, match = targets(boxes[0, 0, :1]), [[(torch.tensor([0]), torch.tensor([0]))]]
+    (losses,) = detection_losses(Detections(boxes, logits), [target], match, 1.0, 0.6)
+    losses["class"].backward()
+    assert logits.grad is not None
+    assert (logits.grad != 0).tolist() == [[[True, True, False, True]]]
+
+
+def test_boxes_in_images_without_labels_are_punished() -> None:
+    logits = torch.full((1, 1, 2), 3.0, requires_grad=True)
+    nothing = torch.zeros(0, dtype=torch.long)
+    found = Detections(torch.rand(1, 1, 2, 4), logits)
+    (losses,) = detection_losses(found, [targets(torch.zeros(0, 4))], [[(nothing, nothing)]], 1.0, 0.6)
+    (all_punished,) = detection_losses(found, [targets(torch.zeros(0, 4))], [[(nothing, nothing)]], 1.0)
+    assert float(losses["class"]) == float(all_punished["class"]) > 0
+
+
+def test_sure_tokens_away_from_every_label_are_not_punished() -> None:
+    anchors, size = grid(16, 128.0)
+    logits = torch.full((1, 256), 1.0, requires_grad=True)
+    losses = dense_losses(Detections(anchors.clone(), logits), anchors, [targets(NUCLEI)], size, 3.0, 0.6)
+    losses["class"].backward()
+    assert logits.grad is not None
+    radii = ((anchors[0, :, None, :2] - NUCLEI[None, :, :2]) / (NUCLEI[None, :, 2:] / 2)).norm(dim=-1).amin(1)
+    assert torch.equal(logits.grad[0] != 0, radii <= 2)
+
+
 def test_layers_are_apart() -> None:
     generator = torch.Generator().manual_seed(0)
     boxes = torch.rand(2, 2, 5, 4, generator=generator) * 0.4 + 0.1

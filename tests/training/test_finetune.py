@@ -168,12 +168,24 @@ def test_patients_are_held_out_before_images_and_images_before_cells() -> None:
     parts = hold_out(many, [1.0] * 18, 0.2, 0, whole_images=False)
     assert {s.group for s in parts.held_out}.isdisjoint({s.group for s in parts.samples})
     assert len(parts.held_out) + len(parts.samples) == 18
-    assert parts.apart == "2 of 6 patients or slides of the training data"
+    assert parts.apart == "1 of 6 patients or slides of the training data"
     few = [sample(str(i), [0, 1, 0], group="p") for i in range(5)]
     parts = hold_out(few, [1.0, 2, 3, 4, 5], 0.2, 0, whole_images=False)
     assert len(parts.held_out) == 1
     assert parts.weights == [w for w, s in zip([1.0, 2, 3, 4, 5], few, strict=True) if s is not parts.held_out[0]]
     assert "images" in parts.apart
+
+
+def test_the_share_held_out_is_about_a_fifth_though_types_are_rare() -> None:
+    """Types b and c are in half of the images each: to hold out all of them would take three of the six."""
+    names = ("a", "b", "c")
+    images = [sample(str(i), [0] * 20 + [1 + i % 2], names=names) for i in range(6)]
+    images += [sample("small", [0, 1, 2], names=names)]
+    for seed in range(5):
+        parts = hold_out(images, [1.0] * 7, 0.2, seed, whole_images=True)
+        held = sum(len(each) for each in parts.held_out)
+        assert 0.1 < held / sum(len(each) for each in images) < 0.3
+        assert {kind for each in parts.samples for kind in each.types.tolist()} == {0, 1, 2}
 
 
 def test_images_of_unknown_patients_are_not_called_patients() -> None:

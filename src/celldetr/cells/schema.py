@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from celldetr.outlines import outline_points
+from celldetr.outlines import drawn_outlines
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -94,7 +94,7 @@ def _outlines(cells: TileCells) -> NDArray[np.floating]:
     boxes = cells.boxes
     if cells.radii is None:
         return box_points(boxes)
-    return outline_points(boxes, cells.radii).clip(boxes[:, None, :2], boxes[:, None, 2:])
+    return drawn_outlines(boxes, cells.radii)
 
 
 def cell_rows(cells: TileCells, types: Sequence[str], mpp: tuple[float, float], first: int = 0) -> pa.Table:

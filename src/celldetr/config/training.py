@@ -146,6 +146,13 @@ class TrainConfig(Config):
     dense_queries: float = Field(
         1.0, ge=0, description="Weight of one-to-many supervision of the encoder's scores; 0: one-to-one only."
     )
+    unlabelled_score: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="Boxes without a labelled nucleus that score more than this, away from labelled ones, may be of "
+        "nuclei that annotators left out, and are not punished; 1: all are.",
+    )
 
     # Fine-tuning (docs/how-to/finetune.md).
     freeze: tuple[Part, ...] = Field(

@@ -126,7 +126,7 @@ def crop(sample: Sample, size: int, zoom: float, corner: NDArray[np.floating]) -
 
 
 def orient(sample: Sample, which: int) -> Sample:
-    """One of the eight orientations: bit 0 mirrors x, bit 1 mirrors y, bit 2 then swaps x and y."""
+    """One of the eight orientations: bit 0 mirrors x, bit 1 mirrors y, bit 2 then swaps x and y. Masks are left out."""
     image, boxes, points, outlines = sample.image, sample.boxes, sample.points, sample.outlines
     height, width = image.shape[:2]
     if outlines is not None:
@@ -145,7 +145,8 @@ def orient(sample: Sample, which: int) -> Sample:
         image = image.transpose(1, 0, 2)
         boxes, points = boxes[:, [1, 0, 3, 2]], points[:, ::-1]
     points = np.ascontiguousarray(points)
-    return replace(sample, image=np.ascontiguousarray(image), boxes=boxes, points=points, outlines=outlines)
+    image = np.ascontiguousarray(image)
+    return replace(sample, image=image, boxes=boxes, points=points, outlines=outlines, masks=None)
 
 
 def _stain_jitter(strength: float, rng: np.random.Generator) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

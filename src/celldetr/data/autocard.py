@@ -23,13 +23,14 @@ from celldetr.config import parse
 from celldetr.data.card import CARDS, DatasetCard, load_card
 from celldetr.data.patch_set import SPLITS, UNTYPED, PatchSet, is_patch_set, read_info
 from celldetr.data.readers import coco, points_csv
+from celldetr.data.readers.coco_images import find_images
 from celldetr.data.readers.layout import SUFFIXES as IMAGES
 from celldetr.data.readers.qupath_geojson import stem_of
 from celldetr.data.readers.qupath_objects import PACKED, SUFFIXES, read_objects
 from celldetr.errors import DataWarning, InputError, doubt
 from celldetr.io.annotation_json import json_format
 from celldetr.io.left_out import LeftOut
-from celldetr.io.names import image_of
+from celldetr.io.names import find_below, image_of
 from celldetr.io.safe_io import expand_user, is_dir, is_file, yaml_names
 from celldetr.io.tables import is_missing
 from celldetr.slide.reader import SLIDES
@@ -40,6 +41,7 @@ FOLDERS = ("labels", "annotations")  # of labels; the second is CVAT's
 TABLES = {".csv", ".tsv"}
 # Labels that are not read: pictures of masks, YOLO's lists, Pascal VOC, ImageScope, MATLAB, NDP.view, ImageJ, sheets.
 OTHERS = {".txt", ".xml", ".mat", ".npy", ".ndpa", ".roi", ".xlsx", ".xls", ".parquet", ".jsonl"}
+ABOUT = ("readme", "licen")  # first letters of files that are about others
 EXPECTED = "QuPath GeoJSON (.geojson), CSV (x,y,class) or COCO (.json)"
 
 
@@ -115,20 +117,20 @@ def read_own(path: Path, mpp: float | None = None) -> OwnData:
     files = [file for file in files if _format(file) == name]
     counted, split, options = _FORMATS[name](root, files, "images" if is_dir(root / "images") else ".", mpp)
     counted = _without_missing(counted, path)
-    types = _joined(counted, path)
+    kinds = _joined(counted, path)
     values: dict[str, Any] = {
         "name": path.name or "data",
         "title": path.name,
         "format": name,
         "root": str(root),
         "mpp": mpp,
-        "types": types or {"nucleus": []},
+        "types": kinds or {"nucleus": []},
         "splits": {SPLIT: split},
         "licence": "unknown",
         "citation": "",
         "options": options,
     }
-    counts = {kind: sum(counted[label] for label in labels) for kind, labels in types.items()}
+    counts = {kind: sum(counted[label] for label in labels) for kind, labels in kinds.items()}
     if counted[""]:
         counts[""] = counted[""]
     return OwnData(parse(DatasetCard, values, str(path)), counts)
@@ -195,7 +197,7 @@ def _label_files(folder: Path) -> list[Path]:
             for entry in entries:
                 if entry in broken:
                     left.add("broken links", entry.name)
-                elif entry in files and entry.suffix.lower() in OTHERS:
+                elif entry in files and entry.suffix.lower() in OTHERS and not entry.name.lower().startswith(ABOUT):
                     left.add(f"files {entry.suffix} that are no labels known here", entry.name)
                 elif entry in files and _named(entry) and not _format(entry):
                     left.add("JSON files without labels", entry.name)
@@ -291,9 +293,12 @@ def _coco(root: Path, files: list[Path], images: str, mpp: float | None) -> Cont
     names = {category["id"]: str(category["name"]) for category in content["categories"]}
     used = [names[entry["category_id"]] for entry in content["annotations"] if entry["category_id"] in names]
     listed = [str(image["file_name"]) for image in content["images"]]
-    # File names may begin with images/ themselves.
-    if not any(is_file(root / images / name) for name in listed) and any(is_file(root / name) for name in listed):
-        images = "."
+    known = find_images(root / images)
+    # Names may begin with images/ themselves, and pictures lie elsewhere.
+    if images != "." and not all(find_below(root / images, name, known) for name in listed):
+        below = find_images(root)
+        if all(find_below(root, name, below) for name in listed):
+            images = "."
     return Counter(used), _below(files[0], root), {"images": images}
 
 

@@ -13,6 +13,7 @@ from typing import Any, Protocol, Self, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from celldetr.data.masks import Masks
 from celldetr.data.spots import Spots
 
 UNKNOWN = -1  # type of a nucleus that trains detection and not typing
@@ -39,7 +40,8 @@ class Sample:
         identities: (N,) int64, number of each nucleus, the same in all crops of its image and different between
             nuclei of the training data; None: not numbered.
         outlines: (N, ``RADII``, 2) float32, points (x, y) on the border of each nucleus in pixels of ``image``
-            (``celldetr.outlines``); None: there are no masks.
+            (``celldetr.outlines``), NaN where a nucleus has none; None: there are none.
+        masks: of the nuclei; None: there are none, or they were not asked for (``data.sources.load_samples``).
         digest: of the pixels as they were read, by which an image is recognised in other data; "": not computed.
     """
 
@@ -57,6 +59,7 @@ class Sample:
     spots: Spots | None = None
     identities: NDArray[np.int64] | None = None
     outlines: NDArray[np.float32] | None = None
+    masks: Masks | None = None
     digest: str = ""
 
     def __post_init__(self) -> None:
@@ -83,9 +86,11 @@ class Sample:
 
         Args:
             which: the mask.
-            changes: other fields; ``boxes``, ``points`` and ``outlines`` are of all N nuclei.
+            changes: other fields; ``boxes``, ``points``, ``outlines`` and ``masks`` are of all N nuclei.
         """
-        boxes, points, outlines = (changes.pop(name, getattr(self, name)) for name in ("boxes", "points", "outlines"))
+        boxes, points, outlines, masks = (
+            changes.pop(name, getattr(self, name)) for name in ("boxes", "points", "outlines", "masks")
+        )
         return replace(
             self,
             boxes=boxes[which],
@@ -95,6 +100,7 @@ class Sample:
             spots=None if self.spots is None else self.spots.keep(which),
             identities=None if self.identities is None else self.identities[which],
             outlines=None if outlines is None else outlines[which],
+            masks=None if masks is None else masks.keep(which),
             **changes,
         )
 
@@ -106,11 +112,12 @@ class Sample:
         points = self.points * scale + shift
         boxes = self.boxes * np.tile(scale, 2) + np.tile(shift, 2)
         outlines = None if self.outlines is None else (self.outlines * scale + shift).astype(np.float32)
+        masks = None if self.masks is None else self.masks.moved(scale, shift, image.shape)
         size = np.array(image.shape[1::-1])
         boxes = np.clip(boxes, 0, np.tile(size, 2))
         inside = np.asarray(((points >= 0) & (points < size)).all(1) & (boxes[:, 2:] > boxes[:, :2]).all(1))
         boxes, points = boxes.astype(np.float32), points.astype(np.float32)
-        return self.keep(inside, image=image, boxes=boxes, points=points, outlines=outlines)
+        return self.keep(inside, image=image, boxes=boxes, points=points, outlines=outlines, masks=masks)
 
 
 class LazySamples(Sequence[Sample]):

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import islice
-from typing import overload
+from typing import Literal, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,16 +36,21 @@ READERS: dict[str, Reader] = {
     "qupath_geojson": qupath_geojson.read,
 }
 
+Shapes = Literal["boxes", "outlines", "masks"]  # of nuclei, that samples are to have; boxes they always have
+
 SAME_MPP = 0.01  # relative difference in mpp below which an image is not resampled
 
 
-def load_samples(card: DatasetCard, split: str, *, limit: int | None = None) -> Sequence[Sample]:
+def load_samples(
+    card: DatasetCard, split: str, *, limit: int | None = None, shapes: Shapes = "boxes"
+) -> Sequence[Sample]:
     """Read a split of a dataset.
 
     Args:
         card: the dataset.
         split: a name in ``card.splits``.
         limit: read no more images than this, whatever pieces they come in.
+        shapes: beside boxes, ``Sample.outlines`` or ``Sample.masks`` where the labels have masks.
 
     Returns:
         samples in the reader's order, large images in pieces (``data.tiling.cut``); a list, or a ``PatchSet``.
@@ -58,8 +63,9 @@ def load_samples(card: DatasetCard, split: str, *, limit: int | None = None) -> 
         return patches if limit is None else patches[:limit]
     if card.format not in READERS:
         raise InputError(f"dataset {card.name!r}: unknown format {card.format!r}; {near(card.format, READERS)}")
-    left = LeftOut(f"dataset {card.name!r}, split {split!r}", "nuclei")
-    read = [without_repeats(sample, left) for sample in islice(READERS[card.format](card, split), limit)]
+    left = LeftOut(f"dataset {card.name!r}, split {split!r}", "counted")
+    reader = islice(READERS[card.format](card, split), limit)
+    read = [_with_shapes(without_repeats(sample, left), shapes) for sample in reader]
     if not read:
         raise InputError(f"dataset {card.name!r}, split {split!r}: no image found in {card.directory()}")
     left.tell()
@@ -73,8 +79,15 @@ def load_samples(card: DatasetCard, split: str, *, limit: int | None = None) -> 
     return [replace(sample, digest=image_digest(sample.image)) for sample in samples]
 
 
+def _with_shapes(sample: Sample, shapes: Shapes) -> Sample:
+    if shapes == "masks" or sample.masks is None:
+        return sample
+    outlines = sample.masks.outlines(sample.boxes) if shapes == "outlines" else None
+    return replace(sample, outlines=outlines, masks=None)
+
+
 def rescale(sample: Sample, mpp: float) -> Sample:
-    """Resample a sample to another resolution; boxes and points follow. Within 1 % it is returned as it is.
+    """Resample a sample to another resolution; its nuclei follow. Within 1 % it is returned as it is.
 
     Raises:
         InputError: ``mpp`` is not positive.
@@ -90,8 +103,9 @@ def rescale(sample: Sample, mpp: float) -> Sample:
     image = np.asarray(Image.fromarray(sample.image).resize(size, Image.Resampling.BICUBIC))
     scale = np.array([size[0] / width, size[1] / height], dtype=np.float32)  # factor, but for rounding to pixels
     outlines = None if sample.outlines is None else sample.outlines * scale
+    masks = None if sample.masks is None else sample.masks.moved(scale, np.zeros(2), image.shape)
     boxes, points = sample.boxes * np.tile(scale, 2), sample.points * scale
-    return replace(sample, image=image, mpp=mpp, boxes=boxes, points=points, outlines=outlines)
+    return replace(sample, image=image, mpp=mpp, boxes=boxes, points=points, outlines=outlines, masks=masks)
 
 
 @overload
@@ -147,13 +161,17 @@ def type_table(source: Sequence[str], target: Sequence[str], mapping: dict[str, 
     return np.array([*table, UNKNOWN], dtype=np.int64)  # UNKNOWN is -1: the last entry
 
 
-def load_source(source: DataSource, type_names: Sequence[str], mpp: float) -> Sequence[Sample]:
+def load_source(
+    source: DataSource, type_names: Sequence[str], mpp: float, shapes: Shapes = "boxes"
+) -> Sequence[Sample]:
     """Samples of one source of a recipe, at a model's resolution and with its types; ``LazySamples`` of a patch set.
+
+    ``shapes`` is of ``load_samples``.
 
     Raises:
         InputError: see ``find_card``, ``load_samples``, ``map_types``.
     """
-    samples = load_samples(find_card(source.card, source.mpp), source.split)
+    samples = load_samples(find_card(source.card, source.mpp), source.split, shapes=shapes)
     if isinstance(samples, LazySamples):
         typed = source.types is not None or bool(set(samples[0].type_names) & set(type_names))
         if source.image_share != 1 or (source.label_share != 1 and typed):

@@ -25,7 +25,7 @@ Rectangle = tuple[int, int, int, int]  # xyxy, px
 
 
 def pieces(sample: Sample, size: int) -> Iterator[Sample]:
-    """Cut an image into squares of ``size`` px, row by row, filled up with its background."""
+    """Cut an image into squares of ``size`` px, row by row, filled up with its background; without its masks."""
     height, width = sample.image.shape[:2]
     background = background_colour(sample.image)
     for top in range(0, height, size):
@@ -34,7 +34,7 @@ def pieces(sample: Sample, size: int) -> Iterator[Sample]:
             image = np.empty((size, size, 3), dtype=np.uint8)
             image[:] = background
             image[: piece.image.shape[0], : piece.image.shape[1]] = piece.image
-            yield replace(piece, name=f"{sample.name}_{left}_{top}", image=image)
+            yield replace(piece, name=f"{sample.name}_{left}_{top}", image=image, masks=None)
 
 
 def cut(sample: Sample) -> Iterator[Sample]:

@@ -132,7 +132,11 @@ def _class_value(properties: Mapping[str, Any], kind: str) -> Any:
     for key in CLASS_KEYS:
         value = properties.get(keys.get(key, ""))
         # ``type`` may also be the kind of the object.
-        if isinstance(value, str | int | dict) and value != "" and str(value).lower() not in (kind, "feature", "polygon"):
+        if (
+            isinstance(value, str | int | dict)
+            and value != ""
+            and str(value).lower() not in (kind, "feature", "polygon")
+        ):
             return value
     return None
 

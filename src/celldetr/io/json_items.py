@@ -64,7 +64,7 @@ def _as_text(files: ExitStack, path: Path, expected: str) -> io.TextIOWrapper:
         head = stream.read(len(_ZIP))
         stream = files.enter_context(archive.open(names[0]))
     if head.startswith(_GZIP):
-        stream = cast(IO[bytes], files.enter_context(gzip.open(stream)))
+        stream = cast(IO[bytes], files.enter_context(gzip.GzipFile(fileobj=stream)))
         head = stream.read(2)
         stream.seek(0)
     encoding = "utf-16" if head[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
@@ -84,7 +84,7 @@ class _Decoder:
             for _ in self._elements("]"):
                 yield "", self._value()
         elif self._next() == "{":
-            members, has_list = {}, False
+            members, has_list = dict[str, Any](), False
             for _ in self._elements("}"):
                 key = self._value()
                 self._take(":")

@@ -30,7 +30,9 @@ _SEPARATOR_LINE = re.compile(r"\ufeff?\"?sep=(.)\"?", re.IGNORECASE)
 _SPREADSHEETS = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")
 
 # What programs write for nothing, in lower case; R, pandas, NumPy, Python, Excel, databases and QuPath.
-MISSING = frozenset({"", "na", "n/a", "#n/a", "<na>", "nan", "none", "null", "nil", "unclassified", "unlabelled", "unlabeled"})  # fmt: skip
+MISSING = frozenset(
+    {"", "na", "n/a", "#n/a", "<na>", "nan", "none", "null", "nil", "unclassified", "unlabelled", "unlabeled"}
+)
 
 
 def is_missing(text: str) -> bool:
@@ -172,7 +174,8 @@ def _header(path: Path, rows: Sequence[tuple[int, list[str]]]) -> list[str]:
         return first
     if len(first) > 1 and first == [str(i) for i in range(len(first))]:
         raise InputError(
-            f"{path}: its first row, {', '.join(first)}, may be numbers of columns, not a cell; name the columns, x,y,class"
+            f"{path}: its first row, {', '.join(first)}, may be numbers of columns, not a cell; name the columns:"
+            " x,y,class"
         )
     if not _is_number(first[0]) and not is_missing(first[0]):
         raise InputError(

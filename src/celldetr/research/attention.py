@@ -5,7 +5,7 @@ Measured at the true boxes of data sets that have masks, so that every network i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -13,13 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from celldetr.data.card import DatasetCard
-from celldetr.data.readers import instance_maps
 from celldetr.data.sample import Sample
-from celldetr.data.sources import rescale
+from celldetr.data.sources import load_samples, rescale
 from celldetr.errors import InputError
 from celldetr.model.attention_trace import AttentionTrace
 
-FORMAT = "instance_maps"
 # An image at a network's mpp and boxes (N, 4) xyxy in pixels of it -> where the network looks.
 Trace = Callable[[NDArray[np.uint8], NDArray[np.float32]], AttentionTrace]
 
@@ -41,22 +39,19 @@ class AttentionInside:
     mask_of_box: float
 
 
-def masked_samples(card: DatasetCard, split: str) -> list[tuple[Sample, NDArray[np.integer]]]:
-    """The images of a split with their instance maps.
+def masked_samples(card: DatasetCard, split: str) -> Sequence[Sample]:
+    """The images of a split, each nucleus with a mask.
 
     Raises:
-        InputError: the data set has no masks, or its files are wrong.
+        InputError: the data set has none, or its files are wrong.
     """
-    if card.format != FORMAT:
-        raise InputError(
-            f"dataset {card.name!r}: format {card.format!r} has no masks of nuclei; expected {FORMAT}, e.g. consep"
-        )
-    return list(instance_maps.read_with_maps(card, split))
+    samples = load_samples(card, split, shapes="masks")
+    if any(sample.masks is None or not sample.masks.complete for sample in samples):
+        raise InputError(f"dataset {card.name!r} has no masks of nuclei; expected one that has, e.g. consep")
+    return samples
 
 
-def attention_inside(
-    trace: Trace, mpp: float, samples: Iterable[tuple[Sample, NDArray[np.integer]]], tile: int
-) -> AttentionInside:
+def attention_inside(trace: Trace, mpp: float, samples: Iterable[Sample], tile: int) -> AttentionInside:
     """Measure a network.
 
     Args:
@@ -70,10 +65,13 @@ def attention_inside(
         InputError: no nucleus in the samples.
     """
     in_mask, in_box, fill = [], [], []
-    for sample, instances in samples:
-        numbers, exact, areas = instance_maps.extents(instances)
-        fill.append(areas / np.prod(exact[:, 2:] - exact[:, :2], axis=1))
-        scaled = rescale(sample, mpp)
+    for sample in samples:
+        if sample.masks is None:
+            continue
+        instances, numbers = sample.masks.map(sample.image.shape), np.arange(1, len(sample) + 1)
+        areas = np.bincount(instances.ravel(), minlength=len(sample) + 1)[1:]
+        fill.append(areas / np.prod(sample.boxes[:, 2:] - sample.boxes[:, :2], axis=1))
+        scaled = rescale(replace(sample, masks=None), mpp)
         height, width = scaled.image.shape[:2]
         factor = np.array([instances.shape[1] / width, instances.shape[0] / height], dtype=np.float32)
         for left, top, right, bottom in _parts(width, height, tile):

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torchvision.ops import box_convert, generalized_box_iou_loss, sigmoid_focal_loss
+from torchvision.ops import box_convert, box_iou, generalized_box_iou_loss, sigmoid_focal_loss
 
 from celldetr.config import TrainConfig
 from celldetr.data.dataset import Targets, concatenate
@@ -22,6 +22,8 @@ from celldetr.training.denoising import DenoisingQueries
 from celldetr.training.matcher import ALPHA, GAMMA, HungarianMatcher, Match
 from celldetr.training.processes import normaliser
 
+APART_IOU = 0.1  # a box that overlaps no labelled nucleus more than this is not a second box of one
+APART_RADII = 2.0  # nor is a token that is farther from its centre than so many radii
 Losses = dict[str, Tensor]  # by name; what follows the last slash is the kind of loss, which has the weight
 
 
@@ -118,16 +120,17 @@ class SetCriterion(nn.Module):
     def _detection(
         self, output: TrainingOutput, detection: DetectionOutput, targets: Sequence[Targets], nuclei: float
     ) -> Losses:
-        layers = detection_losses(stack(detection.layers), targets, output.matches, nuclei)
+        spared = self.config.unlabelled_score
+        layers = detection_losses(stack(detection.layers), targets, output.matches, nuclei, spared)
         losses = _named("layer{}", layers)
         proposals, anchors, dense = detection.proposals, detection.anchors, self.config.dense_queries
         if proposals is not None and anchors is not None and output.sizes is not None:
             if dense > 0:
-                terms = dense_losses(proposals, anchors, targets, output.sizes, nuclei)
+                terms = dense_losses(proposals, anchors, targets, output.sizes, nuclei, spared)
                 terms = {name: dense * value for name, value in terms.items()}
             else:
                 matches = self.match([proposals], targets)
-                (terms,) = detection_losses(stack([proposals]), targets, matches, nuclei)
+                (terms,) = detection_losses(stack([proposals]), targets, matches, nuclei, spared)
             losses |= {f"proposals/{name}": value for name, value in terms.items()}
         if groups := self.config.denoising:
             layers = denoising_losses(detection, output.denoising, nuclei, groups)
@@ -183,7 +186,11 @@ def box_losses(boxes: Tensor, targets: Tensor, nuclei: float) -> tuple[Tensor, T
 
 
 def detection_losses(
-    detections: Detections, targets: Sequence[Targets], matches: Sequence[Sequence[Match]], nuclei: float
+    detections: Detections,
+    targets: Sequence[Targets],
+    matches: Sequence[Sequence[Match]],
+    nuclei: float,
+    unlabelled_score: float = 1.0,
 ) -> list[Losses]:
     """One-to-one losses of each of L layers.
 
@@ -192,17 +199,38 @@ def detection_losses(
         targets: B.
         matches: of each layer, from the matcher.
         nuclei: divisor of the sums.
+        unlabelled_score: boxes without a nucleus that score more may be of one without a label
+            (``maybe_unlabelled``), and have no objectness loss; 1: all have.
     """
     image, query = (torch.stack(parts) for parts in zip(*map(query_indices, matches), strict=True))  # (L, M)
     layer = torch.arange(len(matches), device=image.device)[:, None]
     target_scores = torch.zeros_like(detections.logits)
     target_scores[layer, image, query] = 1.0
-    real = detections.logits > torch.finfo(detections.logits.dtype).min  # padding does not take part
-    objectness = (sigmoid_focal(detections.logits, target_scores) * real).sum((1, 2)) / nuclei
+    counted = detections.logits > torch.finfo(detections.logits.dtype).min  # padding does not take part
+    if unlabelled_score < 1:
+        counted &= (target_scores > 0) | ~maybe_unlabelled(detections, targets, unlabelled_score)
+    objectness = (sigmoid_focal(detections.logits, target_scores) * counted).sum((1, 2)) / nuclei
     true = torch.stack([torch.cat([t.boxes[i] for (_, i), t in zip(m, targets, strict=True)]) for m in matches])
     l1, giou = box_losses(detections.boxes[layer, image, query], true, nuclei)
     terms = zip(objectness.unbind(), l1.unbind(), giou.unbind(), strict=True)
     return [dict(zip(("class", "l1", "giou"), values, strict=True)) for values in terms]
+
+
+def maybe_unlabelled(detections: Detections, targets: Sequence[Targets], score: float) -> Tensor:
+    """(L, B, Q) boxes that score more than ``score`` and overlap no labelled nucleus.
+
+    Annotators leave nuclei out, and a loss that punishes finding them teaches to miss their like. In an image without
+    labelled nuclei there is nothing to be found, and no box is meant.
+    """
+    maybe = detections.logits.detach().sigmoid() > score
+    corners = box_convert(detections.boxes.detach(), "cxcywh", "xyxy")
+    for b, target in enumerate(each.boxes for each in targets):
+        if len(target):
+            overlap = box_iou(corners[:, b].flatten(0, 1), box_convert(target, "cxcywh", "xyxy")).amax(1)
+            maybe[:, b] &= (overlap < APART_IOU).view(len(maybe), -1)
+        else:
+            maybe[:, b] = False
+    return maybe
 
 
 def query_indices(matches: Sequence[Match]) -> tuple[Tensor, Tensor]:
@@ -212,7 +240,12 @@ def query_indices(matches: Sequence[Match]) -> tuple[Tensor, Tensor]:
 
 
 def dense_losses(
-    detections: Detections, anchors: Tensor, targets: Sequence[Targets], sizes: Tensor, nuclei: float
+    detections: Detections,
+    anchors: Tensor,
+    targets: Sequence[Targets],
+    sizes: Tensor,
+    nuclei: float,
+    unlabelled_score: float = 1.0,
 ) -> Losses:
     """One-to-many losses of the encoder's tokens, which compete to become queries.
 
@@ -226,9 +259,11 @@ def dense_losses(
         targets: B.
         sizes: (B, 2) width and height of the images, pixels.
         nuclei: divisor of the sums.
+        unlabelled_score: as for ``detection_losses``, of tokens away from all labelled nuclei.
     """
     heat = torch.zeros_like(detections.logits)
     real = detections.logits > torch.finfo(detections.logits.dtype).min  # padding does not take part
+    counted = real.clone()
     picked_boxes, picked_targets = [], []
     for b, target in enumerate(each.boxes for each in targets):
         if not len(target):
@@ -240,6 +275,8 @@ def dense_losses(
         across, down = x / half[:, 0], y / half[:, 1]  # 1 on the border of the box
         closeness, nearest = (across.square() + down.square()).min(dim=1)
         heat[b] = torch.exp(-2.0 * closeness)  # sigma is half the half side
+        apart = closeness > APART_RADII**2
+        counted[b] &= ~(apart & (detections.logits[b].detach().sigmoid() > unlabelled_score))
         squared = (x.square() + y.square()).masked_fill(~real[b, :, None], torch.inf)
         centres = squared.argmin(dim=0)  # (N,) token of each nucleus
         heat[b, centres] = 1.0
@@ -252,7 +289,7 @@ def dense_losses(
     p = detections.logits.sigmoid()
     positive = (1 - p) ** 2 * -functional.logsigmoid(detections.logits)
     negative = (1 - heat) ** 4 * p**2 * -functional.logsigmoid(-detections.logits)
-    objectness = torch.where(heat == 1.0, positive, negative)[real].sum() / nuclei
+    objectness = torch.where(heat == 1.0, positive, negative)[counted].sum() / nuclei
     # Averaged over the tokens, so that the sum weighs as much as that of the one-to-one losses does.
     picked = normaliser(sum(len(boxes) for boxes in picked_boxes), detections.boxes.device)
     if not picked_boxes:

@@ -11,7 +11,7 @@ import numpy as np
 
 from celldetr.config import Recipe
 from celldetr.data.sample import LazySamples, Sample, areas, cell_counts, join, patients
-from celldetr.data.sources import load_source
+from celldetr.data.sources import Shapes, load_source
 from celldetr.errors import InputError
 from celldetr.training.hold_out import hold_out
 
@@ -27,6 +27,7 @@ class TrainingData:
         drawn: the same, each cell counted as often as its image is drawn: how frequent the types are in training.
         seen: of each source of the recipe the images and patients, for the model's card.
         apart: how ``held_out`` was split off the training data; "" where the recipe names validation data.
+        outlined: whether nuclei have outlines to learn, which they have where the model draws them and there are masks.
     """
 
     samples: Sequence[Sample]
@@ -36,6 +37,7 @@ class TrainingData:
     drawn: list[float]
     seen: tuple[dict[str, list[str]], ...] = ()
     apart: str = ""
+    outlined: bool = False
 
     @cached_property
     def digest(self) -> str:
@@ -57,7 +59,11 @@ def load_data(recipe: Recipe) -> TrainingData:
         InputError: wrong data, or none to train or to validate on.
     """
     types, mpp = recipe.model.types, recipe.model.mpp
-    sources = [load_source(source, types, mpp) for source in recipe.train]
+    shapes: Shapes = "outlines" if recipe.model.outlines and recipe.training.w_outline > 0 else "boxes"
+    sources = [load_source(source, types, mpp, shapes) for source in recipe.train]
+    # Patches have none, and looking would decode them all.
+    drawn_in = [source for source in sources if not isinstance(source, LazySamples)]
+    outlined = any(sample.outlines is not None for source in drawn_in for sample in source)
     samples = join(sources)
     weights = [spec.weight for spec, source in zip(recipe.train, sources, strict=True) for _ in range(len(source))]
     held_out = join([load_source(source, types, mpp) for source in recipe.validation])
@@ -87,7 +93,7 @@ def load_data(recipe: Recipe) -> TrainingData:
     cells = cell_counts(samples)[:, :-1]
     drawn = np.asarray(weights) @ cells
     seen = tuple(map(images_and_patients, sources))
-    return TrainingData(samples, weights, held_out, cells.sum(axis=0).tolist(), drawn.tolist(), seen, apart)
+    return TrainingData(samples, weights, held_out, cells.sum(axis=0).tolist(), drawn.tolist(), seen, apart, outlined)
 
 
 def images_and_patients(samples: Sequence[Sample]) -> dict[str, list[str]]:

@@ -16,7 +16,7 @@ from celldetr.data.sample import Sample, cell_counts
 from celldetr.errors import InputError
 
 FEWEST = 5  # patients, or images, below which none is held out
-TRIES = 100  # random splits, of which the one with most types in both parts is taken
+TRIES = 100  # random splits, of which the best is taken
 
 
 class HeldOut(NamedTuple):
@@ -67,24 +67,28 @@ def hold_out(
 def _choose(
     samples: Sequence[Sample], units: Sequence[str], names: Sequence[str], share: float, rng: np.random.Generator
 ) -> set[str] | None:
-    """Units with about ``share`` of the cells; None where a type would be left without a cell to train on."""
+    """Units with about ``share`` of the cells; None where a type would be left without a cell to train on.
+
+    Of the splits whose share is off by less than half, the one with most types; then the one that is least off.
+    """
     counts = cell_counts(samples)
     of_unit = [[unit == name for unit in units] for name in names]
     table = np.array([counts[same].sum(axis=0) for same in of_unit])  # cells of each unit and type
-    cells, table = table.sum(axis=1), table[:, :-1]
-    best: tuple[int, set[str]] | None = None
+    cells, table = table.sum(axis=1) / table.sum(), table[:, :-1]
+    present = table.sum(0) > 0
+    best: tuple[tuple[bool, int, float], set[str]] | None = None
     for _ in range(TRIES):
         order = rng.permutation(len(names))
-        size = int(np.searchsorted(np.cumsum(cells[order]), share * cells.sum())) + 1
+        size = int(np.abs(np.cumsum(cells[order]) - share).argmin()) + 1
         taken, left = np.split(order, [min(size, len(names) - 1)])
-        present = table.sum(0) > 0
-        if (table[left].sum(0) > 0)[present].all():
-            types = int((table[taken].sum(0) > 0).sum())
-            if best is None or types > best[0]:
-                best = types, {names[i] for i in taken}
-            if types == present.sum():
-                break
-    return best[1] if best and (best[0] or not table.any()) else None  # cells of no type cannot validate types
+        types = int((table[taken].sum(0) > 0).sum())
+        if not (table[left].sum(0) > 0)[present].all() or (not types and present.any()):
+            continue  # what is left cannot teach a type, or what is taken can validate none
+        off = abs(float(cells[taken].sum()) - share)
+        rank = (off > share / 2, -types, off)
+        if best is None or rank < best[0]:
+            best = rank, {names[i] for i in taken}
+    return best[1] if best else None
 
 
 def _cells(samples: Sequence[Sample], weights: Sequence[float], share: float, rng: np.random.Generator) -> HeldOut:

@@ -125,14 +125,10 @@ class SupervisedObjective(Objective):
         """
         settings = recipe.training
         learned_before = start is not None and start.card.config.outlines
-        if (
-            network.outliner is not None
-            and not learned_before
-            and all(sample.outlines is None for sample in data.samples)
-        ):
+        if network.outliner is not None and not learned_before and not data.outlined:
             raise InputError(
-                "model.outlines=true, and no training image has masks to learn outlines from: add a data set of the "
-                "format instance_maps, or set model.outlines=false"
+                "model.outlines=true, and no training image has masks to learn outlines from: add a data set "
+                "with masks (docs/how-to/data.md says which formats have them), or set model.outlines=false"
             )
         self.recipe, self.data, self.start = recipe, data, start
         self.loss = SupervisedLoss(network, settings, class_weights(data.drawn, settings.class_balance))

@@ -74,8 +74,8 @@ def _without_header(table: Table) -> Columns:
     width = max((len(cells) for _, cells in table.rows), default=3)
     if not 2 <= width <= 3:
         raise InputError(
-            f"{table.path}: {width} columns without a header; expected x,y,class. If these are others, write their names"
-            " in the first row; if commas are decimal signs, put semicolons between the columns"
+            f"{table.path}: {width} columns without a header; expected x,y,class. If these are others, write their"
+            " names in the first row; if commas are decimal signs, put semicolons between the columns"
         )
     first = [cells[0] for _, cells in table.rows]
     if len(first) > 2 and first in ([str(i + start) for i in range(len(first))] for start in (0, 1)):
@@ -160,8 +160,8 @@ def _label(table: Table, names: list[str]) -> int | None:
     values = columns[kept[0]]
     if len(values) > FEW and len(set(values)) > len(values) / 2:
         raise InputError(
-            f"{table.path}: column {table.header[kept[0]]!r} has {len(set(values))} values for {len(values)} cells; if it"
-            " does not name classes, rename it, else join some"
+            f"{table.path}: column {table.header[kept[0]]!r} has {len(set(values))} values for {len(values)} cells; if"
+            " it does not name classes, rename it, else join some"
         )
     return kept[0]
 

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from celldetr.data.card import DatasetCard
+from celldetr.data.masks import Masks
 from celldetr.data.pseudo_boxes import pseudo_boxes
 from celldetr.data.sample import UNKNOWN, Sample
 from celldetr.errors import InputError, doubt, near
@@ -143,6 +144,7 @@ def labelled_image(
     rows: Sequence[str],
     mpp: float | None = None,
     tissue: str = "",
+    masks: Masks | None = None,
 ) -> Sample:
     """A sample of annotated boxes, or of annotated points with boxes by ``pseudo_boxes``.
 
@@ -154,7 +156,7 @@ def labelled_image(
         types: N indices into the card's types, or ``UNKNOWN``.
         rows: for each nucleus, where it was read, for messages.
         mpp: of this image; default: the card's.
-        tissue: see ``Sample``.
+        tissue, masks: see ``Sample``.
 
     Raises:
         InputError: see ``clip_to_image``; no mpp.
@@ -173,4 +175,5 @@ def labelled_image(
         group=card.group_of(name),
         tissue=tissue,
         derived_boxes=are_points,
+        masks=masks,
     )

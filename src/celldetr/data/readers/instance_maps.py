@@ -7,23 +7,20 @@ of the nuclei: a nucleus of pixels 3 to 5 spans [3, 6].
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from scipy import ndimage
 
 from celldetr.config import Positive
 from celldetr.data.card import DatasetCard
+from celldetr.data.masks import number_nuclei
 from celldetr.data.readers.common import Picture, labelled_image, read_picture, type_index
 from celldetr.data.readers.layout import FileLayout, Item, find_items
 from celldetr.data.sample import Sample
 from celldetr.errors import InputError
 from celldetr.io.safe_io import load_json
-from celldetr.outlines import mask_outlines
-
 
 # No others: Pillow hands some formats to programs (EPS to Ghostscript), and a file is what it contains, not its suffix.
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP")
@@ -37,16 +34,6 @@ class InstanceOptions(FileLayout):
     # For sets of unknown and mixed scale: every image's mpp is chosen so that its median nucleus has this diameter (of
     # a circle of its area), and the card's mpp is not used.
     median_diameter_um: Positive | None = None
-
-
-def extents(instances: NDArray[np.integer]) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.int64]]:
-    """Numbers (N,), rising, boxes (N, 4) float32 xyxy and areas (N,), px, of the nuclei of an instance map (H, W)."""
-    numbers, positions, areas = np.unique(instances, return_inverse=True, return_counts=True)
-    ranks = positions.reshape(instances.shape)  # 0 .. number of distinct values, however large the values are
-    first = int(len(numbers) > 0 and numbers[0] == 0)
-    windows = ndimage.find_objects(ranks + (1 - first))
-    boxes = [(x.start, y.start, x.stop, y.stop) for y, x in windows]
-    return numbers[first:].astype(np.int64), np.array(boxes, dtype=np.float32).reshape(-1, 4), areas[first:]
 
 
 def read_map(path: Path) -> NDArray[np.integer]:
@@ -115,12 +102,7 @@ def _types(card: DatasetCard, item: Item, options: InstanceOptions, numbers: NDA
 
 
 def read(card: DatasetCard, split: str) -> Iterator[Sample]:
-    """Read a split; errors as of ``read_with_maps``."""
-    return (sample for sample, _ in read_with_maps(card, split))
-
-
-def read_with_maps(card: DatasetCard, split: str) -> Iterator[tuple[Sample, NDArray[np.integer]]]:
-    """Read a split, each sample with its (H, W) instance map; its nuclei are in rising order of their numbers there.
+    """Read a split; nuclei are in rising order of their numbers in the map.
 
     Raises:
         InputError: a file is missing, map and image differ in size, or a nucleus has no known label.
@@ -133,7 +115,8 @@ def read_with_maps(card: DatasetCard, split: str) -> Iterator[tuple[Sample, NDAr
         image = as_of_map(picture, instances.shape, path).pixels
         if instances.shape != image.shape[:2]:
             raise InputError(f"{path}: {instances.shape} (rows, columns), but its image has {image.shape[:2]}")
-        numbers, boxes, areas = extents(instances)
+        numbers, masks = number_nuclei(instances)
+        boxes, areas = masks.extents()
         mpp = picture.mpp
         if options.median_diameter_um is not None:
             if not len(areas):
@@ -141,5 +124,4 @@ def read_with_maps(card: DatasetCard, split: str) -> Iterator[tuple[Sample, NDAr
             mpp = options.median_diameter_um / float(np.median(np.sqrt(areas * 4 / np.pi)))
         rows = [f"{path}, nucleus {number}" for number in numbers]
         types = _types(card, item, options, numbers)
-        sample = labelled_image(card, item.name, image, boxes, types, rows, mpp)
-        yield replace(sample, outlines=mask_outlines(instances, numbers, boxes)), instances
+        yield labelled_image(card, item.name, image, boxes, types, rows, mpp, masks=masks)

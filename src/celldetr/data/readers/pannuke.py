@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from celldetr.config import Config
 from celldetr.data.card import DatasetCard
+from celldetr.data.masks import InstanceMap, number_nuclei
 from celldetr.data.readers.common import labelled_image, type_index
-from celldetr.data.readers.instance_maps import extents
 from celldetr.data.sample import Sample
 from celldetr.errors import InputError
 
@@ -53,20 +53,27 @@ def _image(values: NDArray, where: str) -> NDArray[np.uint8]:
     return np.rint(values).astype(np.uint8)
 
 
-def _nuclei(masks: NDArray, card: DatasetCard, where: str) -> tuple[NDArray[np.float32], list[int], list[str]]:
-    """Boxes, types and descriptions of the nuclei of one image; ``masks`` (H, W, C) is without the background."""
-    boxes, types, rows = [np.zeros((0, 4), dtype=np.float32)], [], []
+def _nuclei(
+    masks: NDArray, card: DatasetCard, where: str
+) -> tuple[NDArray[np.float32], InstanceMap, list[int], list[str]]:
+    """Boxes, masks, types and descriptions of the nuclei of one image; ``masks`` (H, W, C) is without the background.
+
+    Where nuclei of two channels overlap, the pixel is that of the later channel, as in PanNuke's own evaluation.
+    """
+    boxes, types, rows = [np.zeros((0, 4), dtype=np.float32)], list[int](), list[str]()
+    together = np.zeros(masks.shape[:2], np.int32)
     for channel in range(masks.shape[2]):
         instances = np.asarray(masks[:, :, channel])
         if not np.isfinite(instances).all():
             raise InputError(f"{where}, channel {channel}: expected numbers of nuclei, got some that are not finite")
         if not instances.any():
             continue
-        numbers, extent, _ = extents(instances.astype(np.int64))
-        boxes.append(extent)
+        numbers, own = number_nuclei(instances.astype(np.int64))
+        boxes.append(own.extents()[0])
+        together = np.where(own.numbers > 0, own.numbers + len(rows), together)
         types += [type_index(card, str(channel), f"{where}, channel {channel}")] * len(numbers)
         rows += [f"{where}, channel {channel}, nucleus {number}" for number in numbers]
-    return np.concatenate(boxes), types, rows
+    return np.concatenate(boxes), InstanceMap(together), types, rows
 
 
 def read(card: DatasetCard, split: str) -> Iterator[Sample]:
@@ -91,8 +98,8 @@ def read(card: DatasetCard, split: str) -> Iterator[Sample]:
         raise InputError(f"{paths[1]}: {others} do not fit images {images.shape}")
     for index in range(len(images)):
         where = f"{paths[1]}, image {index}"
-        boxes, types, rows = _nuclei(masks[index, :, :, :-1], card, where)
+        boxes, nuclei, types, rows = _nuclei(masks[index, :, :, :-1], card, where)
         tissue = "" if tissues is None else str(tissues[index])
         name = f"fold{fold}_{index:04d}" + (f"_{tissue}" if tissue else "")
         image = _image(images[index], f"{paths[0]}, image {index}")
-        yield labelled_image(card, name, image, boxes, types, rows, tissue=tissue)
+        yield labelled_image(card, name, image, boxes, types, rows, tissue=tissue, masks=nuclei)

@@ -4,8 +4,8 @@ With regions, only cells whose centre lies in one are read, and images are cut f
 label and must not become background, so what is outside of a region that is no rectangle is painted over. Without
 regions small images are read whole, and of slides the squares that hold a cell.
 
-Large regions come in pieces, which are images of one group. Polygons become their bounds; points get boxes by
-``celldetr.data.pseudo_boxes``. Pixels are those of full resolution.
+Large regions come in pieces, which are images of one group. Polygons become their bounds and are masks; points get
+boxes by ``celldetr.data.pseudo_boxes``. Pixels are those of full resolution.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from celldetr.config import Config
 from celldetr.data.augment import background_colour
 from celldetr.data.card import DatasetCard
+from celldetr.data.masks import Polygons
 from celldetr.data.pseudo_boxes import pseudo_boxes
 from celldetr.data.readers.common import clip_to_image, read_lines, type_index
 from celldetr.data.readers.qupath_objects import PACKED, REGIONS, Objects, read_objects, short
@@ -155,11 +156,20 @@ def _samples(card: DatasetCard, slide: SlideReader, objects: Objects, path: Path
             points=np.clip(places[chosen] - (x, y), 0, [width, height]).astype(np.float32),
             group=card.group_of(name),
             derived_boxes=bool(objects.points[chosen].any()),
+            masks=_masks(objects, chosen, (x, y)),
         )
     left = LeftOut(path)
     if not used.all():
         left.add("cells outside of the regions", short(objects.rows[int(np.flatnonzero(~used)[0])]), int((~used).sum()))
     left.tell()
+
+
+def _masks(objects: Objects, chosen: NDArray[np.int64], corner: tuple[int, int]) -> Polygons | None:
+    """Masks of the chosen cells in pixels of the image; None of points alone."""
+    areas = objects.areas[chosen]
+    if len(areas) and objects.points[chosen].all():
+        return None
+    return Polygons(areas).moved(np.ones(2), -np.array(corner, dtype=np.float64), ())
 
 
 def _check_sizes(objects: Objects, slide: SlideReader) -> None:

@@ -42,6 +42,7 @@ class Objects:
         boxes: (N, 4) xyxy; of a point, twice the point.
         places: (N, 2) centre of the box, or the point.
         points: (N,) whether it is a point.
+        areas: (N,) shapely areas; None of a point.
         classes: of each; "" where it has none.
         rows: of each, where it was read, for messages.
         regions: what was labelled, in parts that do not overlap; None: the file does not say.
@@ -50,6 +51,7 @@ class Objects:
     boxes: NDArray[np.float64]
     places: NDArray[np.float64]
     points: NDArray[np.bool_]
+    areas: NDArray[np.object_]
     classes: list[str]
     rows: list[str]
     regions: tuple[shapely.Polygon, ...] | None
@@ -72,7 +74,8 @@ class Objects:
         regions = self.regions
         if regions is not None:
             regions = tuple(shapely.transform(part, lambda points: points + shift) for part in regions)
-        return replace(self, boxes=self.boxes + np.tile(shift, 2), places=places, regions=regions)
+        areas = shapely.transform(self.areas, lambda points: points + shift) if shift.any() else self.areas
+        return replace(self, boxes=self.boxes + np.tile(shift, 2), places=places, areas=areas, regions=regions)
 
 
 def read_objects(path: Path, regions: Sequence[str] = REGIONS, mpp: float | None = None) -> Objects:
@@ -81,14 +84,14 @@ def read_objects(path: Path, regions: Sequence[str] = REGIONS, mpp: float | None
     Args:
         path: the file.
         regions: classes or names of the annotations that delimit what was labelled.
-        mpp: micrometres per pixel of full resolution, by which several nuclei in one object are told from one in pieces.
+        mpp: micrometres per pixel, by which several nuclei in one object are told from one in pieces.
 
     Raises:
         InputError: not GeoJSON, an object that is neither an area nor points, or an annotation around others that is no
             region while there is none.
     """
     boxes = array("d")  # four a cell; lists of tuples would take six times as much
-    classes, rows = list[str](), list[str]()
+    classes, rows, areas = list[str](), list[str](), list[shapely.Geometry | None]()
     annotations: dict[int, shapely.Geometry] = {}  # position -> area
     delimited = []
     left, divided = LeftOut(path), LeftOut(path, "divided into nuclei")
@@ -100,21 +103,22 @@ def read_objects(path: Path, regions: Sequence[str] = REGIONS, mpp: float | None
             continue
         if feature.has_points:
             bounds = np.tile(feature.points(), 2)
+            areas += [None] * len(bounds)
         else:
             area = feature.area()
             if area.is_empty:
                 left.add("objects without an area", short(feature.where))
                 continue
-            if feature.kind == "annotation":
-                if feature.class_name in regions or feature.name in regions:
-                    delimited.append(area)
-                    continue
+            if feature.kind == "annotation" and not {feature.class_name, feature.name}.isdisjoint(regions):
+                delimited.append(area)
+                continue
             parts = nuclei_of(area, mpp)
             if len(parts) > 1:
                 divided.add(f"objects of several areas, now {len(parts)} nuclei", short(feature.where))
             if feature.kind == "annotation":
                 annotations.update(enumerate(parts, len(rows)))
             bounds = np.array([part.bounds for part in parts])
+            areas += parts
         boxes.extend(bounds.ravel().tolist())
         name = "" if feature.class_name == IGNORED else sys.intern(feature.class_name)  # one text a class, not a cell
         classes += [name] * len(bounds)
@@ -143,6 +147,7 @@ def read_objects(path: Path, regions: Sequence[str] = REGIONS, mpp: float | None
         boxes=table[kept],
         places=places[kept],
         points=(table[kept, :2] == table[kept, 2:]).all(1),
+        areas=np.array([*areas, None], dtype=np.object_)[kept],  # not without None: an array of no objects
         classes=[classes[i] for i in kept],
         rows=[rows[i] for i in kept],
         regions=tuple(join_areas(delimited, str(path)).geoms) if delimited else None,
