@@ -171,8 +171,8 @@ def _check_places(samples: Sequence[Sample], place: Path) -> None:
         )
     if places.own < NOWHERE:
         doubt(
-            f"{place}: the labels lie on no darker places than chance; are these their images, and at the resolution that"
-            " was labelled?"
+            f"{place}: the labels lie on no darker places than chance; are these their images, at the"
+            " resolution that was labelled?"
         )
 
 

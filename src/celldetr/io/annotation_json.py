@@ -22,6 +22,7 @@ from celldetr.io.safe_io import shown
 
 Format = Literal["GeoJSON", "HoVer-Net", "CellViT", "LabelMe", "COCO", ""]
 CELLVIT = "cells"  # key of the list of cells in CellViT's JSON
+BOX = "bbox"  # name of a Feature whose area is a box, as the file has no contour
 SHAPES = ("polygon", "rectangle", "point", "rotation", "circle", "mask")  # of LabelMe and X-AnyLabeling
 CIRCLE = 32  # corners of the polygon that a circle becomes
 
@@ -52,16 +53,18 @@ def json_format(path: Path) -> Format:
     return "COCO" if "images" in value or "annotations" in value else ""
 
 
+def annotation_format(path: Path) -> Format:
+    """What annotations a file holds: GeoJSON where its name says so, else as of ``json_format``."""
+    return json_format(path) if path.name.lower().endswith((".json", ".json.gz", ".zip")) else "GeoJSON"
+
+
 def read_annotations(path: Path) -> Iterator[Feature]:
     """The objects of a file of GeoJSON or of another program; of cells of programs, kind ``detection``.
 
     Raises:
         InputError: as of ``read_features``, for all formats.
     """
-    if not path.name.lower().endswith((".json", ".json.gz", ".zip")):
-        yield from read_features(path)
-        return
-    format = json_format(path)
+    format = annotation_format(path)
     if format == "CellViT":
         yield from _cellvit(path)
     elif format == "HoVer-Net":
@@ -86,10 +89,12 @@ def read_annotations(path: Path) -> Iterator[Feature]:
 
 def _cellvit(path: Path) -> Iterator[Feature]:
     names: dict[str, str] = {}
-    for number, (key, value) in enumerate(read_items(path, "JSON", rest=True), 1):
+    number = 0
+    for key, value in read_items(path, "JSON", rest=True):
         if key is None:
             names |= _type_names(value)
         else:
+            number += 1
             yield nucleus_of(value, f"{path}: cell {number}", names)
 
 
@@ -103,7 +108,7 @@ def _type_names(members: dict[str, Any]) -> dict[str, str]:
 def nucleus_of(value: Any, where: str, names: dict[str, str]) -> Feature:
     """A nucleus of HoVer-Net or CellViT; ``names`` of its numbers of types.
 
-    Its geometry is a Polygon of the contour, or, without one, of the box; then ``name`` is ``bbox``.
+    Its geometry is a Polygon of the contour, or, without one, of the box; then ``name`` is ``BOX``.
     """
     if not isinstance(value, dict):
         raise InputError(f"{where}: expected an object with 'bbox' and 'contour', got {shown(value, 60)}")
@@ -120,7 +125,7 @@ def nucleus_of(value: Any, where: str, names: dict[str, str]) -> Feature:
         if corners.shape != (2, 2) or (corners[0] >= corners[1]).any():
             raise InputError(f"{where}: bbox {shown(box, 60)}: expected [[top, left], [bottom, right]]")
         (top, left), (bottom, right) = corners.tolist()
-        ring, name = np.array([(left, top), (right, top), (right, bottom), (left, bottom)]), "bbox"
+        ring, name = np.array([(left, top), (right, top), (right, bottom), (left, bottom)]), BOX
     return _feature(ring, kind, where, score, name)
 
 
