@@ -109,6 +109,8 @@ def read_own(path: Path, mpp: float | None = None) -> OwnData:
     if not formats:
         below = sorted(each.name for each in path.iterdir() if is_dir(each) and any(map(_named, each.iterdir())))
         hint = f"; there are some in {', '.join(below)}: name one of these" if below else ""
+        other = sorted({each.suffix.lower() for each in path.rglob("*") if each.suffix.lower() in OTHERS - {".txt"}})
+        hint += f"; files {', '.join(other)} are not read, export one of these formats" if other else ""
         raise InputError(f"{path}: no labels; expected {EXPECTED}, in it or in labels/{hint}")
     if len(formats) > 1:
         several = f"labels of {len(formats)} formats ({', '.join(sorted(formats))})"
@@ -231,10 +233,15 @@ Contents = tuple[Counter[str], str | list[str], dict[str, Any]]  # cells of each
 
 def _qupath(root: Path, files: list[Path], images: str, mpp: float | None) -> Contents:
     counts: Counter[str] = Counter()
+    empty = LeftOut(files[0].parent, "read as images without nuclei")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DataWarning)  # said when the samples are read
         for file in files:
-            counts.update(read_objects(file, mpp=mpp).classes)
+            classes = read_objects(file, mpp=mpp).classes
+            counts.update(classes)
+            if not classes:
+                empty.add("files without an object", file.name)
+    empty.tell()
     pictures = _pictures(root / images, IMAGES | SLIDES)
     stems = {file: stem_of(file) for file in files}
     used = {image_of(stem, pictures) for stem in stems.values()}
@@ -263,9 +270,13 @@ def _points(root: Path, files: list[Path], images: str, mpp: float | None) -> Co
         raise InputError(f"{root / images}: no image of the name of a CSV file; expected a.png beside a.csv, say")
     left.tell()
     _tell_unused(root / images, [picture for picture in pictures if picture not in pairs])
+    empty = LeftOut(files[0].parent, "read as images without nuclei")
     for file in pairs.values():
         points = points_csv.read_points(file, optional=True)
         counts.update(points.labels or [""] * len(points.rows))
+        if not points.rows:
+            empty.add("tables without a row", file.name)
+    empty.tell()
     options = {
         "images": images,
         "labels": _below(files[0].parent, root),

@@ -81,6 +81,8 @@ def check_labels(samples: Sequence[Sample], place: Path, sizes_um: tuple[float, 
 
 def _check_sizes(samples: Sequence[Sample], place: Path, bounds: tuple[float, float] | None) -> None:
     drawn = [sample for sample in samples if not sample.derived_boxes and len(sample)]
+    is_derived = not drawn  # sizes estimated from the image are no ground to refuse labels
+    drawn = drawn or [sample for sample in samples if len(sample)]
     pixels = [np.sqrt(np.prod(sample.boxes[:, 2:] - sample.boxes[:, :2], axis=1)) for sample in drawn]
     if sum(map(len, pixels)) < FEW:
         return
@@ -90,7 +92,7 @@ def _check_sizes(samples: Sequence[Sample], place: Path, bounds: tuple[float, fl
     sentence = size_doubt(median, mpp)
     if median < low and LEAST <= median / mpp <= MOST:
         sentence += "; or are the labels in micrometres, where pixels are expected?"
-    if not low <= median <= high:
+    if not is_derived and not low <= median <= high:
         raise InputError(
             f"{place}: {sentence or f'nuclei measure {median:.1f} um in the median, not {low:g} to {high:g}'}; for"
             " cells of such a size write a card with nucleus_um: [least, most]"

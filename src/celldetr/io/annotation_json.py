@@ -87,6 +87,15 @@ def read_annotations(path: Path) -> Iterator[Feature]:
         yield from read_features(path)
 
 
+def stated_size(path: Path) -> tuple[int, int] | None:
+    """(width, height), px, of the image that a file says it is of, as LabelMe does; None where it does not."""
+    if annotation_format(path) != "LabelMe":
+        return None
+    ((_, value),) = read_items(path, "JSON")
+    width, height = value.get("imageWidth"), value.get("imageHeight")
+    return (int(width), int(height)) if isinstance(width, int) and isinstance(height, int) else None
+
+
 def _cellvit(path: Path) -> Iterator[Feature]:
     names: dict[str, str] = {}
     number = 0

@@ -81,11 +81,17 @@ class Table:
             )
         values = np.empty(len(cells))
         for i, (line, text) in enumerate(cells):
-            plain = text.replace(",", ".") if _DECIMAL_COMMA.fullmatch(text) else text
-            if not _NUMBER.fullmatch(plain):
+            value = as_number(text)
+            if value is None:
                 raise InputError(f"{self.path}, row {line}: expected a number, got {shown(text, 40)}")
-            values[i] = float(plain)
+            values[i] = value
         return values
+
+
+def as_number(text: str) -> float | None:
+    """A number with a decimal point or comma; None for other text."""
+    plain = text.replace(",", ".") if _DECIMAL_COMMA.fullmatch(text) else text
+    return float(plain) if _NUMBER.fullmatch(plain) else None
 
 
 def read_text(path: Path) -> str:
@@ -155,16 +161,17 @@ def _parse(text: str, delimiter: str, most: int | None = None) -> list[tuple[int
     return rows
 
 
-def _fitness(rows: Sequence[tuple[int, list[str]]]) -> tuple[int, int]:
-    """How well a delimiter explains rows: the columns of numbers, then all columns, that most rows have."""
+def _fitness(rows: Sequence[tuple[int, list[str]]]) -> tuple[int, bool, int]:
+    """How well a delimiter explains rows: columns of numbers, a header as wide as they are, and how few others."""
     body = [cells for _, cells in rows[1:] or rows]
     counts = sorted(sum(_is_number(cell) for cell in cells) for cells in body) or [0]
     widths = sorted(map(len, body)) or [0]
-    return counts[len(counts) // 2], widths[len(widths) // 2]
+    count, width = counts[len(counts) // 2], widths[len(widths) // 2]
+    return count, bool(rows) and len(rows[0][1]) == width > 1, count - width if count > 1 else width
 
 
 def _is_number(text: str) -> bool:
-    return bool(_NUMBER.fullmatch(text) or _DECIMAL_COMMA.fullmatch(text))
+    return as_number(text) is not None
 
 
 def _header(path: Path, rows: Sequence[tuple[int, list[str]]]) -> list[str]:

@@ -15,7 +15,7 @@ from celldetr.data.readers.common import read_lines
 from celldetr.errors import InputError, near
 from celldetr.io.names import find_below, folded
 from celldetr.io.safe_io import is_dir, is_file
-from celldetr.io.tables import read_table
+from celldetr.io.tables import as_number, read_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -124,10 +124,12 @@ def _read_table(path: Path, table: Table) -> pd.DataFrame:
     import pandas as pd
 
     read = read_table(path)
+    # Names of images as Windows writes them, or with folders.
     frame = pd.DataFrame([cells for _, cells in read.rows], columns=read.header or None, dtype=str)
     for column in filter(None, (table.image, table.split, table.mpp)):
         if column not in frame.columns:
             raise InputError(f"{path}: no column {column!r}; {near(column, frame.columns)}")
+    frame[table.image] = frame[table.image].str.replace("\\", "/", regex=False).str.rpartition("/")[2]
     twice = frame[table.image][frame[table.image].duplicated()]
     if len(twice):
         raise InputError(f"{path}, row {twice.index[0] + 2}: image {twice.iloc[0]!r} is listed twice")
@@ -139,10 +141,7 @@ def _mpp(column: pd.Series[str], image: Path, table: Path) -> float:
     text = column.get(image.name, column.get(image.stem))
     if text is None:
         raise InputError(f"{table}: no row for image {image.name!r}")
-    try:
-        mpp = float(text)
-    except ValueError:
-        mpp = 0.0
+    mpp = as_number(text) or 0.0
     if not 0 < mpp < float("inf"):
         raise InputError(f"{table}, image {image.name!r}: mpp must be above 0, got {text!r}")
     return mpp

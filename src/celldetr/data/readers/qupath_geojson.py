@@ -27,6 +27,7 @@ from celldetr.data.readers.qupath_objects import PACKED, REGIONS, Objects, read_
 from celldetr.data.sample import UNKNOWN, Sample
 from celldetr.data.tiling import Rectangle, piece_name, rectangles
 from celldetr.errors import InputError, doubt
+from celldetr.io.annotation_json import stated_size
 from celldetr.io.left_out import LeftOut
 from celldetr.io.names import image_of
 from celldetr.io.safe_io import is_dir, is_file
@@ -59,6 +60,12 @@ def read(card: DatasetCard, split: str) -> Iterator[Sample]:
         with open_slide(find_image(path, images, alone=len(files) == 1), card.mpp) as slide:
             for note in slide.warnings:
                 doubt(f"{slide.file}: {note}")
+            size = stated_size(path)
+            if size not in (None, (slide.width, slide.height)):
+                raise InputError(
+                    f"{path}: is of an image of {size} px (width, height), but {slide.file} has"
+                    f" {(slide.width, slide.height)}; put the labelled one there"
+                )
             objects = read_objects(path, options.regions, slide.mpp)
             yield from _samples(card, slide, objects.on_slide(slide), path)
 

@@ -95,6 +95,7 @@ def read_objects(path: Path, regions: Sequence[str] = REGIONS, mpp: float | None
     annotations: dict[int, shapely.Geometry] = {}  # position -> area
     delimited = []
     left, divided = LeftOut(path), LeftOut(path, "divided into nuclei")
+    ignored = set[int]()  # positions of objects of the class Ignore*
     names = set[str]()  # of objects without a class
     for feature in read_annotations(path):
         if feature.kind in NOT_CELLS:
@@ -120,6 +121,8 @@ def read_objects(path: Path, regions: Sequence[str] = REGIONS, mpp: float | None
             bounds = np.array([part.bounds for part in parts])
             areas += parts
         boxes.extend(bounds.ravel().tolist())
+        if feature.class_name == IGNORED:
+            ignored.update(range(len(rows), len(rows) + len(bounds)))
         name = "" if feature.class_name == IGNORED else sys.intern(feature.class_name)  # one text a class, not a cell
         classes += [name] * len(bounds)
         rows += [feature.where] * len(bounds)
@@ -143,6 +146,9 @@ def read_objects(path: Path, regions: Sequence[str] = REGIONS, mpp: float | None
         some = ", ".join(map(repr, sorted(names)[:NAMED]))
         doubt(f"{path}: no object has a class, but objects have names ({some}); names are not read as types")
     kept = np.setdiff1d(np.arange(len(table)), outlines)
+    region = join_areas(delimited, str(path)) if delimited else None
+    if region is not None and (without := [annotations[i] for i in outlines.tolist() if i in ignored]):
+        region = join_areas([shapely.difference(region, join_areas(without, str(path)))], str(path))
     return Objects(
         boxes=table[kept],
         places=places[kept],
@@ -150,7 +156,7 @@ def read_objects(path: Path, regions: Sequence[str] = REGIONS, mpp: float | None
         areas=np.array([*areas, None], dtype=np.object_)[kept],  # not without None: an array of no objects
         classes=[classes[i] for i in kept],
         rows=[rows[i] for i in kept],
-        regions=tuple(join_areas(delimited, str(path)).geoms) if delimited else None,
+        regions=None if region is None else tuple(region.geoms),
     )
 
 
