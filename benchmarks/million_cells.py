@@ -23,7 +23,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from celldetr.cells.export import FORMATS, export_cells
-from celldetr.cells.schema import box_points, cell_schema, polygons
+from celldetr.cells.rows import box_points, polygons
+from celldetr.cells.schema import cell_schema
 from celldetr.io.files import write_json
 from celldetr.search.nearest import Best
 from neighbour_index import embeddings, peak_mb

@@ -25,7 +25,7 @@ from celldetr.data.pseudo_boxes import basins, pseudo_boxes
 from celldetr.data.readers.instance_maps import read_map
 from celldetr.data.sample import Sample
 from celldetr.data.sources import load_samples, rescale
-from celldetr.data.stain import haematoxylin
+from celldetr.stain import haematoxylin
 
 MPP = 0.5
 CONSTANT = 16  # px

@@ -29,7 +29,7 @@ from celldetr.api import load_model
 from celldetr.demo_slide import sample_slide
 from celldetr.model.checkpoint import load_checkpoint
 from celldetr.model.hub import find_model
-from celldetr.slide import engine, plan
+from celldetr.slide import engine, plan, table_writer
 from celldetr.slide.band_cache import BandCache
 from celldetr.slide.base_reader import SlideReader
 from celldetr.slide.engine import run_slide
@@ -84,7 +84,7 @@ def clocks(model: Any, clock: Clock) -> Iterator[None]:
         (network, "detect", "detection decoder"),
         (network, "represent", "representation decoder"),
         (Ownership, "keep", "merge (ownership)"),
-        (engine, "cell_rows", "rows"),
+        (table_writer, "cell_rows", "rows"),
         (BandCache, "write", "write bands"),
         (BandCache, "read", "read bands"),
         (engine, "write_table", "write table"),

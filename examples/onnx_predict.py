@@ -30,12 +30,14 @@ def owned(begins: list[int], i: int, side: int) -> tuple[float, float]:
     return low, (begins[i] + side + begins[i + 1]) / 2 if i + 1 < len(begins) else np.inf
 
 
-def distinct(centres: np.ndarray, distance: float) -> np.ndarray:
-    """Mask (N,) of the cells, given best first, that have no better one nearer than ``distance``."""
-    keep = np.ones(len(centres), bool)
+def distinct(centres: np.ndarray, boxes: np.ndarray, distance: float, share: float) -> np.ndarray:
+    """Mask (N,) of the cells, given best first: no better one is near, or shares so much of the smaller's box."""
+    keep, areas = np.ones(len(centres), bool), (boxes[:, 2:] - boxes[:, :2]).prod(1)
     for i in range(len(centres)):
-        if keep[i]:
-            keep[i + 1 :] &= np.linalg.norm(centres[i + 1 :] - centres[i], axis=1) >= distance
+        low, high = np.maximum(boxes[:, :2], boxes[i, :2]), np.minimum(boxes[:, 2:], boxes[i, 2:])
+        rivals = (high - low).clip(0).prod(1) >= np.maximum(share * np.minimum(areas, areas[i]), 1e-9)
+        rivals |= np.linalg.norm(centres - centres[i], axis=1) < distance
+        keep[i + 1 :] &= ~(rivals[i + 1 :] & keep[i])
     return keep
 
 
@@ -45,10 +47,10 @@ def cells_of(session: onnxruntime.InferenceSession, tile: np.ndarray) -> tuple[n
     outputs = [x[0] for x in session.run(None, {"images": tile.transpose(2, 0, 1)[None]})]
     found = [x[outputs[1] >= float(facts["threshold"])] for x in outputs]  # best first
     centres = (found[0][:, :2] + found[0][:, 2:]) / 2
-    found = [x[distinct(centres, float(facts["same_nucleus_um"]) / float(facts["mpp"]))] for x in found]
     boxes = found[0].clip(0, np.tile(tile.shape[1::-1], 2))
-    inside = (boxes[:, 2:] > boxes[:, :2]).all(1)
-    return tuple(x[inside] for x in (boxes, *found[1:]))
+    distance, share = float(facts["same_nucleus_um"]) / float(facts["mpp"]), float(facts["nested_share"])
+    keep = distinct(centres, boxes, distance, share) & (boxes[:, 2:] > boxes[:, :2]).all(1)
+    return tuple(x[keep] for x in (boxes, *found[1:]))
 
 
 if __name__ == "__main__":

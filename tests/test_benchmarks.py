@@ -130,6 +130,7 @@ SMALL: dict[str, tuple[Arguments, dict[str, Any] | Constants]] = {
     "frozen_features": (NOTHING, {"SEEDS": 1}),
     "kernel_ratios": (lambda place: ["--pairs", 1, "--threads", 1], {"WARM": 0, "SIZES": ((64, 1),), "STEP_PX": 64}),
     "million_cells": (lambda place: ["--cells", 600, "--steps", "index", "query", "geojson"], {}),
+    "nested_cells": (NOTHING, {"SETS": (("brca-m2c", "val", 1),), "SHARES": (0.8,)}),
     "neighbour_index": (lambda place: ["--cells", 4000, "--queries", 5, "--libraries", "faiss-ivf"], {}),
     "nucleus_size": (NOTHING, {"FACTORS": (1.0,), "PLACES": ((1200, 900),)}),
     "null_size": (lambda place: ["--repeats", 4, "--resamples", 20], {}),

@@ -51,7 +51,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("name", NAMES)
 def test_examples_are_short_and_say_what_they_show(name: str) -> None:
     text = (EXAMPLES / f"{name}.py").read_text()
-    assert len(text.splitlines()) < (80 if name == "onnx_predict" else 40)  # that one has no library to lean on
+    assert len(text.splitlines()) < (85 if name == "onnx_predict" else 40)  # that one has no library to lean on
     summary = (ast.get_docstring(ast.parse(text)) or "").splitlines()
     assert len(summary[0]) > 20
     assert f"python examples/{name}.py" in "\n".join(summary)

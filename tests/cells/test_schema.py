@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import geopandas
@@ -13,7 +14,10 @@ import pytest
 import shapely
 
 from celldetr.cells.reader import read_cells, read_embeddings
-from celldetr.cells.schema import box_points, cell_schema, polygons
+from celldetr.cells.rows import box_points, cell_rows, polygons
+from celldetr.cells.schema import FAMILIARITY, NULLABLE, VERSION, cell_schema
+from celldetr.model.output import TileCells
+from celldetr.slide.row_order import row_groups
 from helpers.parts import TYPES, write_parts
 
 RNG = np.random.default_rng(0)
@@ -36,8 +40,8 @@ def test_columns_types_and_values(tmp_path: Path) -> None:
     table = pq.read_table(path)
     assert table.schema.remove_metadata() == cell_schema(TYPES, 8)
     frame = read_cells(path)
-    boxes = np.concatenate([boxes for _, boxes in parts])
-    probabilities = np.concatenate([cells.probabilities for cells, _ in parts])
+    cells = TileCells.join(list(row_groups(cells for cells, _ in parts)))
+    boxes, probabilities = cells.boxes, cells.probabilities
     assert frame["cell_id"].tolist() == list(range(80))
     np.testing.assert_array_equal(frame["x_px"], (boxes[:, 0] + boxes[:, 2]) / 2)
     np.testing.assert_array_equal(frame["y_um"], (boxes[:, 1] + boxes[:, 3]) / 2 * 0.25)
@@ -45,14 +49,23 @@ def test_columns_types_and_values(tmp_path: Path) -> None:
     np.testing.assert_array_equal(frame[[f"p_{name}" for name in TYPES]], probabilities)
     assert frame["type"].tolist() == [TYPES[i] for i in probabilities.argmax(1)]
     np.testing.assert_array_equal(frame["type_score"], probabilities.max(1))
-    np.testing.assert_array_equal(read_embeddings(path), np.concatenate([cells.embeddings for cells, _ in parts]))
+    np.testing.assert_array_equal(read_embeddings(path), cells.embeddings)
+    assert frame[list(NULLABLE)].isna().all(axis=None)
+    known = replace(cells, familiarity=np.linspace(0, 1, 80, dtype=np.float32))
+    written = cell_rows(known, TYPES, (0.25, 0.25))[FAMILIARITY].to_numpy()
+    np.testing.assert_array_equal(written, known.familiarity)
     assert frame["embedding"][3].dtype == np.float16
-    assert frame.attrs["celldetr"] == {"slide": "s.svs", "mpp": 0.25, "types": list(TYPES)}
+    assert frame.attrs["celldetr"] == {
+        "slide": "s.svs",
+        "mpp": 0.25,
+        "types": list(TYPES),
+        "table_version": VERSION,
+    }
 
 
 def test_geopandas_reads_it(tmp_path: Path) -> None:
     path, parts = write_parts(tmp_path, [30, 50])
-    boxes = np.concatenate([boxes for _, boxes in parts])
+    boxes = TileCells.join(list(row_groups(cells for cells, _ in parts))).boxes
     cells = geopandas.read_parquet(path)
     assert isinstance(cells, geopandas.GeoDataFrame)
     assert cells.crs is None

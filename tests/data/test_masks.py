@@ -260,6 +260,22 @@ def test_every_format_with_masks_reads_the_same(make: Any, tmp_path: Path) -> No
     assert plain.outlines is None
 
 
+def test_doubtful_nuclei_teach_a_box_and_no_outline(tmp_path: Path) -> None:
+    """A disc, and two discs that a watershed would have cut."""
+    Image.fromarray(np.zeros((120, 160, 3), np.uint8)).save(tmp_path / "a.png")
+    pair = shapely.union(disc(80, 60, 12), disc(102, 60, 12))
+    write(tmp_path, [feature(disc(30, 60, 12)), feature(pair)])
+    for least, known in ((0.0, [True, True]), (0.93, [True, False])):
+        card = made_card(tmp_path, format="qupath_geojson", splits={"all": ["a"]}, least_solidity=least)
+        (sample,) = load_samples(card, "all", shapes="outlines")
+        assert sample.outlines is not None
+        assert np.isfinite(sample.outlines).all((1, 2)).tolist() == known
+        assert len(sample.boxes) == 2
+        (masked,) = load_samples(card, "all", shapes="masks")
+        assert masked.masks is not None
+        assert masked.masks.complete
+
+
 def test_points_beside_polygons_have_no_mask(tmp_path: Path) -> None:
     Image.fromarray(np.full((120, 160, 3), 200, np.uint8)).save(tmp_path / "a.png")
     card = made_card(tmp_path, format="qupath_geojson", splits={"all": ["a"]})

@@ -15,7 +15,7 @@ from torchvision.ops import box_iou
 from celldetr.data.card import load_card
 from celldetr.data.pseudo_boxes import LARGEST_UM, pseudo_boxes
 from celldetr.data.sources import load_samples, rescale
-from celldetr.data.stain import STAINS, from_optical_density
+from celldetr.stain import STAINS, from_optical_density
 
 
 def drawn(ellipses: list[tuple[float, float, float, float]], size: int = 120) -> np.ndarray:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from itertools import islice
+
 import numpy as np
 import pytest
 from scipy.stats import ttest_1samp
 
-from celldetr.evaluation.bootstrap import bootstrap, seeds_and_images, units_of
+from celldetr.evaluation.bootstrap import bootstrap, flatten, restore, seeds_and_images, units_of
 from celldetr.evaluation.metrics import DetectionCounts, Totals, TypeCounts
+from celldetr.evaluation.panoptic import ImageMean, MaskTotals
 
 
 def totals(tp: int, fp: int, fn: int) -> Totals:
@@ -92,3 +96,22 @@ def test_equal_recipes_are_found_to_differ_in_one_case_of_twenty(of_seeds: float
         low, high = seeds_and_images(numbers.mean(1), weights @ numbers.T) or (0.0, 0.0)
         found += not low <= 0 <= high
     assert 0.02 <= found / 600 <= 0.08
+
+
+def test_rows_become_the_counts_that_they_were() -> None:
+    rng = np.random.default_rng(0)
+    numbers = iter(rng.integers(0, 99, 100).tolist())
+    totals = Totals(
+        DetectionCounts(*islice(numbers, 3)),
+        tuple(TypeCounts(*islice(numbers, 5)) for _ in range(2)),
+        tuple(DetectionCounts(*islice(numbers, 3)) for _ in range(2)),
+    )
+    row = flatten(totals)
+    assert len(row) == 3 + 8 * 2
+    assert restore(row, Totals.none(2)) == totals
+    assert restore([value * 2 for value in row], totals) == totals + totals
+    masks = replace(MaskTotals.none(1), bpq=ImageMean(3, 0.25))
+    assert restore(flatten(masks), MaskTotals.none(1)) == masks
+    for wrong in (row[:-1], [*row, 1]):
+        with pytest.raises(ValueError, match="expected 19"):
+            restore(wrong, totals)

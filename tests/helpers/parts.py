@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from celldetr.cells.schema import CELLS, cell_rows, cell_schema, table_metadata
+from celldetr.cells.schema import CELLS, cell_schema, table_metadata
 from celldetr.model.output import TileCells
 from celldetr.slide.table_writer import joint_bounds, write_table
 
@@ -27,7 +27,6 @@ def write_parts(directory: Path, sizes: list[int]) -> tuple[Path, list[tuple[Til
     parts = [some_cells(n, seed) for seed, n in enumerate(sizes)]
     bounds = joint_bounds(np.concatenate([np.zeros((0, 4)), *(boxes for _, boxes in parts)]))
     metadata = table_metadata({"slide": "s.svs", "mpp": 0.25, "types": list(TYPES)}, bounds)
-    firsts = np.cumsum([0, *sizes]).tolist()
-    tables = (cell_rows(cells, TYPES, (0.25, 0.25), first) for (cells, _), first in zip(parts, firsts, strict=False))
-    write_table(directory / CELLS, cell_schema(TYPES, 8).with_metadata(metadata), tables)
+    schema = cell_schema(TYPES, 8).with_metadata(metadata)
+    write_table(directory / CELLS, schema, (cells for cells, _ in parts), TYPES, (0.25, 0.25))
     return directory / CELLS, parts

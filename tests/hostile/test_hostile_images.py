@@ -15,7 +15,7 @@ from PIL import Image
 
 from celldetr.data.readers.common import read_image
 from celldetr.data.readers.instance_maps import read_map
-from celldetr.slide.base_reader import slide_name
+from celldetr.io.safe_io import slide_name
 from celldetr.slide.reader import open_slide
 from helpers.hostile import in_little_memory, refused
 

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torchvision.ops import box_convert
 
-from celldetr.cells.schema import cell_rows
+from celldetr.cells.rows import cell_rows
 from celldetr.config import Precision
 from celldetr.errors import InputError
 from celldetr.model.inference import TilePredictor
@@ -130,6 +130,7 @@ def test_description_is_json_and_names_the_model(model: TilePredictor) -> None:
         "mpp": 0.5,
         "types": ["a", "b", "c"],
         "same_nucleus_um": 2.5,
+        "nested_share": 0.8,
         "orientations": 1,
         "precision": "float32",
     }

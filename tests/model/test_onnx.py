@@ -115,7 +115,8 @@ def test_the_file_says_what_it_is(small_onnx: Path, session: onnxruntime.Inferen
     assert (facts["name"], facts["sha256"], facts["licence"]) == ("small-20x", card.sha256, "Apache-2.0")
     assert json.loads(facts["types"]) == list(card.config.types)
     assert (float(facts["mpp"]), float(facts["threshold"])) == (card.config.mpp, card.threshold)
-    assert (float(facts["same_nucleus_um"]), facts["version"]) == (2.5, card.package_version)
+    assert (float(facts["same_nucleus_um"]), float(facts["nested_share"])) == (2.5, 0.8)
+    assert facts["version"] == card.package_version
     assert [(x.name, x.type, x.shape) for x in session.get_inputs()] == [
         ("images", "tensor(uint8)", ["batch", 3, "height", "width"])
     ]

@@ -24,7 +24,6 @@ from celldetr.cells.reader import read_cells, read_embeddings
 from celldetr.config import parse
 from celldetr.errors import InputError
 from celldetr.model.output import TileCells
-from celldetr.slide import table_writer
 from celldetr.slide.array import predict_array
 from celldetr.slide.band_cache import BandCache
 from celldetr.slide.base_reader import SlideReader
@@ -489,15 +488,6 @@ def test_mpp_in_the_options_must_be_the_slides() -> None:
 def test_options_out_of_range_are_refused(values: dict[str, Any]) -> None:
     with pytest.raises(InputError, match="options: "):
         parse(PredictOptions, values, "options")
-
-
-def test_row_groups_do_not_depend_on_bands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(table_writer, "ROW_GROUP", 100)
-    summary = run_slide(slide(), BlobModel(), tmp_path, SMALL)
-    groups = pq.ParquetFile(summary.directory / "cells.parquet").metadata
-    sizes = [groups.row_group(i).num_rows for i in range(groups.num_row_groups)]
-    assert sizes[:-1] == [100] * (len(POINTS) // 100)
-    assert sum(sizes) == len(POINTS)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="file names of any bytes")

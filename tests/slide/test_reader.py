@@ -17,6 +17,7 @@ from PIL import Image
 
 from celldetr import sample_slide
 from celldetr.errors import InputError
+from celldetr.io.safe_io import slide_name
 from celldetr.slide import base_reader
 from celldetr.slide.base_reader import Level, SlideReader, reduction
 from celldetr.slide.reader import from_array, open_slide
@@ -267,8 +268,8 @@ def test_a_truncated_image_is_one_clear_line(tmp_path: Path, suffix: str) -> Non
 
 
 def test_names_lose_both_extensions_of_ome(tmp_path: Path) -> None:
-    assert base_reader.slide_name(tmp_path / "case 7.ome.tif") == "case 7"
-    assert base_reader.slide_name(tmp_path / "a.b.svs") == "a.b"
+    assert slide_name(tmp_path / "case 7.ome.tif") == "case 7"
+    assert slide_name(tmp_path / "a.b.svs") == "a.b"
 
 
 def test_the_preview_of_a_mirax_slide_is_not_the_slide(tmp_path: Path) -> None:

@@ -18,19 +18,22 @@ from numpy.typing import NDArray
 from celldetr.cells.clusters import CLUSTER, cluster_name, cluster_summary, read_clusters
 from celldetr.cells.schema import (
     CELLS,
+    NULLABLE,
     RUN,
+    VERSION,
     check_columns,
     embedding_matrix,
     provenance_of,
     table_to_frame,
     type_codes,
     types_of,
+    version_of,
 )
 from celldetr.errors import InputError, near
 from celldetr.io.files import read_json
 from celldetr.io.parquet import parquet_errors
 from celldetr.io.run_folder import FINISHED
-from celldetr.io.safe_io import is_dir, is_file
+from celldetr.io.safe_io import is_dir, is_file, slide_name
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -46,6 +49,7 @@ class CellTable:
     # content of ``run.json``; less of it, from the table's metadata, if there is none beside the table
     run: dict[str, Any]
     slide: str  # name of the slide without its folders
+    name: str  # of the folder of its results; with ``cell_id`` it names a cell (``cell_names``)
     # micrometres per pixel of level 0 (its square is the area of a pixel), or None where the run does not say
     mpp: float | None
     types: tuple[str, ...]  # names of the K types in the order of the model, also of those that do not occur
@@ -53,6 +57,11 @@ class CellTable:
     embedding_dim: int  # d, the length of an embedding
     count: int  # number of cells, N
     clusters: int = 0  # number of clusters; 0 without
+    version: int = VERSION  # of the table (``celldetr.cells.schema``)
+
+    def cell_names(self, cells: pa.RecordBatch | pa.Table) -> list[str]:
+        """Names of the cells of a batch, ``slide:cell_id``, which no cell of another slide of a cohort has."""
+        return [f"{self.name}:{number}" for number in cells.column("cell_id").to_pylist()]
 
     @property
     def mpp_xy(self) -> tuple[float, float] | None:
@@ -108,8 +117,11 @@ class CellTable:
     def _stored(self, columns: Sequence[str]) -> list[str]:
         """Those of ``columns`` that are in the file: all but clusters that are joined to it."""
         for name in columns:
-            if name not in self.columns:
-                raise InputError(f"{self.path}: has no column {name!r}; {near(name, self.columns)}")
+            if name in self.columns:
+                continue
+            if name in NULLABLE and self.version < VERSION:
+                raise InputError(f"{self.path}: has no column {name!r}, it is of an older version; run predict again")
+            raise InputError(f"{self.path}: has no column {name!r}; {near(name, self.columns)}")
         return [name for name in columns if name != CLUSTER or not self.clusters]
 
     def type_codes(self, cells: pa.RecordBatch | pa.Table) -> NDArray[np.intp]:
@@ -178,16 +190,19 @@ def open_table(path: Path | str, *, clusters: bool = True) -> CellTable:
         raise InputError(f"{path}: not a cell table, {error}") from None
     summary = cluster_summary(path) if clusters and CLUSTER not in schema.names else None
     run = provenance_of(schema) | (read_json(path.parent / RUN) or {})
+    folder = path.resolve().parent.name
     return CellTable(
         path=path,
         run=run,
-        slide=PurePosixPath(run.get("slide") or path.resolve().parent.name).name,
+        slide=PurePosixPath(run.get("slide") or folder).name,
+        name=slide_name(PurePosixPath(run["slide"])) if run.get("slide") else folder,
         mpp=run.get("mpp"),
         types=types_of(schema),
         columns=(*schema.names, *((CLUSTER,) if summary else ())),
         embedding_dim=schema.field("embedding").type.list_size,
         count=metadata.num_rows,
         clusters=summary["count"] if summary else 0,
+        version=version_of(schema),
     )
 
 

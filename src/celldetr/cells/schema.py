@@ -1,10 +1,11 @@
-"""The cell table: its columns, and how cells become rows of it.
+"""The cell table: its columns and metadata; ``celldetr.cells.rows`` makes rows of cells.
 
 One row a cell. It is GeoParquet 1.1, so that GIS tools and geopandas open it as polygons, and an ordinary Parquet
-file to everyone else. ``celldetr`` in the file's metadata says which slide, model and resolution it is from.
+file to everyone else. ``celldetr`` in the file's metadata says which slide, model and resolution it is from, and
+``table_version`` there which columns and which order to expect.
 
-docs/reference/outputs.md says what each column means. ``cell_id`` counts tile by tile in reading order, in a tile by y,
-then x, so that it is the same whenever the run is repeated.
+docs/reference/outputs.md says what each column means. ``cell_id`` counts rows from 0; ``slide.row_order`` says which
+order they are in. It is the same whenever the run is repeated.
 """
 
 from __future__ import annotations
@@ -18,21 +19,21 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from celldetr.outlines import drawn_outlines
-
 if TYPE_CHECKING:
     import pandas as pd
-
-    from celldetr.model.output import TileCells
 
 CELLS = "cells.parquet"
 RUN = "run.json"  # record of the run, beside it
 PROVENANCE = b"celldetr"  # key of the file's metadata
+VERSION = 2  # of the table; 1, in 0.1.0, has no measurements, and its rows are in the order of tiles
 
 BOX = ("x_px", "y_px", "w_px", "h_px")
+SHAPE = ("area_um2", "perimeter_um", "major_um", "minor_um", "orientation", "eccentricity", "solidity")
+STAIN = ("haematoxylin_mean", "haematoxylin_sd", "eosin_mean", "eosin_sd")
+MEASURED = (*SHAPE, *STAIN)  # null where there is no outline, or nothing was measured
+FAMILIARITY = "familiarity"  # null of models that do not know
+NULLABLE = (FAMILIARITY, *MEASURED)  # new in version 2
 REQUIRED = ("cell_id", *BOX, "x_um", "y_um", "score", "type", "type_score", "embedding")
-
-_WKB_POLYGON = 3
 
 
 def cell_schema(types: Sequence[str], embedding_dim: int) -> pa.Schema:
@@ -46,10 +47,11 @@ def cell_schema(types: Sequence[str], embedding_dim: int) -> pa.Schema:
         "type": pa.dictionary(pa.int32(), pa.string()),
         "type_score": pa.float32(),
         **{f"p_{name}": pa.float32() for name in types},
+        **dict.fromkeys(NULLABLE, pa.float32()),
         "embedding": pa.list_(pa.float16(), embedding_dim),
         "geometry": pa.binary(),
     }
-    return pa.schema([pa.field(name, kind, nullable=False) for name, kind in columns.items()])
+    return pa.schema([pa.field(name, kind, nullable=name in NULLABLE) for name, kind in columns.items()])
 
 
 def types_of(schema: pa.Schema) -> tuple[str, ...]:
@@ -73,72 +75,30 @@ def check_columns(schema: pa.Schema) -> None:
         raise ValueError(f"column 'embedding' must hold vectors, got {kind}")
 
 
-def box_points(boxes: NDArray[np.floating]) -> NDArray[np.floating]:
-    """(N, 4) xyxy -> (N, 4, 2) corners, counterclockwise in (x, y)."""
-    return boxes[:, [0, 1, 2, 1, 2, 3, 0, 3]].reshape(-1, 4, 2)
-
-
-def polygons(points: NDArray[np.floating]) -> pa.BinaryArray:
-    """(N, M, 2) vertices (x, y) -> N WKB polygons of one closed ring (OGC 06-103r4, 8.2)."""
-    count, vertices = points.shape[:2]
-    kind = [("order", "u1"), ("kind", "<u4"), ("rings", "<u4"), ("points", "<u4"), ("xy", "<f8", (vertices + 1, 2))]
-    records = np.zeros(count, dtype=kind)
-    records["order"], records["kind"], records["rings"], records["points"] = 1, _WKB_POLYGON, 1, vertices + 1
-    records["xy"] = points[:, [*range(vertices), 0]]
-    offsets = np.arange(count + 1, dtype=np.int32) * records.dtype.itemsize
-    return pa.Array.from_buffers(pa.binary(), count, [None, pa.py_buffer(offsets), pa.py_buffer(records.tobytes())])
-
-
-def _outlines(cells: TileCells) -> NDArray[np.floating]:
-    """Vertices of outlines within their boxes, or the corners of the boxes where there are none."""
-    boxes = cells.boxes
-    if cells.radii is None:
-        return box_points(boxes)
-    return drawn_outlines(boxes, cells.radii)
-
-
-def cell_rows(cells: TileCells, types: Sequence[str], mpp: tuple[float, float], first: int = 0) -> pa.Table:
-    """Rows of cells with boxes in level-0 pixels, numbered from ``first``; ``mpp`` along x and y."""
-    boxes = cells.boxes
-    x, y = (boxes[:, 0] + boxes[:, 2]) / 2, (boxes[:, 1] + boxes[:, 3]) / 2
-    probabilities = np.ascontiguousarray(cells.probabilities, dtype=np.float32)
-    best = probabilities.argmax(1).astype(np.int32)
-    dim = cells.embeddings.shape[1]
-    embeddings = np.ascontiguousarray(cells.embeddings, dtype=np.float16)
-    columns: dict[str, Any] = {
-        "cell_id": np.arange(first, first + len(boxes)),
-        "x_px": x,
-        "y_px": y,
-        "w_px": (boxes[:, 2] - boxes[:, 0]).astype(np.float32),
-        "h_px": (boxes[:, 3] - boxes[:, 1]).astype(np.float32),
-        "x_um": x * mpp[0],
-        "y_um": y * mpp[1],
-        "score": cells.scores.astype(np.float32),
-        "type": pa.DictionaryArray.from_arrays(pa.array(best), pa.array(types, pa.string())),
-        "type_score": np.take_along_axis(probabilities, best[:, None], 1)[:, 0],
-        **{f"p_{name}": np.ascontiguousarray(probabilities[:, k]) for k, name in enumerate(types)},
-        "embedding": pa.FixedSizeListArray.from_arrays(pa.array(embeddings.reshape(-1), pa.float16()), dim),
-        "geometry": polygons(_outlines(cells)),
-    }
-    return pa.table(columns, schema=cell_schema(types, dim))
-
-
 def table_metadata(
     provenance: Mapping[str, Any], bounds: tuple[float, float, float, float] | None
 ) -> dict[bytes, bytes]:
-    """Metadata of the file: GeoParquet 1.1.0 with the xyxy ``bounds`` of all boxes, and where the cells are from."""
+    """Metadata of the file: GeoParquet 1.1.0 with the xyxy ``bounds`` of all boxes, in which outlines lie, and where
+    the cells are from."""
     # crs null: coordinates are pixels of an image, which no coordinate reference system knows.
     column: dict[str, Any] = {"encoding": "WKB", "geometry_types": [], "crs": None}
     if bounds is not None:
         column |= {"geometry_types": ["Polygon"], "orientation": "counterclockwise", "bbox": list(bounds)}
+    about = {**provenance, "table_version": VERSION}
     geo = {"version": "1.1.0", "primary_column": "geometry", "columns": {"geometry": column}}
-    return {b"geo": json.dumps(geo).encode(), PROVENANCE: json.dumps(provenance, sort_keys=True).encode()}
+    return {b"geo": json.dumps(geo).encode(), PROVENANCE: json.dumps(about, sort_keys=True).encode()}
 
 
 def provenance_of(schema: pa.Schema) -> dict[str, Any]:
     """Metadata of a table about its run."""
     values: dict[str, Any] = json.loads((schema.metadata or {}).get(PROVENANCE, b"{}"))
     return values
+
+
+def version_of(schema: pa.Schema) -> int:
+    """Version of a cell table; see ``VERSION``."""
+    version: int = provenance_of(schema).get("table_version", 1)
+    return version
 
 
 def embedding_matrix(column: pa.ChunkedArray) -> NDArray[np.float16]:

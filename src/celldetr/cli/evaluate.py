@@ -37,8 +37,8 @@ def evaluate(
 
     At the threshold chosen on its validation data unless another is given. Precision, recall and F1 of detection and of
     each type under every protocol, with 95 % intervals; average precision; AP at box IoU .5 and IoU of pairs where
-    boxes were annotated; calibration of scores and types; a table by tissue where the data tell it. What is counted,
-    and every key of the JSON: docs/concepts/evaluation.md.
+    boxes were annotated; PQ, AJI and Dice where the labels have masks; calibration of scores and types; a table by
+    tissue where the data tell it. What is counted, and every key of the JSON: docs/concepts/evaluation.md.
     """
     from rich.console import Console
 

@@ -24,7 +24,7 @@ from celldetr.cli.predict import demo, predict
 from celldetr.cli.probe import probe
 from celldetr.cli.research import ablate
 from celldetr.cli.spatial import spatial_app
-from celldetr.cli.train import pretrain, train
+from celldetr.cli.train import familiarity, pretrain, train
 
 
 def doctor() -> None:
@@ -77,7 +77,20 @@ def common(version: Annotated[bool, typer.Option("--version", help="Print the ve
     logging.getLogger("tifffile").addHandler(logging.NullHandler())
 
 
-for command in (predict, demo, export, index, similar, cluster, train, pretrain, evaluate, threshold, rotations):
+for command in (
+    predict,
+    demo,
+    export,
+    index,
+    similar,
+    cluster,
+    train,
+    pretrain,
+    familiarity,
+    evaluate,
+    threshold,
+    rotations,
+):
     app.command(cls=Command)(command)
 for command in (probe, explain, ablate, models, doctor):
     app.command(cls=Command)(command)

@@ -15,9 +15,41 @@ from celldetr.cli.from_config import Assignments, SettingsFile, has_settings, re
 from celldetr.cli.interrupt import resumable
 from celldetr.cli.options import Device, Devices, Overwrite, Quiet, RecipeChanges, Resume, RunFolder
 from celldetr.cli.progress import Progress, training_listener
-from celldetr.config import Recipe
+from celldetr.config import Recipe, parse
 from celldetr.errors import InputError, OneProcessError
 from celldetr.io.safe_io import read_yaml
+
+
+def familiarity(
+    *,
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="Folder of a checkpoint, or of a training run.")],
+    recipe: Annotated[
+        str | None,
+        typer.Option(metavar="RECIPE", help="Whose training data are read; default: the recipe in the model's card."),
+    ] = None,
+    device: Device = "auto",
+    quiet: Quiet = False,
+) -> None:
+    """Put into a model what its training nuclei look like to it.
+
+    With that, `predict` says of each cell how familiar it is, and warns of tissue that is foreign to the model. `train`
+    does it at its end; this is for models that were trained before, or whose training did not come to its end. The
+    training images are read and the model is run on some of them; its weights stay the same.
+    """
+    from celldetr.model.checkpoint import read_card
+    from celldetr.model.device import pick_device
+    from celldetr.model.hub import find_model
+    from celldetr.recipes import load_recipe
+    from celldetr.training.familiarity import add_familiarity, too_few, training_images
+
+    folder = find_model(model)
+    card = read_card(folder)
+    trained = parse(Recipe, card.recipe, f"{folder}: its recipe") if recipe is None else load_recipe(recipe)
+    with Progress("familiarity", quiet) as progress:
+        counter = progress.counter("familiarity", "images")
+        if not add_familiarity(folder, *training_images(trained), trained, pick_device(device), counter):
+            raise too_few(folder)
+    typer.echo(f"model: {folder}")
 
 
 def training_run(prepare: Callable[..., tuple[dict[str, Any] | None, list[str]]]) -> Callable[..., None]:

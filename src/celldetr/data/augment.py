@@ -16,7 +16,7 @@ from PIL import Image, ImageFilter
 
 from celldetr.config import AugmentConfig
 from celldetr.data.sample import Sample
-from celldetr.data.stain import STAINS, UNMIX, from_optical_density, optical_density
+from celldetr.stain import STAINS, UNMIX, from_optical_density, optical_density
 
 # Crops are drawn from a range that is wider than the image by this part of the crop at each end, then pushed back
 # inside: with plain uniform positions the border of an image is hardly ever seen.

@@ -13,7 +13,7 @@ from typing import Any, Self, TypeVar
 
 from pydantic import Field, PrivateAttr, field_validator, model_validator
 
-from celldetr.config import Config, Positive, parse
+from celldetr.config import Config, Positive, Probability, parse
 from celldetr.errors import InputError, near
 from celldetr.io.safe_io import expand_user, find_yaml, is_dir, read_yaml
 
@@ -40,6 +40,8 @@ class DatasetCard(Config):
     nucleus_um: tuple[Positive, Positive] | None = None  # bounds of the median size, for cells larger than usual, say
     may_ship: bool = False  # may train weights that are given to others under the package's licence
     group_pattern: re.Pattern[str] | None = None  # its first group, found in an image's name, is the patient
+    # An outline of less may be of two nuclei, and is not learned, but its box is; of masks that a watershed has cut.
+    least_solidity: Probability = 0.0
     options: dict[str, Any] = Field(default_factory=dict)  # what only this format's reader needs
 
     _folder: Path = PrivateAttr(default=Path())
@@ -106,6 +108,10 @@ class DatasetCard(Config):
                 f"{self.root!r}, or write root= in the card{source}"
             )
         return path
+
+    def beside(self, file: str) -> Path:
+        """A file that belongs to the card and not to the data: relative to the card's own folder, or absolute."""
+        return self._folder / expand_user(Path(file))
 
     def group_of(self, name: str) -> str:
         """The patient in an image's name by ``group_pattern``; the name itself where there is no pattern.

@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from celldetr.data.sample import UNKNOWN, Sample
-from celldetr.data.stain import haematoxylin
 from celldetr.errors import InputError, doubt
 from celldetr.io.left_out import LeftOut
 from celldetr.slide.nucleus_size import LEAST, MOST, size_doubt
+from celldetr.stain import haematoxylin
 
 SAME_PX = 0.75  # that edges or points of a nucleus labelled twice may differ; no two nuclei are that near
 FEW = 10  # nuclei of a set whose size is judged

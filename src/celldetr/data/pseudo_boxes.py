@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from skimage import segmentation
 
-from celldetr.data.stain import haematoxylin
+from celldetr.stain import haematoxylin
 
 # Lengths in micrometres, amounts relative to the nucleus' contrast; chosen on CoNSeP train.
 # Basins.

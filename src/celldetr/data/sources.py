@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from celldetr import measure
 from celldetr.config import DataSource
 from celldetr.data.autocard import PATCHES, find_card
 from celldetr.data.card import DatasetCard
@@ -65,7 +66,7 @@ def load_samples(
         raise InputError(f"dataset {card.name!r}: unknown format {card.format!r}; {near(card.format, READERS)}")
     left = LeftOut(f"dataset {card.name!r}, split {split!r}", "counted")
     reader = islice(READERS[card.format](card, split), limit)
-    read = [_with_shapes(without_repeats(sample, left), shapes) for sample in reader]
+    read = [_with_shapes(without_repeats(sample, left), shapes, card.least_solidity) for sample in reader]
     if not read:
         raise InputError(f"dataset {card.name!r}, split {split!r}: no image found in {card.directory()}")
     left.tell()
@@ -79,10 +80,14 @@ def load_samples(
     return [replace(sample, digest=image_digest(sample.image)) for sample in samples]
 
 
-def _with_shapes(sample: Sample, shapes: Shapes) -> Sample:
+def _with_shapes(sample: Sample, shapes: Shapes, least_solidity: float) -> Sample:
+    """The sample with what was asked for; outlines of doubtful nuclei are NaN."""
     if shapes == "masks" or sample.masks is None:
         return sample
     outlines = sample.masks.outlines(sample.boxes) if shapes == "outlines" else None
+    if outlines is not None and least_solidity:
+        solidity = measure.shapes(outlines.astype(np.float64))[:, measure.SHAPES.index("solidity")]
+        outlines[solidity < least_solidity] = np.nan
     return replace(sample, outlines=outlines, masks=None)
 
 

@@ -7,14 +7,16 @@ percentile bootstrap; the counts of the drawn units are added and the metric com
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from celldetr.evaluation.metrics import DetectionCounts, Totals, TypeCounts
+from celldetr.evaluation.metrics import Counts
 
 Interval = tuple[float, float]
+Some = TypeVar("Some", bound=Counts)
 
 
 def units_of(groups: Sequence[str]) -> list[int]:
@@ -28,9 +30,9 @@ def units_of(groups: Sequence[str]) -> list[int]:
 
 
 def bootstrap(
-    images: Sequence[Totals],
+    images: Sequence[Some],
     units: Sequence[int],
-    metrics: Callable[[Totals], dict[str, float | None]],
+    metrics: Callable[[Some], dict[str, float | None]],
     *,
     resamples: int = 1000,
     seed: int = 0,
@@ -55,7 +57,7 @@ def bootstrap(
     per_unit = np.zeros((n_units, len(tables[0])))
     np.add.at(per_unit, np.asarray(units), tables)
     draws = draw_units(n_units, resamples, seed)
-    drawn = [metrics(restore(row, len(images[0].types))) for row in np.rint(draws @ per_unit).astype(int)]
+    drawn = [metrics(restore(row, images[0])) for row in (draws @ per_unit).tolist()]
     return {name: _percentiles([metric[name] for metric in drawn]) for name in names}
 
 
@@ -102,23 +104,45 @@ def _percentiles(values: Sequence[float | None]) -> Interval | None:
     return float(low), float(high)
 
 
-def flatten(totals: Totals) -> list[int]:
-    """All counts as one row of numbers that can be weighted and added."""
-    parts = (totals.detection, *totals.types, *totals.classwise)
-    return [value for part in parts for value in vars(part).values()]
+def flatten(counts: Counts) -> list[float]:
+    """All numbers of counts as one row that can be weighted and added."""
+    return list(_numbers(counts))
 
 
-def restore(row: Sequence[int], n_types: int) -> Totals:
+def _numbers(counts: Any) -> Iterable[float]:
+    if isinstance(counts, int | float):
+        yield counts
+        return
+    for part in counts if isinstance(counts, tuple) else vars(counts).values():
+        yield from _numbers(part)
+
+
+def restore(row: Iterable[float], like: Some) -> Some:
     """The inverse of ``flatten``.
 
     Args:
-        row: 3 + 8 K counts.
-        n_types: K.
+        row: the numbers.
+        like: counts of the same kind and number of types.
+
+    Raises:
+        ValueError: more numbers than such counts have, or fewer.
     """
-    values = [int(value) for value in row]
-    first = 3 + 5 * n_types
-    return Totals(
-        DetectionCounts(*values[:3]),
-        tuple(TypeCounts(*values[start : start + 5]) for start in range(3, first, 5)),
-        tuple(DetectionCounts(*values[start : start + 3]) for start in range(first, len(values), 3)),
-    )
+    values = iter(row)
+    try:
+        restored: Some = _restored(values, like)
+    except StopIteration:
+        raise ValueError(f"too few counts, expected {len(flatten(like))}") from None
+    if more := len(list(values)):
+        raise ValueError(f"{more} counts too many, expected {len(flatten(like))}")
+    return restored
+
+
+def _restored(values: Iterator[float], like: Any) -> Any:
+    kind = type(like)
+    if kind is int:
+        return round(next(values))
+    if kind is float:
+        return next(values)
+    if kind is tuple:
+        return tuple([_restored(values, part) for part in like])  # a list: a generator would swallow its end
+    return kind(*[_restored(values, part) for part in vars(like).values()])

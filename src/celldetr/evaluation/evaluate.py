@@ -18,7 +18,7 @@ from celldetr.data.autocard import find_card
 from celldetr.data.card import DatasetCard
 from celldetr.data.overlap import Overlap, overlap
 from celldetr.data.sample import Sample
-from celldetr.data.sources import load_samples, map_types, same_names
+from celldetr.data.sources import Shapes, load_samples, map_types, same_names
 from celldetr.errors import InputError
 from celldetr.evaluation.image_cells import LOWEST_SCORE, ImageCells, predict_samples
 from celldetr.evaluation.metrics import DetectionCounts
@@ -50,7 +50,11 @@ class Evaluation:
 
 
 def labelled_images(
-    card: DatasetCard, split: str, types: tuple[str, ...], mapping: dict[str, str] | None
+    card: DatasetCard,
+    split: str,
+    types: tuple[str, ...],
+    mapping: dict[str, str] | None,
+    shapes: Shapes = "boxes",
 ) -> Sequence[Sample]:
     """Samples of a split, with a model's types; those of a patch set are decoded one by one.
 
@@ -58,6 +62,7 @@ def labelled_images(
         card, split: of the data set.
         types: of the model.
         mapping: type of the data set -> type of the model, ``""`` for unknown; what it does not name keeps its name.
+        shapes: of ``load_samples``.
 
     Raises:
         InputError: the data are wrong, or no type of the data set is a type of the model.
@@ -68,7 +73,7 @@ def labelled_images(
             "say which is which with `mapping`: theirs=ours, or theirs= for cells of unknown type"
         )
     names = same_names(card.type_names, types) | (mapping or {})
-    return map_types(load_samples(card, split), types, names)
+    return map_types(load_samples(card, split, shapes=shapes), types, names)
 
 
 def evaluate_model(
@@ -98,7 +103,7 @@ def evaluate_model(
         raise InputError("`join` says which type of the data set each of the model's is; leave out `mapping`")
     types = None if options.join is None else type_map(options.join, model.types, card.type_names)
     names = model.types if types is None else types.names
-    samples = labelled_images(card, split, names, mapping)
+    samples = labelled_images(card, split, names, mapping, "masks")
     images = _predict(model, samples, names, types, progress)
     every = [rules, *(other for other in PROTOCOLS.values() if other != rules)]
     report, *others = score_under(every, images, names, threshold=model.threshold)

@@ -1,4 +1,4 @@
-"""Predicted and true cells of one image as arrays, without pixels: what every metric is computed from."""
+"""Predicted and true cells of one image as arrays, and what their masks share: what every metric is computed from."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from celldetr.data.sample import Sample
 from celldetr.data.sources import map_types
 from celldetr.errors import InputError, near
+from celldetr.evaluation.mask_overlap import MaskOverlap, ceiling_overlap, predicted_overlap
 from celldetr.model.output import TileCells
 
 LOWEST_SCORE = 0.05  # of predictions that are kept, for curves and the choice of a threshold
@@ -33,6 +34,9 @@ class ImageCells:
         true_xy: (N, 2) annotated centres.
         true_boxes: (N, 4) xyxy.
         true_types: (N,) int64, ``UNKNOWN`` (-1) where the type is not known.
+        overlap: of predicted and true masks; None: not each nucleus has a mask.
+        ceiling: of the truth drawn as outlines and the truth; there where ``overlap`` is.
+        outlined: whether predicted masks are outlines, not ellipses.
     """
 
     name: str
@@ -49,6 +53,9 @@ class ImageCells:
     tissue: str = ""
     derived_boxes: bool = False
     digest: str = ""
+    overlap: MaskOverlap | None = None
+    ceiling: MaskOverlap | None = None
+    outlined: bool = False
 
     def above(self, threshold: float) -> ImageCells:
         """The same image with the predictions whose score is at least ``threshold``."""
@@ -63,6 +70,7 @@ class ImageCells:
             pred_scores=self.pred_scores[which],
             pred_types=self.pred_types[which],
             pred_type_scores=self.pred_type_scores[which],
+            overlap=None if self.overlap is None else self.overlap.keep(which),
         )
 
 
@@ -86,6 +94,11 @@ def image_cells(sample: Sample, cells: TileCells, type_names: tuple[str, ...]) -
             f"expected one for each of {len(type_names)} types ({', '.join(type_names)})"
         )
     boxes = np.asarray(cells.boxes, np.float64).reshape(-1, 4)
+    overlap = ceiling = None
+    if sample.masks is not None and sample.masks.complete:
+        true = sample.masks.map(sample.image.shape)
+        overlap = predicted_overlap(boxes, cells.radii, cells.scores, true, len(sample))
+        ceiling = ceiling_overlap(sample.masks, sample.boxes, true)
     return ImageCells(
         name=sample.name,
         group=sample.group,
@@ -101,6 +114,9 @@ def image_cells(sample: Sample, cells: TileCells, type_names: tuple[str, ...]) -
         tissue=sample.tissue,
         derived_boxes=sample.derived_boxes,
         digest=sample.digest,
+        overlap=overlap,
+        ceiling=ceiling,
+        outlined=cells.radii is not None,
     )
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,15 +32,19 @@ def ratio(part: float, whole: float) -> float | None:
 
 
 @dataclass(frozen=True)
-class _Counts:
-    """Counts that add up over images."""
+class Counts:
+    """Counts that add up over images: numbers, other counts, and tuples of them."""
 
     def __add__(self, other: Self) -> Self:
-        return type(self)(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
+        return type(self)(*(_add(getattr(self, f.name), getattr(other, f.name)) for f in fields(self)))
+
+
+def _add(a: Any, b: Any) -> Any:
+    return tuple(_add(x, y) for x, y in zip(a, b, strict=True)) if isinstance(a, tuple) else a + b
 
 
 @dataclass(frozen=True)
-class DetectionCounts(_Counts):
+class DetectionCounts(Counts):
     """Pairs (``tp``), predictions without a true cell (``fp``), true cells without a prediction (``fn``)."""
 
     tp: int = 0
@@ -64,7 +68,7 @@ class DetectionCounts(_Counts):
 
 
 @dataclass(frozen=True)
-class TypeCounts(_Counts):
+class TypeCounts(Counts):
     """What happened to type c.
 
     Attributes:
@@ -101,19 +105,17 @@ class TypeCounts(_Counts):
 
 
 @dataclass(frozen=True)
-class Totals(_Counts):
+class Totals(Counts):
     """All counts of one image, or of any number of them: the K types and the K classes paired on their own in order."""
 
     detection: DetectionCounts
     types: tuple[TypeCounts, ...]
     classwise: tuple[DetectionCounts, ...]
 
-    def __add__(self, other: Self) -> Self:
-        return type(self)(
-            self.detection + other.detection,
-            tuple(a + b for a, b in zip(self.types, other.types, strict=True)),
-            tuple(a + b for a, b in zip(self.classwise, other.classwise, strict=True)),
-        )
+    @classmethod
+    def none(cls, n_types: int) -> Totals:
+        """Of no image."""
+        return cls(DetectionCounts(), (TypeCounts(),) * n_types, (DetectionCounts(),) * n_types)
 
     @property
     def mean_f1(self) -> float | None:

@@ -13,6 +13,7 @@ from celldetr.evaluation.box_ap import BoxAP
 from celldetr.evaluation.calibration import Calibration
 from celldetr.evaluation.curve import ScoreCurve
 from celldetr.evaluation.metrics import DetectionCounts, Totals, TypeCounts, add_totals
+from celldetr.evaluation.panoptic import MaskScores, MaskTotals
 from celldetr.evaluation.protocols import Protocol
 from celldetr.io.files import write_json
 
@@ -31,6 +32,7 @@ class ImageRow:
     n_predicted: int
     digest: str
     totals: Totals
+    masks: MaskTotals | None = None
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,7 @@ class TissueRow:
     n_cells: int
     n_predicted: int
     totals: Totals
+    masks: MaskTotals | None = None
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,8 @@ class Report:
         intervals: 95 % bootstrap intervals under the names of ``headline``.
         interval_unit: what was resampled: "group" or "image"; ``n_units`` of them.
         images: one row an image, those without cells included.
+        masks: scores of masks, whatever the protocol; None where no image has masks.
+        median_mask_iou: of the masks of pairs.
     """
 
     protocol: Protocol
@@ -86,6 +91,8 @@ class Report:
     interval_unit: str
     n_units: int
     images: tuple[ImageRow, ...]
+    masks: MaskScores | None = None
+    median_mask_iou: float | None = None
 
     @property
     def n_images(self) -> int:
@@ -111,7 +118,9 @@ class Report:
     def _tissue(self, name: str) -> TissueRow:
         rows = [row for row in self.images if row.tissue == name]
         n_cells, n_predicted = sum(row.n_true for row in rows), sum(row.n_predicted for row in rows)
-        return TissueRow(name, len(rows), n_cells, n_predicted, add_totals([row.totals for row in rows]))
+        masked = [row.masks for row in rows if row.masks is not None]
+        masks = sum(masked, MaskTotals.none(len(self.type_names))) if masked else None
+        return TissueRow(name, len(rows), n_cells, n_predicted, add_totals([row.totals for row in rows]), masks)
 
     def summary(self) -> dict[str, Any]:
         """The numbers of the split and of its tissues, without images, curve and intervals; JSON-able."""
@@ -134,6 +143,7 @@ class Report:
             "median_iou": self.median_iou,
             "mean_iou": self.mean_iou,
             "median_distance_um": self.median_distance_um,
+            "median_mask_iou": self.median_mask_iou,
             "calibration_error": {
                 "objectness": self.calibration.objectness.error,
                 "types": self.calibration.types.error,
@@ -144,6 +154,7 @@ class Report:
                     "n_cells": row.n_cells,
                     "n_predicted": row.n_predicted,
                     **_scores(row.totals, self.type_names),
+                    "masks": _of_masks(row.masks),
                 }
                 for row in self.tissues
             },
@@ -153,11 +164,12 @@ class Report:
         """Everything, JSON-able; undefined numbers are None."""
         images = []
         for row in self.images:
-            facts = {name: value for name, value in vars(row).items() if name != "totals"}
-            images.append({**facts, **_with_f1(row.totals.detection)})
+            facts = {name: value for name, value in vars(row).items() if name not in ("totals", "masks")}
+            images.append({**facts, **_with_f1(row.totals.detection), "masks": _of_masks(row.masks)})
         return {
             "format": FORMAT,
             **self.summary(),
+            "masks": self.masks.summary(self.type_names) if self.masks else None,
             "protocol_definition": asdict(self.protocol),
             "points_added_to_empty_images": {"predicted": self.n_added[0], "true": self.n_added[1]},
             "confusion": {
@@ -183,6 +195,11 @@ def _scores(totals: Totals, type_names: Sequence[str]) -> dict[str, Any]:
         "mean_type_f1_classwise": totals.mean_f1_classwise,
         "types": types,
     }
+
+
+def _of_masks(totals: MaskTotals | None) -> dict[str, float | None] | None:
+    """Means over images."""
+    return None if totals is None else {name: mean.value for name, mean in totals.image_means().items()}
 
 
 def _with_f1(counts: DetectionCounts | TypeCounts) -> dict[str, Any]:

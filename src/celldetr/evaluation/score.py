@@ -14,12 +14,13 @@ from numpy.typing import NDArray
 
 from celldetr.data.sample import UNKNOWN
 from celldetr.errors import InputError
-from celldetr.evaluation.bootstrap import bootstrap, units_of
+from celldetr.evaluation.bootstrap import Interval, bootstrap, units_of
 from celldetr.evaluation.box_ap import box_ap
 from celldetr.evaluation.calibration import calibration
 from celldetr.evaluation.curve import score_curve
 from celldetr.evaluation.image_cells import ImageCells
 from celldetr.evaluation.metrics import Totals, add_totals, box_iou, confusion, count_image
+from celldetr.evaluation.panoptic import MaskTotals, score_masks
 from celldetr.evaluation.protocols import PairedTypes, Protocol, find_protocol
 from celldetr.evaluation.report import ImageRow, Report, headline
 
@@ -70,11 +71,18 @@ def score_under(
     calibrations = {radius: calibration(images, radius) for radius in curves}
     above = [image.above(threshold) for image in images]
     units = units_of([image.group for image in images])
+    masks = score_masks(above, len(names))
+    of_masks: Sequence[MaskTotals | None] = masks.images if masks else [None] * len(images)
+    mask_intervals: dict[str, Interval | None] = {}
+    if masks:
+        none, metrics_of_masks = MaskTotals.none(len(names)), partial(MaskTotals.headline, type_names=names)
+        rows = [each or none for each in of_masks]
+        mask_intervals = bootstrap(rows, units, metrics_of_masks, resamples=resamples, seed=seed)
     reports = []
     for rule in rules:
         counting = [rule.prepare(image) for image in above]
         counts, pairs = zip(*(count_image(image, rule, len(names)) for image in counting), strict=True)
-        ious, distances = _pair_quality(counting, pairs)
+        ious, distances, mask_ious = _pair_quality(counting, pairs)
         metrics = partial(headline, type_names=names)
         reports.append(
             Report(
@@ -92,26 +100,28 @@ def score_under(
                 median_iou=float(np.median(ious)) if len(ious) else None,
                 mean_iou=float(np.mean(ious)) if len(ious) else None,
                 median_distance_um=float(np.median(distances)) if len(distances) else None,
-                intervals=bootstrap(counts, units, metrics, resamples=resamples, seed=seed),
+                intervals=bootstrap(counts, units, metrics, resamples=resamples, seed=seed) | mask_intervals,
                 # Readers name the group of an image of which nothing else is known after the image.
                 interval_unit="group" if any(i.group not in ("", i.name) for i in images) else "image",
                 n_units=max(units) + 1,
-                images=tuple(_image_row(image, count) for image, count in zip(counting, counts, strict=True)),
+                images=tuple(map(_image_row, counting, counts, of_masks)),
+                masks=masks,
+                median_mask_iou=float(np.median(mask_ious)) if len(mask_ious) else None,
             )
         )
     return reports
 
 
-def _image_row(image: ImageCells, counts: Totals) -> ImageRow:
+def _image_row(image: ImageCells, counts: Totals, masks: MaskTotals | None) -> ImageRow:
     n_true, n_predicted = len(image.true_xy), len(image.pred_xy)
-    return ImageRow(image.name, image.group, image.tissue, image.mpp, n_true, n_predicted, image.digest, counts)
+    return ImageRow(image.name, image.group, image.tissue, image.mpp, n_true, n_predicted, image.digest, counts, masks)
 
 
 def _pair_quality(
     images: Sequence[ImageCells], pairs: Sequence[PairedTypes]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Box IoU, and centre distance in micrometres, of the pairs of real cells."""
-    ious, distances = [np.empty(0)], [np.empty(0)]
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Of the pairs of real cells: IoU of boxes, distance of centres in micrometres; IoU of masks where there are."""
+    ious, distances, mask_ious = [np.empty(0)], [np.empty(0)], [np.empty(0)]
     for image, pair in zip(images, pairs, strict=True):
         if any(pair.added):  # one side holds no real cell, so no pair is real
             continue
@@ -119,4 +129,6 @@ def _pair_quality(
         iou = box_iou(image.pred_boxes[i], image.true_boxes[j])
         ious.append(iou[np.isfinite(iou)])
         distances.append(np.linalg.norm(image.pred_xy[i] - image.true_xy[j], axis=1) * image.mpp)
-    return np.concatenate(ious), np.concatenate(distances)
+        if image.overlap is not None:
+            mask_ious.append(image.overlap.iou_of(i, j))
+    return np.concatenate(ious), np.concatenate(distances), np.concatenate(mask_ious)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import yaml
@@ -37,6 +37,19 @@ def expand_user(path: Path) -> Path:
         return path.expanduser()
     except RuntimeError:
         return path
+
+
+def printable(name: str) -> str:
+    """A file's name as one line of text: it may hold line breaks and bytes that are no text."""
+    return "".join(character if character.isprintable() else "_" for character in name)
+
+
+def slide_name(path: PurePath) -> str:
+    """Name of the folder of a slide's output: ``a/case 7.ome.tif`` -> ``case 7``; never one like ``..``."""
+    stem = path.stem
+    stem = stem[:-4] if stem.lower().endswith(".ome") and len(stem) > 4 else stem
+    stem = printable(stem)
+    return stem if stem.strip(".") else stem.replace(".", "_") or "slide"
 
 
 def read_bytes(path: Path, limit: int) -> bytes:

@@ -26,6 +26,7 @@ from celldetr.errors import InputError
 from celldetr.io.files import replacing_folder
 from celldetr.io.safe_io import is_file, load_json, shown
 from celldetr.model.celldetr import CellDETR
+from celldetr.model.familiarity import PREFIX, Familiarity
 
 WEIGHTS_FILE, CARD_FILE = "model.safetensors", "card.json"
 FORMAT = 1
@@ -61,10 +62,11 @@ class Card(Config):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A network read from disk, with its card."""
+    """A network read from disk, with its card; ``familiarity`` with what it was trained on, if the file has it."""
 
     network: CellDETR
     card: Card
+    familiarity: Familiarity | None = None
 
 
 def _digest(path: Path) -> str:
@@ -94,15 +96,34 @@ def save_checkpoint(folder: Path, network: CellDETR, card: Card, *, dtype: torch
         ValueError: a weight is too large for ``dtype``.
     """
     config = _offline(network.config)
-    tensors = _weights(network, dtype)
+    values = card.model_copy(update={"config": config}).model_dump(mode="json")
+    return Card.model_validate(_write(folder, _weights(network, dtype), config.model_dump_json(), values))
+
+
+def _write(folder: Path, tensors: dict[str, Tensor], config: str, card: dict[str, Any]) -> dict[str, Any]:
+    """Replace a checkpoint by these tensors, with their config as JSON, and this card; returns the card with hashes."""
     with replacing_folder(folder) as unfinished:
         unfinished.mkdir()
-        save_file(tensors, unfinished / WEIGHTS_FILE, metadata={"config": config.model_dump_json()})
-        filled = card.model_copy(update={"config": config, "sha256": _digest(unfinished / WEIGHTS_FILE)})
-        values = filled.model_dump(mode="json")
+        save_file(tensors, unfinished / WEIGHTS_FILE, metadata={"config": config})
+        values = card | {"sha256": _digest(unfinished / WEIGHTS_FILE)}
         values["card_sha256"] = _card_digest(values)
         (unfinished / CARD_FILE).write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    return Card.model_validate(values)
+    return values
+
+
+def save_familiarity(folder: Path, familiarity: Familiarity) -> None:
+    """Put this into a checkpoint; its weights and card stay the same, but for the hashes.
+
+    Raises:
+        InputError: no checkpoint, a broken one, or one that cannot be written to.
+    """
+    card = load_checkpoint(folder).card
+    with safe_open(folder / WEIGHTS_FILE, framework="pt") as file:
+        config = file.metadata()["config"]
+        weights = {name: file.get_tensor(name) for name in file.keys() if not name.startswith(PREFIX)}  # noqa: SIM118
+    Familiarity.from_tensors(familiarity.tensors(), card.config.embedding_dim)
+    values = load_json(folder / CARD_FILE, CARD_BYTES)  # as it is: a setting that a later version added stays out
+    _write(folder, weights | familiarity.tensors(), config, values)
 
 
 def _offline(config: ModelConfig) -> ModelConfig:
@@ -177,11 +198,13 @@ def load_checkpoint(folder: Path, *, device: str | torch.device = "cpu") -> Chec
         raise InputError(f"{path}: its weights were saved with another config than {CARD_FILE} states")
     network = CellDETR(_offline(card.config))
     _check_finite(path, tensors)
+    weights = {name: value for name, value in tensors.items() if not name.startswith(PREFIX)}
     try:
-        network.load_state_dict({name: t.float() if t.is_floating_point() else t for name, t in tensors.items()})
-    except RuntimeError as error:
+        familiarity = Familiarity.from_tensors(tensors, card.config.embedding_dim)
+        network.load_state_dict({name: t.float() if t.is_floating_point() else t for name, t in weights.items()})
+    except (RuntimeError, ValueError) as error:
         raise InputError(f"{path}: weights do not fit the config ({' '.join(str(error).split())[:200]})") from None
-    return Checkpoint(network.eval().to(device), card)
+    return Checkpoint(network.eval().to(device), card, familiarity)
 
 
 def _check_finite(path: Path, tensors: dict[str, Tensor]) -> None:

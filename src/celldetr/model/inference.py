@@ -10,7 +10,7 @@ import copy
 import warnings
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import numpy as np
@@ -23,20 +23,26 @@ from torchvision.ops import box_convert
 
 from celldetr.config import InferenceOptions, ModelConfig, Precision
 from celldetr.errors import InputError, UntypedWarning, untyped
+from celldetr.measure import stains
 from celldetr.model.celldetr import CellDETR, Memories, Representations
 from celldetr.model.checkpoint import load_checkpoint
 from celldetr.model.cpu_caches import limit_caches
 from celldetr.model.detection import DetectionOutput, SelectedQueries
 from celldetr.model.device import in_bf16, pick_device
+from celldetr.model.familiarity import Familiarity
 from celldetr.model.folding import fold_batchnorm
 from celldetr.model.hub import find_model
-from celldetr.model.nms import distinct
+from celldetr.model.nms import close_pairs, distinct, nested_pairs
 from celldetr.model.orientations import Orientation, merge, orientations_of
 from celldetr.model.output import TileCells
 from celldetr.model.representation import hide_padding
 
 # Centres nearer than this are one nucleus; chosen on the validation images of BRCA-M2C (docs/how-to/training.md).
 SAME_NUCLEUS_UM = 2.5
+
+# Of two cells one of which has this share of its box in the other's, the worse goes; chosen on training and validation
+# images of five data sets (benchmarks/nested_cells.py).
+NESTED_SHARE = 0.8
 
 # A token has to score this part of the threshold to become a query. Of cells above the threshold none had less on any
 # tissue looked at (benchmarks/query_scores.py); a quarter to a third of the queries are spared.
@@ -130,7 +136,9 @@ class TilePredictor:
         precision: Precision = "auto",
         batch_size: int = 4,
         same_nucleus_um: float = SAME_NUCLEUS_UM,
+        nested_share: float = NESTED_SHARE,
         orientations: int = 1,
+        familiarity: Familiarity | None = None,
     ) -> None:
         """Wrap a network.
 
@@ -143,8 +151,11 @@ class TilePredictor:
                 multiply it natively, float32 elsewhere.
             batch_size: tiles of one size that go through the network together; on a CPU large ones go one by one.
             same_nucleus_um: of cells of a tile whose centres are nearer than this, the best stays; 0 keeps all.
+            nested_share: of two cells of a tile one of which has this share of its box in the other's, or more, the
+                better stays; more than 0.5 and at most 1; 0 keeps all.
             orientations: how many flips and turns of a tile are looked at and averaged, 1, 2, 4 or 8; time and memory
                 grow with it. More than one need ``same_nucleus_um``.
+            familiarity: what is said of each cell; None: nothing.
 
         Raises:
             InputError: another number of orientations.
@@ -167,6 +178,8 @@ class TilePredictor:
         self.card = card or {}
         self.batch_size = batch_size
         self.same_nucleus_um = float(same_nucleus_um)
+        self.nested_share = float(nested_share)
+        self.familiarity = familiarity
         self.bf16 = in_bf16(precision, self.device)
 
     @classmethod
@@ -195,6 +208,7 @@ class TilePredictor:
             precision=options.precision,
             batch_size=options.batch_size,
             orientations=options.orientations,
+            familiarity=checkpoint.familiarity,
         )
 
     @property
@@ -225,6 +239,7 @@ class TilePredictor:
         return facts | {
             "threshold": self.threshold,
             "same_nucleus_um": self.same_nucleus_um,
+            "nested_share": self.nested_share,
             "orientations": len(self.orientations),
             "mpp": self.mpp,
             "types": list(self.types),
@@ -257,7 +272,8 @@ class TilePredictor:
                 chosen = indices[start : start + size]
                 batch = np.stack([tiles[i] for i in chosen]).transpose(0, 3, 1, 2)
                 found = self._predict(torch.from_numpy(np.ascontiguousarray(batch)), least)
-                results.update(zip(chosen, found, strict=True))
+                for i, cells in zip(chosen, found, strict=True):
+                    results[i] = replace(cells, stains=stains(tiles[i], cells.boxes, cells.radii))
         return [results[i] for i in range(len(tiles))]
 
     def autocast(self) -> AbstractContextManager[Any]:
@@ -284,20 +300,25 @@ class TilePredictor:
             with self.autocast():
                 radii = self.network.outline(views[0].memories, box_convert(corners, "xyxy", "cxcywh"))
         valid = valid & (absolute[..., 2:] > absolute[..., :2]).all(-1)  # a box may have left the tile
-        return [
-            TileCells(
-                boxes=absolute[i, keep].cpu().numpy(),
-                scores=scores[i, keep].cpu().numpy(),
-                probabilities=probabilities[i, keep].cpu().numpy(),
-                embeddings=embeddings[i, keep].to(torch.float16).cpu().numpy(),
-                radii=None if radii is None else radii[i, keep].to(torch.float16).cpu().numpy(),
+        found = []
+        for i, keep in enumerate(valid):
+            vectors = embeddings[i, keep].to(torch.float16).cpu().numpy()
+            found.append(
+                TileCells(
+                    boxes=absolute[i, keep].cpu().numpy(),
+                    scores=scores[i, keep].cpu().numpy(),
+                    probabilities=probabilities[i, keep].cpu().numpy(),
+                    embeddings=vectors,
+                    radii=None if radii is None else radii[i, keep].to(torch.float16).cpu().numpy(),
+                    familiarity=None if self.familiarity is None else self.familiarity(vectors),
+                )
             )
-            for i, keep in enumerate(valid)
-        ]
+        return found
 
     def _look(self, images: Tensor, orientation: Orientation, least: float) -> _View:
         """Detect in one orientation of tiles of one size, (B, 3, H, W) uint8."""
         images = orientation.turn(images)
+        size = images.shape[3], images.shape[2]
         images, sizes = padded(images, self.network.config.strides[-1])
         memories = self.network.memorise(images, sizes)
         detection = self.network.detect(memories)
@@ -308,7 +329,7 @@ class TilePredictor:
         best = scores.topk(most, dim=1)
         chosen, valid = best.indices, best.values >= limit
         boxes, scores = found.boxes.gather(1, chosen[..., None].expand(-1, -1, 4)), scores.gather(1, chosen)
-        valid &= self._distinct(boxes[..., :2] * sizes[:, None], scores, valid)
+        valid &= self._distinct(boxes * sizes.repeat(1, 2)[:, None], scores, valid, size)
         return _View(orientation, memories, detection, chosen, orientation.back(boxes), scores, valid)
 
     def _merge(self, views: Sequence[_View], size: tuple[int, int], least: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -320,7 +341,7 @@ class TilePredictor:
             seen = [view.boxes[b, view.valid[b]].float().cpu().numpy() * pixels for view in views]
             how_sure = [view.scores[b, view.valid[b]].float().cpu().numpy() for view in views]
             merged, score = merge(seen, how_sure, distance)
-            keep = distinct(merged[:, :2], score, distance) & (score >= least)
+            keep = self._keep(merged, score, size) & (score >= least)
             found.append((torch.from_numpy(merged[keep] / pixels), torch.from_numpy(score[keep])))
         boxes, scores = (pad_sequence(list(each), batch_first=True) for each in zip(*found, strict=True))
         valid = pad_sequence([torch.ones(len(score), dtype=torch.bool) for _, score in found], batch_first=True)
@@ -332,14 +353,22 @@ class TilePredictor:
             return self.network.describe(view.memories, view.detection, view.chosen, blocked=blocked)
         return self.network.represent(view.memories, view.orientation.turn_boxes(boxes), blocked=blocked)
 
-    def _distinct(self, centres: Tensor, scores: Tensor, valid: Tensor) -> Tensor:
-        """(B, N, 2) centres in pixels, (B, N) scores and validity -> (B, N) mask of the best query of each nucleus."""
+    def _distinct(self, boxes: Tensor, scores: Tensor, valid: Tensor, size: tuple[int, int]) -> Tensor:
+        """(B, N, 4) cxcywh in pixels, (B, N) scores and validity -> (B, N) mask of the best query of each nucleus."""
         kept = torch.zeros_like(valid)
-        distance = self.same_nucleus_um / self.mpp
-        for b, real in enumerate(valid & centres.isfinite().all(-1)):
-            there, score = centres[b, real].float().cpu().numpy(), scores[b, real].cpu().numpy()
-            kept[b, real] = torch.from_numpy(distinct(there, score, distance)).to(kept.device)
+        for b, real in enumerate(valid & boxes.isfinite().all(-1)):
+            there, score = boxes[b, real].float().cpu().numpy(), scores[b, real].cpu().numpy()
+            kept[b, real] = torch.from_numpy(self._keep(there, score, size)).to(kept.device)
         return kept
+
+    def _keep(
+        self, boxes: NDArray[np.floating], scores: NDArray[np.floating], size: tuple[int, int]
+    ) -> NDArray[np.bool_]:
+        """(N,) mask of the best cell of each nucleus; boxes (N, 4) cxcywh in pixels of a tile of this width, height."""
+        corners = np.concatenate([boxes[:, :2] - boxes[:, 2:] / 2, boxes[:, :2] + boxes[:, 2:] / 2], axis=1)
+        close = close_pairs(boxes[:, :2], self.same_nucleus_um / self.mpp)
+        nested = nested_pairs(corners.clip(0, size * 2), self.nested_share)  # as they are reported
+        return distinct(scores, np.concatenate([close, nested]))
 
 
 def _mean(each: Sequence[Tensor]) -> Tensor:

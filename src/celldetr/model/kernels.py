@@ -1,4 +1,4 @@
-"""Compiles the Numba kernels, keeps them on disk where that is possible, and runs them on a few threads.
+"""Compiles the Numba kernels, a copy for each use, and runs them on a few threads.
 
 The kernels release the GIL, so ordinary Python threads do. Numba's own ``prange`` is not used because its threading
 layer must not be entered from several Python threads at once and competes with PyTorch's OpenMP pool for the cores.
@@ -17,11 +17,9 @@ from pathlib import Path
 from types import FunctionType
 from typing import Any, cast
 
-from numba import njit
-
+from celldetr.jit import compiled
 from celldetr.model import simd
 
-_njit: Any = njit
 # Numba's cache notices a change in the file of a kernel, not in what that imports.
 _SHARED = zlib.crc32(Path(simd.__file__).read_bytes())
 _PIECES_PER_THREAD = 8
@@ -40,10 +38,7 @@ def specialise(kernel: Callable[..., None], label: str) -> Callable[..., Any]:
     kernel = cast(FunctionType, kernel)
     copy = FunctionType(kernel.__code__, kernel.__globals__, kernel.__name__)
     copy.__qualname__ = f"{kernel.__name__}_{label}_{_SHARED:08x}"
-    try:
-        return cast(Callable[..., Any], _njit(cache=True, **simd.OPTIONS)(copy))
-    except RuntimeError:  # no directory to write to: compile in each process instead
-        return cast(Callable[..., Any], _njit(**simd.OPTIONS)(copy))
+    return compiled(copy, **simd.OPTIONS)
 
 
 def run_in_pieces(work: Callable[[int, int], None], items: int, threads: int) -> None:

@@ -34,7 +34,7 @@ from celldetr.io.files import output_errors, replacing
 from celldetr.model.celldetr import CellDETR
 from celldetr.model.checkpoint import Card, Checkpoint, load_checkpoint
 from celldetr.model.hub import find_model
-from celldetr.model.inference import SAME_NUCLEUS_UM, trained_px, type_probabilities
+from celldetr.model.inference import NESTED_SHARE, SAME_NUCLEUS_UM, trained_px, type_probabilities
 
 OPSET = 17  # GridSample came with 16, LayerNormalization with 17
 INPUT = "images"
@@ -195,6 +195,7 @@ def _describe(path: Path, card: Card) -> None:
         "types": json.dumps(list(card.config.types)),
         "threshold": repr(card.threshold),
         "same_nucleus_um": repr(SAME_NUCLEUS_UM),
+        "nested_share": repr(NESTED_SHARE),
     }
     if side := trained_px(card.config, card.recipe):
         facts["image_px"] = repr(side)

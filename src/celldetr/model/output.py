@@ -21,6 +21,10 @@ class TileCells:
         probabilities: (N, K) float32, of each type; a row sums to 1.
         embeddings: (N, d) float16, the representation decoder's output.
         radii: (N, ``RADII``) float16, outlines in the boxes (``celldetr.outlines``); None of a model without outlines.
+        stains: (N, 4) float32, haematoxylin and eosin in the outlines or, without, in the ellipses in the boxes
+            (``celldetr.measure.stains``); None of what has not looked.
+        familiarity: (N,) float32 in [0, 1], the share of training nuclei that are as strange (``model.familiarity``);
+            None of a model that does not know.
     """
 
     boxes: NDArray[np.floating]
@@ -28,6 +32,8 @@ class TileCells:
     probabilities: NDArray[np.float32]
     embeddings: NDArray[np.float16]
     radii: NDArray[np.float16] | None = None
+    stains: NDArray[np.float32] | None = None
+    familiarity: NDArray[np.float32] | None = None
 
     def __len__(self) -> int:
         return len(self.boxes)

@@ -14,7 +14,7 @@ from skimage.filters import threshold_otsu
 from skimage.measure import regionprops
 
 from celldetr.data.sample import Sample
-from celldetr.data.stain import UNMIX, optical_density
+from celldetr.stain import UNMIX, optical_density
 
 LEVELS = 16  # grey levels of the co-occurrence matrix, over stain from 0 to STAIN_TOP
 STAIN_TOP = 2.5

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from celldetr.errors import InputError
+from celldetr.io.safe_io import slide_name
 from celldetr.report.crops import PIXELS, CellCrop, cell_pixels
 from celldetr.search.collection import Collection, SlideCells
-from celldetr.slide.base_reader import SlideReader, slide_name
+from celldetr.slide.base_reader import SlideReader
 from celldetr.slide.find import slides_below
 from celldetr.slide.reader import IMAGES, open_slide
 

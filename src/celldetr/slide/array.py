@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from celldetr.cells.schema import cell_rows, table_metadata, table_to_frame
+from celldetr.cells.rows import cell_rows
+from celldetr.cells.schema import table_metadata, table_to_frame
 from celldetr.model.output import TileCells, TileModel
 from celldetr.slide.nucleus_size import NucleusSizes
 from celldetr.slide.options import PredictOptions
@@ -15,6 +16,7 @@ from celldetr.slide.pipeline import Counter, Job, predict_bands
 from celldetr.slide.plan import make_plan
 from celldetr.slide.provenance import identity, job_warnings, table_provenance
 from celldetr.slide.reader import from_array
+from celldetr.slide.row_order import row_groups
 from celldetr.slide.table_writer import joint_bounds
 
 if TYPE_CHECKING:
@@ -77,4 +79,4 @@ def _job(
 def _find(job: Job) -> TileCells:
     none = TileCells.none(len(job.model.types), job.model.embedding_dim)
     bands = predict_bands(job, Counter())
-    return TileCells.join([none, *(cells for cells, _ in bands)])
+    return TileCells.join([none, *row_groups(cells for cells, _ in bands)])

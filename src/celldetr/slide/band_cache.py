@@ -12,7 +12,7 @@ import hashlib
 import json
 import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -26,7 +26,9 @@ from celldetr.slide.grid import Tile
 
 PARTS = "parts"  # folder of working files
 BANDS = "found-*.npz"
-_FIELDS = ("boxes", "scores", "probabilities", "embeddings")
+VERSION = 2  # of the files; 1, in 0.1.0, had no stains
+_FIELDS = tuple(field.name for field in fields(TileCells))
+_ALWAYS = tuple(field.name for field in fields(TileCells) if field.default is MISSING)
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ class DetectedTile:
 def digest(identity: Mapping[str, Any]) -> str:
     """Short name of a run's identity (``provenance.identity``), the same for every batch size."""
     options = {key: value for key, value in identity["options"].items() if key != "batch_size"}
-    text = json.dumps({**identity, "options": options}, sort_keys=True)
+    text = json.dumps({**identity, "options": options, "band_version": VERSION}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
@@ -80,19 +82,19 @@ class BandCache:
         """Detections in the ``tiles`` of a band, or None if the file is not there, damaged, or of other tiles."""
         try:
             with np.load(self.path(band), allow_pickle=False) as file:
-                fields = [*_FIELDS, *({"radii"} & set(file.files))]
-                arrays = {name: file[name] for name in ("columns", "counts", "lost", "reasons", *fields)}
+                found = [name for name in _FIELDS if name in _ALWAYS or name in file.files]
+                arrays = {name: file[name] for name in ("columns", "counts", "lost", "reasons", *found)}
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
             return None
         if arrays["columns"].tolist() != [tile.column for tile in tiles]:
             return None
         ends = arrays["counts"].cumsum()
-        if len(ends) and any(len(arrays[name]) != ends[-1] for name in fields):
+        if len(ends) and any(len(arrays[name]) != ends[-1] for name in found):
             return None
         starts = ends - arrays["counts"]
         items = []
         for i, tile in enumerate(tiles):
-            cells = TileCells(**{name: arrays[name][starts[i] : ends[i]] for name in fields})
+            cells = TileCells(**{name: arrays[name][starts[i] : ends[i]] for name in found})
             left, top, right, bottom = arrays["lost"][i].tolist()
             lost = (left, top, right, bottom) if right > left else None
             whole = lost == (0, 0, tile.width, tile.height)

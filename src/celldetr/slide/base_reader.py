@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from celldetr.errors import InputError
+from celldetr.io.safe_io import printable, slide_name
 from celldetr.slide.resolution import Resolution
 
 SOURCE_PIXELS = 16 * 2**20  # most pixels of a level held at once; larger regions are resampled in blocks
@@ -75,7 +76,7 @@ class SlideReader(ABC):
     ) -> None:
         """``source``: the file, or the name of what is not from a file."""
         if isinstance(source, Path):
-            self.name, self.file, self.size_bytes = slide_name(source), _printable(source.name), source.stat().st_size
+            self.name, self.file, self.size_bytes = slide_name(source), printable(source.name), source.stat().st_size
         else:
             self.name, self.file, self.size_bytes = source, "", 0
         _check_size(self.file or self.name, levels, resolution)
@@ -249,16 +250,3 @@ def reduction(whole: int, part: int) -> float:
     """
     nearest = round(whole / part)
     return float(nearest) if abs(whole / nearest - part) <= 1 else whole / part
-
-
-def _printable(name: str) -> str:
-    """A file's name as one line of text: it may hold line breaks and bytes that are no text."""
-    return "".join(character if character.isprintable() else "_" for character in name)
-
-
-def slide_name(path: Path) -> str:
-    """Name of the folder of a slide's output: ``a/case 7.ome.tif`` -> ``case 7``; never one like ``..``."""
-    stem = path.stem
-    stem = stem[:-4] if stem.lower().endswith(".ome") and len(stem) > 4 else stem
-    stem = _printable(stem)
-    return stem if stem.strip(".") else stem.replace(".", "_") or "slide"

@@ -12,13 +12,12 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
-from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from celldetr.cells.schema import CELLS, RUN, cell_rows, cell_schema, table_metadata
+from celldetr.cells.schema import CELLS, RUN, cell_schema, table_metadata
 from celldetr.errors import InputError
 from celldetr.io.files import output_errors
 from celldetr.io.run_folder import Layout, RunFolder
@@ -204,10 +203,8 @@ class Session:
         bounds = joint_bounds(np.array([info.bounds for info in infos if info.bounds is not None]))
         metadata = table_metadata(table_provenance(self._folder.request, failed), bounds)
         schema = cell_schema(types, job.model.embedding_dim).with_metadata(metadata)
-        firsts = accumulate((int(info.counts.sum()) for info in infos), initial=0)
-        bands = predict_bands(job, Counter(), self._cache)
-        tables = (cell_rows(cells, types, mpp, first) for (cells, _), first in zip(bands, firsts, strict=False))
-        write_table(self._folder.path / CELLS, schema, tables)
+        bands = (cells for cells, _ in predict_bands(job, Counter(), self._cache))
+        write_table(self._folder.path / CELLS, schema, bands, types, mpp)
 
     def _report(self, counter: Counter) -> None:
         if counter.tiles == self._known:

@@ -13,8 +13,8 @@ from pathlib import Path
 from celldetr.cells.schema import CELLS, RUN
 from celldetr.errors import InputError, near
 from celldetr.io.left_out import LeftOut
+from celldetr.io.safe_io import slide_name
 from celldetr.io.tables import as_number, read_table, read_text
-from celldetr.slide.base_reader import slide_name
 from celldetr.slide.reader import IMAGES, SLIDES
 
 LISTS = {".txt", ".csv"}

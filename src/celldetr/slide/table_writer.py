@@ -1,8 +1,8 @@
-"""Write the cell table of a slide, streamed in row groups of one size however the rows come."""
+"""Write the cell table of a slide, streamed row group by row group."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,32 +10,30 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from celldetr.cells.rows import cell_rows
 from celldetr.io.files import replacing
+from celldetr.model.output import TileCells
+from celldetr.slide.row_order import row_groups
 
-ROW_GROUP = 32_768  # rows; also what is held in memory, beside one table
 
+def write_table(
+    path: Path, schema: pa.Schema, bands: Iterable[TileCells], types: Sequence[str], mpp: tuple[float, float]
+) -> None:
+    """Write the cells of bands, from top to bottom, into a file, which appears when it is whole.
 
-def write_table(path: Path, schema: pa.Schema, tables: Iterable[pa.Table]) -> None:
-    """Write tables of ``cell_rows`` one after the other into a file, which appears when it is whole."""
+    ``schema`` is that of ``cell_schema``, with the file's metadata; ``types`` and ``mpp`` are as of ``cell_rows``.
+    """
     # Statistics of embeddings and polygons are as large as they are useless.
     plain = [name for name in schema.names if name not in ("embedding", "geometry")]
     options = {"compression": "zstd", "use_dictionary": ["type"], "write_statistics": plain}
     with replacing(path) as temporary, pq.ParquetWriter(temporary, schema, **options) as writer:
-        for group in _row_groups(tables, schema):
-            writer.write_table(group.replace_schema_metadata(schema.metadata), row_group_size=ROW_GROUP)
-
-
-def _row_groups(tables: Iterable[pa.Table], schema: pa.Schema) -> Iterator[pa.Table]:
-    """Cut a stream of tables into groups of ``ROW_GROUP`` rows, the last one smaller (but one at least)."""
-    held = schema.remove_metadata().empty_table()
-    written = False
-    for table in tables:
-        held = pa.concat_tables([held, table])
-        while len(held) >= ROW_GROUP:
-            yield held.slice(0, ROW_GROUP).combine_chunks()
-            held, written = held.slice(ROW_GROUP), True
-    if len(held) or not written:
-        yield held.combine_chunks()
+        count = 0
+        for cells in row_groups(bands):
+            rows = cell_rows(cells, types, mpp, count)
+            writer.write_table(rows.replace_schema_metadata(schema.metadata), row_group_size=len(rows))
+            count += len(rows)
+        if not count:
+            writer.write_table(schema.empty_table())
 
 
 def joint_bounds(boxes: NDArray[np.floating]) -> tuple[float, float, float, float] | None:

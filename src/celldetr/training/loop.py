@@ -22,6 +22,7 @@ from celldetr.model.hub import find_model
 from celldetr.model.warm_start import start_from, start_note
 from celldetr.training.card import provenance, save_model
 from celldetr.training.data import TrainingData, load_data
+from celldetr.training.familiarity import add_familiarity
 from celldetr.training.folder import MODEL_FOLDER, check_folder, open_folder
 from celldetr.training.logs import LOG_EVERY, RunLog, draw_curves
 from celldetr.training.objective import Objective, Start, Validation
@@ -104,6 +105,8 @@ def train(
         with open_folder(fabric, folder, recipe, resume=resume, overwrite=overwrite) as held:
             done = _loop(run, run.restore() if resume else 0, start.note if start else "", listener, stop_at)
             if fabric.is_global_zero and done == recipe.training.steps:
+                model, drawn = folder / MODEL_FOLDER, (data.samples, data.weights)
+                add_familiarity(model, *drawn, recipe, fabric.device)
                 held.finish(steps=done, seconds=round(run.seconds, 1))
     except BaseException:  # interrupted, too
         end_others(fabric)

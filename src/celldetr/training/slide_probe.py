@@ -10,10 +10,10 @@ import torch
 from numpy.typing import NDArray
 
 from celldetr.data.sample import Sample
-from celldetr.data.stain import optical_density
 from celldetr.model.at_boxes import embed_boxes
 from celldetr.model.celldetr import CellDETR
 from celldetr.model.inference import TilePredictor
+from celldetr.stain import optical_density
 from celldetr.training.data import spread
 
 MOST_IMAGES = 100  # that are embedded, spread evenly over all

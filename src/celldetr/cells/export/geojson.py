@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from celldetr.cells.clusters import CLUSTER
 from celldetr.cells.palette import type_colours
 from celldetr.cells.reader import CellTable, by_cluster, numbers
-from celldetr.cells.schema import BOX
+from celldetr.cells.schema import BOX, FAMILIARITY
 from celldetr.errors import InputError, near
 from celldetr.io.files import binary_stream
 
@@ -48,6 +48,7 @@ def _unit_outline(shape: Shape) -> NDArray[np.float64]:
 def _measured(table: CellTable) -> dict[str, str]:
     """Column -> the name that QuPath shows for it."""
     names = {"score": "score", "type_score": "type score"} | {f"p_{name}": f"p {name}" for name in table.types}
+    names |= {FAMILIARITY: FAMILIARITY} if FAMILIARITY in table.columns else {}
     return names | ({CLUSTER: CLUSTER} if table.clusters else {})
 
 

@@ -117,7 +117,6 @@ def paired_differences(
     Returns:
         (resamples, S) our number minus theirs, of each seed.
     """
-    types = len(ours[0][0].types)
     tables = [np.array([[flatten(image) for image in images] for images in side]) for side in (ours, theirs)]
     chance = np.random.default_rng(seed)
     seeds, images = tables[0].shape[:2]
@@ -125,7 +124,7 @@ def paired_differences(
     for i in range(resamples):
         weight = np.bincount(chance.integers(images, size=images), minlength=images)
         sums = [np.einsum("n,snc->sc", weight, table) for table in tables]
-        numbers = [[value([restore(row, types)], metric) for row in side] for side in sums]
+        numbers = [[value([restore(row, ours[0][0])], metric) for row in side] for side in sums]
         differences[i] = np.array(numbers[0]) - np.array(numbers[1])
     return differences
 

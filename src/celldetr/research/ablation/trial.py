@@ -149,7 +149,7 @@ def score_trial(
     samples = labelled_images(card, test.split, loaded.types, None if types else dict.fromkeys(card.type_names, ""))
     threshold = loaded.threshold
     predict = partial(array_cells, model=loaded, least_score=min(LOWEST_SCORE, threshold))
-    counts: dict[str, list[list[int]]] = {name: [] for name in REPORTED}
+    counts: dict[str, list[list[float]]] = {name: [] for name in REPORTED}
     names = []
     for name, image in groupby(samples, lambda sample: whole_name(sample.name)):
         names.append(name)  # the counts of an image are those of its pieces together
@@ -186,7 +186,8 @@ def read_result(path: Path) -> Result:
         if values is None:
             raise KeyError("JSON")
         types = tuple(values["types"])
-        counts = {str(name): tuple(restore(row, len(types)) for row in rows) for name, rows in values["counts"].items()}
+        none = Totals.none(len(types))
+        counts = {str(name): tuple(restore(row, none) for row in rows) for name, rows in values["counts"].items()}
         return Result(
             str(values["variant"]),
             int(values["seed"]),

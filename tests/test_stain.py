@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from skimage.color import rgb2hed
 
-from celldetr.data.stain import STAINS, UNMIX, from_optical_density, haematoxylin, optical_density
+from celldetr.stain import STAINS, UNMIX, from_optical_density, haematoxylin, optical_density
 
 
 def test_density_is_its_own_inverse_for_every_value() -> None:
