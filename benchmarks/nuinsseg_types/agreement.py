@@ -3,8 +3,8 @@
     CELLDETR_DATA=... python benchmarks/nuinsseg_types/agreement.py FOLDER    draws FOLDER/second-N.png
     python benchmarks/nuinsseg_types/agreement.py                             compares second.txt with first names
 
-A line of second.txt is a sheet, a letter is a nucleus, in the order of reading: l, e, s, o, or ? where a crop does not say.
-second.csv keeps which nuclei they were and what their first names were.
+A line of second.txt is a sheet, a letter is a nucleus, in the order of reading: l, e, s, o, or ? where a crop does not
+say. second.csv keeps which nuclei they were and what their first names were.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+from draw import brighter
 from PIL import Image, ImageDraw
 from sklearn.metrics import cohen_kappa_score
 
 from celldetr.data.card import load_card
 from celldetr.data.readers.common import read_image, read_lines
-from draw import brighter
 
 HERE = Path(__file__).parent
 COUNT, COLUMNS, ROWS, SIDE = 300, 8, 4, 192  # SIDE: px of a crop, about 32 um
