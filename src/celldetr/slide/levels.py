@@ -91,8 +91,8 @@ def settle(levels: Sequence[Level], read: Read) -> tuple[tuple[Level, ...], tupl
             )
         else:
             width, height = (math.ceil(side / r - 1e-6) for side, r in zip(_size(levels[0]), found, strict=True))
-            inner = {"width": min(width, level.width), "height": min(height, level.height)}
-            settled.append(replace(level, downsample=found, **inner))
+            width, height = min(width, level.width), min(height, level.height)
+            settled.append(replace(level, downsample=found, width=width, height=height))
     return tuple(settled), tuple(notes)
 
 

@@ -117,8 +117,8 @@ def uninterrupted() -> Iterator[None]:
         yield  # signals are delivered to the main thread
         return
     came: list[int] = []
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    before = {number: handler for number, handler in before.items() if callable(handler)}
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: handler for number, handler in handlers.items() if callable(handler)}
     for number in before:
         signal.signal(number, lambda number, _: came.append(number))
     try:
@@ -126,8 +126,8 @@ def uninterrupted() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-        for number in came:
-            signal.raise_signal(number)
+        for each in came:
+            signal.raise_signal(each)
 
 
 class StepSampler(Sampler[list[int]]):
