@@ -58,7 +58,11 @@ class SlideReader(ABC):
             viewers such as QuPath count from its corner. None where it does not.
         size_bytes: of the file, 0 for an array.
         warnings: one sentence each.
+        orientation: in which the file says that pixels are stored (EXIF, TIFF); 1: as they are seen. Those of PNG, JPEG
+            and small TIFF are read upright.
     """
+
+    orientation: int = 1
 
     def __init__(
         self,

@@ -21,6 +21,8 @@ from celldetr.errors import InputError
 from celldetr.slide.base_reader import Level, SlideReader, reduction
 from celldetr.slide.colour import GREY_NOTE, grey_to_rgb, over_white, range_note, to_bytes
 from celldetr.slide.damage import DamageError
+from celldetr.slide.image_reader import ArrayReader
+from celldetr.slide.orientation import ORIENTATION, upright
 from celldetr.slide.resolution import Resolution
 from celldetr.slide.tiff_resolution import channel_names, sample_range, series_size, tiff_resolution
 
@@ -66,7 +68,22 @@ def _open(path: Path, file: Any, mpp: float | None) -> SlideReader:
         )
     if highest > 255 and not pyramid[0].is_palette:
         notes.append(range_note(highest, source))
-    return TiffReader(path, file, pyramid, tiff_resolution(path, file, series, mpp), tuple(notes))
+    reader = TiffReader(path, file, pyramid, tiff_resolution(path, file, series, mpp), tuple(notes))
+    orientation = series.keyframe.tags.valueof(ORIENTATION, 1)
+    return reader if orientation not in range(2, 9) else _turned(path, reader, int(orientation))
+
+
+def _turned(path: Path, reader: TiffReader, orientation: int) -> SlideReader:
+    """A small TIFF that is stored turned, upright. Slides are not turned: neither OpenSlide nor QuPath does so."""
+    if reader.width * reader.height * 3 > WHOLE_BYTES or len(reader.levels) > 1:
+        reader.warnings += (f"its tag Orientation ({orientation}) is not heeded: the slide is read as it is stored",)
+        return reader
+    with reader:
+        pixels = upright(reader.read_level(0, 0, 0, reader.width, reader.height), orientation)
+    x, y = (reader.mpp_y, reader.mpp_x) if orientation > 4 else (reader.mpp_x, reader.mpp_y)
+    note = f"the image is stored turned (TIFF orientation {orientation}) and is read as viewers show it"
+    resolution = Resolution(x, y, reader.mpp_source)
+    return ArrayReader(pixels, resolution, path, reader.format, (*reader.warnings, note), orientation)
 
 
 def _check_chain(path: Path, file: Any) -> None:
