@@ -84,10 +84,10 @@ class AllQueries(nn.Module):
         cells = network.describe(memories, detection, order)
         types = type_probabilities(cells.logits)
         corners = box_convert(boxes, "cxcywh", "xyxy")
-        found = corners * sizes.repeat(1, 2)[:, None], scores, types, cells.embeddings
+        outputs = corners * sizes.repeat(1, 2)[:, None], scores, types, cells.embeddings
         if network.outliner is None:
-            return found
-        return *found, network.outline(memories, box_convert(corners.clamp(0, 1), "xyxy", "cxcywh"))
+            return outputs
+        return *outputs, network.outline(memories, box_convert(corners.clamp(0, 1), "xyxy", "cxcywh"))
 
 
 def export_onnx(
