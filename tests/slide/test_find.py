@@ -76,6 +76,15 @@ def test_links_to_folders_are_followed_once(folder: Path, tmp_path: Path) -> Non
     assert sorted(found) == ["1.dcm", "B.NDPI", "a.svs", "c.czi", "far.svs", "m.mrxs", "x.png", "y.jpeg"]
 
 
+def test_two_dicom_series_in_a_folder_are_two_slides(tmp_path: Path) -> None:
+    for name, series, explicit in (("a1", "1.2.3", True), ("a2", "1.2.3", False), ("b1", "1.2.4", True)):
+        value = series.encode() + b"\0" * (len(series) % 2)
+        length = b"UI" + len(value).to_bytes(2, "little") if explicit else len(value).to_bytes(4, "little")
+        head = b"\0" * 128 + b"DICM" + b"\x20\x00\x0d\x00UI\x04\x009.9\0" + b"\x20\x00\x0e\x00"
+        (tmp_path / f"{name}.dcm").write_bytes(head + length + value + b"\0" * 100)
+    assert [slide.name for slide in find_slides([tmp_path])] == ["a1", "b1"]
+
+
 def test_lists_of_other_systems(folder: Path) -> None:
     (folder / "list.txt").write_bytes('"a.svs"\r\nmirax\\m.mrxs\r\n'.encode("utf-16"))
     expected = [folder / "a.svs", folder / "mirax" / "m.mrxs"]

@@ -18,6 +18,7 @@ from celldetr.io.tables import as_number, read_table, read_text
 from celldetr.slide.reader import IMAGES, SLIDES
 
 LISTS = {".txt", ".csv"}
+SERIES_TAG, DICOM_HEAD = b"\x20\x00\x0e\x00", 2**16  # (0020,000E), little endian, and bytes in which it is found
 # Slides in formats of scanners that neither OpenSlide nor tifffile reads.
 UNREADABLE = {
     ".vsi",
@@ -130,11 +131,28 @@ def slides_below(folder: Path, out: Path | None = None, seen: set[Path] | None =
 def _slides_among(files: Sequence[Path]) -> list[Path]:
     """The slides among the files of a folder; images where it has no slide."""
     slides = [path for path in files if path.suffix.lower() in SLIDES]
-    # All DICOM files of a folder are one slide, and any of them opens it.
-    dicom = [path for path in slides if path.suffix.lower() == ".dcm"]
-    slides = [path for path in slides if path not in dicom[1:]]
+    # All DICOM files of a series are one slide, and any of them opens it.
+    series: dict[bytes, Path] = {}
+    slides = [
+        path for path in slides if path.suffix.lower() != ".dcm" or series.setdefault(dicom_series(path), path) is path
+    ]
     # Beside slides, pictures are their labels, thumbnails, or (VMS) the parts of one.
     return slides or [path for path in files if path.suffix.lower() in IMAGES]
+
+
+def dicom_series(path: Path) -> bytes:
+    """SeriesInstanceUID of a DICOM file; empty where its first bytes have none."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(DICOM_HEAD)
+    except OSError:
+        return b""
+    at = head.find(SERIES_TAG)
+    if at < 0:
+        return b""
+    explicit = head[at + 4 : at + 6] == b"UI"  # else the length takes four bytes
+    size = int.from_bytes(head[at + 6 : at + 8] if explicit else head[at + 4 : at + 8], "little")
+    return head[at + 8 : at + 8 + size].rstrip(b"\0 ")
 
 
 def _read_list(path: Path) -> list[Slide]:

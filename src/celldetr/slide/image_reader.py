@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from celldetr.errors import InputError
-from celldetr.slide.base_reader import Level, SlideReader
+from celldetr.slide.base_reader import SlideReader
 from celldetr.slide.colour import FULL_16, GREY_NOTE, grey_to_rgb, over_white, range_note, to_bytes
+from celldetr.slide.levels import Level
 from celldetr.slide.orientation import ORIENTATION, upright
 from celldetr.slide.resolution import Resolution, resolve
 
