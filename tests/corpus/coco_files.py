@@ -215,3 +215,28 @@ def roboflow(folder: Path) -> Path:
 def label_studio_coco(folder: Path) -> None:
     save(folder / "images/a.png")
     write_json(folder / "result.json", coco("images/a.png"))
+
+
+@case("names", coco_twin)
+def ids_as_text_and_as_numbers(folder: Path) -> None:
+    changed(folder, lambda n, e: e.update(image_id="1", category_id=float(e["category_id"])))
+
+
+@case("twice", None, "refused", "two images")
+def two_entries_of_one_picture(folder: Path) -> None:
+    save(folder / "images/a.png")
+    content = coco("x/a.png")
+    content["images"].append(content["images"][0] | {"id": 2, "file_name": "y/a.png"})
+    write_json(folder / "labels.json", content)
+
+
+@case("columns", coco_twin)
+def boxes_that_were_turned_in_cvat(folder: Path) -> None:
+    """A quarter of a turn: width and height are exchanged."""
+
+    def change(n: Nucleus, entry: dict[str, Any]) -> None:
+        entry["bbox"] = [n.x - n.b, n.y - n.a, 2 * n.b, 2 * n.a]
+        entry["attributes"] = {"rotation": 90.0}
+        entry["segmentation"] = []
+
+    changed(folder, change)

@@ -246,3 +246,23 @@ def every_row_twice_with_two_types(folder: Path) -> None:
     picture(folder)
     header, *rows = points()
     write_table(folder / "labels/a.csv", [header, *rows, *([x, y, "other"] for x, y, _ in rows)])
+
+
+def numbered(folder: Path) -> Path:
+    picture(folder)
+    write_table(folder / "labels/a.csv", points(immune="1", tumour="2"))
+    return folder
+
+
+@case("columns", numbered)
+def numbers_of_classes_as_label(folder: Path) -> None:
+    """Numbers that repeat are classes."""
+    picture(folder)
+    write_table(folder / "labels/a.csv", points(("x", "y", "label"), immune="1", tumour="2"))
+
+
+@case("columns", numbered)
+def whole_numbers_as_decimals(folder: Path) -> None:
+    """What pandas makes of a column of numbers with gaps."""
+    picture(folder)
+    write_table(folder / "labels/a.csv", points(("x", "y", "label"), immune="1.0", tumour="2.0"))

@@ -248,3 +248,33 @@ def geojson_in_micrometres(folder: Path) -> None:
 def labels_that_are_the_only_broken_link(folder: Path) -> None:
     save(folder / "a.png")
     (folder / "a.geojson").symlink_to(folder / "nowhere")
+
+
+@case("twice", qupath_twin, "read", "points on drawn nuclei")
+def points_that_say_the_class_of_detections(folder: Path) -> None:
+    items = [feature(n, isLocked=False) for n in NUCLEI]
+    for kind in ("immune", "tumour"):
+        places = [[n.x + 1.5, n.y - 1] for n in NUCLEI if n.kind == kind]
+        marks = {"type": "Feature", "geometry": {"type": "MultiPoint", "coordinates": places}}
+        marks["properties"] = {"objectType": "annotation", "classification": {"name": kind}}
+        items.append(marks)
+    write(folder, items)
+
+
+def unclassified(folder: Path) -> Path:
+    write(folder, [feature(n, isLocked=False) if n.kind == "immune" else feature(n) for n in NUCLEI])
+    return folder
+
+
+@case("missing", unclassified, "read", "no class")
+def none_as_a_class(folder: Path) -> None:
+    write(folder, [feature(n, classification="None" if n.kind == "immune" else n.kind) for n in NUCLEI])
+
+
+@case("left out", left_half, "read", "outside")
+def half_of_the_region_to_be_ignored(folder: Path) -> None:
+    items = features()
+    for name, box in {"Region*": (0, 0, WIDTH, HEIGHT), "Ignore*": (WIDTH / 2, 0, WIDTH, HEIGHT)}.items():
+        properties = {"objectType": "annotation", "classification": {"name": name}}
+        items.append({"type": "Feature", "geometry": shape(shapely.box(*box)), "properties": properties})
+    write(folder, items)

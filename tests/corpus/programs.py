@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -103,3 +104,20 @@ def label_studio_json(folder: Path) -> None:
         for n in NUCLEI
     ]
     write_json(folder / "a.json", [{"id": 1, "data": {"image": "a.png"}, "annotations": [{"result": results}]}])
+
+
+@case("several in one", qupath_twin)
+def x_anylabeling_nuclei_in_two_shapes_of_a_group(folder: Path) -> None:
+    shapes = []
+    for number, n in enumerate(NUCLEI):
+        ring = np.array(n.polygon.exterior.coords)[:-1]
+        halves = (ring[ring[:, 1] <= n.y], ring[ring[:, 1] >= n.y])
+        shapes += [labelme(n) | {"points": half.tolist(), "group_id": number} for half in halves]
+    write_labelme(folder, shapes)
+
+
+@case("scale", None, "refused", "480, 320")
+def x_anylabeling_of_a_larger_picture(folder: Path) -> None:
+    write_labelme(folder, [labelme(n) for n in NUCLEI])
+    content = json.loads((folder / "a.json").read_text())
+    write_json(folder / "a.json", content | {"imageWidth": 2 * WIDTH, "imageHeight": 2 * HEIGHT})

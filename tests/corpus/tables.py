@@ -224,3 +224,39 @@ def composed_and_decomposed_names(folder: Path) -> None:
 def two_pictures_of_one_name(folder: Path) -> None:
     points_twin(folder)
     save(folder / "images/a.tif", 255 - pixels())
+
+
+@case("names", points_twin)
+def folders_in_upper_case(folder: Path) -> None:
+    save(folder / "Images/a.png")
+    write_table(folder / "Labels/a.csv", points())
+
+
+@case("left out", points_twin, "read", "a.csv")
+def labels_beside_a_folder_of_labels(folder: Path) -> None:
+    points_twin(folder)
+    write_table(folder / "a.csv", points()[:9])
+
+
+@case("left out", None, "refused", "p1/labels, p2/labels")
+def a_folder_for_each_patient(folder: Path) -> None:
+    for name in ("p1", "p2"):
+        points_twin(folder / name)
+
+
+@case("left out", points_twin, "read", r"\.xml .*b\.xml")
+def labels_of_another_program_beside(folder: Path) -> None:
+    points_twin(folder)
+    write_text(folder / "labels/b.xml", "<annotation/>")
+
+
+def with_an_empty_one(folder: Path) -> Path:
+    points_twin(folder)
+    picture(folder, "b.png")
+    write_table(folder / "labels/b.csv", [["x", "y", "class"]])
+    return folder
+
+
+@case("left out", with_an_empty_one, "read", "without nuclei: 1 tables without a row .b.csv")
+def a_table_without_a_row(folder: Path) -> None:
+    with_an_empty_one(folder)

@@ -29,8 +29,8 @@ from celldetr.data.readers.qupath_geojson import stem_of
 from celldetr.data.readers.qupath_objects import PACKED, SUFFIXES, read_objects
 from celldetr.errors import DataWarning, InputError, doubt
 from celldetr.io.annotation_json import json_format
-from celldetr.io.left_out import LeftOut
-from celldetr.io.names import find_below, image_of
+from celldetr.io.left_out import NAMED, LeftOut
+from celldetr.io.names import find_below, folded, image_of
 from celldetr.io.safe_io import expand_user, is_dir, is_file, yaml_names
 from celldetr.io.tables import is_missing
 from celldetr.slide.reader import SLIDES
@@ -42,6 +42,7 @@ TABLES = {".csv", ".tsv"}
 # Labels that are not read: pictures of masks, YOLO's lists, Pascal VOC, ImageScope, MATLAB, NDP.view, ImageJ, sheets.
 OTHERS = {".txt", ".xml", ".mat", ".npy", ".ndpa", ".roi", ".xlsx", ".xls", ".parquet", ".jsonl"}
 ABOUT = ("readme", "licen")  # first letters of files that are about others
+_WHOLE = re.compile(r"^(\d+)\.0+$")
 EXPECTED = "QuPath GeoJSON (.geojson), CSV (x,y,class) or COCO (.json)"
 
 
@@ -102,12 +103,13 @@ def read_own(path: Path, mpp: float | None = None) -> OwnData:
     if not is_dir(path) and not is_file(path):
         raise InputError(f"{path}: no such folder or file; expected {EXPECTED}")
     if is_dir(path):
-        files, root = _label_files(path), path
+        found, root = _label_files(path), path
     else:
-        files, root = [path], path.parent.parent if path.parent.name in FOLDERS else path.parent
-    formats = {name for file in files if (name := _format(file))}
+        found = {path: _format(path)}
+        root = path.parent.parent if path.parent.name.lower() in FOLDERS else path.parent
+    formats = {name for name in found.values() if name}
     if not formats:
-        below = sorted(each.name for each in path.iterdir() if is_dir(each) and any(map(_named, each.iterdir())))
+        below = sorted({each.parent.relative_to(path).as_posix() for each in path.rglob("*") if _named(each)})[:NAMED]
         hint = f"; there are some in {', '.join(below)}: name one of these" if below else ""
         other = sorted({each.suffix.lower() for each in path.rglob("*") if each.suffix.lower() in OTHERS - {".txt"}})
         hint += f"; files {', '.join(other)} are not read, export one of these formats" if other else ""
@@ -116,8 +118,9 @@ def read_own(path: Path, mpp: float | None = None) -> OwnData:
         several = f"labels of {len(formats)} formats ({', '.join(sorted(formats))})"
         raise InputError(f"{path}: {several}; name a file, or move some elsewhere")
     (name,) = formats
-    files = [file for file in files if _format(file) == name]
-    counted, split, options = _FORMATS[name](root, files, "images" if is_dir(root / "images") else ".", mpp)
+    files = [file for file, format in found.items() if format == name]
+    images = _folder(root, "images")
+    counted, split, options = _FORMATS[name](root, files, images.name if is_dir(images) else ".", mpp)
     counted = _without_missing(counted, path)
     kinds = _joined(counted, path)
     values: dict[str, Any] = {
@@ -157,13 +160,13 @@ def _joined(counted: Counter[str], path: Path) -> dict[str, list[str]]:
     for labels in spellings.values():
         if len(labels) > 1:
             doubt(f"{path}: classes {', '.join(map(repr, labels))} are taken for one type, {labels[0]!r}")
-    return {labels[0]: labels for labels in sorted(spellings.values())}
+    return {_WHOLE.sub(r"\1", labels[0]): labels for labels in sorted(spellings.values())}
 
 
 def _spelt(label: str) -> str:
     """A class without case, blanks and underscores; 1.0 as 1, as tables with gaps have it."""
     text = re.sub(r"[\s_]+", " ", unicodedata.normalize("NFC", label)).strip().casefold()
-    return re.sub(r"^(\d+)\.0+$", r"\1", text)
+    return _WHOLE.sub(r"\1", text)
 
 
 def _patch_card(path: Path, mpp: float | None) -> DatasetCard:
@@ -185,29 +188,56 @@ def _patch_card(path: Path, mpp: float | None) -> DatasetCard:
     return parse(DatasetCard, values, str(path))
 
 
-def _label_files(folder: Path) -> list[Path]:
-    """The files of ``labels/`` or ``annotations/`` if any there holds labels, else those of the folder itself."""
-    for place in (*(folder / name for name in FOLDERS), folder):
+def _folder(parent: Path, name: str) -> Path:
+    """A folder by its name in any case (``Labels``)."""
+    if not is_dir(parent / name):
+        for entry in sorted(parent.iterdir()):
+            if entry.name.lower() == name and is_dir(entry):
+                return entry
+    return parent / name
+
+
+def _label_files(folder: Path) -> dict[Path, str]:
+    """The files of ``labels/`` or ``annotations/`` if any there holds labels, else those of the folder itself.
+
+    Returns:
+        the format of each, "" where it holds none.
+    """
+    for place in (*(_folder(folder, name) for name in FOLDERS), folder):
         entries = sorted(place.iterdir()) if is_dir(place) else []
         entries = [entry for entry in entries if not entry.name.startswith(".")]
-        files = [entry for entry in entries if is_file(entry)]
+        formats = {entry: _format(entry) for entry in entries if is_file(entry)}
         broken = [entry for entry in entries if _named(entry) and entry.is_symlink() and not entry.exists()]
-        if broken and not any(map(_format, files)):
+        if broken and not any(formats.values()):
             raise InputError(f"{broken[0]}: is a link to nothing ({broken[0].readlink()}); copy the file itself there")
-        if any(map(_format, files)):
-            left = LeftOut(place)
-            for entry in entries:
-                if entry in broken:
-                    left.add("broken links", entry.name)
-                elif entry in files and entry.suffix.lower() in OTHERS and not entry.name.lower().startswith(ABOUT):
-                    left.add(f"files {entry.suffix} that are no labels known here", entry.name)
-                elif entry in files and _named(entry) and not _format(entry):
-                    left.add("JSON files without labels", entry.name)
-                elif place != folder and is_dir(entry) and any(map(_named, entry.iterdir())):
-                    left.add("folders with labels further down", entry.name)
-            left.tell()
-            return files
-    return []
+        if any(formats.values()):
+            _tell_others(place, folder, entries, formats, broken)
+            return formats
+    return {}
+
+
+def _tell_others(place: Path, folder: Path, entries: list[Path], formats: dict[Path, str], broken: list[Path]) -> None:
+    """Say what of a place of labels, and of the folder that it is in, is not read."""
+    left = LeftOut(place)
+    for entry in entries:
+        if entry in broken:
+            left.add("broken links", entry.name)
+        elif entry in formats and entry.suffix.lower() in OTHERS and not entry.name.lower().startswith(ABOUT):
+            left.add(f"files {entry.suffix} that are no labels known here", entry.name)
+        elif entry in formats and _named(entry) and not formats[entry]:
+            left.add("JSON files without labels", entry.name)
+        elif is_dir(entry) and entry.name.lower() != "images" and any(map(_named, entry.iterdir())):
+            left.add("folders with labels further down", entry.name)
+    left.tell()
+    if place != folder:
+        pictures = [
+            picture for each in ("images", ".") for picture in _pictures(_folder(folder, each), IMAGES | SLIDES)
+        ]
+        above = LeftOut(folder)
+        for entry in sorted(folder.iterdir()):
+            if is_file(entry) and _named(entry) and any(folded(entry.stem) == folded(each.stem) for each in pictures):
+                above.add(f"files of labels, as there are some in {place.name}/", entry.name)
+        above.tell()
 
 
 def _named(file: Path) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -79,8 +80,7 @@ def read_annotations(path: Path) -> Iterator[Feature]:
             yield nucleus_of(nucleus, f"{path}: nucleus {number}", {})
     elif format == "LabelMe":
         ((_, value),) = read_items(path, "JSON")
-        for number, shape in enumerate(value["shapes"], 1):
-            yield _shape(shape, f"{path}: shape {number}")
+        yield from _shapes(value["shapes"], path)
     elif format == "COCO":
         raise InputError(f"{path}: is COCO, expected GeoJSON or the cells of HoVer-Net or CellViT")
     else:
@@ -136,6 +136,21 @@ def nucleus_of(value: Any, where: str, names: dict[str, str]) -> Feature:
         (top, left), (bottom, right) = corners.tolist()
         ring, name = np.array([(left, top), (right, top), (right, bottom), (left, bottom)]), BOX
     return _feature(ring, kind, where, score, name)
+
+
+def _shapes(shapes: list[Any], path: Path) -> Iterator[Feature]:
+    """Shapes of LabelMe; those of one ``group_id`` and label are one object in several areas."""
+    groups: dict[Any, list[Feature]] = {}
+    for number, shape in enumerate(shapes, 1):
+        feature = _shape(shape, f"{path}: shape {number}")
+        group = shape.get("group_id")
+        if isinstance(group, int) and not feature.has_points:
+            groups.setdefault((group, feature.class_name), []).append(feature)
+        else:
+            yield feature
+    for members in groups.values():
+        areas = [feature.geometry["coordinates"] for feature in members]
+        yield replace(members[0], geometry={"type": "MultiPolygon", "coordinates": areas})
 
 
 def _shape(value: Any, where: str) -> Feature:

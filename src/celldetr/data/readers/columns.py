@@ -143,11 +143,13 @@ def _once(table: Table, names: list[str], name: str) -> int:
 def _label(table: Table, names: list[str]) -> int | None:
     """Position of the column of classes; None where there is none."""
     columns: dict[int, list[str]] = {}
+    numbering = ""
     called = [names.index(name) for name in LABELS if name in names]
     for position in called or [i for i, name in enumerate(names) if _LABEL.fullmatch(name)]:
         values = ["" if is_missing(cells[position]) else cells[position] for _, cells in table.rows]
-        counts = len(set(values)) == len(values) > 2 and all(value.isdigit() for value in values)
-        if not counts:
+        if _counts(values) and names[position] in ("label", "name"):
+            numbering = table.header[position]
+        else:
             columns[_once(table, names, names[position])] = values
     filled = [position for position, values in columns.items() if any(values)]
     kept = [position for position in filled if names[position] != "name"] or filled or list(columns)[:1]
@@ -155,6 +157,8 @@ def _label(table: Table, names: list[str]) -> int | None:
         several = " or ".join(repr(table.header[position]) for position in kept)
         raise InputError(f"{table.path}: is the class in column {several}? Rename the other, or leave it out")
     if not kept:
+        if numbering:
+            doubt(f"{table.path}: column {numbering!r} counts the cells and is not read as their class")
         _tell_likely(table)
         return None
     values = columns[kept[0]]
@@ -164,6 +168,14 @@ def _label(table: Table, names: list[str]) -> int | None:
             " it does not name classes, rename it, else join some"
         )
     return kept[0]
+
+
+def _counts(values: list[str]) -> bool:
+    """Whether values number the cells: whole numbers, each once; of a few cells, in the order of the rows."""
+    if not all(value.isdigit() for value in values) or len(set(values)) < len(values):
+        return False
+    rising = [int(value) - int(values[0]) for value in values] == list(range(len(values)))
+    return len(values) > FEW or (rising and len(values) > 2)
 
 
 def _tell_likely(table: Table) -> None:

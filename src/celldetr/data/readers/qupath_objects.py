@@ -138,14 +138,17 @@ def read_objects(path: Path, regions: Sequence[str] = REGIONS, mpp: float | None
             f" delimits what is labelled, give it the class {REGIONS[0]!r} in QuPath or name its class as a"
             " region; else delete it"
         )
-    for i in outlines:
+    for i in outlines.tolist():
         left.add("annotations around others that are no region", short(rows[i]))
+    repeated = _points_on_nuclei(table, places, areas, classes, outlines)
+    if len(repeated):
+        left.add("points on drawn nuclei, whose class the nucleus takes if it has none", count=len(repeated))
     left.tell()
     divided.tell()
     if names and not any(classes) and len(names) <= max(1, len(rows) // 2):
         some = ", ".join(map(repr, sorted(names)[:NAMED]))
         doubt(f"{path}: no object has a class, but objects have names ({some}); names are not read as types")
-    kept = np.setdiff1d(np.arange(len(table)), outlines)
+    kept = np.setdiff1d(np.arange(len(table)), [*outlines, *repeated])
     region = join_areas(delimited, str(path)) if delimited else None
     if region is not None and (without := [annotations[i] for i in outlines.tolist() if i in ignored]):
         region = join_areas([shapely.difference(region, join_areas(without, str(path)))], str(path))
@@ -158,6 +161,25 @@ def read_objects(path: Path, regions: Sequence[str] = REGIONS, mpp: float | None
         rows=[rows[i] for i in kept],
         regions=None if region is None else tuple(region.geoms),
     )
+
+
+def _points_on_nuclei(
+    boxes: NDArray[np.float64],
+    places: NDArray[np.float64],
+    areas: list[shapely.Geometry | None],
+    classes: list[str],
+    outlines: NDArray[np.int64],
+) -> NDArray[np.int64]:
+    """Positions of points that lie in the area of a nucleus: the same, marked twice. Its class is filled in."""
+    is_point = (boxes[:, :2] == boxes[:, 2:]).all(1)
+    points, drawn = np.flatnonzero(is_point), np.setdiff1d(np.flatnonzero(~is_point), outlines)
+    if not len(points) or not len(drawn):
+        return np.zeros(0, dtype=np.int64)
+    tree = shapely.STRtree([areas[i] for i in drawn])
+    which, on = tree.query(shapely.points(places[points]), predicate="intersects")
+    for point, nucleus in zip(points[which].tolist(), drawn[on].tolist(), strict=True):
+        classes[nucleus] = classes[nucleus] or classes[point]
+    return np.unique(points[which])
 
 
 def short(where: str) -> str:
