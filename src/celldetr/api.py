@@ -50,6 +50,26 @@ class Model(TilePredictor):
         """
         return predict_array(array, mpp, self, options)
 
+    def embed(self, image: NDArray[np.uint8], boxes: NDArray[np.floating], mpp: float) -> pd.DataFrame:
+        """Type and embed cells that are known: nothing is detected.
+
+        Args:
+            image: (H, W, 3) uint8 RGB, of any size.
+            boxes: (N, 4) left, top, right, bottom in pixels of the image, or (N, 2) centres, whose boxes are then found
+                by ``celldetr.data.pseudo_boxes``.
+            mpp: micrometres per pixel of the image; it is resampled to the model's own.
+
+        Returns:
+            As of ``predict``, one row a box, in the order of the boxes; ``score`` is 1.
+
+        Raises:
+            InputError: not such an image or boxes, a box outside of the image, sizes that nuclei cannot have, or a
+                model without a representation decoder.
+        """
+        from celldetr.given.run import embed_array
+
+        return embed_array(image, boxes, mpp, self)
+
 
 def load_model(
     name: str | Path | None = None,

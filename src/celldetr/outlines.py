@@ -72,6 +72,11 @@ def polygon_outlines(areas: NDArray[np.object_], boxes: NDArray[np.floating]) ->
     Returns:
         as of ``mask_outlines``; NaN where there is no polygon.
     """
+    return outline_points(boxes, polygon_radii(areas, boxes)).astype(np.float32)
+
+
+def polygon_radii(areas: NDArray[np.object_], boxes: NDArray[np.floating]) -> NDArray[np.float64]:
+    """As ``polygon_outlines``, the radii (N, RADII)."""
     corners = boxes.astype(np.float64)
     centre, half = (corners[:, :2] + corners[:, 2:]) / 2, (corners[:, 2:] - corners[:, :2]) / 2
     radii = np.where(shapely.is_missing(areas), np.nan, 0.0)[:, None].repeat(RADII, axis=1)
@@ -92,7 +97,7 @@ def polygon_outlines(areas: NDArray[np.object_], boxes: NDArray[np.floating]) ->
             # A ray through a vertex must not slip between its two edges.
             hit = (radius >= 0) & (place >= -1e-9) & (place <= 1 + 1e-9)
             np.maximum.at(radii[:, k], owner[hit], radius[hit].clip(max=FARTHEST))
-    return outline_points(boxes, radii).astype(np.float32)
+    return radii
 
 
 def _cross(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -16,8 +16,7 @@ import shapely
 
 from celldetr.errors import InputError
 from celldetr.spatial.files import read_nuclei, write_nuclei
-from celldetr.spatial.nuclei import check_nuclei, nuclei_from_cells, nuclei_from_model
-from celldetr.spatial.nuclei_files import nuclei_from_file
+from celldetr.spatial.nuclei import check_nuclei, nuclei_from_cells, nuclei_from_file, nuclei_from_model
 from celldetr.spatial.section import Nuclei
 from helpers.cell_tables import random_cells, random_embeddings, write_run
 

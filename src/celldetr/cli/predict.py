@@ -173,7 +173,7 @@ def run_slides(
         for outcome in predict_slides(slides, request, cluster, listener, progress.say):
             outcomes.append(outcome)
             with progress.paused():
-                _report(outcome)
+                report_outcome(outcome)
     if sum_up:
         typer.echo(_sum_up(request.out, outcomes, time.monotonic() - start))
     failed = [outcome for outcome in outcomes if outcome.status == "failed"]
@@ -193,7 +193,7 @@ def _sum_up(out: Path, outcomes: Sequence[Outcome], seconds: float) -> str:
     return f"{len(done)} of {len(outcomes)} slides{f', {failed} failed' * bool(failed)}: {found}; see {page}"
 
 
-def _report(outcome: Outcome) -> None:
+def report_outcome(outcome: Outcome) -> None:
     """Say how it ended with a slide: a result to standard output, what is wrong to standard error."""
     summary = outcome.summary
     if summary is None:

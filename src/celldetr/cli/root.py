@@ -18,6 +18,7 @@ import typer
 from celldetr.cli.cells import cluster, explain, export, index, similar
 from celldetr.cli.command import Command
 from celldetr.cli.data import data_app
+from celldetr.cli.embed import embed
 from celldetr.cli.evaluate import evaluate, rotations, threshold
 from celldetr.cli.messages import complain
 from celldetr.cli.predict import demo, predict
@@ -80,6 +81,7 @@ def common(version: Annotated[bool, typer.Option("--version", help="Print the ve
 for command in (
     predict,
     demo,
+    embed,
     export,
     index,
     similar,

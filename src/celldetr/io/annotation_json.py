@@ -77,7 +77,7 @@ def read_annotations(path: Path) -> Iterator[Feature]:
                 ' "mag" to null in it, else export GeoJSON'
             )
         for number, nucleus in value["nuc"].items():
-            yield nucleus_of(nucleus, f"{path}: nucleus {number}", {})
+            yield replace(nucleus_of(nucleus, f"{path}: nucleus {number}", {}), id=str(number))
     elif format == "LabelMe":
         ((_, value),) = read_items(path, "JSON")
         yield from _shapes(value["shapes"], path)

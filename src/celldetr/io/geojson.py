@@ -47,6 +47,7 @@ class Feature:
     nucleus: Any  # GeoJSON of a cell's nucleus; None where none is drawn
     where: str  # file and number of the object, for messages
     score: float = 1.0  # that a program gave it
+    id: str = ""  # of the object in the file; "" for none
 
     @classmethod
     def parse(cls, value: Any, where: str) -> Feature:
@@ -59,7 +60,9 @@ class Feature:
         name = name if isinstance(name, str) else ""
         class_name, parts = _classification(_class_value(properties, kind))
         nucleus = value.get("nucleusGeometry") if kind == "cell" else None
-        return cls(kind, name, class_name, parts, value.get("geometry"), nucleus, where)
+        number = value.get("id")
+        number = str(number) if isinstance(number, str | int) and not _OBJECT_ID.fullmatch(str(number)) else ""
+        return cls(kind, name, class_name, parts, value.get("geometry"), nucleus, where, id=number)
 
     @property
     def names(self) -> set[str]:

@@ -1,5 +1,7 @@
 """Embeddings of boxes that somebody drew: backbone, encoder and representation decoder, the detector left out.
 
+``cells_at_boxes`` says of boxes in a tile all that a run says of the cells it finds; the others say one thing of boxes.
+
 An image goes through the network whole, or in pieces where it is large. A cell belongs to the piece that holds the
 centre of its box; a piece sees ``CONTEXT_PX`` beyond its border, so that no cell is embedded without its surroundings.
 """
@@ -16,8 +18,11 @@ from torch import Tensor
 
 from celldetr.boxes import normalise_boxes
 from celldetr.errors import InputError
-from celldetr.model.celldetr import Memories, Representations
-from celldetr.model.inference import TilePredictor, padded
+from celldetr.measure import stains
+from celldetr.model.celldetr import CellDETR, Memories, Representations
+from celldetr.model.inference import TilePredictor, padded, type_probabilities
+from celldetr.model.output import TileCells
+from celldetr.outlines import RADII
 
 LARGEST_PX = 1280  # side of an image that is looked at whole
 CONTEXT_PX = 64  # what a piece sees beyond its border; a multiple of every stride, as the borders are
@@ -108,12 +113,9 @@ def embed_in_pieces(
         (N, d) float32, in the order of the boxes.
     """
     height, width = image.shape[:2]
-    edge = np.array([width, height], np.float64)
     found = np.zeros((len(boxes), dim), np.float32)
-    clipped = np.clip(boxes.astype(np.float64).reshape(-1, 2, 2), 0, edge)
-    low = np.minimum(clipped[:, 0], edge - _THINNEST)
-    corners = np.concatenate([low, np.maximum(clipped[:, 1], low + _THINNEST)], axis=1)
-    centre = np.minimum((corners[:, :2] + corners[:, 2:]) / 2, edge - 1e-3)
+    corners = _clipped(boxes, width, height)
+    centre = np.minimum((corners[:, :2] + corners[:, 2:]) / 2, np.array([width, height]) - 1e-3)
     for top, bottom in cuts(height, largest):
         for left, right in cuts(width, largest):
             own = _within(centre, (left, top), (right, bottom))
@@ -126,6 +128,81 @@ def embed_in_pieces(
             inside = np.clip(corners[seen] - [x0, y0, x0, y0], 0, np.tile(size, 2))
             found[own] = look(window, inside)[own[seen]]
     return found
+
+
+def _clipped(boxes: NDArray[np.floating], width: int, height: int) -> NDArray[np.float64]:
+    """(N, 4) xyxy boxes -> what an image leaves of them, at least ``_THINNEST`` px along each axis."""
+    edge = np.array([width, height], np.float64)
+    clipped = np.clip(boxes.astype(np.float64).reshape(-1, 2, 2), 0, edge)
+    low = np.minimum(clipped[:, 0], edge - _THINNEST)
+    return np.concatenate([low, np.maximum(clipped[:, 1], low + _THINNEST)], axis=1)
+
+
+def refuse_without_decoder(network: CellDETR) -> None:
+    """Refuse a model that embeds the queries of its detector only (represent='queries'), with an InputError."""
+    if network.representer is None:
+        raise InputError(
+            "this model embeds what its detector finds (represent='queries') and cannot embed given cells; choose one"
+            " with a representation decoder"
+        )
+
+
+@torch.inference_mode()
+def cells_at_boxes(
+    predictor: TilePredictor,
+    tile: NDArray[np.uint8],
+    boxes: NDArray[np.floating],
+    radii: NDArray[np.floating] | None = None,
+) -> TileCells:
+    """The cells in boxes of a tile, as ``TilePredictor.predict_tiles`` reports those that it finds.
+
+    Args:
+        predictor: its network must have a representation decoder; its precision, orientations and outlines are used.
+        tile: (H, W, 3) uint8 RGB at the network's mpp.
+        boxes: (N, 4) xyxy in pixels of the tile; they are clipped to it.
+        radii: (N, ``RADII``) outlines that are known, NaN in rows of others, which the model draws if it can.
+
+    Returns:
+        N cells in the order of the boxes: these, with a score of 1. Radii are NaN where there is no outline.
+
+    Raises:
+        InputError: the network has no representation decoder.
+    """
+    network, (height, width) = predictor.network, tile.shape[:2]
+    refuse_without_decoder(network)
+    clipped = _clipped(boxes, width, height)
+    image = torch.from_numpy(np.ascontiguousarray(tile.transpose(2, 0, 1)))[None].to(predictor.device)
+    where = normalise_boxes(torch.from_numpy(clipped).float(), width, height)[None].to(predictor.device)
+    embeddings, probabilities, drawn = [], [], []
+    with predictor.autocast():
+        for orientation in predictor.orientations:
+            images, sizes = padded(orientation.turn(image), network.config.strides[-1])
+            memories, turned = network.memorise(images, sizes), orientation.turn_boxes(where)
+            found = network.represent(memories, turned)
+            embeddings.append(found.embeddings[0].float())
+            probabilities.append(type_probabilities(found.logits[0]))
+            if predictor.outlines:
+                drawn.append(orientation.back_radii(network.outline(memories, turned))[0].float())
+    outlines = np.full((len(boxes), RADII), np.nan, np.float32) if radii is None else radii.astype(np.float32)
+    unknown = np.isnan(outlines[:, 0])
+    if drawn:
+        outlines[unknown] = _mean(drawn)[unknown]
+    vectors = _mean(embeddings).astype(np.float16)
+    return TileCells(
+        boxes=boxes,
+        scores=np.ones(len(boxes), np.float32),
+        probabilities=_mean(probabilities),
+        embeddings=vectors,
+        radii=outlines.astype(np.float16),
+        stains=stains(tile, clipped, np.nan_to_num(outlines, nan=1.0)),  # without an outline, of the ellipse in the box
+        familiarity=None if predictor.familiarity is None else predictor.familiarity(vectors),
+    )
+
+
+def _mean(each: list[Tensor]) -> NDArray[np.float32]:
+    """Over orientations."""
+    mean: NDArray[np.float32] = torch.stack(each).mean(0).cpu().numpy()
+    return mean
 
 
 def _within(centre: NDArray, low: tuple[int, int], high: tuple[int, int]) -> NDArray[np.bool_]:

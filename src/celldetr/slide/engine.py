@@ -42,11 +42,12 @@ from celldetr.slide.provenance import (
 from celldetr.slide.table_writer import joint_bounds, write_table
 
 ATTEMPTS = "finish-*.tmp/"  # folders in PARTS, in each of which a worker of a cluster finishes the slide
+GIVEN = "given.bin"  # in PARTS: what is known so far of cells that were given (celldetr.given)
 OLD_PARTS = "part-*.parquet"  # of version 0.1.0, removed when an interrupted run of that is overwritten
 LAYOUT = Layout(
     RUN,
     outputs=("summary.html", "overview.png", "cells.*", "clusters.parquet", "clusters.geojson.gz"),
-    working=(*(f"{PARTS}/{files}" for files in (OLD_PARTS, BANDS, ATTEMPTS)), f"{PARTS}/"),
+    working=(*(f"{PARTS}/{files}" for files in (OLD_PARTS, BANDS, GIVEN, ATTEMPTS)), f"{PARTS}/"),
     results=(CELLS,),
     shared=True,
 )

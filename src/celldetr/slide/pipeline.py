@@ -221,7 +221,7 @@ def _settle(
     for batch in batches:
         before = len(parts)
         for item in batch:
-            failed += _failure(job, item)
+            failed += failure(job, item)
             if item.cells is None:
                 continue
             is_lost = False
@@ -236,7 +236,7 @@ def _settle(
     return cells, BandInfo(tiles, counts, joint_bounds(cells.boxes), tuple(failed), is_lost)
 
 
-def _failure(job: Job, item: DetectedTile) -> list[FailedTile]:
+def failure(job: Job, item: DetectedTile) -> list[FailedTile]:
     """What is lost of the part that a tile owns; nothing if that is whole."""
     if item.lost is None:
         return []

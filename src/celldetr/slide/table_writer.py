@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,13 +23,24 @@ def write_table(
 
     ``schema`` is that of ``cell_schema``, with the file's metadata; ``types`` and ``mpp`` are as of ``cell_rows``.
     """
+
+    def rows() -> Iterator[pa.Table]:
+        count = 0
+        for cells in row_groups(bands):
+            yield cell_rows(cells, types, mpp, count)
+            count += len(cells)
+
+    write_rows(path, schema, rows())
+
+
+def write_rows(path: Path, schema: pa.Schema, groups: Iterable[pa.Table]) -> None:
+    """Write row groups of a cell table into a file, which appears when it is whole; ``schema`` has its metadata."""
     # Statistics of embeddings and polygons are as large as they are useless.
     plain = [name for name in schema.names if name not in ("embedding", "geometry")]
     options = {"compression": "zstd", "use_dictionary": ["type"], "write_statistics": plain}
     with replacing(path) as temporary, pq.ParquetWriter(temporary, schema, **options) as writer:
         count = 0
-        for cells in row_groups(bands):
-            rows = cell_rows(cells, types, mpp, count)
+        for rows in groups:
             writer.write_table(rows.replace_schema_metadata(schema.metadata), row_group_size=len(rows))
             count += len(rows)
         if not count:

@@ -13,20 +13,18 @@ import numpy as np
 
 from celldetr.cells.reader import read_cells
 from celldetr.errors import InputError, doubt
-from celldetr.slide.nucleus_size import ENOUGH, size_doubt
+from celldetr.given.cells import check_cells
+from celldetr.given.json_files import POINT_UM, json_cells
 from celldetr.slide.options import PredictOptions
 from celldetr.slide.provenance import package_version
 from celldetr.slide.reader import open_slide
 from celldetr.spatial.affine import Mpp, pixel_scale
 from celldetr.spatial.files import stamp
-from celldetr.spatial.nuclei_files import nuclei_from_file
 from celldetr.spatial.section import Nuclei
 
 if TYPE_CHECKING:
     from celldetr.api import Model
 
-MOST_OUTSIDE = 0.01  # share of nuclei beyond the image: a detector may place some over its edge
-PLAUSIBLE_UM = (2.0, 40.0)  # median size of nuclei: beyond, their pixels are not those of level 0
 PREDICTED = "predicted-"  # begins the name of the folder of a model's run
 
 
@@ -67,6 +65,19 @@ def find_nuclei(
         "median_side_um": float(np.median(sides)),
         "source": nuclei.source,
     }
+
+
+def nuclei_from_file(path: Path | str, mpp: Mpp, origin: tuple[float, float] = (0.0, 0.0)) -> Nuclei:
+    """The nuclei of a file of another program, as ``given.json_files.json_cells`` reads them, each once.
+
+    A point becomes a box of ``POINT_UM`` um without a polygon, and pairs by distance only.
+    """
+    scale = pixel_scale(mpp)
+    given = json_cells(Path(path), (float(scale[0]), float(scale[1])), origin)
+    boxes = given.boxes + np.array([-1, -1, 1, 1]) * np.tile(POINT_UM / 2 / scale, 2) * given.only_points
+    # Boxes of CellViT may be compared as areas; points must not be.
+    boxes_only = given.source["format"] == "CellViT" and given.source["without outline"] == len(given)
+    return Nuclei(boxes.astype(np.float32), given.scores, None if boxes_only else given.areas, given.source)
 
 
 def nuclei_from_model(
@@ -116,24 +127,7 @@ def nuclei_from_cells(cells: Path | str) -> Nuclei:
 
 
 def check_nuclei(nuclei: Nuclei, width: int, height: int, mpp: Mpp) -> None:
-    """Refuse nuclei that cannot be of an image: more than one in a hundred outside, or of an impossible size."""
-    if not len(nuclei):
-        raise InputError("there are no nuclei; check the image, or the file that should have them")
-    x, y = nuclei.points.T
-    outside = (x < 0) | (y < 0) | (x > width) | (y > height)
-    if outside.mean() > MOST_OUTSIDE:
-        raise InputError(
-            f"{outside.sum():,} of {len(nuclei):,} nuclei lie outside of the image of {width:,} x {height:,} px (they "
-            f"reach x {x.max():,.0f}, y {y.max():,.0f}): they are of another slide, or not in level-0 pixels"
-        )
-    size = np.sqrt(np.prod((nuclei.boxes[:, 2:] - nuclei.boxes[:, :2]) * pixel_scale(mpp), axis=1))
-    median = float(np.median(size))
-    if not PLAUSIBLE_UM[0] <= median <= PLAUSIBLE_UM[1]:
-        raise InputError(
-            f"nuclei of {median:.2g} um in the median: expected {PLAUSIBLE_UM[0]:g} to {PLAUSIBLE_UM[1]:g}; they are "
-            "not in level-0 pixels, or the mpp of the image is wrong"
-        )
-    if len(nuclei) >= ENOUGH and (sentence := size_doubt(median, float(np.sqrt(np.prod(pixel_scale(mpp)))))):
+    """Refuse nuclei that cannot be of an image, as ``given.cells.check_cells`` does; warn of doubtful ones."""
+    scale = pixel_scale(mpp)
+    for sentence in check_cells(nuclei.boxes, width, height, (float(scale[0]), float(scale[1])))[1]:
         doubt(sentence)
-    if outside.any():
-        doubt(f"{outside.sum():,} of {len(nuclei):,} nuclei lie outside of the image")

@@ -1,4 +1,4 @@
-"""Nuclei from files of other programs: QuPath's GeoJSON, and what CellViT and HoVer-Net write.
+"""Cells from JSON of other programs: QuPath's GeoJSON, and what CellViT, HoVer-Net, LabelMe and X-AnyLabeling write.
 
 CellViT writes ``cells.json`` (contours), ``cell_detection.json`` (boxes only) and both as GeoJSON, one MultiPolygon or
 MultiPoint a type. All is in pixels of full resolution (``io.annotation_json``).
@@ -17,49 +17,54 @@ from scipy.spatial import cKDTree
 from celldetr.data.nucleus_parts import nuclei_of
 from celldetr.data.readers.qupath_objects import PACKED, REGIONS
 from celldetr.errors import InputError
+from celldetr.given.cells import GivenCells, text_or_whole
 from celldetr.io.annotation_json import BOX, annotation_format, read_annotations
 from celldetr.io.geojson import NOT_CELLS, Feature
 from celldetr.io.left_out import LeftOut
-from celldetr.spatial.affine import Floats, Mpp, pixel_scale
-from celldetr.spatial.section import Nuclei, Polygons
 
 SAME_PX = 0.75  # that edges of a nucleus that is in a file twice may differ
 POINT_UM = 7.0  # diameter that a point stands for: about that of a lymphocyte's nucleus
 
 
-Kind = Literal["outline", "box", "annotation", "region"]
+Kind = Literal["outline", "box", "point", "annotation", "region"]
 
 
 class _Object(NamedTuple):
-    """An object of a file: a nucleus by its outline or by a box, an annotation that may be either, or a region."""
+    """An object of a file: a nucleus by its outline, a box or a point, an annotation that may be one, or a region."""
 
     kind: Kind
-    area: shapely.Geometry
+    area: shapely.Geometry  # of a point, the box that it stands for
     score: float = 1.0
 
 
-def nuclei_from_file(path: Path | str, mpp: Mpp, origin: tuple[float, float] = (0.0, 0.0)) -> Nuclei:
-    """Read nuclei of QuPath's GeoJSON or of the JSON of CellViT, HoVer-Net, LabelMe or X-AnyLabeling, also packed.
+def json_cells(
+    path: Path, mpp: tuple[float, float], origin: tuple[float, float] = (0.0, 0.0), *, repeated: bool = False
+) -> GivenCells:
+    """Read cells of QuPath's GeoJSON or of the JSON of CellViT, HoVer-Net, LabelMe or X-AnyLabeling, also packed.
 
     Of a QuPath cell its nucleus is taken if it has one. Annotations count where there are no detections and cells;
     regions (by class, or because several others lie in them) are left out. A point stands for a nucleus of
-    ``POINT_UM`` um without a polygon, and pairs by distance only.
+    ``POINT_UM`` um without a polygon. An object of several nuclei gives each its id and a number: ``id/1``.
 
     Args:
         path: the file.
-        mpp: micrometres per level-0 pixel of the image, for points.
+        mpp: micrometres per level-0 pixel of the image along x and y, for points.
         origin: level-0 pixel that the file's coordinates count from: the corner of ``reader.bounds`` for QuPath's
             coordinates of a slide that has such.
+        repeated: keep nuclei that are there twice.
+
+    Returns:
+        The cells; ``only_points`` if all are. ``source`` counts what has no outline, and regions.
     """
-    path = Path(path)
     if not path.name.lower().endswith(PACKED):
         raise InputError(
             f"{path}: expected nuclei as {', '.join(PACKED)} (of CellViT without --compression), or the cells.parquet"
             " of celldetr predict"
         )
     objects: list[_Object] = []
-    half = POINT_UM / 2 / pixel_scale(mpp)
-    resolution = float(np.sqrt(np.prod(pixel_scale(mpp))))
+    ids: list[str] = []
+    half = POINT_UM / 2 / np.array(mpp)
+    resolution = float(np.sqrt(np.prod(mpp)))
     format = annotation_format(path)
     left, divided = LeftOut(path), LeftOut(path, "divided into nuclei")
     for feature in read_annotations(path):
@@ -71,13 +76,14 @@ def nuclei_from_file(path: Path | str, mpp: Mpp, origin: tuple[float, float] = (
         if len(found) > 1 and not feature.has_points:
             divided.add(f"objects of several areas, now {len(found)} nuclei", feature.where.rpartition(": ")[2])
         objects += found
+        ids += [feature.id] if len(found) == 1 else [f"{feature.id}/{i}" for i in range(1, len(found) + 1)]
     kinds = np.array([each.kind for each in objects], dtype=object)
     areas = _valid(np.array([each.area for each in objects], dtype=object))
     empty = shapely.is_missing(areas)
-    kept = ~empty & np.isin(kinds.astype(str), ("outline", "box"))
+    kept = ~empty & np.isin(kinds.astype(str), ("outline", "box", "point"))
     if not kept.any():
         kept = ~empty & (kinds == "annotation") & ~_holds_others(areas)
-    repeats = _repeats(areas, kept)
+    repeats = np.zeros(len(areas), dtype=bool) if repeated else _repeats(areas, kept)
     for what, which in (
         ("objects without an area", empty),
         ("regions and annotations around others or beside detections", ~kept & ~empty),
@@ -93,7 +99,7 @@ def nuclei_from_file(path: Path | str, mpp: Mpp, origin: tuple[float, float] = (
         what = f", only {regions} regions" if regions else ""
         raise InputError(f"{path}: holds no nuclei{what}; export detections of QuPath, or cells.json of CellViT")
     areas = shapely.transform(areas[kept], lambda xy: xy + np.asarray(origin))
-    has_outline = kinds[kept] != "box"
+    has_outline = ~np.isin(kinds[kept].astype(str), ("box", "point"))
     source = {
         "format": format,
         "without outline": int((~has_outline).sum()),
@@ -101,18 +107,22 @@ def nuclei_from_file(path: Path | str, mpp: Mpp, origin: tuple[float, float] = (
         "regions": regions,
     }
     scores = np.array([each.score for each in objects], dtype=np.float32)[kept]
-    boxes = shapely.bounds(areas).astype(np.float32)
-    if format == "CellViT" and not has_outline.any():
-        return Nuclei(boxes, scores, None, source)
+    boxes = shapely.bounds(areas)
+    only_points = bool((kinds[kept] == "point").all())
+    if only_points:
+        boxes = np.tile((boxes[:, :2] + boxes[:, 2:]) / 2, 2)
     areas[~has_outline] = None
-    return Nuclei(boxes, scores, areas, source)
+    known = np.array(ids, dtype=object)[kept]
+    unique = all(known) and len(set(known)) == len(known) and not any(each.startswith("/") for each in known)
+    numbers = text_or_whole(known.tolist()) if unique else np.arange(len(known))
+    return GivenCells(boxes, numbers, scores, areas, only_points, source)
 
 
-def _objects(feature: Feature, half: Floats, mpp: float) -> list[_Object]:
+def _objects(feature: Feature, half: NDArray[np.float64], mpp: float) -> list[_Object]:
     """Objects of a Feature; ``half`` is half of the box of a point, px along x and y."""
     if feature.has_points:
         points = feature.points()
-        return [_Object("box", box) for box in shapely.box(*(points - half).T, *(points + half).T)]
+        return [_Object("point", box) for box in shapely.box(*(points - half).T, *(points + half).T)]
     if feature.name == BOX and feature.kind == "detection":
         return [_Object("box", feature.area(), feature.score)]
     if not {feature.name, feature.class_name}.isdisjoint(REGIONS):
@@ -124,7 +134,7 @@ def _objects(feature: Feature, half: Floats, mpp: float) -> list[_Object]:
     return [_Object(kind, area, feature.score) for area in whole]
 
 
-def _repeats(areas: Polygons, kept: NDArray[np.bool_]) -> NDArray[np.bool_]:
+def _repeats(areas: NDArray[np.object_], kept: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """(N,) whether an area that is kept has the bounds of an earlier one."""
     repeats = np.zeros(len(areas), dtype=bool)
     rows = np.flatnonzero(kept)
@@ -136,7 +146,7 @@ def _repeats(areas: Polygons, kept: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return repeats
 
 
-def _valid(areas: NDArray[np.object_]) -> Polygons:
+def _valid(areas: NDArray[np.object_]) -> NDArray[np.object_]:
     """Each as one valid polygon, the largest of its parts; None where nothing has an area."""
     out = areas.copy()
     invalid = np.flatnonzero(~shapely.is_valid(out))
@@ -148,7 +158,7 @@ def _valid(areas: NDArray[np.object_]) -> Polygons:
     return out
 
 
-def _holds_others(areas: Polygons) -> NDArray[np.bool_]:
+def _holds_others(areas: NDArray[np.object_]) -> NDArray[np.bool_]:
     """(N,) whether an area has the centres of two others or more in it: a region, not a nucleus."""
     bounds = shapely.bounds(areas[~shapely.is_missing(areas)])
     centres = shapely.points((bounds[:, :2] + bounds[:, 2:]) / 2)
