@@ -51,13 +51,8 @@ def main() -> None:
     print(
         f"{len(cells)} cells on {options.side} x {options.side} px at {mpp:.3g} um, {options.rounds} rounds, CPU time"
     )
-    print(
-        f"embed boxes / predict:   {np.median(boxed / found):.2f} ({(boxed / found).min():.2f} to {(boxed / found).max():.2f})"
-    )
-    print(
-        f"embed centres / predict: {np.median(pointed / found):.2f} "
-        f"({(pointed / found).min():.2f} to {(pointed / found).max():.2f})"
-    )
+    for name, ratio in (("boxes", boxed / found), ("centres", pointed / found)):
+        print(f"embed {name} / predict: {np.median(ratio):.2f} ({ratio.min():.2f} to {ratio.max():.2f})")
     print(f"cosine to the embeddings of predict: least {cosine.min():.4f}, median {np.median(cosine):.4f}")
 
 
