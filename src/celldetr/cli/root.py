@@ -25,6 +25,7 @@ from celldetr.cli.probe import probe
 from celldetr.cli.research import ablate
 from celldetr.cli.spatial import spatial_app
 from celldetr.cli.train import familiarity, pretrain, train
+from celldetr.cli.view import view
 
 
 def doctor() -> None:
@@ -84,6 +85,7 @@ for command in (
     index,
     similar,
     cluster,
+    view,
     train,
     pretrain,
     familiarity,
