@@ -56,7 +56,7 @@ def page(address: str) -> Iterator[Any]:
         page.on("console", lambda message: message.type in ("error", "warning") and complaints.append(message.text))
         page.on("pageerror", lambda error: complaints.append(str(error)))
         page.goto(address)
-        page.wait_for_selector("body[data-slide='0']")
+        page.wait_for_selector("body[data-slide='0'] #mode:not(:empty)")  # drawn for the first time
         yield page
         browser.close()
     assert not complaints
@@ -130,9 +130,8 @@ def test_a_click_shows_a_cell_and_kin_lead_to_others(page: Any, made: ViewRun, t
     page.wait_for_selector(".kin .where")
     kin = page.locator(".kin button")
     assert kin.count() == 24
-    page.wait_for_load_state("networkidle")
-    widths = page.evaluate("[...document.querySelectorAll('.kin img')].map((one) => one.naturalWidth)")
-    assert widths == [144] * 24
+    sizes = "Promise.all([...document.querySelectorAll('.kin img')].map((one) => one.decode().then(() => one.naturalWidth)))"
+    assert page.evaluate(sizes) == [144] * 24
     unit = {name: e / np.linalg.norm(e.astype(float), axis=1, keepdims=True) for name, e in made.embeddings.items()}
     best = int(np.argmax(unit["two"] @ unit["one"][row]))
     kin.first.click()
