@@ -3,7 +3,7 @@
 import { HIDDEN, rgb, type SlideCells } from "./cells";
 
 const OUTLINES_BELOW = 1.1; // um per pixel: a nucleus is then some seven pixels wide
-const MOST_OUTLINES = 9_000;
+const MOST_OUTLINES = 6_000;
 const MOST_DOTS = 45_000;
 const BIN = 4; // px a side of the density's bins
 const MARGIN_UM = 40; // around the view: centres outside whose outlines reach in

@@ -108,6 +108,9 @@ export class SlideMap {
     this.overlay.getSource()?.changed();
   }
 
+  /** Outlines come square by square; drawing all of them for each would take longer than their way here. */
+  private readonly arrived = debounced(120, () => this.redraw());
+
   setOpacity(opacity: number): void {
     this.overlay.setOpacity(opacity);
   }
@@ -188,7 +191,7 @@ export class SlideMap {
       scale: ratio / resolution,
       ratio,
     };
-    this.mode = drawCells(canvas.getContext("2d")!, this.cells, frame, () => this.redraw());
+    this.mode = drawCells(canvas.getContext("2d")!, this.cells, frame, this.arrived);
     return canvas;
   };
 
