@@ -180,7 +180,8 @@ def _check_places(samples: Sequence[Sample], place: Path) -> None:
         if shift is not None:
             raise InputError(
                 f"{place}: the labels do not lie on nuclei, but would {shift[0]:+d} px further right and"
-                f" {shift[1]:+d} px further down; do they count from the corner of another image or region? Export them in pixels of this"
+                f" {shift[1]:+d} px further down; do they count from the corner of another"
+                " image or region? Export them in pixels of this one"
             )
         doubt(
             f"{place}: the labels lie on no darker places than chance; are these their images, at the"
