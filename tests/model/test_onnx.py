@@ -21,8 +21,9 @@ from celldetr.errors import InputError
 from celldetr.model import onnx as exporting
 from celldetr.model.celldetr import CellDETR
 from celldetr.model.checkpoint import Card, Checkpoint, load_checkpoint
+from celldetr.model.folding import for_inference
 from celldetr.model.hub import find_model
-from celldetr.model.inference import TilePredictor, for_inference
+from celldetr.model.inference import TilePredictor
 from celldetr.model.onnx import OUTPUTS, AllQueries, export_onnx
 from helpers.sample_crop import crop
 

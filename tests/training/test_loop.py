@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,7 +15,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from celldetr.config import AugmentConfig, Recipe
 from celldetr.data.dataset import TrainingSet
-from celldetr.data.sample import Sample
+from celldetr.data.sample import LazySamples, Sample
 from celldetr.errors import InputError, OneProcessError
 from celldetr.evaluation.image_cells import LOWEST_SCORE, ImageCells, image_cells
 from celldetr.model.celldetr import CellDETR
@@ -26,6 +27,7 @@ from celldetr.training.data import TrainingData, load_data, validation_px
 from celldetr.training.logs import draw_curves, read_log
 from celldetr.training.loop import TrainingProgress, train
 from celldetr.training.state import STATE_FILE
+from celldetr.training.supervised import SupervisedObjective
 from celldetr.training.trainer import StepSampler
 from celldetr.training.validation import validate
 from helpers.states import assert_same_state
@@ -181,6 +183,41 @@ def test_what_is_refused_leaves_nothing_behind(tmp_path: Path, tiny_recipe: Reci
     with pytest.raises(InputError, match="no training image has masks"):
         train(tiny_recipe({"outlines": True}), folder, device="cpu")
     assert not folder.exists()
+
+
+def test_outlines_are_made_where_they_are_learned(tmp_path: Path, tiny_recipe: Recipes) -> None:
+    drawing, plain = tiny_recipe({"outlines": True}), tiny_recipe()
+    assert not load_data(drawing).outlined
+    path = tmp_path / "data" / "all.json"
+    content = json.loads(path.read_text())
+    x, y, w, h = content["annotations"][0]["bbox"]
+    content["annotations"][0]["segmentation"] = [[x, y, x + w, y, x + w, y + h, x, y + h]]
+    path.write_text(json.dumps(content))
+    data = load_data(drawing)
+    assert data.outlined
+    outlines = data.samples[0].outlines
+    assert outlines is not None
+    assert np.isfinite(outlines).all((1, 2)).tolist() == [True, *[False] * 4]
+    assert np.allclose([*outlines[0].min(0), *outlines[0].max(0)], [x, y, x + w, y + h])
+    assert [sample.outlines is None for sample in data.samples] == [False, True, True]
+    assert all(sample.masks is None for sample in (*data.samples, *data.held_out))
+    for recipe in (
+        plain,
+        drawing.model_copy(update={"training": drawing.training.model_copy(update={"w_outline": 0})}),
+    ):
+        assert all(sample.outlines is None for sample in load_data(recipe).samples)
+
+
+def test_masks_are_not_looked_for_in_patches(tiny_recipe: Recipes) -> None:
+    """Patches have none, and a million of them are not decoded to see that."""
+
+    def decode(index: int) -> Sample:
+        raise AssertionError(f"patch {index} was decoded")
+
+    recipe = tiny_recipe({"outlines": True})
+    data = TrainingData(LazySamples(decode, np.ones((3, 3), np.int64), np.ones(3)), [1.0] * 3, [], [3, 3], [3.0, 3.0])
+    with pytest.raises(InputError, match="no training image has masks"):
+        SupervisedObjective(recipe, CellDETR(recipe.model), data)
 
 
 def test_labels_that_changed_since_are_told_on_resume(

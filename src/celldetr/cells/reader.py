@@ -5,7 +5,7 @@ Opening reads the schema only. Clusters that ``celldetr cluster`` has written be
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -59,9 +59,9 @@ class CellTable:
     clusters: int = 0  # number of clusters; 0 without
     version: int = VERSION  # of the table (``celldetr.cells.schema``)
 
-    def cell_names(self, cells: pa.RecordBatch | pa.Table) -> list[str]:
-        """Names of the cells of a batch, ``slide:cell_id``, which no cell of another slide of a cohort has."""
-        return [f"{self.name}:{number}" for number in cells.column("cell_id").to_pylist()]
+    def cell_names(self, ids: Iterable[int]) -> list[str]:
+        """Names of cells by their ``cell_id``, ``slide:cell_id``, which no cell of another slide of a cohort has."""
+        return [f"{self.name}:{number}" for number in ids]
 
     @property
     def mpp_xy(self) -> tuple[float, float] | None:

@@ -108,6 +108,10 @@ class DatasetCard(Config):
             )
         return path
 
+    def beside(self, file: str) -> Path:
+        """A file that belongs to the card and not to the data: relative to the card's own folder, or absolute."""
+        return self._folder / expand_user(Path(file))
+
     def group_of(self, name: str) -> str:
         """The patient in an image's name by ``group_pattern``; the name itself where there is no pattern.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from functools import partial
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -12,7 +13,7 @@ from rich.text import Text
 from celldetr.evaluation.metrics import DetectionCounts
 from celldetr.evaluation.panoptic import MaskScores
 from celldetr.evaluation.report import Report
-from celldetr.evaluation.rotations import Rotations, Spread
+from celldetr.evaluation.rotations import MASK_SCORES, Rotations, Spread
 from celldetr.evaluation.threshold import ThresholdChoice
 from celldetr.outlines import RADII
 
@@ -67,13 +68,23 @@ def show_rotations(rotated: Rotations) -> RenderableType:
         table.add_row(name, *map(number, (*values.folds, values.mean, values.sd)))
     if not rotated.tissues:
         return table
-    title = "F1 by tissue: mean ± SD over the test folds that have it"
-    by_tissue = number_table(title, ["tissue", "detection", "mean of types", *rotated.type_names])
-    for name, numbers in rotated.tissues.items():
-        by_tissue.add_row(name or UNNAMED, *map(_with_sd, numbers.values()))
-    by_tissue.add_section()
-    by_tissue.add_row("mean of tissues", *map(_with_sd, rotated.mean_of_tissues.values()))
-    return Group(table, by_tissue)
+    every = [*((name or UNNAMED, numbers) for name, numbers in rotated.tissues.items())]
+    parts, f1 = [table], [name for name in rotated.mean_of_tissues if name not in MASK_SCORES]
+    for title, keys, headings in (
+        ("F1", f1, ["detection", "mean of types", *rotated.type_names]),
+        ("Masks", MASK_SCORES, ["bPQ", "mPQ"]),
+    ):
+        if keys[0] not in rotated.mean_of_tissues:
+            continue
+        by_tissue = number_table(
+            f"{title} by tissue: mean ± SD over the test folds that have it", ["tissue", *headings]
+        )
+        for name, numbers in every:
+            by_tissue.add_row(name, *(_with_sd(numbers[key]) for key in keys))
+        by_tissue.add_section()
+        by_tissue.add_row("mean of tissues", *(_with_sd(rotated.mean_of_tissues[key]) for key in keys))
+        parts.append(by_tissue)
+    return Group(*parts)
 
 
 def number(value: float | None, digits: int = 3) -> str:
@@ -91,10 +102,10 @@ def _with_sd(values: Spread) -> str:
     return _short(values.mean) if values.sd is None else f"{_short(values.mean)} ±{_short(values.sd)}"
 
 
-def number_table(title: str, headings: Iterable[str]) -> Table:
-    """A table of numbers with names in its first column, to be printed by a rich console."""
+def number_table(title: str, headings: Iterable[str], *, narrow: bool = False) -> Table:
+    """A table of numbers with names in its first column, to be printed by a rich console; ``narrow``: without lines."""
     first, *rest = headings
-    table = Table(title=title)
+    table = Table(title=title, box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False) if narrow else Table(title=title)
     table.add_column(first, no_wrap=True)
     for heading in rest:
         table.add_column(heading, justify="right", overflow="fold")
@@ -103,11 +114,11 @@ def number_table(title: str, headings: Iterable[str]) -> Table:
 
 def _scores(report: Report) -> Table:
     title = f"{report.protocol.name}: pairs within {report.protocol.radius_um:g} µm, threshold {report.threshold:.3f}"
-    headings = ("", "true", "predicted", "precision", "recall", "F1", "95 %", "F1 class by class", "95 % ")
-    table = number_table(title, headings)
+    headings = ("", "true", "found", "prec.", "rec.", "F1", "95 %", "F1 by class", "95 % ")
+    table = number_table(title, headings, narrow=True)
     interval = partial(_interval, report)
     detection, totals = report.totals.detection, report.totals
-    scores = map(number, (detection.precision, detection.recall, detection.f1))
+    scores = map(_short, (detection.precision, detection.recall, detection.f1))
     table.add_row("detection", str(report.n_cells), str(report.n_predicted), *scores, interval("detection.f1"))
     table.add_section()
     predicted = [sum(column) for column in zip(*report.confusion, strict=True)]
@@ -117,14 +128,14 @@ def _scores(report: Report) -> Table:
             name,
             str(sum(report.confusion[k])),
             str(predicted[k]),
-            *map(number, (counts.precision, counts.recall, counts.f1)),
+            *map(_short, (counts.precision, counts.recall, counts.f1)),
             interval(f"types.{name}.f1"),
-            number(totals.classwise[k].f1),
+            _short(totals.classwise[k].f1),
             interval(f"types.{name}.f1_classwise"),
         )
     table.add_section()
-    means = (number(totals.mean_f1), interval("mean_type_f1"))
-    classwise = (number(totals.mean_f1_classwise), interval("mean_type_f1_classwise"))
+    means = (_short(totals.mean_f1), interval("mean_type_f1"))
+    classwise = (_short(totals.mean_f1_classwise), interval("mean_type_f1_classwise"))
     table.add_row("mean of types", *[""] * 4, *means, *classwise)
     return table
 
@@ -156,7 +167,7 @@ def _masks(report: Report, masks: MaskScores) -> Table:
 
 def _interval(report: Report, name: str) -> str:
     bounds = report.intervals.get(name)
-    return f"{bounds[0]:.3f}–{bounds[1]:.3f}" if bounds else ""
+    return f"{_short(bounds[0])}–{_short(bounds[1])}" if bounds else ""
 
 
 def _facts(report: Report) -> Text:

@@ -1,7 +1,7 @@
 """Instance maps (CoNSeP, DSB2018): beside each image a map of its size, 0 for background, a number for each nucleus.
 
-Types come from a JSON file ``{"number": label}`` beside the map, or there is a single type. Boxes are the exact extents
-of the nuclei: a nucleus of pixels 3 to 5 spans [3, 6].
+Types come from a JSON file ``{"number": label}`` beside the map or a CSV file beside the card (``nucleus_types``), or
+there is a single type. Boxes are the exact extents of the nuclei: a nucleus of pixels 3 to 5 spans [3, 6].
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from celldetr.data.card import DatasetCard
 from celldetr.data.masks import number_nuclei
 from celldetr.data.readers.common import FORMATS, labelled_image, read_image, type_index
 from celldetr.data.readers.layout import FileLayout, Item, find_items
+from celldetr.data.readers.nucleus_types import NucleusTypes
 from celldetr.data.sample import Sample
 from celldetr.errors import InputError
 from celldetr.io.safe_io import load_json
@@ -28,6 +29,7 @@ class InstanceOptions(FileLayout):
 
     suffix: str = ".png"  # of the map, after the image's name; .npy and image formats are read
     types_suffix: str = ""  # of the JSON file with the labels; not needed with a single type
+    types_file: str = ""  # instead: CSV file with the labels of some nuclei, beside the card (``nucleus_types``)
     # For sets of unknown and mixed scale: every image's mpp is chosen so that its median nucleus has this diameter (of
     # a circle of its area), and the card's mpp is not used.
     median_diameter_um: Positive | None = None
@@ -67,7 +69,7 @@ def _types(card: DatasetCard, item: Item, options: InstanceOptions, numbers: NDA
     if not options.types_suffix:
         raise InputError(
             f"dataset {card.name!r}: with types {list(card.types)} the format instance_maps needs "
-            "options.types_suffix, e.g. _types.json"
+            "options.types_suffix, e.g. _types.json, or options.types_file"
         )
     path = item.label(options.types_suffix)
     values = load_json(path)
@@ -88,6 +90,7 @@ def read(card: DatasetCard, split: str) -> Iterator[Sample]:
         InputError: a file is missing, map and image differ in size, or a nucleus has no known label.
     """
     options = card.options_as(InstanceOptions)
+    named = NucleusTypes(card, options.types_file) if options.types_file else None
     for item in find_items(card, split, options):
         image = read_image(item.image)
         path = item.label(options.suffix)
@@ -102,5 +105,5 @@ def read(card: DatasetCard, split: str) -> Iterator[Sample]:
                 raise InputError(f"{path}: no nucleus to measure the scale by, as options.median_diameter_um asks")
             mpp = options.median_diameter_um / float(np.median(np.sqrt(areas * 4 / np.pi)))
         rows = [f"{path}, nucleus {number}" for number in numbers]
-        types = _types(card, item, options, numbers)
+        types = named.of(item.name, numbers, boxes) if named else _types(card, item, options, numbers)
         yield labelled_image(card, item.name, image, boxes, types, rows, mpp, masks=masks)
