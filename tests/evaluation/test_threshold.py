@@ -12,7 +12,7 @@ from celldetr.errors import InputError
 from celldetr.evaluation.image_cells import ImageCells
 from celldetr.evaluation.metrics import DetectionCounts, count_detection
 from celldetr.evaluation.protocols import PROTOCOLS, pair_image
-from celldetr.evaluation.threshold import TOP, best_threshold
+from celldetr.evaluation.threshold import TOP, best_threshold, common_threshold
 from helpers.scenes import image, random_image
 
 
@@ -88,3 +88,14 @@ def test_nothing_to_choose_from_is_said() -> None:
         best_threshold([image([], [(5, 5)])])
     with pytest.raises(InputError, match="no labelled cell"):
         best_threshold([])
+
+
+def test_every_set_counts_alike() -> None:
+    large, small = [random_image(seed) for seed in range(12)], [random_image(seed) for seed in (40, 41)]
+    choice = common_threshold([large, small])
+    mean = [np.mean([f1_at(large, step), f1_at(small, step)]) for step in choice.tried]
+    assert choice.f1 == pytest.approx(mean)
+    assert choice.counts == common_threshold([small, large]).counts
+    assert choice.threshold == common_threshold([large * 3, small]).threshold
+    assert choice.threshold != best_threshold([*large, *small]).threshold  # where images count alike
+    assert common_threshold([large]) == best_threshold(large)
