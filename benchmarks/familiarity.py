@@ -33,7 +33,7 @@ FAMILIAR, TRAINING, TEST = "brca-m2c:val", "brca-m2c:train", "brca-m2c:test"
 UNSEEN = ("consep-train:fit", "monuseg-train:unseen", "nuinsseg:val", "nuinsseg:test")
 CENTRES = (1, 8, 32, 128)
 MOST = {"brca-m2c:val": 10, "brca-m2c:test": 30}  # images of a set, evenly chosen; of others:
-IMAGES, SCALED = 10, 5
+IMAGES, SCALED = 6, 4
 WSI = "wsi/TCGA-CR-7395-01A-01-TS1.svs"  # without mpp; its lymphocytes have 7 px, so it is near 1 um per pixel
 PART = (1100, 900, 2200, 1800)  # of that
 

@@ -91,11 +91,11 @@ def test_nothing_to_choose_from_is_said() -> None:
 
 
 def test_every_set_counts_alike() -> None:
-    large, small = [random_image(seed) for seed in range(12)], [random_image(seed) for seed in (40, 41)]
-    choice = common_threshold([large, small])
-    mean = [np.mean([f1_at(large, step), f1_at(small, step)]) for step in choice.tried]
-    assert choice.f1 == pytest.approx(mean)
-    assert choice.counts == common_threshold([small, large]).counts
-    assert choice.threshold == common_threshold([large * 3, small]).threshold
-    assert choice.threshold != best_threshold([*large, *small]).threshold  # where images count alike
-    assert common_threshold([large]) == best_threshold(large)
+    many, one = [separable([0.8, 0.9], [0.5, 0.6])] * 9, [separable([0.35, 0.4], [0.1])]
+    choice = common_threshold([many, one])
+    assert 0.1 < choice.threshold < 0.35  # of the first set 2 of 4 are right there, and all of the second
+    assert choice.counts == DetectionCounts(tp=20, fp=18, fn=0)
+    assert choice.f1 == pytest.approx([np.mean([f1_at(many, step), f1_at(one, step)]) for step in choice.tried])
+    assert common_threshold([many[:1], one]).threshold == choice.threshold
+    assert best_threshold([*many, *one]).threshold > 0.6  # where images count alike
+    assert common_threshold([many]) == best_threshold(many)

@@ -103,13 +103,15 @@ def test_facts_of_a_file_are_those_of_its_table(tmp_path: Path) -> None:
 
 
 def test_a_likelier_resolution_needs_much_more_evidence() -> None:
-    trials = [Trial(0.5 * factor, 50, 6.0, 10.0) for factor in FACTORS]
+    trials = [Trial(0.5 * factor, 50, 20.0, 6.0, 10.0) for factor in FACTORS]
     assert likelier(trials) is None
-    trials[-1] = Trial(1.0, 50, 6.0, MUCH * 10 + 0.1)
+    trials[-1] = Trial(1.0, 50, 20.0, 6.0, MUCH * 10 + 0.1)
     assert likelier(trials) is trials[-1]
-    trials[-1] = Trial(1.0, FEWEST - 1, 6.0, 100)
+    trials[-1] = Trial(1.0, 50, 19.0, 6.0, MUCH * 10 + 0.1)  # of nuclei of another size, and less sure
     assert likelier(trials) is None
-    assert likelier([Trial(0.5 * factor, 0, float("nan"), 0.0) for factor in FACTORS]) is None
+    trials[-1] = Trial(1.0, FEWEST - 1, 20.0, 6.0, 100)
+    assert likelier(trials) is None
+    assert likelier([Trial(0.5 * factor, 0, 0.0, float("nan"), 0.0) for factor in FACTORS]) is None
 
 
 def test_windows_lie_in_the_slide_and_show_what_is_there() -> None:

@@ -1,9 +1,9 @@
 """Which resolution is likelier than the stated one: a few places of a slide, read as if it were another.
 
 At the right one the model is sure of more cells, and they have the size of nuclei. Both together are the evidence of a
-resolution: the sum of the scores of its cells, times how usual their median size is. On training tiles whose resolution
-is right no other has twice the evidence of the stated one; where it is stated as half or twice what it is, another has
-(benchmarks/familiarity.py).
+resolution: the sum of the scores of its cells, times how usual their median size is. Another one is called likelier if
+it has twice the evidence of the stated one, and no smaller sum of scores: giant nuclei alone do not speak against the
+stated one. How often that is right: benchmarks/familiarity.py.
 """
 
 from __future__ import annotations
@@ -27,10 +27,11 @@ FEWEST = 20  # cells that tell anything
 
 @dataclass(frozen=True)
 class Trial:
-    """What a model finds at a resolution: cells, their median size in um by that, and the evidence for it."""
+    """What a model finds at a resolution: cells, the sum of their scores, their median size in um, and the evidence."""
 
     mpp: float
     cells: int
+    scores: float
     size_um: float
     evidence: float
 
@@ -69,16 +70,17 @@ def try_scales(
 def likelier(trials: Sequence[Trial]) -> Trial | None:
     """The trial with most evidence, if it has much more than the stated resolution; ``trials`` as of ``FACTORS``."""
     stated, best = trials[FACTORS.index(1.0)], max(trials, key=lambda trial: trial.evidence)
-    if best is stated or best.cells < FEWEST or best.evidence < MUCH * stated.evidence:
+    if best is stated or best.cells < FEWEST or best.scores < stated.scores:
         return None
-    return best
+    return best if best.evidence >= MUCH * stated.evidence else None
 
 
 def _weigh(found: Sequence[TileCells], mpp: float, model_mpp: float) -> Trial:
     """Evidence of the cells of some tiles, at the model's mpp, for the slide's having ``mpp``."""
     sizes = np.concatenate([np.empty(0), *((c.boxes[:, 2:] - c.boxes[:, :2]).prod(1) ** 0.5 for c in found)])
     if not len(sizes):
-        return Trial(mpp, 0, float("nan"), 0.0)
+        return Trial(mpp, 0, 0.0, float("nan"), 0.0)
     size = float(np.median(sizes)) * model_mpp
-    usual = np.exp(-((np.log(size / USUAL_UM) / SPREAD) ** 2) / 2)
-    return Trial(mpp, len(sizes), size, float(usual * sum(float(cells.scores.sum()) for cells in found)))
+    usual = float(np.exp(-((np.log(size / USUAL_UM) / SPREAD) ** 2) / 2))
+    scores = sum(float(cells.scores.sum()) for cells in found)
+    return Trial(mpp, len(sizes), scores, size, usual * scores)
