@@ -18,7 +18,7 @@ from celldetr.slide.array import predict_array
 from celldetr.slide.doubts import FOREIGN, LOW, PLACES, CellFacts
 from celldetr.slide.options import PredictOptions
 from celldetr.slide.reader import from_array
-from celldetr.slide.scale_trial import FACTORS, FEWEST, MUCH, Trial, likelier, read_window, windows
+from celldetr.slide.scale_trial import FACTORS, FEWEST, MUCH, SURER, Trial, likelier, read_window, windows
 from helpers.blobs import BlobModel, blob_image, scattered
 
 IMAGE = blob_image(scattered(500, 420, 610), 420, 610)  # discs of 11 px
@@ -105,11 +105,11 @@ def test_facts_of_a_file_are_those_of_its_table(tmp_path: Path) -> None:
 def test_a_likelier_resolution_needs_much_more_evidence() -> None:
     trials = [Trial(0.5 * factor, 50, 20.0, 6.0, 10.0) for factor in FACTORS]
     assert likelier(trials) is None
-    trials[-1] = Trial(1.0, 50, 20.0, 6.0, MUCH * 10 + 0.1)
+    trials[-1] = Trial(1.0, 50, 20.0 * SURER, 6.0, MUCH * 10 + 0.1)
     assert likelier(trials) is trials[-1]
-    trials[-1] = Trial(1.0, 50, 19.0, 6.0, MUCH * 10 + 0.1)  # of nuclei of another size, and less sure
+    trials[-1] = Trial(1.0, 50, 20.0, 6.0, MUCH * 10 + 0.1)  # of nuclei of another size, and less sure
     assert likelier(trials) is None
-    trials[-1] = Trial(1.0, FEWEST - 1, 20.0, 6.0, 100)
+    trials[-1] = Trial(1.0, FEWEST - 1, 30.0, 6.0, 100)
     assert likelier(trials) is None
     assert likelier([Trial(0.5 * factor, 0, 0.0, float("nan"), 0.0) for factor in FACTORS]) is None
 

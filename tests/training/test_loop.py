@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import math
+import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 from torch.optim.swa_utils import AveragedModel
 
 from celldetr.config import AugmentConfig, Recipe
@@ -81,6 +84,47 @@ def test_a_resumed_run_is_bit_for_bit_the_uninterrupted_one(
     assert all(torch.equal(first[name], second[name]) for name in first)
     logs = [[(row["step"], row.get("loss")) for row in read_log(folder)] for folder in (whole, cut)]
     assert logs[0] == logs[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("place", ["backward", "step", "update_parameters", "validate", "save"])
+def test_a_run_interrupted_anywhere_resumes_as_if_it_had_not_been(
+    place: str, tmp_path: Path, tiny_recipe: Recipes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C in the third step: before, while and after the weights change, while they are validated, and saved."""
+    recipe = tiny_recipe(workers=0, validate_every=2)
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    train(recipe, whole, device="cpu")
+
+    def interrupting(function: Callable[..., Any], call: int) -> Callable[..., Any]:
+        calls = 0
+
+        def inner(*args: Any, **kwargs: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            if calls == call:
+                signal.raise_signal(signal.SIGINT)
+            return function(*args, **kwargs)
+
+        return inner
+
+    owner, call, saved = {
+        "backward": (trainer.Trainer, 3, 2),
+        "step": (torch.optim.AdamW, 3, 3),
+        "update_parameters": (AveragedModel, 3, 3),
+        "validate": (loop.SupervisedObjective, 2, 2),
+        "save": (loop._Run, 2, 4),
+    }[place]
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, place, interrupting(getattr(owner, place), call))
+        with pytest.raises(KeyboardInterrupt):
+            train(recipe, cut, device="cpu")
+    with safe_open(cut / STATE_FILE, framework="pt") as file:
+        assert json.loads(file.metadata()["facts"])["step"] == saved
+    train(recipe, cut, device="cpu", resume=True)
+    assert_same_state(whole, cut)
+    first, second = (load_checkpoint(folder / "model").network.state_dict() for folder in (whole, cut))
+    assert all(torch.equal(first[name], second[name]) for name in first)
 
 
 def test_resuming_a_finished_run_changes_nothing(tmp_path: Path, tiny_recipe: Recipes) -> None:

@@ -30,6 +30,11 @@ def rings(cells: pa.RecordBatch | pa.Table) -> list[Ring]:
     return np.split(shapely.get_coordinates(borders), ends[:-1]) if len(ends) else []
 
 
+def has_outlines(table: CellTable) -> bool:
+    """Whether outlines are drawn of a table's cells, not boxes: the first cell stands for all."""
+    return table.count > 0 and not is_box(rings(table.take(np.zeros(1, np.int64), ring_columns(table)))[0])
+
+
 def is_box(ring: Ring) -> bool:
     """Whether it is a rectangle, not the outline of a nucleus."""
     return len(ring) == len(CORNERS)

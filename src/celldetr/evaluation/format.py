@@ -32,19 +32,18 @@ def show_report(report: Report, others: Sequence[Report] = ()) -> RenderableType
     if report.masks is not None:
         parts.append(_masks(report, report.masks))
     if len(report.tissues) > 1:
-        table = number_table(
-            "F1 by tissue", ["tissue", "images", "cells", "detection", "mean of types", *report.type_names]
-        )
+        headings = ["tissue", "images", "cells", "detection", "types", *report.type_names]
+        table = number_table("F1 by tissue", headings, narrow=True)
         for row in report.tissues:
             f1 = [row.totals.detection.f1, row.totals.mean_f1, *(counts.f1 for counts in row.totals.types)]
             table.add_row(row.tissue or UNNAMED, str(row.n_images), str(row.n_cells), *map(_short, f1))
         parts.append(table)
     if others:
-        headings = ["protocol", "detection F1", "mean type F1", *report.type_names]
-        table = number_table("The same predictions under each protocol", headings)
+        headings = ["protocol", "detection", "types", *report.type_names]
+        table = number_table("F1 of the same predictions under each protocol", headings, narrow=True)
         for each in (report, *others):
             f1 = [each.totals.detection.f1, each.totals.mean_f1, *(counts.f1 for counts in each.totals.types)]
-            table.add_row(each.protocol.name, *map(number, f1))
+            table.add_row(each.protocol.name, *map(_short, f1))
         parts.append(table)
     return Group(*parts)
 
@@ -155,7 +154,7 @@ def _masks(report: Report, masks: MaskScores) -> Table:
     table = number_table(f"Masks: {kind} against the labels' pixels", ["", "score", "95 %", f"{RADII} radii"])
 
     def row(name: str, value: float | None, key: str, ceiling: float | None) -> None:
-        table.add_row(name, number(value), _interval(report, key), number(ceiling))
+        table.add_row(name, _short(value), _interval(report, key), _short(ceiling))
 
     totals, ceiling = masks.totals, masks.ceiling
     names = {"dq": "DQ", "sq": "SQ", "bpq": "PQ of all nuclei (bPQ)", "mpq": "PQ, mean of types (mPQ)"}

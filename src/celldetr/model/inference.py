@@ -27,7 +27,7 @@ from celldetr.model.celldetr import CellDETR, Memories, Representations
 from celldetr.model.checkpoint import load_checkpoint
 from celldetr.model.cpu_caches import limit_caches
 from celldetr.model.detection import DetectionOutput, SelectedQueries
-from celldetr.model.device import in_bf16, pick_device
+from celldetr.model.device import guard_forks, in_bf16, pick_device
 from celldetr.model.familiarity import Familiarity
 from celldetr.model.folding import for_inference
 from celldetr.model.hub import find_model
@@ -153,6 +153,7 @@ class TilePredictor:
             raise InputError(f"{orientations=} needs a representation decoder, and this model has none")
         self.device = torch.device(device)
         if self.device.type == "cpu":
+            guard_forks()
             limit_caches()  # before the network first runs, as it does for folding: the bound is read then
         self.network = for_inference(network.eval().to(device))
         self.threshold = float(threshold)

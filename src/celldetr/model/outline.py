@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from celldetr.model.memory import as_tensor
 from celldetr.outlines import RADII, directions
 
 SIDE = 16  # pixels of a patch
@@ -53,10 +54,9 @@ class OutlineHead(nn.Module):
         batch, count = boxes.shape[:2]
         if count == 0:
             return boxes.new_zeros(batch, 0, RADII)
-        parts = [
-            self.radii(self.layers(patches(images, part, sizes).flatten(0, 1)))
-            for part in boxes.split(max(1, CELLS_AT_ONCE // batch), dim=1)
-        ]
+        # A graph that is recorded for ONNX has no loops: it takes all at once.
+        groups = [boxes] if torch.onnx.is_in_onnx_export() else boxes.split(max(1, CELLS_AT_ONCE // batch), dim=1)
+        parts = [self.radii(self.layers(patches(images, part, sizes).flatten(0, 1))) for part in groups]
         radii = torch.cat([part.view(batch, -1, RADII) for part in parts], dim=1)
         return LARGEST * radii.float().sigmoid()
 
@@ -69,7 +69,7 @@ def patches(images: Tensor, boxes: Tensor, sizes: Tensor) -> Tensor:
     """
     batch, count = boxes.shape[:2]
     height, width = images.shape[2:]
-    valid = (sizes / sizes.new_tensor([width, height]))[:, None]  # share of the padded image
+    valid = (sizes / as_tensor([(width, height)], like=sizes))[:, None]  # share of the padded image
     centre, half = boxes[..., :2] * valid, boxes[..., 2:] * valid * (REACH / 2)
     steps = (torch.arange(SIDE, device=boxes.device, dtype=boxes.dtype) + 0.5) * (2 / SIDE) - 1
     frame = torch.stack([steps.expand(SIDE, SIDE), steps[:, None].expand(SIDE, SIDE)], dim=-1)  # (SIDE, SIDE, 2)

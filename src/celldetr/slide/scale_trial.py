@@ -2,7 +2,7 @@
 
 At the right one the model is sure of more cells, and they have the size of nuclei. Both together are the evidence of a
 resolution: the sum of the scores of its cells, times how usual their median size is. Another one is called likelier if
-it has twice the evidence of the stated one, and no smaller sum of scores: giant nuclei alone do not speak against the
+it has twice the evidence of the stated one, and a larger sum of scores: giant nuclei alone do not speak against the
 stated one. How often that is right: benchmarks/familiarity.py.
 """
 
@@ -22,6 +22,7 @@ FACTORS = (0.5, 0.7, 1.0, 1.4, 2.0)  # of the stated micrometres per pixel
 WINDOW_UM = 128.0  # side of a place, by the stated resolution
 USUAL_UM, SPREAD = 6.0, 0.3  # median size of the nuclei of a set of images, and how far its logarithm is off
 MUCH = 2.0  # times the evidence of the stated resolution
+SURER = 1.05  # times its sum of scores
 FEWEST = 20  # cells that tell anything
 
 
@@ -70,7 +71,7 @@ def try_scales(
 def likelier(trials: Sequence[Trial]) -> Trial | None:
     """The trial with most evidence, if it has much more than the stated resolution; ``trials`` as of ``FACTORS``."""
     stated, best = trials[FACTORS.index(1.0)], max(trials, key=lambda trial: trial.evidence)
-    if best is stated or best.cells < FEWEST or best.scores < stated.scores:
+    if best is stated or best.cells < FEWEST or best.scores < SURER * stated.scores:
         return None
     return best if best.evidence >= MUCH * stated.evidence else None
 
