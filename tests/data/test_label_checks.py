@@ -97,8 +97,8 @@ def test_what_is_labelled_twice_counts_once(recwarn: Any) -> None:
     nearest = np.abs(once.boxes[:, None] - made.boxes).max(2).argmin(1)
     expected = np.where(nearest < 5, UNKNOWN, made.types[nearest])
     assert once.types.tolist() == expected.tolist()
-    assert f"{len(made)} nuclei labelled twice" in str(recwarn[-1].message)
-    assert "5 of these with two types" in str(recwarn[-1].message)
+    assert f"{len(made)} nuclei that are labelled twice" in str(recwarn[-1].message)
+    assert "5 of them with two types" in str(recwarn[-1].message)
 
 
 def disc(x: float, y: float, radius: float, b: float | None = None) -> shapely.Polygon:

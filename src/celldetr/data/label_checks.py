@@ -58,9 +58,9 @@ def without_repeats(sample: Sample, left: LeftOut) -> Sample:
         if types[first] == UNKNOWN or types[second] == UNKNOWN:
             types[first] = max(types[first], types[second])
         elif types[first] != types[second]:
-            left.add("of these with two types, which are unknown now", sample.name)
+            left.add("of them with two types, which are unknown now", sample.name)
             types[first] = UNKNOWN
-    left.add("nuclei labelled twice once only", sample.name, int((~kept).sum()))
+    left.add("nuclei that are labelled twice", sample.name, int((~kept).sum()))
     return replace(sample, types=types).keep(kept)
 
 
