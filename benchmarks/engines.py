@@ -55,8 +55,8 @@ def torch_engine(name: str, tiles: np.ndarray, threads: int) -> tuple[Run, Stage
 
     from celldetr.model import layers
     from celldetr.model.checkpoint import load_checkpoint
+    from celldetr.model.folding import for_inference
     from celldetr.model.hub import find_model
-    from celldetr.model.inference import for_inference
 
     torch.set_num_threads(threads)
     network = load_checkpoint(find_model("small-20x")).network

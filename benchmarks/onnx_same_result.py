@@ -17,8 +17,8 @@ from torch.nn import functional
 from torchvision.ops import box_convert
 
 from celldetr.model.checkpoint import load_checkpoint
+from celldetr.model.folding import for_inference
 from celldetr.model.hub import find_model
-from celldetr.model.inference import for_inference
 from celldetr.model.onnx import OUTPUTS, export_onnx
 from tile_speed import tissue
 

@@ -42,7 +42,8 @@ def distinct(centres: np.ndarray, boxes: np.ndarray, distance: float, share: flo
 
 
 def cells_of(session: onnxruntime.InferenceSession, tile: np.ndarray) -> tuple[np.ndarray, ...]:
-    """(H, W, 3) uint8 -> boxes (N, 4) xyxy in pixels, scores (N,), types (N, K), embeddings (N, d)."""
+    """(H, W, 3) uint8 -> boxes (N, 4) xyxy in pixels, scores (N,), types (N, K), embeddings (N, d); of a model with
+    outlines their radii (N, 32)."""
     facts = session.get_modelmeta().custom_metadata_map
     outputs = [x[0] for x in session.run(None, {"images": tile.transpose(2, 0, 1)[None]})]
     found = [x[outputs[1] >= float(facts["threshold"])] for x in outputs]  # best first
@@ -71,7 +72,7 @@ if __name__ == "__main__":
         writer.writerow(["x_px", "y_px", "w_px", "h_px", "score", "type"])
         for i, j in itertools.product(range(len(rows)), range(len(columns))):
             y, x = rows[i], columns[j]
-            boxes, scores, kinds, _ = cells_of(session, image[y : y + side, x : x + side])
+            boxes, scores, kinds, *_ = cells_of(session, image[y : y + side, x : x + side])
             centres, sizes = (boxes[:, :2] + boxes[:, 2:]) / 2 + (x, y), boxes[:, 2:] - boxes[:, :2]
             (left, right), (top, bottom) = owned(columns, j, side), owned(rows, i, side)
             mine = (centres >= (left, top)).all(1) & (centres < (right, bottom)).all(1)

@@ -150,6 +150,7 @@ SMALL: dict[str, tuple[Arguments, dict[str, Any] | Constants]] = {
         lambda place: ["--tiles", 4, "--only", "as it comes", "--reference", reference(place)],
         {},
     ),
+    "stain_check": (lambda place: [place.data, "--most", 1], {}),
     "tile_speed": (NOTHING, lambda place: {"SIZES": ((64, 1),), "REPEATS": 1, "sample_slide": lambda: place.slide}),
 }  # fmt: skip
 

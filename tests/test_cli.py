@@ -420,7 +420,9 @@ def test_the_threshold_of_cells_found_at_a_threshold(
     arguments = ["threshold", card(precision), "--split", "train", "-q", "--device", "cpu", "--precision", precision]
     done = run(*arguments, "--plot", plot)
     assert done.code == 0
-    chosen, own = done.out.splitlines()
+    chosen, own, heading, row = done.out.splitlines()
+    assert heading.split()[-2:] == ["calibration", "error"]
+    assert row.split()[-2] == "1.000"  # at the model's own
     model = default_model(precision)
     scores = np.sort(model.predict(crop(), mpp=MPP).score)
     # What the model calls a cell, and it alone, but for one step of the search either way: F1 is smoothed over the

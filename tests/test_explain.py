@@ -117,7 +117,8 @@ def test_default_cells_are_the_surest_and_the_median_of_each_type() -> None:
 def test_dots_have_the_areas_and_places_of_the_points() -> None:
     points = np.array([[1.0, 2.0], [-3.0, 0.5], [0.0, 0.0]])
     seen = Attention("t", points, np.array([0.5, 0.1, 0.4]), np.array([4, 16, 4]))
-    row = CellRow("cell", np.zeros((8, 8, 3), np.uint8), (6.0, 4.0), (seen, seen))
+    outline = np.array([[-2.0, 0], [0, -1.5], [1, 1]])
+    row = CellRow("cell", np.zeros((8, 8, 3), np.uint8), (6.0, 4.0), (seen, seen), outline)
     figure = attention_figure([row], 16.0, ["one", "two"], {16: "coarse", 4: "fine"})
     assert len(figure.axes) == 3
     dots = figure.axes[2].collections[0]
@@ -127,6 +128,8 @@ def test_dots_have_the_areas_and_places_of_the_points() -> None:
     colours = dots.get_facecolors()
     assert (colours[0] == colours[1]).all()
     assert (colours[0] != colours[2]).any()
-    box = figure.axes[0].patches[0]
-    assert (box.get_x(), box.get_y(), box.get_width(), box.get_height()) == (-3, -2, 6, 4)
+    tissue, *others = (axes.patches[0].get_xy() for axes in figure.axes)
+    assert np.array_equal(tissue[:-1], outline)
+    for box in others:  # attention is held to the box
+        assert (box.min(0).tolist(), box.max(0).tolist()) == ([-3, -2], [3, 2])
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["fine", "coarse"]

@@ -59,6 +59,7 @@ def load_model(
     threshold: float | None = None,
     batch_size: int = 4,
     orientations: int = 1,
+    boxes: bool = False,
 ) -> Model:
     """Load a model.
 
@@ -70,14 +71,22 @@ def load_model(
         batch_size: tiles that go through the network together.
         orientations: 1, 2, 4 or 8: so many flips and turns of each tile are looked at and averaged, at as many times
             the cost.
+        boxes: leave outlines out, as with a model that draws none: the geometry of a cell is its box.
 
     Raises:
         InputError: no such model or device, a broken checkpoint, a threshold outside [0, 1], no tile in a batch,
             another number of orientations.
     """
-    chosen = {"threshold": threshold, "precision": precision, "batch_size": batch_size, "orientations": orientations}
-    named = {"model": None if name is None else str(name), "device": device}
-    return Model.load(parse(InferenceOptions, named | chosen, "load_model"))
+    chosen = {
+        "model": None if name is None else str(name),
+        "device": device,
+        "threshold": threshold,
+        "precision": precision,
+        "batch_size": batch_size,
+        "orientations": orientations,
+        "boxes": boxes,
+    }
+    return Model.load(parse(InferenceOptions, chosen, "load_model"))
 
 
 def predict_slide(

@@ -8,6 +8,7 @@ as in Python and in backticks, `` `overwrite=True` `` or `` `mpp` ``; the comman
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
 from difflib import get_close_matches
 
@@ -55,6 +56,15 @@ class UntypedWarning(UserWarning):
 
 class SlowWarning(UserWarning):
     """What was asked for can be done, and takes so long that one may want to ask for less."""
+
+
+class DataWarning(UserWarning):
+    """Something of a user's files was left out, joined or read in a way that may not be meant."""
+
+
+def doubt(text: str) -> None:
+    """Warn of a user's files; commands say it as a note."""
+    warnings.warn(DataWarning(text), stacklevel=2)
 
 
 def untyped(name: str) -> str:

@@ -12,10 +12,12 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from celldetr.api import Model, load_model
 from celldetr.cells.reader import open_table
+from celldetr.cells.rings import is_box, ring_columns, rings
 from celldetr.config import ExplainOptions
 from celldetr.errors import InputError
 from celldetr.io.figures import check_ending, save_figure
@@ -67,8 +69,10 @@ def explain_slide(
     if run is not None and options.region is not None:
         raise InputError("`region`: says where to look for cells, which `cells` has already; leave one of them out")
     with open_slide(path, options.mpp) as reader:
-        cells = None if run is None else run_cells(run, reader)
-        chosen = None if cells is None else choose_cells(cells, ids)  # a wrong id is told before models are loaded
+        cells = chosen = None
+        if run is not None:
+            cells = run_cells(run, reader)
+            chosen = with_borders(choose_cells(cells, ids), run)  # a wrong id is told before models are loaded
         titles = short_titles([name or DEFAULT_MODEL for name in models])
         loaded = {title: load_model(name, device, precision="32") for title, name in zip(titles, models, strict=True)}
         if cells is None or chosen is None:
@@ -123,14 +127,23 @@ def found_cells(reader: SlideReader, region: Region | None, model: Model) -> pd.
     step_x, step_y = reader.mpp / reader.mpp_x, reader.mpp / reader.mpp_y
     size = max(1, round(width / step_x)), max(1, round(height / step_y))
     pixels, _ = read_around(reader, x, y, width, height, *size)
-    cells = model.predict(pixels, reader.mpp)[COLUMNS]
+    found = model.predict(pixels, reader.mpp)
+    cells, drawn = found[COLUMNS], rings(pa.table({"geometry": pa.array(found["geometry"], pa.binary())}))
     scale_x, scale_y = width / size[0], height / size[1]
     return cells.assign(
         x_px=cells["x_px"] * scale_x + x,
         y_px=cells["y_px"] * scale_y + y,
         w_px=cells["w_px"] * scale_x,
         h_px=cells["h_px"] * scale_y,
+        border=pd.Series([ring * (scale_x, scale_y) + (x, y) for ring in drawn], dtype=object),
     )
+
+
+def with_borders(cells: pd.DataFrame, run: Path) -> pd.DataFrame:
+    """Some cells of a run, and in ``border`` what is drawn of each, (V, 2) level-0 pixels."""
+    table = open_table(run)
+    drawn = rings(table.take(table.rows_of(cells["cell_id"].tolist()), ring_columns(table)))
+    return cells.assign(border=pd.Series(drawn, index=cells.index, dtype=object))
 
 
 def choose_cells(cells: pd.DataFrame, ids: Sequence[int]) -> pd.DataFrame:
@@ -174,7 +187,7 @@ def explain(
 
     Args:
         reader: the slide.
-        cells, chosen: all cells, and the rows of those to draw.
+        cells, chosen: all cells, and the rows of those to draw, with their ``border``.
         models: name -> model, in the order of the columns.
         out: the figure.
         tile: side of the field around each cell, px at the model's mpp, that the network sees; one that measures in
@@ -190,8 +203,9 @@ def explain(
     rows, lines = [], []
     numbers, kinds = chosen["cell_id"].tolist(), chosen["type"].astype(str).tolist()
     places = chosen[["x_px", "y_px", "w_px", "h_px"]].to_numpy(np.float64)
-    for done, (number, kind, sure, place) in enumerate(
-        zip(numbers, kinds, chosen["type_score"].tolist(), places, strict=True), 1
+    borders = chosen["border"].tolist()
+    for done, (number, kind, sure, place, ring) in enumerate(
+        zip(numbers, kinds, chosen["type_score"].tolist(), places, borders, strict=True), 1
     ):
         centre, size = place[:2], place[2:]
         attentions = []
@@ -207,7 +221,9 @@ def explain(
         x, y = centre - field / 2
         pixels, _ = read_around(reader, x, y, field[0], field[1], PIXELS, PIXELS)
         width, height = (float(side) for side in size * scale)
-        rows.append(CellRow(f"cell {number}\n{kind} {sure:.2f}", pixels, (width, height), tuple(attentions)))
+        border = None if is_box(ring) else (ring - centre) * scale
+        title = f"cell {number}\n{kind} {sure:.2f}"
+        rows.append(CellRow(title, pixels, (width, height), tuple(attentions), border))
         if progress:
             progress(done, len(chosen))
     save_figure(attention_figure(rows, field_um, list(models), _levels(models.values())), out)

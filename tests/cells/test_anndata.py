@@ -24,7 +24,7 @@ def test_everything_of_the_table_is_where_scverse_looks(run: Path) -> None:
     data = anndata.read_h5ad(export_cells(run, "anndata"))
     assert data.X.dtype == np.float32
     assert np.array_equal(data.X, random_embeddings(cells).astype(np.float32))
-    assert data.obs_names.tolist() == [str(i) for i in range(300)]
+    assert data.obs_names.tolist() == [f"slide-1:{i}" for i in range(300)]
     assert data.obs.columns.tolist() == cells.columns.tolist()
     for name in cells.columns.drop("type"):
         assert np.array_equal(data.obs[name], cells[name]), name

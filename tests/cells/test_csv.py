@@ -14,7 +14,8 @@ from helpers.cell_tables import random_cells, random_embeddings, write_run
 def test_a_row_a_cell(run: Path) -> None:
     cells = random_cells(300)
     read = pd.read_csv(export_cells(run, "csv"))
-    assert read.columns.tolist() == cells.columns.tolist()
+    assert read.columns.tolist() == ["cell_id", "name", *cells.columns[1:]]
+    assert read["name"].tolist() == [f"slide-1:{number}" for number in range(300)]
     assert read["type"].tolist() == cells["type"].tolist()
     assert read["cell_id"].tolist() == cells["cell_id"].tolist()
     for name in cells.columns.drop("type"):
@@ -41,5 +42,5 @@ def test_names_with_commas_and_quotes_survive(tmp_path: Path) -> None:
 
 def test_no_cells_give_a_header(empty_run: Path) -> None:
     read = pd.read_csv(export_cells(empty_run, "csv"))
-    assert read.columns.tolist() == random_cells(0).columns.tolist()
+    assert read.columns.tolist() == ["cell_id", "name", *random_cells(0).columns[1:]]
     assert len(read) == 0

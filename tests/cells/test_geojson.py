@@ -36,7 +36,7 @@ def exported(run: Path, **options: Any) -> dict[str, Any]:
     return strict_json(gzip.decompress(path.read_bytes()).decode())
 
 
-@pytest.mark.parametrize("shape", ["box", "ellipse"])
+@pytest.mark.parametrize("shape", ["outline", "box", "ellipse"])
 def test_features_have_the_form_that_qupath_imports(run: Path, shape: str) -> None:
     collection = exported(run, shape=shape)
     jsonschema.Draft202012Validator(SCHEMA).validate(collection)
@@ -49,7 +49,8 @@ def test_values_are_those_of_the_table(run: Path) -> None:
     for feature, cell in zip(exported(run)["features"], cells.itertuples(), strict=True):
         properties = feature["properties"]
         assert properties["classification"] == {"name": cell.type, "color": list(colours[cell.type])}
-        expected = {"score": cell.score, "type score": cell.type_score}
+        assert properties["name"] == f"slide-1:{cell.cell_id}"
+        expected = {"cell_id": cell.cell_id, "score": cell.score, "type score": cell.type_score}
         expected |= {f"p {name}": getattr(cell, f"p_{name}") for name in TYPES}
         assert properties["measurements"] == pytest.approx(expected, rel=1e-3)
 
@@ -111,7 +112,7 @@ def test_values_that_are_not_finite_are_left_out(tmp_path: Path) -> None:
     jsonschema.Draft202012Validator(SCHEMA).validate(collection)
     names = [set(feature["properties"]["measurements"]) for feature in collection["features"]]
     assert names[0] - names[1] == {"p stromal"}
-    assert names[2] == set()
+    assert names[2] == {"cell_id"}
 
 
 def test_names_that_json_and_formatting_treat_specially(tmp_path: Path) -> None:

@@ -15,11 +15,11 @@ spatialdata = pytest.importorskip("spatialdata")
 
 
 @pytest.mark.slow
-def test_boxes_and_table_are_joined_by_cell_id(run: Path) -> None:
+def test_boxes_and_table_are_joined_by_name(run: Path) -> None:
     cells = random_cells(300)
     data = spatialdata.read_zarr(export_cells(run, "spatialdata"))
     shapes, table = data.shapes["cells"], data.tables["table"]
-    assert shapes.index.tolist() == cells.cell_id.tolist()
+    assert shapes.index.tolist() == table.obs_names.tolist() == [f"slide-1:{number}" for number in range(300)]
     bounds = shapes.bounds.to_numpy()
     assert np.allclose(bounds[:, 2:] - bounds[:, :2], cells[["w_px", "h_px"]])
     assert np.allclose((bounds[:, 2:] + bounds[:, :2]) / 2, cells[["x_px", "y_px"]])
@@ -43,7 +43,7 @@ def test_a_window_in_micrometres_takes_its_cells_along(tmp_path: Path) -> None:
     )
     inside = moved[(moved.bounds.maxx >= least[0]) & (moved.bounds.maxy >= least[1])]
     assert 0 < len(inside) < len(cells)
-    assert set(window.tables["table"].obs["cell_id"]) == set(inside.index)
+    assert set(window.tables["table"].obs_names) == set(inside.index)
 
 
 @pytest.mark.slow

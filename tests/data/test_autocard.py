@@ -22,7 +22,7 @@ def coco(folder: Path) -> None:
     content: dict[str, Any] = {
         "images": [{"id": 1, "file_name": "a.png"}],
         "categories": [{"id": 1, "name": "r"}, {"id": 2, "name": "never used"}],
-        "annotations": [{"image_id": 1, "category_id": 1, "bbox": [3, 4, 9, 9]}] * 2,
+        "annotations": [{"image_id": 1, "category_id": 1, "bbox": [x, 4, 9, 9]} for x in (3, 15)],
     }
     (folder / "labels.json").write_text(json.dumps(content))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 
 from celldetr.data.card import CARDS, load_card
 from celldetr.data.overlap import overlap
+from celldetr.data.sample import count_types
 from celldetr.data.sources import load_samples
 from celldetr.errors import InputError
 from celldetr.io.safe_io import yaml_names
@@ -55,6 +57,33 @@ def test_splits_share_no_patient_and_no_image(name: str) -> None:
             for key in (f"patient {sample.group}", hashlib.sha256(sample.image.tobytes()).hexdigest()):
                 assert seen.setdefault(key, split) == split, f"{key} is in {seen[key]} and in {split}"
     assert seen
+
+
+def test_typed_nuinsseg_differs_in_types_only() -> None:
+    plain, typed = load_card("nuinsseg"), load_card("nuinsseg-typed")
+    own = {"name", "title", "types", "options"}
+    assert typed.model_dump(exclude=own) == plain.model_dump(exclude=own)
+    assert typed.options == plain.options | {"types_file": typed.options["types_file"]}
+    lines = [line for line in typed.beside(typed.options["types_file"]).read_text().splitlines() if line[0] != "#"]
+    rows = list(csv.DictReader(lines))
+    organs = {typed.group_of(row["image"]) for row in rows}
+    assert not organs & set(plain.splits["test"])  # type: ignore[arg-type]
+    assert len(organs) >= 20
+    assert {row["type"] for row in rows} == set(typed.types)
+    named = [row["named"] for row in rows]
+    assert set(named) == {"single", "region", "cluster"}
+    assert named.count("region") <= len(named) / 2
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("data_sets")
+def test_types_of_nuinsseg_fit_its_maps() -> None:
+    card = load_card("nuinsseg-typed")
+    counts = np.zeros(len(card.types) + 1, dtype=np.int64)
+    for split in ("train", "val"):  # reading refuses nuclei that are not in the maps, or elsewhere
+        counts += sum(count_types(sample.types, len(counts)) for sample in load_samples(card, split))
+    assert (counts[:-1] > 100).all()
+    assert counts[-1] > counts[:-1].sum()  # of unknown type
 
 
 @pytest.mark.slow

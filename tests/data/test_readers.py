@@ -11,6 +11,7 @@ import pytest
 
 from celldetr.data.card import load_card
 from celldetr.data.masks import number_nuclei
+from celldetr.data.sample import UNKNOWN
 from celldetr.data.sources import load_samples
 from celldetr.errors import InputError
 from helpers.folders import HEIGHT, WIDTH, write_card, write_csv, write_image, write_instances
@@ -196,6 +197,34 @@ def test_scale_from_the_median_nucleus(tmp_path: Path) -> None:
     card._folder = tmp_path
     (sample,) = load_samples(card, "train")
     assert np.pi * (8 / sample.mpp / 2) ** 2 == pytest.approx(100)
+
+
+def test_types_of_some_nuclei_come_from_a_file_beside_the_card(tmp_path: Path) -> None:
+    write_instances(tmp_path / "train", "a", BOXES, {})
+    (tmp_path / "types.csv").write_text(
+        "# by hand\nimage,nucleus,x,y,type,named\na,700,40,35,e,single\nb,1,5,5,r,region\n"
+    )
+    card = instance_card(tmp_path, types_file="types.csv")
+    (sample,) = load_samples(card, "train")
+    assert sample.types.tolist() == [UNKNOWN, 1]
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ("a,700,40,35,q", r"types\.csv, row 3: label 'q'"),
+        ("a,seven,40,35,e", r"types\.csv, row 3: nucleus, x and y must be numbers"),
+        ("a,700,40", r"types\.csv, row 3: nucleus, x and y must be numbers"),
+        ("a,3,40,35,e", r"nucleus 3 of 'a' lies in \[4, 5, 10, 9\], not at \(40, 35\)"),
+        ("a,9,40,35,e", r"the map of 'a' has no nucleus 9"),
+        ("a,3,5,6,e\na,3,5,6,e", r"types\.csv, row 4: nucleus 3 of 'a' is there twice"),
+    ],
+)
+def test_a_lying_file_of_types(row: str, message: str, tmp_path: Path) -> None:
+    write_instances(tmp_path / "train", "a", BOXES, {})
+    (tmp_path / "types.csv").write_text(f"# by hand\nimage,nucleus,x,y,type\n{row}\n")
+    with pytest.raises(InputError, match=message):
+        load_samples(instance_card(tmp_path, types_file="types.csv"), "train")
 
 
 def test_lying_instance_maps(tmp_path: Path) -> None:

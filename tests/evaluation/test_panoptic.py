@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import replace
 from typing import Any
 
@@ -11,12 +12,16 @@ import shapely
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from rich.console import Console
 
 from celldetr.data.masks import Polygons, draw
-from celldetr.data.sample import UNKNOWN
+from celldetr.data.sample import UNKNOWN, Sample
+from celldetr.evaluation.format import show_report
+from celldetr.evaluation.image_cells import image_cells
 from celldetr.evaluation.mask_overlap import MaskOverlap, ceiling_overlap, count_overlap, predicted_overlap
 from celldetr.evaluation.panoptic import MaskTotals, aggregated_jaccard, count_masks, dice, score_masks
 from celldetr.evaluation.score import score_images
+from celldetr.model.output import TileCells
 from celldetr.outlines import RADII
 from helpers.scenes import TYPES, image
 
@@ -253,6 +258,44 @@ def test_reports_have_masks_where_images_do() -> None:
     assert content["intervals_95"]["metrics"]["masks.bpq"] == pytest.approx((0.4, 0.4))
     without = score_images(cells, TYPES, threshold=0.5, resamples=0)
     assert without.masks is without.median_mask_iou is without.to_json()["masks"] is None
+
+
+def test_a_model_that_draws_the_truth_reaches_the_ceiling() -> None:
+    """At the resolution of the labels; below it, an ellipse for want of outlines."""
+    areas = np.array(_discs(9), dtype=object)
+    areas[0] = shapely.box(4, 4, 16, 14)
+    masks, boxes = Polygons(areas), shapely.bounds(areas)
+    types = np.zeros(9, np.int64)
+    labelled = Sample(
+        "a", np.zeros((64, 64, 3), np.uint8), 0.25, boxes.astype(np.float32), types, TYPES,
+        ((boxes[:, :2] + boxes[:, 2:]) / 2).astype(np.float32), masks=masks,
+    )  # fmt: skip
+    centre, half = (boxes[:, :2] + boxes[:, 2:]) / 2, (boxes[:, 2:] - boxes[:, :2]) / 2
+    radii = np.linalg.norm((masks.outlines(boxes) - centre[:, None]) / half[:, None], axis=2).astype(np.float16)
+    cells = TileCells(
+        boxes, np.full(9, 0.9, np.float32), np.eye(3, dtype=np.float32)[types], np.zeros((9, 4), np.float16), radii
+    )
+    scores = {}
+    for name, made in (("outlines", cells), ("ellipses", replace(cells, radii=None))):
+        report = score_images([image_cells(labelled, made, TYPES)], TYPES, threshold=0.5, resamples=0)
+        assert report.masks is not None
+        assert report.masks.drawn == name
+        scores[name] = report.masks
+        console = Console(width=80, record=True, file=io.StringIO())
+        console.print(show_report(report))
+        shown = console.export_text()
+        assert ("ellipses in the boxes" in shown) == (name == "ellipses")
+        assert max(map(len, shown.splitlines())) <= 80
+        assert "…" not in shown
+    drawn, ceiling = scores["outlines"].totals.bpq.value, scores["outlines"].ceiling.bpq.value
+    assert drawn is not None
+    assert drawn == pytest.approx(ceiling, abs=0.01)
+    assert drawn > 0.95
+    ellipses = scores["ellipses"].totals.bpq.value
+    assert ellipses is not None
+    assert 0.9 < ellipses < drawn
+    half_masked = replace(labelled, masks=Polygons(np.array([*areas[:-1], None], dtype=object)))
+    assert image_cells(half_masked, cells, TYPES).overlap is None
 
 
 def test_nothing_predicted_and_nothing_there() -> None:

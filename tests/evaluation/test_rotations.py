@@ -33,6 +33,16 @@ def reports(fold: int) -> list[Report]:
     return [score_images(images, TYPES, name, threshold=0.3, resamples=0) for name in PROTOCOLS]
 
 
+def masked(path: Path, fold: int) -> Path:
+    """Write scores of masks into a file of metrics: of the split, and of one of its tissues."""
+    content = json.loads(path.read_text())
+    names = ("bpq", "mpq", "dq", "sq", "aji", "dice")
+    content["masks"] = {name: (fold + n) / 10 for n, name in enumerate(names)}
+    content["tissues"]["Breast"]["masks"] = {name: (fold + n) / 20 for n, name in enumerate(names)}
+    path.write_text(json.dumps(content))
+    return path
+
+
 @pytest.fixture
 def write(tmp_path: Path) -> Write:
     def write(fold: int, name: str = "", **changes: Any) -> Path:
@@ -173,3 +183,21 @@ def test_files_that_are_no_metrics(write: Write, tmp_path: Path) -> None:
     write_metrics(two, other, context=content)
     with pytest.raises(InputError, match=r"types \['neoplastic', 'inflammatory'\], but"):
         rotations([good, other])
+
+
+@pytest.mark.parametrize("protocol", ["standard", "within-radius"])
+def test_masks_are_summed_up_where_every_fold_has_them(write: Write, protocol: str) -> None:
+    without = rotations([write(fold) for fold in range(3)], protocol)
+    assert not any(name.startswith("masks") for name in without.numbers)
+    result = rotations([masked(write(fold), fold) for fold in range(3)], protocol)
+    assert result.numbers["masks.bpq"] == spread([0.0, 0.1, 0.2])
+    assert result.numbers["masks.dice"] == spread([0.5, 0.6, 0.7])
+    assert result.tissues["Breast"]["masks.mpq"] == spread([0.05, 0.1, 0.15])
+    assert result.tissues["Lung"]["masks.mpq"].folds == (None, None, None)
+    assert result.mean_of_tissues["masks.mpq"] == spread([0.05, 0.1, 0.15])
+    assert result.mean_of_tissues["detection.f1"] == without.mean_of_tissues["detection.f1"]
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(show_rotations(result))
+    shown = console.export_text()
+    assert "Masks by tissue" in shown
+    assert max(map(len, shown.splitlines())) <= 80

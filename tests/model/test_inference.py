@@ -10,12 +10,14 @@ import pytest
 import shapely
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 from torchvision.ops import box_convert
 
 from celldetr.cells.rows import cell_rows
 from celldetr.config import Precision
 from celldetr.errors import InputError
 from celldetr.model.inference import TilePredictor
+from celldetr.model.outline import OutlineHead
 from celldetr.model.output import TileCells
 from celldetr.outlines import RADII
 from helpers.networks import THRESHOLD, TILES, assert_same, predictor
@@ -181,3 +183,28 @@ def test_outlines_are_drawn_in_their_boxes_and_go_into_the_table(precision: Prec
         with torch.no_grad():
             alone = model.network.outliner(images, boxes, sizes)[0]
         np.testing.assert_allclose(drawn.radii, alone.numpy(), atol=0.03)
+
+
+def test_boxes_alone_do_not_run_the_head(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = predictor(outlines=True).network
+    drawn = TilePredictor(network, threshold=0.5, precision="32")
+    plain = TilePredictor(network, threshold=0.5, precision="32", outlines=False)
+    monkeypatch.setattr(OutlineHead, "forward", None)
+    (found,) = plain.predict_tiles(TILES[:1])
+    assert found.radii is None
+    assert (plain.describe()["outlines"], drawn.describe()["outlines"]) == (False, True)
+    assert "outlines" not in predictor().describe()
+    with pytest.raises(TypeError):
+        drawn.predict_tiles(TILES[:1])
+
+
+def test_only_cells_are_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, forward, seen = predictor(outlines=True), OutlineHead.forward, []
+
+    def spy(self: OutlineHead, images: Tensor, boxes: Tensor, sizes: Tensor, valid: Tensor) -> Tensor:
+        seen.append((boxes.shape[1], int(valid.sum())))
+        return forward(self, images, boxes, sizes, valid)
+
+    monkeypatch.setattr(OutlineHead, "forward", spy)
+    found = model.predict_tiles([TILES[0], TILES[2]])
+    assert seen == [(max(map(len, found)), sum(map(len, found)))]

@@ -21,9 +21,11 @@ from celldetr.errors import InputError
 from celldetr.model import onnx as exporting
 from celldetr.model.celldetr import CellDETR
 from celldetr.model.checkpoint import Card, Checkpoint, load_checkpoint
+from celldetr.model.folding import for_inference
 from celldetr.model.hub import find_model
-from celldetr.model.inference import TilePredictor, for_inference
-from celldetr.model.onnx import OUTPUTS, AllQueries, export_onnx
+from celldetr.model.inference import TilePredictor
+from celldetr.model.onnx import OUTPUTS, AllQueries, export_onnx, run_onnx
+from celldetr.outlines import RADII
 from helpers.sample_crop import crop
 
 Outputs = list[NDArray[np.float32]]
@@ -172,6 +174,26 @@ def test_other_networks(changes: dict[str, object], tmp_path: Path) -> None:
     assert side == ("96" if changes.get("coordinates") == "image" else None)
     for images in (noise(2, 160, 96), noise(1, 100, 131)):
         assert_equal(session.run(list(OUTPUTS), {"images": images}), expected(made.network, images))
+
+
+@pytest.mark.slow
+def test_outlines_of_the_graph_are_those_of_the_predictor(tmp_path: Path) -> None:
+    made = checkpoint(outlines=True, num_queries=37)
+    assert made.network.outliner is not None
+    torch.nn.init.normal_(made.network.outliner.radii.weight, std=0.3)
+    path = export_onnx(made, tmp_path / "toy.onnx")
+    tiles = [image.transpose(1, 2, 0).copy() for image in (*noise(2, 160, 96), *noise(1, 100, 131))]
+    predictor = TilePredictor(made.network, threshold=0.0, precision="32", same_nucleus_um=0, nested_share=0)
+    for tile, cells in zip(tiles, predictor.predict_tiles(tiles), strict=True):
+        boxes, scores, _, _, radii = (x[0] for x in run_onnx(path, tile.transpose(2, 0, 1)[None].copy()))
+        assert radii.shape == (len(boxes), RADII)
+        boxes = boxes.clip(0, np.tile(tile.shape[1::-1], 2))
+        found, wanted = (np.column_stack([s, b]) for s, b in ((scores, boxes), (cells.scores, cells.boxes)))
+        partner = np.abs(wanted[:, None] - found[None]).max(-1).argmin(1)
+        assert cells.radii is not None
+        assert len(set(partner)) == len(cells) > 3
+        assert cells.radii.std(1).min() > 0.005
+        np.testing.assert_allclose(radii[partner], cells.radii, atol=2e-3)  # float16 in the package
 
 
 @pytest.mark.slow

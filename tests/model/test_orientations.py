@@ -11,13 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
+from torchvision.ops import box_convert
 
 from celldetr.config import Precision
 from celldetr.errors import InputError
 from celldetr.model.celldetr import CellDETR, Memories, Representations
 from celldetr.model.detection import DetectionOutput, Detections
 from celldetr.model.inference import TilePredictor
-from celldetr.model.orientations import ORIENTATIONS, merge, orientations_of
+from celldetr.model.orientations import ORIENTATIONS, Orientation, merge, orientations_of
+from celldetr.outlines import RADII, drawn_outlines, outline_points
 from helpers.networks import TILES, assert_same, predictor
 
 SIDE = 9  # px of a square that stands for a cell
@@ -97,6 +99,22 @@ def test_a_box_lies_on_the_same_pixels_in_a_turned_image(orientation) -> None:
     assert inside.numel() == 10
     assert bool((inside == 1).all())
     torch.testing.assert_close(orientation.back(orientation.turn_boxes(box)), box)
+
+
+@pytest.mark.parametrize("orientation", ORIENTATIONS)
+def test_an_outline_turned_back_has_the_points_that_were_turned(orientation: Orientation) -> None:
+    seen = torch.rand(3, RADII, generator=torch.Generator().manual_seed(0)) + 0.3
+    boxes = torch.tensor([[0.3, 0.6, 0.2, 0.1], [0.5, 0.5, 0.4, 0.4], [0.8, 0.1, 0.05, 0.1]])
+
+    def points(boxes: Tensor, radii: Tensor) -> Tensor:
+        return torch.from_numpy(outline_points(box_convert(boxes, "cxcywh", "xyxy").numpy(), radii.numpy()))
+
+    there = points(orientation.turn_boxes(boxes), seen)
+    here = points(boxes, orientation.back_radii(seen))
+    turned = orientation.turn_boxes(torch.cat([here, torch.zeros_like(here)], -1))[..., :2]
+    for one, two in zip(turned, there, strict=True):  # the same points, from another one on, perhaps the other way
+        assert float(torch.cdist(one, two).min(1).values.max()) < 1e-6
+        assert float(torch.cdist(two, one).min(1).values.max()) < 1e-6
 
 
 def test_orientations_differ_and_the_first_keep_a_tiles_shape() -> None:
@@ -217,3 +235,19 @@ def test_the_nearest_of_each_orientation_is_taken() -> None:
     boxes, scores = merge([first, second], [np.array([0.9], np.float32), np.array([0.3, 0.3], np.float32)], DISTANCE)
     np.testing.assert_allclose(boxes, [[10.25, 10, 5, 5], [13, 10, 8, 8]], rtol=1e-6)
     np.testing.assert_allclose(scores, [0.6, 0.15], rtol=1e-6)
+
+
+def test_turning_the_tile_turns_the_outlines() -> None:
+    made = predictor(0.2, outlines=True)
+    torch.nn.init.normal_(made.network.outliner.radii.weight, std=0.3)
+    eight = TilePredictor(made.network, threshold=0.2, orientations=8, precision="32")
+    image = TILES[1][:48, :64]
+    found, mirrored = (eight.predict_tiles([each])[0] for each in (image, image[:, ::-1].copy()))
+    assert found.radii is not None
+    assert mirrored.radii is not None
+    assert found.radii.std(1).min() > 0.005  # no ellipses
+    here, there = (drawn_outlines(cells.boxes, cells.radii.astype(float)) for cells in (found, mirrored))
+    there = (there * [-1, 1] + [64, 0])[:, (RADII // 2 - np.arange(RADII)) % RADII]
+    assert len(here) == len(there) > 3
+    nearest = np.abs(here[:, None] - there[None]).max((2, 3)).argmin(1)
+    np.testing.assert_allclose(here, there[nearest], atol=0.02)

@@ -11,7 +11,8 @@ import torch
 import celldetr
 from celldetr.model.checkpoint import load_checkpoint
 from celldetr.model.detection import QUERY_STEP
-from celldetr.model.inference import QUERY_SHARE, TilePredictor, for_inference
+from celldetr.model.folding import for_inference
+from celldetr.model.inference import QUERY_SHARE, TilePredictor
 from helpers.sample_crop import crop
 
 

@@ -6,13 +6,17 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+import shapely
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
 from celldetr.cells.reader import CellTable, open_table
-from celldetr.report.marks import DOT_ALPHA, FADE, DotLayer, dot_radius, draw_boxes, draw_cells, mean_diameter
+from celldetr.cells.rings import has_outlines
+from celldetr.report.marks import DOT_ALPHA, FADE, DotLayer, dot_radius, draw_borders, draw_cells, mean_diameter
 from helpers.cell_tables import random_cells, random_embeddings, write_run
 
 COLOURS = [(10, 20, 200), (200, 120, 0), (0, 160, 80)]
@@ -29,7 +33,7 @@ def table_of(directory: Path, boxes: list[tuple[float, float, float, float]], ty
 def test_a_box_is_outlined_and_open(tmp_path: Path, scale: float) -> None:
     table = table_of(tmp_path, [(50, 40, 40, 20)], ["epithelial"])  # covers x 30 to 70, y 30 to 50
     image = Image.new("RGB", (round(100 * scale), round(80 * scale)), "white")
-    draw_boxes(image, scale, table, COLOURS)
+    draw_borders(image, scale, table, COLOURS)
     painted = (np.asarray(image) == COLOURS[1]).all(axis=-1)
     rows, columns = np.flatnonzero(painted.any(1)), np.flatnonzero(painted.any(0))
     assert (rows[0], rows[-1] + 1) == (30 * scale, 50 * scale)
@@ -38,10 +42,27 @@ def test_a_box_is_outlined_and_open(tmp_path: Path, scale: float) -> None:
     assert not painted[round(40 * scale), round(50 * scale)]
 
 
+def test_outlines_are_drawn_where_their_points_are(tmp_path: Path) -> None:
+    angle = np.arange(32) * np.pi / 16
+    points = np.column_stack([60 + 30 * np.cos(angle), 40 + 18 * np.sin(angle)])
+    run = table_of(tmp_path, [(60, 40, 60, 36)], ["epithelial"]).path
+    table = pq.read_table(run)
+    geometry = pa.array(shapely.to_wkb([shapely.Polygon(points)]), pa.binary())
+    pq.write_table(table.set_column(table.schema.get_field_index("geometry"), "geometry", geometry), run)
+    image = Image.new("RGB", (100, 80), "white")
+    outlined = open_table(run)
+    draw_borders(image, 1.0, outlined, COLOURS)
+    y, x = np.nonzero((np.asarray(image) == COLOURS[1]).all(axis=-1))
+    away = shapely.distance(shapely.Polygon(points).exterior, shapely.points(x + 0.5, y + 0.5))
+    assert len(x) > 150
+    assert away.max() < 3  # lines of two pixels
+    assert has_outlines(outlined)
+
+
 def test_boxes_cut_by_the_edge_are_drawn_as_far_as_they_go(tmp_path: Path) -> None:
     table = table_of(tmp_path, [(0, 0, 20, 20), (99, 79, 20, 20)], ["stromal", "stromal"])
     image = Image.new("RGB", (100, 80), "white")
-    draw_boxes(image, 1.0, table, COLOURS)
+    draw_borders(image, 1.0, table, COLOURS)
     painted = (np.asarray(image) == COLOURS[2]).all(axis=-1)
     assert painted[9, :10].all()
     assert painted[:10, 9].all()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from celldetr.errors import InputError
+from celldetr.errors import DataWarning, InputError
 from celldetr.slide.find import Slide, find_slides, is_cohort
 
 
@@ -74,3 +74,31 @@ def test_links_to_folders_are_followed_once(folder: Path, tmp_path: Path) -> Non
     (tmp_path / "elsewhere" / "back").symlink_to(folder, target_is_directory=True)
     found = [slide.path.name for slide in find_slides([folder], folder / "out")]
     assert sorted(found) == ["1.dcm", "B.NDPI", "a.svs", "c.czi", "far.svs", "m.mrxs", "x.png", "y.jpeg"]
+
+
+def test_two_dicom_series_in_a_folder_are_two_slides(tmp_path: Path) -> None:
+    for name, series, explicit in (("a1", "1.2.3", True), ("a2", "1.2.3", False), ("b1", "1.2.4", True)):
+        value = series.encode() + b"\0" * (len(series) % 2)
+        length = b"UI" + len(value).to_bytes(2, "little") if explicit else len(value).to_bytes(4, "little")
+        head = b"\0" * 128 + b"DICM" + b"\x20\x00\x0d\x00UI\x04\x009.9\0" + b"\x20\x00\x0e\x00"
+        (tmp_path / f"{name}.dcm").write_bytes(head + length + value + b"\0" * 100)
+    assert [slide.name for slide in find_slides([tmp_path])] == ["a1", "b1"]
+
+
+def test_lists_of_other_systems(folder: Path) -> None:
+    (folder / "list.txt").write_bytes('"a.svs"\r\nmirax\\m.mrxs\r\n'.encode("utf-16"))
+    expected = [folder / "a.svs", folder / "mirax" / "m.mrxs"]
+    assert [slide.path for slide in find_slides([folder / "list.txt"])] == expected
+    (folder / "list.csv").write_text("slide;mpp\na.svs;0,25\nmirax\\m.mrxs;\n")
+    assert find_slides([folder / "list.csv"]) == [Slide(expected[0], 0.25), Slide(expected[1])]
+
+
+def test_what_a_folder_has_and_is_not_run_is_said(folder: Path) -> None:
+    (folder / "d.svs").symlink_to(folder / "nowhere.svs")
+    (folder / "e.vsi").touch()
+    with pytest.warns(DataWarning) as said:
+        find_slides([folder], folder / "out")
+    (text,) = [str(each.message) for each in said]
+    assert "1 links to nothing (d.svs)" in text
+    assert "1 files .vsi, which must be converted to OME-TIFF (bfconvert of Bio-Formats) (e.vsi)" in text
+    assert "1 pictures beside slides (thumbnail.png)" in text

@@ -19,7 +19,8 @@ from celldetr import sample_slide
 from celldetr.errors import InputError
 from celldetr.io.safe_io import slide_name
 from celldetr.slide import base_reader
-from celldetr.slide.base_reader import Level, SlideReader, reduction
+from celldetr.slide.base_reader import SlideReader
+from celldetr.slide.levels import Level, reduction
 from celldetr.slide.reader import from_array, open_slide
 from celldetr.slide.resolution import Resolution
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from celldetr.errors import InputError
-from celldetr.slide.resolution import Resolution, candidates_of, check_mpp, micrometres, resolve
+from celldetr.slide.resolution import Resolution, candidates_of, check_mpp, likely, micrometres, resolve
 
 
 def square(mpp: float, source: str) -> Resolution:
@@ -91,3 +91,14 @@ def test_pixels_that_are_not_square_keep_both_sides() -> None:
 def test_a_resolution_with_one_impossible_side_is_not_believed() -> None:
     with pytest.raises(InputError, match=r"0.5 x 10000 \(x\)"):
         resolve("s", None, candidates_of(0.5, 10000, "x"))
+
+
+@pytest.mark.parametrize(
+    ("stated", "meant"),
+    [(0.00499, 0.499), (49.9, 0.499), (0.0002502, 0.2502), (25400 / 72, None), (25400 / 96, None), (0.0, None)],
+)
+def test_a_mistaken_unit_is_named_with_the_likely_value(stated: float, meant: float | None) -> None:
+    assert likely(stated) == (None if meant is None else pytest.approx(meant))
+    if meant is not None:
+        with pytest.raises(InputError, match=f"pass `mpp={meant:g}`"):
+            resolve("x.tif", None, [Resolution(stated, stated, "TIFF resolution tags")])

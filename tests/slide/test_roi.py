@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from celldetr.cells.reader import read_cells
-from celldetr.errors import InputError
+from celldetr.errors import DataWarning, InputError
 from celldetr.model.output import TileCells
 from celldetr.slide.array import predict_array
 from celldetr.slide.grid import lay_grid
@@ -431,3 +431,22 @@ def test_a_roi_beside_the_region_is_an_error() -> None:
     options = PredictOptions(**options.model_dump() | {"roi": shapely.box(300, 300, 350, 350)})
     with pytest.raises(InputError, match="`region=0 0 100 100"):
         predict_array(IMAGE, 0.5, BlobModel(0.5), options)
+
+
+def test_annotations_in_others_and_what_is_to_be_ignored(tmp_path: Path) -> None:
+    def annotation(area: shapely.Geometry, name: str, **extra: Any) -> dict[str, Any]:
+        properties = {"objectType": "annotation", "classification": json.dumps({"name": name})}
+        return {"type": "Feature", "geometry": json.loads(shapely.to_geojson(area)), "properties": properties, **extra}
+
+    hole = annotation(shapely.box(20, 20, 40, 40), "Ignore*")
+    inner = annotation(shapely.box(150, 0, 200, 50), "Tumor", childObjects=[hole])
+    root = annotation(
+        shapely.box(0, 0, 900, 900), "none", childObjects=[annotation(shapely.box(0, 0, 100, 100), "Tumor"), inner]
+    )
+    root["properties"]["objectType"] = "root"
+    path = tmp_path / "roi.json"
+    path.write_bytes(json.dumps([root]).encode("utf-16"))
+    with pytest.warns(DataWarning, match="1 annotations of the class Ignore"):
+        roi = read_roi(path)
+    assert roi.area == 100 * 100 + 50 * 50 - 20 * 20
+    assert read_roi(path, "Tumor").area == 100 * 100 + 50 * 50

@@ -133,6 +133,16 @@ def test_tables_in_csv(tmp_path: Path) -> None:
     hold_to_truth(section, truth)
 
 
+def test_polygons_of_other_cells_are_refused(tmp_path: Path) -> None:
+    """As where ids were written anew in one of the files: without polygons there would be other points, and no word."""
+    write_bundle(tmp_path)
+    frame = pd.read_parquet(tmp_path / "nucleus_boundaries.parquet")
+    frame["cell_id"] = "region-" + frame["cell_id"].astype(str)
+    frame.to_parquet(tmp_path / "nucleus_boundaries.parquet")
+    with pytest.raises(InputError, match=r"nucleus_boundaries\.parquet: \d+ of its \d+ polygons are of no cell"):
+        read_section(tmp_path)
+
+
 def test_rows_joined_by_id(tmp_path: Path) -> None:
     truth = write_bundle(tmp_path)
     frame = pd.read_parquet(tmp_path / "cells.parquet").sample(frac=1, random_state=0)

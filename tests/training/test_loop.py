@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import math
+import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 from torch.optim.swa_utils import AveragedModel
 
 from celldetr.config import AugmentConfig, Recipe
 from celldetr.data.dataset import TrainingSet
-from celldetr.data.sample import Sample
+from celldetr.data.sample import LazySamples, Sample
 from celldetr.errors import InputError, OneProcessError
 from celldetr.evaluation.image_cells import LOWEST_SCORE, ImageCells, image_cells
 from celldetr.model.celldetr import CellDETR
@@ -26,6 +30,7 @@ from celldetr.training.data import TrainingData, load_data, validation_px
 from celldetr.training.logs import draw_curves, read_log
 from celldetr.training.loop import TrainingProgress, train
 from celldetr.training.state import STATE_FILE
+from celldetr.training.supervised import SupervisedObjective
 from celldetr.training.trainer import StepSampler
 from celldetr.training.validation import validate
 from helpers.states import assert_same_state
@@ -79,6 +84,47 @@ def test_a_resumed_run_is_bit_for_bit_the_uninterrupted_one(
     assert all(torch.equal(first[name], second[name]) for name in first)
     logs = [[(row["step"], row.get("loss")) for row in read_log(folder)] for folder in (whole, cut)]
     assert logs[0] == logs[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("place", ["backward", "step", "update_parameters", "validate", "save"])
+def test_a_run_interrupted_anywhere_resumes_as_if_it_had_not_been(
+    place: str, tmp_path: Path, tiny_recipe: Recipes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C in the third step: before, while and after the weights change, while they are validated, and saved."""
+    recipe = tiny_recipe(workers=0, validate_every=2)
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    train(recipe, whole, device="cpu")
+
+    def interrupting(function: Callable[..., Any], call: int) -> Callable[..., Any]:
+        calls = 0
+
+        def inner(*args: Any, **kwargs: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            if calls == call:
+                signal.raise_signal(signal.SIGINT)
+            return function(*args, **kwargs)
+
+        return inner
+
+    owner, call, saved = {
+        "backward": (trainer.Trainer, 3, 2),
+        "step": (torch.optim.AdamW, 3, 3),
+        "update_parameters": (AveragedModel, 3, 3),
+        "validate": (loop.SupervisedObjective, 2, 2),
+        "save": (loop._Run, 2, 4),
+    }[place]
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, place, interrupting(getattr(owner, place), call))
+        with pytest.raises(KeyboardInterrupt):
+            train(recipe, cut, device="cpu")
+    with safe_open(cut / STATE_FILE, framework="pt") as file:
+        assert json.loads(file.metadata()["facts"])["step"] == saved
+    train(recipe, cut, device="cpu", resume=True)
+    assert_same_state(whole, cut)
+    first, second = (load_checkpoint(folder / "model").network.state_dict() for folder in (whole, cut))
+    assert all(torch.equal(first[name], second[name]) for name in first)
 
 
 def test_resuming_a_finished_run_changes_nothing(tmp_path: Path, tiny_recipe: Recipes) -> None:
@@ -181,6 +227,41 @@ def test_what_is_refused_leaves_nothing_behind(tmp_path: Path, tiny_recipe: Reci
     with pytest.raises(InputError, match="no training image has masks"):
         train(tiny_recipe({"outlines": True}), folder, device="cpu")
     assert not folder.exists()
+
+
+def test_outlines_are_made_where_they_are_learned(tmp_path: Path, tiny_recipe: Recipes) -> None:
+    drawing, plain = tiny_recipe({"outlines": True}), tiny_recipe()
+    assert not load_data(drawing).outlined
+    path = tmp_path / "data" / "all.json"
+    content = json.loads(path.read_text())
+    x, y, w, h = content["annotations"][0]["bbox"]
+    content["annotations"][0]["segmentation"] = [[x, y, x + w, y, x + w, y + h, x, y + h]]
+    path.write_text(json.dumps(content))
+    data = load_data(drawing)
+    assert data.outlined
+    outlines = data.samples[0].outlines
+    assert outlines is not None
+    assert np.isfinite(outlines).all((1, 2)).tolist() == [True, *[False] * 4]
+    assert np.allclose([*outlines[0].min(0), *outlines[0].max(0)], [x, y, x + w, y + h])
+    assert [sample.outlines is None for sample in data.samples] == [False, True, True]
+    assert all(sample.masks is None for sample in (*data.samples, *data.held_out))
+    for recipe in (
+        plain,
+        drawing.model_copy(update={"training": drawing.training.model_copy(update={"w_outline": 0})}),
+    ):
+        assert all(sample.outlines is None for sample in load_data(recipe).samples)
+
+
+def test_masks_are_not_looked_for_in_patches(tiny_recipe: Recipes) -> None:
+    """Patches have none, and a million of them are not decoded to see that."""
+
+    def decode(index: int) -> Sample:
+        raise AssertionError(f"patch {index} was decoded")
+
+    recipe = tiny_recipe({"outlines": True})
+    data = TrainingData(LazySamples(decode, np.ones((3, 3), np.int64), np.ones(3)), [1.0] * 3, [], [3, 3], [3.0, 3.0])
+    with pytest.raises(InputError, match="no training image has masks"):
+        SupervisedObjective(recipe, CellDETR(recipe.model), data)
 
 
 def test_labels_that_changed_since_are_told_on_resume(

@@ -5,7 +5,7 @@ Opening reads the schema only. Clusters that ``celldetr cluster`` has written be
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -59,9 +59,19 @@ class CellTable:
     clusters: int = 0  # number of clusters; 0 without
     version: int = VERSION  # of the table (``celldetr.cells.schema``)
 
-    def cell_names(self, cells: pa.RecordBatch | pa.Table) -> list[str]:
-        """Names of the cells of a batch, ``slide:cell_id``, which no cell of another slide of a cohort has."""
-        return [f"{self.name}:{number}" for number in cells.column("cell_id").to_pylist()]
+    def cell_names(self, ids: Iterable[int]) -> list[str]:
+        """Names of cells by their ``cell_id``, ``slide:cell_id``, which no cell of another slide of a cohort has."""
+        return [f"{self.name}:{number}" for number in ids]
+
+    def rows_of(self, ids: Sequence[int]) -> NDArray[np.int64]:
+        """Positions in the table of the cells with these ``cell_id``. Raises InputError: there is no such cell."""
+        known, wanted = self.read(["cell_id"])["cell_id"].to_numpy(), np.array(ids, dtype=np.int64)
+        order = np.argsort(known, kind="stable")
+        at = np.searchsorted(known, wanted, sorter=order)
+        for number in wanted[known[order[np.minimum(at, len(known) - 1)]] != wanted] if len(known) else wanted:
+            have = f"cell_id goes from {known.min()} to {known.max()}" if len(known) else "it has no cells"
+            raise InputError(f"`cell={number}`: there is no such cell on slide {self.name!r}; {have}")
+        return order[at]
 
     @property
     def mpp_xy(self) -> tuple[float, float] | None:

@@ -9,9 +9,9 @@ import typer
 from pydantic.fields import FieldInfo
 from typer.core import TyperCommand
 
-from celldetr.cli.messages import complain, note, options_of_command
+from celldetr.cli.messages import complain, note, noted, options_of_command
 from celldetr.config import Config
-from celldetr.errors import InputError
+from celldetr.errors import DataWarning, InputError
 
 # Options that were renamed in 0.2.0, by command. They are understood for one version.
 RENAMED: dict[str, dict[str, list[str]]] = {
@@ -60,7 +60,7 @@ class Command(TyperCommand):
         for param in self.params:
             if param.param_type_name == "option":
                 flags[param.name or ""] = (max(param.opts, key=len), *param.secondary_opts)
-        with options_of_command(flags):
+        with options_of_command(flags), noted(DataWarning):
             try:
                 return super().invoke(ctx)
             except InputError as error:

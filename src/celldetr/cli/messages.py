@@ -56,14 +56,16 @@ def note(text: object) -> None:
 
 @contextmanager
 def noted(ours: type[Warning]) -> Iterator[None]:
-    """Say warnings of one kind as notes; Python's own way adds a line of source code."""
+    """Say warnings of one kind as notes, each once; Python's own way adds a line of source code."""
     with warnings.catch_warnings():
         warnings.simplefilter("always", ours)
-        show = warnings.showwarning
+        show, said = warnings.showwarning, set[str]()
 
         def say(message: Warning | str, category: type[Warning], *place: Any) -> None:
             if issubclass(category, ours):
-                note(message)
+                if str(message) not in said:
+                    note(message)
+                said.add(str(message))
             else:
                 show(message, category, *place)
 

@@ -13,7 +13,7 @@ import typer
 from celldetr.cli.from_config import Fields, with_settings
 from celldetr.cli.interrupt import resumable
 from celldetr.cli.messages import complain, note, with_options
-from celldetr.cli.options import Formats, Inference, Out, Overwrite, Quiet, Resume
+from celldetr.cli.options import Formats, Out, Overwrite, Quiet, Resume
 from celldetr.cli.progress import Progress, slides_listener
 from celldetr.cohort.options import ClusterSettings, CohortOptions
 from celldetr.config import InferenceOptions
@@ -44,7 +44,10 @@ def predict(
     ],
     out: Out,
     formats: Formats = None,
-    inference: Inference,
+    inference: Annotated[
+        InferenceOptions,
+        Fields("model=--model,-m", "threshold", "device", "precision", "orientations", "boxes=--boxes"),
+    ],
     roi: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Only cells inside the annotations of this GeoJSON file, as QuPath has it."),

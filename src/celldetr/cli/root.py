@@ -16,6 +16,7 @@ from typing import Annotated
 import typer
 
 from celldetr.cli.cells import cluster, explain, export, index, similar
+from celldetr.cli.check import check
 from celldetr.cli.command import Command
 from celldetr.cli.data import data_app
 from celldetr.cli.evaluate import evaluate, rotations, threshold
@@ -94,7 +95,7 @@ for command in (
     rotations,
 ):
     app.command(cls=Command)(command)
-for command in (probe, explain, ablate, models, doctor):
+for command in (probe, explain, ablate, check, models, doctor):
     app.command(cls=Command)(command)
 app.add_typer(data_app)
 app.add_typer(spatial_app)

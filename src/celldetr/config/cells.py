@@ -51,7 +51,9 @@ class SimilarOptions(Config):
 class ExportOptions(Config):
     """How cells are written; each is of one format."""
 
-    shape: Literal["box", "ellipse"] | None = Field(None, description="geojson: outline of a cell; default: box.")
+    shape: Literal["outline", "box", "ellipse"] | None = Field(
+        None, description="geojson: what is drawn of a cell; default: its outline, or its box if there is none."
+    )
     origin: Literal["bounds", "slide"] | None = Field(
         None,
         description="geojson: what becomes (0, 0): the corner of the scanned bounds, as in QuPath, or of the slide; "

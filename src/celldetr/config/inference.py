@@ -26,4 +26,5 @@ class InferenceOptions(Config):
     orientations: Literal[1, 2, 4, 8] = Field(
         1, description="Average over so many flips and turns of each tile, at as many times the cost."
     )
+    boxes: bool = Field(False, description="Leave outlines out: the geometry of a cell is its box.")
     batch_size: BatchSize = 4

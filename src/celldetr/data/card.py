@@ -37,6 +37,7 @@ class DatasetCard(Config):
     licence: str
     citation: str
     url: str = ""
+    nucleus_um: tuple[Positive, Positive] | None = None  # bounds of the median size, for cells larger than usual, say
     may_ship: bool = False  # may train weights that are given to others under the package's licence
     group_pattern: re.Pattern[str] | None = None  # its first group, found in an image's name, is the patient
     # An outline of less may be of two nuclei, and is not learned, but its box is; of masks that a watershed has cut.
@@ -107,6 +108,10 @@ class DatasetCard(Config):
                 f"{self.root!r}, or write root= in the card{source}"
             )
         return path
+
+    def beside(self, file: str) -> Path:
+        """A file that belongs to the card and not to the data: relative to the card's own folder, or absolute."""
+        return self._folder / expand_user(Path(file))
 
     def group_of(self, name: str) -> str:
         """The patient in an image's name by ``group_pattern``; the name itself where there is no pattern.

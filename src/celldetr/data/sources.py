@@ -16,12 +16,14 @@ from celldetr import measure
 from celldetr.config import DataSource
 from celldetr.data.autocard import PATCHES, find_card
 from celldetr.data.card import DatasetCard
+from celldetr.data.label_checks import check_labels, without_repeats
 from celldetr.data.label_share import with_image_share, with_label_share
 from celldetr.data.patch_set import PatchSet
 from celldetr.data.readers import brca_m2c, coco, instance_maps, no_nuclei, pannuke, points_csv, qupath_geojson
 from celldetr.data.sample import UNKNOWN, LazySamples, Sample, image_digest
 from celldetr.data.tiling import cut
 from celldetr.errors import InputError, near
+from celldetr.io.left_out import LeftOut
 
 Reader = Callable[[DatasetCard, str], Iterator[Sample]]  # a card and the name of one of its splits
 
@@ -62,10 +64,14 @@ def load_samples(
         return patches if limit is None else patches[:limit]
     if card.format not in READERS:
         raise InputError(f"dataset {card.name!r}: unknown format {card.format!r}; {near(card.format, READERS)}")
-    read = islice(READERS[card.format](card, split), limit)
-    samples = [piece for sample in read for piece in cut(_with_shapes(sample, shapes, card.least_solidity))]
-    if not samples:
+    left = LeftOut(f"dataset {card.name!r}, split {split!r}", "counted once")
+    reader = islice(READERS[card.format](card, split), limit)
+    read = [_with_shapes(without_repeats(sample, left), shapes, card.least_solidity) for sample in reader]
+    if not read:
         raise InputError(f"dataset {card.name!r}, split {split!r}: no image found in {card.directory()}")
+    left.tell()
+    check_labels(read, card.directory(), card.nucleus_um)
+    samples = [piece for sample in read for piece in cut(sample)]
     seen: set[str] = set()
     for sample in samples:
         if sample.name in seen:

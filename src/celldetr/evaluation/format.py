@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from functools import partial
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -12,8 +13,8 @@ from rich.text import Text
 from celldetr.evaluation.metrics import DetectionCounts
 from celldetr.evaluation.panoptic import MaskScores
 from celldetr.evaluation.report import Report
-from celldetr.evaluation.rotations import Rotations, Spread
-from celldetr.evaluation.threshold import ThresholdChoice
+from celldetr.evaluation.rotations import MASK_SCORES, Rotations, Spread
+from celldetr.evaluation.threshold import SetChoice, ThresholdChoice
 from celldetr.outlines import RADII
 
 UNNAMED = "not told"  # the tissue of images of which no tissue is known
@@ -31,32 +32,40 @@ def show_report(report: Report, others: Sequence[Report] = ()) -> RenderableType
     if report.masks is not None:
         parts.append(_masks(report, report.masks))
     if len(report.tissues) > 1:
-        table = number_table(
-            "F1 by tissue", ["tissue", "images", "cells", "detection", "mean of types", *report.type_names]
-        )
+        headings = ["tissue", "images", "cells", "detection", "types", *report.type_names]
+        table = number_table("F1 by tissue", headings, narrow=True)
         for row in report.tissues:
             f1 = [row.totals.detection.f1, row.totals.mean_f1, *(counts.f1 for counts in row.totals.types)]
             table.add_row(row.tissue or UNNAMED, str(row.n_images), str(row.n_cells), *map(_short, f1))
         parts.append(table)
     if others:
-        headings = ["protocol", "detection F1", "mean type F1", *report.type_names]
-        table = number_table("The same predictions under each protocol", headings)
+        headings = ["protocol", "detection", "types", *report.type_names]
+        table = number_table("F1 of the same predictions under each protocol", headings, narrow=True)
         for each in (report, *others):
             f1 = [each.totals.detection.f1, each.totals.mean_f1, *(counts.f1 for counts in each.totals.types)]
-            table.add_row(each.protocol.name, *map(number, f1))
+            table.add_row(each.protocol.name, *map(_short, f1))
         parts.append(table)
     return Group(*parts)
 
 
-def show_threshold(choice: ThresholdChoice, own: float, counts: DetectionCounts) -> tuple[str, str]:
-    """What was chosen, and what the threshold that a model comes with reaches on the same images."""
+def show_threshold(choice: ThresholdChoice, own: float, sets: Sequence[SetChoice]) -> list[str]:
+    """What was chosen, and what it and the threshold that a model comes with reach on each set."""
 
     def line(threshold: float, counts: DetectionCounts) -> str:
         f1, precision, recall = (number(value) for value in (counts.f1, counts.precision, counts.recall))
         return f"{threshold:.3f}: detection F1 {f1}, precision {precision}, recall {recall}"
 
     cells = f"{choice.counts.tp + choice.counts.fn:,} cells"
-    return f"threshold {line(choice.threshold, choice.counts)} ({cells})", f"the model's own, {line(own, counts)}"
+    before = sum((each.own for each in sets), DetectionCounts())
+    lines = [f"threshold {line(choice.threshold, choice.counts)} ({cells})", f"the model's own, {line(own, before)}"]
+    width = max(len(each.name) for each in sets)
+    lines.append(f"{'set':{width}}   cells  best at   F1  here  own  calibration error")
+    for each in sets:
+        error = number(each.calibration_error)
+        f1 = (number(counts.f1) for counts in (each.best.counts, each.chosen, each.own))
+        cells = f"{each.chosen.tp + each.chosen.fn:7,}"
+        lines.append(f"{each.name:{width}} {cells}  {each.best.threshold:7.3f} {'  '.join(f1)}  {error}")
+    return lines
 
 
 def show_rotations(rotated: Rotations) -> RenderableType:
@@ -67,13 +76,23 @@ def show_rotations(rotated: Rotations) -> RenderableType:
         table.add_row(name, *map(number, (*values.folds, values.mean, values.sd)))
     if not rotated.tissues:
         return table
-    title = "F1 by tissue: mean ± SD over the test folds that have it"
-    by_tissue = number_table(title, ["tissue", "detection", "mean of types", *rotated.type_names])
-    for name, numbers in rotated.tissues.items():
-        by_tissue.add_row(name or UNNAMED, *map(_with_sd, numbers.values()))
-    by_tissue.add_section()
-    by_tissue.add_row("mean of tissues", *map(_with_sd, rotated.mean_of_tissues.values()))
-    return Group(table, by_tissue)
+    every = [*((name or UNNAMED, numbers) for name, numbers in rotated.tissues.items())]
+    parts, f1 = [table], [name for name in rotated.mean_of_tissues if name not in MASK_SCORES]
+    for title, keys, headings in (
+        ("F1", f1, ["detection", "mean of types", *rotated.type_names]),
+        ("Masks", MASK_SCORES, ["bPQ", "mPQ"]),
+    ):
+        if keys[0] not in rotated.mean_of_tissues:
+            continue
+        by_tissue = number_table(
+            f"{title} by tissue: mean ± SD over the test folds that have it", ["tissue", *headings]
+        )
+        for name, numbers in every:
+            by_tissue.add_row(name, *(_with_sd(numbers[key]) for key in keys))
+        by_tissue.add_section()
+        by_tissue.add_row("mean of tissues", *(_with_sd(rotated.mean_of_tissues[key]) for key in keys))
+        parts.append(by_tissue)
+    return Group(*parts)
 
 
 def number(value: float | None, digits: int = 3) -> str:
@@ -91,10 +110,10 @@ def _with_sd(values: Spread) -> str:
     return _short(values.mean) if values.sd is None else f"{_short(values.mean)} ±{_short(values.sd)}"
 
 
-def number_table(title: str, headings: Iterable[str]) -> Table:
-    """A table of numbers with names in its first column, to be printed by a rich console."""
+def number_table(title: str, headings: Iterable[str], *, narrow: bool = False) -> Table:
+    """A table of numbers with names in its first column, to be printed by a rich console; ``narrow``: without lines."""
     first, *rest = headings
-    table = Table(title=title)
+    table = Table(title=title, box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False) if narrow else Table(title=title)
     table.add_column(first, no_wrap=True)
     for heading in rest:
         table.add_column(heading, justify="right", overflow="fold")
@@ -103,11 +122,11 @@ def number_table(title: str, headings: Iterable[str]) -> Table:
 
 def _scores(report: Report) -> Table:
     title = f"{report.protocol.name}: pairs within {report.protocol.radius_um:g} µm, threshold {report.threshold:.3f}"
-    headings = ("", "true", "predicted", "precision", "recall", "F1", "95 %", "F1 class by class", "95 % ")
-    table = number_table(title, headings)
+    headings = ("", "true", "found", "prec.", "rec.", "F1", "95 %", "F1 by class", "95 % ")
+    table = number_table(title, headings, narrow=True)
     interval = partial(_interval, report)
     detection, totals = report.totals.detection, report.totals
-    scores = map(number, (detection.precision, detection.recall, detection.f1))
+    scores = map(_short, (detection.precision, detection.recall, detection.f1))
     table.add_row("detection", str(report.n_cells), str(report.n_predicted), *scores, interval("detection.f1"))
     table.add_section()
     predicted = [sum(column) for column in zip(*report.confusion, strict=True)]
@@ -117,14 +136,14 @@ def _scores(report: Report) -> Table:
             name,
             str(sum(report.confusion[k])),
             str(predicted[k]),
-            *map(number, (counts.precision, counts.recall, counts.f1)),
+            *map(_short, (counts.precision, counts.recall, counts.f1)),
             interval(f"types.{name}.f1"),
-            number(totals.classwise[k].f1),
+            _short(totals.classwise[k].f1),
             interval(f"types.{name}.f1_classwise"),
         )
     table.add_section()
-    means = (number(totals.mean_f1), interval("mean_type_f1"))
-    classwise = (number(totals.mean_f1_classwise), interval("mean_type_f1_classwise"))
+    means = (_short(totals.mean_f1), interval("mean_type_f1"))
+    classwise = (_short(totals.mean_f1_classwise), interval("mean_type_f1_classwise"))
     table.add_row("mean of types", *[""] * 4, *means, *classwise)
     return table
 
@@ -135,7 +154,7 @@ def _masks(report: Report, masks: MaskScores) -> Table:
     table = number_table(f"Masks: {kind} against the labels' pixels", ["", "score", "95 %", f"{RADII} radii"])
 
     def row(name: str, value: float | None, key: str, ceiling: float | None) -> None:
-        table.add_row(name, number(value), _interval(report, key), number(ceiling))
+        table.add_row(name, _short(value), _interval(report, key), _short(ceiling))
 
     totals, ceiling = masks.totals, masks.ceiling
     names = {"dq": "DQ", "sq": "SQ", "bpq": "PQ of all nuclei (bPQ)", "mpq": "PQ, mean of types (mPQ)"}
@@ -156,7 +175,7 @@ def _masks(report: Report, masks: MaskScores) -> Table:
 
 def _interval(report: Report, name: str) -> str:
     bounds = report.intervals.get(name)
-    return f"{bounds[0]:.3f}–{bounds[1]:.3f}" if bounds else ""
+    return f"{_short(bounds[0])}–{_short(bounds[1])}" if bounds else ""
 
 
 def _facts(report: Report) -> Text:

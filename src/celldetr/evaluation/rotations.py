@@ -30,6 +30,8 @@ MORE_SCORES = (
     "calibration_error.objectness",
     "calibration_error.types",
 )
+MASK_SCORES = ("masks.bpq", "masks.mpq")  # of a tissue and of the split, where all folds have masks
+MORE_MASK_SCORES = ("masks.dq", "masks.sq", "masks.aji", "masks.dice")
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ class Rotations:
         type_names: the K types.
         folds: in the order given.
         numbers: over each fold, under the names of metrics.json joined by dots, ``types.neoplastic.f1`` for example.
-        tissues: the same by tissue, F1 only; a tissue that a fold lacks is undefined there.
+        tissues: the same by tissue, F1, bPQ and mPQ only; a tissue that a fold lacks is undefined there.
         mean_of_tissues: the mean over the tissues of each fold, each tissue with the same weight.
     """
 
@@ -163,12 +165,19 @@ def rotations(paths: Sequence[str | os.PathLike[str]], protocol: str = "standard
     types = tuple(parts[0].at("types", dict))
     f1 = (*SCORES, *(f"types.{name}.f1" for name in types))
     every = (*f1, *MORE_SCORES, *(f"types.{name}.f1_classwise" for name in types))
-    by_tissue = []
-    for part in parts:
-        tissues = part.at("tissues", dict)
-        by_tissue.append({name: _Metrics(part.path, values).numbers(f1) for name, values in tissues.items()})
+    masked = all(isinstance(file.values.get("masks"), dict) for file in files)
+    numbers, of_tissue, by_tissue = [], (*f1, *MASK_SCORES) if masked else f1, []
+    for file, part in zip(files, parts, strict=True):
+        # Masks are the same under every protocol: the file has them once.
+        numbers.append(part.numbers(every) | (file.numbers((*MASK_SCORES, *MORE_MASK_SCORES)) if masked else {}))
+        rows = {name: _Metrics(part.path, values).numbers(f1) for name, values in part.at("tissues", dict).items()}
+        for name, values in file.at("tissues", dict).items() if masked else ():
+            own = isinstance(values, dict) and values.get("masks") is not None
+            scores = _Metrics(file.path, values).numbers(MASK_SCORES) if own else dict.fromkeys(MASK_SCORES)
+            rows[name] = rows.get(name, dict.fromkeys(f1)) | scores
+        by_tissue.append(rows)
     names = sorted({name for fold in by_tissue for name in fold})
-    means = [{key: mean_defined([row[key] for row in fold.values()]) for key in f1} for fold in by_tissue]
+    means = [{key: mean_defined([row[key] for row in fold.values()]) for key in of_tissue} for fold in by_tissue]
     return Rotations(
         dataset=files[0].at("context.dataset", str),
         protocol=protocol,
@@ -183,8 +192,8 @@ def rotations(paths: Sequence[str | os.PathLike[str]], protocol: str = "standard
             )
             for file, part in zip(files, parts, strict=True)
         ),
-        numbers=_spreads([part.numbers(every) for part in parts]),
-        tissues={name: _spreads([fold.get(name, dict.fromkeys(f1)) for fold in by_tissue]) for name in names},
+        numbers=_spreads(numbers),
+        tissues={name: _spreads([fold.get(name, dict.fromkeys(of_tissue)) for fold in by_tissue]) for name in names},
         mean_of_tissues=_spreads(means) if names else {},
     )
 

@@ -1,12 +1,15 @@
 """GeoJSON as QuPath and other annotation tools write it, read one Feature at a time, as exports of slides are large.
 
 A file holds a FeatureCollection, a list of Features, a single Feature or a bare geometry, and may be compressed with
-gzip. Coordinates are pixels of full resolution, (x, y); z is ignored. ``Feature`` is the same for QuPath 0.2 to 0.5;
-its geometry is parsed when asked for, so that objects which a caller skips cost nothing.
+gzip or in a ZIP archive. Coordinates are pixels of full resolution, (x, y); z is ignored. ``Feature`` is the same for
+QuPath 0.2 to 0.5; its geometry is parsed when asked for, so that objects which a caller skips cost nothing. Objects in
+others (``childObjects``) follow these. Classes are read where QuPath, and programs that rewrite its files, put them.
 """
 
 from __future__ import annotations
 
+import ast
+import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -25,6 +28,9 @@ AREAS = ("Polygon", "MultiPolygon", "GeometryCollection")
 POINTS = ("Point", "MultiPoint")
 NOT_CELLS = ("tile", "tmacore", "root")  # kinds of objects that are neither a cell nor drawn by somebody
 LARGEST = 1e8  # px, of a coordinate: no image is that wide
+CHILDREN = ("childObjects", "children")
+# Keys of properties that hold a class where there is no ``classification``, in lower case without underscores.
+CLASS_KEYS = ("class", "classname", "celltype", "category", "type", "label")
 _OBJECT_ID = re.compile(r"(?:Path)?([A-Za-z]+)Object")
 
 
@@ -40,6 +46,7 @@ class Feature:
     geometry: Any  # GeoJSON, as in the file
     nucleus: Any  # GeoJSON of a cell's nucleus; None where none is drawn
     where: str  # file and number of the object, for messages
+    score: float = 1.0  # that a program gave it
 
     @classmethod
     def parse(cls, value: Any, where: str) -> Feature:
@@ -50,7 +57,7 @@ class Feature:
         properties = properties if isinstance(properties, dict) else {}
         kind, name = _kind(value, properties), properties.get("name")
         name = name if isinstance(name, str) else ""
-        class_name, parts = _classification(properties.get("classification"))
+        class_name, parts = _classification(_class_value(properties, kind))
         nucleus = value.get("nucleusGeometry") if kind == "cell" else None
         return cls(kind, name, class_name, parts, value.get("geometry"), nucleus, where)
 
@@ -76,7 +83,7 @@ class Feature:
 
 
 def read_features(path: Path | str) -> Iterator[Feature]:
-    """The Features of a GeoJSON file (also ``.gz``), in its order; a bare geometry becomes one.
+    """The Features of a GeoJSON file (also packed), in its order; a bare geometry becomes one.
 
     Raises:
         InputError: no such file, or not GeoJSON; this may come after some Features.
@@ -87,10 +94,24 @@ def read_features(path: Path | str) -> Iterator[Feature]:
         if key is None and kind in (*AREAS, *POINTS):
             yield Feature.parse({"type": "Feature", "geometry": value}, where)
         elif key in ("features", "") or kind == "Feature":
-            yield Feature.parse(value, where)
+            yield from _with_children(value, where)
         else:
             got = f"a list of {key}" if key else f"type {kind!r}" if kind else type(value).__name__
             raise InputError(f"{path}: expected a GeoJSON FeatureCollection, Feature or list of Features, got {got}")
+
+
+def _with_children(value: Any, where: str) -> Iterator[Feature]:
+    """A Feature, and those in it however deep."""
+    left = [(value, where)]
+    while left:
+        value, where = left.pop(0)
+        yield Feature.parse(value, where)
+        properties = value.get("properties")
+        for holder in (value, properties if isinstance(properties, dict) else {}):
+            for key in CHILDREN:
+                children = holder.get(key)
+                if isinstance(children, list):
+                    left[:0] = [(child, f"{where}, child {i}") for i, child in enumerate(children, 1)]
 
 
 def _kind(feature: Mapping[str, Any], properties: Mapping[str, Any]) -> str:
@@ -102,10 +123,38 @@ def _kind(feature: Mapping[str, Any], properties: Mapping[str, Any]) -> str:
     return str(kind).lower().replace("_", "")
 
 
+def _class_value(properties: Mapping[str, Any], kind: str) -> Any:
+    """What properties say of the class: ``classification`` of QuPath, else the key of another program."""
+    value = properties.get("classification")
+    if value is not None and value != "":
+        return value
+    keys = {key.lower().replace("_", "").replace(" ", ""): key for key in properties}
+    for key in CLASS_KEYS:
+        value = properties.get(keys.get(key, ""))
+        # ``type`` may also be the kind of the object.
+        if (
+            isinstance(value, str | int | dict)
+            and value != ""
+            and str(value).lower() not in (kind, "feature", "polygon")
+        ):
+            return value
+    return None
+
+
 def _classification(value: Any) -> tuple[str, tuple[str, ...]]:
-    """Name of a classification, and its parts: text by other programs, ``name`` or ``names`` by QuPath."""
-    if isinstance(value, str):
-        return value, ()
+    """Name of a classification, and its parts: text by other programs, ``name`` or ``names`` by QuPath.
+
+    Programs that make a table of the properties (GDAL, geopandas) write QuPath's as JSON or Python text.
+    """
+    if isinstance(value, str) and value.lstrip().startswith("{"):
+        for read in (json.loads, ast.literal_eval):
+            try:
+                value = read(value)
+                break
+            except (ValueError, SyntaxError, MemoryError, RecursionError):
+                continue
+    if isinstance(value, str | int) and not isinstance(value, bool):
+        return str(value).strip(), ()
     if not isinstance(value, dict):
         return "", ()
     names, name = value.get("names"), value.get("name")

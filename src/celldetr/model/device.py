@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -71,3 +72,14 @@ def has_bf16(device: torch.device) -> bool:
 def in_bf16(precision: str, device: torch.device) -> bool:
     """Whether a setting, ``32``, ``bf16`` or ``auto`` (bf16 where it runs natively), means bfloat16 on a device."""
     return precision == "bf16" or (precision == "auto" and has_bf16(device))
+
+
+@cache
+def guard_forks() -> None:
+    """Let processes that are forked from this one from now on compute on one thread.
+
+    To be called before PyTorch computes on a CPU: OpenMP's threads then exist, but not in a forked process (joblib,
+    ``multiprocessing``, gunicorn), which would wait for them for ever.
+    """
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=partial(torch.set_num_threads, 1))

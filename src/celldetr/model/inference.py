@@ -6,7 +6,6 @@ representation decoder a cell's embedding does not depend on which others are as
 
 from __future__ import annotations
 
-import copy
 import warnings
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -28,14 +27,15 @@ from celldetr.model.celldetr import CellDETR, Memories, Representations
 from celldetr.model.checkpoint import load_checkpoint
 from celldetr.model.cpu_caches import limit_caches
 from celldetr.model.detection import DetectionOutput, SelectedQueries
-from celldetr.model.device import in_bf16, pick_device
+from celldetr.model.device import guard_forks, in_bf16, pick_device
 from celldetr.model.familiarity import Familiarity
-from celldetr.model.folding import fold_batchnorm
+from celldetr.model.folding import for_inference
 from celldetr.model.hub import find_model
 from celldetr.model.nms import close_pairs, distinct, nested_pairs
 from celldetr.model.orientations import Orientation, merge, orientations_of
 from celldetr.model.output import TileCells
 from celldetr.model.representation import hide_padding
+from celldetr.outlines import RADII
 
 # Centres nearer than this are one nucleus; chosen on the validation images of BRCA-M2C (docs/how-to/training.md).
 SAME_NUCLEUS_UM = 2.5
@@ -53,22 +53,6 @@ QUERY_SHARE = 0.5
 CANDIDATE_SHARE = 0.2
 
 ALONE_PX = 256**2  # a tile with more pixels fills a CPU by itself
-
-
-def for_inference(network: CellDETR) -> CellDETR:
-    """A network that shares all weights with ``network`` but the backbone's, which are folded (``folding``).
-
-    Queries selected by place see near ones only, which makes time grow with a tile's area, not with its square; which
-    tokens score too little to become queries is up to who knows the threshold (``TilePredictor``).
-    """
-    shared, detector = copy.copy(network), copy.copy(network.detector)
-    detector.near = network.config.queries == "selected"
-    if isinstance(detector.queries, SelectedQueries):
-        queries = copy.copy(detector.queries)
-        queries.least_score = 0.0
-        detector._modules = {**detector._modules, "queries": queries}
-    shared._modules = {**network._modules, "backbone": fold_batchnorm(network.backbone), "detector": detector}
-    return shared
 
 
 def trained_px(config: ModelConfig, recipe: object) -> int | None:
@@ -138,6 +122,7 @@ class TilePredictor:
         same_nucleus_um: float = SAME_NUCLEUS_UM,
         nested_share: float = NESTED_SHARE,
         orientations: int = 1,
+        outlines: bool = True,
         familiarity: Familiarity | None = None,
     ) -> None:
         """Wrap a network.
@@ -155,6 +140,7 @@ class TilePredictor:
                 better stays; more than 0.5 and at most 1; 0 keeps all.
             orientations: how many flips and turns of a tile are looked at and averaged, 1, 2, 4 or 8; time and memory
                 grow with it. More than one need ``same_nucleus_um``.
+            outlines: draw nuclei, if the network can.
             familiarity: what is said of each cell; None: nothing.
 
         Raises:
@@ -167,6 +153,7 @@ class TilePredictor:
             raise InputError(f"{orientations=} needs a representation decoder, and this model has none")
         self.device = torch.device(device)
         if self.device.type == "cpu":
+            guard_forks()
             limit_caches()  # before the network first runs, as it does for folding: the bound is read then
         self.network = for_inference(network.eval().to(device))
         self.threshold = float(threshold)
@@ -179,6 +166,7 @@ class TilePredictor:
         self.batch_size = batch_size
         self.same_nucleus_um = float(same_nucleus_um)
         self.nested_share = float(nested_share)
+        self.outlines = outlines and network.outliner is not None
         self.familiarity = familiarity
         self.bf16 = in_bf16(precision, self.device)
 
@@ -208,6 +196,7 @@ class TilePredictor:
             precision=options.precision,
             batch_size=options.batch_size,
             orientations=options.orientations,
+            outlines=not options.boxes,
             familiarity=checkpoint.familiarity,
         )
 
@@ -244,6 +233,7 @@ class TilePredictor:
             "mpp": self.mpp,
             "types": list(self.types),
             "precision": "bf16" if self.bf16 else "float32",
+            **({} if self.network.outliner is None else {"outlines": self.outlines}),
         }
 
     def predict_tiles(self, tiles: Sequence[NDArray[np.uint8]], least_score: float | None = None) -> list[TileCells]:
@@ -295,11 +285,8 @@ class TilePredictor:
         embeddings = _mean([each.embeddings.float() for each in cells])
         corners = box_convert(boxes.float(), "cxcywh", "xyxy").clamp(0, 1)
         absolute = corners * boxes.new_tensor(size * 2, dtype=torch.float32)
-        radii = None
-        if self.network.outliner is not None:
-            with self.autocast():
-                radii = self.network.outline(views[0].memories, box_convert(corners, "xyxy", "cxcywh"))
         valid = valid & (absolute[..., 2:] > absolute[..., :2]).all(-1)  # a box may have left the tile
+        radii = self._outline(views, box_convert(corners, "xyxy", "cxcywh"), valid) if self.outlines else None
         found = []
         for i, keep in enumerate(valid):
             vectors = embeddings[i, keep].to(torch.float16).cpu().numpy()
@@ -352,6 +339,21 @@ class TilePredictor:
         if len(self.orientations) == 1:
             return self.network.describe(view.memories, view.detection, view.chosen, blocked=blocked)
         return self.network.represent(view.memories, view.orientation.turn_boxes(boxes), blocked=blocked)
+
+    def _outline(self, views: Sequence[_View], boxes: Tensor, valid: Tensor) -> Tensor:
+        """(B, N, RADII) outlines of boxes (B, N, 4), fractions of the tiles as they are, that are ``valid`` (B, N)."""
+        most = int(valid.sum(1).max()) if valid.numel() else 0
+        some = valid.float().topk(most, dim=1)  # all valid ones, and no more than it takes
+        index, wanted = some.indices[..., None], some.values > 0
+        chosen = boxes.gather(1, index.expand(-1, -1, 4))
+        with self.autocast():
+            seen = [
+                view.orientation.back_radii(
+                    self.network.outline(view.memories, view.orientation.turn_boxes(chosen), wanted)
+                )
+                for view in views
+            ]
+        return boxes.new_zeros(*valid.shape, RADII).scatter(1, index.expand(-1, -1, RADII), _mean(seen))
 
     def _distinct(self, boxes: Tensor, scores: Tensor, valid: Tensor, size: tuple[int, int]) -> Tensor:
         """(B, N, 4) cxcywh in pixels, (B, N) scores and validity -> (B, N) mask of the best query of each nucleus."""

@@ -39,6 +39,7 @@ from celldetr.model.inference import NESTED_SHARE, SAME_NUCLEUS_UM, trained_px, 
 OPSET = 17  # GridSample came with 16, LayerNormalization with 17
 INPUT = "images"
 OUTPUTS = ("boxes", "scores", "types", "embeddings")
+RADII_OUTPUT = "radii"  # of a model with outlines
 TOLERANCE = 1e-3  # largest difference from PyTorch: pixels, probabilities, units of an embedding
 
 
@@ -46,7 +47,8 @@ class AllQueries(nn.Module):
     """What is exported: uint8 images in, every query out.
 
     (B, 3, H, W) uint8 RGB -> boxes (B, Q, 4) float32 xyxy in pixels, which may reach over the image's edge; scores
-    (B, Q) in [0, 1], falling; types (B, Q, K), probabilities that sum to 1; embeddings (B, Q, d).
+    (B, Q) in [0, 1], falling; types (B, Q, K), probabilities that sum to 1; embeddings (B, Q, d); of a network with
+    outlines radii (B, Q, ``RADII``), in the boxes as the image cuts them.
     """
 
     def __init__(self, network: CellDETR) -> None:
@@ -57,7 +59,12 @@ class AllQueries(nn.Module):
         backbone = _with_fixed_padding(network.backbone)
         self.network._modules = {**network._modules, "backbone": backbone, "detector": detector}
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of what comes out."""
+        return OUTPUTS if self.network.outliner is None else (*OUTPUTS, RADII_OUTPUT)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """See the class."""
         network = self.network
         batch, _, height, width = images.shape
@@ -76,7 +83,11 @@ class AllQueries(nn.Module):
         boxes = found.boxes.gather(1, order[..., None].expand(-1, -1, 4))
         cells = network.describe(memories, detection, order)
         types = type_probabilities(cells.logits)
-        return box_convert(boxes, "cxcywh", "xyxy") * sizes.repeat(1, 2)[:, None], scores, types, cells.embeddings
+        corners = box_convert(boxes, "cxcywh", "xyxy")
+        outputs = corners * sizes.repeat(1, 2)[:, None], scores, types, cells.embeddings
+        if network.outliner is None:
+            return outputs
+        return *outputs, network.outline(memories, box_convert(corners.clamp(0, 1), "xyxy", "cxcywh"))
 
 
 def export_onnx(
@@ -167,7 +178,7 @@ def _record(module: AllQueries, path: Path) -> None:
     side = 2 * module.network.config.strides[-1]
     example = torch.zeros(2, 3, side, side + 1, dtype=torch.uint8)
     dynamic: dict[str, dict[int, str]] = {INPUT: {0: "batch", 2: "height", 3: "width"}}
-    dynamic |= {name: {0: "batch", 1: "queries"} for name in OUTPUTS}
+    dynamic |= {name: {0: "batch", 1: "queries"} for name in module.outputs}
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # each value that is recorded as a constant; _verify finds those that are not
         torch.onnx.export(
@@ -177,7 +188,7 @@ def _record(module: AllQueries, path: Path) -> None:
             dynamo=False,
             opset_version=OPSET,
             input_names=[INPUT],
-            output_names=list(OUTPUTS),
+            output_names=list(module.outputs),
             dynamic_axes=dynamic,
         )
 
@@ -208,7 +219,7 @@ def _describe(path: Path, card: Card) -> None:
 
 
 def run_onnx(path: Path, images: NDArray[np.uint8], threads: int | None = None) -> tuple[NDArray[np.float32], ...]:
-    """All ``OUTPUTS`` of an exported file in ONNX Runtime on the CPU.
+    """All outputs of an exported file in ONNX Runtime on the CPU.
 
     Args:
         path: the file.
@@ -221,7 +232,7 @@ def run_onnx(path: Path, images: NDArray[np.uint8], threads: int | None = None) 
     options.intra_op_num_threads = threads or torch.get_num_threads()
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    return tuple(session.run(list(OUTPUTS), {INPUT: images}))
+    return tuple(session.run(None, {INPUT: images}))
 
 
 def _verify(module: AllQueries, path: Path, name: str) -> None:
@@ -238,7 +249,7 @@ def _verify(module: AllQueries, path: Path, name: str) -> None:
         found = run_onnx(path, images)
     except Exception as error:
         raise InputError(f"model {name!r} cannot be exported: ONNX Runtime says {str(error).splitlines()[0]}") from None
-    for output, a, b in zip(OUTPUTS, expected, found, strict=True):
+    for output, a, b in zip(module.outputs, expected, found, strict=True):
         if a.shape != b.shape:
             raise InputError(f"model {name!r} cannot be exported: {output} has shape {b.shape}, expected {a.shape}")
     # Queries that are equally good may change places, or one that just misses the cut may come in for another.

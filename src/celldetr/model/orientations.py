@@ -18,6 +18,7 @@ from scipy.spatial import KDTree
 from torch import Tensor
 
 from celldetr.errors import InputError
+from celldetr.outlines import RADII
 
 Boxes = NDArray[np.float32]
 TINY = 1e-6  # weights must not all be 0
@@ -45,6 +46,13 @@ class Orientation:
     def back(self, boxes: Tensor) -> Tensor:
         """The inverse of ``turn_boxes``."""
         return self._mirror(boxes[..., [1, 0, 3, 2]] if self.diagonal else boxes)
+
+    def back_radii(self, radii: Tensor) -> Tensor:
+        """(..., RADII) outlines in the turned image -> as the image shows them."""
+        direction = torch.arange(RADII, device=radii.device)
+        for flips, mirrored in ((RADII // 2, self.x), (0, self.y), (RADII // 4, self.diagonal)):
+            direction = (flips - direction) % RADII if mirrored else direction  # where each goes
+        return radii[..., direction]
 
     def _mirror(self, boxes: Tensor) -> Tensor:
         if not (self.x or self.y):

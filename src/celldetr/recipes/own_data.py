@@ -11,7 +11,7 @@ from celldetr.errors import InputError, near
 from celldetr.io.safe_io import expand_user, is_dir
 
 FEWEST = 2  # cells of a type: one to train on, one to validate on
-TRAIN, VALIDATION = "train", ("validation", "val")  # folders in the folder of the data
+TRAIN, VALIDATION = "train", ("validation", "val", "valid")  # folders in the folder of the data
 
 
 def own_sources(path: Path, mpp: float | None = None, mapping: dict[str, str] | None = None) -> dict[str, Any]:
@@ -19,7 +19,7 @@ def own_sources(path: Path, mpp: float | None = None, mapping: dict[str, str] | 
 
     Args:
         path: a folder or file as ``celldetr.data.autocard`` reads it, or a folder with one called ``train`` and one
-            called ``validation`` or ``val``. A patch set has splits of these names.
+            called ``validation``, ``val`` or ``valid``. A patch set has splits of these names.
         mpp: micrometres per pixel of the images; needed where they do not say it.
         mapping: class -> type of the model, or "" for a cell of unknown type; classes not named are types themselves.
 

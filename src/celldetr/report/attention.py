@@ -1,4 +1,5 @@
-"""Where networks look when they represent a cell: one row a cell, first the tissue, then a column for each network.
+"""Where networks look when they represent a cell: one row a cell, first the tissue with its outline,
+if it has one, then a column for each network, with its box.
 
 Every sampling point is a dot whose area is proportional to its attention weight, of all heads together; its colour says
 which feature level it reads. All panels have one physical scale.
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from celldetr.cells.rings import CORNERS
 from celldetr.report.panels import draw_tissue, frame, scale_bar
 
 if TYPE_CHECKING:
@@ -49,6 +51,7 @@ class CellRow:
     pixels: NDArray[np.uint8]  # (S, S, 3) uint8, the tissue around its centre
     size_um: tuple[float, float]  # width and height of its box
     attentions: tuple[Attention, ...]  # one for each network
+    border_um: NDArray[np.floating] | None = None  # (V, 2) points of its outline from the box's centre, if it has one
 
 
 def attention_figure(
@@ -75,15 +78,17 @@ def attention_figure(
     figure = Figure(figsize=(across * PANEL_INCHES + 0.1, height))
     room = 1 - over / height  # above it the names of the columns, which the layout does not see
     figure.set_layout_engine("constrained", w_pad=0.03, h_pad=0.03, rect=(0, 0, 1, room))
-    box = float(np.median([row.size_um[0] * row.size_um[1] for row in rows]))
-    area = DOTS * box * (PANEL_INCHES * POINTS / field_um) ** 2  # square points
+    median = float(np.median([row.size_um[0] * row.size_um[1] for row in rows]))
+    area = DOTS * median * (PANEL_INCHES * POINTS / field_um) ** 2  # square points
     grid = figure.subplots(len(rows), across, squeeze=False)
     place = {"xycoords": "axes fraction", "textcoords": "offset points", "ha": "center", "va": "bottom"}
     for axes, name in zip(grid[0], names, strict=True):
         axes.annotate(name, (0.5, 1), (0, 25), fontsize=8, weight="bold", **place)
     for row, line in zip(rows, grid, strict=True):
-        for axes in line:
-            draw_tissue(axes, row.pixels, field_um, row.size_um, BOX_INKS)
+        box = CORNERS * row.size_um / 2  # attention is held to it
+        for i, axes in enumerate(line):
+            drawn = box if i or row.border_um is None else row.border_um
+            draw_tissue(axes, row.pixels, field_um, drawn, BOX_INKS)
             frame(axes, field_um)
         line[0].set_title(row.title, fontsize=7, pad=3)
         for axes, attention in zip(line[1:], row.attentions, strict=True):

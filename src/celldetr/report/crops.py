@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from celldetr.cells.palette import hex_colour, type_colours
+from celldetr.cells.rings import Ring
 from celldetr.report.panels import draw_tissue, frame, scale_bar
 from celldetr.slide.damage import read_around
 
@@ -50,29 +51,24 @@ def jpeg_uri(image: Image.Image, quality: int = QUALITY) -> str:
 
 @dataclass(frozen=True)
 class Crop:
-    """The tissue around one cell (a ``data:`` address, ``side`` px), and its box in px of that picture."""
+    """The tissue around one cell (a ``data:`` address, ``side`` px), and its border in px of that picture (``x,y`` and
+    so on)."""
 
     title: str
     picture: str
-    left: float
-    top: float
-    width: float
-    height: float
+    border: str
     side: int = PAGE_PIXELS
 
 
-def crop_cell(reader: SlideReader, cell: NDArray[np.float64], mpp: tuple[float, float], name: str) -> Crop:
-    """Read the tissue around one cell: (6,) x, y, w, h in level-0 px, score, type score; ``name`` of its type."""
-    x, y, w, h, score, type_score = (float(value) for value in cell)
+def crop_cell(reader: SlideReader, cell: NDArray[np.float64], ring: Ring, mpp: tuple[float, float], name: str) -> Crop:
+    """Read the tissue around one cell: ``PICK_COLUMNS`` of it, its border, and the ``name`` of its type."""
+    x, y, _, _, score, type_score, _ = (float(value) for value in cell)
     pixels = cell_pixels(reader, x, y, mpp, PAGE_PIXELS)
-    width, height = (size * side * PAGE_PIXELS / FIELD_UM for size, side in zip((w, h), mpp, strict=True))
+    points = (ring[:-1] - (x, y)) * mpp * (PAGE_PIXELS / FIELD_UM) + PAGE_PIXELS / 2
     return Crop(
         title=f"{name} {type_score:.2f}, score {score:.2f}, at {x:.0f}, {y:.0f} px",
         picture=jpeg_uri(Image.fromarray(pixels)),
-        left=round((PAGE_PIXELS - width) / 2, 1),
-        top=round((PAGE_PIXELS - height) / 2, 1),
-        width=round(width, 1),
-        height=round(height, 1),
+        border=" ".join(f"{across:.1f},{down:.1f}" for across, down in points.tolist()),
     )
 
 
@@ -82,7 +78,7 @@ class CellCrop:
 
     title: str  # lines over the crop
     pixels: NDArray[np.uint8] | None  # (S, S, 3) uint8 around its centre; None where the slide could not be read
-    size_um: tuple[float, float]  # width and height of its box
+    border_um: NDArray[np.float64]  # (V, 2) points of its outline or box from its centre
     type: str  # of the cell
     is_query: bool = False  # whether the others are its neighbours
 
@@ -127,7 +123,7 @@ def _draw(axes: Axes, crop: CellCrop, colour: str) -> None:
         axes.set_facecolor(UNREAD)
         axes.text(0, 0, "slide\nnot read", fontsize=6, ha="center", va="center")
     else:
-        draw_tissue(axes, crop.pixels, FIELD_UM, crop.size_um, {"white": 2.2, colour: 1.2})
+        draw_tissue(axes, crop.pixels, FIELD_UM, crop.border_um, {"white": 2.2, colour: 1.2})
     frame(axes, FIELD_UM)
     axes.set_title(crop.title, fontsize=6.5, pad=2, linespacing=1.05)
     for spine in axes.spines.values():

@@ -1,4 +1,4 @@
-"""Cells drawn onto the picture of a slide: boxes where one can be seen, dots where it cannot.
+"""Cells drawn onto the picture of a slide: outlines, or boxes, where one can be seen, dots where it cannot.
 
 Dots are accumulated in arrays and blended once, so that the picture does not depend on the order of the table: a pixel
 shows the mean colour of the cells on it, the more opaque the more there are.
@@ -16,6 +16,7 @@ from PIL import Image, ImageDraw
 
 from celldetr.cells.palette import RGB
 from celldetr.cells.reader import CellTable, numbers
+from celldetr.cells.rings import is_box, ring_columns, rings
 from celldetr.cells.schema import BOX
 from celldetr.slide.roi import roi_of_run
 
@@ -53,15 +54,19 @@ def mean_diameter(table: CellTable) -> float:
     return total / table.count if table.count else float("nan")
 
 
-def draw_boxes(image: Image.Image, scale: float, table: CellTable, colours: list[RGB]) -> None:
+def draw_borders(image: Image.Image, scale: float, table: CellTable, colours: list[RGB]) -> None:
     """Outline every cell in an RGB picture of the slide; ``scale``: its pixels per level-0 pixel, a colour a type."""
     draw = ImageDraw.Draw(image)
-    for batch in table.batches((*BOX, "type")):
+    for batch in table.batches(tuple(dict.fromkeys((*BOX, "type", *ring_columns(table))))):
         corners = _corners(batch, scale)
         shorter = (corners[:, 2:] - corners[:, :2]).min(axis=1) + 1
         lines = 1 + np.searchsorted(THICK_FROM, shorter, side="right")
-        for box, line, code in zip(corners.tolist(), lines.tolist(), table.type_codes(batch).tolist(), strict=True):
-            draw.rectangle(box, outline=colours[code], width=line)
+        codes = table.type_codes(batch).tolist()
+        for ring, box, line, code in zip(rings(batch), corners.tolist(), lines.tolist(), codes, strict=True):
+            if is_box(ring):
+                draw.rectangle(box, outline=colours[code], width=line)
+            else:  # PIL counts from the centre of the first pixel
+                draw.line((ring * scale - 0.5).ravel().tolist(), fill=colours[code], width=line, joint="curve")
 
 
 def draw_roi(image: Image.Image, scale: float, run: Mapping[str, Any]) -> None:
@@ -133,7 +138,7 @@ class DotLayer:
 def draw_dots(
     picture: NDArray[np.uint8], scale: float, table: CellTable, colours: list[RGB], radius: float
 ) -> NDArray[np.uint8]:
-    """A copy of an (H, W, 3) picture with a dot for every cell; see ``draw_boxes``."""
+    """A copy of an (H, W, 3) picture with a dot for every cell; see ``draw_borders``."""
     layer = DotLayer(picture.shape[0], picture.shape[1], radius)
     palette = np.array(colours, dtype=np.float32).reshape(-1, 3)
     for batch in table.batches(("x_px", "y_px", "type")):
@@ -144,13 +149,13 @@ def draw_dots(
 def draw_cells(
     picture: NDArray[np.uint8], scale: float, table: CellTable, colours: list[RGB]
 ) -> tuple[Image.Image, bool]:
-    """A picture (H, W, 3) of the slide with its cells, and whether they are boxes (or dots); see ``draw_boxes``."""
+    """A picture (H, W, 3) of the slide with its cells, and whether outlined (or as dots); see ``draw_borders``."""
     diameter = mean_diameter(table) * scale
     if not table.count:
         return Image.fromarray(picture), True
     if diameter >= SMALLEST_BOX:
         image = Image.fromarray(picture)
-        draw_boxes(image, scale, table, colours)
+        draw_borders(image, scale, table, colours)
         return image, True
     radius = dot_radius(diameter, table.count, picture.shape[0] * picture.shape[1])
     return Image.fromarray(draw_dots(picture, scale, table, colours, radius)), False

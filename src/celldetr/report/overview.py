@@ -1,6 +1,6 @@
 """``overview.png``: the tissue with its typed cells, a legend with counts and a scale bar.
 
-At most ``LONG_SIDE`` pixels long: single boxes can be judged on a region or a small slide, and a whole one opens
+At most ``LONG_SIDE`` pixels long: single cells can be judged on a region or a small slide, and a whole one opens
 anywhere.
 """
 
@@ -16,6 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from celldetr.cells.palette import RGB, type_colours
 from celldetr.cells.reader import CellTable, open_table
+from celldetr.cells.rings import has_outlines
 from celldetr.cells.schema import BOX
 from celldetr.io.files import replacing
 from celldetr.report.marks import draw_cells, draw_roi, hatch
@@ -158,7 +159,7 @@ def draw_overview(thumbnail: NDArray[np.uint8], scale: float, table: CellTable) 
     """
     colours = type_colours(table.types)
     shades = [colours[name] for name in table.types]
-    picture, boxes = draw_cells(thumbnail, scale, table, shades)
+    picture, outlined = draw_cells(thumbnail, scale, table, shades)
     draw_roi(picture, scale, table.run)
     failed = table.run.get("failed_tiles", ())
     for tile in failed:
@@ -169,7 +170,8 @@ def draw_overview(thumbnail: NDArray[np.uint8], scale: float, table: CellTable) 
         _draw_scale_bar(picture, table.mpp_xy[0] / scale, size)
     detail = "no cells found"
     if table.count:
-        detail = f"{table.count:,} cells, a {'box' if boxes else 'dot'} each"
+        mark = ("an outline" if has_outlines(table) else "a box") if outlined else "a dot"
+        detail = f"{table.count:,} cells, {mark} each"
     if failed:
         detail += "; hatched: could not be decoded"
     legend = _legend(width, table.types, count_types(table), shades, size)

@@ -14,19 +14,18 @@ LETTERS = 6  # points, of the scale bar's label
 
 
 def draw_tissue(
-    axes: Axes, pixels: NDArray[np.uint8], field_um: float, size_um: tuple[float, float], inks: dict[str, float]
+    axes: Axes, pixels: NDArray[np.uint8], field_um: float, border_um: NDArray[np.floating], inks: dict[str, float]
 ) -> None:
-    """Draw pixels (S, S, 3) of a square of side ``field_um`` around a cell, and its box of ``size_um``.
+    """Draw pixels (S, S, 3) of a square of side ``field_um`` around a cell, and its border, (V, 2) points.
 
-    ``inks``: colour -> width of the box's lines, which lie on each other to be seen on dark and on light.
+    ``inks``: colour -> width of the border's lines, which lie on each other to be seen on dark and on light.
     """
-    from matplotlib.patches import Rectangle
+    from matplotlib.patches import Polygon
 
-    half, (width, height) = field_um / 2, size_um
+    half = field_um / 2
     axes.imshow(pixels, extent=(-half, half, half, -half), interpolation="bicubic")
     for ink, line in inks.items():
-        box = Rectangle((-width / 2, -height / 2), width, height, fill=False, edgecolor=ink, linewidth=line)
-        axes.add_patch(box)
+        axes.add_patch(Polygon(border_um, fill=False, edgecolor=ink, linewidth=line, joinstyle="miter"))
 
 
 def frame(axes: Axes, field_um: float) -> None:

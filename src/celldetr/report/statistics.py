@@ -11,7 +11,7 @@ from celldetr.cells.schema import BOX
 
 DIAMETER_STEP, DIAMETER_END = 0.1, 60.0  # um; what is larger falls into the last bin
 SCORE_STEP = 0.01
-PICK_COLUMNS = (*BOX, "score", "type_score")
+PICK_COLUMNS = (*BOX, "score", "type_score", "cell_id")
 
 
 class Picks:
@@ -19,7 +19,7 @@ class Picks:
 
     Attributes:
         keys: of the cells kept, a descending array for each type.
-        cells: (n, 6) for each type: ``PICK_COLUMNS``.
+        cells: (n, 7) for each type: ``PICK_COLUMNS``.
     """
 
     def __init__(self, size: int, types: int) -> None:
@@ -28,7 +28,7 @@ class Picks:
         self.cells = [np.empty((0, len(PICK_COLUMNS))) for _ in range(types)]
 
     def offer(self, cells: NDArray[np.float64], codes: NDArray[np.intp], keys: NDArray[np.float64]) -> None:
-        """Consider a batch: (N, 6) cells, their (N,) types and keys."""
+        """Consider a batch: (N, 7) cells, their (N,) types and keys."""
         for code in np.unique(codes):
             of_type = codes == code
             all_keys = np.concatenate([self.keys[code], keys[of_type]])

@@ -14,6 +14,7 @@ from PIL import Image
 
 from celldetr.cells.palette import hex_colour, type_colours
 from celldetr.cells.reader import CellTable, open_table
+from celldetr.cells.rings import ring_columns, rings
 from celldetr.report.charts import Plot, Scatter, histogram_plot, scatter_map
 from celldetr.report.crops import FIELD_UM, Crop, crop_cell, jpeg_uri
 from celldetr.report.embedding_map import map_embeddings
@@ -105,8 +106,12 @@ def _kinds(table: CellTable, reader: SlideReader, statistics: Statistics) -> lis
     mpp, colours = table.mpp_xy or (reader.mpp, reader.mpp), type_colours(table.types)
     diameters, scores = statistics.median_diameters(), statistics.median_scores()
 
+    picked = [cells for picks in (statistics.surest, statistics.random) for cells in picks.cells]
+    ids = [int(number) for cells in picked for number in cells[:, -1]]
+    borders = dict(zip(ids, rings(table.take(table.rows_of(ids), ring_columns(table))), strict=True))
+
     def crops(picks: Picks, i: int) -> list[Crop]:
-        return [crop_cell(reader, cell, mpp, table.types[i]) for cell in picks.cells[i]]
+        return [crop_cell(reader, cell, borders[int(cell[-1])], mpp, table.types[i]) for cell in picks.cells[i]]
 
     return [
         TypeSummary(

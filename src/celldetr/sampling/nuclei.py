@@ -15,7 +15,7 @@ import shapely
 from numpy.typing import NDArray
 
 from celldetr.data.pseudo_boxes import pseudo_boxes
-from celldetr.data.readers.qupath_objects import SUFFIXES, Objects, read_objects
+from celldetr.data.readers.qupath_objects import PACKED, Objects, read_objects
 from celldetr.errors import InputError
 from celldetr.io.safe_io import is_dir, is_file
 from celldetr.slide.base_reader import SlideReader
@@ -137,7 +137,11 @@ class FromQuPath(NucleusSource):
     def describe(self) -> dict[str, object]:
         """Name of the file or folder, and a digest of what is in it."""
         folder = is_dir(self.path)
-        files = sorted(file for file in self.path.iterdir() if file.name.endswith(SUFFIXES)) if folder else [self.path]
+        files = (
+            sorted(file for file in self.path.iterdir() if file.name.lower().endswith(PACKED))
+            if folder
+            else [self.path]
+        )
         digest = hashlib.sha256()
         for path in files:
             digest.update(path.name.encode("utf-8", "surrogateescape"))
@@ -153,9 +157,9 @@ class FromQuPath(NucleusSource):
         """
         file = self.path
         if is_dir(file):
-            files = [file / f"{reader.name}{suffix}" for suffix in SUFFIXES]
+            files = [file / f"{reader.name}{suffix}" for suffix in PACKED]
             file = next((path for path in files if is_file(path)), files[0])
-        objects = read_objects(file).on_slide(reader)
+        objects = read_objects(file, mpp=reader.mpp).on_slide(reader)
         return SlideNuclei(partial(_annotated, objects), objects.regions or ())
 
 

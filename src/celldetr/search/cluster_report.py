@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from celldetr.cells.clusters import CLUSTER, cluster_name
 from celldetr.cells.palette import type_colours
 from celldetr.cells.reader import by_cluster, numbers
+from celldetr.cells.rings import ring_columns, rings
 from celldetr.cells.schema import BOX
 from celldetr.io.figures import save_figure
 from celldetr.io.files import replacing
@@ -151,5 +152,6 @@ def _mix(counts: NDArray[np.int64], types: Sequence[str]) -> str:
 
 def _example(done: Clustered, opened: OpenSlides, name: str, row: int) -> CellCrop:
     slide = done.collection.slides[done.collection.position(name)]
-    cell = slide.table.take(np.array([row]), ["cell_id", *BOX, "type"]).to_pylist()[0]
-    return opened.crop(slide, cell, f"cell {cell['cell_id']}")
+    rows, drawn = np.array([row]), ring_columns(slide.table)
+    cell = slide.table.take(rows, ["cell_id", *BOX, "type"]).to_pylist()[0]
+    return opened.crop(slide, cell, rings(slide.table.take(rows, drawn))[0], f"cell {cell['cell_id']}")

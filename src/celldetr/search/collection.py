@@ -51,18 +51,6 @@ class SlideCells:
         """(n, d) unit vectors of some rows."""
         return unit(embedding_matrix(self.table.take(rows, ["embedding"])["embedding"]).astype(np.float32))
 
-    def rows_of(self, ids: Sequence[int]) -> Rows:
-        """Rows of the cells with these ``cell_id``; ``InputError`` if there is no such cell."""
-        known = self.table.read(["cell_id"])["cell_id"].to_numpy()
-        rows = []
-        for number in ids:
-            here = np.flatnonzero(known == number)
-            if not len(here):
-                have = f"cell_id goes from {known.min()} to {known.max()}" if len(known) else "it has no cells"
-                raise InputError(f"`cell={number}`: there is no such cell on slide {self.name!r}; {have}")
-            rows.append(here[0])
-        return np.array(rows, dtype=np.int64)
-
 
 @dataclass(frozen=True)
 class Collection:

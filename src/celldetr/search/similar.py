@@ -130,7 +130,7 @@ def _only_position(collection: Collection, slide: str | None, cell: int) -> int:
 def _cell_queries(collection: Collection, place: int, ids: Sequence[int], mean: bool) -> list[Query]:
     """A query for each cell of a slide, or one for their mean; the cells are no neighbours of their own query."""
     slide = collection.slides[place]
-    rows = slide.rows_of(ids)
+    rows = slide.table.rows_of(ids)
     vectors = slide.unit_embeddings(rows)
     for number, vector in zip(ids, vectors, strict=True):
         if not vector.any():

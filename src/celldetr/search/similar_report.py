@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from celldetr.cells.export.geojson import NAMESPACE, corner
 from celldetr.cells.palette import type_colours
+from celldetr.cells.rings import Ring, ring_columns, rings
 from celldetr.errors import InputError
 from celldetr.io.figures import save_figure
 from celldetr.io.files import output_errors, replacing
@@ -97,12 +100,11 @@ def neighbours_geojson(slide: SlideCells, cells: pd.DataFrame) -> str:
     similarity as a measurement, classified by type. Their ids differ from those of ``celldetr export``, so that both
     can be open at once."""
     namespace = uuid.uuid5(NAMESPACE, slide.table.slide)
-    left, top = corner(slide.table, "bounds")
+    shift = np.array(corner(slide.table, "bounds"))
     colours = type_colours(slide.table.types)
-    features = []
+    features, borders = [], _borders(slide, cells["cell_id"])
     for row in cells.to_dict("records"):
-        x, y, w, h = row["x_px"] - left, row["y_px"] - top, row["w_px"] / 2, row["h_px"] / 2
-        ring = [(x - w, y - h), (x + w, y - h), (x + w, y + h), (x - w, y + h), (x - w, y - h)]
+        ring = (borders[row["cell_id"]] - shift).tolist()
         properties: dict[str, Any] = {
             "objectType": "annotation",
             "name": f"{row['query']}, similar {row['rank']}" if row["rank"] else row["query"],
@@ -111,7 +113,7 @@ def neighbours_geojson(slide: SlideCells, cells: pd.DataFrame) -> str:
             "measurements": {
                 "similarity": round(row["similarity"], 5),
                 "rank": row["rank"],
-                "cell id": row["cell_id"],
+                "cell_id": row["cell_id"],
             },
         }
         features.append(
@@ -125,6 +127,13 @@ def neighbours_geojson(slide: SlideCells, cells: pd.DataFrame) -> str:
     return json.dumps({"type": "FeatureCollection", "features": features}, ensure_ascii=False)
 
 
+def _borders(slide: SlideCells, ids: Iterable[int]) -> dict[int, Ring]:
+    """``cell_id`` -> what is drawn of each of some cells."""
+    some = list(dict.fromkeys(ids))
+    drawn = slide.table.take(slide.table.rows_of(some), ring_columns(slide.table))
+    return dict(zip(some, rings(drawn), strict=True))
+
+
 def _draw(neighbours: Neighbours, path: Path, slides: Sequence[Path]) -> list[str]:
     collection = neighbours.collection
     names = list(dict.fromkeys(neighbours.table["query"]))
@@ -133,12 +142,17 @@ def _draw(neighbours: Neighbours, path: Path, slides: Sequence[Path]) -> list[st
     with open_slides(collection, slides, sorted(set(shown["slide"]))) as opened:
         if not opened.readers:
             return list(opened.missing)
+        borders = {
+            name: _borders(collection.slides[collection.position(str(name))], cells["cell_id"])
+            for name, cells in shown.groupby("slide")
+        }
         groups = {}
         for name, cells in shown.groupby("query", sort=False):
             groups[str(name)] = [
                 opened.crop(
                     collection.slides[collection.position(cell["slide"])],
                     cell,
+                    borders[cell["slide"]][cell["cell_id"]],
                     _title(cell, with_slide=len(collection.slides) > 1),
                     is_query=cell["rank"] == 0,
                 )

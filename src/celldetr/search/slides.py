@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from celldetr.cells.rings import Ring
 from celldetr.errors import InputError
 from celldetr.io.safe_io import slide_name
 from celldetr.report.crops import PIXELS, CellCrop, cell_pixels
@@ -27,14 +28,16 @@ class OpenSlides:
     readers: Mapping[str, SlideReader]
     missing: tuple[str, ...]
 
-    def crop(self, slide: SlideCells, cell: Mapping[Any, Any], title: str, *, is_query: bool = False) -> CellCrop:
-        """A cell (its columns by name) for a figure; without pixels where its slide is not open."""
+    def crop(
+        self, slide: SlideCells, cell: Mapping[Any, Any], ring: Ring, title: str, *, is_query: bool = False
+    ) -> CellCrop:
+        """A cell (its columns by name, its border) for a figure; without pixels where its slide is not open."""
         reader = self.readers.get(slide.name)
         pixels = None
         if reader is not None:
             pixels = cell_pixels(reader, cell["x_px"], cell["y_px"], (reader.mpp_x, reader.mpp_y), PIXELS)
-        mpp_x, mpp_y = slide.table.mpp_xy or (1.0, 1.0)
-        return CellCrop(title, pixels, (cell["w_px"] * mpp_x, cell["h_px"] * mpp_y), str(cell["type"]), is_query)
+        border = (ring - (cell["x_px"], cell["y_px"])) * (slide.table.mpp_xy or (1.0, 1.0))
+        return CellCrop(title, pixels, border, str(cell["type"]), is_query)
 
 
 def check_slides(sources: Sequence[Path]) -> None:

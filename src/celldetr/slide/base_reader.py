@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
@@ -21,6 +20,7 @@ from PIL import Image
 
 from celldetr.errors import InputError
 from celldetr.io.safe_io import printable, slide_name
+from celldetr.slide.levels import Level, settle
 from celldetr.slide.resolution import Resolution
 
 SOURCE_PIXELS = 16 * 2**20  # most pixels of a level held at once; larger regions are resampled in blocks
@@ -31,16 +31,6 @@ REDUCING_GAP = 2.0
 LONGEST_SIDE = 2**22  # px
 LARGEST_MM2 = 20_000  # a slide of 75 x 25 mm has a tenth of it
 EDGE = 1e-3  # px beyond the slide that count as rounding, not as outside
-
-
-@dataclass(frozen=True)
-class Level:
-    """One resolution of a pyramid."""
-
-    width: int  # of it, px
-    height: int
-    downsample: tuple[float, float]  # level-0 pixels per pixel of its own along x and y
-    exact: bool = True  # whether whole pixels of it can be read; if not, ``SlideReader.displacement`` says what is
 
 
 class SlideReader(ABC):
@@ -58,7 +48,11 @@ class SlideReader(ABC):
             viewers such as QuPath count from its corner. None where it does not.
         size_bytes: of the file, 0 for an array.
         warnings: one sentence each.
+        orientation: in which the file says that pixels are stored (EXIF, TIFF); 1: as they are seen. Those of PNG, JPEG
+            and small TIFF are read upright.
     """
+
+    orientation: int = 1
 
     def __init__(
         self,
@@ -76,10 +70,11 @@ class SlideReader(ABC):
         else:
             self.name, self.file, self.size_bytes = source, "", 0
         _check_size(self.file or self.name, levels, resolution)
-        self.format, self.levels, self.bounds = format, levels, bounds
+        self.format, self.bounds = format, bounds
+        self.levels, notes = settle(levels, self.read_level)
         self.mpp, self.mpp_x, self.mpp_y = resolution.mpp, resolution.mpp_x, resolution.mpp_y
         self.mpp_source = resolution.source
-        self.warnings = (*resolution.warnings, *warnings)
+        self.warnings = (*resolution.warnings, *warnings, *notes)
 
     @property
     def width(self) -> int:
@@ -141,7 +136,9 @@ class SlideReader(ABC):
         fine_enough = [
             i
             for i, level in enumerate(self.levels)
-            if level.downsample[0] <= step_x * LEVEL_TOLERANCE and level.downsample[1] <= step_y * LEVEL_TOLERANCE
+            if level.usable
+            and level.downsample[0] <= step_x * LEVEL_TOLERANCE
+            and level.downsample[1] <= step_y * LEVEL_TOLERANCE
         ]
         return max(fine_enough, key=lambda i: self.levels[i].downsample, default=0)
 
@@ -236,13 +233,3 @@ def _blocks(width: float, height: float, out_width: int, out_height: int) -> lis
         for top, bottom in pairwise(rows)
         for left, right in pairwise(columns)
     ]
-
-
-def reduction(whole: int, part: int) -> float:
-    """Level-0 pixels per pixel of a level along an axis, from the two sizes.
-
-    Levels are cut to whole pixels: where that explains the rest, the reduction is a whole number. The plain ratio would
-    displace the far end of a slide by up to a pixel of the level.
-    """
-    nearest = round(whole / part)
-    return float(nearest) if abs(whole / nearest - part) <= 1 else whole / part

@@ -6,17 +6,35 @@ that cannot be opened should be recorded as failed, not passed over.
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from celldetr.cells.schema import CELLS, RUN
 from celldetr.errors import InputError, near
+from celldetr.io.left_out import LeftOut
 from celldetr.io.safe_io import slide_name
+from celldetr.io.tables import as_number, read_table, read_text
 from celldetr.slide.reader import IMAGES, SLIDES
 
 LISTS = {".txt", ".csv"}
+SERIES_TAG, DICOM_HEAD = b"\x20\x00\x0e\x00", 2**16  # (0020,000E), little endian, and bytes in which it is found
+# Slides in formats of scanners that neither OpenSlide nor tifffile reads.
+UNREADABLE = {
+    ".vsi",
+    ".isyntax",
+    ".i2syntax",
+    ".kfb",
+    ".tmap",
+    ".sdpc",
+    ".mds",
+    ".ets",
+    ".zvi",
+    ".lif",
+    ".nd2",
+    ".oir",
+    ".jp2",
+}
 SLIDE_COLUMNS = ("slide", "path", "file")
 
 
@@ -74,7 +92,7 @@ def _slides_of(source: Path, out: Path | None) -> list[Slide]:
 
 def slides_below(folder: Path, out: Path | None = None, seen: set[Path] | None = None) -> Iterator[Path]:
     """Slides in a folder and the folders in it, sorted; not in hidden folders, results (``out``), the folder that
-    belongs to a MIRAX slide, or folders that are ``seen``. Links to folders are followed.
+    belongs to a MIRAX slide, or folders that are ``seen``. Links to folders are followed; what is left out is said.
 
     Raises:
         InputError: a folder cannot be read.
@@ -91,7 +109,20 @@ def slides_below(folder: Path, out: Path | None = None, seen: set[Path] | None =
     names = {entry.name for entry in entries}
     if names & {RUN, CELLS}:
         return
-    yield from _slides_among([entry for entry in entries if not entry.name.startswith(".") and entry.is_file()])
+    shown = [entry for entry in entries if not entry.name.startswith(".")]
+    files = [entry for entry in shown if entry.is_file()]
+    slides = _slides_among(files)
+    left = LeftOut(folder)
+    for entry in shown:
+        suffix = entry.suffix.lower()
+        if entry.is_symlink() and not entry.exists() and suffix in SLIDES | IMAGES:
+            left.add("links to nothing", entry.name)
+        elif entry in files and suffix in UNREADABLE:
+            left.add(f"files {suffix}, which must be converted to OME-TIFF (bfconvert of Bio-Formats)", entry.name)
+        elif entry in files and suffix in IMAGES and slides and entry not in slides:
+            left.add("pictures beside slides", entry.name)
+    left.tell()
+    yield from slides
     for entry in entries:
         if entry.is_dir() and not (entry.name.startswith(".") or f"{entry.name}.mrxs" in names):
             yield from slides_below(entry, out, seen)
@@ -100,43 +131,58 @@ def slides_below(folder: Path, out: Path | None = None, seen: set[Path] | None =
 def _slides_among(files: Sequence[Path]) -> list[Path]:
     """The slides among the files of a folder; images where it has no slide."""
     slides = [path for path in files if path.suffix.lower() in SLIDES]
-    # All DICOM files of a folder are one slide, and any of them opens it.
-    dicom = [path for path in slides if path.suffix.lower() == ".dcm"]
-    slides = [path for path in slides if path not in dicom[1:]]
+    # All DICOM files of a series are one slide, and any of them opens it.
+    series: dict[bytes, Path] = {}
+    slides = [
+        path for path in slides if path.suffix.lower() != ".dcm" or series.setdefault(dicom_series(path), path) is path
+    ]
     # Beside slides, pictures are their labels, thumbnails, or (VMS) the parts of one.
     return slides or [path for path in files if path.suffix.lower() in IMAGES]
 
 
+def dicom_series(path: Path) -> bytes:
+    """SeriesInstanceUID of a DICOM file; empty where its first bytes have none."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(DICOM_HEAD)
+    except OSError:
+        return b""
+    at = head.find(SERIES_TAG)
+    if at < 0:
+        return b""
+    explicit = head[at + 4 : at + 6] == b"UI"  # else the length takes four bytes
+    size = int.from_bytes(head[at + 6 : at + 8] if explicit else head[at + 4 : at + 8], "little")
+    return head[at + 8 : at + 8 + size].rstrip(b"\0 ")
+
+
 def _read_list(path: Path) -> list[Slide]:
     """A list: one path a line, or a CSV with a column of paths and perhaps ``mpp``; relative to the list's folder."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read as a list of slides ({error})") from None
     if path.suffix.lower() == ".csv":
-        slides = list(_csv_rows(path, text))
+        slides = list(_table_rows(path))
     else:
-        lines = [line.strip() for line in text.splitlines()]
-        slides = [Slide(path.parent / line) for line in lines if line and not line.startswith("#")]
+        lines = [line.strip().strip('"') for line in read_text(path).splitlines()]
+        slides = [Slide(_listed(path, line)) for line in lines if line and not line.startswith("#")]
     if not slides:
         raise InputError(f"{path}: names no slide")
     return slides
 
 
-def _csv_rows(path: Path, text: str) -> Iterator[Slide]:
-    rows = csv.DictReader(text.splitlines(), skipinitialspace=True)
-    columns = {name.strip().lower(): name for name in rows.fieldnames or () if name}
+def _listed(path: Path, name: str) -> Path:
+    """A path of a list; Windows' separators are understood where there is no file of the name as it is written."""
+    plain = path.parent / name
+    return plain if "\\" not in name or plain.exists() else path.parent / name.replace("\\", "/")
+
+
+def _table_rows(path: Path) -> Iterator[Slide]:
+    table = read_table(path)
+    columns = {name.lower(): table.column(name) for name in table.header if name}
     column = next((columns[name] for name in SLIDE_COLUMNS if name in columns), None)
     if column is None:
         raise InputError(f"{path}: has no column 'slide'; {near('slide', columns)}")
-    for row in rows:
-        value = (row[column] or "").strip()
-        if not value:
-            continue
-        mpp = (row.get(columns.get("mpp", "")) or "").strip()
-        try:
-            yield Slide(path.parent / value, float(mpp) if mpp else None)
-        except ValueError:
-            raise InputError(f"{path}, line {rows.line_num}: mpp {mpp!r} is not a number") from None
+    for line, cells in table.rows:
+        text = cells[columns["mpp"]] if "mpp" in columns else ""
+        mpp = as_number(text)
+        if text and mpp is None:
+            raise InputError(f"{path}, line {line}: mpp {text!r} is not a number")
+        if cells[column]:
+            yield Slide(_listed(path, cells[column]), mpp)

@@ -1,4 +1,4 @@
-"""Images that fit in memory: arrays, PNG and JPEG.
+"""Images that fit in memory: arrays, PNG, JPEG and bitmaps.
 
 PNG and JPEG have fields for dots per inch, but what fills them is screens and printers (72, 96, 300), never a
 microscope: they are not looked at, and the resolution must be given.
@@ -14,9 +14,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from celldetr.errors import InputError
-from celldetr.slide.base_reader import Level, SlideReader
+from celldetr.slide.base_reader import SlideReader
 from celldetr.slide.colour import FULL_16, GREY_NOTE, grey_to_rgb, over_white, range_note, to_bytes
+from celldetr.slide.levels import Level
+from celldetr.slide.orientation import ORIENTATION, upright
 from celldetr.slide.resolution import Resolution, resolve
+
+SIGNATURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"BM")  # first bytes
 
 
 class ArrayReader(SlideReader):
@@ -29,11 +33,13 @@ class ArrayReader(SlideReader):
         source: Path | str,
         format: str = "array",
         warnings: tuple[str, ...] = (),
+        orientation: int = 1,
     ) -> None:
         self._array = array
         height, width = array.shape[:2]
         levels = (Level(width, height, (1.0, 1.0)),)
         super().__init__(source, format=format, levels=levels, resolution=resolution, warnings=warnings)
+        self.orientation = orientation
 
     def read_level(self, level: int, x: int, y: int, width: int, height: int) -> NDArray[np.uint8]:
         """See ``SlideReader.read_level``."""
@@ -78,24 +84,40 @@ def png_depth(path: Path) -> int:
     return head[24] if len(head) == 25 and head.startswith(b"\x89PNG") else 8
 
 
-def open_image(path: Path, mpp: float | None) -> SlideReader:
-    """Open a PNG or JPEG; it is decoded whole."""
+def decode(path: Path) -> tuple[NDArray[np.uint8], int, str, tuple[str, ...]]:
+    """Decode a PNG, JPEG or bitmap.
+
+    Returns:
+        pixels (H, W, 3) uint8 RGB, upright; the orientation (EXIF) in which they are stored; the format, in lower case;
+        and warnings.
+
+    Raises:
+        InputError: too large, or damaged.
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(path, formats=("PNG", "JPEG"))
+            image = Image.open(path, formats=("PNG", "JPEG", "BMP"))
         with image:
-            resolution = resolve(str(path), mpp, ())
-            kind = "png" if image.format == "PNG" else "jpeg"
+            kind = (image.format or "jpeg").lower()
             deep = (range_note(FULL_16, ""),) if image.mode in ("RGB", "RGBA") and png_depth(path) == 16 else ()
+            orientation = image.getexif().get(ORIENTATION, 1)
             pixels, notes = to_rgb(image)
     except Image.DecompressionBombError:
         raise InputError(
             f"{path}: too large for a PNG or JPEG, which is decoded whole; save it as a tiled TIFF"
         ) from None
-    except InputError:
-        raise
     except Exception as error:  # damaged chunks make Pillow's decoders raise almost anything
         reason = str(error) or type(error).__name__
         raise InputError(f"{path}: cannot be decoded ({reason}); the file is damaged or incomplete") from None
-    return ArrayReader(pixels, resolution, path, kind, notes + deep)
+    orientation = orientation if isinstance(orientation, int) and 1 <= orientation <= 8 else 1
+    return upright(pixels, orientation), orientation, kind, notes + deep
+
+
+def open_image(path: Path, mpp: float | None) -> SlideReader:
+    """Open a PNG, JPEG or bitmap; it is decoded whole."""
+    resolution = resolve(str(path), mpp, ())
+    pixels, orientation, kind, notes = decode(path)
+    if orientation != 1:
+        notes += (f"the image is stored turned (EXIF orientation {orientation}) and is read as viewers show it",)
+    return ArrayReader(pixels, resolution, path, kind, notes, orientation)

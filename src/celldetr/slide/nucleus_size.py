@@ -7,16 +7,15 @@ Errors by a factor of 2, as from a mistaken magnification, are noticed; those by
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Self
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 CONFIDENT = 0.5  # score; what is found besides at a wrong resolution is doubtful and small
 LEAST, MOST = 4.2, 8.8  # um; whole sets have medians of 5 to 6.5, tissue with hardly but lymphocytes 4.5
+TYPICAL = float(np.sqrt(LEAST * MOST))
 ENOUGH = 100  # cells; a few may be of one kind
 STEP, END = 0.05, 50.0  # um, of the histogram
 COLUMNS = ["w_px", "h_px", "score"]
@@ -37,13 +36,6 @@ class NucleusSizes:
         self._histogram += np.bincount(bins, minlength=len(self._histogram))
         return self
 
-    def add_file(self, path: Path) -> Self:
-        """Count a table on disk, a row group at a time."""
-        with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(columns=COLUMNS):
-                self.add(batch)
-        return self
-
     @property
     def count(self) -> int:
         """Number of confident cells."""
@@ -58,12 +50,24 @@ class NucleusSizes:
 
     def warnings(self) -> list[str]:
         """One sentence if the sizes are not those of nuclei; none if they are, or there are too few cells to tell."""
-        median = self.median
-        if self.count < ENOUGH or LEAST <= median <= MOST:
+        if self.count < ENOUGH:
             return []
-        what, likely = ("small", 2 * self._mpp) if median < LEAST else ("large", self._mpp / 2)
-        return [
-            f"nuclei come out {what}: {median:.1f} um in the median, where {LEAST:g} to {MOST:g} are to be expected; "
-            f"is the resolution really {self._mpp:.3g} um per pixel, or rather near {likely:.2g}? Check, and give the "
-            "right one with `mpp`; if it is right, look at the boxes before the numbers are used"
-        ]
+        doubt = size_doubt(self.median, self._mpp)
+        return [doubt] if doubt else []
+
+
+def size_doubt(median: float, mpp: float) -> str:
+    """A sentence if this median size of nuclei, um, is not that of nuclei; "" if it is.
+
+    Args:
+        median: at the stated resolution.
+        mpp: the stated micrometres per pixel.
+    """
+    if LEAST <= median <= MOST:
+        return ""
+    likely = mpp * 2.0 ** np.rint(np.log2(TYPICAL / median))  # resolutions are mistaken by an objective's factor
+    return (
+        f"nuclei come out {'small' if median < LEAST else 'large'}: {median:.1f} um in the median, where {LEAST:g} to"
+        f" {MOST:g} are to be expected; is the resolution really {mpp:.3g} um per pixel, or rather near {likely:.2g}?"
+        " Check, and give the right one with `mpp`; if it is right, look at the boxes before the numbers are used"
+    )

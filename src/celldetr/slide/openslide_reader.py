@@ -10,13 +10,16 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from celldetr.errors import InputError
-from celldetr.slide.base_reader import Level, SlideReader, reduction
+from celldetr.slide.base_reader import SlideReader
+from celldetr.slide.colour import decode_luminance, is_luminance
 from celldetr.slide.damage import DamageError
+from celldetr.slide.levels import TILE, Level, reduction
 from celldetr.slide.resolution import Resolution, candidates_of, micrometres, number, resolve
 
 # On Leica slides OpenSlide cuts quotients off, and a level can be displaced by more than one of its pixels. They are
 # read from level 0 unless the result is coarser than this, level-0 pixels per pixel: thumbnails are, tiles are not.
 LEICA_STEP = 8
+LOOK = 2048  # px a side of the coarsest level whose colours are looked at
 
 
 def detect_vendor(path: Path) -> str | None:
@@ -74,6 +77,13 @@ def _bounds(slide: openslide.AbstractSlide) -> tuple[int, int, int, int] | None:
     return x, y, width, height
 
 
+def _tile(slide: openslide.AbstractSlide, level: int) -> tuple[int, int]:
+    """Width and height of the tiles of a level, px."""
+    sides = (number(slide.properties.get(f"openslide.level[{level}].tile-{side}")) for side in ("width", "height"))
+    width, height = (int(side or 0) for side in sides)
+    return (width, height) if min(width, height) > 0 else TILE
+
+
 class OpenSlideReader(SlideReader):
     """A slide that OpenSlide has opened; its handle serves any number of threads."""
 
@@ -81,10 +91,17 @@ class OpenSlideReader(SlideReader):
         self._path = path
         self._slide = slide
         self._downsamples = slide.level_downsamples
+        self._luminance = False  # whether pixels are luminance and chroma that should have been decoded
         whole = slide.dimensions
         levels = tuple(
-            Level(width, height, (reduction(whole[0], width), reduction(whole[1], height)), own == round(own))
-            for (width, height), own in zip(slide.level_dimensions, self._downsamples, strict=True)
+            Level(
+                width,
+                height,
+                (reduction(whole[0], width), reduction(whole[1], height)),
+                _tile(slide, index),
+                exact=own == round(own),
+            )
+            for index, ((width, height), own) in enumerate(zip(slide.level_dimensions, self._downsamples, strict=True))
         )
         super().__init__(
             path,
@@ -93,9 +110,27 @@ class OpenSlideReader(SlideReader):
             resolution=resolution,
             bounds=_bounds(slide),
         )
+        if self.format == "dicom" and self._is_luminance():
+            self._luminance = True
+            self.warnings += ("its pixels are luminance and chroma though the file calls them RGB; they are decoded",)
+
+    def _is_luminance(self) -> bool:
+        """Whether the coarsest level has the colours of luminance and chroma: some DICOM files name them wrongly."""
+        level = self.levels[-1]
+        try:
+            return is_luminance(
+                self.read_level(len(self.levels) - 1, 0, 0, min(level.width, LOOK), min(level.height, LOOK))
+            )
+        except InputError:  # damaged there
+            return False
 
     def read_level(self, level: int, x: int, y: int, width: int, height: int) -> NDArray[np.uint8]:
         """See ``SlideReader.read_level``."""
+        pixels = self._opaque(level, x, y, width, height)
+        return decode_luminance(pixels) if self._luminance else pixels
+
+    def _opaque(self, level: int, x: int, y: int, width: int, height: int) -> NDArray[np.uint8]:
+        """Pixels as the file has them, transparency made white."""
         try:
             image = self._read(self._origin(level, x, y), level, (width, height))
         except openslide.OpenSlideError as error:

@@ -45,6 +45,7 @@ class PredictOptions(Config):
         "bounds",
         description="Where its pixels count from. bounds: the scanned part, as in QuPath; slide: the whole level 0.",
     )
+    any_stain: bool = Field(False, description="Also look for cells on what seems to be fluorescence, not H&E.")
     offset: float = Field(0.0, ge=0, description="Px by which the seams between tiles are moved, for tests.")
 
     @model_validator(mode="after")

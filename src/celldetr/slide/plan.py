@@ -18,6 +18,7 @@ from celldetr.slide.grid import Grid, Tile, lay_grid
 from celldetr.slide.options import PredictOptions
 from celldetr.slide.roi import RoiCells, place_roi, share_of_pixels
 from celldetr.slide.seams import influence
+from celldetr.slide.stain_check import HINTS, stain_of
 from celldetr.slide.tissue import find_tissue
 
 if TYPE_CHECKING:
@@ -110,12 +111,13 @@ def make_plan(reader: SlideReader, model: TileModel, options: PredictOptions) ->
     areas = ((owned[:, 2:] - owned[:, :2]).prod(1) * (reader.mpp / 1000) ** 2).reshape(shape)
     if not options.tissue:
         everything = float(areas.sum()) if roi is None else roi.area * (reader.mpp / 1000) ** 2
-        return Plan(grid, near, areas, everything, roi=inside)
+        return Plan(grid, near, areas, everything, roi=inside, notes=_stain(reader, owned[near.reshape(-1)], options))
     mask = find_tissue(reader)
     selected = near.reshape(-1) & mask.touches(owned)
     # The tissue decides what is read of a tile, not the ROI: the model is to see what it would see without one.
     extents = np.zeros((len(owned), 4))
     extents[selected] = mask.extents(owned[selected]) / np.tile(grid.scale, 2)
+    grey = (GREY_NOTE,) if mask.grey and mask.mask.any() and GREY_NOTE not in reader.warnings else ()
     share = None if roi is None else share_of_pixels(roi, mask.core.shape, mask.scale)
     return Plan(
         grid,
@@ -125,8 +127,21 @@ def make_plan(reader: SlideReader, model: TileModel, options: PredictOptions) ->
         None if model.image_px else extents.reshape(*shape, 4),  # all of a tile, where sizes are fractions of it
         options.overlap // 2,
         inside,
-        notes=(GREY_NOTE,) if mask.grey and mask.mask.any() and GREY_NOTE not in reader.warnings else (),
+        notes=grey or _stain(reader, extents[selected] * np.tile(grid.scale, 2), options),
     )
+
+
+def _stain(reader: SlideReader, boxes: NDArray[np.float64], options: PredictOptions) -> tuple[str, ...]:
+    """A warning where the places in these boxes are no H&E; (N, 4) xyxy in level-0 pixels."""
+    if GREY_NOTE in reader.warnings:
+        return ()
+    looks = stain_of(reader, boxes)
+    if looks == "fluorescence" and not options.any_stain:
+        raise InputError(
+            f"{reader.file or reader.name}: {HINTS[looks]}: what it finds here is not to be trusted. If it is H&E all "
+            "the same, set `any_stain`"
+        )
+    return () if looks == "H&E" else (HINTS[looks],)
 
 
 def _window(low: float, high: float, size: int) -> tuple[int, int]:

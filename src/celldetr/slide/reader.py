@@ -44,7 +44,7 @@ def open_slide(path: Path | str, mpp: float | None = None) -> SlideReader:
 
     # Libraries are imported when their format is met: a PNG should not wait for OpenSlide, nor a table for either.
     # The .mrxs file of a MIRAX slide is a JPEG: its preview.
-    if head.startswith((b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")) and path.suffix.lower() != ".mrxs":
+    if head.startswith((b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"BM")) and path.suffix.lower() != ".mrxs":
         from celldetr.slide.image_reader import open_image
 
         return open_image(path, mpp)

@@ -19,17 +19,18 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
-from celldetr.errors import InputError, near
+from celldetr.errors import InputError, doubt, near
 from celldetr.io.geojson import AREAS, LARGEST, read_features
 
 # QuPath's objects that are not regions drawn by somebody.
-CELL_KINDS = ("detection", "cell", "tile")
+CELL_KINDS = ("detection", "cell", "tile", "root")
+IGNORED = "Ignore*"  # QuPath's class of what is to take no part
 ROUNDING = 1e-9  # share of a block that may be missing if it is wholly inside
 SMALLEST = 1e-9  # square px of a part; what is less is rounding
 
 
 def read_roi(path: Path | str, name: str | None = None) -> shapely.MultiPolygon:
-    """Read the areas of a GeoJSON file (also ``.gz``) and join them.
+    """Read the areas of a GeoJSON file (also packed) and join them, without those of the class ``Ignore*``.
 
     Args:
         path: as QuPath exports it.
@@ -43,15 +44,27 @@ def read_roi(path: Path | str, name: str | None = None) -> shapely.MultiPolygon:
             annotation called ``name``.
     """
     areas: list[shapely.Geometry] = []
+    ignored: list[shapely.Geometry] = []
     names: set[str] = set()
+    classes: set[str] = set()
     cells = 0
     for feature in read_features(path):
         if feature.kind in CELL_KINDS:
             cells += 1
             continue
         names |= feature.names
-        if name is None or name in feature.names:
+        if name is None and feature.class_name == IGNORED:
+            ignored.append(feature.area())
+        elif name is None or name in feature.names:
             areas.append(feature.area())
+            classes.add(feature.class_name or "none")
+    if len(classes) > 1 and name is None:
+        some = ", ".join(sorted(classes)[:5])
+        doubt(f"{path}: annotations of {len(classes)} classes ({some}) make the region; for one, give `roi_name`")
+    if areas and ignored:
+        doubt(f"{path}: {len(ignored)} annotations of the class {IGNORED} are cut out of the region")
+        rest = shapely.difference(join_areas(areas, str(path)), join_areas(ignored, str(path)))
+        return join_areas([rest], str(path))
     if areas:
         return join_areas(areas, str(path))
     if name is not None and names:

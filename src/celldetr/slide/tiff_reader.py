@@ -18,9 +18,12 @@ import tifffile
 from numpy.typing import NDArray
 
 from celldetr.errors import InputError
-from celldetr.slide.base_reader import Level, SlideReader, reduction
+from celldetr.slide.base_reader import SlideReader
 from celldetr.slide.colour import GREY_NOTE, grey_to_rgb, over_white, range_note, to_bytes
 from celldetr.slide.damage import DamageError
+from celldetr.slide.image_reader import ArrayReader
+from celldetr.slide.levels import TILE, Level, paddings, reduction
+from celldetr.slide.orientation import ORIENTATION, upright
 from celldetr.slide.resolution import Resolution
 from celldetr.slide.tiff_resolution import channel_names, sample_range, series_size, tiff_resolution
 
@@ -66,7 +69,22 @@ def _open(path: Path, file: Any, mpp: float | None) -> SlideReader:
         )
     if highest > 255 and not pyramid[0].is_palette:
         notes.append(range_note(highest, source))
-    return TiffReader(path, file, pyramid, tiff_resolution(path, file, series, mpp), tuple(notes))
+    reader = TiffReader(path, file, pyramid, tiff_resolution(path, file, series, mpp), tuple(notes))
+    orientation = series.keyframe.tags.valueof(ORIENTATION, 1)
+    return reader if orientation not in range(2, 9) else _turned(path, reader, int(orientation))
+
+
+def _turned(path: Path, reader: TiffReader, orientation: int) -> SlideReader:
+    """A small TIFF that is stored turned, upright. Slides are not turned: neither OpenSlide nor QuPath does so."""
+    if reader.width * reader.height * 3 > WHOLE_BYTES or len(reader.levels) > 1:
+        reader.warnings += (f"its tag Orientation ({orientation}) is not heeded: the slide is read as it is stored",)
+        return reader
+    with reader:
+        pixels = upright(reader.read_level(0, 0, 0, reader.width, reader.height), orientation)
+    x, y = (reader.mpp_y, reader.mpp_x) if orientation > 4 else (reader.mpp_x, reader.mpp_y)
+    note = f"the image is stored turned (TIFF orientation {orientation}) and is read as viewers show it"
+    resolution = Resolution(x, y, reader.mpp_source)
+    return ArrayReader(pixels, resolution, path, reader.format, (*reader.warnings, note), orientation)
 
 
 def _check_chain(path: Path, file: Any) -> None:
@@ -95,9 +113,13 @@ def _pyramid(file: Any, series: Any) -> list[Any]:
 
 
 def _is_smaller(image: Any, full: Any) -> bool:
-    """Whether an image is a reduction of another, by its shape."""
+    """Whether an image may be a reduction of another, by its shape, or by its shape without what fills up its tiles."""
     (w, h), (width, height) = series_size(image), series_size(full)
-    return 0 < w < width and h > 0 and abs(w * height / (h * width) - 1) < SAME_SHAPE
+    if not (0 < w < width and 0 < h <= height):
+        return False
+    page = image.keyframe
+    filled = page.is_tiled and bool(paddings((width, height), (w, h), (page.tilewidth, page.tilelength)))
+    return filled or abs(w * height / (h * width) - 1) < SAME_SHAPE
 
 
 def _others(file: Any, levels: list[Any]) -> int:
@@ -125,7 +147,7 @@ class TiffReader(SlideReader):
             path,
             format="ome-tiff" if file.is_ome else "imagej-tiff" if file.is_imagej else "tiff",
             levels=tuple(
-                Level(p.width, p.height, (reduction(full.width, p.width), reduction(full.height, p.height)))
+                Level(p.width, p.height, (reduction(full.width, p.width), reduction(full.height, p.height)), p.tile)
                 for p in pyramid
             ),
             resolution=resolution,
@@ -152,6 +174,7 @@ class TiffLevel:
         self._series, self._page = series, series.keyframe
         self._pages = [page for page in series.pages if page is not None]
         self.width, self.height = series_size(series)
+        self.tile = (self._page.tilewidth, self._page.tilelength) if self._page.is_tiled else TILE
         self._array: Any = None
         self._samples_first = _check_colour(path, series)
         self._highest = highest
@@ -284,5 +307,5 @@ def _check_colour(path: Path, series: Any) -> bool:
     if axes == "CYX":
         rgb |= {tifffile.PHOTOMETRIC.MINISBLACK}
     if page.photometric not in rgb and not is_grey:
-        raise InputError(f"{found}; expected the colour space RGB")
+        raise InputError(f"{found}; expected the colour space RGB; save it as RGB")
     return samples_first

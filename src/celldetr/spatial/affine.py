@@ -76,7 +76,7 @@ def read_affine(path: Path) -> Floats:
         InputError: no such file, other than that, not finite, singular or nearly so, or keypoints that disagree.
     """
     try:
-        text = read_bytes(path, _BYTES).decode("utf-8-sig")
+        text = read_bytes(path, _BYTES).decode("utf-8-sig").replace('"', "")
     except UnicodeDecodeError:
         raise InputError(f"{path}: is no text; {_EXPECTED}") from None
     lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]

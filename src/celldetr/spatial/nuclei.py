@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from celldetr.cells.reader import read_cells
-from celldetr.errors import InputError
+from celldetr.errors import InputError, doubt
+from celldetr.slide.nucleus_size import ENOUGH, size_doubt
 from celldetr.slide.options import PredictOptions
 from celldetr.slide.provenance import package_version
 from celldetr.slide.reader import open_slide
@@ -132,3 +133,7 @@ def check_nuclei(nuclei: Nuclei, width: int, height: int, mpp: Mpp) -> None:
             f"nuclei of {median:.2g} um in the median: expected {PLAUSIBLE_UM[0]:g} to {PLAUSIBLE_UM[1]:g}; they are "
             "not in level-0 pixels, or the mpp of the image is wrong"
         )
+    if len(nuclei) >= ENOUGH and (sentence := size_doubt(median, float(np.sqrt(np.prod(pixel_scale(mpp)))))):
+        doubt(sentence)
+    if outside.any():
+        doubt(f"{outside.sum():,} of {len(nuclei):,} nuclei lie outside of the image")

@@ -1,42 +1,45 @@
-"""Nuclei from files of other programs: QuPath's GeoJSON, and what CellViT writes.
+"""Nuclei from files of other programs: QuPath's GeoJSON, and what CellViT and HoVer-Net write.
 
-CellViT (Hoerst et al., 2024; CellViT++ alike) writes ``cells.json`` (contours), ``cell_detection.json`` (boxes only)
-and both as GeoJSON, one MultiPolygon or MultiPoint a type. In JSON, ``bbox`` is [[row, column], [row, column]] while
-``contour`` is (x, y); all in pixels of full resolution.
+CellViT writes ``cells.json`` (contours), ``cell_detection.json`` (boxes only) and both as GeoJSON, one MultiPolygon or
+MultiPoint a type. All is in pixels of full resolution (``io.annotation_json``).
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import shapely
 from numpy.typing import NDArray
+from scipy.spatial import cKDTree
 
-from celldetr.data.readers.qupath_objects import REGIONS
+from celldetr.data.nucleus_parts import nuclei_of
+from celldetr.data.readers.qupath_objects import PACKED, REGIONS
 from celldetr.errors import InputError
-from celldetr.io.geojson import LARGEST, NOT_CELLS, Feature, read_features
-from celldetr.io.json_items import read_items
-from celldetr.io.safe_io import shown
+from celldetr.io.annotation_json import BOX, annotation_format, read_annotations
+from celldetr.io.geojson import NOT_CELLS, Feature
+from celldetr.io.left_out import LeftOut
 from celldetr.spatial.affine import Floats, Mpp, pixel_scale
 from celldetr.spatial.section import Nuclei, Polygons
 
-SUFFIXES = (".geojson", ".geojson.gz", ".json", ".json.gz")
-CELLVIT = "cells"  # key of the list of cells in CellViT's JSON
+SAME_PX = 0.75  # that edges of a nucleus that is in a file twice may differ
 POINT_UM = 7.0  # diameter that a point stands for: about that of a lymphocyte's nucleus
+
+
+Kind = Literal["outline", "box", "annotation", "region"]
 
 
 class _Object(NamedTuple):
     """An object of a file: a nucleus by its outline or by a box, an annotation that may be either, or a region."""
 
-    kind: Literal["outline", "box", "annotation", "region"]
+    kind: Kind
     area: shapely.Geometry
     score: float = 1.0
 
 
 def nuclei_from_file(path: Path | str, mpp: Mpp, origin: tuple[float, float] = (0.0, 0.0)) -> Nuclei:
-    """Read nuclei of QuPath (``.geojson``, ``.geojson.gz``) or CellViT (``.json``, ``.geojson``).
+    """Read nuclei of QuPath's GeoJSON or of the JSON of CellViT, HoVer-Net, LabelMe or X-AnyLabeling, also packed.
 
     Of a QuPath cell its nucleus is taken if it has one. Annotations count where there are no detections and cells;
     regions (by class, or because several others lie in them) are left out. A point stands for a nucleus of
@@ -49,86 +52,88 @@ def nuclei_from_file(path: Path | str, mpp: Mpp, origin: tuple[float, float] = (
             coordinates of a slide that has such.
     """
     path = Path(path)
-    if not path.name.lower().endswith(SUFFIXES):
+    if not path.name.lower().endswith(PACKED):
         raise InputError(
-            f"{path}: expected nuclei as {', '.join(SUFFIXES)} (of CellViT without --compression), or the cells.parquet"
+            f"{path}: expected nuclei as {', '.join(PACKED)} (of CellViT without --compression), or the cells.parquet"
             " of celldetr predict"
         )
-    key, _ = next(read_items(path, "JSON"), (None, None))
     objects: list[_Object] = []
-    if key == CELLVIT:
-        for number, (_, value) in enumerate(read_items(path, "JSON"), 1):
-            objects.append(_cellvit_object(value, f"{path}: cell {number}"))
-    else:
-        half = POINT_UM / 2 / pixel_scale(mpp)
-        for feature in read_features(path):
-            if feature.kind not in NOT_CELLS:
-                objects += _qupath_objects(feature, half)
+    half = POINT_UM / 2 / pixel_scale(mpp)
+    resolution = float(np.sqrt(np.prod(pixel_scale(mpp))))
+    format = annotation_format(path)
+    left, divided = LeftOut(path), LeftOut(path, "divided into nuclei")
+    for feature in read_annotations(path):
+        if feature.kind in NOT_CELLS:
+            if feature.kind != "root":
+                left.add(f"objects of the kind {feature.kind}", feature.where.rpartition(": ")[2])
+            continue
+        found = _objects(feature, half, resolution)
+        if len(found) > 1 and not feature.has_points:
+            divided.add(f"objects of several areas, now {len(found)} nuclei", feature.where.rpartition(": ")[2])
+        objects += found
     kinds = np.array([each.kind for each in objects], dtype=object)
     areas = _valid(np.array([each.area for each in objects], dtype=object))
-    kept = ~shapely.is_missing(areas) & np.isin(kinds.astype(str), ("outline", "box"))
+    empty = shapely.is_missing(areas)
+    kept = ~empty & np.isin(kinds.astype(str), ("outline", "box"))
     if not kept.any():
-        kept = ~shapely.is_missing(areas) & (kinds == "annotation") & ~_holds_others(areas)
-    regions = int((~kept).sum())
+        kept = ~empty & (kinds == "annotation") & ~_holds_others(areas)
+    repeats = _repeats(areas, kept)
+    for what, which in (
+        ("objects without an area", empty),
+        ("regions and annotations around others or beside detections", ~kept & ~empty),
+        ("nuclei that are there twice, counted once", repeats),
+    ):
+        if which.any():
+            left.add(what, count=int(which.sum()))
+    left.tell()
+    divided.tell()
+    kept &= ~repeats
+    regions = int((~kept & ~repeats).sum())
     if not kept.any():
         what = f", only {regions} regions" if regions else ""
         raise InputError(f"{path}: holds no nuclei{what}; export detections of QuPath, or cells.json of CellViT")
     areas = shapely.transform(areas[kept], lambda xy: xy + np.asarray(origin))
     has_outline = kinds[kept] != "box"
     source = {
-        "format": "CellViT" if key == CELLVIT else "GeoJSON",
+        "format": format,
         "without outline": int((~has_outline).sum()),
         "file": path.name,
         "regions": regions,
     }
     scores = np.array([each.score for each in objects], dtype=np.float32)[kept]
     boxes = shapely.bounds(areas).astype(np.float32)
-    if key == CELLVIT and not has_outline.any():
+    if format == "CellViT" and not has_outline.any():
         return Nuclei(boxes, scores, None, source)
     areas[~has_outline] = None
     return Nuclei(boxes, scores, areas, source)
 
 
-def _cellvit_object(value: Any, where: str) -> _Object:
-    """One cell of CellViT's JSON."""
-    if not isinstance(value, dict):
-        raise InputError(f"{where}: expected an object with 'bbox' and 'contour', got {shown(value, 60)}")
-    contour, box, score = value.get("contour"), value.get("bbox"), value.get("type_prob")
-    score = float(score) if isinstance(score, int | float) and 0 <= score <= 1 else 1.0
-    ring = _numbers(contour, where, "contour") if contour else np.zeros((0, 2))
-    if len(np.unique(ring, axis=0)) >= 3:
-        return _Object("outline", shapely.Polygon(ring), score)
-    if box is None:
-        raise InputError(f"{where}: has neither 'bbox' nor a 'contour' of three points; expected what CellViT writes")
-    corners = _numbers(box, where, "bbox")
-    if corners.shape != (2, 2) or (corners[0] >= corners[1]).any():
-        raise InputError(f"{where}: bbox {shown(box, 60)}: expected [[top, left], [bottom, right]]")
-    (top, left), (bottom, right) = corners.tolist()
-    return _Object("box", shapely.box(left, top, right, bottom), score)
-
-
-def _numbers(value: Any, where: str, name: str) -> Floats:
-    """(N, 2) finite pixels."""
-    try:
-        points = np.array(value, dtype=np.float64)
-    except (TypeError, ValueError):
-        points = np.zeros(0)
-    if points.ndim != 2 or points.shape[1] != 2 or not (np.abs(points) <= LARGEST).all():
-        raise InputError(f"{where}: {name}: expected pairs of pixels of full resolution, got {shown(value, 60)}")
-    return points
-
-
-def _qupath_objects(feature: Feature, half: Floats) -> list[_Object]:
-    """Objects of a GeoJSON Feature; ``half`` is half of the box of a point, px along x and y."""
+def _objects(feature: Feature, half: Floats, mpp: float) -> list[_Object]:
+    """Objects of a Feature; ``half`` is half of the box of a point, px along x and y."""
     if feature.has_points:
         points = feature.points()
         return [_Object("box", box) for box in shapely.box(*(points - half).T, *(points + half).T)]
-    if feature.kind in ("detection", "cell"):  # one nucleus, in parts or not
-        return [_Object("outline", feature.area())]
+    if feature.name == BOX and feature.kind == "detection":
+        return [_Object("box", feature.area(), feature.score)]
     if not {feature.name, feature.class_name}.isdisjoint(REGIONS):
         return [_Object("region", feature.area())]
-    # CellViT puts all nuclei of a type into one MultiPolygon.
-    return [_Object("annotation", part) for part in shapely.get_parts(feature.area())]
+    # CellViT puts all nuclei of a type into one MultiPolygon. The pieces of one nucleus are kept by their hull.
+    parts = nuclei_of(feature.area(), mpp)
+    whole = [part.convex_hull if part.geom_type == "MultiPolygon" else part for part in parts]
+    kind: Kind = "outline" if feature.kind in ("detection", "cell") else "annotation"
+    return [_Object(kind, area, feature.score) for area in whole]
+
+
+def _repeats(areas: Polygons, kept: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """(N,) whether an area that is kept has the bounds of an earlier one."""
+    repeats = np.zeros(len(areas), dtype=bool)
+    rows = np.flatnonzero(kept)
+    bounds = shapely.bounds(areas[rows]).reshape(-1, 4)
+    pairs = cKDTree(bounds).query_pairs(SAME_PX, p=np.inf, output_type="ndarray")
+    for first, second in sorted(pairs.tolist()):
+        if not repeats[rows[first]]:
+            repeats[rows[second]] = True
+    return repeats
 
 
 def _valid(areas: NDArray[np.object_]) -> Polygons:

@@ -103,7 +103,13 @@ def train(
         run = _Run(recipe, folder, data, objective, Trainer(objective.loss, recipe.training, fabric))
         # Only now: wrong data or a wrong network must leave nothing behind.
         with open_folder(fabric, folder, recipe, resume=resume, overwrite=overwrite) as held:
-            done = _loop(run, run.restore() if resume else 0, start.note if start else "", listener, stop_at)
+            first = run.restore() if resume else 0
+            try:
+                done = _loop(run, first, start.note if start else "", listener, stop_at)
+            except KeyboardInterrupt:
+                if fabric.is_global_zero:
+                    run.save_interrupted()
+                raise
             if fabric.is_global_zero and done == recipe.training.steps:
                 model, drawn = folder / MODEL_FOLDER, (data.samples, data.weights)
                 add_familiarity(model, *drawn, recipe, fabric.device)
@@ -136,6 +142,7 @@ class _Run:
         self.sources = provenance(recipe, data.seen)  # now: files may change while the run goes on
         self.best = -1.0  # score of the validations so far
         self.seconds = 0.0  # of training so far, without validating and saving, before an interruption too
+        self.saved = self.validated = 0  # steps done when the state was last saved, and the network last validated
 
     @property
     def average(self) -> TrainingLoss:
@@ -152,7 +159,8 @@ class _Run:
                 " or train anew with `overwrite=True`"
             )
         self.best, self.seconds, self.objective.memory = facts["best"], facts["seconds"], facts["memory"]
-        return int(facts["step"])
+        self.saved = self.trainer.done = int(facts["step"])
+        return self.saved
 
     def save(self, done: int) -> None:
         """Write all that ``restore`` needs."""
@@ -164,6 +172,17 @@ class _Run:
             "data": self.data.digest,
         }
         save_state(self.folder, self.trainer.loss, self.trainer.average, self.trainer.optimizer, facts)
+        self.saved = done
+
+    def save_interrupted(self) -> None:
+        """Write the state of an interrupted run, unless a validation is due that resuming would leave out."""
+        done = self.trainer.done
+        if done > self.saved and (self.validated == done or not self.is_validated_at(done)):
+            self.save(done)
+
+    def is_validated_at(self, done: int) -> bool:
+        """Whether the network is validated after so many steps."""
+        return done % self.recipe.training.validate_every == 0 or done == self.recipe.training.steps
 
     def validate(self, done: int) -> Validation:
         """Score the averaged weights, and save them if they are the best so far."""
@@ -180,6 +199,7 @@ class _Run:
                 sources=self.sources,
                 types_trained=self.objective.types_trained,
             )
+        self.validated = done
         return validation
 
 
@@ -205,7 +225,7 @@ def _loop(run: _Run, start: int, note: str, listener: Listener | None, stop_at: 
         if log and logged:
             log.write("train", step, {**numbers, "images_per_second": speed, "seconds": run.seconds})
             warning = objective.warning(numbers) or warning
-        if done % settings.validate_every == 0 or done == settings.steps:
+        if run.is_validated_at(done):
             if log:
                 validation = run.validate(done)
                 log.write("validation", step, validation.numbers)

@@ -7,9 +7,12 @@ any number of processes.
 from __future__ import annotations
 
 import math
+import signal
 import sys
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -107,6 +110,26 @@ def random_places(images: Tensor, generators: Sequence[torch.Generator]) -> tupl
     return origin, sizes
 
 
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Deliver SIGINT and SIGTERM after the block: what is saved after an interruption must fit together."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals are delivered to the main thread
+        return
+    came: list[int] = []
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: handler for number, handler in handlers.items() if callable(handler)}
+    for number in before:
+        signal.signal(number, lambda number, _: came.append(number))
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for each in came:
+            signal.raise_signal(each)
+
+
 class StepSampler(Sampler[list[int]]):
     """Indices of the items of each step from ``start`` on; each process takes its own part of a step's batch."""
 
@@ -135,7 +158,10 @@ class Trainer:
         loss: the network with its loss.
         average: its averaged weights; ``average.module`` is a ``TrainingLoss``, too.
         optimizer: of everything in ``loss`` that learns.
+        done: steps that weights, averages and optimiser have had.
     """
+
+    done = 0
 
     def __init__(self, loss: TrainingLoss, settings: TrainConfig, fabric: Fabric) -> None:
         self.settings, self.fabric = settings, fabric
@@ -188,9 +214,11 @@ class Trainer:
         numbers = self.backward(step, batch, measure)
         norm = clip_gradients(self.loss, self.settings.clip)
         self._check_finite("the gradient's norm", norm, step)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        self.average.update_parameters(self.loss)
+        with uninterrupted():
+            self.optimizer.step()
+            self.optimizer.zero_grad(set_to_none=True)
+            self.average.update_parameters(self.loss)
+            self.done = step + 1
         return {"gradient_norm": norm, "lr": rate} | numbers
 
     def backward(self, step: int, batch: Any, measure: bool = False) -> dict[str, float]:

@@ -123,7 +123,7 @@ def export_cells(
         format: a name in ``FORMATS``.
         out: the file; default ``cells`` and the format's suffix, beside the table. Missing folders are made.
         overwrite: replace an existing file.
-        options: of the format: ``shape="box"|"ellipse"``, ``origin="bounds"|"slide"|(x, y)`` and
+        options: of the format: ``shape="outline"|"box"|"ellipse"``, ``origin="bounds"|"slide"|(x, y)`` and
             ``classify="type"|"cluster"`` of geojson, ``embeddings=True`` of csv.
 
     Raises:

@@ -31,7 +31,7 @@ def _observations(table: CellTable) -> pd.DataFrame:
     import pandas as pd
 
     frame = table.frame([name for name in table.columns if name not in ("geometry", "embedding")])
-    frame.index = pd.Index(frame["cell_id"].astype(str).to_numpy(object))
+    frame.index = pd.Index(table.cell_names(frame["cell_id"]), dtype=object)
     if table.clusters:
         names = [str(number) for number in range(table.clusters)]  # as scanpy's own clusterings have them
         frame[CLUSTER] = pd.Categorical.from_codes(frame[CLUSTER], categories=pd.Index(names))
@@ -54,7 +54,8 @@ def _stream_embeddings(table: CellTable, file: h5py.File) -> None:
 def size_needed(table: CellTable) -> int:
     """Upper bound of the size of the file, bytes."""
     numbers = 8 * len(table.columns) + 2 * 2 * 8  # obs and obsm
-    name = 80  # the index is text of variable length: a reference, the text and its place in HDF5's heap
+    # The index is text of variable length: a reference, the text and its place in HDF5's heap.
+    name = 80 + len(table.name.encode())
     return table.count * (4 * table.embedding_dim + numbers + name) + 2 * len(json.dumps(table.run)) + 2**20
 
 
@@ -93,7 +94,7 @@ def write_anndata(table: CellTable, out: Path) -> None:
 
     - ``X`` (N, d) float32, embeddings;
     - ``obs`` every other column, ``type`` categorical with all of the model's types, ``cluster`` too if there are
-      clusters; the index is ``cell_id`` as text;
+      clusters; the index is the name of the cell, ``slide:cell_id``;
     - ``obsm["spatial"]`` (N, 2) float64, centres (x, y) in level-0 pixels, as squidpy lays cells over an image, and
       ``obsm["spatial_um"]`` the same in micrometres;
     - ``uns["type_colors"]`` for scanpy's plots, ``uns["celldetr"]`` slide, mpp and the text of ``run.json``.

@@ -1,4 +1,4 @@
-"""CSV for spreadsheets, R and everything else: the cell table without the geometry, which its boxes give already."""
+"""CSV for spreadsheets, R and everything else: the cell table without the geometry."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ import pyarrow.csv as pa_csv
 
 from celldetr.cells.reader import CellTable, batch_embeddings
 from celldetr.io.files import binary_stream
+
+NAME = "name"  # of a cell, among those of all slides
 
 # Of float64 columns, which are positions: a nanometre, and half the digits.
 DECIMALS = 3
@@ -27,17 +29,24 @@ def _flat(table: CellTable, batch: pa.RecordBatch, columns: list[str], with_embe
     if with_embeddings:
         matrix = batch_embeddings(batch)
         arrays |= {f"e{i}": pa.array(matrix[:, i]) for i in range(table.embedding_dim)}
-    return pa.RecordBatch.from_pydict(arrays)
+    names = pa.array(table.cell_names(batch.column("cell_id").to_pylist()), pa.string())
+    return pa.RecordBatch.from_pydict({"cell_id": arrays.pop("cell_id"), NAME: names, **arrays})
 
 
 def write_csv(table: CellTable, out: Path, *, embeddings: bool = False) -> None:
     """Write the cells as CSV (UTF-8, comma, header line), compressed if ``out`` ends in ``.gz``.
 
-    ``embeddings`` adds columns ``e0`` to ``e{d-1}``, which multiply the size of the file by ten or more.
+    The second column, ``name``, is ``slide:cell_id``. ``embeddings`` adds columns ``e0`` to ``e{d-1}``, which multiply
+    the size of the file by ten or more.
     """
     columns = [name for name in table.columns if name not in ("geometry", "embedding")]
     read = [*columns, "embedding"] if embeddings else columns
-    header = [*columns, *(f"e{i}" for i in range(table.embedding_dim) if embeddings)]
+    header = [
+        "cell_id",
+        NAME,
+        *(name for name in columns if name != "cell_id"),
+        *(f"e{i}" for i in range(table.embedding_dim) if embeddings),
+    ]
     options = pa_csv.WriteOptions(include_header=False)
     with binary_stream(out) as stream:
         text = io.StringIO()

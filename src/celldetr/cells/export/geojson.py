@@ -1,17 +1,19 @@
 """GeoJSON that QuPath opens: one detection object a cell, with its class, its colour and its measurements.
 
-The form is that of QuPath 0.4 and later. Coordinates are level-0 pixels from the top left corner of what QuPath shows:
-the slide, or the part that was scanned where a file says so (OpenSlide's ``bounds``, in MIRAX and Leica SCN above all).
+The form is that of QuPath 0.4 and later. A cell is drawn as the table's ``geometry`` has it. Coordinates are level-0
+pixels from the top left corner of what QuPath shows: the slide, or the part that was scanned where a file says so
+(OpenSlide's ``bounds``, in MIRAX and Leica SCN above all).
 
 A feature's id is a UUID (version 5, RFC 9562) of the slide's name and the ``cell_id``: exporting twice gives the same
-ids, and two slides never share one. Lines are formatted straight from the arrays; a million features through
-dictionaries and the ``json`` module would take several times as long.
+ids, and two slides never share one. Its name is that of the cell, ``slide:cell_id``. Lines are formatted straight from
+the arrays; a million features through dictionaries and the ``json`` module would take several times as long.
 """
 
 from __future__ import annotations
 
 import json
 import uuid
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -22,11 +24,12 @@ from numpy.typing import NDArray
 from celldetr.cells.clusters import CLUSTER
 from celldetr.cells.palette import type_colours
 from celldetr.cells.reader import CellTable, by_cluster, numbers
-from celldetr.cells.schema import BOX, FAMILIARITY
+from celldetr.cells.rings import CORNERS, Ring, ring_columns, rings
+from celldetr.cells.schema import BOX, FAMILIARITY, MEASURED
 from celldetr.errors import InputError, near
 from celldetr.io.files import binary_stream
 
-Shape = Literal["box", "ellipse"]
+Shape = Literal["outline", "box", "ellipse"]
 Origin = Literal["bounds", "slide"]
 Classes = Literal["type", "cluster"]
 
@@ -35,20 +38,31 @@ NAMESPACE = uuid.UUID("5d0b9f0e-3c1f-5c58-9d0a-6a1f3f1f7f0a")
 ELLIPSE_VERTICES = 24
 
 
-def _unit_outline(shape: Shape) -> NDArray[np.float64]:
-    """(V, 2) closed outline of a shape in a box of half side 1, in the ring order of RFC 7946."""
-    if shape == "box":
-        return np.array([[-1, -1], [1, -1], [1, 1], [-1, 1], [-1, -1]], dtype=np.float64)
+def _ellipse() -> NDArray[np.float64]:
+    """(V, 2) closed ellipse in a box of half side 1, in the ring order of RFC 7946."""
     angle = np.linspace(0, 2 * np.pi, ELLIPSE_VERTICES + 1)
     outline = np.stack([np.cos(angle), np.sin(angle)], axis=1)
     outline[-1] = outline[0]  # the ring must close exactly, sin(2 pi) is not quite 0
     return outline
 
 
+def _borders(batch: pa.RecordBatch, shape: Shape) -> list[Ring]:
+    """What is drawn of each cell."""
+    if shape == "outline":
+        return rings(batch)
+    box = np.stack([numbers(batch, name) for name in BOX], axis=1)  # (N, 4) cxcywh, px
+    return list(box[:, None, :2] + (CORNERS if shape == "box" else _ellipse()) * box[:, None, 2:] / 2)
+
+
+@cache
+def _template(vertices: int) -> str:
+    return ",".join(["[%.2f,%.2f]"] * vertices)
+
+
 def _measured(table: CellTable) -> dict[str, str]:
-    """Column -> the name that QuPath shows for it."""
+    """Column -> the name that QuPath shows for it, beside ``cell_id``."""
     names = {"score": "score", "type_score": "type score"} | {f"p_{name}": f"p {name}" for name in table.types}
-    names |= {FAMILIARITY: FAMILIARITY} if FAMILIARITY in table.columns else {}
+    names |= {name: name for name in (*MEASURED, FAMILIARITY) if name in table.columns}
     return names | ({CLUSTER: CLUSTER} if table.clusters else {})
 
 
@@ -57,7 +71,7 @@ def _property_heads(types: tuple[str, ...]) -> list[str]:
     heads = []
     for name, colour in type_colours(types).items():
         classification = json.dumps({"name": name, "color": list(colour)})
-        heads.append(f'{{"objectType":"detection","classification":{classification},"isLocked":false,"measurements":{{')
+        heads.append(f'"objectType":"detection","classification":{classification},"isLocked":false,"measurements":{{')
     return heads
 
 
@@ -77,15 +91,14 @@ def _measurement_texts(names: list[str], values: NDArray[np.float64]) -> list[st
 def _features(
     table: CellTable,
     batch: pa.RecordBatch,
-    outline: NDArray[np.float64],
+    shape: Shape,
     origin: tuple[float, float],
     namespace: uuid.UUID,
     classes: Classes,
 ) -> list[str]:
     """The cells of a batch, each as the text of one feature."""
-    box = np.stack([numbers(batch, name) for name in BOX], axis=1)  # (N, 4) cxcywh, px
-    ring = box[:, None, :2] - np.array(origin) + outline * box[:, None, 2:] / 2  # (N, V, 2)
-    ring = np.round(ring, 2) + 0.0  # adding zero turns -0.0 into 0.0
+    # Adding zero turns -0.0 into 0.0.
+    borders = [np.round(ring - np.array(origin), 2) + 0.0 for ring in _borders(batch, shape)]
     names = _measured(table)
     measurements = _measurement_texts(list(names.values()), np.stack([numbers(batch, c) for c in names], axis=1))
     if classes == "cluster":
@@ -93,14 +106,14 @@ def _features(
         codes = np.asarray(batch.column(CLUSTER), dtype=np.intp)
     else:
         heads, codes = _property_heads(table.types), table.type_codes(batch)
-    template = ",".join(["[%.2f,%.2f]"] * len(outline))
+    slide = json.dumps(table.name)[:-1]
     return [
         f'{{"type":"Feature","id":"{uuid.uuid5(namespace, str(cell))}",'
-        f'"geometry":{{"type":"Polygon","coordinates":[[{template % tuple(points)}]]}},'
-        f'"properties":{heads[code]}{measured}}}}}}}'
-        for cell, points, code, measured in zip(
+        f'"geometry":{{"type":"Polygon","coordinates":[[{_template(len(ring)) % tuple(ring.ravel().tolist())}]]}},'
+        f'"properties":{{"name":{slide}:{cell}",{heads[code]}"cell_id":{cell}{measured and ","}{measured}}}}}}}'
+        for cell, ring, code, measured in zip(
             batch.column("cell_id").to_pylist(),
-            ring.reshape(len(ring), -1).tolist(),
+            borders,
             codes.tolist(),
             measurements,
             strict=True,
@@ -129,7 +142,7 @@ def write_geojson(
     table: CellTable,
     out: Path,
     *,
-    shape: Shape = "box",
+    shape: Shape = "outline",
     origin: Origin | tuple[float, float] = "bounds",
     classify: Classes = "type",
 ) -> None:
@@ -137,8 +150,7 @@ def write_geojson(
 
     Args:
         table, out: the cells, and the file.
-        shape: outline of a cell: its box, or the ellipse in it (which looks more like a nucleus and makes the file
-            twice as large).
+        shape: what is drawn of a cell: its outline (its box if the model drew none), its box, or the ellipse in it.
         origin: what becomes (0, 0): ``bounds``, the corner of what was scanned, where the slide says so; ``slide``, the
             corner of the slide; or a level-0 pixel (x, y).
         classify: what becomes QuPath's classification: ``type``, or ``cluster``.
@@ -151,16 +163,16 @@ def write_geojson(
     if classify == "cluster":
         by_cluster(table)  # says what to do if there are none
     shift = corner(table, origin)
-    outline = _unit_outline(shape)
     namespace = uuid.uuid5(NAMESPACE, table.slide)
-    columns = ["cell_id", *BOX, "type", *_measured(table)]
+    drawn = ring_columns(table) if shape == "outline" else BOX
+    columns = ["cell_id", *drawn, "type", *_measured(table)]
     with binary_stream(out) as stream:
         stream.write(b'{"type":"FeatureCollection","features":[')
         separator = "\n"
         for batch in table.batches(columns):
             if len(batch):
                 stream.write(
-                    (separator + ",\n".join(_features(table, batch, outline, shift, namespace, classify))).encode()
+                    (separator + ",\n".join(_features(table, batch, shape, shift, namespace, classify))).encode()
                 )
                 separator = ",\n"
         stream.write(b"\n]}\n")

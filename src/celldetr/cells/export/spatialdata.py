@@ -1,8 +1,8 @@
 """SpatialData (``.zarr``): the cells as shapes and as a table that annotates them, for spatialdata, napari and squidpy.
 
-Shapes are the boxes, in level-0 pixels; the coordinate system ``global`` is these pixels, so that the slide lies under
-them, and ``micrometers`` the tissue. The table is that of ``celldetr.cells.export.anndata``, joined by ``cell_id``.
-SpatialData writes from memory: 1.8 GB at the peak for a million cells.
+Shapes are the outlines, or the boxes, in level-0 pixels; the coordinate system ``global`` is these pixels, so that the
+slide lies under them, and ``micrometers`` the tissue. The table is that of ``celldetr.cells.export.anndata``, joined by
+``name``. SpatialData writes from memory: 1.8 GB at the peak for a million cells.
 """
 
 from __future__ import annotations
@@ -15,16 +15,18 @@ import numpy as np
 
 from celldetr.cells.export.anndata import as_anndata
 from celldetr.cells.reader import CellTable
-from celldetr.cells.schema import BOX, embedding_matrix
+from celldetr.cells.rings import ring_columns, rings
+from celldetr.cells.schema import embedding_matrix
 
-SHAPES, TABLE = "cells", "table"
+SHAPES, TABLE, NAME = "cells", "table", "name"
 PIXELS, MICROMETERS = "global", "micrometers"
 
 
 def write_spatialdata(table: CellTable, out: Path) -> None:
     """Write the cells as a SpatialData store.
 
-    - ``shapes["cells"]``: a box a cell, the index is ``cell_id``; not there if there is no cell;
+    - ``shapes["cells"]``: the outline of a cell, or its box; the index is the name, ``slide:cell_id``; not there if
+      there is no cell;
     - ``tables["table"]``: ``X`` embeddings (N, d) float32, ``obs`` every other column, ``obsm["spatial"]`` in pixels;
     - coordinate systems ``global``, level-0 pixels, and where the slide's resolution is known ``micrometers``.
     """
@@ -34,11 +36,12 @@ def write_spatialdata(table: CellTable, out: Path) -> None:
     cells = as_anndata(table)
     cells.X = embedding_matrix(table.read(["embedding"])["embedding"]).astype(np.float32)
     spatialdata.sanitize_table(cells)  # names of columns, as those of types with spaces: letters, digits, ``_.-`` only
+    cells.obs[NAME] = cells.obs_names.to_numpy(object)
     cells.obs["region"] = pd.Categorical.from_codes(np.zeros(table.count, dtype=np.intp), categories=pd.Index([SHAPES]))
     # SpatialData has no element of no shapes: of a slide without cells there is an empty table that belongs to none.
-    belongs = {"region": SHAPES, "region_key": "region", "instance_key": "cell_id"} if table.count else {}
+    belongs = {"region": SHAPES, "region_key": "region", "instance_key": NAME} if table.count else {}
     data = spatialdata.SpatialData(
-        shapes={SHAPES: _shapes(table, cells.obs)} if table.count else {},
+        shapes={SHAPES: _shapes(table, cells.obs_names)} if table.count else {},
         tables={TABLE: spatialdata.models.TableModel.parse(cells, **belongs)},
     )
     with warnings.catch_warnings():
@@ -46,17 +49,15 @@ def write_spatialdata(table: CellTable, out: Path) -> None:
         data.write(out)
 
 
-def _shapes(table: CellTable, obs: Any) -> Any:
-    """GeoDataFrame of the boxes, with their transformations to coordinate systems."""
+def _shapes(table: CellTable, names: Any) -> Any:
+    """GeoDataFrame of the outlines, with their transformations to coordinate systems."""
     import geopandas
     import shapely
     from spatialdata.models import ShapesModel
     from spatialdata.transformations import Identity, Scale
 
-    x, y, w, h = (obs[name].to_numpy() for name in BOX)
-    half_w, half_h = w / 2, h / 2
-    boxes = shapely.box(x - half_w, y - half_h, x + half_w, y + half_h)
-    frame = geopandas.GeoDataFrame(geometry=boxes, index=obs.cell_id.to_numpy())
+    drawn = [shapely.Polygon(ring) for ring in rings(table.read(ring_columns(table)))]
+    frame = geopandas.GeoDataFrame(geometry=drawn, index=names.to_numpy(object))
     systems: dict[str, Any] = {PIXELS: Identity()}
     if (mpp := table.mpp_xy) is not None:
         systems[MICROMETERS] = Scale(list(mpp), axes=("x", "y"))

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from celldetr.data.card import DatasetCard
-from celldetr.data.readers.common import labelled_image, read_image, read_lines, type_index
+from celldetr.data.readers.common import labelled_image, read_lines, read_picture, type_index
 from celldetr.data.readers.layout import FileLayout, find_items
 from celldetr.data.sample import Sample
 from celldetr.errors import InputError
@@ -44,4 +44,5 @@ def read(card: DatasetCard, split: str) -> Iterator[Sample]:
             types.append(type_index(card, label, where))
             rows.append(where)
         xy = np.array(points).reshape(-1, 2)
-        yield labelled_image(card, item.name, read_image(item.image), xy, types, rows, item.mpp)
+        picture = read_picture(item.image, item.mpp or card.mpp)
+        yield labelled_image(card, item.name, picture.pixels, xy, types, rows, picture.mpp)

@@ -3,36 +3,73 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from celldetr.data.card import DatasetCard
 from celldetr.data.masks import Masks
 from celldetr.data.pseudo_boxes import pseudo_boxes
-from celldetr.data.sample import Sample
-from celldetr.errors import InputError, near
+from celldetr.data.sample import UNKNOWN, Sample
+from celldetr.errors import InputError, doubt, near
+from celldetr.io.tables import is_missing, read_text
+from celldetr.slide.orientation import as_stored
+from celldetr.slide.picture import decode_whole
 
-# No others: Pillow hands some formats to programs (EPS to Ghostscript), and a file is what it contains, not its suffix.
-FORMATS = ("PNG", "JPEG", "TIFF", "BMP")
 SLACK = 2.0  # px that a box or point may lie outside its image (rounding of the source)
 
 
-def read_image(path: Path) -> NDArray[np.uint8]:
-    """Read an image as (H, W, 3) uint8 RGB.
+@dataclass(frozen=True)
+class Picture:
+    """The picture of labels.
+
+    Attributes:
+        pixels: (H, W, 3) uint8 RGB, upright.
+        mpp: micrometres per pixel, as given, else as the file says; None: unknown.
+        orientation: EXIF or TIFF orientation in which it is stored; 1: as it is seen.
+    """
+
+    pixels: NDArray[np.uint8]
+    mpp: float | None
+    orientation: int = 1
+
+    def stored(self) -> Picture:
+        """As the pixels lie in the file, for labels that count there."""
+        return replace(self, pixels=as_stored(self.pixels, self.orientation), orientation=1)
+
+
+def read_picture(path: Path, mpp: float | None = None) -> Picture:
+    """Read the picture of labels by the decoder of slides; what it has to say is warned of.
+
+    Args:
+        path: the file.
+        mpp: as given, instead of what the file says.
 
     Raises:
         InputError: no such file, not an image, or one so large that it is not to be decoded in one piece.
     """
     try:
-        with Image.open(path, formats=FORMATS) as image:
-            return np.asarray(image.convert("RGB"))
+        decoded = decode_whole(path, mpp)
     except FileNotFoundError:
         raise InputError(f"{path}: no such image") from None
-    except Exception as error:  # damaged headers make Pillow's decoders raise almost anything
-        raise InputError(f"{path}: cannot be read as an image ({error or type(error).__name__})") from None
+    except InputError as error:
+        reason = str(error).removeprefix(f"{path}: ")
+        raise InputError(f"{path}: cannot be read as an image ({reason})") from None
+    for note in decoded.notes:
+        doubt(note)
+    if decoded.orientation != 1:
+        doubt(
+            f"{path}: is stored turned (orientation {decoded.orientation}) and was read upright, as viewers show it;"
+            " if its labels count in the file's own rows, save it without that tag"
+        )
+    return Picture(decoded.pixels, decoded.mpp, decoded.orientation)
+
+
+def read_image(path: Path) -> NDArray[np.uint8]:
+    """The pixels of ``read_picture``."""
+    return read_picture(path).pixels
 
 
 def read_lines(path: Path) -> list[str]:
@@ -41,14 +78,11 @@ def read_lines(path: Path) -> list[str]:
     Raises:
         InputError: no such file, or not text.
     """
-    try:
-        return [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read ({error})") from None
+    return [line.strip() for line in read_text(path).splitlines()]
 
 
 def type_index(card: DatasetCard, label: str, where: str) -> int:
-    """Index into ``card.type_names`` of a label of the source.
+    """Index into ``card.type_names`` of a label of the source; ``UNKNOWN`` of one that says that there is none (NA).
 
     Raises:
         InputError: the card does not know the label.
@@ -56,6 +90,8 @@ def type_index(card: DatasetCard, label: str, where: str) -> int:
     if card.single_type:
         return 0
     index = card.label_index
+    if label not in index and is_missing(label):
+        return UNKNOWN
     if label not in index:
         raise InputError(f"{where}: label {label!r} is not in the card of {card.name!r}; {near(label, index)}")
     return index[label]
@@ -85,6 +121,20 @@ def clip_to_image(shapes: NDArray[np.floating], shape: Sequence[int], rows: Sequ
     return clipped
 
 
+def needed_mpp(card: DatasetCard, mpp: float | None) -> float:
+    """Micrometres per pixel of an image, else the card's.
+
+    Raises:
+        InputError: neither is known.
+    """
+    mpp = mpp or card.mpp
+    if mpp is None:
+        raise InputError(
+            f"dataset {card.name!r}: mpp (micrometres per pixel) is missing; pass `mpp=0.5`, say, or write mpp: 0.5"
+        )
+    return mpp
+
+
 def labelled_image(
     card: DatasetCard,
     name: str,
@@ -111,11 +161,7 @@ def labelled_image(
     Raises:
         InputError: see ``clip_to_image``; no mpp.
     """
-    mpp = mpp or card.mpp
-    if mpp is None:
-        raise InputError(
-            f"dataset {card.name!r}: mpp (micrometres per pixel) is missing; pass `mpp=0.5`, say, or write mpp: 0.5"
-        )
+    mpp = needed_mpp(card, mpp)
     shapes = clip_to_image(shapes, image.shape, rows)
     are_points = shapes.shape[1] == 2
     return Sample(

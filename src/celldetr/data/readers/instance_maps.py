@@ -1,7 +1,7 @@
 """Instance maps (CoNSeP, DSB2018): beside each image a map of its size, 0 for background, a number for each nucleus.
 
-Types come from a JSON file ``{"number": label}`` beside the map, or there is a single type. Boxes are the exact extents
-of the nuclei: a nucleus of pixels 3 to 5 spans [3, 6].
+Types come from a JSON file ``{"number": label}`` beside the map or a CSV file beside the card (``nucleus_types``), or
+there is a single type. Boxes are the exact extents of the nuclei: a nucleus of pixels 3 to 5 spans [3, 6].
 """
 
 from __future__ import annotations
@@ -12,15 +12,25 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from scipy import ndimage
 
 from celldetr.config import Positive
 from celldetr.data.card import DatasetCard
 from celldetr.data.masks import number_nuclei
-from celldetr.data.readers.common import FORMATS, labelled_image, read_image, type_index
+from celldetr.data.nucleus_parts import USUAL_MPP
+from celldetr.data.readers.common import Picture, labelled_image, read_picture, type_index
 from celldetr.data.readers.layout import FileLayout, Item, find_items
+from celldetr.data.readers.nucleus_types import NucleusTypes
 from celldetr.data.sample import Sample
 from celldetr.errors import InputError
 from celldetr.io.safe_io import load_json
+
+# No others: Pillow hands some formats to programs (EPS to Ghostscript), and a file is what it contains, not its suffix.
+FORMATS = ("PNG", "JPEG", "TIFF", "BMP")
+
+
+SMALLEST_UM = 2.5  # side of a square as large as a piece that may be a nucleus of its own
+SHARED = 0.1  # of the numbers, that may be of several pieces
 
 
 class InstanceOptions(FileLayout):
@@ -28,6 +38,7 @@ class InstanceOptions(FileLayout):
 
     suffix: str = ".png"  # of the map, after the image's name; .npy and image formats are read
     types_suffix: str = ""  # of the JSON file with the labels; not needed with a single type
+    types_file: str = ""  # instead: CSV file with the labels of some nuclei, beside the card (``nucleus_types``)
     # For sets of unknown and mixed scale: every image's mpp is chosen so that its median nucleus has this diameter (of
     # a circle of its area), and the card's mpp is not used.
     median_diameter_um: Positive | None = None
@@ -60,6 +71,57 @@ def read_map(path: Path) -> NDArray[np.integer]:
     return values
 
 
+def as_of_map(picture: Picture, shape: tuple[int, ...], path: Path) -> Picture:
+    """A picture that is stored turned as its map lies.
+
+    Raises:
+        InputError: the map fits in both ways.
+    """
+    if picture.orientation == 1:
+        return picture
+    stored = picture.stored()
+    if picture.pixels.shape[:2] == stored.pixels.shape[:2]:
+        raise InputError(
+            f"{path}: its image is stored turned (orientation {picture.orientation}); is the map as the image is stored"
+            " or as it is seen? Save the image without that tag, as the map lies"
+        )
+    return stored if stored.pixels.shape[:2] == shape else picture
+
+
+def check_map(instances: NDArray[np.integer], path: Path, mpp: float) -> None:
+    """Refuse a map whose numbers are of classes, or that was saved with too few bits and so gives numbers twice.
+
+    Raises:
+        InputError: of a tenth of the numbers and more, pieces of a nucleus's size lie apart.
+    """
+    labels, count = ndimage.label(_inside(instances), np.ones((3, 3)))
+    if not count:
+        return
+    areas = np.bincount(labels.ravel())
+    large = np.sqrt(areas) * mpp >= SMALLEST_UM
+    large[0] = False
+    first = ndimage.maximum_position(labels, labels, np.arange(1, count + 1))
+    numbers = np.array([instances[place] for place in first])[large[1:]]
+    kinds, pieces = np.unique(numbers, return_counts=True)
+    apart = int((pieces > 1).sum())
+    if apart and apart >= SHARED * len(kinds):
+        raise InputError(
+            f"{path}: {apart} of its {len(kinds)} numbers are of several nuclei that lie apart; is it a map of classes,"
+            " or was it saved with 8 bits? Each nucleus needs a number of its own, in 16 bits"
+        )
+
+
+def _inside(instances: NDArray[np.integer]) -> NDArray[np.bool_]:
+    """Pixels of nuclei, without those that touch another number: what is connected is of one number."""
+    inside = instances > 0
+    for axis in (0, 1):
+        differs = np.diff(instances, axis=axis) != 0
+        before = [slice(None), slice(None)]
+        before[axis] = slice(None, -1)
+        inside[tuple(before)] &= ~differs
+    return inside
+
+
 def _types(card: DatasetCard, item: Item, options: InstanceOptions, numbers: NDArray[np.int64]) -> list[int]:
     """Type index of each nucleus."""
     if card.single_type:
@@ -67,7 +129,7 @@ def _types(card: DatasetCard, item: Item, options: InstanceOptions, numbers: NDA
     if not options.types_suffix:
         raise InputError(
             f"dataset {card.name!r}: with types {list(card.types)} the format instance_maps needs "
-            "options.types_suffix, e.g. _types.json"
+            "options.types_suffix, e.g. _types.json, or options.types_file"
         )
     path = item.label(options.types_suffix)
     values = load_json(path)
@@ -88,19 +150,22 @@ def read(card: DatasetCard, split: str) -> Iterator[Sample]:
         InputError: a file is missing, map and image differ in size, or a nucleus has no known label.
     """
     options = card.options_as(InstanceOptions)
+    named = NucleusTypes(card, options.types_file) if options.types_file else None
     for item in find_items(card, split, options):
-        image = read_image(item.image)
+        picture = read_picture(item.image, item.mpp or card.mpp)
         path = item.label(options.suffix)
         instances = read_map(path)
+        image = as_of_map(picture, instances.shape, path).pixels
         if instances.shape != image.shape[:2]:
             raise InputError(f"{path}: {instances.shape} (rows, columns), but its image has {image.shape[:2]}")
+        check_map(instances, path, picture.mpp or USUAL_MPP)
         numbers, masks = number_nuclei(instances)
         boxes, areas = masks.extents()
-        mpp = item.mpp
+        mpp = picture.mpp
         if options.median_diameter_um is not None:
             if not len(areas):
                 raise InputError(f"{path}: no nucleus to measure the scale by, as options.median_diameter_um asks")
             mpp = options.median_diameter_um / float(np.median(np.sqrt(areas * 4 / np.pi)))
         rows = [f"{path}, nucleus {number}" for number in numbers]
-        types = _types(card, item, options, numbers)
+        types = named.of(item.name, numbers, boxes) if named else _types(card, item, options, numbers)
         yield labelled_image(card, item.name, image, boxes, types, rows, mpp, masks=masks)

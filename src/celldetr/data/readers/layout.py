@@ -13,7 +13,9 @@ from celldetr.config import Config
 from celldetr.data.card import DatasetCard
 from celldetr.data.readers.common import read_lines
 from celldetr.errors import InputError, near
+from celldetr.io.names import find_below, folded
 from celldetr.io.safe_io import is_dir, is_file
+from celldetr.io.tables import as_number, read_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -38,6 +40,8 @@ class FileLayout(Config):
     table: Table | None = None
     # Split -> patients (``group_pattern``) whose images are left out of it, because another split has them too.
     exclude: dict[str, list[str]] = Field(default_factory=dict)
+    # Image -> file of its labels, where that is not called as the image is.
+    files: dict[str, str] = Field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -48,10 +52,15 @@ class Item:
     image: Path
     labels: Path  # folder of the labels
     mpp: float | None  # from the table; None: the card's
+    file: str = ""  # of its labels, where the card names it
 
     def label(self, suffix: str) -> Path:
-        """The label file of this image that ends in ``suffix``."""
-        return self.labels / f"{self.name}{suffix}"
+        """The label file of this image that ends in ``suffix``; letters may be composed or not, of either case."""
+        path = self.labels / (self.file or f"{self.name}{suffix}")
+        if is_file(path) or not is_dir(self.labels):
+            return path
+        wanted = folded(path.name)
+        return next((other for other in sorted(self.labels.iterdir()) if folded(other.name) == wanted), path)
 
 
 def find_items(card: DatasetCard, split: str, layout: FileLayout) -> Iterator[Item]:
@@ -70,7 +79,9 @@ def find_items(card: DatasetCard, split: str, layout: FileLayout) -> Iterator[It
     if not is_dir(images):
         raise InputError(f"dataset {card.name!r}, split {split!r}: no directory {images}")
     files = {path.name: path for path in sorted(images.iterdir()) if path.suffix.lower() in SUFFIXES}
-    stems = {path.stem: path for path in files.values()}
+    stems: dict[str, list[Path]] = {}
+    for path in files.values():
+        stems.setdefault(path.stem, []).append(path)
     table = _read_table(root / layout.table.file, layout.table) if layout.table else None
     if layout.table and layout.table.split and table is not None:
         column = table[layout.table.split]
@@ -87,28 +98,38 @@ def find_items(card: DatasetCard, split: str, layout: FileLayout) -> Iterator[It
         names = list(files)
     excluded = layout.exclude.get(split, ())
     for name in names:
-        path = files.get(name) or stems.get(name)
-        if path is None:
+        found = files.get(name) or _by_stem(stems, name, images) or find_below(images, name, files.values())
+        if found is None:
             raise InputError(f"dataset {card.name!r}, split {split!r}: no image {name!r} in {images}")
+        path = found
         if excluded and card.group_of(path.stem) in excluded:
             continue
         mpp = None
         if layout.table and layout.table.mpp and table is not None:
             mpp = _mpp(table[layout.table.mpp], path, root / layout.table.file)
-        yield Item(path.stem, path, labels, mpp)
+        yield Item(path.stem, path, labels, mpp, layout.files.get(path.name, ""))
+
+
+def _by_stem(stems: dict[str, list[Path]], name: str, folder: Path) -> Path | None:
+    paths = stems.get(name, [])
+    if len(paths) > 1:
+        raise InputError(
+            f"{folder}: {name!r} may be {paths[0].name} or {paths[1].name}; write the suffix, or move one elsewhere"
+        )
+    return paths[0] if paths else None
 
 
 def _read_table(path: Path, table: Table) -> pd.DataFrame:
     """The table, indexed by image name; all values are text."""
     import pandas as pd
 
-    try:
-        frame = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig", skipinitialspace=True)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read as CSV ({error})") from None
+    read = read_table(path)
+    # Names of images as Windows writes them, or with folders.
+    frame = pd.DataFrame([cells for _, cells in read.rows], columns=read.header or None, dtype=str)
     for column in filter(None, (table.image, table.split, table.mpp)):
         if column not in frame.columns:
             raise InputError(f"{path}: no column {column!r}; {near(column, frame.columns)}")
+    frame[table.image] = frame[table.image].str.replace("\\", "/", regex=False).str.rpartition("/")[2]
     twice = frame[table.image][frame[table.image].duplicated()]
     if len(twice):
         raise InputError(f"{path}, row {twice.index[0] + 2}: image {twice.iloc[0]!r} is listed twice")
@@ -120,10 +141,7 @@ def _mpp(column: pd.Series[str], image: Path, table: Path) -> float:
     text = column.get(image.name, column.get(image.stem))
     if text is None:
         raise InputError(f"{table}: no row for image {image.name!r}")
-    try:
-        mpp = float(text)
-    except ValueError:
-        mpp = 0.0
+    mpp = as_number(text) or 0.0
     if not 0 < mpp < float("inf"):
         raise InputError(f"{table}, image {image.name!r}: mpp must be above 0, got {text!r}")
     return mpp

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from celldetr.config import Config
 from celldetr.data.card import DatasetCard
-from celldetr.data.readers.common import labelled_image, read_image
+from celldetr.data.readers.common import labelled_image, read_picture
 from celldetr.data.readers.layout import FileLayout, find_items
 from celldetr.data.sample import Sample
 from celldetr.errors import InputError
@@ -31,10 +31,11 @@ def read(card: DatasetCard, split: str) -> Iterator[Sample]:
     """
     options = card.options_as(NoNucleiOptions)
     for item in find_items(card, split, FileLayout(images=options.images)):
-        image = read_image(item.image)
+        picture = read_picture(item.image, item.mpp or card.mpp)
+        image = picture.pixels
         height, width = image.shape[:2]
         x0, y0, x1, y1 = options.crops.get(item.name, (0, 0, width, height))
         if not (0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height):
             what = f"crop {[x0, y0, x1, y1]} is not a part of the image of {width} x {height} px"
             raise InputError(f"{item.image}: {what}")
-        yield labelled_image(card, item.name, image[y0:y1, x0:x1], np.empty((0, 4)), [], [], item.mpp)
+        yield labelled_image(card, item.name, image[y0:y1, x0:x1], np.empty((0, 4)), [], [], picture.mpp)

@@ -1,52 +1,97 @@
 """Points as CSV: for each image a file of the same name with a row "x,y,label" per nucleus, with a header or without.
 
-Without a header the columns are x, y and label; with one they are found by name, in any order. A row without a label is
-a cell of unknown type. Boxes are derived by ``celldetr.data.pseudo_boxes``.
+Delimiter, encoding and decimal sign are recognised (``io.tables``). Without a header the columns are x, y and label;
+with one they are found by name (``columns``), in any order. A row without a label is a cell of unknown type. Boxes are
+derived by ``celldetr.data.pseudo_boxes``, unless the columns are corners of boxes.
 """
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from celldetr.data.card import DatasetCard
-from celldetr.data.readers.common import labelled_image, read_image, read_lines, type_index
+from celldetr.data.readers.columns import Columns, find_columns
+from celldetr.data.readers.common import labelled_image, needed_mpp, read_picture, type_index
 from celldetr.data.readers.layout import FileLayout, find_items
-from celldetr.data.sample import UNKNOWN, Sample
+from celldetr.data.sample import Sample
 from celldetr.errors import InputError, near
+from celldetr.io.tables import Table, read_table
 
 
 class PointsOptions(FileLayout):
     """Options of the format ``points_csv``."""
 
     suffix: str = ".csv"
-    x: str = "x"
-    y: str = "y"
-    label: str = "class"  # not needed when the card has a single type without labels
+    x: str = ""  # name of the column; "": found by its name
+    y: str = ""
+    label: str = ""  # not needed when the card has a single type without labels
     offset: float = 0.0  # added to x and y: 0.5 where the source counts whole pixels
 
 
-def read_table(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
-    """Header and rows, each with its number in the file; the header is empty where the first row begins with a number.
+@dataclass(frozen=True)
+class Points:
+    """Cells of a table.
+
+    Attributes:
+        shapes: (N, 2) places or (N, 4) boxes xyxy, in pixels or micrometres.
+        micrometres: whether in the latter.
+        labels: of each, "" where there is none; None: there is no column of them.
+        rows: where each was read, for messages.
+    """
+
+    shapes: NDArray[np.float64]
+    micrometres: bool
+    labels: list[str] | None
+    rows: list[str]
+
+
+def read_points(
+    path: Path, options: PointsOptions | None = None, *, label: bool = True, optional: bool = False
+) -> Points:
+    """Read the cells of a table.
+
+    Args:
+        path: the file.
+        options: of the card.
+        label: whether classes are wanted.
+        optional: whether there may be no column of them.
 
     Raises:
-        InputError: no such file, or no CSV.
+        InputError: no such file, no table, a column is missing or may be several, or a place is no number.
     """
-    try:
-        numbered = list(enumerate(csv.reader(read_lines(path)), start=1))
-    except csv.Error as error:
-        raise InputError(f"{path}: not a CSV file ({error})") from None
-    rows = [(number, [cell.strip() for cell in cells]) for number, cells in numbered if any(map(str.strip, cells))]
-    if not rows:
-        return [], []
-    try:
-        float(rows[0][1][0])
-    except ValueError:
-        return rows[0][1], rows[1:]
-    return [], rows
+    table, options = read_table(path), options or PointsOptions()
+    columns = _named(table, options, label)
+    if label and columns.label is None and table.header and table.rows and not optional:
+        raise InputError(f"{path}: no column 'class' in its header; {near('class', table.header)}")
+    shapes = np.array([table.numbers(column) for column in columns.places]).T.reshape(-1, len(columns.places))
+    if len(shapes) and shapes.max() <= 1 and len(shapes) > 2:
+        raise InputError(f"{path}: all places lie between {shapes.min():g} and {shapes.max():g}; expected pixels")
+    column = columns.label
+    labels = None if column is None else [cells[column] for _, cells in table.rows]
+    rows = [f"{path}, row {line}" for line, _ in table.rows]
+    return Points(shapes + columns.offset + options.offset, columns.micrometres, labels, rows)
+
+
+def _named(table: Table, options: PointsOptions, label: bool) -> Columns:
+    """The columns that options name, the others as found."""
+    given = [name for name in (options.x, options.y, options.label if label else "") if name]
+    if table.header:
+        for name in given:
+            if name not in table.header:
+                raise InputError(f"{table.path}: no column {name!r} in its header; {near(name, table.header)}")
+    if not table.header or not given:
+        return find_columns(table, label)
+    if options.x and options.y:
+        places = Columns((table.column(options.x), table.column(options.y)), None)
+    else:
+        places = find_columns(table, label=False)
+    known = table.column(options.label) if options.label else find_columns(table).label if label else None
+    return Columns(places.places, known, places.micrometres, places.offset)
 
 
 def read(card: DatasetCard, split: str) -> Iterator[Sample]:
@@ -56,24 +101,13 @@ def read(card: DatasetCard, split: str) -> Iterator[Sample]:
         InputError: a file or a column is missing, or a row is not a place in the image and a known label.
     """
     options = card.options_as(PointsOptions)
-    names = [options.x, options.y] if card.single_type else [options.x, options.y, options.label]
     for item in find_items(card, split, options):
         path = item.label(options.suffix)
-        header, table = read_table(path)
-        for name in names if header else ():
-            if name not in header:
-                raise InputError(f"{path}: no column {name!r} in its header; {near(name, header)}")
-        columns = [header.index(name) for name in names] if header else list(range(len(names)))
-        points, types, rows = [], [], []
-        for number, cells in table:
-            where = f"{path}, row {number}"
-            try:
-                x, y, *label = (cells[column] for column in columns)
-                points.append((float(x) + options.offset, float(y) + options.offset))
-            except (ValueError, IndexError):
-                raise InputError(f"{where}: expected {len(columns)} values, x, y, label; got {cells}") from None
-            is_labelled = card.single_type or any(label) or "" in card.label_index
-            types.append(type_index(card, "".join(label), where) if is_labelled else UNKNOWN)
-            rows.append(where)
-        xy = np.array(points).reshape(-1, 2)
-        yield labelled_image(card, item.name, read_image(item.image), xy, types, rows, item.mpp)
+        points = read_points(path, options, label=not card.single_type)
+        picture = read_picture(item.image, item.mpp or card.mpp)
+        shapes = points.shapes
+        if points.micrometres:
+            shapes = shapes / needed_mpp(card, picture.mpp)
+        labels = points.labels or [""] * len(points.rows)
+        types = [type_index(card, label, row) for label, row in zip(labels, points.rows, strict=True)]
+        yield labelled_image(card, item.name, picture.pixels, shapes, types, points.rows, picture.mpp)

@@ -23,10 +23,13 @@ from celldetr.data.card import DatasetCard
 from celldetr.data.masks import Polygons
 from celldetr.data.pseudo_boxes import pseudo_boxes
 from celldetr.data.readers.common import clip_to_image, read_lines, type_index
-from celldetr.data.readers.qupath_objects import REGIONS, SUFFIXES, Objects, read_objects
+from celldetr.data.readers.qupath_objects import PACKED, REGIONS, Objects, read_objects, short
 from celldetr.data.sample import UNKNOWN, Sample
 from celldetr.data.tiling import Rectangle, piece_name, rectangles
-from celldetr.errors import InputError
+from celldetr.errors import InputError, doubt
+from celldetr.io.annotation_json import stated_size
+from celldetr.io.left_out import LeftOut
+from celldetr.io.names import image_of
 from celldetr.io.safe_io import is_dir, is_file
 from celldetr.slide.base_reader import SlideReader
 from celldetr.slide.reader import IMAGES, SLIDES, open_slide
@@ -54,8 +57,16 @@ def read(card: DatasetCard, split: str) -> Iterator[Sample]:
     options = card.options_as(QuPathOptions)
     images, files = find_files(card, split, options)
     for path in files:
-        objects = read_objects(path, options.regions)
         with open_slide(find_image(path, images, alone=len(files) == 1), card.mpp) as slide:
+            for note in slide.warnings:
+                doubt(f"{slide.file}: {note}")
+            size = stated_size(path)
+            if size not in (None, (slide.width, slide.height)):
+                raise InputError(
+                    f"{path}: is of an image of {size} px (width, height), but {slide.file} has"
+                    f" {(slide.width, slide.height)}; put the labelled one there"
+                )
+            objects = read_objects(path, options.regions, slide.mpp)
             yield from _samples(card, slide, objects.on_slide(slide), path)
 
 
@@ -75,11 +86,11 @@ def find_files(card: DatasetCard, split: str, options: QuPathOptions) -> tuple[P
         if not is_dir(each):
             raise InputError(f"dataset {card.name!r}, split {split!r}: no directory {each}")
     if folder:
-        return images, sorted(path for path in labels.iterdir() if path.name.lower().endswith(SUFFIXES))
+        return images, sorted(path for path in labels.iterdir() if path.name.lower().endswith(PACKED))
     names = value if isinstance(value, list) else [line for line in read_lines(root / str(value)) if line]
     files = []
     for name in names:
-        path = next((path for end in ("", *SUFFIXES) if is_file(path := labels / f"{name}{end}")), None)
+        path = next((path for end in ("", *PACKED) if is_file(path := labels / f"{name}{end}")), None)
         if path is None:
             raise InputError(f"dataset {card.name!r}, split {split!r}: no GeoJSON file {name!r} in {labels}")
         files.append(path)
@@ -88,8 +99,8 @@ def find_files(card: DatasetCard, split: str, options: QuPathOptions) -> tuple[P
 
 def stem_of(path: Path) -> str:
     """``case 7`` of ``case 7.geojson`` and ``case 7.geojson.gz``."""
-    name = path.name.removesuffix(".gz")
-    return name[: -len(".geojson")] if name.lower().endswith(".geojson") else Path(name).stem
+    end = next((end for end in PACKED if path.name.lower().endswith(end)), path.suffix)
+    return path.name[: len(path.name) - len(end)]
 
 
 def find_image(path: Path, folder: Path, *, alone: bool) -> Path:
@@ -101,14 +112,14 @@ def find_image(path: Path, folder: Path, *, alone: bool) -> Path:
     stem = stem_of(path)
     files = [each for each in sorted(folder.iterdir()) if not each.name.startswith(".")]
     files = [each for each in files if each.suffix.lower() in SLIDES | IMAGES]
-    named = [each for each in files if stem in (each.name, each.stem, each.name.lower().removesuffix(".ome.tif"))]
-    named = named or [each for each in files if each.name.startswith(f"{stem}.ome.")]
-    if not named and alone and len(files) == 1:
-        named = files
-    if len(named) != 1:
-        what = f"{len(named)} images ({', '.join(each.name for each in named)})" if named else "no image or slide"
-        raise InputError(f"{path}: there is {what} called {stem!r} in {folder}; expected one, e.g. {stem}.png or .svs")
-    return named[0]
+    found = image_of(stem, files)
+    if found is None and alone and len(files) == 1:
+        found = files[0]
+    if found is None:
+        raise InputError(
+            f"{path}: there is no image or slide called {stem!r} in {folder}; expected one, e.g. {stem}.png or .svs"
+        )
+    return found
 
 
 def _samples(card: DatasetCard, slide: SlideReader, objects: Objects, path: Path) -> Iterator[Sample]:
@@ -124,12 +135,14 @@ def _samples(card: DatasetCard, slide: SlideReader, objects: Objects, path: Path
     )
     is_small = max(slide.width, slide.height) * slide.mpp <= WHOLE_UM
     pixels, name = 0, stem_of(path)
+    used = np.zeros(len(places), dtype=bool)
     for box, region in _areas(slide, objects):
         chosen = np.flatnonzero((places >= box[:2]).all(1) & (places < box[2:]).all(1))
         if region is not None:
             chosen = chosen[shapely.contains_xy(region, *places[chosen].T)]
         elif objects.regions is None and not len(chosen) and not is_small:
             continue
+        used[chosen] = True
         x, y, width, height = box[0], box[1], box[2] - box[0], box[3] - box[1]
         pixels += width * height
         if pixels > MOST_PIXELS:
@@ -152,6 +165,10 @@ def _samples(card: DatasetCard, slide: SlideReader, objects: Objects, path: Path
             derived_boxes=bool(objects.points[chosen].any()),
             masks=_masks(objects, chosen, (x, y)),
         )
+    left = LeftOut(path)
+    if not used.all():
+        left.add("cells outside of the regions", short(objects.rows[int(np.flatnonzero(~used)[0])]), int((~used).sum()))
+    left.tell()
 
 
 def _masks(objects: Objects, chosen: NDArray[np.int64], corner: tuple[int, int]) -> Polygons | None:

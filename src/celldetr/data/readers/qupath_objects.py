@@ -17,15 +17,20 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
+from celldetr.data.nucleus_parts import nuclei_of
 from celldetr.data.readers.common import SLACK
-from celldetr.errors import InputError
-from celldetr.io.geojson import NOT_CELLS, read_features
+from celldetr.errors import InputError, doubt
+from celldetr.io.annotation_json import read_annotations
+from celldetr.io.geojson import NOT_CELLS
+from celldetr.io.left_out import NAMED, LeftOut
 from celldetr.slide.base_reader import SlideReader
 from celldetr.slide.roi import join_areas
 
 REGIONS = ("Region*", "Region", "region", "train")  # class or name of a labelled area; the first is QuPath's own
 IGNORED = "Ignore*"  # QuPath's class of what takes no part in a classification: a cell of unknown type
-SUFFIXES = (".geojson", ".geojson.gz")
+SUFFIXES = (".geojson", ".geojson.gz", ".geojson.zip")
+PACKED = (*SUFFIXES, ".json", ".json.gz", ".json.zip", ".zip")  # the same as others call them
+SAME_PX = 0.75  # that the edges of an object exported twice may differ
 SMALLER = 0.25  # of an annotation's bounds: another of less inside makes it an outline, not a nucleus over a nucleus
 
 
@@ -73,12 +78,13 @@ class Objects:
         return replace(self, boxes=self.boxes + np.tile(shift, 2), places=places, areas=areas, regions=regions)
 
 
-def read_objects(path: Path, regions: Sequence[str] = REGIONS) -> Objects:
-    """Read a GeoJSON file as QuPath exports it, also compressed (``.gz``).
+def read_objects(path: Path, regions: Sequence[str] = REGIONS, mpp: float | None = None) -> Objects:
+    """Read a GeoJSON file as QuPath exports it, also packed, or what ``io.annotation_json`` reads.
 
     Args:
         path: the file.
         regions: classes or names of the annotations that delimit what was labelled.
+        mpp: micrometres per pixel, by which several nuclei in one object are told from one in pieces.
 
     Raises:
         InputError: not GeoJSON, an object that is neither an area nor points, or an annotation around others that is no
@@ -88,8 +94,13 @@ def read_objects(path: Path, regions: Sequence[str] = REGIONS) -> Objects:
     classes, rows, areas = list[str](), list[str](), list[shapely.Geometry | None]()
     annotations: dict[int, shapely.Geometry] = {}  # position -> area
     delimited = []
-    for feature in read_features(path):
+    left, divided = LeftOut(path), LeftOut(path, "divided into nuclei")
+    ignored = set[int]()  # positions of objects of the class Ignore*
+    names = set[str]()  # of objects without a class
+    for feature in read_annotations(path):
         if feature.kind in NOT_CELLS:
+            if feature.kind != "root":
+                left.add(f"objects of the kind {feature.kind}", short(feature.where))
             continue
         if feature.has_points:
             bounds = np.tile(feature.points(), 2)
@@ -97,18 +108,26 @@ def read_objects(path: Path, regions: Sequence[str] = REGIONS) -> Objects:
         else:
             area = feature.area()
             if area.is_empty:
+                left.add("objects without an area", short(feature.where))
                 continue
+            if feature.kind == "annotation" and not {feature.class_name, feature.name}.isdisjoint(regions):
+                delimited.append(area)
+                continue
+            parts = nuclei_of(area, mpp)
+            if len(parts) > 1:
+                divided.add(f"objects of several areas, now {len(parts)} nuclei", short(feature.where))
             if feature.kind == "annotation":
-                if feature.class_name in regions or feature.name in regions:
-                    delimited.append(area)
-                    continue
-                annotations[len(rows)] = area
-            bounds = np.array([area.bounds])
-            areas.append(area)
+                annotations.update(enumerate(parts, len(rows)))
+            bounds = np.array([part.bounds for part in parts])
+            areas += parts
         boxes.extend(bounds.ravel().tolist())
+        if feature.class_name == IGNORED:
+            ignored.update(range(len(rows), len(rows) + len(bounds)))
         name = "" if feature.class_name == IGNORED else sys.intern(feature.class_name)  # one text a class, not a cell
         classes += [name] * len(bounds)
         rows += [feature.where] * len(bounds)
+        if not feature.class_name and feature.name:
+            names.add(feature.name)
     table = np.array(boxes, dtype=np.float64).reshape(-1, 4)
     places = (table[:, :2] + table[:, 2:]) / 2
     outlines = _outlines(table, places, annotations)
@@ -119,7 +138,20 @@ def read_objects(path: Path, regions: Sequence[str] = REGIONS) -> Objects:
             f" delimits what is labelled, give it the class {REGIONS[0]!r} in QuPath or name its class as a"
             " region; else delete it"
         )
-    kept = np.setdiff1d(np.arange(len(table)), outlines)
+    for i in outlines.tolist():
+        left.add("annotations around others that are no region", short(rows[i]))
+    repeated = _points_on_nuclei(table, places, areas, classes, outlines)
+    if len(repeated):
+        left.add("points on drawn nuclei, whose class the nucleus takes if it has none", count=len(repeated))
+    left.tell()
+    divided.tell()
+    if names and not any(classes) and len(names) <= max(1, len(rows) // 2):
+        some = ", ".join(map(repr, sorted(names)[:NAMED]))
+        doubt(f"{path}: no object has a class, but objects have names ({some}); names are not read as types")
+    kept = np.setdiff1d(np.arange(len(table)), [*outlines, *repeated])
+    region = join_areas(delimited, str(path)) if delimited else None
+    if region is not None and (without := [annotations[i] for i in outlines.tolist() if i in ignored]):
+        region = join_areas([shapely.difference(region, join_areas(without, str(path)))], str(path))
     return Objects(
         boxes=table[kept],
         places=places[kept],
@@ -127,8 +159,32 @@ def read_objects(path: Path, regions: Sequence[str] = REGIONS) -> Objects:
         areas=np.array([*areas, None], dtype=np.object_)[kept],  # not without None: an array of no objects
         classes=[classes[i] for i in kept],
         rows=[rows[i] for i in kept],
-        regions=tuple(join_areas(delimited, str(path)).geoms) if delimited else None,
+        regions=None if region is None else tuple(region.geoms),
     )
+
+
+def _points_on_nuclei(
+    boxes: NDArray[np.float64],
+    places: NDArray[np.float64],
+    areas: list[shapely.Geometry | None],
+    classes: list[str],
+    outlines: NDArray[np.int64],
+) -> NDArray[np.int64]:
+    """Positions of points that lie in the area of a nucleus: the same, marked twice. Its class is filled in."""
+    is_point = (boxes[:, :2] == boxes[:, 2:]).all(1)
+    points, drawn = np.flatnonzero(is_point), np.setdiff1d(np.flatnonzero(~is_point), outlines)
+    if not len(points) or not len(drawn):
+        return np.zeros(0, dtype=np.int64)
+    tree = shapely.STRtree([areas[i] for i in drawn])
+    which, on = tree.query(shapely.points(places[points]), predicate="intersects")
+    for point, nucleus in zip(points[which].tolist(), drawn[on].tolist(), strict=True):
+        classes[nucleus] = classes[nucleus] or classes[point]
+    return np.unique(points[which])
+
+
+def short(where: str) -> str:
+    """``object 5`` of where an object was read."""
+    return where.rpartition(": ")[2]
 
 
 def _outlines(
@@ -150,7 +206,9 @@ def _outlines(
         within = np.zeros(len(others), dtype=bool)
         for part in shapely.get_parts(area):
             within |= shapely.contains_xy(part, *places[others].T)
-        inside = others[within]
+        # The same object once more, as a detection, is no other.
+        same = (np.abs(boxes[others] - boxes[position]) <= SAME_PX).all(1)
+        inside = others[within & ~same]
         drawn = np.array([int(other) in annotations for other in inside], dtype=bool)
         if len(inside) > 1 or not drawn.all() or (sizes[inside] < SMALLER * sizes[position]).any():
             around.append(position)

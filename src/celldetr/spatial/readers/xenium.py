@@ -136,7 +136,14 @@ def _read_polygons(
         path = _first(folder, [f"{beginning}_boundaries.{ending}" for ending in ("parquet", "csv.gz", "csv")])
         if path is None:
             continue
-        shapes, numbers = one_per_cell(*read_boundaries(path), ids)
+        owners, rings = read_boundaries(path)
+        shapes, numbers = one_per_cell(owners, rings, ids)
+        if numbers.get("foreign", 0) * 2 > len(owners):
+            raise InputError(
+                f"{path}: {numbers['foreign']:,} of its {len(owners):,} polygons are of no cell of the bundle, whose "
+                f"cells are called {str(ids[0])!r} or the like, theirs {str(owners[0])!r}; the files are of different "
+                "runs or segmentations; move this one away to go on without it"
+            )
         polygons[kind] = shapes
         files.append(path.name)
         if numbers:

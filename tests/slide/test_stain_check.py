@@ -1,0 +1,84 @@
+"""What is told from H&E by its colours, on the sample slide and on what may be made of it."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from celldetr.errors import InputError
+from celldetr.slide.colour import decode_luminance
+from celldetr.slide.grid import lay_grid
+from celldetr.slide.options import PredictOptions
+from celldetr.slide.plan import _stain
+from celldetr.slide.reader import from_array, open_slide
+from celldetr.slide.stain_check import looks_like, stain_of
+
+Image8 = NDArray[np.uint8]
+
+
+@pytest.fixture(scope="module")
+def skin() -> Image8:
+    """The tissue of the sample slide at 1 um per pixel."""
+    with open_slide(Path(str(files("celldetr") / "assets" / "CMU-1-Small-Region.svs"))) as reader:
+        width, height = reader.thumbnail_size(1.0)
+        return reader.read_region(0, 0, reader.width, reader.height, width, height)
+
+
+def as_fluorescence(image: Image8) -> Image8:
+    """Nuclei blue on black."""
+    dark = (255 - image.astype(np.int16).min(-1)).clip(0, 255)
+    out = np.zeros_like(image)
+    out[..., 2] = np.where(dark > 190, dark, dark // 8)
+    return out
+
+
+def as_brown(image: Image8) -> Image8:
+    """The darkest pixels in the colour of diaminobenzidine (Ruifrok and Johnston 2001), the others pale blue."""
+    density = -np.log10((image.mean(-1) + 1) / 256)
+    stain = np.where((density > np.quantile(density, 0.8))[..., None], [0.27, 0.57, 0.78], [0.15, 0.12, 0.05])
+    return (255 * 10 ** (-1.5 * density[..., None] * stain)).astype(np.uint8)
+
+
+def as_luminance(image: Image8) -> Image8:
+    return np.asarray(Image.fromarray(image).convert("YCbCr"))
+
+
+def test_the_sample_slide_is_what_it_is_and_what_is_made_of_it_is_told_apart(skin: Image8) -> None:
+    assert looks_like(skin) == "H&E"
+    assert looks_like(skin[..., ::-1]) == "exchanged"
+    assert looks_like(as_luminance(skin)) == "luminance"
+    assert looks_like(as_fluorescence(skin)) == "fluorescence"
+    assert looks_like(as_brown(skin)) == "brown"
+
+
+def test_images_that_say_nothing_are_not_doubted() -> None:
+    for value in (255, 240, 200, 128):
+        assert looks_like(np.full((64, 64, 3), value, dtype=np.uint8)) == "H&E"
+
+
+def test_decoding_luminance_is_what_pillow_does(skin: Image8) -> None:
+    part = skin[:200, :200]
+    decoded = decode_luminance(as_luminance(part)).astype(int)
+    pillow = np.asarray(Image.fromarray(as_luminance(part), "YCbCr").convert("RGB")).astype(int)
+    assert np.abs(decoded - pillow).max() <= 1
+
+
+def test_fluorescence_is_refused_with_the_way_on(skin: Image8) -> None:
+    reader = from_array(as_fluorescence(skin), 1.0)
+    boxes = lay_grid((0, 0, reader.width, reader.height), (1.0, 1.0), 256, 64, 0.0).owned()
+    assert stain_of(reader, boxes) == "fluorescence"
+    with pytest.raises(InputError, match=r"looks like fluorescence.*any_stain"):
+        _stain(reader, boxes, PredictOptions())
+    assert "fluorescence" in _stain(reader, boxes, PredictOptions(any_stain=True))[0]
+
+
+def test_exchanged_colours_are_a_warning_with_the_remedy(skin: Image8) -> None:
+    reader = from_array(np.ascontiguousarray(skin[..., ::-1]), 1.0)
+    boxes = np.array([[0.0, 0.0, reader.width, reader.height]])
+    assert "image[..., ::-1]" in _stain(reader, boxes, PredictOptions())[0]
+    assert _stain(from_array(skin, 1.0), boxes, PredictOptions()) == ()
