@@ -107,7 +107,7 @@ def test_all_readers_see_the_same_cells(finished: Path) -> None:
     )
     with (finished / "cells.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert list(rows[0]) == COLUMNS[:-2]
+    assert list(rows[0]) == ["cell_id", "name", *COLUMNS[1:-2]]
     assert [row["type"] for row in rows] == list(frame["type"].astype(str))
     assert celldetr.read_cells(finished)["cell_id"].tolist() == frame["cell_id"].tolist()
 
