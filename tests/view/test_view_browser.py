@@ -130,7 +130,7 @@ def test_a_click_shows_a_cell_and_kin_lead_to_others(page: Any, made: ViewRun, t
     page.wait_for_selector(".kin .where")
     kin = page.locator(".kin button")
     assert kin.count() == 24
-    sizes = "Promise.all([...document.querySelectorAll('.kin img')].map((one) => one.decode().then(() => one.naturalWidth)))"
+    sizes = "Promise.all(Array.from(document.querySelectorAll('.kin img'), (i) => i.decode().then(() => i.naturalWidth)))"
     assert page.evaluate(sizes) == [144] * 24
     unit = {name: e / np.linalg.norm(e.astype(float), axis=1, keepdims=True) for name, e in made.embeddings.items()}
     best = int(np.argmax(unit["two"] @ unit["one"][row]))
