@@ -130,8 +130,8 @@ def test_a_click_shows_a_cell_and_kin_lead_to_others(page: Any, made: ViewRun, t
     page.wait_for_selector(".kin .where")
     kin = page.locator(".kin button")
     assert kin.count() == 24
-    sizes = "Promise.all(Array.from(document.querySelectorAll('.kin img'), (i) => i.decode().then(() => i.naturalWidth)))"
-    assert page.evaluate(sizes) == [144] * 24
+    sizes = "(images) => Promise.all(images.map((one) => one.decode().then(() => one.naturalWidth)))"
+    assert page.locator(".kin img").evaluate_all(sizes) == [144] * 24
     unit = {name: e / np.linalg.norm(e.astype(float), axis=1, keepdims=True) for name, e in made.embeddings.items()}
     best = int(np.argmax(unit["two"] @ unit["one"][row]))
     kin.first.click()
