@@ -10,7 +10,7 @@ export UV_HTTP_TIMEOUT ?= 300
 export OMP_WAIT_POLICY ?= passive
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast lint format docs-cli lock clean
+.PHONY: help demo test test-fast lint format docs-cli view lock clean
 
 help:  ## list what can be made
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 11
@@ -37,6 +37,9 @@ format: $(VENV)/.installed-dev  ## let ruff format and fix what it can
 
 docs-cli: $(VENV)/.installed-dev  ## write docs/reference/cli.md from the commands
 	$(BIN)/python docs/cli_reference.py
+
+view:  ## bundle the page of celldetr view, after changes in view/ (needs Node)
+	cd view && npm install --no-package-lock --no-audit --no-fund && npm run build
 
 # One version a package for every supported Python and system: what is tested here is what is installed there.
 lock:  ## resolve requirements.lock anew (needs uv)

@@ -15,7 +15,8 @@ from scipy import ndimage
 
 from celldetr.errors import InputError
 from celldetr.sampling.places import find_places
-from celldetr.sampling.quality import glass_density, pen_share, sharpness
+from celldetr.sampling.quality import glass_density, pen_share
+from celldetr.slide.focus import sharpness
 from celldetr.slide.reader import open_slide
 
 PX, MOST = 240, 20

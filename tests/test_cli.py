@@ -107,7 +107,7 @@ def test_all_readers_see_the_same_cells(finished: Path) -> None:
     )
     with (finished / "cells.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert list(rows[0]) == COLUMNS[:-2]
+    assert list(rows[0]) == ["cell_id", "name", *COLUMNS[1:-2]]
     assert [row["type"] for row in rows] == list(frame["type"].astype(str))
     assert celldetr.read_cells(finished)["cell_id"].tolist() == frame["cell_id"].tolist()
 
@@ -420,7 +420,9 @@ def test_the_threshold_of_cells_found_at_a_threshold(
     arguments = ["threshold", card(precision), "--split", "train", "-q", "--device", "cpu", "--precision", precision]
     done = run(*arguments, "--plot", plot)
     assert done.code == 0
-    chosen, own = done.out.splitlines()
+    chosen, own, heading, row = done.out.splitlines()
+    assert heading.split()[-2:] == ["calibration", "error"]
+    assert row.split()[-2] == "1.000"  # at the model's own
     model = default_model(precision)
     scores = np.sort(model.predict(crop(), mpp=MPP).score)
     # What the model calls a cell, and it alone, but for one step of the search either way: F1 is smoothed over the

@@ -59,6 +59,18 @@ def test_places_read_otherwise_are_told(change: Any, words: str) -> None:
         check_labels([moved], Path("a"))
 
 
+@pytest.mark.parametrize("shift", [(25, 18), (-30, 5), (0, -22)])
+def test_labels_that_are_shifted_are_told_by_how_much(shift: tuple[int, int]) -> None:
+    made = sample()
+    points = made.points + np.float32(shift)
+    inside = ((points >= 0) & (points < [WIDTH, HEIGHT])).all(1)
+    moved = replace(made, points=points, boxes=made.boxes + np.tile(np.float32(shift), 2)).keep(inside)
+    with pytest.raises(InputError, match="px further right") as refused:
+        check_labels([moved], Path("a"))
+    told = [int(number) for number in re.findall(r"([+-]\d+) px", str(refused.value))]
+    assert np.abs(np.add(told, shift)).max() <= 4  # within a nucleus, which is dark all over
+
+
 def test_labels_of_another_image_are_doubted() -> None:
     rng = np.random.default_rng(1)
     places = rng.uniform((10, 10), (WIDTH - 10, HEIGHT - 10), (400, 2))
@@ -97,8 +109,8 @@ def test_what_is_labelled_twice_counts_once(recwarn: Any) -> None:
     nearest = np.abs(once.boxes[:, None] - made.boxes).max(2).argmin(1)
     expected = np.where(nearest < 5, UNKNOWN, made.types[nearest])
     assert once.types.tolist() == expected.tolist()
-    assert f"{len(made)} nuclei labelled twice" in str(recwarn[-1].message)
-    assert "5 of these with two types" in str(recwarn[-1].message)
+    assert f"{len(made)} nuclei that are labelled twice" in str(recwarn[-1].message)
+    assert "5 of them with two types" in str(recwarn[-1].message)
 
 
 def disc(x: float, y: float, radius: float, b: float | None = None) -> shapely.Polygon:

@@ -12,7 +12,7 @@ from celldetr.errors import InputError
 from celldetr.evaluation.image_cells import ImageCells
 from celldetr.evaluation.metrics import DetectionCounts, count_detection
 from celldetr.evaluation.protocols import PROTOCOLS, pair_image
-from celldetr.evaluation.threshold import TOP, best_threshold
+from celldetr.evaluation.threshold import TOP, best_threshold, common_threshold
 from helpers.scenes import image, random_image
 
 
@@ -88,3 +88,14 @@ def test_nothing_to_choose_from_is_said() -> None:
         best_threshold([image([], [(5, 5)])])
     with pytest.raises(InputError, match="no labelled cell"):
         best_threshold([])
+
+
+def test_every_set_counts_alike() -> None:
+    many, one = [separable([0.8, 0.9], [0.5, 0.6])] * 9, [separable([0.35, 0.4], [0.1])]
+    choice = common_threshold([many, one])
+    assert 0.1 < choice.threshold < 0.35  # of the first set 2 of 4 are right there, and all of the second
+    assert choice.counts == DetectionCounts(tp=20, fp=18, fn=0)
+    assert choice.f1 == pytest.approx([np.mean([f1_at(many, step), f1_at(one, step)]) for step in choice.tried])
+    assert common_threshold([many[:1], one]).threshold == choice.threshold
+    assert best_threshold([*many, *one]).threshold > 0.6  # where images count alike
+    assert common_threshold([many]) == best_threshold(many)

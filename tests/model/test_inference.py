@@ -10,6 +10,7 @@ import pytest
 import shapely
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 from torchvision.ops import box_convert
 
 from celldetr.cells.rows import cell_rows
@@ -200,10 +201,10 @@ def test_boxes_alone_do_not_run_the_head(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_only_cells_are_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
     model, forward, seen = predictor(outlines=True), OutlineHead.forward, []
 
-    def spy(self: OutlineHead, images: torch.Tensor, boxes: torch.Tensor, sizes: torch.Tensor) -> torch.Tensor:
-        seen.append(boxes.shape[1])
-        return forward(self, images, boxes, sizes)
+    def spy(self: OutlineHead, images: Tensor, boxes: Tensor, sizes: Tensor, valid: Tensor) -> Tensor:
+        seen.append((boxes.shape[1], int(valid.sum())))
+        return forward(self, images, boxes, sizes, valid)
 
     monkeypatch.setattr(OutlineHead, "forward", spy)
     found = model.predict_tiles([TILES[0], TILES[2]])
-    assert seen == [max(map(len, found))]
+    assert seen == [(max(map(len, found)), sum(map(len, found)))]

@@ -81,6 +81,38 @@ def test_a_patch_shows_its_box_at_any_size_of_the_padding() -> None:
     torch.testing.assert_close(seen.mean((2, 3, 4)), torch.tensor([[0.5, 0.25]]), atol=0.01, rtol=0)
 
 
+@pytest.mark.parametrize("threads", [1, 3])
+def test_the_kernel_samples_what_grid_sample_does(threads: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(2, 3, 40, 56, generator=generator)
+    centres = torch.rand(2, 9, 2, generator=generator) * 1.2 - 0.1  # some reach over the image
+    boxes = torch.cat([centres, torch.rand(2, 9, 2, generator=generator) * 0.4 + 0.01], -1)
+    sizes = torch.tensor([[56.0, 40.0], [50.0, 33.0]])
+    with torch.enable_grad():
+        expected = patches(images, boxes, sizes)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        with torch.no_grad():
+            found = patches(images, boxes, sizes)
+    finally:
+        torch.set_num_threads(before)
+    assert found.flatten(0, 1).is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(found, expected, atol=2e-5, rtol=0)
+
+
+def test_only_what_is_wanted_is_drawn() -> None:
+    torch.manual_seed(0)
+    head, images = OutlineHead(), torch.rand(2, 3, 40, 40)
+    torch.nn.init.normal_(head.radii.weight)
+    boxes, sizes = torch.rand(2, 5, 4) * 0.2 + 0.3, torch.full((2, 2), 40.0)
+    valid = torch.tensor([[True, False, True, True, False], [False, False, True, False, False]])
+    with torch.no_grad():
+        drawn, some = head(images, boxes, sizes), head(images, boxes, sizes, valid)
+    torch.testing.assert_close(some[valid], drawn[valid])
+    assert not bool(some[~valid].any())
+
+
 def test_an_untrained_head_draws_the_ellipse_and_learns_a_shape() -> None:
     torch.manual_seed(0)
     head, images = OutlineHead(), torch.rand(2, 3, 40, 40)

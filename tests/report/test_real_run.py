@@ -88,7 +88,8 @@ def test_exports_hold_the_cells_of_the_table(finished: tuple[Path, SlideReader],
     assert data.obs["type"].tolist() == cells["type"].tolist()
     text = pd.read_csv(export_cells(run, "csv", tmp_path / "c.csv"))
     assert text["type"].tolist() == cells["type"].tolist()
-    assert text.columns.tolist() == [c for c in cells.columns if c not in ("embedding", "geometry")]
+    kept = [name for name in cells.columns if name not in ("embedding", "geometry")]
+    assert text.columns.tolist() == ["cell_id", "name", *kept[1:]]
 
 
 def test_pictures_are_drawn(finished: tuple[Path, SlideReader]) -> None:

@@ -21,10 +21,11 @@ from celldetr.sampling import run as sampling
 from celldetr.sampling.nuclei import FoundByModel, FromQuPath, within
 from celldetr.sampling.options import SampleOptions
 from celldetr.sampling.places import find_places
-from celldetr.sampling.quality import glass_density, pen_share, sharpness
+from celldetr.sampling.quality import glass_density, pen_share
 from celldetr.sampling.report import size_warnings
 from celldetr.slide.damage import DamageError
 from celldetr.slide.find import Slide
+from celldetr.slide.focus import sharpness
 from celldetr.slide.image_reader import ArrayReader
 from celldetr.slide.reader import from_array, open_slide
 from helpers.cli import call

@@ -9,7 +9,7 @@ import typer
 
 from celldetr.cli.from_config import Fields, with_settings
 from celldetr.cli.messages import note
-from celldetr.cli.options import Dataset, Inference, Overwrite, Quiet, check_file
+from celldetr.cli.options import DATASET_HELP, Dataset, Inference, Overwrite, Quiet, check_file
 from celldetr.cli.progress import Progress
 from celldetr.config import EvaluateOptions, InferenceOptions, RotationsOptions, ThresholdOptions
 
@@ -72,7 +72,10 @@ def evaluate(
 @with_settings
 def threshold(
     *,
-    dataset: Dataset,
+    datasets: Annotated[
+        list[str],
+        typer.Argument(metavar="DATASET", help=f"{DATASET_HELP} DATASET:SPLIT names its split; several count alike."),
+    ],
     options: Annotated[ThresholdOptions, Fields("split", "protocols=--protocol", "mpp")],
     inference: Annotated[InferenceOptions, Fields("model=--model,-m", "device", "precision", "orientations")],
     plot: Annotated[
@@ -84,8 +87,10 @@ def threshold(
     """Choose the threshold that suits a model on your tissue.
 
     On images in which every nucleus is labelled, as training does it: the middle of the broad top of detection F1, the
-    mean under two rules of pairing, or under those of --protocol. Types are not looked at. Pass what is printed as
-    --threshold of predict and evaluate; images that it was chosen on say nothing about how good the model is.
+    mean under two rules of pairing, or under those of --protocol. Of several data sets, or tissues in one, each counts
+    alike; the table says what suits each, what the chosen threshold reaches there, and how far scores are from
+    probabilities. Types are not looked at. Pass what is printed as --threshold of predict and evaluate; images that it
+    was chosen on say nothing about how good the model is.
     """
     from celldetr.evaluation.evaluate import choose_threshold
     from celldetr.evaluation.format import show_threshold
@@ -98,11 +103,11 @@ def threshold(
         check_file(plot, overwrite, "threshold.png")
     model = TilePredictor.load(inference)
     with Progress("threshold", quiet) as progress:
-        counter = progress.counter(f"{dataset}, {options.split}", "images")
-        choice, own = choose_threshold(model, dataset, options, progress=counter)
+        counter = progress.counter(", ".join(datasets), "images")
+        choice, sets = choose_threshold(model, datasets, options, progress=counter)
     if plot is not None:
         save_figure(threshold_figure(choice), plot)
-    for line in show_threshold(choice, model.threshold, own):
+    for line in show_threshold(choice, model.threshold, sets):
         typer.echo(line)
 
 

@@ -52,9 +52,8 @@ ModelName = Annotated[
     str | None,
     typer.Option("--model", "-m", metavar="NAME|FOLDER", help=InferenceOptions.model_fields["model"].description),
 ]
-Dataset = Annotated[
-    str, typer.Argument(metavar="DATASET", help="A data set's card (YAML), one in the package, or a folder of labels.")
-]
+DATASET_HELP = "A data set's card (YAML), one in the package, or a folder of labels."
+Dataset = Annotated[str, typer.Argument(metavar="DATASET", help=DATASET_HELP)]
 Device = Annotated[str, typer.Option(metavar="NAME", help=InferenceOptions.model_fields["device"].description)]
 Devices = Annotated[
     int, typer.Option(metavar="INT", help="Processes that share each batch, each with a device of its own.")

@@ -16,6 +16,7 @@ from typing import Annotated
 import typer
 
 from celldetr.cli.cells import cluster, explain, export, index, similar
+from celldetr.cli.check import check
 from celldetr.cli.command import Command
 from celldetr.cli.data import data_app
 from celldetr.cli.embed import embed
@@ -26,6 +27,7 @@ from celldetr.cli.probe import probe
 from celldetr.cli.research import ablate
 from celldetr.cli.spatial import spatial_app
 from celldetr.cli.train import familiarity, pretrain, train
+from celldetr.cli.view import view
 
 
 def doctor() -> None:
@@ -86,6 +88,7 @@ for command in (
     index,
     similar,
     cluster,
+    view,
     train,
     pretrain,
     familiarity,
@@ -94,7 +97,7 @@ for command in (
     rotations,
 ):
     app.command(cls=Command)(command)
-for command in (probe, explain, ablate, models, doctor):
+for command in (probe, explain, ablate, check, models, doctor):
     app.command(cls=Command)(command)
 app.add_typer(data_app)
 app.add_typer(spatial_app)

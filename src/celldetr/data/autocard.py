@@ -40,7 +40,7 @@ PATCHES = "patch_set"  # format of the card of a patch set
 FOLDERS = ("labels", "annotations")  # of labels; the second is CVAT's
 TABLES = {".csv", ".tsv"}
 # Labels that are not read: pictures of masks, YOLO's lists, Pascal VOC, ImageScope, MATLAB, NDP.view, ImageJ, sheets.
-OTHERS = {".txt", ".xml", ".mat", ".npy", ".ndpa", ".roi", ".xlsx", ".xls", ".parquet", ".jsonl"}
+OTHERS = {".txt", ".xml", ".mat", ".npy", ".ndpa", ".roi", ".xlsx", ".xls", ".parquet", ".jsonl", ".gz"}
 ABOUT = ("readme", "licen")  # first letters of files that are about others
 _WHOLE = re.compile(r"^(\d+)\.0+$")
 EXPECTED = "QuPath GeoJSON (.geojson), CSV (x,y,class) or COCO (.json)"
@@ -222,7 +222,7 @@ def _tell_others(place: Path, folder: Path, entries: list[Path], formats: dict[P
     for entry in entries:
         if entry in broken:
             left.add("broken links", entry.name)
-        elif entry in formats and entry.suffix.lower() in OTHERS and not entry.name.lower().startswith(ABOUT):
+        elif formats.get(entry) == "" and entry.suffix.lower() in OTHERS and not entry.name.lower().startswith(ABOUT):
             left.add(f"files {entry.suffix} that are no labels known here", entry.name)
         elif entry in formats and _named(entry) and not formats[entry]:
             left.add("JSON files without labels", entry.name)

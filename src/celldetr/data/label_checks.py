@@ -7,6 +7,7 @@ they are refused; the bounds were set on published sets (benchmarks/label_checks
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -29,6 +30,9 @@ POINTS = 25  # whose stain is judged
 CHANCE, CLEAR = 0.3, 0.6  # labels lie no darker than this share of how dark, in deviations of the image, they would
 NOWHERE = 0.3  # deviations of the image; labels that lie no darker are doubted: published sets have 1.2 to 2.5
 SIGNIFICANT = 5.0  # standard errors of the difference
+SHIFT_UM = 40.0  # that labels which lie nowhere are moved by, to every side
+SHIFTED, SURE = 0.8, 8.0  # how dark they must lie then: deviations of the image, and standard errors, as many are tried
+LARGEST_PX, TRIED = 2**24, 20  # pixels of an image, and images, that are tried
 MOST_IMAGES = 200  # that are looked at
 Points = NDArray[np.float64]
 Way = Callable[[Points, Points, Points], Points]  # points, (width, height) of the image, half boxes (N, 2) -> points
@@ -58,9 +62,9 @@ def without_repeats(sample: Sample, left: LeftOut) -> Sample:
         if types[first] == UNKNOWN or types[second] == UNKNOWN:
             types[first] = max(types[first], types[second])
         elif types[first] != types[second]:
-            left.add("of these with two types, which are unknown now", sample.name)
+            left.add("of them with two types, which are unknown now", sample.name)
             types[first] = UNKNOWN
-    left.add("nuclei labelled twice once only", sample.name, int((~kept).sum()))
+    left.add("nuclei that are labelled twice", sample.name, int((~kept).sum()))
     return replace(sample, types=types).keep(kept)
 
 
@@ -172,10 +176,44 @@ def _check_places(samples: Sequence[Sample], place: Path) -> None:
             " (x, y) from its upper left corner"
         )
     if places.own < NOWHERE:
+        shift = _find_shift(chosen)
+        if shift is not None:
+            raise InputError(
+                f"{place}: the labels do not lie on nuclei, but would {shift[0]:+d} px further right and"
+                f" {shift[1]:+d} px further down; do they count from the corner of another"
+                " image or region? Export them in pixels of this one"
+            )
         doubt(
             f"{place}: the labels lie on no darker places than chance; are these their images, at the"
             " resolution that was labelled?"
         )
+
+
+def _find_shift(samples: Sequence[Sample]) -> tuple[int, int] | None:
+    """The one shift (x, y), px, by which the labels of all images lie on nuclei; None: there is none."""
+    samples = [sample for sample in samples if math.prod(sample.image.shape[:2]) <= LARGEST_PX][:TRIED]
+    if not samples:
+        return None
+    mpp = float(np.median([sample.mpp for sample in samples]))
+    reach = round(SHIFT_UM / mpp)
+    total = np.zeros((2 * reach + 1, 2 * reach + 1))
+    for sample in samples:
+        height, width = sample.image.shape[:2]
+        stain = haematoxylin(sample.image)
+        shape = (height + 2 * reach, width + 2 * reach)  # no shift leads round to the other side
+        marks = np.zeros(shape)
+        x, y = np.clip(sample.points.T.astype(np.int64), 0, [[width - 1], [height - 1]])
+        np.add.at(marks, (y, x), 1)
+        padded = np.zeros(shape)
+        padded[:height, :width] = (stain - stain.mean()) / max(float(stain.std()), 1e-6)
+        moved = np.fft.irfft2(np.fft.rfft2(padded) * np.fft.rfft2(marks).conj(), shape)  # sums by shift, modulo shape
+        total += np.roll(moved, (reach, reach), (0, 1))[: 2 * reach + 1, : 2 * reach + 1]
+    count = sum(map(len, samples))
+    best = float(total.max()) / count
+    if best < SHIFTED or best * count**0.5 < SURE:
+        return None
+    row, column = np.unravel_index(int(total.argmax()), total.shape)
+    return int(column) - reach, int(row) - reach
 
 
 def _under(stain: NDArray[np.floating], points: Points) -> float:

@@ -64,7 +64,7 @@ def load_samples(
         return patches if limit is None else patches[:limit]
     if card.format not in READERS:
         raise InputError(f"dataset {card.name!r}: unknown format {card.format!r}; {near(card.format, READERS)}")
-    left = LeftOut(f"dataset {card.name!r}, split {split!r}", "counted")
+    left = LeftOut(f"dataset {card.name!r}, split {split!r}", "counted once")
     reader = islice(READERS[card.format](card, split), limit)
     read = [_with_shapes(without_repeats(sample, left), shapes, card.least_solidity) for sample in reader]
     if not read:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,18 +16,19 @@ from numpy.typing import NDArray
 
 from celldetr.config import EvaluateOptions, ThresholdOptions
 from celldetr.data.autocard import find_card
-from celldetr.data.card import DatasetCard
+from celldetr.data.card import CARDS, DatasetCard
 from celldetr.data.overlap import Overlap, overlap
 from celldetr.data.sample import Sample
 from celldetr.data.sources import Shapes, load_samples, map_types, same_names
 from celldetr.errors import InputError
+from celldetr.evaluation.calibration import calibration
 from celldetr.evaluation.image_cells import LOWEST_SCORE, ImageCells, predict_samples
-from celldetr.evaluation.metrics import DetectionCounts
 from celldetr.evaluation.protocols import PROTOCOLS, find_protocol
 from celldetr.evaluation.report import Report
 from celldetr.evaluation.score import score_under
-from celldetr.evaluation.threshold import ThresholdChoice, best_threshold, count_at
+from celldetr.evaluation.threshold import SetChoice, ThresholdChoice, best_threshold, common_threshold, count_at
 from celldetr.evaluation.type_map import TypeMap, type_map
+from celldetr.io.safe_io import yaml_names
 from celldetr.model.inference import TilePredictor
 from celldetr.model.output import TileCells
 from celldetr.progress import Progress
@@ -130,31 +132,58 @@ def evaluate_model(
 
 def choose_threshold(
     model: TilePredictor,
-    dataset: str,
+    datasets: Sequence[str],
     options: ThresholdOptions | None = None,
     *,
     progress: Progress | None = None,
-) -> tuple[ThresholdChoice, DetectionCounts]:
-    """The threshold that suits a model on a split of a data set, by detection alone.
+) -> tuple[ThresholdChoice, tuple[SetChoice, ...]]:
+    """The threshold that suits a model on one or more sets of images, by detection alone.
+
+    Every set counts alike, however many images it has; so does every tissue of a data set that tells several.
 
     Args:
         model: its own threshold does not matter.
-        dataset, progress: as of ``evaluate_model``.
-        options: the split, in whose images every nucleus is labelled, and rules of pairing; of several, the mean of F1
-            under each is what counts.
+        datasets: each as of ``evaluate_model``, or ``DATASET:SPLIT``.
+        options: the split of those that name none, and rules of pairing; of several, the mean of F1 under each is what
+            counts. In the images every nucleus is labelled.
+        progress: called with how many images of a data set are done, of how many.
 
     Returns:
-        the choice, and detection at the model's own threshold, both under the first protocol.
+        the choice, and how it does on each set.
 
     Raises:
-        InputError: unknown protocol, wrong data, or no cell in them.
+        InputError: unknown protocol, wrong data, or no cell in a set.
     """
     options = options or ThresholdOptions()
     rules = [find_protocol(name) for name in options.protocols]
-    card = find_card(dataset, options.mpp)
-    samples = labelled_images(card, options.split, model.types, dict.fromkeys(card.type_names, ""))
-    images = _predict(model, samples, model.types, None, progress)
-    return best_threshold(images, rules), count_at(images, rules[0], model.threshold)
+    sets: dict[str, list[ImageCells]] = {}
+    for dataset in datasets:
+        name, split = named_split(dataset, options.split)
+        card = find_card(name, options.mpp)
+        samples = labelled_images(card, split, model.types, dict.fromkeys(card.type_names, ""))
+        images = _predict(model, samples, model.types, None, progress)
+        several = len({image.tissue for image in images}) > 1
+        for image in images:
+            key = f"{card.name} {split}" + (f", {image.tissue or 'no tissue'}" if several else "")
+            sets.setdefault(key, []).append(image)
+    choice = common_threshold(list(sets.values()), rules)
+    return choice, tuple(
+        SetChoice(
+            key,
+            best_threshold(images, rules),
+            count_at(images, rules[0], choice.threshold),
+            count_at(images, rules[0], model.threshold),
+            calibration(images, rules[0].radius_um).objectness.error,
+        )
+        for key, images in sets.items()
+    )
+
+
+def named_split(dataset: str, default: str) -> tuple[str, str]:
+    """``DATASET`` or ``DATASET:SPLIT`` -> data set and split; a path may have colons itself."""
+    name, colon, split = dataset.rpartition(":")
+    known = name in yaml_names(CARDS) or (bool(name) and Path(name).expanduser().exists())
+    return (name, split) if colon and known and split else (dataset, default)
 
 
 def _predict(

@@ -14,7 +14,7 @@ from celldetr.evaluation.metrics import DetectionCounts
 from celldetr.evaluation.panoptic import MaskScores
 from celldetr.evaluation.report import Report
 from celldetr.evaluation.rotations import MASK_SCORES, Rotations, Spread
-from celldetr.evaluation.threshold import ThresholdChoice
+from celldetr.evaluation.threshold import SetChoice, ThresholdChoice
 from celldetr.outlines import RADII
 
 UNNAMED = "not told"  # the tissue of images of which no tissue is known
@@ -48,15 +48,24 @@ def show_report(report: Report, others: Sequence[Report] = ()) -> RenderableType
     return Group(*parts)
 
 
-def show_threshold(choice: ThresholdChoice, own: float, counts: DetectionCounts) -> tuple[str, str]:
-    """What was chosen, and what the threshold that a model comes with reaches on the same images."""
+def show_threshold(choice: ThresholdChoice, own: float, sets: Sequence[SetChoice]) -> list[str]:
+    """What was chosen, and what it and the threshold that a model comes with reach on each set."""
 
     def line(threshold: float, counts: DetectionCounts) -> str:
         f1, precision, recall = (number(value) for value in (counts.f1, counts.precision, counts.recall))
         return f"{threshold:.3f}: detection F1 {f1}, precision {precision}, recall {recall}"
 
     cells = f"{choice.counts.tp + choice.counts.fn:,} cells"
-    return f"threshold {line(choice.threshold, choice.counts)} ({cells})", f"the model's own, {line(own, counts)}"
+    before = sum((each.own for each in sets), DetectionCounts())
+    lines = [f"threshold {line(choice.threshold, choice.counts)} ({cells})", f"the model's own, {line(own, before)}"]
+    width = max(len(each.name) for each in sets)
+    lines.append(f"{'set':{width}}   cells  best at   F1  here  own  calibration error")
+    for each in sets:
+        error = number(each.calibration_error)
+        f1 = (number(counts.f1) for counts in (each.best.counts, each.chosen, each.own))
+        cells = f"{each.chosen.tp + each.chosen.fn:7,}"
+        lines.append(f"{each.name:{width}} {cells}  {each.best.threshold:7.3f} {'  '.join(f1)}  {error}")
+    return lines
 
 
 def show_rotations(rotated: Rotations) -> RenderableType:

@@ -38,13 +38,31 @@ class ThresholdChoice:
         threshold: least objectness of a prediction that counts.
         counts: detection on the validation images at that threshold, under the first protocol.
         tried: rising thresholds that were tried.
-        f1: detection F1 at each of them, the mean over the protocols, as measured, not smoothed.
+        f1: detection F1 at each of them, the mean over sets and protocols, as measured, not smoothed.
     """
 
     threshold: float
     counts: DetectionCounts
     tried: tuple[float, ...]
     f1: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class SetChoice:
+    """A set of validation images at three thresholds, under the first rule of pairing.
+
+    Attributes:
+        name: of the data set with its split, and of the tissue where the data tell several.
+        best: the threshold that suits this set alone, which is optimistic.
+        chosen, own: detection at the common threshold, and at the one that the model came with.
+        calibration_error: expected calibration error of the scores (``calibration``); None without predictions.
+    """
+
+    name: str
+    best: ThresholdChoice
+    chosen: DetectionCounts
+    own: DetectionCounts
+    calibration_error: float | None
 
 
 def best_threshold(validation: Sequence[ImageCells], protocol: Protocols = "within-radius") -> ThresholdChoice:
@@ -58,24 +76,42 @@ def best_threshold(validation: Sequence[ImageCells], protocol: Protocols = "with
     Raises:
         InputError: no true cell, or no prediction, in the validation images.
     """
+    return common_threshold([validation], protocol)
+
+
+def common_threshold(sets: Sequence[Sequence[ImageCells]], protocol: Protocols = "within-radius") -> ThresholdChoice:
+    """The threshold of the best mean detection F1 over sets of validation images, of which each counts alike.
+
+    Args:
+        sets: one or more, each of an organ or data set; otherwise as ``best_threshold``.
+        protocol: see there.
+
+    Raises:
+        InputError: no true cell, or no prediction, in one of them.
+    """
     several = [protocol] if isinstance(protocol, str | Protocol) else protocol
     rules = [find_protocol(each) for each in several]
-    n_true = sum(len(image.true_xy) for image in validation)
-    scores = np.sort(np.concatenate([np.empty(0), *(image.pred_scores for image in validation)]))
-    if not n_true:
-        raise InputError("the validation images hold no labelled cell; a threshold cannot be chosen on them")
-    if not len(scores):
-        raise InputError("the model finds no cell in the validation images; train it longer or lower its own threshold")
-    steps = _steps(scores, n_true)
-    measured = np.array([[count_at(validation, rule, step).f1 or 0.0 for rule in rules] for step in steps]).mean(1)
+    steps, scores = np.empty(0), np.empty(0)
+    for validation in sets:
+        n_true = sum(len(image.true_xy) for image in validation)
+        own = np.sort(np.concatenate([np.empty(0), *(image.pred_scores for image in validation)]))
+        if not n_true:
+            raise InputError("the validation images hold no labelled cell; a threshold cannot be chosen on them")
+        if not len(own):
+            raise InputError(
+                "the model finds no cell in the validation images; train it longer or lower its own threshold"
+            )
+        steps, scores = np.concatenate([steps, _steps(own, n_true)]), np.concatenate([scores, own])
+    steps, scores = _spread(np.unique(steps)), np.sort(scores)
+    f1 = [[[count_at(each, rule, step).f1 or 0.0 for rule in rules] for each in sets] for step in steps]
+    measured = np.array(f1).mean((1, 2))
     first, last = _top(_smooth(measured))
     # A selection is the same for every threshold above the next lower score, so the top begins there. Nothing is known
     # of predictions below the lowest score seen.
     below = scores[scores < steps[first]]
     threshold = float(((below[-1] if len(below) else steps[first]) + steps[last]) / 2)
-    return ThresholdChoice(
-        threshold, count_at(validation, rules[0], threshold), tuple(steps.tolist()), tuple(measured.tolist())
-    )
+    counts = sum((count_at(each, rules[0], threshold) for each in sets), DetectionCounts())
+    return ThresholdChoice(threshold, counts, tuple(steps.tolist()), tuple(measured.tolist()))
 
 
 def _steps(scores: NDArray[np.float64], n_true: int) -> NDArray[np.float64]:
@@ -84,8 +120,12 @@ def _steps(scores: NDArray[np.float64], n_true: int) -> NDArray[np.float64]:
     # can do no better is not helped by a threshold; without this, thousands of junk scores would take all the steps.
     fewest = min(math.ceil(n_true / 4), len(scores))
     useful = scores[max(0, len(scores) - 4 * n_true) : len(scores) - fewest + 1]
-    places = np.linspace(0, len(useful) - 1, min(STEPS, len(useful))).round().astype(np.intp)
-    return np.unique(useful[places])
+    return np.unique(_spread(useful))
+
+
+def _spread(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """At most ``STEPS`` of sorted values, evenly over their positions."""
+    return values[np.linspace(0, len(values) - 1, min(STEPS, len(values))).round().astype(np.intp)]
 
 
 def count_at(images: Sequence[ImageCells], protocol: Protocol, threshold: float) -> DetectionCounts:

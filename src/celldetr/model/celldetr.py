@@ -200,11 +200,11 @@ class CellDETR(nn.Module):
         )
         return self._typed(layers)
 
-    def outline(self, memories: Memories, boxes: Tensor) -> Tensor:
+    def outline(self, memories: Memories, boxes: Tensor, valid: Tensor | None = None) -> Tensor:
         """(B, N, RADII) outlines of the nuclei in ``boxes`` (B, N, 4), cxcywh fractions; see ``model.outline``."""
         if self.outliner is None or memories.images is None:
             raise ValueError("outlines=False, or memories without images: there is nothing to draw outlines with")
-        return self.outliner(memories.images, boxes, memories.detection.sizes)
+        return self.outliner(memories.images, boxes, memories.detection.sizes, valid)
 
     def read_queries(self, detection: DetectionOutput, chosen: Sequence[Tensor]) -> Representations:
         """Embeddings and type logits of the detector's own queries, plain Deformable DETR.

@@ -343,14 +343,17 @@ class TilePredictor:
     def _outline(self, views: Sequence[_View], boxes: Tensor, valid: Tensor) -> Tensor:
         """(B, N, RADII) outlines of boxes (B, N, 4), fractions of the tiles as they are, that are ``valid`` (B, N)."""
         most = int(valid.sum(1).max()) if valid.numel() else 0
-        some = valid.float().topk(most, dim=1).indices[..., None]  # all valid ones, and no more than it takes
-        chosen = boxes.gather(1, some.expand(-1, -1, 4))
+        some = valid.float().topk(most, dim=1)  # all valid ones, and no more than it takes
+        index, wanted = some.indices[..., None], some.values > 0
+        chosen = boxes.gather(1, index.expand(-1, -1, 4))
         with self.autocast():
             seen = [
-                view.orientation.back_radii(self.network.outline(view.memories, view.orientation.turn_boxes(chosen)))
+                view.orientation.back_radii(
+                    self.network.outline(view.memories, view.orientation.turn_boxes(chosen), wanted)
+                )
                 for view in views
             ]
-        return boxes.new_zeros(*valid.shape, RADII).scatter(1, some.expand(-1, -1, RADII), _mean(seen))
+        return boxes.new_zeros(*valid.shape, RADII).scatter(1, index.expand(-1, -1, RADII), _mean(seen))
 
     def _distinct(self, boxes: Tensor, scores: Tensor, valid: Tensor, size: tuple[int, int]) -> Tensor:
         """(B, N, 4) cxcywh in pixels, (B, N) scores and validity -> (B, N) mask of the best query of each nucleus."""

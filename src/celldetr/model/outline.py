@@ -12,12 +12,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from celldetr.model.memory import as_tensor
+from celldetr.model.patches_cpu import sample_patches
 from celldetr.outlines import RADII, directions
 
 SIDE = 16  # pixels of a patch
 REACH = 1.2  # sides of a patch, in sides of the box
 LARGEST = 1.5  # radius; the corner of the box is at sqrt(2)
-CELLS_AT_ONCE = 512  # patches that are in memory together
+CELLS_AT_ONCE = 1024  # patches that are in memory together
 
 
 class OutlineHead(nn.Module):
@@ -40,25 +41,40 @@ class OutlineHead(nn.Module):
         nn.init.zeros_(self.radii.weight)  # begins with the ellipse of the box
         nn.init.constant_(self.radii.bias, math.log(1 / (LARGEST - 1)))
 
-    def forward(self, images: Tensor, boxes: Tensor, sizes: Tensor) -> Tensor:
+    def forward(self, images: Tensor, boxes: Tensor, sizes: Tensor, valid: Tensor | None = None) -> Tensor:
         """Outlines of boxes.
 
         Args:
             images: (B, 3, H, W) normalised.
             boxes: (B, N, 4) cxcywh, fractions of each image's valid region.
             sizes: (B, 2) valid width and height, pixels.
+            valid: (B, N) the boxes whose outlines are wanted; None: all.
 
         Returns:
-            (B, N, RADII), between 0 and ``LARGEST``.
+            (B, N, RADII), between 0 and ``LARGEST``; 0, or what it is, where it is not wanted.
         """
         batch, count = boxes.shape[:2]
         if count == 0:
             return boxes.new_zeros(batch, 0, RADII)
-        # A graph that is recorded for ONNX has no loops: it takes all at once.
-        groups = [boxes] if torch.onnx.is_in_onnx_export() else boxes.split(max(1, CELLS_AT_ONCE // batch), dim=1)
-        parts = [self.radii(self.layers(patches(images, part, sizes).flatten(0, 1))) for part in groups]
-        radii = torch.cat([part.view(batch, -1, RADII) for part in parts], dim=1)
-        return LARGEST * radii.float().sigmoid()
+        if torch.onnx.is_in_onnx_export():  # a recorded graph has no loops: it takes all at once
+            return self._draw(images, boxes, sizes).view(batch, -1, RADII)
+        step = max(1, CELLS_AT_ONCE // batch)
+        masks = [None] * count if valid is None else valid.split(step, dim=1)
+        parts = [
+            self._draw(images, part, sizes, mask).view(batch, -1, RADII)
+            for part, mask in zip(boxes.split(step, dim=1), masks, strict=False)
+        ]
+        return torch.cat(parts, dim=1)
+
+    def _draw(self, images: Tensor, boxes: Tensor, sizes: Tensor, valid: Tensor | None = None) -> Tensor:
+        """(B * N, RADII) outlines of boxes that are in memory together."""
+        seen = patches(images, boxes, sizes).flatten(0, 1)
+        if valid is None or bool(valid.all()):
+            return LARGEST * self.radii(self.layers(seen)).float().sigmoid()
+        some = valid.flatten()
+        wanted = seen.permute(0, 2, 3, 1)[some].permute(0, 3, 1, 2)  # channels last, as the kernel has them
+        radii = LARGEST * self.radii(self.layers(wanted)).float().sigmoid()
+        return radii.new_zeros(len(seen), RADII).masked_scatter(some[:, None], radii)
 
 
 def patches(images: Tensor, boxes: Tensor, sizes: Tensor) -> Tensor:
@@ -69,7 +85,10 @@ def patches(images: Tensor, boxes: Tensor, sizes: Tensor) -> Tensor:
     """
     batch, count = boxes.shape[:2]
     height, width = images.shape[2:]
-    valid = (sizes / as_tensor([(width, height)], like=sizes))[:, None]  # share of the padded image
+    valid = sizes / as_tensor([(width, height)], like=sizes)  # share of the padded image
+    if _has_kernel(images):
+        return sample_patches(images, boxes, valid, SIDE, REACH)
+    valid = valid[:, None]
     centre, half = boxes[..., :2] * valid, boxes[..., 2:] * valid * (REACH / 2)
     steps = (torch.arange(SIDE, device=boxes.device, dtype=boxes.dtype) + 0.5) * (2 / SIDE) - 1
     frame = torch.stack([steps.expand(SIDE, SIDE), steps[:, None].expand(SIDE, SIDE)], dim=-1)  # (SIDE, SIDE, 2)
@@ -77,6 +96,12 @@ def patches(images: Tensor, boxes: Tensor, sizes: Tensor) -> Tensor:
     grid = grid.view(batch, count * SIDE, SIDE, 2).to(images.dtype)
     sampled = functional.grid_sample(images, grid, padding_mode="border", align_corners=False)
     return sampled.view(batch, -1, count, SIDE, SIDE).transpose(1, 2)
+
+
+def _has_kernel(images: Tensor) -> bool:
+    """Whether patches are sampled by the kernel: on CPUs, where no graph is recorded."""
+    recorded = torch.is_grad_enabled() or torch.onnx.is_in_onnx_export()
+    return images.device.type == "cpu" and images.dtype == torch.float32 and not recorded
 
 
 def radii_around(boxes: Tensor, points: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ class SampleOptions(Config):
     )
     min_nuclei: int = Field(1, ge=0, description="Leave out patches with fewer nuclei.")
     min_tissue: Probability = Field(0.3, description="Leave out patches with a smaller share of tissue.")
-    # Energy of the finest detail relative to that of nuclei (``quality.sharpness``). Patches of the slides in
+    # Energy of the finest detail relative to that of nuclei (``slide.focus``). Patches of the slides in
     # docs/reports/pretraining.md have .09 and more, and at most .042 when blurred by a Gaussian of 1 um.
     min_sharpness: float = Field(
         0.05, ge=0, description="Leave out blurred patches: sharp ones have .09 and more; 0 takes all."

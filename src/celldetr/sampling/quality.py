@@ -1,8 +1,4 @@
-"""Quality of patches: sharpness, and the share of pen.
-
-Blur is measured against the patch itself. The variance of the Laplacian, which is often used, depends on how much there
-is to see: a sharp patch of plain stroma has less of it than a blurred one full of nuclei (docs/reports/pretraining.md).
-"""
+"""Quality of patches: the share of pen. Sharpness is measured by ``slide.focus``."""
 
 from __future__ import annotations
 
@@ -10,28 +6,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from celldetr.data.augment import LUMA
 from celldetr.slide.base_reader import SlideReader
 from celldetr.slide.damage import read_around
 from celldetr.slide.tissue import background, density10, ink
 
-FINE_UM, COARSE_UM = 0.5, 2.0  # sigma: detail below the first is lost first; between both are edges of nuclei
 PEN_MPP = 2.0  # at 4, red ink of which a patch has only the pale edge is not seen
 GLASS_MPP = 32.0
 SMALLEST_SIDE = 64  # px of the thumbnail that gives the colour of glass
-
-
-def sharpness(image: NDArray[np.uint8], mpp: float) -> float:
-    """Energy of detail finer than ``FINE_UM``, relative to that between ``FINE_UM`` and ``COARSE_UM``; 0 of nothing.
-
-    Does not depend on contrast, and little on content. ``image`` is (H, W, 3) uint8 RGB.
-    """
-    from scipy import ndimage
-
-    grey = image.astype(np.float32) @ LUMA
-    fine, coarse = (ndimage.gaussian_filter(grey, sigma / mpp) for sigma in (FINE_UM, COARSE_UM))
-    between = float(np.square(fine - coarse).mean())
-    return float(np.square(grey - fine).mean()) / between if between > 0 else 0.0
 
 
 def glass_density(reader: SlideReader) -> NDArray[np.float32]:

@@ -25,11 +25,12 @@ from celldetr.io.run_folder import RunFolder
 from celldetr.sampling.nuclei import Cut, NucleusSource, SlideNuclei
 from celldetr.sampling.options import SampleOptions
 from celldetr.sampling.places import Places, find_places
-from celldetr.sampling.quality import glass_density, pen_share, sharpness
+from celldetr.sampling.quality import glass_density, pen_share
 from celldetr.sampling.report import write_picture
 from celldetr.slide.base_reader import SlideReader
 from celldetr.slide.damage import DamageError
 from celldetr.slide.find import Slide
+from celldetr.slide.focus import sharpness
 from celldetr.slide.pipeline import ahead, usable_threads
 from celldetr.slide.reader import open_slide
 

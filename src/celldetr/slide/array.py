@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from celldetr.cells.rows import cell_rows
 from celldetr.cells.schema import table_metadata, table_to_frame
 from celldetr.model.output import TileCells, TileModel
-from celldetr.slide.nucleus_size import NucleusSizes
+from celldetr.slide.doubts import CellFacts, doubts
 from celldetr.slide.options import PredictOptions
 from celldetr.slide.pipeline import Counter, Job, predict_bands
 from celldetr.slide.plan import make_plan
@@ -56,7 +56,7 @@ def predict_array(
     job = _job(array, mpp, model, options)
     cells = _find(job)
     rows = cell_rows(cells, model.types, (job.reader.mpp_x, job.reader.mpp_y))
-    warnings = [*job_warnings(job), *NucleusSizes(job.reader.mpp).add(rows).warnings()]
+    warnings = [*job_warnings(job), *doubts(job, CellFacts.of(rows, job.reader.mpp))]
     provenance = table_provenance(identity(job.reader, model, job.options)) | {"warnings": warnings}
     metadata = table_metadata(provenance, joint_bounds(cells.boxes))
     return table_to_frame(rows.replace_schema_metadata(metadata), model.types)

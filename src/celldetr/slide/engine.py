@@ -25,7 +25,7 @@ from celldetr.model.output import TileModel
 from celldetr.slide.band_cache import BANDS, PARTS, BandCache
 from celldetr.slide.base_reader import SlideReader
 from celldetr.slide.damage import FailedTile
-from celldetr.slide.nucleus_size import NucleusSizes
+from celldetr.slide.doubts import CellFacts, doubts
 from celldetr.slide.options import PredictOptions
 from celldetr.slide.pipeline import BandInfo, Counter, Job, Seconds, predict_bands
 from celldetr.slide.plan import make_plan
@@ -187,7 +187,7 @@ class Session:
                 warnings.append(damage_warning(failed))
             start = time.perf_counter()
             self._write_table(infos, len(failed))
-            warnings += NucleusSizes(job.reader.mpp).add_file(folder.path / CELLS).warnings()
+            warnings += doubts(job, CellFacts.of_file(folder.path / CELLS, job.reader.mpp))
             if job.options.tissue and not failed:
                 warnings += scarcity_warnings(self._counter.cells, job.plan.tissue_mm2)
             self._counter.seconds.write += time.perf_counter() - start

@@ -7,12 +7,10 @@ Errors by a factor of 2, as from a mistaken magnification, are noticed; those by
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Self
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 CONFIDENT = 0.5  # score; what is found besides at a wrong resolution is doubtful and small
@@ -36,13 +34,6 @@ class NucleusSizes:
         size = np.sqrt(width.astype(np.float64) * height)[score >= CONFIDENT] * self._mpp
         bins = np.clip(size / STEP, 0, len(self._histogram) - 1).astype(np.int64)
         self._histogram += np.bincount(bins, minlength=len(self._histogram))
-        return self
-
-    def add_file(self, path: Path) -> Self:
-        """Count a table on disk, a row group at a time."""
-        with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(columns=COLUMNS):
-                self.add(batch)
         return self
 
     @property

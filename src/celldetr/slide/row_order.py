@@ -18,7 +18,7 @@ from celldetr.slide.seams import centres
 
 LEAST, MOST = 16_384, 32_768  # cells of a row group; of the last bands of a slide, it may have fewer
 HELD = 8 * MOST
-_BITS = 16  # of a coordinate on the curve
+_BITS = 22  # of a coordinate on the curve, in level-0 pixels: those of the largest slide
 
 
 def row_groups(bands: Iterable[TileCells]) -> Iterator[TileCells]:
@@ -65,10 +65,11 @@ def halves(points: NDArray[np.float64], most: int) -> Iterator[NDArray[np.intp]]
 
 
 def along_curve(points: NDArray[np.float64]) -> NDArray[np.intp]:
-    """Order of (N, 2) points, at least one, along the Hilbert curve of the square at their upper left corner."""
-    low = points.min(0)
-    side = max(float((points - low).max()), 1e-9)
-    places = np.minimum((points - low) / side * 2**_BITS, 2**_BITS - 1).astype(np.int64)
+    """Order of (N, 2) points along the Hilbert curve through all pixels of a slide.
+
+    The curve is the same for all slides, so that leaving cells out does not change the order of the others.
+    """
+    places = points.clip(0, 2**_BITS - 1).astype(np.int64)
     return np.argsort(hilbert(places, _BITS), kind="stable")
 
 

@@ -307,5 +307,5 @@ def _check_colour(path: Path, series: Any) -> bool:
     if axes == "CYX":
         rgb |= {tifffile.PHOTOMETRIC.MINISBLACK}
     if page.photometric not in rgb and not is_grey:
-        raise InputError(f"{found}; expected the colour space RGB")
+        raise InputError(f"{found}; expected the colour space RGB; save it as RGB")
     return samples_first

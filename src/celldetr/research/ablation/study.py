@@ -36,6 +36,9 @@ class Benchmark(Config):
     card: str = Field(description="Data set whose images trials are scored on.")
     split: str = Field(description="Split of it.")
     types: tuple[str, ...] = Field((), description="Types of which the mean F1 is taken; none: all.")
+    labels: dict[str, str] = Field(
+        {}, description='Type of the data set -> type of the model, "" for unknown; none: those of the same name.'
+    )
     cut: Count | None = Field(
         None, description="Cut images into pieces of so many pixels at the model's mpp, for model.coordinates=image."
     )
@@ -85,7 +88,8 @@ class Study(Config):
         """What decides the result of a trial, beside its seed, as the study has it: kept with the result."""
         shared = {"detector": list(self.detector), "crops": self.crops} if self.kind == "decoder" else {}
         changes = [*self.set, *self.variants[variant].set]
-        test = self.test.model_dump(mode="json", exclude={"types"})  # these decide the report alone
+        # Types decide the report alone.
+        test = self.test.model_dump(mode="json", exclude={"types"} if self.test.labels else {"types", "labels"})
         return {"recipe": self.recipe, "set": changes, **shared, "test": test}
 
     def check(self, variants: Iterable[str], seed: int) -> None:

@@ -146,7 +146,8 @@ def score_trial(
         loaded = load_model(model, device)
     card = load_card(test.card)
     types = loaded.types if loaded.info.types_trained else ()
-    samples = labelled_images(card, test.split, loaded.types, None if types else dict.fromkeys(card.type_names, ""))
+    labels = (test.labels or None) if types else dict.fromkeys(card.type_names, "")
+    samples = labelled_images(card, test.split, loaded.types, labels)
     threshold = loaded.threshold
     predict = partial(array_cells, model=loaded, least_score=min(LOWEST_SCORE, threshold))
     counts: dict[str, list[list[float]]] = {name: [] for name in REPORTED}
