@@ -67,6 +67,7 @@ def write_table(folder: Path, vectors: NDArray[np.float16]) -> None:
                 "embedding": pa.FixedSizeListArray.from_arrays(pa.array(vectors[start : start + n].reshape(-1)), 128),
                 "geometry": polygons(box_points(np.concatenate([xy - 7, xy + 7], 1))),
             }
+            columns |= {name: pa.nulls(n, schema.field(name).type) for name in schema.names if name not in columns}
             writer.write_table(pa.table(columns, schema=schema))
     write_json(
         folder / "run.json", {"status": "complete", "slide": "big.svs", "mpp": 0.5, "width": SIDE, "height": SIDE}

@@ -86,8 +86,9 @@ def test_threshold_is_respected(model: TilePredictor, cells: list[TileCells]) ->
 def test_a_tile_alone_gives_what_it_gives_in_a_batch(changes: dict[str, object], precision: Precision) -> None:
     model = predictor(precision=precision, **changes)
     together = model.predict_tiles(TILES)
+    tolerance = 2e-3 if precision == "32" else 3e-2  # in bfloat16, a few of the last bits of numbers near 1
     for i in (0, 1, 2):
-        assert_same(together[i], model.predict_tiles([TILES[i]])[0])
+        assert_same(together[i], model.predict_tiles([TILES[i]])[0], tolerance)
 
 
 def test_order_is_kept_when_sizes_are_mixed(model: TilePredictor, cells: list[TileCells]) -> None:

@@ -41,14 +41,19 @@ def test_close_cells_equal_the_plain_loop(seed: int, count: int, distance: float
 def test_nested_boxes_are_those_of_another_library(seed: int, count: int, share: float) -> None:
     boxes = some_boxes(np.random.default_rng(seed), count)
     shapes = shapely.box(*boxes.T)
-    expected = set()
+    expected, doubtful = set(), set()
     for i in range(count):
         for j in range(count):
             first = shapes[i].area > shapes[j].area or (shapes[i].area == shapes[j].area and i < j)
             covered = shapes[i].intersection(shapes[j]).area
-            if share and first and covered > 0 and covered >= share * shapes[j].area - 1e-9:
-                expected.add((i, j))
-    assert {tuple(pair) for pair in nested_pairs(boxes, share).tolist()} == expected
+            if share and first and covered > 0:
+                # Products that are equal by hand may differ in their last bit.
+                if abs(covered - share * shapes[j].area) < 1e-9:
+                    doubtful.add((i, j))
+                elif covered > share * shapes[j].area:
+                    expected.add((i, j))
+    found = {tuple(pair) for pair in nested_pairs(boxes, share).tolist()}
+    assert found - doubtful == expected
 
 
 @given(SEEDS, COUNTS)

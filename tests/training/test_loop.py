@@ -115,10 +115,12 @@ def test_a_run_interrupted_anywhere_resumes_as_if_it_had_not_been(
         "validate": (loop.SupervisedObjective, 2, 2),
         "save": (loop._Run, 2, 4),
     }[place]
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # where tests run in the background it is ignored
     with monkeypatch.context() as patch:
         patch.setattr(owner, place, interrupting(getattr(owner, place), call))
         with pytest.raises(KeyboardInterrupt):
             train(recipe, cut, device="cpu")
+    signal.signal(signal.SIGINT, before)
     with safe_open(cut / STATE_FILE, framework="pt") as file:
         assert json.loads(file.metadata()["facts"])["step"] == saved
     train(recipe, cut, device="cpu", resume=True)
