@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 # Optical density of haematoxylin, eosin and DAB per RGB channel (Ruifrok & Johnston 2001), a row a stain.
 STAINS: NDArray[np.float32] = np.array([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11], [0.27, 0.57, 0.78]], dtype=np.float32)
 UNMIX: NDArray[np.float32] = np.linalg.inv(STAINS)
+LUMA: NDArray[np.float32] = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # grey value of RGB (ITU-R BT.601)
 
 # Natural logarithm; + 1 keeps black finite. One entry a pixel value: much faster than a logarithm a pixel.
 _DENSITY: NDArray[np.float32] = -np.log((np.arange(256, dtype=np.float32) + 1) / 256)

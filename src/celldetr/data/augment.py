@@ -16,12 +16,11 @@ from PIL import Image, ImageFilter
 
 from celldetr.config import AugmentConfig
 from celldetr.data.sample import Sample
-from celldetr.stain import STAINS, UNMIX, from_optical_density, optical_density
+from celldetr.stain import LUMA, STAINS, UNMIX, from_optical_density, optical_density
 
 # Crops are drawn from a range that is wider than the image by this part of the crop at each end, then pushed back
 # inside: with plain uniform positions the border of an image is hardly ever seen.
 BORDER = 0.25
-LUMA: NDArray[np.float32] = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # grey value of RGB (ITU-R BT.601)
 
 
 def augment(

@@ -9,8 +9,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from celldetr.stain import LUMA
+
 FINE_UM, COARSE_UM = 0.5, 2.0  # sigma: detail below the first is lost first; between both are edges of nuclei
-LUMA: NDArray[np.float32] = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # grey value of RGB (ITU-R BT.601)
 
 
 def sharpness(image: NDArray[np.uint8], mpp: float) -> float:

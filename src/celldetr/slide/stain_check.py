@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from celldetr.slide.base_reader import SlideReader
 from celldetr.slide.colour import is_luminance
 from celldetr.slide.damage import DamageError
+from celldetr.slide.tissue import density10
 
 Looks = Literal["H&E", "fluorescence", "luminance", "brown", "exchanged"]
 
@@ -63,7 +64,7 @@ def looks_like(pixels: NDArray[np.uint8]) -> Looks:
         return "fluorescence"
     if is_luminance(pixels):
         return "luminance"
-    density = -np.log10((values.astype(np.float64) + 1) / 256)
+    density = density10(values).astype(np.float64)
     mean = density.mean(1)
     stained = mean > STAINED
     if stained.sum() < LEAST_STAINED:
