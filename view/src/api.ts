@@ -86,6 +86,8 @@ const json = async (path: string, signal?: AbortSignal) => (await get(path, sign
 const bytes = async (path: string, signal?: AbortSignal) => (await get(path, signal)).arrayBuffer();
 
 export const getRun = (): Promise<Run> => json("run");
+/** Have the server read the embeddings. */
+export const readEmbeddings = (): Promise<{ held: number; of: number }> => json("embeddings");
 export const getSlide = (slide: number): Promise<Slide> => json(`slides/${slide}`);
 export const getCell = (slide: number, row: number, signal: AbortSignal): Promise<Cell> =>
   json(`slides/${slide}/cells/${row}`, signal);

@@ -41,8 +41,13 @@ export class SlideCells {
     this.shade = new Uint16Array(slide.count);
   }
 
-  static async load(place: number, slide: Slide): Promise<SlideCells> {
-    return new SlideCells(place, slide, await getCentres(place));
+  static async load(place: number, slide: Slide, colour: string): Promise<SlideCells> {
+    const centres = getCentres(place);
+    const column = slide.columns.find(({ name }) => name === colour) ?? slide.columns[0];
+    const values = getColumn(place, column);
+    const cells = new SlideCells(place, slide, await centres);
+    cells.columns.set(column.name, await values);
+    return cells;
   }
 
   column(name: string): Column | undefined {

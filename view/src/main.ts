@@ -1,6 +1,6 @@
 // The page of celldetr view: what is shown, and how its parts act on one another.
 
-import { getCell, getRun, getSlide, type Run } from "./api";
+import { getCell, getRun, getSlide, readEmbeddings, type Run } from "./api";
 import { type Choice, SlideCells } from "./cells";
 import { CellPanel } from "./cell_panel";
 import { byId, thousands } from "./dom";
@@ -56,12 +56,13 @@ class Page {
     document.title = `${slide.name} – CellDETR`;
     byId("missing").textContent = slide.missing ? `No pixels: ${slide.missing}. Start with --slides FOLDER.` : "";
     this.map.show(place, slide);
-    const cells = await SlideCells.load(place, slide);
+    const cells = await SlideCells.load(place, slide, this.choice.colour);
     if (this.place !== place) return;
     this.cells = cells;
     await this.sidebar.open(cells);
     await this.recolour();
     document.body.dataset.slide = String(place);
+    void readEmbeddings(); // only now: the first picture does not wait for them
   }
 
   private async recolour(): Promise<void> {

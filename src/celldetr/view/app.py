@@ -52,6 +52,11 @@ def _describe(run: ViewedRun, request: Request) -> Response:
     return JSONResponse(run.describe())
 
 
+def _embeddings(run: ViewedRun, request: Request) -> Response:
+    held, of = run.embeddings.read()
+    return JSONResponse({"held": held, "of": of})
+
+
 def _slide(run: ViewedRun, request: Request) -> Response:
     return JSONResponse(run.describe_slide(request.path_params["slide"]))
 
@@ -98,6 +103,7 @@ def _packed(content: bytes) -> Response:
 
 ROUTES: Mapping[str, Answer] = {
     "/run": _describe,
+    "/embeddings": _embeddings,
     "/slides/{slide:int}": _slide,
     "/slides/{slide:int}/thumbnail": _thumbnail,
     "/slides/{slide:int}/tiles/{level:int}/{column:int}/{row:int}": _tile,
