@@ -29,7 +29,7 @@ def _single(_typing, bits):  # type: ignore[no-untyped-def]
     return types.float32(types.uint16), generate
 
 
-def _products(vectors, scales, query, out):  # type: ignore[no-untyped-def]
+def _product_kernel(vectors, scales, query, out):  # type: ignore[no-untyped-def]
     for i in range(len(vectors)):
         total = np.float32(0)
         for j in range(len(query)):
@@ -37,7 +37,7 @@ def _products(vectors, scales, query, out):  # type: ignore[no-untyped-def]
         out[i] = total * scales[i] if scales[i] > 0 else np.float32(0)
 
 
-_products = compiled(_products, nogil=True, fastmath={"contract", "reassoc", "nsz"}, error_model="numpy")
+_products = compiled(_product_kernel, nogil=True, fastmath={"contract", "reassoc", "nsz"}, error_model="numpy")
 
 
 def similarities(

@@ -57,6 +57,15 @@ def _embeddings(run: ViewedRun, request: Request) -> Response:
     return JSONResponse({"held": held, "of": of})
 
 
+def _map(run: ViewedRun, request: Request) -> Response:
+    done, of = run.map.progress()
+    return JSONResponse({"done": done, "of": of})
+
+
+def _points(run: ViewedRun, request: Request) -> Response:
+    return _packed(run.map.points(request.path_params["slide"]).astype("<f4").tobytes())
+
+
 def _slide(run: ViewedRun, request: Request) -> Response:
     return JSONResponse(run.describe_slide(request.path_params["slide"]))
 
@@ -104,6 +113,8 @@ def _packed(content: bytes) -> Response:
 ROUTES: Mapping[str, Answer] = {
     "/run": _describe,
     "/embeddings": _embeddings,
+    "/map": _map,
+    "/slides/{slide:int}/map": _points,
     "/slides/{slide:int}": _slide,
     "/slides/{slide:int}/thumbnail": _thumbnail,
     "/slides/{slide:int}/tiles/{level:int}/{column:int}/{row:int}": _tile,

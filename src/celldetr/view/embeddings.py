@@ -7,6 +7,7 @@ without. Whoever needs those of a slide waits for that slide.
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -19,6 +20,7 @@ from celldetr.errors import InputError
 from celldetr.search.collection import Collection, SlideCells, unit
 from celldetr.search.half import similarities
 
+BLOCK = 16_384
 HELD = 2**30  # bytes: four million cells of 128 numbers
 
 
@@ -43,6 +45,7 @@ class Embeddings:
 
     def __init__(self, collection: Collection, held: int = HELD) -> None:
         """``held``: bytes; slides that do not fit are not held."""
+        self.collection = collection
         self._slides: dict[int, SlideCells] = {}
         for place, slide in enumerate(collection.slides):
             size = slide.table.count * collection.dim * 2
@@ -63,6 +66,11 @@ class Embeddings:
                 self._reader.start()
         return len(self._held), len(self._slides)
 
+    def blocks(self, slide: SlideCells) -> Iterator[tuple[int, NDArray[np.float32]]]:
+        """As ``SlideCells.blocks``, from memory where they are held."""
+        held = self.of(self.collection.position(slide.name))
+        return slide.blocks() if held is None else _blocks(held)
+
     def _read_all(self) -> None:
         for place in self._slides:
             with suppress(InputError):  # a damaged table: who asks for it is told
@@ -76,6 +84,11 @@ class Embeddings:
             if place not in self._held:
                 self._held[place] = _read(self._slides[place])
             return self._held[place]
+
+
+def _blocks(held: Held) -> Iterator[tuple[int, NDArray[np.float32]]]:
+    for start in range(0, len(held.vectors), BLOCK):
+        yield start, held.units(slice(start, start + BLOCK))
 
 
 def _read(slide: SlideCells) -> Held:

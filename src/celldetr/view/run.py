@@ -17,6 +17,7 @@ from celldetr.search.slides import check_slides, open_slides
 from celldetr.slide.base_reader import SlideReader
 from celldetr.view import pixels
 from celldetr.view.cells import SQUARE_UM, SlideTable
+from celldetr.view.embedding_map import EmbeddingMap
 from celldetr.view.embeddings import Embeddings
 from celldetr.view.kin import Kin
 from celldetr.view.lru import Recent
@@ -51,6 +52,7 @@ class ViewedRun:
         self.collection: Collection = find_cells(cells)
         self.embeddings = Embeddings(self.collection)
         self.kin = Kin(self.collection, self.embeddings)
+        self.map = EmbeddingMap(self.collection, self.embeddings)
         self._sources = tuple(slides)
         self._opened: dict[int, ViewedSlide] = {}
         self._locks = [threading.Lock() for _ in self.collection.slides]
