@@ -17,7 +17,7 @@ from scipy.special import logsumexp
 
 from celldetr.errors import InputError
 
-PENALTY = 30.0
+PENALTY, EARLY = 10.0, 1000.0  # L2 penalty of n labels: PENALTY + EARLY / n; chosen on CoNSeP train (teach_curve.py)
 ITERATIONS = 100
 BLOCK = 2**15  # cells at once
 
@@ -34,8 +34,11 @@ class Scaling:
     @classmethod
     def of(cls, features: Features) -> Self:
         """Of (N, f) features; what is not finite is left out."""
-        values = np.where(np.isfinite(features), features, np.nan).astype(np.float64)
-        mean, sd = np.nanmean(values, axis=0), np.nanstd(values, axis=0)
+        known = np.isfinite(features)
+        count = np.maximum(known.sum(axis=0), 1)
+        values = np.where(known, features, 0).astype(np.float64)
+        mean = values.sum(axis=0) / count
+        sd = np.sqrt((np.where(known, values - mean, 0) ** 2).sum(axis=0) / count)
         scale = np.where(sd > 1e-6 * np.maximum(np.abs(mean), 1e-6), 1 / np.maximum(sd, 1e-12), 0.0)
         return cls(mean.astype(np.float32), scale.astype(np.float32))
 
@@ -87,6 +90,7 @@ def _solve(x: NDArray[np.float64], y: NDArray[np.intp], kinds: int) -> tuple[NDA
     """Weights (f, kinds) and bias (kinds,) of least penalised loss."""
     n, f = x.shape
     counts = np.bincount(y, minlength=kinds)
+    penalty = PENALTY + EARLY / n
     weight = (n / kinds / counts)[y]
     truth = np.eye(kinds)[y]
 
@@ -94,9 +98,9 @@ def _solve(x: NDArray[np.float64], y: NDArray[np.intp], kinds: int) -> tuple[NDA
         both = flat.reshape(f + 1, kinds)
         scores = x @ both[:f] + both[f]
         total = logsumexp(scores, axis=1)
-        value = float((weight * (total - scores[np.arange(n), y])).sum() + PENALTY / 2 * (both[:f] ** 2).sum())
+        value = float((weight * (total - scores[np.arange(n), y])).sum() + penalty / 2 * (both[:f] ** 2).sum())
         error = weight[:, None] * (np.exp(scores - total[:, None]) - truth)
-        gradient = np.concatenate([x.T @ error + PENALTY * both[:f], error.sum(0, keepdims=True)])
+        gradient = np.concatenate([x.T @ error + penalty * both[:f], error.sum(0, keepdims=True)])
         return value, gradient.ravel()
 
     found = minimize(loss, np.zeros((f + 1) * kinds), jac=True, method="L-BFGS-B", options={"maxiter": ITERATIONS})

@@ -20,7 +20,7 @@ from celldetr.errors import InputError
 from celldetr.search.collection import Collection, Rows, SlideCells, sample_rows
 from celldetr.teach.actions import Action, Add, Box, Define, Label, Merge, Strike
 from celldetr.teach.crossval import Check, cross_validate, squares_of
-from celldetr.teach.features import COLUMNS, Blocks, feature_blocks, feature_rows
+from celldetr.teach.features import Blocks, columns_of, feature_blocks, feature_rows
 from celldetr.teach.head import Features, LinearHead, Scaling
 from celldetr.teach.head_file import HeadCard, HeadType, save_head
 from celldetr.teach.journal import Journal
@@ -78,6 +78,7 @@ class Teaching:
             InputError: somebody else teaches this run at the moment, or the journal is damaged.
         """
         self.collection, self.folder = collection, folder or collection.home / FOLDER
+        self._columns = columns_of(collection)
         self._vectors, self._lock = vectors, threading.RLock()
         self._place = {slide.name: place for place, slide in enumerate(collection.slides)}
         self._places: dict[int, Places] = {}
@@ -205,7 +206,7 @@ class Teaching:
         if lesson.head is None:
             return codes, probability
         numbers = np.array(lesson.types, np.uint16)
-        for start, features in feature_blocks(slide, COLUMNS, self._vectors):
+        for start, features in feature_blocks(slide, self._columns, self._vectors):
             found = lesson.head.probabilities(features)
             best = found.argmax(1)
             codes[start : start + len(best)] = numbers[best]
@@ -235,7 +236,7 @@ class Teaching:
         lesson = self.learn()
         if lesson.head is None:
             raise InputError("no cell is labelled yet: there is no head to save")
-        model = next((one.table.run.get("model") for one in self.collection.slides if one.table.run.get("model")), {})
+        model = self.collection.slides[0].table.run.get("model")
         kinds = [self.state.types[number] for number in lesson.types]
         types = tuple(
             HeadType(name=kind.name, colour=kind.colour, key=kind.key, labels=int(count), f1=_number(f1))
@@ -244,7 +245,7 @@ class Teaching:
         card = HeadCard(
             types=types,
             embedding_dim=self.collection.dim,
-            columns=COLUMNS,
+            columns=self._columns,
             model=self.collection.model,
             model_name=model.get("name") if isinstance(model, dict) else None,
             macro_f1=_number(lesson.check.macro_f1),
@@ -295,10 +296,10 @@ class Teaching:
             new = np.array(
                 [row for where, row in keys if where == place and (where, row) not in self._features], np.int64
             )
-            for row, features in zip(new.tolist(), feature_rows(self._slide(place), new, COLUMNS), strict=True):
+            for row, features in zip(new.tolist(), feature_rows(self._slide(place), new, self._columns), strict=True):
                 self._features[place, row] = features
         if not keys:
-            return np.zeros((0, self.collection.dim + len(COLUMNS)), np.float32)
+            return np.zeros((0, self.collection.dim + len(self._columns)), np.float32)
         return np.stack([self._features[key] for key in keys])
 
     @cached_property
@@ -306,7 +307,9 @@ class Teaching:
         """Slides, rows and features of ``POOL`` random cells of all slides."""
         rows = sample_rows(self.collection, POOL, 0)
         slides = np.repeat(np.arange(len(rows)), [len(some) for some in rows])
-        parts = [feature_rows(slide, some, COLUMNS) for slide, some in zip(self.collection.slides, rows, strict=True)]
+        parts = [
+            feature_rows(slide, some, self._columns) for slide, some in zip(self.collection.slides, rows, strict=True)
+        ]
         return slides, np.concatenate(rows), np.concatenate(parts)
 
     @cached_property

@@ -57,7 +57,8 @@ class State:
             if action.type == action.into:
                 raise InputError(f"type {action.type} cannot be merged into itself")
         if isinstance(action, Define):
-            needed |= {action.type} - {None, self.next_type}
+            if action.type not in (None, self.next_type):
+                needed.add(action.type)
             for number, kind in self.types.items():
                 if kind.name == action.name and number != action.type:
                     raise InputError(f"there is a type {action.name!r} already; choose another name, or merge")
