@@ -350,11 +350,7 @@ def test_luminance_in_jpeg2000_is_decoded_once(tmp_path: Path, compression: int,
 
 def test_codecs_in_slides_of_other_vendors_are_refused_with_what_converts_them(tmp_path: Path) -> None:
     path = tmp_path / "a.tif"
-    tifffile.imwrite(
-        path, IMAGE, photometric="rgb", tile=(64, 64), compression="webp", metadata=None,
-        software="Philips DP v1.0",
-        description='<DataObject ObjectType="DPUfsImport"><Attribute Name="DICOM_MANUFACTURER" Group="0x0008" '
-        'Element="0x0070" PMSVR="IString">PHILIPS</Attribute></DataObject>',
-    )  # fmt: skip
+    options: dict[str, Any] = {"photometric": "rgb", "tile": (64, 64), "compression": "webp", "metadata": None}
+    tifffile.imwrite(path, IMAGE, software="MedScan 2.0", description="OverlapsXY=0 0;Objective Power=20", **options)
     with pytest.raises(InputError, match=r"bfconvert .* -compression JPEG a\.tif a\.ome\.tiff"):
         open_slide(path)

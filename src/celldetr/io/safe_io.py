@@ -81,9 +81,12 @@ def load_json(path: Path, limit: int = JSON_BYTES) -> Any:
 
 def check_codecs(path: Path | str, metadata: bytes) -> None:
     """Refuse metadata of Zarr that name a codec which runs code from the file; the message begins with ``path``."""
-    text = metadata.decode("utf-8", "replace").lower()
+    try:
+        text = json.dumps(json.loads(metadata)).lower()
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: cannot be read as JSON ({error})") from None
     if any(f'"{codec}' in text for codec in ("pickle", "python")):
-        raise InputError(f"{path}: asks for a codec that runs code from the file; it is not read")
+        raise InputError(f"{path} asks for a codec that runs code from the file; it is not read")
 
 
 def parse_yaml(text: str) -> Any:
