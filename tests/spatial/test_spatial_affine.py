@@ -91,10 +91,7 @@ def test_forms_of_a_matrix(text: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("folder", ["", "case 1_alignment_files/"])
 def test_the_archive_of_xenium_explorer(folder: str, tmp_path: Path) -> None:
-    path, keypoints = (
-        tmp_path / "alignment.zip",
-        "fixedX,fixedY,alignmentX,alignmentY\n10,20,0,0\n12,20,1,0\n10,22,0,1\n",
-    )
+    path, keypoints = tmp_path / "alignment.zip", "10,20,0,0\n12,20,1,0\n10,22,0,1\n"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr(f"__MACOSX/{folder}._matrix.csv", b"\0\5")
         archive.writestr(f"{folder}keypoints.csv", '"fixedX","fixedY","alignmentX","alignmentY"\n' + keypoints)
