@@ -5,6 +5,8 @@ Nothing is scaled by what an image contains: two tiles of a slide, and two slide
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,7 @@ GREY_NOTE = (
     "expect missed cells and wrong types"
 )
 FULL_16 = 65535
+COLOURS = {"red", "green", "blue", "r", "g", "b", "rgb", "brightfield"}  # names of the channels of a colour image
 CHROMA, GLASS = 10, 215  # distance from 128 of both chroma channels of glass, and its least luminance
 
 
@@ -23,6 +26,14 @@ def range_note(highest: int, source: str) -> str:
     if source:
         return f"more than 8 bits per channel: 0..{highest} ({source}) is read as 0..255"
     return f"16 bits per channel: 0..{highest} is read as 0..255; a camera's 12 bits would look black"
+
+
+def dyes_note(names: Sequence[str]) -> tuple[str, ...]:
+    """The warning that goes with channels whose names are neither colours nor numbers."""
+    told = [name for name in names if not re.fullmatch(r"(channel)?[\s:\d_-]*", name.lower())]
+    if {name.lower() for name in told} <= COLOURS:
+        return ()
+    return (f"its channels {', '.join(map(repr, told))} are read as red, green and blue; fluorescence is not H&E",)
 
 
 def to_bytes(samples: NDArray[Any], highest: int) -> NDArray[np.uint8]:

@@ -15,6 +15,7 @@ from celldetr.errors import InputError, near
 from celldetr.io.left_out import LeftOut
 from celldetr.io.safe_io import slide_name
 from celldetr.io.tables import as_number, read_table, read_text
+from celldetr.slide.ome_zarr import has_image, is_store
 from celldetr.slide.reader import IMAGES, SLIDES
 
 LISTS = {".txt", ".csv"}
@@ -76,7 +77,9 @@ def find_slides(sources: Sequence[Path], out: Path | None = None) -> list[Slide]
 
 def is_cohort(sources: Sequence[Path]) -> bool:
     """Whether these stand for many slides, even if there should be one: what is summed up then is expected."""
-    return len(sources) > 1 or any(source.is_dir() or source.suffix.lower() in LISTS for source in sources)
+    return len(sources) > 1 or any(
+        (source.is_dir() and not is_store(source)) or source.suffix.lower() in LISTS for source in sources
+    )
 
 
 def _slides_of(source: Path, out: Path | None) -> list[Slide]:
@@ -91,8 +94,10 @@ def _slides_of(source: Path, out: Path | None) -> list[Slide]:
 
 
 def slides_below(folder: Path, out: Path | None = None, seen: set[Path] | None = None) -> Iterator[Path]:
-    """Slides in a folder and the folders in it, sorted; not in hidden folders, results (``out``), the folder that
-    belongs to a MIRAX slide, or folders that are ``seen``. Links to folders are followed; what is left out is said.
+    """Slides in a folder, or itself if it is one (OME-Zarr), and in the folders in it, sorted.
+
+    Not in hidden folders, results (``out``), the folder that belongs to a MIRAX slide, or folders that are ``seen``.
+    Links to folders are followed; what is left out is said.
 
     Raises:
         InputError: a folder cannot be read.
@@ -102,6 +107,9 @@ def slides_below(folder: Path, out: Path | None = None, seen: set[Path] | None =
     if real in seen or (out is not None and real == out.resolve()):
         return
     seen.add(real)
+    if is_store(folder):
+        yield folder
+        return
     try:
         entries = sorted(folder.iterdir())
     except OSError as error:
@@ -121,9 +129,13 @@ def slides_below(folder: Path, out: Path | None = None, seen: set[Path] | None =
             left.add(f"files {suffix}, which must be converted to OME-TIFF (bfconvert of Bio-Formats)", entry.name)
         elif entry in files and suffix in IMAGES and slides and entry not in slides:
             left.add("pictures beside slides", entry.name)
+        elif is_store(entry) and not has_image(entry):
+            left.add("Zarr stores that are no image", entry.name)
     left.tell()
     yield from slides
     for entry in entries:
+        if is_store(entry) and not has_image(entry):
+            continue
         if entry.is_dir() and not (entry.name.startswith(".") or f"{entry.name}.mrxs" in names):
             yield from slides_below(entry, out, seen)
 
