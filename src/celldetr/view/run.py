@@ -21,6 +21,7 @@ from celldetr.view.embedding_map import EmbeddingMap
 from celldetr.view.embeddings import Embeddings
 from celldetr.view.kin import Kin
 from celldetr.view.lru import Recent
+from celldetr.view.teaching import Taught
 
 CACHE = 128 * 2**20  # bytes of JPEG tiles
 MARGIN_UM = 20.0  # beyond the last cell, where nobody says how large the slide is
@@ -53,6 +54,7 @@ class ViewedRun:
         self.embeddings = Embeddings(self.collection)
         self.kin = Kin(self.collection, self.embeddings)
         self.map = EmbeddingMap(self.collection, self.embeddings)
+        self.taught = Taught(self.collection, self.embeddings)
         self._sources = tuple(slides)
         self._opened: dict[int, ViewedSlide] = {}
         self._locks = [threading.Lock() for _ in self.collection.slides]
@@ -63,6 +65,7 @@ class ViewedRun:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.taught.close()
         self._stack.close()
 
     def describe(self) -> dict[str, Any]:
