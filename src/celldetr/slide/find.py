@@ -15,27 +15,12 @@ from celldetr.errors import InputError, near
 from celldetr.io.left_out import LeftOut
 from celldetr.io.safe_io import slide_name
 from celldetr.io.tables import as_number, read_table, read_text
-from celldetr.slide.reader import IMAGES, SLIDES
+from celldetr.slide.reader import CONVERT, IMAGES, SLIDES, UNREADABLE
 
 LISTS = {".txt", ".csv"}
 SERIES_TAG, DICOM_HEAD = b"\x20\x00\x0e\x00", 2**16  # (0020,000E), little endian, and bytes in which it is found
-# Slides in formats of scanners that neither OpenSlide nor tifffile reads.
-UNREADABLE = {
-    ".vsi",
-    ".isyntax",
-    ".i2syntax",
-    ".kfb",
-    ".tmap",
-    ".sdpc",
-    ".mds",
-    ".ets",
-    ".zvi",
-    ".lif",
-    ".nd2",
-    ".oir",
-    ".jp2",
-}
 SLIDE_COLUMNS = ("slide", "path", "file")
+SCALES = {"resolution", "pixelsize", "umperpx", "umperpixel", "micronsperpixel", "magnification", "mppx"}
 
 
 @dataclass(frozen=True)
@@ -60,13 +45,16 @@ def find_slides(sources: Sequence[Path], out: Path | None = None) -> list[Slide]
         out: where results go; not searched.
 
     Raises:
-        InputError: a folder or list without a slide, a list that cannot be read, or two slides with one name.
+        InputError: a folder or list without a slide, a list that cannot be read, two slides with one name, or one slide
+            with two mpp.
     """
     slides: dict[Path, Slide] = {}
     paths: dict[str, Path] = {}
     for source in sources:
         for slide in _slides_of(source, out):
-            slides.setdefault(slide.path.absolute(), slide)
+            first = slides.setdefault(slide.path.absolute(), slide)
+            if first.mpp != slide.mpp:
+                raise InputError(f"{slide.path}: is named with mpp {first.mpp} and with {slide.mpp}; name it once")
     for slide in slides.values():
         first = paths.setdefault(slide.name, slide.path)
         if first is not slide.path:
@@ -118,7 +106,7 @@ def slides_below(folder: Path, out: Path | None = None, seen: set[Path] | None =
         if entry.is_symlink() and not entry.exists() and suffix in SLIDES | IMAGES:
             left.add("links to nothing", entry.name)
         elif entry in files and suffix in UNREADABLE:
-            left.add(f"files {suffix}, which must be converted to OME-TIFF (bfconvert of Bio-Formats)", entry.name)
+            left.add(f"files {suffix}, which {CONVERT}", entry.name)
         elif entry in files and suffix in IMAGES and slides and entry not in slides:
             left.add("pictures beside slides", entry.name)
     left.tell()
@@ -179,6 +167,10 @@ def _table_rows(path: Path) -> Iterator[Slide]:
     column = next((columns[name] for name in SLIDE_COLUMNS if name in columns), None)
     if column is None:
         raise InputError(f"{path}: has no column 'slide'; {near('slide', columns)}")
+    left = LeftOut(path)
+    for name in table.header:
+        if "mpp" not in columns and "".join(filter(str.isalnum, name.lower())) in SCALES:
+            left.add("columns of scale that are not called mpp", name)
     for line, cells in table.rows:
         text = cells[columns["mpp"]] if "mpp" in columns else ""
         mpp = as_number(text)
@@ -186,3 +178,6 @@ def _table_rows(path: Path) -> Iterator[Slide]:
             raise InputError(f"{path}, line {line}: mpp {text!r} is not a number")
         if cells[column]:
             yield Slide(_listed(path, cells[column]), mpp)
+        else:
+            left.add("rows that name no slide", f"line {line}")
+    left.tell()

@@ -155,9 +155,10 @@ def with_stain(plan: Plan, reader: SlideReader, *, any_stain: bool) -> Plan:
         return plan
     looks = stain_of(reader, boxes)
     if looks == "fluorescence" and not any_stain:
+        about = "".join(f" ({note})" for note in reader.warnings)  # 12 bits in 16 look black, too
         raise InputError(
-            f"{reader.file or reader.name}: {HINTS[looks]}: what it finds here is not to be trusted. If it is H&E all "
-            "the same, set `any_stain`"
+            f"{reader.file or reader.name}: {HINTS[looks]}: what it finds here is not to be trusted{about}. If it is "
+            "H&E all the same, set `any_stain`"
         )
     return replace(plan, looks=looks, notes=plan.notes if looks == "H&E" else (*plan.notes, HINTS[looks]))
 

@@ -56,13 +56,16 @@ def _open(path: Path, file: Any, mpp: float | None) -> SlideReader:
     highest, source = sample_range(file, series)
     lock = threading.Lock()  # of the file, which all levels read through one handle
     levels = _pyramid(file, series)
-    pyramid = [TiffLevel(path, file, level, highest, lock) for level in levels]
+    names = channel_names(file, series)
+    order = _colour_order(names) if series.axes == "CYX" else None
+    pyramid = [TiffLevel(path, file, level, highest, lock, order) for level in levels]
     notes = [GREY_NOTE] if pyramid[0].is_grey else []
     if others := _others(file, levels):
         notes.append(
             f"the file holds {others + 1} images, of which the largest is read; write the others to files of their own"
         )
-    names = channel_names(file, series)
+    if order is not None and order != (0, 1, 2):
+        notes.append(f"its channels {', '.join(map(repr, names))} are read in the order of their names")
     if series.axes == "CYX" and names and not {name.lower() for name in names} <= COLOURS:
         notes.append(
             f"its channels {', '.join(map(repr, names))} are read as red, green and blue; fluorescence is not H&E"
@@ -72,6 +75,12 @@ def _open(path: Path, file: Any, mpp: float | None) -> SlideReader:
     reader = TiffReader(path, file, pyramid, tiff_resolution(path, file, series, mpp), tuple(notes))
     orientation = series.keyframe.tags.valueof(ORIENTATION, 1)
     return reader if orientation not in range(2, 9) else _turned(path, reader, int(orientation))
+
+
+def _colour_order(names: tuple[str, ...]) -> tuple[int, ...] | None:
+    """Which of three channels are red, green and blue, by their names; None if these do not say."""
+    initials = [name[0].lower() for name in names] if {name.lower() for name in names} <= COLOURS else []
+    return tuple(map(initials.index, "rgb")) if sorted(initials) == ["b", "g", "r"] else None
 
 
 def _turned(path: Path, reader: TiffReader, orientation: int) -> SlideReader:
@@ -166,10 +175,20 @@ class TiffReader(SlideReader):
 class TiffLevel:
     """One resolution of a TIFF, a series of tifffile's: where its pixels are and how they become RGB.
 
-    ``highest`` is the value of a sample that is fully bright, ``lock`` that of the file.
+    ``highest`` is the value of a sample that is fully bright, ``lock`` that of the file, ``order`` which of the stored
+    channels are red, green and blue; None: as they are stored.
     """
 
-    def __init__(self, path: Path, file: Any, series: Any, highest: int, lock: threading.Lock) -> None:
+    def __init__(
+        self,
+        path: Path,
+        file: Any,
+        series: Any,
+        highest: int,
+        lock: threading.Lock,
+        order: tuple[int, ...] | None = None,
+    ) -> None:
+        self._order = order
         self._path, self._handle, self._lock = path, file.filehandle, lock
         self._series, self._page = series, series.keyframe
         self._pages = [page for page in series.pages if page is not None]
@@ -277,7 +296,7 @@ class TiffLevel:
             return np.ascontiguousarray((table >> 8).astype(np.uint8)[:, raw].transpose(1, 2, 0))
         samples = to_bytes(raw if raw.ndim == 3 else raw[..., None], self._highest)
         colours = 1 if self.is_grey else 3
-        pixels = samples[..., :colours]
+        pixels = samples[..., :colours] if self._order is None else samples[..., self._order]
         if self._page.photometric == tifffile.PHOTOMETRIC.MINISWHITE:
             pixels = 255 - pixels
         if colours == 1:
