@@ -152,7 +152,7 @@ def luminance_called_rgb(folder: Path) -> Path:
     return pyramid(folder / "a.tif", np.asarray(Image.fromarray(stored).convert("YCbCr")))
 
 
-@slide("doubted", "looks like")
+@slide("doubted", "no tissue was found")
 def negative(folder: Path) -> Path:
     return pyramid(folder / "a.tif", 255 - scene())
 
