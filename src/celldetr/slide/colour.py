@@ -15,7 +15,6 @@ GREY_NOTE = (
     "expect missed cells and wrong types"
 )
 FULL_16 = 65535
-CHROMA, GLASS = 10, 215  # distance from 128 of both chroma channels of glass, and its least luminance
 
 
 def range_note(highest: int, source: str) -> str:
@@ -45,13 +44,6 @@ def over_white(pixels: NDArray[np.uint8], alpha: NDArray[np.uint8], multiplied: 
     if multiplied:
         return np.minimum(pixels + (255 - opaque), 255).astype(np.uint8)
     return ((pixels * opaque + 255 * (255 - opaque) + 127) // 255).astype(np.uint8)
-
-
-def is_luminance(pixels: NDArray[np.uint8]) -> bool:
-    """Whether the brightest pixels have the values of white in YCbCr, which no glass has in RGB."""
-    values = pixels.reshape(-1, 3).astype(np.int16)
-    bright = values[values[:, 0] >= max(GLASS, np.quantile(values[:, 0], 0.95))]
-    return len(bright) > 0 and bool((np.abs(np.median(bright[:, 1:], 0) - 128) < CHROMA).all())
 
 
 def decode_luminance(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -20,7 +20,7 @@ from celldetr.slide.focus import sharpness
 from celldetr.slide.nucleus_size import COLUMNS, ENOUGH, NucleusSizes
 from celldetr.slide.pipeline import Job
 from celldetr.slide.provenance import FEW_ON_MM2
-from celldetr.slide.scale_trial import likelier, read_window, try_scales, windows
+from celldetr.slide.scale_trial import likelier, overlap, read_window, try_scales, windows
 
 PLACES = 6  # looked at again, around cells
 UNFAMILIAR, FOREIGN = 0.05, 0.25  # share of cells less familiar than the first that is too many
@@ -146,7 +146,7 @@ def _resolution(job: Job, places: list[tuple[float, float, float, float]]) -> st
     if job.model.image_px is not None:  # it measures in fractions of an image, whatever the scale
         return None
     trials = try_scales(job.reader, job.model, places)
-    best = likelier(trials)
+    best = likelier(trials, small=overlap(places))
     if best is None:
         return None
     stated = next(trial for trial in trials if trial.mpp == job.reader.mpp)

@@ -19,6 +19,9 @@ from celldetr.slide.reader import CONVERT, IMAGES, SLIDES, UNREADABLE
 
 LISTS = {".txt", ".csv"}
 SERIES_TAG, DICOM_HEAD = b"\x20\x00\x0e\x00", 2**16  # (0020,000E), little endian, and bytes in which it is found
+# Last endings of files that hold a slide, but not as one (a.svs.part, a.ndpi.gz).
+NOT_WHOLE = {".part", ".partial", ".crdownload", ".download", ".filepart", ".tmp", ".gz", ".bz2", ".xz", ".zip", ".7z"}
+STORE = ".zarr"  # ending of a folder that is an image
 SLIDE_COLUMNS = ("slide", "path", "file")
 SCALES = {"resolution", "pixelsize", "umperpx", "umperpixel", "micronsperpixel", "magnification", "mppx"}
 
@@ -69,6 +72,8 @@ def is_cohort(sources: Sequence[Path]) -> bool:
 
 def _slides_of(source: Path, out: Path | None) -> list[Slide]:
     if source.is_dir():
+        if source.suffix.lower() == STORE:
+            raise InputError(f"{source}: a folder {STORE} cannot be read, it {CONVERT}")
         slides = [Slide(path) for path in slides_below(source, out)]
         if not slides:
             raise InputError(f"{source}: no slide in this folder; looked for {', '.join(sorted(SLIDES | IMAGES))}")
@@ -107,12 +112,17 @@ def slides_below(folder: Path, out: Path | None = None, seen: set[Path] | None =
             left.add("links to nothing", entry.name)
         elif entry in files and suffix in UNREADABLE:
             left.add(f"files {suffix}, which {CONVERT}", entry.name)
+        elif suffix == STORE and entry.is_dir():
+            left.add(f"folders {STORE}, which {CONVERT}", entry.name)
+        elif suffix in NOT_WHOLE and {each.lower() for each in entry.suffixes} & SLIDES:
+            left.add("slides that are packed or not whole", entry.name)
         elif entry in files and suffix in IMAGES and slides and entry not in slides:
             left.add("pictures beside slides", entry.name)
     left.tell()
     yield from slides
     for entry in entries:
-        if entry.is_dir() and not (entry.name.startswith(".") or f"{entry.name}.mrxs" in names):
+        hidden = entry.name.startswith(".") or entry.suffix.lower() == STORE or f"{entry.name}.mrxs" in names
+        if entry.is_dir() and not hidden:
             yield from slides_below(entry, out, seen)
 
 

@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from celldetr.slide.base_reader import SlideReader
-from celldetr.slide.colour import is_luminance
 from celldetr.slide.damage import DamageError
 from celldetr.slide.tissue import density10
 
@@ -20,6 +19,7 @@ Looks = Literal["H&E", "fluorescence", "luminance", "brown", "exchanged"]
 
 BLACK, BLACK_SHARE = 50, 0.6  # value of the brightest channel, and share of such pixels, of fluorescence
 STAINED, LEAST_STAINED = 0.08, 200  # mean optical density of stained pixels, and how many say anything
+CHROMA, GLASS = 10, 215  # distance from 128 of both chroma channels of glass, and its least luminance
 BROWN = 0.03  # how much more blue than green the darkest pixels absorb
 # Haematoxylin absorbs much red and little blue, eosin the reverse and green above all. So nuclei stand out in red more
 # than in blue, and where a pixel absorbs more green than others it absorbs less red than blue. On nine sets of H&E and
@@ -85,6 +85,13 @@ def looks_like(*images: NDArray[np.uint8]) -> Looks:
         return "H&E"
     paired = np.mean((share[:, 1] - share[:, 1].mean()) * (share[:, 0] - share[:, 2])) / spread
     return "exchanged" if np.log(contrast[0] / contrast[2]) - PAIRED * paired < EXCHANGED else "H&E"
+
+
+def is_luminance(pixels: NDArray[np.uint8]) -> bool:
+    """Whether the brightest pixels have the values of white in YCbCr, which no glass has in RGB."""
+    values = pixels.reshape(-1, 3).astype(np.int16)
+    bright = values[values[:, 0] >= max(GLASS, np.quantile(values[:, 0], 0.95))]
+    return len(bright) > 0 and bool((np.abs(np.median(bright[:, 1:], 0) - 128) < CHROMA).all())
 
 
 def _nuclear(image: NDArray[np.uint8]) -> NDArray[np.float32]:
