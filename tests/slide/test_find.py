@@ -70,6 +70,15 @@ def test_stores_and_slides_that_are_not_whole_are_named(folder: Path) -> None:
         find_slides([folder / "f.ome.zarr"])
 
 
+def test_slides_beside_tables_of_cells_are_named(tmp_path: Path) -> None:
+    for name in ("bundle/cells.parquet", "bundle/he.ome.tif", "done/run.json", "done/overview.png", "a.svs"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    with pytest.warns(DataWarning, match=r"bundle: left out: 1 slides in a folder of results.*he\.ome\.tif") as said:
+        assert [slide.name for slide in find_slides([tmp_path])] == ["a"]
+    assert len(said) == 1
+
+
 def test_scales_of_lists_are_not_passed_over(folder: Path) -> None:
     table = folder / "list.csv"
     table.write_text("slide,um per px\na.svs,0.25\n")

@@ -100,30 +100,37 @@ def slides_below(folder: Path, out: Path | None = None, seen: set[Path] | None =
     except OSError as error:
         raise InputError(f"{folder}: cannot be searched ({error.strerror or error})") from None
     names = {entry.name for entry in entries}
-    if names & {RUN, CELLS}:
-        return
     shown = [entry for entry in entries if not entry.name.startswith(".")]
-    files = [entry for entry in shown if entry.is_file()]
-    slides = _slides_among(files)
-    left = LeftOut(folder)
-    for entry in shown:
-        suffix = entry.suffix.lower()
-        if entry.is_symlink() and not entry.exists() and suffix in SLIDES | IMAGES:
-            left.add("links to nothing", entry.name)
-        elif entry in files and suffix in UNREADABLE:
-            left.add(f"files {suffix}, which {CONVERT}", entry.name)
-        elif suffix == STORE and entry.is_dir():
-            left.add(f"folders {STORE}, which {CONVERT}", entry.name)
-        elif suffix in NOT_WHOLE and {each.lower() for each in entry.suffixes} & SLIDES:
-            left.add("slides that are packed or not whole", entry.name)
-        elif entry in files and suffix in IMAGES and slides and entry not in slides:
-            left.add("pictures beside slides", entry.name)
-    left.tell()
+    slides = _slides_among([entry for entry in shown if entry.is_file()])
+    if names & {RUN, CELLS}:
+        left = LeftOut(folder)
+        for slide in slides:
+            if slide.suffix.lower() in SLIDES:
+                left.add("slides in a folder of results, or of a Xenium run", slide.name)
+        left.tell()
+        return
+    _tell_left_out(folder, shown, slides)
     yield from slides
     for entry in entries:
         hidden = entry.name.startswith(".") or entry.suffix.lower() == STORE or f"{entry.name}.mrxs" in names
         if entry.is_dir() and not hidden:
             yield from slides_below(entry, out, seen)
+
+
+def _tell_left_out(folder: Path, entries: Sequence[Path], slides: Sequence[Path]) -> None:
+    """Say which entries of a folder look like slides and are none of ``slides``."""
+    left = LeftOut(folder)
+    for entry in entries:
+        suffix, is_file = entry.suffix.lower(), entry.is_file()
+        if entry.is_symlink() and not entry.exists() and suffix in SLIDES | IMAGES:
+            left.add("links to nothing", entry.name)
+        elif (suffix in UNREADABLE and is_file) or (suffix == STORE and entry.is_dir()):
+            left.add(f"{'files' if is_file else 'folders'} {suffix}, which {CONVERT}", entry.name)
+        elif suffix in NOT_WHOLE and {each.lower() for each in entry.suffixes} & SLIDES:
+            left.add("slides that are packed or not whole", entry.name)
+        elif suffix in IMAGES and is_file and slides and entry not in slides:
+            left.add("pictures beside slides", entry.name)
+    left.tell()
 
 
 def _slides_among(files: Sequence[Path]) -> list[Path]:
