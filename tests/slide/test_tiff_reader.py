@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import imagecodecs
 import numpy as np
 import pytest
 import tifffile
@@ -314,3 +315,42 @@ def test_channels_with_names_of_dyes_are_doubted(tmp_path: Path, names: list[str
     tifffile.imwrite(tmp_path / "a.ome.tif", planes, photometric="minisblack", metadata=metadata)
     with open_slide(tmp_path / "a.ome.tif", 0.5) as slide:
         assert any("'DAPI'" in note for note in slide.warnings) == doubted
+
+
+APERIO = "Aperio Image Library v11.2.1 \r\n400x300 (64x64) J2K|AppMag = 20|MPP = 0,4990"
+
+
+@pytest.mark.parametrize("codec", ["jpeg2000", "webp", "jpegxl", "jpegxr", "png"])
+@pytest.mark.parametrize("vendor", ["", APERIO])
+def test_codecs_that_openslide_refuses_are_read_tile_by_tile(tmp_path: Path, codec: str, vendor: str) -> None:
+    path = tmp_path / "a.tif"
+    common: dict[str, Any] = {"photometric": "rgb", "tile": (64, 64), "compression": codec, "metadata": None}
+    with tifffile.TiffWriter(path) as file:
+        file.write(IMAGE, description=vendor, resolution=(2e4, 2e4), resolutionunit=3, **common)
+        file.write(IMAGE[::2, ::2], subfiletype=1, **common)
+    with open_slide(path) as slide:
+        assert slide.mpp == pytest.approx(0.499 if vendor else 0.5)
+        assert [level.downsample for level in slide.levels] == [(1, 1), (2, 2)]
+        np.testing.assert_array_equal(slide.read_region(70, 30, 90, 80, 90, 80), IMAGE[30:110, 70:160])
+
+
+@pytest.mark.parametrize("compression", [33003, 34712])
+@pytest.mark.parametrize("transformed", [True, False])
+def test_luminance_in_jpeg2000_is_decoded_once(tmp_path: Path, compression: int, transformed: bool) -> None:
+    stored = IMAGE if transformed else np.asarray(Image.fromarray(IMAGE).convert("YCbCr"))
+    tile = np.pad(stored, ((0, 10), (0, 14), (0, 0)))
+    encoded = imagecodecs.jpeg2k_encode(tile, level=0, reversible=True, mct=transformed)
+    options: dict[str, Any] = {"tile": tile.shape[:2], "compression": compression, "photometric": "ycbcr"}
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, iter([encoded]), shape=IMAGE.shape, dtype=np.uint8, **options)
+    with open_slide(path, 0.5) as slide:
+        seen = slide.read_region(0, 0, slide.width, slide.height, slide.width, slide.height)
+    assert np.abs(seen.astype(int) - IMAGE).max() <= 3
+
+
+def test_codecs_in_slides_of_other_vendors_are_refused_with_what_converts_them(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    options: dict[str, Any] = {"photometric": "rgb", "tile": (64, 64), "compression": "webp", "metadata": None}
+    tifffile.imwrite(path, IMAGE, software="MedScan 2.0", description="OverlapsXY=0 0;Objective Power=20", **options)
+    with pytest.raises(InputError, match=r"bfconvert .* -compression JPEG a\.tif a\.ome\.tiff"):
+        open_slide(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -86,6 +87,29 @@ def test_spatialdata_io_reads_the_same_direction(tmp_path: Path) -> None:
 def test_forms_of_a_matrix(text: str, tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text(text, encoding="utf-8")
     assert af.read_affine(tmp_path / "a.csv").tolist() == [[2, 0, 10], [0, 2, 20], [0, 0, 1]]
+
+
+@pytest.mark.parametrize("folder", ["", "case 1_alignment_files/"])
+def test_the_archive_of_xenium_explorer(folder: str, tmp_path: Path) -> None:
+    path, keypoints = tmp_path / "alignment.zip", "10,20,0,0\n12,20,1,0\n10,22,0,1\n"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(f"__MACOSX/{folder}._matrix.csv", b"\0\5")
+        archive.writestr(f"{folder}keypoints.csv", '"fixedX","fixedY","alignmentX","alignmentY"\n' + keypoints)
+    assert np.allclose(af.read_affine(path), [[2, 0, 10], [0, 2, 20], [0, 0, 1]])
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr(f"{folder}matrix.csv", '"2","0","11"\n"0","2","20"\n"0","0","1"\n')
+    assert af.read_affine(path)[0, 2] == 11
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("other/matrix.csv", "2,0,10\n0,2,20\n0,0,1\n")
+    with pytest.raises(InputError, match="holds 2 alignments"):
+        af.read_affine(path)
+    path.write_bytes(path.read_bytes()[:60])
+    with pytest.raises(InputError, match="cannot be unpacked"):
+        af.read_affine(path)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("notes.txt", "")
+    with pytest.raises(InputError, match=r"a ZIP without a matrix\.csv"):
+        af.read_affine(path)
 
 
 def test_keypoints_are_fitted(tmp_path: Path) -> None:

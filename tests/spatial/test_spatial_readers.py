@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
 import json
+import zipfile
 from pathlib import Path
 
 import anndata
@@ -269,6 +271,48 @@ def test_alignment_in_the_bundle(tmp_path: Path) -> None:
     assert section.to_image is None
     assert section.source["alignment"].startswith("not used: run_he_imagealignment.csv: holds 2 x 2 numbers")
     json.dumps(section.source)
+
+
+@pytest.mark.parametrize(
+    "name", ["matrix.csv", "he_image_matrix.csv", "he_alignment_files/matrix.csv", "alignment.zip"]
+)
+def test_alignments_of_xenium_explorer_in_the_bundle(name: str, tmp_path: Path) -> None:
+    write_bundle(tmp_path)
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    text = '"1","0","100"\n"0","1","50"\n"0","0","1"\n'
+    if name.endswith("zip"):
+        with zipfile.ZipFile(tmp_path / name, "w") as archive:
+            archive.writestr("matrix.csv", text)
+    else:
+        (tmp_path / name).write_text(text)
+    (tmp_path / "cell_feature_matrix.csv").write_text("a,b\n")
+    section = read_section(tmp_path)
+    assert np.allclose(section.to_image @ [100 * 0.2125, 50 * 0.2125, 1], [0, 0, 1])
+    (tmp_path / "run_he_imagealignment.csv").write_text("1,0,0\n0,1,0\n0,0,1\n")
+    section = read_section(tmp_path)
+    assert section.to_image is None
+    assert (
+        section.source["alignment"]
+        == f"not used, there are 2: {', '.join(sorted([name, 'run_he_imagealignment.csv']))}"
+    )
+
+
+@pytest.mark.parametrize("packed", [True, False])
+@pytest.mark.parametrize("version", ["1.0.2", "2.0.0", "3.1.0"])
+def test_quoted_tables_and_an_unknown_version_are_read(packed: bool, version: str, tmp_path: Path) -> None:
+    truth = write_bundle(tmp_path, version)
+    for stem in ("cells", "nucleus_boundaries", "cell_boundaries"):
+        table = pd.read_parquet(tmp_path / f"{stem}.parquet")
+        for file in [*tmp_path.glob(f"{stem}.parquet"), *tmp_path.glob(f"{stem}.csv*")]:
+            file.unlink()
+        path = tmp_path / f"{stem}.csv{'.gz' if packed else ''}"
+        table.to_csv(path, index=False, quoting=csv.QUOTE_ALL, encoding="utf-8-sig", lineterminator="\r\n")
+    about = json.loads((tmp_path / "experiment.xenium").read_text())
+    text = json.dumps(about | {"analysis_sw_version": "R&D"})
+    (tmp_path / "experiment.xenium").write_text(text, encoding="utf-8-sig")
+    section = read_section(tmp_path)
+    assert section.source["version"] == "R&D"
+    hold_to_truth(section, truth)
 
 
 def test_rings_of_several_nuclei_are_told_apart() -> None:

@@ -61,7 +61,7 @@ Cells = Annotated[
 ]
 Alignment = Annotated[
     Path | None,
-    typer.Option(metavar="CSV", help="Xenium Explorer's matrix or keypoints; default: the run's own."),
+    typer.Option(metavar="FILE", help="Xenium Explorer's matrix, keypoints or ZIP of both; default: the run's own."),
 ]
 Direction = Annotated[
     str,

@@ -79,6 +79,16 @@ def load_json(path: Path, limit: int = JSON_BYTES) -> Any:
         raise InputError(f"{path}: cannot be read as JSON ({error})") from None
 
 
+def check_codecs(path: Path | str, metadata: bytes) -> None:
+    """Refuse metadata of Zarr that name a codec which runs code from the file; the message begins with ``path``."""
+    try:
+        text = json.dumps(json.loads(metadata)).lower()
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: cannot be read as JSON ({error})") from None
+    if any(f'"{codec}' in text for codec in ("pickle", "python")):
+        raise InputError(f"{path} asks for a codec that runs code from the file; it is not read")
+
+
 def parse_yaml(text: str) -> Any:
     """YAML of any kind, as plain values: no tag in it makes an object."""
     try:

@@ -5,6 +5,8 @@ Nothing is scaled by what an image contains: two tiles of a slide, and two slide
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,8 @@ GREY_NOTE = (
     "expect missed cells and wrong types"
 )
 FULL_16 = 65535
+COLOURS = {"red", "green", "blue", "r", "g", "b", "rgb", "brightfield"}  # names of the channels of a colour image
+PRIMARY = (("red", "r", "FF0000"), ("green", "g", "00FF00"), ("blue", "b", "0000FF"))  # names and colour of channels
 
 
 def range_note(highest: int, source: str) -> str:
@@ -22,6 +26,24 @@ def range_note(highest: int, source: str) -> str:
     if source:
         return f"more than 8 bits per channel: 0..{highest} ({source}) is read as 0..255"
     return f"16 bits per channel: 0..{highest} is read as 0..255; a camera's 12 bits would look black"
+
+
+def dyes_note(names: Sequence[str]) -> tuple[str, ...]:
+    """The warning that goes with channels whose names are neither colours nor numbers."""
+    told = [name for name in names if not re.fullmatch(r"(channel)?[\s:\d_-]*", name.lower())]
+    if {name.lower() for name in told} <= COLOURS:
+        return ()
+    return (f"its channels {', '.join(map(repr, told))} are read as red, green and blue; fluorescence is not H&E",)
+
+
+def rgb_order(*told: Sequence[str]) -> list[int]:
+    """Which of three channels are red, green and blue: by their names, else by their colours, else as they lie."""
+    for texts in told:
+        lower = [text.lower() for text in texts]
+        places = [[i for i, text in enumerate(lower) if text in {name.lower() for name in names}] for names in PRIMARY]
+        if len(lower) == 3 and all(len(place) == 1 for place in places):
+            return [place[0] for place in places]
+    return [0, 1, 2]
 
 
 def to_bytes(samples: NDArray[Any], highest: int) -> NDArray[np.uint8]:

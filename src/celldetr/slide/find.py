@@ -15,13 +15,13 @@ from celldetr.errors import InputError, near
 from celldetr.io.left_out import LeftOut
 from celldetr.io.safe_io import slide_name
 from celldetr.io.tables import as_number, read_table, read_text
+from celldetr.slide.ome_zarr import has_image, is_store
 from celldetr.slide.reader import CONVERT, IMAGES, SLIDES, UNREADABLE
 
 LISTS = {".txt", ".csv"}
 SERIES_TAG, DICOM_HEAD = b"\x20\x00\x0e\x00", 2**16  # (0020,000E), little endian, and bytes in which it is found
 # Last endings of files that hold a slide, but not as one (a.svs.part, a.ndpi.gz).
 NOT_WHOLE = {".part", ".partial", ".crdownload", ".download", ".filepart", ".tmp", ".gz", ".bz2", ".xz", ".zip", ".7z"}
-STORE = ".zarr"  # ending of a folder that is an image
 SLIDE_COLUMNS = ("slide", "path", "file")
 SCALES = {"resolution", "pixelsize", "umperpx", "umperpixel", "micronsperpixel", "magnification", "mppx"}
 
@@ -67,13 +67,13 @@ def find_slides(sources: Sequence[Path], out: Path | None = None) -> list[Slide]
 
 def is_cohort(sources: Sequence[Path]) -> bool:
     """Whether these stand for many slides, even if there should be one: what is summed up then is expected."""
-    return len(sources) > 1 or any(source.is_dir() or source.suffix.lower() in LISTS for source in sources)
+    return len(sources) > 1 or any(
+        (source.is_dir() and not is_store(source)) or source.suffix.lower() in LISTS for source in sources
+    )
 
 
 def _slides_of(source: Path, out: Path | None) -> list[Slide]:
     if source.is_dir():
-        if source.suffix.lower() == STORE:
-            raise InputError(f"{source}: a folder {STORE} cannot be read, it {CONVERT}")
         slides = [Slide(path) for path in slides_below(source, out)]
         if not slides:
             raise InputError(f"{source}: no slide in this folder; looked for {', '.join(sorted(SLIDES | IMAGES))}")
@@ -84,8 +84,10 @@ def _slides_of(source: Path, out: Path | None) -> list[Slide]:
 
 
 def slides_below(folder: Path, out: Path | None = None, seen: set[Path] | None = None) -> Iterator[Path]:
-    """Slides in a folder and the folders in it, sorted; not in hidden folders, results (``out``), the folder that
-    belongs to a MIRAX slide, or folders that are ``seen``. Links to folders are followed; what is left out is said.
+    """Slides in a folder, or itself if it is one (OME-Zarr), and in the folders in it, sorted.
+
+    Not in hidden folders, results (``out``), the folder that belongs to a MIRAX slide, or folders that are ``seen``.
+    Links to folders are followed; what is left out is said.
 
     Raises:
         InputError: a folder cannot be read.
@@ -95,6 +97,9 @@ def slides_below(folder: Path, out: Path | None = None, seen: set[Path] | None =
     if real in seen or (out is not None and real == out.resolve()):
         return
     seen.add(real)
+    if is_store(folder):
+        yield folder
+        return
     try:
         entries = sorted(folder.iterdir())
     except OSError as error:
@@ -112,8 +117,8 @@ def slides_below(folder: Path, out: Path | None = None, seen: set[Path] | None =
     _tell_left_out(folder, shown, slides)
     yield from slides
     for entry in entries:
-        hidden = entry.name.startswith(".") or entry.suffix.lower() == STORE or f"{entry.name}.mrxs" in names
-        if entry.is_dir() and not hidden:
+        hidden = entry.name.startswith(".") or f"{entry.name}.mrxs" in names
+        if entry.is_dir() and not hidden and (has_image(entry) or not is_store(entry)):
             yield from slides_below(entry, out, seen)
 
 
@@ -124,8 +129,10 @@ def _tell_left_out(folder: Path, entries: Sequence[Path], slides: Sequence[Path]
         suffix, is_file = entry.suffix.lower(), entry.is_file()
         if entry.is_symlink() and not entry.exists() and suffix in SLIDES | IMAGES:
             left.add("links to nothing", entry.name)
-        elif (suffix in UNREADABLE and is_file) or (suffix == STORE and entry.is_dir()):
-            left.add(f"{'files' if is_file else 'folders'} {suffix}, which {CONVERT}", entry.name)
+        elif suffix in UNREADABLE and is_file:
+            left.add(f"files {suffix}, which {CONVERT}", entry.name)
+        elif is_store(entry) and not has_image(entry):
+            left.add("Zarr stores that are no image", entry.name)
         elif suffix in NOT_WHOLE and {each.lower() for each in entry.suffixes} & SLIDES:
             left.add("slides that are packed or not whole", entry.name)
         elif suffix in IMAGES and is_file and slides and entry not in slides:

@@ -40,7 +40,16 @@ def open_openslide(path: Path, mpp: float | None) -> SlideReader:
     try:
         slide = openslide.OpenSlide(str(path))
     except openslide.OpenSlideError as error:
-        raise InputError(f"{path}: OpenSlide cannot open it ({error}); the file is damaged or incomplete") from None
+        if "Unsupported TIFF compression" not in str(error):
+            raise InputError(f"{path}: OpenSlide cannot open it ({error}); the file is damaged or incomplete") from None
+        if detect_vendor(path) == "aperio":  # whose tiles lie as in any TIFF
+            from celldetr.slide.tiff_reader import open_tiff
+
+            return open_tiff(path, mpp)
+        raise InputError(
+            f"{path}: OpenSlide cannot decode it ({error}); convert it with Bio-Formats: bfconvert -noflat -bigtiff "
+            f"-tilex 512 -tiley 512 -compression JPEG {path.name} {path.stem}.ome.tiff"
+        ) from None
     try:
         return OpenSlideReader(path, slide, _resolution(path, slide, mpp))
     except InputError:

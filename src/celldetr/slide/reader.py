@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from celldetr.errors import InputError
 from celldetr.slide.base_reader import SlideReader
+from celldetr.slide.ome_zarr import is_store
 
 # What files of slides, and of plain images, are called where a folder is searched; a file that is named may be called
 # anything.
@@ -28,20 +29,24 @@ def open_slide(path: Path | str, mpp: float | None = None) -> SlideReader:
 
     Args:
         path: what OpenSlide reads (SVS, NDPI, MRXS, SCN, VMS, BIF, Philips TIFF, DICOM, ...), a plain, tiled,
-            pyramidal, ImageJ or OME TIFF, a PNG or a JPEG.
+            pyramidal, ImageJ or OME TIFF, the folder of an OME-Zarr, a PNG or a JPEG.
         mpp: micrometres per pixel of level 0; overrides the metadata. Needed where there are none, as in PNG and JPEG.
 
     Raises:
         InputError: no such file, a directory, not an image, damaged, not a colour image, or of unknown resolution.
     """
     path = Path(path)
+    if is_store(path):
+        from celldetr.slide.ome_zarr_reader import open_ome_zarr
+
+        return open_ome_zarr(path, mpp)
     try:
         with path.open("rb") as file:
             head = file.read(16)
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
     except IsADirectoryError:
-        raise InputError(f"{path}: is a directory; expected a slide file") from None
+        raise InputError(f"{path}: is a directory; expected a slide file, or a folder that is an OME-Zarr") from None
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
     if path.suffix.lower() in UNREADABLE:
@@ -63,8 +68,11 @@ def open_slide(path: Path | str, mpp: float | None = None) -> SlideReader:
         from celldetr.slide.tiff_reader import open_tiff
 
         return open_tiff(path, mpp)
+    if head.startswith(b"PK\x03\x04"):
+        raise InputError(f"{path}: a ZIP archive; unpack it, and give the slide or the OME-Zarr folder that is in it")
     raise InputError(
-        f"{path}: not an image that can be read; expected a slide that OpenSlide knows, TIFF, OME-TIFF, PNG or JPEG"
+        f"{path}: not an image that can be read; expected a slide that OpenSlide knows, TIFF, OME-TIFF, OME-Zarr "
+        "(a folder), PNG or JPEG"
     )
 
 

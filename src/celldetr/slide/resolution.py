@@ -27,6 +27,10 @@ NON_SQUARE = 0.05
 _MICROMETRES = {
     "pm": 1e-6, "å": 1e-4, "nm": 1e-3, "mm": 1e3, "cm": 1e4, "m": 1e6, "in": 25400.0, "inch": 25400.0,
     **dict.fromkeys(("µm", "μm", "um", "micron", "microns", "micrometer", "micrometre"), 1.0),
+    # UDUNITS-2, as OME-Zarr
+    **{f"{prefix}met{end}": factor for end in ("er", "re") for prefix, factor in
+       {"pico": 1e-6, "nano": 1e-3, "milli": 1e3, "centi": 1e4, "": 1e6}.items()},
+    "angstrom": 1e-4,
 }  # fmt: skip
 
 

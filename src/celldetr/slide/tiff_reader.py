@@ -19,7 +19,16 @@ from numpy.typing import NDArray
 
 from celldetr.errors import InputError
 from celldetr.slide.base_reader import SlideReader
-from celldetr.slide.colour import GREY_NOTE, grey_to_rgb, over_white, range_note, to_bytes
+from celldetr.slide.colour import (
+    GREY_NOTE,
+    decode_luminance,
+    dyes_note,
+    grey_to_rgb,
+    over_white,
+    range_note,
+    rgb_order,
+    to_bytes,
+)
 from celldetr.slide.damage import DamageError
 from celldetr.slide.image_reader import ArrayReader
 from celldetr.slide.levels import TILE, Level, paddings, reduction
@@ -30,8 +39,8 @@ from celldetr.slide.tiff_resolution import channel_names, sample_range, series_s
 WHOLE_BYTES = 512 * 2**20  # a level in strips that decodes to no more than this is decoded at once and kept
 SEGMENT_BYTES = 256 * 2**20  # largest tile or strip that is decoded
 CACHE_BYTES = 64 * 2**20  # of decoded tiles and strips
+JPEG2000, JPEG2000_HEAD = (33003, 33005, 34712), 4096  # compressions, and bytes that hold the main header's begin
 GREY = (tifffile.PHOTOMETRIC.MINISBLACK, tifffile.PHOTOMETRIC.MINISWHITE)
-COLOURS = {"red", "green", "blue", "r", "g", "b", "rgb", "brightfield"}  # names of the channels of a colour image
 SAME_SHAPE = 0.02  # relative difference of width / height between levels of one pyramid
 OTHER_SHARE = 0.1  # of the area of the largest image, that another has which is no label
 
@@ -57,30 +66,22 @@ def _open(path: Path, file: Any, mpp: float | None) -> SlideReader:
     lock = threading.Lock()  # of the file, which all levels read through one handle
     levels = _pyramid(file, series)
     names = channel_names(file, series)
-    order = _colour_order(names) if series.axes == "CYX" else None
+    order = rgb_order(names) if series.axes == "CYX" else None
     pyramid = [TiffLevel(path, file, level, highest, lock, order) for level in levels]
     notes = [GREY_NOTE] if pyramid[0].is_grey else []
     if others := _others(file, levels):
         notes.append(
             f"the file holds {others + 1} images, of which the largest is read; write the others to files of their own"
         )
-    if order is not None and order != (0, 1, 2):
+    if order not in (None, [0, 1, 2]):
         notes.append(f"its channels {', '.join(map(repr, names))} are read in the order of their names")
-    if series.axes == "CYX" and names and not {name.lower() for name in names} <= COLOURS:
-        notes.append(
-            f"its channels {', '.join(map(repr, names))} are read as red, green and blue; fluorescence is not H&E"
-        )
+    if series.axes == "CYX":
+        notes += dyes_note(names)
     if highest > 255 and not pyramid[0].is_palette:
         notes.append(range_note(highest, source))
     reader = TiffReader(path, file, pyramid, tiff_resolution(path, file, series, mpp), tuple(notes))
     orientation = series.keyframe.tags.valueof(ORIENTATION, 1)
     return reader if orientation not in range(2, 9) else _turned(path, reader, int(orientation))
-
-
-def _colour_order(names: tuple[str, ...]) -> tuple[int, ...] | None:
-    """Which of three channels are red, green and blue, by their names; None if these do not say."""
-    initials = [name[0].lower() for name in names] if {name.lower() for name in names} <= COLOURS else []
-    return tuple(map(initials.index, "rgb")) if sorted(initials) == ["b", "g", "r"] else None
 
 
 def _turned(path: Path, reader: TiffReader, orientation: int) -> SlideReader:
@@ -186,7 +187,7 @@ class TiffLevel:
         series: Any,
         highest: int,
         lock: threading.Lock,
-        order: tuple[int, ...] | None = None,
+        order: list[int] | None = None,
     ) -> None:
         self._order = order
         self._path, self._handle, self._lock = path, file.filehandle, lock
@@ -215,6 +216,7 @@ class TiffLevel:
         segment = pixels * page.samplesperpixel * page.dtype.itemsize
         if self._array is None and not self._whole and segment > SEGMENT_BYTES:
             raise InputError(f"{path}: its pixels are compressed in too large pieces; save it with smaller tiles")
+        self._luminance = _is_undecoded(self._handle, self._pages)
         self._segment = lru_cache(max(2, CACHE_BYTES // max(segment, 1)))(self._decode)
 
     @property
@@ -299,6 +301,8 @@ class TiffLevel:
         pixels = samples[..., :colours] if self._order is None else samples[..., self._order]
         if self._page.photometric == tifffile.PHOTOMETRIC.MINISWHITE:
             pixels = 255 - pixels
+        if self._luminance:
+            pixels = decode_luminance(pixels)
         if colours == 1:
             pixels = grey_to_rgb(pixels[..., 0])
         # A further sample is alpha only where the file's ExtraSamples tag says so.
@@ -306,6 +310,24 @@ class TiffLevel:
         if samples.shape[2] > colours and (multiplied or tifffile.EXTRASAMPLE.UNASSALPHA in self._page.extrasamples):
             return over_white(pixels, samples[..., colours], multiplied)
         return np.ascontiguousarray(pixels)
+
+
+def _is_undecoded(handle: Any, pages: list[Any]) -> bool:
+    """Whether JPEG 2000 holds luminance and chroma that its codec leaves as they are: no transform in the codestream.
+
+    Aperio's compression 33003 says so by its number, others by the colour space of the TIFF.
+    """
+    page = pages[0]
+    named = page.compression == 33003 or page.photometric == tifffile.PHOTOMETRIC.YCBCR
+    if page.compression not in JPEG2000 or not named:
+        return False
+    offset = next((offset for offset, count in zip(page.dataoffsets, page.databytecounts, strict=True) if count), 0)
+    handle.seek(offset)
+    head = handle.read(JPEG2000_HEAD)
+    at = head.find(b"\xff\x4f\xff\x51") + 2  # start of codestream, after the boxes of a JP2 file
+    while at + 4 < len(head) and head[at : at + 2] != b"\xff\x52":  # coding style default
+        at += 2 + int.from_bytes(head[at + 2 : at + 4], "big")
+    return at + 8 < len(head) and head[at + 8] == 0
 
 
 def _check_colour(path: Path, series: Any) -> bool:
@@ -321,7 +343,7 @@ def _check_colour(path: Path, series: Any) -> bool:
         raise InputError(f"{found}; expected one RGB or grey image, not a stack or fluorescence channels")
     if page.dtype not in (np.uint8, np.uint16):
         raise InputError(f"{found}; expected 8 or 16 bits per channel")
-    jpeg = page.compression in (6, 7, 33003, 33005, 34712)  # these codecs convert YCbCr to RGB themselves
+    jpeg = page.compression in (6, 7, *JPEG2000)  # these become RGB here or in their codecs
     rgb = {tifffile.PHOTOMETRIC.RGB} | ({tifffile.PHOTOMETRIC.YCBCR} if jpeg else set())
     if axes == "CYX":
         rgb |= {tifffile.PHOTOMETRIC.MINISBLACK}

@@ -1,4 +1,5 @@
-"""Metadata of a TIFF: micrometres per pixel (OME-XML, ImageJ's unit, or the resolution tags, in this order), names of
+"""Metadata of a TIFF: micrometres per pixel (OME-XML, Aperio's description, ImageJ's unit, or the
+resolution tags, in this order), names of
 channels, and the range of its samples.
 """
 
@@ -29,8 +30,14 @@ def tiff_resolution(path: Path, file: Any, series: Any, mpp: float | None) -> Re
         unit, source = str((file.imagej_metadata or {}).get("unit", unit)), "ImageJ metadata"
     per_unit = [_quotient(page.tags.valueof(f"{axis}Resolution")) for axis in "XY"]
     x, y = (micrometres(1 / value, unit) if value else None for value in per_unit)
-    candidates = [*candidates_of(ome_x, ome_y, "OME PhysicalSize"), *candidates_of(x, y, source)]
-    # Aperio's software writes the objective power into the description.
+    aperio = re.search(r"\|\s*MPP\s*=\s*([\d.,]+)", page.description)
+    own = number(aperio[1]) if aperio else None
+    candidates = [
+        *candidates_of(ome_x, ome_y, "OME PhysicalSize"),
+        *candidates_of(own, own, "aperio.MPP"),
+        *candidates_of(x, y, source),
+    ]
+    # Aperio's software writes the objective power into the description, too.
     power = re.search(r"(?:AppMag|NominalMagnification)\s*=\s*\"?(\d+(?:\.\d+)?)", page.description)
     return resolve(str(path), mpp, candidates, float(power[1]) if power else None)
 
@@ -56,11 +63,10 @@ def _ome_pixels(file: Any, series: Any) -> ElementTree.Element | None:
 
 
 def channel_names(file: Any, series: Any) -> tuple[str, ...]:
-    """Names of the channels of ``series`` in OME-XML; none where it has none, or numbers alone."""
+    """Names of the channels of ``series`` in OME-XML; none where it has none."""
     pixels = _ome_pixels(file, series)
     channels = () if pixels is None else (part for part in pixels if part.tag.endswith("}Channel"))
-    names = [channel.get("Name", "").strip() for channel in channels]
-    return tuple(name for name in names if name and not re.fullmatch(r"(channel)?[\s:\d_-]*", name.lower()))
+    return tuple(channel.get("Name", "").strip() for channel in channels)
 
 
 def sample_range(file: Any, series: Any) -> tuple[int, str]:

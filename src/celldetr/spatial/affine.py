@@ -9,6 +9,9 @@ one from micrometres to H&E pixels. Nothing in a file says which it is, so ``che
 from __future__ import annotations
 
 import csv
+import io
+import zipfile
+import zlib
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -29,8 +32,9 @@ LEAST_INSIDE = 0.5  # share of the cells that must fall on the image
 MOST_DISTORTION = 1.05  # ratio of the scales along the two principal axes
 _BYTES = 2**20
 _CONDITION = 1e6  # of the linear part; that of a real alignment is below 2
-_EXPECTED = "expected 3 x 3 numbers (Xenium Explorer's *_imagealignment.csv), 2 x 3, or keypoints with columns " + (
-    ", ".join(KEYPOINTS)
+_EXPECTED = (
+    "expected 3 x 3 numbers (Xenium Explorer's *_imagealignment.csv or matrix.csv), 2 x 3, or keypoints with columns "
+    + (", ".join(KEYPOINTS))
 )
 
 
@@ -70,13 +74,17 @@ def read_affine(path: Path) -> Floats:
 
     Args:
         path: CSV of 3 x 3 or 2 x 3 numbers, as Xenium Explorer's alignment or matrix file; or its keypoints, to which a
-            map from ``alignment`` (H&E) to ``fixed`` (morphology) pixels is fitted by least squares.
+            map from ``alignment`` (H&E) to ``fixed`` (morphology) pixels is fitted by least squares; or its ZIP of the
+            two, of which the matrix is read.
 
     Raises:
         InputError: no such file, other than that, not finite, singular or nearly so, or keypoints that disagree.
     """
+    content = read_bytes(path, _BYTES)
+    if content.startswith(b"PK\x03\x04"):
+        content = _from_archive(path, content)
     try:
-        text = read_bytes(path, _BYTES).decode("utf-8-sig").replace('"', "")
+        text = content.decode("utf-8-sig").replace('"', "")
     except UnicodeDecodeError:
         raise InputError(f"{path}: is no text; {_EXPECTED}") from None
     lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
@@ -92,6 +100,23 @@ def read_affine(path: Path) -> Floats:
     if matrix.shape != (3, 3):
         raise InputError(f"{path}: holds {' x '.join(map(str, matrix.shape))} numbers; {_EXPECTED}")
     return check_matrix(matrix, path)
+
+
+def _from_archive(path: Path, content: bytes) -> bytes:
+    """The matrix in a ZIP of Xenium Explorer (matrix.csv, keypoints.csv), or the keypoints if they are alone."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            inside = [each for each in archive.infolist() if not each.filename.startswith("__MACOSX/")]
+            for ending in ("matrix.csv", "keypoints.csv"):
+                found = [each for each in inside if each.filename.lower().endswith(ending)]
+                if len(found) > 1:
+                    names = ", ".join(each.filename for each in found)
+                    raise InputError(f"{path}: holds {len(found)} alignments ({names}); unpack it and give one of them")
+                if found and found[0].file_size <= _BYTES:
+                    return archive.read(found[0])
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, zlib.error) as error:  # also one with a password
+        raise InputError(f"{path}: cannot be unpacked ({error}); export the alignment again") from None
+    raise InputError(f"{path}: a ZIP without a matrix.csv or keypoints.csv; {_EXPECTED}")
 
 
 def _map_of_keypoints(lines: list[str], path: Path) -> Floats:

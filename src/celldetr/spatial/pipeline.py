@@ -246,9 +246,11 @@ class Pipeline:
                 way = cast(affines.Direction, direction)
                 start = affines.to_image(affines.read_affine(alignment), way, pixel_um, inverse=inverse)
             if start is None:
+                own = self.section.source.get("alignment")  # why one in the bundle is not used
                 raise InputError(
-                    f"{self.folder}: the section does not say where it lies on the image; give the alignment that"
-                    " Xenium Explorer exports (`alignment`, a CSV)"
+                    f"{self.folder}: the section does not say where it lies on the image"
+                    f"{f' (alignment in the bundle: {own})' if own else ''}; give the alignment that Xenium Explorer"
+                    " exports (`alignment`, a CSV or ZIP)"
                 )
             with self.open_image() as reader:
                 size, mpp = (reader.width, reader.height), (reader.mpp_x, reader.mpp_y)

@@ -11,6 +11,7 @@ from pathlib import Path
 from celldetr.io.safe_io import is_dir
 from celldetr.model.output import TileModel
 from celldetr.slide.find import LISTS, Slide, find_slides, slides_below
+from celldetr.slide.ome_zarr import is_store
 from celldetr.slide.reader import IMAGES, SLIDES, UNREADABLE
 from celldetr.spatial.readers import is_section
 from celldetr.survey.finding import Finding
@@ -34,7 +35,7 @@ def survey(path: Path, mpp: float | None, model: Callable[[], TileModel], *, pic
     suffix = path.suffix.lower()
     if is_section(path):
         return [look_at_section(path)]
-    if suffix in SLIDES | IMAGES | UNREADABLE and not is_dir(path):
+    if is_store(path) or (suffix in SLIDES | IMAGES | UNREADABLE and not is_dir(path)):
         return [look_at_slide(path, mpp, model, pictures=pictures)]
     labels = look_at_labels(path, mpp)
     if not is_dir(path) and (suffix not in LISTS or not labels.refusal):

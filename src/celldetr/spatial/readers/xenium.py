@@ -27,6 +27,11 @@ if TYPE_CHECKING:
 
 EXPERIMENT = "experiment.xenium"
 # Kind of polygons -> beginning of the file's name, and column of their area in ``obs``.
+# What Xenium Explorer and the public data sets call the alignment of an H&E image; and matrices of something else.
+ALIGNMENTS = (
+    "*imagealignment.csv", "*_matrix.csv", "matrix.csv", "*alignment*.zip", "*alignment_files/matrix.csv"
+)  # fmt: skip
+NO_ALIGNMENTS = ("if_image", "feature_matrix")
 BOUNDARIES = {"nuclei": ("nucleus", NUCLEUS_AREA), "outlines": ("cell", CELL_AREA)}
 
 
@@ -40,8 +45,8 @@ def read_xenium(folder: Path, name: str, options: ReadOptions) -> Section:
     """Read a bundle, see ``read_section``.
 
     The centre of a cell is the centroid of its nucleus' polygon (the largest, where it has several), else
-    ``x_centroid`` and ``y_centroid``. Where exactly one ``*imagealignment.csv`` of an H&E image lies in the bundle,
-    the section has its ``to_image``.
+    ``x_centroid`` and ``y_centroid``. Where exactly one alignment of an H&E image lies in the bundle
+    (``ALIGNMENTS``), the section has its ``to_image``.
     """
     import shapely
 
@@ -161,10 +166,12 @@ def _read_polygons(
 
 def _alignment(folder: Path, source: dict[str, Any]) -> NDArray[np.float64] | None:
     """The alignment of the H&E image that lies in the bundle, if it is the only one; ``source`` gets a note."""
-    files = [path for path in sorted(folder.glob("*imagealignment.csv")) if "if_image" not in path.name]  # of IF
+    found = {path for pattern in ALIGNMENTS for path in folder.glob(pattern)}
+    files = [path for path in sorted(found) if not any(name in path.name for name in NO_ALIGNMENTS)]
     if len(files) != 1:
         if files:
-            source["alignment"] = f"not used, there are {len(files)}: {', '.join(path.name for path in files)}"
+            names = ", ".join(str(path.relative_to(folder)) for path in files)
+            source["alignment"] = f"not used, there are {len(files)}: {names}"
         return None
     try:
         image = to_image(read_affine(files[0]), "image_to_xenium", source["pixel_um"])
