@@ -55,9 +55,9 @@ def find_slides(sources: Sequence[Path], out: Path | None = None) -> list[Slide]
     paths: dict[str, Path] = {}
     for source in sources:
         for slide in _slides_of(source, out):
-            first = slides.setdefault(slide.path.absolute(), slide)
-            if first.mpp != slide.mpp:
-                raise InputError(f"{slide.path}: is named with mpp {first.mpp} and with {slide.mpp}; name it once")
+            known = slides.setdefault(slide.path.absolute(), slide)
+            if known.mpp != slide.mpp:
+                raise InputError(f"{slide.path}: is named with mpp {known.mpp} and with {slide.mpp}; name it once")
     for slide in slides.values():
         first = paths.setdefault(slide.name, slide.path)
         if first is not slide.path:
