@@ -60,8 +60,8 @@ def read_map(path: Path) -> NDArray[np.integer]:
                     raise ValueError("a palette image: colours, not numbers of nuclei")
                 if image.format == "JPEG":
                     raise ValueError("JPEG changes the numbers of nuclei: save it as PNG or TIFF")
-                if getattr(image, "n_frames", 1) > 1:
-                    raise ValueError(f"{image.n_frames} pages, of which one may be the map: save that alone")
+                if (pages := getattr(image, "n_frames", 1)) > 1:
+                    raise ValueError(f"{pages} pages, of which one may be the map: save that alone")
                 if image.getexif().get(ORIENTATION, 1) != 1:
                     raise ValueError("stored turned: save it without the tag Orientation, as its image lies")
                 values = np.asarray(image)
