@@ -26,6 +26,7 @@ from celldetr.model.inference import TilePredictor
 from celldetr.slide.band_cache import PARTS
 from celldetr.slide.base_reader import SlideReader
 from celldetr.slide.damage import FailedTile
+from celldetr.slide.doubts import CellFacts, doubts_of_given
 from celldetr.slide.engine import (
     GIVEN,
     RunSummary,
@@ -37,7 +38,7 @@ from celldetr.slide.engine import (
 )
 from celldetr.slide.options import PredictOptions
 from celldetr.slide.pipeline import BandInfo, Job, Seconds
-from celldetr.slide.plan import make_plan
+from celldetr.slide.plan import make_plan, with_stain
 from celldetr.slide.provenance import damage_warning, environment, identity, job_warnings, results, table_provenance
 from celldetr.slide.reader import from_array, open_slide
 from celldetr.slide.table_writer import joint_bounds, write_rows
@@ -90,10 +91,16 @@ def embed_slide(
         request["options"] = options.model_dump(mode="json") | {"given": given.source}
         folder = slide_folder(Path(out) / reader.name, request)
         folder.check(resume=resume, overwrite=overwrite)
+
+        def prepare() -> tuple[Job, GivenCells, list[str]]:
+            kept, _, doubts = on_slide(given, reader.width, reader.height, (reader.mpp_x, reader.mpp_y))
+            return _job(reader, model, kept, PredictOptions(mpp=options.mpp, any_stain=options.any_stain)), kept, doubts
+
+        # Before the folder is opened, because with that goes what is to be overwritten, and cells may be refused.
+        prepared = None if folder.is_finished else prepare()
         with folder.open(resume=resume, overwrite=overwrite):
             if not folder.is_finished:
-                kept, _, doubts = on_slide(given, reader.width, reader.height, (reader.mpp_x, reader.mpp_y))
-                job = _job(reader, model, kept, PredictOptions(mpp=options.mpp, any_stain=options.any_stain))
+                job, kept, doubts = prepared or prepare()
                 _complete(folder, job, model, kept, doubts, start, progress)
             write_outputs(folder.path, reader, formats, keep=resume, overwrite=overwrite or resume)
             return summarise(folder)
@@ -114,11 +121,12 @@ def embed_array(
     records = RecordsInMemory(np.zeros(len(given), record_type(model)))
     embed_given(job, model, given, records, Seconds())
     schema = given_schema(model.types, model.embedding_dim, given)
-    provenance = table_provenance(identity(reader, model, job.options)) | {"warnings": [*job_warnings(job), *doubts]}
-    metadata = table_metadata(provenance, joint_bounds(records.records["box"]))
     every = np.arange(len(given))
     parts = given_rows(given, records.records, every, model.types, (reader.mpp_x, reader.mpp_y))
-    table = pa.concat_tables([schema.empty_table(), *parts]).replace_schema_metadata(metadata)
+    table = pa.concat_tables([schema.empty_table(), *parts])
+    warnings = [*job_warnings(job), *doubts, *doubts_of_given(job, CellFacts.of(table, reader.mpp))]
+    provenance = table_provenance(identity(reader, model, job.options)) | {"warnings": warnings}
+    table = table.replace_schema_metadata(table_metadata(provenance, joint_bounds(records.records["box"])))
     return table_to_frame(table.drop_columns(["given_id"]), model.types)
 
 
@@ -127,7 +135,7 @@ def _job(reader: SlideReader, model: TilePredictor, given: GivenCells, options: 
     if len(given):
         around, owner = extents_of(given, (reader.mpp_x, reader.mpp_y)), place(plan.grid, given)
         plan = plan_for(plan, around, owner, options.overlap // 2, whole=model.image_px is not None)
-    return Job(reader, model, options, plan)
+    return Job(reader, model, options, with_stain(plan, reader, any_stain=options.any_stain))
 
 
 def _complete(
@@ -154,6 +162,7 @@ def _complete(
             warnings.append(f"{damage_warning(failed)}: {len(missing):,} of those given")
         writing = time.perf_counter()
         _write_table(folder, job, given, mapped, index, failed)
+        warnings += doubts_of_given(job, CellFacts.of_file(folder.path / CELLS, job.reader.mpp))
         seconds.write += time.perf_counter() - writing
         counts = np.bincount(mapped["probabilities"][index].argmax(1), minlength=len(model.types))
         tiles = job.plan.count(job.plan.bands)
