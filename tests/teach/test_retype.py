@@ -9,18 +9,22 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from celldetr.cells.clusters import cluster_summary, write_clusters
 from celldetr.cells.reader import open_table, read_cells
+from celldetr.cohort.predict import predict_slide
 from celldetr.data.autocard import find_card
 from celldetr.data.sample import UNKNOWN
 from celldetr.data.sources import load_samples
 from celldetr.errors import DataWarning, InputError
 from celldetr.search.collection import find_cells
+from celldetr.slide.options import PredictOptions
 from celldetr.teach.head_file import load_head, save_head
 from celldetr.teach.label_set import write_labels
 from celldetr.teach.retype import retype
 from celldetr.teach.session import Teaching
+from helpers.blobs import BlobModel, blob_image, scattered
 from helpers.cell_tables import TYPES
 from helpers.cli import call
 from helpers.view_runs import MPP, ViewRun, write_view_run
@@ -113,3 +117,28 @@ def test_labels_are_read_by_training_with_struck_out_and_added_nuclei(run, tmp_p
     assert kinds.count("detection") == labels.nuclei
     with pytest.raises(InputError, match="exists already"):
         write_labels(run.out, tmp_path / "set")
+
+
+def test_predicting_with_a_head_is_predicting_and_retyping(tmp_path):
+    points = scattered(60, 200, 300)
+    Image.fromarray(blob_image(points, 200, 300)).save(tmp_path / "blobs.png")
+    options = PredictOptions(tile=128, overlap=32, mpp=0.5, tissue=False)
+    predict_slide(tmp_path / "blobs.png", tmp_path / "out", BlobModel(), options)
+    cells = find_cells(tmp_path / "out")
+    with Teaching(cells) as teaching:
+        kinds = cells.slides[0].table.type_codes(cells.slides[0].table.read(["type"]))
+        for number, name in enumerate(("crimson", "navy")):
+            teaching.define(name, "#102030", base=teaching.state.revision, client="me")
+            rows = np.flatnonzero(kinds == number)[:10].tolist()
+            teaching.label([(0, row) for row in rows], number, base=teaching.state.revision, client="me")
+        card = teaching.save(tmp_path / "head")
+    assert card.model == "0" * 64
+    retype(tmp_path / "out", tmp_path / "head")
+    predict_slide(tmp_path / "blobs.png", tmp_path / "typed", BlobModel(), options, head=tmp_path / "head")
+    one, two = (pq.read_table(tmp_path / name / "blobs" / "cells.parquet") for name in ("out", "typed"))
+    assert one.equals(two)
+    assert set(one["taught_type"].to_pylist()) == {"crimson", "navy"}
+    untyped = BlobModel(embedding_dim=5)
+    with pytest.raises(InputError, match="5 numbers"):
+        predict_slide(tmp_path / "blobs.png", tmp_path / "third", untyped, options, head=tmp_path / "head")
+    assert not (tmp_path / "third").exists()

@@ -68,6 +68,11 @@ class Marked:
     rows: NDArray[np.int64]
     types: NDArray[np.int64]
 
+    @property
+    def cells(self) -> list[tuple[int, int]]:
+        """Place of the slide and row of each."""
+        return list(zip(self.slides.tolist(), self.rows.tolist(), strict=True))
+
 
 class Finder:
     """Cells of a collection by place and row, and as the journal names them. Safe from several threads."""

@@ -24,7 +24,7 @@ from celldetr.teach.head import Features, LinearHead, Scaling
 from celldetr.teach.head_file import HeadCard, HeadType, save_head
 from celldetr.teach.journal import Journal
 from celldetr.teach.places import Cells, Finder, Marked
-from celldetr.teach.proposals import propose
+from celldetr.teach.proposals import asking_head, propose
 from celldetr.teach.state import State
 
 FOLDER = "teach"  # in the collection's home
@@ -206,16 +206,18 @@ class Teaching:
 
     def propose(self, count: int, place: int | None = None) -> list[tuple[int, int]]:
         """Cells worth asking about next, of all slides or of one: those the head is unsure of, different ones."""
-        lesson = self.learn()
         with self._lock:
             slides, rows, features = self._pool
-            marks = [self._finder.marked(cells) for cells in (self.state.labels, self.state.struck)]
-            known = {cell for mark in marks for cell in zip(mark.slides.tolist(), mark.rows.tolist(), strict=True)}
+            said, struck = (self._finder.marked(cells) for cells in (self.state.labels, self.state.struck))
+            known = set(said.cells) | set(struck.cells)
             free = np.array([cell not in known for cell in zip(slides.tolist(), rows.tolist(), strict=True)], bool)
             free &= True if place is None else slides == place
             at = np.flatnonzero(free)
-            labelled = self._features_of(marks[0])
-        chosen = at[propose(features[at], lesson.head, self._scaling, labelled, count)]
+            types = tuple(sorted(self.state.types))
+            codes = np.append(np.searchsorted(types, said.types), np.full(len(struck.rows), len(types)))
+            answered = np.concatenate([self._features_of(said), self._features_of(struck)])
+            head = asking_head(answered, codes, len(types), self._scaling)
+        chosen = at[propose(features[at], head, self._scaling, answered, count)]
         return list(zip(slides[chosen].tolist(), rows[chosen].tolist(), strict=True))
 
     def save(self, folder: Path, *, overwrite: bool = False) -> HeadCard:
@@ -245,7 +247,7 @@ class Teaching:
             self._journal.append(action, base, client)
 
     def _features_of(self, cells: Marked) -> Features:
-        keys = list(zip(cells.slides.tolist(), cells.rows.tolist(), strict=True))
+        keys = cells.cells
         for place in np.unique(cells.slides).tolist():
             new = np.array(
                 [row for where, row in keys if where == place and (where, row) not in self._features], np.int64
