@@ -1,10 +1,12 @@
-"""What ``celldetr index``, ``similar``, ``cluster`` and ``export`` cost a million cells: seconds, peak memory.
+"""What ``celldetr index``, ``similar``, ``cluster``, ``export``, teaching and ``retype`` cost: seconds, peak memory.
 
     python benchmarks/million_cells.py --cells 1000000 -o benchmarks/results/million_cells.txt
     python benchmarks/million_cells.py --slides 1000 --steps index query        # of many small tables
+    python benchmarks/million_cells.py --steps teach retype -o benchmarks/results/million_cells_taught.txt
 
 The table has a real one's columns and the synthetic embeddings of ``neighbour_index.py``; each step is a process of its
-own. Queries are asked in one process through an open index: the first opens the file, the others do not.
+own. Queries are asked in one process through an open index: the first opens the file, the others do not. Teaching: 100
+labels of each type, learned and cross-validated, all cells typed, 24 proposed, the last three once more after a label.
 """
 
 from __future__ import annotations
@@ -117,6 +119,12 @@ def step(name: str, folder: Path, sample: int) -> dict[str, object]:
             "peak_mb_of_index": opened,
             "exact_s_100_queries": exact,
         }
+    elif name == "teach":
+        told = teach(folder)
+    elif name == "retype":
+        from celldetr.teach.retype import retype
+
+        told = {"typed": sum(retype(folder, folder / "head").counts.values())}
     elif name in FORMATS:
         out = export_cells(folder, name)
         files = [path for path in out.rglob("*") if path.is_file()] if out.is_dir() else [out]
@@ -128,6 +136,34 @@ def step(name: str, folder: Path, sample: int) -> dict[str, object]:
         told = {"clusters": len(done.counts), "sampled": done.sampled, "agreement": done.agreement}
     cpu = time.process_time()
     return {"step": name, "seconds": time.perf_counter() - start, "cpu_s": cpu, "peak_mb": peak_mb(), **told}
+
+
+def teach(folder: Path) -> dict[str, object]:
+    """Seconds of learning, typing all cells of the first slide, and proposing: at first, and after one more label."""
+    from celldetr.search.collection import find_cells
+    from celldetr.teach.session import Teaching
+
+    told: dict[str, object] = {}
+    with Teaching(find_cells([folder]), folder / "teach") as teaching:
+        table = teaching.collection.slides[0].table
+        codes = table.type_codes(table.read(["type"]))
+        for number, kind in enumerate(TYPES):
+            teaching.define(kind, "#102030", base=teaching.state.revision, client="benchmark")
+            rows = np.flatnonzero(codes == number)[:101]
+            cells = [(0, int(row)) for row in rows]
+            teaching.label(cells[:100], number, base=teaching.state.revision, client="benchmark")
+        for time_of in ("first", "again"):
+            for what, ask in (
+                ("learn", teaching.learn),
+                ("type", lambda: teaching.typed(0)),
+                ("propose", lambda: teaching.propose(24)),
+            ):
+                begun = time.perf_counter()
+                ask()
+                told[f"{what}_{time_of}_s"] = time.perf_counter() - begun
+            teaching.label(cells[100:], 2, base=teaching.state.revision, client="benchmark")
+        teaching.save(folder / "head")
+    return told
 
 
 def main() -> None:

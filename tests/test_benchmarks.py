@@ -137,7 +137,7 @@ SMALL: dict[str, tuple[Arguments, dict[str, Any] | Constants]] = {
     "foreign_tissue": (NOTHING, {"THRESHOLDS": (0.3,)}),
     "frozen_features": (NOTHING, {"SEEDS": 1}),
     "kernel_ratios": (lambda place: ["--pairs", 1, "--threads", 1], {"WARM": 0, "SIZES": ((64, 1),), "STEP_PX": 64}),
-    "million_cells": (lambda place: ["--cells", 600, "--steps", "index", "query", "geojson"], {}),
+    "million_cells": (lambda place: ["--cells", 600, "--steps", "index", "query", "geojson", "teach", "retype"], {}),
     "label_checks": (lambda place: ["--images", 1], {}),
     "nested_cells": (NOTHING, {"SETS": (("brca-m2c", "val", 1),), "SHARES": (0.8,)}),
     "neighbour_index": (lambda place: ["--cells", 4000, "--queries", 5, "--libraries", "faiss-ivf"], {}),
@@ -162,6 +162,10 @@ SMALL: dict[str, tuple[Arguments, dict[str, Any] | Constants]] = {
         {},
     ),
     "stain_check": (lambda place: [place.data, "--most", 1], {}),
+    "teach_curve": (
+        lambda place: ["--seeds", 1, "--sets", "brca-m2c", "--kept", place.out],
+        {"SETS": {"brca-m2c": ("val", "val", ("lymphocyte", "epithelial", "stromal"))}, "CLICKS": (4, 8), "BATCH": 4},
+    ),
     "tile_speed": (NOTHING, lambda place: {"SIZES": ((64, 1),), "REPEATS": 1, "sample_slide": lambda: place.slide}),
 }  # fmt: skip
 

@@ -117,6 +117,7 @@ def predict_slide(
     mpp: float | None = None,
     options: PredictOptions | None = None,
     formats: Sequence[str] = (),
+    head: Path | str | None = None,
     resume: bool = False,
     overwrite: bool = False,
     progress: Callable[[SlideProgress], None] | None = None,
@@ -130,6 +131,7 @@ def predict_slide(
         mpp: micrometres per pixel of the slide's level 0, instead of what the file says.
         options: tile, overlap, region, roi and the like; ``mpp`` wins over ``options.mpp``.
         formats: also write these: ``geojson``, ``anndata``, ``csv``.
+        head: folder of a head that was taught (docs/how-to/teach.md) and types the cells, too, in columns of its own.
         resume: continue an interrupted run, or accept a finished one.
         overwrite: replace an earlier result.
         progress: told how far the run is.
@@ -145,5 +147,5 @@ def predict_slide(
         settings = settings.model_copy(update={"mpp": mpp})
     loaded = load_model(model) if model is None or isinstance(model, str | Path) else model
     return predict.predict_slide(
-        path, out, loaded, settings, formats=formats, resume=resume, overwrite=overwrite, progress=progress
+        path, out, loaded, settings, formats=formats, head=head, resume=resume, overwrite=overwrite, progress=progress
     )

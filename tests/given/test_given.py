@@ -3,24 +3,33 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import shapely
 
 import celldetr
 from celldetr.cells.export import export_cells
+from celldetr.cells.schema import FAMILIARITY
 from celldetr.errors import DataWarning, InputError
 from celldetr.given.cells import check_cells
 from celldetr.given.files import read_given
 from celldetr.given.options import EmbedOptions
 from celldetr.given.run import embed_slide
+from celldetr.model.output import TileCells
 from celldetr.slide.base_reader import SlideReader
+from celldetr.slide.doubts import CellFacts, doubts, doubts_of_given
+from celldetr.slide.options import PredictOptions
+from celldetr.slide.pipeline import Job
+from celldetr.slide.plan import make_plan
 from celldetr.slide.reader import from_array, open_slide
+from helpers.blobs import BlobModel
 from helpers.sample_crop import MPP, crop, default_model, save
 
 BOXES = np.array([[10, 20, 30, 44], [60, 20, 84, 40], [10, 70, 32, 90]], np.float64)
@@ -189,3 +198,43 @@ def test_a_file_that_is_none_is_refused(tmp_path: Path) -> None:
             read_given(tmp_path / "none.geojson", reader)
         with pytest.raises(InputError, match="expected cells as"):
             read_given(save(crop(), tmp_path / "a.jpg"), reader)
+
+
+@pytest.mark.slow
+def test_doubts_of_the_slide_and_of_the_cells_are_said(tmp_path: Path) -> None:
+    image, boxes = crop(), np.array([[40, 60, 56, 74], [120, 90, 134, 108], [200, 210, 216, 222.0]])
+    exchanged = default_model().embed(np.ascontiguousarray(image[..., ::-1]), boxes, MPP).attrs["celldetr"]["warnings"]
+    assert any("red and blue look exchanged" in text for text in exchanged)
+    glow = np.zeros_like(image)
+    glow[..., 2] = np.where(image.min(-1) < 90, 220, 10)
+    (tmp_path / "cells.csv").write_text("x,y\n48,67\n127,99\n")
+    (tmp_path / "out" / "dark").mkdir(parents=True)
+    kept = tmp_path / "out" / "dark" / "run.json"
+    kept.write_text('{"status": "complete"}')
+    slide = save(glow, tmp_path / "dark.png")
+    with pytest.raises(InputError, match="fluorescence"):
+        embed_slide(
+            slide, tmp_path / "cells.csv", tmp_path / "out", default_model(), EmbedOptions(mpp=MPP), overwrite=True
+        )
+    assert kept.is_file()  # refused before anything was overwritten
+
+
+class Foreign(BlobModel):
+    """Finds nothing, and knows no cell."""
+
+    def predict_tiles(self, tiles: Sequence[np.ndarray], least_score: float | None = None) -> list[TileCells]:
+        return [TileCells.none(len(self.types), self.embedding_dim) for _ in tiles]
+
+
+def test_scores_and_density_of_given_cells_are_not_doubted() -> None:
+    rows = {name: np.full(200, 12.0) for name in ("w_px", "h_px")}
+    rows |= {"x_px": np.linspace(10, 90, 200), "y_px": np.linspace(10, 110, 200)}
+    columns = {name: pa.array(values, pa.float64()) for name, values in rows.items()}
+    columns |= {"score": pa.array(np.full(200, 0.1), pa.float32()), FAMILIARITY: pa.nulls(200, pa.float32())}
+    reader, model, options = slide(), Foreign(), PredictOptions(tissue=False)
+    job = Job(reader, model, options, make_plan(reader, model, options))
+    known = CellFacts.of(pa.table(columns), 0.5)
+    assert [text.split(":")[0] for text in doubts(job, known)][:2] == ["low scores", "implausibly many cells"]
+    assert {text.split(":")[0] for text in doubts_of_given(job, known)} <= {"blur"}
+    strange = columns | {FAMILIARITY: pa.array(np.zeros(200), pa.float32())}
+    assert "foreign tissue" in doubts_of_given(job, CellFacts.of(pa.table(strange), 0.5))[0]

@@ -18,7 +18,7 @@ from celldetr.slide.array import predict_array
 from celldetr.slide.doubts import FOREIGN, LOW, PLACES, CellFacts
 from celldetr.slide.options import PredictOptions
 from celldetr.slide.reader import from_array
-from celldetr.slide.scale_trial import FACTORS, FEWEST, MUCH, SURER, Trial, likelier, read_window, windows
+from celldetr.slide.scale_trial import FACTORS, FEWEST, MUCH, SURER, Trial, likelier, overlap, read_window, windows
 from helpers.blobs import BlobModel, blob_image, scattered
 
 IMAGE = blob_image(scattered(500, 420, 610), 420, 610)  # discs of 11 px
@@ -112,6 +112,23 @@ def test_a_likelier_resolution_needs_much_more_evidence() -> None:
     trials[-1] = Trial(1.0, FEWEST - 1, 30.0, 6.0, 100)
     assert likelier(trials) is None
     assert likelier([Trial(0.5 * factor, 0, 0.0, float("nan"), 0.0) for factor in FACTORS]) is None
+
+
+def test_places_must_agree_and_small_images_call_factors_of_two_only() -> None:
+    trials = [Trial(0.5 * factor, 60, 20.0, 6.0, 10.0, (4.0, 3.0, 3.0)) for factor in FACTORS]
+    trials[1] = replace(trials[1], scores=30.0, evidence=30.0, places=(20.0, 2.0, 2.0))  # one place alone
+    assert likelier(trials) is None
+    trials[1] = replace(trials[1], places=(20.0, 6.0, 4.0))
+    assert likelier(trials) is trials[1]
+    assert likelier(trials, small=True) is None
+    trials[-1] = replace(trials[-1], scores=30.0, evidence=25.0, places=(10.0, 8.0, 7.0))
+    assert likelier(trials, small=True) is trials[-1]
+
+
+def test_whether_places_overlap() -> None:
+    assert not overlap([(0, 0, 10, 10), (10, 0, 10, 10), (0, 10, 10, 10)])
+    assert overlap([(0, 0, 10, 10), (12, 0, 10, 10), (5, 5, 10, 10)])
+    assert not overlap([(0, 0, 10, 10)])
 
 
 def test_windows_lie_in_the_slide_and_show_what_is_there() -> None:

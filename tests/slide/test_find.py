@@ -42,7 +42,9 @@ def test_lists(folder: Path) -> None:
     assert [slide.path.name for slide in find_slides([folder / "list.txt"])] == ["a.svs", "B.NDPI"]
     table = folder / "list.csv"
     table.write_text("\ufeffcase, Slide , MPP\n1,a.svs,0.25\n2,B.NDPI,\n3,,0.5\n")
-    assert find_slides([table]) == [Slide(folder / "a.svs", 0.25), Slide(folder / "B.NDPI")]
+    with pytest.warns(DataWarning, match=r"1 rows that name no slide \(line 4\)"):
+        found = find_slides([table])
+    assert found == [Slide(folder / "a.svs", 0.25), Slide(folder / "B.NDPI")]
     table.write_text("case,mpp\n1,0.25\n")
     with pytest.raises(InputError, match="no column 'slide'"):
         find_slides([table])
@@ -51,6 +53,32 @@ def test_lists(folder: Path) -> None:
         find_slides([table])
     with pytest.raises(InputError, match="no such file"):
         find_slides([folder / "absent.csv"])
+
+
+def test_slides_that_are_not_whole_are_named(folder: Path) -> None:
+    for name in ("g.svs.part", "h.ndpi.GZ", "i.geojson.gz"):
+        (folder / name).touch()
+    with pytest.warns(DataWarning, match=r"2 slides that are packed or not whole \(g\.svs\.part, h\.ndpi\.GZ\)"):
+        find_slides([folder], folder / "out")
+
+
+def test_slides_beside_tables_of_cells_are_named(tmp_path: Path) -> None:
+    for name in ("bundle/cells.parquet", "bundle/he.ome.tif", "done/run.json", "done/overview.png", "a.svs"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    with pytest.warns(DataWarning, match=r"bundle: left out: 1 slides in a folder of results.*he\.ome\.tif") as said:
+        assert [slide.name for slide in find_slides([tmp_path])] == ["a"]
+    assert len(said) == 1
+
+
+def test_scales_of_lists_are_not_passed_over(folder: Path) -> None:
+    table = folder / "list.csv"
+    table.write_text("slide,um per px\na.svs,0.25\n")
+    with pytest.warns(DataWarning, match="not called mpp"):
+        find_slides([table])
+    table.write_text("slide,mpp\na.svs,0.25\na.svs,0.5\n")
+    with pytest.raises(InputError, match=r"a\.svs: is named with mpp 0\.25 and with 0\.5"):
+        find_slides([table])
 
 
 def test_each_once_and_none_in_anothers_place(folder: Path) -> None:

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from celldetr.errors import InputError
+from celldetr.slide.base_reader import SlideReader
 from celldetr.slide.colour import decode_luminance
 from celldetr.slide.grid import lay_grid
-from celldetr.slide.options import PredictOptions
-from celldetr.slide.plan import _stain
+from celldetr.slide.plan import Plan, with_stain
 from celldetr.slide.reader import from_array, open_slide
 from celldetr.slide.stain_check import looks_like, stain_of
 
@@ -68,17 +68,24 @@ def test_decoding_luminance_is_what_pillow_does(skin: Image8) -> None:
     assert np.abs(decoded - pillow).max() <= 1
 
 
+def tiled(image: Image8) -> tuple[Plan, SlideReader]:
+    reader = from_array(np.ascontiguousarray(image), 1.0)
+    grid = lay_grid((0, 0, reader.width, reader.height), (1.0, 1.0), 256, 64, 0.0)
+    shape = (len(grid.rows), len(grid.columns))
+    return Plan(grid, np.ones(shape, dtype=bool), np.ones(shape), 1.0), reader
+
+
 def test_fluorescence_is_refused_with_the_way_on(skin: Image8) -> None:
-    reader = from_array(as_fluorescence(skin), 1.0)
-    boxes = lay_grid((0, 0, reader.width, reader.height), (1.0, 1.0), 256, 64, 0.0).owned()
-    assert stain_of(reader, boxes) == "fluorescence"
+    plan, reader = tiled(as_fluorescence(skin))
+    assert stain_of(reader, plan.boxes()) == "fluorescence"
     with pytest.raises(InputError, match=r"looks like fluorescence.*any_stain"):
-        _stain(reader, boxes, PredictOptions())
-    assert "fluorescence" in _stain(reader, boxes, PredictOptions(any_stain=True))[0]
+        with_stain(plan, reader, any_stain=False)
+    assert "fluorescence" in with_stain(plan, reader, any_stain=True).notes[0]
 
 
 def test_exchanged_colours_are_a_warning_with_the_remedy(skin: Image8) -> None:
-    reader = from_array(np.ascontiguousarray(skin[..., ::-1]), 1.0)
-    boxes = np.array([[0.0, 0.0, reader.width, reader.height]])
-    assert "image[..., ::-1]" in _stain(reader, boxes, PredictOptions())[0]
-    assert _stain(from_array(skin, 1.0), boxes, PredictOptions()) == ()
+    plan = with_stain(*tiled(skin[..., ::-1]), any_stain=False)
+    assert plan.looks == "exchanged"
+    assert "image[..., ::-1]" in plan.notes[0]
+    plan = with_stain(*tiled(skin), any_stain=False)
+    assert (plan.looks, plan.notes) == ("H&E", ())

@@ -64,9 +64,9 @@ def test_labels_are_there_again_and_find_cells_that_were_numbered_anew(run):
         before, marks = teaching.describe(), teaching.marks(0)
     with open_(run) as teaching:
         assert teaching.describe() == before | {"lesson": None}
-        ids = teaching._cells(0).ids
-        teaching._cells(0).ids = ids[::-1].copy()
-        teaching._cells(0)._order = np.argsort(teaching._cells(0).ids)
+        ids = teaching._finder.places(0).ids
+        teaching._finder.places(0).ids = ids[::-1].copy()
+        teaching._finder.places(0)._order = np.argsort(teaching._finder.places(0).ids)
         again = teaching.marks(0)
         assert dict(zip(again["rows"], again["types"], strict=True)) == dict(
             zip(marks["rows"], marks["types"], strict=True)

@@ -87,6 +87,18 @@ def test_a_resumed_run_is_bit_for_bit_the_uninterrupted_one(
 
 
 @pytest.mark.slow
+def test_a_default_of_float64_changes_nothing(tmp_path: Path, tiny_recipe: Recipes) -> None:
+    recipe = tiny_recipe(validate_every=4)
+    train(recipe, tmp_path / "usual", device="cpu")
+    torch.set_default_dtype(torch.float64)
+    try:
+        train(recipe, tmp_path / "double", device="cpu")
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert_same_state(tmp_path / "usual", tmp_path / "double")
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("place", ["backward", "step", "update_parameters", "validate", "save"])
 def test_a_run_interrupted_anywhere_resumes_as_if_it_had_not_been(
     place: str, tmp_path: Path, tiny_recipe: Recipes, monkeypatch: pytest.MonkeyPatch

@@ -34,6 +34,7 @@ from celldetr.io.parquet import parquet_errors
 CLUSTERS = "clusters.parquet"
 CLUSTER = "cluster"
 MOST = 10_000  # clusters; each is a colour and a line of a legend
+STAMP = b"celldetr.stamp"  # in the metadata of a table that was written again: what stays that of its cells
 _KEY = b"celldetr.clusters"
 _COLUMNS = {"cell_id": pa.int64(), CLUSTER: pa.int32(), "sampled": pa.bool_(), "agreement": pa.float32()}
 _SCHEMA = pa.schema([pa.field(name, kind, nullable=False) for name, kind in _COLUMNS.items()])
@@ -44,9 +45,13 @@ _REMEDY = "run celldetr cluster again with `overwrite=True`, or delete it"
 def table_stamp(path: Path) -> str:
     """Fingerprint of a version of a cell table: its size, and the SHA-256 of its Parquet footer.
 
-    The footer holds sizes and statistics of all columns, and provenance: kilobytes, and the same in a copy elsewhere.
+    The footer holds sizes and statistics of all columns, and provenance: kilobytes, and the same in a copy elsewhere. A
+    table that ``celldetr retype`` wrote again keeps the stamp that it had.
     """
     with parquet_errors(path), path.open("rb") as file:
+        kept = (pq.read_metadata(file).metadata or {}).get(STAMP)
+        if kept is not None:
+            return str(kept.decode())
         size = file.seek(0, os.SEEK_END)
         file.seek(size - _TAIL)
         length = int.from_bytes(file.read(4), "little")

@@ -84,3 +84,9 @@ def type_colours(types: Sequence[str]) -> dict[str, RGB]:
 def hex_colour(colour: RGB) -> str:
     """(r, g, b) -> ``#rrggbb``."""
     return "#{:02x}{:02x}{:02x}".format(*colour)
+
+
+def parse_colour(text: str) -> RGB:
+    """``#rrggbb`` -> (r, g, b)."""
+    r, g, b = bytes.fromhex(text.removeprefix("#"))
+    return r, g, b

@@ -33,6 +33,7 @@ STAIN = ("haematoxylin_mean", "haematoxylin_sd", "eosin_mean", "eosin_sd")
 MEASURED = (*SHAPE, *STAIN)  # null where there is no outline, or nothing was measured
 FAMILIARITY = "familiarity"  # null of models that do not know
 NULLABLE = (FAMILIARITY, *MEASURED)  # new in version 2
+TAUGHT = "taught_"  # begins the names of columns that a head of the user's own has added (``celldetr retype``)
 REQUIRED = ("cell_id", *BOX, "x_um", "y_um", "score", "type", "type_score", "embedding")
 
 

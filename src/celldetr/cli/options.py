@@ -65,6 +65,12 @@ Cells = Annotated[
     list[Path],
     typer.Argument(metavar="CELLS", help="cells.parquet, OUT/SLIDE of a finished run, or OUT with many of them."),
 ]
+Head = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FOLDER", help="A head saved in celldetr view: it types the cells too, in columns of its own."
+    ),
+]
 SlideFiles = Annotated[
     list[Path] | None,
     typer.Option(

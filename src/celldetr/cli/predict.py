@@ -13,7 +13,7 @@ import typer
 from celldetr.cli.from_config import Fields, with_settings
 from celldetr.cli.interrupt import resumable
 from celldetr.cli.messages import complain, note, with_options
-from celldetr.cli.options import Formats, Out, Overwrite, Quiet, Resume
+from celldetr.cli.options import Formats, Head, Out, Overwrite, Quiet, Resume
 from celldetr.cli.progress import Progress, slides_listener
 from celldetr.cohort.options import ClusterSettings, CohortOptions
 from celldetr.config import InferenceOptions
@@ -59,6 +59,7 @@ def predict(
         PredictOptions,
         Fields("roi_origin", "region", "mpp", "tile", "overlap", "batch_size", "tissue=--tissue/--all-tiles"),
     ],
+    head: Head = None,
     cohort: Annotated[CohortOptions, Fields("cluster", "task_tiles")],
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")] = False,
     overwrite: Overwrite = False,
@@ -89,7 +90,14 @@ def predict(
         options = options.model_copy(update={"roi": _roi(roi, roi_name, len(found))})
     if len(found) == 1:
         open_slide(found[0].path, found[0].mpp or options.mpp).close()
-    request = Request(out, inference, options, tuple(formats or ()), resume, overwrite, cohort.task_tiles)
+    if head is not None:
+        from celldetr.model.checkpoint import read_card
+        from celldetr.model.hub import find_model
+        from celldetr.teach.head_file import load_fitting
+
+        card = read_card(find_model(inference.model))
+        load_fitting(head, card.sha256, card.config.embedding_dim)
+    request = Request(out, inference, options, tuple(formats or ()), resume, overwrite, cohort.task_tiles, head)
     if dry_run:
         from celldetr.cohort.forecast import forecast
 

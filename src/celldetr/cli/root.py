@@ -26,6 +26,7 @@ from celldetr.cli.predict import demo, predict
 from celldetr.cli.probe import probe
 from celldetr.cli.research import ablate
 from celldetr.cli.spatial import spatial_app
+from celldetr.cli.teach import labels, retype
 from celldetr.cli.train import familiarity, pretrain, train
 from celldetr.cli.view import view
 
@@ -89,6 +90,8 @@ for command in (
     similar,
     cluster,
     view,
+    retype,
+    labels,
     train,
     pretrain,
     familiarity,

@@ -12,7 +12,7 @@ from celldetr.errors import InputError
 from celldetr.slide.band_cache import BandCache
 from celldetr.slide.engine import slide_folder
 from celldetr.slide.find import Slide
-from celldetr.slide.plan import make_plan
+from celldetr.slide.plan import checked_plan
 from celldetr.slide.provenance import identity
 from celldetr.slide.reader import open_slide
 
@@ -56,7 +56,7 @@ def _look(slide: Slide, directory: Path, request: Request, model: TilePredictor)
     with open_slide(slide.path, options.mpp) as reader:
         folder = slide_folder(directory, identity(reader, model, options))
         folder.check(resume=request.resume, overwrite=request.overwrite)
-        plan = make_plan(reader, model, options)
+        plan = checked_plan(reader, model, options)
         if folder.is_finished:
             todo = []
         elif request.overwrite:

@@ -7,12 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from celldetr.cells.export import check_formats, check_free, is_current, write_format
+from celldetr.cells.schema import CELLS
 from celldetr.model.output import TileModel
 from celldetr.report.overview import OVERVIEW_NAME, write_overview
 from celldetr.report.summary import SUMMARY_NAME, write_summary
 from celldetr.slide.engine import RunSummary, SlideProgress, run_slide
 from celldetr.slide.options import PredictOptions
 from celldetr.slide.reader import open_slide
+from celldetr.teach.head_file import load_fitting
+from celldetr.teach.retype import is_typed_by, retype_table
 
 if TYPE_CHECKING:
     from celldetr.cohort.request import Request
@@ -27,6 +30,7 @@ def predict_slide(
     options: PredictOptions,
     *,
     formats: Sequence[str] = (),
+    head: Path | str | None = None,
     resume: bool = False,
     overwrite: bool = False,
     progress: Callable[[SlideProgress], None] | None = None,
@@ -37,11 +41,14 @@ def predict_slide(
         InputError: anything wrong with the slide, the options or the output; one line says what to do.
     """
     check_formats(formats)  # before the slide is read rather than after
+    taught = None if head is None else load_fitting(head, model.describe().get("sha256"), model.embedding_dim)
     with open_slide(path, options.mpp) as reader:
         if not (resume or overwrite):
             check_free(Path(out) / reader.name, formats)
         run = run_slide(reader, model, out, options, progress, resume=resume, overwrite=overwrite)
         with run as summary:  # pictures are made from a finished table only: those that are there are of this one
+            if taught is not None and not is_typed_by(summary.directory / CELLS, taught[1]):
+                retype_table(summary.directory / CELLS, *taught)
             write_outputs(summary.directory, reader, formats, keep=resume, overwrite=overwrite or resume)
         return summary
 
@@ -56,6 +63,7 @@ def predict_requested(
         model,
         request.options_of(slide),
         formats=request.formats,
+        head=request.head,
         resume=request.resume,
         overwrite=request.overwrite,
         progress=progress,

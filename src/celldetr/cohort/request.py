@@ -31,6 +31,7 @@ class Request:
     resume: bool = False  # continue unfinished runs, and keep finished ones
     overwrite: bool = False  # replace what is there
     task_tiles: int = CohortOptions().task_tiles  # least tiles of a task on a cluster
+    head: Path | None = None  # folder of a head that types the cells, too (``celldetr.teach``)
 
     def __post_init__(self) -> None:
         check_modes(self.resume, self.overwrite)

@@ -32,7 +32,7 @@ from celldetr.slide.base_reader import SlideReader
 from celldetr.slide.engine import ATTEMPTS, RunSummary, Session, slide_folder
 from celldetr.slide.find import Slide
 from celldetr.slide.pipeline import Job, Seconds, detect_bands
-from celldetr.slide.plan import Plan, make_plan
+from celldetr.slide.plan import Plan, checked_plan
 from celldetr.slide.provenance import identity
 from celldetr.slide.reader import open_slide
 
@@ -100,7 +100,7 @@ def plan_slide(request: Request, slide: Slide) -> PlannedSlide:
     model, options = _model(request.model), request.options_of(slide)
     with open_slide(slide.path, options.mpp) as reader:
         start = time.perf_counter()
-        plan = make_plan(reader, model, options)
+        plan = checked_plan(reader, model, options)
         run = identity(reader, model, options)
     return PlannedSlide(run, plan, time.perf_counter() - start)
 

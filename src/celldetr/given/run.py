@@ -19,6 +19,7 @@ from celldetr.given.cells import GivenCells, from_boxes, on_slide
 from celldetr.given.embed import RecordsInMemory, RecordsOnDisk, embed_given, extents_of, place, plan_for, record_type
 from celldetr.given.files import read_given
 from celldetr.given.options import EmbedOptions
+from celldetr.given.places import check_places
 from celldetr.given.rows import given_rows, given_schema
 from celldetr.io.run_folder import RunFolder
 from celldetr.model.at_boxes import refuse_without_decoder
@@ -26,6 +27,7 @@ from celldetr.model.inference import TilePredictor
 from celldetr.slide.band_cache import PARTS
 from celldetr.slide.base_reader import SlideReader
 from celldetr.slide.damage import FailedTile
+from celldetr.slide.doubts import CellFacts, doubts_of_given
 from celldetr.slide.engine import (
     GIVEN,
     RunSummary,
@@ -37,7 +39,7 @@ from celldetr.slide.engine import (
 )
 from celldetr.slide.options import PredictOptions
 from celldetr.slide.pipeline import BandInfo, Job, Seconds
-from celldetr.slide.plan import make_plan
+from celldetr.slide.plan import make_plan, with_stain
 from celldetr.slide.provenance import damage_warning, environment, identity, job_warnings, results, table_provenance
 from celldetr.slide.reader import from_array, open_slide
 from celldetr.slide.table_writer import joint_bounds, write_rows
@@ -90,10 +92,17 @@ def embed_slide(
         request["options"] = options.model_dump(mode="json") | {"given": given.source}
         folder = slide_folder(Path(out) / reader.name, request)
         folder.check(resume=resume, overwrite=overwrite)
+
+        def prepare() -> tuple[Job, GivenCells, list[str]]:
+            kept, _, doubts = on_slide(given, reader.width, reader.height, (reader.mpp_x, reader.mpp_y))
+            doubts += [] if options.any_stain else check_places(kept, reader)
+            return _job(reader, model, kept, PredictOptions(mpp=options.mpp, any_stain=options.any_stain)), kept, doubts
+
+        # Before the folder is opened, because with that goes what is to be overwritten, and cells may be refused.
+        prepared = None if folder.is_finished else prepare()
         with folder.open(resume=resume, overwrite=overwrite):
             if not folder.is_finished:
-                kept, _, doubts = on_slide(given, reader.width, reader.height, (reader.mpp_x, reader.mpp_y))
-                job = _job(reader, model, kept, PredictOptions(mpp=options.mpp, any_stain=options.any_stain))
+                job, kept, doubts = prepared or prepare()
                 _complete(folder, job, model, kept, doubts, start, progress)
             write_outputs(folder.path, reader, formats, keep=resume, overwrite=overwrite or resume)
             return summarise(folder)
@@ -110,15 +119,17 @@ def embed_array(
         given, inside, doubts = on_slide(given, reader.width, reader.height, (reader.mpp_x, reader.mpp_y))
     if not inside.all():
         raise InputError(f"`boxes`: {doubts[-1]}; leave them out, so that each box has its row")
+    doubts += check_places(given, reader)
     job = _job(reader, model, given, PredictOptions(tissue=False))
     records = RecordsInMemory(np.zeros(len(given), record_type(model)))
     embed_given(job, model, given, records, Seconds())
     schema = given_schema(model.types, model.embedding_dim, given)
-    provenance = table_provenance(identity(reader, model, job.options)) | {"warnings": [*job_warnings(job), *doubts]}
-    metadata = table_metadata(provenance, joint_bounds(records.records["box"]))
     every = np.arange(len(given))
     parts = given_rows(given, records.records, every, model.types, (reader.mpp_x, reader.mpp_y))
-    table = pa.concat_tables([schema.empty_table(), *parts]).replace_schema_metadata(metadata)
+    table = pa.concat_tables([schema.empty_table(), *parts])
+    warnings = [*job_warnings(job), *doubts, *doubts_of_given(job, CellFacts.of(table, reader.mpp))]
+    provenance = table_provenance(identity(reader, model, job.options)) | {"warnings": warnings}
+    table = table.replace_schema_metadata(table_metadata(provenance, joint_bounds(records.records["box"])))
     return table_to_frame(table.drop_columns(["given_id"]), model.types)
 
 
@@ -127,7 +138,7 @@ def _job(reader: SlideReader, model: TilePredictor, given: GivenCells, options: 
     if len(given):
         around, owner = extents_of(given, (reader.mpp_x, reader.mpp_y)), place(plan.grid, given)
         plan = plan_for(plan, around, owner, options.overlap // 2, whole=model.image_px is not None)
-    return Job(reader, model, options, plan)
+    return Job(reader, model, options, with_stain(plan, reader, any_stain=options.any_stain))
 
 
 def _complete(
@@ -154,6 +165,7 @@ def _complete(
             warnings.append(f"{damage_warning(failed)}: {len(missing):,} of those given")
         writing = time.perf_counter()
         _write_table(folder, job, given, mapped, index, failed)
+        warnings += doubts_of_given(job, CellFacts.of_file(folder.path / CELLS, job.reader.mpp))
         seconds.write += time.perf_counter() - writing
         counts = np.bincount(mapped["probabilities"][index].argmax(1), minlength=len(model.types))
         tiles = job.plan.count(job.plan.bands)

@@ -34,6 +34,11 @@ def output_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        for place in (path, *path.parents):
+            if place.is_symlink() and not place.exists():
+                raise InputError(
+                    f"{place}: is a link to nothing ({place.readlink()}); make that folder, or choose another place"
+                ) from None
         if error.errno in _FULL:
             raise InputError(f"{path}: the disk is full; free some space and run again") from None
         if error.errno in _REFUSED:

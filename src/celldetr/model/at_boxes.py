@@ -20,6 +20,7 @@ from celldetr.boxes import normalise_boxes
 from celldetr.errors import InputError
 from celldetr.measure import stains
 from celldetr.model.celldetr import CellDETR, Memories, Representations
+from celldetr.model.device import in_float32
 from celldetr.model.inference import TilePredictor, padded, type_probabilities
 from celldetr.model.output import TileCells
 from celldetr.outlines import RADII
@@ -148,6 +149,7 @@ def refuse_without_decoder(network: CellDETR) -> None:
 
 
 @torch.inference_mode()
+@in_float32()
 def cells_at_boxes(
     predictor: TilePredictor,
     tile: NDArray[np.uint8],
@@ -214,6 +216,7 @@ def look_into(predictor: TilePredictor, read: Callable[[Memories, Tensor], Tenso
     """A function for ``embed_in_pieces``: what ``read`` makes of a window's memories and (1, N, 4) boxes, (1, N, d)."""
 
     @torch.inference_mode()
+    @in_float32()
     def look(window: NDArray[np.uint8], boxes: NDArray[np.float64]) -> NDArray[np.float32]:
         height, width = window.shape[:2]
         tensor = torch.from_numpy(np.ascontiguousarray(window.transpose(2, 0, 1)))[None].to(predictor.device)

@@ -18,6 +18,7 @@ from torch.nn import functional
 from celldetr.config import ModelConfig
 from celldetr.model.backbone import build_backbone
 from celldetr.model.detection import PRIOR_LOGIT, DetectionDecoder, DetectionOutput, ExtraQueries
+from celldetr.model.device import in_float32
 from celldetr.model.encoder import Encoder
 from celldetr.model.geometry import geometry
 from celldetr.model.layers import at_least_single
@@ -73,6 +74,7 @@ class CellDETR(nn.Module):
     mean: Tensor
     std: Tensor
 
+    @in_float32()
     def __init__(self, config: ModelConfig) -> None:
         """Build the network; initial backbone weights as ``config.pretrained`` says.
 

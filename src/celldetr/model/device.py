@@ -1,8 +1,10 @@
-"""Which device to run on, and whether it multiplies bfloat16."""
+"""Which device to run on, whether it multiplies bfloat16, and PyTorch's state that a host program may have changed."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache, partial
 from typing import Any
 
@@ -72,6 +74,17 @@ def has_bf16(device: torch.device) -> bool:
 def in_bf16(precision: str, device: torch.device) -> bool:
     """Whether a setting, ``32``, ``bf16`` or ``auto`` (bf16 where it runs natively), means bfloat16 on a device."""
     return precision == "bf16" or (precision == "auto" and has_bf16(device))
+
+
+@contextmanager
+def in_float32() -> Iterator[None]:
+    """Compute in float32 in here, also where another library has set PyTorch's default to float64."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 @cache

@@ -27,7 +27,7 @@ from celldetr.model.celldetr import CellDETR, Memories, Representations
 from celldetr.model.checkpoint import load_checkpoint
 from celldetr.model.cpu_caches import limit_caches
 from celldetr.model.detection import DetectionOutput, SelectedQueries
-from celldetr.model.device import guard_forks, in_bf16, pick_device
+from celldetr.model.device import guard_forks, in_bf16, in_float32, pick_device
 from celldetr.model.familiarity import Familiarity
 from celldetr.model.folding import for_inference
 from celldetr.model.hub import find_model
@@ -271,6 +271,7 @@ class TilePredictor:
         return torch.autocast(self.device.type, dtype=torch.bfloat16) if self.bf16 else nullcontext()
 
     @torch.inference_mode()
+    @in_float32()
     def _predict(self, images: Tensor, least: float) -> list[TileCells]:
         """Cells of tiles of one size, (B, 3, H, W) uint8, that score at least ``least``."""
         size = images.shape[3], images.shape[2]

@@ -77,7 +77,7 @@ class Collection:
     @property
     def model(self) -> str | None:
         """Hash of the model that made the embeddings; None where no run has it on record."""
-        return next((hash for slide in self.slides if (hash := _model(slide.table))), None)
+        return next((hash for slide in self.slides if (hash := model_of(slide.table))), None)
 
     @property
     def types(self) -> tuple[str, ...]:
@@ -101,7 +101,8 @@ def unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.asarray(scaled / np.where(norm > 0, norm, 1), dtype=np.float32)
 
 
-def _model(table: CellTable) -> str | None:
+def model_of(table: CellTable) -> str | None:
+    """Hash of the model that made the embeddings of a table; None: not on record."""
     model = table.run.get("model")
     return model.get("sha256") if isinstance(model, dict) else None
 
@@ -150,7 +151,7 @@ def find_cells(sources: Sources, *, clusters: bool = True) -> Collection:
                 f"{table.path}: embeddings of {table.embedding_dim} numbers, those of {first.path} have "
                 f"{first.embedding_dim}; compare cells of one model"
             )
-        if not same_model(_model(table), _model(first)):
+        if not same_model(model_of(table), model_of(first)):
             raise InputError(f"{table.path}: made by another model than {first.path}; compare cells of one model")
     home = paths[0] if len(paths) == 1 and is_dir(paths[0]) else first.path.parent
     return Collection(tuple(ordered), home if len(paths) == 1 else first.path.parent.parent)

@@ -23,9 +23,10 @@ from celldetr.slide.reader import IMAGES, open_slide
 
 @dataclass(frozen=True)
 class OpenSlides:
-    """Slides that could be opened, by the name of the folder of their cells, and why others could not."""
+    """Slides that could be opened, and their files, by the name of the folder of their cells; why others could not."""
 
     readers: Mapping[str, SlideReader]
+    files: Mapping[str, Path]
     missing: tuple[str, ...]
 
     def crop(
@@ -76,19 +77,21 @@ def open_slides(collection: Collection, sources: Sequence[Path], names: Sequence
     """
     candidates = _candidates(sources)
     readers: dict[str, SlideReader] = {}
+    opened: dict[str, Path] = {}
     missing = []
     with ExitStack() as stack:
         for name in names:
             cells = collection.slides[collection.position(name)]
             files = candidates.get(name) or candidates.get(slide_name(Path(cells.table.slide)), [])
             try:
-                reader = stack.enter_context(open_slide(_only(files, cells, sources), cells.table.mpp))
+                file = _only(files, cells, sources)
+                reader = stack.enter_context(open_slide(file, cells.table.mpp))
                 _check_size(cells, reader)
             except InputError as error:
                 missing.append(f"{name}: {error}")
             else:
-                readers[name] = reader
-        yield OpenSlides(readers, tuple(missing))
+                readers[name], opened[name] = reader, file
+        yield OpenSlides(readers, opened, tuple(missing))
 
 
 def _only(files: Sequence[Path], cells: SlideCells, sources: Sequence[Path]) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,10 +11,11 @@ from numpy.typing import NDArray
 from celldetr.cells.rows import cell_rows
 from celldetr.cells.schema import table_metadata, table_to_frame
 from celldetr.model.output import TileCells, TileModel
+from celldetr.slide.base_reader import SlideReader
 from celldetr.slide.doubts import CellFacts, doubts
 from celldetr.slide.options import PredictOptions
 from celldetr.slide.pipeline import Counter, Job, predict_bands
-from celldetr.slide.plan import make_plan
+from celldetr.slide.plan import Plan, checked_plan, make_plan
 from celldetr.slide.provenance import identity, job_warnings, table_provenance
 from celldetr.slide.reader import from_array
 from celldetr.slide.row_order import row_groups
@@ -46,15 +48,15 @@ def array_cells(
     Raises:
         InputError: not such an array (the message says how to make it one), or an mpp out of range.
     """
-    return _find(_job(array, mpp, model, options, least_score))
+    return find_cells(_job(array, mpp, model, options, make_plan, least_score))
 
 
 def predict_array(
     array: NDArray[np.uint8], mpp: float, model: TileModel, options: PredictOptions | None = None
 ) -> pd.DataFrame:
     """``array_cells`` as a table: the columns of ``celldetr.cells.schema``; ``x_px`` ... are pixels of ``array``."""
-    job = _job(array, mpp, model, options)
-    cells = _find(job)
+    job = _job(array, mpp, model, options, checked_plan)
+    cells = find_cells(job)
     rows = cell_rows(cells, model.types, (job.reader.mpp_x, job.reader.mpp_y))
     warnings = [*job_warnings(job), *doubts(job, CellFacts.of(rows, job.reader.mpp))]
     provenance = table_provenance(identity(job.reader, model, job.options)) | {"warnings": warnings}
@@ -67,16 +69,18 @@ def _job(
     mpp: float,
     model: TileModel,
     options: PredictOptions | None,
+    plan: Callable[[SlideReader, TileModel, PredictOptions], Plan],
     least_score: float | None = None,
 ) -> Job:
     options = options or PredictOptions()
     if "tissue" not in options.model_fields_set:
         options = options.model_copy(update={"tissue": False})
     reader = from_array(array, mpp)
-    return Job(reader, model, options, make_plan(reader, model, options), least_score)
+    return Job(reader, model, options, plan(reader, model, options), least_score)
 
 
-def _find(job: Job) -> TileCells:
+def find_cells(job: Job) -> TileCells:
+    """The cells of a job, in the order of a table's rows, with boxes in level-0 pixels."""
     none = TileCells.none(len(job.model.types), job.model.embedding_dim)
     bands = predict_bands(job, Counter())
     return TileCells.join([none, *row_groups(cells for cells, _ in bands)])

@@ -17,15 +17,16 @@ GREY_NOTE = (
     "expect missed cells and wrong types"
 )
 FULL_16 = 65535
+DEEPER = "bits per channel"  # in the warning of samples of more than 8 bits
 COLOURS = {"red", "green", "blue", "r", "g", "b", "rgb", "brightfield"}  # names of the channels of a colour image
-CHROMA, GLASS = 10, 215  # distance from 128 of both chroma channels of glass, and its least luminance
+PRIMARY = (("red", "r", "FF0000"), ("green", "g", "00FF00"), ("blue", "b", "0000FF"))  # names and colour of channels
 
 
 def range_note(highest: int, source: str) -> str:
     """The warning that goes with samples of more than 8 bits; ``source`` is what declares ``highest``, or empty."""
     if source:
-        return f"more than 8 bits per channel: 0..{highest} ({source}) is read as 0..255"
-    return f"16 bits per channel: 0..{highest} is read as 0..255; a camera's 12 bits would look black"
+        return f"more than 8 {DEEPER}: 0..{highest} ({source}) is read as 0..255"
+    return f"16 {DEEPER}: 0..{highest} is read as 0..255; a camera's 12 bits would look black"
 
 
 def dyes_note(names: Sequence[str]) -> tuple[str, ...]:
@@ -34,6 +35,16 @@ def dyes_note(names: Sequence[str]) -> tuple[str, ...]:
     if {name.lower() for name in told} <= COLOURS:
         return ()
     return (f"its channels {', '.join(map(repr, told))} are read as red, green and blue; fluorescence is not H&E",)
+
+
+def rgb_order(*told: Sequence[str]) -> list[int]:
+    """Which of three channels are red, green and blue: by their names, else by their colours, else as they lie."""
+    for texts in told:
+        lower = [text.lower() for text in texts]
+        places = [[i for i, text in enumerate(lower) if text in {name.lower() for name in names}] for names in PRIMARY]
+        if len(lower) == 3 and all(len(place) == 1 for place in places):
+            return [place[0] for place in places]
+    return [0, 1, 2]
 
 
 def to_bytes(samples: NDArray[Any], highest: int) -> NDArray[np.uint8]:
@@ -56,13 +67,6 @@ def over_white(pixels: NDArray[np.uint8], alpha: NDArray[np.uint8], multiplied: 
     if multiplied:
         return np.minimum(pixels + (255 - opaque), 255).astype(np.uint8)
     return ((pixels * opaque + 255 * (255 - opaque) + 127) // 255).astype(np.uint8)
-
-
-def is_luminance(pixels: NDArray[np.uint8]) -> bool:
-    """Whether the brightest pixels have the values of white in YCbCr, which no glass has in RGB."""
-    values = pixels.reshape(-1, 3).astype(np.int16)
-    bright = values[values[:, 0] >= max(GLASS, np.quantile(values[:, 0], 0.95))]
-    return len(bright) > 0 and bool((np.abs(np.median(bright[:, 1:], 0) - 128) < CHROMA).all())
 
 
 def decode_luminance(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:

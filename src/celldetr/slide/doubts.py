@@ -20,7 +20,7 @@ from celldetr.slide.focus import sharpness
 from celldetr.slide.nucleus_size import COLUMNS, ENOUGH, NucleusSizes
 from celldetr.slide.pipeline import Job
 from celldetr.slide.provenance import FEW_ON_MM2
-from celldetr.slide.scale_trial import likelier, read_window, try_scales, windows
+from celldetr.slide.scale_trial import likelier, overlap, read_window, try_scales, windows
 
 PLACES = 6  # looked at again, around cells
 UNFAMILIAR, FOREIGN = 0.05, 0.25  # share of cells less familiar than the first that is too many
@@ -98,20 +98,15 @@ def doubts(job: Job, facts: CellFacts) -> list[str]:
     places = windows(job.reader, facts.places)
     many = facts.total >= ENOUGH
     low = many and facts.median_score < LOW
-    foreign = many and facts.unfamiliar is not None and facts.unfamiliar >= FOREIGN
+    foreign = _foreign(facts)
     density = facts.total / job.plan.tissue_mm2 if job.plan.tissue_mm2 else 0.0
     dense = many and density > MOST_PER_MM2
     sparse = job.plan.tissue_mm2 > FEW_ON_MM2 and density < SPARSE_PER_MM2
     texts = facts.sizes.warnings()
-    suspicious = bool(texts) or low or foreign or dense or sparse
+    suspicious = bool(texts or foreign) or low or dense or sparse
     if suspicious and places and (resolution := _resolution(job, places)):
         return [resolution, *_blur(job, places)]
-    if foreign:
-        texts.append(
-            f"foreign tissue: {facts.unfamiliar:.0%} of the cells are as strange to the model as the strangest "
-            f"{UNFAMILIAR:.0%} of its training; look at boxes and types before the numbers are used (the column "
-            f"{FAMILIARITY} says which cells)"
-        )
+    texts += foreign
     if low:
         texts.append(
             f"low scores: {facts.median_score:.2f} in the median, where {LOW + 0.05:.2f} and more are usual; many "
@@ -125,12 +120,33 @@ def doubts(job: Job, facts: CellFacts) -> list[str]:
     return texts + _blur(job, places)
 
 
+def doubts_of_given(job: Job, facts: CellFacts) -> list[str]:
+    """Sentences about cells that were given, not found, hence nothing of scores and density; raises as ``doubts``."""
+    places = windows(job.reader, facts.places)
+    foreign = _foreign(facts)
+    suspicious = bool(foreign or facts.sizes.warnings()) and len(places) > 0
+    if suspicious and (resolution := _resolution(job, places)):
+        foreign = [resolution]
+    return foreign + _blur(job, places)
+
+
+def _foreign(facts: CellFacts) -> list[str]:
+    """The sentence about foreign tissue, if the cells are of one."""
+    if facts.total < ENOUGH or facts.unfamiliar is None or facts.unfamiliar < FOREIGN:
+        return []
+    return [
+        f"foreign tissue: {facts.unfamiliar:.0%} of the cells are as strange to the model as the strangest "
+        f"{UNFAMILIAR:.0%} of its training; look at boxes and types before the numbers are used (the column "
+        f"{FAMILIARITY} says which cells)"
+    ]
+
+
 def _resolution(job: Job, places: list[tuple[float, float, float, float]]) -> str | None:
     """The sentence about a likelier resolution, if there is one."""
     if job.model.image_px is not None:  # it measures in fractions of an image, whatever the scale
         return None
     trials = try_scales(job.reader, job.model, places)
-    best = likelier(trials)
+    best = likelier(trials, small=overlap(places))
     if best is None:
         return None
     stated = next(trial for trial in trials if trial.mpp == job.reader.mpp)

@@ -28,7 +28,7 @@ from celldetr.slide.damage import FailedTile
 from celldetr.slide.doubts import CellFacts, doubts
 from celldetr.slide.options import PredictOptions
 from celldetr.slide.pipeline import BandInfo, Counter, Job, Seconds, predict_bands
-from celldetr.slide.plan import make_plan
+from celldetr.slide.plan import checked_plan
 from celldetr.slide.provenance import (
     damage_warning,
     environment,
@@ -112,11 +112,11 @@ def run_slide(
     folder = slide_folder(Path(out_dir) / reader.name, identity(reader, model, options))
     # Before the folder is opened, because with that goes what is to be overwritten, and the plan may find a mistake.
     folder.check(resume=resume, overwrite=overwrite)
-    plan = None if folder.is_finished else make_plan(reader, model, options)
+    plan = None if folder.is_finished else checked_plan(reader, model, options)
     seconds = Seconds(tissue=time.perf_counter() - start)
     with folder.open(resume=resume, overwrite=overwrite):
         if not folder.is_finished:
-            job = Job(reader, model, options, plan or make_plan(reader, model, options))
+            job = Job(reader, model, options, plan or checked_plan(reader, model, options))
             Session(job, folder, start, seconds, progress=progress).complete()
         yield summarise(folder)
 

@@ -16,27 +16,14 @@ from celldetr.io.left_out import LeftOut
 from celldetr.io.safe_io import slide_name
 from celldetr.io.tables import as_number, read_table, read_text
 from celldetr.slide.ome_zarr import has_image, is_store
-from celldetr.slide.reader import IMAGES, SLIDES
+from celldetr.slide.reader import CONVERT, IMAGES, SLIDES, UNREADABLE
 
 LISTS = {".txt", ".csv"}
 SERIES_TAG, DICOM_HEAD = b"\x20\x00\x0e\x00", 2**16  # (0020,000E), little endian, and bytes in which it is found
-# Slides in formats of scanners that neither OpenSlide nor tifffile reads.
-UNREADABLE = {
-    ".vsi",
-    ".isyntax",
-    ".i2syntax",
-    ".kfb",
-    ".tmap",
-    ".sdpc",
-    ".mds",
-    ".ets",
-    ".zvi",
-    ".lif",
-    ".nd2",
-    ".oir",
-    ".jp2",
-}
+# Last endings of files that hold a slide, but not as one (a.svs.part, a.ndpi.gz).
+NOT_WHOLE = {".part", ".partial", ".crdownload", ".download", ".filepart", ".tmp", ".gz", ".bz2", ".xz", ".zip", ".7z"}
 SLIDE_COLUMNS = ("slide", "path", "file")
+SCALES = {"resolution", "pixelsize", "umperpx", "umperpixel", "micronsperpixel", "magnification", "mppx"}
 
 
 @dataclass(frozen=True)
@@ -61,13 +48,16 @@ def find_slides(sources: Sequence[Path], out: Path | None = None) -> list[Slide]
         out: where results go; not searched.
 
     Raises:
-        InputError: a folder or list without a slide, a list that cannot be read, or two slides with one name.
+        InputError: a folder or list without a slide, a list that cannot be read, two slides with one name, or one slide
+            with two mpp.
     """
     slides: dict[Path, Slide] = {}
     paths: dict[str, Path] = {}
     for source in sources:
         for slide in _slides_of(source, out):
-            slides.setdefault(slide.path.absolute(), slide)
+            known = slides.setdefault(slide.path.absolute(), slide)
+            if known.mpp != slide.mpp:
+                raise InputError(f"{slide.path}: is named with mpp {known.mpp} and with {slide.mpp}; name it once")
     for slide in slides.values():
         first = paths.setdefault(slide.name, slide.path)
         if first is not slide.path:
@@ -115,29 +105,39 @@ def slides_below(folder: Path, out: Path | None = None, seen: set[Path] | None =
     except OSError as error:
         raise InputError(f"{folder}: cannot be searched ({error.strerror or error})") from None
     names = {entry.name for entry in entries}
-    if names & {RUN, CELLS}:
-        return
     shown = [entry for entry in entries if not entry.name.startswith(".")]
-    files = [entry for entry in shown if entry.is_file()]
-    slides = _slides_among(files)
-    left = LeftOut(folder)
-    for entry in shown:
-        suffix = entry.suffix.lower()
-        if entry.is_symlink() and not entry.exists() and suffix in SLIDES | IMAGES:
-            left.add("links to nothing", entry.name)
-        elif entry in files and suffix in UNREADABLE:
-            left.add(f"files {suffix}, which must be converted to OME-TIFF (bfconvert of Bio-Formats)", entry.name)
-        elif entry in files and suffix in IMAGES and slides and entry not in slides:
-            left.add("pictures beside slides", entry.name)
-        elif is_store(entry) and not has_image(entry):
-            left.add("Zarr stores that are no image", entry.name)
-    left.tell()
+    slides = _slides_among([entry for entry in shown if entry.is_file()])
+    if names & {RUN, CELLS}:
+        left = LeftOut(folder)
+        for slide in slides:
+            if slide.suffix.lower() in SLIDES:
+                left.add("slides in a folder of results, or of a Xenium run", slide.name)
+        left.tell()
+        return
+    _tell_left_out(folder, shown, slides)
     yield from slides
     for entry in entries:
-        if is_store(entry) and not has_image(entry):
-            continue
-        if entry.is_dir() and not (entry.name.startswith(".") or f"{entry.name}.mrxs" in names):
+        hidden = entry.name.startswith(".") or f"{entry.name}.mrxs" in names
+        if entry.is_dir() and not hidden and (has_image(entry) or not is_store(entry)):
             yield from slides_below(entry, out, seen)
+
+
+def _tell_left_out(folder: Path, entries: Sequence[Path], slides: Sequence[Path]) -> None:
+    """Say which entries of a folder look like slides and are none of ``slides``."""
+    left = LeftOut(folder)
+    for entry in entries:
+        suffix, is_file = entry.suffix.lower(), entry.is_file()
+        if entry.is_symlink() and not entry.exists() and suffix in SLIDES | IMAGES:
+            left.add("links to nothing", entry.name)
+        elif suffix in UNREADABLE and is_file:
+            left.add(f"files {suffix}, which {CONVERT}", entry.name)
+        elif is_store(entry) and not has_image(entry):
+            left.add("Zarr stores that are no image", entry.name)
+        elif suffix in NOT_WHOLE and {each.lower() for each in entry.suffixes} & SLIDES:
+            left.add("slides that are packed or not whole", entry.name)
+        elif suffix in IMAGES and is_file and slides and entry not in slides:
+            left.add("pictures beside slides", entry.name)
+    left.tell()
 
 
 def _slides_among(files: Sequence[Path]) -> list[Path]:
@@ -191,6 +191,10 @@ def _table_rows(path: Path) -> Iterator[Slide]:
     column = next((columns[name] for name in SLIDE_COLUMNS if name in columns), None)
     if column is None:
         raise InputError(f"{path}: has no column 'slide'; {near('slide', columns)}")
+    left = LeftOut(path)
+    for name in table.header:
+        if "mpp" not in columns and "".join(filter(str.isalnum, name.lower())) in SCALES:
+            left.add("columns of scale that are not called mpp", name)
     for line, cells in table.rows:
         text = cells[columns["mpp"]] if "mpp" in columns else ""
         mpp = as_number(text)
@@ -198,3 +202,6 @@ def _table_rows(path: Path) -> Iterator[Slide]:
             raise InputError(f"{path}, line {line}: mpp {text!r} is not a number")
         if cells[column]:
             yield Slide(_listed(path, cells[column]), mpp)
+        else:
+            left.add("rows that name no slide", f"line {line}")
+    left.tell()

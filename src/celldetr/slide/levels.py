@@ -39,6 +39,7 @@ class Level:
     tile: tuple[int, int] = TILE  # width and height of the tiles that it is stored in, px
     exact: bool = True  # whether whole pixels of it can be read; if not, ``SlideReader.displacement`` says what is
     usable: bool = True  # False: nobody knows what it shows, and it is not read
+    filled: bool = False  # whether it is filled up to whole tiles
 
 
 def reduction(whole: int, part: int) -> float:
@@ -92,7 +93,8 @@ def settle(levels: Sequence[Level], read: Read) -> tuple[tuple[Level, ...], tupl
         else:
             width, height = (math.ceil(side / r - 1e-6) for side, r in zip(_size(levels[0]), found, strict=True))
             width, height = min(width, level.width), min(height, level.height)
-            settled.append(replace(level, downsample=found, width=width, height=height))
+            filled = (width, height) != _size(level)
+            settled.append(replace(level, downsample=found, width=width, height=height, filled=filled))
     return tuple(settled), tuple(notes)
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from celldetr.errors import InputError
 from celldetr.io.safe_io import check_codecs, is_file, read_bytes
 from celldetr.slide.base_reader import SlideReader
-from celldetr.slide.colour import dyes_note, range_note, to_bytes
+from celldetr.slide.colour import dyes_note, range_note, rgb_order, to_bytes
 from celldetr.slide.damage import DamageError
 from celldetr.slide.levels import Level, reduction
 from celldetr.slide.ome_zarr import METADATA_BYTES, LevelPlace, ZarrImage, find_images
@@ -22,7 +22,6 @@ from celldetr.slide.resolution import Resolution, candidates_of, resolve
 CHUNK_BYTES = 256 * 2**20  # largest chunk that is decoded
 CACHE_BYTES = 64 * 2**20  # of decoded chunks, a level
 OTHER_SHARE = 0.1  # of the area of the largest image, that another has which is no label
-PRIMARY = (("red", "r", "FF0000"), ("green", "g", "00FF00"), ("blue", "b", "0000FF"))  # names and colour of channels
 
 
 def open_ome_zarr(folder: Path, mpp: float | None) -> SlideReader:
@@ -48,7 +47,8 @@ def open_ome_zarr(folder: Path, mpp: float | None) -> SlideReader:
     scale = finest.place.scale or (None, None)
     sides = [side * um if side and um else None for side, um in zip(scale, image.um, strict=True)]
     resolution = resolve(str(folder), mpp, candidates_of(sides[0], sides[1], "OME-Zarr scale"))
-    return OmeZarrReader(folder, shown, _rgb_order(image), resolution, notes)
+    order = rgb_order([name for name, _ in image.channels], [colour for _, colour in image.channels])
+    return OmeZarrReader(folder, shown, order, resolution, notes)
 
 
 class _Array:
@@ -91,16 +91,6 @@ class _Array:
         samples = np.asarray(self.data[tuple(place.get(axis, 0) for axis in self.axes)])
         left = [axis for axis in self.axes if axis in place]
         return samples.transpose([left.index(axis) for axis in "yxc"])
-
-
-def _rgb_order(image: ZarrImage) -> list[int]:
-    """Which channels are red, green and blue: by their names, else by their colours, else as they lie."""
-    for column in (0, 1):
-        told = [channel[column].lower() for channel in image.channels]
-        places = [[i for i, text in enumerate(told) if text in {name.lower() for name in names}] for names in PRIMARY]
-        if len(told) == 3 and all(len(place) == 1 for place in places):
-            return [place[0] for place in places]
-    return [0, 1, 2]
 
 
 def _is_displaced(array: _Array, finest: _Array) -> bool:

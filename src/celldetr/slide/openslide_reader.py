@@ -11,10 +11,11 @@ from PIL import Image
 
 from celldetr.errors import InputError
 from celldetr.slide.base_reader import SlideReader
-from celldetr.slide.colour import decode_luminance, is_luminance
+from celldetr.slide.colour import decode_luminance
 from celldetr.slide.damage import DamageError
 from celldetr.slide.levels import TILE, Level, reduction
 from celldetr.slide.resolution import Resolution, candidates_of, micrometres, number, resolve
+from celldetr.slide.stain_check import is_luminance
 
 # On Leica slides OpenSlide cuts quotients off, and a level can be displaced by more than one of its pixels. They are
 # read from level 0 unless the result is coarser than this, level-0 pixels per pixel: thumbnails are, tiles are not.

@@ -18,7 +18,7 @@ from celldetr.slide.grid import Grid, Tile, lay_grid
 from celldetr.slide.options import PredictOptions
 from celldetr.slide.roi import RoiCells, place_roi, share_of_pixels
 from celldetr.slide.seams import influence
-from celldetr.slide.stain_check import HINTS, stain_of
+from celldetr.slide.stain_check import HINTS, Looks, stain_of
 from celldetr.slide.tissue import find_tissue
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ class Plan:
     context: int = 0  # model pixels that are read around tissue, as far as the tile reaches
     roi: RoiCells | None = None  # cells outside are dropped; None: none is
     notes: tuple[str, ...] = ()  # warnings, one sentence each
+    looks: Looks | None = None  # what the tissue is stained with, see ``with_stain``; None: not looked at, or grey
 
     @property
     def bands(self) -> list[int]:
@@ -57,6 +58,13 @@ class Plan:
         x, width = _window(x0 - self.context - tile.x, x1 + self.context - tile.x, tile.width)
         y, height = _window(y0 - self.context - tile.y, y1 + self.context - tile.y, tile.height)
         return replace(tile, x=tile.x + x, y=tile.y + y, width=width, height=height)
+
+    def boxes(self) -> NDArray[np.float64]:
+        """(N, 4) xyxy in level-0 pixels, where the tissue of each tile to read lies, or what it owns."""
+        selected = self.selected.reshape(-1)
+        if self.extents is None:
+            return self.grid.owned()[selected]
+        return self.extents.reshape(-1, 4)[selected] * np.tile(self.grid.scale, 2)
 
     def area(self, tile: Tile) -> float:
         """mm2 that a tile owns."""
@@ -111,7 +119,7 @@ def make_plan(reader: SlideReader, model: TileModel, options: PredictOptions) ->
     areas = ((owned[:, 2:] - owned[:, :2]).prod(1) * (reader.mpp / 1000) ** 2).reshape(shape)
     if not options.tissue:
         everything = float(areas.sum()) if roi is None else roi.area * (reader.mpp / 1000) ** 2
-        return Plan(grid, near, areas, everything, roi=inside, notes=_stain(reader, owned[near.reshape(-1)], options))
+        return Plan(grid, near, areas, everything, roi=inside)
     mask = find_tissue(reader)
     selected = near.reshape(-1) & mask.touches(owned)
     # The tissue decides what is read of a tile, not the ROI: the model is to see what it would see without one.
@@ -127,21 +135,32 @@ def make_plan(reader: SlideReader, model: TileModel, options: PredictOptions) ->
         None if model.image_px else extents.reshape(*shape, 4),  # all of a tile, where sizes are fractions of it
         options.overlap // 2,
         inside,
-        notes=grey or _stain(reader, extents[selected] * np.tile(grid.scale, 2), options),
+        notes=grey,
     )
 
 
-def _stain(reader: SlideReader, boxes: NDArray[np.float64], options: PredictOptions) -> tuple[str, ...]:
-    """A warning where the places in these boxes are no H&E; (N, 4) xyxy in level-0 pixels."""
-    if GREY_NOTE in reader.warnings:
-        return ()
+def checked_plan(reader: SlideReader, model: TileModel, options: PredictOptions) -> Plan:
+    """``make_plan`` and ``with_stain``: for a run whose warnings somebody reads."""
+    return with_stain(make_plan(reader, model, options), reader, any_stain=options.any_stain)
+
+
+def with_stain(plan: Plan, reader: SlideReader, *, any_stain: bool) -> Plan:
+    """A plan with what its tissue is stained with, and a warning if that is no H&E.
+
+    Raises:
+        InputError: it is fluorescence, and not ``any_stain`` goes.
+    """
+    boxes = plan.boxes()
+    if not len(boxes) or GREY_NOTE in (*reader.warnings, *plan.notes):
+        return plan
     looks = stain_of(reader, boxes)
-    if looks == "fluorescence" and not options.any_stain:
+    if looks == "fluorescence" and not any_stain:
+        about = "".join(f" ({note})" for note in reader.warnings)  # 12 bits in 16 look black, too
         raise InputError(
-            f"{reader.file or reader.name}: {HINTS[looks]}: what it finds here is not to be trusted. If it is H&E all "
-            "the same, set `any_stain`"
+            f"{reader.file or reader.name}: {HINTS[looks]}: what it finds here is not to be trusted{about}. If it is "
+            "H&E all the same, set `any_stain`"
         )
-    return () if looks == "H&E" else (HINTS[looks],)
+    return replace(plan, looks=looks, notes=plan.notes if looks == "H&E" else (*plan.notes, HINTS[looks]))
 
 
 def _window(low: float, high: float, size: int) -> tuple[int, int]:

@@ -17,6 +17,11 @@ SLIDES = {
     ".svs", ".ndpi", ".mrxs", ".scn", ".vms", ".vmu", ".bif", ".svslide", ".czi", ".qptiff", ".dcm", ".tif", ".tiff",
 }  # fmt: skip
 IMAGES = {".png", ".jpg", ".jpeg"}
+# Slides in formats of scanners that neither OpenSlide nor tifffile reads. Some are TIFF with a picture of the label.
+UNREADABLE = {
+    ".vsi", ".isyntax", ".i2syntax", ".kfb", ".tmap", ".sdpc", ".mds", ".ets", ".zvi", ".lif", ".nd2", ".oir", ".jp2",
+}  # fmt: skip
+CONVERT = "must be converted to OME-TIFF (bfconvert of Bio-Formats)"
 
 
 def open_slide(path: Path | str, mpp: float | None = None) -> SlideReader:
@@ -44,6 +49,8 @@ def open_slide(path: Path | str, mpp: float | None = None) -> SlideReader:
         raise InputError(f"{path}: is a directory; expected a slide file, or a folder that is an OME-Zarr") from None
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
+    if path.suffix.lower() in UNREADABLE:
+        raise InputError(f"{path}: a file {path.suffix.lower()} cannot be read, it {CONVERT}")
     if not head:
         raise InputError(f"{path}: the file is empty; expected a slide or an image")
 

@@ -17,7 +17,9 @@ LOWEST, HIGHEST = 0.05, 10.0  # um per pixel: finer than any light microscope, c
 DISAGREEMENT = 0.2  # share by which a given mpp may differ from the file's without a warning
 USUAL = (0.12, 0.17, 0.25, 0.5, 1.0)  # um per pixel of objectives of 80x, 60x, 40x, 20x and 10x
 SCREENS = (72, 96, 100, 150, 200, 300, 600)  # dots per inch of screens and printers
-SLIPS = (10.0, 100.0, 1000.0, 2.54, 25.4, 254.0, 25400.0)  # between units, and inches taken for centimetres
+METRIC = (10.0, 100.0, 1000.0)  # slips between units
+SLIPS = (*METRIC, 2.54, 25.4, 254.0, 25400.0)  # inches taken for centimetres among them
+NO_INCHES = ("OME", "ImageJ")  # sources, by their first letters, whose units are named
 POWER_FACTOR = 1.6  # how far mpp may be from 10 / power before the two contradict each other
 NON_SQUARE = 0.05
 
@@ -133,7 +135,7 @@ def resolve(name: str, given: float | None, candidates: Sequence[Resolution], po
     return Resolution(x, y, stated.source, tuple(notes))
 
 
-def likely(mpp: float) -> float | None:
+def likely(mpp: float, source: str = "") -> float | None:
     """What a resolution probably is that no microscope has, if its unit was mistaken: the usual one it may stand for.
 
     >>> likely(0.00499)
@@ -141,7 +143,8 @@ def likely(mpp: float) -> float | None:
     """
     if not (math.isfinite(mpp) and mpp > 0) or any(abs(25400 / mpp - dots) < 0.5 for dots in SCREENS):
         return None
-    readings = [mpp * factor for slip in SLIPS for factor in (slip, 1 / slip)]
+    slips = METRIC if source.startswith(NO_INCHES) else SLIPS
+    readings = [mpp * factor for slip in slips for factor in (slip, 1 / slip)]
     off, reading = min((min(abs(math.log(value / usual)) for usual in USUAL), value) for value in readings)
     return float(f"{reading:.4g}") if off < math.log(1.15) else None
 
@@ -154,7 +157,7 @@ def _no_mpp(name: str, candidates: Sequence[Resolution], power: float | None) ->
         problem = "its metadata gives no micrometres per pixel"
     if power and plausible(10 / power):
         return f"{name}: {problem}; objective power is {power:g}x: if that is right, pass `mpp={10 / power:g}`"
-    meant = next((value for each in candidates if (value := likely(each.mpp)) is not None), None)
+    meant = next((value for each in candidates if (value := likely(each.mpp, each.source)) is not None), None)
     if meant is not None:
         return f"{name}: {problem}; its unit may be mistaken: if nuclei have their size then, pass `mpp={meant:g}`"
     return f"{name}: {problem}; pass `mpp`, e.g. `mpp=0.5` for a 20x scan"

@@ -3,13 +3,15 @@
 At the right one the model is sure of more cells, and they have the size of nuclei. Both together are the evidence of a
 resolution: the sum of the scores of its cells, times how usual their median size is. Another one is called likelier if
 it has twice the evidence of the stated one, and a larger sum of scores: giant nuclei alone do not speak against the
-stated one. How often that is right: benchmarks/familiarity.py.
+stated one. Most of the places must agree, each for itself. On an image so small that places overlap they are no
+witnesses of each other, and only factors of two are called: those of objectives. How often that is right:
+benchmarks/familiarity.py.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +26,7 @@ USUAL_UM, SPREAD = 6.0, 0.3  # median size of the nuclei of a set of images, and
 MUCH = 2.0  # times the evidence of the stated resolution
 SURER = 1.05  # times its sum of scores
 FEWEST = 20  # cells that tell anything
+AGREE = 0.6  # share of the places with cells that must find it likelier, each for itself
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,7 @@ class Trial:
     scores: float
     size_um: float
     evidence: float
+    places: tuple[float, ...] = ()  # evidence at each place alone
 
 
 def windows(reader: SlideReader, centres: NDArray[np.floating]) -> list[tuple[float, float, float, float]]:
@@ -42,6 +46,13 @@ def windows(reader: SlideReader, centres: NDArray[np.floating]) -> list[tuple[fl
     width, height = min(WINDOW_UM / reader.mpp_x, reader.width), min(WINDOW_UM / reader.mpp_y, reader.height)
     corners = (centres - np.array([width, height]) / 2).clip(0, [reader.width - width, reader.height - height])
     return [(float(x), float(y), width, height) for x, y in corners]
+
+
+def overlap(places: Sequence[tuple[float, float, float, float]]) -> bool:
+    """Whether any two places (x, y, width, height) do."""
+    corner, size = np.array(places).reshape(-1, 2, 2).swapaxes(0, 1)
+    apart = (np.abs(corner[:, None] - corner) >= size).any(-1)
+    return not (apart | np.eye(len(places), dtype=bool)).all()
 
 
 def read_window(
@@ -64,14 +75,25 @@ def try_scales(
     for factor in FACTORS:
         tiles = [read_window(reader, place, model.mpp, factor) for place in places]
         found = model.predict_tiles([tile for tile in tiles if tile is not None])
-        trials.append(_weigh(found, reader.mpp * factor, model.mpp))
+        own = tuple(_weigh([cells], reader.mpp, model.mpp).evidence for cells in found)
+        trials.append(replace(_weigh(found, reader.mpp * factor, model.mpp), places=own))
     return trials
 
 
-def likelier(trials: Sequence[Trial]) -> Trial | None:
-    """The trial with most evidence, if it has much more than the stated resolution; ``trials`` as of ``FACTORS``."""
-    stated, best = trials[FACTORS.index(1.0)], max(trials, key=lambda trial: trial.evidence)
+def likelier(trials: Sequence[Trial], *, small: bool = False) -> Trial | None:
+    """The trial with most evidence, if it has much more than the stated resolution, and places agree.
+
+    Args:
+        trials: as of ``FACTORS``.
+        small: whether the places overlap.
+    """
+    stated = trials[FACTORS.index(1.0)]
+    called = [trial for trial, factor in zip(trials, FACTORS, strict=True) if not small or factor in (0.5, 1.0, 2.0)]
+    best = max(called, key=lambda trial: trial.evidence)
     if best is stated or best.cells < FEWEST or best.scores < SURER * stated.scores:
+        return None
+    votes = [theirs > ours for theirs, ours in zip(best.places, stated.places, strict=True) if theirs or ours]
+    if votes and np.mean(votes) < AGREE:
         return None
     return best if best.evidence >= MUCH * stated.evidence else None
 

@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from celldetr.slide.base_reader import SlideReader
-from celldetr.slide.colour import is_luminance
 from celldetr.slide.damage import DamageError
 from celldetr.slide.tissue import density10
 
@@ -20,9 +19,13 @@ Looks = Literal["H&E", "fluorescence", "luminance", "brown", "exchanged"]
 
 BLACK, BLACK_SHARE = 50, 0.6  # value of the brightest channel, and share of such pixels, of fluorescence
 STAINED, LEAST_STAINED = 0.08, 200  # mean optical density of stained pixels, and how many say anything
-# On tiles of nine sets of H&E and the same with red and blue exchanged (benchmarks/stain_check.py), ``order`` and
-# ``REDNESS`` of the darkest pixels' red minus blue tell them apart best.
-BROWN, EXCHANGED, REDNESS = 0.03, -0.028, 0.17
+CHROMA, GLASS = 10, 215  # distance from 128 of both chroma channels of glass, and its least luminance
+BROWN = 0.03  # how much more blue than green the darkest pixels absorb
+# Haematoxylin absorbs much red and little blue, eosin the reverse and green above all. So nuclei stand out in red more
+# than in blue, and where a pixel absorbs more green than others it absorbs less red than blue. On nine sets of H&E and
+# the same with red and blue exchanged (benchmarks/stain_check.py) both together tell them apart best.
+NUCLEUS_UM, AROUND_UM = 1.0, 6.0  # sigma: what lies between is of the size of nuclei
+EXCHANGED, PAIRED = -0.2, 0.7  # least of the logarithm of red's over blue's contrast, minus so much of the correlation
 
 HINTS: dict[Looks, str] = {
     "fluorescence": "it looks like fluorescence (bright structures on black), and the model has learned H&E",
@@ -54,15 +57,17 @@ def stain_of(reader: SlideReader, boxes: NDArray[np.float64]) -> Looks:
             parts.append(reader.read_region((x0 + x1 - width) / 2, (y0 + y1 - height) / 2, width, height, *out))
         except DamageError:  # the engine reads around it, and says so
             continue
-    return looks_like(np.concatenate([part.reshape(-1, 1, 3) for part in parts])) if parts else "H&E"
+    return looks_like(*parts)
 
 
-def looks_like(pixels: NDArray[np.uint8]) -> Looks:
-    """What an image (H, W, 3), best at about 1 um per pixel, is stained with; "H&E" where nothing speaks against it."""
-    values = pixels.reshape(-1, 3)
+def looks_like(*images: NDArray[np.uint8]) -> Looks:
+    """What images (H, W, 3) at about 1 um per pixel are stained with; "H&E" where nothing speaks against it."""
+    values = np.concatenate([np.zeros((0, 3), np.uint8), *(image.reshape(-1, 3) for image in images)])
+    if not len(values):
+        return "H&E"
     if (values.max(1) < BLACK).mean() > BLACK_SHARE:
         return "fluorescence"
-    if is_luminance(pixels):
+    if is_luminance(values):
         return "luminance"
     density = density10(values).astype(np.float64)
     mean = density.mean(1)
@@ -70,12 +75,29 @@ def looks_like(pixels: NDArray[np.uint8]) -> Looks:
     if stained.sum() < LEAST_STAINED:
         return "H&E"
     density, mean = density[stained], mean[stained]
-    half, most = np.quantile(mean, [0.5, 0.9])
     share = density / density.sum(1, keepdims=True)
-    red, green, blue = share[mean >= most].mean(0)
-    pale = share[mean <= half].mean(0)
+    _, green, blue = share[mean >= np.quantile(mean, 0.9)].mean(0)
     if blue - green > BROWN:
         return "brown"
-    # Haematoxylin absorbs more red and less blue than eosin does, and what is darkest has most of it.
-    order = (red - blue) - (pale[0] - pale[2])
-    return "exchanged" if order + REDNESS * (red - blue) < EXCHANGED else "H&E"
+    contrast = np.concatenate([_nuclear(image) for image in images])[stained].std(0)
+    spread = share[:, 1].std() * (share[:, 0] - share[:, 2]).std()
+    if not (contrast > 0).all() or not spread:
+        return "H&E"
+    paired = np.mean((share[:, 1] - share[:, 1].mean()) * (share[:, 0] - share[:, 2])) / spread
+    return "exchanged" if np.log(contrast[0] / contrast[2]) - PAIRED * paired < EXCHANGED else "H&E"
+
+
+def is_luminance(pixels: NDArray[np.uint8]) -> bool:
+    """Whether the brightest pixels have the values of white in YCbCr, which no glass has in RGB."""
+    values = pixels.reshape(-1, 3).astype(np.int16)
+    bright = values[values[:, 0] >= max(GLASS, np.quantile(values[:, 0], 0.95))]
+    return len(bright) > 0 and bool((np.abs(np.median(bright[:, 1:], 0) - 128) < CHROMA).all())
+
+
+def _nuclear(image: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """(H * W, 3) optical density of what is about as large as nuclei, against its surroundings."""
+    from scipy import ndimage
+
+    density = density10(image)
+    fine, coarse = (ndimage.gaussian_filter(density, (sigma, sigma, 0)) for sigma in (NUCLEUS_UM, AROUND_UM))
+    return (fine - coarse).reshape(-1, 3)

@@ -19,7 +19,16 @@ from numpy.typing import NDArray
 
 from celldetr.errors import InputError
 from celldetr.slide.base_reader import SlideReader
-from celldetr.slide.colour import GREY_NOTE, decode_luminance, dyes_note, grey_to_rgb, over_white, range_note, to_bytes
+from celldetr.slide.colour import (
+    GREY_NOTE,
+    decode_luminance,
+    dyes_note,
+    grey_to_rgb,
+    over_white,
+    range_note,
+    rgb_order,
+    to_bytes,
+)
 from celldetr.slide.damage import DamageError
 from celldetr.slide.image_reader import ArrayReader
 from celldetr.slide.levels import TILE, Level, paddings, reduction
@@ -50,20 +59,27 @@ def open_tiff(path: Path, mpp: float | None) -> SlideReader:
 
 def _open(path: Path, file: Any, mpp: float | None) -> SlideReader:
     _check_chain(path, file)
-    series = max(file.series, key=lambda series: math.prod(series_size(series)), default=None)
+    # Of several of one size that in colour: a mask may come before its image.
+    series = max(
+        file.series, key=lambda each: (math.prod(series_size(each)), each.keyframe.samplesperpixel), default=None
+    )
     if series is None:
         raise InputError(f"{path}: a TIFF without an image; damaged or incomplete?")
     highest, source = sample_range(file, series)
     lock = threading.Lock()  # of the file, which all levels read through one handle
     levels = _pyramid(file, series)
-    pyramid = [TiffLevel(path, file, level, highest, lock) for level in levels]
+    names = channel_names(file, series)
+    order = rgb_order(names) if series.axes == "CYX" else None
+    pyramid = [TiffLevel(path, file, level, highest, lock, order) for level in levels]
     notes = [GREY_NOTE] if pyramid[0].is_grey else []
     if others := _others(file, levels):
         notes.append(
             f"the file holds {others + 1} images, of which the largest is read; write the others to files of their own"
         )
+    if order not in (None, [0, 1, 2]):
+        notes.append(f"its channels {', '.join(map(repr, names))} are read in the order of their names")
     if series.axes == "CYX":
-        notes += dyes_note(channel_names(file, series))
+        notes += dyes_note(names)
     if highest > 255 and not pyramid[0].is_palette:
         notes.append(range_note(highest, source))
     reader = TiffReader(path, file, pyramid, tiff_resolution(path, file, series, mpp), tuple(notes))
@@ -163,10 +179,20 @@ class TiffReader(SlideReader):
 class TiffLevel:
     """One resolution of a TIFF, a series of tifffile's: where its pixels are and how they become RGB.
 
-    ``highest`` is the value of a sample that is fully bright, ``lock`` that of the file.
+    ``highest`` is the value of a sample that is fully bright, ``lock`` that of the file, ``order`` which of the stored
+    channels are red, green and blue; None: as they are stored.
     """
 
-    def __init__(self, path: Path, file: Any, series: Any, highest: int, lock: threading.Lock) -> None:
+    def __init__(
+        self,
+        path: Path,
+        file: Any,
+        series: Any,
+        highest: int,
+        lock: threading.Lock,
+        order: list[int] | None = None,
+    ) -> None:
+        self._order = order
         self._path, self._handle, self._lock = path, file.filehandle, lock
         self._series, self._page = series, series.keyframe
         self._pages = [page for page in series.pages if page is not None]
@@ -275,7 +301,7 @@ class TiffLevel:
             return np.ascontiguousarray((table >> 8).astype(np.uint8)[:, raw].transpose(1, 2, 0))
         samples = to_bytes(raw if raw.ndim == 3 else raw[..., None], self._highest)
         colours = 1 if self.is_grey else 3
-        pixels = samples[..., :colours]
+        pixels = samples[..., :colours] if self._order is None else samples[..., self._order]
         if self._page.photometric == tifffile.PHOTOMETRIC.MINISWHITE:
             pixels = 255 - pixels
         if self._luminance:

@@ -26,6 +26,9 @@ Measure = Literal["counts", "genes", "cell_area_um2", "nucleus_area_um2"]
 Measures = dict[Measure, NDArray[np.float64]]
 
 
+LEAST_PASSED = 0.7  # share of the cells; below, there is a warning
+
+
 class QualityOptions(Config):
     """Limits of the cells that pass; both ends of a range are within it, and None is no limit.
 
@@ -156,6 +159,12 @@ def qc_summary(quality: pd.DataFrame) -> dict[str, Any]:
         "passed": int(quality["passed"].sum()),
         "reasons": {str(reason): int(count) for reason, count in reasons.items()},
     }
+
+
+def qc_warnings(summary: dict[str, Any]) -> list[str]:
+    """A sentence if few cells pass."""
+    passed = summary["passed"] / summary["cells"]
+    return [f"only {passed:.0%} of the cells passed the quality control"] if passed < LEAST_PASSED else []
 
 
 def filter_cells(section: Section, quality: pd.DataFrame) -> Section:

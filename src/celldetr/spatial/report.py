@@ -23,7 +23,7 @@ from celldetr.spatial.cell_plots import expression_figure, qc_figure, types_figu
 from celldetr.spatial.colocalization import nearest_distances
 from celldetr.spatial.patch_layout import WriteOptions
 from celldetr.spatial.pipeline import REPORT_FILE, STEPS, Pipeline
-from celldetr.spatial.qc import QualityOptions
+from celldetr.spatial.qc import QualityOptions, qc_warnings
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -32,7 +32,7 @@ EXAMPLES = 12  # nuclei shown of each type
 EXAMPLES_A_PATCH = 3  # at most, so that they are from several patches
 EXAMPLE_PX = 64  # side of a picture of a nucleus, px of the patches
 DPI = 110
-LEAST_PASSED, LEAST_PAIRED = 0.7, 0.6  # shares of the cells; below, there is a warning
+LEAST_PAIRED = 0.6  # share of the cells; below, there is a warning
 TITLES = {
     "read": "1. The section",
     "qc": "2. Quality control",
@@ -73,8 +73,8 @@ def warnings(pipeline: Pipeline) -> list[str]:
         if pipeline.run.is_stale(name)
     ]
     facts = {name: pipeline.facts(name) for name in pipeline.done}
-    if "qc" in facts and (passed := facts["qc"]["passed"] / facts["qc"]["cells"]) < LEAST_PASSED:
-        texts.append(f"only {passed:.0%} of the cells passed the quality control")
+    if "qc" in facts:
+        texts += qc_warnings(facts["qc"])
     if "type" in facts:
         texts += facts["type"]["warnings"]
     if "align" in facts:

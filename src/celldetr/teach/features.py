@@ -36,9 +36,12 @@ def feature_blocks(
 def feature_rows(slide: SlideCells, rows: Rows, columns: Sequence[str]) -> Features:
     """(n, d + len(columns)) features of some rows."""
     vectors = slide.unit_embeddings(rows)
-    if not columns:
-        return vectors
-    return np.concatenate([vectors, _columns(slide.table.take(rows, list(columns)), columns)], axis=1)
+    return with_columns(vectors, slide.table.take(rows, list(columns)) if columns else None, columns)
+
+
+def with_columns(vectors: Features, table: pa.Table | None, columns: Sequence[str]) -> Features:
+    """(n, d) unit vectors and the columns of the same cells -> (n, d + len(columns)) features."""
+    return vectors if table is None or not columns else np.concatenate([vectors, _columns(table, columns)], axis=1)
 
 
 def _columns(table: pa.Table, names: Sequence[str]) -> NDArray[np.float32]:

@@ -79,7 +79,10 @@ class LinearHead:
 
     def probabilities(self, features: Features) -> NDArray[np.float32]:
         """(n, f) features -> (n, K)."""
-        scores = self.scaling(features) @ self.weights + self.bias
+        mean, scale = self.scaling.mean, self.scaling.scale
+        # Of a million cells, scaling the weights is cheaper than scaling the features.
+        known = features if np.isfinite(features).all() else np.where(np.isfinite(features), features, mean)
+        scores = known @ (scale[:, None] * self.weights) + (self.bias - (mean * scale) @ self.weights)
         scores -= scores.max(axis=1, keepdims=True)
         np.exp(scores, out=scores)
         scores /= scores.sum(axis=1, keepdims=True)

@@ -112,7 +112,14 @@ def load_head(folder: Path | str) -> tuple[LinearHead, HeadCard]:
     return LinearHead(scaling, tensors["weights"], tensors["bias"]), card
 
 
-def check_fits(card: HeadCard, where: object, model: str | None, embedding_dim: int) -> None:
+def load_fitting(folder: Path | str, model: object, embedding_dim: int) -> tuple[LinearHead, HeadCard]:
+    """Read a head for the embeddings of a model; see ``load_head`` and ``check_fits``."""
+    head, card = load_head(folder)
+    check_fits(card, folder, model, embedding_dim)
+    return head, card
+
+
+def check_fits(card: HeadCard, where: object, model: object, embedding_dim: int) -> None:
     """Refuse embeddings of another checkpoint than a head was taught on.
 
     Args:
@@ -130,10 +137,10 @@ def check_fits(card: HeadCard, where: object, model: str | None, embedding_dim: 
             " a head of the same model"
         )
     if card.model is not None and model is not None and card.model != model:
-        name = f" ({card.model_name})" if card.model_name else ""
+        own = f"{card.model[:12]}, {card.model_name}"
         raise InputError(
-            f"{where}: embeddings of another model (sha256 {model[:12]}) than the head was taught on ({card.model[:12]}"
-            f"{name}); their numbers mean something else. Predict with that model, or teach again"
+            f"{where}: embeddings of another model (sha256 {str(model)[:12]}) than the head was taught on ({own});"
+            " their numbers mean something else. Predict with that model, or teach again"
         )
 
 

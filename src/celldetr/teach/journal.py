@@ -20,7 +20,7 @@ from celldetr.config.base import Config, parse
 from celldetr.errors import InputError
 from celldetr.io.files import flush_directory, output_errors
 from celldetr.io.lock import RunLock
-from celldetr.io.safe_io import read_bytes
+from celldetr.io.safe_io import is_file, read_bytes
 from celldetr.teach.actions import Action, Define, Undo, as_action
 from celldetr.teach.state import State, replay, voided
 
@@ -60,7 +60,7 @@ class Journal:
         self._lock = RunLock(folder)
         self._lock.__enter__()
         try:
-            self.entries = _read(self.path)
+            self.entries = _read(self.path, repair=True)
         except BaseException:
             self.close()
             raise
@@ -147,13 +147,24 @@ class Journal:
             flush_directory(self.path.parent)
 
 
-def _read(path: Path) -> list[Entry]:
-    """All lines that have an end; what follows the last of them is cut off."""
+def read_state(folder: Path) -> State:
+    """What holds by the journal in a folder, which another process may have open.
+
+    Raises:
+        InputError: there is no journal, or a line in it cannot be read.
+    """
+    if not is_file(folder / JOURNAL):
+        raise InputError(f"{folder / JOURNAL}: no such file: nothing has been taught here (celldetr view)")
+    return replay([entry.action for entry in _read(folder / JOURNAL, repair=False)])
+
+
+def _read(path: Path, *, repair: bool) -> list[Entry]:
+    """All lines that have an end; what follows the last of them is left out, and cut off the file if it is repaired."""
     if not path.exists():
         return []
     content = read_bytes(path, JOURNAL_BYTES)
     whole = content[: content.rfind(b"\n") + 1]
-    if len(whole) < len(content):
+    if repair and len(whole) < len(content):
         with output_errors(path):
             os.truncate(path, len(whole))
     entries = []

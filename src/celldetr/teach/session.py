@@ -7,7 +7,6 @@ several threads.
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -24,15 +23,13 @@ from celldetr.teach.features import Blocks, columns_of, feature_blocks, feature_
 from celldetr.teach.head import Features, LinearHead, Scaling
 from celldetr.teach.head_file import HeadCard, HeadType, save_head
 from celldetr.teach.journal import Journal
-from celldetr.teach.places import LOST, Places
-from celldetr.teach.proposals import propose
-from celldetr.teach.state import Labelled, Name, State
+from celldetr.teach.places import Cells, Finder, Marked
+from celldetr.teach.proposals import asking_head, propose
+from celldetr.teach.state import State
 
 FOLDER = "teach"  # in the collection's home
 POOL = 50_000  # cells of all slides among which those are chosen that are asked about
 NO_TYPE = 65_535  # of a cell that is struck out, or of all while nothing is learned
-Cells = Sequence[tuple[int, int]]
-"""Place of the slide and row of each cell."""
 
 
 @dataclass(frozen=True)
@@ -54,15 +51,6 @@ class Lesson:
     check: Check
 
 
-@dataclass(frozen=True)
-class _Marked:
-    """Labelled (or struck-out) cells that are in the tables: slides (n,), rows (n,), types by number (n,)."""
-
-    slides: NDArray[np.int64]
-    rows: NDArray[np.int64]
-    types: NDArray[np.int64]
-
-
 class Teaching:
     """One run that is taught; close it, or use it as a context manager."""
 
@@ -80,8 +68,7 @@ class Teaching:
         self.collection, self.folder = collection, folder or collection.home / FOLDER
         self._columns = columns_of(collection)
         self._vectors, self._lock = vectors, threading.RLock()
-        self._place = {slide.name: place for place, slide in enumerate(collection.slides)}
-        self._places: dict[int, Places] = {}
+        self._finder = Finder(collection)
         self._features: dict[tuple[int, int], Features] = {}  # of labelled cells
         self._lesson: Lesson | None = None
         self._journal = Journal(self.folder)
@@ -117,15 +104,15 @@ class Teaching:
 
     def label(self, cells: Cells, type: int | None, *, base: int, client: str) -> None:
         """Say which type cells are of; None takes their labels away."""
-        self._append(Label(type=type, cells=self._named(cells)), base, client)
+        self._append(Label(type=type, cells=self._finder.named(cells)), base, client)
 
     def strike(self, cells: Cells, struck: bool = True, *, base: int, client: str) -> None:
         """Say that cells are none, or that they are."""
-        self._append(Strike(struck=struck, cells=self._named(cells)), base, client)
+        self._append(Strike(struck=struck, cells=self._finder.named(cells)), base, client)
 
     def add(self, place: int, box_px: Box, type: int | None, *, base: int, client: str) -> None:
         """Add a nucleus that was not found; ``box_px`` is xyxy in level-0 pixels, see ``box_around``."""
-        self._append(Add(slide=self._slide(place).name, box=box_px, type=type), base, client)
+        self._append(Add(slide=self._finder.slide(place).name, box=box_px, type=type), base, client)
 
     def undo(self, *, base: int, client: str) -> None:
         """Undo the client's last action that is not undone."""
@@ -134,7 +121,7 @@ class Teaching:
 
     def box_around(self, place: int, x_px: float, y_px: float) -> Box:
         """A box of the median size of the slide's cells around a point."""
-        table = self._slide(place).table
+        table = self._finder.slide(place).table
         if not table.count:
             raise InputError("there are no cells whose size a new one could have; draw a box")
         sizes = table.read(["w_px", "h_px"])
@@ -162,8 +149,8 @@ class Teaching:
         """What was said of one slide, as JSON values: rows and types of its labelled cells, rows that are struck out,
         added nuclei (their ``box`` in level-0 pixels)."""
         with self._lock:
-            name = self._slide(place).name
-            labels, struck = (self._marked(cells, place) for cells in (self.state.labels, self.state.struck))
+            name = self._finder.slide(place).name
+            labels, struck = (self._finder.marked(cells, place) for cells in (self.state.labels, self.state.struck))
             added = [
                 {"number": number, "box": nucleus.box, "type": nucleus.type}
                 for number, nucleus in self.state.added.items()
@@ -182,11 +169,11 @@ class Teaching:
             if self._lesson is not None and self._lesson.revision == self.state.revision:
                 return self._lesson
             types = tuple(sorted(self.state.types))
-            marked = self._marked(self.state.labels)
+            marked = self._finder.marked(self.state.labels)
             codes = np.searchsorted(types, marked.types) if types else marked.types
             features = self._features_of(marked)
             head = LinearHead.fit(features, codes, len(types), self._scaling) if len(codes) else None
-            centres = [self._cells(s).centres[r] for s, r in zip(marked.slides, marked.rows, strict=True)]
+            centres = [self._finder.places(s).centres[r] for s, r in zip(marked.slides, marked.rows, strict=True)]
             mpp = np.array([self.collection.slides[s].table.mpp or 1.0 for s in marked.slides])
             squares = squares_of(marked.slides, np.array(centres).reshape(-1, 2) * mpp[:, None])
             check = cross_validate(features, codes, len(types), squares, self._scaling)
@@ -201,7 +188,7 @@ class Teaching:
             (N,) numbers of types, ``NO_TYPE`` where there is none, and (N,). Cells that the user has labelled have
             their label, with probability 1.
         """
-        lesson, slide = self.learn(), self._slide(place)
+        lesson, slide = self.learn(), self._finder.slide(place)
         codes, probability = np.full(slide.table.count, NO_TYPE, np.uint16), np.zeros(slide.table.count, np.float32)
         if lesson.head is None:
             return codes, probability
@@ -212,23 +199,25 @@ class Teaching:
             codes[start : start + len(best)] = numbers[best]
             probability[start : start + len(best)] = found[np.arange(len(best)), best]
         with self._lock:
-            said, struck = (self._marked(cells, place) for cells in (self.state.labels, self.state.struck))
+            said, struck = (self._finder.marked(cells, place) for cells in (self.state.labels, self.state.struck))
         codes[said.rows], probability[said.rows] = said.types, 1
         codes[struck.rows], probability[struck.rows] = NO_TYPE, 0
         return codes, probability
 
     def propose(self, count: int, place: int | None = None) -> list[tuple[int, int]]:
         """Cells worth asking about next, of all slides or of one: those the head is unsure of, different ones."""
-        lesson = self.learn()
         with self._lock:
             slides, rows, features = self._pool
-            marks = [self._marked(cells) for cells in (self.state.labels, self.state.struck)]
-            known = {cell for mark in marks for cell in zip(mark.slides.tolist(), mark.rows.tolist(), strict=True)}
+            said, struck = (self._finder.marked(cells) for cells in (self.state.labels, self.state.struck))
+            known = set(said.cells) | set(struck.cells)
             free = np.array([cell not in known for cell in zip(slides.tolist(), rows.tolist(), strict=True)], bool)
             free &= True if place is None else slides == place
             at = np.flatnonzero(free)
-            labelled = self._features_of(marks[0])
-        chosen = at[propose(features[at], lesson.head, self._scaling, labelled, count)]
+            types = tuple(sorted(self.state.types))
+            codes = np.append(np.searchsorted(types, said.types), np.full(len(struck.rows), len(types)))
+            answered = np.concatenate([self._features_of(said), self._features_of(struck)])
+            head = asking_head(answered, codes, len(types), self._scaling)
+        chosen = at[propose(features[at], head, self._scaling, answered, count)]
         return list(zip(slides[chosen].tolist(), rows[chosen].tolist(), strict=True))
 
     def save(self, folder: Path, *, overwrite: bool = False) -> HeadCard:
@@ -257,46 +246,15 @@ class Teaching:
         with self._lock:
             self._journal.append(action, base, client)
 
-    def _slide(self, place: int) -> SlideCells:
-        if not 0 <= place < len(self.collection.slides):
-            raise InputError(f"no slide {place}; there are {len(self.collection.slides)}")
-        return self.collection.slides[place]
-
-    def _cells(self, place: int) -> Places:
-        with self._lock:
-            if place not in self._places:
-                self._places[place] = Places(self._slide(place).table)
-            return self._places[place]
-
-    def _named(self, cells: Cells) -> tuple[tuple[str, int, float, float], ...]:
-        rows: dict[int, list[int]] = {}
-        for place, row in cells:
-            rows.setdefault(place, []).append(row)
-        named = [self._cells(place).named(mine, self._slide(place).name) for place, mine in rows.items()]
-        return tuple(cell for part in named for cell in part)
-
-    def _marked(self, cells: dict[Name, Labelled], place: int | None = None) -> _Marked:
-        """Those of some cells that are in the tables, of all slides or of one, by slide and row."""
-        by_slide: dict[int, list[tuple[int, Labelled]]] = {}
-        for (slide, number), label in cells.items():
-            where = self._place.get(slide)
-            if where is not None and place in (None, where):
-                by_slide.setdefault(where, []).append((number, label))
-        parts = [np.zeros((0, 3), np.int64)]
-        for where, mine in sorted(by_slide.items()):
-            rows = self._cells(where).rows([number for number, _ in mine], [label.centre for _, label in mine])
-            types = [-1 if label.type is None else label.type for _, label in mine]
-            parts.append(np.column_stack([np.full(len(rows), where), rows, types])[rows != LOST])
-        slides, rows, types = np.concatenate(parts).T
-        return _Marked(slides, rows, types)
-
-    def _features_of(self, cells: _Marked) -> Features:
-        keys = list(zip(cells.slides.tolist(), cells.rows.tolist(), strict=True))
+    def _features_of(self, cells: Marked) -> Features:
+        keys = cells.cells
         for place in np.unique(cells.slides).tolist():
             new = np.array(
                 [row for where, row in keys if where == place and (where, row) not in self._features], np.int64
             )
-            for row, features in zip(new.tolist(), feature_rows(self._slide(place), new, self._columns), strict=True):
+            for row, features in zip(
+                new.tolist(), feature_rows(self._finder.slide(place), new, self._columns), strict=True
+            ):
                 self._features[place, row] = features
         if not keys:
             return np.zeros((0, self.collection.dim + len(self._columns)), np.float32)

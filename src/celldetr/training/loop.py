@@ -18,6 +18,7 @@ from celldetr.config import Recipe
 from celldetr.errors import InputError
 from celldetr.model.celldetr import CellDETR
 from celldetr.model.checkpoint import load_checkpoint
+from celldetr.model.device import in_float32
 from celldetr.model.hub import find_model
 from celldetr.model.warm_start import start_from, start_note
 from celldetr.training.card import provenance, save_model
@@ -63,6 +64,7 @@ class TrainingProgress:
 Listener = Callable[[TrainingProgress], None]
 
 
+@in_float32()
 def train(
     recipe: Recipe,
     folder: Path,

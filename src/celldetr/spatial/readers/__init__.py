@@ -7,17 +7,24 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from celldetr.errors import InputError, near
+from celldetr.errors import InputError, doubt, near
+from celldetr.io.left_out import LeftOut
 from celldetr.io.safe_io import expand_user, is_dir, is_file
 from celldetr.spatial.readers.anndata_file import load, read_anndata
 from celldetr.spatial.readers.common import ReadOptions
 from celldetr.spatial.readers.hest import looks_like_hest
-from celldetr.spatial.readers.xenium import EXPERIMENT, read_xenium
+from celldetr.spatial.readers.xenium import EXPERIMENT, is_bundle, read_xenium
 from celldetr.spatial.section import Section
 
-__all__ = ["ReadOptions", "read_section"]
+__all__ = ["ReadOptions", "is_section", "read_section"]
 
 KINDS = ("auto", "xenium", "hest", "anndata")
+WORDS = {"foreign": "polygons of {} of cells that are not in the bundle", "damaged": "polygons of {} that are damaged"}
+
+
+def is_section(path: Path) -> bool:
+    """Whether a path looks like what ``read_section`` reads."""
+    return is_bundle(path.parent if path.name == EXPERIMENT else path) or (is_file(path) and path.suffix == ".h5ad")
 
 
 def read_section(
@@ -45,9 +52,24 @@ def read_section(
     if where.name == EXPERIMENT:
         where = where.parent
     if kind == "xenium" or (kind == "auto" and is_dir(where)):
-        return read_xenium(where, name, options)
+        return _told(read_xenium(where, name, options), where)
     if not is_file(where) or where.suffix != ".h5ad":
         raise InputError(f"{where}: no such section; expected a Xenium output folder or an AnnData file (.h5ad)")
     data = load(where)
     is_hest = kind == "hest" or (kind == "auto" and looks_like_hest(data, where))
-    return read_anndata(data, where, name, options, is_hest=is_hest)
+    return _told(read_anndata(data, where, name, options, is_hest=is_hest), where)
+
+
+def _told(section: Section, path: Path) -> Section:
+    """Say what of a section was left out."""
+    left = LeftOut(path)
+    for what, count in section.source["left_out"].items():
+        left.add(what, count=count)
+    for kind, numbers in section.source.get("polygons", {}).items():
+        for odd, words in WORDS.items():
+            if numbers.get(odd):
+                left.add(words.format(kind), count=numbers[odd])
+    left.tell()
+    if str(section.source.get("alignment", "")).startswith("not used"):
+        doubt(f"{path}: an alignment is {section.source['alignment']}")
+    return section

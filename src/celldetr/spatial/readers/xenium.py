@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from celldetr.errors import InputError
-from celldetr.io.safe_io import load_json
+from celldetr.io.safe_io import is_dir, load_json
 from celldetr.spatial.affine import PIXEL_UM, read_affine, to_image
 from celldetr.spatial.counts import is_whole
 from celldetr.spatial.readers.boundaries import one_per_cell, read_boundaries
@@ -33,6 +33,12 @@ ALIGNMENTS = (
 )  # fmt: skip
 NO_ALIGNMENTS = ("if_image", "feature_matrix")
 BOUNDARIES = {"nuclei": ("nucleus", NUCLEUS_AREA), "outlines": ("cell", CELL_AREA)}
+
+
+def is_bundle(folder: Path) -> bool:
+    """Whether a folder holds what a bundle needs, or says that it is one."""
+    tables = all(_first(folder, names) is not None for names in (CELLS, MATRIX))
+    return is_dir(folder) and (tables or (folder / EXPERIMENT).exists())
 
 
 def read_xenium(folder: Path, name: str, options: ReadOptions) -> Section:

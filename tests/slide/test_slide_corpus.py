@@ -1,0 +1,41 @@
+"""The corpus of slides: each is read as its twin, or refused, or read with a doubt that says what is wrong."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from celldetr.errors import InputError
+from corpus.scene import Case
+from corpus.slides import FINE, SLIDES, seen, twin
+from helpers.synthetic import draw
+
+NEAR_UM = 0.5
+
+
+@pytest.mark.parametrize("case", SLIDES, ids=lambda case: case.name)
+def test_no_slide_is_silently_wrong(case: Case, tmp_path: Path) -> None:
+    path = case.make(tmp_path)
+    if case.must == "refused":
+        with pytest.raises(InputError, match=case.says):
+            seen(path, case.mpp)
+        return
+    places, notes = seen(path, case.mpp)
+    assert bool(notes) == bool(case.says), notes
+    assert re.search(case.says or "", "; ".join(notes)), notes
+    if case.must == "read":
+        assert case.twin is not None
+        expected, _ = seen(case.twin(tmp_path))
+        assert len(places) == len(expected)
+        assert all(np.hypot(*(expected - place).T).min() < NEAR_UM for place in places)
+
+
+def test_the_twin_is_read_in_place_and_without_a_word(tmp_path: Path) -> None:
+    places, notes = seen(twin(tmp_path))
+    true = draw(FINE, FINE)[1] * FINE
+    assert notes == []
+    assert len(places) == len(true)
+    assert all(np.hypot(*(true - place).T).min() < NEAR_UM for place in places)
