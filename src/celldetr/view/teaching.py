@@ -137,7 +137,7 @@ class Taught:
         found = self._found()
         if found is None:
             raise InputError("nothing was taught yet")
-        with threadpool_limits(1):  # products of few types are small: threads wait for one another longer than they work
+        with threadpool_limits(1):  # products are small: threads would mostly wait
             numbers, _ = found.typed(place)
         index = np.full(UNKNOWN + 1, UNKNOWN, np.uint16)
         for at, number in enumerate(found.state.types):
