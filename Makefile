@@ -18,6 +18,8 @@ help:  ## list what can be made
 demo: $(VENV)/.installed  ## every cell of the sample slide, into demo/
 	$(BIN)/celldetr demo -o demo --overwrite
 	@find demo -name summary.html -exec echo "Open {}" \;
+	@echo "Look at its cells in the browser, and teach types (needs the extra view: pip install '.[view]'):"
+	@echo "  $(BIN)/celldetr view demo --slides \"\$$($(BIN)/python -m celldetr.demo_slide)\" --open"
 
 test: $(VENV)/.installed-dev  ## run all tests (minutes)
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder

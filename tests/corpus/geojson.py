@@ -278,3 +278,34 @@ def half_of_the_region_to_be_ignored(folder: Path) -> None:
         properties = {"objectType": "annotation", "classification": {"name": name}}
         items.append({"type": "Feature", "geometry": shape(shapely.box(*box)), "properties": properties})
     write(folder, items)
+
+
+@case("scale", qupath_twin, "refused", "expected pixels")
+def geojson_in_shares_of_the_picture(folder: Path) -> None:
+    shares = [shapely.transform(n.polygon, lambda points: points / [WIDTH, HEIGHT]) for n in NUCLEI]
+    write(folder, [{**feature(n), "geometry": shape(share)} for n, share in zip(NUCLEI, shares, strict=True)])
+
+
+@case("scale", qupath_twin, "refused", r"0\.0 um|do not lie on nuclei")
+def geojson_in_degrees(folder: Path) -> None:
+    places = [shapely.transform(n.polygon, lambda points: 8 + points / 1e4) for n in NUCLEI]
+    write(folder, [{**feature(n), "geometry": shape(place)} for n, place in zip(NUCLEI, places, strict=True)])
+
+
+@case("export", qupath_twin)
+def geojson_with_a_reference_system(folder: Path) -> None:
+    system = {"crs": {"type": "name", "properties": {"name": "urn:ogc:def:crs:OGC:1.3:CRS84"}}}
+    save(folder / "a.png")
+    write_json(folder / "a.geojson", collection(features()) | system)
+
+
+@case("turned", qupath_twin, "refused", "bottom")
+def geojson_counted_from_the_bottom(folder: Path) -> None:
+    turned = [shapely.transform(n.polygon, lambda points: points * [1, -1] + [0, HEIGHT]) for n in NUCLEI]
+    write(folder, [{**feature(n), "geometry": shape(each)} for n, each in zip(NUCLEI, turned, strict=True)])
+
+
+@case("parts", qupath_twin)
+def nuclei_with_holes(folder: Path) -> None:
+    rings = [n.polygon.difference(n.polygon.buffer(-2)) for n in NUCLEI]
+    write(folder, [{**feature(n), "geometry": shape(ring)} for n, ring in zip(NUCLEI, rings, strict=True)])

@@ -205,6 +205,68 @@ def tiff_of_floats(folder: Path) -> None:
     with_points(folder)
 
 
+@case("pixels", points_twin, "refused", "save it with 8 bits")
+def rgb_tiff_of_16_bits_with_values_of_8(folder: Path) -> None:
+    (folder / "images").mkdir()
+    tifffile.imwrite(folder / "images/a.tif", pixels().astype(np.uint16), photometric="rgb")
+    with_points(folder)
+
+
+@case("pixels", points_twin)
+def mask_before_the_picture_in_one_tiff(folder: Path) -> None:
+    (folder / "images").mkdir()
+    with tifffile.TiffWriter(folder / "images/a.tif") as file:
+        file.write((pixels().mean(2) < 150).astype(np.uint8), photometric="minisblack")
+        file.write(pixels(), photometric="rgb")
+    with_points(folder)
+
+
+@case("pixels", points_twin)
+def transparency_that_is_none(folder: Path) -> None:
+    (folder / "images").mkdir()
+    samples = np.dstack([pixels(), np.zeros((HEIGHT, WIDTH), np.uint8)])
+    tifffile.imwrite(folder / "images/a.tif", samples, photometric="rgb", extrasamples=["unspecified"])
+    with_points(folder)
+
+
+@case("pixels", points_twin, "either")
+def luminance_in_tiff(folder: Path) -> None:
+    (folder / "images").mkdir()
+    Image.fromarray(pixels()).convert("YCbCr").save(folder / "images/a.tif")
+    with_points(folder)
+
+
+def with_codec(folder: Path, codec: str, **options: Any) -> None:
+    tiff(folder / "images/a.tif", tile=(64, 64), compression=codec, **options)
+    with_points(folder)
+
+
+@case("codec", points_twin, "read", "", mpp=None)
+def tiles_in_jpeg_2000(folder: Path) -> None:
+    with_codec(folder, "jpeg2000")
+
+
+@case("codec", points_twin, "read", "", mpp=None)
+def tiles_in_webp(folder: Path) -> None:
+    with_codec(folder, "webp", bigtiff=True)
+
+
+@case("codec", points_twin, "read", "", mpp=None)
+def tiles_in_jpeg_xl(folder: Path) -> None:
+    with_codec(folder, "jpegxl", byteorder=">")
+
+
+@case("codec", coco_twin, "read", "", mpp=None)
+def svs_in_jpeg_2000_with_a_decimal_comma(folder: Path) -> None:
+    about = "Aperio Image Library v11.2.1 \r\n240x160 (64x64) J2K|AppMag = 20|MPP = 0,5000"
+    path = folder / "images/a.svs"
+    path.parent.mkdir()
+    tifffile.imwrite(
+        path, pixels(), photometric="rgb", tile=(64, 64), compression="jpeg2000", description=about, metadata=None
+    )
+    write_json(folder / "labels.json", coco("a.svs"))
+
+
 @case("scale", qupath_twin, "refused", "0.5|half|mpp", mpp=2.0)
 def geojson_with_four_times_the_resolution_of_the_file(folder: Path) -> None:
     tiff(folder / "a.tif")

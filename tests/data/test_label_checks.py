@@ -12,10 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 import shapely
+import tifffile
+from numpy.typing import NDArray
+from PIL import Image
 
 from celldetr.data.label_checks import check_labels, look_under, without_repeats
 from celldetr.data.nucleus_parts import nuclei_of
-from celldetr.data.readers.instance_maps import check_map
+from celldetr.data.readers.instance_maps import check_map, read_map
 from celldetr.data.sample import UNKNOWN, Sample
 from celldetr.errors import DataWarning, InputError
 from celldetr.io.left_out import LeftOut
@@ -142,11 +145,16 @@ def test_nuclei_and_their_pieces(area: shapely.Geometry, count: int) -> None:
     assert sum(each.area for each in nuclei) == pytest.approx(area.area)
 
 
-def test_maps_of_classes_are_refused() -> None:
+def drawn_map() -> NDArray[np.int32]:
     instances = np.zeros((HEIGHT, WIDTH), np.int32)
     y, x = np.mgrid[:HEIGHT, :WIDTH] + 0.5
     for number, n in enumerate(NUCLEI, 1):
         instances[np.hypot((x - n.x) / n.a, (y - n.y) / n.b) <= 1] = number
+    return instances
+
+
+def test_maps_of_classes_are_refused() -> None:
+    instances = drawn_map()
     check_map(instances, Path("a.png"), MPP)
     for damaged in (np.minimum(instances, 1), instances % 20, np.where(instances > 0, instances % 2 + 1, 0)):
         with pytest.raises(InputError, match=r"of several nuclei that lie apart; is it a map of classes"):
@@ -154,3 +162,40 @@ def test_maps_of_classes_are_refused() -> None:
     seam = instances.copy()
     seam[:, 100] = 0  # a line through some nuclei
     check_map(seam, Path("a.png"), MPP)
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16, np.int32])
+def test_maps_whose_background_is_a_number_are_refused(kind: type[np.integer]) -> None:
+    instances = (drawn_map() - 1).astype(kind)  # -1 becomes the largest number of a type without sign
+    if kind is np.int32:
+        instances[instances < 0] = 1000
+    instances[0, 0] = 3
+    with pytest.raises(InputError, match=r"covers most of it, as the background does, which must be 0"):
+        check_map(instances, Path("a.png"), MPP)
+    large = np.zeros((40, 40), np.int32)
+    large[:, 5:] = 1  # a nucleus larger than its crop
+    check_map(large, Path("a.png"), MPP)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"byteorder": ">"}, {"bigtiff": True}, {"compression": "zlib", "predictor": True}, {"tile": (64, 64)}],
+)
+def test_maps_in_all_kinds_of_tiff(tmp_path: Path, options: dict[str, Any]) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", drawn_map().astype(np.uint16), **options)
+    np.testing.assert_array_equal(read_map(tmp_path / "a.tif"), drawn_map())
+
+
+def test_maps_of_which_nobody_knows_what_they_show_are_refused(tmp_path: Path) -> None:
+    instances = drawn_map()
+    pages, turned, lossy, signed = (tmp_path / name for name in ("p.tif", "t.png", "l.jpg", "s.tif"))
+    tifffile.imwrite(pages, np.stack([instances > 0, instances]).astype(np.uint16), photometric="minisblack")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(np.rot90(instances).astype(np.uint16)).save(turned, exif=exif)
+    Image.fromarray(instances.astype(np.uint8)).save(lossy, quality=100)
+    tifffile.imwrite(signed, instances - 1)
+    said = {pages: "2 pages", turned: "stored turned", lossy: "JPEG changes", signed: "expected one whole number >= 0"}
+    for path, text in said.items():
+        with pytest.raises(InputError, match=text):
+            read_map(path)

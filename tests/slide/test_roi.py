@@ -450,3 +450,11 @@ def test_annotations_in_others_and_what_is_to_be_ignored(tmp_path: Path) -> None
         roi = read_roi(path)
     assert roi.area == 100 * 100 + 50 * 50 - 20 * 20
     assert read_roi(path, "Tumor").area == 100 * 100 + 50 * 50
+
+
+@pytest.mark.parametrize("side", [0.4, 1e-3])
+def test_shares_of_the_picture_and_degrees_are_no_region(tmp_path: Path, side: float) -> None:
+    area = shapely.box(0.1, 0.1, 0.1 + side, 0.1 + side)
+    (tmp_path / "a.geojson").write_text(shapely.to_geojson(area))
+    with pytest.raises(InputError, match="smaller than a pixel; expected pixels of full resolution"):
+        read_roi(tmp_path / "a.geojson")

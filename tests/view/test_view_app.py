@@ -14,6 +14,8 @@ from starlette.testclient import TestClient
 
 from celldetr.view.app import ROUTES, build_app
 from celldetr.view.cells import SQUARE_UM
+from celldetr.view.embeddings import Embeddings
+from celldetr.view.kin import Kin
 from celldetr.view.pixels import TILE, Pyramid
 from celldetr.view.run import ViewedRun
 from helpers.view_runs import MPP, SIZE, ViewRun, ellipses, write_view_run
@@ -179,10 +181,8 @@ def test_cells_are_shown_without_their_slide(made: ViewRun) -> None:
 def test_kin_beyond_memory_are_the_same(made: ViewRun) -> None:
     with ViewedRun(made.out) as run:
         held = run.kin.nearest(1, 3, 24, "all")
-        from celldetr.view.kin import Kin
-
-        assert Kin(run.collection, held=0).nearest(1, 3, 24, "all") == held
-        assert len(Kin(run.collection).nearest(1, 3, 200, "here")) == 200
+        assert Kin(run.collection, Embeddings(run.collection, held=0)).nearest(1, 3, 24, "all") == held
+        assert len(run.kin.nearest(1, 3, 200, "here")) == 200
 
 
 def test_empty_tables(tmp_path: Path) -> None:
@@ -192,3 +192,13 @@ def test_empty_tables(tmp_path: Path) -> None:
         assert client.get("slides/0").json()["count"] == 0
         assert client.get("slides/0/centres").content == b""
         assert client.get("slides/0/outlines/0/0").content == bytes(8)
+
+
+def test_embeddings_are_read_when_the_page_asks(made: ViewRun) -> None:
+    with ViewedRun(made.out) as run:
+        assert run.embeddings.read()[1] == 2
+        held = run.embeddings.of(1)
+        assert held is not None
+        np.testing.assert_array_equal(held.vectors, made.embeddings["two"])
+        np.testing.assert_allclose(held.scales, 1 / np.linalg.norm(held.vectors.astype(float), axis=1), rtol=1e-3)
+        assert Embeddings(run.collection, held=held.vectors.nbytes).of(1) is None  # there is room for the first only

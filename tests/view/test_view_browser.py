@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,17 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from helpers.view_browser import ARGUMENTS, CHROMIUM, WAIT, legend, needs_chromium, serving
 from helpers.view_runs import MPP, ViewRun, write_view_run
 
-CHROMIUM = next(
-    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
-)
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on the PATH: apt-get install chromium"),
-]
-ARGUMENTS = ["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
-WAIT = 60_000  # ms; machines that test are busy
+pytestmark = [pytest.mark.slow, needs_chromium]
 
 
 @pytest.fixture(scope="module")
@@ -34,14 +22,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> ViewRun:
 
 @pytest.fixture(scope="module")
 def address(made: ViewRun) -> Iterator[str]:
-    command = [sys.executable, "-m", "celldetr", "view", made.out, "--slides", made.slides]
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONUNBUFFERED": "1"}
-    ) as server:
-        assert server.stdout is not None
-        yield server.stdout.readline().split()[1]
-        server.send_signal(signal.SIGINT)
-        assert server.wait(30) == 0
+    with serving(made) as (address, _):
+        yield address
 
 
 @pytest.fixture
@@ -60,11 +42,6 @@ def page(address: str) -> Iterator[Any]:
         yield page
         browser.close()
     assert not complaints
-
-
-def legend(page: Any) -> dict[str, int]:
-    entries = page.locator("#legend .entry").all()
-    return {one.locator(".name").inner_text(): int(one.locator(".count").inner_text()) for one in entries}
 
 
 def pixels(page: Any, path: Path) -> np.ndarray:

@@ -61,10 +61,44 @@ export interface Square {
   points: Float32Array;
 }
 
-async function get(path: string, signal?: AbortSignal): Promise<Response> {
+/** Numbers of types, in the order of the list, are what cells are typed by. */
+export interface TaughtType {
+  type: number;
+  name: string;
+  colour: string;
+  key: string;
+  labels: number;
+}
+export interface Lesson {
+  revision: number;
+  types: number[];
+  macro_f1: number | null;
+  f1: (number | null)[];
+  confusion: number[][];
+}
+export interface Taught {
+  revision: number;
+  types: TaughtType[];
+  struck: number;
+  added: number;
+  lesson: Lesson | null;
+}
+/** What was said of the cells of a slide; boxes are xyxy in um. */
+export interface Marks {
+  rows: number[];
+  types: number[];
+  struck: number[];
+  added: { number: number; box: [number, number, number, number]; type: number | null }[];
+}
+export interface CellName {
+  slide: number;
+  row: number;
+}
+
+async function get(path: string, signal?: AbortSignal, sent?: unknown): Promise<Response> {
   let response: Response;
   try {
-    response = await fetch(path, { signal });
+    response = await fetch(path, sent === undefined ? { signal } : { signal, method: "POST", body: JSON.stringify(sent) });
   } catch (error) {
     if ((error as Error).name === "AbortError") throw error;
     throw new Error("The server does not answer. Start celldetr view again, and open the new address.");
@@ -86,12 +120,27 @@ const json = async (path: string, signal?: AbortSignal) => (await get(path, sign
 const bytes = async (path: string, signal?: AbortSignal) => (await get(path, signal)).arrayBuffer();
 
 export const getRun = (): Promise<Run> => json("run");
+/** Have the server read the embeddings. */
+export const readEmbeddings = (): Promise<{ held: number; of: number }> => json("embeddings");
 export const getSlide = (slide: number): Promise<Slide> => json(`slides/${slide}`);
 export const getCell = (slide: number, row: number, signal: AbortSignal): Promise<Cell> =>
   json(`slides/${slide}/cells/${row}`, signal);
 export const getKin = (slide: number, row: number, scope: Scope, signal: AbortSignal): Promise<Relative[]> =>
   json(`slides/${slide}/cells/${row}/kin/${scope}`, signal);
 export const getCentres = async (slide: number) => new Float32Array(await bytes(`slides/${slide}/centres`));
+
+export const getTaught = (): Promise<Taught> => json("teach");
+export const getMarks = (slide: number): Promise<Marks> => json(`slides/${slide}/marks`);
+export const getTyped = async (slide: number) => new Uint16Array(await bytes(`slides/${slide}/typed`));
+export const getProposals = (): Promise<CellName[]> => json("teach/proposals");
+const post = async (path: string, sent: unknown) => (await get(path, undefined, sent)).json();
+export const say = (said: unknown): Promise<Taught> => post("teach", said);
+export const learn = (): Promise<Taught> => post("teach/learn", {});
+export const saveHead = (): Promise<{ folder: string; command: string }> => post("teach/save", {});
+
+/** Make the embedding map, or go on: how many cells have their place. */
+export const makeMap = (): Promise<{ done: number; of: number }> => json("map");
+export const getPoints = async (slide: number) => new Float32Array(await bytes(`slides/${slide}/map`));
 
 export async function getColumn(slide: number, column: Column): Promise<Float32Array | Uint16Array> {
   const buffer = await bytes(`slides/${slide}/column?name=${encodeURIComponent(column.name)}`);

@@ -1,6 +1,6 @@
 // The right side: one cell, and the cells most like it.
 
-import { type Cell, cropAddress, getKin, type Relative, type Run, type Scope } from "./api";
+import { type Cell, type CellName, cropAddress, getKin, type Relative, type Run, type Scope } from "./api";
 import type { SlideCells } from "./cells";
 import { byId, el, svg, swatch } from "./dom";
 import { format, label } from "./names";
@@ -17,18 +17,24 @@ export class CellPanel {
   private scope: Scope = "all";
   private asking: AbortController | null = null;
 
+  /** Kin that are labelled with the cell. */
+  ticked: CellName[] = [];
+
+  /** `go`: to one of the kin; `tick`: kin were ticked, or no longer. */
   constructor(
     private readonly run: Run,
     private readonly go: (slide: number, row: number) => void,
+    private readonly tick: () => void,
   ) {}
 
   close(): void {
     this.asking?.abort();
-    document.body.classList.remove("with-cell");
+    this.ticked = [];
+    byId("cell").replaceChildren(el("p", { class: "faint empty" }, "Click a cell on the slide or on the map."));
   }
 
   open(cells: SlideCells, cell: Cell, back: (() => void) | null): void {
-    document.body.classList.add("with-cell");
+    this.ticked = [];
     const type = String(cell.values.type);
     byId("cell").replaceChildren(
       el(
@@ -36,7 +42,6 @@ export class CellPanel {
         {},
         el("h2", {}, swatch(typeColour(cells, type)), type),
         back ? el("button", { type: "button", title: "The cell before (B)", onclick: back }, "Back") : null,
-        el("button", { type: "button", class: "close", title: "Close (Esc)", onclick: () => byId("map").dispatchEvent(new Event("cell-close")) }, "×"),
       ),
       el("p", { class: "faint identity" }, cell.name),
       cells.slide.missing ? el("p", { class: "note" }, "No picture: the slide file is not open.") : picture(cells, cell),
@@ -50,12 +55,22 @@ export class CellPanel {
 
   private kin(cells: SlideCells, cell: Cell): HTMLElement {
     const grid = el("div", { class: "kin" });
+    const all = el("button", { type: "button", class: "tick-all", title: "Label them together with the cell (A)" }, "Tick all");
+    all.onclick = () => {
+      const boxes = [...grid.querySelectorAll<HTMLInputElement>("input")];
+      const on = boxes.some((box) => !box.checked);
+      boxes.forEach((box) => box.checked !== on && box.click());
+    };
     const ask = () => {
       this.asking?.abort();
       const asking = (this.asking = new AbortController());
       grid.replaceChildren(el("p", { class: "faint" }, "Comparing with all cells …"));
       getKin(cells.place, cell.row, this.scope, asking.signal).then(
-        (kin) => grid.replaceChildren(...this.pictures(cells, kin)),
+        (kin) => {
+          this.ticked = [];
+          this.tick();
+          grid.replaceChildren(...this.pictures(cells, kin));
+        },
         (error: Error) => {
           if (error.name !== "AbortError") grid.replaceChildren(el("p", { class: "note" }, error.message));
         },
@@ -75,7 +90,7 @@ export class CellPanel {
     return el(
       "section",
       {},
-      el("h3", {}, "Cells most like it"),
+      el("div", { class: "row" }, el("h3", {}, "Cells most like it"), all),
       several ? el("div", { class: "scopes", role: "group" }, ...scopes) : null,
       grid,
     );
@@ -89,7 +104,13 @@ export class CellPanel {
       image.addEventListener("error", () => image.classList.add("none"));
       const text = el("span", { class: "faint" }, swatch(typeColour(cells, one.type)), one.similarity.toFixed(2));
       const elsewhere = one.slide === cells.place ? null : el("span", { class: "faint where" }, slide);
-      return el(
+      const box = el("input", { type: "checkbox", "aria-label": `Label ${slide}, cell ${one.cell_id} too`, title: "Label it together with the cell" });
+      box.onchange = () => {
+        const others = this.ticked.filter((cell) => cell.slide !== one.slide || cell.row !== one.row);
+        this.ticked = box.checked ? [...others, { slide: one.slide, row: one.row }] : others;
+        this.tick();
+      };
+      const picture = el(
         "button",
         {
           type: "button",
@@ -100,6 +121,7 @@ export class CellPanel {
         text,
         elsewhere,
       );
+      return el("div", { class: "relative" }, picture, box);
     });
   }
 }

@@ -1,8 +1,10 @@
 // The cells of the slide that is shown: centres, columns, and what colours and filters make of them.
 
-import { type Column, getCentres, getColumn, getSquare, type Slide, type Square } from "./api";
+import { type Column, getCentres, getColumn, getSquare, type Slide, type Square, type TaughtType } from "./api";
+import { inside, type Polygon } from "./lasso";
 
 export const HIDDEN = 0xffff;
+export const TAUGHT = "taught"; // the column of types of one's own
 const SHADES = 64; // colours of a numeric column
 const MISSING = "#b9b9c0";
 
@@ -30,6 +32,8 @@ export class SlideCells {
   /** Of each colour, among cells that pass the other filters. */
   counts: number[] = [];
   scale: Range = { low: 0, high: 1 };
+  /** 1 of each cell that is marked; null: none is. */
+  marked: Uint8Array | null = null;
   private columns = new Map<string, Float32Array | Uint16Array>();
   private squares = new Map<string, Square | "coming">();
 
@@ -41,8 +45,34 @@ export class SlideCells {
     this.shade = new Uint16Array(slide.count);
   }
 
-  static async load(place: number, slide: Slide): Promise<SlideCells> {
-    return new SlideCells(place, slide, await getCentres(place));
+  static async load(place: number, slide: Slide, colour: string): Promise<SlideCells> {
+    const centres = getCentres(place);
+    const column = slide.columns.find(({ name }) => name === colour) ?? slide.columns[0];
+    const values = getColumn(place, column);
+    const cells = new SlideCells(place, slide, await centres);
+    cells.columns.set(column.name, await values);
+    return cells;
+  }
+
+  /** Colour by types that were taught; null: no longer. */
+  setTaught(types: TaughtType[], typed: Uint16Array | null): void {
+    this.slide.columns = this.slide.columns.filter(({ name }) => name !== TAUGHT);
+    if (!typed) return;
+    const names = types.map(({ name }) => name);
+    this.slide.columns.unshift({ name: TAUGHT, kind: "category", names, colours: types.map(({ colour }) => colour) });
+    this.columns.set(TAUGHT, typed);
+  }
+
+  /** Mark the shown cells whose points lie in a polygon; how many. */
+  mark(points: Float32Array, polygon: Polygon): number {
+    const marked = inside(points, polygon);
+    let count = 0;
+    for (let i = 0; i < marked.length; i++) {
+      if (this.shade[i] === HIDDEN) marked[i] = 0;
+      count += marked[i];
+    }
+    this.marked = count ? marked : null;
+    return count;
   }
 
   column(name: string): Column | undefined {

@@ -6,6 +6,7 @@ const OUTLINES_BELOW = 1.1; // um per pixel: a nucleus is then some seven pixels
 const MOST_OUTLINES = 6_000;
 const MOST_DOTS = 45_000;
 const BIN = 4; // px a side of the density's bins
+const PALE = 0.2; // opacity of what is not marked, where something is
 const MARGIN_UM = 40; // around the view: centres outside whose outlines reach in
 
 export type Mode = "outlines" | "dots" | "density";
@@ -17,35 +18,60 @@ export interface Frame {
   height: number;
   scale: number; // px per um
   ratio: number; // px of the canvas per px of the page
+  dot: number; // radius of a dot where that is not too small or large, in units of the points
 }
 
-/** Draw all shown cells in a frame; `arrived` is called when outlines have come that it lacked. */
+/** Points with the colours of their cells: where these are on the slide, or on the embedding map. */
+export interface Layer {
+  points: Float32Array;
+  shade: Uint16Array;
+  palette: string[];
+  ordered: boolean;
+  marked: Uint8Array | null;
+}
+
+/** Draw all shown cells of a slide in a frame; `arrived` is called when outlines have come that it lacked. */
 export function drawCells(context: CanvasRenderingContext2D, cells: SlideCells, frame: Frame, arrived: () => void): Mode {
-  const rows = rowsIn(cells, frame);
-  const resolution = frame.ratio / frame.scale;
-  if (resolution < OUTLINES_BELOW && rows.length <= MOST_OUTLINES) {
-    outlines(context, cells, frame, rows, arrived);
-    return "outlines";
-  }
-  if (rows.length <= MOST_DOTS) {
-    dots(context, cells, frame, rows);
-    return "dots";
-  }
-  density(context, cells, frame, rows);
-  return "density";
+  const layer = { ...colours(cells), points: cells.centres };
+  const rows = rowsIn(layer, frame, MARGIN_UM);
+  if (frame.ratio / frame.scale >= OUTLINES_BELOW || rows.length > MOST_OUTLINES) return drawPoints(context, layer, frame, rows);
+  parts(context, layer, rows, (some, marked) => outlines(context, cells, layer, frame, some, marked, arrived));
+  return "outlines";
 }
 
-function rowsIn(cells: SlideCells, frame: Frame): Uint32Array {
-  const { centres, shade } = cells;
-  const left = frame.left - MARGIN_UM;
-  const top = frame.top - MARGIN_UM;
-  const right = frame.left + frame.width / frame.scale + MARGIN_UM;
-  const bottom = frame.top + frame.height / frame.scale + MARGIN_UM;
+export const colours = ({ shade, palette, ordered, marked }: SlideCells) => ({ shade, palette, ordered, marked });
+
+/** Draw points as dots, or as their density. */
+export function drawPoints(context: CanvasRenderingContext2D, layer: Layer, frame: Frame, rows = rowsIn(layer, frame, 0)): Mode {
+  const dense = rows.length > MOST_DOTS;
+  parts(context, layer, rows, (some) => (dense ? density : dots)(context, layer, frame, some));
+  return dense ? "density" : "dots";
+}
+
+/** Draw what is marked over the rest, which is pale then. */
+function parts(
+  context: CanvasRenderingContext2D,
+  { marked }: Layer,
+  rows: Uint32Array,
+  draw: (rows: Uint32Array, marked: number | null) => void,
+): void {
+  if (!marked) return draw(rows, null);
+  context.globalAlpha = PALE;
+  draw(rows.filter((i) => !marked[i]), 0);
+  context.globalAlpha = 1;
+  draw(rows.filter((i) => marked[i]), 1);
+}
+
+function rowsIn({ points, shade }: Layer, frame: Frame, margin: number): Uint32Array {
+  const left = frame.left - margin;
+  const top = frame.top - margin;
+  const right = frame.left + frame.width / frame.scale + margin;
+  const bottom = frame.top + frame.height / frame.scale + margin;
   const rows = new Uint32Array(shade.length);
   let count = 0;
   for (let i = 0; i < shade.length; i++) {
-    const x = centres[2 * i];
-    const y = centres[2 * i + 1];
+    const x = points[2 * i];
+    const y = points[2 * i + 1];
     if (x >= left && x <= right && y >= top && y <= bottom && shade[i] !== HIDDEN) rows[count++] = i;
   }
   return rows.subarray(0, count);
@@ -54,8 +80,10 @@ function rowsIn(cells: SlideCells, frame: Frame): Uint32Array {
 function outlines(
   context: CanvasRenderingContext2D,
   cells: SlideCells,
+  layer: Layer,
   frame: Frame,
   rows: Uint32Array,
+  marked: number | null,
   arrived: () => void,
 ): void {
   const side = cells.slide.square;
@@ -79,7 +107,7 @@ function outlines(
       for (let k = 0; k < square.rows.length; k++) {
         const end = square.ends[k];
         const shade = cells.shade[square.rows[k]];
-        if (shade !== HIDDEN) {
+        if (shade !== HIDDEN && (marked === null || cells.marked![square.rows[k]] === marked)) {
           let path = paths.get(shade);
           if (!path) paths.set(shade, (path = new Path2D()));
           for (let p = start; p < end; p++) {
@@ -109,18 +137,18 @@ function outlines(
     const column = Math.floor(cells.centres[2 * i] / side) - first[0];
     return lacking.has((Math.floor(cells.centres[2 * i + 1] / side) - first[1]) * across + column);
   });
-  dots(context, cells, frame, waiting);
+  dots(context, layer, frame, waiting);
 }
 
-function dots(context: CanvasRenderingContext2D, cells: SlideCells, frame: Frame, rows: Uint32Array): void {
-  const radius = Math.max(1.3 * frame.ratio, Math.min(2.6 * frame.scale, 4 * frame.ratio));
+function dots(context: CanvasRenderingContext2D, cells: Layer, frame: Frame, rows: Uint32Array): void {
+  const radius = Math.max(1.3 * frame.ratio, Math.min(frame.dot * frame.scale, 4 * frame.ratio));
   const paths = new Map<number, Path2D>();
   for (const i of rows) {
     const shade = cells.shade[i];
     let path = paths.get(shade);
     if (!path) paths.set(shade, (path = new Path2D()));
-    const x = (cells.centres[2 * i] - frame.left) * frame.scale;
-    const y = (cells.centres[2 * i + 1] - frame.top) * frame.scale;
+    const x = (cells.points[2 * i] - frame.left) * frame.scale;
+    const y = (cells.points[2 * i + 1] - frame.top) * frame.scale;
     if (radius < 2 * frame.ratio) path.rect(x - radius, y - radius, 2 * radius, 2 * radius);
     else {
       path.moveTo(x + radius, y);
@@ -138,7 +166,7 @@ function dots(context: CanvasRenderingContext2D, cells: SlideCells, frame: Frame
 }
 
 /** Each bin has the colour of most of its cells (of a number: their mean), and is the more opaque the more there are. */
-function density(context: CanvasRenderingContext2D, cells: SlideCells, frame: Frame, rows: Uint32Array): void {
+function density(context: CanvasRenderingContext2D, cells: Layer, frame: Frame, rows: Uint32Array): void {
   const step = BIN * frame.ratio;
   const width = Math.ceil(frame.width / step);
   const height = Math.ceil(frame.height / step);
@@ -147,8 +175,8 @@ function density(context: CanvasRenderingContext2D, cells: SlideCells, frame: Fr
   const counts = new Uint32Array(width * height);
   const parts = new Uint32Array(width * height * kinds); // cells of each colour, or the sum of their shades
   for (const i of rows) {
-    const column = Math.floor(((cells.centres[2 * i] - frame.left) * frame.scale) / step);
-    const row = Math.floor(((cells.centres[2 * i + 1] - frame.top) * frame.scale) / step);
+    const column = Math.floor(((cells.points[2 * i] - frame.left) * frame.scale) / step);
+    const row = Math.floor(((cells.points[2 * i + 1] - frame.top) * frame.scale) / step);
     if (column < 0 || row < 0 || column >= width || row >= height) continue;
     const bin = row * width + column;
     counts[bin]++;

@@ -1,34 +1,54 @@
 // The page of celldetr view: what is shown, and how its parts act on one another.
 
-import { getCell, getRun, getSlide, type Run } from "./api";
-import { type Choice, SlideCells } from "./cells";
+import { type CellName, getCell, getMarks, getRun, getSlide, getTyped, readEmbeddings, type Run } from "./api";
+import { type Choice, SlideCells, TAUGHT } from "./cells";
 import { CellPanel } from "./cell_panel";
-import { byId, thousands } from "./dom";
+import { byId, el, thousands } from "./dom";
+import { EmbeddingMap } from "./embedding_map";
+import { keyHandler } from "./keys";
+import type { Polygon } from "./lasso";
 import { listSlides, markSlide, Sidebar } from "./sidebar";
 import { SlideMap } from "./slide_map";
+import { Teacher } from "./teach";
 
-interface Visit {
-  slide: number;
-  row: number;
-}
+const MOST_LABELLED = 1000; // cells of a lasso that get its label; more teach nothing more, and slow the head down
 
-class Page {
-  private cells: SlideCells | null = null;
-  private place = -1;
-  private readonly choice: Choice = { colour: "type", hidden: new Map(), ranges: new Map() };
-  private readonly map: SlideMap;
-  private readonly sidebar: Sidebar;
+export type Tab = "cell" | "atlas" | "teach";
+
+export class Page {
+  cells: SlideCells | null = null;
+  place = -1;
+  readonly choice: Choice = { colour: "type", hidden: new Map(), ranges: new Map() };
+  readonly map: SlideMap;
+  readonly sidebar: Sidebar;
+  readonly teacher: Teacher;
   private readonly panel: CellPanel;
-  private visits: Visit[] = []; // cells that were looked at, the present one last
+  private readonly atlas: EmbeddingMap;
+  private tool: "lasso" | "add" | null = null;
+  private marked = 0;
+  private visits: CellName[] = []; // cells that were looked at, the present one last
   private asking: AbortController | null = null;
 
   constructor(private readonly run: Run) {
+    const lassoOn = () => this.tool !== null;
+    const clicked = (row: number) => (row < 0 ? this.deselect() : void this.select({ slide: this.place, row }));
     this.map = new SlideMap(
-      (row) => (row < 0 ? this.deselect() : void this.select({ slide: this.place, row })),
+      clicked,
       () => (byId("mode").textContent = this.map.mode ?? ""),
+      lassoOn,
+      (polygon) => this.drawn(this.cells?.centres, polygon),
     );
+    this.atlas = new EmbeddingMap(lassoOn, (points, polygon) => this.mark(points, polygon), clicked);
     this.sidebar = new Sidebar(this.choice, () => this.recolour());
-    this.panel = new CellPanel(run, (slide, row) => void this.select({ slide, row }));
+    this.panel = new CellPanel(run, (slide, row) => void this.select({ slide, row }), () => this.bar());
+    this.teacher = new Teacher(
+      () => this.clusters(),
+      () => void this.showSaid(),
+      () => this.retype(),
+      (cell) => void this.select(cell, false, true),
+      complain,
+    );
+    this.panel.close();
     listSlides(run, (place) => void this.open(place));
     byId("run").textContent = [
       run.slides.length === 1 ? "1 slide" : `${thousands(run.slides.length)} slides`,
@@ -40,9 +60,12 @@ class Page {
     byId("zoom-in").onclick = () => this.map.zoom(1);
     byId("zoom-out").onclick = () => this.map.zoom(-1);
     byId("fit").onclick = () => this.map.fit();
+    byId("lasso").onclick = () => this.use(this.tool === "lasso" ? null : "lasso");
+    byId("add").onclick = () => this.use(this.tool === "add" ? null : "add");
     byId("help-open").onclick = () => byId<HTMLDialogElement>("help").showModal();
-    byId("map").addEventListener("cell-close", () => this.deselect());
-    document.addEventListener("keydown", (event) => this.key(event));
+    byId("close").onclick = () => this.closeRight();
+    tabs().forEach((tab) => (tab.onclick = () => this.show(tab.dataset.tab as Tab)));
+    document.addEventListener("keydown", keyHandler(this));
   }
 
   /** Show a slide. */
@@ -50,18 +73,27 @@ class Page {
     if (place === this.place || !this.run.slides[place]) return;
     this.place = place;
     this.deselect();
+    this.unmark();
     markSlide(place);
     const slide = await getSlide(place);
     if (this.place !== place) return; // another was opened meanwhile
     document.title = `${slide.name} – CellDETR`;
     byId("missing").textContent = slide.missing ? `No pixels: ${slide.missing}. Start with --slides FOLDER.` : "";
     this.map.show(place, slide);
-    const cells = await SlideCells.load(place, slide);
+    const cells = await SlideCells.load(place, slide, this.choice.colour);
     if (this.place !== place) return;
     this.cells = cells;
-    await this.sidebar.open(cells);
-    await this.recolour();
+    if (this.teacher.taught.types.length) await this.retype();
+    else await this.colourAll();
+    await this.showSaid();
     document.body.dataset.slide = String(place);
+    void readEmbeddings().then(() => this.teacher.look()); // only now: the first picture does not wait for them
+  }
+
+  private async colourAll(): Promise<void> {
+    if (!this.cells) return;
+    await this.sidebar.open(this.cells);
+    await this.recolour();
   }
 
   private async recolour(): Promise<void> {
@@ -70,11 +102,43 @@ class Page {
     await cells.apply(this.choice);
     if (cells !== this.cells) return;
     this.sidebar.legend(cells);
-    this.map.setCells(cells);
+    this.redraw();
   }
 
-  /** Look at a cell, on this slide or another; from a click of the map or among kin. */
-  private async select(visit: Visit, back = false): Promise<void> {
+  private redraw(): void {
+    if (!this.cells) return;
+    this.map.setCells(this.cells);
+    void this.atlas.show(this.cells);
+  }
+
+  /** Types of one's own, after the head has learned; the first time they become the colours. */
+  private async retype(): Promise<void> {
+    const { cells } = this;
+    const { types, lesson } = this.teacher.taught;
+    if (!cells) return;
+    const before = cells.column(TAUGHT) !== undefined || this.choice.colour === TAUGHT;
+    const typed = lesson && types.some(({ labels }) => labels) ? await getTyped(cells.place) : null;
+    if (cells !== this.cells) return;
+    cells.setTaught(types, typed);
+    if (typed && !before) this.choice.colour = TAUGHT;
+    await this.colourAll();
+  }
+
+  private async showSaid(): Promise<void> {
+    this.bar();
+    const { place } = this;
+    if (!this.teacher.taught.revision) return;
+    const marks = await getMarks(place);
+    if (place === this.place) this.map.setSaid(marks, this.teacher.taught.types);
+  }
+
+  private clusters(): number {
+    const column = this.cells?.column("cluster");
+    return column?.kind === "category" ? column.names.length : 0;
+  }
+
+  /** Look at a cell, on this slide or another; from a click of the map, among kin, or because it is asked about. */
+  async select(visit: CellName, back = false, asked = false): Promise<void> {
     try {
       const other = visit.slide !== this.place;
       const visits = this.visits;
@@ -84,65 +148,152 @@ class Page {
       const cell = await getCell(visit.slide, visit.row, asking.signal);
       if (!this.cells || this.cells.place !== visit.slide) return;
       this.visits = back ? visits : [...visits.slice(-49), visit];
-      const cells = this.cells;
-      this.map.resize(() => this.panel.open(cells, cell, this.visits.length > 1 ? () => this.back() : null));
+      if (!asked) this.unmark();
+      this.panel.open(this.cells, cell, this.visits.length > 1 ? () => this.back() : null);
+      if (!asked && byId("atlas").hidden) this.show("cell");
       this.map.mark(cell);
       document.body.dataset.cell = cell.name;
-      if (other || !this.map.sees(cell.x, cell.y)) this.map.goTo(cell.x, cell.y, !other);
+      this.bar();
+      if (other || asked || !this.map.sees(cell.x, cell.y)) this.map.goTo(cell.x, cell.y, !other);
     } catch (error) {
       if ((error as Error).name !== "AbortError") complain(error as Error);
     }
   }
 
-  private back(): void {
+  back(): void {
     if (this.visits.length < 2) return;
     this.visits.pop();
     void this.select(this.visits[this.visits.length - 1], true);
   }
 
+  /** Show a part of the right side. */
+  show(tab: Tab): void {
+    const change = () => {
+      document.body.classList.add("with-right");
+      tabs().forEach((one) => {
+        one.setAttribute("aria-selected", String(one.dataset.tab === tab));
+        byId(one.dataset.tab!).hidden = one.dataset.tab !== tab;
+      });
+    };
+    if (document.body.classList.contains("with-right")) change();
+    else this.map.resize(change);
+    if (tab === "atlas" && this.cells) void this.atlas.show(this.cells);
+  }
+
+  closeRight(): void {
+    this.deselect();
+    if (document.body.classList.contains("with-right")) this.map.resize(() => document.body.classList.remove("with-right"));
+  }
+
+  /** What Esc does: the innermost first. */
+  escape(): void {
+    if (this.tool) this.use(null);
+    else if (this.teacher.asking) this.teacher.stopAsking();
+    else if (this.marked) this.unmark();
+    else this.closeRight();
+  }
+
+  use(tool: "lasso" | "add" | null): void {
+    this.tool = tool;
+    for (const name of ["lasso", "add"]) byId(name).setAttribute("aria-pressed", String(tool === name));
+    document.body.classList.toggle("lassoing", tool !== null);
+    this.bar();
+  }
+
+  private drawn(points: Float32Array | undefined, polygon: Polygon): void {
+    if (this.tool !== "add") return points && this.mark(points, polygon);
+    const [xs, ys] = [polygon.map(([x]) => x), polygon.map(([, y]) => y)];
+    this.teacher.add(this.place, [Math.min(...xs), Math.min(...ys), Math.max(...xs), Math.max(...ys)], null);
+    this.use(null);
+  }
+
+  private mark(points: Float32Array, polygon: Polygon): void {
+    if (!this.cells) return;
+    this.deselect();
+    this.marked = this.cells.mark(points, polygon);
+    document.body.dataset.marked = String(this.marked);
+    this.use(null);
+    this.redraw();
+  }
+
+  private unmark(): void {
+    if (!this.marked) return;
+    this.marked = 0;
+    delete document.body.dataset.marked;
+    if (this.cells) this.cells.marked = null;
+    this.bar();
+    this.redraw();
+  }
+
   private deselect(): void {
     this.asking?.abort();
     this.visits = [];
-    if (document.body.dataset.cell !== undefined) this.map.resize(() => this.panel.close());
+    this.panel.close();
     this.map.mark(null);
     delete document.body.dataset.cell;
+    this.bar();
+  }
+
+  /** The cells that a label is for: those marked, or the present one and its ticked kin. */
+  private chosen(): CellName[] {
+    if (this.marked && this.cells?.marked) {
+      const rows = [...this.cells.marked.keys()].filter((row) => this.cells!.marked![row]);
+      const step = Math.max(1, rows.length / MOST_LABELLED);
+      const some = Array.from({ length: Math.min(rows.length, MOST_LABELLED) }, (_, i) => rows[Math.floor(i * step)]);
+      return some.map((row) => ({ slide: this.place, row }));
+    }
+    const present = this.visits.at(-1);
+    return present && document.body.dataset.cell !== undefined ? [present, ...this.panel.ticked] : [];
+  }
+
+  /** Label what is chosen, or answer what is asked; whether there is anything. */
+  label(type: number): boolean {
+    if (this.teacher.asking) {
+      this.teacher.answer(type);
+      return true;
+    }
+    const cells = this.chosen();
+    if (!cells.length) return false;
+    this.teacher.label(cells, type);
+    this.unmark();
+    return true;
+  }
+
+  strike(): void {
+    const cells = this.chosen();
+    if (cells.length) this.teacher.strike(cells);
+    this.unmark();
+  }
+
+  /** What is chosen, and what can be said of it. */
+  private bar(): void {
+    const { types } = this.teacher.taught;
+    const cells = this.marked || (types.length && !this.teacher.asking) ? this.chosen() : [];
+    const text = this.tool
+      ? this.tool === "add" ? "Draw around a nucleus that was not found" : "Draw around cells"
+      : this.marked > MOST_LABELLED
+        ? `${thousands(this.marked)} cells marked; a label goes to ${thousands(MOST_LABELLED)} of them`
+        : this.marked ? `${thousands(this.marked)} cells marked` : cells.length === 1 ? "This cell is" : `${cells.length} cells are`;
+    byId("bar").hidden = !this.tool && !cells.length;
+    byId("bar").replaceChildren(
+      el("span", {}, text),
+      ...(this.tool || !cells.length
+        ? []
+        : [
+            ...types.map((type) => this.teacher.button(type, () => void this.label(type.type))),
+            ...(types.length ? [el("button", { type: "button", title: "These are no cells (X)", onclick: () => this.strike() }, "No cell")] : []),
+            ...(this.marked ? [el("button", { type: "button", title: "Esc", onclick: () => this.unmark(), class: "close", "aria-label": "Unmark" }, "×")] : []),
+          ]),
+    );
   }
 
   private setOpacity(): void {
     const on = byId<HTMLInputElement>("cells-on").checked;
     this.map.setOpacity(on ? Number(byId<HTMLInputElement>("opacity").value) / 100 : 0);
   }
-
-  private key(event: KeyboardEvent): void {
-    if (event.ctrlKey || event.metaKey || event.altKey) return;
-    const target = event.target as HTMLElement;
-    if (target instanceof HTMLInputElement && target.type === "range" && event.key.startsWith("Arrow")) return;
-    if (target instanceof HTMLSelectElement || byId<HTMLDialogElement>("help").open) return;
-    const actions: Record<string, () => void> = {
-      "+": () => this.map.zoom(1),
-      "=": () => this.map.zoom(1),
-      "-": () => this.map.zoom(-1),
-      "0": () => this.map.fit(),
-      ArrowLeft: () => this.map.pan(-0.3, 0),
-      ArrowRight: () => this.map.pan(0.3, 0),
-      ArrowUp: () => this.map.pan(0, -0.3),
-      ArrowDown: () => this.map.pan(0, 0.3),
-      "[": () => void this.open(this.place - 1),
-      "]": () => void this.open(this.place + 1),
-      c: () => byId("cells-on").click(),
-      b: () => this.back(),
-      Escape: () => this.deselect(),
-      "?": () => byId<HTMLDialogElement>("help").showModal(),
-    };
-    const action = actions[event.key.length === 1 ? event.key.toLowerCase() : event.key];
-    const column = this.cells?.column(this.choice.colour);
-    if (action) action();
-    else if (/^[1-9]$/.test(event.key) && column?.kind === "category" && column.names[Number(event.key) - 1])
-      this.sidebar.toggle(column.name, column.names[Number(event.key) - 1]);
-    else return;
-    event.preventDefault();
-  }
 }
+
+const tabs = () => [...document.querySelectorAll<HTMLButtonElement>("#tabs [role=tab]")];
 
 function complain(error: Error): void {
   byId("error").textContent = error.message;

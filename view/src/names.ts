@@ -8,6 +8,7 @@ interface Label {
 
 const KNOWN: Record<string, Label> = {
   type: { label: "Type" },
+  taught: { label: "My types" },
   cluster: { label: "Cluster" },
   score: { label: "Detection score", digits: 2 },
   type_score: { label: "Probability of its type", digits: 2 },

@@ -4,6 +4,7 @@ import Feature from "ol/Feature";
 import OlMap from "ol/Map";
 import View from "ol/View";
 import { easeOut } from "ol/easing";
+import Point from "ol/geom/Point";
 import Polygon from "ol/geom/Polygon";
 import { defaults as defaultInteractions } from "ol/interaction/defaults";
 import ImageLayer from "ol/layer/Image";
@@ -13,40 +14,54 @@ import Projection from "ol/proj/Projection";
 import ImageCanvasSource from "ol/source/ImageCanvas";
 import TileImage from "ol/source/TileImage";
 import VectorSource from "ol/source/Vector";
+import Circle from "ol/style/Circle";
+import Fill from "ol/style/Fill";
+import RegularShape from "ol/style/RegularShape";
 import Stroke from "ol/style/Stroke";
 import Style from "ol/style/Style";
 import TileGrid from "ol/tilegrid/TileGrid";
-import { type Cell, type Slide, tileAddress } from "./api";
+import { type Cell, type Marks, type Slide, type TaughtType, tileAddress } from "./api";
 import type { SlideCells } from "./cells";
 import { byId, debounced } from "./dom";
 import { drawCells, type Mode } from "./draw";
+import { addLasso, type Polygon as Lasso } from "./lasso";
 
 const CLICK_UM = 8; // how far beside its centre a cell may be clicked
 const CLICK_PX = 7;
 const NEAR = 0.25; // um per pixel when a cell is gone to
+
+const MOST_SAID = 3000; // labels that are drawn; more cover one another
+
+const line = (width: number, color: string) => new Style({ stroke: new Stroke({ width, color }) });
+const dot = (color: string) =>
+  new Style({ image: new Circle({ radius: 4, fill: new Fill({ color }), stroke: new Stroke({ width: 1.5, color: "#ffffff" }) }) });
+const cross = (width: number, color: string) =>
+  new Style({ image: new RegularShape({ points: 4, radius: 7, radius2: 0, angle: Math.PI / 4, stroke: new Stroke({ width, color }) }) });
 
 export class SlideMap {
   private readonly map: OlMap;
   private readonly tiles = new TileLayer({ preload: 1 });
   private readonly overlay = new ImageLayer({});
   private readonly marked = new VectorSource();
+  private readonly said = new VectorSource();
   private cells: SlideCells | null = null;
   private slide: Slide | null = null;
   mode: Mode | null = null;
 
-  /** `clicked`: a row of the table, or -1; `moved`: the view or the way cells are drawn has changed. */
-  constructor(clicked: (row: number) => void, moved: () => void) {
-    const mark = (width: number, color: string) => new Style({ stroke: new Stroke({ width, color }) });
+  /** `clicked`: a row of the table, or -1; `moved`: the view or the way cells are drawn has changed; `drawn`: a lasso. */
+  constructor(clicked: (row: number) => void, moved: () => void, lassoOn: () => boolean, drawn: (polygon: Lasso) => void) {
     this.map = new OlMap({
       target: "map",
       controls: [],
-      interactions: defaultInteractions({ altShiftDragRotate: false, pinchRotate: false }),
+      interactions: defaultInteractions({ altShiftDragRotate: false, pinchRotate: false, shiftDragZoom: false }),
       layers: [
         this.tiles,
         this.overlay,
-        new VectorLayer({ source: this.marked, style: [mark(6, "#ffffff"), mark(3, "#0b57d0")] }),
+        new VectorLayer({ source: this.said }),
+        new VectorLayer({ source: this.marked, style: [line(6, "#ffffff"), line(3, "#0b57d0")] }),
       ],
     });
+    addLasso(this.map, lassoOn, drawn);
     this.map.on("singleclick", ({ coordinate: [x, y] }) => clicked(this.rowAt(x, -y)));
     this.map.on("pointermove", ({ coordinate: [x, y], dragging }) => {
       if (!dragging) byId("place").textContent = this.placeText(x, -y);
@@ -63,6 +78,7 @@ export class SlideMap {
     this.slide = slide;
     this.cells = null;
     this.marked.clear();
+    this.said.clear();
     const extent = [0, -slide.height, slide.width, 0];
     const projection = new Projection({ code: "slide", units: "m", extent });
     const resolutions = Array.from({ length: slide.levels }, (_, z) => slide.finest * 2 ** (slide.levels - 1 - z));
@@ -169,6 +185,31 @@ export class SlideMap {
     if (cell) this.marked.addFeature(new Feature(new Polygon([cell.outline.map(([x, y]) => [cell.x + x, -cell.y - y])])));
   }
 
+  /** Draw what was said: a dot on labelled cells, a cross on those struck out, a box around added nuclei. */
+  setSaid(marks: Marks | null, types: TaughtType[]): void {
+    this.said.clear();
+    if (!marks || !this.cells) return;
+    const colour = (number: number | null) => types.find(({ type }) => type === number)?.colour ?? "#65656f";
+    const at = (row: number) => [this.cells!.centres[2 * row], -this.cells!.centres[2 * row + 1]];
+    const features = marks.rows.slice(0, MOST_SAID).map((row, i) => {
+      const feature = new Feature(new Point(at(row)));
+      feature.setStyle(dot(colour(marks.types[i])));
+      return feature;
+    });
+    for (const row of marks.struck.slice(0, MOST_SAID)) {
+      const feature = new Feature(new Point(at(row)));
+      feature.setStyle([cross(5, "#ffffff"), cross(2.5, "#1c1c20")]);
+      features.push(feature);
+    }
+    for (const { box: [left, top, right, bottom], type } of marks.added) {
+      const ring = [[left, -top], [right, -top], [right, -bottom], [left, -bottom], [left, -top]];
+      const feature = new Feature(new Polygon([ring]));
+      feature.setStyle([line(4, "#ffffff"), line(2, colour(type))]);
+      features.push(feature as unknown as Feature<Point>);
+    }
+    this.said.addFeatures(features);
+  }
+
   /** Micrometres per pixel. */
   get resolution(): number {
     return this.map.getView().getResolution() ?? 1;
@@ -190,6 +231,7 @@ export class SlideMap {
       height: size[1],
       scale: ratio / resolution,
       ratio,
+      dot: 2.6, // um
     };
     this.mode = drawCells(canvas.getContext("2d")!, this.cells, frame, this.arrived);
     return canvas;

@@ -24,8 +24,8 @@ def view(
     """Look at slides and their cells in the browser.
 
     Pan and zoom, colour cells by type, cluster, score or any column, filter them, click one to see its measurements and
-    the cells most like it. Serves this computer only, at an address that holds a secret, until Ctrl-C. Needs the extra
-    `view` (starlette, uvicorn).
+    the cells most like it, and teach types of your own. Serves this computer only, at an address that holds a secret,
+    until Ctrl-C. Needs the extra `view` (starlette, uvicorn).
     """
     from celldetr.view.server import serve
 

@@ -51,7 +51,9 @@ def without_repeats(sample: Sample, left: LeftOut) -> Sample:
     # Of points the boxes are derived, and as near one another as the points are.
     corners = np.tile(sample.points, 2) if sample.derived_boxes else sample.boxes
     pairs = cKDTree(sample.points).query_pairs(SAME_PX, output_type="ndarray")
-    same = (np.abs(corners[pairs[:, 0]] - corners[pairs[:, 1]]) <= SAME_PX).all(1)
+    # Objects smaller than a pixel are in another unit, which the check of sizes says if they are left to it.
+    sides = (sample.boxes[:, 2:] - sample.boxes[:, :2]).min(1)[pairs[:, 0]]
+    same = (np.abs(corners[pairs[:, 0]] - corners[pairs[:, 1]]) <= np.minimum(SAME_PX, sides / 4)[:, None]).all(1)
     if not same.any():
         return sample
     types, kept = sample.types.copy(), np.ones(len(sample), dtype=bool)
@@ -105,9 +107,9 @@ def _check_sizes(samples: Sequence[Sample], place: Path, bounds: tuple[float, fl
         doubt(f"{place}: {sentence}")
 
 
-def _ways(mpp: float) -> dict[str, Way]:
+def ways(mpp: float) -> dict[str, Way]:
     """Other ways of reading points, in words for messages."""
-    ways: dict[str, Way] = {
+    read: dict[str, Way] = {
         "x and y were exchanged": lambda p, size, half: p[:, ::-1],
         "they were micrometres": lambda p, size, half: p / mpp,
         "boxes began where their centre is now": lambda p, size, half: p - half,
@@ -119,7 +121,7 @@ def _ways(mpp: float) -> dict[str, Way]:
         "the image were turned by 270 degrees": lambda p, size, half: p[:, ::-1] * [1, -1] + [0, size[1]],
     }
     scales = {0.25: "4 times as fine", 0.5: "twice as fine", 2.0: "half as fine", 4.0: "a quarter as fine"}
-    return ways | {f"they counted in an image {text}": partial(_scaled, factor) for factor, text in scales.items()}
+    return read | {f"they counted in an image {text}": partial(_scaled, factor) for factor, text in scales.items()}
 
 
 def _scaled(factor: float, points: Points, size: Points, half: Points) -> Points:
@@ -144,8 +146,8 @@ class Places:
 
 def look_under(samples: Sequence[Sample]) -> Places:
     """Measure the stain under the labels of a data set."""
-    ways = _ways(float(np.median([sample.mpp for sample in samples])))
-    own, count, others = 0.0, sum(map(len, samples)), dict.fromkeys(ways, 0.0)
+    other_ways = ways(float(np.median([sample.mpp for sample in samples])))
+    own, count, others = 0.0, sum(map(len, samples)), dict.fromkeys(other_ways, 0.0)
     for sample in samples:
         stain = haematoxylin(sample.image)
         stain = (stain - stain.mean()) / max(float(stain.std()), 1e-6)
@@ -154,7 +156,7 @@ def look_under(samples: Sequence[Sample]) -> Places:
         half = (sample.boxes[:, 2:] - sample.boxes[:, :2]).astype(np.float64) / 2
         own += _under(stain, points)
         for text in list(others):
-            moved = ways[text](points, size, half)
+            moved = other_ways[text](points, size, half)
             if (moved < -1).any() or (moved > size + 1).any():
                 del others[text]
             else:

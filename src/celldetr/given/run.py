@@ -19,6 +19,7 @@ from celldetr.given.cells import GivenCells, from_boxes, on_slide
 from celldetr.given.embed import RecordsInMemory, RecordsOnDisk, embed_given, extents_of, place, plan_for, record_type
 from celldetr.given.files import read_given
 from celldetr.given.options import EmbedOptions
+from celldetr.given.places import check_places
 from celldetr.given.rows import given_rows, given_schema
 from celldetr.io.run_folder import RunFolder
 from celldetr.model.at_boxes import refuse_without_decoder
@@ -94,6 +95,7 @@ def embed_slide(
 
         def prepare() -> tuple[Job, GivenCells, list[str]]:
             kept, _, doubts = on_slide(given, reader.width, reader.height, (reader.mpp_x, reader.mpp_y))
+            doubts += [] if options.any_stain else check_places(kept, reader)
             return _job(reader, model, kept, PredictOptions(mpp=options.mpp, any_stain=options.any_stain)), kept, doubts
 
         # Before the folder is opened, because with that goes what is to be overwritten, and cells may be refused.
@@ -117,6 +119,7 @@ def embed_array(
         given, inside, doubts = on_slide(given, reader.width, reader.height, (reader.mpp_x, reader.mpp_y))
     if not inside.all():
         raise InputError(f"`boxes`: {doubts[-1]}; leave them out, so that each box has its row")
+    doubts += check_places(given, reader)
     job = _job(reader, model, given, PredictOptions(tissue=False))
     records = RecordsInMemory(np.zeros(len(given), record_type(model)))
     embed_given(job, model, given, records, Seconds())

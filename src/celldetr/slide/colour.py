@@ -17,6 +17,7 @@ GREY_NOTE = (
     "expect missed cells and wrong types"
 )
 FULL_16 = 65535
+DEEPER = "bits per channel"  # in the warning of samples of more than 8 bits
 COLOURS = {"red", "green", "blue", "r", "g", "b", "rgb", "brightfield"}  # names of the channels of a colour image
 PRIMARY = (("red", "r", "FF0000"), ("green", "g", "00FF00"), ("blue", "b", "0000FF"))  # names and colour of channels
 
@@ -24,8 +25,8 @@ PRIMARY = (("red", "r", "FF0000"), ("green", "g", "00FF00"), ("blue", "b", "0000
 def range_note(highest: int, source: str) -> str:
     """The warning that goes with samples of more than 8 bits; ``source`` is what declares ``highest``, or empty."""
     if source:
-        return f"more than 8 bits per channel: 0..{highest} ({source}) is read as 0..255"
-    return f"16 bits per channel: 0..{highest} is read as 0..255; a camera's 12 bits would look black"
+        return f"more than 8 {DEEPER}: 0..{highest} ({source}) is read as 0..255"
+    return f"16 {DEEPER}: 0..{highest} is read as 0..255; a camera's 12 bits would look black"
 
 
 def dyes_note(names: Sequence[str]) -> tuple[str, ...]:

@@ -10,7 +10,9 @@ from numpy.typing import NDArray
 
 from celldetr.errors import InputError
 from celldetr.slide.base_reader import SlideReader
+from celldetr.slide.colour import DEEPER
 
+NEARLY_BLACK = 32  # value that no picture with glass, or with tissue of more than 8 bits, stays below
 MOST_PIXELS = 2 * 89_478_485  # that Pillow decodes
 
 
@@ -63,5 +65,10 @@ def _whole(path: Path, reader: SlideReader, mpp: float | None) -> Decoded:
         if width * height > MOST_PIXELS:
             raise InputError(f"{path}: {width} x {height} px are too many for a picture of labels; cut it into parts")
         pixels = reader.read_region(0, 0, width, height, width, height)
+        if pixels.max() < NEARLY_BLACK and any(DEEPER in note for note in reader.warnings):
+            raise InputError(
+                f"{path}: is black but for values up to {pixels.max()} of 255: its samples use few of the bits that it "
+                "declares; save it with 8 bits"
+            )
         turned = reader.orientation != 1  # of which the last warning is, and the caller says more
         return Decoded(pixels, mpp, reader.orientation, reader.warnings[: len(reader.warnings) - turned])

@@ -83,6 +83,8 @@ def join_areas(geometries: Sequence[shapely.Geometry], where: str) -> shapely.Mu
     areas = [face for face in faces if face.geom_type == "Polygon" and face.area > SMALLEST]
     if not areas:
         raise InputError(f"{where}: the ROI has no area; expected at least one polygon that encloses pixels")
+    if sum(area.area for area in areas) < 1:
+        raise InputError(f"{where}: the ROI is smaller than a pixel; expected pixels of full resolution as coordinates")
     return shapely.normalize(shapely.MultiPolygon(areas))
 
 

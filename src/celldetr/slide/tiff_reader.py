@@ -59,7 +59,10 @@ def open_tiff(path: Path, mpp: float | None) -> SlideReader:
 
 def _open(path: Path, file: Any, mpp: float | None) -> SlideReader:
     _check_chain(path, file)
-    series = max(file.series, key=lambda series: math.prod(series_size(series)), default=None)
+    # Of several of one size that in colour: a mask may come before its image.
+    series = max(
+        file.series, key=lambda each: (math.prod(series_size(each)), each.keyframe.samplesperpixel), default=None
+    )
     if series is None:
         raise InputError(f"{path}: a TIFF without an image; damaged or incomplete?")
     highest, source = sample_range(file, series)

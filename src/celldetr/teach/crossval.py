@@ -82,7 +82,8 @@ def _folds(
 ) -> Sequence[tuple[NDArray[np.intp], NDArray[np.intp]]]:
     from sklearn.model_selection import StratifiedGroupKFold
 
-    count = min(FOLDS, len(np.unique(groups)))
+    # scikit-learn refuses more folds than the most frequent type has labels.
+    count = min(FOLDS, len(np.unique(groups)), int(np.bincount(types).max()))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # a type may have fewer labels than there are folds
         return list(StratifiedGroupKFold(count, shuffle=True, random_state=0).split(types, types, groups))

@@ -27,7 +27,7 @@ from celldetr.io.parquet import parquet_errors
 from celldetr.view.lru import Recent
 
 SQUARE_UM = 512.0
-HELD = 384 * 2**20  # bytes of outlines in memory
+HELD = 128 * 2**20  # bytes of outlines in memory
 NO_NUMBERS = ("cell_id", "type", CLUSTER, "embedding", "geometry")
 
 

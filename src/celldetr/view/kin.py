@@ -1,13 +1,12 @@
 """The cells most like a cell, among all slides of the run, from embeddings in memory.
 
-``celldetr similar`` reads every embedding from disk for each question. Here questions follow one another, so unit
-vectors are held, up to ``HELD`` bytes (two million cells of 128 numbers); slides beyond that are streamed each time, or
-searched with the index that ``celldetr index`` made.
+``celldetr similar`` reads every embedding from disk for each question. Here questions follow one another, so embeddings
+are held (``view.embeddings``); slides that do not fit are streamed each time, or searched with the index that
+``celldetr index`` made.
 """
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from typing import Any, Literal, get_args
 
@@ -19,8 +18,8 @@ from celldetr.io.safe_io import is_file
 from celldetr.search.collection import Collection, SlideCells
 from celldetr.search.index import INDEX, MANIFEST, NeighbourIndex
 from celldetr.search.nearest import EMPTY, Best, Query
+from celldetr.view.embeddings import Embeddings
 
-HELD = 2**30
 MOST = 200  # kin of a question
 COLUMNS = ["cell_id", "x_px", "y_px", "type", "type_score"]
 Scope = Literal["all", "here", "elsewhere"]
@@ -29,19 +28,10 @@ Scope = Literal["all", "here", "elsewhere"]
 class Kin:
     """Answers questions about the cells of a collection; safe from several threads."""
 
-    def __init__(self, collection: Collection, held: int = HELD) -> None:
-        self.collection = collection
-        self._vectors: dict[int, NDArray[np.float32]] = {}
-        self._lock = threading.Lock()
-        room = held
-        self._fits = set()
-        for place, slide in enumerate(collection.slides):
-            size = slide.table.count * collection.dim * 4
-            if size <= room:
-                self._fits.add(place)
-                room -= size
+    def __init__(self, collection: Collection, embeddings: Embeddings) -> None:
+        self.collection, self.embeddings = collection, embeddings
         # Exact and as fast, where memory holds all.
-        self._index = None if len(self._fits) == len(collection.slides) else _index_of(collection)
+        self._index = None if embeddings.complete else _index_of(collection)
 
     def nearest(self, place: int, row: int, k: int, scope: Scope) -> list[dict[str, Any]]:
         """The ``k`` cells most similar to one, the most similar first, as JSON values.
@@ -61,7 +51,8 @@ class Kin:
         if not 1 <= k <= MOST or scope not in get_args(Scope):
             raise InputError(f"expected 1 to {MOST} kin of one of {', '.join(get_args(Scope))}, got {k} of {scope!r}")
         rows = np.array([row], np.int64)
-        vector = slides[place].unit_embeddings(rows)[0] if place not in self._vectors else self._vectors[place][row]
+        held = self.embeddings.of(place)
+        vector = (slides[place].unit_embeddings(rows) if held is None else held.units(rows))[0]
         if not vector.any():
             raise InputError("the embedding of this cell is zero or not finite; nothing is like it")
         others = frozenset(range(len(slides))) - {place}
@@ -75,27 +66,24 @@ class Kin:
         for place, slide in enumerate(self.collection.slides):
             if place in query.skipped:
                 continue
-            for start, block in self._blocks(place, slide):
-                rows, similarity = np.arange(start, start + len(block)), block @ query.vector
+            for start, similarity in self._similarities(place, slide, query.vector):
+                rows = np.arange(start, start + len(similarity))
                 for own in query.excluded.get(place, ()):
-                    if start <= own < start + len(block):
+                    if start <= own < start + len(similarity):
                         similarity[own - start] = -np.inf
                 least = np.partition(similarity, -k)[-k] if len(rows) > k else -np.inf
                 near = (similarity >= least) & np.isfinite(similarity)
                 best.offer(0, place, rows[near], similarity[near])
         return best
 
-    def _blocks(self, place: int, slide: SlideCells) -> Iterator[tuple[int, NDArray[np.float32]]]:
-        if place not in self._fits:
-            yield from slide.blocks()
-            return
-        with self._lock:
-            if place not in self._vectors:
-                held = np.empty((slide.table.count, self.collection.dim), np.float32)
-                for start, block in slide.blocks():
-                    held[start : start + len(block)] = block
-                self._vectors[place] = held
-        yield 0, self._vectors[place]
+    def _similarities(
+        self, place: int, slide: SlideCells, vector: NDArray[np.float32]
+    ) -> Iterator[tuple[int, NDArray[np.float32]]]:
+        held = self.embeddings.of(place)
+        if held is not None:
+            yield 0, held.similarity(vector)
+        else:
+            yield from ((start, block @ vector) for start, block in slide.blocks())
 
     def _describe(self, best: Best) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,11 @@ from celldetr.search.slides import check_slides, open_slides
 from celldetr.slide.base_reader import SlideReader
 from celldetr.view import pixels
 from celldetr.view.cells import SQUARE_UM, SlideTable
+from celldetr.view.embedding_map import EmbeddingMap
+from celldetr.view.embeddings import Embeddings
 from celldetr.view.kin import Kin
 from celldetr.view.lru import Recent
+from celldetr.view.teaching import Taught
 
 CACHE = 128 * 2**20  # bytes of JPEG tiles
 MARGIN_UM = 20.0  # beyond the last cell, where nobody says how large the slide is
@@ -48,7 +51,10 @@ class ViewedRun:
         """
         check_slides(slides)
         self.collection: Collection = find_cells(cells)
-        self.kin = Kin(self.collection)
+        self.embeddings = Embeddings(self.collection)
+        self.kin = Kin(self.collection, self.embeddings)
+        self.map = EmbeddingMap(self.collection, self.embeddings)
+        self.taught = Taught(self.collection, self.embeddings)
         self._sources = tuple(slides)
         self._opened: dict[int, ViewedSlide] = {}
         self._locks = [threading.Lock() for _ in self.collection.slides]
@@ -59,6 +65,7 @@ class ViewedRun:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.taught.close()
         self._stack.close()
 
     def describe(self) -> dict[str, Any]:
@@ -112,6 +119,11 @@ class ViewedRun:
                 cells = SlideTable(self.collection.slides[place].table)
                 self._opened[place] = ViewedSlide(cells, opened.readers.get(name), missing)
             return self._opened[place]
+
+    def prepare(self) -> None:
+        """Read what the page asks for first, while the browser opens: the first slide and the centres of its cells."""
+        with suppress(InputError):  # the page says it
+            self.slide(0).cells.centres()
 
     def reader(self, place: int) -> SlideReader:
         """The pixels of a slide. Raises InputError: there are none."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -51,6 +52,7 @@ def serve(cells: Sources, slides: Sequence[Path], port: int, ready: Callable[[st
             raise InputError(f"`port={port}`: cannot be listened at, another program may use it; try 0") from None
         with listening:
             listening.listen()
+            threading.Thread(target=run.prepare, daemon=True).start()
             ready(f"http://{HOST}:{listening.getsockname()[1]}/{token}/")
             # It answers Ctrl-C itself, and then passes it on.
             with suppress(KeyboardInterrupt):

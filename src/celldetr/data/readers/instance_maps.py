@@ -24,6 +24,7 @@ from celldetr.data.readers.nucleus_types import NucleusTypes
 from celldetr.data.sample import Sample
 from celldetr.errors import InputError
 from celldetr.io.safe_io import load_json
+from celldetr.slide.orientation import ORIENTATION
 
 # No others: Pillow hands some formats to programs (EPS to Ghostscript), and a file is what it contains, not its suffix.
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP")
@@ -57,6 +58,12 @@ def read_map(path: Path) -> NDArray[np.integer]:
             with Image.open(path, formats=FORMATS) as image:
                 if image.mode == "P":
                     raise ValueError("a palette image: colours, not numbers of nuclei")
+                if image.format == "JPEG":
+                    raise ValueError("JPEG changes the numbers of nuclei: save it as PNG or TIFF")
+                if (pages := getattr(image, "n_frames", 1)) > 1:
+                    raise ValueError(f"{pages} pages, of which one may be the map: save that alone")
+                if image.getexif().get(ORIENTATION, 1) != 1:
+                    raise ValueError("stored turned: save it without the tag Orientation, as its image lies")
                 values = np.asarray(image)
     except FileNotFoundError:
         raise InputError(f"{path}: no such instance map") from None
@@ -89,11 +96,17 @@ def as_of_map(picture: Picture, shape: tuple[int, ...], path: Path) -> Picture:
 
 
 def check_map(instances: NDArray[np.integer], path: Path, mpp: float) -> None:
-    """Refuse a map whose numbers are of classes, or that was saved with too few bits and so gives numbers twice.
+    """Refuse a map whose background is not 0, whose numbers are of classes, or that was saved with too few bits.
 
     Raises:
-        InputError: of a tenth of the numbers and more, pieces of a nucleus's size lie apart.
+        InputError: a number takes most of the map and reaches all of its edges; or of a tenth of the numbers and more,
+            pieces of a nucleus's size lie apart.
     """
+    edges = (instances[0], instances[-1], instances[:, 0], instances[:, -1])
+    numbers, counts = np.unique(np.concatenate(edges), return_counts=True)
+    ground = numbers[counts.argmax()] if len(numbers) else 0
+    if ground and all((edge == ground).any() for edge in edges) and 2 * (instances == ground).sum() > instances.size:
+        raise InputError(f"{path}: number {ground} covers most of it, as the background does, which must be 0")
     labels, count = ndimage.label(_inside(instances), np.ones((3, 3)))
     if not count:
         return

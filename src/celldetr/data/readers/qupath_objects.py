@@ -129,6 +129,8 @@ def read_objects(path: Path, regions: Sequence[str] = REGIONS, mpp: float | None
         if not feature.class_name and feature.name:
             names.add(feature.name)
     table = np.array(boxes, dtype=np.float64).reshape(-1, 4)
+    if len(table) > 2 and table.max() <= 1:
+        raise InputError(f"{path}: all places lie between {table.min():g} and {table.max():g}; expected pixels")
     places = (table[:, :2] + table[:, 2:]) / 2
     outlines = _outlines(table, places, annotations)
     if len(outlines) and not delimited:
