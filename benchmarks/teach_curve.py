@@ -38,7 +38,7 @@ from celldetr.probe.classify import confusion, macro_f1
 from celldetr.search.collection import unit
 from celldetr.teach.features import COLUMNS
 from celldetr.teach.head import LinearHead, Scaling
-from celldetr.teach.proposals import asking_head, propose
+from celldetr.teach.proposals import propose
 
 SETS = {
     "consep": ("train", "test", ("inflammatory", "epithelial", "spindle")),
@@ -48,7 +48,7 @@ CLICKS = (10, 20, 50, 100, 200, 500)
 BATCH = 10
 RADIUS_UM = 3.0
 ARMS = ("proposals", "random", "hand-made")
-RULES = ("random", "proposals", "least sure", "unsure of random", "clusters")  # that were compared
+RULES = ("random", "proposals", "least sure", "unsure of random")  # that were compared
 DIVISIONS = 3
 UNSURE_OF = 4  # random cells for each that is asked about, of which the rule "unsure of random" takes the least sure
 STEPS = 150  # of fine-tuning
@@ -127,11 +127,7 @@ def curve(arm: str, pool: Found, test: Found, kinds: int, seed: int) -> list[flo
 
     def ask_next(head: LinearHead | None, free: NDArray, asked: NDArray, count: int) -> NDArray:
         if arm == "proposals":
-            codes = np.where(pool.types[asked] == NOTHING, kinds, pool.types[asked])
-            asking = asking_head(own[asked], codes, kinds, scaling)
-            return propose(own[free], asking, scaling, own[asked], count, seed)
-        if arm == "clusters":
-            return propose(own[free], None, scaling, own[asked], count, int(rng.integers(2**31)))
+            return propose(own[free], head, scaling, own[asked], count, seed)
         some = rng.permutation(len(free))
         if head is None or arm in ("random", "hand-made"):
             return some[:count]

@@ -139,6 +139,10 @@ SMALL: dict[str, tuple[Arguments, dict[str, Any] | Constants]] = {
     "frozen_features": (NOTHING, {"SEEDS": 1}),
     "kernel_ratios": (lambda place: ["--pairs", 1, "--threads", 1], {"WARM": 0, "SIZES": ((64, 1),), "STEP_PX": 64}),
     "million_cells": (lambda place: ["--cells", 600, "--steps", "index", "query", "geojson", "teach", "retype"], {}),
+    "kin_across": (
+        lambda place: ["--kept", place.out],
+        {"PARTS": (("brca-m2c", "val"), ("brca-m2c", "val")), "K": 1, "LEAST": 1, "SHRINK": 0.5},
+    ),
     "label_checks": (lambda place: ["--images", 1], {}),
     "nested_cells": (NOTHING, {"SETS": (("brca-m2c", "val", 1),), "SHARES": (0.8,)}),
     "neighbour_index": (lambda place: ["--cells", 4000, "--queries", 5, "--libraries", "faiss-ivf"], {}),

@@ -17,6 +17,9 @@ COLUMNS = STAIN  # worth .01 of macro F1 on CoNSeP train; the size of the box is
 Blocks = Callable[[SlideCells], Iterator[tuple[int, NDArray[np.float32]]]]
 """A slide -> index of the first row and (n, d) unit vectors, block by block: from disk, or from memory."""
 
+Units = Callable[[SlideCells, Rows], NDArray[np.float32]]
+"""A slide and (n,) rows -> their (n, d) unit vectors."""
+
 
 def columns_of(collection: Collection) -> tuple[str, ...]:
     """``COLUMNS``, or none where a table is older than they are."""
@@ -33,10 +36,9 @@ def feature_blocks(
         yield start, block if beside is None else np.concatenate([block, beside[start : start + len(block)]], axis=1)
 
 
-def feature_rows(slide: SlideCells, rows: Rows, columns: Sequence[str]) -> Features:
+def feature_rows(slide: SlideCells, rows: Rows, columns: Sequence[str], units: Units) -> Features:
     """(n, d + len(columns)) features of some rows."""
-    vectors = slide.unit_embeddings(rows)
-    return with_columns(vectors, slide.table.take(rows, list(columns)) if columns else None, columns)
+    return with_columns(units(slide, rows), slide.table.take(rows, list(columns)) if columns else None, columns)
 
 
 def with_columns(vectors: Features, table: pa.Table | None, columns: Sequence[str]) -> Features:

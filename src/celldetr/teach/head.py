@@ -77,6 +77,11 @@ class LinearHead:
         every[:, known], offset[known] = weights, bias
         return cls(scaling, every, offset)
 
+    @property
+    def known(self) -> int:
+        """Number of types that had labels."""
+        return int(np.isfinite(self.bias).sum())
+
     def probabilities(self, features: Features) -> NDArray[np.float32]:
         """(n, f) features -> (n, K)."""
         mean, scale = self.scaling.mean, self.scaling.scale

@@ -1,10 +1,8 @@
 """Which cells to ask about next.
 
-First such as stand for many: the cells nearest to the centres of k-means. After ``FIRST`` answers those that the head
-is least sure of (least margin between its two best types), and of these such as differ from all answered ones and from
-one another (farthest first). Detections that are no cell are what a head is least sure of, and a click on one teaches
-no type: the head that asks has one more output, learned from those that were struck out, and passes over what is like
-them. Compared with other rules by benchmarks/teach_curve.py --choose.
+First such as stand for many: the cells nearest to the centres of k-means. After ``FIRST`` labels those that the head is
+least sure of (least margin between its two best types), and of these such as differ from all labelled ones and from one
+another (farthest first). benchmarks/teach_curve.py --choose compares it with other rules.
 """
 
 from __future__ import annotations
@@ -22,15 +20,15 @@ UNSURE = 10  # for each cell that is asked about, so many of the least sure are 
 
 
 def propose(
-    features: Features, head: LinearHead | None, scaling: Scaling, answered: Features, count: int, seed: int = 0
+    features: Features, head: LinearHead | None, scaling: Scaling, labelled: Features, count: int, seed: int = 0
 ) -> NDArray[np.intp]:
     """Choose cells to ask about.
 
     Args:
         features: (N, f) of cells that are neither labelled nor struck out.
-        head: as of ``asking_head``; None: nothing is learned yet.
+        head: what was learned so far; None: nothing yet.
         scaling: of the features.
-        answered: (n, f) of the cells that are.
+        labelled: (n, f) of the cells that are.
         count: how many.
         seed: of the first ones.
 
@@ -39,27 +37,13 @@ def propose(
     """
     if len(features) <= count:
         return np.arange(len(features))
-    if head is None or len(answered) < FIRST:
+    if head is None or head.known < 2 or len(labelled) < FIRST:
         some = np.random.default_rng(seed).permutation(len(features))[: max(CLUSTERED, count)]
         return some[_central(scaling(features[some]), count, seed)]
     found = head.probabilities(features)
-    types, is_cell = found[:, :-1], 1 - found[:, -1]
-    best = np.partition(types, -2, axis=1)[:, -2:] if types.shape[1] > 1 else np.ones_like(types).repeat(2, axis=1)
-    unsure = 1 - (best[:, 1] - best[:, 0]) / np.maximum(best.sum(1), 1e-12)
-    considered = np.argsort(-unsure * is_cell, kind="stable")[: UNSURE * count]
-    return considered[_farthest_first(scaling(features[considered]), scaling(answered), count)]
-
-
-def asking_head(features: Features, types: NDArray[np.integer], kinds: int, scaling: Scaling) -> LinearHead | None:
-    """A head with ``kinds`` + 1 outputs, the last for struck-out cells; None without a label.
-
-    Args:
-        features: (n, f) of labelled and struck-out cells.
-        types: (n,) 0 to ``kinds`` - 1, and ``kinds`` of a cell that is struck out.
-        kinds: K.
-        scaling: of the features.
-    """
-    return LinearHead.fit(features, types, kinds + 1, scaling) if (types < kinds).any() else None
+    best = np.partition(found, -2, axis=1)[:, -2:]
+    considered = np.argsort(best[:, 1] - best[:, 0], kind="stable")[: UNSURE * count]
+    return considered[_farthest_first(scaling(features[considered]), scaling(labelled), count)]
 
 
 def _central(points: Features, count: int, seed: int) -> NDArray[np.intp]:

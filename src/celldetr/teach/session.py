@@ -19,12 +19,12 @@ from celldetr.errors import InputError
 from celldetr.search.collection import Collection, Rows, SlideCells, sample_rows
 from celldetr.teach.actions import Action, Add, Box, Define, Label, Merge, Strike
 from celldetr.teach.crossval import Check, cross_validate, squares_of
-from celldetr.teach.features import Blocks, columns_of, feature_blocks, feature_rows
+from celldetr.teach.features import Blocks, Units, columns_of, feature_blocks, feature_rows
 from celldetr.teach.head import Features, LinearHead, Scaling
 from celldetr.teach.head_file import HeadCard, HeadType, save_head
 from celldetr.teach.journal import Journal
 from celldetr.teach.places import Cells, Finder, Marked
-from celldetr.teach.proposals import asking_head, propose
+from celldetr.teach.proposals import propose
 from celldetr.teach.state import State
 
 FOLDER = "teach"  # in the collection's home
@@ -54,20 +54,27 @@ class Lesson:
 class Teaching:
     """One run that is taught; close it, or use it as a context manager."""
 
-    def __init__(self, collection: Collection, folder: Path | None = None, vectors: Blocks = SlideCells.blocks) -> None:
+    def __init__(
+        self,
+        collection: Collection,
+        folder: Path | None = None,
+        vectors: Blocks = SlideCells.blocks,
+        units: Units = SlideCells.unit_embeddings,
+    ) -> None:
         """Open the journal of a run.
 
         Args:
             collection: the cells.
             folder: of the journal; None: ``teach`` in the collection's home.
-            vectors: where unit vectors come from; those who hold them in memory spare the disk.
+            vectors, units: where unit vectors come from, of all cells and of some; those who hold them in memory spare
+                the disk, from which a million take seconds.
 
         Raises:
             InputError: somebody else teaches this run at the moment, or the journal is damaged.
         """
         self.collection, self.folder = collection, folder or collection.home / FOLDER
         self._columns = columns_of(collection)
-        self._vectors, self._lock = vectors, threading.RLock()
+        self._vectors, self._units, self._lock = vectors, units, threading.RLock()
         self._finder = Finder(collection)
         self._features: dict[tuple[int, int], Features] = {}  # of labelled cells
         self._lesson: Lesson | None = None
@@ -206,6 +213,7 @@ class Teaching:
 
     def propose(self, count: int, place: int | None = None) -> list[tuple[int, int]]:
         """Cells worth asking about next, of all slides or of one: those the head is unsure of, different ones."""
+        lesson = self.learn()
         with self._lock:
             slides, rows, features = self._pool
             said, struck = (self._finder.marked(cells) for cells in (self.state.labels, self.state.struck))
@@ -213,11 +221,8 @@ class Teaching:
             free = np.array([cell not in known for cell in zip(slides.tolist(), rows.tolist(), strict=True)], bool)
             free &= True if place is None else slides == place
             at = np.flatnonzero(free)
-            types = tuple(sorted(self.state.types))
-            codes = np.append(np.searchsorted(types, said.types), np.full(len(struck.rows), len(types)))
             answered = np.concatenate([self._features_of(said), self._features_of(struck)])
-            head = asking_head(answered, codes, len(types), self._scaling)
-        chosen = at[propose(features[at], head, self._scaling, answered, count)]
+        chosen = at[propose(features[at], lesson.head, self._scaling, answered, count)]
         return list(zip(slides[chosen].tolist(), rows[chosen].tolist(), strict=True))
 
     def save(self, folder: Path, *, overwrite: bool = False) -> HeadCard:
@@ -253,7 +258,7 @@ class Teaching:
                 [row for where, row in keys if where == place and (where, row) not in self._features], np.int64
             )
             for row, features in zip(
-                new.tolist(), feature_rows(self._finder.slide(place), new, self._columns), strict=True
+                new.tolist(), feature_rows(self._finder.slide(place), new, self._columns, self._units), strict=True
             ):
                 self._features[place, row] = features
         if not keys:
@@ -266,7 +271,8 @@ class Teaching:
         rows = sample_rows(self.collection, POOL, 0)
         slides = np.repeat(np.arange(len(rows)), [len(some) for some in rows])
         parts = [
-            feature_rows(slide, some, self._columns) for slide, some in zip(self.collection.slides, rows, strict=True)
+            feature_rows(slide, some, self._columns, self._units)
+            for slide, some in zip(self.collection.slides, rows, strict=True)
         ]
         return slides, np.concatenate(rows), np.concatenate(parts)
 
