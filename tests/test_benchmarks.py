@@ -31,6 +31,7 @@ from helpers.cli import call
 from helpers.sample_crop import crop
 from helpers.stand_ins import write_bone_marrow, write_reference, write_stand_ins
 from helpers.synthetic import svs
+from helpers.view_browser import needs_chromium
 
 ROOT = Path(__file__).parents[1]
 BENCHMARKS = ROOT / "benchmarks"
@@ -346,6 +347,15 @@ def test_across_processors(small: Callable[..., ModuleType], place: Place, monke
 def test_nuinsseg_scale(load: Callable[..., ModuleType], place: Place) -> None:
     sizes = load("nuinsseg_scale").diameters("consep", ("test",))
     assert all((diameters > 0).all() for diameters in sizes.values())
+
+
+@pytest.mark.slow
+@needs_chromium
+def test_view_speed(load: Callable[..., ModuleType], place: Place) -> None:
+    folder = place.out / "view_speed"
+    printed = run(load("view_speed"), "--cells", 1200, "--side", 700, "-o", folder)
+    assert "learn again, all cells typed" in printed
+    assert (folder / "out" / "slide1" / "cells.parquet").is_file()
 
 
 def test_none_is_left_out() -> None:

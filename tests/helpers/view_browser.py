@@ -31,8 +31,10 @@ def serving(made: ViewRun) -> Iterator[tuple[str, subprocess.Popen[str]]]:
         command, stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONUNBUFFERED": "1"}
     ) as server:
         assert server.stdout is not None
-        yield server.stdout.readline().split()[1], server
-        server.send_signal(signal.SIGINT)
+        try:
+            yield server.stdout.readline().split()[1], server
+        finally:
+            server.send_signal(signal.SIGINT)
         assert server.wait(30) in (0, -signal.SIGKILL)
 
 

@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 
 from celldetr.cells.schema import embedding_matrix
 from celldetr.errors import InputError
-from celldetr.search.collection import Collection, SlideCells, unit
+from celldetr.search.collection import Collection, SlideCells
 from celldetr.search.half import similarities
 
-BLOCK = 16_384
+BLOCK = 2048  # cells; their float32 numbers stay in the cache, and are made three times as fast
 HELD = 2**30  # bytes: four million cells of 128 numbers
 
 
@@ -37,7 +37,11 @@ class Held:
 
     def units(self, rows: NDArray[np.int64] | slice) -> NDArray[np.float32]:
         """(m, d) unit vectors of some rows; zero for embeddings that nothing is like."""
-        return unit(self.vectors[rows].astype(np.float32))
+        units = self.vectors[rows].astype(np.float32)
+        scales = self.scales[rows]
+        units *= scales[:, None]
+        units[scales == 0] = 0  # not finite times 0 is not 0
+        return units
 
 
 class Embeddings:

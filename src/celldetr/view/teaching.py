@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
+from threadpoolctl import threadpool_limits
 
 from celldetr.cells.clusters import CLUSTER
 from celldetr.config.base import Config, TypeName, parse
@@ -136,7 +137,8 @@ class Taught:
         found = self._found()
         if found is None:
             raise InputError("nothing was taught yet")
-        numbers, _ = found.typed(place)
+        with threadpool_limits(1):  # products are small: threads would mostly wait
+            numbers, _ = found.typed(place)
         index = np.full(UNKNOWN + 1, UNKNOWN, np.uint16)
         for at, number in enumerate(found.state.types):
             index[number] = at
@@ -176,7 +178,8 @@ class Taught:
     def learn(self) -> dict[str, Any]:
         """Learn from what was said so far, and describe it."""
         teaching = self._open()
-        teaching.learn()
+        with threadpool_limits(1):  # as in ``typed``
+            teaching.learn()
         return teaching.describe()
 
     def propose(self) -> list[dict[str, int]]:
