@@ -75,6 +75,11 @@ class Embeddings:
         held = self.of(self.collection.position(slide.name))
         return slide.blocks() if held is None else _blocks(held)
 
+    def units(self, slide: SlideCells, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """As ``SlideCells.unit_embeddings``, from memory where they are held."""
+        held = self.of(self.collection.position(slide.name))
+        return slide.unit_embeddings(rows) if held is None else held.units(rows)
+
     def _read_all(self) -> None:
         for place in self._slides:
             with suppress(InputError):  # a damaged table: who asks for it is told

@@ -203,7 +203,7 @@ class Taught:
     def _open(self) -> Teaching:
         with self._lock:
             if self._teaching is None:
-                self._teaching = Teaching(self.collection, vectors=self._embeddings.blocks)
+                self._teaching = Teaching(self.collection, None, self._embeddings.blocks, self._embeddings.units)
             return self._teaching
 
     def _mpp(self, place: int) -> tuple[float, float]:
