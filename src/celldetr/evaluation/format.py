@@ -17,7 +17,7 @@ from celldetr.evaluation.rotations import MASK_SCORES, Rotations, Spread
 from celldetr.evaluation.threshold import SetChoice, ThresholdChoice
 from celldetr.outlines import RADII
 
-FOLD = 9  # characters of a heading
+FOLD = 10  # characters of a heading
 ACROSS = 5  # columns of such headings beside a name, in 80
 UNNAMED = "not told"  # the tissue of images of which no tissue is known
 
