@@ -224,7 +224,9 @@ def test_mistakes_are_one_line(change: dict[str, object], message: str) -> None:
 
 def test_numbers_are_whole_at_80_columns() -> None:
     names = (*TYPES, "dead", "non-neoplastic epithelial")
-    images = [replace(random_image(seed, name=f"i{seed}"), tissue=("Colon", "Bile-duct")[seed % 2]) for seed in range(6)]
+    images = [
+        replace(random_image(seed, name=f"i{seed}"), tissue=("Colon", "Bile-duct")[seed % 2]) for seed in range(6)
+    ]
     report = score_images(images, names, threshold=0.3, resamples=20)
     others = [score_images(images, names, name, threshold=0.3) for name in PROTOCOLS if name != "standard"]
     console = Console(width=80, record=True, file=io.StringIO())

@@ -70,7 +70,11 @@ app = typer.Typer(
 
 
 @app.callback(invoke_without_command=True)
-def common(version: Annotated[bool, typer.Option("--version", help="Print the version, in a clone with its commit, and exit.")] = False) -> None:
+def common(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version, in a clone with its commit, and exit.")
+    ] = False,
+) -> None:
     """Every nucleus of an H&E slide located, typed and embedded."""
     if version:
         from celldetr.version import describe
