@@ -22,7 +22,7 @@ def directions() -> NDArray[np.float64]:
 
 
 def outline_points(boxes: NDArray[np.floating], radii: NDArray[np.floating]) -> NDArray[np.float64]:
-    """(N, 4) boxes xyxy and (N, RADII) radii -> (N, RADII, 2) points (x, y) on the border; some may be beyond the box."""
+    """(N, 4) boxes xyxy and (N, RADII) radii -> (N, RADII, 2) points (x, y), which the box need not hold."""
     corners = boxes.astype(np.float64)
     centre, half = (corners[:, :2] + corners[:, 2:]) / 2, (corners[:, 2:] - corners[:, :2]) / 2
     points: NDArray[np.float64] = centre[:, None] + radii[..., None] * directions() * half[:, None]

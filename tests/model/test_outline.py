@@ -40,7 +40,9 @@ def blob(seed: int) -> shapely.Polygon:
 def memory(sizes: torch.Tensor, width: int, height: int, d_model: int = 8) -> Memory:
     """Random tokens of images padded to ``width`` x ``height``, of strides 8 and 16."""
     shapes = tuple((-(-height // stride), -(-width // stride)) for stride in (8, 16))
-    covered = torch.stack([sizes / torch.tensor([w, h]) / stride for (h, w), stride in zip(shapes, (8, 16), strict=True)])
+    covered = torch.stack(
+        [sizes / torch.tensor([w, h]) / stride for (h, w), stride in zip(shapes, (8, 16), strict=True)]
+    )
     tokens = torch.randn(len(sizes), sum(h * w for h, w in shapes), d_model)
     return Memory(tokens, shapes, (8, 16), covered.transpose(0, 1), None, sizes)
 

@@ -1,7 +1,7 @@
 """The outline head: radii (``celldetr.outlines``) of the nuclei in boxes, from what is in and around each box.
 
-It reads pixels, and the finest tokens of the encoder, from which the box was found: they know better than 20 x 20 pixels
-where the nucleus ends. Not the embedding, nor the features that embeddings are read from: types do not care for
+It reads pixels, and the finest tokens of the encoder, from which the box was found: they know better than 20 x 20
+pixels where the nucleus ends. Not the embedding, nor the features that embeddings are read from: types do not care for
 orientation. Boxes are often too small for large pale nuclei, so it looks and draws beyond them.
 """
 
