@@ -10,7 +10,7 @@ export UV_HTTP_TIMEOUT ?= 300
 export OMP_WAIT_POLICY ?= passive
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-fast lint format docs-cli view lock clean
+.PHONY: help install demo test test-fast lint format docs docs-cli view lock clean
 
 help:  ## list what can be made
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 11
@@ -41,6 +41,9 @@ format: $(VENV)/.installed-dev  ## let ruff format and fix what it can
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+docs: $(VENV)/.installed-dev  ## build the site into site/ (open site/index.html); a broken link is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 docs-cli: $(VENV)/.installed-dev  ## write docs/reference/cli.md from the commands
 	$(BIN)/python docs/cli_reference.py
 
@@ -52,8 +55,8 @@ lock:  ## resolve requirements.lock anew (needs uv)
 	$(or $(UV),uv) pip compile --universal --fork-strategy fewest --upgrade --no-emit-index-url --no-header --no-annotate \
 		--extra dev --quiet pyproject.toml --output-file requirements.lock
 
-clean:  ## remove .venv, the demo's result and caches
-	rm -rf $(VENV) demo dist .pytest_cache .mypy_cache .import_linter_cache .ruff_cache .hypothesis
+clean:  ## remove .venv, the demo's result, the site and caches
+	rm -rf $(VENV) demo dist site .cache .pytest_cache .mypy_cache .import_linter_cache .ruff_cache .hypothesis
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Stamps: nothing is done when neither the lock nor the package's metadata changed.

@@ -65,7 +65,7 @@ def predict_image(reader: SlideReader, model: TileModel, options: PredictOptions
     rows = cell_rows(cells, model.types, (job.reader.mpp_x, job.reader.mpp_y))
     warnings = [*job_warnings(job), *doubts(job, CellFacts.of(rows, job.reader.mpp))]
     provenance = table_provenance(identity(job.reader, model, job.options)) | {"warnings": warnings}
-    metadata = table_metadata(provenance, joint_bounds(cells.boxes))
+    metadata = table_metadata(provenance, joint_bounds(cells.boxes, cells.radii))
     return table_to_frame(rows.replace_schema_metadata(metadata), model.types)
 
 
