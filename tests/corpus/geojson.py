@@ -244,6 +244,12 @@ def geojson_in_micrometres(folder: Path) -> None:
     write(folder, items)
 
 
+@case("left out", None, "refused", "slide.vsi.*bfconvert")
+def labels_of_a_slide_that_cannot_be_read(folder: Path) -> None:
+    write(folder, features(), "slide.geojson")
+    (folder / "slide.vsi").write_bytes(b"II*\0")
+
+
 @case("left out", None, "refused", "a.geojson")
 def labels_that_are_the_only_broken_link(folder: Path) -> None:
     save(folder / "a.png")

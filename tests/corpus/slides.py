@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -197,6 +198,50 @@ def pixels_twice_as_wide(folder: Path) -> Path:
 
 
 # ---- files
+
+
+def dicom(path: Path, syntax: str) -> Path:
+    """The head of a slide in DICOM: explicit lengths, little endian; pixels follow in the transfer syntax."""
+
+    def element(group: int, number: int, kind: bytes, value: bytes) -> bytes:
+        value += (b"\0" if kind in (b"UI", b"OB") else b" ") * (len(value) % 2)
+        wide = kind == b"OB"
+        size = struct.pack("<2xI", len(value)) if wide else struct.pack("<H", len(value))
+        return struct.pack("<HH", group, number) + kind + size + value
+
+    slide = b"1.2.840.10008.5.1.4.1.1.77.1.6"
+    about = element(2, 1, b"OB", b"\0\1") + element(2, 2, b"UI", slide) + element(2, 3, b"UI", b"1.2.3")
+    about += element(2, 0x10, b"UI", syntax.encode())
+    data = element(8, 8, b"CS", b"ORIGINAL\\PRIMARY\\VOLUME\\NONE") + element(8, 0x16, b"UI", slide)
+    path.write_bytes(bytes(128) + b"DICM" + element(2, 0, b"UL", struct.pack("<I", len(about))) + about + data)
+    return path
+
+
+for name, number in {"RLE": "5", "JPEG-LS": "4.80", "HTJ2K": "4.203", "JPEG XL": "4.110"}.items():
+
+    def make(folder: Path, syntax: str = f"1.2.840.10008.1.2.{number}") -> Path:
+        return dicom(folder / "a.dcm", syntax)
+
+    make.__name__ = f"dicom_in_{name.replace(' ', '_')}"
+    slide("refused", f"DICOM in {name} .*wsidicom")(make)
+
+
+@slide("refused", "damaged or incomplete")
+def dicom_cut_off(folder: Path) -> Path:
+    return dicom(folder / "a.dcm", "1.2.840.10008.1.2.4.50")
+
+
+for suffix, remedy in {
+    ".isyntax": "software of its scanner", ".kfb": "software of its scanner", ".sdpc": "software of its scanner",
+    ".tmap": "software of its scanner", ".lif": "bfconvert", ".webp": "PNG", ".czi": "not an image that can be read",
+}.items():  # fmt: skip
+
+    def nothing(folder: Path, suffix: str = suffix) -> Path:
+        (folder / f"a{suffix}").write_bytes(b"unknown" * 9)
+        return folder / f"a{suffix}"
+
+    nothing.__name__ = f"a_file_{suffix[1:]}"
+    slide("refused", remedy)(nothing)
 
 
 @slide("refused", "converted to OME-TIFF")

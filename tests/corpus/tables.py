@@ -244,6 +244,12 @@ def a_folder_for_each_patient(folder: Path) -> None:
         points_twin(folder / name)
 
 
+@case("left out", points_twin, "read", r"files \.vsi, which .*b\.vsi.*bfconvert|bfconvert.*b\.vsi")
+def a_picture_that_cannot_be_read(folder: Path) -> None:
+    points_twin(folder)
+    (folder / "images/b.vsi").write_bytes(b"II*\0")
+
+
 @case("left out", points_twin, "read", r"\.xml .*b\.xml")
 def labels_of_another_program_beside(folder: Path) -> None:
     points_twin(folder)

@@ -123,10 +123,14 @@ def test_lists_of_other_systems(folder: Path) -> None:
 
 def test_what_a_folder_has_and_is_not_run_is_said(folder: Path) -> None:
     (folder / "d.svs").symlink_to(folder / "nowhere.svs")
-    (folder / "e.vsi").touch()
+    for name in ("e.vsi", "f.KFB", "g.dzi", "g_files/9/0_0.jpeg"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
     with pytest.warns(DataWarning) as said:
-        find_slides([folder], folder / "out")
+        found = [slide.path.name for slide in find_slides([folder], folder / "out")]
     (text,) = [str(each.message) for each in said]
     assert "1 links to nothing (d.svs)" in text
     assert "1 files .vsi, which must be converted to OME-TIFF (bfconvert of Bio-Formats) (e.vsi)" in text
+    assert "1 files .kfb, which only the software of its scanner reads" in text
+    assert "0_0.jpeg" not in found
     assert "1 pictures beside slides (thumbnail.png)" in text

@@ -10,10 +10,14 @@ import pytest
 from PIL import Image
 
 from celldetr.model.output import TileModel
+from celldetr.slide.options import PredictOptions
+from celldetr.slide.plan import checked_plan
+from celldetr.slide.reader import open_slide
 from celldetr.survey.finding import Finding
 from celldetr.survey.paths import survey
 from corpus.scene import NUCLEI, coco_twin, pixels, points_twin, qupath_twin
 from corpus.slides import fluorescence, level, levels_filled_up_to_tiles, pyramid, scene, twin
+from helpers.blobs import BlobModel, blob_image, scattered
 from helpers.cli import call
 from helpers.synthetic import CentroidModel, draw, svs
 from helpers.xenium_files import write_bundle
@@ -51,12 +55,34 @@ def test_a_slide_as_prediction_sees_it(tmp_path: Path) -> None:
     assert finding.facts["levels"] == "2 (reductions 1, 4)"
     assert finding.facts["mpp"] == "0.125 (TIFF resolution tags)"
     assert finding.facts["stain"] == "H&E"
-    assert finding.facts["nuclei"].startswith(f"{discs} at 2 places, score 0.9")
-    assert len(finding.pictures) == 3  # the slide, and its two places
+    assert finding.facts["nuclei"].startswith(f"{discs} at 1 place, score 0.9")
+    assert len(finding.pictures) == 2  # the slide, and its place
     assert sum(len(picture.boxes) for picture in finding.pictures[1:]) >= discs
     (padded,) = look(levels_filled_up_to_tiles(tmp_path))
     assert padded.facts["levels"] == "2 (reductions 1, 4, filled up)"
     assert padded.facts["nuclei"] == finding.facts["nuclei"]
+
+
+def test_places_are_the_tiles_of_prediction(tmp_path: Path) -> None:
+    image = blob_image(scattered(900, 1400, 2100, 40), 1400, 2100)
+    tiled = pyramid(tmp_path / "a.tif", image, resolution=(1e4 / 0.5, 1e4 / 0.5))
+    (finding,) = survey(tiled, None, BlobModel, pictures=True)
+    assert " at 6 places" in finding.facts["nuclei"]
+    with open_slide(tiled) as reader:
+        plan = checked_plan(reader, BlobModel(), PredictOptions())
+        usual = [(tile.height, tile.width) for band in plan.bands for tile in plan.tiles(band)]
+    assert [picture.image.shape[:2] for picture in finding.pictures[1:]] == usual
+    assert len(usual) == 6
+
+
+def test_a_small_image_says_nothing_of_the_size_of_its_nuclei(tmp_path: Path) -> None:
+    image = blob_image(scattered(500, 420, 610), 420, 610)
+    said = []
+    for name, part in (("all", image), ("part", image[:150, :150])):
+        Image.fromarray(part).save(tmp_path / f"{name}.png")
+        (finding,) = survey(tmp_path / f"{name}.png", 0.25, BlobModel)
+        said.append("come out small" in "; ".join(finding.notes))
+    assert said == [True, False]
 
 
 def test_slides_that_prediction_refuses_or_doubts(tmp_path: Path) -> None:
@@ -67,7 +93,7 @@ def test_slides_that_prediction_refuses_or_doubts(tmp_path: Path) -> None:
     (empty,) = look(pyramid(tmp_path / "glass.tif", glass, level(glass, 4)))
     assert "no tissue was found" in empty.notes[0]
     (odd,) = look(twin(tmp_path).rename(tmp_path / "a.kfb"))
-    assert "OME-TIFF" in odd.refusal
+    assert "software of its scanner" in odd.refusal
 
 
 def test_a_folder_of_everything(tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ from celldetr.io.left_out import NAMED, LeftOut
 from celldetr.io.names import find_below, folded, image_of
 from celldetr.io.safe_io import expand_user, is_dir, is_file, yaml_names
 from celldetr.io.tables import is_missing
-from celldetr.slide.reader import SLIDES
+from celldetr.slide.reader import SLIDES, UNREADABLE
 
 SPLIT = "all"  # the one split of such a card
 PATCHES = "patch_set"  # format of the card of a patch set
@@ -275,8 +275,8 @@ def _qupath(root: Path, files: list[Path], images: str, mpp: float | None) -> Co
     pictures = _pictures(root / images, IMAGES | SLIDES)
     stems = {file: stem_of(file) for file in files}
     used = {image_of(stem, pictures) for stem in stems.values()}
-    if len(files) > 1 or len(pictures) > 1:
-        _tell_unused(root / images, [picture for picture in pictures if picture not in used])
+    several = len(files) > 1 or len(pictures) > 1
+    _tell_unused(root / images, [picture for picture in pictures if picture not in used] if several else [])
     return counts, [file.name for file in files], {"images": images, "labels": _below(files[0].parent, root)}
 
 
@@ -297,6 +297,7 @@ def _points(root: Path, files: list[Path], images: str, mpp: float | None) -> Co
         else:
             pairs[picture] = file
     if not pairs:
+        _tell_unused(root / images, [])
         raise InputError(f"{root / images}: no image of the name of a CSV file; expected a.png beside a.csv, say")
     left.tell()
     _tell_unused(root / images, [picture for picture in pictures if picture not in pairs])
@@ -324,6 +325,8 @@ def _tell_unused(folder: Path, pictures: list[Path]) -> None:
     left = LeftOut(folder)
     for picture in pictures:
         left.add("images without labels", picture.name)
+    for file in _pictures(folder, set(UNREADABLE)):
+        left.add(f"files {file.suffix.lower()}, which {UNREADABLE[file.suffix.lower()]}", file.name)
     left.tell()
 
 

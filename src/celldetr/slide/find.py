@@ -15,11 +15,11 @@ from celldetr.errors import InputError, near
 from celldetr.io.left_out import LeftOut
 from celldetr.io.safe_io import slide_name
 from celldetr.io.tables import as_number, read_table, read_text
+from celldetr.slide.dicom import dicom_series
 from celldetr.slide.ome_zarr import has_image, is_store
-from celldetr.slide.reader import CONVERT, IMAGES, SLIDES, UNREADABLE
+from celldetr.slide.reader import IMAGES, SLIDES, UNREADABLE
 
 LISTS = {".txt", ".csv"}
-SERIES_TAG, DICOM_HEAD = b"\x20\x00\x0e\x00", 2**16  # (0020,000E), little endian, and bytes in which it is found
 # Last endings of files that hold a slide, but not as one (a.svs.part, a.ndpi.gz).
 NOT_WHOLE = {".part", ".partial", ".crdownload", ".download", ".filepart", ".tmp", ".gz", ".bz2", ".xz", ".zip", ".7z"}
 SLIDE_COLUMNS = ("slide", "path", "file")
@@ -86,7 +86,8 @@ def _slides_of(source: Path, out: Path | None) -> list[Slide]:
 def slides_below(folder: Path, out: Path | None = None, seen: set[Path] | None = None) -> Iterator[Path]:
     """Slides in a folder, or itself if it is one (OME-Zarr), and in the folders in it, sorted.
 
-    Not in hidden folders, results (``out``), the folder that belongs to a MIRAX slide, or folders that are ``seen``.
+    Not in hidden folders, results (``out``), the folder that belongs to a MIRAX slide or a Deep Zoom image, or folders
+    that are ``seen``.
     Links to folders are followed; what is left out is said.
 
     Raises:
@@ -118,6 +119,7 @@ def slides_below(folder: Path, out: Path | None = None, seen: set[Path] | None =
     yield from slides
     for entry in entries:
         hidden = entry.name.startswith(".") or f"{entry.name}.mrxs" in names
+        hidden |= f"{entry.name.removesuffix('_files')}.dzi" in names  # tiles of a Deep Zoom image
         if entry.is_dir() and not hidden and (has_image(entry) or not is_store(entry)):
             yield from slides_below(entry, out, seen)
 
@@ -130,7 +132,7 @@ def _tell_left_out(folder: Path, entries: Sequence[Path], slides: Sequence[Path]
         if entry.is_symlink() and not entry.exists() and suffix in SLIDES | IMAGES:
             left.add("links to nothing", entry.name)
         elif suffix in UNREADABLE and is_file:
-            left.add(f"files {suffix}, which {CONVERT}", entry.name)
+            left.add(f"files {suffix}, which {UNREADABLE[suffix]}", entry.name)
         elif is_store(entry) and not has_image(entry):
             left.add("Zarr stores that are no image", entry.name)
         elif suffix in NOT_WHOLE and {each.lower() for each in entry.suffixes} & SLIDES:
@@ -150,21 +152,6 @@ def _slides_among(files: Sequence[Path]) -> list[Path]:
     ]
     # Beside slides, pictures are their labels, thumbnails, or (VMS) the parts of one.
     return slides or [path for path in files if path.suffix.lower() in IMAGES]
-
-
-def dicom_series(path: Path) -> bytes:
-    """SeriesInstanceUID of a DICOM file; empty where its first bytes have none."""
-    try:
-        with path.open("rb") as file:
-            head = file.read(DICOM_HEAD)
-    except OSError:
-        return b""
-    at = head.find(SERIES_TAG)
-    if at < 0:
-        return b""
-    explicit = head[at + 4 : at + 6] == b"UI"  # else the length takes four bytes
-    size = int.from_bytes(head[at + 6 : at + 8] if explicit else head[at + 4 : at + 8], "little")
-    return head[at + 8 : at + 8 + size].rstrip(b"\0 ")
 
 
 def _read_list(path: Path) -> list[Slide]:

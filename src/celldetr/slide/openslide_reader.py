@@ -13,6 +13,7 @@ from celldetr.errors import InputError
 from celldetr.slide.base_reader import SlideReader
 from celldetr.slide.colour import decode_luminance
 from celldetr.slide.damage import DamageError
+from celldetr.slide.dicom import check_syntax
 from celldetr.slide.levels import TILE, Level, reduction
 from celldetr.slide.resolution import Resolution, candidates_of, micrometres, number, resolve
 from celldetr.slide.stain_check import is_luminance
@@ -37,25 +38,37 @@ def detect_vendor(path: Path) -> str | None:
 
 def open_openslide(path: Path, mpp: float | None) -> SlideReader:
     """Open a slide with OpenSlide."""
+    vendor = detect_vendor(path)
+    if vendor == "dicom":
+        check_syntax(path)
     try:
         slide = openslide.OpenSlide(str(path))
     except openslide.OpenSlideError as error:
-        if "Unsupported TIFF compression" not in str(error):
+        if not _is_unsupported(error):
             raise InputError(f"{path}: OpenSlide cannot open it ({error}); the file is damaged or incomplete") from None
-        if detect_vendor(path) == "aperio":  # whose tiles lie as in any TIFF
+        if "TIFF compression" in str(error) and vendor == "aperio":  # whose tiles lie as in any TIFF
             from celldetr.slide.tiff_reader import open_tiff
 
             return open_tiff(path, mpp)
-        raise InputError(
-            f"{path}: OpenSlide cannot decode it ({error}); convert it with Bio-Formats: bfconvert -noflat -bigtiff "
-            f"-tilex 512 -tiley 512 -compression JPEG {path.name} {path.stem}.ome.tiff"
-        ) from None
+        raise _unsupported(path, error) from None
     try:
         return OpenSlideReader(path, slide, _resolution(path, slide, mpp))
     except InputError:
         raise
     except Exception as error:  # properties that are no text, levels of no size
         raise InputError(f"{path}: not a slide that can be read ({error}); damaged or incomplete?") from None
+
+
+def _is_unsupported(error: openslide.OpenSlideError) -> bool:
+    """Whether a file is whole, but of a kind that OpenSlide does not decode, such as CZI in JPEG XR."""
+    return "unsupported" in str(error).lower() or "not supported" in str(error).lower()
+
+
+def _unsupported(path: Path, error: openslide.OpenSlideError) -> InputError:
+    return InputError(
+        f"{path}: OpenSlide cannot decode it ({error}); convert it with Bio-Formats: bfconvert -noflat -bigtiff "
+        f"-tilex 512 -tiley 512 -compression JPEG {path.name} {path.stem}.ome.tiff"
+    )
 
 
 def _resolution(path: Path, slide: openslide.AbstractSlide, mpp: float | None) -> Resolution:
@@ -144,6 +157,8 @@ class OpenSlideReader(SlideReader):
         try:
             image = self._read(self._origin(level, x, y), level, (width, height))
         except openslide.OpenSlideError as error:
+            if _is_unsupported(error):
+                raise _unsupported(self._path, error) from None
             place = f"{width} x {height} px at ({x}, {y}) of level {level}"
             reason = f"cannot read {place} ({error}); the file is damaged or incomplete"
             raise DamageError(self._path, reason) from None

@@ -15,13 +15,21 @@ from celldetr.slide.ome_zarr import is_store
 # anything.
 SLIDES = {
     ".svs", ".ndpi", ".mrxs", ".scn", ".vms", ".vmu", ".bif", ".svslide", ".czi", ".qptiff", ".dcm", ".tif", ".tiff",
+    ".btf", ".tf2", ".tf8",
 }  # fmt: skip
-IMAGES = {".png", ".jpg", ".jpeg"}
-# Slides in formats of scanners that neither OpenSlide nor tifffile reads. Some are TIFF with a picture of the label.
-UNREADABLE = {
-    ".vsi", ".isyntax", ".i2syntax", ".kfb", ".tmap", ".sdpc", ".mds", ".ets", ".zvi", ".lif", ".nd2", ".oir", ".jp2",
-}  # fmt: skip
+IMAGES = {".png", ".jpg", ".jpeg", ".bmp"}
+# Files that no library here reads, and what to do with them. Some are TIFF with a picture of the label.
 CONVERT = "must be converted to OME-TIFF (bfconvert of Bio-Formats)"
+EXPORT = "only the software of its scanner reads: export it as TIFF, OME-TIFF or DICOM"
+SAVE = "must be saved as PNG, JPEG or TIFF"
+UNREADABLE = {
+    ".vsi": CONVERT, ".ets": CONVERT, ".oir": CONVERT, ".oib": CONVERT, ".zvi": CONVERT, ".lif": CONVERT,
+    ".xlef": CONVERT, ".lof": CONVERT, ".nd2": CONVERT, ".ims": CONVERT, ".afi": CONVERT,
+    ".isyntax": EXPORT, ".i2syntax": EXPORT, ".kfb": EXPORT, ".kfbf": EXPORT, ".tmap": EXPORT, ".sdpc": EXPORT,
+    ".dyqx": EXPORT, ".mds": EXPORT, ".mdsx": EXPORT,
+    ".dzi": SAVE, ".szi": SAVE, ".jp2": SAVE, ".j2k": SAVE, ".jpx": SAVE, ".jxl": SAVE, ".webp": SAVE, ".gif": SAVE,
+    ".heic": SAVE,
+}  # fmt: skip
 
 
 def open_slide(path: Path | str, mpp: float | None = None) -> SlideReader:
@@ -49,8 +57,8 @@ def open_slide(path: Path | str, mpp: float | None = None) -> SlideReader:
         raise InputError(f"{path}: is a directory; expected a slide file, or a folder that is an OME-Zarr") from None
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
-    if path.suffix.lower() in UNREADABLE:
-        raise InputError(f"{path}: a file {path.suffix.lower()} cannot be read, it {CONVERT}")
+    if remedy := UNREADABLE.get(path.suffix.lower()):
+        raise InputError(f"{path}: a file {path.suffix.lower()}, which {remedy}")
     if not head:
         raise InputError(f"{path}: the file is empty; expected a slide or an image")
 

@@ -35,7 +35,7 @@ def survey(path: Path, mpp: float | None, model: Callable[[], TileModel], *, pic
     suffix = path.suffix.lower()
     if is_section(path):
         return [look_at_section(path)]
-    if is_store(path) or (suffix in SLIDES | IMAGES | UNREADABLE and not is_dir(path)):
+    if is_store(path) or (suffix in SLIDES | IMAGES | UNREADABLE.keys() and not is_dir(path)):
         return [look_at_slide(path, mpp, model, pictures=pictures)]
     labels = look_at_labels(path, mpp)
     if not is_dir(path) and (suffix not in LISTS or not labels.refusal):
@@ -69,7 +69,7 @@ def _others(folder: Path) -> dict[str, str]:
     """Files of a folder that are neither slide nor picture nor labels, by their endings."""
     if not is_dir(folder):
         return {}
-    known = SLIDES | IMAGES | UNREADABLE | {".geojson", ".json", ".csv", ".tsv", ".h5ad", ".yaml", ".yml"}
+    known = SLIDES | IMAGES | UNREADABLE.keys() | {".geojson", ".json", ".csv", ".tsv", ".h5ad", ".yaml", ".yml"}
     files = [each for each in sorted(folder.iterdir()) if each.is_file() and not each.name.startswith(".")]
     others = [each for each in files if each.suffix.lower() not in known]
     if not others:

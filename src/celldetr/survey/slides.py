@@ -27,7 +27,7 @@ from celldetr.slide.seams import centres
 from celldetr.slide.tissue import find_tissue
 from celldetr.survey.finding import Finding
 
-TILE = 384  # px of a place, at the model's mpp
+SHOWN = 384  # px of the longer side of the picture of a slide
 
 
 def look_at_slide(path: Path, mpp: float | None, model: Callable[[], TileModel], *, pictures: bool = False) -> Finding:
@@ -53,7 +53,7 @@ def _level(level: Level) -> str:
 
 def _look_at_tissue(finding: Finding, reader: SlideReader, model: TileModel, *, pictures: bool) -> None:
     """What ``celldetr predict`` would say of the slide, from its tissue and from the nuclei of ``PLACES`` tiles."""
-    options = PredictOptions(tile=None if model.image_px else TILE)
+    options = PredictOptions()
     plan = checked_plan(reader, model, options)
     finding.notes = job_warnings(Job(reader, model, options, plan))
     finding.facts["tissue"] = f"{plan.tissue_mm2:.3g} mm2"
@@ -64,7 +64,7 @@ def _look_at_tissue(finding: Finding, reader: SlideReader, model: TileModel, *, 
     cells = find_cells(job)
     facts = CellFacts.of(cell_rows(cells, model.types, (reader.mpp_x, reader.mpp_y)), reader.mpp)
     places = int(job.plan.selected.sum())
-    finding.facts["nuclei"] = f"{len(cells):,} at {places} places"
+    finding.facts["nuclei"] = f"{len(cells):,} at {places} place{'s' * (places > 1)}"
     if len(cells):
         finding.facts["nuclei"] += f", score {facts.median_score:.2f} in the median"
         finding.facts["median size"] = f"{facts.sizes.median:.1f} um"
@@ -77,7 +77,7 @@ def some_tiles(plan: Plan, count: int) -> Plan:
     """At most ``count`` of the tiles of a plan, spread over those that have much tissue."""
     boxes = plan.boxes()
     areas = (boxes[:, 2:] - boxes[:, :2]).prod(1)
-    full = np.flatnonzero(areas >= np.median(areas))
+    full = np.sort(np.argsort(-areas, kind="stable")[: max(count, -(-len(areas) // 2))])
     chosen = full[np.unique(np.linspace(0, len(full) - 1, 2 * count + 1)[1::2].round().astype(int))]
     selected = np.zeros(plan.selected.size, dtype=bool)
     selected[np.flatnonzero(plan.selected)[chosen]] = True
@@ -88,7 +88,7 @@ def some_tiles(plan: Plan, count: int) -> Plan:
 def _whole(job: Job, name: str) -> Picture:
     """The slide with the border of its tissue, and the places that were looked at."""
     reader = job.reader
-    scale = TILE / max(reader.width, reader.height)
+    scale = SHOWN / max(reader.width, reader.height)
     width, height = max(1, round(reader.width * scale)), max(1, round(reader.height * scale))
     image = read_around(reader, 0, 0, reader.width, reader.height, width, height)[0].copy()
     tissue = np.asarray(Image.fromarray(find_tissue(reader).mask).resize((width, height)))

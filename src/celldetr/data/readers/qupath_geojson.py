@@ -32,7 +32,7 @@ from celldetr.io.left_out import LeftOut
 from celldetr.io.names import image_of
 from celldetr.io.safe_io import is_dir, is_file
 from celldetr.slide.base_reader import SlideReader
-from celldetr.slide.reader import IMAGES, SLIDES, open_slide
+from celldetr.slide.reader import IMAGES, SLIDES, UNREADABLE, open_slide
 
 WHOLE_UM = 1600.0  # an image of no more than this a side is read as a whole, without a region too
 MOST_PIXELS = 256 * 2**20  # of the images of one file, which are held in memory
@@ -113,6 +113,10 @@ def find_image(path: Path, folder: Path, *, alone: bool) -> Path:
     files = [each for each in sorted(folder.iterdir()) if not each.name.startswith(".")]
     files = [each for each in files if each.suffix.lower() in SLIDES | IMAGES]
     found = image_of(stem, files)
+    others = [] if found else [each for each in folder.iterdir() if each.suffix.lower() in UNREADABLE]
+    if other := image_of(stem, others):
+        suffix = other.suffix.lower()
+        raise InputError(f"{other}: the slide of {path.name}, a file {suffix}, which {UNREADABLE[suffix]}")
     if found is None and alone and len(files) == 1:
         found = files[0]
     if found is None:
