@@ -4,7 +4,7 @@ CELLDETR_DATA=... python benchmarks/known_failures.py small-20x nuinsseg test --
 
 A row of the picture is a kind of error; a crop is 40 um wide, with what it is about in the middle: magenta what the
 labels say, yellow what the model says. Of misses a random choice is shown, of the others those that the model is surest
-of; where there are enough images, from different ones.
+of; where there are enough images, from different ones, and none at the edge of its image.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
@@ -102,32 +103,29 @@ def draw(found: dict[str, list[Failure]], samples: Sequence[Sample], images: Seq
         axes = part.subplots(1, COLUMNS)
         for axis in axes:
             axis.set_axis_off()
-        for axis, error in zip(axes, errors, strict=False):
+        whole = [error for error in errors if within(error, samples[error.image])]
+        for axis, error in zip(axes, whole, strict=False):
             half = CROP_UM / 2 / images[error.image].mpp
-            axis.imshow(padded(samples[error.image].image, half), extent=extent(samples[error.image].image, half))
-            outline(axis, images[error.image].true_boxes, "magenta", 1.8)
-            outline(axis, images[error.image].pred_boxes, "yellow", 1.0)
+            axis.imshow(samples[error.image].image)
+            outline(axis, images[error.image].true_boxes, error, "magenta")
+            outline(axis, images[error.image].pred_boxes, error, "yellow")
             axis.set(xlim=(error.x - half, error.x + half), ylim=(error.y + half, error.y - half))
             axis.set_title(error.caption, fontsize=7)
     figure.savefig(path, dpi=110)
 
 
-def padded(image: NDArray[np.uint8], margin: float) -> NDArray[np.uint8]:
-    """The image with white around it."""
-    m = int(np.ceil(margin))
-    return np.pad(image, [(m, m), (m, m), (0, 0)], constant_values=255)
+def within(error: Failure, sample: Sample) -> bool:
+    """Whether its crop lies in the image."""
+    half = CROP_UM / 2 / sample.mpp
+    height, width = sample.image.shape[:2]
+    return half <= error.x <= width - half and half <= error.y <= height - half
 
 
-def extent(image: NDArray[np.uint8], margin: float) -> tuple[float, float, float, float]:
-    """Where ``padded`` lies, in pixels of the image: left, right, bottom, top."""
-    m = int(np.ceil(margin))
-    return -m, image.shape[1] + m, image.shape[0] + m, -m
-
-
-def outline(axis: object, boxes: NDArray[np.float64], colour: str, width: float) -> None:
-    """Draw (N, 4) boxes."""
+def outline(axis: Axes, boxes: NDArray[np.float64], error: Failure, colour: str) -> None:
+    """Draw (N, 4) boxes; those in the middle are thick."""
     for x0, y0, x1, y1 in boxes:
-        axis.plot([x0, x1, x1, x0, x0], [y0, y0, y1, y1, y0], color=colour, lw=width)
+        middle = abs(x0 + x1 - 2 * error.x) + abs(y0 + y1 - 2 * error.y) < 1e-3
+        axis.plot([x0, x1, x1, x0, x0], [y0, y0, y1, y1, y0], color=colour, lw=2.2 if middle else 0.6)
 
 
 if __name__ == "__main__":

@@ -51,16 +51,17 @@ def overview(image: NDArray[np.uint8], cells: Any) -> Figure:
     ]
     for x, y, name, text, colour in blocks:
         axis.add_patch(FancyBboxPatch((x, y), 15.5, 13, boxstyle="round,pad=0.3", fc=colour, ec="#444444"))
-        axis.text(x + 7.75, y + 9.5, name, ha="center", va="center", weight="bold", fontsize=8.5)
+        axis.text(x + 7.75, y + 9.5, name, ha="center", va="center", weight="bold", fontsize=7.8)
         axis.text(x + 7.75, y + 4.2, text, ha="center", va="center", fontsize=7.5)
     arrow = {"arrowstyle": "-|>", "color": "#444444", "lw": 1.3}
     for start, end in (((19.5, 26), (23.5, 28)), ((40, 29.5), (42.5, 29.5)), ((59, 29.5), (61.5, 29.5))):
         axis.annotate("", end, start, arrowprops=arrow)
     axis.annotate("", (69.75, 16.7), (69.75, 22.5), arrowprops=arrow)
     axis.text(70.6, 19.5, "boxes", fontsize=8, va="center")
-    axis.annotate("", (61.5, 9), (31.75, 22.5), arrowprops=arrow | {"connectionstyle": "angle,angleA=0,angleB=90"})
-    axis.text(47, 10.4, "features of the backbone", fontsize=8, ha="center")
-    found = cells[(cells["x_px"].between(150, 310)) & (cells["y_px"].between(60, 220))]
+    axis.plot([31.75, 31.75, 59], [22.5, 9, 9], color="#444444", lw=1.3, solid_capstyle="butt")
+    axis.annotate("", (61.5, 9), (58, 9), arrowprops=arrow)
+    axis.text(46, 10.4, "features of the backbone", fontsize=8, ha="center")
+    found = cells[(cells["x_px"].between(162, 298)) & (cells["y_px"].between(72, 208))]
     scale = 18 / 160
     axis.imshow(crop, extent=(85, 103, 20.5, 38.5), zorder=2)
     for cell in found.itertuples():

@@ -53,7 +53,8 @@ def executed(path: Path) -> Any:
             },
         ),
     ):
-        NotebookClient(notebook, timeout=SECONDS, resources={"metadata": {"path": folder}}).execute()
+        where = {"metadata": {"path": folder}}
+        NotebookClient(notebook, timeout=SECONDS, coalesce_streams=True, resources=where).execute()
     CACHE.mkdir(parents=True, exist_ok=True)
     for earlier in CACHE.glob(f"{path.stem}-*.ipynb"):
         earlier.unlink()

@@ -75,8 +75,8 @@ class CellDETR(nn.Module):
         >>> network = celldetr.CellDETR(celldetr.ModelConfig(types=("tumour", "other"))).eval()
         >>> with torch.inference_mode():
         ...     output = network(torch.rand(1, 3, 256, 256))
-        >>> output.detection.boxes.shape, output.representation.embeddings.shape, output.representation.logits.shape
-        (torch.Size([1, 300, 4]), torch.Size([1, 300, 128]), torch.Size([1, 300, 2]))
+        >>> output.detection.layers[-1].boxes.shape, output.representation.embeddings.shape
+        (torch.Size([1, 300, 4]), torch.Size([1, 300, 128]))
     """
 
     mean: Tensor
