@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from celldetr.cohort.options import ClusterSettings
-from celldetr.cohort.schedulers import queue_arguments, read_cluster, visible_gpus
+from celldetr.cohort.schedulers import connect, queue_arguments, read_cluster, visible_gpus
 from celldetr.errors import InputError
 
 
@@ -47,7 +47,7 @@ def test_where_jobs_cannot_be_handed_in(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_without_dask(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "distributed", None)
-    with pytest.raises(InputError, match=r"not installed: pip install '\.\[cluster\]'"):
+    with pytest.raises(InputError, match=r"not installed: .* -m pip install .*\[cluster\]'"):
         read_cluster("local")
 
 
@@ -96,3 +96,18 @@ def test_gpus_are_shared_out(monkeypatch: pytest.MonkeyPatch) -> None:
     assert visible_gpus("cpu") == visible_gpus("cuda:1") == []
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert visible_gpus("cuda") == []
+
+
+def test_a_worker_that_is_slow_to_end_undoes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    distributed = pytest.importorskip("distributed")
+
+    class Slow(distributed.LocalCluster):
+        def close(self, timeout: float | None = None) -> None:
+            super().close(timeout)
+            raise TimeoutError
+
+    started = Slow(n_workers=0, processes=False, dashboard_address=None)
+    monkeypatch.setattr("celldetr.cohort.schedulers._start_local", lambda *_: started)
+    with connect(ClusterSettings(kind="local")) as client:
+        assert client.status == "running"
+    assert started.status.name == "closed"
