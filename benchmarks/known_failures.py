@@ -33,11 +33,12 @@ TITLES = {"missed": "not found", "false": "no nucleus in the labels", "wrong": "
 
 
 class Failure(NamedTuple):
-    """One error: where it is, how sure the model was, and what is written above its crop."""
+    """One error: its image, place and box (xyxy), how sure the model was, and what is written above its crop."""
 
     image: int
     x: float
     y: float
+    box: NDArray[np.float64]
     sure: float
     caption: str
 
@@ -72,15 +73,16 @@ def failures(images: Sequence[ImageCells], types: Sequence[str]) -> dict[str, li
     for number, image in enumerate(images):
         pairs = pair_image(image, rule)
         for i in np.setdiff1d(np.arange(len(image.true_xy)), pairs.true_idx):
-            found["missed"].append(Failure(number, *image.true_xy[i], rng.random(), ""))
+            found["missed"].append(Failure(number, *image.true_xy[i], image.true_boxes[i], rng.random(), ""))
         for i in np.setdiff1d(np.arange(len(image.pred_xy)), pairs.pred_idx):
             score = image.pred_scores[i]
-            found["false"].append(Failure(number, *image.pred_xy[i], score, f"score {score:.2f}"))
+            found["false"].append(Failure(number, *image.pred_xy[i], image.pred_boxes[i], score, f"score {score:.2f}"))
         for i, j in zip(pairs.pred_idx, pairs.true_idx, strict=True):
             said, true = image.pred_types[i], image.true_types[j]
             if true not in (UNKNOWN, said):
                 caption = f"{types[said]}, is {types[true]}"
-                found["wrong"].append(Failure(number, *image.pred_xy[i], image.pred_type_scores[i], caption))
+                sure = image.pred_type_scores[i]
+                found["wrong"].append(Failure(number, *image.pred_xy[i], image.pred_boxes[i], sure, caption))
     return {kind: varied(errors) for kind, errors in found.items()}
 
 
@@ -107,8 +109,9 @@ def draw(found: dict[str, list[Failure]], samples: Sequence[Sample], images: Seq
         for axis, error in zip(axes, whole, strict=False):
             half = CROP_UM / 2 / images[error.image].mpp
             axis.imshow(samples[error.image].image)
-            outline(axis, images[error.image].true_boxes, error, "magenta")
-            outline(axis, images[error.image].pred_boxes, error, "yellow")
+            outline(axis, images[error.image].true_boxes, "magenta", 0.6)
+            outline(axis, images[error.image].pred_boxes, "yellow", 0.6)
+            outline(axis, error.box[None], "magenta" if kind == "missed" else "yellow", 2.2)
             axis.set(xlim=(error.x - half, error.x + half), ylim=(error.y + half, error.y - half))
             axis.set_title(error.caption, fontsize=7)
     figure.savefig(path, dpi=110)
@@ -121,11 +124,10 @@ def within(error: Failure, sample: Sample) -> bool:
     return half <= error.x <= width - half and half <= error.y <= height - half
 
 
-def outline(axis: Axes, boxes: NDArray[np.float64], error: Failure, colour: str) -> None:
-    """Draw (N, 4) boxes; those in the middle are thick."""
+def outline(axis: Axes, boxes: NDArray[np.float64], colour: str, width: float) -> None:
+    """Draw (N, 4) boxes."""
     for x0, y0, x1, y1 in boxes:
-        middle = abs(x0 + x1 - 2 * error.x) + abs(y0 + y1 - 2 * error.y) < 1e-3
-        axis.plot([x0, x1, x1, x0, x0], [y0, y0, y1, y1, y0], color=colour, lw=2.2 if middle else 0.6)
+        axis.plot([x0, x1, x1, x0, x0], [y0, y0, y1, y1, y0], color=colour, lw=width)
 
 
 if __name__ == "__main__":

@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import notebooks
+from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).resolve().parents[1]
 OUTSIDE = "repository/"
+ELSEWHERE = re.compile(r"<(?:script|img|iframe)[^>]+src=[\"']?https?:[^>]*>|<link[^>]+stylesheet[^>]+https?:[^>]*>")
 LINK = re.compile(r"(\]\()([^)\s#]+)(#[^)\s]*)?(\))")
 
 
@@ -62,6 +64,13 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
         markdown = re.sub(r"!\[[^]]*\]\(([^):]+)\)", kept, markdown)
     markdown = markdown.replace("```python notest", "```python")  # a word to the tests
     return LINK.sub(there, markdown)
+
+
+def on_post_page(output: str, page: Any, **_: Any) -> str:
+    """Refuse a page that would load a script, a style, a picture or a font from elsewhere."""
+    if found := ELSEWHERE.search(output):
+        raise PluginError(f"{page.file.src_uri}: {found[0]} is loaded from elsewhere; the site works without a network")
+    return output
 
 
 def generated(config: Any, path: str) -> File:

@@ -90,7 +90,8 @@ def as_page(name: str, notebook: Any) -> tuple[str, dict[str, bytes]]:
 def shown(output: Any, name: str, pictures: dict[str, bytes]) -> str:
     """An output of a cell as Markdown; a picture is added to ``pictures``."""
     if output.output_type == "stream":
-        return f"```text\n{output.text.rstrip()}\n```" if output.name == "stdout" else ""
+        text = re.sub(r"\x1b\[[0-9;]*m", "", output.text).rstrip()  # colours of a terminal
+        return f"```text\n{text}\n```" if output.name == "stdout" else ""
     data = output.get("data", {})
     for kind, ending in (("image/png", "png"), ("image/jpeg", "jpg")):
         if kind in data:

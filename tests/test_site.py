@@ -11,6 +11,7 @@ from types import ModuleType
 import pytest
 import yaml
 
+import celldetr
 from celldetr.model.hub import PACKAGED
 
 pytest.importorskip("nbclient", reason="needs the extra docs")
@@ -96,3 +97,15 @@ def test_links_out_of_the_docs_stay_in_the_site(script) -> None:
         "benchmarks/results/a.txt",
         "docs/how-to/y.md",
     ]
+
+
+def test_nothing_is_loaded_from_elsewhere(script) -> None:
+    hooks = script("hooks")
+    assert hooks.ELSEWHERE.search('<script defer src="https://x.org/a.js"></script>')
+    assert hooks.ELSEWHERE.search('<link rel="stylesheet" href="https://x.org/a.css">')
+    assert not hooks.ELSEWHERE.search('<script src="assets/a.js"></script><a href="https://x.org">x</a>')
+
+
+def test_every_public_name_is_in_the_reference() -> None:
+    page = (DOCS / "reference" / "python.md").read_text(encoding="utf-8")
+    assert sorted(re.findall(r"^::: celldetr\.(\w+)$", page, re.MULTILINE)) == sorted(celldetr.__all__)

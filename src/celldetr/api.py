@@ -32,11 +32,11 @@ class Model(TilePredictor):
     """A trained CellDETR, ready to use. Made by ``load_model``.
 
     Attributes:
-        types: names of the K types, in the order of its probabilities.
-        threshold: least score of a cell that is reported.
-        card: what ``info`` is made from, as JSON values.
+        types (tuple[str, ...]): names of the K types, in the order of its probabilities.
+        threshold (float): least score of a cell that is reported.
+        card (dict[str, Any]): what ``info`` is made from, as JSON values.
 
-    Example:
+    Examples:
         >>> import celldetr
         >>> model = celldetr.load_model("small-20x")
         >>> model.types, model.info.config.mpp, model.info.licence
@@ -94,7 +94,7 @@ class Model(TilePredictor):
         Raises:
             InputError: not such an image, no mpp or one out of range, or a threshold outside of [0, 1].
 
-        Example:
+        Examples:
             >>> import celldetr, tifffile
             >>> image = tifffile.imread(celldetr.sample_slide())[900:1100, 950:1150]
             >>> cells = celldetr.load_model("small-20x").predict(image, mpp=0.499)
@@ -127,7 +127,7 @@ class Model(TilePredictor):
             InputError: not such an image or boxes, a box outside of the image, sizes that nuclei cannot have, or a
                 model without a representation decoder.
 
-        Example:
+        Examples:
             >>> import celldetr, numpy as np, tifffile
             >>> image = tifffile.imread(celldetr.sample_slide())[900:1100, 950:1150]
             >>> boxes = np.array([[100.0, 100, 114, 116], [60, 80, 76, 92]])
@@ -170,7 +170,7 @@ def load_model(
     Returns:
         the model, which finds cells in arrays and slides.
 
-    Example:
+    Examples:
         >>> import celldetr
         >>> celldetr.load_model("small-20x", device="cpu", threshold=0.4).threshold
         0.4
@@ -220,7 +220,7 @@ def predict_slide(
     Raises:
         InputError: anything wrong with the slide, the options or the output; one line says what to do.
 
-    Example:
+    Examples:
         >>> import celldetr
         >>> options = celldetr.PredictOptions(region=(950, 900, 200, 200))
         >>> run = celldetr.predict_slide(celldetr.sample_slide(), "out", options=options, formats=["csv"])

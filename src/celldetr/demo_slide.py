@@ -16,7 +16,7 @@ def sample_slide() -> Path:
         FileNotFoundError: the installation lacks it, as when the package is run from a zip file: slide
             libraries read paths only.
 
-    Example:
+    Examples:
         >>> import celldetr
         >>> celldetr.sample_slide().name
         'CMU-1-Small-Region.svs'

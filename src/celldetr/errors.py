@@ -27,7 +27,7 @@ class InputError(ValueError):
     The message is one line, whatever names and values from files are in it: what cannot be printed (line breaks, the
     escape sequences of terminals) becomes a space.
 
-    Example:
+    Examples:
         >>> import celldetr
         >>> celldetr.load_model("smal-20x")
         Traceback (most recent call last):

@@ -245,7 +245,7 @@ def read_cells(path: Path | str, columns: Sequence[str] | None = None) -> pd.Dat
     Raises:
         InputError: no such table, an unfinished run, or an unknown column (near ones are named).
 
-    Example:
+    Examples:
         >>> import celldetr
         >>> options = celldetr.PredictOptions(region=(950, 900, 200, 200))
         >>> run = celldetr.predict_slide(celldetr.sample_slide(), "out", model="small-20x", options=options).directory
@@ -264,7 +264,7 @@ def read_embeddings(path: Path | str) -> NDArray[np.float16]:
     Raises:
         InputError: see ``read_cells``.
 
-    Example:
+    Examples:
         >>> import celldetr
         >>> options = celldetr.PredictOptions(region=(950, 900, 200, 200))
         >>> run = celldetr.predict_slide(celldetr.sample_slide(), "out", model="small-20x", options=options).directory

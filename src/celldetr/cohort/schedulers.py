@@ -84,7 +84,8 @@ def connect(cluster: str | ClusterSettings, device: str = "auto") -> Iterator[Cl
                 ) from None
         else:
             started = _start_local(cluster, device) if cluster.kind == "local" else _start_queue(cluster)
-            client = stack.enter_context(distributed.Client(stack.enter_context(_ending(started)), set_as_default=False))
+            ending = stack.enter_context(_ending(started))
+            client = stack.enter_context(distributed.Client(ending, set_as_default=False))
         yield client
 
 

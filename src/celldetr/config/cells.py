@@ -14,7 +14,7 @@ SAMPLED_CELLS = 50_000  # cells that are clustered by default
 class ClusterOptions(Config):
     """Settings of a clustering: all decide which groups come out.
 
-    Example:
+    Examples:
         >>> import celldetr
         >>> celldetr.ClusterOptions(resolution=1.0).neighbours
         15

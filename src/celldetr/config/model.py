@@ -20,7 +20,7 @@ RGB = tuple[float, float, float]
 class ModelConfig(Config):
     """What defines a network. Defaults are the recipe ``small-20x``; recipe ``paper-r50`` has the paper's sizes.
 
-    Example:
+    Examples:
         >>> import celldetr
         >>> celldetr.ModelConfig(types=("tumour", "other"), d_model=64).embedding_dim
         64

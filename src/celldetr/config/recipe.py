@@ -15,7 +15,7 @@ from celldetr.config.training import TRAINING, TrainConfig
 class Recipe(Config):
     """A whole training run as data: network, images, schedule.
 
-    Example:
+    Examples:
         >>> from celldetr.recipes import load_recipe
         >>> load_recipe("small-20x", ["training.steps=200"]).training.steps
         200

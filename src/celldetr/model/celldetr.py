@@ -70,7 +70,7 @@ class CellDETR(nn.Module):
 
     Source: CellDETR, arXiv 2606.29463; Deformable DETR, ICLR 2021.
 
-    Example:
+    Examples:
         >>> import celldetr, torch
         >>> network = celldetr.CellDETR(celldetr.ModelConfig(types=("tumour", "other"))).eval()
         >>> with torch.inference_mode():

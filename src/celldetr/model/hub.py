@@ -23,7 +23,7 @@ def folders() -> list[Path]:
 def list_models() -> dict[str, Path]:
     """Every model that can be loaded by name -> its folder; the first found wins.
 
-    Example:
+    Examples:
         >>> import celldetr
         >>> "small-20x" in celldetr.list_models()
         True

@@ -108,7 +108,7 @@ def cluster_cells(
     Returns:
         how many clusters there are, and where they are described.
 
-    Example:
+    Examples:
         >>> import celldetr
         >>> options = celldetr.PredictOptions(region=(950, 900, 300, 300))
         >>> run = celldetr.predict_slide(celldetr.sample_slide(), "out", model="small-20x", options=options).directory

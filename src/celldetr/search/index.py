@@ -109,7 +109,7 @@ def build_index(
     Returns:
         what the index holds, and what was done.
 
-    Example:
+    Examples:
         >>> import celldetr
         >>> options = celldetr.PredictOptions(region=(950, 900, 200, 200))
         >>> run = celldetr.predict_slide(celldetr.sample_slide(), "out", model="small-20x", options=options).directory

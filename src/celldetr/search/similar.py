@@ -76,7 +76,7 @@ def similar(
         InputError: no such cell, slide or type, nothing to look for, options that contradict each other, a cell without
             a place and ``apart_um``, or an index that does not fit the cells.
 
-    Example:
+    Examples:
         >>> import celldetr
         >>> options = celldetr.PredictOptions(region=(950, 900, 200, 200))
         >>> run = celldetr.predict_slide(celldetr.sample_slide(), "out", model="small-20x", options=options).directory

@@ -94,7 +94,7 @@ def train(
     Raises:
         InputError: wrong settings or data; a folder that cannot be used; a loss that is not finite.
 
-    Example:
+    Examples:
         >>> import celldetr, tifffile
         >>> from pathlib import Path
         >>> from PIL import Image

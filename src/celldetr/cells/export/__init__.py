@@ -130,7 +130,7 @@ def export_cells(
         InputError: unknown format or option, a library that is not installed, no table, a target that exists or has
             another format's suffix, or a disk that cannot be written to.
 
-    Example:
+    Examples:
         >>> import celldetr
         >>> options = celldetr.PredictOptions(region=(950, 900, 200, 200))
         >>> run = celldetr.predict_slide(celldetr.sample_slide(), "out", model="small-20x", options=options).directory
