@@ -10,15 +10,19 @@ export UV_HTTP_TIMEOUT ?= 300
 export OMP_WAIT_POLICY ?= passive
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast lint format docs docs-cli view lock clean
+.PHONY: help install demo test test-fast lint format docs docs-cli view lock clean
 
 help:  ## list what can be made
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 11
 
+install:  ## install into .venv; with extras: make install EXTRAS=view,onnx
+	.ci/install.sh $(EXTRAS)
+	@touch $(VENV)/.installed
+
 demo: $(VENV)/.installed  ## every cell of the sample slide, into demo/
 	$(BIN)/celldetr demo -o demo --overwrite
 	@find demo -name summary.html -exec echo "Open {}" \;
-	@echo "Look at its cells in the browser, and teach types (needs the extra view: pip install '.[view]'):"
+	@echo "Look at its cells in the browser, and teach types (needs the extra view: make install EXTRAS=view):"
 	@echo "  $(BIN)/celldetr view demo --slides \"\$$($(BIN)/python -m celldetr.demo_slide)\" --open"
 
 test: $(VENV)/.installed-dev  ## run all tests (minutes)

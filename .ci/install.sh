@@ -1,12 +1,17 @@
 #!/bin/sh
 # Create .venv and install celldetr into it with the versions of requirements.lock.
 #
-#   .ci/install.sh        what celldetr needs to run
-#   .ci/install.sh dev    that, and what its tests and checks need
+#   .ci/install.sh              what celldetr needs to run
+#   .ci/install.sh view,onnx    that, and extras of pyproject.toml
+#   .ci/install.sh dev          that, and what its tests and checks need
 #
 # Needs Python 3.11 to 3.14. uv is used where it is found, else brought into .venv by pip, else pip does its work: neither
 # touches the system's Python, which many distributions protect (PEP 668). Mirrors and certificates are the user's own
 # settings of uv and pip; no address is written here or in the lock.
+#
+# PyTorch's wheels for Linux on PyPI bring CUDA, several GB. Where there is no NVIDIA card, uv is asked for the CPU build, which
+# lies elsewhere; where that cannot be reached, the one with CUDA does, too. UV_TORCH_BACKEND=cpu, cu130, rocm6.4, auto, ... is
+# the user's own choice, which uv reads itself.
 set -eu
 cd "$(dirname "$0")/.."
 extra=${1:+[$1]}
@@ -47,7 +52,7 @@ create_venv() {
     base=$(find_python)
     uv=$(find_uv)
     say "creating $venv with $("$base" --version)"
-    if [ -n "$uv" ] && "$uv" venv --quiet --clear --no-project --python "$base" "$venv"; then
+    if [ -n "$uv" ] && "$uv" venv --quiet --clear --no-project --seed --python "$base" "$venv"; then
         return
     fi
     # Debian's python3 lacks ensurepip until python3-venv is installed; its pip, if there, can serve the new environment.
@@ -66,10 +71,24 @@ if [ -z "$uv" ]; then
     works "$python" -m pip install --quiet 'uv>=0.5' && uv=$(find_uv) || say "uv cannot be had here, using pip"
 fi
 
+uv_install() {
+    "$uv" pip install --python "$python" --constraint requirements.lock "$@"
+}
+
+# One quick question, without the retries that a network of its own would make long.
+cpu_build_can_be_had() {
+    UV_HTTP_RETRIES=0 UV_HTTP_TIMEOUT=20 works uv_install --dry-run --torch-backend cpu torch torchvision
+}
+
 say "installing celldetr$extra as in requirements.lock"
 if [ -n "$uv" ]; then
-    "$uv" pip install --python "$python" --constraint requirements.lock --build-constraint requirements.lock \
-        --editable ".$extra" && exit 0
+    if [ -z "${UV_TORCH_BACKEND:-}" ] && [ "$(uname -s)" = Linux ] && ! works nvidia-smi; then
+        if cpu_build_can_be_had; then
+            uv_install --build-constraint requirements.lock --torch-backend cpu --editable ".$extra" && exit 0
+        fi
+        say "no CPU build of PyTorch to be had here, taking the one with CUDA"
+    fi
+    uv_install --build-constraint requirements.lock --editable ".$extra" && exit 0
     works "$python" -m pip --version || works "$python" -m ensurepip || exit 1
     say "uv could not; trying pip, which has its own settings"
 fi

@@ -57,7 +57,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     checkpoint = load_checkpoint(find_model("small-20x"))
-    checkpoint.network.outliner = OutlineHead()
+    checkpoint.network.outliner = OutlineHead(checkpoint.network.config.d_model)
     model = TilePredictor(checkpoint.network, threshold=checkpoint.card.threshold, precision=options.precision)
     print(f"torch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}, precision {options.precision}")
     print("milliseconds a 256 x 256 px tile: all, then parts; then how much the parts add to the rest")

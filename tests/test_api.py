@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from pathlib import Path
 
@@ -69,7 +70,7 @@ def test_a_slide_gives_the_same_cells_as_its_array(model: Model, cells: pd.DataF
     read = celldetr.read_cells(summary.directory)
     assert summary.directory == tmp_path / "out" / "crop"
     assert told[-1] == summary.cells == len(cells) == sum(summary.counts.values())
-    pd.testing.assert_frame_equal(read.drop(columns="embedding"), cells.drop(columns="embedding"))
+    pd.testing.assert_frame_equal(cells.drop(columns="embedding"), read.drop(columns="embedding"))
     assert np.array_equal(celldetr.read_embeddings(summary.directory), np.stack(list(cells["embedding"])))
     assert cells["type"].value_counts().to_dict() == summary.counts
 
@@ -129,7 +130,7 @@ def test_an_image_without_cells_gives_the_same_columns(model: Model, cells: pd.D
 @pytest.mark.parametrize(
     ("array", "mpp", "says"),
     [
-        (np.zeros((50, 50, 3), np.float32), 0.5, "uint8"),
+        (np.full((50, 50, 3), 200, np.float32), 0.5, "uint8"),
         (np.zeros((50, 50), np.uint8), 0.5, "RGB"),
         (np.zeros((3, 50, 50), np.uint8), 0.5, "(H, W, 3)"),
         (np.zeros((50, 50, 3), np.uint8), 0.0, "mpp=0"),
@@ -141,6 +142,57 @@ def test_what_is_not_an_image_is_refused(model: Model, array: np.ndarray, mpp: f
         model.predict(array, mpp=mpp)
     assert says in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_whatever_holds_the_image_gives_the_same_cells(model: Model, cells: pd.DataFrame, tmp_path: Path) -> None:
+    pixels = crop()
+    path = tmp_path / "crop.png"
+    Image.fromarray(pixels).save(path)
+    for image in (path, str(path), Image.fromarray(pixels), pixels / 255, (pixels / 255).astype(np.float32)):
+        pd.testing.assert_frame_equal(pd.DataFrame(model.predict(image, mpp=MPP)), pd.DataFrame(cells))
+    for several in ([path, pixels], np.stack([pixels, pixels])):
+        found = model.predict(several, mpp=MPP)
+        assert [len(each) for each in found] == [len(cells)] * 2
+    with pytest.raises(InputError, match="mpp"):
+        model.predict(pixels)  # nothing says it
+
+
+def test_a_threshold_of_one_call_is_as_that_of_a_model(model: Model, precision: Precision) -> None:
+    own = model.threshold
+    for threshold in (0.1, 0.7):
+        loaded = celldetr.load_model(device="cpu", threshold=threshold, precision=precision)
+        found = model.predict(crop(), mpp=MPP, threshold=threshold)
+        pd.testing.assert_frame_equal(found, loaded.predict(crop(), mpp=MPP))
+        assert model.threshold == own
+    with pytest.raises(InputError, match="threshold=2"):
+        model.predict(crop(), mpp=MPP, threshold=2)
+
+
+def test_a_notebook_shows_the_image_with_its_cells(model: Model, cells: pd.DataFrame) -> None:
+    some = cells[cells["type"] == "stromal"].head(20)
+    shown = [np.asarray(Image.open(io.BytesIO(each._repr_png_()))).astype(int) for each in (cells, some, cells.head(0))]
+    assert all(picture.std() > 10 for picture in shown)
+    assert len({picture.tobytes() for picture in shown}) == 3  # what is left is what is drawn
+    page = some._repr_html_()
+    assert page.startswith('<img src="data:image/jpeg')
+    assert "type_score" in page
+    assert "embedding" not in page
+    plain = cells[["x_px", "score"]]
+    assert plain._repr_png_() is None
+    assert "<img" not in plain._repr_html_()
+    assert "small-20x" in repr(model)
+    assert "lymphocyte, epithelial, stromal" in repr(model)
+
+
+def test_polygons_for_geopandas(cells: pd.DataFrame) -> None:
+    drawn = celldetr.to_geodataframe(cells)
+    assert drawn.crs is None
+    centre = drawn.geometry.envelope.centroid
+    assert np.allclose(centre.x, cells["x_px"], atol=1.5)
+    assert np.allclose(centre.y, cells["y_px"], atol=1.5)
+    assert list(drawn["type"]) == list(cells["type"])
+    with pytest.raises(InputError, match="geometry"):
+        celldetr.to_geodataframe(cells[["x_px"]])
 
 
 def test_a_model_says_what_it_is(model: Model) -> None:

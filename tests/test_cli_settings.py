@@ -126,10 +126,13 @@ def test_help_has_default_and_bounds() -> None:
 def test_parameters_in_messages_become_options(tmp_path: Path) -> None:
     code, said = run("-o", tmp_path)
     assert code == 2
-    assert said.endswith("exists; set --overwrite or another --out, --threads 2, --set inner.rate 1, `other=3`\n")
+    assert said.endswith("exists; set --overwrite or another --out, --threads 2, --set inner.rate=1, `other=3`\n")
     assert with_options("set `overwrite=True`") == "set `overwrite=True`"  # in Python
     with options_of_command({"tissue": ("--tissue", "--all-tiles")}):
         assert with_options("`tissue=False`, `tissue=True` or `tissue`") == "--all-tiles, --tissue or --tissue"
+    with options_of_command({name: (f"--set {name}",) for name in ("read.swap_xy", "read.mpp", "write.mpp")}):
+        said = with_options("`swap_xy=False`, `swap_xy`, `mpp=1`")  # one of two parts: which is not known
+    assert said == "--set read.swap_xy=False, --set read.swap_xy, `mpp=1`"
 
 
 def test_values_with_commas() -> None:

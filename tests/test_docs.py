@@ -71,6 +71,18 @@ def test_every_page_can_be_reached_from_the_readme() -> None:
     assert {path for path in PAGES if path.parent != ROOT} - seen == set()
 
 
+def test_every_example_is_linked() -> None:
+    linked = {name for page in PAGES for name in re.findall(r"\]\([./]*examples/(\w+\.py)\)", text_of(page))}
+    assert linked == {path.name for path in (ROOT / "examples").glob("*.py")}
+
+
+def test_files_that_are_named_exist() -> None:
+    """By their paths from the root of the repository."""
+    named = {path for page in PAGES for path in re.findall(r"`([a-z_]+/[\w/-]+\.(?:py|yaml|ts|sh))`", text_of(page))}
+    assert len(named) > 20
+    assert [path for path in sorted(named) if not (ROOT / path).exists()] == []
+
+
 # Code
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tomllib
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -15,6 +16,8 @@ from numba.core import caching
 from celldetr import doctor
 from celldetr.doctor import Finding
 
+ROOT = Path(__file__).resolve().parents[1]
+
 
 def by_name(check: Iterator[Finding]) -> dict[str, Finding]:
     return {finding.name: finding for finding in check}
@@ -26,14 +29,22 @@ def test_versions_are_those_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert {found[name].state for name in doctor.ESSENTIAL} == {"ok"}
 
     def lacking(name: str) -> str:
-        if name in ("timm", "scanpy"):
+        if name in ("timm", "igraph"):
             raise PackageNotFoundError(name)
         return version(name)
 
     monkeypatch.setattr(doctor, "version", lacking)
     found = by_name(doctor.versions())
     assert found["timm"] == Finding("versions", "timm", "not installed", "broken")
-    assert found["scanpy"].state == "note"  # a convenience
+    found = by_name(doctor.extras())
+    assert {name for name, finding in found.items() if finding.state == "note"} == {"cluster-cells", "to install them"}
+    assert "igraph" in found["cluster-cells"].value
+    assert found["to install them"].value.endswith("[cluster-cells]'")
+
+
+def test_every_extra_for_users_is_listed() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    assert set(doctor.EXTRAS) == set(extras) - {"test", "dev"}
 
 
 def test_machine_counts_the_cores_this_process_may_use(monkeypatch: pytest.MonkeyPatch) -> None:

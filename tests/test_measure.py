@@ -11,17 +11,17 @@ from numpy.typing import NDArray
 from skimage.measure import regionprops
 
 from celldetr.measure import SHAPES, STAINED, shapes, stains
-from celldetr.outlines import RADII, drawn_outlines
+from celldetr.outlines import RADII, outline_points
 from celldetr.stain import STAINS
 
 
 def drawn(seed: int, count: int = 20, where: float = 100) -> tuple[NDArray, NDArray, NDArray]:
-    """Boxes, radii and polygons of wobbly nuclei; radii reach over the boxes, where polygons are cut."""
+    """Boxes, radii and polygons of wobbly nuclei, which reach over their boxes."""
     rng = np.random.default_rng(seed)
     low = rng.uniform(0, where, (count, 2))
     boxes = np.concatenate([low, low + rng.uniform(3, 40, (count, 2))], 1)
     radii = (1 + 0.08 * rng.normal(size=(count, RADII)).cumsum(1)).clip(0.2, 1.45).astype(np.float16)
-    return boxes, radii, drawn_outlines(boxes, radii)
+    return boxes, radii, outline_points(boxes, radii)
 
 
 def named(values: NDArray, names: tuple[str, ...]) -> dict[str, NDArray]:
@@ -52,7 +52,7 @@ def test_axes_are_those_of_regionprops_on_a_large_picture(seed: int) -> None:
         assert found["minor"] * scale == pytest.approx(region.axis_minor_length, rel=0.002)
         assert found["eccentricity"] == pytest.approx(region.eccentricity, abs=0.002)
         assert abs(np.sin(found["orientation"] - region.orientation)) < 0.01
-        assert found["solidity"] == pytest.approx(region.solidity, abs=0.01)
+        assert found["solidity"] == pytest.approx(region.solidity, abs=0.02)  # its hull is of corners of pixels
 
 
 def test_an_ellipse_has_its_own_axes() -> None:
@@ -83,7 +83,7 @@ def test_stain_is_that_of_the_pixels_inside(with_radii: bool) -> None:
     amounts = np.linalg.solve(STAINS.T.astype(float), density.reshape(-1, 3).T).T.reshape(image.shape)
     y, x = np.mgrid[:90, :110] + 0.5
     seen = 0
-    for i, polygon in enumerate(shapely.polygons(drawn_outlines(boxes, radii if with_radii else np.ones_like(radii)))):
+    for i, polygon in enumerate(shapely.polygons(outline_points(boxes, radii if with_radii else np.ones_like(radii)))):
         inside = amounts[shapely.contains_xy(polygon, x, y)]
         if not len(inside):
             assert np.isnan(found["eosin_sd"][i])

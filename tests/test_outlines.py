@@ -9,7 +9,7 @@ from celldetr.data.augment import crop, orient
 from celldetr.data.masks import number_nuclei
 from celldetr.data.sample import Sample
 from celldetr.data.sources import rescale
-from celldetr.outlines import RADII, drawn_outlines, mask_outlines, outline_points, polygon_outlines
+from celldetr.outlines import RADII, mask_outlines, outline_points, polygon_outlines
 
 
 def ellipses() -> np.ndarray:
@@ -86,12 +86,6 @@ def test_both_kinds_of_masks_have_the_same_outlines() -> None:
     step = 1.5 / 64 * (made.boxes[:, 2:] - made.boxes[:, :2]).max() / 2  # by which rays on a map are measured
     assert np.abs(points - made.outlines).max() < step
     assert polygon_outlines(np.zeros(0, dtype=object), np.zeros((0, 4))).shape == (0, RADII, 2)
-
-
-def test_outlines_are_drawn_within_their_boxes() -> None:
-    box = np.array([[10.0, 20, 30, 60]])
-    assert drawn_outlines(box, np.full((1, RADII), 3.0))[0].max(0).tolist() == [30, 60]
-    assert np.allclose(drawn_outlines(box, np.full((1, RADII), 0.5)), outline_points(box, np.full((1, RADII), 0.5)))
 
 
 @pytest.mark.parametrize("which", range(8))

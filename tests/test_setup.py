@@ -83,11 +83,17 @@ def test_lock_is_the_same_for_every_python() -> None:
     assert of_some <= BACKPORTS
 
 
+# Of PyTorch's build with CUDA, which .ci/install.sh takes only where there is a card, or no other build.
+OF_CUDA = ("nvidia-", "cuda-", "triton")
+
+
 def test_what_is_installed_is_what_is_locked() -> None:
     if not (ROOT / ".venv").is_dir() or Path(sys.prefix) != ROOT / ".venv":
         pytest.skip("the tests run in an environment that make did not create")
-    different = {}
+    different, without_cuda = {}, version("torch").endswith("+cpu")
     for name, expected in pinned().items():
+        if without_cuda and name.startswith(OF_CUDA):
+            continue
         try:
             found = version(name)
         except PackageNotFoundError:
@@ -180,3 +186,34 @@ def test_installing_without_a_python_says_what_is_needed(tmp_path: Path) -> None
     assert done.returncode != 0
     assert "python-that-is-not-there" in done.stderr
     assert not (tmp_path / ".venv").exists()
+
+
+# Stands in for uv, and notes what it is asked.
+UV = """#!/bin/sh
+echo "$@" >> "{log}"
+case "$*" in *{refused}*) exit 1;; esac
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only PyTorch's wheels for Linux bring CUDA")
+@pytest.mark.parametrize("reachable", [True, False])
+def test_without_a_card_the_cpu_build_is_taken_where_it_can_be_had(tmp_path: Path, reachable: bool) -> None:
+    (tmp_path / ".ci").mkdir()
+    shutil.copy2(ROOT / ".ci" / "install.sh", tmp_path / ".ci" / "install.sh")
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    (tmp_path / ".venv" / "bin" / "python").symlink_to(sys.executable)
+    log, uv = tmp_path / "log", tmp_path / "uv"
+    uv.write_text(UV.format(log=log, refused="nothing" if reachable else "--torch-backend"))
+    uv.chmod(0o755)
+
+    def installed(**environment: str) -> str:
+        """The last command of uv."""
+        log.unlink(missing_ok=True)
+        given = {"PATH": "/usr/bin:/bin", "UV": str(uv)} | environment
+        subprocess.run([tmp_path / ".ci" / "install.sh", "view"], env=given, capture_output=True, check=True)
+        return log.read_text().splitlines()[-1]
+
+    if shutil.which("nvidia-smi", path="/usr/bin:/bin") is None:
+        assert ("--torch-backend cpu" in installed()) is reachable
+    assert "--torch-backend" not in installed(UV_TORCH_BACKEND="auto")  # uv reads it itself
+    assert installed().endswith("--editable .[view]")

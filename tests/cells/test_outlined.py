@@ -53,10 +53,10 @@ def test_the_table_measures_its_polygons(outlined: Path) -> None:
     np.testing.assert_allclose(cells["area_um2"][some], shapely.area(drawn)[some], rtol=1e-5)
     np.testing.assert_allclose(cells["perimeter_um"][some], shapely.length(drawn)[some], rtol=1e-5)
     assert cells.loc[~some, list(SHAPE)].isna().all(axis=None)
-    boxes = cells[["x_px", "y_px"]].to_numpy(), cells[["w_px", "h_px"]].to_numpy() / 2
-    bounds = cells.bounds.to_numpy()
-    assert (bounds[:, :2] >= boxes[0] - boxes[1] - 1e-2).all()
-    assert (bounds[:, 2:] <= boxes[0] + boxes[1] + 1e-2).all()
+    centre, half = cells[["x_px", "y_px"]].to_numpy(), cells[["w_px", "h_px"]].to_numpy() / 2
+    beyond = (cells.bounds.to_numpy()[:, 2:] - centre) / half
+    assert 0.2 < (beyond > 1.01).mean() < 1  # outlines are not cut to their boxes
+    assert beyond.max() < 1.41
 
 
 def test_qupath_gets_outlines_names_and_measurements(outlined: Path) -> None:

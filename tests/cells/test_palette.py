@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from skimage.color import deltaE_ciede2000, rgb2lab
 
-from celldetr.cells.palette import CYCLE, RGB, hex_colour, type_colours
+from celldetr.cells.clusters import cluster_name
+from celldetr.cells.palette import CLUSTER_CYCLE, CYCLE, RGB, hex_colour, type_colours
 
 # Eosin from pale to strong, haematoxylin, and glass, as scanners show them.
 H_AND_E = [(228, 165, 196), (240, 200, 220), (199, 125, 175), (200, 64, 127), (217, 105, 154), (160, 48, 112)]
@@ -39,6 +40,21 @@ def test_base_colours_are_told_apart(vision: str) -> None:
 @pytest.mark.parametrize("vision", VISION)
 def test_base_colours_stand_out_on_tissue(vision: str) -> None:
     assert deltaE_ciede2000(seen(CYCLE, vision)[:, None], seen(H_AND_E, vision)[None]).min() >= 8
+
+
+@pytest.mark.parametrize("vision", VISION)
+def test_clusters_are_told_from_types_and_from_each_other(vision: str) -> None:
+    names = [cluster_name(number) for number in range(len(CLUSTER_CYCLE))]
+    clusters = list(type_colours(names).values())
+    lab = seen(clusters, vision)
+    distance = deltaE_ciede2000(lab[:, None], seen((*clusters, *CYCLE), vision)[None])
+    assert distance[~np.eye(*distance.shape, dtype=bool)].min() >= 9
+
+
+def test_many_clusters_have_colours_of_their_own() -> None:
+    colours = type_colours([cluster_name(number) for number in range(100)])
+    assert len(set(colours.values())) == 100
+    assert not set(list(colours.values())[: 3 * len(CLUSTER_CYCLE)]) & set(CYCLE)
 
 
 @given(st.lists(st.text(min_size=1), max_size=40, unique=True))

@@ -222,6 +222,23 @@ def test_mistakes_are_one_line(change: dict[str, object], message: str) -> None:
     assert "\n" not in str(error.value)
 
 
+def test_numbers_are_whole_at_80_columns() -> None:
+    names = (*TYPES, "dead", "non-neoplastic epithelial")
+    images = [
+        replace(random_image(seed, name=f"i{seed}"), tissue=("Colon", "Bile-duct")[seed % 2]) for seed in range(6)
+    ]
+    report = score_images(images, names, threshold=0.3, resamples=20)
+    others = [score_images(images, names, name, threshold=0.3) for name in PROTOCOLS if name != "standard"]
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(show_report(report, others))
+    text = console.export_text()
+    for name in ("detection.f1", "types.connective.f1_classwise", "mean_type_f1"):
+        assert "–".join(f"{bound:.3f}".removeprefix("0") for bound in report.intervals[name]) in text
+    assert all(tissue in text for tissue in ("Colon", "Bile-duct"))
+    (heading,) = (line.split() for line in text.splitlines() if "celldetr-" in line)
+    assert len(heading) == len(PROTOCOLS) - 1  # standard is one word, and stands a line below
+
+
 def test_report_as_a_table() -> None:
     images = [random_image(seed, name=f"i{seed}", group=f"g{seed}") for seed in range(6)]
     report = score_images(images, (*TYPES, "dead"), threshold=0.3, resamples=20)
@@ -229,7 +246,7 @@ def test_report_as_a_table() -> None:
     console = Console(width=160, record=True, file=io.StringIO())
     console.print(show_report(report, [other]))
     text = console.export_text()
-    for name in (*TYPES, "detection", "mean of types", "points-compat", "bootstrap over 6 groups"):
+    for name in (*TYPES, "detection", "mean of types", "points-", "compat", "bootstrap over 6 groups"):
         assert name in text
     assert f"{report.totals.detection.f1:.3f}".removeprefix("0") in text
     for heading, value in (

@@ -19,7 +19,7 @@ from celldetr.model.celldetr import CellDETR, Memories, Representations
 from celldetr.model.detection import DetectionOutput, Detections
 from celldetr.model.inference import TilePredictor
 from celldetr.model.orientations import ORIENTATIONS, Orientation, merge, orientations_of
-from celldetr.outlines import RADII, drawn_outlines, outline_points
+from celldetr.outlines import RADII, outline_points
 from helpers.networks import TILES, assert_same, predictor
 
 SIDE = 9  # px of a square that stands for a cell
@@ -246,7 +246,7 @@ def test_turning_the_tile_turns_the_outlines() -> None:
     assert found.radii is not None
     assert mirrored.radii is not None
     assert found.radii.std(1).min() > 0.005  # no ellipses
-    here, there = (drawn_outlines(cells.boxes, cells.radii.astype(float)) for cells in (found, mirrored))
+    here, there = (outline_points(cells.boxes, cells.radii.astype(float)) for cells in (found, mirrored))
     there = (there * [-1, 1] + [64, 0])[:, (RADII // 2 - np.arange(RADII)) % RADII]
     assert len(here) == len(there) > 3
     nearest = np.abs(here[:, None] - there[None]).max((2, 3)).argmin(1)

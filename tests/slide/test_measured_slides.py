@@ -3,15 +3,17 @@ say, and an interrupted run gives the same."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import shapely
 from numpy.typing import NDArray
 
 from celldetr.cells.reader import open_table, read_cells
-from celldetr.cells.schema import MEASURED, SHAPE, STAIN
+from celldetr.cells.schema import CELLS, MEASURED, SHAPE, STAIN
 from celldetr.model.inference import TilePredictor
 from celldetr.outlines import RADII
 from celldetr.slide.array import predict_array
@@ -37,7 +39,8 @@ def slide() -> SlideReader:
 
 
 def test_columns_are_measured_on_geometry_and_pixels(tmp_path: Path, model: TilePredictor) -> None:
-    cells = read_cells(run_slide(slide(), model, tmp_path, OPTIONS).directory)
+    folder = run_slide(slide(), model, tmp_path, OPTIONS).directory
+    cells, told = read_cells(folder), json.loads(pq.read_schema(folder / CELLS).metadata[b"geo"])
     drawn = shapely.from_wkb(cells["geometry"])
     assert len(cells) > 50
     assert (shapely.get_num_coordinates(drawn) == RADII + 1).all()
@@ -45,6 +48,10 @@ def test_columns_are_measured_on_geometry_and_pixels(tmp_path: Path, model: Tile
     np.testing.assert_allclose(cells["area_um2"], shapely.area(drawn) * MPP**2, rtol=1e-5)
     np.testing.assert_allclose(cells["perimeter_um"], shapely.length(drawn) * MPP, rtol=1e-5)
     assert not cells[list(MEASURED)].isna().all().any()
+    low, high = (cells[["x_px", "y_px"]] + sign * cells[["w_px", "h_px"]].to_numpy() / 2 for sign in (-1, 1))
+    bounds = shapely.bounds(drawn)
+    expected = [*np.minimum(low, bounds[:, :2]).min(), *np.maximum(high, bounds[:, 2:]).max()]
+    np.testing.assert_allclose(told["columns"]["geometry"]["bbox"], expected, atol=1e-3)
     amount = optical_density(IMAGE) @ UNMIX[:, 0] / np.log(10)
     y, x = np.mgrid[:150, :110] + 0.5
     expected = [amount[shapely.contains_xy(one, x, y)].mean() for one in drawn[:40]]

@@ -209,7 +209,7 @@ def test_a_png_of_sixteen_bits_says_so(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("array", "advice"),
     [
-        (np.zeros((4, 4, 3)), r"image \* 255"),
+        (np.full((4, 4, 3), 255.0), r"astype\(.uint8.\)"),
         (np.zeros((4, 4, 4), np.uint8), r"image\[..., :3\]"),
         (np.zeros((3, 9, 9), np.uint8), "transpose"),
         (np.zeros((0, 9, 3), np.uint8), "at least one pixel"),

@@ -512,7 +512,7 @@ def test_genuine_hest_cells(shared_data: Path) -> None:
 def test_reference_without_counts(shared_data: Path) -> None:
     path = shared_data / "singlecell_ref_mini" / "10x_pbmc68k_reduced.h5ad"
     options = ReadOptions(unit="um", obsm="X_umap")
-    with pytest.raises(InputError, match=r"holds no whole counts \(looked at X, raw\).*try undo_log=True"):
+    with pytest.raises(InputError, match=r"holds no whole counts \(looked at X, raw\).*try `undo_log=True`"):
         read_section(path, options=options)
     with pytest.raises(InputError, match="what they were cannot be proved"):
         read_section(path, options=options.model_copy(update={"undo_log": True}))

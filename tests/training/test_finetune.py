@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 
 from celldetr.config import ModelConfig, Recipe, TrainConfig
@@ -16,7 +18,8 @@ from celldetr.data.dataset import Batch, TrainingSet
 from celldetr.data.sample import Sample
 from celldetr.errors import InputError
 from celldetr.model.celldetr import CellDETR
-from celldetr.model.checkpoint import load_checkpoint
+from celldetr.model.checkpoint import load_checkpoint, save_familiarity
+from celldetr.model.familiarity import Familiarity
 from celldetr.model.warm_start import start_from, start_note
 from celldetr.recipes import load_recipe
 from celldetr.training.hold_out import hold_out
@@ -50,6 +53,41 @@ def test_a_frozen_run_moves_the_head_alone_and_goes_on_as_if_uncut(
     assert moved == {"representer", "type_head"}
     assert checkpoint.card.threshold == 0.3  # the start's: partly labelled images cannot say better
     assert {"found", "f1_type_mean", "f1_round"} <= checkpoint.card.metrics["validation"].keys()
+
+
+def test_a_run_for_outlines_alone_changes_nothing_else(start: Path, tmp_path: Path, tiny_recipe: Recipes) -> None:
+    alone = {"freeze": [*FROZEN, "representer"], "w_type": 0, "lr": 1e-2, "validate_every": 2}
+    recipe = tiny_recipe({"outlines": True}, start, **alone)
+    assert recipe.training.outlines_only
+    with pytest.raises(InputError, match="no training image has masks"):
+        train(recipe, tmp_path / "run", device="cpu")
+    path = tmp_path / "data" / "all.json"
+    content = json.loads(path.read_text())
+    for each in content["annotations"]:
+        x, y, w, h = each["bbox"]
+        each["segmentation"] = [[x, y, x + w, y, x + w, y + h, x, y + h]]
+    path.write_text(json.dumps(content))
+    known = np.random.default_rng(0).normal(size=(1200, load_checkpoint(start).card.config.embedding_dim))
+    familiarity = Familiarity.of_training(known.astype(np.float16), np.arange(1200) // 10)
+    assert familiarity is not None
+    save_familiarity(start, familiarity)
+    source, made = load_checkpoint(start), load_checkpoint(train(recipe, tmp_path / "run", device="cpu"))
+    before = source.network.state_dict()
+    moved = {
+        n.partition(".")[0]
+        for n, v in made.network.state_dict().items()
+        if n not in before or not torch.equal(v, before[n])
+    }
+    assert moved == {"outliner", "type_head"}  # whose second type is new here
+    assert torch.equal(made.network.type_head.weight[0], before["type_head.weight"][1])
+    assert float(made.network.outliner.radii.weight.detach().abs().max()) > 0
+    assert (made.card.threshold, made.card.config.types) == (0.3, recipe.model.types)
+    assert 0 < made.card.metrics["validation"]["median_mask_iou"] < 1
+    assert made.familiarity is not None
+    for name, values in familiarity.tensors().items():
+        assert torch.equal(made.familiarity.tensors()[name], values)
+    with pytest.raises(ValidationError, match=r"leaves nothing to learn; set w_type or model\.outlines"):
+        tiny_recipe({"outlines": True}, start, **alone, w_outline=0)
 
 
 def test_types_of_the_same_name_keep_their_rows(tiny_model: Models) -> None:

@@ -2,12 +2,13 @@
 
 The eight base colours keep a CIEDE2000 distance of at least 10 from each other and 8 from H&E's own colours, in normal
 vision and in simulated deuteranopia, protanopia and tritanopia (Machado et al., IEEE TVCG 2009); the tests recompute
-it.
+it. Clusters have colours of their own, at least 9 from one another and from those of types: a colour never means both.
 """
 
 from __future__ import annotations
 
 import colorsys
+import re
 from collections.abc import Iterator, Sequence
 
 RGB = tuple[int, int, int]
@@ -23,6 +24,14 @@ BLUE: RGB = (0x1D, 0x3F, 0xE8)
 
 # Order in which types without a colour of their own receive one: best seen on H&E first, black last.
 CYCLE: tuple[RGB, ...] = (MINT, AZURE, AMBER, GREEN, YELLOW, RED, BLUE, BLACK)
+
+# Of clusters, the largest first; dark and strong ones come first, because they are seen best on H&E.
+CLUSTER_CYCLE: tuple[RGB, ...] = (
+    (0x60, 0x00, 0xA0), (0xC0, 0xFF, 0xA0), (0xA0, 0x00, 0x30), (0x30, 0x80, 0x00),
+    (0xA0, 0x60, 0xE0), (0xC0, 0xC0, 0x80), (0x00, 0x00, 0x60), (0x60, 0x60, 0x60),
+    (0x00, 0x30, 0x00), (0xE0, 0xE0, 0xFF), (0x60, 0x30, 0x60), (0xA0, 0x80, 0x80),
+)  # fmt: skip
+_CLUSTER = re.compile(r"Cluster (\d{1,5})")  # celldetr.cells.clusters.cluster_name
 
 # A type is known by the first of these stems that begins one of its words, so the more specific come first: "stromal
 # TIL" is a lymphocyte, "cancer-associated fibroblast" a fibroblast, "non-neoplastic epithelial" epithelial.
@@ -42,8 +51,18 @@ _KNOWN: tuple[tuple[RGB, tuple[str, ...]], ...] = (
 
 def _known(name: str) -> RGB | None:
     """The colour that ``name`` has by convention, if it has one."""
+    if cluster := _CLUSTER.fullmatch(name):
+        return _cluster_colour(int(cluster[1]))
     words = "-" + name.lower().replace("_", "-").replace(" ", "-")
     return next((colour for colour, stems in _KNOWN for stem in stems if "-" + stem in words), None)
+
+
+def _cluster_colour(number: int) -> RGB | None:
+    """Of the first cycle as it is, of the second lighter, of the third darker; then none of its own."""
+    turn, place = divmod(number, len(CLUSTER_CYCLE))
+    colour = CLUSTER_CYCLE[place]
+    shades = (colour, _mix(colour, (255, 255, 255), 0.35), _mix(colour, (0, 0, 0), 0.35))
+    return shades[turn] if turn < len(shades) else None
 
 
 def _mix(colour: RGB, other: RGB, share: float) -> RGB:

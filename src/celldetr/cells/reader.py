@@ -129,6 +129,8 @@ class CellTable:
         for name in columns:
             if name in self.columns:
                 continue
+            if name == CLUSTER:
+                raise InputError(f"{self.path}: has no clusters; make them with celldetr cluster")
             if name in NULLABLE and self.version < VERSION:
                 raise InputError(f"{self.path}: has no column {name!r}, it is of an older version; run predict again")
             raise InputError(f"{self.path}: has no column {name!r}; {near(name, self.columns)}")

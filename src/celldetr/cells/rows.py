@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from celldetr.cells.schema import FAMILIARITY, SHAPE, STAIN, cell_schema
 from celldetr.measure import shapes
-from celldetr.outlines import drawn_outlines
+from celldetr.outlines import outline_points
 
 if TYPE_CHECKING:
     from celldetr.model.output import TileCells
@@ -43,7 +43,7 @@ def cell_rows(cells: TileCells, types: Sequence[str], mpp: tuple[float, float], 
     best = probabilities.argmax(1).astype(np.int32)
     dim = cells.embeddings.shape[1]
     embeddings = np.ascontiguousarray(cells.embeddings, dtype=np.float16)
-    drawn = None if cells.radii is None else drawn_outlines(boxes, cells.radii)
+    drawn = None if cells.radii is None else outline_points(boxes, cells.radii)
     columns: dict[str, Any] = {
         "cell_id": np.arange(first, first + len(boxes)),
         "x_px": x,

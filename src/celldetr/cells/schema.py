@@ -79,8 +79,8 @@ def check_columns(schema: pa.Schema) -> None:
 def table_metadata(
     provenance: Mapping[str, Any], bounds: tuple[float, float, float, float] | None
 ) -> dict[bytes, bytes]:
-    """Metadata of the file: GeoParquet 1.1.0 with the xyxy ``bounds`` of all boxes, in which outlines lie, and where
-    the cells are from."""
+    """Metadata of the file: GeoParquet 1.1.0 with the xyxy ``bounds`` of all boxes and outlines, and where the cells
+    are from."""
     # crs null: coordinates are pixels of an image, which no coordinate reference system knows.
     column: dict[str, Any] = {"encoding": "WKB", "geometry_types": [], "crs": None}
     if bounds is not None:

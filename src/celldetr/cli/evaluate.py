@@ -53,7 +53,7 @@ def evaluate(
     check_file(out, overwrite)
     model = TilePredictor.load(inference)
     with Progress("evaluate", quiet) as progress:
-        counter = progress.counter(f"{dataset}, {options.split}", "images")
+        counter = progress.counter(f"{dataset}, {options.split}" if options.split else dataset, "images")
         verdict = evaluate_model(model, dataset, options, progress=counter)
     write_metrics(verdict.report, out, others=verdict.others, context=verdict.context)
     if plots:

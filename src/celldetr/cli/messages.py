@@ -30,13 +30,20 @@ def options_of_command(flags: Mapping[str, tuple[str, ...]]) -> Iterator[None]:
 
 
 def with_options(text: str) -> str:
-    """A message of the library with parameters as options: `mpp=0.5` as --mpp 0.5, `overwrite=True` as --overwrite."""
+    """A message of the library with parameters as options: `mpp=0.5` as --mpp 0.5, `overwrite=True` as
+    --overwrite, `swap_xy=False` as --set read.swap_xy=False."""
 
     def option(match: re.Match[str]) -> str:
         name, value = match.groups()
         if name not in _flags:
-            return match.group()
+            # The library knows a setting by its own name, a command by that of its part, too.
+            inner = [key for key in _flags if key.endswith(f".{name}")]
+            if len(inner) != 1:
+                return match.group()
+            name = inner[0]
         on, *off = _flags[name]
+        if on.startswith("--set "):
+            return on if value is None else f"{on}={value}"
         if value == "False" and off:
             return off[0]
         return on if value in (None, "True") else f"{on} {value}"

@@ -70,12 +70,16 @@ app = typer.Typer(
 
 
 @app.callback(invoke_without_command=True)
-def common(version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False) -> None:
+def common(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version, in a clone with its commit, and exit.")
+    ] = False,
+) -> None:
     """Every nucleus of an H&E slide located, typed and embedded."""
     if version:
-        from celldetr import __version__
+        from celldetr.version import describe
 
-        typer.echo(__version__)
+        typer.echo(describe())
         raise typer.Exit
     # A damaged TIFF makes tifffile log lines of its own beside our one.
     logging.getLogger("tifffile").addHandler(logging.NullHandler())

@@ -12,7 +12,9 @@ from celldetr.config.base import Config, Count, ImageMpp
 class EvaluateOptions(Config):
     """How a model is scored on a data set."""
 
-    split: str = Field("test", title="NAME", description="Which of the card's splits; of a folder of labels: all.")
+    split: str | None = Field(
+        None, title="NAME", description="Which of the card's splits; by default test, or the only one there is."
+    )
     protocol: str = Field(
         "standard",
         title="NAME",
@@ -37,7 +39,9 @@ class EvaluateOptions(Config):
 class ThresholdOptions(Config):
     """How a threshold is chosen on a data set."""
 
-    split: str = Field("val", title="NAME", description="Which of the card's splits; of a folder of labels: all.")
+    split: str | None = Field(
+        None, title="NAME", description="Which of the card's splits; by default val, or the only one there is."
+    )
     protocols: tuple[str, ...] = Field(
         ("within-radius", "standard"),
         description="Rules of pairing, see evaluate; of several, the mean of F1 counts.",

@@ -138,7 +138,7 @@ class ModelConfig(Config):
 
     outlines: bool = Field(
         False,
-        description="A head that draws each nucleus, as 32 radii from its box's centre, from the pixels around the "
+        description="A head that draws each nucleus, as 32 radii from its box's centre, from what is around the "
         "box; it learns from training data with masks.",
     )
 

@@ -44,11 +44,12 @@ class Recipe(Config):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         settings = self.training
-        learned = settings.learns_types or settings.objective == "contrastive"
+        outlines = self.model.outlines and settings.w_outline > 0
+        learned = settings.learns_types or outlines or settings.objective == "contrastive"
         if settings.detection_frozen and not learned:
             raise ValueError(
-                f"training.freeze={list(settings.freeze)} with training.w_type=0 leaves nothing to learn; set w_type,"
-                " or do not freeze the detector"
+                f"training.freeze={list(settings.freeze)} with training.w_type=0 leaves nothing to learn; set w_type"
+                " or model.outlines, or do not freeze the detector"
             )
         if settings.freeze and not self.init:
             raise ValueError(f"training.freeze={list(settings.freeze)} keeps weights that init has to name")

@@ -194,6 +194,11 @@ class TrainConfig(Config):
         return self.w_type > 0 or self.w_composition > 0
 
     @property
+    def outlines_only(self) -> bool:
+        """Whether the network finds, embeds and types nuclei as its start does, so that outlines alone are learned."""
+        return self.detection_frozen and "representer" in self.freeze and not self.learns_types
+
+    @property
     def detection_frozen(self) -> bool:
         """Whether all parts that decide which nuclei are found are frozen."""
         return set(DETECTION) <= set(self.freeze)

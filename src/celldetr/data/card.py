@@ -137,6 +137,16 @@ class DatasetCard(Config):
             raise InputError(f"dataset {self.name!r}: no split {name!r}; {near(name, self.splits)}")
         return self.splits[name]
 
+    def choose_split(self, name: str | None, default: str) -> str:
+        """The split called ``name``; None: ``default``, or the only one there is, as in a folder of labels.
+
+        Raises:
+            InputError: no such split.
+        """
+        chosen = name or (default if default in self.splits or len(self.splits) != 1 else next(iter(self.splits)))
+        self.split(chosen)
+        return chosen
+
 
 def load_card(name_or_path: str | Path) -> DatasetCard:
     """Read a dataset card, a YAML file or one that comes with the package.

@@ -34,6 +34,8 @@ from celldetr.model.output import TileCells
 from celldetr.progress import Progress
 from celldetr.slide.array import array_cells
 
+TEST, VALIDATION = "test", "val"  # splits that are meant where none is named
+
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -98,9 +100,10 @@ def evaluate_model(
         InputError: unknown protocol, wrong data, no type in common; both maps.
     """
     options = options or EvaluateOptions()
-    split, mapping = options.split, options.mapping
+    mapping = options.mapping
     rules = find_protocol(options.protocol)
     card = find_card(dataset, options.mpp)
+    split = card.choose_split(options.split, TEST)
     if options.join is not None and mapping is not None:
         raise InputError("`join` says which type of the data set each of the model's is; leave out `mapping`")
     types = None if options.join is None else type_map(options.join, model.types, card.type_names)
@@ -158,8 +161,9 @@ def choose_threshold(
     rules = [find_protocol(name) for name in options.protocols]
     sets: dict[str, list[ImageCells]] = {}
     for dataset in datasets:
-        name, split = named_split(dataset, options.split)
+        name, wanted = named_split(dataset, options.split)
         card = find_card(name, options.mpp)
+        split = card.choose_split(wanted, VALIDATION)
         samples = labelled_images(card, split, model.types, dict.fromkeys(card.type_names, ""))
         images = _predict(model, samples, model.types, None, progress)
         several = len({image.tissue for image in images}) > 1
@@ -179,7 +183,7 @@ def choose_threshold(
     )
 
 
-def named_split(dataset: str, default: str) -> tuple[str, str]:
+def named_split(dataset: str, default: str | None) -> tuple[str, str | None]:
     """``DATASET`` or ``DATASET:SPLIT`` -> data set and split; a path may have colons itself."""
     name, colon, split = dataset.rpartition(":")
     known = name in yaml_names(CARDS) or (bool(name) and Path(name).expanduser().exists())

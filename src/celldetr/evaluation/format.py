@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from functools import partial
+from textwrap import wrap
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
@@ -17,6 +17,8 @@ from celldetr.evaluation.rotations import MASK_SCORES, Rotations, Spread
 from celldetr.evaluation.threshold import SetChoice, ThresholdChoice
 from celldetr.outlines import RADII
 
+FOLD = 10  # characters of a heading
+ACROSS = 5  # columns of such headings beside a name, in 80
 UNNAMED = "not told"  # the tissue of images of which no tissue is known
 
 
@@ -32,18 +34,17 @@ def show_report(report: Report, others: Sequence[Report] = ()) -> RenderableType
     if report.masks is not None:
         parts.append(_masks(report, report.masks))
     if len(report.tissues) > 1:
-        headings = ["tissue", "images", "cells", "detection", "types", *report.type_names]
-        table = number_table("F1 by tissue", headings, narrow=True)
-        for row in report.tissues:
-            f1 = [row.totals.detection.f1, row.totals.mean_f1, *(counts.f1 for counts in row.totals.types)]
-            table.add_row(row.tissue or UNNAMED, str(row.n_images), str(row.n_cells), *map(_short, f1))
-        parts.append(table)
+        parts += _by_tissue(report)
     if others:
-        headings = ["protocol", "detection", "types", *report.type_names]
-        table = number_table("F1 of the same predictions under each protocol", headings, narrow=True)
-        for each in (report, *others):
-            f1 = [each.totals.detection.f1, each.totals.mean_f1, *(counts.f1 for counts in each.totals.types)]
-            table.add_row(each.protocol.name, *map(_short, f1))
+        each = (report, *others)
+        headings = ["", *(one.protocol.name for one in each)]
+        table = number_table("F1 of the same predictions under each protocol", headings, fold=FOLD)
+        table.add_row("detection", *(_short(one.totals.detection.f1) for one in each))
+        table.add_section()
+        for k, name in enumerate(report.type_names):
+            table.add_row(name, *(_short(one.totals.types[k].f1) for one in each))
+        table.add_section()
+        table.add_row("mean of types", *(_short(one.totals.mean_f1) for one in each))
         parts.append(table)
     return Group(*parts)
 
@@ -110,24 +111,32 @@ def _with_sd(values: Spread) -> str:
     return _short(values.mean) if values.sd is None else f"{_short(values.mean)} ±{_short(values.sd)}"
 
 
-def number_table(title: str, headings: Iterable[str], *, narrow: bool = False) -> Table:
-    """A table of numbers with names in its first column, to be printed by a rich console; ``narrow``: without lines."""
+def number_table(title: str, headings: Iterable[str], *, fold: int | None = None) -> Table:
+    """A table of numbers with names in its first column, to be printed by a rich console.
+
+    ``fold``: without lines, with headings folded to so many characters, and names where it is narrow; numbers never.
+    """
     first, *rest = headings
-    table = Table(title=title, box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False) if narrow else Table(title=title)
-    table.add_column(first, no_wrap=True)
+    if fold is None:
+        table = Table(title=title)
+        table.add_column(first, no_wrap=True)
+    else:
+        table = Table(title=title, box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+        table.add_column(first, overflow="fold")
     for heading in rest:
-        table.add_column(heading, justify="right", overflow="fold")
+        shown = heading if fold is None else "\n".join(wrap(heading, fold))
+        table.add_column(shown, justify="right", overflow="fold", no_wrap=fold is not None)
     return table
 
 
 def _scores(report: Report) -> Table:
     title = f"{report.protocol.name}: pairs within {report.protocol.radius_um:g} µm, threshold {report.threshold:.3f}"
-    headings = ("", "true", "found", "prec.", "rec.", "F1", "95 %", "F1 by class", "95 % ")
-    table = number_table(title, headings, narrow=True)
-    interval = partial(_interval, report)
+    headings = ("", "true", "found", "prec.", "rec.", "F1, 95 %", "by class, 95 %")
+    table = number_table(title, headings, fold=FOLD)
     detection, totals = report.totals.detection, report.totals
-    scores = map(_short, (detection.precision, detection.recall, detection.f1))
-    table.add_row("detection", str(report.n_cells), str(report.n_predicted), *scores, interval("detection.f1"))
+    scores = map(_short, (detection.precision, detection.recall))
+    f1 = _with_interval(report, detection.f1, "detection.f1")
+    table.add_row("detection", str(report.n_cells), str(report.n_predicted), *scores, f1)
     table.add_section()
     predicted = [sum(column) for column in zip(*report.confusion, strict=True)]
     for k, name in enumerate(report.type_names):
@@ -136,15 +145,14 @@ def _scores(report: Report) -> Table:
             name,
             str(sum(report.confusion[k])),
             str(predicted[k]),
-            *map(_short, (counts.precision, counts.recall, counts.f1)),
-            interval(f"types.{name}.f1"),
-            _short(totals.classwise[k].f1),
-            interval(f"types.{name}.f1_classwise"),
+            *map(_short, (counts.precision, counts.recall)),
+            _with_interval(report, counts.f1, f"types.{name}.f1"),
+            _with_interval(report, totals.classwise[k].f1, f"types.{name}.f1_classwise"),
         )
     table.add_section()
-    means = (_short(totals.mean_f1), interval("mean_type_f1"))
-    classwise = (_short(totals.mean_f1_classwise), interval("mean_type_f1_classwise"))
-    table.add_row("mean of types", *[""] * 4, *means, *classwise)
+    mean = _with_interval(report, totals.mean_f1, "mean_type_f1")
+    classwise = _with_interval(report, totals.mean_f1_classwise, "mean_type_f1_classwise")
+    table.add_row("mean of types", *[""] * 4, mean, classwise)
     return table
 
 
@@ -173,9 +181,30 @@ def _masks(report: Report, masks: MaskScores) -> Table:
     return table
 
 
+def _by_tissue(report: Report) -> list[Table]:
+    """Detection and the mean of types, then each type, so many in a table as fit a terminal."""
+    names = [row.tissue or UNNAMED for row in report.tissues]
+    table = number_table("F1 by tissue", ["tissue", "images", "cells", "detection", "types"], fold=FOLD)
+    for name, row in zip(names, report.tissues, strict=True):
+        f1 = (row.totals.detection.f1, row.totals.mean_f1)
+        table.add_row(name, str(row.n_images), str(row.n_cells), *map(_short, f1))
+    tables = [table]
+    for first in range(0, len(report.type_names), ACROSS):
+        some = slice(first, first + ACROSS)
+        table = number_table("F1 by tissue and type", ["tissue", *report.type_names[some]], fold=FOLD)
+        for name, row in zip(names, report.tissues, strict=True):
+            table.add_row(name, *(_short(counts.f1) for counts in row.totals.types[some]))
+        tables.append(table)
+    return tables
+
+
 def _interval(report: Report, name: str) -> str:
     bounds = report.intervals.get(name)
     return f"{_short(bounds[0])}–{_short(bounds[1])}" if bounds else ""
+
+
+def _with_interval(report: Report, value: float | None, name: str) -> str:
+    return f"{_short(value)} {_interval(report, name)}".strip()
 
 
 def _facts(report: Report) -> Text:
@@ -204,7 +233,7 @@ def _beside(report: Report) -> Table:
         ("expected calibration error of scores", report.calibration.objectness.error),
         ("expected calibration error of types", report.calibration.types.error),
     ]
-    table = number_table("Beside F1", ["", ""])
+    table = number_table("Beside F1", ["", ""], fold=FOLD)
     table.show_header = False
     for name, value in rows:
         table.add_row(name, number(value))

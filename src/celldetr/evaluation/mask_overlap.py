@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from celldetr.assignment import Index
 from celldetr.data.masks import Masks, draw
-from celldetr.outlines import RADII, drawn_outlines
+from celldetr.outlines import RADII, outline_points
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.floating]
@@ -92,13 +92,13 @@ def predicted_overlap(
         scores: (M,) the highest owns a pixel, of equals the first.
         true: (H, W) map of the N = ``n_true`` true masks.
     """
-    points = drawn_outlines(boxes, np.ones((len(boxes), RADII)) if radii is None else radii.astype(np.float64))
+    points = outline_points(boxes, np.ones((len(boxes), RADII)) if radii is None else radii.astype(np.float64))
     return _drawn(points, np.lexsort((-np.arange(len(boxes)), scores)), true, n_true)
 
 
 def ceiling_overlap(masks: Masks, boxes: Floats, true: NDArray[np.int32]) -> MaskOverlap:
     """The table of the truth drawn with ``RADII`` radii from its own boxes (N, 4): the best that outlines can do."""
-    points = masks.outlines(boxes).astype(np.float64).clip(boxes[:, None, :2], boxes[:, None, 2:])
+    points = masks.outlines(boxes).astype(np.float64)
     small_last = np.argsort(-np.prod(boxes[:, 2:] - boxes[:, :2], axis=1), kind="stable")
     return _drawn(points, small_last, true, len(boxes))
 

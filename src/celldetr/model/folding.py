@@ -132,7 +132,7 @@ def for_inference(network: CellDETR) -> CellDETR:
         shared.outliner = copy.copy(network.outliner)
         shared.outliner._modules = {
             **network.outliner._modules,
-            "layers": fold_activations(network.outliner.layers),
+            "pixels": fold_activations(network.outliner.pixels),
         }
     return shared
 

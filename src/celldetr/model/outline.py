@@ -1,6 +1,8 @@
-"""The outline head: radii (``celldetr.outlines``) of the nuclei in boxes, from the pixels around each box.
+"""The outline head: radii (``celldetr.outlines``) of the nuclei in boxes, from what is in and around each box.
 
-Not from the embedding, nor from the features that embeddings are read from: types do not care for orientation.
+It reads pixels, and the finest tokens of the encoder, from which the box was found: they know better than 20 x 20
+pixels where the nucleus ends. Not the embedding, nor the features that embeddings are read from: types do not care for
+orientation. Boxes are often too small for large pale nuclei, so it looks and draws beyond them.
 """
 
 from __future__ import annotations
@@ -11,43 +13,41 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from celldetr.model.memory import as_tensor
+from celldetr.model.memory import Memory, as_tensor
 from celldetr.model.patches_cpu import sample_patches
 from celldetr.outlines import RADII, directions
 
-SIDE = 16  # pixels of a patch
-REACH = 1.2  # sides of a patch, in sides of the box
-LARGEST = 1.5  # radius; the corner of the box is at sqrt(2)
+SIDE = 20  # pixels of a patch
+REACH = 1.6  # sides of a patch, in sides of the box
+LARGEST = 2.0  # radius; the corner of the box is at sqrt(2)
+TOKEN_CHANNELS = 16  # that tokens are projected to
 CELLS_AT_ONCE = 1024  # patches that are in memory together
 
 
 class OutlineHead(nn.Module):
-    """Radii of boxes, from the pixels of their images."""
+    """Radii of boxes, from the pixels of their images and the encoder's tokens, of length ``d_model``."""
 
-    def __init__(self) -> None:
+    def __init__(self, d_model: int) -> None:
         super().__init__()
-        self.layers = nn.Sequential(
-            nn.Conv2d(3, 24, 3, padding=1),
+        self.pixels = nn.Sequential(
+            nn.Conv2d(3, 24, 5, stride=2, padding=2),
             nn.ReLU(inplace=True),
-            nn.Conv2d(24, 32, 3, stride=2, padding=1),
-            nn.ReLU(inplace=True),
-            nn.Conv2d(32, 48, 3, stride=2, padding=1),
-            nn.ReLU(inplace=True),
-            nn.Flatten(),
-            nn.Linear(48 * (SIDE // 4) ** 2, 64),
+            nn.Conv2d(24, 48, 3, stride=2, padding=1),
             nn.ReLU(inplace=True),
         )
+        self.tokens = nn.Linear(d_model, TOKEN_CHANNELS)
+        self.joint = nn.Sequential(nn.Linear((48 + TOKEN_CHANNELS) * (SIDE // 4) ** 2, 64), nn.ReLU(inplace=True))
         self.radii = nn.Linear(64, RADII)
         nn.init.zeros_(self.radii.weight)  # begins with the ellipse of the box
         nn.init.constant_(self.radii.bias, math.log(1 / (LARGEST - 1)))
 
-    def forward(self, images: Tensor, boxes: Tensor, sizes: Tensor, valid: Tensor | None = None) -> Tensor:
+    def forward(self, images: Tensor, memory: Memory, boxes: Tensor, valid: Tensor | None = None) -> Tensor:
         """Outlines of boxes.
 
         Args:
             images: (B, 3, H, W) normalised.
+            memory: of the encoder; nothing is learned through it.
             boxes: (B, N, 4) cxcywh, fractions of each image's valid region.
-            sizes: (B, 2) valid width and height, pixels.
             valid: (B, N) the boxes whose outlines are wanted; None: all.
 
         Returns:
@@ -56,46 +56,56 @@ class OutlineHead(nn.Module):
         batch, count = boxes.shape[:2]
         if count == 0:
             return boxes.new_zeros(batch, 0, RADII)
+        shares = memory.sizes / as_tensor([(images.shape[3], images.shape[2])], like=memory.sizes)
+        (height, width), finest = memory.shapes[0], memory.ratios[:, 0]
+        tokens = self.tokens(memory.tokens[:, : height * width].detach()).float()
+        tokens = tokens.transpose(1, 2).reshape(batch, TOKEN_CHANNELS, height, width).contiguous()
+
+        def draw(boxes: Tensor, valid: Tensor | None = None) -> Tensor:
+            seen = patches(images, boxes, shares, SIDE), patches(tokens, boxes, finest, SIDE // 4)
+            return self._draw(*seen, valid).view(batch, -1, RADII)
+
         if torch.onnx.is_in_onnx_export():  # a recorded graph has no loops: it takes all at once
-            return self._draw(images, boxes, sizes).view(batch, -1, RADII)
+            return draw(boxes)
         step = max(1, CELLS_AT_ONCE // batch)
         masks = [None] * count if valid is None else valid.split(step, dim=1)
-        parts = [
-            self._draw(images, part, sizes, mask).view(batch, -1, RADII)
-            for part, mask in zip(boxes.split(step, dim=1), masks, strict=False)
-        ]
-        return torch.cat(parts, dim=1)
+        return torch.cat([draw(*each) for each in zip(boxes.split(step, dim=1), masks, strict=False)], dim=1)
 
-    def _draw(self, images: Tensor, boxes: Tensor, sizes: Tensor, valid: Tensor | None = None) -> Tensor:
-        """(B * N, RADII) outlines of boxes that are in memory together."""
-        seen = patches(images, boxes, sizes).flatten(0, 1)
-        if valid is None or bool(valid.all()):
-            return LARGEST * self.radii(self.layers(seen)).float().sigmoid()
-        some = valid.flatten()
-        wanted = seen.permute(0, 2, 3, 1)[some].permute(0, 3, 1, 2)  # channels last, as the kernel has them
-        radii = LARGEST * self.radii(self.layers(wanted)).float().sigmoid()
-        return radii.new_zeros(len(seen), RADII).masked_scatter(some[:, None], radii)
+    def _draw(self, pixels: Tensor, tokens: Tensor, valid: Tensor | None = None) -> Tensor:
+        """(B * N, RADII) outlines from patches (B, N, C, side, side) that are in memory together."""
+        count = pixels.shape[0] * pixels.shape[1]
+        pixels, tokens = pixels.flatten(0, 1), tokens.flatten(0, 1)
+        some = None if valid is None or bool(valid.all()) else valid.flatten()
+        if some is not None:  # channels last, as the kernel has them
+            pixels, tokens = (x.permute(0, 2, 3, 1)[some].permute(0, 3, 1, 2) for x in (pixels, tokens))
+        found = torch.cat([self.pixels(pixels), tokens.relu()], dim=1)
+        radii: Tensor = LARGEST * self.radii(self.joint(found.flatten(1))).float().sigmoid()
+        return radii if some is None else radii.new_zeros(count, RADII).masked_scatter(some[:, None], radii)
 
 
-def patches(images: Tensor, boxes: Tensor, sizes: Tensor) -> Tensor:
-    """The pixels around boxes, bilinear, each box at one size; arguments as of ``OutlineHead``.
+def patches(images: Tensor, boxes: Tensor, shares: Tensor, side: int) -> Tensor:
+    """What is around boxes, bilinear, each box at one size.
+
+    Args:
+        images: (B, C, H, W) float32, images or maps of them.
+        boxes: (B, N, 4) cxcywh, fractions of each image's valid region.
+        shares: (B, 2) of the width and the height that is valid.
+        side: samples along a side of a patch.
 
     Returns:
-        (B, N, 3, SIDE, SIDE); beyond the image its nearest pixel.
+        (B, N, C, side, side), ``REACH`` boxes wide; beyond the image its nearest pixel.
     """
     batch, count = boxes.shape[:2]
-    height, width = images.shape[2:]
-    valid = sizes / as_tensor([(width, height)], like=sizes)  # share of the padded image
     if _has_kernel(images):
-        return sample_patches(images, boxes, valid, SIDE, REACH)
-    valid = valid[:, None]
+        return sample_patches(images, boxes, shares, side, REACH)
+    valid = shares[:, None]
     centre, half = boxes[..., :2] * valid, boxes[..., 2:] * valid * (REACH / 2)
-    steps = (torch.arange(SIDE, device=boxes.device, dtype=boxes.dtype) + 0.5) * (2 / SIDE) - 1
-    frame = torch.stack([steps.expand(SIDE, SIDE), steps[:, None].expand(SIDE, SIDE)], dim=-1)  # (SIDE, SIDE, 2)
+    steps = (torch.arange(side, device=boxes.device, dtype=boxes.dtype) + 0.5) * (2 / side) - 1
+    frame = torch.stack([steps.expand(side, side), steps[:, None].expand(side, side)], dim=-1)  # (side, side, 2)
     grid = (centre[:, :, None, None] + half[:, :, None, None] * frame) * 2 - 1
-    grid = grid.view(batch, count * SIDE, SIDE, 2).to(images.dtype)
+    grid = grid.view(batch, count * side, side, 2).to(images.dtype)
     sampled = functional.grid_sample(images, grid, padding_mode="border", align_corners=False)
-    return sampled.view(batch, -1, count, SIDE, SIDE).transpose(1, 2)
+    return sampled.view(batch, -1, count, side, side).transpose(1, 2)
 
 
 def _has_kernel(images: Tensor) -> bool:

@@ -38,15 +38,16 @@ def _kernel(images, boxes, reach, out, start, stop):  # type: ignore[no-untyped-
     """Write the patches start <= number < stop."""
     batch, channels, height, width = images.shape
     side, count = out.shape[1], len(out) // batch
-    low, high, part = np.empty(side, np.int64), np.empty(side, np.int64), np.empty(side, np.float32)
-    line = np.empty(width, np.float32)
+    # Unsigned: of a signed index Numba asks each time whether it counts from the end.
+    low, high, part = np.empty(side, np.uint32), np.empty(side, np.uint32), np.empty(side, np.float32)
+    line = np.empty((channels, width), np.float32)
     for number in range(start, stop):
         image, box = images[number // count], boxes[number]
         for i in range(side):
             step = ((i + np.float32(0.5)) * np.float32(2 / side) - np.float32(1)) * reach * np.float32(0.5)
             x = min(max((box[0] + box[2] * step) * width - np.float32(0.5), np.float32(0)), np.float32(width - 1))
-            low[i] = int(x)
-            high[i], part[i] = min(low[i] + 1, width - 1), x - low[i]
+            low[i] = np.uint32(x)
+            high[i], part[i] = min(low[i] + np.uint32(1), np.uint32(width - 1)), x - low[i]
         for row in range(side):
             step = ((row + np.float32(0.5)) * np.float32(2 / side) - np.float32(1)) * reach * np.float32(0.5)
             y = min(max((box[1] + box[3] * step) * height - np.float32(0.5), np.float32(0)), np.float32(height - 1))
@@ -54,10 +55,11 @@ def _kernel(images, boxes, reach, out, start, stop):  # type: ignore[no-untyped-
             bottom, down = min(top + 1, height - 1), y - top
             for c in range(channels):
                 above, below = image[c, top], image[c, bottom]
-                for column in range(low[0], high[side - 1] + 1):
-                    line[column] = above[column] + down * (below[column] - above[column])
-                for i in range(side):
-                    out[number, row, i, c] = line[low[i]] + part[i] * (line[high[i]] - line[low[i]])
+                for column in range(low[0], high[side - 1] + np.uint32(1)):
+                    line[c, column] = above[column] + down * (below[column] - above[column])
+            for i in range(side):
+                for c in range(channels):
+                    out[number, row, i, c] = line[c, low[i]] + part[i] * (line[c, high[i]] - line[c, low[i]])
 
 
 @cache

@@ -39,9 +39,14 @@ RULE: RGB = (222, 222, 226)
 
 def picture_size(width: int, height: int) -> tuple[int, int, float]:
     """Width and height of the picture of a slide, px, and its pixels per level-0 pixel."""
+    return fitting(width, height, LONG_SIDE)
+
+
+def fitting(width: int, height: int, long_side: int) -> tuple[int, int, float]:
+    """As of ``picture_size``, of a picture at most ``long_side`` px long."""
     longest = max(width, height)
-    zoom = max(1.0, min(LARGEST_ZOOM, LONG_SIDE / 2 / longest))
-    scale = min(zoom, LONG_SIDE / longest)
+    zoom = max(1.0, min(LARGEST_ZOOM, long_side / 2 / longest))
+    scale = min(zoom, long_side / longest)
     return max(1, round(width * scale)), max(1, round(height * scale)), scale
 
 

@@ -154,4 +154,5 @@ def _example(done: Clustered, opened: OpenSlides, name: str, row: int) -> CellCr
     slide = done.collection.slides[done.collection.position(name)]
     rows, drawn = np.array([row]), ring_columns(slide.table)
     cell = slide.table.take(rows, ["cell_id", *BOX, "type"]).to_pylist()[0]
-    return opened.crop(slide, cell, rings(slide.table.take(rows, drawn))[0], f"cell {cell['cell_id']}")
+    title = f"{slide.name}:\n{cell['cell_id']}" if len(opened.readers) > 1 else f"cell {cell['cell_id']}"
+    return opened.crop(slide, cell, rings(slide.table.take(rows, drawn))[0], title)

@@ -48,25 +48,29 @@ def array_cells(
     Raises:
         InputError: not such an array (the message says how to make it one), or an mpp out of range.
     """
-    return find_cells(_job(array, mpp, model, options, make_plan, least_score))
+    return find_cells(_job(from_array(array, mpp), model, options, make_plan, least_score))
 
 
 def predict_array(
     array: NDArray[np.uint8], mpp: float, model: TileModel, options: PredictOptions | None = None
 ) -> pd.DataFrame:
     """``array_cells`` as a table: the columns of ``celldetr.cells.schema``; ``x_px`` ... are pixels of ``array``."""
-    job = _job(array, mpp, model, options, checked_plan)
+    return predict_image(from_array(array, mpp), model, options)
+
+
+def predict_image(reader: SlideReader, model: TileModel, options: PredictOptions | None = None) -> pd.DataFrame:
+    """As of ``predict_array``, of an open image."""
+    job = _job(reader, model, options, checked_plan)
     cells = find_cells(job)
     rows = cell_rows(cells, model.types, (job.reader.mpp_x, job.reader.mpp_y))
     warnings = [*job_warnings(job), *doubts(job, CellFacts.of(rows, job.reader.mpp))]
     provenance = table_provenance(identity(job.reader, model, job.options)) | {"warnings": warnings}
-    metadata = table_metadata(provenance, joint_bounds(cells.boxes))
+    metadata = table_metadata(provenance, joint_bounds(cells.boxes, cells.radii))
     return table_to_frame(rows.replace_schema_metadata(metadata), model.types)
 
 
 def _job(
-    array: NDArray[np.uint8],
-    mpp: float,
+    reader: SlideReader,
     model: TileModel,
     options: PredictOptions | None,
     plan: Callable[[SlideReader, TileModel, PredictOptions], Plan],
@@ -75,7 +79,6 @@ def _job(
     options = options or PredictOptions()
     if "tissue" not in options.model_fields_set:
         options = options.model_copy(update={"tissue": False})
-    reader = from_array(array, mpp)
     return Job(reader, model, options, plan(reader, model, options), least_score)
 
 

@@ -8,6 +8,7 @@ A run that fails before its first band leaves nothing.
 
 from __future__ import annotations
 
+import io
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from celldetr.cells.schema import CELLS, RUN, cell_schema, table_metadata
 from celldetr.errors import InputError
@@ -51,6 +53,7 @@ LAYOUT = Layout(
     results=(CELLS,),
     shared=True,
 )
+NOTEBOOK_SIDE = 900  # px of a picture in a notebook
 FREE = ("options.batch_size", "mpp_source")  # may change when a run is resumed: neither decides which cells come out
 MIRAX_FILE = "Slidedat.ini"  # in the folder of a MIRAX slide, which has the name of the slide
 
@@ -76,6 +79,17 @@ class RunSummary:
     seconds: float  # of the whole run, over all its sessions
     warnings: tuple[str, ...]  # what is doubtful, one sentence each
     failed_tiles: tuple[FailedTile, ...] = ()  # what could not be decoded; the table has no cells from there
+
+    def _repr_png_(self) -> bytes | None:
+        """``overview.png``, which is what a notebook shows, small; None before there is one."""
+        path = self.directory / "overview.png"
+        if not path.is_file():
+            return None
+        with Image.open(path) as image:
+            image.thumbnail((NOTEBOOK_SIDE, NOTEBOOK_SIDE))
+            stream = io.BytesIO()
+            image.save(stream, format="PNG")
+        return stream.getvalue()
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,6 +47,14 @@ class ArrayReader(SlideReader):
         return np.ascontiguousarray(self._array[y : y + height, x : x + width])
 
 
+def from_unit(array: NDArray[Any]) -> NDArray[Any]:
+    """Floats that all are in [0, 1] as uint8; anything else as it is."""
+    array = np.asarray(array)
+    if array.dtype.kind != "f" or not array.size or not (array.min() >= 0 and array.max() <= 1):  # false of NaN, too
+        return array
+    return (array * 255).round().astype(np.uint8)
+
+
 def check_rgb(array: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Refuse what is not an (H, W, 3) uint8 image, saying how to make it one."""
     array = np.asarray(array)
@@ -57,7 +66,7 @@ def check_rgb(array: NDArray[np.uint8]) -> NDArray[np.uint8]:
     if array.ndim != 3 or array.shape[2] != 3:
         raise InputError(f"{got}; for a grey image (H, W) pass numpy.stack([image] * 3, -1); a stack cannot be used")
     if array.dtype.kind == "f":
-        raise InputError(f"{got}; if its values are in 0..1, pass (image * 255).round().astype('uint8')")
+        raise InputError(f"{got}, or floats from 0 to 1; if its values are in 0..255, pass image.astype('uint8')")
     if array.dtype != np.uint8:
         raise InputError(f"{got}; rescale its values to 0..255 and pass image.astype('uint8')")
     if array.size == 0:

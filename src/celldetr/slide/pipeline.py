@@ -58,7 +58,7 @@ class BandInfo:
 
     tiles: int  # that were read, also damaged ones
     counts: NDArray[np.int64]  # (K,) cells by type
-    bounds: tuple[float, float, float, float] | None  # xyxy of their boxes in level-0 pixels, None if there are none
+    bounds: tuple[float, float, float, float] | None  # xyxy of boxes and outlines, level-0 pixels; None: no cell
     failed: tuple[FailedTile, ...]  # what could not be decoded
     is_lost: bool  # whether no tile could be decoded
 
@@ -233,7 +233,7 @@ def _settle(
         counter.add(len(batch), sum(map(len, parts[before:])), sum(job.plan.area(item.tile) for item in batch))
     cells = TileCells.join(parts)
     counts = np.bincount(cells.probabilities.argmax(1), minlength=len(job.model.types))
-    return cells, BandInfo(tiles, counts, joint_bounds(cells.boxes), tuple(failed), is_lost)
+    return cells, BandInfo(tiles, counts, joint_bounds(cells.boxes, cells.radii), tuple(failed), is_lost)
 
 
 def failure(job: Job, item: DetectedTile) -> list[FailedTile]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from celldetr.errors import InputError
 from celldetr.slide.base_reader import SlideReader
@@ -18,6 +19,7 @@ SLIDES = {
     ".btf", ".tf2", ".tf8",
 }  # fmt: skip
 IMAGES = {".png", ".jpg", ".jpeg", ".bmp"}
+MOST_PIXELS = 2**28  # of a file that is read as one image
 # Files that no library here reads, and what to do with them. Some are TIFF with a picture of the label.
 CONVERT = "must be converted to OME-TIFF (bfconvert of Bio-Formats)"
 EXPORT = "only the software of its scanner reads: export it as TIFF, OME-TIFF or DICOM"
@@ -86,18 +88,49 @@ def open_slide(path: Path | str, mpp: float | None = None) -> SlideReader:
     )
 
 
-def from_array(array: NDArray[np.uint8], mpp: float, name: str = "array") -> SlideReader:
+Picture = NDArray[Any] | Image.Image | Path | str
+
+
+def as_slide(image: Picture, mpp: float | None = None) -> SlideReader:
+    """A slide from whatever holds one image.
+
+    Args:
+        image: (H, W, 3) RGB, uint8 or floats in [0, 1]; a Pillow image of any mode; or the path of what ``open_slide``
+            reads, of at most ``MOST_PIXELS``.
+        mpp: micrometres per pixel; only a file may know its own.
+
+    Raises:
+        InputError: none of these, or no mpp.
+    """
+    if isinstance(image, str | Path):
+        slide = open_slide(image, mpp)
+        if slide.width * slide.height <= MOST_PIXELS:
+            return slide
+        slide.close()
+        raise InputError(
+            f"{image}: {slide.width:,} x {slide.height:,} px are a slide, not an image; predict_slide reads it in parts"
+        )
+    from celldetr.slide.image_reader import ArrayReader, to_rgb
+    from celldetr.slide.resolution import resolve
+
+    if isinstance(image, Image.Image):
+        pixels, notes = to_rgb(image)
+        return ArrayReader(pixels, resolve("image", mpp, ()), "image", warnings=notes)
+    return from_array(image, mpp, "image")
+
+
+def from_array(array: NDArray[Any], mpp: float | None, name: str = "array") -> SlideReader:
     """A slide from pixels in memory.
 
     Args:
-        array: (H, W, 3) uint8 RGB; not copied.
-        mpp: micrometres per pixel.
+        array: (H, W, 3) RGB, uint8, which is not copied, or floats in [0, 1].
+        mpp: micrometres per pixel; None is refused.
         name: of the slide.
 
     Raises:
         InputError: another shape or type (the message says how to convert), or an mpp out of range.
     """
-    from celldetr.slide.image_reader import ArrayReader, check_rgb
+    from celldetr.slide.image_reader import ArrayReader, check_rgb, from_unit
     from celldetr.slide.resolution import resolve
 
-    return ArrayReader(check_rgb(array), resolve(name, mpp, ()), name)
+    return ArrayReader(check_rgb(from_unit(array)), resolve(name, mpp, ()), name)

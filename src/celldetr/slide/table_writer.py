@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from celldetr.cells.rows import cell_rows
 from celldetr.io.files import replacing
 from celldetr.model.output import TileCells
+from celldetr.outlines import CHUNK, outline_points
 from celldetr.slide.row_order import row_groups
 
 
@@ -47,9 +48,16 @@ def write_rows(path: Path, schema: pa.Schema, groups: Iterable[pa.Table]) -> Non
             writer.write_table(schema.empty_table())
 
 
-def joint_bounds(boxes: NDArray[np.floating]) -> tuple[float, float, float, float] | None:
-    """xyxy that holds all boxes (N, 4); None if there are none."""
+def joint_bounds(
+    boxes: NDArray[np.floating], radii: NDArray[np.floating] | None = None
+) -> tuple[float, float, float, float] | None:
+    """xyxy that holds all boxes (N, 4) and all outlines (N, ``RADII``), NaN where there is none; None of no boxes."""
     if not len(boxes):
         return None
     low, high = boxes[:, :2].min(0), boxes[:, 2:].max(0)
+    for start in range(0, len(boxes), CHUNK):
+        if radii is None:
+            break
+        points = outline_points(boxes[start : start + CHUNK], radii[start : start + CHUNK])
+        low, high = np.fmin(low, np.fmin.reduce(points, (0, 1))), np.fmax(high, np.fmax.reduce(points, (0, 1)))
     return float(low[0]), float(low[1]), float(high[0]), float(high[1])

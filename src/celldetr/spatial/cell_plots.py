@@ -75,15 +75,15 @@ def _draw_quality(axes: Axes, values: Floats, limits: Sequence[Limit]) -> None:
 
 
 def types_figure(section: Section, types: pd.DataFrame, min_probability: float, min_margin: float) -> Figure:
-    """Cells of each type, sure and unsure; probabilities and margins with the limits of step 6; a map."""
+    """Cells of each type, within the limits of step 6 and not; probabilities and margins with these limits; a map."""
     sure = ((types["probability"] >= min_probability) & (types["margin"] >= min_margin)).to_numpy()
     kinds = types["type"].to_numpy()
     names = sorted(types["type"].unique())
     figure, grid = _figure()
     axes = figure.add_subplot(grid[:, 0])
     certain, total = (np.array([(mask & (kinds == name)).sum() for name in names]) for mask in (sure, True))
-    axes.barh(range(len(names)), certain, color=GOOD, label="sure")
-    axes.barh(range(len(names)), total - certain, left=certain, color=UNSURE, label="unsure")
+    axes.barh(range(len(names)), certain, color=GOOD, label="within the limits")
+    axes.barh(range(len(names)), total - certain, left=certain, color=UNSURE, label="not, nuclei stay untyped")
     axes.set_yticks(range(len(names)), names)
     axes.invert_yaxis()
     axes.set(xlabel="cells")
@@ -96,8 +96,8 @@ def types_figure(section: Section, types: pd.DataFrame, min_probability: float, 
         axes.legend(frameon=False)
     place = section.cells.obs_names.get_indexer(types["cell_id"])
     colours = {name: hex_colour(colour) for name, colour in type_colours(names).items() if name}
-    _draw_map(figure.add_subplot(grid[:, 2:]), section.points[place], np.where(sure, kinds, ""), colours, "unsure")
-    figure.suptitle(f"{section.name}: {sure.sum():,} of {len(types):,} cells are sure of their type")
+    _draw_map(figure.add_subplot(grid[:, 2:]), section.points[place], np.where(sure, kinds, ""), colours, "not within")
+    figure.suptitle(f"{section.name}: {sure.sum():,} of {len(types):,} cells are within the limits of step 6")
     return figure
 
 

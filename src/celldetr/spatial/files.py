@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from celldetr.errors import InputError
+from celldetr.errors import InputError, optional
 from celldetr.io.files import output_errors, replacing
 from celldetr.spatial.readers.common import reading
 from celldetr.spatial.section import Nuclei, Polygons, Section
@@ -62,7 +62,8 @@ def write_section(section: Section, folder: Path) -> None:
     The h5ad is written last and removed first, so a folder with one has all of the section.
     """
     import anndata
-    import geopandas
+
+    geopandas = optional("geopandas", "spatial")
 
     with output_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -85,7 +86,8 @@ def write_section(section: Section, folder: Path) -> None:
 def read_section_files(folder: Path) -> Section:
     """Read back what ``write_section`` wrote."""
     import anndata
-    import geopandas
+
+    geopandas = optional("geopandas", "spatial")
 
     with reading(folder / SECTION):
         cells = anndata.read_h5ad(folder / SECTION)
@@ -101,8 +103,9 @@ def read_section_files(folder: Path) -> Section:
 
 def write_nuclei(nuclei: Nuclei, path: Path) -> None:
     """Write ``nuclei.parquet``, which is GeoParquet where there are polygons."""
-    import geopandas
     import pandas as pd
+
+    geopandas = optional("geopandas", "spatial")
 
     table = pd.DataFrame(nuclei.boxes, columns=CORNERS).assign(score=nuclei.scores)
     if nuclei.polygons is not None:

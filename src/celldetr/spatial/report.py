@@ -18,6 +18,7 @@ from celldetr.data.sample import Sample
 from celldetr.report.contact_sheet import Picture, contact_sheet
 from celldetr.report.page import duration, write_page
 from celldetr.spatial.alignment_plots import overlay, pair_positions, residual_figure
+from celldetr.spatial.annotate.cells import TypeOptions
 from celldetr.spatial.annotate.expression import split_expression
 from celldetr.spatial.cell_plots import expression_figure, qc_figure, types_figure
 from celldetr.spatial.colocalization import nearest_distances
@@ -41,8 +42,9 @@ TITLES = {
     "align": "5. Pairs of cells and nuclei",
     "write": "6. The training set",
 }
-# What a section of the page is made of: text, a table (heads, rows), or a picture (data URI, caption).
-Block = tuple[Literal["heading", "note", "table", "picture"], Any]
+# What a section of the page is made of: text, a table (heads, rows), facts (name, words), or a picture (data URI,
+# caption).
+Block = tuple[Literal["heading", "note", "table", "facts", "picture"], Any]
 
 
 def write_report(pipeline: Pipeline) -> Path:
@@ -105,8 +107,17 @@ def _type(pipeline: Pipeline) -> list[Block]:
     limits = (
         WriteOptions.model_validate(pipeline.recorded("write")["settings"]["options"]) if written else WriteOptions()
     )
+    facts = dict(pipeline.facts("type"))
+    least = TypeOptions.model_validate(pipeline.recorded("type")["settings"]["options"]).sure
+    facts = {f"sure (probability {least:g} or more)" if key == "sure" else key: value for key, value in facts.items()}
     figure = types_figure(pipeline.passed, pipeline.types, limits.min_probability, limits.min_margin)
-    blocks = [_figure(figure, "Cells of each type, how sure they are, and where they lie.")]
+    blocks = [
+        _figure(
+            figure,
+            "Cells of each type, how sure they are, and where they lie. Only nuclei of cells within the limits of step"
+            " 6 get a type in the set.",
+        )
+    ]
     if pipeline.expression is not None:
         blocks.append(
             _figure(
@@ -115,7 +126,7 @@ def _type(pipeline: Pipeline) -> list[Block]:
                 " alike. At the right the correlation of types over genes: the diagonal should be red, the rest not.",
             )
         )
-    return [*blocks, _facts(pipeline.facts("type"), without=("warnings",))]
+    return [*blocks, _facts(facts, without=("warnings",))]
 
 
 def _nuclei(pipeline: Pipeline) -> list[Block]:
@@ -197,7 +208,7 @@ def _facts(values: Mapping[str, Any], without: Iterable[str] = ()) -> Block:
         return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
 
     rows = [(key.replace("_", " "), words(item)) for key, item in values.items() if key not in set(without)]
-    return "table", (("", ""), rows)
+    return "facts", rows
 
 
 def _figure(figure: Figure, caption: str) -> Block:

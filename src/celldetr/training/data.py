@@ -22,7 +22,7 @@ class TrainingData:
 
     Attributes:
         samples: to train on, and for each how often it is drawn (``weights``).
-        held_out: to validate on.
+        held_out: to validate on; where outlines are learned, with masks if there are any.
         counts: labelled cells of each type in ``samples``.
         drawn: the same, each cell counted as often as its image is drawn: how frequent the types are in training.
         seen: of each source of the recipe the images and patients, for the model's card.
@@ -66,7 +66,8 @@ def load_data(recipe: Recipe) -> TrainingData:
     outlined = any(sample.outlines is not None for source in drawn_in for sample in source)
     samples = join(sources)
     weights = [spec.weight for spec, source in zip(recipe.train, sources, strict=True) for _ in range(len(source))]
-    held_out = join([load_source(source, types, mpp) for source in recipe.validation])
+    compared: Shapes = "masks" if shapes == "outlines" else "boxes"
+    held_out = join([load_source(source, types, mpp, compared) for source in recipe.validation])
     apart, settings = "", recipe.training
     if not recipe.validation and settings.hold_out and samples:
         if isinstance(samples, LazySamples):

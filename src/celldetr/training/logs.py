@@ -14,7 +14,7 @@ from celldetr.io.files import replacing
 LOG_FILE, CURVES_FILE, TENSORBOARD_FOLDER = "log.jsonl", "curves.png", "tensorboard"
 LOG_EVERY = 10  # steps
 DIAGNOSTICS = "embedding/"  # begins the names of numbers that are no losses
-SCORES = ("f1", "found", "slide_")  # begin the names of validation numbers that are drawn
+SCORES = ("f1", "found", "median_mask_iou", "slide_")  # begin the names of validation numbers that are drawn
 
 
 class RunLog:

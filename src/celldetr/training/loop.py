@@ -17,7 +17,7 @@ import torch
 from celldetr.config import Recipe
 from celldetr.errors import InputError
 from celldetr.model.celldetr import CellDETR
-from celldetr.model.checkpoint import load_checkpoint
+from celldetr.model.checkpoint import load_checkpoint, save_familiarity
 from celldetr.model.device import in_float32
 from celldetr.model.hub import find_model
 from celldetr.model.warm_start import start_from, start_note
@@ -114,7 +114,10 @@ def train(
                 raise
             if fabric.is_global_zero and done == recipe.training.steps:
                 model, drawn = folder / MODEL_FOLDER, (data.samples, data.weights)
-                add_familiarity(model, *drawn, recipe, fabric.device)
+                if start and start.familiarity and recipe.training.outlines_only:  # of the same embeddings
+                    save_familiarity(model, start.familiarity)
+                else:
+                    add_familiarity(model, *drawn, recipe, fabric.device)
                 held.finish(steps=done, seconds=round(run.seconds, 1))
     except BaseException:  # interrupted, too
         end_others(fabric)
@@ -131,7 +134,8 @@ def build(recipe: Recipe, data: TrainingData, device: torch.device) -> tuple[Obj
         source = load_checkpoint(find_model(recipe.init))
         new = start_from(network, source.network, types=source.card.types_trained)
         check_frozen(recipe.training.freeze, new, recipe.init)
-        start = Start(source.card, new, start_note(network, source.network, new, recipe.init))
+        note = start_note(network, source.network, new, recipe.init)
+        start = Start(source.card, new, note, source.familiarity)
     return OBJECTIVES[recipe.training.objective](recipe, network.to(device), data, start), start
 
 

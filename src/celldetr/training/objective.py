@@ -11,17 +11,20 @@ from typing import Any
 from torch.utils.data import Dataset
 
 from celldetr.model.checkpoint import Card
+from celldetr.model.familiarity import Familiarity
 from celldetr.training.trainer import TrainingLoss
 from celldetr.training.validation import Numbers
 
 
 @dataclass(frozen=True)
 class Start:
-    """The model whose weights a run starts from: its card, the weights it does not have, and a note for the user."""
+    """The model whose weights a run starts from: its card, the weights it does not have, a note for the user, and its
+    familiarity, if it has one."""
 
     card: Card
     new: tuple[str, ...]
     note: str
+    familiarity: Familiarity | None = None
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from celldetr.config import Recipe
 from celldetr.data.dataset import Batch, Targets, TrainingSet, collate
+from celldetr.data.sample import LazySamples
 from celldetr.errors import InputError
 from celldetr.evaluation.image_cells import LOWEST_SCORE
 from celldetr.model.celldetr import CellDETR, Memories, Representations
@@ -130,6 +131,12 @@ class SupervisedObjective(Objective):
                 "model.outlines=true, and no training image has masks to learn outlines from: add a data set "
                 "with masks (docs/how-to/data.md says which formats have them), or set model.outlines=false"
             )
+        compared = () if isinstance(data.held_out, LazySamples) else data.held_out  # patches have no masks
+        if settings.outlines_only and all(sample.masks is None for sample in compared):
+            raise InputError(
+                "outlines alone are learned, and no validation image has masks to compare them with: name a data set"
+                " with masks under validation"
+            )
         self.recipe, self.data, self.start = recipe, data, start
         self.loss = SupervisedLoss(network, settings, class_weights(data.drawn, settings.class_balance))
         self.collate, self.memory = collate, {}
@@ -145,10 +152,14 @@ class SupervisedObjective(Objective):
         return TrainingSet(data.samples, augment, settings.seed, length, data.weights, around_cells=around_cells)
 
     def validate(self, average: TrainingLoss) -> Validation:
-        """Mean of detection F1 and type F1, or of what stands for them where not everything is labelled."""
+        """Mean of detection F1 and type F1, or of what stands for them where not everything is labelled; of outlines
+        alone the median IoU of their masks."""
         network = average.network
         predictor = TilePredictor(network, threshold=LOWEST_SCORE, device=network.type_head.weight.device)
         side = validation_px(self.recipe)
+        if self.start is not None and self.recipe.training.outlines_only:
+            threshold, numbers = validate(predictor, self.data.held_out, side, self.start.card.threshold)
+            return Validation(numbers.get("median_mask_iou") or 0.0, threshold, numbers)
         if self.start is not None and self.recipe.training.labels == "some":
             # The start's threshold was chosen where every nucleus is labelled.
             threshold = self.start.card.threshold

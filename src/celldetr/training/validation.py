@@ -38,15 +38,18 @@ def predict_images(
     return images, spots
 
 
-def validate(predictor: TilePredictor, samples: Sequence[Sample], side: int | None = None) -> tuple[float, Numbers]:
-    """Detection and type F1 on validation images, at the threshold that suits them, which is returned first.
+def validate(
+    predictor: TilePredictor, samples: Sequence[Sample], side: int | None = None, threshold: float | None = None
+) -> tuple[float, Numbers]:
+    """Detection and type F1 on validation images, at a threshold, which is returned first; None: that suits them best.
 
-    Numbers are by ``PROTOCOL``, except for those that end in ``_standard``. Arguments as of ``predict_images``.
+    Numbers are by ``PROTOCOL``, except for those that end in ``_standard``. Other arguments as of ``predict_images``.
     """
     images, spots = predict_images(predictor, samples, side)
-    # A network at its start detects nothing: no threshold is better than another, and the run must go on.
-    anything = any(len(image.pred_scores) for image in images)
-    threshold = best_threshold(images, THRESHOLD_PROTOCOLS).threshold if anything else LOWEST_SCORE
+    if threshold is None:
+        # A network at its start detects nothing: no threshold is better than another, and the run must go on.
+        anything = any(len(image.pred_scores) for image in images)
+        threshold = best_threshold(images, THRESHOLD_PROTOCOLS).threshold if anything else LOWEST_SCORE
     report = score_images(images, predictor.types, PROTOCOL, threshold=threshold, resamples=0)
     standard = score_images(images, predictor.types, "standard", threshold=threshold, resamples=0)
     numbers = {
@@ -82,6 +85,8 @@ def _by_type(types: Sequence[str], report: Report) -> Numbers:
 
 def _common(report: Report, threshold: float, images: Sequence[ImageCells], spots: Sequence[Spots | None]) -> Numbers:
     numbers: Numbers = {"threshold": threshold, "median_iou": report.median_iou}
+    if report.median_mask_iou is not None:
+        numbers["median_mask_iou"] = report.median_mask_iou
     agreement = composition_agreement(images, spots)
     return numbers if agreement is None else numbers | {"composition_agreement": agreement}
 

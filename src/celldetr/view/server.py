@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from celldetr.errors import InputError
+from celldetr.errors import InputError, install
 from celldetr.search.collection import Sources
 
 HOST = "127.0.0.1"
@@ -31,7 +31,7 @@ def serve(cells: Sources, slides: Sequence[Path], port: int, ready: Callable[[st
 
         from celldetr.view.app import build_app
     except ImportError as error:
-        raise InputError(f"{error.name} is not installed; it comes with the extra `view`: celldetr[view]") from None
+        raise InputError(f"celldetr view needs {error.name}, which is not installed: {install('view')}") from None
     from celldetr.view.run import ViewedRun
 
     with ViewedRun(cells, slides) as run:

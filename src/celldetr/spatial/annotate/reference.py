@@ -48,14 +48,16 @@ def read_reference(
     if column not in data.obs:
         raise InputError(f"{path}: obs has no column {column!r}; {near(column, map(str, data.obs.columns))}")
     undo = undo_log_approximately if allow_normalised else None
-    matrix, var, place = find_counts(data, path, counts, undo, ", or set allow_normalised to undo log1p approximately")
+    matrix, var, place = find_counts(
+        data, path, counts, undo, ", or set `allow_normalised=True` to undo log1p approximately"
+    )
     kinds = data.obs[column].astype(str).where(data.obs[column].notna(), "").str.strip()
     sizes = kinds[kinds != ""].value_counts()
     rare = sorted(sizes.index[sizes < min_cells])
     rows = np.flatnonzero(((kinds != "") & (keep_rare | ~kinds.isin(rare))).to_numpy())
     if not len(rows):
         raise InputError(
-            f"{path}: no cell with a type in {column!r} is left of {data.n_obs}; lower min_cells={min_cells}"
+            f"{path}: no cell with a type in {column!r} is left of {data.n_obs}; lower `min_cells={min_cells}`"
         )
     out = AnnData(
         matrix[rows],

@@ -72,7 +72,7 @@ def read_anndata(data: anndata.AnnData, path: Path, name: str, options: ReadOpti
     source |= {"coordinates": f"{of}, {unit}"} | ({} if mpp is None else {"mpp": mpp})
     ids = as_text(data.obs_names.to_numpy())
     check_ids(ids, path)
-    advice = "what they were cannot be proved" if options.undo_log else "if they are normalised, try undo_log=True"
+    advice = "what they were cannot be proved" if options.undo_log else "if they are normalised, try `undo_log=True`"
     undo = undo_log_provably if options.undo_log else None
     counts, var, place = find_counts(data, path, options.layer or "auto", undo, f"; {advice}")
     names, origin = _symbols(var, options, path)
@@ -134,7 +134,7 @@ def _coordinates(data: anndata.AnnData, options: ReadOptions, path: Path) -> tup
     if pair == AMBIGUOUS and options.swap_xy is None:
         raise InputError(
             f"{path}: x_pixel and y_pixel are column and row in some files, row and column in others; look at an"
-            " overlay and pass swap_xy=False (x is the column) or swap_xy=True (x is the row)"
+            " overlay and pass `swap_xy=False` (x is the column) or `swap_xy=True` (x is the row)"
         )
     if options.swap_xy:
         xy, of = xy[:, ::-1], f"{of}, exchanged"

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from celldetr.errors import InputError
+from celldetr.errors import InputError, optional
 from celldetr.io.safe_io import check_codecs
 from celldetr.spatial.counts import csr_counts
 from celldetr.spatial.readers.common import as_text, check_ids, reading
@@ -59,9 +59,7 @@ def read_matrix(path: Path) -> anndata.AnnData:
         if path.suffix == ".zip":
             matrix = _read_zarr(path)
         elif path.is_dir():
-            import scanpy
-
-            matrix = scanpy.read_10x_mtx(path, gex_only=False)
+            matrix = optional("scanpy", "spatial").read_10x_mtx(path, gex_only=False)
         else:
             matrix = _read_hdf5(path)
         matrix.X.check_format()
