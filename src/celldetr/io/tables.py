@@ -152,7 +152,7 @@ def _parse(text: str, delimiter: str, most: int | None = None) -> list[tuple[int
     Lines before the first row that begin with # and are not divided are comments.
     """
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)
-    rows = []
+    rows: list[tuple[int, list[str]]] = []
     for cells in reader:
         cells = [cell.strip() for cell in cells]
         while len(cells) > 1 and not cells[-1]:

@@ -130,8 +130,8 @@ def _by_pixels(
     """The reduction under which a level shows what the coarsest of the finer ones shows; None if that is undecided."""
     base = _base(settled)
     places = _places(settled[base], base, read)
-    scores = {guess: _likeness(settled[base], base, level, index, guess, places, read) for guess in guesses}
-    scores = {guess: -1.0 if score is None else score for guess, score in scores.items()}
+    likeness = {guess: _likeness(settled[base], base, level, index, guess, places, read) for guess in guesses}
+    scores = {guess: -1.0 if score is None else score for guess, score in likeness.items()}
     best = max(scores, key=lambda guess: scores[guess], default=None)
     if best is None or scores[best] < ALIKE:
         return None
