@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
@@ -154,6 +155,11 @@ def test_a_bundle_as_spatial_sees_it(tmp_path: Path) -> None:
     assert finding.facts["nuclei"] == f"{nuclei} of 30 cells have one"
     assert finding.facts["outlines"] == "30 of 30 cells have one"
     assert finding.facts["alignment"] == "none in the bundle"
+    about = json.loads((tmp_path / "bundle" / "experiment.xenium").read_text())
+    (tmp_path / "bundle" / "experiment.xenium").write_text(json.dumps(about | {"pixel_size": "0,2125"}))
+    (odd,) = survey(tmp_path / "bundle", None, none)
+    assert "pixel_size '0,2125' is no number" in odd.notes[0]
+    (tmp_path / "bundle" / "experiment.xenium").write_text(json.dumps(about))
     (tmp_path / "bundle" / "he_imagealignment.csv").write_text("1,0\n0,1\n")
     (finding,) = survey(tmp_path / "bundle", None, none)
     assert "an alignment is not used" in finding.notes[0]
