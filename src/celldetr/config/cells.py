@@ -12,7 +12,13 @@ SAMPLED_CELLS = 50_000  # cells that are clustered by default
 
 
 class ClusterOptions(Config):
-    """Settings of a clustering: all decide which groups come out."""
+    """Settings of a clustering: all decide which groups come out.
+
+    Examples:
+        >>> import celldetr
+        >>> celldetr.ClusterOptions(resolution=1.0).neighbours
+        15
+    """
 
     resolution: Positive = Field(0.5, le=1000, description="Resolution of Leiden; larger gives more, smaller clusters.")
     neighbours: int = Field(15, ge=2, le=200, description="Neighbours of each cell in the graph, which also vote.")

@@ -131,6 +131,13 @@ def export_cells(
     Raises:
         InputError: unknown format or option, a library that is not installed, no table, a target that exists or has
             another format's suffix, or a disk that cannot be written to.
+
+    Examples:
+        >>> import celldetr
+        >>> options = celldetr.PredictOptions(region=(950, 900, 200, 200))
+        >>> run = celldetr.predict_slide(celldetr.sample_slide(), "out", model="small-20x", options=options).directory
+        >>> celldetr.export_cells(run, "geojson").name
+        'cells.geojson.gz'
     """
     exporter, table, target = _prepare(source, format, out, overwrite, options)
     with RunLock(target.parent) if target.parent.samefile(table.path.parent) else nullcontext():
