@@ -93,6 +93,23 @@ def train(
 
     Raises:
         InputError: wrong settings or data; a folder that cannot be used; a loss that is not finite.
+
+    Examples:
+        >>> import celldetr, tifffile
+        >>> from pathlib import Path
+        >>> from PIL import Image
+        >>> from celldetr.recipes import load_recipe
+        >>> from celldetr.recipes.own_data import own_sources
+        >>> image = tifffile.imread(celldetr.sample_slide())[900:1150, 950:1200]
+        >>> cells = celldetr.load_model("small-20x").predict(image, mpp=0.499)
+        >>> Path("labels").mkdir()
+        >>> Image.fromarray(image).save("labels/a.png")
+        >>> labels = cells[["x_px", "y_px", "type"]].set_axis(["x", "y", "class"], axis=1)
+        >>> labels.to_csv("labels/a.csv", index=False)
+        >>> settings = ["init=small-20x", "training.steps=1", "training.batch_size=1", "training.warmup=0"]
+        >>> recipe = load_recipe("finetune", settings, own_sources(Path("labels"), mpp=0.499))
+        >>> celldetr.train(recipe, Path("run")).as_posix()
+        'run/model'
     """
     fabric = start_fabric(device, devices)
     try:
