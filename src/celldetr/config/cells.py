@@ -70,6 +70,10 @@ class ExportOptions(Config):
         description="geojson: class of a cell in QuPath: its type, or its cluster (celldetr cluster); default: type.",
     )
     embeddings: bool | None = Field(None, description="csv: with the embeddings, in columns e0, e1, ...")
+    image_mpp: Positive | None = Field(
+        None,
+        description="spatialdata: micrometres per pixel of the finest level of the slide's image; default: as it is.",
+    )
 
 
 class ExplainOptions(Config):
