@@ -48,7 +48,7 @@ SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 def precision(request: pytest.FixtureRequest) -> str:
     """Both arithmetics, on every machine: where bfloat16 is emulated it is ten times slower, no less right.
 
-    What uses it also runs as on a processor without AVX-512, see ``test_processors``.
+    The tests of the network that use it also run as on a processor without AVX-512, see ``test_processors``.
     """
     return str(request.param)
 
