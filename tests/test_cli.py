@@ -12,12 +12,14 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import anndata
 import geopandas
 import numpy as np
+import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import shapely
@@ -364,6 +366,12 @@ def test_a_broken_checkpoint_is_refused(run: Run, tmp_path: Path, damage: str) -
     assert not (tmp_path / "out").exists()
 
 
+@cache
+def cells_found(precision: Precision) -> pd.DataFrame:
+    """What the model finds on the small image."""
+    return default_model(precision).predict(crop(), mpp=MPP)
+
+
 @pytest.fixture
 def card(tmp_path: Path) -> Callable[..., Path]:
     """Writes a data set whose labels are the cells the model finds in a precision, and changes to its card."""
@@ -373,7 +381,7 @@ def card(tmp_path: Path) -> Callable[..., Path]:
         for part in ("images", "labels"):
             (folder / part).mkdir(parents=True, exist_ok=True)
         save(crop(), folder / "images" / "one.png")
-        cells = default_model(precision).predict(crop(), mpp=MPP)
+        cells = cells_found(precision)
         lines = [f"{x},{y},{name}" for x, y, name in cells[["x_px", "y_px", "type"]].itertuples(index=False)]
         (folder / "labels" / "one.csv").write_text("x,y,class\n" + "\n".join(lines) + "\n")
         values: dict[str, Any] = {
@@ -424,7 +432,7 @@ def test_the_threshold_of_cells_found_at_a_threshold(
     assert heading.split()[-2:] == ["calibration", "error"]
     assert row.split()[-2] == "1.000"  # at the model's own
     model = default_model(precision)
-    scores = np.sort(model.predict(crop(), mpp=MPP).score)
+    scores = np.sort(cells_found(precision).score)
     # What the model calls a cell, and it alone, but for one step of the search either way: F1 is smoothed over the
     # steps, of two or three cells each, so that its top is where its flanks are balanced, not at its highest step.
     value, f1, cells = re.fullmatch(r"threshold (\S+): detection F1 (\S+), .*\((\d+) cells\)", chosen).groups()
