@@ -53,6 +53,21 @@ def precision(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
+@pytest.fixture(scope="session", params=["32", "bf16"])
+def native_precision(request: pytest.FixtureRequest) -> str:
+    """The arithmetics that this machine has: for whole images, which emulated bfloat16 would make minutes of.
+
+    That the network is right in emulated bfloat16 is tested with ``precision``.
+    """
+    import torch
+
+    from celldetr.model.device import has_bf16
+
+    if request.param == "bf16" and not has_bf16(torch.device("cpu")):
+        pytest.skip("bfloat16 is emulated here; the tests of the network run in it")
+    return str(request.param)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
     items.sort(key=lambda item: -slow[item.path])  # the longest files first, so that no worker ends with one alone

@@ -403,10 +403,12 @@ def card(tmp_path: Path) -> Callable[..., Path]:
 
 
 @pytest.mark.slow
-def test_a_model_agrees_with_itself(run: Run, card: Callable[..., Path], tmp_path: Path, precision: Precision) -> None:
+def test_a_model_agrees_with_itself(
+    run: Run, card: Callable[..., Path], tmp_path: Path, native_precision: Precision
+) -> None:
     out, plots = tmp_path / "metrics.json", tmp_path / "plots"
-    arguments = ["evaluate", card(precision), "-o", out, "--split", "test", "-q", "--device", "cpu"]
-    arguments += ["--precision", precision]
+    arguments = ["evaluate", card(native_precision), "-o", out, "--split", "test", "-q", "--device", "cpu"]
+    arguments += ["--precision", native_precision]
     done = run(*arguments, "--plots", plots)
     assert done.code == 0
     metrics = json.loads(out.read_text())
@@ -422,17 +424,18 @@ def test_a_model_agrees_with_itself(run: Run, card: Callable[..., Path], tmp_pat
 
 @pytest.mark.slow
 def test_the_threshold_of_cells_found_at_a_threshold(
-    run: Run, card: Callable[..., Path], tmp_path: Path, precision: Precision
+    run: Run, card: Callable[..., Path], tmp_path: Path, native_precision: Precision
 ) -> None:
     plot = tmp_path / "threshold.png"
-    arguments = ["threshold", card(precision), "--split", "train", "-q", "--device", "cpu", "--precision", precision]
+    arguments = ["threshold", card(native_precision), "--split", "train", "-q", "--device", "cpu"]
+    arguments += ["--precision", native_precision]
     done = run(*arguments, "--plot", plot)
     assert done.code == 0
     chosen, own, heading, row = done.out.splitlines()
     assert heading.split()[-2:] == ["calibration", "error"]
     assert row.split()[-2] == "1.000"  # at the model's own
-    model = default_model(precision)
-    scores = np.sort(cells_found(precision).score)
+    model = default_model(native_precision)
+    scores = np.sort(cells_found(native_precision).score)
     # What the model calls a cell, and it alone, but for one step of the search either way: F1 is smoothed over the
     # steps, of two or three cells each, so that its top is where its flanks are balanced, not at its highest step.
     value, f1, cells = re.fullmatch(r"threshold (\S+): detection F1 (\S+), .*\((\d+) cells\)", chosen).groups()
