@@ -122,7 +122,7 @@ NOTHING: Arguments = lambda place: []  # noqa: E731
 # Arguments and constants with which each is small.
 SMALL: dict[str, tuple[Arguments, dict[str, Any] | Constants]] = {
     "attention_inside": (lambda place: ["small-20x"], {}),
-    "embed_cells": (lambda place: ["--side", 200, "--rounds", 1], {}),
+    "embed_cells": (lambda place: ["--side", 160, "--rounds", 1], {"PLACE": (950, 900)}),
     "embedding_cost": (NOTHING, {"ROUNDS": 1, "IMAGES": 1, "SIZES": (64,)}),
     "engines": (
         lambda place: ["--runs", 1, "--threads", 1, "--onnx", place.onnx],
