@@ -17,7 +17,6 @@ import numpy as np
 import celldetr
 from celldetr.slide.reader import open_slide
 
-
 PLACE = (600, 600)  # corner of the square, level-0 px
 
 
