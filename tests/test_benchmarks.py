@@ -147,6 +147,7 @@ SMALL: dict[str, tuple[Arguments, dict[str, Any] | Constants]] = {
         lambda place: ["--kept", place.out],
         {"PARTS": (("brca-m2c", "val"), ("brca-m2c", "val")), "K": 1, "LEAST": 1, "SHRINK": 0.5},
     ),
+    "known_failures": (lambda place: ["small-20x", "brca-m2c", "val", "--out", place.out / "failures.jpg"], {}),
     "label_checks": (lambda place: ["--images", 1], {}),
     "nested_cells": (NOTHING, {"SETS": (("brca-m2c", "val", 1),), "SHARES": (0.8,)}),
     "neighbour_index": (lambda place: ["--cells", 4000, "--queries", 5, "--libraries", "faiss-ivf"], {}),
