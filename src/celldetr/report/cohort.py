@@ -123,7 +123,7 @@ def _warnings(cohort: Cohort) -> list[tuple[str, list[str]]]:
 
 def _pictures(cohort: Cohort, folder: Path) -> list[tuple[str, str]]:
     """Names of slides and small copies of their overviews (``data:``), of the first that have one."""
-    pictures = []
+    pictures: list[tuple[str, str]] = []
     for row in cohort.done:
         path = folder / str(row["slide"]) / OVERVIEW_NAME
         if len(pictures) < PICTURES and path.is_file():

@@ -47,7 +47,7 @@ def show_fields(table: CellTable, reader: SlideReader) -> list[Field]:
     if not len(order):
         return []
     chosen = {"The densest": int(order[-1]), "Of median density": int(order[len(order) // 2])}
-    fields = []
+    fields: list[Field] = []
     for title, square in chosen.items():
         if square not in [chosen[known.title] for known in fields]:
             row, column = divmod(square, counts.shape[1])
