@@ -42,6 +42,7 @@ case $home in "$place"/*) ;; *) say "celldetr is imported from $home"; exit 1 ;;
 "$place/venv/bin/celldetr" --version
 "$place/venv/bin/celldetr" demo -o demo --quiet
 
+: >address
 "$place/venv/bin/celldetr" view demo --slides "$("$own" -m celldetr.demo_slide)" >address 2>view.log &
 server=$!
 for _ in $(seq 120); do
