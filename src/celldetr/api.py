@@ -107,14 +107,14 @@ class Model(TilePredictor):
 
         if isinstance(image, list | tuple) or (isinstance(image, np.ndarray) and image.ndim == 4):
             return [self.predict(one, mpp, options, threshold=threshold) for one in image]
-        with self.at_threshold(threshold), as_slide(image, mpp) as reader:
+        with self._at_threshold(threshold), as_slide(image, mpp) as reader:
             frame = predict_image(reader, self, options)
             cells = CellFrame(frame)
             cells.attrs, cells.ground = frame.attrs, Ground.of(reader)
         return cells
 
     @contextmanager
-    def at_threshold(self, threshold: float | None) -> Iterator[None]:
+    def _at_threshold(self, threshold: float | None) -> Iterator[None]:
         """Predict in here as if loaded with another threshold; None: with its own. Not for two threads at once.
 
         Raises:
