@@ -136,9 +136,11 @@ def main() -> None:
     familiarity = measure(
         TilePredictor(network, threshold=choice.threshold), *training_images(recipe), validation_px(recipe)
     )
-    assert familiarity is not None
-    centre(network, torch.from_numpy(familiarity.mean))
-    familiarity = replace(familiarity, mean=np.zeros_like(familiarity.mean))
+    if familiarity is None:
+        print("too few training nuclei for familiarity: embeddings are not centred")
+    else:
+        centre(network, torch.from_numpy(familiarity.mean))
+        familiarity = replace(familiarity, mean=np.zeros_like(familiarity.mean))
     network = network.half().float()
     predictor = TilePredictor(network, threshold=LOWEST_SCORE)
     _, validation = validate(predictor, [sample for source in sources for sample in source])
@@ -147,7 +149,8 @@ def main() -> None:
     metrics = {"validation": {**validation, "threshold": choice.threshold, **errors, "step": step}}
     update = {"name": options.name, "metrics": metrics, "threshold": choice.threshold}
     saved = save_checkpoint(folder, network, card.model_copy(update=update), dtype=torch.float16)
-    save_familiarity(folder, familiarity)
+    if familiarity is not None:
+        save_familiarity(folder, familiarity)
     print(f"{folder}: {saved.sha256}")
 
 

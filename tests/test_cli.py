@@ -486,7 +486,7 @@ def coco(folder: Path, box: list[float], category: int = 1) -> None:
     ("changes", "says"),
     [
         ({"splits": {"test": ["absent"]}}, "no image 'absent'"),
-        ({"splits": {"train": ["one"]}}, "no split 'test'"),
+        ({"splits": {"train": ["one"], "val": ["one"]}}, "no split 'test'"),
         ({"types": {"lymphocyte": ["lymphocyte"], "epithelial": ["x"]}}, "is not in the card"),
         ({"mpp": 0}, "mpp"),
         ({"format": "points"}, "unknown format 'points'"),

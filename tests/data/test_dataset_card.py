@@ -61,8 +61,11 @@ def test_splits_share_no_patient_and_no_image(name: str) -> None:
 
 def test_typed_nuinsseg_differs_in_types_only() -> None:
     plain, typed = load_card("nuinsseg"), load_card("nuinsseg-typed")
-    own = {"name", "title", "types", "options"}
+    own = {"name", "title", "types", "options", "splits"}
     assert typed.model_dump(exclude=own) == plain.model_dump(exclude=own)
+    epithelia = set(typed.splits["epithelia"])  # type: ignore[arg-type]
+    assert epithelia < set(plain.splits["train"])  # type: ignore[arg-type]
+    assert typed.splits == plain.splits | {"epithelia": typed.splits["epithelia"]}
     assert typed.options == plain.options | {"types_file": typed.options["types_file"]}
     lines = [line for line in typed.beside(typed.options["types_file"]).read_text().splitlines() if line[0] != "#"]
     rows = list(csv.DictReader(lines))
