@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from helpers.view_browser import WAIT, appears, launched, legend, needs_chromium, opened, serving
+from helpers.view_browser import appears, launched, legend, needs_chromium, opened, serving
 from helpers.view_runs import MPP, SIZE, ViewRun, write_view_run
 
 pytestmark = [pytest.mark.slow, needs_chromium]
