@@ -10,10 +10,10 @@ export UV_HTTP_TIMEOUT ?= 300
 export OMP_WAIT_POLICY ?= passive
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-fast lint format docs docs-cli view lock clean
+.PHONY: help install demo test test-fast lint format docs docs-cards docs-cli docs-figures view lock clean
 
 help:  ## list what can be made
-	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 11
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
 
 install:  ## install into .venv; with extras: make install EXTRAS=view,onnx
 	.ci/install.sh $(EXTRAS)
@@ -43,6 +43,12 @@ format: $(VENV)/.installed-dev  ## let ruff format and fix what it can
 
 docs: $(VENV)/.installed-dev  ## build the site into site/ (open site/index.html); a broken link is an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+docs-cards: $(VENV)/.installed-dev  ## write docs/models from the cards and metrics of the models in the package
+	$(BIN)/python docs/model_cards.py
+
+docs-figures: $(VENV)/.installed-dev  ## draw the figures of the pages on concepts
+	$(BIN)/python docs/figures.py
 
 docs-cli: $(VENV)/.installed-dev  ## write docs/reference/cli.md from the commands
 	$(BIN)/python docs/cli_reference.py

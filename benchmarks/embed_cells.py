@@ -17,6 +17,8 @@ import numpy as np
 import celldetr
 from celldetr.slide.reader import open_slide
 
+PLACE = (600, 600)  # corner of the square, level-0 px
+
 
 def seconds(work: Callable[[], object]) -> float:
     start = time.process_time()
@@ -31,7 +33,7 @@ def main() -> None:
     options = parser.parse_args()
     model = celldetr.load_model(device="cpu")
     with open_slide(celldetr.sample_slide()) as reader:
-        image, mpp = reader.read_region(600, 600, options.side, options.side, options.side, options.side), reader.mpp
+        image, mpp = reader.read_region(*PLACE, options.side, options.side, options.side, options.side), reader.mpp
     cells = model.predict(image, mpp)
     x, y, w, h = (cells[name].to_numpy(np.float64) for name in ("x_px", "y_px", "w_px", "h_px"))
     boxes, points = np.stack([x - w / 2, y - h / 2, x + w / 2, y + h / 2], 1), np.stack([x, y], 1)

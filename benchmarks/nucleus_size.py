@@ -25,7 +25,7 @@ SETS = (
     ("nucls-examples", "train", 1),
     ("pannuke-breast-mini", "all", 1),
 )
-PLACES = ((500, 600), (1200, 900), (300, 1800))  # of the sample slide, 700 px each
+PLACES, SIDE = ((500, 600), (1200, 900), (300, 1800)), 700  # corners of squares of the sample slide, their side in px
 Image = tuple[NDArray[np.uint8], float, NDArray[np.float32]]  # pixels, true mpp, xyxy boxes
 
 
@@ -36,7 +36,7 @@ def sets() -> dict[str, list[Image]]:
         found[f"{card} {split}"] = [(sample.image, sample.mpp, sample.boxes) for sample in samples]
     with open_slide(sample_slide()) as slide:
         none = np.zeros((0, 4), np.float32)
-        found["sample slide"] = [(slide.read_level(0, x, y, 700, 700), slide.mpp, none) for x, y in PLACES]
+        found["sample slide"] = [(slide.read_level(0, x, y, SIDE, SIDE), slide.mpp, none) for x, y in PLACES]
     return found
 
 

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 Turn = Callable[[], object]
+SIDES = (256, 512)  # px of tiles
 
 
 def tile_turn() -> Turn:
@@ -37,7 +38,7 @@ def tile_turn() -> Turn:
     model = TilePredictor(checkpoint.network, threshold=checkpoint.card.threshold)
     with open_slide(sample_slide()) as slide:
         corners = [(x, y) for y in (256, 1024) for x in (256, 1024)]
-        batches = [[slide.read_region(x, y, s, s, s, s) for x, y in corners] for s in (256, 512)]
+        batches = [[slide.read_region(x, y, s, s, s, s) for x, y in corners] for s in SIDES]
     return lambda: [model.predict_tiles(batch) for batch in batches]
 
 

@@ -48,8 +48,23 @@ SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 def precision(request: pytest.FixtureRequest) -> str:
     """Both arithmetics, on every machine: where bfloat16 is emulated it is ten times slower, no less right.
 
-    What uses it also runs as on a processor without AVX-512, see ``test_processors``.
+    The tests of the network that use it also run as on a processor without AVX-512, see ``test_processors``.
     """
+    return str(request.param)
+
+
+@pytest.fixture(scope="session", params=["32", "bf16"])
+def native_precision(request: pytest.FixtureRequest) -> str:
+    """The arithmetics that this machine has: for whole images, which emulated bfloat16 would make minutes of.
+
+    That the network is right in emulated bfloat16 is tested with ``precision``.
+    """
+    import torch
+
+    from celldetr.model.device import has_bf16
+
+    if request.param == "bf16" and not has_bf16(torch.device("cpu")):
+        pytest.skip("bfloat16 is emulated here; the tests of the network run in it")
     return str(request.param)
 
 

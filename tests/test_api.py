@@ -21,8 +21,8 @@ from helpers.sample_crop import COLUMNS, MPP, crop, default_model, save, white
 
 
 @pytest.fixture(scope="session")
-def model(precision: Precision) -> Model:
-    return default_model(precision)
+def model(native_precision: Precision) -> Model:
+    return default_model(native_precision)
 
 
 @pytest.fixture(scope="session")
@@ -157,10 +157,10 @@ def test_whatever_holds_the_image_gives_the_same_cells(model: Model, cells: pd.D
         model.predict(pixels)  # nothing says it
 
 
-def test_a_threshold_of_one_call_is_as_that_of_a_model(model: Model, precision: Precision) -> None:
+def test_a_threshold_of_one_call_is_as_that_of_a_model(model: Model, native_precision: Precision) -> None:
     own = model.threshold
     for threshold in (0.1, 0.7):
-        loaded = celldetr.load_model(device="cpu", threshold=threshold, precision=precision)
+        loaded = celldetr.load_model(device="cpu", threshold=threshold, precision=native_precision)
         found = model.predict(crop(), mpp=MPP, threshold=threshold)
         pd.testing.assert_frame_equal(found, loaded.predict(crop(), mpp=MPP))
         assert model.threshold == own

@@ -111,6 +111,10 @@ def small_study(name: str) -> Any:
     return study.model_copy(update={"set": (*study.set, *SMALL_RECIPE)})
 
 
+def small_tissue(count: int, size: int) -> list[Any]:
+    return [crop()[:128, :128]] * count
+
+
 Arguments = Callable[[Place], list[object]]
 Constants = Callable[[Place], dict[str, Any]]
 NOTHING: Arguments = lambda place: []  # noqa: E731
@@ -118,11 +122,11 @@ NOTHING: Arguments = lambda place: []  # noqa: E731
 # Arguments and constants with which each is small.
 SMALL: dict[str, tuple[Arguments, dict[str, Any] | Constants]] = {
     "attention_inside": (lambda place: ["small-20x"], {}),
-    "embed_cells": (lambda place: ["--side", 500, "--rounds", 1], {}),
+    "embed_cells": (lambda place: ["--side", 160, "--rounds", 1], {"PLACE": (950, 900)}),
     "embedding_cost": (NOTHING, {"ROUNDS": 1, "IMAGES": 1, "SIZES": (64,)}),
     "engines": (
         lambda place: ["--runs", 1, "--threads", 1, "--onnx", place.onnx],
-        {"TORCH": ("celldetr fp32",), "INT8": "ONNX Runtime"},
+        {"TORCH": ("celldetr fp32",), "INT8": "ONNX Runtime", "TILES": 1, "SIDE": 96},
     ),
     "familiarity": (
         lambda place: ["--foreign", "consep:test"],
@@ -143,24 +147,25 @@ SMALL: dict[str, tuple[Arguments, dict[str, Any] | Constants]] = {
         lambda place: ["--kept", place.out],
         {"PARTS": (("brca-m2c", "val"), ("brca-m2c", "val")), "K": 1, "LEAST": 1, "SHRINK": 0.5},
     ),
+    "known_failures": (lambda place: ["small-20x", "brca-m2c", "val", "--out", place.out / "failures.jpg"], {}),
     "label_checks": (lambda place: ["--images", 1], {}),
     "nested_cells": (NOTHING, {"SETS": (("brca-m2c", "val", 1),), "SHARES": (0.8,)}),
     "neighbour_index": (lambda place: ["--cells", 4000, "--queries", 5, "--libraries", "faiss-ivf"], {}),
-    "nucleus_size": (NOTHING, {"FACTORS": (1.0,), "PLACES": ((1200, 900),)}),
+    "nucleus_size": (NOTHING, {"FACTORS": (1.0,), "PLACES": ((1200, 900),), "SIDE": 160}),
     "null_size": (lambda place: ["--repeats", 4, "--resamples", 20], {}),
     "onnx_same_result": (NOTHING, lambda place: {"BATCHES": ((1, 96),), "export_onnx": lambda *_: place.onnx}),
     "orientations": (NOTHING, {"COUNTS": (1, 2)}),
     "outline_ceiling": (NOTHING, {"SETS": [("consep", ("test",))]}),
-    "outline_cost": (lambda place: ["--rounds", 1], {"tissue": lambda count, size: [crop()] * count}),
+    "outline_cost": (lambda place: ["--rounds", 1], {"tissue": small_tissue}),
     "patch_quality": (lambda place: [0.5, place.slide], {"PX": 120, "MOST": 2}),
     "peers": (lambda place: ["--peers", "celldetr-float32", "--threads", 1, "--rounds", 1, "--tiles", 1], {}),
     "pseudo_boxes": (NOTHING, {}),
-    "query_scores": (NOTHING, {"tissue": lambda count, size: [crop()] * count}),
+    "query_scores": (NOTHING, {"tissue": small_tissue}),
     "query_time": (lambda place: ["--turns", 1], {"STEPS": 1, "WARM": 0, "load_study": small_study}),
     "same_nucleus": (NOTHING, {"DISTANCES_UM": (2.5,)}),
     "same_result": (NOTHING, {}),
     "ship_weights": (lambda place: [find_model("small-20x"), "shipped"], lambda place: {"PACKAGED": place.out}),
-    "size_in_content": (NOTHING, {"SIDE_UM": 150.0, "PLACE": (950.0, 900.0)}),
+    "size_in_content": (NOTHING, {"SIDE_UM": 60.0, "PLACE": (950.0, 900.0)}),
     "slide_profile": (lambda place: [place.slide], {}),
     "spatial_truth": (
         lambda place: ["--tiles", 4, "--only", "as it comes", "--reference", reference(place)],
@@ -246,7 +251,7 @@ def test_same_cells(load: Callable[..., ModuleType], place: Place) -> None:
 
 @pytest.mark.slow
 def test_speed_pairs(small: Callable[..., ModuleType], place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    module = small("speed_pairs")
+    module = small("speed_pairs", SIDES=(64,))
     monkeypatch.setattr(sys, "stdin", io.StringIO("\n\n"))
     ready, *turns = run(module, "--first", ROOT, "--work", "tile").splitlines()
     assert ready == "ready"

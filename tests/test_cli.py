@@ -12,12 +12,14 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import anndata
 import geopandas
 import numpy as np
+import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import shapely
@@ -364,6 +366,12 @@ def test_a_broken_checkpoint_is_refused(run: Run, tmp_path: Path, damage: str) -
     assert not (tmp_path / "out").exists()
 
 
+@cache
+def cells_found(precision: Precision) -> pd.DataFrame:
+    """What the model finds on the small image."""
+    return default_model(precision).predict(crop(), mpp=MPP)
+
+
 @pytest.fixture
 def card(tmp_path: Path) -> Callable[..., Path]:
     """Writes a data set whose labels are the cells the model finds in a precision, and changes to its card."""
@@ -373,7 +381,7 @@ def card(tmp_path: Path) -> Callable[..., Path]:
         for part in ("images", "labels"):
             (folder / part).mkdir(parents=True, exist_ok=True)
         save(crop(), folder / "images" / "one.png")
-        cells = default_model(precision).predict(crop(), mpp=MPP)
+        cells = cells_found(precision)
         lines = [f"{x},{y},{name}" for x, y, name in cells[["x_px", "y_px", "type"]].itertuples(index=False)]
         (folder / "labels" / "one.csv").write_text("x,y,class\n" + "\n".join(lines) + "\n")
         values: dict[str, Any] = {
@@ -395,10 +403,12 @@ def card(tmp_path: Path) -> Callable[..., Path]:
 
 
 @pytest.mark.slow
-def test_a_model_agrees_with_itself(run: Run, card: Callable[..., Path], tmp_path: Path, precision: Precision) -> None:
+def test_a_model_agrees_with_itself(
+    run: Run, card: Callable[..., Path], tmp_path: Path, native_precision: Precision
+) -> None:
     out, plots = tmp_path / "metrics.json", tmp_path / "plots"
-    arguments = ["evaluate", card(precision), "-o", out, "--split", "test", "-q", "--device", "cpu"]
-    arguments += ["--precision", precision]
+    arguments = ["evaluate", card(native_precision), "-o", out, "--split", "test", "-q", "--device", "cpu"]
+    arguments += ["--precision", native_precision]
     done = run(*arguments, "--plots", plots)
     assert done.code == 0
     metrics = json.loads(out.read_text())
@@ -414,17 +424,18 @@ def test_a_model_agrees_with_itself(run: Run, card: Callable[..., Path], tmp_pat
 
 @pytest.mark.slow
 def test_the_threshold_of_cells_found_at_a_threshold(
-    run: Run, card: Callable[..., Path], tmp_path: Path, precision: Precision
+    run: Run, card: Callable[..., Path], tmp_path: Path, native_precision: Precision
 ) -> None:
     plot = tmp_path / "threshold.png"
-    arguments = ["threshold", card(precision), "--split", "train", "-q", "--device", "cpu", "--precision", precision]
+    arguments = ["threshold", card(native_precision), "--split", "train", "-q", "--device", "cpu"]
+    arguments += ["--precision", native_precision]
     done = run(*arguments, "--plot", plot)
     assert done.code == 0
     chosen, own, heading, row = done.out.splitlines()
     assert heading.split()[-2:] == ["calibration", "error"]
     assert row.split()[-2] == "1.000"  # at the model's own
-    model = default_model(precision)
-    scores = np.sort(model.predict(crop(), mpp=MPP).score)
+    model = default_model(native_precision)
+    scores = np.sort(cells_found(native_precision).score)
     # What the model calls a cell, and it alone, but for one step of the search either way: F1 is smoothed over the
     # steps, of two or three cells each, so that its top is where its flanks are balanced, not at its highest step.
     value, f1, cells = re.fullmatch(r"threshold (\S+): detection F1 (\S+), .*\((\d+) cells\)", chosen).groups()

@@ -157,13 +157,34 @@ def test_code_runs_and_prints_what_is_shown(
             assert fence.output in (None, printed.getvalue())
 
 
-def test_examples_in_docstrings() -> None:
-    modules = [path for path in sorted(SOURCE.rglob("*.py")) if ">>> " in text_of(path)]
-    assert modules
-    for path in modules:
-        name = ".".join(path.relative_to(SOURCE).with_suffix("").parts)
-        result = doctest.testmod(importlib.import_module(name))
-        assert (result.attempted > 0, result.failed) == (True, 0), name
+WITH_EXAMPLES = [path for path in sorted(SOURCE.rglob("*.py")) if ">>> " in text_of(path)]
+
+
+def _example(path: Path) -> object:
+    """A module whose examples predict, and so take seconds, is marked."""
+    marks = pytest.mark.slow if "load_model(" in text_of(path) or "predict_slide(" in text_of(path) else ()
+    return pytest.param(path, marks=marks, id=".".join(path.relative_to(SOURCE).with_suffix("").parts))
+
+
+@pytest.mark.parametrize("path", [_example(path) for path in WITH_EXAMPLES])
+def test_examples_in_docstrings(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = importlib.import_module(".".join(path.relative_to(SOURCE).with_suffix("").parts))
+    found = [test for test in doctest.DocTestFinder().find(module) if test.examples]
+    assert found
+    for number, test in enumerate(found):  # each in a folder of its own, as its reader runs it
+        (tmp_path / str(number)).mkdir()
+        monkeypatch.chdir(tmp_path / str(number))
+        runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)
+        assert runner.run(test).failed == 0, test.name
+
+
+def test_every_public_name_has_an_example() -> None:
+    without = [name for name in celldetr.__all__ if ">>> " not in (getattr(celldetr, name).__doc__ or "")]
+    assert without == []
+    methods = [
+        name for name in vars(celldetr.Model) if not name.startswith("_") and callable(getattr(celldetr.Model, name))
+    ]
+    assert [name for name in methods if ">>> " not in (getattr(celldetr.Model, name).__doc__ or "")] == []
 
 
 # Tables of what there is

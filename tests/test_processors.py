@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 TESTS = Path(__file__).parent
-# All that have the mark but test_api: bfloat16 is emulated here, and its wide images would take minutes.
-FILES = ("model/test_inference.py", "model/test_orientations.py", "probe/test_embedding.py", "test_cli.py")
+# The network's own: bfloat16 is emulated here, and the images of the other tests with the mark would take minutes.
+FILES = ("model/test_inference.py", "model/test_orientations.py")
 HELD = {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2"}  # read once by a process, hence one of its own
 
 

@@ -29,7 +29,19 @@ if TYPE_CHECKING:
 
 
 class Model(TilePredictor):
-    """A trained CellDETR, ready to use. Made by ``load_model``."""
+    """A trained CellDETR, ready to use. Made by ``load_model``.
+
+    Attributes:
+        types (tuple[str, ...]): names of the K types, in the order of its probabilities.
+        threshold (float): least score of a cell that is reported.
+        card (dict[str, Any]): what ``info`` is made from, as JSON values.
+
+    Examples:
+        >>> import celldetr
+        >>> model = celldetr.load_model("small-20x")
+        >>> model.types, model.info.config.mpp, model.info.licence
+        (('lymphocyte', 'epithelial', 'stromal'), 0.4, 'Apache-2.0')
+    """
 
     @cached_property
     def info(self) -> Card:
@@ -81,6 +93,13 @@ class Model(TilePredictor):
 
         Raises:
             InputError: not such an image, no mpp or one out of range, or a threshold outside of [0, 1].
+
+        Examples:
+            >>> import celldetr, tifffile
+            >>> image = tifffile.imread(celldetr.sample_slide())[900:1100, 950:1150]
+            >>> cells = celldetr.load_model("small-20x").predict(image, mpp=0.499)
+            >>> cells["embedding"][0].shape, bool(cells["x_px"].between(0, 200).all())
+            ((128,), True)
         """
         from celldetr.report.cell_frame import CellFrame, Ground
 
@@ -107,6 +126,15 @@ class Model(TilePredictor):
         Raises:
             InputError: not such an image or boxes, a box outside of the image, sizes that nuclei cannot have, or a
                 model without a representation decoder.
+
+        Examples:
+            >>> import celldetr, numpy as np, tifffile
+            >>> image = tifffile.imread(celldetr.sample_slide())[900:1100, 950:1150]
+            >>> boxes = np.array([[100.0, 100, 114, 116], [60, 80, 76, 92]])
+            >>> celldetr.load_model("small-20x").embed(image, boxes, mpp=0.499)[["x_px", "y_px", "score"]]
+                x_px   y_px  score
+            0  107.0  108.0    1.0
+            1   68.0   86.0    1.0
         """
         from celldetr.given.run import embed_array
 
@@ -138,6 +166,14 @@ def load_model(
     Raises:
         InputError: no such model or device, a broken checkpoint, a threshold outside [0, 1], no tile in a batch,
             another number of orientations.
+
+    Returns:
+        the model, which finds cells in arrays and slides.
+
+    Examples:
+        >>> import celldetr
+        >>> celldetr.load_model("small-20x", device="cpu", threshold=0.4).threshold
+        0.4
     """
     chosen = {
         "model": None if name is None else str(name),
@@ -183,6 +219,13 @@ def predict_slide(
 
     Raises:
         InputError: anything wrong with the slide, the options or the output; one line says what to do.
+
+    Examples:
+        >>> import celldetr
+        >>> options = celldetr.PredictOptions(region=(950, 900, 200, 200))
+        >>> run = celldetr.predict_slide(celldetr.sample_slide(), "out", options=options, formats=["csv"])
+        >>> sorted(path.name for path in run.directory.iterdir())
+        ['cells.csv', 'cells.parquet', 'overview.png', 'run.json', 'summary.html']
     """
     settings = options or PredictOptions()
     if mpp is not None:

@@ -15,6 +15,11 @@ def sample_slide() -> Path:
     Raises:
         FileNotFoundError: the installation lacks it, as when the package is run from a zip file: slide
             libraries read paths only.
+
+    Examples:
+        >>> import celldetr
+        >>> celldetr.sample_slide().name
+        'CMU-1-Small-Region.svs'
     """
     path = Path(str(files("celldetr") / "assets" / "CMU-1-Small-Region.svs"))
     if not path.is_file():

@@ -26,6 +26,12 @@ class InputError(ValueError):
 
     The message is one line, whatever names and values from files are in it: what cannot be printed (line breaks, the
     escape sequences of terminals) becomes a space.
+
+    Examples:
+        >>> import celldetr
+        >>> celldetr.load_model("smal-20x")
+        Traceback (most recent call last):
+        celldetr.errors.InputError: no model 'smal-20x': ... did you mean 'small-20x'?
     """
 
     def __init__(self, message: object) -> None:

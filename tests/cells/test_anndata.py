@@ -75,9 +75,11 @@ def test_a_disk_without_room_is_left_alone(run: Path, monkeypatch: pytest.Monkey
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-def test_scanpy_finds_the_types_in_the_embeddings(run: Path) -> None:
+def test_scanpy_finds_the_types_in_the_embeddings(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import scanpy
 
+    # UMAP's first layout will do: what improves it is compiled in each process anew, for longer than the rest takes.
+    monkeypatch.setattr("umap.umap_.optimize_layout_euclidean", lambda layout, *_, **__: layout)
     data = scanpy.read_h5ad(export_cells(run, "anndata"))
     scanpy.pp.neighbors(data, n_neighbors=10, use_rep="X")
     scanpy.tl.umap(data, maxiter=20)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from celldetr.cohort.options import ClusterSettings
-from celldetr.cohort.schedulers import queue_arguments, read_cluster, visible_gpus
+from celldetr.cohort.schedulers import connect, queue_arguments, read_cluster, visible_gpus
 from celldetr.errors import InputError
 
 
@@ -96,3 +96,18 @@ def test_gpus_are_shared_out(monkeypatch: pytest.MonkeyPatch) -> None:
     assert visible_gpus("cpu") == visible_gpus("cuda:1") == []
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert visible_gpus("cuda") == []
+
+
+def test_a_worker_that_is_slow_to_end_undoes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    distributed = pytest.importorskip("distributed")
+
+    class Slow(distributed.LocalCluster):
+        def close(self, timeout: float | None = None) -> None:
+            super().close(timeout)
+            raise TimeoutError
+
+    started = Slow(n_workers=0, processes=False, dashboard_address=None)
+    monkeypatch.setattr("celldetr.cohort.schedulers._start_local", lambda *_: started)
+    with connect(ClusterSettings(kind="local")) as client:
+        assert client.status == "running"
+    assert started.status.name == "closed"

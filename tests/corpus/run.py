@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 from numpy.typing import NDArray
@@ -83,5 +86,11 @@ def run(case: Case, folder: Path) -> tuple[Reading, str]:
     got = reading(case.make(folder / "case"), case.mpp)
     if got.refusal or case.twin is None:
         return got, ""
-    (folder / "twin").mkdir()
-    return got, difference(got, reading(case.twin(folder / "twin")))
+    return got, difference(got, expected(case.twin))
+
+
+@cache
+def expected(twin: Callable[[Path], Path]) -> Reading:
+    """What comes of a twin, which several cases have."""
+    with TemporaryDirectory() as folder:
+        return reading(twin(Path(folder)))

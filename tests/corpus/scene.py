@@ -10,6 +10,7 @@ import csv
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,11 @@ NUCLEI = _nuclei()
 
 def pixels(nuclei: Sequence[Nucleus] = NUCLEI, width: int = WIDTH, height: int = HEIGHT) -> NDArray[np.uint8]:
     """(H, W, 3) the picture, with some noise."""
+    return _drawn(tuple(nuclei), width, height).copy()
+
+
+@cache
+def _drawn(nuclei: tuple[Nucleus, ...], width: int, height: int) -> NDArray[np.uint8]:
     y, x = np.mgrid[:height, :width] + 0.5
     cover = np.zeros((height, width))
     for n in nuclei:

@@ -113,6 +113,21 @@ def levels_of_another_slide(folder: Path) -> Path:
     return pyramid(folder / "a.tif", scene(), filled(level(other, FACTOR), 512, 512))
 
 
+@slide("doubted", "finer level is read")
+def levels_mirrored(folder: Path) -> Path:
+    return pyramid(folder / "a.tif", scene(), np.ascontiguousarray(level(scene(), FACTOR)[:, ::-1]))
+
+
+@slide("doubted", "finer level is read")
+def levels_shifted(folder: Path) -> Path:
+    return pyramid(folder / "a.tif", scene(), np.roll(level(scene(), FACTOR), (20, 20), (0, 1)))
+
+
+@slide("doubted", "finer level is read")
+def levels_never_written(folder: Path) -> Path:
+    return pyramid(folder / "a.tif", scene(), np.full_like(level(scene(), FACTOR), 255))
+
+
 # ---- colours
 
 
@@ -259,6 +274,12 @@ def cut_off_in_the_middle(folder: Path) -> Path:
     path = twin(folder)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     return path
+
+
+@slide("refused", "git lfs pull")
+def a_pointer_of_git_lfs(folder: Path) -> Path:
+    (folder / "a.svs").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    return folder / "a.svs"
 
 
 @slide("refused", "is empty")

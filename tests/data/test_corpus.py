@@ -12,7 +12,8 @@ import corpus.columns
 import corpus.geojson
 import corpus.pictures
 import corpus.programs
-import corpus.tables  # noqa: F401
+import corpus.tables
+import corpus.variants  # noqa: F401
 from corpus.run import reading, run
 from corpus.scene import CASES, NUCLEI, Case, coco_twin, points_twin, qupath_twin
 

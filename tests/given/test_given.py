@@ -18,7 +18,7 @@ import celldetr
 from celldetr.cells.export import export_cells
 from celldetr.cells.schema import FAMILIARITY
 from celldetr.errors import DataWarning, InputError
-from celldetr.given.cells import check_cells
+from celldetr.given.cells import check_cells, from_boxes, on_slide
 from celldetr.given.files import read_given
 from celldetr.given.options import EmbedOptions
 from celldetr.given.run import embed_slide
@@ -190,6 +190,17 @@ def test_cells_that_cannot_be_of_the_slide_are_refused() -> None:
         check_cells(BOXES, 50, 50, (0.5, 0.5))
     with pytest.raises(InputError, match="not in level-0 pixels"):
         check_cells(BOXES, 100, 120, (5.0, 5.0))
+
+
+def test_cells_that_are_given_twice_and_tables_of_another_slide_are_doubted(tmp_path: Path) -> None:
+    assert on_slide(from_boxes(BOXES), 100, 120, (0.5, 0.5))[2] == []
+    assert "2 of 5 nuclei are given twice" in on_slide(from_boxes(BOXES[[0, 1, 2, 0, 1]]), 100, 120, (0.5, 0.5))[2][0]
+    (tmp_path / "cells.csv").write_text("Image,x,y\nb.svs,48,67\nb.svs,27,99\n")
+    with (
+        open_slide(save(crop(), tmp_path / "a.png"), MPP) as reader,
+        pytest.warns(DataWarning, match=r"cells are of 'b\.svs', and is read as those of a\.png"),
+    ):
+        assert len(read_given(tmp_path / "cells.csv", reader)) == 2
 
 
 def test_a_file_that_is_none_is_refused(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -21,6 +21,38 @@ CHROMIUM = next(
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on the PATH: apt-get install chromium")
 ARGUMENTS = ["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
 WAIT = 60_000  # ms; machines that test are busy
+
+
+@contextmanager
+def launched() -> Iterator[Any]:
+    """A Chromium; it takes seconds to start, so that tests share one."""
+    api = pytest.importorskip("playwright.sync_api")
+    with api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        yield browser
+        browser.close()
+
+
+def opened(
+    browser: Any, address: str, width: int = 1366, height: int = 768, listen: Callable[[Any], None] = lambda page: None
+) -> Any:
+    """The page in a window of its own, drawn for the first time; ``listen`` is given it before it loads."""
+    page = browser.new_context(viewport={"width": width, "height": height}).new_page()
+    page.set_default_timeout(WAIT)
+    listen(page)
+    page.goto(address)
+    page.wait_for_selector("body[data-slide='0'] #mode:not(:empty)")
+    return page
+
+
+def appears(page: Any, selector: str, ms: int) -> bool:
+    """Whether there is an element within some milliseconds."""
+    api = pytest.importorskip("playwright.sync_api")
+    try:
+        page.wait_for_selector(selector, timeout=ms)
+    except api.TimeoutError:
+        return False
+    return True
 
 
 @contextmanager

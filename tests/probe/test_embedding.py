@@ -33,8 +33,8 @@ def sample(image: np.ndarray, boxes: list[list[float]] | np.ndarray) -> Sample:
 
 
 @pytest.mark.slow
-def test_boxes_that_a_run_found_have_the_embeddings_of_the_run(precision: Precision) -> None:
-    model, image = default_model(precision), crop()
+def test_boxes_that_a_run_found_have_the_embeddings_of_the_run(native_precision: Precision) -> None:
+    model, image = default_model(native_precision), crop()
     (cells,) = model.predict_tiles([image])
     inside = ((cells.boxes > 1) & (cells.boxes < 299)).all(1)  # others were clipped to the tile after they were read
     assert inside.sum() > 30
@@ -45,8 +45,8 @@ def test_boxes_that_a_run_found_have_the_embeddings_of_the_run(precision: Precis
     assert np.abs(shifted - theirs).max() > 0.2 * np.abs(theirs).max()
 
 
-def test_pieces_give_nearly_what_the_whole_gives_and_order_stays(precision: Precision) -> None:
-    model, image = default_model(precision), crop()
+def test_pieces_give_nearly_what_the_whole_gives_and_order_stays(native_precision: Precision) -> None:
+    model, image = default_model(native_precision), crop()
     (cells,) = model.predict_tiles([image])
     boxes = np.concatenate([cells.boxes, [[-5, -5, 4, 6], [290, 280, 320, 330], [400, 400, 410, 410]]])
     whole = embed_boxes(model, image, boxes)

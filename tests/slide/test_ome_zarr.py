@@ -7,16 +7,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import tifffile
 from numpy.typing import NDArray
 
+import celldetr
 from celldetr.errors import InputError
 from celldetr.slide.damage import DamageError
 from celldetr.slide.find import find_slides, is_cohort
 from celldetr.slide.reader import open_slide
 from corpus.scene import pixels
 from helpers.ome_zarr import halved, write_attributes, write_ome_zarr
+from helpers.sample_crop import MPP, crop, default_model
 
 
 @pytest.fixture(scope="module")
@@ -222,3 +225,21 @@ def test_an_archive_is_to_be_unpacked(tmp_path: Path) -> None:
     (tmp_path / "a.zarr.zip").write_bytes(b"PK\x03\x04" + bytes(60))
     with pytest.raises(InputError, match="unpack it"):
         open_slide(tmp_path / "a.zarr.zip")
+
+
+@pytest.mark.slow
+def test_prediction_finds_the_cells_of_the_tiff(tmp_path: Path) -> None:
+    part = crop()
+    tifffile.imwrite(tmp_path / "a.tif", part, photometric="rgb", resolution=(1e4 / MPP,) * 2, resolutionunit=3)
+    slides = [tmp_path / "a.tif"]
+    for version in ("0.4", "0.5"):
+        levels, scales = [part, halved(part)], [(MPP, MPP), (2 * MPP, 2 * MPP)]
+        slides.append(write_ome_zarr(tmp_path / f"{version}.zarr", levels, scales=scales, version=version))
+    tables = []
+    for slide in slides:
+        summary = celldetr.predict_slide(slide, tmp_path / "out" / slide.name, model=default_model())
+        tables.append(celldetr.read_cells(summary.directory))
+    first, *others = tables
+    assert len(first) > 50
+    for other in others:
+        pd.testing.assert_frame_equal(other, first)

@@ -51,8 +51,10 @@ def sample(name: str, rng: np.random.Generator) -> Sample:
     types = rng.integers(0, 2, len(centres))
     image = np.full((SIDE, SIDE, 3), 235, dtype=np.uint8)
     for (x, y), radius, kind in zip(centres, half[:, 0], types, strict=True):
-        rows, columns = np.ogrid[:SIDE, :SIDE]
-        image[(rows - y) ** 2 + (columns - x) ** 2 < radius**2] = (90, 60, 150) if kind == 0 else (170, 130, 200)
+        top, left = (max(int(at - radius), 0) for at in (y, x))
+        part = image[top : int(y + radius) + 2, left : int(x + radius) + 2]
+        rows, columns = np.ogrid[top : top + part.shape[0], left : left + part.shape[1]]
+        part[(rows - y) ** 2 + (columns - x) ** 2 < radius**2] = (90, 60, 150) if kind == 0 else (170, 130, 200)
     boxes = np.hstack([centres - half, centres + half]).astype(np.float32)
     return Sample(name, image, MPP, boxes, types.astype(np.int64), tuple(KINDS), centres.astype(np.float32))
 

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
 
-from celldetr.model.output import TileModel
+from celldetr.model.output import TileCells, TileModel
+from celldetr.outlines import RADII
+from celldetr.report.contact_sheet import GAP, OUTLINE, contact_sheet
 from celldetr.slide.options import PredictOptions
 from celldetr.slide.plan import checked_plan
 from celldetr.slide.reader import open_slide
@@ -32,7 +38,7 @@ def none() -> TileModel:
 
 
 def test_labels_in_order(tmp_path: Path) -> None:
-    (finding,) = survey(qupath_twin(tmp_path), 0.5, none)
+    (finding,) = survey(qupath_twin(tmp_path), 0.5, none, pictures=True)
     assert (finding.kind, finding.notes, finding.refusal) == ("labels", [], "")
     immune = sum(n.kind == "immune" for n in NUCLEI)
     median = np.median([np.sqrt(4 * n.a * n.b) for n in NUCLEI]) * 0.5
@@ -46,6 +52,36 @@ def test_labels_in_order(tmp_path: Path) -> None:
         "types": f"tumour {len(NUCLEI) - immune}, immune {immune}",
     }
     assert finding.table()[0] == f"{tmp_path}: labels"
+    (picture,) = finding.pictures
+    assert picture.outlines is not None  # those of the polygons
+    assert np.abs(picture.outlines.min(1) - picture.boxes[:, :2]).max() < 1
+    sheet, plain = (np.asarray(contact_sheet([each], 1)) for each in (picture, replace(picture, outlines=None)))
+    (x0, y0, x1, _), ring = picture.boxes[0].round().astype(int) + GAP, picture.outlines[0].astype(int) + GAP
+    assert (plain[y0, x0:x1] == OUTLINE).all()
+    assert not (sheet[y0, x0] == OUTLINE).all()
+    assert (sheet[ring[:, 1], ring[:, 0]] == OUTLINE).all(1).mean() > 0.3  # others are a rounding away
+    lost = replace(picture, outlines=np.full_like(picture.outlines, np.nan))
+    np.testing.assert_array_equal(np.asarray(contact_sheet([lost], 1)), plain)
+
+
+def test_a_slide_shows_the_outlines_that_a_model_draws(tmp_path: Path) -> None:
+    class Drawing(BlobModel):
+        def predict_tiles(
+            self, tiles: Sequence[NDArray[np.uint8]], least_score: float | None = None
+        ) -> list[TileCells]:
+            found = super().predict_tiles(tiles, least_score)
+            return [replace(each, radii=np.full((len(each), RADII), 0.5, np.float16)) for each in found]
+
+    tiled = pyramid(tmp_path / "a.tif", blob_image(scattered(9, 500, 500, 40), 500, 500), resolution=(2e4, 2e4))
+    (finding,) = survey(tiled, None, Drawing, pictures=True)
+    whole, *places = finding.pictures
+    assert whole.outlines is None
+    for picture in places:
+        assert picture.outlines is not None
+        low, high = picture.outlines.min(1), picture.outlines.max(1)
+        np.testing.assert_allclose((low + high) / 2, (picture.boxes[:, :2] + picture.boxes[:, 2:]) / 2, atol=0.01)
+        np.testing.assert_allclose(high - low, (picture.boxes[:, 2:] - picture.boxes[:, :2]) / 2, atol=0.01)
+    assert sum(len(picture.boxes) for picture in places) > 3
 
 
 def test_a_slide_as_prediction_sees_it(tmp_path: Path) -> None:
@@ -119,6 +155,11 @@ def test_a_bundle_as_spatial_sees_it(tmp_path: Path) -> None:
     assert finding.facts["nuclei"] == f"{nuclei} of 30 cells have one"
     assert finding.facts["outlines"] == "30 of 30 cells have one"
     assert finding.facts["alignment"] == "none in the bundle"
+    about = json.loads((tmp_path / "bundle" / "experiment.xenium").read_text())
+    (tmp_path / "bundle" / "experiment.xenium").write_text(json.dumps(about | {"pixel_size": "0,2125"}))
+    (odd,) = survey(tmp_path / "bundle", None, none)
+    assert "pixel_size '0,2125' is no number" in odd.notes[0]
+    (tmp_path / "bundle" / "experiment.xenium").write_text(json.dumps(about))
     (tmp_path / "bundle" / "he_imagealignment.csv").write_text("1,0\n0,1\n")
     (finding,) = survey(tmp_path / "bundle", None, none)
     assert "an alignment is not used" in finding.notes[0]

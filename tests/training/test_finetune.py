@@ -57,8 +57,10 @@ def test_a_frozen_run_moves_the_head_alone_and_goes_on_as_if_uncut(
 
 def test_a_run_for_outlines_alone_changes_nothing_else(start: Path, tmp_path: Path, tiny_recipe: Recipes) -> None:
     alone = {"freeze": [*FROZEN, "representer"], "w_type": 0, "lr": 1e-2, "validate_every": 2}
-    recipe = tiny_recipe({"outlines": True}, start, **alone)
+    recipe = tiny_recipe({"outlines": True, "types": ["oval", "round"]}, start, **alone)
     assert recipe.training.outlines_only
+    source = recipe.train[0].model_copy(update={"types": {"round": "round", "long": ""}})
+    recipe = recipe.model_copy(update={"train": (source,), "validation": (source,), "name": "other"})
     with pytest.raises(InputError, match="no training image has masks"):
         train(recipe, tmp_path / "run", device="cpu")
     path = tmp_path / "data" / "all.json"
@@ -71,21 +73,24 @@ def test_a_run_for_outlines_alone_changes_nothing_else(start: Path, tmp_path: Pa
     familiarity = Familiarity.of_training(known.astype(np.float16), np.arange(1200) // 10)
     assert familiarity is not None
     save_familiarity(start, familiarity)
-    source, made = load_checkpoint(start), load_checkpoint(train(recipe, tmp_path / "run", device="cpu"))
-    before = source.network.state_dict()
+    first, made = load_checkpoint(start), load_checkpoint(train(recipe, tmp_path / "run", device="cpu"))
+    before = first.network.state_dict()
     moved = {
         n.partition(".")[0]
         for n, v in made.network.state_dict().items()
         if n not in before or not torch.equal(v, before[n])
     }
-    assert moved == {"outliner", "type_head"}  # whose second type is new here
-    assert torch.equal(made.network.type_head.weight[0], before["type_head.weight"][1])
+    assert moved == {"outliner"}
     assert float(made.network.outliner.radii.weight.detach().abs().max()) > 0
-    assert (made.card.threshold, made.card.config.types) == (0.3, recipe.model.types)
-    assert 0 < made.card.metrics["validation"]["median_mask_iou"] < 1
+    assert (made.card.name, made.card.threshold, made.card.recipe) == ("start", 0.3, first.card.recipe)
+    assert (made.card.config.outlines, first.card.config.outlines) == (True, False)
+    assert [each["name"] for each in made.card.training_data] == ["discs"]
+    assert 0 < made.card.metrics["outlines"]["median_mask_iou"] < 1
     assert made.familiarity is not None
     for name, values in familiarity.tensors().items():
         assert torch.equal(made.familiarity.tensors()[name], values)
+    with pytest.raises(InputError, match=r"leave model\.types as init has them"):
+        train(tiny_recipe({"outlines": True}, start, **alone), tmp_path / "other", device="cpu")
     with pytest.raises(ValidationError, match=r"leaves nothing to learn; set w_type or model\.outlines"):
         tiny_recipe({"outlines": True}, start, **alone, w_outline=0)
 

@@ -9,14 +9,22 @@ from typing import Any
 import numpy as np
 import pytest
 
-from helpers.view_browser import ARGUMENTS, CHROMIUM, WAIT, legend, needs_chromium, serving
-from helpers.view_runs import MPP, ViewRun, write_view_run
+from helpers.view_browser import WAIT, appears, launched, legend, needs_chromium, opened, serving
+from helpers.view_runs import MPP, SIZE, ViewRun, write_view_run
 
 pytestmark = [pytest.mark.slow, needs_chromium]
+NAMES = {"lymphocyte": "Immune", "epithelial": "Tumour", "stromal": "Stroma"}
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with launched() as browser:
+        yield browser
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> ViewRun:
+    """A run that tests look at."""
     return write_view_run(tmp_path_factory.mktemp("view"))
 
 
@@ -27,29 +35,38 @@ def address(made: ViewRun) -> Iterator[str]:
 
 
 @pytest.fixture
-def page(address: str) -> Iterator[Any]:
+def taught(tmp_path: Path) -> ViewRun:
+    """A run that a test teaches."""
+    return write_view_run(tmp_path)
+
+
+@pytest.fixture
+def page(browser: Any, address: str) -> Iterator[Any]:
     """The page, loaded; what its scripts complain of fails the test."""
-    api = pytest.importorskip("playwright.sync_api")
     complaints: list[str] = []
-    with api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
-        page = browser.new_page(viewport={"width": 1280, "height": 800})
-        page.set_default_timeout(WAIT)
+
+    def listen(page: Any) -> None:
         page.on("console", lambda message: message.type in ("error", "warning") and complaints.append(message.text))
         page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.goto(address)
-        page.wait_for_selector("body[data-slide='0'] #mode:not(:empty)")  # drawn for the first time
-        yield page
-        browser.close()
+
+    page = opened(browser, address, 1280, 800, listen)
+    yield page
+    page.context.close()
     assert not complaints
 
 
 def pixels(page: Any, path: Path) -> np.ndarray:
+    """The page once it has come to rest: tiles and outlines come one by one, and fade in."""
     from PIL import Image
 
-    page.wait_for_timeout(1500)  # tiles and outlines come one by one, and fade in
-    page.screenshot(path=path)
-    return np.asarray(Image.open(path).convert("RGB")).astype(int)
+    before = b""
+    for _ in range(40):
+        page.wait_for_timeout(400)
+        page.screenshot(path=path)
+        if path.read_bytes() == before:
+            return np.asarray(Image.open(path).convert("RGB")).astype(int)
+        before = path.read_bytes()
+    pytest.fail("the page does not come to rest")
 
 
 def has(picture: np.ndarray, colour: tuple[int, int, int]) -> int:
@@ -131,3 +148,162 @@ def test_the_scale_bar_is_right(page: Any) -> None:
     assert unit == "µm"
     resolution = max(1500 * MPP / (size["width"] - 48), 1100 * MPP / (size["height"] - 48))  # um per px, fitted
     assert page.locator("#scale-bar").bounding_box()["width"] == pytest.approx(float(length) / resolution, rel=0.02)
+
+
+# Types are taught
+
+
+def click_cell(page: Any, made: ViewRun, row: int) -> None:
+    """Click a cell of the first slide, which is shown whole."""
+    width, height = SIZE[0] * MPP, SIZE[1] * MPP
+    x, y = made.cells["one"].loc[row, ["x_px", "y_px"]].to_numpy(float) * MPP
+    for _ in range(20):
+        page.keyboard.press("0")
+        page.wait_for_timeout(1000)  # it is zoomed to slowly, and the slower the busier the machine is
+        box = page.locator("#map").bounding_box()
+        scale = min((box["width"] - 48) / width, (box["height"] - 48) / height)
+        page.mouse.click(
+            box["x"] + box["width"] / 2 + (x - width / 2) * scale,
+            box["y"] + box["height"] / 2 + (y - height / 2) * scale,
+        )
+        if appears(page, f"body[data-cell='one:{row}']", 2000):
+            return
+    pytest.fail(f"cell {row} cannot be clicked; the page shows {page.locator('body').get_attribute('data-cell')}")
+
+
+def wait_learned(page: Any, revision: int) -> None:
+    page.wait_for_function("wanted => Number(document.body.dataset.learned) >= wanted", arg=revision)
+
+
+def alone(frame: Any) -> list[int]:
+    """Cells that a click cannot take for another, one of each type first."""
+    at = frame[["x_px", "y_px"]].to_numpy()
+    distance = np.linalg.norm(at[:, None] - at, axis=2)
+    np.fill_diagonal(distance, np.inf)
+    inside = ((at > 150) & (at < np.array(SIZE) - 150)).all(1)
+    rows = np.flatnonzero((distance.min(1) > 40) & inside)
+    return [int(rows[np.flatnonzero(frame["type"].to_numpy()[rows] == name)[0]]) for name in NAMES]
+
+
+def test_from_opening_to_a_saved_head(browser: Any, taught: ViewRun) -> None:
+    """Look, name what is seen, lose the server, go on, save the head."""
+    made, frame = taught, taught.cells["one"]
+    with serving(made) as (address, server):
+        page = opened(browser, address)
+        page.keyboard.press("t")
+        for name in NAMES.values():
+            page.fill("#new-name", name)
+            page.press("#new-name", "Enter")
+            page.locator(f".type-name[value='{name}']").wait_for()
+        page.evaluate("document.activeElement.blur()")
+        for number, row in enumerate(alone(frame), start=1):  # with all its kin but four, of this slide
+            click_cell(page, made, row)
+            page.get_by_role("button", name="This slide").click()
+            page.get_by_role("button", name="Tick all").click()
+            ticks = page.locator(".kin input:checked")
+            page.wait_for_function("() => document.querySelectorAll('.kin input:checked').length === 24")
+            for _ in range(4):
+                ticks.last.uncheck()
+            page.keyboard.press(str(number))
+            wait_learned(page, 3 + number)
+        server.kill()
+        server.wait()
+        page.context.close()
+    with serving(made) as (address, _):
+        page = opened(browser, address)
+        page.keyboard.press("t")
+        page.wait_for_selector("body[data-learned='6']")
+        rows = page.locator("#types tr").all()
+        assert [row.locator(".type-name").input_value() for row in rows] == list(NAMES.values())
+        assert [row.locator("td").nth(3).inner_text() for row in rows] == ["21", "21", "21"]
+        page.wait_for_function("() => document.querySelector('#colour').value === 'taught'")
+        counts = legend(page)
+        true = frame["type"].map(NAMES).value_counts()
+        assert all(abs(counts[name] - true[name]) < 20 for name in NAMES.values())
+        page.keyboard.press("q")
+        page.wait_for_selector(".asked")
+        page.keyboard.press("1")
+        wait_learned(page, 7)
+        page.keyboard.press("Escape")
+        page.keyboard.press("z")
+        wait_learned(page, 8)
+        assert page.locator("#types td:nth-child(4)").all_inner_texts() == ["21", "21", "21"]
+        page.locator("#save").click()
+        assert "celldetr retype" in page.locator("#saved code").inner_text()
+        page.context.close()
+    assert {path.name for path in (made.out / "teach" / "head").iterdir()} == {"head.safetensors", "head.json"}
+
+
+def draw(page: Any, corners: list[tuple[float, float]]) -> None:
+    """Draw a line through points of the window."""
+    page.keyboard.press("l")
+    page.mouse.move(*corners[0])
+    page.mouse.down()
+    for corner in [*corners[1:], corners[0]]:
+        page.mouse.move(*corner, steps=6)
+    page.mouse.up()
+
+
+def on_map(page: Any, x: float, y: float) -> tuple[float, float]:
+    """Where a place of the slide, in um, is in the window while the slide is shown whole."""
+    box = page.locator("#map").bounding_box()
+    width, height = SIZE[0] * MPP, SIZE[1] * MPP
+    scale = min((box["width"] - 48) / width, (box["height"] - 48) / height)
+    middle = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    return middle[0] + (x - width / 2) * scale, middle[1] + (y - height / 2) * scale
+
+
+def labels(page: Any) -> list[str]:
+    found: list[str] = page.locator("#types td:nth-child(4)").all_inner_texts()
+    return found
+
+
+def test_lassos_mark_label_and_link(browser: Any, taught: ViewRun) -> None:
+    """Cells marked by a line around them, on slide and map of embeddings; two browsers that teach one run."""
+    with serving(taught) as (address, _):
+        first, second = (opened(browser, address) for _ in range(2))
+        teach_in_two(first, second, taught)
+        second.context.close()
+
+
+def teach_in_two(first: Any, second: Any, made: ViewRun) -> None:
+    at = made.cells["one"][["x_px", "y_px"]].to_numpy() * MPP
+    limit = SIZE[0] * MPP / 2
+    left = int((at[:, 0] < limit).sum())
+    unsure = int((np.abs(at[:, 0] - limit) < 3).sum())  # a pixel of the window is some um
+    draw(first, [on_map(first, -5, -5), on_map(first, limit, -5), on_map(first, limit, 999), on_map(first, -5, 999)])
+    first.wait_for_selector("body[data-marked]")
+    marked = int(first.locator("body").get_attribute("data-marked"))
+    assert abs(marked - left) <= unsure
+    first.keyboard.press("t")
+    first.fill("#new-name", "Left")
+    first.press("#new-name", "Enter")
+    first.locator(".type-name[value='Left']").wait_for()
+    first.evaluate("document.activeElement.blur()")
+    first.keyboard.press("1")
+    first.wait_for_function(
+        "wanted => document.querySelector('#types td:nth-child(4)').innerText === wanted", arg=str(marked)
+    )
+
+    first.context.close()  # drawing by software takes a core
+
+    # The other browser has seen none of it. What it says is added, and nothing of the first is lost.
+    second.keyboard.press("t")
+    second.fill("#new-name", "Right")
+    second.press("#new-name", "Enter")
+    second.locator(".type-name[value='Right']").wait_for()
+    second.evaluate("document.activeElement.blur()")
+    second.wait_for_function("() => document.querySelectorAll('#types td:nth-child(4)').length === 2")
+    assert labels(second) == [str(marked), "0"]
+
+    # On the map of embeddings: a line around all of its points marks every cell, and the slide shows them.
+    with second.expect_response(lambda answer: answer.url.endswith("/slides/0/map"), timeout=4 * WAIT):
+        second.keyboard.press("m")
+    for _ in range(20):  # until the points are drawn, which takes the longer the busier the machine is
+        second.wait_for_timeout(1000)
+        box = second.locator("#embedding").bounding_box()
+        x, y, right, bottom = box["x"] + 2, box["y"] + 2, box["x"] + box["width"] - 2, box["y"] + box["height"] - 2
+        draw(second, [(x, y), (right, y), (right, bottom), (x, bottom)])
+        if appears(second, f"body[data-marked='{len(at)}']", 4000):
+            return
+    pytest.fail(f"of {len(at)} cells {second.locator('body').get_attribute('data-marked')} are marked")

@@ -23,6 +23,13 @@ def to_geodataframe(cells: pd.DataFrame) -> Any:
 
     Raises:
         InputError: no column ``geometry``, or geopandas (extra ``spatial``) is not installed.
+
+    Examples:
+        >>> import celldetr, tifffile
+        >>> image = tifffile.imread(celldetr.sample_slide())[900:1100, 950:1150]
+        >>> cells = celldetr.load_model("small-20x").predict(image, mpp=0.499)
+        >>> bool((celldetr.to_geodataframe(cells).area > 0).all())
+        True
     """
     import pandas as pd
 

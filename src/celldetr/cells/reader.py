@@ -244,6 +244,16 @@ def read_cells(path: Path | str, columns: Sequence[str] | None = None) -> pd.Dat
 
     Raises:
         InputError: no such table, an unfinished run, or an unknown column (near ones are named).
+
+    Examples:
+        >>> import celldetr
+        >>> options = celldetr.PredictOptions(region=(950, 900, 200, 200))
+        >>> run = celldetr.predict_slide(celldetr.sample_slide(), "out", model="small-20x", options=options).directory
+        >>> celldetr.read_cells(run, columns=["x_um", "y_um", "type"]).dtypes
+        x_um     float64
+        y_um     float64
+        type    category
+        dtype: object
     """
     return open_table(path, clusters=columns is None or CLUSTER in columns).frame(columns)
 
@@ -253,5 +263,12 @@ def read_embeddings(path: Path | str) -> NDArray[np.float16]:
 
     Raises:
         InputError: see ``read_cells``.
+
+    Examples:
+        >>> import celldetr
+        >>> options = celldetr.PredictOptions(region=(950, 900, 200, 200))
+        >>> run = celldetr.predict_slide(celldetr.sample_slide(), "out", model="small-20x", options=options).directory
+        >>> celldetr.read_embeddings(run).shape == (len(celldetr.read_cells(run)), 128)
+        True
     """
     return embedding_matrix(open_table(path, clusters=False).read(["embedding"])["embedding"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -36,7 +37,10 @@ def export(
         Path | None,
         typer.Option("--out", "-o", metavar="FILE", help="File to write; default: beside the table; for onnx, here."),
     ] = None,
-    options: Annotated[ExportOptions, Fields("shape", "origin", "classify", "embeddings=--embeddings")],
+    options: Annotated[ExportOptions, Fields("shape", "origin", "classify", "embeddings=--embeddings", "image_mpp")],
+    image: Annotated[
+        Path | None, typer.Option(metavar="SLIDE", help="With spatialdata: the slide, whose pixels go into the store.")
+    ] = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Write finished cells, or a model, in another format.
@@ -44,17 +48,20 @@ def export(
     Cells of a slide for QuPath, scverse or a spreadsheet; a model as one ONNX file.
     """
     from celldetr.cells.export import MODEL_FORMAT, export_cells, find_format
+    from celldetr.slide.reader import open_slide
 
     given = options.model_dump(exclude_none=True)
     if format.lower().lstrip(".") == MODEL_FORMAT:
-        if given:
-            raise InputError(f"`{next(iter(given))}`: is about cells; `format={MODEL_FORMAT}` writes a model")
+        if given or image:
+            raise InputError(f"`{next(iter(given), 'image')}`: is about cells; `format={MODEL_FORMAT}` writes a model")
         from celldetr.model.onnx import export_onnx
 
         typer.echo(export_onnx(source, out, overwrite=overwrite))
         return
     find_format(format, others=[MODEL_FORMAT])
-    typer.echo(export_cells(source, format, out, overwrite=overwrite, **given))
+    with nullcontext() if image is None else open_slide(image) as slide:
+        given |= {} if slide is None else {"image": slide}
+        typer.echo(export_cells(source, format, out, overwrite=overwrite, **given))
 
 
 @resumable()

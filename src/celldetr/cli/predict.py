@@ -246,8 +246,9 @@ def report_forecast(forecasts: Iterable[Forecast], cluster: str | ClusterSetting
             todo += f", {item.tiles - item.tiles_left:,} tiles are done"
         typer.echo(f"{shown_path(item.slide.path)}: {what}; {todo}; to {item.directory}")
     typer.echo(
-        f"{slides} slides: {slides - failed - finished} to do, {finished} finished, {failed} would fail; "
-        f"{tissue:.2f} mm² of tissue, {tiles:,} tiles in {tasks:,} tasks, {_place(cluster)}; nothing was written"
+        f"{slides} slide{'s' * (slides != 1)}: {slides - failed - finished} to do, {finished} finished, "
+        f"{failed} would fail; {tissue:.2f} mm² of tissue, {tiles:,} tiles in {tasks:,} task{'s' * (tasks != 1)}, "
+        f"{_place(cluster)}; nothing was written"
     )
     return FAILED if failed == slides else PARTIAL if failed else 0
 

@@ -102,7 +102,7 @@ def training_run(prepare: Callable[..., tuple[dict[str, Any] | None, list[str]]]
                 raise
             raise typer.Exit(2) from None  # the same in all processes: said once
         if is_first():
-            if apart := read_card(folder).metrics["validation"].get("held_out"):
+            if apart := read_card(folder).metrics.get("validation", {}).get("held_out"):
                 typer.echo(f"validated on {apart}", err=True)
             typer.echo(f"model: {folder}")
 

@@ -11,7 +11,7 @@ import os
 import shutil
 import signal
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -84,8 +84,19 @@ def connect(cluster: str | ClusterSettings, device: str = "auto") -> Iterator[Cl
                 ) from None
         else:
             started = _start_local(cluster, device) if cluster.kind == "local" else _start_queue(cluster)
-            client = stack.enter_context(distributed.Client(stack.enter_context(started), set_as_default=False))
+            ending = stack.enter_context(_ending(started))
+            client = stack.enter_context(distributed.Client(ending, set_as_default=False))
         yield client
+
+
+@contextmanager
+def _ending(cluster: Any) -> Iterator[Any]:
+    """A cluster that was started, and is ended. A worker that is slow to die, on a busy machine, undoes nothing."""
+    try:
+        yield cluster
+    finally:
+        with suppress(TimeoutError):
+            cluster.close()
 
 
 def _start_local(settings: ClusterSettings, device: str) -> Any:

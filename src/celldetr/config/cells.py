@@ -12,7 +12,13 @@ SAMPLED_CELLS = 50_000  # cells that are clustered by default
 
 
 class ClusterOptions(Config):
-    """Settings of a clustering: all decide which groups come out."""
+    """Settings of a clustering: all decide which groups come out.
+
+    Examples:
+        >>> import celldetr
+        >>> celldetr.ClusterOptions(resolution=1.0).neighbours
+        15
+    """
 
     resolution: Positive = Field(0.5, le=1000, description="Resolution of Leiden; larger gives more, smaller clusters.")
     neighbours: int = Field(15, ge=2, le=200, description="Neighbours of each cell in the graph, which also vote.")
@@ -64,6 +70,10 @@ class ExportOptions(Config):
         description="geojson: class of a cell in QuPath: its type, or its cluster (celldetr cluster); default: type.",
     )
     embeddings: bool | None = Field(None, description="csv: with the embeddings, in columns e0, e1, ...")
+    image_mpp: Positive | None = Field(
+        None,
+        description="spatialdata: micrometres per pixel of the finest level of the slide's image; default: as it is.",
+    )
 
 
 class ExplainOptions(Config):

@@ -18,7 +18,13 @@ RGB = tuple[float, float, float]
 
 
 class ModelConfig(Config):
-    """What defines a network. Defaults are the recipe ``small-20x``; recipe ``paper-r50`` has the paper's sizes."""
+    """What defines a network. Defaults are the recipe ``small-20x``; recipe ``paper-r50`` has the paper's sizes.
+
+    Examples:
+        >>> import celldetr
+        >>> celldetr.ModelConfig(types=("tumour", "other"), d_model=64).embedding_dim
+        64
+    """
 
     types: tuple[TypeName, ...] = Field(
         max_length=1000, description="The K cell types, in the order of the type head's outputs."

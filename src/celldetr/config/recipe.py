@@ -13,7 +13,13 @@ from celldetr.config.training import TRAINING, TrainConfig
 
 
 class Recipe(Config):
-    """A whole training run as data: network, images, schedule."""
+    """A whole training run as data: network, images, schedule.
+
+    Examples:
+        >>> from celldetr.recipes import load_recipe
+        >>> load_recipe("small-20x", ["training.steps=200"]).training.steps
+        200
+    """
 
     name: str = Field(description="Name of the model that comes out.")
     init: str = Field(

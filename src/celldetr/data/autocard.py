@@ -40,7 +40,8 @@ PATCHES = "patch_set"  # format of the card of a patch set
 FOLDERS = ("labels", "annotations")  # of labels; the second is CVAT's
 TABLES = {".csv", ".tsv"}
 # Labels that are not read: pictures of masks, YOLO's lists, Pascal VOC, ImageScope, MATLAB, NDP.view, ImageJ, sheets.
-OTHERS = {".txt", ".xml", ".mat", ".npy", ".ndpa", ".roi", ".xlsx", ".xls", ".parquet", ".jsonl", ".gz"}
+OTHERS = {".txt", ".xml", ".mat", ".npy", ".ndpa", ".roi", ".xlsx", ".xls", ".parquet", ".gz"}
+OTHERS |= {".jsonl", ".ndjson", ".geojsonl", ".geojsons", ".qpdata", ".qpproj"}  # and a value a line, QuPath's own
 ABOUT = ("readme", "licen")  # first letters of files that are about others
 _WHOLE = re.compile(r"^(\d+)\.0+$")
 EXPECTED = "QuPath GeoJSON (.geojson), CSV (x,y,class) or COCO (.json)"
@@ -109,9 +110,14 @@ def read_own(path: Path, mpp: float | None = None) -> OwnData:
         root = path.parent.parent if path.parent.name.lower() in FOLDERS else path.parent
     formats = {name for name in found.values() if name}
     if not formats:
-        below = sorted({each.parent.relative_to(path).as_posix() for each in path.rglob("*") if _named(each)})[:NAMED]
+        inside = sorted(path.rglob("*"))
+        below = sorted({each.parent.relative_to(path).as_posix() for each in inside if _named(each)} - {"."})[:NAMED]
         hint = f"; there are some in {', '.join(below)}: name one of these" if below else ""
-        other = sorted({each.suffix.lower() for each in path.rglob("*") if each.suffix.lower() in OTHERS - {".txt"}})
+        if empty := [each.name for each in inside if each.parent == path and _named(each)][:NAMED]:
+            hint += f"; {', '.join(empty)}: no labels known here"
+        pictures = {each.stem for each in inside if each.suffix.lower() in IMAGES}
+        lists = [each for each in inside if each.suffix.lower() != ".txt" or each.stem in pictures]  # YOLO's
+        other = sorted({each.suffix.lower() for each in lists} & OTHERS)
         hint += f"; files {', '.join(other)} are not read, export one of these formats" if other else ""
         raise InputError(f"{path}: no labels; expected {EXPECTED}, in it or in labels/{hint}")
     if len(formats) > 1:

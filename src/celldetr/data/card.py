@@ -29,7 +29,7 @@ class DatasetCard(Config):
 
     name: str
     title: str
-    format: str  # a reader in celldetr.data.readers
+    format: str  # a reader in celldetr.data.readers, or an entry point of celldetr.readers
     root: str = "."
     mpp: Positive | None = None  # micrometres per pixel of the images; none: the reader has it for each image
     types: dict[str, list[str]]  # type name -> labels of the source that mean it; one type without labels means all

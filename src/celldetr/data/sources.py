@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from celldetr import measure
+from celldetr import measure, plugins
 from celldetr.config import DataSource
 from celldetr.data.autocard import PATCHES, find_card
 from celldetr.data.card import DatasetCard
@@ -62,10 +62,8 @@ def load_samples(
     if card.format == PATCHES:
         patches = PatchSet(card.directory(), split)
         return patches if limit is None else patches[:limit]
-    if card.format not in READERS:
-        raise InputError(f"dataset {card.name!r}: unknown format {card.format!r}; {near(card.format, READERS)}")
     left = LeftOut(f"dataset {card.name!r}, split {split!r}", "counted once")
-    reader = islice(READERS[card.format](card, split), limit)
+    reader = islice(find_reader(card)(card, split), limit)
     read = [_with_shapes(without_repeats(sample, left), shapes, card.least_solidity) for sample in reader]
     if not read:
         raise InputError(f"dataset {card.name!r}, split {split!r}: no image found in {card.directory()}")
@@ -78,6 +76,19 @@ def load_samples(
             raise InputError(f"dataset {card.name!r}, split {split!r}: two images are named {sample.name!r}")
         seen.add(sample.name)
     return [replace(sample, digest=image_digest(sample.image)) for sample in samples]
+
+
+def find_reader(card: DatasetCard) -> Reader:
+    """The reader of a card's format: one of ours, or of another package (entry points ``celldetr.readers``).
+
+    Raises:
+        InputError: there is none, or it cannot be imported.
+    """
+    reader = READERS.get(card.format) or plugins.load_plugin(plugins.READERS, card.format)
+    if reader is None:
+        known = [*READERS, PATCHES, *plugins.plugin_names(plugins.READERS)]
+        raise InputError(f"dataset {card.name!r}: unknown format {card.format!r}; {near(card.format, known)}")
+    return reader
 
 
 def _with_shapes(sample: Sample, shapes: Shapes, least_solidity: float) -> Sample:

@@ -132,4 +132,7 @@ def on_slide(
     if outside.any():
         named = ", ".join(map(str, given.ids[outside][:NAMED])) + ", ..." * bool(outside.sum() > NAMED)
         doubts[-1] += f" and are left out: {named}"
+    repeated = len(given) - len(np.unique(given.boxes, axis=0))
+    if repeated:
+        doubts.append(f"{repeated:,} of {len(given):,} nuclei are given twice, and each is counted")
     return given.take(~outside), ~outside, doubts

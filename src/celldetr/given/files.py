@@ -16,7 +16,7 @@ from celldetr.cells.schema import BOX
 from celldetr.data.masks import number_nuclei
 from celldetr.data.readers.columns import plain
 from celldetr.data.readers.instance_maps import check_map, read_map
-from celldetr.data.readers.points_csv import read_points
+from celldetr.data.readers.points_csv import is_called, read_points
 from celldetr.data.readers.qupath_objects import PACKED
 from celldetr.errors import InputError, doubt
 from celldetr.given.cells import GivenCells, text_or_whole
@@ -62,7 +62,7 @@ def read_given(path: Path, reader: SlideReader, origin: str = "bounds") -> Given
         corner = reader.bounds[:2] if from_bounds and reader.bounds is not None else (0.0, 0.0)
         given = json_cells(path, mpp, corner, repeated=True)
     elif name.endswith(TEXTS):
-        given = _csv_cells(path, mpp)
+        given = _csv_cells(path, reader)
     elif name.endswith(MAPS):
         given = _map_cells(path, reader)
     else:
@@ -91,10 +91,13 @@ def _table_cells(path: Path) -> GivenCells:
     )
 
 
-def _csv_cells(path: Path, mpp: tuple[float, float]) -> GivenCells:
+def _csv_cells(path: Path, reader: SlideReader) -> GivenCells:
     """Cells of a table: boxes where it has corners, or ``w_px`` and ``h_px`` as celldetr writes them; else points."""
     points, table = read_points(path, label=False), read_table(path)
     names = [plain(name) for name in table.header]
+    if points.image and reader.file and not is_called(Path(reader.file), points.image):
+        doubt(f"{path}: says that its cells are of {points.image!r}, and is read as those of {reader.file}")
+    mpp = (reader.mpp_x, reader.mpp_y)
     shapes = points.shapes / np.tile(mpp, points.shapes.shape[1] // 2) if points.micrometres else points.shapes
     only_points = shapes.shape[1] == 2
     if only_points and {"wpx", "hpx"} <= set(names) and not points.micrometres:

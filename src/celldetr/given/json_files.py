@@ -67,11 +67,16 @@ def json_cells(
     resolution = float(np.sqrt(np.prod(mpp)))
     format = annotation_format(path)
     left, divided = LeftOut(path), LeftOut(path, "divided into nuclei")
+    whole, with_nucleus = LeftOut(path, "whole cells taken for nuclei"), False
     for feature in read_annotations(path):
         if feature.kind in NOT_CELLS:
             if feature.kind != "root":
                 left.add(f"objects of the kind {feature.kind}", feature.where.rpartition(": ")[2])
             continue
+        if feature.kind == "cell":
+            with_nucleus |= feature.nucleus is not None
+            if feature.nucleus is None:
+                whole.add("cells without a nucleus, beside cells with one", feature.where.rpartition(": ")[2])
         found = _objects(feature, half, resolution)
         if len(found) > 1 and not feature.has_points:
             divided.add(f"objects of several areas, now {len(found)} nuclei", feature.where.rpartition(": ")[2])
@@ -93,6 +98,8 @@ def json_cells(
             left.add(what, count=int(which.sum()))
     left.tell()
     divided.tell()
+    if with_nucleus:
+        whole.tell()
     kept &= ~repeats
     regions = int((~kept & ~repeats).sum())
     if not kept.any():

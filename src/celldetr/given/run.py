@@ -118,7 +118,7 @@ def embed_array(
     if len(given):
         given, inside, doubts = on_slide(given, reader.width, reader.height, (reader.mpp_x, reader.mpp_y))
     if not inside.all():
-        raise InputError(f"`boxes`: {doubts[-1]}; leave them out, so that each box has its row")
+        raise InputError(f"`boxes`: {'; '.join(doubts)}; leave them out, so that each box has its row")
     doubts += check_places(given, reader)
     job = _job(reader, model, given, PredictOptions(tissue=False))
     records = RecordsInMemory(np.zeros(len(given), record_type(model)))

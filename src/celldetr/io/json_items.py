@@ -21,6 +21,7 @@ from typing import IO, Any, cast
 from celldetr.errors import InputError
 from celldetr.io.safe_io import JSON_BYTES
 
+MORE = "Extra data"  # what is said of a value after the first
 LISTS = ("features", "cells")  # keys of GeoJSON and CellViT
 CHUNK = 2**20  # characters read at a time
 _GZIP, _ZIP = b"\x1f\x8b", b"PK\x03\x04"
@@ -44,6 +45,11 @@ def read_items(path: Path, expected: str, *, rest: bool = False) -> Iterator[tup
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        if isinstance(error, json.JSONDecodeError) and error.msg == MORE:
+            raise InputError(
+                f"{path}: holds more than one value of JSON, one a line perhaps (GeoJSONSeq, NDJSON); expected one of"
+                f" {expected}: join them in a list, [...]"
+            ) from None
         raise InputError(f"{path}: not {expected} ({error}); export it again") from None
     except (OSError, EOFError, zlib.error, zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
         raise InputError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
@@ -59,7 +65,11 @@ def _as_text(files: ExitStack, path: Path, expected: str) -> io.TextIOWrapper:
         names = [each for each in archive.namelist() if each.lower().endswith(("json", ".json.gz"))]
         names = [each for each in names if not each.startswith("__MACOSX/")]
         if len(names) != 1:
-            raise InputError(f"{path}: expected one file of {expected} in the archive, got {len(names)}; unpack it")
+            kinds = sorted({Path(each).suffix or "no ending" for each in archive.namelist()})[:5]
+            raise InputError(
+                f"{path}: expected one file of {expected} in the archive, got {len(names)} (its files: "
+                f"{', '.join(kinds)}); unpack it, or export {expected}"
+            )
         stream = files.enter_context(archive.open(names[0]))
         head = stream.read(len(_ZIP))
         stream = files.enter_context(archive.open(names[0]))
@@ -102,7 +112,7 @@ class _Decoder:
         else:
             yield None, self._value()
         if self._next():
-            raise self._error("Extra data")
+            raise self._error(MORE)
 
     def _elements(self, end: str) -> Iterator[None]:
         """Step through the elements between brackets; each must be decoded before the next is asked for."""

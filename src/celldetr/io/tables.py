@@ -147,14 +147,18 @@ def read_table(path: Path) -> Table:
 
 
 def _parse(text: str, delimiter: str, most: int | None = None) -> list[tuple[int, list[str]]]:
-    """Rows that are not empty, without empty cells at their end, as some programs end all rows with a delimiter."""
+    """Rows that are not empty, without empty cells at their end, as some programs end all rows with a delimiter.
+
+    Lines before the first row that begin with # and are not divided are comments.
+    """
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)
-    rows = []
+    rows: list[tuple[int, list[str]]] = []
     for cells in reader:
         cells = [cell.strip() for cell in cells]
         while len(cells) > 1 and not cells[-1]:
             cells.pop()
-        if any(cells):
+        is_comment = not rows and len(cells) == 1 and cells[0].startswith("#")
+        if any(cells) and not is_comment:
             rows.append((reader.line_num, cells))
         if len(rows) == most:
             break

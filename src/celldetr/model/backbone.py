@@ -1,4 +1,4 @@
-"""The convolutional backbone: any timm network, at any strides.
+"""The convolutional backbone: any timm network, or one that another package brings, at any strides.
 
 The paper freezes BatchNorm (statistics and affine): batches are small and H&E is far from ImageNet. Freezing is a
 switch; when it is on, the layers stay in evaluation mode whatever ``train()`` says, and their parameters get no
@@ -16,6 +16,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
+from celldetr import plugins
 from celldetr.config import ModelConfig
 from celldetr.errors import InputError, install
 from celldetr.model.borders import replicate_borders
@@ -40,28 +41,15 @@ class Backbone(nn.Module):
         super().__init__()
         if ":" in name or "/" in name:  # timm would look for it on a hub or in a folder, whoever wrote the name
             raise InputError(f"backbone {name!r} is not the plain name of a timm network")
-        try:
-            probe: Any = timm.create_model(name, features_only=True, pretrained=False)
-            available: list[int] = probe.feature_info.reduction()
-        except Exception as error:  # each of timm's networks fails in its own way where it has none
-            raise InputError(f"backbone {name!r} is not a timm network with feature maps ({error})") from None
-        if missing := [stride for stride in strides if stride not in available]:
-            raise InputError(f"backbone {name!r} has no features at strides {missing}; it has {available}")
-        indices = tuple(available.index(stride) for stride in strides)
-        try:
-            body: Any = timm.create_model(name, features_only=True, out_indices=indices, pretrained=pretrained)
-        except Exception as error:  # without a network, or without such weights: each fails in its own way
-            if not pretrained:
-                raise
-            reason = " ".join(str(error).split())[:200]
-            raise InputError(
-                f"pretrained='hub': weights of {name!r} cannot be fetched ({reason}); set model.pretrained=none, or "
-                "run where there is a network"
-            ) from None
+        plugin = plugins.load_plugin(plugins.BACKBONES, name)
+        body, self.channels = (
+            _timm_body(name, strides, pretrained)
+            if plugin is None
+            else _plugin_body(plugin, name, tuple(strides), pretrained)
+        )
         if border == "replicate":
             replicate_borders(body)
         self.body: nn.Module = body.to(memory_format=torch.channels_last)
-        self.channels: list[int] = body.feature_info.channels()
         self.frozen_batchnorm = frozen_batchnorm
         self._frozen: tuple[
             nn.Module, ...
@@ -90,6 +78,50 @@ class Backbone(nn.Module):
         if not self._frozen:
             self._frozen = (with_frozen_batchnorm(self.body),)
         return list(self._frozen[0](images))
+
+
+def _timm_body(name: str, strides: Sequence[int], pretrained: bool) -> tuple[nn.Module, list[int]]:
+    """One of timm's networks, and the channels of its feature maps."""
+    try:
+        probe: Any = timm.create_model(name, features_only=True, pretrained=False)
+        available: list[int] = probe.feature_info.reduction()
+    except Exception as error:  # each of timm's networks fails in its own way where it has none
+        others = "".join(f", {other!r}" for other in plugins.plugin_names(plugins.BACKBONES))
+        raise InputError(
+            f"backbone {name!r} is not a timm network with feature maps ({error})"
+            + (f"; packages that are installed bring{others[1:]}" if others else "")
+        ) from None
+    if missing := [stride for stride in strides if stride not in available]:
+        raise InputError(f"backbone {name!r} has no features at strides {missing}; it has {available}")
+    indices = tuple(available.index(stride) for stride in strides)
+    try:
+        body: Any = timm.create_model(name, features_only=True, out_indices=indices, pretrained=pretrained)
+    except Exception as error:  # without a network, or without such weights: each fails in its own way
+        if not pretrained:
+            raise
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(
+            f"pretrained='hub': weights of {name!r} cannot be fetched ({reason}); set model.pretrained=none, or "
+            "run where there is a network"
+        ) from None
+    return body, body.feature_info.channels()
+
+
+def _plugin_body(plugin: Any, name: str, strides: tuple[int, ...], pretrained: bool) -> tuple[nn.Module, list[int]]:
+    """A network of another package, called with the strides, and its ``channels``; both are tried on an image."""
+    body: Any = plugin(strides=strides, pretrained=pretrained)
+    channels = list(getattr(body, "channels", ()))
+    if not isinstance(body, nn.Module) or len(channels) != len(strides):
+        raise InputError(
+            f"backbone {name!r}: expected a torch module with `channels`, one number for each of {strides}"
+        )
+    side = 2 * max(strides)
+    with torch.no_grad():
+        shapes = [tuple(level.shape) for level in body.eval()(torch.zeros(1, 3, side, side))]
+    expected = [(1, width, side // stride, side // stride) for width, stride in zip(channels, strides, strict=True)]
+    if shapes != expected:
+        raise InputError(f"backbone {name!r}: gives {shapes} of an image of {side} px, expected {expected}")
+    return body, channels
 
 
 def build_backbone(config: ModelConfig) -> Backbone:

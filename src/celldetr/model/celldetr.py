@@ -69,6 +69,14 @@ class CellDETR(nn.Module):
     """Deformable-DETR nucleus detector with a box-constrained, location-free representation decoder.
 
     Source: CellDETR, arXiv 2606.29463; Deformable DETR, ICLR 2021.
+
+    Examples:
+        >>> import celldetr, torch
+        >>> network = celldetr.CellDETR(celldetr.ModelConfig(types=("tumour", "other"))).eval()
+        >>> with torch.inference_mode():
+        ...     output = network(torch.rand(1, 3, 256, 256))
+        >>> output.detection.layers[-1].boxes.shape, output.representation.embeddings.shape
+        (torch.Size([1, 300, 4]), torch.Size([1, 300, 128]))
     """
 
     mean: Tensor

@@ -21,7 +21,13 @@ def folders() -> list[Path]:
 
 
 def list_models() -> dict[str, Path]:
-    """Every model that can be loaded by name -> its folder; the first found wins."""
+    """Every model that can be loaded by name -> its folder; the first found wins.
+
+    Examples:
+        >>> import celldetr
+        >>> "small-20x" in celldetr.list_models()
+        True
+    """
     found: dict[str, Path] = {}
     for folder in folders():
         for card in sorted(folder.glob(f"*/{CARD_FILE}")):

@@ -20,11 +20,19 @@ LETTER = 6.0  # px, width of a letter of Pillow's own small font
 
 @dataclass(frozen=True)
 class Picture:
-    """One picture of a sheet: (H, W, 3) uint8 RGB, boxes (N, 4) xyxy in px of it, and a line under it."""
+    """One picture of a sheet.
+
+    Attributes:
+        image: (H, W, 3) uint8 RGB.
+        boxes: (N, 4) xyxy, px of it.
+        caption: the line under it.
+        outlines: (N, V, 2) points, px of it, drawn instead of boxes; NaN where there is none; None: boxes alone.
+    """
 
     image: NDArray[np.uint8]
     boxes: NDArray[np.float32]
     caption: str
+    outlines: NDArray[np.floating] | None = None
 
 
 def contact_sheet(pictures: Sequence[Picture], columns: int) -> Image.Image:
@@ -40,7 +48,12 @@ def contact_sheet(pictures: Sequence[Picture], columns: int) -> Image.Image:
         top = GAP + number // columns * (height + CAPTION + GAP)
         image = Image.fromarray(picture.image)
         lines = ImageDraw.Draw(image)
-        for x0, y0, x1, y1 in picture.boxes.tolist():
+        none = np.full((len(picture.boxes), 1, 2), np.nan)
+        outlines = none if picture.outlines is None else picture.outlines
+        for (x0, y0, x1, y1), points in zip(picture.boxes.tolist(), outlines, strict=True):
+            if np.isfinite(points).all():  # PIL counts from the centre of the first pixel
+                lines.line((np.concatenate([points, points[:1]]) - 0.5).ravel().tolist(), fill=OUTLINE, joint="curve")
+                continue
             left_px, top_px = round(x0), round(y0)
             # PIL draws the last pixel too, and a box ends before it.
             right_px, bottom_px = max(round(x1) - 1, left_px), max(round(y1) - 1, top_px)

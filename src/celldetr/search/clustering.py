@@ -104,6 +104,17 @@ def cluster_cells(
 
     Warns:
         SlowWarning: more than ``MANY`` cells are clustered themselves.
+
+    Returns:
+        how many clusters there are, and where they are described.
+
+    Examples:
+        >>> import celldetr
+        >>> options = celldetr.PredictOptions(region=(950, 900, 300, 300))
+        >>> run = celldetr.predict_slide(celldetr.sample_slide(), "out", model="small-20x", options=options).directory
+        >>> clustered = celldetr.cluster_cells(run, options=celldetr.ClusterOptions(resolution=0.3))
+        >>> "cluster" in celldetr.read_cells(run)
+        True
     """
     options = options or ClusterOptions()
     check_formats(formats)

@@ -105,6 +105,16 @@ def build_index(
 
     Raises:
         InputError: faiss is not installed, no cells, or ``out`` holds something else, is in use, or cannot be written.
+
+    Returns:
+        what the index holds, and what was done.
+
+    Examples:
+        >>> import celldetr
+        >>> options = celldetr.PredictOptions(region=(950, 900, 200, 200))
+        >>> run = celldetr.predict_slide(celldetr.sample_slide(), "out", model="small-20x", options=options).directory
+        >>> celldetr.build_index(run).path.name
+        'neighbours'
     """
     ivf.faiss_module()
     collection = find_cells(cells, clusters=False)

@@ -75,6 +75,13 @@ def similar(
     Raises:
         InputError: no such cell, slide or type, nothing to look for, options that contradict each other, a cell without
             a place and ``apart_um``, or an index that does not fit the cells.
+
+    Examples:
+        >>> import celldetr
+        >>> options = celldetr.PredictOptions(region=(950, 900, 200, 200))
+        >>> run = celldetr.predict_slide(celldetr.sample_slide(), "out", model="small-20x", options=options).directory
+        >>> int(celldetr.similar(run, 3, k=4).table["rank"].max())
+        4
     """
     collection = find_cells(cells)
     ids = [int(cell)] if isinstance(cell, int | np.integer) else list(dict.fromkeys(cell))

@@ -82,6 +82,8 @@ def to_rgb(image: Image.Image) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
         return grey_to_rgb(to_bytes(samples, FULL_16)), (*notes, range_note(FULL_16, ""))
     if "A" in image.mode or "a" in image.mode or "transparency" in image.info:
         rgba = np.asarray(image.convert("RGBA"))
+        if not rgba[..., 3].any():
+            return np.ascontiguousarray(rgba[..., :3]), (*notes, "it is transparent everywhere, which is not heeded")
         return over_white(rgba[..., :3], rgba[..., 3]), notes
     return np.asarray(image.convert("RGB")), notes
 

@@ -24,6 +24,7 @@ CHOSEN = 8  # of these places, the ones with most structure
 PATCH, SOURCE = 64, 1024  # side of what is compared, px of the level; and the most of the finer level, px
 LEAST_STRUCTURE = 4.0  # standard deviation of grey values
 ALIKE, APART = 0.7, 0.1  # correlation of the right reduction, and how much less those have that are wrong
+OTHER = 0.3  # correlation below which a level shows something else, whatever its size tells
 
 Read = Callable[[int, int, int, int, int], NDArray[np.uint8]]
 """Level, x, y, width, height -> pixels: ``SlideReader.read_level``."""
@@ -77,11 +78,9 @@ def settle(levels: Sequence[Level], read: Read) -> tuple[tuple[Level, ...], tupl
         told = _told_by_size(level.downsample)
         full_tiles = not level.width % level.tile[0] and not level.height % level.tile[1]
         guesses = [] if told and not full_tiles else _guesses(settled, level)
-        if told and not set(guesses) - {level.downsample}:
-            settled.append(level)
-            continue
-        found = _by_pixels(settled, level, index, guesses, read)
-        if found is None and told:  # nothing speaks against it
+        is_plain = told and not set(guesses) - {level.downsample}
+        found = None if is_plain else _by_pixels(settled, level, index, guesses, read)
+        if found is None and told and not _shows_other(settled, level, index, read):  # nothing speaks against it
             found = level.downsample
         if found is None:
             settled.append(replace(level, usable=False))
@@ -90,6 +89,8 @@ def settle(levels: Sequence[Level], read: Read) -> tuple[tuple[Level, ...], tupl
                 f"its size beside {levels[0].width} x {levels[0].height} px; a finer level is read instead, which is "
                 "slower"
             )
+        elif is_plain:
+            settled.append(level)
         else:
             width, height = (math.ceil(side / r - 1e-6) for side, r in zip(_size(levels[0]), found, strict=True))
             width, height = min(width, level.width), min(height, level.height)
@@ -129,12 +130,23 @@ def _by_pixels(
     """The reduction under which a level shows what the coarsest of the finer ones shows; None if that is undecided."""
     base = _base(settled)
     places = _places(settled[base], base, read)
-    scores = {guess: _likeness(settled[base], base, level, index, guess, places, read) for guess in guesses}
+    likeness = {guess: _likeness(settled[base], base, level, index, guess, places, read) for guess in guesses}
+    scores = {guess: -1.0 if score is None else score for guess, score in likeness.items()}
     best = max(scores, key=lambda guess: scores[guess], default=None)
     if best is None or scores[best] < ALIKE:
         return None
     rivals = [score for guess, score in scores.items() if abs(guess[0] / best[0] - 1) > SAME]
     return best if all(score < scores[best] - APART for score in rivals) else None
+
+
+def _shows_other(settled: Sequence[Level], level: Level, index: int, read: Read) -> bool:
+    """Whether a level shows something else than the coarsest of the finer ones at the reduction that its size tells."""
+    base = _base(settled)
+    places = _places(level, index, read) or _places(settled[base], base, read)
+    x, y = level.downsample
+    places = [place for place in places if _holds(level, (place[0] / x, place[1] / y), PATCH)]
+    likeness = _likeness(settled[base], base, level, index, level.downsample, places, read)
+    return likeness is not None and likeness < OTHER
 
 
 def _places(level: Level, index: int, read: Read) -> list[tuple[float, float]]:
@@ -157,8 +169,11 @@ def _likeness(
     guess: tuple[float, float],
     places: Sequence[tuple[float, float]],
     read: Read,
-) -> float:
-    """Median correlation of a level, taken to be reduced by a guess, with a finer one; -1 where nothing can be read."""
+) -> float | None:
+    """Median correlation of a level, taken to be reduced by a guess, with a finer one; None where nothing can be read.
+
+    Places beyond the level have a correlation of -1.
+    """
     values = []
     step = tuple(own / there for own, there in zip(guess, finer.downsample, strict=True))
     side = max(8, min(PATCH, int(SOURCE / max(step))))
@@ -172,14 +187,20 @@ def _likeness(
             (round(side * step[0]), round(side * step[1])),
             read,
         )
-        if whole is None:
+        if whole is None or (part is None and _holds(level, at, side)):
             continue
-        if part is None:  # beyond the level
+        if part is None:
             values.append(-1.0)
             continue
         same = np.asarray(Image.fromarray(whole).resize(part.shape[::-1], Image.Resampling.BOX), dtype=np.float64)
         values.append(_correlation(part.astype(np.float64), same))
-    return float(np.median(values)) if values else -1.0
+    return float(np.median(values)) if values else None
+
+
+def _holds(level: Level, centre: tuple[float, float], side: int) -> bool:
+    """Whether a square around a place of a level lies in it."""
+    sizes = zip(centre, _size(level), strict=True)
+    return all(round(at - side / 2) >= 0 and round(at - side / 2) + side <= size for at, size in sizes)
 
 
 def _patch(

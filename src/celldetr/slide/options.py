@@ -23,7 +23,13 @@ TILE = 768  # px
 
 
 class PredictOptions(Config):
-    """Settings of a run. All but ``batch_size`` decide which cells come out: a run resumes only with the same ones."""
+    """Settings of a run. All but ``batch_size`` decide which cells come out: a run resumes only with the same ones.
+
+    Examples:
+        >>> import celldetr
+        >>> celldetr.PredictOptions(region=(0, 0, 500, 400), overlap=96).overlap
+        96
+    """
 
     mpp: SlideMpp = None
     tile: int | None = Field(

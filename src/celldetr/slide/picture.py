@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,6 +48,7 @@ def decode_whole(path: Path, mpp: float | None) -> Decoded:
 
     if head.startswith(SIGNATURES):
         pixels, orientation, _, notes = decode(path)
+        _check_black(path, pixels, notes)
         return Decoded(pixels, mpp, orientation, notes)
     try:
         reader = open_slide(path, mpp)
@@ -59,16 +61,21 @@ def decode_whole(path: Path, mpp: float | None) -> Decoded:
     return _whole(path, reader, reader.mpp)
 
 
+def _check_black(path: Path, pixels: NDArray[np.uint8], notes: Sequence[str]) -> None:
+    """Refuse samples of more than 8 bits that are nearly black: a camera's 12 bits, or 8, in 16."""
+    if pixels.max() < NEARLY_BLACK and any(DEEPER in note for note in notes):
+        raise InputError(
+            f"{path}: is black but for values up to {pixels.max()} of 255: its samples use few of the bits that it "
+            "declares; save it with 8 bits"
+        )
+
+
 def _whole(path: Path, reader: SlideReader, mpp: float | None) -> Decoded:
     with reader:
         width, height = reader.width, reader.height
         if width * height > MOST_PIXELS:
             raise InputError(f"{path}: {width} x {height} px are too many for a picture of labels; cut it into parts")
         pixels = reader.read_region(0, 0, width, height, width, height)
-        if pixels.max() < NEARLY_BLACK and any(DEEPER in note for note in reader.warnings):
-            raise InputError(
-                f"{path}: is black but for values up to {pixels.max()} of 255: its samples use few of the bits that it "
-                "declares; save it with 8 bits"
-            )
+        _check_black(path, pixels, reader.warnings)
         turned = reader.orientation != 1  # of which the last warning is, and the caller says more
         return Decoded(pixels, mpp, reader.orientation, reader.warnings[: len(reader.warnings) - turned])

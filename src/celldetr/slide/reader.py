@@ -61,6 +61,8 @@ def open_slide(path: Path | str, mpp: float | None = None) -> SlideReader:
         raise InputError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
     if remedy := UNREADABLE.get(path.suffix.lower()):
         raise InputError(f"{path}: a file {path.suffix.lower()}, which {remedy}")
+    if head == b"version https://":
+        raise InputError(f"{path}: a pointer of Git LFS, not the file itself; fetch that with: git lfs pull")
     if not head:
         raise InputError(f"{path}: the file is empty; expected a slide or an image")
 

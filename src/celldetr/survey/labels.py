@@ -23,9 +23,11 @@ def look_at_labels(path: Path, mpp: float | None) -> Finding:
     with finding.noting():
         card = find_card(str(path), mpp)
         for split in card.splits if SPLIT not in card.splits else [SPLIT]:
-            samples += load_samples(card, split)
+            samples += load_samples(card, split, shapes="outlines")
         finding.facts = {"format": card.format, **_facts(samples)}
-    finding.pictures = [Picture(each.image, each.boxes, f"{len(each)} nuclei, {each.name}") for each in samples]
+    finding.pictures = [
+        Picture(each.image, each.boxes, f"{len(each)} nuclei, {each.name}", each.outlines) for each in samples
+    ]
     return finding
 
 

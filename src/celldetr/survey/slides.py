@@ -12,6 +12,7 @@ from PIL import Image
 
 from celldetr.cells.rows import cell_rows
 from celldetr.model.output import TileCells, TileModel
+from celldetr.outlines import outline_points
 from celldetr.report.contact_sheet import OUTLINE, Picture
 from celldetr.slide.array import find_cells
 from celldetr.slide.base_reader import SlideReader
@@ -108,11 +109,13 @@ def _places(job: Job, cells: TileCells) -> list[Picture]:
     pictures = []
     scale = np.tile(job.plan.grid.scale, 2)
     boxes = cells.boxes / scale
+    outlines = None if cells.radii is None else outline_points(boxes, cells.radii)
     for tile in (tile for band in job.plan.bands for tile in job.plan.tiles(band)):
         corner, size = np.array([tile.x, tile.y]), np.array([tile.width, tile.height])
         x, y, width, height = (np.concatenate([corner, size]) * scale).tolist()
         image, _ = read_around(job.reader, x, y, width, height, tile.width, tile.height)
         inside = ((centres(boxes) >= corner) & (centres(boxes) < corner + size)).all(1)
         own = (boxes[inside] - np.tile(corner, 2)).astype(np.float32)
-        pictures.append(Picture(image, own, f"{len(own)} nuclei at x {x:,.0f}, y {y:,.0f}"))
+        drawn = None if outlines is None else outlines[inside] - corner
+        pictures.append(Picture(image, own, f"{len(own)} nuclei at x {x:,.0f}, y {y:,.0f}", drawn))
     return pictures

@@ -81,3 +81,28 @@ def save_model(
         types_trained=types_trained,
     )
     save_checkpoint(folder, network, card, dtype=dtype)
+
+
+def save_outlined(
+    folder: Path, network: CellDETR, start: Card, *, metrics: dict[str, Any], sources: Sequence[Mapping[str, Any]]
+) -> None:
+    """Save a model of which the outline head alone was trained.
+
+    Its card is that of its start, all of which is true of it still, with the scores of its outlines and with the data
+    that the start had not seen.
+
+    Args:
+        folder: of the checkpoint.
+        network: of the run.
+        start: card of the model that the run started from.
+        metrics: of the validation, with the step.
+        sources: ``provenance`` of the run.
+    """
+    known = {(source["name"], source["split"]) for source in start.training_data}
+    new = [dict(source) for source in sources if (source["name"], source["split"]) not in known]
+    changes = {
+        "config": network.config,
+        "training_data": (*start.training_data, *new),
+        "metrics": start.metrics | {"outlines": metrics},
+    }
+    save_checkpoint(folder, network, start.model_copy(update=changes))

@@ -21,7 +21,7 @@ from celldetr.model.checkpoint import load_checkpoint, save_familiarity
 from celldetr.model.device import in_float32
 from celldetr.model.hub import find_model
 from celldetr.model.warm_start import start_from, start_note
-from celldetr.training.card import provenance, save_model
+from celldetr.training.card import provenance, save_model, save_outlined
 from celldetr.training.data import TrainingData, load_data
 from celldetr.training.familiarity import add_familiarity
 from celldetr.training.folder import MODEL_FOLDER, check_folder, open_folder
@@ -93,6 +93,23 @@ def train(
 
     Raises:
         InputError: wrong settings or data; a folder that cannot be used; a loss that is not finite.
+
+    Examples:
+        >>> import celldetr, tifffile
+        >>> from pathlib import Path
+        >>> from PIL import Image
+        >>> from celldetr.recipes import load_recipe
+        >>> from celldetr.recipes.own_data import own_sources
+        >>> image = tifffile.imread(celldetr.sample_slide())[900:1150, 950:1200]
+        >>> cells = celldetr.load_model("small-20x").predict(image, mpp=0.499)
+        >>> Path("labels").mkdir()
+        >>> Image.fromarray(image).save("labels/a.png")
+        >>> labels = cells[["x_px", "y_px", "type"]].set_axis(["x", "y", "class"], axis=1)
+        >>> labels.to_csv("labels/a.csv", index=False)
+        >>> settings = ["init=small-20x", "training.steps=1", "training.batch_size=1", "training.warmup=0"]
+        >>> recipe = load_recipe("finetune", settings, own_sources(Path("labels"), mpp=0.499))
+        >>> celldetr.train(recipe, Path("run")).as_posix()
+        'run/model'
     """
     fabric = start_fabric(device, devices)
     try:
@@ -102,7 +119,8 @@ def train(
         objective, start = build(recipe, data, fabric.device)
         if not (resume and (folder / STATE_FILE).is_file()):
             agree(fabric, objective.initialise)
-        run = _Run(recipe, folder, data, objective, Trainer(objective.loss, recipe.training, fabric))
+        outlined = start if recipe.training.outlines_only else None
+        run = _Run(recipe, folder, data, objective, Trainer(objective.loss, recipe.training, fabric), outlined)
         # Only now: wrong data or a wrong network must leave nothing behind.
         with open_folder(fabric, folder, recipe, resume=resume, overwrite=overwrite) as held:
             first = run.restore() if resume else 0
@@ -114,8 +132,8 @@ def train(
                 raise
             if fabric.is_global_zero and done == recipe.training.steps:
                 model, drawn = folder / MODEL_FOLDER, (data.samples, data.weights)
-                if start and start.familiarity and recipe.training.outlines_only:  # of the same embeddings
-                    save_familiarity(model, start.familiarity)
+                if outlined and outlined.familiarity:  # of the same embeddings
+                    save_familiarity(model, outlined.familiarity)
                 else:
                     add_familiarity(model, *drawn, recipe, fabric.device)
                 held.finish(steps=done, seconds=round(run.seconds, 1))
@@ -140,10 +158,19 @@ def build(recipe: Recipe, data: TrainingData, device: torch.device) -> tuple[Obj
 
 
 class _Run:
-    """A run with its folder: what is saved, restored and validated."""
+    """A run with its folder: what is saved, restored and validated; ``outlined``: its start, if it learns outlines
+    alone."""
 
-    def __init__(self, recipe: Recipe, folder: Path, data: TrainingData, objective: Objective, trainer: Trainer):
-        self.recipe, self.folder, self.data = recipe, folder, data
+    def __init__(
+        self,
+        recipe: Recipe,
+        folder: Path,
+        data: TrainingData,
+        objective: Objective,
+        trainer: Trainer,
+        outlined: Start | None = None,
+    ) -> None:
+        self.recipe, self.folder, self.data, self.outlined = recipe, folder, data, outlined
         self.objective, self.trainer = objective, trainer
         self.sources = provenance(recipe, data.seen)  # now: files may change while the run goes on
         self.best = -1.0  # score of the validations so far
@@ -196,15 +223,20 @@ class _Run:
         if validation.score > self.best:
             self.best = validation.score
             apart = {"held_out": self.data.apart} if self.data.apart else {}
-            save_model(
-                self.folder / MODEL_FOLDER,
-                self.average.network,
-                self.recipe,
-                validation.threshold,
-                metrics={**validation.numbers, "step": done, **apart},
-                sources=self.sources,
-                types_trained=self.objective.types_trained,
-            )
+            metrics = {**validation.numbers, "step": done, **apart}
+            model, network = self.folder / MODEL_FOLDER, self.average.network
+            if self.outlined:
+                save_outlined(model, network, self.outlined.card, metrics=metrics, sources=self.sources)
+            else:
+                save_model(
+                    model,
+                    network,
+                    self.recipe,
+                    validation.threshold,
+                    metrics=metrics,
+                    sources=self.sources,
+                    types_trained=self.objective.types_trained,
+                )
         self.validated = done
         return validation
 

@@ -131,6 +131,10 @@ class SupervisedObjective(Objective):
                 "model.outlines=true, and no training image has masks to learn outlines from: add a data set "
                 "with masks (docs/how-to/data.md says which formats have them), or set model.outlines=false"
             )
+        if settings.outlines_only and start is not None and start.card.config.types != network.config.types:
+            raise InputError(
+                f"outlines alone are learned: leave model.types as init has them, {start.card.config.types}"
+            )
         compared = () if isinstance(data.held_out, LazySamples) else data.held_out  # patches have no masks
         if settings.outlines_only and all(sample.masks is None for sample in compared):
             raise InputError(
@@ -159,7 +163,8 @@ class SupervisedObjective(Objective):
         side = validation_px(self.recipe)
         if self.start is not None and self.recipe.training.outlines_only:
             threshold, numbers = validate(predictor, self.data.held_out, side, self.start.card.threshold)
-            return Validation(numbers.get("median_mask_iou") or 0.0, threshold, numbers)
+            told = {name: numbers.get(name) for name in ("f1_detection", "median_iou", "median_mask_iou", "threshold")}
+            return Validation(told["median_mask_iou"] or 0.0, threshold, told)
         if self.start is not None and self.recipe.training.labels == "some":
             # The start's threshold was chosen where every nucleus is labelled.
             threshold = self.start.card.threshold

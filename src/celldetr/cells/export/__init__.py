@@ -17,7 +17,7 @@ from celldetr.cells.export.geojson import write_geojson
 from celldetr.cells.export.spatialdata import write_spatialdata
 from celldetr.cells.reader import CellTable, open_table
 from celldetr.cells.schema import CELLS
-from celldetr.errors import InputError, install, near
+from celldetr.errors import InputError, doubt, install, near
 from celldetr.io.files import ZARR_FILE, output_errors, read_json, replacing, replacing_folder, write_json
 from celldetr.io.lock import RunLock
 
@@ -63,6 +63,7 @@ FORMATS: dict[str, Exporter] = {
 # Names that people know the same formats by.
 _ALIASES = {"h5ad": "anndata", "qupath": "geojson", "zarr": "spatialdata"}
 OPTIONS_FILE = "cells.exports.json"  # name of an export in a run's directory -> the options that it was made with
+IMAGE, IMAGE_MPP = "image", "image_mpp"  # options of SpatialData
 MODEL_FORMAT = "onnx"  # of networks, not of cells: celldetr.model.onnx
 
 
@@ -124,11 +125,19 @@ def export_cells(
         out: the file; default ``cells`` and the format's suffix, beside the table. Missing folders are made.
         overwrite: replace an existing file.
         options: of the format: ``shape="outline"|"box"|"ellipse"``, ``origin="bounds"|"slide"|(x, y)`` and
-            ``classify="type"|"cluster"`` of geojson, ``embeddings=True`` of csv.
+            ``classify="type"|"cluster"`` of geojson, ``embeddings=True`` of csv, ``image=SLIDE`` (from
+            ``celldetr.slide.reader.open_slide``) and ``image_mpp=1.0`` of spatialdata.
 
     Raises:
         InputError: unknown format or option, a library that is not installed, no table, a target that exists or has
             another format's suffix, or a disk that cannot be written to.
+
+    Examples:
+        >>> import celldetr
+        >>> options = celldetr.PredictOptions(region=(950, 900, 200, 200))
+        >>> run = celldetr.predict_slide(celldetr.sample_slide(), "out", model="small-20x", options=options).directory
+        >>> celldetr.export_cells(run, "geojson").name
+        'cells.geojson.gz'
     """
     exporter, table, target = _prepare(source, format, out, overwrite, options)
     with RunLock(target.parent) if target.parent.samefile(table.path.parent) else nullcontext():
@@ -139,6 +148,11 @@ def export_cells(
 def write_format(directory: Path, format: str, *, overwrite: bool) -> Path:
     """``export_cells`` into a run's directory that the caller holds (``RunLock``), as it was made the last time."""
     options = (read_json(directory / OPTIONS_FILE) or {}).get(find_format(format).file_name, {})
+    if options.pop(IMAGE, None):
+        doubt(
+            f"{directory / find_format(format).file_name}: is written again without the slide's image; export it anew"
+        )
+        options.pop(IMAGE_MPP, None)
     exporter, table, target = _prepare(directory, format, None, overwrite, options)
     _write(exporter, table, target, options)
     return target
@@ -167,5 +181,6 @@ def _write(exporter: Exporter, table: CellTable, target: Path, options: dict[str
     directory = table.path.parent
     if target.name == exporter.file_name and target.parent.samefile(directory):
         known = read_json(directory / OPTIONS_FILE) or {}
+        options = options | ({IMAGE: options[IMAGE].file or True} if options.get(IMAGE) else {})
         if known.get(target.name, {}) != options:  # it may be written again, when there are clusters: in the same way
             write_json(directory / OPTIONS_FILE, known | {target.name: options})

@@ -144,7 +144,7 @@ def read(card: DatasetCard, split: str) -> Iterator[Sample]:
         below = Path(str(image["file_name"]).replace("\\", "/"))
         called = file.stem if stems[file.stem] == 1 else below.with_suffix("").as_posix()
         yield labelled_image(card, called, picture.pixels, boxes, types, rows, mpp, masks=masks)
-    for each in (left, divided, *([empty] if any(by_image.values()) else [])):
+    for each in (left, divided, empty):
         each.tell()
 
 

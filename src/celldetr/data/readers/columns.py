@@ -11,7 +11,7 @@ import unicodedata
 from dataclasses import dataclass
 
 from celldetr.errors import InputError, doubt, near
-from celldetr.io.tables import Table, is_missing
+from celldetr.io.tables import Table, as_number, is_missing
 
 LABELS = ("class", "classification", "celltype", "classname", "category", "type", "label", "name")
 _LABEL = re.compile(r".*(class|celltype|phenotype|classification)")  # ends of other names
@@ -38,12 +38,14 @@ class Columns:
         label: position of the class; None: there is none.
         micrometres: whether places are in micrometres.
         offset: to be added to places.
+        image: the one image that the table says it is of; "" where it does not.
     """
 
     places: tuple[int, ...]
     label: int | None
     micrometres: bool = False
     offset: float = 0.0
+    image: str = ""
 
 
 def plain(name: str) -> str:
@@ -65,9 +67,9 @@ def find_columns(table: Table, label: bool = True) -> Columns:
     if not table.header:
         return _without_header(table)
     names = [plain(name) for name in table.header]
-    _check_images(table, names)
+    image = _image(table, names)
     places, micrometres, offset = _places(table, names)
-    return Columns(places, _label(table, names) if label else None, micrometres, offset)
+    return Columns(places, _label(table, names) if label else None, micrometres, offset, image)
 
 
 def _without_header(table: Table) -> Columns:
@@ -86,7 +88,9 @@ def _without_header(table: Table) -> Columns:
     return Columns((0, 1), 2 if width == 3 else None)
 
 
-def _check_images(table: Table, names: list[str]) -> None:
+def _image(table: Table, names: list[str]) -> str:
+    """The image that all cells are of, by the columns that say it, unless it is a number; "" where none does."""
+    image = ""
     for position, name in enumerate(names):
         if name in IMAGES:
             values = sorted({cells[position] for _, cells in table.rows if not is_missing(cells[position])})
@@ -95,6 +99,8 @@ def _check_images(table: Table, names: list[str]) -> None:
                     f"{table.path}: has cells of {len(values)} images ({values[0]}, {values[1]}, ...) in column"
                     f" {table.header[position]!r}; write a table for each image, called as the image is"
                 )
+            image = values[0] if values and as_number(values[0]) is None else image
+    return image
 
 
 def _places(table: Table, names: list[str]) -> tuple[tuple[int, ...], bool, float]:

@@ -8,7 +8,7 @@ derived by ``celldetr.data.pseudo_boxes``, unless the columns are corners of box
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,8 @@ from celldetr.data.readers.columns import Columns, find_columns
 from celldetr.data.readers.common import labelled_image, needed_mpp, read_picture, type_index
 from celldetr.data.readers.layout import FileLayout, find_items
 from celldetr.data.sample import Sample
-from celldetr.errors import InputError, near
+from celldetr.errors import InputError, doubt, near
+from celldetr.io.names import folded
 from celldetr.io.tables import Table, read_table
 
 
@@ -42,12 +43,14 @@ class Points:
         micrometres: whether in the latter.
         labels: of each, "" where there is none; None: there is no column of them.
         rows: where each was read, for messages.
+        image: the one that the table says it is of; "" where it does not.
     """
 
     shapes: NDArray[np.float64]
     micrometres: bool
     labels: list[str] | None
     rows: list[str]
+    image: str = ""
 
 
 def read_points(
@@ -74,7 +77,7 @@ def read_points(
     column = columns.label
     labels = None if column is None else [cells[column] for _, cells in table.rows]
     rows = [f"{path}, row {line}" for line, _ in table.rows]
-    return Points(shapes + columns.offset + options.offset, columns.micrometres, labels, rows)
+    return Points(shapes + columns.offset + options.offset, columns.micrometres, labels, rows, columns.image)
 
 
 def _named(table: Table, options: PointsOptions, label: bool) -> Columns:
@@ -91,7 +94,7 @@ def _named(table: Table, options: PointsOptions, label: bool) -> Columns:
     else:
         places = find_columns(table, label=False)
     known = table.column(options.label) if options.label else find_columns(table).label if label else None
-    return Columns(places.places, known, places.micrometres, places.offset)
+    return replace(places, label=known)
 
 
 def read(card: DatasetCard, split: str) -> Iterator[Sample]:
@@ -104,6 +107,10 @@ def read(card: DatasetCard, split: str) -> Iterator[Sample]:
     for item in find_items(card, split, options):
         path = item.label(options.suffix)
         points = read_points(path, options, label=not card.single_type)
+        if points.image and not is_called(item.image, points.image):
+            doubt(
+                f"{path}: says that its cells are of {points.image!r}, and is read as the labels of {item.image.name}"
+            )
         picture = read_picture(item.image, item.mpp or card.mpp)
         shapes = points.shapes
         if points.micrometres:
@@ -111,3 +118,9 @@ def read(card: DatasetCard, split: str) -> Iterator[Sample]:
         labels = points.labels or [""] * len(points.rows)
         types = [type_index(card, label, row) for label, row in zip(labels, points.rows, strict=True)]
         yield labelled_image(card, item.name, picture.pixels, shapes, types, points.rows, picture.mpp)
+
+
+def is_called(image: Path, name: str) -> bool:
+    """Whether a program may mean an image by a name: a path, or with something before or after its own."""
+    meant = folded(name.replace("\\", "/").rpartition("/")[2])
+    return folded(image.stem) in meant or meant.rpartition(".")[0] in folded(image.name)

@@ -95,6 +95,7 @@ def read_objects(path: Path, regions: Sequence[str] = REGIONS, mpp: float | None
     annotations: dict[int, shapely.Geometry] = {}  # position -> area
     delimited = []
     left, divided = LeftOut(path), LeftOut(path, "divided into nuclei")
+    whole, with_nucleus = LeftOut(path, "whole cells taken for nuclei"), False
     ignored = set[int]()  # positions of objects of the class Ignore*
     names = set[str]()  # of objects without a class
     for feature in read_annotations(path):
@@ -102,6 +103,10 @@ def read_objects(path: Path, regions: Sequence[str] = REGIONS, mpp: float | None
             if feature.kind != "root":
                 left.add(f"objects of the kind {feature.kind}", short(feature.where))
             continue
+        if feature.kind == "cell":
+            with_nucleus |= feature.nucleus is not None
+            if feature.nucleus is None:
+                whole.add("cells without a nucleus, beside cells with one", short(feature.where))
         if feature.has_points:
             bounds = np.tile(feature.points(), 2)
             areas += [None] * len(bounds)
@@ -147,6 +152,8 @@ def read_objects(path: Path, regions: Sequence[str] = REGIONS, mpp: float | None
         left.add("points on drawn nuclei, whose class the nucleus takes if it has none", count=len(repeated))
     left.tell()
     divided.tell()
+    if with_nucleus:
+        whole.tell()
     if names and not any(classes) and len(names) <= max(1, len(rows) // 2):
         some = ", ".join(map(repr, sorted(names)[:NAMED]))
         doubt(f"{path}: no object has a class, but objects have names ({some}); names are not read as types")

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from celldetr.errors import InputError
-from celldetr.io.safe_io import is_dir, load_json
+from celldetr.errors import InputError, doubt
+from celldetr.io.safe_io import is_dir, load_json, shown
 from celldetr.spatial.affine import PIXEL_UM, read_affine, to_image
 from celldetr.spatial.counts import is_whole
 from celldetr.spatial.readers.boundaries import one_per_cell, read_boundaries
@@ -81,6 +81,8 @@ def read_xenium(folder: Path, name: str, options: ReadOptions) -> Section:
         xy[has_nucleus] = shapely.get_coordinates(shapely.centroid(polygons["nuclei"][has_nucleus]))
     placed, unplaced = places(xy, cells_file, options)
     pixel = experiment.get("pixel_size")
+    if "pixel_size" in experiment and not (isinstance(pixel, int | float) and pixel > 0):
+        doubt(f"{folder}: pixel_size {shown(pixel, 20)} is no number above 0; {PIXEL_UM} um is taken, as of Xenium")
     source: dict[str, Any] = {
         "format": "xenium",
         "folder": folder.resolve().name,
