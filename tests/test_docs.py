@@ -83,6 +83,14 @@ def test_files_that_are_named_exist() -> None:
     assert [path for path in sorted(named) if not (ROOT / path).exists()] == []
 
 
+def test_every_dependency_has_a_reason() -> None:
+    project = tomllib.loads(text_of(ROOT / "pyproject.toml"))["project"]
+    section = text_of(ROOT / "docs" / "design.md").partition("\n## Dependencies\n")[2].partition("\n## ")[0]
+    reasons = re.findall(r"^\| (`[^|]+`) \| .{10,} \|$", section, re.MULTILINE)
+    named = [name for cell in reasons for name in re.findall(r"`([\w-]+)`", cell)]
+    assert sorted(named) == sorted(re.split(r"[<>=!~;]", line)[0] for line in project["dependencies"])
+
+
 # Code
 
 

@@ -168,7 +168,7 @@ def test_make_does_nothing_twice(tmp_path: Path) -> None:
     assert ".ci/install.sh dev" in plan("test")
 
 
-@pytest.mark.parametrize("script", [".ci/run", ".ci/install.sh"])
+@pytest.mark.parametrize("script", [".ci/run", ".ci/install.sh", ".ci/wheel.sh"])
 def test_scripts_can_be_run(script: str) -> None:
     path = ROOT / script
     assert path.stat().st_mode & 0o111

@@ -5,7 +5,8 @@ A few lines over the parts, which nothing inside the package goes through: the c
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, overload
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 
 from celldetr.cohort import predict
 from celldetr.config import InferenceOptions, Precision, parse
+from celldetr.errors import InputError
 from celldetr.model.checkpoint import Card
 from celldetr.model.inference import TilePredictor
 from celldetr.slide.array import predict_image
@@ -110,6 +112,35 @@ class Model(TilePredictor):
             cells = CellFrame(frame)
             cells.attrs, cells.ground = frame.attrs, Ground.of(reader)
         return cells
+
+    @contextmanager
+    def at_threshold(self, threshold: float | None) -> Iterator[None]:
+        """Predict in here as if loaded with another threshold; None: with its own. Not for two threads at once.
+
+        Raises:
+            InputError: not in [0, 1].
+        """
+        if threshold is None:
+            yield
+            return
+        if not 0 <= threshold <= 1:
+            raise InputError(f"{threshold=} must be from 0 to 1")
+        own = self.threshold
+        self.set_threshold(threshold)
+        try:
+            yield
+        finally:
+            self.set_threshold(own)
+
+    def __repr__(self) -> str:
+        name = self.card.get("name", "without a name")
+        outlines = "outlines" if self.outlines else "boxes"
+        precision = "bf16" if self.bf16 else "float32"
+        return (
+            f"<{type(self).__name__} {name}: types {', '.join(self.types)}; {self.mpp:g} µm per pixel, "
+            f"threshold {self.threshold:.3f}, {outlines}, embeddings of {self.embedding_dim}, {precision} on "
+            f"{self.device}>"
+        )
 
     def embed(self, image: NDArray[np.uint8], boxes: NDArray[np.floating], mpp: float) -> pd.DataFrame:
         """Type and embed cells that are known: nothing is detected.

@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from celldetr.cells.reader import open_table
+from celldetr.report.neighbourhood import neighbourhood
 from celldetr.report.overview import write_overview
 from celldetr.report.summary import rebin, write_summary
 from helpers.cell_tables import TYPES, ArraySlide, random_cells, random_embeddings, write_run
@@ -64,12 +66,27 @@ def summary(run: Path, slide: ArraySlide) -> Page:
 def test_the_page_needs_nothing_but_itself(run: Path, slide: ArraySlide) -> None:
     write_overview(run, slide)
     page = summary(run, slide)
-    outside = {address for address in page.addresses if not address.startswith("data:image/jpeg;base64,")}
+    outside = {address for address in page.addresses if not re.match("data:image/(jpeg|png);base64,", address)}
     assert outside == {"overview.png"}
     assert not {"script", "link", "iframe", "object"} & set(page.tags)
     style = (run / "summary.html").read_text(encoding="utf-8").split("</style>")[0]
     assert "url(" not in style
     assert "@import" not in style
+
+
+def test_warnings_come_before_the_numbers(tmp_path: Path, slide: ArraySlide) -> None:
+    cells = random_cells(200, size=(600, 400))
+    about = {"slide": "s.svs", "mpp": 0.5, "warnings": ["foreign tissue: look first"]}
+    words = summary(write_run(tmp_path / "s", cells, random_embeddings(cells), about), slide).words
+    assert 0 < words.index("foreign tissue: look first") < words.index("cells 200")
+
+
+def test_neighbours_distances_and_examples_are_there(run: Path, slide: ArraySlide) -> None:
+    words = summary(run, slide).words
+    found = neighbourhood(open_table(run))
+    assert f"{found.ratio[0, 1]:.2f} × z {found.z[0, 1]:+,.1f}" in words
+    assert f"{found.distances[1, 2]:.1f}" in words
+    assert words.count("Most confident") == words.count("Least confident") == len(TYPES)
 
 
 def test_counts_are_those_of_the_table(run: Path, slide: ArraySlide) -> None:
@@ -86,9 +103,9 @@ def test_examples_show_the_cells(run: Path, slide: ArraySlide) -> None:
     x, y = cells.loc[confidence.idxmax(), ["x_px", "y_px"]].astype(int)
     slide.pixels[max(y - 6, 0) : y + 6, max(x - 6, 0) : x + 6] = 0
     page = summary(run, slide)
-    crops = [address for address in page.addresses if address.startswith("data:")]
-    assert len(crops) == 3 * 2 * 12
-    image = Image.open(io.BytesIO(base64.b64decode(crops[2 * 2 * 12].split(",")[1])))
+    crops = page.addresses[-3 * 3 * 12 :]  # the last pictures of the page, of three types and in three rows each
+    assert all(address.startswith("data:image/jpeg") for address in crops)
+    image = Image.open(io.BytesIO(base64.b64decode(crops[2 * 3 * 12].split(",")[1])))
     middle = np.asarray(image)[50:62, 50:62]
     assert middle.mean() < 10
     assert np.asarray(image).mean() > 150

@@ -7,8 +7,8 @@ representation decoder a cell's embedding does not depend on which others are as
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -156,7 +156,7 @@ class TilePredictor:
             guard_forks()
             limit_caches()  # before the network first runs, as it does for folding: the bound is read then
         self.network = for_inference(network.eval().to(device))
-        self._set_threshold(threshold)
+        self.set_threshold(threshold)
         self.card = card or {}
         self.batch_size = batch_size
         self.same_nucleus_um = float(same_nucleus_um)
@@ -215,42 +215,14 @@ class TilePredictor:
         """See ``trained_px``."""
         return trained_px(self.network.config, self.card.get("recipe"))
 
-    @contextmanager
-    def at_threshold(self, threshold: float | None) -> Iterator[None]:
-        """Predict in here as if loaded with another threshold; None: with its own. Not for two threads at once.
-
-        Raises:
-            InputError: not in [0, 1].
-        """
-        if threshold is None:
-            yield
-            return
-        if not 0 <= threshold <= 1:
-            raise InputError(f"{threshold=} must be from 0 to 1")
-        own = self.threshold
-        self._set_threshold(threshold)
-        try:
-            yield
-        finally:
-            self._set_threshold(own)
-
-    def _set_threshold(self, threshold: float) -> None:
+    def set_threshold(self, threshold: float) -> None:
+        """Predict as if loaded with another threshold."""
         self.threshold = float(threshold)
         queries = self.network.detector.queries
         if isinstance(queries, SelectedQueries):
             # Of the threshold, whatever ``least_score`` is asked for: that shows more of the same queries, no others.
             queries.least_score = self.threshold * QUERY_SHARE
         self._candidate = self.threshold * CANDIDATE_SHARE  # for the same reason
-
-    def __repr__(self) -> str:
-        name = self.card.get("name", "without a name")
-        outlines = "outlines" if self.outlines else "boxes"
-        precision = "bf16" if self.bf16 else "float32"
-        return (
-            f"<{type(self).__name__} {name}: types {', '.join(self.types)}; {self.mpp:g} µm per pixel, "
-            f"threshold {self.threshold:.3f}, {outlines}, embeddings of {self.embedding_dim}, {precision} on "
-            f"{self.device}>"
-        )
 
     def describe(self) -> dict[str, object]:
         """What provenance should record: the card's identity, and how it is run."""

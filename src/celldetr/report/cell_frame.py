@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,9 +13,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from PIL import Image
 
-from celldetr.cells.reader import BATCH_ROWS, CellTable
 from celldetr.cells.schema import BOX
 from celldetr.report.crops import jpeg_uri
+from celldetr.report.held_table import HeldTable
 from celldetr.report.overview import draw_overview, fitting
 from celldetr.slide.damage import read_around
 
@@ -63,7 +62,7 @@ class CellFrame(pd.DataFrame):
         """The image with these cells, a legend with counts and a scale bar; None where there is nothing to draw."""
         if self.ground is None or not set(DRAWN) <= set(self.columns) or not hasattr(self["type"], "cat"):
             return None
-        return draw_overview(self.ground.pixels, self.ground.scale, _FrameTable.of(self, self.ground))
+        return draw_overview(self.ground.pixels, self.ground.scale, _as_table(self, self.ground))
 
     def _repr_html_(self) -> str:
         shown = pd.DataFrame(self).drop(columns=[name for name in UNSHOWN if name in self.columns])
@@ -80,34 +79,20 @@ class CellFrame(pd.DataFrame):
         return stream.getvalue()
 
 
-@dataclass(frozen=True)
-class _FrameTable(CellTable):
-    """A cell table in memory, for drawing."""
-
-    cells: pa.Table = field(default_factory=lambda: pa.table({}))
-
-    @classmethod
-    def of(cls, frame: pd.DataFrame, ground: Ground) -> _FrameTable:
-        columns: dict[str, Any] = {name: frame[name].to_numpy() for name in BOX}
-        columns["type"] = pa.array(frame["type"].astype(str).to_numpy(), pa.string())
-        columns["geometry"] = pa.array(list(frame["geometry"]), pa.binary())
-        return cls(
-            path=Path(ground.name),
-            run={},
-            slide=ground.name,
-            name=ground.name,
-            mpp=ground.mpp,
-            types=tuple(map(str, frame["type"].cat.categories)),
-            columns=DRAWN,
-            embedding_dim=0,
-            count=len(frame),
-            cells=pa.table(columns),
-        )
-
-    def batches(self, columns: Sequence[str], rows: int = BATCH_ROWS) -> Iterator[pa.RecordBatch]:
-        """As of ``CellTable``."""
-        yield from self.cells.select(list(columns)).to_batches(rows)
-
-    def take(self, rows: NDArray[np.int64], columns: Sequence[str]) -> pa.Table:
-        """As of ``CellTable``."""
-        return self.cells.select(list(columns)).take(pa.array(rows))
+def _as_table(frame: pd.DataFrame, ground: Ground) -> HeldTable:
+    """What is drawn of the cells."""
+    columns: dict[str, Any] = {name: frame[name].to_numpy() for name in BOX}
+    columns["type"] = pa.array(frame["type"].astype(str).to_numpy(), pa.string())
+    columns["geometry"] = pa.array(list(frame["geometry"]), pa.binary())
+    return HeldTable(
+        path=Path(ground.name),
+        run={},
+        slide=ground.name,
+        name=ground.name,
+        mpp=ground.mpp,
+        types=tuple(map(str, frame["type"].cat.categories)),
+        columns=DRAWN,
+        embedding_dim=0,
+        count=len(frame),
+        cells=pa.table(columns),
+    )

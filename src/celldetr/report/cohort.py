@@ -10,15 +10,20 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
+from PIL import Image
 
 from celldetr.cells.palette import hex_colour, type_colours
 from celldetr.io.parquet import parquet_errors
 from celldetr.report.charts import Plot, Strip, strip_plot
+from celldetr.report.crops import jpeg_uri
+from celldetr.report.overview import OVERVIEW_NAME
 from celldetr.report.page import duration, origin, write_page
 from celldetr.report.summary import SUMMARY_NAME
 
 COHORT_PAGE = "cohort.html"
 COHORT_KEY = b"celldetr.cohort"  # of the table's metadata: what is of the run, as JSON
+WARNINGS_SHOWN = 20  # of a kind
+PICTURES, PICTURE_SIDE = 60, 320  # slides that are shown, and px of their pictures
 ROWS_SHOWN = 2000  # slides; what a browser scrolls with ease
 
 
@@ -65,6 +70,8 @@ def write_cohort_page(table: Path) -> Path:
         title=f"{len(cohort.rows):,} slide{'s' * (len(cohort.rows) != 1)}",
         origin=origin(cohort.about),
         facts=_facts(cohort),
+        warnings=_warnings(cohort),
+        pictures=_pictures(cohort, table.parent),
         bad=[row for row in cohort.rows if row["status"] != "complete"],
         kinds=kinds,
         most=max([*(kind.count for kind in kinds), 1]),
@@ -73,6 +80,7 @@ def write_cohort_page(table: Path) -> Path:
         densities=_densities(cohort) if cohort.done and kinds else None,
         rows=cohort.rows,
         rows_shown=ROWS_SHOWN,
+        warnings_shown=WARNINGS_SHOWN,
         summary=SUMMARY_NAME,
     )
 
@@ -102,6 +110,28 @@ def _kind(cohort: Cohort, name: str, colour: str) -> TypeDensity:
     densities = cohort.values(f"density_{name}")
     quartiles = [float(np.quantile(densities, q)) if len(densities) else None for q in (0.25, 0.5, 0.75)]
     return TypeDensity(name, colour, cohort.total(f"n_{name}"), quartiles)
+
+
+def _warnings(cohort: Cohort) -> list[tuple[str, list[str]]]:
+    """Slides with their warnings, those of one kind together: kind, and lines of a slide and what is said of it."""
+    kinds: dict[str, list[str]] = {}
+    for row in cohort.rows:
+        for sentence in row.get("warnings") or ():
+            kinds.setdefault(sentence.partition(":")[0], []).append(f"{row['slide']}: {sentence}")
+    return sorted(kinds.items(), key=lambda item: -len(item[1]))
+
+
+def _pictures(cohort: Cohort, folder: Path) -> list[tuple[str, str]]:
+    """Names of slides and small copies of their overviews (``data:``), of the first that have one."""
+    pictures: list[tuple[str, str]] = []
+    for row in cohort.done:
+        path = folder / str(row["slide"]) / OVERVIEW_NAME
+        if len(pictures) < PICTURES and path.is_file():
+            with Image.open(path) as image:
+                small = image.convert("RGB")
+            small.thumbnail((PICTURE_SIDE, PICTURE_SIDE), Image.Resampling.LANCZOS)
+            pictures.append((str(row["slide"]), jpeg_uri(small)))
+    return pictures
 
 
 def _densities(cohort: Cohort) -> tuple[Plot, list[Strip]]:

@@ -20,6 +20,7 @@ from celldetr.cells.rings import is_box, ring_columns, rings
 from celldetr.cells.schema import BOX
 from celldetr.slide.roi import roi_of_run
 
+Place = tuple[float, float]  # x, y
 SMALLEST_BOX = 6.0  # px of the picture; a smaller outline hides its nucleus
 THICK_FROM = (9, 40)  # px of a box's shorter side from which its outline is two, then three pixels wide
 ROI_LINE, ROI_RIM = (20, 20, 24), (255, 255, 255)
@@ -54,11 +55,21 @@ def mean_diameter(table: CellTable) -> float:
     return total / table.count if table.count else float("nan")
 
 
-def draw_borders(image: Image.Image, scale: float, table: CellTable, colours: list[RGB]) -> None:
-    """Outline every cell in an RGB picture of the slide; ``scale``: its pixels per level-0 pixel, a colour a type."""
-    draw = ImageDraw.Draw(image)
+def draw_borders(
+    image: Image.Image, scale: float | Place, table: CellTable, colours: list[RGB], origin: Place = (0.0, 0.0)
+) -> None:
+    """Outline every cell in an RGB picture of the slide.
+
+    Args:
+        image: the picture.
+        scale: its pixels per level-0 pixel, or those along x and y.
+        table: the cells.
+        colours: one a type.
+        origin: level-0 pixel of its corner.
+    """
+    draw, scales = ImageDraw.Draw(image), np.broadcast_to(np.asarray(scale, np.float64), 2)
     for batch in table.batches(tuple(dict.fromkeys((*BOX, "type", *ring_columns(table))))):
-        corners = _corners(batch, scale)
+        corners = _corners(batch, scales, origin)
         shorter = (corners[:, 2:] - corners[:, :2]).min(axis=1) + 1
         lines = 1 + np.searchsorted(THICK_FROM, shorter, side="right")
         codes = table.type_codes(batch).tolist()
@@ -66,7 +77,9 @@ def draw_borders(image: Image.Image, scale: float, table: CellTable, colours: li
             if is_box(ring):
                 draw.rectangle(box, outline=colours[code], width=line)
             else:  # PIL counts from the centre of the first pixel
-                draw.line((ring * scale - 0.5).ravel().tolist(), fill=colours[code], width=line, joint="curve")
+                draw.line(
+                    ((ring - origin) * scales - 0.5).ravel().tolist(), fill=colours[code], width=line, joint="curve"
+                )
 
 
 def draw_roi(image: Image.Image, scale: float, run: Mapping[str, Any]) -> None:
@@ -82,9 +95,11 @@ def draw_roi(image: Image.Image, scale: float, run: Mapping[str, Any]) -> None:
                 draw.line(points, fill=colour, width=line, joint="curve")
 
 
-def _corners(batch: pa.RecordBatch, scale: float) -> NDArray[np.int64]:
+def _corners(batch: pa.RecordBatch, scales: NDArray[np.float64], origin: Place) -> NDArray[np.int64]:
     """(N, 4) first and last pixel of each box in the picture; PIL includes both."""
-    x, y, w, h = (numbers(batch, name) * scale for name in BOX)
+    x, y, w, h = (numbers(batch, name) for name in BOX)
+    x, y = (x - origin[0]) * scales[0], (y - origin[1]) * scales[1]
+    w, h = w * scales[0], h * scales[1]
     low = np.stack([x - w / 2, y - h / 2], axis=1)
     high = np.stack([x + w / 2, y + h / 2], axis=1)
     first = np.floor(low + 0.5).astype(np.int64)

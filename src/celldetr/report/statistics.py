@@ -11,6 +11,9 @@ from celldetr.cells.schema import BOX
 
 DIAMETER_STEP, DIAMETER_END = 0.1, 60.0  # um; what is larger falls into the last bin
 SCORE_STEP = 0.01
+RATIO_STEP, RATIO_END = 0.05, 6.0  # longer by shorter side of the box
+SHARE_STEP = 0.02  # of eccentricity and solidity
+MEASURED = ("eccentricity", "solidity")  # columns of shape that a table with outlines has
 PICK_COLUMNS = (*BOX, "score", "type_score", "cell_id")
 
 
@@ -44,7 +47,9 @@ class Statistics:
         counts: (K,) cells.
         diameters: (K, bins) histogram of the equivalent diameter sqrt(w * h), in steps of ``DIAMETER_STEP`` um.
         scores: (K, bins) histogram of the score, in steps of ``SCORE_STEP``.
-        surest: cells with the highest score times type score.
+        ratios: (K, bins) histogram of the longer by the shorter side of the box, in steps of ``RATIO_STEP``.
+        shapes: the same of each of ``MEASURED``, in steps of ``SHARE_STEP``; all zero without outlines.
+        surest, unsurest: cells with the highest and the lowest score times type score.
         random: cells drawn at random.
     """
 
@@ -52,7 +57,9 @@ class Statistics:
         self.counts = np.zeros(types, dtype=np.int64)
         self.diameters = np.zeros((types, round(DIAMETER_END / DIAMETER_STEP)), dtype=np.int64)
         self.scores = np.zeros((types, round(1 / SCORE_STEP)), dtype=np.int64)
-        self.surest, self.random = Picks(examples, types), Picks(examples, types)
+        self.ratios = np.zeros((types, round(RATIO_END / RATIO_STEP)), dtype=np.int64)
+        self.shapes = {name: np.zeros((types, round(1 / SHARE_STEP)), dtype=np.int64) for name in MEASURED}
+        self.surest, self.unsurest, self.random = (Picks(examples, types) for _ in range(3))
 
     def add(self, table: CellTable, batch: pa.RecordBatch, mpp: float, rng: np.random.Generator) -> None:
         """Count a batch of cells."""
@@ -62,7 +69,13 @@ class Statistics:
         self.counts += np.bincount(codes, minlength=len(self.counts))
         _tally(self.diameters, codes, diameter, DIAMETER_STEP)
         _tally(self.scores, codes, cells[:, 4], SCORE_STEP)
-        self.surest.offer(cells, codes, cells[:, 4] * cells[:, 5])
+        _tally(self.ratios, codes, cells[:, 2:4].max(1) / cells[:, 2:4].min(1), RATIO_STEP)
+        for name in MEASURED:
+            if name in batch.schema.names:
+                _tally(self.shapes[name], codes, numbers(batch, name), SHARE_STEP)
+        sure = cells[:, 4] * cells[:, 5]
+        self.surest.offer(cells, codes, sure)
+        self.unsurest.offer(cells, codes, -sure)
         self.random.offer(cells, codes, rng.random(len(cells)))
 
     def median_diameters(self) -> list[float]:
@@ -99,6 +112,6 @@ def gather(table: CellTable, mpp: float, examples: int, seed: int = 0) -> Statis
     """Read the table once, and pick so many ``examples`` a type; ``mpp`` squared is the area of a level-0 pixel."""
     statistics = Statistics(len(table.types), examples)
     rng = np.random.default_rng(seed)
-    for batch in table.batches((*PICK_COLUMNS, "type")):
+    for batch in table.batches((*PICK_COLUMNS, "type", *(name for name in MEASURED if name in table.columns))):
         statistics.add(table, batch, mpp, rng)
     return statistics

@@ -14,13 +14,24 @@ from PIL import Image
 
 from celldetr.cells.palette import hex_colour, type_colours
 from celldetr.cells.reader import CellTable, open_table
-from celldetr.cells.rings import ring_columns, rings
+from celldetr.cells.rings import has_outlines, ring_columns, rings
 from celldetr.report.charts import Plot, Scatter, histogram_plot, scatter_map
 from celldetr.report.crops import FIELD_UM, Crop, crop_cell, jpeg_uri
+from celldetr.report.density import density_maps
 from celldetr.report.embedding_map import map_embeddings
+from celldetr.report.fields import SIDE_UM, show_fields
+from celldetr.report.neighbourhood import FEWEST, NEIGHBOURS, neighbourhood
 from celldetr.report.overview import OVERVIEW_NAME
 from celldetr.report.page import origin, write_page
-from celldetr.report.statistics import DIAMETER_STEP, SCORE_STEP, Picks, Statistics, gather
+from celldetr.report.statistics import (
+    DIAMETER_STEP,
+    RATIO_STEP,
+    SCORE_STEP,
+    SHARE_STEP,
+    Picks,
+    Statistics,
+    gather,
+)
 
 if TYPE_CHECKING:
     from celldetr.slide.base_reader import SlideReader
@@ -31,11 +42,13 @@ INLINE_SIDE = 1400  # px; the overview inside the page is a preview of overview.
 DIAMETER_BIN = 0.5  # um, of the chart
 SCORE_BIN = 0.02
 FAILED_SHOWN = 20  # rows
+RARE, OFTEN = (110, 165, 220), (245, 165, 80)  # blue and orange, which are told apart with all colour vision
 
 
 @dataclass(frozen=True)
 class TypeSummary:
-    """One type: name, CSS colour, number of cells, medians of diameter (um) and score (NaN without a cell), crops."""
+    """One type: name, CSS colour, number of cells, medians of diameter (um) and score (NaN without a cell), crops of
+    the most sure, of some drawn at random, and of the least sure."""
 
     name: str
     colour: str
@@ -44,6 +57,31 @@ class TypeSummary:
     score: float
     surest: list[Crop]
     random: list[Crop]
+    unsurest: list[Crop]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """How cells of a type lie to those of another: see ``neighbourhood``."""
+
+    ratio: float
+    z: float
+    distance: float
+
+    @property
+    def shade(self) -> str:
+        """CSS colour of the ratio: blue below 1, orange above, white at 1; deepest at a quarter and at four times."""
+        power = float(np.clip(np.log2(max(self.ratio, 1e-9)) / 2, -1, 1)) if np.isfinite(self.ratio) else 0.0
+        deep = RARE if power < 0 else OFTEN
+        return hex_colour(tuple(round(255 + (channel - 255) * abs(power)) for channel in deep))  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Beside:
+    """Types, and for each in a row how its cells lie to those of each in a column."""
+
+    kinds: list[TypeSummary]
+    rows: list[list[Pair]]
 
 
 @dataclass(frozen=True)
@@ -66,6 +104,8 @@ def write_summary(run_dir: Path, reader: SlideReader) -> Path:
     table = open_table(run_dir)
     statistics = gather(table, table.mpp or reader.mpp, EXAMPLES)
     kinds = _kinds(table, reader, statistics)
+    mpp_x, mpp_y = table.mpp_xy or (reader.mpp, reader.mpp)
+    size_um = reader.width * mpp_x, reader.height * mpp_y
     return write_page(
         run_dir / SUMMARY_NAME,
         "summary.html",
@@ -76,11 +116,19 @@ def write_summary(run_dir: Path, reader: SlideReader) -> Path:
         failed=table.run.get("failed_tiles", ()),
         failed_shown=FAILED_SHOWN,
         overview=_overview(run_dir),
+        fields=show_fields(table, reader),
+        field_side=SIDE_UM,
+        outlined=has_outlines(table),
+        densities=density_maps(table, *size_um) if table.count else None,
+        beside=_beside(table, kinds),
+        neighbours=NEIGHBOURS,
+        fewest=FEWEST,
         kinds=kinds,
         most=max(*(kind.count for kind in kinds), 1),
         count=table.count,
         area=table.run.get("tissue_mm2") or None,
         sizes=_size_plot(kinds, statistics.diameters) if table.count else None,
+        shapes=_shape_plots(kinds, statistics) if table.count else (),
         scores=_score_plot(kinds, statistics.scores) if table.count else None,
         size_bin=DIAMETER_BIN,
         score_bin=SCORE_BIN,
@@ -106,7 +154,8 @@ def _kinds(table: CellTable, reader: SlideReader, statistics: Statistics) -> lis
     mpp, colours = table.mpp_xy or (reader.mpp, reader.mpp), type_colours(table.types)
     diameters, scores = statistics.median_diameters(), statistics.median_scores()
 
-    picked = [cells for picks in (statistics.surest, statistics.random) for cells in picks.cells]
+    every = (statistics.surest, statistics.random, statistics.unsurest)
+    picked = [cells for picks in every for cells in picks.cells]
     ids = [int(number) for cells in picked for number in cells[:, -1]]
     borders = dict(zip(ids, rings(table.take(table.rows_of(ids), ring_columns(table))), strict=True))
 
@@ -120,8 +169,7 @@ def _kinds(table: CellTable, reader: SlideReader, statistics: Statistics) -> lis
             int(statistics.counts[i]),
             diameters[i],
             scores[i],
-            crops(statistics.surest, i),
-            crops(statistics.random, i),
+            *(crops(picks, i) for picks in every),
         )
         for i, name in enumerate(table.types)
     ]
@@ -156,6 +204,33 @@ def _size_plot(kinds: Sequence[TypeSummary], sizes: NDArray[np.int64]) -> Plot:
     first, last = _extent(sizes, round(DIAMETER_BIN / DIAMETER_STEP), 0.003)
     labels = ("equivalent diameter, µm", "Histogram of nuclear size by type")
     return _plot(kinds, sizes, DIAMETER_STEP, DIAMETER_BIN, first, last, *labels)
+
+
+def _shape_plots(kinds: Sequence[TypeSummary], statistics: Statistics) -> list[Plot]:
+    """Of outlines eccentricity and solidity, of boxes how long they are."""
+    if any(histogram.any() for histogram in statistics.shapes.values()):
+        return [
+            _plot(kinds, histogram, SHARE_STEP, SHARE_STEP, *_extent(histogram, 1, 0.003), name, f"Histogram of {name}")
+            for name, histogram in statistics.shapes.items()
+        ]
+    first, last = _extent(statistics.ratios, 2, 0.003)
+    labels = ("longer by shorter side of the box", "Histogram of how long boxes are")
+    return [_plot(kinds, statistics.ratios, RATIO_STEP, 2 * RATIO_STEP, first, last, *labels)]
+
+
+def _beside(table: CellTable, kinds: Sequence[TypeSummary]) -> Beside | None:
+    """The types that there is something to say of."""
+    found = neighbourhood(table)
+    if found is None:
+        return None
+    shown = [i for i, kind in enumerate(kinds) if kind.count >= FEWEST]
+    if not shown:
+        return None
+    rows = [
+        [Pair(float(found.ratio[i, j]), float(found.z[i, j]), float(found.distances[i, j])) for j in shown]
+        for i in shown
+    ]
+    return Beside([kinds[i] for i in shown], rows)
 
 
 def _score_plot(kinds: Sequence[TypeSummary], scores: NDArray[np.int64]) -> Plot:
