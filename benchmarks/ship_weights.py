@@ -147,7 +147,9 @@ def main() -> None:
     errors = {f"calibration_error {each.name}": each.calibration_error for each in sets}
     step = card.metrics.get("validation", {}).get("step")
     metrics = {"validation": {**validation, "threshold": choice.threshold, **errors, "step": step}}
-    sources_seen = {(source["name"], source["split"]): source for source in card.training_data}  # of all legs, each once
+    sources_seen = {
+        (source["name"], source["split"]): source for source in card.training_data
+    }  # of all legs, each once
     update = {
         "name": options.name,
         "metrics": metrics,
