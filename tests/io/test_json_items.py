@@ -51,10 +51,16 @@ def test_a_byte_order_mark_is_skipped(tmp_path: Path) -> None:
     assert list(read_items(tmp_path / "a.json", "JSON")) == [("", 1)]
 
 
-@pytest.mark.parametrize("content", ["", '{"a":', "[1,", "[1] [2]", "[1 2]", "[1,]", "{a: 1}", "PAR1"])
+@pytest.mark.parametrize("content", ["", '{"a":', "[1,", "[1 2]", "[1,]", "{a: 1}", "PAR1"])
 def test_what_is_not_json_is_refused(content: str, tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text(content)
     with pytest.raises(InputError, match=r"a\.json: not GeoJSON \(.*\); export it again$"):
+        list(read_items(tmp_path / "a.json", "GeoJSON"))
+
+
+def test_a_value_a_line_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text("[1]\n[2]\n")
+    with pytest.raises(InputError, match="holds more than one value of JSON"):
         list(read_items(tmp_path / "a.json", "GeoJSON"))
 
 
