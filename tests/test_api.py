@@ -207,7 +207,7 @@ def test_a_model_says_what_it_is(model: Model) -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ({"name": "smal-20x"}, "did you mean 'small-20x'?"),
+        ({"name": "small-2x"}, "did you mean 'small-20x'?"),
         ({"device": "gpu"}, "device 'gpu'"),
         ({"threshold": 1.5}, "threshold: Input should be less than or equal to 1"),
         ({"threshold": float("nan")}, "threshold: Input should be a finite number"),

@@ -29,9 +29,9 @@ class InputError(ValueError):
 
     Examples:
         >>> import celldetr
-        >>> celldetr.load_model("smal-20x")
+        >>> celldetr.load_model("small-2x")
         Traceback (most recent call last):
-        celldetr.errors.InputError: no model 'smal-20x': ... did you mean 'small-20x'?
+        celldetr.errors.InputError: no model 'small-2x': ... did you mean 'small-20x'?
     """
 
     def __init__(self, message: object) -> None:
