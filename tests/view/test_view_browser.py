@@ -198,7 +198,9 @@ def test_from_opening_to_a_saved_head(browser: Any, taught: ViewRun) -> None:
         page.evaluate("document.activeElement.blur()")
         for number, row in enumerate(alone(frame), start=1):  # with all its kin but four, of this slide
             click_cell(page, made, row)
-            page.get_by_role("button", name="This slide").click()
+            with page.expect_response(lambda answer: "/kin" in answer.url):
+                page.get_by_role("button", name="This slide").click()
+            page.wait_for_timeout(1000)  # otherwise the kin of all slides are ticked, and then replaced
             page.get_by_role("button", name="Tick all").click()
             ticks = page.locator(".kin input:checked")
             page.wait_for_function("() => document.querySelectorAll('.kin input:checked').length === 24")
