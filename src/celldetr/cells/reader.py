@@ -100,12 +100,16 @@ class CellTable:
         stored = self._stored(columns)
         clusters = None if len(stored) == len(columns) else read_clusters(self.path)
         start = 0
-        with parquet_errors(self.path), pq.ParquetFile(self.path, memory_map=True) as file:
-            for batch in file.iter_batches(batch_size=rows, columns=stored or ["cell_id"]):
-                if clusters is not None:
-                    batch = batch.append_column(CLUSTER, pa.array(clusters[start : start + len(batch)]))
-                start += len(batch)
-                yield batch.select(list(columns))
+        with parquet_errors(self.path):
+            metadata = pq.read_metadata(self.path)
+            for group in range(metadata.num_row_groups):
+                # Opened anew, because what was read of a mapped file counts as memory of the process until it is closed.
+                with pq.ParquetFile(self.path, metadata=metadata, memory_map=True) as file:
+                    for batch in file.iter_batches(rows, row_groups=[group], columns=stored or ["cell_id"]):
+                        if clusters is not None:
+                            batch = batch.append_column(CLUSTER, pa.array(clusters[start : start + len(batch)]))
+                        start += len(batch)
+                        yield batch.select(list(columns))
 
     def take(self, rows: NDArray[np.int64], columns: Sequence[str]) -> pa.Table:
         """``columns`` of (n,) positions in the table, in this order; only the row groups that hold them are read."""

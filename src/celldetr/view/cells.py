@@ -89,13 +89,14 @@ class SlideTable:
         tables += [by_cluster(self.table)] if CLUSTER in self.table.columns and self.table.clusters else []
         return {table.type_column: table for table in tables}
 
-    def column(self, name: str) -> bytes:
-        """A column of ``columns``, (N,) little-endian; a number that is missing is NaN.
+    def column(self, name: str | None = None) -> bytes:
+        """A column of ``columns``, by default the first, (N,) little-endian; a number that is missing is NaN.
 
         Raises:
             InputError: there is no such column.
         """
         kinds = {column["name"]: column["kind"] for column in self.columns}
+        name = next(iter(kinds)) if name is None else name
         if name not in kinds:
             raise InputError(f"no column {name!r} to colour by; {near(name, kinds)}")
         parts = []
