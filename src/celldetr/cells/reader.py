@@ -103,7 +103,7 @@ class CellTable:
         with parquet_errors(self.path):
             metadata = pq.read_metadata(self.path)
             for group in range(metadata.num_row_groups):
-                # Opened anew, because what was read of a mapped file counts as memory of the process until it is closed.
+                # Opened anew: what was read of a mapped file counts as memory of the process until it is closed.
                 with pq.ParquetFile(self.path, metadata=metadata, memory_map=True) as file:
                     for batch in file.iter_batches(rows, row_groups=[group], columns=stored or ["cell_id"]):
                         if clusters is not None:
