@@ -94,6 +94,7 @@ def test_centres_and_columns_are_those_of_the_table(client: TestClient, made: Vi
     slide = client.get("slides/1").json()
     names = next(column["names"] for column in slide["columns"] if column["name"] == "type")
     codes = np.frombuffer(client.get("slides/1/column?name=type").content, "<u2")
+    assert client.get("slides/1/column").content == codes.tobytes()  # the first
     assert [names[code] for code in codes] == list(frame["type"])
 
 
