@@ -1,7 +1,7 @@
 // The page of celldetr view: what is shown, and how its parts act on one another.
 
-import { type CellName, getCell, getMarks, getRun, getSlide, getTyped, readEmbeddings, type Run } from "./api";
-import { type Choice, SlideCells, TAUGHT } from "./cells";
+import { type CellName, getCell, getMarks, getRun, getTyped, readEmbeddings, type Run } from "./api";
+import { ask, type Asked, type Choice, SlideCells, TAUGHT } from "./cells";
 import { CellPanel } from "./cell_panel";
 import { byId, el, thousands } from "./dom";
 import { EmbeddingMap } from "./embedding_map";
@@ -18,7 +18,7 @@ export type Tab = "cell" | "atlas" | "teach";
 export class Page {
   cells: SlideCells | null = null;
   place = -1;
-  readonly choice: Choice = { colour: "type", hidden: new Map(), ranges: new Map() };
+  readonly choice: Choice = { colour: "", hidden: new Map(), ranges: new Map() };
   readonly map: SlideMap;
   readonly sidebar: Sidebar;
   readonly teacher: Teacher;
@@ -28,13 +28,13 @@ export class Page {
   private marked = 0;
   private visits: CellName[] = []; // cells that were looked at, the present one last
   private asking: AbortController | null = null;
+  private readonly showPictures: () => void;
 
   constructor(private readonly run: Run) {
     const lassoOn = () => this.tool !== null;
     const clicked = (row: number) => (row < 0 ? this.deselect() : void this.select({ slide: this.place, row }));
     this.map = new SlideMap(
       clicked,
-      () => (byId("mode").textContent = this.map.mode ?? ""),
       lassoOn,
       (polygon) => this.drawn(this.cells?.centres, polygon),
     );
@@ -49,7 +49,7 @@ export class Page {
       complain,
     );
     this.panel.close();
-    listSlides(run, (place) => void this.open(place));
+    this.showPictures = listSlides(run, (place) => void this.open(place));
     byId("run").textContent = [
       run.slides.length === 1 ? "1 slide" : `${thousands(run.slides.length)} slides`,
       `${thousands(run.cells)} cells`,
@@ -68,26 +68,31 @@ export class Page {
     document.addEventListener("keydown", keyHandler(this));
   }
 
-  /** Show a slide. */
-  async open(place: number): Promise<void> {
+  /** Show a slide, which may have been asked for already. */
+  async open(place: number, asked?: Asked): Promise<void> {
     if (place === this.place || !this.run.slides[place]) return;
     this.place = place;
     this.deselect();
     this.unmark();
     markSlide(place);
-    const slide = await getSlide(place);
+    asked ??= ask(place);
+    const slide = await asked.slide;
     if (this.place !== place) return; // another was opened meanwhile
     document.title = `${slide.name} – CellDETR`;
     byId("missing").textContent = slide.missing ? `No pixels: ${slide.missing}. Start with --slides FOLDER.` : "";
     this.map.show(place, slide);
-    const cells = await SlideCells.load(place, slide, this.choice.colour);
+    const cells = await SlideCells.load(place, asked);
     if (this.place !== place) return;
     this.cells = cells;
     if (this.teacher.taught.types.length) await this.retype();
     else await this.colourAll();
     await this.showSaid();
     document.body.dataset.slide = String(place);
-    void readEmbeddings().then(() => this.teacher.look()); // only now: the first picture does not wait for them
+    // Only now: the first picture does not wait for what takes the server long.
+    this.map.whenDrawn(() => {
+      this.showPictures();
+      void readEmbeddings().then(() => this.teacher.look());
+    });
   }
 
   private async colourAll(): Promise<void> {
@@ -302,4 +307,5 @@ function complain(error: Error): void {
 }
 
 window.addEventListener("unhandledrejection", (event) => complain(event.reason as Error));
-void getRun().then((run) => new Page(run).open(0));
+const first = ask(0);
+void getRun().then((run) => new Page(run).open(0, first));

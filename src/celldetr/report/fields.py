@@ -9,7 +9,6 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
-from celldetr.cells.palette import type_colours
 from celldetr.cells.reader import CellTable, numbers
 from celldetr.cells.rings import ring_columns
 from celldetr.cells.schema import BOX
@@ -66,8 +65,8 @@ def _field(
     cells, inside = _cells_in(table, left, top, across, down, (REACH_UM / mpp[0], REACH_UM / mpp[1]))
     pixels, _ = read_around(reader, left, top, across, down, PIXELS, PIXELS)
     picture = Image.fromarray(pixels)
-    shades = list(type_colours(table.types).values())
-    draw_borders(picture, (PIXELS / across, PIXELS / down), HeldTable.part(table, cells), shades, (left, top))
+    shades, scale = list(table.colours.values()), (PIXELS / across, PIXELS / down)
+    draw_borders(picture, scale, HeldTable.part(table, cells), shades, (left, top))
     return Field(title, jpeg_uri(picture), jpeg_uri(Image.fromarray(pixels)), left, top, inside)
 
 
