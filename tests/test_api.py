@@ -16,6 +16,7 @@ from scipy.spatial import cKDTree
 import celldetr
 from celldetr import InputError, Model, PredictOptions
 from celldetr.config import Precision
+from celldetr.model.hub import DEFAULT_MODEL
 from celldetr.slide.grid import lay_grid
 from helpers.sample_crop import COLUMNS, MPP, crop, default_model, save, white
 
@@ -196,8 +197,8 @@ def test_polygons_for_geopandas(cells: pd.DataFrame) -> None:
 
 
 def test_a_model_says_what_it_is(model: Model) -> None:
-    assert model.info.name == "small-20x" in celldetr.list_models()
-    assert model.info.config.types == model.types == ("lymphocyte", "epithelial", "stromal")
+    assert model.info.name == DEFAULT_MODEL in celldetr.list_models()
+    assert model.info.config.types == model.types == ("lymphocyte", "epithelial", "stromal", "other")
     assert model.info.threshold == model.threshold
     assert model.info.licence
     assert model.info.training_data
@@ -221,7 +222,7 @@ def test_what_cannot_be_loaded_is_refused(arguments: dict, says: str) -> None:
 
 
 def test_a_folder_is_loaded_as_a_name_is(model: Model) -> None:
-    other = celldetr.load_model(celldetr.list_models()["small-20x"], threshold=0.9, device="cpu")
+    other = celldetr.load_model(celldetr.list_models()[DEFAULT_MODEL], threshold=0.9, device="cpu")
     assert other.info == model.info
     assert other.threshold == 0.9
     assert all(torch.equal(a, b) for a, b in zip(other.network.parameters(), model.network.parameters(), strict=True))

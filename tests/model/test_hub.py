@@ -9,7 +9,7 @@ import pytest
 
 from celldetr.errors import InputError
 from celldetr.model import hub
-from celldetr.model.hub import find_model, list_models
+from celldetr.model.hub import DEFAULT_MODEL, find_model, list_models
 
 
 def make(folder: Path) -> Path:
@@ -30,20 +30,20 @@ def packaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_the_default_model_is_the_packages(packaged: Path) -> None:
-    small = make(packaged / "small-20x")
-    assert find_model() == find_model("small-20x") == small
-    run = make(Path("small-20x/model").absolute())
+    small = make(packaged / DEFAULT_MODEL)
+    assert find_model() == find_model(DEFAULT_MODEL) == small
+    run = make(Path(DEFAULT_MODEL, "model").absolute())
     assert find_model() == small  # whatever lies in the working directory
-    assert find_model("small-20x").absolute() == run  # but a folder that is named is meant
+    assert find_model(DEFAULT_MODEL).absolute() == run  # but a folder that is named is meant
 
 
 def test_users_folders_come_first(packaged: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    make(packaged / "small-20x")
+    make(packaged / DEFAULT_MODEL)
     make(packaged / "other")
-    first, second = make(tmp_path / "one" / "small-20x"), make(tmp_path / "two" / "mine")
-    make(tmp_path / "two" / "small-20x")
+    first, second = make(tmp_path / "one" / DEFAULT_MODEL), make(tmp_path / "two" / "mine")
+    make(tmp_path / "two" / DEFAULT_MODEL)
     monkeypatch.setenv(hub.VARIABLE, os.pathsep.join(map(str, (tmp_path / "one", tmp_path / "gone", second.parent))))
-    assert list_models() == {"small-20x": first, "mine": second, "other": packaged / "other"}
+    assert list_models() == {DEFAULT_MODEL: first, "mine": second, "other": packaged / "other"}
     assert find_model() == first
 
 

@@ -20,6 +20,7 @@ from celldetr.errors import InputError
 from celldetr.model.celldetr import CellDETR
 from celldetr.model.checkpoint import load_checkpoint, save_familiarity
 from celldetr.model.familiarity import Familiarity
+from celldetr.model.hub import DEFAULT_MODEL
 from celldetr.model.warm_start import start_from, start_note
 from celldetr.recipes import load_recipe
 from celldetr.training.hold_out import hold_out
@@ -313,7 +314,7 @@ def test_settings_that_cannot_be_meant_are_refused(tiny_recipe: Recipes) -> None
 @pytest.mark.parametrize("name", ["finetune", "finetune-all"])
 def test_a_recipe_takes_the_network_of_its_start(name: str) -> None:
     recipe = load_recipe(name, ["model.types=[x]"])
-    start = load_checkpoint_config("small-20x")
+    start = load_checkpoint_config(DEFAULT_MODEL)
     assert recipe.model == start.model_copy(update={"types": ("x",)})
     changed = load_recipe(name, ["model.types=[x]", "model.dropout=0.3"])
     assert changed.model.dropout == 0.3

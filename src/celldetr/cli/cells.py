@@ -215,7 +215,7 @@ def explain(
     model: Annotated[
         list[str] | None,
         typer.Option(
-            "--model", "-m", metavar="NAME|FOLDER", help="Model; repeat for a column each; default: small-20x."
+            "--model", "-m", metavar="NAME|FOLDER", help="Model; repeat for a column each; default: pan-20x."
         ),
     ] = None,
     out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="Figure: .png, .svg or .pdf.")] = Path(

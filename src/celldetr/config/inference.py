@@ -16,7 +16,7 @@ class InferenceOptions(Config):
     """The arguments of ``celldetr.load_model``."""
 
     model: str | None = Field(
-        None, title="NAME|FOLDER", description="Model, by name (`celldetr models`) or folder; default: small-20x."
+        None, title="NAME|FOLDER", description="Model, by name (`celldetr models`) or folder; default: pan-20x."
     )
     threshold: Probability | None = Field(None, description="Least score of a cell; default: the model's own.")
     device: str = Field("auto", title="NAME", description="cpu, cuda, cuda:1 or mps; auto: the fastest there is.")

@@ -9,7 +9,7 @@ from celldetr.errors import InputError, near
 from celldetr.io.safe_io import expand_user, is_dir, is_file
 from celldetr.model.checkpoint import CARD_FILE, Card, read_card
 
-DEFAULT_MODEL = "small-20x"
+DEFAULT_MODEL = "pan-20x"
 PACKAGED = Path(__file__).resolve().parents[1] / "weights"
 VARIABLE = "CELLDETR_MODELS"  # folders with more checkpoints, separated as in PATH
 
