@@ -170,7 +170,7 @@ export class Teacher {
       ? ""
       : lesson?.macro_f1 == null
         ? "How well your types are told apart is said once two of them have two labels or more, some distance apart."
-        : `How well your labels are told without having been seen: 1 is perfect.${few ? ` With fewer than ${FEW} labels of a type, that is much by chance.` : ""}`;
+        : `How well each label is guessed from the others: 1 is perfect.${few ? ` With fewer than ${FEW} labels of a type, that is much by chance.` : ""}`;
     byId("confusion").replaceChildren(lesson?.macro_f1 == null ? "" : this.confusion());
     this.drawClusters();
   }
@@ -214,7 +214,7 @@ export class Teacher {
       });
       return el("tr", {}, el("th", {}, swatch(kinds[i].colour), kinds[i].name), ...cells);
     });
-    return el("table", { class: "matrix" }, el("caption", { class: "faint" }, "Rows: your labels. Columns: typed without having seen them."), head, ...rows);
+    return el("table", { class: "matrix" }, el("caption", { class: "faint" }, "Rows: your labels. Columns: guessed from the others."), head, ...rows);
   }
 
   private drawProposals(): void {
