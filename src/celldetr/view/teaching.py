@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import shlex
 import threading
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -207,6 +208,8 @@ class Taught:
         with self._lock:
             if self._teaching is None:
                 self._teaching = Teaching(self.collection, None, self._embeddings.blocks, self._embeddings.units)
+                # Cross-validation needs it, and it takes longer to import than all the rest of the first lesson.
+                threading.Thread(target=import_module, args=("sklearn.model_selection",), daemon=True).start()
             return self._teaching
 
     def _mpp(self, place: int) -> tuple[float, float]:
