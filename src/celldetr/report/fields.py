@@ -50,8 +50,10 @@ def show_fields(table: CellTable, reader: SlideReader) -> list[Field]:
     for title, square in chosen.items():
         if square not in [chosen[known.title] for known in fields]:
             row, column = divmod(square, counts.shape[1])
-            corner = column * SIDE_UM / mpp_x, row * SIDE_UM / mpp_y
-            fields.append(_field(title, table, reader, *corner, (mpp_x, mpp_y)))
+            # The last squares of a slide reach beyond it: what is shown is moved back.
+            left = min(column * SIDE_UM / mpp_x, max(0.0, reader.width - SIDE_UM / mpp_x))
+            top = min(row * SIDE_UM / mpp_y, max(0.0, reader.height - SIDE_UM / mpp_y))
+            fields.append(_field(title, table, reader, left, top, (mpp_x, mpp_y)))
     return fields
 
 
