@@ -256,7 +256,7 @@ def test_from_opening_to_a_saved_head(browser: Any, taught: ViewRun) -> None:
     made, frame = taught, taught.cells["one"]
     with serving(made) as (address, server):
         page = opened(browser, address)
-        page.keyboard.press("t")
+        page.click("#open-teach")
         for name in NAMES.values():
             page.fill("#new-name", name)
             page.press("#new-name", "Enter")
@@ -274,6 +274,7 @@ def test_from_opening_to_a_saved_head(browser: Any, taught: ViewRun) -> None:
                 ticks.last.uncheck()
             page.keyboard.press(str(number))
             wait_learned(page, 3 + number)
+            assert (page.input_value("#colour") == "taught") == (number > 1)  # one type alone tells nothing apart
         server.kill()
         server.wait()
         page.context.close()

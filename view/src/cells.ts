@@ -66,6 +66,13 @@ export class SlideCells {
     this.columns.set(TAUGHT, typed);
   }
 
+  /** Name and colour of the taught type of a cell, where there is one. */
+  taughtOf(row: number): [string, string] | null {
+    const column = this.column(TAUGHT);
+    const code = this.columns.get(TAUGHT)?.[row] ?? -1;
+    return column?.kind === "category" && column.names[code] ? [column.names[code], column.colours[code]] : null;
+  }
+
   /** Mark the shown cells whose points lie in a polygon; how many. */
   mark(points: Float32Array, polygon: Polygon): number {
     const marked = inside(points, polygon);

@@ -45,7 +45,10 @@ export class Page {
       () => this.clusters(),
       () => void this.showSaid(),
       () => this.retype(),
-      (cell) => void this.select(cell, false, true),
+      (cell) => {
+        this.show("teach");
+        void this.select(cell, false, true);
+      },
       complain,
     );
     this.panel.close();
@@ -64,7 +67,7 @@ export class Page {
     byId("add").onclick = () => this.use(this.tool === "add" ? null : "add");
     byId("help-open").onclick = () => byId<HTMLDialogElement>("help").showModal();
     byId("close").onclick = () => this.closeRight();
-    tabs().forEach((tab) => (tab.onclick = () => this.show(tab.dataset.tab as Tab)));
+    [...tabs(), byId("open-atlas"), byId("open-teach")].forEach((tab) => (tab.onclick = () => this.show(tab.dataset.tab as Tab)));
     document.addEventListener("keydown", keyHandler(this));
   }
 
@@ -119,13 +122,15 @@ export class Page {
   /** Types of one's own, after the head has learned; the first time they become the colours. */
   private async retype(): Promise<void> {
     const { cells } = this;
-    const { types, lesson } = this.teacher.taught;
+    const { types } = this.teacher.taught;
     if (!cells) return;
     const before = cells.column(TAUGHT) !== undefined || this.choice.colour === TAUGHT;
-    const typed = lesson && types.some(({ labels }) => labels) ? await getTyped(cells.place) : null;
+    const typed = this.teacher.taught.lesson && this.teacher.isTyping ? await getTyped(cells.place) : null;
     if (cells !== this.cells) return;
     cells.setTaught(types, typed);
     if (typed && !before) this.choice.colour = TAUGHT;
+    const visit = this.visits.at(-1);
+    if (visit?.slide === cells.place) this.panel.setTaught(cells.taughtOf(visit.row));
     await this.colourAll();
   }
 
@@ -155,7 +160,8 @@ export class Page {
       this.visits = back ? visits : [...visits.slice(-49), visit];
       if (!asked) this.unmark();
       this.panel.open(this.cells, cell, this.visits.length > 1 ? () => this.back() : null);
-      if (!asked && byId("atlas").hidden) this.show("cell");
+      this.panel.setTaught(this.cells.taughtOf(visit.row));
+      if (!asked && byId("atlas").hidden) this.show("cell", false);
       this.map.mark(cell);
       document.body.dataset.cell = cell.name;
       this.bar();
@@ -171,8 +177,8 @@ export class Page {
     void this.select(this.visits[this.visits.length - 1], true);
   }
 
-  /** Show a part of the right side. */
-  show(tab: Tab): void {
+  /** Show a part of the right side; a slide that is seen whole is `refit`ted to the place that is left. */
+  show(tab: Tab, refit = true): void {
     const change = () => {
       document.body.classList.add("with-right");
       tabs().forEach((one) => {
@@ -181,7 +187,7 @@ export class Page {
       });
     };
     if (document.body.classList.contains("with-right")) change();
-    else this.map.resize(change);
+    else this.map.resize(change, refit);
     if (tab === "atlas" && this.cells) void this.atlas.show(this.cells);
   }
 
@@ -265,6 +271,7 @@ export class Page {
   }
 
   strike(): void {
+    if (this.teacher.asking) return this.teacher.answer("none");
     const cells = this.chosen();
     if (cells.length) this.teacher.strike(cells);
     this.unmark();
@@ -278,7 +285,7 @@ export class Page {
       ? this.tool === "add" ? "Draw around a nucleus that was not found" : "Draw around cells"
       : this.marked > MOST_LABELLED
         ? `${thousands(this.marked)} cells marked; a label goes to ${thousands(MOST_LABELLED)} of them`
-        : this.marked ? `${thousands(this.marked)} cells marked` : cells.length === 1 ? "This cell is" : `${cells.length} cells are`;
+        : this.marked ? `${thousands(this.marked)} cells marked` : cells.length === 1 ? "Label this cell as" : `Label ${cells.length} cells as`;
     byId("bar").hidden = !this.tool && !cells.length;
     byId("bar").replaceChildren(
       el("span", {}, text),

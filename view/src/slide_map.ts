@@ -165,11 +165,13 @@ export class SlideMap {
     }
   }
 
-  /** Let the map's size change without what it shows moving under the pointer. */
-  resize(change: () => void): void {
+  /** Let the map's size change without what it shows moving under the pointer; or `refit` a slide that is seen whole. */
+  resize(change: () => void, refit = true): void {
     const [before] = this.map.getSize()!;
+    const whole = this.slide && this.sees(0, 0) && this.sees(this.slide.width, this.slide.height);
     change();
     this.map.updateSize();
+    if (whole && refit) return this.fit(false);
     const view = this.map.getView();
     const [x, y] = view.getCenter()!;
     view.setCenter([x + ((this.map.getSize()![0] - before) / 2) * view.getResolution()!, y]);
