@@ -24,7 +24,7 @@ from celldetr.errors import InputError, doubt
 from celldetr.io.left_out import NAMED, LeftOut
 from celldetr.slide.nucleus_size import LEAST, MOST, TYPICAL, size_doubt
 from celldetr.slide.stain_check import HINTS, MPP, Looks, looks_of
-from celldetr.slide.tissue import density10
+from celldetr.slide.tissue import DENSITY10
 from celldetr.stain import UNMIX, haematoxylin
 
 SAME_PX = 0.75  # that edges or points of a nucleus labelled twice may differ; no two nuclei are that near
@@ -118,7 +118,7 @@ def _density(sample: Sample) -> NDArray[np.float32]:
     """The optical density (H, W, 3) of an image at ``MPP``, or in its own pixels where these are coarser."""
     zoom = min(1.0, sample.mpp / MPP)
     size = [max(1, round(side * zoom)) for side in sample.image.shape[1::-1]]
-    return density10(np.asarray(Image.fromarray(sample.image).resize(size, Image.Resampling.BOX)))
+    return DENSITY10[np.asarray(Image.fromarray(sample.image).resize(size, Image.Resampling.BOX))]
 
 
 def _named(samples: Sequence[Sample]) -> str:
