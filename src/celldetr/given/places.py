@@ -37,8 +37,8 @@ def check_places(given: GivenCells, reader: SlideReader) -> list[str]:
     places = Places(len(points), own, others)
     if places.is_wrong:
         raise InputError(
-            f"the cells do not lie on nuclei of {reader.file or reader.name}, but would if {places.way}; give them in level-0"
-            " pixels, (x, y) from the upper left corner"
+            f"the cells do not lie on nuclei of {reader.file or reader.name}, but would if {places.way}; give them in"
+            " level-0 pixels, (x, y) from the upper left corner"
         )
     if own >= NOWHERE:
         return []
