@@ -13,8 +13,8 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from celldetr.boxes import normalise_boxes
 from celldetr.config import Recipe
 from celldetr.data.augment import orient
 from celldetr.data.card import load_card
@@ -33,8 +34,7 @@ from celldetr.io.files import read_json, write_json
 from celldetr.model.attention_trace import trace_attention
 from celldetr.model.celldetr import CellDETR
 from celldetr.model.checkpoint import Checkpoint, load_checkpoint
-from celldetr.model.inference import TilePredictor
-from celldetr.probe.location import TILE_PX, PlacedCells, embed, movement, occluded, place_in_tile, readout
+from celldetr.probe.location import TILE_PX, PlacedCells, movement, occluded, place_in_tile, readout
 from celldetr.recipes import load_recipe
 from celldetr.research.ablation.decoder import StoredCrop, StoredCrops, fit
 from celldetr.research.attention import attention_inside, masked_samples
@@ -135,16 +135,46 @@ def store(network: CellDETR, tiles: Sequence[Sample], seed: int) -> StoredCrops:
     return StoredCrops(crops, layout, counts.tolist(), seed)
 
 
-def embed_test(predictor: TilePredictor, tiles: Iterable[Tile]) -> tuple[PlacedCells, NDArray[np.int64]]:
-    """Cells of the test tiles, and their true types."""
-    parts = []
-    for tile, image in tiles:
-        if len(tile):
-            vectors, types = embed(predictor, tile.image, tile.boxes)
+@dataclass(frozen=True)
+class TestSet:
+    """Test tiles of a kind with their features, which no run changes.
+
+    Attributes:
+        tiles: with at least a cell.
+        stored: their features.
+    """
+
+    tiles: list[Tile]
+    stored: StoredCrops
+
+    @classmethod
+    def of(cls, network: CellDETR, tiles: Sequence[Tile]) -> TestSet:
+        """Run the detector's backbone and encoder once over tiles."""
+        kept = [tile for tile in tiles if len(tile[0])]
+        return cls(kept, store(network, [sample for sample, _ in kept], 0))
+
+    @torch.inference_mode()
+    def embed(self, network: CellDETR) -> tuple[PlacedCells, NDArray[np.int64]]:
+        """Cells at their true boxes, as a run's network describes them, and their true types."""
+        parts = []
+        for (tile, image), crop in zip(self.tiles, self.stored.crops, strict=True):
+            batch = self.stored.collate([crop])
+            boxes = normalise_boxes(torch.from_numpy(tile.boxes), TILE_PX, TILE_PX)[None]
+            read = network.represent(network.complete(batch.memory, batch.levels), boxes, batch.origin)
+            vectors, types = read.embeddings[0].numpy(), read.logits[0].argmax(-1).numpy()
             index = np.full(len(tile), image)
             parts.append((vectors, types, place_in_tile(tile.points), index, index, tile.types))
-    *cells, truth = (np.concatenate(part) for part in zip(*parts, strict=True))
-    return PlacedCells(*cells), truth
+        *cells, truth = (np.concatenate(part) for part in zip(*parts, strict=True))
+        return PlacedCells(*cells), truth
+
+
+def occluded_pairs(network: CellDETR, tiles: Sequence[Tile]) -> tuple[TestSet, TestSet]:
+    """Some cells of tiles, each alone in its tile: as it is, and with all but its box and a margin painted over."""
+    cells = [(tile, number, i) for tile, number in tiles for i in range(len(tile))]
+    chosen = [cells[k] for k in np.random.default_rng(0).permutation(len(cells))[:OCCLUDED]]
+    before = [(tile.keep(np.arange(len(tile)) == i), number) for tile, number, i in chosen]
+    after = [(replace(tile, image=occluded(tile.image, tile.boxes[0], MARGIN_PX)), number) for tile, number in before]
+    return TestSet.of(network, before), TestSet.of(network, after)
 
 
 def mean_f1(predicted: NDArray[np.int64], truth: NDArray[np.int64], kinds: Sequence[int]) -> float:
@@ -156,37 +186,25 @@ def mean_f1(predicted: NDArray[np.int64], truth: NDArray[np.int64], kinds: Seque
     return float(np.mean(scores))
 
 
-def occlusion(predictor: TilePredictor, tiles: Sequence[Tile], spread: NDArray[np.float32]) -> dict[str, float]:
-    """What painting over all but the box and a margin does to some cells: movement, and share of types that change."""
-    cells = [(tile, i) for tile, _ in tiles for i in range(len(tile))]
-    chosen = np.random.default_rng(0).permutation(len(cells))[:OCCLUDED]
-    before, after = [], []
-    for tile, i in (cells[k] for k in chosen):
-        box = tile.boxes[i][None]
-        before.append(embed(predictor, tile.image, box))
-        after.append(embed(predictor, occluded(tile.image, box[0], MARGIN_PX), box))
-    moved = movement(*(np.concatenate([vectors for vectors, _ in part]) for part in (before, after)), among=spread)
-    changed = np.mean([a[1][0] != b[1][0] for a, b in zip(before, after, strict=True)])
-    return {"occlusion moves": moved, "occlusion changes types": float(changed)}
-
-
-def score(network: CellDETR, tests: dict[str, list[Tile]], kinds: Sequence[int]) -> dict[str, float]:
+def score(
+    network: CellDETR, tests: dict[str, TestSet], pairs: tuple[TestSet, TestSet], kinds: Sequence[int]
+) -> dict[str, float]:
     """All numbers of a run."""
-    predictor = TilePredictor(network, threshold=0.5, device="cpu", precision="32")
     scores = {}
-    for kind, tiles in tests.items():
-        cells, truth = embed_test(predictor, tiles)
+    for kind, tests_of_kind in tests.items():
+        cells, truth = tests_of_kind.embed(network)
         scores[f"type F1, {kind} tiles"] = mean_f1(cells.types, truth, kinds)
         if kind == "natural":
             r2 = readout(cells)["ridge"]
             scores["R2 of x"], scores["R2 of y"] = r2["x"], r2["y"]
-            scores |= occlusion(predictor, tiles, cells.embeddings)
-    trace = partial(trace_attention, predictor.network)
-    shares = attention_inside(trace, predictor.mpp, masked_samples(load_card("consep"), "test"), TILE_PX)
-    scores["attention in the mask"], scores["in the box"] = (
-        float(np.mean(shares.in_mask)),
-        float(np.mean(shares.in_box)),
-    )
+            (before, _), (after, _) = (part.embed(network) for part in pairs)
+            moved = movement(before.embeddings, after.embeddings, among=cells.embeddings)
+            scores["occlusion moves"] = moved
+            scores["occlusion changes types"] = float(np.mean(before.types != after.types))
+    trace, mpp = partial(trace_attention, network), network.config.mpp
+    shares = attention_inside(trace, mpp, masked_samples(load_card("consep"), "test"), TILE_PX)
+    scores["attention in the mask"] = float(np.mean(shares.in_mask))
+    scores["in the box"] = float(np.mean(shares.in_box))
     return scores
 
 
@@ -205,7 +223,9 @@ def run(out: Path, seeds: int, say: Callable[[str], object]) -> None:
         split: [rescale(sample, network.config.mpp) for sample in load_samples(load_card(card), split)]
         for card, split in (("consep-train", "fit"), ("consep", "test"))
     }
-    tests = {kind: test_tiles(read["test"], kind) for kind in ("natural", "placed", "reversed")}
+    tiles = {kind: test_tiles(read["test"], kind) for kind in ("natural", "placed", "reversed")}
+    tests = {kind: TestSet.of(network, each) for kind, each in tiles.items()}
+    pairs = occluded_pairs(network, tiles["natural"])
     kinds = [read["test"][0].type_names.index(name) for name in ("epithelial", "inflammatory", "spindle")]
     for seed, kind in product(range(seeds), TILES):
         todo = [pair for pair in product(ARMS, VALUES) if not result_file(out, *pair, kind, seed).is_file()]
@@ -215,7 +235,7 @@ def run(out: Path, seeds: int, say: Callable[[str], object]) -> None:
         for arm, values in todo:
             start = time.monotonic()
             trained, loss = fit(recipe_of(arm, values, seed), detector, crops, "cpu")
-            scores = score(trained.eval(), tests, kinds) | {"loss": loss, "seconds": time.monotonic() - start}
+            scores = score(trained.eval(), tests, pairs, kinds) | {"loss": loss, "seconds": time.monotonic() - start}
             path = result_file(out, arm, values, kind, seed)
             path.parent.mkdir(parents=True, exist_ok=True)
             write_json(path, scores)

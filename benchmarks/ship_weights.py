@@ -147,15 +147,7 @@ def main() -> None:
     errors = {f"calibration_error {each.name}": each.calibration_error for each in sets}
     step = card.metrics.get("validation", {}).get("step")
     metrics = {"validation": {**validation, "threshold": choice.threshold, **errors, "step": step}}
-    sources_seen = {
-        (source["name"], source["split"]): source for source in card.training_data
-    }  # of all legs, each once
-    update = {
-        "name": options.name,
-        "metrics": metrics,
-        "threshold": choice.threshold,
-        "training_data": tuple(sources_seen.values()),
-    }
+    update = {"name": options.name, "metrics": metrics, "threshold": choice.threshold}
     saved = save_checkpoint(folder, network, card.model_copy(update=update), dtype=torch.float16)
     if familiarity is not None:
         save_familiarity(folder, familiarity)

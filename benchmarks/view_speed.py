@@ -153,6 +153,11 @@ def measure(page: Page, address: str) -> Iterator[str]:
     def say(**said: Any) -> None:
         page.evaluate("said => fetch('teach', { method: 'POST', body: JSON.stringify(said) })", {"client": "a", **said})
 
+    def plain() -> None:
+        page.goto(f"{address}licences.txt")
+        page.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+
+    yield f"a page of text in a new browser  {seconds(plain):6.2f} s"
     yield f"first paint of slide and cells   {seconds(first):6.2f} s"
     yield f"  again, the server being warm   {seconds(first):6.2f} s"
     frames = pan(page)

@@ -1,7 +1,7 @@
 """The command line in processes of their own, which can be killed; forked from one that has imported everything.
 
 Started anew, each would import torch for seconds. The network is replaced by ``BlobModel``, slowed down so that there
-is time to interrupt it.
+is time to interrupt it; for ``embed``, which needs a network, by the smallest there is.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from celldetr.model.inference import TilePredictor
 from helpers.blobs import BlobModel
+from helpers.networks import predictor
 
 IMPORTED = (
     "celldetr.api", "celldetr.cli", "celldetr.cells.export", "celldetr.slide.image_reader", "celldetr.report.overview",
@@ -39,6 +41,19 @@ class SlowModel(BlobModel):
     def predict_tiles(self, tiles: Sequence[NDArray[np.uint8]], least_score: float | None = None) -> Any:
         time.sleep(600 if self.calls == self.stay_at else self.delay)
         return super().predict_tiles(tiles)
+
+
+def slow_network(delay: float) -> TilePredictor:
+    """A network with random weights that takes a while for every tile."""
+    model = predictor()
+    represent = model.network.represent
+
+    def slowly(*arguments: Any) -> Any:
+        time.sleep(delay)
+        return represent(*arguments)
+
+    model.network.represent = slowly  # type: ignore[method-assign]
+    return model
 
 
 def watch_writing(folder: str, log: Path, die_at: int | None) -> None:
@@ -94,7 +109,6 @@ def run_cli(
     """
     import celldetr.report.summary
     from celldetr import cli
-    from celldetr.model.inference import TilePredictor
 
     os.dup2(os.open(errors, os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
@@ -104,7 +118,8 @@ def run_cli(
 
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-    TilePredictor.load = lambda options: SlowModel(delay=delay, stay_at=stay_at)  # type: ignore[method-assign,assignment]
+    embeds = arguments[0] == "embed"
+    TilePredictor.load = lambda options: slow_network(delay) if embeds else SlowModel(delay=delay, stay_at=stay_at)  # type: ignore[method-assign,assignment]
     celldetr.report.summary.map_embeddings = lambda table: None  # a drawing that takes longer than all the rest
     sys.argv = ["celldetr", *arguments]
     if watch is not None:

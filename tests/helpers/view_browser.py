@@ -7,7 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -53,6 +53,20 @@ def appears(page: Any, selector: str, ms: int) -> bool:
     except api.TimeoutError:
         return False
     return True
+
+
+def draw_around(page: Any, corners: Sequence[tuple[float, float]]) -> None:
+    """Drag the mouse along corners, px of the page, and back to the first.
+
+    A busy browser hands a page one move a frame, the last: it is waited for each corner until the page has it.
+    """
+    page.evaluate("() => window.addEventListener('pointermove', (e) => (window.at = [e.clientX, e.clientY]), true)")
+    for number, (x, y) in enumerate([*corners, corners[0]]):
+        page.mouse.move(x, y)
+        page.wait_for_function("([x, y]) => window.at && window.at[0] === x && window.at[1] === y", arg=[x, y])
+        if number == 0:
+            page.mouse.down()
+    page.mouse.up()
 
 
 @contextmanager

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
 from celldetr.cells.clusters import cluster_summary, write_clusters
+from celldetr.cells.export import export_cells
+from celldetr.cells.export.anndata import as_anndata
+from celldetr.cells.palette import parse_colour
 from celldetr.cells.reader import open_table, read_cells
 from celldetr.cohort.predict import predict_slide
 from celldetr.data.autocard import find_card
@@ -24,10 +29,13 @@ from celldetr.teach.head_file import load_head, save_head
 from celldetr.teach.label_set import write_labels
 from celldetr.teach.retype import retype
 from celldetr.teach.session import Teaching
+from celldetr.view.cells import SlideTable
 from helpers.blobs import BlobModel, blob_image, scattered
 from helpers.cell_tables import TYPES
 from helpers.cli import call
 from helpers.view_runs import MPP, ViewRun, write_view_run
+
+COLOURS = ("#c800c8", "#00c8c8", "#c8c800")  # no colours of the model's types
 
 
 @pytest.fixture
@@ -36,7 +44,7 @@ def run(tmp_path: Path) -> ViewRun:
     run = write_view_run(tmp_path)
     with Teaching(find_cells(run.out)) as teaching:
         for number, name in enumerate(TYPES):
-            teaching.define(f"my {name}", f"#00000{number}", base=teaching.state.revision, client="me")
+            teaching.define(f"my {name}", COLOURS[number], base=teaching.state.revision, client="me")
             rows = np.flatnonzero(run.cells["one"]["type"] == name)[:24]
             teaching.label([(0, int(row)) for row in rows], number, base=teaching.state.revision, client="me")
         teaching.save(tmp_path / "head")
@@ -66,6 +74,68 @@ def test_new_columns_stand_beside_the_old_ones_which_stay_as_they_were(run, tmp_
     assert open_table(run.out / "one").types == TYPES
     assert cluster_summary(run.out / "one" / "cells.parquet")["count"] == 1
     assert not list(run.out.rglob("*.tmp"))
+
+
+def test_what_is_drawn_and_exported_has_the_taught_type_and_the_models_beside_it(run, tmp_path, capsys):
+    folder = run.out / "one"
+    for name in ("geojson", "csv"):
+        export_cells(folder, name)
+    assert call("retype", run.out, "--head", tmp_path / "head", "--slides", run.slides, "-q") == 0
+    assert "note" not in capsys.readouterr().err
+    cells = read_cells(folder)
+    taught = cells["taught_type"]
+    assert list(taught.cat.categories) == [f"my {name}" for name in TYPES]
+    # QuPath: written again, as the table is new
+    features = json.loads(gzip.decompress((folder / "cells.geojson.gz").read_bytes()))["features"]
+    properties = [feature["properties"] for feature in features]
+    assert [each["classification"]["name"] for each in properties] == taught.tolist()
+    assert [each["metadata"]["model type"] for each in properties] == cells["type"].tolist()
+    colours = dict(zip(taught.cat.categories, map(parse_colour, COLOURS), strict=True))
+    assert all(tuple(each["classification"]["color"]) == colours[each["classification"]["name"]] for each in properties)
+    first = properties[0]["measurements"]
+    assert first["taught type score"] == pytest.approx(cells["taught_type_score"][0], rel=1e-3)
+    assert {f"taught p my {name}" for name in TYPES} | {f"p {name}" for name in TYPES} <= set(first)
+    theirs = json.loads(export_cells(folder, "geojson", tmp_path / "a.geojson", classify="model").read_text())
+    assert [each["properties"]["classification"]["name"] for each in theirs["features"]] == cells["type"].tolist()
+    assert "metadata" not in theirs["features"][0]["properties"]
+    # other formats
+    lines = pd.read_csv(folder / "cells.csv")
+    assert lines["taught_type"].tolist() == taught.tolist()
+    assert lines["type"].tolist() == cells["type"].tolist()
+    data = as_anndata(open_table(folder))
+    assert data.obs["taught_type"].tolist() == taught.tolist()
+    assert data.uns["taught_type_colors"] == list(COLOURS)
+    # pictures
+    shown = np.asarray(Image.open(folder / "overview.png").convert("RGB")).reshape(-1, 3)
+    assert all((shown == colour).all(1).any() for name, colour in colours.items() if (taught == name).any())
+    assert not any((shown == colour).all(1).any() for colour in open_table(folder).colours.values())
+    page = (folder / "summary.html").read_text()
+    assert "my epithelial" in page
+    assert "column taught_type" in page
+    # and the viewer
+    columns = SlideTable(open_table(folder)).columns
+    assert [column["name"] for column in columns[:2]] == ["taught_type", "type"]
+    assert columns[0]["colours"] == list(COLOURS)
+    codes = np.frombuffer(SlideTable(open_table(folder)).column("taught_type"), "<u2")
+    assert np.array_equal(codes, taught.cat.codes)
+
+
+def test_pictures_of_the_types_before_are_told_of_and_drawn_again_by_predict(run, tmp_path, capsys):
+    points = scattered(60, 200, 300)
+    Image.fromarray(blob_image(points, 200, 300)).save(tmp_path / "blobs.png")
+    options = PredictOptions(tile=128, overlap=32, mpp=0.5, tissue=False)
+    out = predict_slide(tmp_path / "blobs.png", tmp_path / "out", BlobModel(), options).directory
+    with Teaching(find_cells(out)) as teaching:
+        for number, name in enumerate(("crimson", "navy")):
+            teaching.define(name, COLOURS[number], base=teaching.state.revision, client="me")
+            teaching.label([(0, number)], number, base=teaching.state.revision, client="me")
+        teaching.save(tmp_path / "blobs_head")
+    assert call("retype", out, "--head", tmp_path / "blobs_head", "-q") == 0
+    assert "overview.png and summary.html show the types from before" in capsys.readouterr().err
+    assert "navy" not in (out / "summary.html").read_text()
+    head = tmp_path / "blobs_head"
+    predict_slide(tmp_path / "blobs.png", tmp_path / "out", BlobModel(), options, head=head, resume=True)
+    assert "navy" in (out / "summary.html").read_text()
 
 
 def test_a_second_time_nothing_is_written_and_another_head_must_be_asked_for(run, tmp_path):

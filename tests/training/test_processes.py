@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -148,3 +150,27 @@ def test_torchrun_says_how_many_there_are(monkeypatch: pytest.MonkeyPatch) -> No
         monkeypatch.setenv(name, value)
     with pytest.raises(InputError, match="torchrun started 2 processes here"):
         start_fabric("cpu", 3)
+
+
+@pytest.mark.parametrize(("system", "start"), [("linux", "fork"), ("darwin", None), ("win32", None)])
+def test_workers_are_forked_on_linux_only(
+    system: str, start: str | None, tiny_recipe: Recipes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = tiny_recipe(workers=1)
+    objective, _ = build(recipe, load_data(recipe), torch.device("cpu"))
+    trainer = Trainer(objective.loss, recipe.training, start_fabric("cpu", 1))
+    asked: dict[str, object] = {}
+    monkeypatch.setattr("celldetr.training.trainer.DataLoader", lambda *_, **options: asked.update(options) or [])
+    monkeypatch.setattr(sys, "platform", system)
+    assert list(trainer.batches(objective.dataset(8), objective.collate)) == []
+    assert asked["multiprocessing_context"] == start
+
+
+def test_training_data_reach_workers_that_were_not_forked(tiny_recipe: Recipes) -> None:
+    recipe = tiny_recipe()
+    objective, _ = build(recipe, load_data(recipe), torch.device("cpu"))
+    here = objective.dataset(8)
+    there = pickle.loads(pickle.dumps(here))
+    for i in range(8):
+        assert torch.equal(there[i].image, here[i].image)
+        assert torch.equal(there[i].targets.boxes, here[i].targets.boxes)

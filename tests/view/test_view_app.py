@@ -94,6 +94,7 @@ def test_centres_and_columns_are_those_of_the_table(client: TestClient, made: Vi
     slide = client.get("slides/1").json()
     names = next(column["names"] for column in slide["columns"] if column["name"] == "type")
     codes = np.frombuffer(client.get("slides/1/column?name=type").content, "<u2")
+    assert client.get("slides/1/column").content == codes.tobytes()  # the first
     assert [names[code] for code in codes] == list(frame["type"])
 
 
@@ -155,7 +156,7 @@ def test_kin_are_the_nearest_by_cosine(client: TestClient, made: ViewRun, scope:
     "path",
     [
         "slides/2", "slides/-1", "slides/one", "slides/0/tiles/3/0/0", "slides/0/tiles/2/3/0", "slides/0/cells/300",
-        "slides/0/column?name=embedding", "slides/0/column?name=geometry", "slides/0/column", "slides/9/centres",
+        "slides/0/column?name=embedding", "slides/0/column?name=geometry", "slides/9/column", "slides/9/centres",
         "slides/0/cells/300/crop/144", "slides/0/cells/0/crop/100000", "slides/0/cells/0/kin/everywhere",
         "slides/0/cells/300/kin/all", "../../etc/passwd", "..%2f..%2fapp.py", "static/../app.py", "guard.py",
     ],

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
+import shapely
 
-from helpers.view_browser import appears, launched, legend, needs_chromium, opened, serving
+from helpers.view_browser import appears, draw_around, launched, legend, needs_chromium, opened, serving
 from helpers.view_runs import MPP, SIZE, ViewRun, write_view_run
 
 pytestmark = [pytest.mark.slow, needs_chromium]
@@ -185,12 +187,76 @@ def alone(frame: Any) -> list[int]:
     return [int(rows[np.flatnonzero(frame["type"].to_numpy()[rows] == name)[0]]) for name in NAMES]
 
 
+def inside(points: np.ndarray, corners: np.ndarray, margin: float) -> tuple[set[int], set[int]]:
+    """Points that lie in a polygon, by more than ``margin``, and those that do not lie outside by more than that."""
+    polygon, at = shapely.Polygon(corners), shapely.points(points)
+    certain, possible = (shapely.contains(polygon.buffer(by), at) for by in (-margin, margin))
+    return set(np.flatnonzero(certain).tolist()), set(np.flatnonzero(possible).tolist())
+
+
+def labelled(page: Any, key: str, number: int) -> set[int]:
+    """Rows of the first slide that get a type by its key."""
+    with page.expect_response(lambda answer: answer.url.endswith("/teach") and answer.request.method == "POST"):
+        page.keyboard.press(key)
+    marks = page.evaluate("() => fetch('slides/0/marks').then((answer) => answer.json())")
+    return {row for row, kind in zip(marks["rows"], marks["types"], strict=True) if kind == number}
+
+
+def test_a_lasso_on_the_slide_and_on_the_map_marks_the_cells_in_it(browser: Any, taught: ViewRun) -> None:
+    """What is marked is what gets a label, so labels tell which cells these were."""
+    with serving(taught) as (address, _):
+        page = opened(browser, address, 1280, 800)
+        define = "said => fetch('teach', { method: 'POST', body: JSON.stringify(said) }).then((answer) => answer.ok)"
+        for base, (name, colour) in enumerate((("one", "#ff0000"), ("two", "#0000ff"))):
+            said = {"action": "define", "name": name, "colour": colour, "key": str(base + 1), "base": base}
+            assert page.evaluate(define, said | {"client": "test"})
+        page.wait_for_selector(".type-name[value='two']", state="attached")  # it asks every few seconds
+
+        # on the slide, with Shift: an L
+        box = page.locator("#map").bounding_box()
+        width, height = np.array(SIZE) * MPP
+        scale = min((box["width"] - 48) / width, (box["height"] - 48) / height)  # px per um: it fits, with a margin
+        middle = np.array([box["x"] + box["width"] / 2, box["y"] + box["height"] / 2])
+        shape = np.array([(0.2, 0.2), (0.8, 0.2), (0.8, 0.4), (0.45, 0.4), (0.45, 0.85), (0.2, 0.85)])
+        corners = np.round(middle + (shape - 0.5) * [width, height] * scale)
+        page.keyboard.down("Shift")
+        draw_around(page, corners.tolist())
+        page.keyboard.up("Shift")
+        page.wait_for_selector("body[data-marked]")
+        count = int(page.locator("body").get_attribute("data-marked"))
+        at = middle + (taught.cells["one"][["x_px", "y_px"]].to_numpy() * MPP - [width / 2, height / 2]) * scale
+        certain, possible = inside(at, corners, 1.5)
+        found = labelled(page, "1", 0)
+        assert certain <= found <= possible
+        assert count == len(found) > 40
+
+        # on the embedding map, after L
+        page.keyboard.press("m")
+        page.wait_for_selector("body[data-map='0']")
+        box = page.locator("#embedding").bounding_box()
+        side = page.evaluate("() => document.getElementById('embedding').clientWidth")
+        middle = np.array([box["x"] + box["width"] / 2, box["y"] + box["height"] / 2])
+        both = pq.read_table(taught.out / "embedding_map.parquet").to_pandas().to_numpy()[: len(at)]
+        at = middle + both / (2.1 / side)
+        shape = np.array([(0.05, 0.05), (0.95, 0.05), (0.95, 0.3), (0.5, 0.55), (0.05, 0.95)])
+        corners = np.round(middle + (shape - 0.5) * (side - 4))
+        page.keyboard.press("l")
+        page.wait_for_selector("body.lassoing")
+        draw_around(page, corners.tolist())
+        page.wait_for_selector("body[data-marked]:not(.lassoing)")
+        certain, possible = inside(at, corners, 1.5)
+        found = labelled(page, "2", 1)
+        assert certain <= found <= possible
+        assert 40 < len(found) < len(at)
+        page.context.close()
+
+
 def test_from_opening_to_a_saved_head(browser: Any, taught: ViewRun) -> None:
     """Look, name what is seen, lose the server, go on, save the head."""
     made, frame = taught, taught.cells["one"]
     with serving(made) as (address, server):
         page = opened(browser, address)
-        page.keyboard.press("t")
+        page.click("#open-teach")
         for name in NAMES.values():
             page.fill("#new-name", name)
             page.press("#new-name", "Enter")
@@ -208,6 +274,7 @@ def test_from_opening_to_a_saved_head(browser: Any, taught: ViewRun) -> None:
                 ticks.last.uncheck()
             page.keyboard.press(str(number))
             wait_learned(page, 3 + number)
+            assert (page.input_value("#colour") == "taught") == (number > 1)  # one type alone tells nothing apart
         server.kill()
         server.wait()
         page.context.close()

@@ -11,6 +11,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from celldetr.cells.clusters import write_clusters
+from celldetr.cells.palette import hex_colour, type_colours
 from celldetr.view import app, teaching
 from celldetr.view.app import build_app
 from celldetr.view.run import ViewedRun
@@ -45,6 +46,14 @@ def teach_two(client: TestClient, made: ViewRun) -> dict[str, np.ndarray]:
         rows = np.flatnonzero(kinds["one"] == number)[:10].tolist()
         say(client, "label", type=number, cells=[[0, row] for row in rows])
     return kinds
+
+
+def test_a_type_has_the_colour_that_its_name_has_in_pictures(client: TestClient) -> None:
+    for name in ("Tumour", "Immune cells", "Lymphocytes"):
+        say(client, "define", name=name)
+    colours = [kind["colour"] for kind in client.get("teach").json()["types"]]
+    assert colours[:2] == [hex_colour(type_colours([name])[name]) for name in ("tumour", "lymphocyte")]
+    assert len(set(colours)) == 3  # the third one's is taken
 
 
 def test_a_few_labels_type_the_slide(client: TestClient, made: ViewRun) -> None:

@@ -127,6 +127,8 @@ export const getCell = (slide: number, row: number, signal: AbortSignal): Promis
   json(`slides/${slide}/cells/${row}`, signal);
 export const getKin = (slide: number, row: number, scope: Scope, signal: AbortSignal): Promise<Relative[]> =>
   json(`slides/${slide}/cells/${row}/kin/${scope}`, signal);
+/** The first column, which is what cells are typed by. */
+export const getTypes = async (slide: number) => new Uint16Array(await bytes(`slides/${slide}/column`));
 export const getCentres = async (slide: number) => new Float32Array(await bytes(`slides/${slide}/centres`));
 
 export const getTaught = (): Promise<Taught> => json("teach");

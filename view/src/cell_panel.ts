@@ -33,6 +33,11 @@ export class CellPanel {
     byId("cell").replaceChildren(el("p", { class: "faint empty" }, "Click a cell on the slide or on the map."));
   }
 
+  /** Say which of the user's own types the cell has: name and colour. */
+  setTaught(type: [string, string] | null): void {
+    document.getElementById("taught")?.replaceChildren(...(type ? ["My types: ", swatch(type[1]), type[0]] : []));
+  }
+
   open(cells: SlideCells, cell: Cell, back: (() => void) | null): void {
     this.ticked = [];
     const type = String(cell.values.type);
@@ -43,6 +48,7 @@ export class CellPanel {
         el("h2", {}, swatch(typeColour(cells, type)), type),
         back ? el("button", { type: "button", title: "The cell before (B)", onclick: back }, "Back") : null,
       ),
+      el("p", { id: "taught" }),
       el("p", { class: "faint identity" }, cell.name),
       cells.slide.missing ? el("p", { class: "note" }, "No picture: the slide file is not open.") : picture(cells, cell),
       probabilities(cells, cell),

@@ -1,7 +1,8 @@
 // The cells of the slide that is shown: centres, columns, and what colours and filters make of them.
 
-import { type Column, getCentres, getColumn, getSquare, type Slide, type Square, type TaughtType } from "./api";
+import { type Column, getCentres, getColumn, getSlide, getSquare, getTypes, type Slide, type Square, type TaughtType } from "./api";
 import { inside, type Polygon } from "./lasso";
+import { isProbability } from "./names";
 
 export const HIDDEN = 0xffff;
 export const TAUGHT = "taught"; // the column of types of one's own
@@ -21,6 +22,10 @@ export interface Choice {
   hidden: Map<string, Set<string>>; // names of a category that are not shown
   ranges: Map<string, Range>; // of numeric columns
 }
+
+/** What is needed of a slide to draw it, all asked for at once. */
+export const ask = (place: number) => ({ slide: getSlide(place), centres: getCentres(place), types: getTypes(place) });
+export type Asked = ReturnType<typeof ask>;
 
 export class SlideCells {
   /** Index into `palette` of each cell; `HIDDEN` where a filter leaves it out. */
@@ -45,12 +50,10 @@ export class SlideCells {
     this.shade = new Uint16Array(slide.count);
   }
 
-  static async load(place: number, slide: Slide, colour: string): Promise<SlideCells> {
-    const centres = getCentres(place);
-    const column = slide.columns.find(({ name }) => name === colour) ?? slide.columns[0];
-    const values = getColumn(place, column);
-    const cells = new SlideCells(place, slide, await centres);
-    cells.columns.set(column.name, await values);
+  static async load(place: number, asked: Asked): Promise<SlideCells> {
+    const slide = await asked.slide;
+    const cells = new SlideCells(place, slide, await asked.centres);
+    cells.columns.set(slide.columns[0].name, await asked.types);
     return cells;
   }
 
@@ -61,6 +64,13 @@ export class SlideCells {
     const names = types.map(({ name }) => name);
     this.slide.columns.unshift({ name: TAUGHT, kind: "category", names, colours: types.map(({ colour }) => colour) });
     this.columns.set(TAUGHT, typed);
+  }
+
+  /** Name and colour of the taught type of a cell, where there is one. */
+  taughtOf(row: number): [string, string] | null {
+    const column = this.column(TAUGHT);
+    const code = this.columns.get(TAUGHT)?.[row] ?? -1;
+    return column?.kind === "category" && column.names[code] ? [column.names[code], column.colours[code]] : null;
   }
 
   /** Mark the shown cells whose points lie in a polygon; how many. */
@@ -180,7 +190,7 @@ export class SlideCells {
 
 /** Low and high end of what a column's colours span: nearly all values, or all of a probability. */
 export function robust(values: ArrayLike<number>, name: string): Range {
-  if (name.startsWith("p_")) return { low: 0, high: 1 };
+  if (isProbability(name)) return { low: 0, high: 1 };
   const step = Math.max(1, Math.floor(values.length / 20_000));
   const some: number[] = [];
   for (let i = 0; i < values.length; i += step) if (Number.isFinite(values[i])) some.push(values[i]);

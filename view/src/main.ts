@@ -1,7 +1,7 @@
 // The page of celldetr view: what is shown, and how its parts act on one another.
 
-import { type CellName, getCell, getMarks, getRun, getSlide, getTyped, readEmbeddings, type Run } from "./api";
-import { type Choice, SlideCells, TAUGHT } from "./cells";
+import { type CellName, getCell, getMarks, getRun, getTyped, readEmbeddings, type Run } from "./api";
+import { ask, type Asked, type Choice, SlideCells, TAUGHT } from "./cells";
 import { CellPanel } from "./cell_panel";
 import { byId, el, thousands } from "./dom";
 import { EmbeddingMap } from "./embedding_map";
@@ -18,7 +18,7 @@ export type Tab = "cell" | "atlas" | "teach";
 export class Page {
   cells: SlideCells | null = null;
   place = -1;
-  readonly choice: Choice = { colour: "type", hidden: new Map(), ranges: new Map() };
+  readonly choice: Choice = { colour: "", hidden: new Map(), ranges: new Map() };
   readonly map: SlideMap;
   readonly sidebar: Sidebar;
   readonly teacher: Teacher;
@@ -28,13 +28,13 @@ export class Page {
   private marked = 0;
   private visits: CellName[] = []; // cells that were looked at, the present one last
   private asking: AbortController | null = null;
+  private readonly showPictures: () => void;
 
   constructor(private readonly run: Run) {
     const lassoOn = () => this.tool !== null;
     const clicked = (row: number) => (row < 0 ? this.deselect() : void this.select({ slide: this.place, row }));
     this.map = new SlideMap(
       clicked,
-      () => (byId("mode").textContent = this.map.mode ?? ""),
       lassoOn,
       (polygon) => this.drawn(this.cells?.centres, polygon),
     );
@@ -45,11 +45,14 @@ export class Page {
       () => this.clusters(),
       () => void this.showSaid(),
       () => this.retype(),
-      (cell) => void this.select(cell, false, true),
+      (cell) => {
+        this.show("teach");
+        void this.select(cell, false, true);
+      },
       complain,
     );
     this.panel.close();
-    listSlides(run, (place) => void this.open(place));
+    this.showPictures = listSlides(run, (place) => void this.open(place));
     byId("run").textContent = [
       run.slides.length === 1 ? "1 slide" : `${thousands(run.slides.length)} slides`,
       `${thousands(run.cells)} cells`,
@@ -64,30 +67,35 @@ export class Page {
     byId("add").onclick = () => this.use(this.tool === "add" ? null : "add");
     byId("help-open").onclick = () => byId<HTMLDialogElement>("help").showModal();
     byId("close").onclick = () => this.closeRight();
-    tabs().forEach((tab) => (tab.onclick = () => this.show(tab.dataset.tab as Tab)));
+    [...tabs(), byId("open-atlas"), byId("open-teach")].forEach((tab) => (tab.onclick = () => this.show(tab.dataset.tab as Tab)));
     document.addEventListener("keydown", keyHandler(this));
   }
 
-  /** Show a slide. */
-  async open(place: number): Promise<void> {
+  /** Show a slide, which may have been asked for already. */
+  async open(place: number, asked?: Asked): Promise<void> {
     if (place === this.place || !this.run.slides[place]) return;
     this.place = place;
     this.deselect();
     this.unmark();
     markSlide(place);
-    const slide = await getSlide(place);
+    asked ??= ask(place);
+    const slide = await asked.slide;
     if (this.place !== place) return; // another was opened meanwhile
     document.title = `${slide.name} – CellDETR`;
     byId("missing").textContent = slide.missing ? `No pixels: ${slide.missing}. Start with --slides FOLDER.` : "";
     this.map.show(place, slide);
-    const cells = await SlideCells.load(place, slide, this.choice.colour);
+    const cells = await SlideCells.load(place, asked);
     if (this.place !== place) return;
     this.cells = cells;
     if (this.teacher.taught.types.length) await this.retype();
     else await this.colourAll();
     await this.showSaid();
     document.body.dataset.slide = String(place);
-    void readEmbeddings().then(() => this.teacher.look()); // only now: the first picture does not wait for them
+    // Only now: the first picture does not wait for what takes the server long.
+    this.map.whenDrawn(() => {
+      this.showPictures();
+      void readEmbeddings().then(() => this.teacher.look());
+    });
   }
 
   private async colourAll(): Promise<void> {
@@ -114,13 +122,15 @@ export class Page {
   /** Types of one's own, after the head has learned; the first time they become the colours. */
   private async retype(): Promise<void> {
     const { cells } = this;
-    const { types, lesson } = this.teacher.taught;
+    const { types } = this.teacher.taught;
     if (!cells) return;
     const before = cells.column(TAUGHT) !== undefined || this.choice.colour === TAUGHT;
-    const typed = lesson && types.some(({ labels }) => labels) ? await getTyped(cells.place) : null;
+    const typed = this.teacher.taught.lesson && this.teacher.isTyping ? await getTyped(cells.place) : null;
     if (cells !== this.cells) return;
     cells.setTaught(types, typed);
     if (typed && !before) this.choice.colour = TAUGHT;
+    const visit = this.visits.at(-1);
+    if (visit?.slide === cells.place) this.panel.setTaught(cells.taughtOf(visit.row));
     await this.colourAll();
   }
 
@@ -150,7 +160,8 @@ export class Page {
       this.visits = back ? visits : [...visits.slice(-49), visit];
       if (!asked) this.unmark();
       this.panel.open(this.cells, cell, this.visits.length > 1 ? () => this.back() : null);
-      if (!asked && byId("atlas").hidden) this.show("cell");
+      this.panel.setTaught(this.cells.taughtOf(visit.row));
+      if (!asked && byId("atlas").hidden) this.show("cell", false);
       this.map.mark(cell);
       document.body.dataset.cell = cell.name;
       this.bar();
@@ -166,8 +177,8 @@ export class Page {
     void this.select(this.visits[this.visits.length - 1], true);
   }
 
-  /** Show a part of the right side. */
-  show(tab: Tab): void {
+  /** Show a part of the right side; a slide that is seen whole is `refit`ted to the place that is left. */
+  show(tab: Tab, refit = true): void {
     const change = () => {
       document.body.classList.add("with-right");
       tabs().forEach((one) => {
@@ -176,7 +187,7 @@ export class Page {
       });
     };
     if (document.body.classList.contains("with-right")) change();
-    else this.map.resize(change);
+    else this.map.resize(change, refit);
     if (tab === "atlas" && this.cells) void this.atlas.show(this.cells);
   }
 
@@ -260,6 +271,7 @@ export class Page {
   }
 
   strike(): void {
+    if (this.teacher.asking) return this.teacher.answer("none");
     const cells = this.chosen();
     if (cells.length) this.teacher.strike(cells);
     this.unmark();
@@ -273,7 +285,7 @@ export class Page {
       ? this.tool === "add" ? "Draw around a nucleus that was not found" : "Draw around cells"
       : this.marked > MOST_LABELLED
         ? `${thousands(this.marked)} cells marked; a label goes to ${thousands(MOST_LABELLED)} of them`
-        : this.marked ? `${thousands(this.marked)} cells marked` : cells.length === 1 ? "This cell is" : `${cells.length} cells are`;
+        : this.marked ? `${thousands(this.marked)} cells marked` : cells.length === 1 ? "Label this cell as" : `Label ${cells.length} cells as`;
     byId("bar").hidden = !this.tool && !cells.length;
     byId("bar").replaceChildren(
       el("span", {}, text),
@@ -302,4 +314,5 @@ function complain(error: Error): void {
 }
 
 window.addEventListener("unhandledrejection", (event) => complain(event.reason as Error));
-void getRun().then((run) => new Page(run).open(0));
+const first = ask(0);
+void getRun().then((run) => new Page(run).open(0, first));

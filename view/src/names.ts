@@ -9,6 +9,8 @@ interface Label {
 const KNOWN: Record<string, Label> = {
   type: { label: "Type" },
   taught: { label: "My types" },
+  taught_type: { label: "Taught types" },
+  taught_type_score: { label: "Probability of its taught type", digits: 2 },
   cluster: { label: "Cluster" },
   score: { label: "Detection score", digits: 2 },
   type_score: { label: "Probability of its type", digits: 2 },
@@ -35,9 +37,14 @@ const KNOWN: Record<string, Label> = {
 /** Places of a cell: of no use as a colour. */
 export const PLACES = ["x_px", "y_px", "x_um", "y_um"];
 
-const known = (name: string): Label =>
-  KNOWN[name] ?? (name.startsWith("p_") ? { label: `Probability: ${name.slice(2)}`, digits: 2 } : { label: name });
+const known = (name: string): Label => {
+  if (KNOWN[name]) return KNOWN[name];
+  const [, taught, type] = /^(taught_)?p_(.*)$/.exec(name) ?? [];
+  return type === undefined ? { label: name } : { label: `Probability: ${type}${taught ? " (taught)" : ""}`, digits: 2 };
+};
 
+/** Whether a column holds probabilities of a type. */
+export const isProbability = (name: string): boolean => /^(taught_)?p_/.test(name);
 export const label = (name: string): string => known(name).label;
 export const unit = (name: string): string => known(name).unit ?? "";
 

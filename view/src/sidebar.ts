@@ -4,15 +4,17 @@ import type { Column, Run } from "./api";
 import { thumbnailAddress } from "./api";
 import { type Choice, type Range, type SlideCells, ramp, whole } from "./cells";
 import { byId, debounced, el, swatch, thousands } from "./dom";
-import { format, label, PLACES, unit } from "./names";
+import { format, isProbability, label, PLACES, unit } from "./names";
 
 const STEPS = 200; // of a range's sliders
 const BARS = 50; // of its histogram
 
-export function listSlides(run: Run, open: (place: number) => void): void {
+/** List the slides; returns what shows their pictures, for which the server opens each. */
+export function listSlides(run: Run, open: (place: number) => void): () => void {
+  const pictures = run.slides.map(() => el("img", { alt: "", loading: "lazy" }));
   byId("slides").replaceChildren(
     ...run.slides.map((slide, place) => {
-      const picture = el("img", { src: thumbnailAddress(place), alt: "", loading: "lazy" });
+      const picture = pictures[place];
       picture.addEventListener("error", () => picture.classList.add("none"));
       return el(
         "button",
@@ -27,6 +29,7 @@ export function listSlides(run: Run, open: (place: number) => void): void {
       );
     }),
   );
+  return () => pictures.forEach((picture, place) => (picture.src ||= thumbnailAddress(place)));
 }
 
 export function markSlide(place: number): void {
@@ -172,7 +175,7 @@ export class Sidebar {
   }
 }
 
-const certainty = (name: string) => ["score", "type_score", "familiarity"].includes(name) || name.startsWith("p_");
+const certainty = (name: string) => isProbability(name) || ["score", "type_score", "taught_type_score", "familiarity"].includes(name);
 const measured = (name: string) => !certainty(name) && !PLACES.includes(name);
 
 function scaleOf(name: string, { low, high }: Range): HTMLElement {

@@ -23,7 +23,7 @@ import TileGrid from "ol/tilegrid/TileGrid";
 import { type Cell, type Marks, type Slide, type TaughtType, tileAddress } from "./api";
 import type { SlideCells } from "./cells";
 import { byId, debounced } from "./dom";
-import { drawCells, type Mode } from "./draw";
+import { drawCells } from "./draw";
 import { addLasso, type Polygon as Lasso } from "./lasso";
 
 const CLICK_UM = 8; // how far beside its centre a cell may be clicked
@@ -46,10 +46,9 @@ export class SlideMap {
   private readonly said = new VectorSource();
   private cells: SlideCells | null = null;
   private slide: Slide | null = null;
-  mode: Mode | null = null;
 
-  /** `clicked`: a row of the table, or -1; `moved`: the view or the way cells are drawn has changed; `drawn`: a lasso. */
-  constructor(clicked: (row: number) => void, moved: () => void, lassoOn: () => boolean, drawn: (polygon: Lasso) => void) {
+  /** `clicked`: a row of the table, or -1; `drawn`: a lasso. */
+  constructor(clicked: (row: number) => void, lassoOn: () => boolean, drawn: (polygon: Lasso) => void) {
     this.map = new OlMap({
       target: "map",
       controls: [],
@@ -66,11 +65,7 @@ export class SlideMap {
     this.map.on("pointermove", ({ coordinate: [x, y], dragging }) => {
       if (!dragging) byId("place").textContent = this.placeText(x, -y);
     });
-    const settled = debounced(80, moved);
-    this.map.on("postrender", () => {
-      this.drawScale();
-      settled();
-    });
+    this.map.on("postrender", () => this.drawScale());
   }
 
   /** Show a slide, whole. */
@@ -79,6 +74,7 @@ export class SlideMap {
     this.cells = null;
     this.marked.clear();
     this.said.clear();
+    byId("mode").textContent = "";
     const extent = [0, -slide.height, slide.width, 0];
     const projection = new Projection({ code: "slide", units: "m", extent });
     const resolutions = Array.from({ length: slide.levels }, (_, z) => slide.finest * 2 ** (slide.levels - 1 - z));
@@ -112,6 +108,12 @@ export class SlideMap {
     this.overlay.setSource(
       new ImageCanvasSource({ projection, ratio: 1.3, canvasFunction: this.draw }),
     );
+  }
+
+  /** Call something once all that is in view has been drawn. */
+  whenDrawn(then: () => void): void {
+    this.map.once("rendercomplete", then);
+    this.map.render();
   }
 
   /** Draw these cells from now on; call again when their colours have changed. */
@@ -163,11 +165,13 @@ export class SlideMap {
     }
   }
 
-  /** Let the map's size change without what it shows moving under the pointer. */
-  resize(change: () => void): void {
+  /** Let the map's size change without what it shows moving under the pointer; or `refit` a slide that is seen whole. */
+  resize(change: () => void, refit = true): void {
     const [before] = this.map.getSize()!;
+    const whole = this.slide && this.sees(0, 0) && this.sees(this.slide.width, this.slide.height);
     change();
     this.map.updateSize();
+    if (whole && refit) return this.fit(false);
     const view = this.map.getView();
     const [x, y] = view.getCenter()!;
     view.setCenter([x + ((this.map.getSize()![0] - before) / 2) * view.getResolution()!, y]);
@@ -233,7 +237,7 @@ export class SlideMap {
       ratio,
       dot: 2.6, // um
     };
-    this.mode = drawCells(canvas.getContext("2d")!, this.cells, frame, this.arrived);
+    byId("mode").textContent = drawCells(canvas.getContext("2d")!, this.cells, frame, this.arrived);
     return canvas;
   };
 

@@ -4,12 +4,16 @@
 import {
   type CellName, cropAddress, getProposals, getTaught, learn, saveHead, say, type Taught, type TaughtType,
 } from "./api";
-import { byId, debounced, el, swatch, thousands } from "./dom";
+import { byId, debounced, el, svg, swatch, thousands } from "./dom";
 
-// Okabe and Ito's colours, told apart without colour vision, but for those that are lost on H&E.
-const COLOURS = ["#0072b2", "#e69f00", "#009e73", "#f0e442", "#56b4e9", "#d55e00", "#000000", "#cc79a7"];
+const FEW = 10; // labels of a type below which F1 is mostly chance
 const POLL = 3000; // ms: what other browsers have said
 const REST = 500; // ms after the last label: learn
+
+const NAME = "Name what you want told apart: two types or more.";
+const LABEL =
+  "Now say what some cells are: click one, tick those like it if they are the same, and press the key of the type; or draw around " +
+  "cells with Shift. From the second type on, all slides are typed by what you have said.";
 
 export class Teacher {
   taught: Taught = { revision: 0, types: [], struck: 0, added: 0, lesson: null };
@@ -34,6 +38,7 @@ export class Teacher {
     byId("ask").onclick = () => void this.ask();
     byId("save").onclick = () => void this.save();
     window.setInterval(() => void this.look(), POLL);
+    this.draw();
   }
 
   /** What was taught before, and by others since. */
@@ -44,6 +49,11 @@ export class Teacher {
     this.take(taught);
     if (taught.revision !== taught.lesson?.revision) this.learnSoon();
     else await this.learned();
+  }
+
+  /** Whether there is something to tell apart: all cells would be of one type otherwise. */
+  get isTyping(): boolean {
+    return this.taught.types.filter(({ labels }) => labels).length > 1;
   }
 
   get asking(): CellName | undefined {
@@ -72,11 +82,12 @@ export class Teacher {
     void this.act({ action: "add", slide, box, type });
   }
 
-  /** The cell that is asked about is of a type; null: leave it. */
-  answer(type: number | null): void {
+  /** The cell that is asked about is of a type, or no cell; null: leave it. */
+  answer(type: number | "none" | null): void {
     const cell = this.proposals.shift();
     if (!cell) return;
-    if (type !== null) this.label([cell], type);
+    if (type === "none") this.strike([cell]);
+    else if (type !== null) this.label([cell], type);
     this.drawProposals();
     if (this.asking) this.show(this.asking);
     else void this.queue.then(() => this.ask());
@@ -88,11 +99,9 @@ export class Teacher {
 
   private make(name: string): void {
     if (!name) return;
-    const { types } = this.taught;
-    const colour = COLOURS.find((one) => types.every((type) => type.colour !== one)) ?? COLOURS[types.length % COLOURS.length];
     const key = "123456789".split("").find((one) => !this.typeOf(one)) ?? "";
     byId<HTMLInputElement>("new-name").value = "";
-    void this.act({ action: "define", name, colour, key });
+    void this.act({ action: "define", name, key });
   }
 
   /** One after the other: each names the revision that the one before has made. */
@@ -131,9 +140,10 @@ export class Teacher {
 
   private async save(): Promise<void> {
     const { command } = await saveHead();
+    const copy = el("button", { type: "button", onclick: () => void navigator.clipboard.writeText(command) }, "Copy");
     byId("saved").replaceChildren(
-      el("p", {}, "Saved. This types the whole run again:"),
-      el("code", {}, command),
+      el("p", {}, "Saved. This command writes your types into the tables of all slides:"),
+      el("div", { class: "row" }, el("code", {}, command), copy),
     );
   }
 
@@ -151,8 +161,16 @@ export class Teacher {
     const parts = [`${thousands(labels)} labels`, struck ? `${struck} struck out` : "", added ? `${added} added` : ""];
     byId("said").textContent = this.taught.revision ? parts.filter(Boolean).join(" · ") : "";
     byId("teach").classList.toggle("begun", types.length > 0);
-    byId("f1").textContent =
-      lesson?.macro_f1 == null ? "F1 and confusion need two labels or more of two types, some distance apart." : `Macro F1 ${lesson.macro_f1.toFixed(2)}, cross-validated`;
+    byId("how").hidden = this.isTyping;
+    byId("save").hidden = !this.isTyping;
+    byId("how").textContent = types.length < 2 ? NAME : LABEL;
+    byId("f1").textContent = lesson?.macro_f1 == null ? "" : `Macro F1 ${lesson.macro_f1.toFixed(2)}`;
+    const few = types.some((type) => type.labels && type.labels < FEW);
+    byId("f1-note").textContent = !this.isTyping
+      ? ""
+      : lesson?.macro_f1 == null
+        ? "How well your types are told apart is said once two of them have two labels or more, some distance apart."
+        : `How well each label is guessed from the others: 1 is perfect.${few ? ` With fewer than ${FEW} labels of a type, that is much by chance.` : ""}`;
     byId("confusion").replaceChildren(lesson?.macro_f1 == null ? "" : this.confusion());
     this.drawClusters();
   }
@@ -196,7 +214,7 @@ export class Teacher {
       });
       return el("tr", {}, el("th", {}, swatch(kinds[i].colour), kinds[i].name), ...cells);
     });
-    return el("table", { class: "matrix" }, el("caption", { class: "faint" }, "Rows: your labels. Columns: typed without having seen them."), head, ...rows);
+    return el("table", { class: "matrix" }, el("caption", { class: "faint" }, "Rows: your labels. Columns: guessed from the others."), head, ...rows);
   }
 
   private drawProposals(): void {
@@ -204,9 +222,22 @@ export class Teacher {
     byId("proposals").replaceChildren(
       ...(first
         ? [
-            el("p", {}, "What is this? Answer by key or button; S skips, Esc ends."),
-            el("img", { class: "asked", src: cropAddress(first.slide, first.row, 288), alt: "The cell that is asked about" }),
-            el("div", { class: "answers" }, ...this.taught.types.map((type) => this.button(type, () => this.answer(type.type)))),
+            el("h3", {}, "What is the cell in the middle?"),
+            el(
+              "figure",
+              { class: "asked" },
+              el("img", { src: cropAddress(first.slide, first.row, 288), alt: "The cell that is asked about" }),
+              svg("svg", { viewBox: "0 0 32 32" }, svg("circle", { cx: 16, cy: 16, r: 6.5 })) as unknown as HTMLElement,
+            ),
+            el(
+              "div",
+              { class: "answers" },
+              ...this.taught.types.map((type) => this.button(type, () => this.answer(type.type))),
+              el("button", { type: "button", onclick: () => this.answer("none") }, "No cell", el("kbd", {}, "X")),
+              el("button", { type: "button", onclick: () => this.answer(null) }, "Skip", el("kbd", {}, "S")),
+              el("button", { type: "button", onclick: () => this.stopAsking() }, "End", el("kbd", {}, "Esc")),
+            ),
+            el("p", { class: "faint" }, "After it:"),
             el("div", { class: "strip" }, ...rest.slice(0, 6).map((cell) => el("img", { src: cropAddress(cell.slide, cell.row, 96), alt: "" }))),
           ]
         : []),

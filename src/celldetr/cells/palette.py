@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import colorsys
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 RGB = tuple[int, int, int]
 
@@ -98,6 +98,12 @@ def type_colours(types: Sequence[str]) -> dict[str, RGB]:
         if name not in chosen:
             chosen[name] = next(colour for colour in free if colour not in chosen.values())
     return {name: chosen[name] for name in types}
+
+
+def new_colour(name: str, taken: Collection[RGB]) -> RGB:
+    """Colour of a type beside others that have theirs: its own by convention, or the next free one."""
+    known = _known(name)
+    return known if known and known not in taken else next(one for one in _all_colours() if one not in taken)
 
 
 def hex_colour(colour: RGB) -> str:

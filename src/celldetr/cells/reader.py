@@ -5,8 +5,8 @@ Opening reads the schema only. Clusters that ``celldetr cluster`` has written be
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -16,15 +16,20 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from celldetr.cells.clusters import CLUSTER, cluster_name, cluster_summary, read_clusters
+from celldetr.cells.palette import RGB, parse_colour, type_colours
 from celldetr.cells.schema import (
     CELLS,
     NULLABLE,
     RUN,
+    TAUGHT_P,
+    TAUGHT_SCORE,
+    TAUGHT_TYPE,
     VERSION,
     check_columns,
     embedding_matrix,
     provenance_of,
     table_to_frame,
+    taught_types_of,
     type_codes,
     types_of,
     version_of,
@@ -59,6 +64,16 @@ class CellTable:
     clusters: int = 0  # number of clusters; 0 without
     version: int = VERSION  # of the table (``celldetr.cells.schema``)
 
+    @property
+    def taught_types(self) -> tuple[str, ...]:
+        """Names of the types that a head has given the cells (``celldetr retype``); empty without."""
+        return taught_types_of(self.columns)
+
+    @property
+    def colours(self) -> dict[str, RGB]:
+        """Colour of each of ``types``."""
+        return type_colours(self.types)
+
     def cell_names(self, ids: Iterable[int]) -> list[str]:
         """Names of cells by their ``cell_id``, ``slide:cell_id``, which no cell of another slide of a cohort has."""
         return [f"{self.name}:{number}" for number in ids]
@@ -85,12 +100,16 @@ class CellTable:
         stored = self._stored(columns)
         clusters = None if len(stored) == len(columns) else read_clusters(self.path)
         start = 0
-        with parquet_errors(self.path), pq.ParquetFile(self.path, memory_map=True) as file:
-            for batch in file.iter_batches(batch_size=rows, columns=stored or ["cell_id"]):
-                if clusters is not None:
-                    batch = batch.append_column(CLUSTER, pa.array(clusters[start : start + len(batch)]))
-                start += len(batch)
-                yield batch.select(list(columns))
+        with parquet_errors(self.path):
+            metadata = pq.read_metadata(self.path)
+            for group in range(metadata.num_row_groups):
+                # Opened anew: what was read of a mapped file counts as memory of the process until it is closed.
+                with pq.ParquetFile(self.path, metadata=metadata, memory_map=True) as file:
+                    for batch in file.iter_batches(rows, row_groups=[group], columns=stored or ["cell_id"]):
+                        if clusters is not None:
+                            batch = batch.append_column(CLUSTER, pa.array(clusters[start : start + len(batch)]))
+                        start += len(batch)
+                        yield batch.select(list(columns))
 
     def take(self, rows: NDArray[np.int64], columns: Sequence[str]) -> pa.Table:
         """``columns`` of (n,) positions in the table, in this order; only the row groups that hold them are read."""
@@ -122,7 +141,7 @@ class CellTable:
 
     def frame(self, columns: Sequence[str] | None = None) -> pd.DataFrame:
         """Whole columns as pandas, see ``read_cells``."""
-        return table_to_frame(self.read(columns), self.types)
+        return table_to_frame(self.read(columns), self.types, self.taught_types)
 
     def _stored(self, columns: Sequence[str]) -> list[str]:
         """Those of ``columns`` that are in the file: all but clusters that are joined to it."""
@@ -136,39 +155,85 @@ class CellTable:
             raise InputError(f"{self.path}: has no column {name!r}; {near(name, self.columns)}")
         return [name for name in columns if name != CLUSTER or not self.clusters]
 
-    def type_codes(self, cells: pa.RecordBatch | pa.Table) -> NDArray[np.intp]:
-        """(N,) index into ``types`` of each cell of a batch."""
-        codes = type_codes(cells.column("type"), self.types)
+    @property
+    def type_column(self) -> str:
+        """Name of the column that is read as ``type``."""
+        return "type"
+
+    def type_codes(self, cells: pa.RecordBatch | pa.Table, column: str = "type") -> NDArray[np.intp]:
+        """(N,) index into ``types`` of each cell of a batch, by a ``column`` that holds their names."""
+        codes = type_codes(cells.column(column), self.types)
         if codes.null_count:
-            unknown = cells.column("type").filter(codes.is_null())[0].as_py()
+            unknown = cells.column(column).filter(codes.is_null())[0].as_py()
             raise InputError(
                 f"{self.path}: holds type {unknown!r}, which has no p_ column; write it again with celldetr predict"
             )
         return np.asarray(codes, dtype=np.intp)
 
 
-class ClusteredTable(CellTable):
-    """A cell table in which clusters stand in for types, for drawing and counting by type."""
+@dataclass(frozen=True)
+class OtherTypes(CellTable):
+    """A cell table in which clusters, or taught types, stand in for the model's types: ``types`` are their names."""
+
+    instead: Mapping[str, str] = field(default_factory=dict)  # column -> the one that is read in its place
+    shades: tuple[RGB, ...] = ()  # of ``types``; none: those of ``type_colours``
+
+    @property
+    def colours(self) -> dict[str, RGB]:
+        """As of ``CellTable``."""
+        return dict(zip(self.types, self.shades, strict=True)) if self.shades else super().colours
 
     def batches(self, columns: Sequence[str], rows: int = BATCH_ROWS) -> Iterator[pa.RecordBatch]:
-        """As of ``CellTable``; ``type`` holds the number of the cluster."""
-        read = list(dict.fromkeys(CLUSTER if name == "type" else name for name in columns))
-        for batch in super().batches(read, rows):
-            yield pa.RecordBatch.from_arrays(
-                [batch.column(CLUSTER if name == "type" else name) for name in columns], names=list(columns)
-            )
+        """As of ``CellTable``, with the other columns under the names of those that they stand for."""
+        read = [self.instead.get(name, name) for name in columns]
+        for batch in super().batches(list(dict.fromkeys(read)), rows):
+            yield pa.RecordBatch.from_arrays([batch.column(name) for name in read], names=list(columns))
 
-    def type_codes(self, cells: pa.RecordBatch | pa.Table) -> NDArray[np.intp]:
-        """(N,) cluster of each cell of a batch."""
-        return np.asarray(cells.column("type"), dtype=np.intp)
+    def take(self, rows: NDArray[np.int64], columns: Sequence[str]) -> pa.Table:
+        """As ``batches``."""
+        read = [self.instead.get(name, name) for name in columns]
+        return super().take(rows, list(dict.fromkeys(read))).select(read).rename_columns(list(columns))
+
+    def read(self, columns: Sequence[str] | None = None) -> pa.Table:
+        """As ``batches``."""
+        columns = self.columns if columns is None else columns
+        read = [self.instead.get(name, name) for name in columns]
+        return super().read(list(dict.fromkeys(read))).select(read).rename_columns(list(columns))
+
+    @property
+    def type_column(self) -> str:
+        """As of ``CellTable``."""
+        return self.instead["type"]
+
+    def type_codes(self, cells: pa.RecordBatch | pa.Table, column: str = "type") -> NDArray[np.intp]:
+        """As of ``CellTable``; clusters are numbers already."""
+        if self.type_column == CLUSTER:
+            return np.asarray(cells.column(column), dtype=np.intp)
+        return super().type_codes(cells, column)
 
 
-def by_cluster(table: CellTable) -> ClusteredTable:
+def by_cluster(table: CellTable) -> OtherTypes:
     """The same cells with their clusters in place of their types. Raises InputError: there are no clusters."""
     if not table.clusters:
         raise InputError(f"{table.path}: has no clusters; make them with celldetr cluster")
-    values = {field.name: getattr(table, field.name) for field in fields(CellTable)}
-    return ClusteredTable(**values | {"types": tuple(cluster_name(i) for i in range(table.clusters))})
+    return _with_types(table, [cluster_name(i) for i in range(table.clusters)], {"type": CLUSTER})
+
+
+def by_taught(table: CellTable) -> CellTable:
+    """The same cells with the types of the user's own head in place of the model's, where there are any."""
+    names = table.taught_types
+    if not names:
+        return table
+    instead = {"type": TAUGHT_TYPE, "type_score": TAUGHT_SCORE} | {f"p_{name}": f"{TAUGHT_P}{name}" for name in names}
+    colours = table.run.get("head", {}).get("colours", ())
+    return _with_types(table, names, instead, tuple(parse_colour(colour) for colour in colours))
+
+
+def _with_types(
+    table: CellTable, names: Sequence[str], instead: Mapping[str, str], shades: tuple[RGB, ...] = ()
+) -> OtherTypes:
+    values = {each.name: getattr(table, each.name) for each in fields(CellTable)}
+    return OtherTypes(**values | {"types": tuple(names), "instead": instead, "shades": shades})
 
 
 def numbers(batch: pa.RecordBatch, name: str) -> NDArray[np.float64]:

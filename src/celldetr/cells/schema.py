@@ -11,7 +11,7 @@ order they are in. It is the same whenever the run is repeated.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -34,6 +34,7 @@ MEASURED = (*SHAPE, *STAIN)  # null where there is no outline, or nothing was me
 FAMILIARITY = "familiarity"  # null of models that do not know
 NULLABLE = (FAMILIARITY, *MEASURED)  # new in version 2
 TAUGHT = "taught_"  # begins the names of columns that a head of the user's own has added (``celldetr retype``)
+TAUGHT_TYPE, TAUGHT_SCORE, TAUGHT_P = f"{TAUGHT}type", f"{TAUGHT}type_score", f"{TAUGHT}p_"
 REQUIRED = ("cell_id", *BOX, "x_um", "y_um", "score", "type", "type_score", "embedding")
 
 
@@ -58,6 +59,11 @@ def cell_schema(types: Sequence[str], embedding_dim: int) -> pa.Schema:
 def types_of(schema: pa.Schema) -> tuple[str, ...]:
     """Names of the K types of a cell table, in the model's order."""
     return tuple(name[2:] for name in schema.names if name.startswith("p_"))
+
+
+def taught_types_of(names: Iterable[str]) -> tuple[str, ...]:
+    """Names of the types that a head has given cells, in its order, from the ``names`` of all columns."""
+    return tuple(name.removeprefix(TAUGHT_P) for name in names if name.startswith(TAUGHT_P))
 
 
 def type_codes(column: pa.Array | pa.ChunkedArray, types: Sequence[str]) -> pa.Array | pa.ChunkedArray:
@@ -112,21 +118,22 @@ def embedding_matrix(column: pa.ChunkedArray) -> NDArray[np.float16]:
     return out
 
 
-def table_to_frame(table: pa.Table, types: Sequence[str]) -> pd.DataFrame:
+def table_to_frame(table: pa.Table, types: Sequence[str], taught: Sequence[str] = ()) -> pd.DataFrame:
     """The cell table, or some columns of it, as a pandas DataFrame.
 
-    ``type`` is categorical over ``types``; ``embedding`` holds (d,) float16 arrays; ``geometry`` is WKB, which
-    ``geopandas.GeoSeries.from_wkb`` reads. The file's ``celldetr`` metadata is in ``frame.attrs["celldetr"]``.
+    ``type`` is categorical over ``types``, ``taught_type`` over ``taught``; ``embedding`` holds (d,) float16 arrays;
+    ``geometry`` is WKB, which ``geopandas.GeoSeries.from_wkb`` reads. The file's ``celldetr`` metadata is in
+    ``frame.attrs["celldetr"]``.
     """
     import pandas as pd
 
     columns: dict[str, Any] = {}
     for name in table.column_names:
         column = table[name]
-        if name == "type":
-            columns[name] = pd.Categorical.from_codes(
-                type_codes(column, types).fill_null(-1).to_numpy(), categories=pd.Index(types)
-            )
+        if name in ("type", TAUGHT_TYPE):
+            names = types if name == "type" else taught
+            codes = type_codes(column, names).fill_null(-1).to_numpy()
+            columns[name] = pd.Categorical.from_codes(codes, categories=pd.Index(names))
         elif name == "embedding":
             columns[name] = pd.Series(list(embedding_matrix(column)), dtype=object)
         elif name == "geometry":

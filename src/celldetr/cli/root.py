@@ -9,6 +9,7 @@ Results go to standard output, progress and notes to standard error. Heavy impor
 from __future__ import annotations
 
 import errno
+import io
 import logging
 import sys
 from typing import Annotated
@@ -112,6 +113,10 @@ app.add_typer(spatial_app)
 
 def main() -> None:
     """Entry point: a full disk, wherever it is met, becomes one line and exit code 2."""
+    for stream in (sys.stdout, sys.stderr):
+        # A pipe of Windows has a code page without the lines of our tables: they become question marks.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     try:
         app(prog_name="celldetr")
     except OSError as error:

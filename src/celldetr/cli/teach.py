@@ -18,6 +18,7 @@ def retype(
     *,
     cells: Cells,
     head: Annotated[Path, typer.Option(metavar="FOLDER", help="The head, as saved in celldetr view.")],
+    slides: SlideFiles = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the types of another head.")] = False,
     quiet: Quiet = False,
 ) -> None:
@@ -25,14 +26,23 @@ def retype(
 
     Every cells.parquet gets the columns taught_type, taught_type_score and taught_p_TYPE; all else in it stays. Slides
     that this head has typed already are left as they are. Nothing is predicted again: a million cells take seconds.
+    Exports beside a table are written again; with --slides, overview.png and summary.html are, too.
     """
+    from celldetr.cohort.predict import draw_again
+    from celldetr.search.slides import check_slides
     from celldetr.teach.retype import retype as type_again
 
+    check_slides(slides or ())
     with Progress("retype", quiet) as progress:
         done = type_again(cells, head, overwrite=overwrite, progress=progress.counter("retype", "cells"))
     for name, count in done.counts.items():
         typer.echo(f"{name}: {count:,}")
     typer.echo(f"{done.typed} slides typed, {done.kept} had these types already")
+    if slides:
+        for line in draw_again(cells, slides):
+            note(line)
+    elif done.typed:
+        note("overview.png and summary.html show the types from before; with --slides they are drawn again")
 
 
 def labels(

@@ -113,7 +113,7 @@ class ClusterSlide:
         """Let go of the folder; a run that is not finished is left for resuming, with the error on record."""
         if error is not None and self.plan is not None:
             facts = session_times(self.record, self._start, self.counter.seconds) | environment()
-            keep_or_discard(self._folder, self._cache, self.plan.bands, facts)
+            keep_or_discard(self._folder, facts, self._cache.holds(self.plan.bands))
         self._stack.__exit__(type(error) if error else None, error, None)
 
 

@@ -8,9 +8,12 @@ from typing import TYPE_CHECKING
 
 from celldetr.cells.export import check_formats, check_free, is_current, write_format
 from celldetr.cells.schema import CELLS
+from celldetr.io.lock import RunLock
 from celldetr.model.output import TileModel
 from celldetr.report.overview import OVERVIEW_NAME, write_overview
 from celldetr.report.summary import SUMMARY_NAME, write_summary
+from celldetr.search.collection import Sources, find_cells
+from celldetr.search.slides import open_slides
 from celldetr.slide.engine import RunSummary, SlideProgress, run_slide
 from celldetr.slide.options import PredictOptions
 from celldetr.slide.reader import open_slide
@@ -70,16 +73,35 @@ def predict_requested(
     )
 
 
+def draw_again(cells: Sources, slides: Sequence[Path]) -> tuple[str, ...]:
+    """Draw ``overview.png`` and ``summary.html`` of finished slides anew, after their types have changed.
+
+    Args:
+        cells: as of ``find_cells``.
+        slides: slide files, or folders that hold them.
+
+    Returns:
+        why slides were not drawn, a sentence each.
+    """
+    collection = find_cells(cells, clusters=False)
+    with open_slides(collection, slides, [slide.name for slide in collection.slides]) as opened:
+        for slide in collection.slides:
+            if slide.name in opened.readers:
+                with RunLock(slide.table.path.parent):
+                    write_outputs(slide.table.path.parent, opened.readers[slide.name])
+        return opened.missing
+
+
 def write_outputs(
     directory: Path, reader: SlideReader, formats: Sequence[str] = (), *, keep: bool = False, overwrite: bool = False
 ) -> None:
     """Write ``overview.png``, ``summary.html`` and exports into a finished run's folder, which the caller holds.
 
-    ``keep`` leaves a picture and a summary that are there, and exports that are newer than the cells; ``overwrite``
-    replaces exports.
+    ``keep`` leaves a picture, a summary and exports that are newer than the cells; ``overwrite`` replaces exports.
     """
+    cells = (directory / CELLS).stat().st_mtime_ns
     for name, write in ((OVERVIEW_NAME, write_overview), (SUMMARY_NAME, write_summary)):
-        if not (keep and (directory / name).is_file()):
+        if not (keep and (directory / name).is_file() and (directory / name).stat().st_mtime_ns >= cells):
             write(directory, reader)
     for name in formats:
         if keep and is_current(directory, name):

@@ -65,9 +65,10 @@ class ExportOptions(Config):
         description="geojson: what becomes (0, 0): the corner of the scanned bounds, as in QuPath, or of the slide; "
         "default: bounds.",
     )
-    classify: Literal["type", "cluster"] | None = Field(
+    classify: Literal["type", "model", "cluster"] | None = Field(
         None,
-        description="geojson: class of a cell in QuPath: its type, or its cluster (celldetr cluster); default: type.",
+        description="geojson: class of a cell in QuPath: its type (the taught one after celldetr retype), the model's "
+        "type, or its cluster (celldetr cluster); default: type.",
     )
     embeddings: bool | None = Field(None, description="csv: with the embeddings, in columns e0, e1, ...")
     image_mpp: Positive | None = Field(

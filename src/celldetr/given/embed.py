@@ -69,28 +69,32 @@ class RecordsInMemory:
 
 
 class RecordsOnDisk:
-    """Records in a file; one of the right size is continued, another replaced.
-
-    Raises:
-        InputError: the disk is full.
-    """
+    """Records in a file, which is made when it is first opened; one of another size is replaced."""
 
     def __init__(self, path: Path, kind: np.dtype[np.void], count: int) -> None:
-        self._path, self._kind = path, kind
-        size = kind.itemsize * count
-        if path.is_file() and path.stat().st_size == size:
-            return
-        with output_errors(path), path.open("wb") as file:
-            # A mapped page for which there is no room ends the process: all of it is asked for now.
-            if hasattr(os, "posix_fallocate"):
-                os.posix_fallocate(file.fileno(), 0, size)
-            else:
-                for start in range(0, size, 2**20):
-                    file.write(bytes(min(2**20, size - start)))
+        self._path, self._kind, self._size = path, kind, kind.itemsize * count
 
     def open(self) -> NDArray[np.void]:
-        """See ``Records``; what is mapped is released with the array."""
+        """See ``Records``; what is mapped is released with the array. Raises InputError: the disk is full."""
+        if not self._is_there():
+            self._make()
         return np.memmap(self._path, self._kind, "r+")
+
+    def any_done(self) -> bool:
+        """Whether something is there that an earlier session, or this one, has found."""
+        return self._is_there() and bool(self.open()["done"].any())
+
+    def _is_there(self) -> bool:
+        return self._path.is_file() and self._path.stat().st_size == self._size
+
+    def _make(self) -> None:
+        with output_errors(self._path), self._path.open("wb") as file:
+            # A mapped page for which there is no room ends the process: all of it is asked for now.
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, self._size)
+            else:
+                for start in range(0, self._size, 2**20):
+                    file.write(bytes(min(2**20, self._size - start)))
 
 
 def place(grid: Grid, given: GivenCells) -> NDArray[np.int64]:

@@ -33,6 +33,7 @@ from celldetr.slide.engine import (
     RunSummary,
     SlideProgress,
     begin_session,
+    keep_or_discard,
     session_times,
     slide_folder,
     summarise,
@@ -154,8 +155,8 @@ def _complete(
     """Do what is left to do, and finish the run in its folder."""
     warnings, seconds, earlier = [*job_warnings(job), *doubts], Seconds(), dict(folder.record)
     begin_session(folder, warnings=warnings)
+    records = RecordsOnDisk(folder.path / PARTS / GIVEN, record_type(model), len(given))
     try:
-        records = RecordsOnDisk(folder.path / PARTS / GIVEN, record_type(model), len(given))
         failed = embed_given(job, model, given, records, seconds, progress)
         mapped = records.open()
         index = np.flatnonzero(mapped["done"])
@@ -175,7 +176,7 @@ def _complete(
         status = "partial" if failed else "complete"
         folder.finish(status, warnings=warnings, **facts, **results([info], job.plan, model.types))
     except BaseException:
-        folder.record |= session_times(earlier, start, seconds)
+        keep_or_discard(folder, session_times(earlier, start, seconds), records.any_done())
         raise
 
 

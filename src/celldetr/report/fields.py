@@ -9,7 +9,6 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
-from celldetr.cells.palette import type_colours
 from celldetr.cells.reader import CellTable, numbers
 from celldetr.cells.rings import ring_columns
 from celldetr.cells.schema import BOX
@@ -51,8 +50,10 @@ def show_fields(table: CellTable, reader: SlideReader) -> list[Field]:
     for title, square in chosen.items():
         if square not in [chosen[known.title] for known in fields]:
             row, column = divmod(square, counts.shape[1])
-            corner = column * SIDE_UM / mpp_x, row * SIDE_UM / mpp_y
-            fields.append(_field(title, table, reader, *corner, (mpp_x, mpp_y)))
+            # The last squares of a slide reach beyond it: what is shown is moved back.
+            left = min(column * SIDE_UM / mpp_x, max(0.0, reader.width - SIDE_UM / mpp_x))
+            top = min(row * SIDE_UM / mpp_y, max(0.0, reader.height - SIDE_UM / mpp_y))
+            fields.append(_field(title, table, reader, left, top, (mpp_x, mpp_y)))
     return fields
 
 
@@ -64,8 +65,8 @@ def _field(
     cells, inside = _cells_in(table, left, top, across, down, (REACH_UM / mpp[0], REACH_UM / mpp[1]))
     pixels, _ = read_around(reader, left, top, across, down, PIXELS, PIXELS)
     picture = Image.fromarray(pixels)
-    shades = list(type_colours(table.types).values())
-    draw_borders(picture, (PIXELS / across, PIXELS / down), HeldTable.part(table, cells), shades, (left, top))
+    shades, scale = list(table.colours.values()), (PIXELS / across, PIXELS / down)
+    draw_borders(picture, scale, HeldTable.part(table, cells), shades, (left, top))
     return Field(title, jpeg_uri(picture), jpeg_uri(Image.fromarray(pixels)), left, top, inside)
 
 

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from celldetr.cells.palette import RGB, type_colours
-from celldetr.cells.reader import CellTable, open_table
+from celldetr.cells.palette import RGB
+from celldetr.cells.reader import CellTable, by_taught, open_table
 from celldetr.cells.rings import has_outlines
 from celldetr.cells.schema import BOX
 from celldetr.io.files import replacing
@@ -162,8 +162,7 @@ def draw_overview(thumbnail: NDArray[np.uint8], scale: float, table: CellTable) 
         scale: pixels of the thumbnail per level-0 pixel.
         table: the cells; without an mpp there is no scale bar.
     """
-    colours = type_colours(table.types)
-    shades = [colours[name] for name in table.types]
+    shades = list(table.colours.values())
     picture, outlined = draw_cells(thumbnail, scale, table, shades)
     draw_roi(picture, scale, table.run)
     failed = table.run.get("failed_tiles", ())
@@ -189,7 +188,7 @@ def write_overview(run_dir: Path, reader: SlideReader) -> Path:
     Raises:
         InputError: there is no table, or the slide cannot be read any more.
     """
-    table = open_table(run_dir)
+    table = by_taught(open_table(run_dir))
     width, height, scale = picture_size(reader.width, reader.height)
     thumbnail, _ = read_around(reader, 0, 0, reader.width, reader.height, width, height)
     target = run_dir / OVERVIEW_NAME

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from celldetr.cells.palette import hex_colour, type_colours
-from celldetr.cells.reader import CellTable, open_table
+from celldetr.cells.palette import hex_colour
+from celldetr.cells.reader import CellTable, by_taught, open_table
 from celldetr.cells.rings import has_outlines, ring_columns, rings
 from celldetr.report.charts import Plot, Scatter, histogram_plot, scatter_map
 from celldetr.report.crops import FIELD_UM, Crop, crop_cell, jpeg_uri
@@ -101,7 +101,7 @@ def write_summary(run_dir: Path, reader: SlideReader) -> Path:
     Raises:
         InputError: there is no table, or the slide cannot be read any more.
     """
-    table = open_table(run_dir)
+    table = by_taught(open_table(run_dir))
     statistics = gather(table, table.mpp or reader.mpp, EXAMPLES)
     kinds = _kinds(table, reader, statistics)
     mpp_x, mpp_y = table.mpp_xy or (reader.mpp, reader.mpp)
@@ -147,11 +147,12 @@ def facts(table: CellTable, reader: SlideReader) -> list[tuple[str, str]]:
         lines += [(tissue, f"{area:,.2f} mm²"), ("cells per mm² of tissue", f"{table.count / area:,.0f}")]
     size = f"{reader.width * mpp_x / 1000:.2f} × {reader.height * mpp_y / 1000:.2f} mm"
     resolution = f"{mpp_x:.3g}" if f"{mpp_x:.3g}" == f"{mpp_y:.3g}" else f"{mpp_x:.3g} × {mpp_y:.3g}"
-    return [*lines, ("slide", size), ("resolution", f"{resolution} µm per pixel")]
+    lines += [("slide", size), ("resolution", f"{resolution} µm per pixel")]
+    return [*lines, ("types", "taught by you (column taught_type)")] if table.taught_types else lines
 
 
 def _kinds(table: CellTable, reader: SlideReader, statistics: Statistics) -> list[TypeSummary]:
-    mpp, colours = table.mpp_xy or (reader.mpp, reader.mpp), type_colours(table.types)
+    mpp, colours = table.mpp_xy or (reader.mpp, reader.mpp), table.colours
     diameters, scores = statistics.median_diameters(), statistics.median_scores()
 
     every = (statistics.surest, statistics.random, statistics.unsurest)

@@ -78,6 +78,10 @@ class BandCache:
         """Those of some bands that are not there; ``read`` says whether one is whole."""
         return [band for band in bands if not self.path(band).is_file()]
 
+    def holds(self, bands: Sequence[int]) -> bool:
+        """Whether any of some bands is there."""
+        return len(self.missing(bands)) < len(bands)
+
     def read(self, band: int, tiles: Sequence[Tile]) -> list[DetectedTile] | None:
         """Detections in the ``tiles`` of a band, or None if the file is not there, damaged, or of other tiles."""
         try:

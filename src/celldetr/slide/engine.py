@@ -208,7 +208,7 @@ class Session:
             counts = results(infos, job.plan, job.model.types)
             folder.finish("partial" if failed else "complete", warnings=warnings, **self._facts(), **counts)
         except BaseException:
-            keep_or_discard(folder, self._cache, job.plan.bands, self._facts())
+            keep_or_discard(folder, self._facts(), self._cache.holds(job.plan.bands))
             raise
 
     def _write_table(self, infos: Sequence[BandInfo], failed: int) -> None:
@@ -252,11 +252,11 @@ def session_times(record: Mapping[str, Any], start: float, seconds: Seconds) -> 
     return {"ended": now(), "seconds": {key: round(value + before.get(key, 0), 3) for key, value in spent.items()}}
 
 
-def keep_or_discard(folder: RunFolder, cache: BandCache, bands: Sequence[int], facts: dict[str, Any]) -> None:
-    """Leave a run that ends early for resuming, with ``facts`` on record; or nothing if no band was detected."""
+def keep_or_discard(folder: RunFolder, facts: dict[str, Any], worth: bool) -> None:
+    """Leave a run that ends early for resuming, with ``facts`` on record; or nothing if no band is done (``worth``)."""
     if folder.is_finished:  # what ends it came while working files were removed
         return
     folder.record |= facts
     with suppress(OSError, InputError):  # must not hide what ends the run
-        if len(cache.missing(bands)) == len(bands):
+        if not worth:
             folder.discard()

@@ -34,11 +34,10 @@ class Scaling:
     @classmethod
     def of(cls, features: Features) -> Self:
         """Of (N, f) features; what is not finite is left out."""
-        known = np.isfinite(features)
-        count = np.maximum(known.sum(axis=0), 1)
-        values = np.where(known, features, 0).astype(np.float64)
-        mean = values.sum(axis=0) / count
-        sd = np.sqrt((np.where(known, values - mean, 0) ** 2).sum(axis=0) / count)
+        mean, sd = np.zeros((2, features.shape[1]))
+        for j, column in enumerate(features.T):  # one by one, because of all together float64 copies would be large
+            if len(values := column[np.isfinite(column)].astype(np.float64)):
+                mean[j], sd[j] = values.mean(), values.std()
         scale = np.where(sd > 1e-6 * np.maximum(np.abs(mean), 1e-6), 1 / np.maximum(sd, 1e-12), 0.0)
         return cls(mean.astype(np.float32), scale.astype(np.float32))
 

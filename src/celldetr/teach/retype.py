@@ -20,8 +20,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from celldetr.cells.clusters import STAMP, table_stamp
+from celldetr.cells.export import FORMATS, write_format
 from celldetr.cells.reader import open_table
-from celldetr.cells.schema import PROVENANCE, TAUGHT, embedding_matrix, provenance_of
+from celldetr.cells.schema import (
+    PROVENANCE,
+    TAUGHT,
+    TAUGHT_P,
+    TAUGHT_SCORE,
+    TAUGHT_TYPE,
+    embedding_matrix,
+    provenance_of,
+)
 from celldetr.errors import InputError
 from celldetr.io.lock import RunLock
 from celldetr.io.parquet import parquet_errors
@@ -31,8 +40,6 @@ from celldetr.slide.table_writer import write_rows
 from celldetr.teach.features import with_columns
 from celldetr.teach.head import LinearHead
 from celldetr.teach.head_file import HeadCard, check_fits, load_head
-
-TYPE, SCORE = f"{TAUGHT}type", f"{TAUGHT}type_score"
 
 
 @dataclass(frozen=True)
@@ -45,7 +52,7 @@ class Retyped:
 
 
 def retype(cells: Sources, head: Path | str, *, overwrite: bool = False, progress: Progress | None = None) -> Retyped:
-    """Type the cells of finished slides by a head.
+    """Type the cells of finished slides by a head, and write exports that lie beside them again.
 
     Args:
         cells: ``cells.parquet`` files, folders of results, or folders of these (a cohort).
@@ -68,7 +75,10 @@ def retype(cells: Sources, head: Path | str, *, overwrite: bool = False, progres
             if not is_typed_by(slide.table.path, card):
                 retype_table(slide.table.path, learned, card)
                 typed += 1
-        names = open_table(slide.table.path, clusters=False).read([TYPE])[TYPE].combine_chunks()
+                for name, exporter in FORMATS.items():
+                    if (slide.table.path.parent / exporter.file_name).exists():
+                        write_format(slide.table.path.parent, name, overwrite=True)
+        names = open_table(slide.table.path, clusters=False).read([TAUGHT_TYPE])[TAUGHT_TYPE].combine_chunks()
         for value in names.value_counts().to_pylist():
             counts[card.names.index(value["values"])] += value["counts"]
         done += slide.table.count
@@ -97,7 +107,7 @@ def is_typed_by(path: Path, card: HeadCard) -> bool:
 
 
 def _identity(card: HeadCard) -> dict[str, Any]:
-    return {"sha256": card.sha256, "types": list(card.names)}
+    return {"sha256": card.sha256, "types": list(card.names), "colours": [kind.colour for kind in card.types]}
 
 
 def _check(slide: SlideCells, card: HeadCard, overwrite: bool) -> None:
@@ -106,13 +116,13 @@ def _check(slide: SlideCells, card: HeadCard, overwrite: bool) -> None:
     for name in card.columns:
         if name not in table.columns:
             raise InputError(f"{table.path}: has no column {name!r}, which the head looks at; run predict again")
-    if TYPE in table.columns and not (overwrite or is_typed_by(table.path, card)):
+    if TAUGHT_TYPE in table.columns and not (overwrite or is_typed_by(table.path, card)):
         raise InputError(f"{table.path}: is typed by another head; pass `overwrite=True` to replace its types")
 
 
 def _fields(names: Sequence[str]) -> list[pa.Field]:
-    kinds = {TYPE: pa.dictionary(pa.int32(), pa.string()), SCORE: pa.float32()}
-    kinds |= {f"{TAUGHT}p_{name}": pa.float32() for name in names}
+    kinds = {TAUGHT_TYPE: pa.dictionary(pa.int32(), pa.string()), TAUGHT_SCORE: pa.float32()}
+    kinds |= {f"{TAUGHT_P}{name}": pa.float32() for name in names}
     return [pa.field(name, kind, nullable=False) for name, kind in kinds.items()]
 
 

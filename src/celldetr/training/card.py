@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ def provenance(recipe: Recipe, seen: Sequence[Mapping[str, Any]] | None = None) 
     Returns:
         of each source name, split, licence, citation and, where known, images and patients.
     """
-    facts = list(read_card(find_model(recipe.init)).training_data) if recipe.init else []
+    facts: list[Mapping[str, Any]] = list(read_card(find_model(recipe.init)).training_data) if recipe.init else []
     for source, known in zip(recipe.train, seen or [{}] * len(recipe.train), strict=True):
         card = find_card(source.card)
         named: dict[str, Any] = {
@@ -40,7 +40,19 @@ def provenance(recipe: Recipe, seen: Sequence[Mapping[str, Any]] | None = None) 
             "citation": card.citation,
         }
         facts.append(named | dict(known))
-    return tuple(facts)
+    return joined(facts)
+
+
+def joined(sources: Iterable[Mapping[str, Any]]) -> tuple[dict[str, Any], ...]:
+    """Each data set and split once, with the images and patients of all its mentions; other facts are the first's."""
+    found = dict[tuple[str, str], dict[str, Any]]()
+    for source in sources:
+        key = source["name"], source["split"]
+        before = found.setdefault(key, dict(source))
+        for of_what in ("images", "patients"):
+            if of_what in before or of_what in source:
+                before[of_what] = sorted({*before.get(of_what, ()), *source.get(of_what, ())})
+    return tuple(found.values())
 
 
 def save_model(
@@ -98,11 +110,9 @@ def save_outlined(
         metrics: of the validation, with the step.
         sources: ``provenance`` of the run.
     """
-    known = {(source["name"], source["split"]) for source in start.training_data}
-    new = [dict(source) for source in sources if (source["name"], source["split"]) not in known]
     changes = {
         "config": network.config,
-        "training_data": (*start.training_data, *new),
+        "training_data": joined([*start.training_data, *sources]),
         "metrics": start.metrics | {"outlines": metrics},
     }
     save_checkpoint(folder, network, start.model_copy(update=changes))

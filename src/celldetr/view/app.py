@@ -111,7 +111,7 @@ def _centres(run: ViewedRun, request: Request) -> Response:
 
 
 def _column(run: ViewedRun, request: Request) -> Response:
-    return _packed(run.slide(request.path_params["slide"]).cells.column(request.query_params.get("name", "")))
+    return _packed(run.slide(request.path_params["slide"]).cells.column(request.query_params.get("name")))
 
 
 def _outlines(run: ViewedRun, request: Request) -> Response:

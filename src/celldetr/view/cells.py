@@ -19,9 +19,9 @@ import pyarrow.parquet as pq
 import shapely
 from numpy.typing import NDArray
 
-from celldetr.cells.clusters import CLUSTER, cluster_name
-from celldetr.cells.palette import hex_colour, type_colours
-from celldetr.cells.reader import CellTable, numbers
+from celldetr.cells.clusters import CLUSTER
+from celldetr.cells.palette import hex_colour
+from celldetr.cells.reader import CellTable, by_cluster, by_taught, numbers
 from celldetr.errors import InputError, near
 from celldetr.io.parquet import parquet_errors
 from celldetr.view.lru import Recent
@@ -74,9 +74,7 @@ class SlideTable:
 
         A ``category`` has ``names`` and ``colours``; its array holds uint16 indices. A ``number`` has float32 values.
         """
-        columns: list[dict[str, Any]] = [_category("type", self.table.types)]
-        if CLUSTER in self.table.columns and self.table.clusters:
-            columns.append(_category(CLUSTER, [cluster_name(i) for i in range(self.table.clusters)]))
+        columns: list[dict[str, Any]] = [_category(table) for table in self._categories.values()]
         with parquet_errors(self.table.path):
             schema = pq.read_schema(self.table.path)
         numeric = [
@@ -84,13 +82,21 @@ class SlideTable:
         ]
         return columns + [{"name": name, "kind": "number"} for name in numeric if name not in NO_NUMBERS]
 
-    def column(self, name: str) -> bytes:
-        """A column of ``columns``, (N,) little-endian; a number that is missing is NaN.
+    @cached_property
+    def _categories(self) -> dict[str, CellTable]:
+        """Column -> the table whose types it holds; those that a head has taught come first, where there are any."""
+        tables = [by_taught(self.table), *([self.table] if self.table.taught_types else [])]
+        tables += [by_cluster(self.table)] if CLUSTER in self.table.columns and self.table.clusters else []
+        return {table.type_column: table for table in tables}
+
+    def column(self, name: str | None = None) -> bytes:
+        """A column of ``columns``, by default the first, (N,) little-endian; a number that is missing is NaN.
 
         Raises:
             InputError: there is no such column.
         """
         kinds = {column["name"]: column["kind"] for column in self.columns}
+        name = next(iter(kinds)) if name is None else name
         if name not in kinds:
             raise InputError(f"no column {name!r} to colour by; {near(name, kinds)}")
         parts = []
@@ -98,8 +104,7 @@ class SlideTable:
             if kinds[name] == "number":
                 parts.append(numbers(batch, name).astype("<f4").tobytes())
             else:
-                codes = self.table.type_codes(batch) if name == "type" else batch.column(name).to_numpy()
-                parts.append(codes.astype("<u2").tobytes())
+                parts.append(self._categories[name].type_codes(batch, name).astype("<u2").tobytes())
         return b"".join(parts)
 
     def square(self, column: int, row: int) -> bytes:
@@ -183,6 +188,6 @@ def plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _category(name: str, names: Any) -> dict[str, Any]:
-    colours = type_colours(names)
-    return {"name": name, "kind": "category", "names": list(names), "colours": [hex_colour(colours[n]) for n in names]}
+def _category(table: CellTable) -> dict[str, Any]:
+    colours = [hex_colour(colour) for colour in table.colours.values()]
+    return {"name": table.type_column, "kind": "category", "names": list(table.types), "colours": colours}

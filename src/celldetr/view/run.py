@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
@@ -121,9 +122,15 @@ class ViewedRun:
             return self._opened[place]
 
     def prepare(self) -> None:
-        """Read what the page asks for first, while the browser opens: the first slide and the centres of its cells."""
+        """Read what the page asks for first, while the browser opens: cells of the first slide, and it as a whole."""
         with suppress(InputError):  # the page says it
-            self.slide(0).cells.centres()
+            cells = self.slide(0).cells
+            cells.centres()
+            cells.column()
+            pyramid = pixels.pyramid_of(self.reader(0))
+            for place in itertools.product(range(2), range(2), range(2)):
+                if pyramid.holds(*place):
+                    self.tile(0, *place)
 
     def reader(self, place: int) -> SlideReader:
         """The pixels of a slide. Raises InputError: there are none."""

@@ -32,8 +32,10 @@ def serve(cells: Sources, slides: Sequence[Path], port: int, ready: Callable[[st
         from celldetr.view.app import build_app
     except ImportError as error:
         raise InputError(f"celldetr view needs {error.name}, which is not installed: {install('view')}") from None
+    from celldetr.slide.malloc import share_heaps
     from celldetr.view.run import ViewedRun
 
+    share_heaps()
     with ViewedRun(cells, slides) as run:
         token = secrets.token_urlsafe(24)
         # Its log of requests would show the token.

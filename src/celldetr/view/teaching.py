@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import shlex
 import threading
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -16,6 +17,7 @@ from pydantic import Field
 from threadpoolctl import threadpool_limits
 
 from celldetr.cells.clusters import CLUSTER
+from celldetr.cells.palette import hex_colour, new_colour, parse_colour
 from celldetr.config.base import Config, TypeName, parse
 from celldetr.errors import InputError
 from celldetr.search.collection import Collection, Rows
@@ -41,12 +43,12 @@ class _Said(Config):
 
 
 class Define(_Said):
-    """Make a type (``type`` None), or change one."""
+    """Make a type (``type`` None), or change one; without a ``colour`` it gets the one that pictures give its name."""
 
     action: Literal["define"]
     type: int | None = None
     name: TypeName
-    colour: Colour
+    colour: Colour | None = None
     key: Annotated[str, Field(max_length=1)] = ""
 
 
@@ -158,7 +160,9 @@ class Taught:
         of: dict[str, Any] = {"base": said.base, "client": said.client}
         match said:
             case Define():
-                teaching.define(said.name, said.colour, said.key, type=said.type, **of)
+                taken = [parse_colour(kind.colour) for kind in teaching.state.types.values()]
+                colour = said.colour or hex_colour(new_colour(said.name, taken))
+                teaching.define(said.name, colour, said.key, type=said.type, **of)
             case Merge():
                 teaching.merge(said.type, said.into, **of)
             case Label():
@@ -204,6 +208,8 @@ class Taught:
         with self._lock:
             if self._teaching is None:
                 self._teaching = Teaching(self.collection, None, self._embeddings.blocks, self._embeddings.units)
+                # Cross-validation needs it, and it takes longer to import than all the rest of the first lesson.
+                threading.Thread(target=import_module, args=("sklearn.model_selection",), daemon=True).start()
             return self._teaching
 
     def _mpp(self, place: int) -> tuple[float, float]:

@@ -125,7 +125,7 @@ def export_cells(
         out: the file; default ``cells`` and the format's suffix, beside the table. Missing folders are made.
         overwrite: replace an existing file.
         options: of the format: ``shape="outline"|"box"|"ellipse"``, ``origin="bounds"|"slide"|(x, y)`` and
-            ``classify="type"|"cluster"`` of geojson, ``embeddings=True`` of csv, ``image=SLIDE`` (from
+            ``classify="type"|"model"|"cluster"`` of geojson, ``embeddings=True`` of csv, ``image=SLIDE`` (from
             ``celldetr.slide.reader.open_slide``) and ``image_mpp=1.0`` of spatialdata.
 
     Raises:

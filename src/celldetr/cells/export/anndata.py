@@ -10,15 +10,15 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from celldetr.cells.clusters import CLUSTER
-from celldetr.cells.palette import hex_colour, type_colours
-from celldetr.cells.reader import CellTable, batch_embeddings, by_cluster
+from celldetr.cells.palette import hex_colour
+from celldetr.cells.reader import CellTable, batch_embeddings, by_cluster, by_taught
+from celldetr.cells.schema import TAUGHT_TYPE
 
 if TYPE_CHECKING:
     import anndata
@@ -59,8 +59,8 @@ def size_needed(table: CellTable) -> int:
     return table.count * (4 * table.embedding_dim + numbers + name) + 2 * len(json.dumps(table.run)) + 2**20
 
 
-def _colours(types: Sequence[str]) -> list[str]:
-    return [hex_colour(colour) for colour in type_colours(types).values()]
+def _colours(table: CellTable) -> list[str]:
+    return [hex_colour(colour) for colour in table.colours.values()]
 
 
 def as_anndata(table: CellTable) -> anndata.AnnData:
@@ -69,7 +69,11 @@ def as_anndata(table: CellTable) -> anndata.AnnData:
     import pandas as pd
 
     obs = _observations(table)
-    clusters = {"cluster_colors": _colours(by_cluster(table).types)} if table.clusters else {}
+    colours = {"type_colors": _colours(table)}
+    if table.clusters:
+        colours[f"{CLUSTER}_colors"] = _colours(by_cluster(table))
+    if table.taught_types:
+        colours[f"{TAUGHT_TYPE}_colors"] = _colours(by_taught(table))
     return anndata.AnnData(
         obs=obs,
         var=pd.DataFrame(index=pd.Index([f"e{i}" for i in range(table.embedding_dim)], dtype=object)),
@@ -78,8 +82,7 @@ def as_anndata(table: CellTable) -> anndata.AnnData:
             "spatial_um": obs[["x_um", "y_um"]].to_numpy(dtype=np.float64),
         },
         uns={
-            "type_colors": _colours(table.types),
-            **clusters,
+            **colours,
             "celldetr": {
                 "slide": table.slide,
                 "mpp": float("nan") if table.mpp is None else table.mpp,
@@ -93,11 +96,12 @@ def write_anndata(table: CellTable, out: Path) -> None:
     """Write the cells as AnnData.
 
     - ``X`` (N, d) float32, embeddings;
-    - ``obs`` every other column, ``type`` categorical with all of the model's types, ``cluster`` too if there are
-      clusters; the index is the name of the cell, ``slide:cell_id``;
+    - ``obs`` every other column, ``type`` categorical with all of the model's types, ``taught_type`` with those of a
+      head of the user's own, ``cluster`` too if there are clusters; the index is the cell's name, ``slide:cell_id``;
     - ``obsm["spatial"]`` (N, 2) float64, centres (x, y) in level-0 pixels, as squidpy lays cells over an image, and
       ``obsm["spatial_um"]`` the same in micrometres;
-    - ``uns["type_colors"]`` for scanpy's plots, ``uns["celldetr"]`` slide, mpp and the text of ``run.json``.
+    - ``uns["type_colors"]`` (and of the other two) for scanpy's plots, ``uns["celldetr"]`` slide, mpp and the text of
+      ``run.json``.
     """
     import h5py
 

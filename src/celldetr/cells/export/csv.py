@@ -25,7 +25,8 @@ def _flat(table: CellTable, batch: pa.RecordBatch, columns: list[str], with_embe
     for name, array in arrays.items():
         if pa.types.is_float64(array.type):
             arrays[name] = pc.round(array, DECIMALS)
-    arrays["type"] = arrays["type"].cast(pa.string())
+        elif pa.types.is_dictionary(array.type):
+            arrays[name] = array.cast(pa.string())
     if with_embeddings:
         matrix = batch_embeddings(batch)
         arrays |= {f"e{i}": pa.array(matrix[:, i]) for i in range(table.embedding_dim)}

@@ -22,16 +22,15 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from celldetr.cells.clusters import CLUSTER
-from celldetr.cells.palette import type_colours
-from celldetr.cells.reader import CellTable, by_cluster, numbers
+from celldetr.cells.reader import CellTable, by_cluster, by_taught, numbers
 from celldetr.cells.rings import CORNERS, Ring, ring_columns, rings
-from celldetr.cells.schema import BOX, FAMILIARITY, MEASURED
+from celldetr.cells.schema import BOX, FAMILIARITY, MEASURED, TAUGHT_P, TAUGHT_SCORE, TAUGHT_TYPE
 from celldetr.errors import InputError, near
 from celldetr.io.files import binary_stream
 
 Shape = Literal["outline", "box", "ellipse"]
 Origin = Literal["bounds", "slide"]
-Classes = Literal["type", "cluster"]
+Classes = Literal["type", "model", "cluster"]
 
 # Ids are made in two steps, this namespace and the slide's name, then that and the cell: a constant of the format.
 NAMESPACE = uuid.UUID("5d0b9f0e-3c1f-5c58-9d0a-6a1f3f1f7f0a")
@@ -62,17 +61,25 @@ def _template(vertices: int) -> str:
 def _measured(table: CellTable) -> dict[str, str]:
     """Column -> the name that QuPath shows for it, beside ``cell_id``."""
     names = {"score": "score", "type_score": "type score"} | {f"p_{name}": f"p {name}" for name in table.types}
+    if table.taught_types:
+        names |= {TAUGHT_SCORE: "taught type score"}
+        names |= {f"{TAUGHT_P}{name}": f"taught p {name}" for name in table.taught_types}
     names |= {name: name for name in (*MEASURED, FAMILIARITY) if name in table.columns}
     return names | ({CLUSTER: CLUSTER} if table.clusters else {})
 
 
-def _property_heads(types: tuple[str, ...]) -> list[str]:
+def _property_heads(table: CellTable) -> list[str]:
     """The part of ``properties`` that all cells of a type share."""
     heads = []
-    for name, colour in type_colours(types).items():
+    for name, colour in table.colours.items():
         classification = json.dumps({"name": name, "color": list(colour)})
-        heads.append(f'"objectType":"detection","classification":{classification},"isLocked":false,"measurements":{{')
+        heads.append(f'"objectType":"detection","classification":{classification},"isLocked":false,')
     return heads
+
+
+def _of_class(table: CellTable, classes: Classes) -> CellTable:
+    """The table whose ``type`` is the class in QuPath."""
+    return {"type": by_taught, "model": lambda table: table, "cluster": by_cluster}[classes](table)
 
 
 def _measurement_texts(names: list[str], values: NDArray[np.float64]) -> list[str]:
@@ -90,33 +97,30 @@ def _measurement_texts(names: list[str], values: NDArray[np.float64]) -> list[st
 
 def _features(
     table: CellTable,
+    named: CellTable,
     batch: pa.RecordBatch,
     shape: Shape,
     origin: tuple[float, float],
     namespace: uuid.UUID,
-    classes: Classes,
 ) -> list[str]:
-    """The cells of a batch, each as the text of one feature."""
+    """The cells of a batch, each as the text of one feature; their classes are the types of ``named``."""
     # Adding zero turns -0.0 into 0.0.
     borders = [np.round(ring - np.array(origin), 2) + 0.0 for ring in _borders(batch, shape)]
     names = _measured(table)
     measurements = _measurement_texts(list(names.values()), np.stack([numbers(batch, c) for c in names], axis=1))
-    if classes == "cluster":
-        heads = _property_heads(by_cluster(table).types)
-        codes = np.asarray(batch.column(CLUSTER), dtype=np.intp)
-    else:
-        heads, codes = _property_heads(table.types), table.type_codes(batch)
+    heads, codes = _property_heads(named), named.type_codes(batch, named.type_column).tolist()
+    extra = [""] * len(codes)
+    if named.type_column == TAUGHT_TYPE:  # QuPath shows text about an object as its metadata
+        texts = [f'"metadata":{{"model type":{json.dumps(name)}}},' for name in table.types]
+        extra = [texts[code] for code in table.type_codes(batch)]
     slide = json.dumps(table.name)[:-1]
     return [
         f'{{"type":"Feature","id":"{uuid.uuid5(namespace, str(cell))}",'
         f'"geometry":{{"type":"Polygon","coordinates":[[{_template(len(ring)) % tuple(ring.ravel().tolist())}]]}},'
-        f'"properties":{{"name":{slide}:{cell}",{heads[code]}"cell_id":{cell}{measured and ","}{measured}}}}}}}'
-        for cell, ring, code, measured in zip(
-            batch.column("cell_id").to_pylist(),
-            borders,
-            codes.tolist(),
-            measurements,
-            strict=True,
+        f'"properties":{{"name":{slide}:{cell}",{heads[code]}{other}'
+        f'"measurements":{{"cell_id":{cell}{measured and ","}{measured}}}}}}}'
+        for cell, ring, code, other, measured in zip(
+            batch.column("cell_id").to_pylist(), borders, codes, extra, measurements, strict=True
         )
     ]
 
@@ -153,26 +157,25 @@ def write_geojson(
         shape: what is drawn of a cell: its outline (its box if the model drew none), its box, or the ellipse in it.
         origin: what becomes (0, 0): ``bounds``, the corner of what was scanned, where the slide says so; ``slide``, the
             corner of the slide; or a level-0 pixel (x, y).
-        classify: what becomes QuPath's classification: ``type``, or ``cluster``.
+        classify: what becomes QuPath's classification: ``type``, the one that a head of the user's own has taught where
+            there is one (the model's is in the metadata of the object then); ``model``, the model's; or ``cluster``.
 
     Raises:
         InputError: an unknown shape, origin or class, or no clusters.
     """
     _check("classify", classify, Classes)
     _check("shape", shape, Shape)
-    if classify == "cluster":
-        by_cluster(table)  # says what to do if there are none
+    named = _of_class(table, classify)
     shift = corner(table, origin)
     namespace = uuid.uuid5(NAMESPACE, table.slide)
     drawn = ring_columns(table) if shape == "outline" else BOX
-    columns = ["cell_id", *drawn, "type", *_measured(table)]
+    columns = list(dict.fromkeys(["cell_id", *drawn, "type", named.type_column, *_measured(table)]))
     with binary_stream(out) as stream:
         stream.write(b'{"type":"FeatureCollection","features":[')
         separator = "\n"
         for batch in table.batches(columns):
             if len(batch):
-                stream.write(
-                    (separator + ",\n".join(_features(table, batch, shape, shift, namespace, classify))).encode()
-                )
+                features = _features(table, named, batch, shape, shift, namespace)
+                stream.write((separator + ",\n".join(features)).encode())
                 separator = ",\n"
         stream.write(b"\n]}\n")
