@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import tifffile
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageFilter
 
 from celldetr.slide.array import find_cells
 from celldetr.slide.options import PredictOptions
@@ -126,6 +126,37 @@ def levels_shifted(folder: Path) -> Path:
 @slide("doubted", "finer level is read")
 def levels_never_written(folder: Path) -> Path:
     return pyramid(folder / "a.tif", scene(), np.full_like(level(scene(), FACTOR), 255))
+
+
+def of_another_tint(folder: Path, change: Callable[[NDArray[np.float64]], NDArray[np.float64]]) -> Path:
+    coarse = change(level(scene(), FACTOR).astype(np.float64)).clip(0, 255).astype(np.uint8)
+    return pyramid(folder / "a.tif", scene(), coarse)
+
+
+@slide("doubted", "in its colours.*finer level is read")
+def levels_darker(folder: Path) -> Path:
+    return of_another_tint(folder, lambda pixels: pixels * 0.8)
+
+
+@slide("doubted", "in its colours.*finer level is read")
+def levels_lighter(folder: Path) -> Path:
+    return of_another_tint(folder, lambda pixels: 128 + pixels / 2)
+
+
+@slide("doubted", "in its colours.*finer level is read")
+def levels_in_bgr(folder: Path) -> Path:
+    return of_another_tint(folder, lambda pixels: pixels[..., ::-1])
+
+
+@slide("doubted", "in its colours.*finer level is read")
+def levels_grey(folder: Path) -> Path:
+    return of_another_tint(folder, lambda pixels: np.repeat(pixels.mean(2, keepdims=True), 3, axis=2))
+
+
+@slide("read")
+def levels_sharpened_and_compressed_again(folder: Path) -> Path:
+    coarse = Image.fromarray(level(scene(), FACTOR)).filter(ImageFilter.UnsharpMask(1, 80))
+    return pyramid(folder / "a.tif", scene(), np.asarray(coarse), compression="jpeg", compressionargs={"level": 70})
 
 
 # ---- colours

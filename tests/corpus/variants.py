@@ -249,6 +249,11 @@ def luminance_and_chroma_in_a_png(folder: Path) -> None:
     pictured(folder, np.array(Image.fromarray(glass).convert("YCbCr")))
 
 
+@case("pixels", None, "read", "colours look inverted")
+def a_negative(folder: Path) -> None:
+    pictured(folder, 255 - pixels())
+
+
 @case("pixels", points_twin, "read", "transparent everywhere")
 def transparent_everywhere(folder: Path) -> None:
     pictured(folder, np.dstack([pixels(), np.zeros((HEIGHT, WIDTH), np.uint8)]))

@@ -12,6 +12,7 @@ import corpus.columns
 import corpus.geojson
 import corpus.pictures
 import corpus.programs
+import corpus.sets
 import corpus.tables
 import corpus.variants  # noqa: F401
 from corpus.run import reading, run

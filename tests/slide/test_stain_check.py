@@ -54,6 +54,28 @@ def test_the_sample_slide_is_what_it_is_and_what_is_made_of_it_is_told_apart(ski
     assert looks_like(as_luminance(skin)) == "luminance"
     assert looks_like(as_fluorescence(skin)) == "fluorescence"
     assert looks_like(as_brown(skin)) == "brown"
+    assert looks_like(255 - skin[400:700, 300:600]) == "negative"
+
+
+GLOWS = [(0, 0, 1), (0, 1, 0.1), (0.1, 0.25, 1), (0.8, 0, 0.8)]
+
+
+@pytest.mark.parametrize("colour", GLOWS)
+@pytest.mark.parametrize("gain", [1, 2, 4])
+@pytest.mark.parametrize("offset", [0, 30])
+def test_fluorescence_is_told_however_dense_it_glows(
+    skin: Image8, colour: tuple[float, float, float], gain: float, offset: int
+) -> None:
+    amount = np.clip((255 - skin.astype(np.float64).min(-1)) / 255 - 0.2, 0, 1)
+    glow = np.multiply.outer(160 * gain * amount, colour) + offset
+    assert looks_like(glow.clip(0, 255).astype(np.uint8)) == "fluorescence"
+
+
+def test_black_margins_and_ink_are_no_fluorescence(skin: Image8) -> None:
+    assert looks_like(np.pad(skin, ((len(skin), 0), (0, 0), (0, 0)))) == "H&E"
+    inked = skin.copy()
+    inked[::3] = (10, 10, 14)
+    assert looks_like(inked) == "H&E"
 
 
 def test_images_that_say_nothing_are_not_doubted() -> None:

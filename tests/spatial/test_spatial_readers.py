@@ -7,6 +7,7 @@ import gzip
 import json
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import anndata
 import h5py
@@ -143,6 +144,18 @@ def test_polygons_of_other_cells_are_refused(tmp_path: Path) -> None:
     frame.to_parquet(tmp_path / "nucleus_boundaries.parquet")
     with pytest.raises(InputError, match=r"nucleus_boundaries\.parquet: \d+ of its \d+ polygons are of no cell"):
         read_section(tmp_path)
+
+
+@pytest.mark.parametrize("change", [lambda xy: xy / 0.2125, lambda xy: xy[:, ::-1], lambda xy: xy * 1000])
+def test_polygons_that_lie_elsewhere_are_refused(change: Any, tmp_path: Path) -> None:
+    write_bundle(tmp_path)
+    for name in ("nucleus", "cell"):
+        path = tmp_path / f"{name}_boundaries.parquet"
+        table = pd.read_parquet(path)
+        table[["vertex_x", "vertex_y"]] = change(table[["vertex_x", "vertex_y"]].to_numpy())
+        table.to_parquet(path, index=False)
+        with pytest.raises(InputError, match="um from the centres of their cells"):
+            read_section(tmp_path)
 
 
 def test_rows_joined_by_id(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from celldetr import measure, plugins
 from celldetr.config import DataSource
 from celldetr.data.autocard import PATCHES, find_card
 from celldetr.data.card import DatasetCard
-from celldetr.data.label_checks import check_labels, without_repeats
+from celldetr.data.label_checks import check_labels, tell_copies, without_repeats
 from celldetr.data.label_share import with_image_share, with_label_share
 from celldetr.data.patch_set import PatchSet
 from celldetr.data.readers import brca_m2c, coco, instance_maps, no_nuclei, pannuke, points_csv, qupath_geojson
@@ -75,7 +75,9 @@ def load_samples(
         if sample.name in seen:
             raise InputError(f"dataset {card.name!r}, split {split!r}: two images are named {sample.name!r}")
         seen.add(sample.name)
-    return [replace(sample, digest=image_digest(sample.image)) for sample in samples]
+    samples = [replace(sample, digest=image_digest(sample.image)) for sample in samples]
+    tell_copies(samples, card.directory())
+    return samples
 
 
 def find_reader(card: DatasetCard) -> Reader:

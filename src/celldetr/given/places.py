@@ -34,11 +34,11 @@ def check_places(given: GivenCells, reader: SlideReader) -> list[str]:
     read_otherwise = {text: way(points, size, half) for text, way in ways(reader.mpp).items()}
     inside = {text: moved for text, moved in read_otherwise.items() if ((moved >= -1) & (moved <= size + 1)).all()}
     others = {text: _darkness(moved, reader) for text, moved in inside.items()}
-    best = max(others, key=lambda text: others[text], default="")
-    if Places(len(points), own, best, others.get(best, 0.0)).is_wrong:
+    places = Places(len(points), own, others)
+    if places.is_wrong:
         raise InputError(
-            f"the cells do not lie on nuclei of {reader.file or reader.name}, but would if {best}; give them in level-0"
-            " pixels, (x, y) from the upper left corner"
+            f"the cells do not lie on nuclei of {reader.file or reader.name}, but would if {places.way}; give them in"
+            " level-0 pixels, (x, y) from the upper left corner"
         )
     if own >= NOWHERE:
         return []

@@ -13,6 +13,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +28,11 @@ from celldetr.io.safe_io import shown
 AREAS = ("Polygon", "MultiPolygon", "GeometryCollection")
 POINTS = ("Point", "MultiPoint")
 NOT_CELLS = ("tile", "tmacore", "root")  # kinds of objects that are neither a cell nor drawn by somebody
+LOOKED_AT = 200  # objects, whose properties may hold classes under another key
 LARGEST = 1e8  # px, of a coordinate: no image is that wide
 CHILDREN = ("childObjects", "children")
 # Keys of properties that hold a class where there is no ``classification``, in lower case without underscores.
-CLASS_KEYS = ("class", "classname", "celltype", "category", "type", "label")
+CLASS_KEYS = ("class", "classname", "pathclass", "celltype", "category", "type", "label")
 _OBJECT_ID = re.compile(r"(?:Path)?([A-Za-z]+)Object")
 
 
@@ -70,6 +72,13 @@ class Feature:
         return {self.name, self.class_name, *self.class_parts} - {""}
 
     @property
+    def plane(self) -> tuple[int, int]:
+        """Z and time of an object drawn in a stack, as QuPath numbers them."""
+        plane = self.geometry.get("plane") if isinstance(self.geometry, dict) else None
+        z, t = (plane.get(axis, 0) if isinstance(plane, dict) else 0 for axis in "zt")
+        return (z, t) if isinstance(z, int) and isinstance(t, int) else (0, 0)
+
+    @property
     def has_points(self) -> bool:
         """Whether the geometry is of points, not an area."""
         return isinstance(self.geometry, dict) and self.geometry.get("type") in POINTS
@@ -101,6 +110,25 @@ def read_features(path: Path | str) -> Iterator[Feature]:
         else:
             got = f"a list of {key}" if key else f"type {kind!r}" if kind else type(value).__name__
             raise InputError(f"{path}: expected a GeoJSON FeatureCollection, Feature or list of Features, got {got}")
+
+
+def likely_classes(path: Path) -> dict[str, list[str]]:
+    """Keys of properties, ``metadata.group``, whose values may be classes where none are known: few different texts."""
+    found: dict[str, list[str]] = {}
+    items = list(islice(read_items(path, "GeoJSON"), LOOKED_AT))
+    for _, value in items:
+        properties = value.get("properties") if isinstance(value, dict) else None
+        left = list(properties.items()) if isinstance(properties, dict) else []
+        while left:
+            key, own = left.pop()
+            if isinstance(own, dict):
+                left += [(f"{key}.{inner}", each) for inner, each in own.items()]
+            elif isinstance(own, str) and not any(map(str.isdigit, own)):
+                found.setdefault(key, []).append(own)
+    kinds = {
+        key: sorted(set(values)) for key, values in found.items() if len(values) == len(items) and key != "objectType"
+    }
+    return {key: values for key, values in kinds.items() if 1 < len(values) <= len(items) / 2}
 
 
 def _with_children(value: Any, where: str) -> Iterator[Feature]:
@@ -149,7 +177,7 @@ def _classification(value: Any) -> tuple[str, tuple[str, ...]]:
 
     Programs that make a table of the properties (GDAL, geopandas) write QuPath's as JSON or Python text.
     """
-    if isinstance(value, str) and value.lstrip().startswith("{"):
+    if isinstance(value, str) and value.lstrip().startswith(("{", "[", '"')):
         for read in (json.loads, ast.literal_eval):
             try:
                 value = read(value)
@@ -158,6 +186,8 @@ def _classification(value: Any) -> tuple[str, tuple[str, ...]]:
                 continue
     if isinstance(value, str | int) and not isinstance(value, bool):
         return str(value).strip(), ()
+    if isinstance(value, list):
+        value = {"names": value}
     if not isinstance(value, dict):
         return "", ()
     names, name = value.get("names"), value.get("name")

@@ -29,15 +29,19 @@ _SEPARATOR_LINE = re.compile(r"\ufeff?\"?sep=(.)\"?", re.IGNORECASE)
 # First bytes of files that are called .csv and are something else.
 _SPREADSHEETS = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")
 
-# What programs write for nothing, in lower case; R, pandas, NumPy, Python, Excel, databases and QuPath.
+# What programs and people write for nothing, in lower case without brackets; R, pandas, Excel, databases, QuPath.
 MISSING = frozenset(
-    {"", "na", "n/a", "#n/a", "<na>", "nan", "none", "null", "nil", "unclassified", "unlabelled", "unlabeled"}
+    {"", "na", "n/a", "n.a.", "nan", "none", "null", "nil", "pathclass:null", "-", "--", "?", ".", "not available"}
+    | {"unclassified", "unlabelled", "unlabeled", "unassigned", "unknown", "undefined", "undetermined", "missing"}
+    | {"no class"}
 )
+_EXCEL_ERROR = re.compile(r"#[a-z0-9/]+[!?]?")
 
 
 def is_missing(text: str) -> bool:
     """Whether a cell says that there is no value."""
-    return text.strip().lower() in MISSING
+    plain = text.strip().lower().strip("<>()[]{}").strip().replace(": ", ":")
+    return plain in MISSING or bool(_EXCEL_ERROR.fullmatch(plain))
 
 
 @dataclass(frozen=True)

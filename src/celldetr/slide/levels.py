@@ -24,6 +24,7 @@ CHOSEN = 8  # of these places, the ones with most structure
 PATCH, SOURCE = 64, 1024  # side of what is compared, px of the level; and the most of the finer level, px
 LEAST_STRUCTURE = 4.0  # standard deviation of grey values
 ALIKE, APART = 0.7, 0.1  # correlation of the right reduction, and how much less those have that are wrong
+TINT = 16.0  # that mean colours of a place may differ between levels, of 255; recompressed ones differ by 3
 OTHER = 0.3  # correlation below which a level shows something else, whatever its size tells
 
 Read = Callable[[int, int, int, int, int], NDArray[np.uint8]]
@@ -85,9 +86,9 @@ def settle(levels: Sequence[Level], read: Read) -> tuple[tuple[Level, ...], tupl
         if found is None:
             settled.append(replace(level, usable=False))
             notes.append(
-                f"level {index} of {level.width} x {level.height} px does not show the slide at a reduction that fits "
-                f"its size beside {levels[0].width} x {levels[0].height} px; a finer level is read instead, which is "
-                "slower"
+                f"level {index} of {level.width} x {level.height} px does not show the slide in its colours, at a "
+                f"reduction that fits its size beside {levels[0].width} x {levels[0].height} px; a finer level is read "
+                "instead, which is slower"
             )
         elif is_plain:
             settled.append(level)
@@ -156,7 +157,7 @@ def _places(level: Level, index: int, read: Read) -> list[tuple[float, float]]:
         for column in range(PLACES):
             x, y = ((column + 0.5) / PLACES * level.width, (row + 0.5) / PLACES * level.height)
             part = _patch(level, index, (x, y), (2 * PATCH, 2 * PATCH), read)
-            if part is not None and (structure := float(part.std())) >= LEAST_STRUCTURE:
+            if part is not None and (structure := float(_grey(part).std())) >= LEAST_STRUCTURE:
                 found.append((structure, (x * level.downsample[0], y * level.downsample[1])))
     return [place for _, place in sorted(found, reverse=True)[:CHOSEN]]
 
@@ -172,7 +173,7 @@ def _likeness(
 ) -> float | None:
     """Median correlation of a level, taken to be reduced by a guess, with a finer one; None where nothing can be read.
 
-    Places beyond the level have a correlation of -1.
+    Places beyond the level, and those of another colour, have a correlation of -1.
     """
     values = []
     step = tuple(own / there for own, there in zip(guess, finer.downsample, strict=True))
@@ -192,8 +193,9 @@ def _likeness(
         if part is None:
             values.append(-1.0)
             continue
-        same = np.asarray(Image.fromarray(whole).resize(part.shape[::-1], Image.Resampling.BOX), dtype=np.float64)
-        values.append(_correlation(part.astype(np.float64), same))
+        same = np.asarray(Image.fromarray(whole).resize(part.shape[1::-1], Image.Resampling.BOX))
+        tint = np.abs(part.mean((0, 1)) - same.mean((0, 1))).max()
+        values.append(_correlation(_grey(part), _grey(same)) if tint <= TINT else -1.0)
     return float(np.median(values)) if values else None
 
 
@@ -206,15 +208,18 @@ def _holds(level: Level, centre: tuple[float, float], side: int) -> bool:
 def _patch(
     level: Level, index: int, centre: tuple[float, float], size: tuple[int, int], read: Read
 ) -> NDArray[np.uint8] | None:
-    """Grey values around a place of a level; None where it reaches beyond it or cannot be decoded."""
+    """Pixels (H, W, 3) around a place of a level; None where it reaches beyond it or cannot be decoded."""
     x, y = (round(at - side / 2) for at, side in zip(centre, size, strict=True))
     if min(x, y) < 0 or x + size[0] > level.width or y + size[1] > level.height:
         return None
     try:
-        pixels = read(index, x, y, *size)
+        return read(index, x, y, *size)
     except InputError:
         return None
-    return np.asarray(Image.fromarray(pixels).convert("L"))
+
+
+def _grey(pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
+    return np.asarray(Image.fromarray(pixels).convert("L"), dtype=np.float64)
 
 
 def _correlation(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:

@@ -32,7 +32,7 @@ BACKGROUND_DENSITY = 0.2
 BACKGROUND_TINT = 0.035
 
 # Optical density of each value a channel can have; float32, because a large slide has tens of millions of mask pixels.
-_DENSITY = -np.log10((np.arange(256, dtype=np.float32) + 1) / 256)
+DENSITY10 = -np.log10((np.arange(256, dtype=np.float32) + 1) / 256)
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ def tissue_of(image: NDArray[np.uint8], mpp: float) -> tuple[NDArray[np.bool_], 
 
 def density10(image: NDArray[np.uint8]) -> NDArray[np.float32]:
     """-log10 of each channel's share of white; same shape."""
-    return _DENSITY[image]
+    return DENSITY10[image]
 
 
 def within(mask: NDArray[np.bool_], reach: float) -> NDArray[np.bool_]:

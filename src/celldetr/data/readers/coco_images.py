@@ -12,6 +12,7 @@ from celldetr.errors import InputError
 from celldetr.io.left_out import LeftOut
 from celldetr.io.names import find_below
 from celldetr.io.safe_io import is_dir
+from celldetr.io.tables import as_number
 
 MOST = 200_000  # files that are looked through
 
@@ -58,8 +59,8 @@ def fitted(picture: Picture, entry: dict[str, Any], file: Path, path: Path) -> P
     Raises:
         InputError: it has another size.
     """
-    width, height = entry.get("width"), entry.get("height")
-    if not isinstance(width, int | float) or not isinstance(height, int | float) or width < 1 or height < 1:
+    width, height = (as_number(str(entry.get(key))) or 0.0 for key in ("width", "height"))  # some write text
+    if width < 1 or height < 1:
         return picture
     size = (int(height), int(width))
     for each in (picture, picture.stored()):

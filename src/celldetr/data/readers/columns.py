@@ -27,6 +27,7 @@ _SIZES = {"w", "h", "width", "height", "bw", "bh", "x2", "y2", "xmax", "ymax", "
 _IMAGEJ = {"area", "mean", "min", "max", "slice", "counter", "bx", "by", "xm", "ym"}
 _REMEDY = "name the columns x_px,y_px (pixels), x_um,y_um (micrometres) or xmin,ymin,xmax,ymax (boxes in pixels)"
 FEW = 10  # rows; of so few cells each may be of a class of its own
+ROUNDED = 0.02  # that shares of classes may miss 1
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,12 @@ def _without_header(table: Table) -> Columns:
         raise InputError(
             f"{table.path}: no header, and its first column counts the rows; expected x,y,class: leave that column out,"
             " or write the names of the columns in the first row"
+        )
+    third = [cells[2] for _, cells in table.rows] if width == 3 else []
+    if any((value := as_number(text)) is not None and not value.is_integer() for text in third):
+        raise InputError(
+            f"{table.path}: no header, and its third column holds numbers like {third[0]}, which are no classes;"
+            " expected x,y,class: leave that column out, or write the names of the columns in the first row"
         )
     return Columns((0, 1), 2 if width == 3 else None)
 
@@ -185,7 +192,12 @@ def _counts(values: list[str]) -> bool:
 
 
 def _tell_likely(table: Table) -> None:
-    """Warn where classes may be in a column of another name: few different texts."""
+    """Warn where classes may be in a column of another name, few different texts, or in a column each, as shares."""
+    numbers = {name: [as_number(cells[i]) for _, cells in table.rows] for i, name in enumerate(table.header)}
+    shares = {name: own for name, own in numbers.items() if all(value is not None and 0 <= value <= 1 for value in own)}
+    if len(shares) > 1 and all(abs(sum(filter(None, row)) - 1) < ROUNDED for row in zip(*shares.values(), strict=True)):
+        names = ", ".join(map(repr, shares))
+        doubt(f"{table.path}: no column of classes; if {names} are shares of classes, write a column class instead")
     for position, name in enumerate(table.header):
         values = {cells[position] for _, cells in table.rows}
         is_text = not any(is_missing(value) or any(map(str.isdigit, value)) for value in values)

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from celldetr.config import Config
 from celldetr.data.augment import background_colour
 from celldetr.data.card import DatasetCard
+from celldetr.data.label_checks import LARGEST_UM
 from celldetr.data.masks import Polygons
 from celldetr.data.pseudo_boxes import pseudo_boxes
 from celldetr.data.readers.common import clip_to_image, read_lines, type_index
@@ -36,7 +37,6 @@ from celldetr.slide.reader import IMAGES, SLIDES, UNREADABLE, open_slide
 
 WHOLE_UM = 1600.0  # an image of no more than this a side is read as a whole, without a region too
 MOST_PIXELS = 256 * 2**20  # of the images of one file, which are held in memory
-LARGEST_UM = 60.0  # no nucleus measures more
 
 
 class QuPathOptions(Config):

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from celldetr.data.nucleus_parts import nuclei_of
 from celldetr.data.readers.common import SLACK
 from celldetr.errors import InputError, doubt
-from celldetr.io.annotation_json import read_annotations
-from celldetr.io.geojson import NOT_CELLS
+from celldetr.io.annotation_json import annotation_format, read_annotations
+from celldetr.io.geojson import NOT_CELLS, likely_classes
 from celldetr.io.left_out import NAMED, LeftOut
 from celldetr.slide.base_reader import SlideReader
 from celldetr.slide.roi import join_areas
@@ -98,11 +98,13 @@ def read_objects(path: Path, regions: Sequence[str] = REGIONS, mpp: float | None
     whole, with_nucleus = LeftOut(path, "whole cells taken for nuclei"), False
     ignored = set[int]()  # positions of objects of the class Ignore*
     names = set[str]()  # of objects without a class
+    planes = set[tuple[int, int]]()
     for feature in read_annotations(path):
         if feature.kind in NOT_CELLS:
             if feature.kind != "root":
                 left.add(f"objects of the kind {feature.kind}", short(feature.where))
             continue
+        planes.add(feature.plane)
         if feature.kind == "cell":
             with_nucleus |= feature.nucleus is not None
             if feature.nucleus is None:
@@ -157,6 +159,12 @@ def read_objects(path: Path, regions: Sequence[str] = REGIONS, mpp: float | None
     if names and not any(classes) and len(names) <= max(1, len(rows) // 2):
         some = ", ".join(map(repr, sorted(names)[:NAMED]))
         doubt(f"{path}: no object has a class, but objects have names ({some}); names are not read as types")
+    elif rows and not any(classes) and annotation_format(path) == "GeoJSON":
+        for key, values in likely_classes(path).items():
+            some = ", ".join(map(repr, values[:NAMED]))
+            doubt(f"{path}: no object has a class; if they are in {key!r} ({some}), call it classification")
+    if len(planes) > 1:
+        doubt(f"{path}: objects of {len(planes)} planes (z, t) of a stack are read as if they lay in one")
     kept = np.setdiff1d(np.arange(len(table)), [*outlines, *repeated])
     region = join_areas(delimited, str(path)) if delimited else None
     if region is not None and (without := [annotations[i] for i in outlines.tolist() if i in ignored]):

@@ -32,6 +32,7 @@ ALIGNMENTS = (
     "*imagealignment.csv", "*_matrix.csv", "matrix.csv", "*alignment*.zip", "*alignment_files/matrix.csv"
 )  # fmt: skip
 NO_ALIGNMENTS = ("if_image", "feature_matrix")
+FAR_UM = 12.0  # between a cell's centre and that of its nucleus or outline, in the median
 BOUNDARIES = {"nuclei": ("nucleus", NUCLEUS_AREA), "outlines": ("cell", CELL_AREA)}
 
 
@@ -75,6 +76,7 @@ def read_xenium(folder: Path, name: str, options: ReadOptions) -> Section:
     xy = obs[list(CENTROID)].to_numpy(dtype=np.float64).copy()
     obs = obs.drop(columns=list(CENTROID)).rename(columns={"cell_area": CELL_AREA, "nucleus_area": NUCLEUS_AREA})
     polygons, files, odd = _read_polygons(folder, ids, obs)
+    _check_polygons(folder, polygons, xy)
     has_nucleus = np.zeros(len(ids), dtype=bool)
     if "nuclei" in polygons:
         has_nucleus = ~shapely.is_missing(polygons["nuclei"])
@@ -164,6 +166,21 @@ def _read_polygons(
         if column not in obs.columns:
             obs[column] = np.where(shapely.is_missing(shapes), np.nan, shapely.area(shapes))
     return polygons, files, odd
+
+
+def _check_polygons(folder: Path, polygons: dict[str, Polygons], xy: NDArray[np.float64]) -> None:
+    """Refuse polygons that lie elsewhere than the centroids ``xy`` (N, 2) of their cells, um."""
+    import shapely
+
+    for kind, shapes in polygons.items():
+        there = ~shapely.is_missing(shapes)
+        apart = np.hypot(*(shapely.get_coordinates(shapely.centroid(shapes[there])) - xy[there]).T)
+        if len(apart) and (median := float(np.median(apart))) > FAR_UM:
+            raise InputError(
+                f"{folder}: the {kind} lie {median:.0f} um from the centres of their cells in the median; are their"
+                " vertices x, y in micrometres, and the ids those of this run? Take the files of one run, or move"
+                f" {BOUNDARIES[kind][0]}_boundaries away to go on without them"
+            )
 
 
 def _alignment(folder: Path, source: dict[str, Any]) -> NDArray[np.float64] | None:
