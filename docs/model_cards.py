@@ -19,6 +19,7 @@ from celldetr.model.hub import DEFAULT_MODEL, PACKAGED
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "docs" / "models"
 BY_HAND = "<!-- Below this line the page is written by hand, above it by make docs-cards. -->"
+MASKS = {"bpq": "PQ of nuclei", "dq": "DQ", "sq": "SQ", "aji": "AJI", "dice": "Dice"}
 INTENDED = """## Intended use
 
 Research on H&E slides: finding, counting, typing and comparing nuclei, with results that somebody looks at. Each run
@@ -93,10 +94,17 @@ def evaluated(path: Path, report: dict[str, Any]) -> Iterator[str]:
     intervals = report["intervals_95"]["metrics"]
     yield row("detection", report["detection"], "detection", intervals)
     for name, values in report["types"].items():
-        yield row(name, values, f"types.{name}", intervals)
+        if values["recall"] is not None:  # of types that the labels have
+            yield row(name, values, f"types.{name}", intervals)
     means = {"f1": report["mean_type_f1"], "f1_classwise": report["mean_type_f1_classwise"]}
     of_means = {"mean.f1": intervals.get("mean_type_f1"), "mean.f1_classwise": intervals.get("mean_type_f1_classwise")}
-    yield row("mean of types", means, "mean", of_means) + "\n"
+    if report["mean_type_f1"] is not None:
+        yield row("mean of types", means, "mean", of_means)
+    masks = report.get("masks") or {}
+    if masks.get("bpq") is not None:
+        yield f"\nOutlines against masks: {', '.join(f'{masks[k]:.3f} {name}' for k, name in MASKS.items())};"
+        yield f"median IoU of pairs {report['median_mask_iou']:.3f}."
+    yield ""
 
 
 def row(name: str, values: dict[str, Any], key: str, intervals: dict[str, Any]) -> str:

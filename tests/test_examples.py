@@ -124,7 +124,7 @@ def test_onnx_predict(example, small_onnx: Path, tmp_path: Path) -> None:
     example("onnx_predict", small_onnx, image, "--out", table, "--side", 224)
     found = pd.read_csv(table)
     # The same windows through the package: 300 px are covered by two of 224, and each owns up to 150.
-    expected, model = [], celldetr.load_model(device="cpu", precision="32")
+    expected, model = [], celldetr.load_model("small-20x", device="cpu", precision="32")
     tiles = [(y, x, crop()[y : y + 224, x : x + 224]) for y in (0, 76) for x in (0, 76)]
     for (y, x, _), cells in zip(tiles, model.predict_tiles([tile for *_, tile in tiles]), strict=True):
         centres = (cells.boxes[:, :2] + cells.boxes[:, 2:]) / 2 + (x, y)
@@ -135,7 +135,7 @@ def test_onnx_predict(example, small_onnx: Path, tmp_path: Path) -> None:
     distance = cdist(found[["x_px", "y_px", "score"]], wanted)
     assert set(distance.argmin(1)) == set(range(len(wanted)))
     assert distance.min(1).max() < 0.02  # written with two digits
-    assert set(found["type"]) <= set(default_model().types)
+    assert set(found["type"]) <= set(model.types)
 
 
 @pytest.mark.slow

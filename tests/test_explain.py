@@ -11,6 +11,7 @@ import pytest
 
 from celldetr.errors import InputError
 from celldetr.explain import choose_cells, run_cells
+from celldetr.model.hub import DEFAULT_MODEL
 from celldetr.report.attention import Attention, CellRow, attention_figure
 from celldetr.slide.reader import open_slide
 from helpers.cli import call
@@ -52,7 +53,7 @@ def test_cells_are_found_in_a_region(run, tmp_path, capsys) -> None:
     out = tmp_path / "region.svg"
     region = ("--region", 100, 120, 120, 100)
     assert call("explain", image, *region, "--cell", 1, "--mpp", MPP, "-o", out, "--device", "cpu", "-q") == 0
-    assert "cell 1  small-20x: " in capsys.readouterr().out
+    assert f"cell 1  {DEFAULT_MODEL}: " in capsys.readouterr().out
     assert out.read_text().startswith("<?xml")
 
 

@@ -213,3 +213,14 @@ def test_box_iou_of_no_box_is_undefined() -> None:
     boxes = np.array([[0, 0, 4, 4], [0, 0, 4, 4], [3, 3, 3, 3]], float)
     others = np.array([[0, 0, 4, 4], [np.nan, 0, 4, 4], [0, 0, 4, 4]], float)
     np.testing.assert_array_equal(box_iou(boxes, others), [1, np.nan, np.nan])
+
+
+def test_the_mean_is_over_types_that_the_labels_have() -> None:
+    """A model with more types than a set has is not given a zero for each cell of such a type."""
+    right, elsewhere = TypeCounts(tp=3, fn=1), TypeCounts(fp_detection=2)
+    totals = Totals(
+        DetectionCounts(tp=4, fp=2), (right, elsewhere), (DetectionCounts(tp=3, fn=1), DetectionCounts(fp=2))
+    )
+    assert totals.mean_f1 == right.f1 == 6 / 8
+    assert totals.mean_f1_classwise == 6 / 7
+    assert Totals(DetectionCounts(fp=2), (elsewhere,), (DetectionCounts(fp=2),)).mean_f1 is None

@@ -15,7 +15,7 @@ from celldetr.config import Precision
 
 MPP = 0.499  # of the sample slide
 COLUMNS = ["cell_id", "x_px", "y_px", "w_px", "h_px", "x_um", "y_um", "score", "type", "type_score"]
-COLUMNS += ["p_lymphocyte", "p_epithelial", "p_stromal", "familiarity"]
+COLUMNS += ["p_lymphocyte", "p_epithelial", "p_stromal", "p_other", "familiarity"]
 COLUMNS += ["area_um2", "perimeter_um", "major_um", "minor_um", "orientation", "eccentricity", "solidity"]
 COLUMNS += ["haematoxylin_mean", "haematoxylin_sd", "eosin_mean", "eosin_sd", "embedding", "geometry"]
 

@@ -214,9 +214,7 @@ def explain(
     ] = None,
     model: Annotated[
         list[str] | None,
-        typer.Option(
-            "--model", "-m", metavar="NAME|FOLDER", help="Model; repeat for a column each; default: pan-20x."
-        ),
+        typer.Option("--model", "-m", metavar="NAME|FOLDER", help="Model; repeat for a column each; default: pan-20x."),
     ] = None,
     out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="Figure: .png, .svg or .pdf.")] = Path(
         "explain.png"

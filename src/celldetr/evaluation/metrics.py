@@ -119,13 +119,13 @@ class Totals(Counts):
 
     @property
     def mean_f1(self) -> float | None:
-        """Mean of the types' F1 over the types that have one."""
-        return mean_defined([counts.f1 for counts in self.types])
+        """Mean of the types' F1 over the types that a true cell has: a set need not have all types of a model."""
+        return mean_defined([each.f1 for each in self.types if each.tp + each.fn + each.fn_detection])
 
     @property
     def mean_f1_classwise(self) -> float | None:
-        """Mean of the class-wise F1 over the types that have one."""
-        return mean_defined([counts.f1 for counts in self.classwise])
+        """Mean of the class-wise F1 over the types that a true cell has."""
+        return mean_defined([each.f1 for each in self.classwise if each.tp + each.fn])
 
 
 def add_totals(counts: Sequence[Totals]) -> Totals:

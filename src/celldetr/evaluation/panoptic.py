@@ -96,10 +96,11 @@ class MaskTotals(Counts):
         types = {}
         for name, counts, mean in zip(type_names, self.types, self.type_pq, strict=True):
             types[name] = {"pq": mean.value, "n_images": mean.images, "pooled": _pooled(counts)}
+        pooled = mean_defined([counts.pq for counts in self.types if counts.tp + counts.fn])
         return {
             "n_images": self.bpq.images,
             **{name: mean.value for name, mean in self.image_means().items()},
-            "pooled": {**_pooled(self.nuclei), "mean_type_pq": mean_defined([counts.pq for counts in self.types])},
+            "pooled": {**_pooled(self.nuclei), "mean_type_pq": pooled},
             "types": types,
         }
 
