@@ -72,7 +72,11 @@ def test_fluorescence_is_told_however_dense_it_glows(
 
 
 def test_black_margins_and_ink_are_no_fluorescence(skin: Image8) -> None:
-    assert looks_like(np.pad(skin, ((len(skin), 0), (0, 0), (0, 0)))) == "H&E"
+    for share in (0.3, 1, 3):  # of the image
+        assert looks_like(np.pad(skin, ((int(share * len(skin)), 0), (0, 0), (0, 0)))) == "H&E"
+        assert looks_like(np.pad(skin[..., ::-1], ((int(share * len(skin)), 0), (0, 0), (0, 0)))) == "exchanged"
+    grey = as_fluorescence(skin)[..., 2:].repeat(3, -1)
+    assert looks_like(np.pad(grey, ((len(skin), 0), (0, 0), (0, 0)))) == "fluorescence"
     inked = skin.copy()
     inked[::3] = (10, 10, 14)
     assert looks_like(inked) == "H&E"

@@ -21,6 +21,10 @@ BLACK = 50  # value of the brightest channel
 # Share of black pixels, and saturation (HSV) of the brightest tenth of the others, above which both an image glows. Of
 # 600 tiles of H&E none of less than .1 black is above .60, and none of more above .33 (benchmarks/stain_check.py).
 GLOWING = ((0.6, -1.0), (0.1, 0.62), (-1.0, 0.75))
+# However much is black, an image does not glow whose other pixels are light in the median, pale where they are
+# brightest, and to this share coloured, as grey fluorescence is not.
+LIGHT, PALE, COLOURED, FEW = 150, 0.35, 0.1, 0.05
+VOID = 2.2  # least optical density of the black around what was scanned, in every channel
 STAINED, LEAST_STAINED = 0.08, 200  # mean optical density of stained pixels, and how many say anything
 CHROMA, GLASS = 10, 215  # distance from 128 of both chroma channels of glass, and its least luminance
 GREEN = 0.5  # share of stained pixels that absorb least green, of a negative; of H&E at most .25, without green ink
@@ -81,8 +85,12 @@ def looks_of(*densities: NDArray[np.float32]) -> Looks:
         return "fluorescence"
     if is_luminance(values):
         return "luminance"
+    # Black margins absorb all colours alike, and have edges sharper than a nucleus.
+    void = (density > VOID).all(1)
+    inside = density[~void].mean(0) if not void.all() else density.mean(0)
+    densities = tuple(np.where((each > VOID).all(2, keepdims=True), inside, each) for each in densities)
     mean = density.mean(1)
-    stained = mean > STAINED
+    stained = (mean > STAINED) & ~void
     if stained.sum() < LEAST_STAINED:
         return "H&E"
     density, mean = density[stained], mean[stained]
@@ -106,9 +114,10 @@ def _glows(values: NDArray[np.float64]) -> bool:
     is_lit = top >= BLACK
     if not is_lit.any():
         return True
-    brightest = is_lit & (top >= np.quantile(top[is_lit], 0.9))
-    saturation = float(np.median(1 - values[brightest].min(1) / top[brightest]))
-    return any(1 - is_lit.mean() > black and saturation > least for black, least in GLOWING)
+    top, saturation = top[is_lit], 1 - values[is_lit].min(1) / top[is_lit]
+    brightest = float(np.median(saturation[top >= np.quantile(top, 0.9)]))
+    is_tissue = np.median(top) >= LIGHT and (saturation > COLOURED).mean() > FEW and brightest <= PALE
+    return not is_tissue and any(1 - is_lit.mean() > black and brightest > least for black, least in GLOWING)
 
 
 def is_luminance(pixels: NDArray[np.generic]) -> bool:
