@@ -160,7 +160,7 @@ def test_rows_of_another_resolution_are_other_rows(tmp_path: Path) -> None:
 
 
 def test_pooled_features_are_averages_of_the_backbones() -> None:
-    config = default_model().network.config
+    config = default_model().network.config.model_copy(update={"border": "zeros"})  # that of timm
     image, boxes = crop(width=128, height=128), [[40, 44, 64, 60], [60, 60, 92, 90]]
     embed = PooledEmbedder(config, torch.device("cpu"))
     found = embed(sample(image, boxes))
