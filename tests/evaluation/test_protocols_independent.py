@@ -94,7 +94,7 @@ def written_out(images: Sequence[ImageCells], protocol: str) -> dict[str, Any]:
             "recall": share(tp_c, tp_c + 2 * fn_c + fn_d),
             "f1": share(2 * tp_c, 2 * tp_c + 2 * fp_c + 2 * fn_c + fp_d + fn_d),
         }
-    f1 = [row["f1"] for row in out["types"].values() if row["f1"] is not None]
+    f1 = [row["f1"] for row in out["types"].values() if row["recall"] is not None]  # types that the labels have
     out["mean_type_f1"] = share(sum(f1), len(f1))
     return out
 
