@@ -141,16 +141,14 @@ def _scores(report: Report) -> Table:
     predicted = [sum(column) for column in zip(*report.confusion, strict=True)]
     for k, name in enumerate(report.type_names):
         counts, true = totals.types[k], sum(report.confusion[k])
-        f1, classwise = (
-            (
-                _with_interval(report, counts.f1, f"types.{name}.f1"),
-                _with_interval(report, totals.classwise[k].f1, f"types.{name}.f1_classwise"),
-            )
-            if true
-            else (_short(None), _short(None))
-        )
-        scores = map(_short, (counts.precision if true else None, counts.recall))
-        table.add_row(name, str(true), str(predicted[k]), *scores, f1, classwise)
+        row = [
+            _short(counts.precision),
+            _short(counts.recall),
+            _with_interval(report, counts.f1, f"types.{name}.f1"),
+            _with_interval(report, totals.classwise[k].f1, f"types.{name}.f1_classwise"),
+        ]
+        # Of a type that the labels do not have every cell is wrong by definition.
+        table.add_row(name, str(true), str(predicted[k]), *(row if true else [_short(None)] * len(row)))
     table.add_section()
     mean = _with_interval(report, totals.mean_f1, "mean_type_f1")
     classwise = _with_interval(report, totals.mean_f1_classwise, "mean_type_f1_classwise")

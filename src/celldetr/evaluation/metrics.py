@@ -120,12 +120,12 @@ class Totals(Counts):
     @property
     def mean_f1(self) -> float | None:
         """Mean of the types' F1 over the types that a true cell has: a set need not have all types of a model."""
-        return mean_defined([each.f1 for each in self.types if each.tp + each.fn + each.fn_detection])
+        return mean_defined([each.f1 for each in self.types if each.recall is not None])
 
     @property
     def mean_f1_classwise(self) -> float | None:
         """Mean of the class-wise F1 over the types that a true cell has."""
-        return mean_defined([each.f1 for each in self.classwise if each.tp + each.fn])
+        return mean_defined([each.f1 for each in self.classwise if each.recall is not None])
 
 
 def add_totals(counts: Sequence[Totals]) -> Totals:

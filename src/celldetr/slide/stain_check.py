@@ -86,8 +86,8 @@ def looks_of(*densities: NDArray[np.float32]) -> Looks:
     if is_luminance(values):
         return "luminance"
     # Black margins absorb all colours alike, and have edges sharper than a nucleus.
-    void = (density > VOID).all(1)
-    inside = density[~void].mean(0) if not void.all() else density.mean(0)
+    void = (density > VOID).all(1)  # not everywhere, or it would glow
+    inside = density[~void].mean(0)
     densities = tuple(np.where((each > VOID).all(2, keepdims=True), inside, each) for each in densities)
     mean = density.mean(1)
     stained = (mean > STAINED) & ~void
