@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -183,6 +184,12 @@ def test_a_notebook_shows_the_image_with_its_cells(model: Model, cells: pd.DataF
     assert "<img" not in plain._repr_html_()
     assert DEFAULT_MODEL in repr(model)
     assert "lymphocyte, epithelial, stromal, other" in repr(model)
+
+
+def test_cells_come_back_from_another_process_as_they_were(cells: pd.DataFrame) -> None:
+    returned = pickle.loads(pickle.dumps(cells))
+    pd.testing.assert_frame_equal(returned, cells)
+    assert returned.head(20)._repr_png_() == cells.head(20)._repr_png_() is not None
 
 
 def test_polygons_for_geopandas(cells: pd.DataFrame) -> None:

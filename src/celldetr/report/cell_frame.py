@@ -51,7 +51,7 @@ class CellFrame(pd.DataFrame):
     as a table alone.
     """
 
-    _metadata = ("ground",)  # what pandas passes on to frames that are made of this one
+    _metadata = ["ground"]  # noqa: RUF012 - pandas passes these on to frames made of this one, and unpickles a list only
     ground: Ground | None = None
 
     @property
