@@ -184,6 +184,13 @@ SMALL: dict[str, tuple[Arguments, dict[str, Any] | Constants]] = {
         {"SETS": {"brca-m2c": ("val", "val", ("lymphocyte", "epithelial", "stromal"))}, "CLICKS": (4, 8), "BATCH": 4},
     ),
     "tile_speed": (NOTHING, lambda place: {"SIZES": ((64, 1),), "REPEATS": 1, "sample_slide": lambda: place.slide}),
+    "types_readout": (
+        lambda place: ["--models", "small-20x", "--images", 2],
+        {
+            **dict.fromkeys(("BREAST", "ORGANS"), ("brca-m2c:val",)),
+            **{"SCORED": {"breast": ("brca-m2c:val",)}, "MAPS": ("encoder 16",), "WINDOWS": (24,)},
+        },
+    ),
 }  # fmt: skip
 
 
