@@ -194,6 +194,7 @@ def finetuned(
             said, truth = cells["type"].cat.codes.to_numpy(np.int64)[found], sample.types[true]
             counts += confusion(truth[truth >= 0], said[truth >= 0], len(kinds))
         scores.append(float(macro_f1(counts)))
+        print(f"finetune, seed {recipe.training.seed}, {count} clicks: {scores[-1]:.3f}", flush=True)
     return scores
 
 
