@@ -66,12 +66,6 @@ import re
 import sys
 from pathlib import Path
 
-import celldetr
-from celldetr.slide.reader import open_slide
-from PIL import Image
-
-with open_slide(celldetr.sample_slide()) as slide:
-    Image.fromarray(slide.read_region(800, 800, 300, 300, 300, 300)).save("region.png")
 (snippet,) = re.findall(r"^```python\n(.*?)^```", Path(sys.argv[1]).read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
 exec(snippet)
 assert len(cells) > 100, cells

@@ -8,6 +8,7 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+import shapely
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch, Rectangle
 from numpy.typing import NDArray
@@ -16,10 +17,11 @@ from PIL import Image
 import celldetr
 from celldetr.evaluation.image_cells import LOWEST_SCORE
 from celldetr.model.attention_trace import trace_attention
+from celldetr.model.hub import DEFAULT_MODEL
 
 ROOT = Path(__file__).resolve().parents[1]
 IMAGES = ROOT / "docs" / "images"
-MODEL, MPP = "small-20x", 0.499
+MPP = 0.499
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")
 REGION = (950, 900, 420)  # x, y and side of the part of the sample slide, level-0 pixels
 
@@ -61,18 +63,24 @@ def overview(image: NDArray[np.uint8], cells: Any) -> Figure:
     axis.plot([31.75, 31.75, 59], [22.5, 9, 9], color="#444444", lw=1.3, solid_capstyle="butt")
     axis.annotate("", (61.5, 9), (58, 9), arrowprops=arrow)
     axis.text(46, 10.4, "features of the backbone", fontsize=8, ha="center")
-    found = cells[(cells["x_px"].between(162, 298)) & (cells["y_px"].between(72, 208))]
     scale = 18 / 160
     axis.imshow(crop, extent=(85, 103, 20.5, 38.5), zorder=2)
-    for cell in found.itertuples():
-        left, top = cell.x_px - cell.w_px / 2 - 150, cell.y_px + cell.h_px / 2 - 60
-        corner = (85 + left * scale, 38.5 - top * scale)
-        colour = PALETTE[list(cells["type"].cat.categories).index(cell.type)]
-        axis.add_patch(Rectangle(corner, cell.w_px * scale, cell.h_px * scale, fill=False, ec=colour, lw=1.2, zorder=3))
+    for kind, outline in zip(cells["type"].cat.codes, shapely.from_wkb(cells["geometry"].to_numpy()), strict=True):
+        x, y = shapely.get_coordinates(outline).T
+        (line,) = axis.plot(85 + (x - 150) * scale, 38.5 - (y - 60) * scale, color=PALETTE[kind], lw=1.2, zorder=3)
+        line.set_clip_path(Rectangle((85, 20.5), 18, 18, transform=axis.transData))
+    axis.text(
+        94,
+        18.2,
+        "drawn by a small head of their own,\nfrom the image around each box",
+        ha="center",
+        va="center",
+        fontsize=8,
+    )
     axis.annotate("", (84.3, 29.5), (78, 29.5), arrowprops=arrow)
     axis.annotate("", (84.3, 9), (78, 9), arrowprops=arrow)
-    axis.text(94, 40, "boxes, coloured by type", ha="center", weight="bold", fontsize=9)
-    vector = np.asarray(found.iloc[0]["embedding"], dtype=np.float32)[None, :64]
+    axis.text(94, 40, "outlines, coloured by type", ha="center", weight="bold", fontsize=9)
+    vector = np.asarray(cells.iloc[0]["embedding"], dtype=np.float32)[None, :64]
     axis.imshow(vector, extent=(85, 109, 9.5, 12.5), cmap="RdBu_r", aspect="auto", zorder=2)
     axis.text(97, 14, "embedding, d numbers", ha="center", weight="bold", fontsize=9)
     axis.text(97, 6, "type: " + ", ".join(cells["type"].cat.categories), ha="center", fontsize=8)
@@ -82,7 +90,7 @@ def overview(image: NDArray[np.uint8], cells: Any) -> Figure:
 
 def inside_the_box(image: NDArray[np.uint8], cells: Any) -> Figure:
     """Where the representation decoder samples the box of a nucleus, at first and when trained."""
-    network = celldetr.load_model(MODEL, precision="32").network
+    network = celldetr.load_model(DEFAULT_MODEL, precision="32").network
     shown = cells[cells["x_px"].between(60, 360) & cells["y_px"].between(60, 360)]
     cell = shown.loc[(shown["w_px"] * shown["h_px"]).sort_values().index[-6]]
     zoom = MPP / network.config.mpp  # as the network sees the image
@@ -111,16 +119,18 @@ def inside_the_box(image: NDArray[np.uint8], cells: Any) -> Figure:
         spots, sizes_ = points[:, level].reshape(-1, 2), weights[:, level].reshape(-1)
         near.scatter(*spots.T, s=900 * sizes_ + 2, color=PALETTE[level % 4], label=f"stride {stride}", alpha=0.8, lw=0)
     drawn.set(xlim=(x - reach, x + reach), ylim=(y + reach, y - reach))
-    drawn.set_title("a nucleus and its box", fontsize=10)
+    outline = shapely.get_coordinates(shapely.from_wkb(cell["geometry"])) * zoom
+    drawn.plot(*outline.T, color="white", lw=1.5)
+    drawn.set_title("a nucleus, its box and its outline", fontsize=10)
     near.set(xlim=(x - w * 0.75, x + w * 0.75), ylim=(y + h * 0.75, y - h * 0.75))
     near.set_title("where the trained decoder looks, by attention", fontsize=10)
-    near.legend(loc="lower right", fontsize=7, framealpha=0.9, markerscale=0.6)
+    near.legend(loc="upper center", bbox_to_anchor=(0.5, 0), ncol=3, fontsize=8, frameon=False, columnspacing=1)
     return figure
 
 
 def scores() -> Figure:
     """Precision and recall over the threshold, from the kept metrics of the model."""
-    report = json.loads((ROOT / "benchmarks/results/small-20x/brca-m2c-test.json").read_text(encoding="utf-8"))
+    report = json.loads((ROOT / f"benchmarks/results/{DEFAULT_MODEL}/brca-m2c-test.json").read_text(encoding="utf-8"))
     curve, threshold = report["curve"], report["threshold"]
     at, precision, recall = (np.array(curve[name]) for name in ("thresholds", "precision", "recall"))
     figure = Figure(figsize=(7.5, 4), layout="constrained")
@@ -145,7 +155,8 @@ def embeddings(image: NDArray[np.uint8], cells: Any) -> Figure:
     left, right = figure.subfigures(1, 2)
     axis = left.subplots()
     for name, colour in zip(cells["type"].cat.categories, PALETTE, strict=False):
-        axis.plot(*places[cells["type"] == name].T, ".", color=colour, label=name)
+        if (cells["type"] == name).any():
+            axis.plot(*places[cells["type"] == name].T, ".", color=colour, label=name)
     axis.set(xlabel="first principal component of the embeddings", ylabel="second")
     axis.legend()
     right.suptitle("cells along the first component, from left to right", fontsize=10)
@@ -167,7 +178,7 @@ def main() -> None:
     """Draw them all."""
     mpl.rcParams["font.size"] = 9
     image = part()
-    cells = celldetr.load_model(MODEL, precision="32").predict(image, MPP)
+    cells = celldetr.load_model(DEFAULT_MODEL, precision="32").predict(image, MPP)
     figures = {
         "concept-overview": overview(image, cells),
         "concept-box": inside_the_box(image, cells),

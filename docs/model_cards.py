@@ -60,7 +60,7 @@ def facts(card: Card) -> Iterator[str]:
     yield f"| works at | {config.mpp:g} µm per pixel; other slides are resampled to it |"
     yield f"| embedding | {config.embedding_dim} numbers a cell |"
     yield f"| draws | {'outlines' if config.outlines else 'boxes'} |"
-    yield f"| threshold | {card.threshold:.3f}, chosen on validation |"
+    yield f"| threshold | {card.threshold:.3f} ([how it was chosen](#threshold)) |"
     yield f"| network | {config.backbone}, d {config.d_model}; [method](../concepts/method.md) |"
     yield f"| licence | {card.licence} |"
     yield f"| made | {card.created[:10]} with celldetr {card.package_version} |"
@@ -79,7 +79,7 @@ def metrics(card: Card) -> Iterator[str]:
     validation = card.metrics.get("validation", {})
     if validation:
         numbers = {key: value for key, value in validation.items() if isinstance(value, float) and key.startswith("f1")}
-        yield "On the validation images, on which weights and threshold were chosen, so that these are too good:\n"
+        yield "On the validation images, on which the weights were chosen, so that these are too good:\n"
         yield from ("| metric | |", "|---|---|")
         yield from (f"| `{name}` | {value:.3f} |" for name, value in numbers.items())
 
@@ -129,12 +129,15 @@ def title(dataset: str) -> str:
 
 
 def training_data(card: Card) -> Iterator[str]:
-    """The sources, whose licences ask for credit."""
+    """The sources, whose licences ask for credit; what several legs of a training have used, once."""
     yield from ("| data | images | patients | licence | credit |", "|---|---|---|---|---|")
-    for source in card.training_data:
-        patients = len(source.get("patients", ())) or ""
-        named = f"{title(source['name'])} (`{source['name']}`, {source['split']})"
-        yield f"| {named} | {len(source.get('images', ()))} | {patients} | {source['licence']} | {source['citation']} |"
+    yield from dict.fromkeys(_source(source) for source in card.training_data)
+
+
+def _source(source: dict[str, Any]) -> str:
+    patients = len(source.get("patients", ())) or ""
+    named = f"{title(source['name'])} (`{source['name']}`, {source['split']})"
+    return f"| {named} | {len(source.get('images', ()))} | {patients} | {source['licence']} | {source['citation']} |"
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Tutorials: notebooks that are run from top to bottom, and the pages that show what they printed and drew.
 
 Git has them without outputs. A run is kept in .cache/tutorials under a hash of the notebook and of the package, so that
-the tests and the site run each once.
+the tests and the site run each once. ``python docs/notebooks.py [NAME ...]`` runs them anew, and prints how long.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import os
 import re
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -40,6 +41,16 @@ def executed(path: Path) -> Any:
     kept = CACHE / f"{path.stem}-{state(path)}.ipynb"
     if kept.is_file():
         return nbformat.read(kept, as_version=4)
+    notebook = run(path)
+    CACHE.mkdir(parents=True, exist_ok=True)
+    for earlier in CACHE.glob(f"{path.stem}-*.ipynb"):
+        earlier.unlink()
+    nbformat.write(notebook, kept)
+    return notebook
+
+
+def run(path: Path) -> Any:
+    """A notebook with its outputs, run in an empty folder."""
     notebook = nbformat.read(path, as_version=4)
     beside = str(Path(sys.executable).parent)  # where the command celldetr is
     with (
@@ -55,10 +66,6 @@ def executed(path: Path) -> Any:
     ):
         where = {"metadata": {"path": folder}}
         NotebookClient(notebook, timeout=SECONDS, coalesce_streams=True, resources=where).execute()
-    CACHE.mkdir(parents=True, exist_ok=True)
-    for earlier in CACHE.glob(f"{path.stem}-*.ipynb"):
-        earlier.unlink()
-    nbformat.write(notebook, kept)
     return notebook
 
 
@@ -102,3 +109,19 @@ def shown(output: Any, name: str, pictures: dict[str, bytes]) -> str:
         table = re.sub(r"<style.*?</style>", "", "".join(data["text/html"]), flags=re.DOTALL)
         return "\n".join(line for line in table.splitlines() if line.strip())
     return f"```text\n{''.join(data['text/plain'])}\n```" if "text/plain" in data else ""
+
+
+def main() -> None:
+    """Print the seconds that notebooks take: of the clock, and of the processor, with all that they start."""
+    print("notebook        seconds  of the processor")
+    for path in notebooks():
+        if path.stem in sys.argv[1:] or len(sys.argv) == 1:
+            began, before = time.monotonic(), os.times()
+            run(path)
+            after = os.times()
+            used = sum(after[2:4]) - sum(before[2:4])
+            print(f"{path.stem:<15} {time.monotonic() - began:7.0f}  {used:16.0f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -15,6 +15,7 @@ from io import StringIO
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pytest
 import yaml
 from PIL import Image
@@ -134,7 +135,9 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("workplace")
     Image.fromarray(crop()).save(folder / "region.png")
     svs(folder / "slide", crop(), 0.5, 0.5)
-    svs(folder / "CMU-1-Small-Region", crop(), 0.5, 0.5)
+    small = np.full((1240, 1260, 3), 255, np.uint8)  # the sample slide, with tissue only where the README looks
+    small[900:1200, 950:1250] = crop()
+    svs(folder / "CMU-1-Small-Region", small, 0.5, 0.5)
     (folder / "annotations.geojson").write_text(
         json.dumps({"type": "Feature", "properties": {"name": "Tumor"}, "geometry": ANNOTATION})
     )
