@@ -39,9 +39,8 @@ CHANCE, CLEAR = 0.3, 0.6  # labels lie no darker than this share of how dark, in
 NOWHERE = 0.3
 CERTAIN = 1.8  # deviations of one image; in another way those of published sets lie up to 1.4 dark
 SIGNIFICANT = 5.0  # standard errors of the difference
-# Of few labels: deviations by which they lie darker as micrometres, or in another way, before they are doubted. Of one
-# to twenty nuclei of published sets, 0.6 % and less are (of ``FEW_POINTS`` or more in another way, 0.9 % and less).
-HINT, OTHER_HINT = 0.5, 1.0
+# Deviations by which labels lie darker as micrometres, or in another way, before that way is named.
+HINT, OTHER_HINT = 0.5, 1.0  # log: benchmarks/results/label_checks_few.txt
 SHIFT_UM = 40.0  # that labels which lie nowhere are moved by, to every side
 SHIFTED, SURE = 0.8, 8.0  # how dark they must lie then: deviations of the image, and standard errors, as many are tried
 LARGEST_PX, TRIED = 2**24, 20  # pixels of an image, and images, that are tried
@@ -256,7 +255,8 @@ class Places:
         """
         if self.others.get(MICROMETRES, -math.inf) > self.own + HINT:
             return MICROMETRES
-        return self.way if self.count >= FEW_POINTS and self.other > self.own + OTHER_HINT else ""
+        darker = self.count >= FEW_POINTS and self.is_nowhere and self.other > self.own + OTHER_HINT
+        return self.way if darker else ""
 
     @property
     def is_nowhere(self) -> bool:

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from celldetr.data.label_checks import LARGEST_UM
+from celldetr.data.label_checks import FEW, LARGEST_UM
 from celldetr.errors import InputError
-from celldetr.slide.nucleus_size import ENOUGH, size_doubt
+from celldetr.slide.nucleus_size import size_doubt
 from celldetr.slide.seams import centres
 
 MOST_OUTSIDE = 0.01  # share of cells beyond the image: a detector may place some over its edge
@@ -116,7 +116,7 @@ def check_cells(
             f"nuclei of {median:.2g} um in the median: expected {PLAUSIBLE_UM[0]:g} to {PLAUSIBLE_UM[1]:g}; they are "
             "not in level-0 pixels, or the mpp of the image is wrong"
         )
-    if len(boxes) >= ENOUGH and (sentence := size_doubt(median, float(np.sqrt(np.prod(mpp))))):
+    if len(boxes) >= FEW and (sentence := size_doubt(median, float(np.sqrt(np.prod(mpp))))):
         doubts.insert(0, sentence)
     if odd := int(((um < SINGLE_UM[0]) | (um > SINGLE_UM[1])).sum()):
         doubts.insert(
@@ -134,9 +134,10 @@ def on_slide(
     empty = (given.boxes[:, 2:] <= given.boxes[:, :2]).any(1) & (not given.only_points)
     wrong = np.flatnonzero(empty | ~np.isfinite(given.boxes).all(1))
     if len(wrong):
+        first = given.take(wrong[:1])
         raise InputError(
-            f"cell {given.ids[wrong[0]]!r}: its box {given.boxes[wrong[0]].tolist()} has no area ({len(wrong)} such"
-            " cells); expected left, top, right, bottom in pixels"
+            f"cell {first.ids.tolist()[0]!r}: its box {first.boxes[0].tolist()} has no area ({len(wrong)} such cells);"
+            " expected left, top, right, bottom in pixels"
         )
     outside, doubts = check_cells(given.boxes, width, height, mpp, only_points=given.only_points)
     if outside.any():

@@ -103,7 +103,7 @@ def check_map(instances: NDArray[np.integer], path: Path, mpp: float) -> NDArray
 
     Raises:
         InputError: a number takes most of the map and reaches all of its edges, as the background does, which must be
-            0; or a tenth of the numbers and more are of several: of classes, or saved with too few bits.
+            0; or of a tenth of the numbers and more, pieces lie apart: of classes, or saved with too few bits.
     """
     edges = (instances[0], instances[-1], instances[:, 0], instances[:, -1])
     numbers, counts = np.unique(np.concatenate(edges), return_counts=True)
@@ -111,24 +111,24 @@ def check_map(instances: NDArray[np.integer], path: Path, mpp: float) -> NDArray
     if ground and all((edge == ground).any() for edge in edges) and 2 * (instances == ground).sum() > instances.size:
         raise InputError(f"{path}: number {ground} covers most of it, as the background does, which must be 0")
     inside = _inside(instances)
-    if narrow := round(BRIDGE_UM / 2 / mpp):
-        inside = ndimage.binary_erosion(inside, np.ones((3, 3)), narrow, border_value=1)
-    labels, count = ndimage.label(inside, np.ones((3, 3)))
-    if not count:
-        return numbers[:0]
-    areas = np.bincount(labels.ravel())
-    large = np.sqrt(areas) * mpp >= SMALLEST_UM
-    large[0] = False
-    first = ndimage.maximum_position(labels, labels, np.arange(1, count + 1))
-    numbers = np.array([instances[place] for place in first])[large[1:]]
-    kinds, pieces = np.unique(numbers, return_counts=True)
-    apart = kinds[pieces > 1]
-    if len(apart) and len(apart) >= SHARED * len(kinds):
+    apart, count = _several(instances, inside, mpp)
+    if len(apart) and len(apart) >= SHARED * count:
         raise InputError(
-            f"{path}: {len(apart)} of its {len(kinds)} numbers are of several nuclei that lie apart; is it a map of"
+            f"{path}: {len(apart)} of its {count} numbers are of several nuclei that lie apart; is it a map of"
             " classes, or was it saved with 8 bits? Each nucleus needs a number of its own, in 16 bits"
         )
-    return apart
+    if narrow := round(BRIDGE_UM / 2 / mpp):
+        inside = ndimage.binary_erosion(inside, np.ones((3, 3)), narrow, border_value=1)
+    return np.union1d(apart, _several(instances, inside, mpp)[0])
+
+
+def _several(instances: NDArray[np.integer], inside: NDArray[np.bool_], mpp: float) -> tuple[NDArray[np.integer], int]:
+    """Numbers that are in several pieces of a nucleus's size in what is ``inside``, and how many are in one or more."""
+    labels = ndimage.label(inside, np.ones((3, 3)))[0]
+    large = np.flatnonzero(np.sqrt(np.bincount(labels.ravel())[1:]) * mpp >= SMALLEST_UM) + 1
+    places = ndimage.maximum_position(labels, labels, large) if len(large) else []
+    kinds, pieces = np.unique([instances[place] for place in places], return_counts=True)
+    return kinds[pieces > 1].astype(np.int64), len(kinds)
 
 
 def _inside(instances: NDArray[np.integer]) -> NDArray[np.bool_]:
