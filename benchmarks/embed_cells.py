@@ -1,7 +1,7 @@
 """Cost of embedding given cells, as a share of finding them: the same image, the same tiles, one process.
 
     python benchmarks/embed_cells.py [--side 900] [--rounds 3]
-    python benchmarks/big_slide.py --side 6000 --model '' -o runs/big.tif
+    python benchmarks/big_slide.py --side 4000 --model '' -o runs/big.tif
     python benchmarks/embed_cells.py --slide runs/big.tif --rounds 1 | tee benchmarks/results/embed_cells.txt
 
 A square of the sample slide is predicted, and the boxes found are embedded; then their centres only, whose boxes come
