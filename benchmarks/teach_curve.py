@@ -1,7 +1,7 @@
 """How many clicks teach a type? A simulated pathologist answers; macro F1 of the types of found cells against clicks.
 
 CELLDETR_DATA=... python benchmarks/teach_curve.py --model small-20x | tee benchmarks/results/teach_curve.txt
-CELLDETR_DATA=... python benchmarks/teach_curve.py --sets consep --finetune 100  # benchmarks/results/teach_curve_pan.txt
+CELLDETR_DATA=... python benchmarks/teach_curve.py --sets consep --finetune 100  # results/teach_curve_pan.txt
 python benchmarks/teach_curve.py --draw benchmarks/results/teach_curve.txt docs/images/teach-curve.png
 CELLDETR_DATA=... python benchmarks/teach_curve.py --choose | tee benchmarks/results/teach_rules.txt
 
