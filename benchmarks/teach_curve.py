@@ -1,6 +1,7 @@
 """How many clicks teach a type? A simulated pathologist answers; macro F1 of the types of found cells against clicks.
 
-CELLDETR_DATA=... python benchmarks/teach_curve.py | tee benchmarks/results/teach_curve.txt
+CELLDETR_DATA=... python benchmarks/teach_curve.py --model small-20x | tee benchmarks/results/teach_curve.txt
+CELLDETR_DATA=... python benchmarks/teach_curve.py --sets consep --finetune 100  # results/teach_curve_pan.txt
 python benchmarks/teach_curve.py --draw benchmarks/results/teach_curve.txt docs/images/teach-curve.png
 CELLDETR_DATA=... python benchmarks/teach_curve.py --choose | tee benchmarks/results/teach_rules.txt
 
@@ -11,10 +12,10 @@ the weights have never seen; clicks on its training tiles, scored on its test ti
 learned from its training tiles, so clicks are on its validation tiles, scored on its test tiles).
 
 Arms: clicks at random or on proposals; hand-made features (box, and the columns of shape and stain in the table) at
-random; with --finetune the recipe ``finetune`` on the labels of the random clicks (minutes each). "all": the same head
-with the types of all found cells. Intervals are of the mean over seeds (Student's t, 95 %). The rule of proposals and
-the penalty of the head were chosen on CoNSeP's training tiles (--choose: clicks on 18 of them, scored on the 9 others,
-three divisions).
+random; with --finetune the recipe ``finetune`` on the labels of the same random clicks (minutes each; nan where it was
+not run). "all": the same head with the types of all found cells. Intervals are of the mean over seeds (Student's t,
+95 %). The rule of proposals and the penalty of the head were chosen on CoNSeP's training tiles (--choose: clicks on 18
+of them, scored on the 9 others, three divisions).
 """
 
 from __future__ import annotations
@@ -30,11 +31,14 @@ from scipy import stats
 
 from celldetr.api import Model, load_model
 from celldetr.cells.schema import SHAPE, STAIN
+from celldetr.config import Recipe
 from celldetr.data.card import load_card
 from celldetr.data.sample import Sample
 from celldetr.data.sources import load_samples
 from celldetr.evaluation.pairing import pair_cells
+from celldetr.model.hub import DEFAULT_MODEL
 from celldetr.probe.classify import confusion, macro_f1
+from celldetr.recipes import load_recipe
 from celldetr.search.collection import unit
 from celldetr.teach.features import COLUMNS
 from celldetr.teach.head import LinearHead, Scaling
@@ -51,7 +55,6 @@ ARMS = ("proposals", "random", "hand-made")
 RULES = ("random", "proposals", "least sure", "unsure of random")  # that were compared
 DIVISIONS = 3
 UNSURE_OF = 4  # random cells for each that is asked about, of which the rule "unsure of random" takes the least sure
-STEPS = 150  # of fine-tuning
 NOTHING = -1  # answer to a click on what is no nucleus of these types
 
 
@@ -119,10 +122,10 @@ def clicks_of(
     return steps
 
 
-def curve(arm: str, pool: Found, test: Found, kinds: int, seed: int) -> list[float]:
-    """Macro F1 on the test cells after each number of ``CLICKS``."""
+def taught(arm: str, pool: Found, kinds: int, seed: int) -> list[tuple[NDArray[np.int64], LinearHead | None]]:
+    """``clicks_of`` an arm."""
     rng = np.random.default_rng(seed)
-    own, others = (pool.handmade, test.handmade) if arm == "hand-made" else (pool.features, test.features)
+    own = pool.handmade if arm == "hand-made" else pool.features
     scaling = Scaling.of(own)
 
     def ask_next(head: LinearHead | None, free: NDArray, asked: NDArray, count: int) -> NDArray:
@@ -135,7 +138,13 @@ def curve(arm: str, pool: Found, test: Found, kinds: int, seed: int) -> list[flo
         best = np.partition(head.probabilities(own[free[some]]), -2, axis=1)[:, -2:]
         return some[np.argsort(best[:, 1] - best[:, 0])[:count]]
 
-    return [score(head, others, test.types, kinds) for _, head in clicks_of(pool, ask_next, own, kinds)]
+    return clicks_of(pool, ask_next, own, kinds)
+
+
+def curve(arm: str, pool: Found, test: Found, kinds: int, seed: int) -> list[float]:
+    """Macro F1 on the test cells after each number of ``CLICKS``."""
+    others = test.handmade if arm == "hand-made" else test.features
+    return [score(head, others, test.types, kinds) for _, head in taught(arm, pool, kinds, seed)]
 
 
 def score(head: LinearHead | None, features: NDArray, types: NDArray, kinds: int) -> float:
@@ -152,22 +161,23 @@ def with_all(pool: Found, test: Found, kinds: int, handmade: bool = False) -> fl
     return score(head, others, test.types, kinds)
 
 
-def finetuned(pool: Found, samples: Sequence[Sample], tests: Sequence[Sample], kinds: Sequence[str], seed: int) -> list:
-    """Macro F1 of the recipe ``finetune`` on the labels of the random clicks of a seed, after each of ``CLICKS``."""
+def finetuned(
+    pool: Found, samples: Sequence[Sample], tests: Sequence[Sample], recipe: Recipe, wanted: Sequence[int]
+) -> list[float]:
+    """Macro F1 of a recipe on the labels of the random clicks of its seed, after those of ``CLICKS`` in ``wanted``."""
     from celldetr.data.sources import map_types, rescale
     from celldetr.model.inference import TilePredictor
-    from celldetr.recipes import load_recipe
     from celldetr.slide.array import predict_array
     from finetune_curve import learn
 
-    rng, known = np.random.default_rng(seed), samples[0].type_names
-    order, scores = rng.permutation(len(pool.types)), []
-    settings = [f"model.types=[{', '.join(kinds)}]", f"training.steps={STEPS}", f"training.seed={seed}"]
-    recipe = load_recipe("finetune", [*settings, "training.workers=0"])
+    known, kinds, scores = samples[0].type_names, recipe.model.types, []
     mapping = {name: name if name in kinds else "" for name in known}
     tiles = [rescale(sample, recipe.model.mpp) for sample in map_types(samples, kinds, mapping)]
-    for count in CLICKS:
-        clicked = pool.take(order[:count])
+    for count, (asked, _) in zip(CLICKS, taught("random", pool, len(kinds), recipe.training.seed), strict=True):
+        if count not in wanted:
+            scores.append(float("nan"))
+            continue
+        clicked = pool.take(asked)
         labelled = []
         for tile, sample in enumerate(tiles):
             chosen = np.zeros(len(sample), bool)
@@ -185,6 +195,7 @@ def finetuned(pool: Found, samples: Sequence[Sample], tests: Sequence[Sample], k
             said, truth = cells["type"].cat.codes.to_numpy(np.int64)[found], sample.types[true]
             counts += confusion(truth[truth >= 0], said[truth >= 0], len(kinds))
         scores.append(float(macro_f1(counts)))
+        print(f"finetune, seed {recipe.training.seed}, {count} clicks: {scores[-1]:.3f}", flush=True)
     return scores
 
 
@@ -233,7 +244,7 @@ def draw(log: Path, out: Path) -> None:
             arm, words = line[:18].strip(), ["", *line[18:].split()]
             values = np.array(words[1:-1:2], float)
             low, high = np.array([word.strip("()").split("-") for word in words[2:-1:2]], float).T
-            (drawn,) = axis.plot(clicks, values, label=arm)
+            (drawn,) = axis.plot(clicks, values, marker=".", label=arm)
             axis.fill_between(clicks, low, high, color=drawn.get_color(), alpha=0.15, linewidth=0)
             if arm == "proposals":
                 axis.axhline(float(words[-1]), color="grey", linestyle="--", linewidth=1, label="all labels")
@@ -248,11 +259,14 @@ def draw(log: Path, out: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="small-20x")
+    parser.add_argument("--model", default=DEFAULT_MODEL)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--sets", nargs="+", default=list(SETS), choices=list(SETS))
     parser.add_argument("--kept", type=Path, metavar="FOLDER", help="keep the found cells here, and use those kept")
-    parser.add_argument("--finetune", action="store_true", help="also fine-tune on the labels of the random clicks")
+    parser.add_argument(
+        "--finetune", type=int, nargs="+", default=[], metavar="CLICKS", help="also fine-tune on so many random clicks"
+    )
+    parser.add_argument("--finetune-seeds", type=int, default=3)
     parser.add_argument("--choose", action="store_true", help="clicks and scores on CoNSeP's training tiles")
     parser.add_argument("--draw", type=Path, nargs=2, metavar=("LOG", "PNG"), help="draw a log, and do nothing else")
     options = parser.parse_args()
@@ -274,7 +288,10 @@ def main() -> None:
         every = {arm: with_all(pool, test, len(kinds), arm == "hand-made") for arm in ARMS}
         if options.finetune:
             samples, tests = (load_samples(load_card(name), split) for split in (first, second))
-            curves["finetune"] = np.array([finetuned(pool, samples, tests, kinds, seed) for seed in seeds])
+            own = [f"init={options.model}", f"model.types=[{', '.join(kinds)}]", "training.workers=0"]
+            recipes = [load_recipe("finetune", [*own, f"training.seed={s}"]) for s in range(options.finetune_seeds)]
+            each = [finetuned(pool, samples, tests, recipe, options.finetune) for recipe in recipes]
+            curves["finetune"] = np.array(each)
             every["finetune"] = float("nan")
         report(name, curves, every)
 

@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "docs" / "tutorials"
 CACHE = ROOT / ".cache" / "tutorials"
 SECONDS = 1200
-"""After which a cell is stopped. On two cores a whole notebook takes less than a minute."""
+"""After which a cell is stopped; benchmarks/results/notebooks.txt has what notebooks take."""
 
 
 def notebooks() -> list[Path]:

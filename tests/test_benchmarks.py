@@ -180,8 +180,11 @@ SMALL: dict[str, tuple[Arguments, dict[str, Any] | Constants]] = {
     ),
     "stain_check": (lambda place: [place.data, "--most", 1], {}),
     "teach_curve": (
-        lambda place: ["--seeds", 1, "--sets", "brca-m2c", "--kept", place.out],
-        {"SETS": {"brca-m2c": ("val", "val", ("lymphocyte", "epithelial", "stromal"))}, "CLICKS": (4, 8), "BATCH": 4},
+        lambda place: ["--seeds", 1, "--sets", "brca-m2c", "--kept", place.out, "--finetune", 8, "--finetune-seeds", 1],
+        {
+            **{"SETS": {"brca-m2c": ("val", "val", ("lymphocyte", "epithelial", "stromal"))}, "CLICKS": (4, 8)},
+            **{"BATCH": 4, "load_recipe": lambda name, own: load_recipe(name, [*own, "training.steps=1"])},
+        },
     ),
     "tile_speed": (NOTHING, lambda place: {"SIZES": ((64, 1),), "REPEATS": 1, "sample_slide": lambda: place.slide}),
     "types_readout": (
@@ -233,11 +236,18 @@ def test_a_benchmark_runs(name: str, small: Callable[..., ModuleType], place: Pl
 def test_big_slides(small: Callable[..., ModuleType], place: Place) -> None:
     big = place.out / "big.tif"
     run(small("big_slide"), "--side", 700, "-o", big, "--model", "")
+    assert "embed boxes / predict: " in run(small("embed_cells", WARM=64), "--slide", big, "--rounds", 1)
     module = small("big_run", EVERY=0.0)
     module.PredictOptions = partial(module.PredictOptions, tile=160, overlap=48, batch_size=1)
     printed = run(module, big, "-o", place.out / "big", "--plot", place.out / "plot.png")
     assert "geojson: " in printed
     assert (place.out / "plot.png").stat().st_size > 1000
+
+
+@pytest.mark.slow
+def test_few_labels(small: Callable[..., ModuleType], place: Place) -> None:
+    printed = run(small("label_checks", FEW=(2,), DRAWS=1, SETS={"brca-m2c": "val"}), "--few", "--images", 1)
+    assert printed.splitlines()[-1].split()[:2] == ["2", "1"]
 
 
 @pytest.mark.slow

@@ -54,6 +54,18 @@ def rows_longer_than_the_header(folder: Path) -> None:
     write_table(folder / "labels/a.csv", [header, *([i, *row] for i, row in enumerate(rows))])
 
 
+@case("header", None, "refused", "no classes")
+def a_third_column_of_whole_numbers_that_differ_without_header(folder: Path) -> None:
+    picture(folder)
+    write_table(folder / "labels/a.csv", [[n.x, n.y, round(9 * n.a * n.b)] for n in NUCLEI])
+
+
+@case("header", None, "read", "read as classes: 1 third columns of numbers")
+def planes_without_header(folder: Path) -> None:
+    picture(folder)
+    write_table(folder / "labels/a.csv", [[n.x, n.y, i % 3] for i, n in enumerate(NUCLEI)])
+
+
 @case("columns", points_twin, "either", None)
 def corners_and_sizes(folder: Path) -> None:
     picture(folder)
@@ -100,6 +112,41 @@ def imagej_results(folder: Path) -> None:
     picture(folder)
     rows = [[i, "a.png", 0, n.x * MPP, n.y * MPP] for i, n in enumerate(NUCLEI, 1)]
     write_table(folder / "labels/a.csv", [[" ", "Label", "Area", "X", "Y"], *rows])
+
+
+@case("columns", None, "refused", "ImageJ")
+def imagej_results_without_numbers_of_rows(folder: Path) -> None:
+    picture(folder)
+    rows = [[40, 99, 3, 200, n.x * MPP, n.y * MPP] for n in NUCLEI]
+    write_table(folder / "labels/a.csv", [["Area", "Mean", "Min", "Max", "X", "Y"], *rows])
+
+
+@case("columns", None, "refused", "statistics")
+def imagej_results_with_their_summary(folder: Path) -> None:
+    picture(folder)
+    rows = [["Mean", 120, 80], ["SD", 60, 40], ["Min", 12, 12], ["Max", 228, 148]]
+    write_table(folder / "labels/a.csv", [["Label", "X", "Y"], *(["a.png", n.x, n.y] for n in NUCLEI), *rows])
+
+
+@case("columns", None, "refused", "beside other objects .annotation")
+def qupath_annotations_among_cells(folder: Path) -> None:
+    picture(folder)
+    rows = [["Annotation", "", 120, 80], *(["Cell", n.kind, n.x, n.y] for n in NUCLEI)]
+    write_table(folder / "labels/a.csv", [["Object type", "Classification", "Centroid X px", "Centroid Y px"], *rows])
+
+
+@case("columns", None, "refused", "2 images")
+def cells_of_two_slides_in_one_table(folder: Path) -> None:
+    picture(folder)
+    rows = [["ab"[i % 2], n.x, n.y, n.kind] for i, n in enumerate(NUCLEI)]
+    write_table(folder / "labels/a.csv", [["Slide ID", "x", "y", "class"], *rows])
+
+
+@case("left out", None, "either", "3 tiles")
+def places_in_tiles(folder: Path) -> None:
+    picture(folder)
+    rows = [[int(n.x // 80), n.x % 80, n.y, n.kind] for n in NUCLEI]
+    write_table(folder / "labels/a.csv", [["tile", "x", "y", "class"], *rows])
 
 
 @case("columns", points_twin)
@@ -168,6 +215,27 @@ def columns_that_say_micrometres(folder: Path) -> None:
 def micrometres_without_a_word(folder: Path) -> None:
     picture(folder)
     write_table(folder / "labels/a.csv", [["x", "y", "class"], *([n.x * MPP, n.y * MPP, n.kind] for n in NUCLEI)])
+
+
+@case("unit", None, "refused", "unit is 'um'")
+def a_column_that_says_the_unit(folder: Path) -> None:
+    """As Imaris writes."""
+    picture(folder)
+    rows = [[n.x * MPP, n.y * MPP, "um", n.kind] for n in NUCLEI]
+    write_table(folder / "labels/a.csv", [["Position X", "Position Y", "Unit", "class"], *rows])
+
+
+@case("unit", None, "refused", "Xenium")
+def cells_of_xenium(folder: Path) -> None:
+    picture(folder)
+    rows = [[n.x * MPP, n.y * MPP, 40, n.kind] for n in NUCLEI]
+    write_table(folder / "labels/a.csv", [["x_centroid", "y_centroid", "transcript_counts", "class"], *rows])
+
+
+@case("unit", None, "read", "darker places if they were micrometres")
+def few_nuclei_in_micrometres(folder: Path) -> None:
+    picture(folder)
+    write_table(folder / "labels/a.csv", [["x", "y", "class"], *([n.x * MPP, n.y * MPP, "a"] for n in NUCLEI[:4])])
 
 
 @case("unit", None, "refused", None)

@@ -133,6 +133,15 @@ def likeness(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.slow
+def test_a_table_of_another_slide_is_refused(run: Run, tmp_path: Path) -> None:
+    with (
+        open_slide(save(crop()[:200], tmp_path / "a.png"), MPP) as reader,
+        pytest.raises(InputError, match=r"cells of image\.png"),
+    ):
+        read_given(run.folder, reader)
+
+
+@pytest.mark.slow
 def test_the_cells_of_a_run_come_out_as_the_run_has_them(run: Run, tmp_path: Path) -> None:
     options = EmbedOptions(mpp=MPP)
     done = embed_slide(run.image, run.folder, tmp_path, default_model(), options, formats=["geojson"])
@@ -183,7 +192,7 @@ def test_an_image_in_memory_gives_the_rows_of_its_boxes(run: Run) -> None:
 
 
 def test_cells_that_cannot_be_of_the_slide_are_refused() -> None:
-    outside, doubts = check_cells(np.tile(BOXES, (50, 1)), 100, 120, (0.5, 0.5))
+    outside, doubts = check_cells(np.tile(BOXES, (4, 1)), 100, 120, (0.5, 0.5))
     assert not outside.any()
     assert "nuclei come out large" in doubts[0]
     with pytest.raises(InputError, match="outside of the image"):
@@ -201,6 +210,71 @@ def test_cells_that_are_given_twice_and_tables_of_another_slide_are_doubted(tmp_
         pytest.warns(DataWarning, match=r"cells are of 'b\.svs', and is read as those of a\.png"),
     ):
         assert len(read_given(tmp_path / "cells.csv", reader)) == 2
+
+
+def drawn(*items: dict) -> str:
+    return json.dumps({"type": "FeatureCollection", "features": list(items)})
+
+
+def ring(points: Sequence[Sequence[float]], **more: object) -> dict:
+    shape = {"type": "Polygon", "coordinates": [[*points, points[0]]]}
+    return {"type": "Feature", "geometry": shape, "properties": {"objectType": "detection"}} | more
+
+
+def rectangle(box: np.ndarray, **more: object) -> dict:
+    x0, y0, x1, y1 = box.tolist()
+    return ring([[x0, y0], [x1, y0], [x1, y1], [x0, y1]], **more)
+
+
+def test_points_on_nuclei_are_no_cells_and_crossed_rings_keep_their_box(tmp_path: Path) -> None:
+    x0, y0, x1, y1 = BOXES[2].tolist()
+    crossed = ring([[x0, y0], [x1, y1], [x1, y0], [x0, y1]])
+    marks = {"type": "MultiPoint", "coordinates": [[20, 30], [70, 30], [50, 100]]}
+    says = {"type": "Feature", "geometry": marks, "properties": {"objectType": "annotation"}}
+    path = tmp_path / "a.geojson"
+    path.write_text(drawn(rectangle(BOXES[0]), rectangle(BOXES[1]), crossed, says))
+    with pytest.warns(DataWarning, match="left out: 2 points on nuclei"):
+        given = read_given(path, slide())
+    np.testing.assert_allclose(given.boxes[:3], BOXES)
+    np.testing.assert_allclose(given.centres[3:], [[50, 100]])
+
+
+def test_ids_that_are_not_of_one_cell_each_are_said(tmp_path: Path) -> None:
+    (tmp_path / "a.geojson").write_text(drawn(*(rectangle(box, id="7") for box in BOXES)))
+    (tmp_path / "a.csv").write_text("id,x,y\n1,10,20\n,40,50\n3,50,60\n")
+    for path in (tmp_path / "a.geojson", tmp_path / "a.csv"):
+        with pytest.warns(DataWarning, match="given_id is the position"):
+            assert read_given(path, slide()).ids.tolist() == [0, 1, 2]
+
+
+def test_specks_and_regions_among_nuclei_are_doubted() -> None:
+    boxes = np.array([*BOXES.tolist(), [1, 1, 2, 2], [0, 0, 99, 119]])
+    doubts = check_cells(np.tile(boxes, (9, 1)), 100, 120, (1.0, 1.0))[1]
+    assert "18 of 45 nuclei measure less than 1.5 or more than 60 um (1 to 1.1e+02)" in doubts[0]
+
+
+def test_cells_of_another_size_of_image_are_refused(tmp_path: Path) -> None:
+    shape = {"label": "a", "points": [[10, 20], [30, 44]], "shape_type": "rectangle"}
+    (tmp_path / "a.json").write_text(json.dumps({"shapes": [shape], "imageWidth": 200, "imageHeight": 240}))
+    with pytest.raises(InputError, match=r"\(200, 240\) px .* \(100, 120\)"):
+        read_given(tmp_path / "a.json", slide())
+
+
+def test_numbers_of_two_nuclei_in_a_label_image_are_said(tmp_path: Path) -> None:
+    values = np.zeros((300, 300), np.uint16)
+    for i in range(36):
+        values[50 * (i // 6) : 50 * (i // 6) + 20, 50 * (i % 6) : 50 * (i % 6) + 20] = i + 1
+    reader = from_array(np.full((300, 300, 3), 230, np.uint8), 0.5)
+    np.save(tmp_path / "fine.npy", values)
+    assert len(read_given(tmp_path / "fine.npy", reader)) == 36
+    apart, bridge = values.copy(), values.copy()
+    apart[apart == 20] = 3
+    bridge[bridge == 2] = 1
+    bridge[9:11, 20:50] = 1
+    for name, numbers, number in (("apart", apart, 3), ("bridge", bridge, 1)):
+        np.save(tmp_path / f"{name}.npy", numbers)
+        with pytest.warns(DataWarning, match=rf"1 numbers of several .* thin bridge \({number}\)"):
+            assert len(read_given(tmp_path / f"{name}.npy", reader)) == 35
 
 
 def test_a_file_that_is_none_is_refused(tmp_path: Path) -> None:

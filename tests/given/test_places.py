@@ -38,4 +38,12 @@ def test_cells_that_count_otherwise_are_refused(boxes: np.ndarray, way: str) -> 
 def test_cells_of_another_slide_are_doubted() -> None:
     (doubt,) = check_places(from_boxes(BOXES + 12), SLIDE)
     assert "no darker places than chance" in doubt
-    assert check_places(from_boxes(BOXES[:20] + 12), SLIDE) == []  # too few to say
+    assert "no darker places" in check_places(from_boxes(BOXES[:20] + 12), SLIDE)[0]
+    assert check_places(from_boxes(BOXES[:4] + 12), SLIDE) == []  # too few to say
+
+
+@pytest.mark.parametrize("cells", [BOXES[:6], BOXES[:2], CENTRES[:6], CENTRES[:1]])
+def test_few_cells_in_micrometres_are_doubted(cells: np.ndarray) -> None:
+    assert check_places(from_boxes(cells), SLIDE) == []
+    (doubt,) = check_places(from_boxes(cells * MPP), SLIDE)
+    assert "darker places if they were micrometres" in doubt

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from celldetr.errors import InputError
+from celldetr.errors import DataWarning, InputError
 from celldetr.spatial.annotate.classifier import classify
 from celldetr.spatial.annotate.labels import existing_labels
 from celldetr.spatial.annotate.reference import read_reference, shared_genes
@@ -275,6 +275,15 @@ def test_cells_without_a_label_are_unknown_and_numbers_are_in_order(tmp_path: Pa
         existing_labels(section, file=tmp_path / "clusters.csv")
     with pytest.raises(InputError, match="no column 'Clusters'; did you mean 'Cluster'"):
         existing_labels(section, "Clusters", tmp_path / "clusters.csv")
+
+
+def test_spellings_of_a_label_are_one_type(tmp_path: Path) -> None:
+    section = cells(4, 2, 0)
+    text = "cell_id,type\nc0, T cell\nc1,t_cell\nc2,B\nc3,Unassigned\nc4,B \n"
+    (tmp_path / "labels.csv").write_text(text, encoding="utf-8")
+    with pytest.warns(DataWarning, match="'T cell', 't_cell' are taken for one type"):
+        out = existing_labels(section, file=tmp_path / "labels.csv")
+    assert out.table(section.obs_names)["type"].tolist()[:5] == ["T cell", "T cell", "B", "", "B"]
 
 
 def test_real_clusters_are_labels(shared_data: Path) -> None:

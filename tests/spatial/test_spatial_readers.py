@@ -146,6 +146,15 @@ def test_polygons_of_other_cells_are_refused(tmp_path: Path) -> None:
         read_section(tmp_path)
 
 
+def test_a_matrix_in_another_order_than_its_cells_is_refused(tmp_path: Path) -> None:
+    write_bundle(tmp_path)
+    with h5py.File(tmp_path / "cell_feature_matrix.h5", "r+") as file:
+        barcodes = file["matrix/barcodes"]
+        barcodes[...] = barcodes[:][::-1]
+    with pytest.raises(InputError, match=r"more transcripts than the table of cells says for \d+ of 30 cells"):
+        read_section(tmp_path)
+
+
 @pytest.mark.parametrize("change", [lambda xy: xy / 0.2125, lambda xy: xy[:, ::-1], lambda xy: xy * 1000])
 def test_polygons_that_lie_elsewhere_are_refused(change: Any, tmp_path: Path) -> None:
     write_bundle(tmp_path)

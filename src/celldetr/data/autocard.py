@@ -32,7 +32,7 @@ from celldetr.io.annotation_json import json_format
 from celldetr.io.left_out import NAMED, LeftOut
 from celldetr.io.names import find_below, folded, image_of
 from celldetr.io.safe_io import expand_user, is_dir, is_file, yaml_names
-from celldetr.io.tables import is_missing
+from celldetr.io.tables import as_number, is_missing
 from celldetr.slide.reader import SLIDES, UNREADABLE
 
 SPLIT = "all"  # the one split of such a card
@@ -128,7 +128,7 @@ def read_own(path: Path, mpp: float | None = None) -> OwnData:
     images = _folder(root, "images")
     counted, split, options = _FORMATS[name](root, files, images.name if is_dir(images) else ".", mpp)
     counted = _without_missing(counted, path)
-    kinds = _joined(counted, path)
+    kinds = join_spellings(counted, path)
     values: dict[str, Any] = {
         "name": path.name or "data",
         "title": path.name,
@@ -157,7 +157,7 @@ def _without_missing(counted: Counter[str], path: Path) -> Counter[str]:
     return kept
 
 
-def _joined(counted: Counter[str], path: Path) -> dict[str, list[str]]:
+def join_spellings(counted: Counter[str], path: Path | str) -> dict[str, list[str]]:
     """Types and their labels: one class in several spellings is one type, called as most of its cells are."""
     spellings: dict[str, list[str]] = {}
     for label, _ in sorted(counted.items(), key=lambda item: (-item[1], item[0])):
@@ -308,12 +308,16 @@ def _points(root: Path, files: list[Path], images: str, mpp: float | None) -> Co
     left.tell()
     _tell_unused(root / images, [picture for picture in pictures if picture not in pairs])
     empty = LeftOut(files[0].parent, "read as images without nuclei")
+    third = LeftOut(files[0].parent, "read as classes")
     for file in pairs.values():
         points = points_csv.read_points(file, optional=True)
         counts.update(points.labels or [""] * len(points.rows))
         if not points.rows:
             empty.add("tables without a row", file.name)
+        elif not points.has_header and points.labels and all(as_number(label) is not None for label in points.labels):
+            third.add("third columns of numbers without a header; if they are z, say, write x,y,z above", file.name)
     empty.tell()
+    third.tell()
     options = {
         "images": images,
         "labels": _below(files[0].parent, root),

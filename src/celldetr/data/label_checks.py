@@ -39,10 +39,13 @@ CHANCE, CLEAR = 0.3, 0.6  # labels lie no darker than this share of how dark, in
 NOWHERE = 0.3
 CERTAIN = 1.8  # deviations of one image; in another way those of published sets lie up to 1.4 dark
 SIGNIFICANT = 5.0  # standard errors of the difference
+# Deviations by which labels lie darker as micrometres, or in another way, before that way is named.
+HINT, OTHER_HINT = 0.5, 1.0  # log: benchmarks/results/label_checks_few.txt
 SHIFT_UM = 40.0  # that labels which lie nowhere are moved by, to every side
 SHIFTED, SURE = 0.8, 8.0  # how dark they must lie then: deviations of the image, and standard errors, as many are tried
 LARGEST_PX, TRIED = 2**24, 20  # pixels of an image, and images, that are tried
 MOST_IMAGES = 200  # that are looked at
+MICROMETRES = "they were micrometres"
 Points = NDArray[np.float64]
 Way = Callable[[Points, Points, Points], Points]  # points, (width, height) of the image, half boxes (N, 2) -> points
 NUCLEUS_UM = 6.0
@@ -209,7 +212,7 @@ def ways(mpp: float) -> dict[str, Way]:
     """Other ways of reading points, in words for messages."""
     read: dict[str, Way] = {
         "x and y were exchanged": lambda p, size, half: p[:, ::-1],
-        "they were micrometres": lambda p, size, half: p / mpp,
+        MICROMETRES: lambda p, size, half: p / mpp,
         "boxes began where their centre is now": lambda p, size, half: p - half,
         "they were upper left corners of boxes": lambda p, size, half: p + NUCLEUS_UM / 2 / mpp,
         "y counted from the bottom": lambda p, size, half: p * [1, -1] + [0, size[1]],
@@ -243,6 +246,17 @@ class Places:
     def other(self) -> float:
         """What the best of the others has."""
         return self.others.get(self.way, 0.0)
+
+    @property
+    def hint(self) -> str:
+        """The way in which labels would lie on darker places, although they may be too few to be sure; "" for none.
+
+        Right labels seldom fit into the corner of the image that they would be in as micrometres.
+        """
+        if self.others.get(MICROMETRES, -math.inf) > self.own + HINT:
+            return MICROMETRES
+        darker = self.count >= FEW_POINTS and self.is_nowhere and self.other > self.own + OTHER_HINT
+        return self.way if darker else ""
 
     @property
     def is_nowhere(self) -> bool:
@@ -306,13 +320,16 @@ def _check_places(seen: Sequence[tuple[Sample, Places]], place: Path) -> None:
                 f" {shift[1]:+d} px further down; do they count from the corner of another"
                 " image or region? Export them in pixels of this one"
             )
-    odd = [sample for sample, each in seen if each.is_nowhere and each.count >= FEW_POINTS]
-    if odd:
-        where = f" of {len(odd):,} of {len(seen):,} images ({_named(odd)})"
-        doubt(
-            f"{place}: the labels{where * (len(seen) > 1)} lie on no darker places than chance; are these their"
-            " images, at the resolution that was labelled?"
-        )
+    hints = {each.hint for _, each in seen if each.hint}
+    for way in sorted(hints) or [""]:
+        odd = [s for s, each in seen if (each.hint == way if way else each.is_nowhere and each.count >= FEW_POINTS)]
+        if odd:
+            where = f" of {len(odd):,} of {len(seen):,} images ({_named(odd)})"
+            how = f"would lie on darker places if {way}" if way else "lie on no darker places than chance"
+            doubt(
+                f"{place}: the labels{where * (len(seen) > 1)} {how}; are these their images, at the resolution that"
+                " was labelled, and places in their pixels?"
+            )
 
 
 def _find_shift(samples: Sequence[Sample]) -> tuple[int, int] | None:

@@ -9,13 +9,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from celldetr.data.label_checks import FEW, LARGEST_UM
 from celldetr.errors import InputError
-from celldetr.slide.nucleus_size import ENOUGH, size_doubt
+from celldetr.slide.nucleus_size import size_doubt
 from celldetr.slide.seams import centres
 
 MOST_OUTSIDE = 0.01  # share of cells beyond the image: a detector may place some over its edge
 PLAUSIBLE_UM = (2.0, 40.0)  # median size of nuclei: beyond, their pixels are not those of level 0
+SINGLE_UM = (1.5, LARGEST_UM)  # size of any nucleus
 NAMED = 3  # examples in a message
+NOT_UNIQUE = "not every cell has an id of its own, so that given_id is the position of the cell, from 0"
 
 
 @dataclass(frozen=True)
@@ -106,14 +109,21 @@ def check_cells(
     if only_points:
         return outside, doubts
     sizes = (boxes[:, 2:] - boxes[:, :2]).astype(np.float64)
-    median = float(np.median(np.sqrt(np.maximum(sizes * mpp, 0).prod(axis=1))))
+    um = np.sqrt(np.maximum(sizes * mpp, 0).prod(axis=1))
+    median = float(np.median(um))
     if not PLAUSIBLE_UM[0] <= median <= PLAUSIBLE_UM[1]:
         raise InputError(
             f"nuclei of {median:.2g} um in the median: expected {PLAUSIBLE_UM[0]:g} to {PLAUSIBLE_UM[1]:g}; they are "
             "not in level-0 pixels, or the mpp of the image is wrong"
         )
-    if len(boxes) >= ENOUGH and (sentence := size_doubt(median, float(np.sqrt(np.prod(mpp))))):
+    if len(boxes) >= FEW and (sentence := size_doubt(median, float(np.sqrt(np.prod(mpp))))):
         doubts.insert(0, sentence)
+    if odd := int(((um < SINGLE_UM[0]) | (um > SINGLE_UM[1])).sum()):
+        doubts.insert(
+            0,
+            f"{odd:,} of {len(boxes):,} nuclei measure less than {SINGLE_UM[0]:g} or more than {SINGLE_UM[1]:g} um"
+            f" ({um.min():.2g} to {um.max():.2g}): are they specks, or regions?",
+        )
     return outside, doubts
 
 
@@ -124,9 +134,10 @@ def on_slide(
     empty = (given.boxes[:, 2:] <= given.boxes[:, :2]).any(1) & (not given.only_points)
     wrong = np.flatnonzero(empty | ~np.isfinite(given.boxes).all(1))
     if len(wrong):
+        first = given.take(wrong[:1])
         raise InputError(
-            f"cell {given.ids[wrong[0]]!r}: its box {given.boxes[wrong[0]].tolist()} has no area ({len(wrong)} such"
-            " cells); expected left, top, right, bottom in pixels"
+            f"cell {first.ids.tolist()[0]!r}: its box {first.boxes[0].tolist()} has no area ({len(wrong)} such cells);"
+            " expected left, top, right, bottom in pixels"
         )
     outside, doubts = check_cells(given.boxes, width, height, mpp, only_points=given.only_points)
     if outside.any():

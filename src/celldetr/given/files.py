@@ -15,13 +15,14 @@ from celldetr.cells.reader import open_table
 from celldetr.cells.schema import BOX
 from celldetr.data.masks import number_nuclei
 from celldetr.data.readers.columns import plain
-from celldetr.data.readers.instance_maps import check_map, read_map
+from celldetr.data.readers.instance_maps import JOINED, SEVERAL, check_map, read_map
 from celldetr.data.readers.points_csv import is_called, read_points
 from celldetr.data.readers.qupath_objects import PACKED
 from celldetr.errors import InputError, doubt
-from celldetr.given.cells import GivenCells, text_or_whole
+from celldetr.given.cells import NOT_UNIQUE, GivenCells, text_or_whole
 from celldetr.given.json_files import json_cells
-from celldetr.io.annotation_json import annotation_format
+from celldetr.io.annotation_json import annotation_format, stated_size
+from celldetr.io.left_out import LeftOut
 from celldetr.io.safe_io import is_dir, is_file
 from celldetr.io.tables import read_table
 from celldetr.slide.base_reader import SlideReader
@@ -56,10 +57,15 @@ def read_given(path: Path, reader: SlideReader, origin: str = "bounds") -> Given
     name = path.name.lower()
     mpp = (reader.mpp_x, reader.mpp_y)
     if is_dir(path) or name.endswith(TABLE):
-        given = _table_cells(path)
+        given = _table_cells(path, reader)
     elif name.endswith(PACKED):
         from_bounds = origin == "bounds" and reader.bounds is not None and annotation_format(path) == "GeoJSON"
         corner = reader.bounds[:2] if from_bounds and reader.bounds is not None else (0.0, 0.0)
+        if (size := stated_size(path)) not in (None, (reader.width, reader.height)):
+            raise InputError(
+                f"{path}: is of an image of {size} px (width, height), but the slide has"
+                f" {(reader.width, reader.height)}; scale its points to level 0 of the slide"
+            )
         given = json_cells(path, mpp, corner, repeated=True)
     elif name.endswith(TEXTS):
         given = _csv_cells(path, reader)
@@ -76,9 +82,12 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _table_cells(path: Path) -> GivenCells:
+def _table_cells(path: Path, reader: SlideReader) -> GivenCells:
     """Cells of a table of ``celldetr predict`` or ``embed``, with their outlines."""
     table = open_table(path, clusters=False)
+    known, own = (table.run.get("width"), table.run.get("height")), (reader.width, reader.height)
+    if known not in (own, (None, None)):
+        raise InputError(f"{path}: has the cells of {table.slide}, of {known} px, but {reader.file} has {own}")
     outlined = "geometry" in table.columns
     cells = table.read(["cell_id", "score", *BOX, *(["geometry"] if outlined else [])])
     x, y, w, h = (cells[name].to_numpy().astype(np.float64) for name in BOX)
@@ -106,8 +115,10 @@ def _csv_cells(path: Path, reader: SlideReader) -> GivenCells:
     ids: NDArray[Any] = np.arange(len(shapes))
     if found := [names.index(name) for name in ID_COLUMNS if name in names]:
         texts = [cells[found[0]] for _, cells in table.rows]
-        if len(set(texts)) == len(texts):
+        if len(set(texts)) == len(texts) and all(texts):
             ids = text_or_whole(texts)
+        else:
+            doubt(f"{path}: {NOT_UNIQUE}")
     boxes = np.tile(shapes, 2) if only_points else shapes
     return GivenCells(boxes, ids, np.ones(len(boxes), np.float32), None, only_points, {"format": "CSV"})
 
@@ -124,7 +135,10 @@ def _map_cells(path: Path, reader: SlideReader) -> GivenCells:
         )
     if (scale != 1).any():
         doubt(f"{path}: is of {width} x {height} px and taken for the whole slide, {scale[0]:.4g} times as large")
-    check_map(instances, path, reader.mpp * float(scale.mean()))
+    joined = LeftOut(path, JOINED)
+    for number in check_map(instances, path, reader.mpp * float(scale.mean())):
+        joined.add(SEVERAL, str(number))
+    joined.tell()
     numbers, masks = number_nuclei(instances)
     boxes, _ = masks.extents()
     areas = shapely.polygons(masks.outlines(boxes) * scale)

@@ -16,13 +16,14 @@ from scipy.spatial import cKDTree
 
 from celldetr.data.nucleus_parts import nuclei_of
 from celldetr.data.readers.qupath_objects import PACKED, REGIONS
-from celldetr.errors import InputError
-from celldetr.given.cells import GivenCells, text_or_whole
+from celldetr.errors import InputError, doubt
+from celldetr.given.cells import NOT_UNIQUE, GivenCells, text_or_whole
 from celldetr.io.annotation_json import BOX, annotation_format, read_annotations
 from celldetr.io.geojson import NOT_CELLS, Feature
 from celldetr.io.left_out import LeftOut
 
 SAME_PX = 0.75  # that edges of a nucleus that is in a file twice may differ
+PIECE = 0.1  # of the largest piece's area; what is smaller is a flaw of the drawing
 POINT_UM = 7.0  # diameter that a point stands for: about that of a lymphocyte's nucleus
 
 
@@ -88,10 +89,13 @@ def json_cells(
     kept = ~empty & np.isin(kinds.astype(str), ("outline", "box", "point"))
     if not kept.any():
         kept = ~empty & (kinds == "annotation") & ~_holds_others(areas)
+    marks = _marks(areas, kept & (kinds == "point"), kept & (kinds != "point"))
+    kept &= ~marks
     repeats = np.zeros(len(areas), dtype=bool) if repeated else _repeats(areas, kept)
     for what, which in (
         ("objects without an area", empty),
-        ("regions and annotations around others or beside detections", ~kept & ~empty),
+        ("points on nuclei that are there", marks),
+        ("regions and annotations around others or beside detections", ~kept & ~empty & ~marks),
         ("nuclei that are there twice, counted once", repeats),
     ):
         if which.any():
@@ -101,7 +105,7 @@ def json_cells(
     if with_nucleus:
         whole.tell()
     kept &= ~repeats
-    regions = int((~kept & ~repeats).sum())
+    regions = int((~kept & ~repeats & ~marks).sum())
     if not kept.any():
         what = f", only {regions} regions" if regions else ""
         raise InputError(f"{path}: holds no nuclei{what}; export detections of QuPath, or cells.json of CellViT")
@@ -122,6 +126,8 @@ def json_cells(
     known = np.array(ids, dtype=object)[kept]
     unique = all(known) and len(set(known)) == len(known) and not any(each.startswith("/") for each in known)
     numbers = text_or_whole(known.tolist()) if unique else np.arange(len(known))
+    if repeated and not unique and any(each and not each.startswith("/") for each in known):
+        doubt(f"{path}: {NOT_UNIQUE}")
     return GivenCells(boxes, numbers, scores, areas, only_points, source)
 
 
@@ -141,6 +147,14 @@ def _objects(feature: Feature, half: NDArray[np.float64], mpp: float) -> list[_O
     return [_Object(kind, area, feature.score) for area in whole]
 
 
+def _marks(areas: NDArray[np.object_], points: NDArray[np.bool_], drawn: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """(N,) whether one of the ``points`` lies in an area that is ``drawn``: it says something of that nucleus."""
+    rows, marks = np.flatnonzero(points), np.zeros(len(areas), dtype=bool)
+    found, _ = shapely.STRtree(areas[drawn]).query(shapely.centroid(areas[rows]), predicate="intersects")
+    marks[rows[found]] = True
+    return marks
+
+
 def _repeats(areas: NDArray[np.object_], kept: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """(N,) whether an area that is kept has the bounds of an earlier one."""
     repeats = np.zeros(len(areas), dtype=bool)
@@ -154,13 +168,15 @@ def _repeats(areas: NDArray[np.object_], kept: NDArray[np.bool_]) -> NDArray[np.
 
 
 def _valid(areas: NDArray[np.object_]) -> NDArray[np.object_]:
-    """Each as one valid polygon, the largest of its parts; None where nothing has an area."""
+    """Each as one valid polygon, around the larger of its parts; None where nothing has an area."""
     out = areas.copy()
     invalid = np.flatnonzero(~shapely.is_valid(out))
     out[invalid] = shapely.make_valid(out[invalid])
     for position in np.flatnonzero(shapely.get_type_id(out) != shapely.GeometryType.POLYGON):  # few
         parts = shapely.get_parts(shapely.get_parts(out[position]))  # of collections of MultiPolygons
-        out[position] = max(parts, key=lambda part: part.area, default=None)
+        sizes = shapely.area(parts)
+        large = parts[sizes > PIECE * sizes.max(initial=0)]  # both halves of a ring that crosses itself
+        out[position] = shapely.union_all(large).convex_hull if len(large) > 1 else next(iter(large), None)
     out[shapely.area(out) == 0] = None
     return out
 

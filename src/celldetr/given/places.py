@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from celldetr.data.label_checks import NOWHERE, POINTS, Places, ways
+from celldetr.data.label_checks import FEW_POINTS, NOWHERE, POINTS, Places, ways
 from celldetr.errors import InputError
 from celldetr.given.cells import GivenCells
 from celldetr.slide.base_reader import SlideReader
@@ -18,12 +18,12 @@ WINDOW_UM, PX, MIDDLE = 32.0, 64, 2  # side of what is read around each, in um a
 
 
 def check_places(given: GivenCells, reader: SlideReader) -> list[str]:
-    """Look at the slide under some cells -> a sentence if it is no darker there than around them; none for few cells.
+    """Look at the slide under some cells -> a sentence if it is no darker there than around them, or is elsewhere.
 
     Raises:
         InputError: they lie on nuclei only if their coordinates are read in another way.
     """
-    if len(given) < POINTS:
+    if not len(given):
         return []
     chosen = given.take(np.unique(np.linspace(0, len(given) - 1, LOOKED_AT).round().astype(np.intp)))
     points, half = chosen.centres, (chosen.boxes[:, 2:] - chosen.boxes[:, :2]) / 2
@@ -40,7 +40,9 @@ def check_places(given: GivenCells, reader: SlideReader) -> list[str]:
             f"the cells do not lie on nuclei of {reader.file or reader.name}, but would if {places.way}; give them in"
             " level-0 pixels, (x, y) from the upper left corner"
         )
-    if own >= NOWHERE:
+    if places.hint:
+        return [f"the cells would lie on darker places if {places.hint}; are they in level-0 pixels of this slide?"]
+    if own >= (NOWHERE if len(given) >= POINTS else 0.0) or len(given) < FEW_POINTS:
         return []
     return ["the cells lie on no darker places than chance; are they of this slide, and in its level-0 pixels?"]
 

@@ -15,7 +15,10 @@ from celldetr.io.tables import Table, as_number, is_missing
 
 LABELS = ("class", "classification", "celltype", "classname", "category", "type", "label", "name")
 _LABEL = re.compile(r".*(class|celltype|phenotype|classification)")  # ends of other names
-IMAGES = ("image", "imagename", "imagenumber", "filename", "file")
+IMAGES = ("image", "imagename", "imagenumber", "filename", "file", "slide", "slidename", "slideid", "imagelocation")
+TILES = ("tile", "patch", "fov", "tilename", "patchname")
+OBJECTS = {"annotation", "tmacore", "root", "image", "pathannotationobject", "pathrootobject"}  # of QuPath, no cells
+STATISTICS = {"mean", "sd", "min", "max"}  # rows that ImageJ's Summarize adds to the results
 # Names without case, blanks, brackets and accents.
 _PLACES = re.compile(
     r"(?P<pre>centroid|center|centre|locationcenter|areashapecenter|pos|position|coord)?"
@@ -25,6 +28,7 @@ _FROM_ZERO = ("locationcenter", "areashapecenter")  # count from the centre of t
 CORNERS = (("xmin", "ymin", "xmax", "ymax"), ("x1", "y1", "x2", "y2"), ("left", "top", "right", "bottom"))
 _SIZES = {"w", "h", "width", "height", "bw", "bh", "x2", "y2", "xmax", "ymax", "dx", "dy"}
 _IMAGEJ = {"area", "mean", "min", "max", "slice", "counter", "bx", "by", "xm", "ym"}
+_OF_IMAGEJ = 3  # of these beside x and y; or one, where the first column counts the rows and has no name
 _REMEDY = "name the columns x_px,y_px (pixels), x_um,y_um (micrometres) or xmin,ymin,xmax,ymax (boxes in pixels)"
 FEW = 10  # rows; of so few cells each may be of a class of its own
 ROUNDED = 0.02  # that shares of classes may miss 1
@@ -69,6 +73,7 @@ def find_columns(table: Table, label: bool = True) -> Columns:
         return _without_header(table)
     names = [plain(name) for name in table.header]
     image = _image(table, names)
+    _check_rows(table, names)
     places, micrometres, offset = _places(table, names)
     return Columns(places, _label(table, names) if label else None, micrometres, offset, image)
 
@@ -87,12 +92,32 @@ def _without_header(table: Table) -> Columns:
             " or write the names of the columns in the first row"
         )
     third = [cells[2] for _, cells in table.rows] if width == 3 else []
-    if any((value := as_number(text)) is not None and not value.is_integer() for text in third):
+    numbers = [value for text in third if (value := as_number(text)) is not None]
+    if any(not value.is_integer() for value in numbers) or len(set(numbers)) > max(len(third) / 2, FEW):
         raise InputError(
             f"{table.path}: no header, and its third column holds numbers like {third[0]}, which are no classes;"
             " expected x,y,class: leave that column out, or write the names of the columns in the first row"
         )
     return Columns((0, 1), 2 if width == 3 else None)
+
+
+def _check_rows(table: Table, names: list[str]) -> None:
+    """Refuse rows that are no cells, and doubt places that may count from the corners of several tiles."""
+    last = {plain(cell) for _, cells in table.rows[-len(STATISTICS) :] for cell in cells}
+    if last >= STATISTICS:
+        raise InputError(f"{table.path}: its last rows are statistics (Mean, SD, Min, Max), no cells; remove them")
+    for position, name in enumerate(names):
+        values = {plain(cells[position]) for _, cells in table.rows}
+        if name in ("objecttype", "name") and values & OBJECTS and values - OBJECTS - {""}:
+            raise InputError(
+                f"{table.path}: column {table.header[position]!r} has cells beside other objects"
+                f" ({', '.join(sorted(values & OBJECTS))}); export the detections or cells alone"
+            )
+        if name in TILES and len(values) > 1:
+            doubt(
+                f"{table.path}: has cells of {len(values)} tiles (column {table.header[position]!r}), whose places are"
+                " read as those of the whole image; do they count from its corner?"
+            )
 
 
 def _image(table: Table, names: list[str]) -> str:
@@ -132,12 +157,19 @@ def _places(table: Table, names: list[str]) -> tuple[tuple[int, ...], bool, floa
         several = " or ".join("{x}, {y}".format(**pair) for _, pair in chosen)
         raise InputError(f"{table.path}: which columns are the places, {several}? {_REMEDY[0].upper()}{_REMEDY[1:]}")
     ((before, after, unit), pair) = chosen[0]
+    stated = {cells[i] for i, name in enumerate(names) if name in ("unit", "units") for _, cells in table.rows}
+    if not unit and (other := stated - {"", "px", "pixel", "pixels"}):
+        raise InputError(f"{table.path}: says that its unit is {min(other)!r}; {_REMEDY}")
+    if not unit and "transcriptcounts" in names:
+        raise InputError(
+            f"{table.path}: is a cells table of Xenium, in micrometres of its own image; celldetr spatial reads the run"
+        )
     if not (before or after or unit):
         if sizes := [name for name in table.header if plain(name) in _SIZES]:
             raise InputError(
                 f"{table.path}: with {sizes[0]!r} beside x and y, are these a corner or the centre? {_REMEDY}"
             )
-        if not table.header[0] and _IMAGEJ & set(names):
+        if len(_IMAGEJ & set(names)) >= (_OF_IMAGEJ if table.header[0] else 1):
             raise InputError(
                 f"{table.path}: looks like ImageJ's results, whose X and Y are in the unit of the image's scale;"
                 f" {_REMEDY}"

@@ -23,6 +23,7 @@ from celldetr.data.readers.layout import FileLayout, Item, find_items
 from celldetr.data.readers.nucleus_types import NucleusTypes
 from celldetr.data.sample import Sample
 from celldetr.errors import InputError
+from celldetr.io.left_out import LeftOut
 from celldetr.io.safe_io import load_json
 from celldetr.slide.orientation import ORIENTATION
 
@@ -32,6 +33,8 @@ FORMATS = ("PNG", "JPEG", "TIFF", "BMP")
 
 SMALLEST_UM = 2.5  # side of a square as large as a piece that may be a nucleus of its own
 SHARED = 0.1  # of the numbers, that may be of several pieces
+JOINED, SEVERAL = "read as one nucleus each", "numbers of several that lie apart or hang together by a thin bridge"
+BRIDGE_UM = 1.0  # widest that two nuclei of one number may hang together by
 
 
 class InstanceOptions(FileLayout):
@@ -95,33 +98,37 @@ def as_of_map(picture: Picture, shape: tuple[int, ...], path: Path) -> Picture:
     return stored if stored.pixels.shape[:2] == shape else picture
 
 
-def check_map(instances: NDArray[np.integer], path: Path, mpp: float) -> None:
-    """Refuse a map whose background is not 0, whose numbers are of classes, or that was saved with too few bits.
+def check_map(instances: NDArray[np.integer], path: Path, mpp: float) -> NDArray[np.integer]:
+    """The numbers of a map, rising, that are of several nuclei: pieces of such a size lie apart or hang by a bridge.
 
     Raises:
-        InputError: a number takes most of the map and reaches all of its edges; or of a tenth of the numbers and more,
-            pieces of a nucleus's size lie apart.
+        InputError: a number takes most of the map and reaches all of its edges, as the background does, which must be
+            0; or of a tenth of the numbers and more, pieces lie apart: of classes, or saved with too few bits.
     """
     edges = (instances[0], instances[-1], instances[:, 0], instances[:, -1])
     numbers, counts = np.unique(np.concatenate(edges), return_counts=True)
     ground = numbers[counts.argmax()] if len(numbers) else 0
     if ground and all((edge == ground).any() for edge in edges) and 2 * (instances == ground).sum() > instances.size:
         raise InputError(f"{path}: number {ground} covers most of it, as the background does, which must be 0")
-    labels, count = ndimage.label(_inside(instances), np.ones((3, 3)))
-    if not count:
-        return
-    areas = np.bincount(labels.ravel())
-    large = np.sqrt(areas) * mpp >= SMALLEST_UM
-    large[0] = False
-    first = ndimage.maximum_position(labels, labels, np.arange(1, count + 1))
-    numbers = np.array([instances[place] for place in first])[large[1:]]
-    kinds, pieces = np.unique(numbers, return_counts=True)
-    apart = int((pieces > 1).sum())
-    if apart and apart >= SHARED * len(kinds):
+    inside = _inside(instances)
+    apart, count = _several(instances, inside, mpp)
+    if len(apart) and len(apart) >= SHARED * count:
         raise InputError(
-            f"{path}: {apart} of its {len(kinds)} numbers are of several nuclei that lie apart; is it a map of classes,"
-            " or was it saved with 8 bits? Each nucleus needs a number of its own, in 16 bits"
+            f"{path}: {len(apart)} of its {count} numbers are of several nuclei that lie apart; is it a map of"
+            " classes, or was it saved with 8 bits? Each nucleus needs a number of its own, in 16 bits"
         )
+    if narrow := round(BRIDGE_UM / 2 / mpp):
+        inside = ndimage.binary_erosion(inside, np.ones((3, 3)), narrow, border_value=1)
+    return np.union1d(apart, _several(instances, inside, mpp)[0])
+
+
+def _several(instances: NDArray[np.integer], inside: NDArray[np.bool_], mpp: float) -> tuple[NDArray[np.integer], int]:
+    """Numbers that are in several pieces of a nucleus's size in what is ``inside``, and how many are in one or more."""
+    labels = ndimage.label(inside, np.ones((3, 3)))[0]
+    large = np.flatnonzero(np.sqrt(np.bincount(labels.ravel())[1:]) * mpp >= SMALLEST_UM) + 1
+    places = ndimage.maximum_position(labels, labels, large) if len(large) else []
+    kinds, pieces = np.unique([instances[place] for place in places], return_counts=True)
+    return kinds[pieces > 1].astype(np.int64), len(kinds)
 
 
 def _inside(instances: NDArray[np.integer]) -> NDArray[np.bool_]:
@@ -164,6 +171,7 @@ def read(card: DatasetCard, split: str) -> Iterator[Sample]:
     """
     options = card.options_as(InstanceOptions)
     named = NucleusTypes(card, options.types_file) if options.types_file else None
+    joined = LeftOut(f"dataset {card.name!r}", JOINED)
     for item in find_items(card, split, options):
         picture = read_picture(item.image, item.mpp or card.mpp)
         path = item.label(options.suffix)
@@ -171,7 +179,8 @@ def read(card: DatasetCard, split: str) -> Iterator[Sample]:
         image = as_of_map(picture, instances.shape, path).pixels
         if instances.shape != image.shape[:2]:
             raise InputError(f"{path}: {instances.shape} (rows, columns), but its image has {image.shape[:2]}")
-        check_map(instances, path, picture.mpp or USUAL_MPP)
+        for number in check_map(instances, path, picture.mpp or USUAL_MPP):
+            joined.add(SEVERAL, f"{path.name}: {number}")
         numbers, masks = number_nuclei(instances)
         boxes, areas = masks.extents()
         mpp = picture.mpp
@@ -182,3 +191,4 @@ def read(card: DatasetCard, split: str) -> Iterator[Sample]:
         rows = [f"{path}, nucleus {number}" for number in numbers]
         types = named.of(item.name, numbers, boxes) if named else _types(card, item, options, numbers)
         yield labelled_image(card, item.name, image, boxes, types, rows, mpp, masks=masks)
+    joined.tell()

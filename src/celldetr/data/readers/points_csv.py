@@ -44,6 +44,7 @@ class Points:
         labels: of each, "" where there is none; None: there is no column of them.
         rows: where each was read, for messages.
         image: the one that the table says it is of; "" where it does not.
+        has_header: whether names of columns say what is what.
     """
 
     shapes: NDArray[np.float64]
@@ -51,6 +52,7 @@ class Points:
     labels: list[str] | None
     rows: list[str]
     image: str = ""
+    has_header: bool = True
 
 
 def read_points(
@@ -77,7 +79,8 @@ def read_points(
     column = columns.label
     labels = None if column is None else [cells[column] for _, cells in table.rows]
     rows = [f"{path}, row {line}" for line, _ in table.rows]
-    return Points(shapes + columns.offset + options.offset, columns.micrometres, labels, rows, columns.image)
+    places = shapes + columns.offset + options.offset
+    return Points(places, columns.micrometres, labels, rows, columns.image, bool(table.header))
 
 
 def _named(table: Table, options: PointsOptions, label: bool) -> Columns:

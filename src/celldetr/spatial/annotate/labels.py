@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from celldetr.data.autocard import join_spellings
 from celldetr.errors import InputError, near
+from celldetr.io.tables import is_missing
 from celldetr.spatial.annotate.annotation import Annotation, uniform
 from celldetr.spatial.files import read_table
 
@@ -33,15 +36,16 @@ def existing_labels(section: anndata.AnnData, column: str | None = None, file: P
     elif column not in values:
         raise InputError(f"{where}: no column {column!r}; {near(column, map(str, values.columns))}")
     labels = values[column]
-    known = labels.notna().to_numpy() & (labels.astype(str).str.strip() != "").to_numpy()
+    texts = labels.astype(object).map(_text, na_action="ignore").fillna("").to_numpy(dtype=object)
+    known = np.array([not is_missing(text) for text in texts])
     if not known.any():
         examples = ", ".join(map(str, section.obs_names[:2]))
         raise InputError(f"{where}: has a type in {column!r} for none of the section's cells (such as {examples})")
-    kinds = labels[known].map(_text).to_numpy(dtype=object)
-    names = sorted(set(kinds), key=_natural)
-    place = {name: k for k, name in enumerate(names)}
-    codes = np.array([place[kind] for kind in kinds])
-    sure = np.ones(len(kinds), dtype=np.float32)
+    joined = join_spellings(Counter(texts[known]), where)
+    names = sorted(joined, key=_natural)
+    place = {text: k for k, name in enumerate(names) for text in joined[name]}
+    codes = np.array([place[text] for text in texts[known]])
+    sure = np.ones(len(codes), dtype=np.float32)
     chance = next((name for name in PROBABILITY_COLUMNS if name in values), None)
     if chance is not None:
         sure = values[chance].to_numpy(dtype=np.float32)[known]
@@ -83,7 +87,7 @@ def _text(value: Any) -> str:
     """A label or id as text: b'x' and 'x' are one, and so are 3 and 3.0 (a column with gaps is read as floats)."""
     if isinstance(value, bytes):
         return value.decode("utf-8", "replace")
-    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value).strip()
 
 
 def _natural(name: str) -> tuple[int, int, str]:

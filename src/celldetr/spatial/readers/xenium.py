@@ -33,6 +33,7 @@ ALIGNMENTS = (
 )  # fmt: skip
 NO_ALIGNMENTS = ("if_image", "feature_matrix")
 FAR_UM = 12.0  # between a cell's centre and that of its nucleus or outline, in the median
+TOO_MANY = 0.1  # share of the cells that may have more transcripts of genes in the matrix than their table says
 BOUNDARIES = {"nuclei": ("nucleus", NUCLEUS_AREA), "outlines": ("cell", CELL_AREA)}
 
 
@@ -75,6 +76,8 @@ def read_xenium(folder: Path, name: str, options: ReadOptions) -> Section:
     obs, ids = table.iloc[row[joined]], matrix.obs_names.to_numpy(dtype=object)[joined]
     xy = obs[list(CENTROID)].to_numpy(dtype=np.float64).copy()
     obs = obs.drop(columns=list(CENTROID)).rename(columns={"cell_area": CELL_AREA, "nucleus_area": NUCLEUS_AREA})
+    counts, genes = matrix.X[:, gene], matrix.var[gene]
+    _check_counts(matrix_file, counts[joined], obs)
     polygons, files, odd = _read_polygons(folder, ids, obs)
     _check_polygons(folder, polygons, xy)
     has_nucleus = np.zeros(len(ids), dtype=bool)
@@ -101,7 +104,6 @@ def read_xenium(folder: Path, name: str, options: ReadOptions) -> Section:
     if odd:
         source["polygons"] = odd
     image = _alignment(folder, source)
-    counts, genes = matrix.X[:, gene], matrix.var[gene]
     if placed.sum() < len(row):
         counts = counts[joined[placed]]
     own_name = " ".join(str(experiment[key]) for key in ("run_name", "region_name") if experiment.get(key))
@@ -166,6 +168,17 @@ def _read_polygons(
         if column not in obs.columns:
             obs[column] = np.where(shapely.is_missing(shapes), np.nan, shapely.area(shapes))
     return polygons, files, odd
+
+
+def _check_counts(path: Path, counts: Any, obs: pd.DataFrame) -> None:
+    """Refuse a matrix (N, G) with more transcripts than the table of the N cells, which may have been cut to fewer."""
+    if "transcript_counts" in obs.columns:
+        more = int((np.asarray(counts.sum(axis=1)).ravel() > obs["transcript_counts"].to_numpy()).sum())
+        if more > TOO_MANY * len(obs):
+            raise InputError(
+                f"{path}: has more transcripts than the table of cells says for {more:,} of {len(obs):,} cells; its"
+                " rows are in another order, or it is of another run; use the run's own matrix"
+            )
 
 
 def _check_polygons(folder: Path, polygons: dict[str, Polygons], xy: NDArray[np.float64]) -> None:
