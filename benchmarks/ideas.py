@@ -5,7 +5,8 @@
 The design is in docs/reports/ablation.md, "A study that can answer". A detector learns boxes only, once. Features of
 training tiles are stored; each run trains a representation decoder and a type head on them and is scored at the true
 boxes of CoNSeP's test tiles. What is finished is kept: the same command goes on with what is missing, and ends with the
-table.
+table; a copy of benchmarks/results/ideas as OUT goes on from what is in the repository. The detector is trained anew
+where OUT has none, and differences are between runs of one detector, since a seed is done with one.
 """
 
 from __future__ import annotations
@@ -264,14 +265,14 @@ def report(out: Path, seeds: int) -> str:
         names = [name for name in next(iter(done["both"].values())) if name not in ("loss", "seconds")]
         lines += [
             f"\ntrained on {kind} tiles, values of the {values}",
-            f"{'':24s}" + "".join(f"{arm:>28s}" for arm in ARMS),
+            f"{'':24s}" + "".join(f"{arm:>32s}" for arm in ARMS),
         ]
         for name in names:
             row = f"{name:24s}"
             for runs in done.values():
-                row += f"{np.mean([run[name] for run in runs.values()]):10.3f}"
+                row += f"{np.mean([run[name] for run in runs.values()]):7.3f}"
                 pairs = [run[name] - done["neither"][s][name] for s, run in runs.items() if s in done["neither"]]
-                row += f" ({np.mean(pairs):+.3f} {min(pairs):+.3f} {max(pairs):+.3f})"[:18].rjust(18) if pairs else ""
+                row += f"  ({np.mean(pairs):+.3f} {min(pairs):+.3f} {max(pairs):+.3f})" if pairs else ""
             lines.append(row)
     return "\n".join(lines)
 
