@@ -109,14 +109,14 @@ class Sample:
 
         Boxes are clipped to the image, outlines are not.
         """
-        points = self.points * scale + shift
+        points = (self.points * scale + shift).astype(np.float32)  # before it is compared: rounding may reach the edge
         boxes = self.boxes * np.tile(scale, 2) + np.tile(shift, 2)
         outlines = None if self.outlines is None else (self.outlines * scale + shift).astype(np.float32)
         masks = None if self.masks is None else self.masks.moved(scale, shift, image.shape)
         size = np.array(image.shape[1::-1])
         boxes = np.clip(boxes, 0, np.tile(size, 2))
         inside = np.asarray(((points >= 0) & (points < size)).all(1) & (boxes[:, 2:] > boxes[:, :2]).all(1))
-        boxes, points = boxes.astype(np.float32), points.astype(np.float32)
+        boxes = boxes.astype(np.float32)
         return self.keep(inside, image=image, boxes=boxes, points=points, outlines=outlines, masks=masks)
 
 
