@@ -6,7 +6,7 @@ The design is in docs/reports/ablation.md, "A study that can answer". A detector
 training tiles are stored; each run trains a representation decoder and a type head on them and is scored at the true
 boxes of CoNSeP's test tiles. What is finished is kept: the same command goes on with what is missing, and ends with the
 table; a copy of benchmarks/results/ideas as OUT goes on from what is in the repository. The detector is trained anew
-where OUT has none, and differences are between runs of one detector, since a seed is done with one.
+where OUT has none: copy whole seeds only, so that differences are between runs of one detector.
 """
 
 from __future__ import annotations

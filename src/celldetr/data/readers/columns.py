@@ -107,8 +107,10 @@ def _check_rows(table: Table, names: list[str]) -> None:
     if last >= STATISTICS:
         raise InputError(f"{table.path}: its last rows are statistics (Mean, SD, Min, Max), no cells; remove them")
     for position, name in enumerate(names):
+        if name not in ("objecttype", "name", *TILES):
+            continue
         values = {plain(cells[position]) for _, cells in table.rows}
-        if name in ("objecttype", "name") and values & OBJECTS and values - OBJECTS - {""}:
+        if name not in TILES and values & OBJECTS and values - OBJECTS - {""}:
             raise InputError(
                 f"{table.path}: column {table.header[position]!r} has cells beside other objects"
                 f" ({', '.join(sorted(values & OBJECTS))}); export the detections or cells alone"
